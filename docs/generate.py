@@ -27,7 +27,10 @@ from policyengine.testcases.expected_details import DETAIL_MEMBERS
 from policyengine.typesystem import Type
 
 DOCS = Path(__file__).parent
-APPLICATION: dict[str, Any] = get_command(build_application(COMMANDS, alone=False)).commands  # type: ignore[attr-defined]
+WORDS: dict[str, Any] = get_command(build_application(COMMANDS, alone=False)).commands  # type: ignore[attr-defined]
+APPLICATION: dict[str, Any] = {
+    name: WORDS[name.split()[0]].commands[name.split()[1]] if " " in name else WORDS[name] for name in COMMANDS
+}
 
 
 MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
@@ -148,7 +151,8 @@ def settings() -> str:
 
 def commands() -> str:
     rows = [
-        f"| [`{name}`](#{name}) | {cell(command.help.partition(chr(10))[0])} |" for name, command in APPLICATION.items()
+        f"| [`{name}`](#{name.replace(' ', '-')}) | {cell(command.help.partition(chr(10))[0])} |"
+        for name, command in APPLICATION.items()
     ]
     return table("| command | what it does |", rows)
 
@@ -185,7 +189,7 @@ def option_meaning(meaning: str) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
-    **{f"options_{name.replace('-', '_')}": partial(options, name) for name in APPLICATION},
+    **{f"options_{re.sub('[- ]', '_', name)}": partial(options, name) for name in APPLICATION},
     "facts": facts,
     "functions": functions,
     "relations": relations,

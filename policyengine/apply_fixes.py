@@ -13,7 +13,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
-MAX_ROUNDS = 10  # removing an unused name may make another name unused, which the next round removes
+MAX_ROUNDS = 10  # maximum rounds: removing an unused name may make another name unused, which the next round removes
 
 DiagnosticFilter = Callable[[Diagnostic], bool]
 
@@ -82,8 +82,8 @@ def run_round(
 
 
 def safe_edits(changes: list[fixes.TextEdit], now: LintState, optional: Collection[str]) -> list[fixes.TextEdit]:
-    """Return the edits that keep the meaning, found by bisection, so that a fix that changes the meaning does not
-    prevent the others.
+    """Return the edits that keep the meaning. They are found by bisection, so that a fix that changes the meaning does
+    not prevent the others.
     """
     middle = len(changes) // 2
     halves = (changes[:middle], changes[middle:]) if middle else ()

@@ -25,7 +25,7 @@ def missing_file_hint(path: object, error: OSError) -> str | None:
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
-    """Read a whole regular file; devices and pipes, which may never end, are refused. Raises OSError."""
+    """Read a whole regular file. Devices and pipes are refused, because they may never end. Raises OSError."""
     file: BinaryIO
     with os.fdopen(open_regular(path), "rb") as file:
         return read_stream(file, max_bytes)

@@ -1,5 +1,6 @@
-"""The complete check, from modules to a kernel and all diagnostics: checker, test cases, lint. It never raises for
-invalid policies."""
+"""The complete check, from modules to a kernel and all diagnostics: checker, test cases, lint. It never raises an
+exception for an invalid policy.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +70,8 @@ class CheckResult:
 
 @gc_paused()
 def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> CheckResult:
-    """Check modules and return their kernel and diagnostics.
-
-    `syntax` are the errors from parsing; `modules` then hold the declarations that could be parsed.
+    """Check modules and return their kernel and diagnostics. `syntax` are the errors from parsing; with errors,
+    `modules` hold the declarations that could be parsed.
     """
     found = check_unordered(modules, syntax)
     return replace(found, kernel=found.kernel and canonicalize(found.kernel))
@@ -81,7 +81,7 @@ def check(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = ()) -> C
 def lint(
     modules: Sequence[ast.Module], syntax: Sequence[Diagnostic] = (), optional: Collection[str] = ()
 ) -> CheckResult:
-    """Check modules and report opinions too; `optional` are codes of rules that are off by default."""
+    """Check modules and also report opinions; `optional` are the codes of rules that are off by default."""
     return check_unordered(modules, syntax, CheckDepth.OPINIONS, optional)
 
 
@@ -92,8 +92,8 @@ def compile_sources(
     """Return the kernel of sources, or None if there is an error, and all diagnostics. `problems` are earlier
     diagnostics to include.
 
-    Syntax trees and tables, which are larger than the kernel, are freed before it is put in canonical order. Without
-    `advice`, only errors are sought; if one is found, everything is reported.
+    Syntax trees and tables, which are larger than the kernel, are freed before the kernel is put in canonical order.
+    Without `advice`, the check first searches only for errors; if there is one, it reports everything.
     """
     kernel, found = check_sources(sources, problems, advice)
     return kernel and canonicalize(kernel), found

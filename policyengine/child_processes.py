@@ -1,5 +1,5 @@
-"""Start Python child processes that do not import modules from the working directory, which contains policies and other
-files.
+"""Starts Python child processes that do not import modules from the working directory, which contains policies and
+other files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def child_environment() -> dict[str, str]:
 
 @contextmanager
 def safe_multiprocessing() -> Iterator[None]:
-    """Make processes that `multiprocessing` starts safe through the environment, because it accepts no Python
-    options.
+    """Set the environment so that processes started by `multiprocessing` are safe, because it accepts no
+    Python options.
     """
     before = os.environ.get(SAFE_PATH_VARIABLE)
     os.environ[SAFE_PATH_VARIABLE] = "1"

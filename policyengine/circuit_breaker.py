@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
-FAILURES_BEFORE_OPEN = 3  # consecutive failures
+FAILURES_BEFORE_OPEN = 3
 PAUSE_SECONDS = 0.25
 
 
@@ -32,8 +32,9 @@ class CircuitBreaker:
         return self.fails >= self.threshold
 
     def admit(self) -> bool:
-        """Return whether the caller may call. While the circuit is open, the admitted call is the trial for all
-        callers."""
+        """Return whether the caller may call. While the circuit is open, the admitted call is the trial for
+        all callers.
+        """
         if self.fails < self.threshold:
             return True
         with self._lock:
@@ -45,8 +46,8 @@ class CircuitBreaker:
             return True
 
     def fail(self, began: float | None = None, *, certain: bool = False) -> bool:
-        """Count a failed call that `began` at the given time, and return whether that opened the circuit. Failures of
-        concurrent calls count as one failure, so a short overload of the machine is one failure, however many calls
+        """Count a failed call that `began` at the given time, and return whether it opened the circuit. Failures of
+        concurrent calls count as one failure, so that a short overload of the machine counts once, however many calls
         were waiting. A `certain` failure opens the circuit immediately.
         """
         with self._lock:

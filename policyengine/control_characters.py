@@ -1,4 +1,4 @@
-"""Escape text for terminals, logs and reports, so that characters that are not printable have no effect there."""
+"""Escapes text for terminals, logs and reports, so that characters that are not printable have no effect there."""
 
 from __future__ import annotations
 

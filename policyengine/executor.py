@@ -15,7 +15,9 @@ from typing import ParamSpec, TypeVar
 from policyengine.fair_queue import FairQueue, never_gone
 
 SWITCH_SECONDS = 0.001  # seconds until a calculating thread yields to the event loop
-MAX_THREADS = 64  # asyncio's own pool has only about as many threads as CPUs, and calls to slow issuers would occupy it
+# The default pool of asyncio has only about as many threads as there are CPUs, and calls to slow issuers would occupy
+# it.
+MAX_THREADS = 64
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
@@ -32,15 +34,15 @@ def thread_pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The caller that waits for an answer: its `name`, by which callers take turns, and whether it `is_gone`."""
+    """The caller that waits for an answer: its `name`, with which callers take turns, and whether it `is_gone`."""
 
     name: Callable[[], str]
     is_gone: Callable[[], bool]
 
 
 def enter_requester(requester: Requester) -> None:
-    """Assign the work of this task to a caller. The work is bounded, takes turns by the caller's name, and is dropped
-    if the caller is gone.
+    """Assign the work of this task to a caller. The work is bounded, waits for the caller's turn, and is dropped if the
+    caller is gone.
     """
     _requester.set(requester)
 
@@ -55,7 +57,7 @@ def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Futur
     """Run long work in the queue, one item at a time, because more calculating threads would delay the event loop
     further.
 
-    Callers take turns. Calls without a caller come from this process itself and are not bounded. Raises
+    Callers take turns. Work without a caller comes from this process itself and is not bounded. Raises
     WorkRefusedError.
     """
     whole = partial(copy_context().run, without_gc, partial(work, *args, **given))
@@ -77,7 +79,7 @@ def without_gc(work: Callable[[], T]) -> T:
 
 
 async def run_in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-    """Run long work in turn, from an event loop. Raises WorkRefusedError."""
+    """Run long work from an event loop when its turn comes. Raises WorkRefusedError."""
     return await wrap_future(submit_long(work, *args, **given))
 
 

@@ -1,4 +1,4 @@
-"""A fair queue: the work of many callers runs in one thread, one item at a time, in turns and within limits."""
+"""A fair queue: one thread does the work of many callers, one item at a time, in turns and within limits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def never_gone() -> bool:
-    """Return False: the work always has a waiting caller."""
+    """Return False, for work that always has a waiting caller."""
     return False
 
 
 class WorkRefusedError(Exception):
-    """Work that was not started: too much work is waiting, or the caller has disconnected."""
+    """The error for work that was not started: too much work is waiting, or the caller has disconnected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class FairQueue:
         self.reset()
 
     def reset(self) -> None:
-        """Reset the queue, because a forked process does not have its parent's thread."""
+        """Reset the queue in a forked process, which does not have its parent's thread."""
         self._changed = Condition()
         self._waiting: dict[str, deque[WaitingWork]] = {}
         self._many = 0
@@ -114,7 +114,7 @@ class FairQueue:
                     self._changed.wait()
                 one = self._next()
             one.run()
-            del one  # frees the result while the queue is empty
+            del one  # frees the last result while the queue is empty
 
     def _next(self) -> WaitingWork:
         caller = next(iter(self._waiting))
@@ -122,5 +122,5 @@ class FairQueue:
         one = line.popleft()
         self._many -= 1
         if line:
-            self._waiting[caller] = line  # behind all others
+            self._waiting[caller] = line  # the caller goes behind all others
         return one

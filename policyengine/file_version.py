@@ -1,4 +1,4 @@
-"""Detect that a file changes while it is read, because a partially written file can have another meaning."""
+"""Detects that a file changes while it is read, because a partially written file can have another meaning."""
 
 from __future__ import annotations
 

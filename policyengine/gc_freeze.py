@@ -1,4 +1,4 @@
-"""Keep full garbage collections of a server short: they pass over the policies and modules of its startup.
+"""Keeps full garbage collections of a server short: they pass over the policies and modules of its startup.
 
 A full collection visits every object of the process while no request is answered, which takes 70 ms with a thousand
 rules. Only processes that serve use this; an application that embeds the engine decides for itself.
@@ -13,14 +13,14 @@ GENERATIONS = 3
 
 
 def freeze_startup() -> None:
-    """Collect once, and let later collections pass over all objects that exist now."""
+    """Collect once, and exclude all objects that exist now from later collections."""
     gc.collect()
     gc.freeze()
 
 
 def release_after_reload() -> None:
-    """Let collections visit all objects again, so that the previous policies are freed, and freeze those that remain
-    after the next full collection. Without an earlier `freeze_startup`, do nothing.
+    """Let collections visit all objects again, so that the previous policies are freed, and freeze the remaining
+    objects after the next full collection. Without an earlier `freeze_startup`, do nothing.
     """
     if gc.get_freeze_count() and _freeze_when_collected not in gc.callbacks:
         gc.callbacks.append(_freeze_when_collected)

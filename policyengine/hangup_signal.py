@@ -1,4 +1,4 @@
-"""Record a SIGHUP that arrives before the server is ready, so that it does not end the process."""
+"""Records a SIGHUP that arrives before the server is ready, so that the signal does not end the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hints on installing the optional packages of this project. It has no release, so they are installed from a
+"""Hints on installing the optional packages of this project. The project has no release, so they are installed from a
 checkout.
 """
 

@@ -1,5 +1,5 @@
-"""Limit log lines that clients or failing servers cause: log a few of each kind per period, and the number of
-suppressed lines.
+"""Limits the log lines that clients or failing servers cause: logs a few lines of each kind per period, and the number
+of suppressed lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from threading import Lock
 from time import monotonic
 
 MAX_LINES, WINDOW_SECONDS = 20, 60.0
-LOG_INTERVAL_SECONDS = 10.0  # between two lines about a failing component
+LOG_INTERVAL_SECONDS = 10.0  # seconds between two lines about a failing component
 _LOG = logging.getLogger("policyengine")
 
 
@@ -24,7 +24,7 @@ class LogWindow:
 
 @dataclass
 class LogThrottle:
-    """A limit on log lines by kind; there are few kinds, and clients cannot choose them. Threads may share it."""
+    """Limits log lines by kind; there are few kinds, and clients cannot choose them. Threads may share it."""
 
     most: int = MAX_LINES
     window: float = WINDOW_SECONDS
@@ -51,8 +51,9 @@ class LogThrottle:
         _LOG.log(level, "%s%s", text, more, extra={**extra, **({"left_out": left_out} if left_out else {})})
 
     def admit(self, kind: str = "", events: int = 1) -> int | None:
-        """Return the number of events that a line now represents (these, and those since the last line), or None to
-        omit the line."""
+        """Return the number of events that a line now represents (these, and those since the last line); None to omit
+        the line.
+        """
         now = self.clock()
         with self._lock:
             window = self._windows.get(kind)
@@ -67,6 +68,6 @@ class LogThrottle:
             return events
 
     def reset(self, kind: str = "") -> None:
-        """Start over for the kind, because its cause has ended: the next line is treated as the first."""
+        """Start over for the kind, because its cause has ended: the next line counts as the first."""
         with self._lock:
             self._windows.pop(kind, None)

@@ -1,4 +1,4 @@
-"""The only reader of policy files: it turns files, folders and their imports into sources."""
+"""The only reader of policy files: turns files, folders and their imports into sources."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 
 POLICY_SUFFIX = ".policy"
 BUNDLE_SUFFIX = ".policybundle"
-ROOT_MARKER = ".policyroot"  # marks the root of a set of policies, which are loaded together without others
-MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character takes at most four bytes
+# The file that marks the root of a set of policies, which are loaded together and without others.
+ROOT_MARKER = ".policyroot"
+MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # maximum bytes, because a character takes at most four
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
 NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 HEAD = re.compile(
@@ -32,9 +33,9 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     """Load every policy in the files and folders and in the packages that they import, each once, with diagnostics of
     files that cannot be read.
 
-    Without `tests`, files named `…_test.policy` are left out, even if one is named explicitly. Imported packages are
-    searched below the policy root: the given folder or, for a file, the folder above its package. The checker reports
-    missing packages, because it knows the location of the import.
+    Without `tests`, files named `…_test.policy` are left out, even if the paths name one explicitly. Imported packages
+    are searched below the policy root: the given folder or, for a file, the folder above its package. The checker
+    reports missing packages, because it knows the location of the import.
     """
     loading = SourceLoader(tests)
     for path in map(Path, paths):
@@ -45,9 +46,8 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 
 
 def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
-    """Split the paths into sets: each marked root below a folder is a set, all other policies are one set together.
-
-    Files next to marked roots belong to that other set, so that they are not skipped.
+    """Split the paths into sets: each marked root below a folder is a set, and all other policies together are one set.
+    So files next to marked roots are not skipped.
     """
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
@@ -132,7 +132,9 @@ class SourceLoader:
                     self.read(imported_file, where)
 
     def unlisted(self, error: OSError) -> None:
-        """Report a folder that cannot be listed. It may contain a guard, so skipping it silently could allow more."""
+        """Report a folder that cannot be listed. The folder may contain a guard, so silently skipping it could allow
+        more.
+        """
         message = f"this folder cannot be read: {(error.strerror or str(error)).lower()}"
         self.problems.append(file_diagnostic("E152", display_name(Path(error.filename)), message, None))
 
@@ -186,7 +188,7 @@ def read_file(file: Path) -> Source | Diagnostic:
 
 
 def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
-    """Return an E152 if the data are a bundle, which is recognized by the name of its file."""
+    """Return an E152 if the data are a bundle: bundles are recognized by their file name."""
     from policyengine.compiler.bundle.file import has_bundle_magic
 
     if not has_bundle_magic(data):
@@ -237,7 +239,9 @@ def parse_head(source: Source) -> tuple[str | None, list[str]]:
 
 
 def package_root(file: Path, package: str | None) -> Path:
-    """Return the folder above `acme/common.policy` or `acme/common/*.policy`; otherwise the folder of the file."""
+    """Return the folder above `acme/common.policy` or `acme/common/*.policy`; for other files, the folder
+    of the file.
+    """
     names = tuple(package.split(".")) if package else ()
     for parts in ((*file.parent.parts, file.stem), file.parent.parts):
         if names and parts[-len(names) :] == names:

@@ -24,7 +24,7 @@ class Source:
 
     @property
     def _line_starts(self) -> array[int]:
-        """The offset of each line, found when first needed."""
+        """The offset of each line, computed when first needed."""
         if not self._known_starts:
             self._known_starts.append(array("I", [0, *(found.end() for found in re.finditer("\n", self.text))]))
         return self._known_starts[0]

@@ -17,7 +17,9 @@ FOLDER = "templates"
 
 @cache
 def template_environment(folder: Path) -> Environment:
-    """Return the environment of the templates in one folder, which also contains those that they extend or include."""
+    """Return the environment of the templates in one folder, which also contains the templates that they extend or
+    include.
+    """
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

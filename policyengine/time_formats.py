@@ -30,7 +30,7 @@ def parse_duration(text: str) -> timedelta | None:
         return None
 
 
-@lru_cache(maxsize=4_096)  # policies use few durations
+@lru_cache(maxsize=4_096)  # cached, because policies use few durations
 def format_duration(value: timedelta) -> str:
     """Return a duration as policies write it, without weeks: `1h30m`."""
     milliseconds = round(value / timedelta(milliseconds=1))
@@ -51,7 +51,7 @@ def parse_time(text: str) -> datetime | None:
     return parse_short_time(text) if len(text) <= MAX_TEXT_LENGTH else None
 
 
-@lru_cache(maxsize=4_096)  # an agent asks many questions with one credential
+@lru_cache(maxsize=4_096)  # cached, because an agent asks many questions with one credential
 def parse_short_time(text: str) -> datetime | None:
     """Parse a time whose length has been checked."""
     match = RFC3339.fullmatch(text)

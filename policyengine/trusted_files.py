@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_LINKS = 40  # the limit of Linux
+MAX_LINKS = 40  # maximum links to follow, as in Linux
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 NAME_FILE_HINT = "pass the path of the file itself"
 
@@ -25,9 +25,11 @@ class UntrustedPathError(OSError):
 
 
 def trusted_path(path: Path | str) -> Path:
-    """Resolve a path without following untrusted links. Raises UntrustedPathError. A link is trusted if it belongs to
-    this user or to root and is in a folder where no other user can replace it. The links with which Kubernetes mounts
-    secrets are trusted. A path that does not exist is resolved as far as possible, and fails when opened.
+    """Resolve a path without following untrusted links. Raises UntrustedPathError.
+
+    A link is trusted if it belongs to this user or to root and is in a folder in which no other user can replace it.
+    The links with which Kubernetes mounts secrets are trusted. A path that does not exist is resolved as far as
+    possible; opening it then fails.
     """
     whole = os.path.abspath(path)
     if os.name != "posix":
@@ -37,7 +39,7 @@ def trusted_path(path: Path | str) -> Path:
         name = left.pop()
         if name in ("", "."):
             continue
-        if name == "..":  # comes from a link, because `abspath` has removed all others
+        if name == "..":  # this part comes from a link, because `abspath` has removed all others
             place = os.path.dirname(place)
             continue
         step = os.path.join(place, name)

@@ -1,4 +1,4 @@
-"""The types of the policy language; every kernel expression has one."""
+"""The types of the policy language; every kernel expression has a type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scalar(StrEnum):
     IP = "ip"
     CIDR = "cidr"
 
-    __hash__ = str.__hash__  # the hash of Enum is not written in C, and types are looked up for every fact
+    __hash__ = str.__hash__  # faster than the hash of Enum, which is not written in C; every fact looks up its type
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class ListType:
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """A member of a record or an attribute of an entity. `optional` is `T?`. `inherited` unites a set along `in`; with
-    `else_empty`, the set is empty for entities whose row lacks it.
+    """A member of a record or an attribute of an entity. `optional` is `T?`. `inherited` unites a set over the entity
+    and its ancestors; with `else_empty`, the set is empty for entities whose row lacks it.
     """
 
     name: str
@@ -90,8 +90,9 @@ class RecordType:
 
 @dataclass(frozen=True, slots=True)
 class UnresolvedType:
-    """The type of an expression with a reported error. It is compatible with every type, so that no further errors
-    follow."""
+    """The type of an expression with a reported error. It is compatible with every type, so that the error causes no
+    further errors.
+    """
 
     def __str__(self) -> str:
         return "unknown type"

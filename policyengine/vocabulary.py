@@ -22,7 +22,9 @@ class FactOrigin(StrEnum):
 
     @property
     def is_derived(self) -> bool:
-        """Whether the fact is not a member of requests, because it is derived from others or the engine provides it."""
+        """Whether the fact is not a member of requests, because it is derived from other facts or the engine provides
+        it.
+        """
         return self in (FactOrigin.CHAIN, FactOrigin.ENGINE)
 
 
@@ -39,7 +41,7 @@ class BuiltInFact:
     doc: str
     origin: FactOrigin = FactOrigin.REQUEST
     optional: bool = False
-    volatile: bool = False  # changes over time, so approvals are not bound to it
+    volatile: bool = False  # whether it changes over time, so that approvals are not bound to it
     later: str | None = None
     declarable: bool = False
     always_known: bool = False
@@ -72,7 +74,7 @@ CREDENTIAL_KIND = EnumType(
     ordered=False,
 )
 STRINGS = SetType(Scalar.STRING)
-ENTITIES = SetType(RefType(frozenset()))  # of all entity types of the policy
+ENTITIES = SetType(RefType(frozenset()))  # references to all entity types of the policy
 HOP = RecordType(  # without `groups`, which only agent blocks read
     (
         FieldType("agent", Scalar.STRING),
@@ -178,7 +180,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# Values for every caller until facts are learned; `cluster.id` is the key itself.
+# Values for every caller until the engine learns facts; `cluster.id` is the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
@@ -206,7 +208,7 @@ REQUEST_MEMBERS: tuple[RequestMember, ...] = (
     RequestMember(("credential", "expires_at"), Scalar.TIME),
     RequestMember(("credential", "claims"), None),
     RequestMember(("credential", "fingerprint"), _S, in_tests=False),
-    RequestMember(("credential", "refused"), _S),  # the reason for the refusal
+    RequestMember(("credential", "refused"), _S),  # the reason for which the credential was refused
 )
 HOP_MEMBERS: dict[str, Type] = {**{field.name: field.type for field in HOP.fields}, "groups": STRINGS}
 ENTITY_ROOTS = ("user", "agent", "tool", "resource")
@@ -249,7 +251,9 @@ class BuiltInFunction:
     doc: str
     example: str
     total: bool = (
-        False  # whether every argument has a result; other functions are unknown for some hosts, addresses or numbers
+        # Whether there is a result for every argument; other functions are unknown for some hosts, addresses or
+        # numbers.
+        False
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from policyengine.check import CheckResult, check, lint_text
-from policyengine.cli.app import COMMANDS, build_application
+from policyengine.cli.app import COMMANDS, GROUPS, build_application
 from policyengine.runtime.request import Request
 from policyengine.server.authzen.adapter import read_evaluation
 from policyengine.source import Source
@@ -210,7 +210,9 @@ def sections(page: Path) -> set[str]:
 def test_documented_commands_exist_with_their_options(page: Path) -> None:
     """Blocks in `sh` are not run: their servers do not end, their files are the reader's."""
     shown = "".join(SHELL.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
-    calls = re.findall(r"(?:^|[|;&] *)\s*policyengine ([a-z-]+)([^|;&#\n]*)", shown, re.MULTILINE)
+    groups = "|".join(GROUPS)
+    named = rf"(?:(?:{groups}) )?[a-z-]+"
+    calls = re.findall(rf"(?:^|[|;&] *)\s*policyengine ({named})([^|;&#\n]*)", shown, re.MULTILINE)
     unknown = [
         f"{name} {option}"
         for name, rest in calls

@@ -117,16 +117,23 @@ def test_a_failing_evaluator_denies(
     check_denied(engine, WAYS[way](engine, AFTER), caplog)
 
 
-@pytest.mark.parametrize("part", ["plan", "resume", "decide", "find_windows"])
-@pytest.mark.parametrize("question", [HEALTH, PAY, AFTER], ids=["health", "pay", "after"])
-def test_a_failing_walker_denies(part: str, question: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+QUESTIONS = {"health": HEALTH, "pay": PAY, "after": AFTER}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "approved"),
+    [
+        *(("plan", name, False) for name in QUESTIONS),
+        ("resume", "after", False),  # only a question about the history is resumed
+        *((part, name, True) for part in ("find_windows", "decide") for name in QUESTIONS),
+    ],
+)
+def test_a_failing_walker_denies(part: str, name: str, approved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
     monkeypatch.setattr(f"policyengine.compiler.evaluator.walker.{part}", raising(ValueError(SECRET)))
     approval = {"id": "a", "by": "fin", "granted_at": NOW.isoformat(), "binding": "x"}
-    for asked in (question, {**question, "approvals": [approval]}):
-        before = engine.failures
-        decision = engine.decide(asked)
-        assert decision.gate is (None if engine.failures == before else Gate.FAILURE)
+    decision = engine.decide({**QUESTIONS[name], **({"approvals": [approval]} if approved else {})})
+    assert (decision.outcome, decision.gate, engine.failures) == (Outcome.DENY, Gate.FAILURE, 1)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "request"])

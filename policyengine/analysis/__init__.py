@@ -1,4 +1,4 @@
-"""Analyses of whole policies: differences for requests, suggested grants, and replays of decision logs."""
+"""Analyses of whole policies: differences between policies, suggested grants, and replays of decision logs."""
 
 from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.compare import compare

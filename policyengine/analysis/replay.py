@@ -1,4 +1,4 @@
-"""Replay a decision log with two policies and report which recorded decisions flip."""
+"""Replays a decision log with two policies and reports which recorded decisions flip."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from policyengine.runtime.decision import Outcome
 def replay(
     path: Path | str, old: k.Kernel, new: k.Kernel, tell: Callable[[str], None] = lambda message: None
 ) -> LogDiff:
-    """Replay each recorded request with both policies and its recorded facts; if these agree, compare with the recorded
-    decision. `tell` is called for lines without a decision. Raises OSError if the log cannot be read."""
+    """Replay each recorded request with its recorded facts under both policies; if these agree, compare their answer
+    with the recorded decision. `tell` is called for lines without a decision. Raises OSError if the log cannot be read.
+    """
     records = unusable = 0
     flips: list[DecisionFlip] = []
     for record in read_records(path, tell):
@@ -57,8 +58,8 @@ def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> Decisi
 
 
 def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
-    """Return the flip if the new policy answers differently from the record, whichever policy made the record, or None.
-    Raises ReplayError.
+    """Return the flip if the new policy answers differently from the record, whichever policy made the record;
+    otherwise None. Raises ReplayError.
     """
     if record.request.get("approvals") and record.revision != old.revision:
         raise ReplayError("the approvals were bound to another policy")
@@ -82,8 +83,8 @@ def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
 
 
 def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel) -> DecisionRecord:
-    """Bind the approvals to the new policy: an approval is bound to the policy under which it was granted, but is
-    accepted here for the rule with the same name.
+    """Bind the approvals to the new policy. An approval is bound to the policy under which it was granted, but the
+    replay accepts it for the rule with the same name.
     """
     given = record.request.get("approvals")
     if not isinstance(given, list | tuple) or not given:

@@ -1,7 +1,8 @@
-"""The part of a policy that can affect one request, as a kernel: the specification traces it quickly at any size.
+"""Reduces a policy to the part that can affect one request, as a kernel, so that the specification traces policies of
+any size quickly.
 
-Left out are blocks that are about others, and blocks that neither match anyone in the request nor cover its endpoint:
-they open and delegate nothing, and cause no unknown.
+Left out are blocks for other principals, and rules that do not cover the endpoint: they open and delegate nothing, and
+cause no unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.request import Request
 from policyengine.spec.required_history import history_conditions
 
-MAX_SLICES = 1_000  # kept, each small: callers are about as many as the rules that tell them apart
+MAX_SLICES = 1_000  # maximum kept kernels; each is small, and each set of blocks that callers can match has one
 
 
 class Slices:
@@ -27,7 +28,7 @@ class Slices:
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
 
     def of(self, request: Request) -> k.Kernel:
-        """Return a kernel that decides this request alike."""
+        """Return a kernel that decides this request as the whole kernel does."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=(), watches=())
         covering: Covering = self._program.rules_at(request.endpoint).covering
@@ -59,7 +60,9 @@ class Slices:
         return [node for part in parts for node in self._histories_of(part)]
 
     def _histories_of(self, part: k.Node) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
-        """Return the conditions in a part of the whole kernel, all of which stay."""
+        """Return the conditions on past requests in a part of the whole kernel. Its parts are never freed, so their ids
+        stay valid.
+        """
         found = self._histories.get(id(part))
         if found is None:
             found = self._histories[id(part)] = tuple(history_conditions(part))

@@ -1,7 +1,7 @@
 """Encodes a question and its decision as one line of the log.
 
-JSON represents most questions exactly. What it cannot represent (Python times and addresses, hazards that a decoder
-found) is written under `beyond_json`, so that a reader restores exactly the same facts.
+JSON represents most questions exactly. Values that it cannot represent (Python times and addresses, hazards that a
+decoder found) are written under `beyond_json`, so that a reader restores exactly the same facts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
 
 LOG_VERSION = 1
-LINE_START = b'{"v":1,'  # every line begins with this, so that a complete line after a torn one can be found
+LINE_START = b'{"v":1,'  # every line begins with this, so that readers find the next line after an incomplete one
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 NO_NAMES: frozenset[str] = frozenset()
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
@@ -53,9 +53,8 @@ def format_moment(nanoseconds: int) -> bytes:
 
 
 def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
-    """Whether JSON represents the object exactly and none of its names is a name of secrets.
-
-    Every decision waits for this function. Raises AttributeError or TypeError for names that are not strings.
+    """Return whether JSON represents the object exactly and none of its names is the name of a secret. Every decision
+    waits for this function. Raises AttributeError or TypeError for names that are not strings.
     """
     for name, value in tree.items():
         if name in suspicious or (not name.islower() and name.lower() in suspicious):
@@ -89,7 +88,7 @@ def is_plain_value(value: object, suspicious: frozenset[str]) -> bool:
 
 
 def has_decimal_point(number: Decimal) -> bool:
-    """Whether a reader will read the number as a decimal, not as a whole number."""
+    """Return whether a reader will read the number as a decimal, not as a whole number."""
     return number.is_finite() and not str(number).lstrip("-").isdigit()
 
 
@@ -98,7 +97,8 @@ def has_decimal_point(number: Decimal) -> bool:
 
 def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, object]:
     """Return the question as sent over the wire, even if it is malformed: parts that no rule reads are not
-    validated."""
+    validated.
+    """
     if isinstance(question, Request):
         return to_raw_request(question)
     try:
@@ -133,7 +133,7 @@ def to_raw_request(request: Request) -> dict[str, object]:
 
 
 def without_pending(facts: Mapping[str, object]) -> dict[str, object]:
-    """Remove pending facts, which are written under `pending`."""
+    """Return the facts without pending facts, which are written under `pending`."""
     return {
         name: without_pending(one) if isinstance(one, Mapping) else one
         for name, one in facts.items()
@@ -203,7 +203,7 @@ def encode_special_value(value: object) -> tuple[str, object]:
 
 
 class LogLineEncoder:
-    """The encoder of the lines of one log."""
+    """Encodes the lines of one log."""
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
@@ -234,7 +234,7 @@ class LogLineEncoder:
         return encode_members(b'"request":' + written, redacted, ()), any(one.tellable for one in redacted)
 
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
-        """Return the line of a decision; `state` is members with a comma after each."""
+        """Return the line of a decision. `state` holds encoded members, each followed by a comma."""
         question, tells = asked
         line = b"".join(
             (
@@ -255,8 +255,9 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of a token event. `told` has facts under the names that questions use, and is redacted as
-        questions are."""
+        """Return the line of a token event. `told` has facts under the names that questions use; the line redacts them
+        as in questions.
+        """
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)
         beyond: list[dict[str, object]] = []
@@ -278,7 +279,9 @@ class LogLineEncoder:
         return name, escape_unprintable(LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n")
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
-        """Return the member with the rows that a decision looked up, including missing and unanswered ones."""
+        """Return the member with the rows that a decision looked up, including rows that are missing or whose source
+        did not answer.
+        """
         rest = self._rows(one for one in found.values() if isinstance(one, EntityData))
         unanswered = [[ref.type, ref.id] for ref, one in found.items() if isinstance(one, UnknownRow)]
         none = [[ref.type, ref.id] for ref, one in found.items() if one is None]
@@ -301,7 +304,7 @@ def escape_unprintable(line: bytes) -> bytes:
 
 
 def withhold_messages(decision: bytes) -> bytes:
-    """Remove the messages of rules, which could reveal redacted facts."""
+    """Return the decision without the messages of rules, which could reveal redacted facts."""
     tree = msgspec.json.decode(decision)
     for entry in (*tree["reasons"], *tree["obligations"]):
         if entry.get("rule") is not None and entry.get("message") is not None:

@@ -17,8 +17,8 @@ from policyengine.bounded_files import ByteStream, begins_with
 Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add a byte order mark to a file or a line
-PIECE_BYTES = 2**20  # maximum bytes of a line that are read in one call
-MAX_LINE_BYTES = 2**29  # the line of a large entity store is long
+PIECE_BYTES = 2**20  # maximum bytes of a line to read in one call
+MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large entity store
 
 
 def log_files(path: Path) -> list[Path]:
@@ -38,7 +38,9 @@ def log_files(path: Path) -> list[Path]:
 
 
 def rotation_time(file: Path, named: str | None) -> float:
-    """Return when the file was rotated, by its name, or else when it was last changed. Raises FileNotFoundError."""
+    """Return when the file was rotated, in seconds since 1970: the time in its name, or else the time of its last
+    change. Raises FileNotFoundError.
+    """
     if named is None:
         return file.stat().st_mtime
     return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
@@ -76,7 +78,7 @@ def bounded_lines(file: ByteStream, path: Path, tell: Report) -> Iterator[tuple[
 
 
 def read_rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
-    """Return the whole line, or None if it is too long or does not begin like a record."""
+    """Return the whole line, or None if the line is too long or does not begin like a record."""
     pieces, size, fits = [begun], len(begun), begun.startswith(b"{")
     while not pieces[-1].endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
         size += len(piece)

@@ -6,7 +6,7 @@ import os
 from enum import StrEnum
 from threading import Event, Thread
 
-FSYNC_INTERVAL_SECONDS = 1.0  # seconds
+FSYNC_INTERVAL_SECONDS = 1.0  # seconds between two writes to disk
 
 
 class Sync(StrEnum):
@@ -19,7 +19,7 @@ class Sync(StrEnum):
 
 
 class FileSyncer:
-    """The part of one process that forces lines to disk. A line that cannot be forced is treated as not written."""
+    """Forces the lines of one process to disk. A line that cannot be forced counts as not written."""
 
     def __init__(self, sync: Sync, every: float) -> None:
         self.sync, self._every = sync, every

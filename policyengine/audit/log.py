@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
-CHECK_INTERVAL_SECONDS = 1.0  # between checks whether the file was moved
+CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
 SEALED = SealOptions()
 ISSUED = TokenEventKind.ISSUED.value
-SEAL_HINT = "make it usable, name another folder with `--log-seal FOLDER`, or turn sealing off with `--log-seal off`"
+SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -54,7 +54,7 @@ class OnFailure(StrEnum):
 
 
 class DecisionLogError(Exception):
-    """A log cannot be used; `hint` says how to correct it."""
+    """The error for a log that cannot be used; `hint` says how to correct it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -90,14 +90,14 @@ class DecisionLog:
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
-            # A bounded number of encoders, by the redacted facts of guards.
+            # Encoders by the facts that guards redact; their number is bounded.
             self._writers: dict[tuple[str, ...], LogLineEncoder] = {}
         except ValueError as error:
             raise DecisionLogError(
                 str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
             ) from None
         self._directories: dict[str, bytes] = {}
-        self._guard = Lock()
+        self._guard = RLock()  # tests delete old files in the thread that rotates
         self._due = self._looked()
         self._ends_torn = self._failing = False
         try:
@@ -110,7 +110,7 @@ class DecisionLog:
         self.sinks = self._open_sinks(sinks) if sinks else None
 
     def _open_sealer(self, options: SealOptions) -> Sealer:
-        """Raises DecisionLogError."""
+        """Open the sealer; if this fails, close the log. Raises DecisionLogError."""
         from policyengine.audit.seal.keys import SealKeyError
         from policyengine.audit.seal.sealer import Sealer, SealError
 
@@ -133,16 +133,24 @@ class DecisionLog:
             raise DecisionLogError(error.message, error.hint) from None
 
     def note_seal(self, told: Mapping[str, object]) -> bool:
-        """Write a line about the seal itself. Return whether it was written."""
+        """Write a line about the seal. Return whether it was written."""
         return self.note(SEAL_MEMBER, told, int(time()))
 
+    def _note_deletion(self, file: Path) -> None:
+        """Write a line about a file that is about to be deleted, so that its lines are not missed."""
+        if self._sealer is not None:
+            from policyengine.audit.seal.line_digests import last_line_digest
+
+            self.note_seal({"event": "file_deleted", "file": file.name, "last": last_line_digest(file).hex()})
+
     def seal(self) -> bool:
-        """Seal the lines that are written, without waiting for the interval. Return whether this process sealed them;
-        another process with the same log may hold the lock."""
+        """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
+        them: another process that writes this log may hold the lock.
+        """
         return self._sealer is not None and self._sealer.seal()
 
     def close(self) -> None:
-        """Seal what is written, and close the file; nothing may be written afterwards."""
+        """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
         if self._sealer is not None:
             self._sealer.stop()
         if self.sinks is not None:
@@ -156,13 +164,21 @@ class DecisionLog:
 
     @property
     def others_may_read(self) -> bool:
-        """Whether the file existed with a mode that permits others to read it."""
+        """Return whether the file existed with a mode that permits other users to read it."""
         return bool(os.fstat(self._file).st_mode & 0o077)
 
     def flush(self) -> None:
         """Wait until written lines are on disk, if the system can force them."""
         with suppress(OSError):
             os.fsync(self._file)
+
+    def finish(self) -> None:
+        """Seal and send what is written and force it to disk, before the process ends."""
+        if self._sealer is not None:
+            self._sealer.stop()
+        if self.sinks is not None:
+            self.sinks.stop()
+        self.flush()
 
     def reopen(self) -> None:
         """Reopen the file before the next line is written, because the file was moved."""
@@ -178,11 +194,13 @@ class DecisionLog:
                     f"`{self.path}`: the entities could not be written", "check that the disk has space"
                 )
             last = list(self._directories.items())[-1:]
-            self._directories = {**dict(last), name: line}  # decisions in progress may use the previous one
+            self._directories = {**dict(last), name: line}  # decisions in progress may use the previous rows
         return b'"directory":' + encode(name) + b","
 
     def _holds(self, line: bytes) -> bool:
-        """Whether the file already has the line: at its beginning, or near its end if the parent process wrote it."""
+        """Return whether the file already has the line, at its beginning, or near its end if the parent process wrote
+        it.
+        """
         if os.pread(self._file, len(line), 0) == line:
             return True
         size = os.fstat(self._file).st_size
@@ -227,7 +245,7 @@ class DecisionLog:
 
     @property
     def lets_pass(self) -> bool:
-        """Whether decisions that cannot be written are answered anyway."""
+        """Return whether decisions that cannot be written are answered anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
     def _not_put(self, what: str) -> None:
@@ -319,16 +337,16 @@ class DecisionLog:
                 extra={"event": "log_rotation"},
             )  # fmt: skip
             return False
-        tidy_in_thread(self.path, self.rotation)
+        tidy_in_thread(self.path, self.rotation, self._note_deletion)
         return True
 
     def _is_due(self) -> bool:
-        """Whether rotation is due; never if the file has only entity rows."""
+        """Return whether rotation is due; never if the file has only entity rows."""
         found = os.fstat(self._file)
         return found.st_size > sum(map(len, self._directories.values())) and self.rotation.due(found, time())
 
     def _is_in_place(self) -> bool:
-        """Whether the path still names the open file, and it was not truncated."""
+        """Return whether the path still names the open file, and the file was not truncated."""
         with suppress(FileNotFoundError):
             before, self._size = self._size, os.fstat(self._file).st_size
             return file_identity(self.path) == self._place and self._size >= before
@@ -388,6 +406,6 @@ def write_beginning(file: int, lines: bytes) -> None:
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of a line."""
+    """Return whether the last line is complete: a killed process may have left part of a line."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -87,7 +87,7 @@ def select_events(history: History, event: k.EventPattern, span: timedelta, fact
 
 
 def rests_on_approvals(event: k.EventPattern) -> bool:
-    """Whether the event depends on approvals, which only a guard can resolve."""
+    """Return whether the event depends on approvals, which only a guard can resolve."""
     read = k.walk(event.where) if event.where is not None else ()
     return any(isinstance(one, k.Fact) and one.path[0] == "approval" for one in read)
 
@@ -148,7 +148,9 @@ def decode_event(one: Mapping[str, Any]) -> PastEvent:
 
 
 class LoggedHistories(dict[WindowKey, History]):
-    """The histories of a record for one policy. `lacking`: whether the policy read one that the record lacks."""
+    """The histories of a record for one policy. `lacking` says whether the policy read a history that the
+    record lacks.
+    """
 
     def __init__(self, recorded: Mapping[str, LoggedHistory], facts: Facts) -> None:
         self.recorded, self.lacking = recorded, False

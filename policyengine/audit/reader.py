@@ -1,4 +1,4 @@
-"""Reads a log: decisions with their questions and everything they depended on, and token events."""
+"""Reads a log: decisions with their questions and everything on which they depended, and token events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policyengine.typesystem import EntityRef
 DIRECTORY_LINE_START = LINE_START + b'"directory":'
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
-PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must have
+PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must contain
     "reasons": ("outcome", "gate", "message"),
     "remedies": ("kind",),
     "obligations": ("kind",),
@@ -40,12 +40,14 @@ PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string 
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the
-    wire. `time` is the time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends`
-    those that this decision used. `directory` has the entity rows that it used; None if the log does not contain them.
-    `history` is the past by watch: all events that may have counted. `observed`: it was allowed anyway, in observe
-    mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through all its files; `file`
-    is the one with the line.
+    """A logged decision.
+
+    `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the wire. `time` is the
+    time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends` those that this
+    decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
+    `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
+    because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
+    all its files; `file` is the file with the line.
     """
 
     line: int
@@ -80,7 +82,7 @@ class DecisionRecord:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the credential; the event of its issue has the same one."""
+        """The fingerprint of the credential; the event in which it was issued has the same fingerprint."""
         return get_fingerprint(self.request)
 
     @cached_property
@@ -89,11 +91,11 @@ class DecisionRecord:
         return Request.from_mapping(self.request)
 
 
-LogEntry: TypeAlias = DecisionRecord | TokenEvent  # a line about an event
+LogEntry: TypeAlias = DecisionRecord | TokenEvent  # a line of an event
 
 
 class LogRecordError(Exception):
-    """A line is not a valid record; the message says why."""
+    """The error for a line that is not a valid record; the message says why."""
 
 
 def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[LogEntry]:
@@ -143,7 +145,7 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
 
 
 def is_directory(line: bytes) -> bool:
-    """Whether a line has entity rows, even if a log shipper reformatted its JSON."""
+    """Return whether a line has entity rows, even if a log shipper reformatted its JSON."""
     if line.startswith(LINE_START):
         return line.startswith(DIRECTORY_LINE_START)
     if b'"entities"' not in line:
@@ -156,7 +158,7 @@ def is_directory(line: bytes) -> bool:
 
 
 def is_log_line(line: bytes) -> bool:
-    """Whether a file that begins with this line is a log."""
+    """Return whether a file that begins with this line is a log."""
     try:
         return line.startswith(LINE_START) or bool(parse_line(line))
     except LogRecordError:

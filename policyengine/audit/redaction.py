@@ -1,4 +1,4 @@
-"""Redaction: replaces values under secret names by fingerprints, so that no log contains them."""
+"""Redaction: replaces values under secret names with fingerprints, so that no log contains them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ ANY_MEMBER, ANY_PATH = "*", "**"  # `*` matches one step of a path, `**` any num
 
 @dataclass(frozen=True, slots=True)
 class RedactedFact:
-    """A redacted fact. Within one run of the server, equal fingerprints mean equal values.
-
-    `tellable`: whether a rule's message could reveal it. Messages never contain secret headers.
+    """A redacted fact. Within one run of the server, equal fingerprints mean equal values. `tellable` says whether a
+    rule's message could reveal the fact. Messages never contain secret headers.
     """
 
     fact: str
@@ -45,8 +44,9 @@ class RedactedFact:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """The facts to redact: `paths` in addition to those with secret names, and `patterns`, which have a star.
-    Fingerprints use a random key that is never stored, so that values cannot be guessed from them."""
+    """The facts to redact: `paths` in addition to facts with secret names, and `patterns`, which contain stars.
+    Fingerprints use a random key that is never stored, so that readers of the log cannot guess values from them.
+    """
 
     paths: frozenset[Path] = frozenset()
     patterns: tuple[Path, ...] = ()
@@ -61,7 +61,7 @@ class Redaction:
         return cls(frozenset(paths).difference(patterns), patterns)
 
     def also(self, facts: Iterable[str]) -> Redaction:
-        """Return a copy that redacts these facts, too."""
+        """Return a copy that also redacts these facts."""
         return replace(self, paths=self.paths.union(map(parse_fact_path, facts)))
 
     @property
@@ -93,8 +93,9 @@ class Redaction:
                 return value
 
     def hides(self, path: Path) -> bool:
-        """Whether the value at a path is redacted. Members that the format defines (`task.id`) are not secrets; names
-        that callers choose may be."""
+        """Return whether the value at a path is redacted. Members that the format defines (`task.id`) are not secrets;
+        names that callers choose may be.
+        """
         named = (*path[:2], path[2].lower(), *path[3:]) if path[:2] == ("request", "headers") and path[2:] else path
         if path[-1].lower() in SECRET_NAMES or path in self.paths or named in self.paths:
             return True

@@ -36,14 +36,13 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class ReplayError(Exception):
-    """A record lacks something that its decision depended on."""
+    """The error for a record that lacks something on which its decision depended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The decision of a policy about a recorded question. `read` holds the entities that it looked up.
-
-    `unsure` holds redacted facts that may have mattered: with them, the policy could decide otherwise.
+    """The decision of a policy on a recorded question. `read` holds the entities that it looked up. `unsure` holds
+    redacted facts that may have mattered: with their real values, the policy could decide otherwise.
     """
 
     record: DecisionRecord
@@ -60,7 +59,9 @@ class ReplayResult:
 
     @property
     def same(self) -> bool:
-        """Whether the result is the same: the outcome, and the rules and gates of the reasons."""
+        """Return whether the result equals the recorded one in its outcome and in the rules and gates of
+        its reasons.
+        """
         then = self.record.decision
         reasons = {(one["gate"], one.get("rule"), one["outcome"]) for one in then.get("reasons", ())}
         now = {(str(one.gate), one.rule, str(one.outcome)) for one in self.decision.reasons}
@@ -68,7 +69,9 @@ class ReplayResult:
 
 
 def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """Decide by the specification, with the recorded facts, entities, clock, approvals and past. Raises ReplayError."""
+    """Decide with the specification, with the recorded facts, entities, clock, approvals and past. Raises
+    ReplayError.
+    """
     again = decide_from_record(record, kernel)
     if not record.redacted:
         return again
@@ -128,15 +131,16 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
             facts.looked_at_anew, request=replace(request, approvals=tuple(recorded_approvals(record, seen)))
         )
         seen = trace_request(facts, snapshot)
-    if past.lacking and seen.identified:  # otherwise no history was recorded
+    if past.lacking and seen.identified:  # otherwise the record has no history
         raise ReplayError("the log does not contain the history that this decision used")
     decision = settle_from_record(*conclude(facts, seen), record)
     return ReplayResult(record, decision, facts, seen, frozenset(entities.asked))
 
 
 def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
-    """Return the result with the decision of the evaluator, as the policy decides in production. Raises
-    EngineDisagreementError."""
+    """Return the result with the decision of the evaluator, which decides in production. Raises
+    EngineDisagreementError.
+    """
     record, entities = again.record, again.record.directory
     assert entities is not None
     snapshot = Snapshot(entities, record.spent, again.facts.history)
@@ -154,8 +158,9 @@ def settle_from_record(decision: Decision, effects: Effects, record: DecisionRec
 
 
 def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:
-    """Yield the approvals. Approvals that were spent count for every guard that asked for one: they were bound to facts
-    that are now redacted. Every guard had its approval, because otherwise none would have been spent."""
+    """Yield the approvals. A spent approval counts for every guard that asked for one, because the facts to which it
+    was bound are now redacted. Every guard had its approval: otherwise none would have been spent.
+    """
     effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
     bindings = [one.approval.binding for one in effects if one.approval is not None]
     for approval in record.question.approvals:
@@ -167,7 +172,9 @@ def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[
 
 
 def recorded_limit_states(decision: Mapping[str, Any], limits: Sequence[LimitCharge]) -> Iterator[LimitState]:
-    """Yield the states of the limits from the recorded decision; a limit that did not exist then admits the request."""
+    """Yield the states of the limits from the recorded decision; a limit that did not exist at that time admits the
+    request.
+    """
     states: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for state in decision.get("rates", ()):
         states[state["rule"]].append(state)

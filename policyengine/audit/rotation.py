@@ -1,4 +1,4 @@
-"""Rotates the log: when the current file is full or old, it is renamed and a new one begins.
+"""Rotates the log: when the current file is full or old, it is renamed and a new file begins.
 
 Several processes share the files. The first process that finds rotation due renames the file; others continue writing
 to it until their next check, within a second, and lose no line. The renamed file is compressed at the next rotation or
@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
@@ -47,7 +47,7 @@ class Rotation:
         return self.size is not None or self.age is not None
 
     def due(self, found: os.stat_result, now: float) -> bool:
-        """Whether rotation is due; the file's modification time is its last write."""
+        """Return whether rotation is due; the file's modification time is its last write."""
         full = self.size is not None and found.st_size >= self.size
         return full or (self.age is not None and found.st_size > 0 and now // self.age > found.st_mtime // self.age)
 
@@ -69,15 +69,20 @@ def rotation_lock(path: Path) -> Iterator[None]:
 
 
 def rename_aside(path: Path, now: float) -> Path:
-    """Rename the file with the current time, or the next free one. Raises OSError."""
+    """Rename the file to a name with the current time. After all rotated files it stays the last in order, even if the
+    clock was set back. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
-    taken = {name.removesuffix(COMPRESSED_SUFFIX) for name in os.listdir(path.parent)}
-    name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
-    while name in taken:
-        moment = moment.fromtimestamp(moment.timestamp() + 1e-6, UTC)
-        name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
-    path.rename(path.with_name(name))
-    return path.with_name(name)
+    if rotated := rotated_files(path):
+        moment = max(moment, named_time(path, rotated[-1]) + timedelta(microseconds=1))
+    new = path.with_name(f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}")
+    path.rename(new)
+    return new
+
+
+def named_time(path: Path, rotated: Path) -> datetime:
+    """Return the time in the name of a rotated file."""
+    written = rotated.name.removeprefix(f"{path.name}.").removesuffix(COMPRESSED_SUFFIX)
+    return datetime.strptime(written, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 
 
 def rotated_files(path: Path) -> list[Path]:
@@ -86,11 +91,13 @@ def rotated_files(path: Path) -> list[Path]:
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name))
 
 
-def tidy(path: Path, rotation: Rotation) -> None:
-    """Delete surplus files, and compress those that no process writes to. A failure is logged, and retried later."""
+def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
+    """Delete surplus files, and compress files to which no process writes. A failure is logged, and the work is retried
+    later. `before_deletion` is called with each file that is about to be deleted."""
     try:
         files = rotated_files(path)
         for old in files_to_delete(files, rotation.keep):
+            before_deletion(old)
             old.unlink(missing_ok=True)
             files.remove(old)
         for file in files[:-1] if rotation.compress else ():
@@ -104,7 +111,8 @@ def tidy(path: Path, rotation: Rotation) -> None:
 
 def files_to_delete(files: Sequence[Path], keep: int | None) -> list[Path]:
     """Return the oldest of the ordered `files` beyond `keep`. A file that is being compressed exists twice for a
-    moment, but is counted once."""
+    moment, but counts once.
+    """
     names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED_SUFFIX) for file in files))
     old = set() if keep is None else set(names[: max(0, len(names) - keep)])
     return [file for file in files if file.name.removesuffix(COMPRESSED_SUFFIX) in old]
@@ -140,8 +148,8 @@ def compress(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def tidy_in_thread(path: Path, rotation: Rotation) -> Thread:
+def tidy_in_thread(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None]) -> Thread:
     """Tidy in a thread, so that no decision waits for it."""
-    thread = Thread(target=tidy, args=(path, rotation), name="log rotation", daemon=True)
+    thread = Thread(target=tidy, args=(path, rotation, before_deletion), name="log rotation", daemon=True)
     thread.start()
     return thread

@@ -14,7 +14,7 @@ from policyengine.time_formats import format_rfc3339
 
 
 class TokenEventKind(StrEnum):
-    """The kind of event; the value is the member of its line with the details."""
+    """The kind of event; its value names the member of the line that has the details."""
 
     ISSUED = "issued"
     NOT_ISSUED = "not_issued"
@@ -37,7 +37,7 @@ class TokenEvent:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the issued or revoked token; decisions that used it have the same one."""
+        """The fingerprint of the issued or revoked token; decisions that used the token have the same fingerprint."""
         return get_fingerprint(self.told)
 
     @property

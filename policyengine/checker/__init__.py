@@ -1,1 +1,1 @@
-"""AST to kernel: resolve names, check types, compare patterns, and lower every rule."""
+"""From AST to kernel: resolves names, checks types, compares patterns, and lowers every rule."""

@@ -1,6 +1,5 @@
-"""Detection of deceptive text: invisible characters, words that mix scripts, strings that are not in NFC.
-
-Works on the source and the strings of the AST. Names outside strings are ASCII by the grammar.
+"""Detects deceptive text: invisible characters, words that mix scripts, strings that are not in NFC. Works on the
+source and the strings of the AST. Names outside strings are ASCII by the grammar.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_FINDINGS_PER_KIND = 100  # findings per kind and file; more would not help the author
+MAX_FINDINGS_PER_KIND = 100  # maximum findings per kind and file; more would not help the author
 
 # Characters without a glyph that are not in Unicode's category of format characters.
 FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
@@ -84,7 +83,7 @@ def is_variation_selector(char: str) -> bool:
 
 
 def is_emoji_style(text: str, at: int) -> bool:
-    """Return whether the character is the emoji variation selector after a symbol, which keyboards insert
+    """Return whether the character is the variation selector for emoji after a symbol, which keyboards insert
     automatically.
     """
     return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
@@ -100,11 +99,11 @@ def describe_characters(text: str) -> str:
 
 
 class StringUse(Enum):
-    """The use of a string, which decides how strictly it is checked."""
+    """The use of a string, which determines how strictly it is checked."""
 
-    ID = "id"  # is compared with other values
+    ID = "id"  # a value that is compared with other values
     PROSE = "prose"  # text for people
-    SAMPLE = "sample"  # a value in a test, in which escapes may write characters that an id must not contain
+    SAMPLE = "sample"  # a value in a test, whose escapes may stand for characters that an id must not contain
 
 
 def strings_of(module: ast.Module) -> Iterator[tuple[ast.Text, StringUse]]:

@@ -1,4 +1,4 @@
-"""Check entity rows against the policy: report names and values that no rule can use."""
+"""Checks entity rows against the policy: reports names and values that no rule can use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from policyengine.spec.kleene import elements
 
 
 def check_rows(rows: Iterable[EntityData], entities: Mapping[str, k.EntityType]) -> list[str]:
-    """Return one sentence for each kind of problem, about the first row that has it.
-
-    Rows may have more attributes than the policy declares: only names that look misspelled and values of another type
-    are reported.
+    """Return one sentence for each kind of problem, about the first row that has it. Rows may have more attributes than
+    the policy declares, so only names that look misspelled and values of another type are reported.
     """
     found: dict[tuple[str, str], str] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Estimate of the memory that one key of a history can take at most, which `check` prints for each stored event."""
+"""Estimates the maximum memory of one key of a history, which `check` prints for each stored event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.spec.required_history import awaits_outcome
 from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
 
-# Bytes in CPython, rounded up; a test fills a store and measures its memory. Strings have at most MOST_KEPT bytes in
+# Bytes in CPython, rounded up; a test fills a store and measures its memory. A string has at most MOST_KEPT bytes in
 # UTF-8, and may take four bytes per character in memory.
 BYTES_PER_KEY = 1_024
 BYTES_PER_EVENT = 448  # time, order, decision
@@ -23,7 +23,7 @@ BYTES_PER_COLLECTION = 4_096
 
 
 class MemoryEstimate(NamedTuple):
-    """The estimate for one event: the number of events that are kept for a key, and their maximum size in bytes."""
+    """The estimate for one event: the maximum number of events kept for a key, and their maximum size in bytes."""
 
     event: str
     at: str

@@ -26,7 +26,7 @@ class Reporter:
     __call__ = report
 
     def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
-        """Suggest a similar name. After many findings no more are suggested, because that is slow and does not help."""
+        """Suggest a similar name. After many findings the search stops, because it is slow and no longer helps."""
         return suggest(word, candidates()) if len(self.found) < MAX_FINDINGS_WITH_SUGGESTION else None
 
     @property

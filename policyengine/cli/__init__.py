@@ -1,6 +1,6 @@
 """The command line, the outermost layer of the program; docs/cli.md documents its output and exit codes.
 
-This module stays light, and each command imports what it needs when it runs, so that `--version` and `--help` do not
+This module imports little, and each command imports what it needs when it runs, so that `--version` and `--help` do not
 wait for a parser or a web server.
 """
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does, so no reader is left for an error.
+        # The reader has closed the pipe, as `head` does, so nothing could read an error message.
         _drop_output()
         return 1
     except OSError as error:
@@ -55,7 +55,7 @@ def version_line() -> str:
 
 
 def _open_closed_streams() -> None:
-    """Replace standard streams that the shell closed (`>&-`), which Python sets to None."""
+    """Replace standard streams that the shell closed (`>&-`) and Python therefore sets to None."""
     sys.stdin = sys.stdin or TextIOWrapper(BytesIO())
     sys.stdout = sys.stdout or StringIO()
     sys.stderr = sys.stderr or StringIO()

@@ -1,5 +1,6 @@
-"""Warnings of `serve` and `doctor` about conditions that a gateway leaves unknown: those that depend on an absence that
-the gateway cannot show, and those that read a fact that it never sends."""
+"""Warnings of `serve` and `doctor` about conditions that are unknown behind a gateway: conditions that depend on an
+absence that the gateway cannot show, and conditions that read a fact that it never sends.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ UNSENT_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class HiddenAbsences:
-    """The conditions that are unknown at open adapters, each with these adapters, in the order of the source."""
+    """The conditions that are unknown at open adapters, each with these adapters, in source order."""
 
     found: tuple[tuple[Absence, tuple[GatewayAdapter, ...]], ...]
 
@@ -34,9 +35,8 @@ class HiddenAbsences:
     def of(
         cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
     ) -> HiddenAbsences:
-        """Return the conditions of `kernel` that are unknown at one of `adapters`.
-
-        `proves`: this server verifies credentials, so gateways need not report facts about the caller.
+        """Return the conditions of `kernel` that are unknown at one of `adapters`. `proves` means that this server
+        verifies credentials, so that gateways need not report facts about the caller.
         """
         there = tuple(adapters)
         asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
@@ -56,7 +56,7 @@ class HiddenAbsences:
         )
 
     def lines(self) -> Iterator[str]:
-        """Yield the first conditions, grouped by the adapters where they are unknown."""
+        """Yield the first conditions, grouped by the adapters at which they are unknown."""
         last: tuple[GatewayAdapter, ...] = ()
         shown = sorted(self.found[:MAX_LISTED_CONDITIONS], key=lambda one: one[1])
         for absence, adapters in shown:
@@ -85,7 +85,7 @@ class UnsentFacts:
     def of(
         cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
     ) -> UnsentFacts:
-        """Return the facts of `kernel` that never reach one of `adapters`; for `proves` see HiddenAbsences."""
+        """Return the facts of `kernel` that never reach one of `adapters`; HiddenAbsences describes `proves`."""
         open_adapters = tuple(adapters)
         uses = [one for one in fact_uses_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
         unsent = [(one, tuple(at for at in open_adapters if names.never_sends(at, one.path))) for one in uses]

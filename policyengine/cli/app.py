@@ -1,4 +1,4 @@
-"""The table of all commands, and how their errors become messages and exit codes."""
+"""The table of all commands; turns their errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
 
 
 def _invoke(arguments: list[str]) -> int | None:
-    """Run a command. If the first argument names it, only its options are built: building all of them takes 0.1 s."""
+    """Run a command. If the first argument names it, only its options are built, because building the options of all
+    commands takes 0.1 s.
+    """
     words = 2 if arguments[:1] and arguments[0] in GROUPS else 1
     wanted = " ".join(arguments[:words])
     if wanted in COMMANDS:
@@ -168,7 +170,8 @@ def _invoke(arguments: list[str]) -> int | None:
 
 def apply_settings(command: Any, name: str) -> None:
     """Let environment variables and `policyengine.toml` supply the options that the command line omits. The paths of
-    the policies are parsed first, because the settings file is beside or above the policies."""
+    the policies are parsed first, because the settings file is next to the policies or above them.
+    """
     from policyengine.cli.settings.file import ProjectSettings, load_settings
 
     key = "policyengine.configuration"
@@ -251,7 +254,7 @@ def _never_fail_to_encode() -> None:
 
 
 def _without_traceback(arguments: list[str]) -> list[str]:
-    """Remove `--traceback`, wherever it is, and set the environment variable of the same meaning."""
+    """Remove `--traceback`, wherever it is, and set the environment variable with the same meaning."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--traceback" in arguments[:end]:
         os.environ[TRACEBACK_VARIABLE] = "1"

@@ -1,4 +1,4 @@
-"""Write policy files atomically, so that no reader sees part of a file."""
+"""Writes policy files atomically, so that no reader sees part of a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def write_file(file: Path, text: str) -> None:
-    """Write a file, whole or not at all, replacing an existing one. Raises CommandError."""
+    """Write a file, whole or not at all; replace an existing file. Raises CommandError."""
     target = file.resolve()
     try:
         with _temporary_file(target) as new:

@@ -1,4 +1,4 @@
-"""Errors that end a command: one message on stderr, and with `--format json` the same as data on stdout."""
+"""Errors that end a command: one message on stderr and, with `--format json`, the same as data on stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
 
 @dataclass(eq=False)
 class CommandError(Exception):
-    """A command cannot continue. `kind` is stable (`file`, `policy`, `request` …); `facts` are further JSON members."""
+    """The error for a command that cannot continue. `kind` is stable (`file`, `policy`, `request` …); `facts` are
+    further JSON members.
+    """
 
     kind: str
     message: str
@@ -58,7 +60,7 @@ def show_traceback(error: BaseException) -> None:
 
 @contextmanager
 def short_log_messages() -> Iterator[None]:
-    """Log errors inside a decision, which the engine turns into a denial, as one line instead of a traceback."""
+    """Log an error inside a decision, which the engine turns into a denial, as one line instead of a traceback."""
     import logging
 
     class InShort(logging.Handler):

@@ -1,4 +1,4 @@
-"""Load policies into an engine, and report errors in requests, for the commands that decide."""
+"""Loads policies into an engine, and reports errors in requests, for the commands that decide."""
 
 from __future__ import annotations
 

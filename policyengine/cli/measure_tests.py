@@ -1,4 +1,4 @@
-"""How good the tests of a policy are: how much of it they cover, and which faults in it they would notice."""
+"""Measures how good the tests of a policy are: how much of it they cover, and which faults in it they would notice."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class MeasureOptions:
     def taken(
         self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int, *, tests_pass: bool
     ) -> MeasureResult:
-        """Make the requested measurements. Faults are tried only if all tests pass, because the results would otherwise
-        mean nothing."""
+        """Return the requested measurements. Faults are tried only if all tests pass, because the results would
+        otherwise mean nothing.
+        """
         wanted = self.coverage or self.judged or self.html is not None or self.lcov is not None
         found = self._covered(sets, selection) if wanted else None
         mutation = self._mutated(sets, selection, seed, jobs) if self.mutate and tests_pass else None
@@ -86,7 +87,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasureResult:
-    """The measurements. `untried`: faults were requested, but the tests do not pass."""
+    """The measurements. `untried` means that faults were requested, but the tests do not pass."""
 
     coverage: Coverage | None = None
     least: float | None = None
@@ -114,7 +115,7 @@ class MeasureResult:
             screen.plain(f"\n{self.mutation.render(screen.styled)}\n")
 
     def tell_what_lacks(self, screen: Screen) -> None:
-        """Print why the measurements are not sufficient, unless they already show it."""
+        """Print why the measurements are insufficient, unless they already show it."""
         if self.coverage is not None and not self.covers_enough:
             screen.line(("error: ", "bold red"), f"coverage is {self.coverage.count.percent}, below {self.least:g} %")
         if self.untried:

@@ -1,4 +1,4 @@
-"""Names in the options of `policyengine mcp-gateway` that no rule of the policies can match."""
+"""Checks the names in the options of `policyengine mcp-gateway`: a rule of the policies must be able to match each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
     """Check that the policies can match each name, because otherwise every call would be denied. Raises
-    CommandError."""
+    CommandError.
+    """
     check_server(server, kernel)
     if "issuer" in said and said["issuer"] not in kernel.issuers:
         raise_unknown_name("--as issuer=", said["issuer"], "no policy declares this issuer", kernel.issuers)

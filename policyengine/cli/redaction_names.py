@@ -1,4 +1,4 @@
-"""Names in `--redact` that no rule reads, although a rule reads one with a similar spelling."""
+"""Checks names in `--redact` that no rule reads although a rule reads a similar name."""
 
 from __future__ import annotations
 

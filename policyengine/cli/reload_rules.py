@@ -1,4 +1,4 @@
-"""The rules of reloads, from options, variables and `policyengine.toml`; the file is read at each reload."""
+"""The rules of reloads, from options, variables and `policyengine.toml`, which is read at each reload."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ SECTION = "reload"
 
 
 def settings_file(paths: Sequence[Path]) -> Path:
-    """Return the `policyengine.toml` of these policies, or the path that is searched first."""
+    """Return the `policyengine.toml` of these policies; if there is none, the path that is searched first."""
     first = paths[0]
     return find_settings_file(first) or (first if first.is_dir() else first.parent) / SETTINGS_FILE_NAME
 
 
 def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds: float) -> Callable[[], ReloadRules]:
     """Return a function that returns the current rules: rules from options and variables do not change, but those of
-    `policyengine.toml` may.
-
-    Raises CommandError for an invalid rule.
+    `policyengine.toml` may. Raises CommandError for an invalid rule.
     """
     from policyengine.reload import ReloadRefusedError
 
@@ -48,7 +46,7 @@ def allowed_in_file(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def build_rules(allow: Sequence[str], gate: str, seconds: float) -> ReloadRules:
-    """Raises CommandError."""
+    """Build the rules. Raises CommandError for an invalid word."""
     from policyengine.reload import ReloadRuleError, ReloadRules
 
     try:

@@ -84,7 +84,9 @@ def _from_whole(data: bytes, file: str) -> Iterator[RequestDocument]:
 
 
 def _count_documents(data: bytes) -> int:
-    """Count the JSON documents at the start of `data`: 0, 1, or 2 for more. Errors in them are reported later."""
+    """Return the number of JSON documents at the start of `data`: 0, 1, or 2 for more. Errors in them are reported
+    later.
+    """
     try:
         text = data.decode().strip()
         decoder = json.JSONDecoder()
@@ -95,6 +97,6 @@ def _count_documents(data: bytes) -> int:
 
 
 def describe_place(name: str, line: int | None = None) -> str:
-    """Return the name of a location in a request file, for messages."""
+    """Return the name of a place in a request file, for messages."""
     at = "" if line is None else f":{line}"
     return f"stdin{at}" if name == STDIN else f"`{name}{at}`"

@@ -78,7 +78,7 @@ class ServeSummaryPrinter:
         return HiddenAbsences.of(kernel, names, self.open_adapters(url), proves=self.setup.identity is not None)
 
     def unsent_facts(self, url: str | None) -> UnsentFacts:
-        """Return the facts that gateways never send. Without settings for gateways there may be none."""
+        """Return the facts that gateways never send; none if no settings configure gateways."""
         kernel, names = self.loaded.engine.kernel, self.loaded.settings.gateway
         adapters = [] if names == GatewayHeaders() else self.open_adapters(url)
         return UnsentFacts.of(kernel, names, adapters, proves=self.setup.identity is not None)

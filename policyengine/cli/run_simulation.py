@@ -1,4 +1,4 @@
-"""The options of `simulate`, turned into an engine with a virtual clock and the traffic for it."""
+"""Turns the options of `simulate` into an engine with a virtual clock and the traffic for it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class SimulateCommand:
 
 
 def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the requests of a file, set to spend."""
+    """Yield the requests of a file, changed so that they spend."""
     from policyengine.runtime.request import Request
     from policyengine.simulation.traffic_file import as_spending, parse_line
 

@@ -67,7 +67,9 @@ class PolicyTestRun:
         return 0 if report.ok and measured.enough else FAILURES
 
     def results(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
-        """Yield the results of all sets, first of requests, then of claims; with `stop`, end at the first failure."""
+        """Yield the results of all sets: first those of requests, then those of claims; with `stop`, end at the first
+        failure.
+        """
         from policyengine.testing.report import FAILURE_STATUSES
 
         for result in chain(self._of_cases(sets), self._of_claims(sets)):

@@ -1,4 +1,4 @@
-"""An engine to serve: loaded as the options say, tested, observed, and reloadable."""
+"""An engine for a server: loaded as the options say, tested, observed, and reloadable."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EngineSetup:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine, and the sources that it was loaded from."""
+    """An engine, and the sources from which it was loaded."""
 
     engine: Engine
     settings: ProjectSettings
@@ -103,8 +103,9 @@ def build_entity_watcher(
     files: bool,
     rules: Callable[[], ReloadRules],
 ) -> EntityWatcher | None:
-    """Return a watcher that reads entities again when they change, or None without entities. With `--watch` their files
-    are reloaded together with the policies (`files` is false). Raises CommandError."""
+    """Return a watcher that reads entities again when they change; None without entities. With `--watch`, their files
+    are reloaded together with the policies (`files` is false). Raises CommandError.
+    """
     from policyengine.entities.errors import EntitiesError
     from policyengine.entities.watch import EntityWatcher
     from policyengine.reload.policy_inventory import ENTITIES
@@ -120,8 +121,9 @@ def build_entity_watcher(
 
 
 def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
-    """Run the policies' own tests, all of which must pass, as they must before a reload. Return the number of requests.
-    Raises CommandError."""
+    """Run the policies' own tests, all of which must pass, as before a reload. Return the number of requests. Raises
+    CommandError.
+    """
     from policyengine.compiler.bundle.file import decode_bundle
     from policyengine.reload import ReloadRefusedError, ReloadSource
     from policyengine.reload.candidate import MAX_LISTED_FINDINGS

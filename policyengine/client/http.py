@@ -1,9 +1,9 @@
-"""The HTTP API for Python, sync and async: every failure is returned as a deny, and never raised.
+"""The HTTP API for Python, sync and async. The clients return every failure as a deny, and never raise it.
 
     with PolicyClient("http://127.0.0.1:8080", token="…") as policies:
         if policies.decide(question).allowed: …
 
-It requires `httpx`, but no other module of the engine.
+The module requires `httpx`, but no other module of the engine.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PolicyClient(ClientBase):
             return failure_denial(error)
 
     def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
-        """Decide and spend each, in order. Questions without an answer are denied."""
+        """Decide each question and spend, in order. Questions without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in self._decided(chunk)]
 
     def report(
@@ -180,7 +180,7 @@ class AsyncPolicyClient(ClientBase):
             return failure_denial(error)
 
     async def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
-        """Decide and spend each, in order. Questions without an answer are denied."""
+        """Decide each question and spend, in order. Questions without an answer are denied."""
         return [decision for chunk in chunks(questions) for decision in await self._decided(chunk)]
 
     async def report(

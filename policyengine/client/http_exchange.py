@@ -94,7 +94,9 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 class WireRequest(NamedTuple):
-    """A request, which is the same in each attempt. `again`: it may be repeated after every kind of failure."""
+    """A request, which is the same in each attempt. `again` means that it may be repeated after every kind
+    of failure.
+    """
 
     path: str
     content: bytes
@@ -109,7 +111,7 @@ class WireResponse(NamedTuple):
 
 
 class NoDecisionError(Exception):
-    """There is no decision; the message says why."""
+    """The error for a request without a decision; the message says why."""
 
 
 def to_encodable(value: object) -> object:
@@ -166,8 +168,9 @@ class ClientBase:
         }  # fmt: skip
 
     def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
-        """Build a request. An idempotency key needs an owner, which only a token can identify; without a token, a
-        spending request is not repeated."""
+        """Build a request. An idempotency key needs an owner, and only a token identifies one; without a token, a
+        spending request is not repeated.
+        """
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
@@ -220,7 +223,7 @@ def failure_denial(error: Exception) -> Decision:
 
 
 def with_consume(question: QuestionMapping) -> QuestionMapping:
-    """Set `consume`, because an item of a batch does not spend without it."""
+    """Return the question with `consume` set, because an item of a batch does not spend without it."""
     options = question.get("options")
     given = options if isinstance(options, Mapping) else {}
     return {**question, "options": {"consume": True, **given}}

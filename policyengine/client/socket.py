@@ -40,9 +40,8 @@ Read = TypeVar("Read")
 
 
 class SocketError(Exception):
-    """There is no decision; the caller must deny.
-
-    `problem` has the server's `status`, `detail`, `member` and `hint`, if the server reported the error.
+    """The error for a question without a decision; the caller must deny. `problem` has the server's `status`, `detail`,
+    `member` and `hint`, if the server reported the error.
     """
 
     def __init__(self, message: str, problem: JsonObject | None = None) -> None:
@@ -128,9 +127,8 @@ class SocketClient:
         return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
-        """Decide each question, in order, as `decide` does; a malformed question is a deny with an `error`.
-
-        Raises SocketError: all answers are then unknown, and so is what was spent: treat each as a deny.
+        """Decide each question, in order, as `decide` does; a malformed question is a deny with an `error`. Raises
+        SocketError: then all answers, and what was spent, are unknown; treat each answer as a deny.
         """
         asked = list(questions)
         answers: list[SocketDecision] = []
@@ -157,7 +155,7 @@ class SocketClient:
     # ── One exchange ──────────────────────────────────────────────────────────────────────────
 
     def _key(self, given: str | None) -> str | None:
-        """Return an idempotency key if questions may be repeated; without a key, the server answers faster."""
+        """Return an idempotency key if questions may be repeated. Without a key, the server answers faster."""
         return given or (secrets.token_urlsafe(16) if self.retries else None)
 
     def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:
@@ -228,7 +226,7 @@ def encode_question(question: object) -> bytes:
 
 
 def _with_exact_numbers(value: object) -> object:
-    """Replace numbers that MessagePack cannot hold by an extension with their text."""
+    """Replace numbers that MessagePack cannot hold with an extension that contains their text."""
     match value:
         case dict():
             return {name: _with_exact_numbers(one) for name, one in value.items()}

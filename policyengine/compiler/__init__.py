@@ -1,1 +1,1 @@
-"""From the kernel to decisions: the tree, the evaluator generated from it, and bundles."""
+"""The compiler: from the kernel to the decision tree and the program that the evaluator runs, and to bundles."""

@@ -1,4 +1,6 @@
-"""The blocks that may match an agent or a user, found by name and group without testing each block."""
+"""An index of agent and user blocks by name and group, which finds the blocks that may match without
+testing each one.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from policyengine.vocabulary import STRINGS
 
 
 class BlockIndex:
-    """Finds blocks by their numbers in the kernel. `others` have a condition or match everyone; `in_groups` are about
-    groups."""
+    """Finds blocks by name and group, and returns their numbers in the kernel. `others` are the blocks that match
+    everyone or have a condition.
+    """
 
     def __init__(self, principals: Principals) -> None:
         self._names = principals.names
@@ -25,18 +28,19 @@ class BlockIndex:
         self.in_groups = frozenset(number for numbers in self._groups.values() for number in numbers)
 
     def named(self, name: str) -> set[int]:
-        """Return the blocks about this name, and those of `others`."""
+        """Return the blocks for this name, and those of `others`."""
         globs = {number for glob, number in self._globs if glob.matches(name)}
         return {*self._names.get(name, ()), *self.others, *globs}
 
     def grouped(self, groups: object) -> set[int]:
-        """Return the blocks about the known groups among these."""
+        """Return the blocks for the known groups among these groups."""
         named = (group for group in (groups if isinstance(groups, tuple) else ()) if isinstance(group, str))
         return {number for group in named for number in self._groups.get(group, ())}
 
     def matching(self, name: object, groups: object, covering: frozenset[int]) -> set[int]:
-        """Return the blocks that match a name and groups, and those of `covering` that may match because one of them is
-        unknown."""
+        """Return the blocks that match a name and groups, and the blocks of `covering` that may match because the name
+        or a group is unknown.
+        """
         found = self.named(name) if isinstance(name, str) else set(covering)
         found |= self.grouped(groups)
         return found if are_known(groups) else found | (covering & self.in_groups)
@@ -47,7 +51,7 @@ def are_known(groups: object) -> TypeGuard[tuple[str, ...]]:
 
 
 def presenter_and_hops(request: Request) -> Iterator[tuple[Value, Value]]:
-    """Yield the name and the groups of the presenter, and of each agent before it."""
+    """Yield the name and the groups of the presenter, and of each agent before it in the chain."""
     yield agent_name(request.fact("agent", "id")), agent_groups(request.fact("agent", "groups"))
     hops = request.fact("chain", "hops")
     yield from map(hop_agent, hops if isinstance(hops, tuple) else ())

@@ -1,9 +1,9 @@
 """The automaton of paths: the trie of the tree, made deterministic as requests need it, so that one walk finds every
 pattern.
 
-A branch is a set of places in the trie. It is created at the first request and kept. Segments that the policy does not
-name create no branches, so that callers cannot fill the memory. Patterns that ignore letter case are found by the same
-walk: each place has the least folding by which a path comes there.
+A branch is a set of places in the trie. It is created for the first request that reaches it, and kept. Segments that
+the policy does not name create no branches, so that callers cannot fill the memory. The same walk finds patterns that
+ignore letter case: each place has the least folding with which a path reaches it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from policyengine.evaluator.program import EndpointRules, PathBranch
 from policyengine.runtime.letter_case import fold_case
 from policyengine.spec.match_endpoint import least_folding
 
-MOST_BRANCHES = 100_000  # maximum number that are kept; further branches are created for each walk
-Place: TypeAlias = tuple[Node, int]  # a node, and the number of the least folding by which a path comes there
+MOST_BRANCHES = 100_000  # maximum number of branches to keep; further branches are created again for each walk
+Place: TypeAlias = tuple[Node, int]  # a node, and the number of the least folding with which a path reaches it
 
 
 class Paths:
-    """Creates the branches of a tree, and the rules at them."""
+    """Creates the branches of a tree and their rules."""
 
     def __init__(self, tree: Tree, rules: Callable[[str, Iterable[int], Iterable[int]], EndpointRules]) -> None:
         self._methods = tree.methods
@@ -36,7 +36,7 @@ class Paths:
         self.start.next[""], self.start.grown = self.root, True
 
     def step(self, branch: PathBranch, segment: str) -> PathBranch | None:
-        """Return the branch after a segment, which need not be in `next`; None if no pattern continues."""
+        """Return the branch after a segment, even if it is not yet in `next`; None if no pattern continues."""
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
         known = branch.next.get(segment)
@@ -49,11 +49,13 @@ class Paths:
             return branch.wild
         reached = self._onward(branch, alike, segment)
         if reached is not None and any(text == segment for text, _ in alike):
-            branch.next[segment] = reached  # only texts of the policy are kept
+            branch.next[segment] = reached  # only segments that the policy names are kept
         return reached
 
     def at(self, branch: PathBranch, method: str, *, ended: bool) -> EndpointRules:
-        """Return the rules for a method, where the path ends, or where it goes on beyond all patterns."""
+        """Return the rules for a method at a branch: where the path ends (`ended`), or where it continues beyond all
+        patterns.
+        """
         known = branch.ends if ended else branch.rest
         name = "GET" if method == "HEAD" else method
         found = known.get(name)
@@ -68,7 +70,7 @@ class Paths:
         return found
 
     def beyond(self, branch: PathBranch) -> PathBranch:
-        """Return a branch in which every segment goes on beyond all patterns."""
+        """Return a branch for paths that continue beyond all patterns, whatever their next segments are."""
         found = PathBranch((), branch.rests, branch.loose)
         found.rest = found.last = branch.rest
         return found
@@ -78,7 +80,9 @@ class Paths:
         return methods is None or method in methods
 
     def _sorted(self, places: Iterable[Place], name: str) -> tuple[list[int], list[int]]:
-        """Return the patterns that end at the places: those that match with the folding, and those that only bind."""
+        """Return the patterns that end at the places: those that match with their folding, and others that
+        bind facts.
+        """
         fitting: list[int] = []
         loose: list[int] = []
         for node, folding in places:
@@ -124,7 +128,9 @@ def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
 
 
 def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
-    """Return the places after a segment that no literal matches; None is one that has no prefix or suffix of any."""
+    """Return the places that wildcards reach with this segment; None stands for a segment without the prefix or suffix
+    of any wildcard.
+    """
     found: list[Place] = []
     for node, folding in branch.places:
         for (before, after), then in node.affixes.items():

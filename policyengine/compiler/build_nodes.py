@@ -1,4 +1,6 @@
-"""Kernel expressions → nodes of the program. Equal facts share a slot, so each is read once in a decision."""
+"""Translates kernel expressions to nodes of the program. Equal facts share a slot, so each is read once in
+a decision.
+"""
 
 from __future__ import annotations
 
@@ -66,11 +68,13 @@ BINDABLE = BOUND_BY_WITH | {"params"}
 
 @dataclass(slots=True)
 class Scope:
-    """Where an expression stands.
+    """Where an expression occurs.
 
-    - `strict` expressions test every part and record what they read: an approval is bound to it
+    - `strict` expressions test every part and record the facts that they read, because an approval is bound to these
+      facts
     - `given` expressions read the captures of patterns, but no fact that `with` binds
-    - `depths` are the variables of the quantifiers around it; `event` is the pattern of past requests around it
+    - `depths` are the depths of the variables of the enclosing quantifiers; `event` is the enclosing pattern of past
+      requests
     """
 
     strict: bool = False
@@ -91,13 +95,13 @@ GIVEN = Scope(given=True)
 
 
 class NodeBuilder:
-    """Makes nodes, and numbers the slots. All slots are made before the first decision."""
+    """Makes nodes and numbers their slots."""
 
     def __init__(self) -> None:
         self.slots: dict[tuple[object, ...], n.FactNode] = {}
         self.by_path: dict[n.Path, list[int]] = {}
         self.attributes: dict[tuple[object, ...], EntityAttribute] = {}
-        self.hop_slots: list[int] = []  # of facts that differ from hop to hop
+        self.hop_slots: list[int] = []  # slots of facts that differ from hop to hop
         self.count = 0
         self.places = 0
         self._nodes: dict[tuple[int, bool], tuple[k.Expr, n.Node]] = {}
@@ -337,7 +341,7 @@ class NodeBuilder:
 
 
 def noted_reads(event: k.EventPattern) -> Iterator[k.Expr]:
-    """Yield the facts of this request that the condition on an event reads."""
+    """Yield the facts of the current request that the condition on an event reads."""
     for node in k.walk(event.where) if event.where is not None else ():
         if isinstance(node, k.Fact | k.Attribute) and not any(isinstance(part, k.Variable) for part in k.walk(node)):
             yield node
@@ -348,7 +352,7 @@ def is_simple(type_: Type) -> bool:
 
 
 def access_of(path: n.Path) -> int:
-    """Return where the raw fact of a path is."""
+    """Return which container holds the raw fact of a path."""
     match path:
         case ("tool",):
             return n.TOOL_NAME

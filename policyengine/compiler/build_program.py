@@ -1,4 +1,6 @@
-"""Kernel → program: the rules of an endpoint are gathered by its patterns when first needed, and kept."""
+"""Builds the program of a kernel: collects the rules of an endpoint by its patterns when first needed, and
+keeps them.
+"""
 
 from __future__ import annotations
 
@@ -61,18 +63,20 @@ from policyengine.typesystem import RefType, Scalar
 from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
-# By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
+# Block number → number of its `may` → numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("the path is bound in another case")
-MAX_SAMPLES, MAX_SAMPLE_LENGTH = 1_024, 512  # endpoints, and the characters of a path
+MAX_SAMPLES, MAX_SAMPLE_LENGTH = 1_024, 512  # maximum number of endpoints, and of characters of a path
 KINDS = {k.Deny: DENY, k.Confirm: CONFIRM, k.ObligationEffect: OBLIGATION}
 
 
 class ProgramBuilder:
-    """Makes the program of a kernel, and the rules of each endpoint when it is first met. `rules` are those that were
-    made, by the kind of endpoint, the patterns that match it, and those that match only in another letter case.
-    `samples` has an endpoint of each that was used since it was last full.
+    """Builds the program of a kernel, and the rules of each endpoint at its first request.
+
+    `rules` holds the rules built so far, by the kind of endpoint, the patterns that match it, and the patterns that
+    match it only in another letter case. `samples` has one recently used endpoint for each of these rules; it is
+    emptied when it is full.
     """
 
     def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
@@ -110,7 +114,7 @@ class ProgramBuilder:
         program.everyone = self._everybody("agents", self.tree.agents)
         program.everyuser = self._everybody("users", self.tree.users)
         program.make_rules = self.rules_at
-        program.reads_history = bool(self.kernel.watches)  # in a bundle not a tuple, which compiled code would require
+        program.reads_history = bool(self.kernel.watches)  # compiled code requires a bool
         if program.reads_history:
             kernel = self.kernel
             blocks: tuple[Sequence[KernelBlock], ...] = (kernel.agents, kernel.users, kernel.anyones)
@@ -118,7 +122,7 @@ class ProgramBuilder:
         self._renew()
 
     def _renew(self) -> None:
-        """Tell the program of slots that were made since."""
+        """Update the program after slots were added."""
         slots = self.nodes.by_path
         self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
         self.program.hop_slots = tuple(self.nodes.hop_slots)
@@ -128,13 +132,13 @@ class ProgramBuilder:
         """Return the node of an expression in a scope."""
         with self._lock:
             found = self.nodes.value(expression, scope)
-            self._renew()  # it may have new slots
+            self._renew()  # the node may have new slots
             return found
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
-        """Return the rules at an endpoint that has been read, and keep the endpoint as a sample of them."""
+        """Return the rules at a parsed endpoint, and keep the endpoint as a sample of them."""
         found, samples = self._rules_at(endpoint), self.samples
         if found not in samples and len(getattr(endpoint, "path", "")) <= MAX_SAMPLE_LENGTH:
             if len(samples) >= MAX_SAMPLES:
@@ -157,7 +161,7 @@ class ProgramBuilder:
                 return self._made("http", ())
 
     def _walk_path(self, endpoint: HttpEndpoint) -> p.EndpointRules:
-        """Return the rules at a path, segment by segment, and keep the branch before the last segment."""
+        """Return the rules at a path, found segment by segment, and keep the branch before the last segment."""
         method, segments = endpoint.method, endpoint.segments
         branch, last = self.paths.root, len(segments) - 1
         head = endpoint.path.rpartition("/")[0]
@@ -173,7 +177,9 @@ class ProgramBuilder:
         return self.paths.at(branch, method, ended=True)
 
     def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
-        """Return the rules where these patterns match; what the `loose` ones bind is known to guards alone."""
+        """Return the rules of an endpoint that these patterns match. Only guards see the bindings of the `loose`
+        patterns.
+        """
         key = (kind, tuple(sorted(set(patterns))), tuple(sorted(set(loose))))
         found = self.rules.get(key)
         if found is None:
@@ -258,7 +264,7 @@ class ProgramBuilder:
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
     def _principals(self, kind: str, opens: Opened, hands: Mapping[int, Iterable[int]]) -> PrincipalRules:
-        """Return the rules of these blocks, by the heads that the tree has of them."""
+        """Return the rules of these blocks, indexed by their heads in the tree."""
         names: dict[str, list[int]] = defaultdict(list)
         groups: dict[str, list[int]] = defaultdict(list)
         globs: list[tuple[Glob, int]] = []
@@ -282,7 +288,7 @@ class ProgramBuilder:
         def made(number: int) -> Block:
             with self._lock:
                 found = make(number)
-                self._renew()  # its conditions may have new slots
+                self._renew()  # the conditions of the block may have new slots
                 return found
 
         by_name = {name: tuple(numbers) for name, numbers in names.items()}
@@ -290,7 +296,9 @@ class ProgramBuilder:
         return PrincipalRules(by_name, by_group, tuple(globs), tuple(others), made)
 
     def _everybody(self, kind: str, principals: Principals) -> PrincipalRules:
-        """Return the rules of every block of a kind, without grants: they tell whether any accepts a principal."""
+        """Return the rules of every block of a kind, without grants: they show whether any block accepts a
+        principal.
+        """
         globs = [(Glob(glob), number) for glob, number in principals.globs]
         make = partial(self._block, kind, opens={}, hands={})
         return self._rules_by_head(principals.names, principals.groups, globs, principals.others, make)
@@ -407,7 +415,7 @@ class ProgramBuilder:
         return MessagePart(self.nodes.value(part.expression), show, part.to_caller)
 
     def _proofs(self, deny: k.Deny) -> Iterator[ProofRemedy]:
-        """Yield the better proofs that may lift a deny: those whose fact its condition reads."""
+        """Yield the proofs that may lift a deny: those whose fact the condition of the deny reads."""
         if deny.condition is None:
             return
         types = {node.path: node.type for node in k.walk(deny.condition) if isinstance(node, k.Fact)}
@@ -463,7 +471,7 @@ class ProgramBuilder:
             yield TaskRule(constraint, self.nodes.condition(constraint.outside))
 
     def _windows(self, guards: Numbers, limits: Numbers) -> tuple[EventRules, ...]:
-        """Return the patterns of past requests that guards and limits of an endpoint look at."""
+        """Return the patterns of past requests that guards and limits of an endpoint read."""
         if not self.kernel.watches:
             return ()
         parts = ([self.kernel.guards[number] for number in guards], [self.kernel.limits[number] for number in limits])
@@ -475,7 +483,7 @@ class ProgramBuilder:
         yield from (self.nodes.event(event, PLAIN) for event in found.values())
 
     def _may_read_history(self, blocks: Sequence[KernelBlock]) -> bool:
-        """Return whether a block may have a condition on the history; blocks of a bundle are not decoded for that."""
+        """Return whether a block may have a condition on the history. This does not decode the blocks of a bundle."""
         return blocks.may_read_history if isinstance(blocks, LazySequence) else bool(self.histories_in(blocks))
 
     def histories_in(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
@@ -483,7 +491,7 @@ class ProgramBuilder:
         if isinstance(part, tuple | list):
             return tuple(node for one in part for node in self.histories_in(one))
         found = self._histories.get(id(part))
-        if found is None:  # parts of the kernel stay, so their ids do
+        if found is None:  # parts of the kernel are never freed, so their ids stay valid
             found = self._histories[id(part)] = tuple(history_conditions(part))
         return found
 
@@ -492,7 +500,9 @@ ON_HOPS = (k.IssuedBy, k.ActsAlone, k.ActsFor, k.ValidityPeriod)
 
 
 def numbers_of(always: Iterable[int], uses: Iterable[Any], inside: str, outside: str) -> Numbers:
-    """Return the numbers of the rules that cover an endpoint with these patterns, in order."""
+    """Return the numbers of the rules that cover an endpoint, in order: those in `always` and in the member `inside` of
+    each use, without those in the member `outside`.
+    """
     uses = list(uses)
     excepted = {number for use in uses for number in getattr(use, outside)} if outside else set()
     return tuple(sorted({*always, *(number for use in uses for number in getattr(use, inside))} - excepted))
@@ -507,12 +517,12 @@ def conditional_grants(kernel: k.Kernel, opens: Mapping[str, Opened]) -> Iterato
 
 
 def captured_by(segment: k.Segment) -> Callable[[str], Any]:
-    """Return the function from the text of a segment to what the pattern captures."""
+    """Return the function that maps the text of a segment to the text that the pattern captures."""
     return lambda text: match_segment(segment, text, "full")
 
 
 def about(principals: Principals) -> dict[int, tuple[str, str]]:
-    """Return by number whom each block is about, except those that are asked each time."""
+    """Return the name, group or glob of each block by its number. Blocks that must be tested each time are left out."""
     return {
         **{number: ("name", name) for name, numbers in principals.names.items() for number in numbers},
         **{number: ("group", group) for group, numbers in principals.groups.items() for number in numbers},

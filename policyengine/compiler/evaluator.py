@@ -1,4 +1,4 @@
-"""The production evaluator: the program of one policy with one entity store."""
+"""The production evaluator: decides with the program of one policy and one entity store."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
 NOTHING: Steps = (0,)
-MAX_DECODED_BLOCKS = 200  # of a bundle, to find out how many steps a hop takes
+MAX_DECODED_BLOCKS = 200  # maximum blocks of a bundle to decode to compute the steps of a hop
 
 
 class Evaluator:
-    """Decides by one policy and one entity store. It keeps no state of any request; threads may share it."""
+    """Decides with one policy and one entity store. It keeps no state of requests, so threads may share it."""
 
     def __init__(
         self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, sizes: EntitySizes | None = None
     ) -> None:
-        """`sizes` are those of all entity stores with which it decides; by default those of `entities`."""
+        """`sizes` are the sizes of all entity stores that decisions may use; by default those of `entities`."""
         self.kernel = kernel
         self.tree = tree = tree or tree_of(kernel)
         self._builder = ProgramBuilder(kernel, tree)
@@ -61,7 +61,7 @@ class Evaluator:
         self.entities, self.sizes = entities, sizes
         self._kept: walker.KeptAttributes = {}
         self._limiting = Limiting(self.kernel, sizes, self.tree)
-        self._own = object()  # marks the sizes that are computed with these entities
+        self._own = object()  # marks results that were computed with the sizes of these entities
         agents = self.tree.agents
         self._block_steps = BlockSteps(self.kernel.agents, sizes.deepest)
         self._steps_by_name = NamedSteps(agents.names, self._block_steps)
@@ -69,14 +69,15 @@ class Evaluator:
         self._condition_steps: Steps | None = None
 
     def with_entities(self, entities: Entities) -> Evaluator:
-        """Return an evaluator with other entities and the same program, so that no rule is built again."""
+        """Return an evaluator with other entities and the same program, without building any rule again."""
         other = copy(self)
         other._use_entities(entities, entities)
         return other
 
     def prepare(self, previous: Evaluator) -> None:
-        """Build the rules that a previous evaluator has used last, so that the first decisions after a reload are not
-        slow. Rules that cannot be built are left to the decisions."""
+        """Build the rules that a previous evaluator used last, so that the first decisions after a reload are not slow.
+        Rules that cannot be built now are built by the decisions that need them.
+        """
         with suppress(Exception):
             self.program.everyone.build_used(previous.program.everyone)
             self.program.everyuser.build_used(previous.program.everyuser)
@@ -87,14 +88,16 @@ class Evaluator:
                 rules.build_used(used)
 
     def takes_long(self, request: Request) -> bool:
-        """Return whether the decision may calculate for so long that others should not wait for it."""
+        """Return whether the decision may take so long that other requests should not wait for it."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
         rows = sum(len(row.parents) + measure_extent(row.attributes) for row in request.entities)
         return is_large(request.facts) or rows > LARGE_EXTENT or self.loops_long(request)
 
     def loops_long(self, request: Request) -> bool:
-        """Return the same as `takes_long` for a question that is not large: only loops and chains take long then."""
+        """Return the same as `takes_long` for a question that is not large: only loops and chains make its decision
+        long.
+        """
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
         rules = self.program.rules_at(request.endpoint)
@@ -106,8 +109,9 @@ class Evaluator:
         return self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS, self._steps_of_others(rules))
 
     def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: Steps | None) -> bool:
-        """Return whether the blocks that may match the hops may take more than so many steps. `others` are the steps of
-        a hop in blocks that do not name an agent; None if they are found by the groups."""
+        """Return whether the blocks that may match the hops may take more than `most` steps. `others` are the steps of
+        one hop in blocks that do not name an agent; None to compute them from the groups of the hops.
+        """
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
@@ -115,7 +119,7 @@ class Evaluator:
         of_names = self._steps_by_name
         for hop in hops:
             name = hop.get("agent") if type(hop) is dict else None
-            # Another text may be no valid name: then the hop may be any agent.
+            # Any other text may be an invalid name; then the hop may be any agent.
             if type(name) is not str or not name.isascii() or not 0 < len(name) <= MAX_STRING_LENGTH:
                 break
             found.append(of_names[name])
@@ -131,7 +135,7 @@ class Evaluator:
         return self._evaluate(several, request, rules) > most
 
     def _evaluate(self, several: Sequence[Steps], request: Request, rules: EndpointRules) -> int:
-        """Return the sum of these steps for the sizes of a request."""
+        """Return the sum of these polynomials of steps for the sizes of a request."""
         constant = sum([steps[0] for steps in several])
         varying = [steps for steps in several if len(steps) > 1]
         if not varying:
@@ -140,7 +144,7 @@ class Evaluator:
         return constant + sum(evaluate_steps(steps, size) - steps[0] for steps in varying)
 
     def _largest_size(self, request: Request, rules: EndpointRules) -> int:
-        """Return an upper bound for the size of every value that the conditions of blocks read."""
+        """Return an upper bound for the size of the values that the conditions of blocks read."""
         kernel, attributes = self.kernel, self._block_steps.attributes
         sizes = [
             measure_extent(request.facts), MAX_HOPS + 1, LONGEST_CAPTURE, *map(self.sizes.largest, list(attributes)),
@@ -150,18 +154,18 @@ class Evaluator:
         return largest_bound(bound, UnlimitedSizes(self.sizes.deepest), max(sizes))
 
     def _steps_in_groups(self, hops: Sequence[Mapping[str, object]], rules: EndpointRules) -> list[Steps]:
-        """Return the most steps of the hops in blocks that do not name an agent."""
+        """Return upper bounds for the steps of the hops in blocks that do not name an agent."""
         found = [self._steps_of_conditions] * len(hops)
         for hop in hops:
             groups = hop.get("groups")
             known = [group for group in groups if is_plain_text(group)] if isinstance(groups, tuple) else []
             found += [self._steps_by_group[group] for group in known]
             if not isinstance(groups, tuple) or len(known) < len(groups):
-                found.append(self._steps_of_others(rules))  # some group is unknown
+                found.append(self._steps_of_others(rules))  # a group may be unknown
         return found
 
     def _steps_of_others(self, rules: EndpointRules) -> Steps:
-        """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
+        """Return the steps of one hop in all blocks of the endpoint that do not name an agent."""
         mark, found = rules.hop_steps
         if mark is not self._own:
             numbers, named = rules.covering.agents | rules.covering.hands, self._named_blocks
@@ -170,7 +174,7 @@ class Evaluator:
         return found  # type: ignore[no-any-return]
 
     def _affordable_steps_of_others(self, rules: EndpointRules) -> Steps | None:
-        """Return the same as `_steps_of_others`; None where many blocks of a bundle would be decoded for it."""
+        """Return the same as `_steps_of_others`, or None if this would decode many blocks of a bundle."""
         if rules.hop_steps[0] is not self._own and isinstance(self.kernel.agents, LazySequence):
             numbers = rules.covering
             if len(numbers.agents) + len(numbers.hands) > MAX_DECODED_BLOCKS:
@@ -184,7 +188,7 @@ class Evaluator:
 
     @property
     def _steps_of_conditions(self) -> Steps:
-        """The steps of a hop in all blocks that are found neither by a name nor by a group."""
+        """The steps of one hop in all blocks that are found neither by a name nor by a group."""
         if self._condition_steps is None:
             agents = self.tree.agents
             numbers = (*(one for _, one in agents.globs), *agents.others)
@@ -194,10 +198,10 @@ class Evaluator:
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
     ) -> tuple[Decision, Effects] | Needs:
-        """Return the decision if no state can change it, else the state that it depends on.
+        """Return the decision if it depends on no state, else the state that it needs.
 
-        `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows that are known
-        so far: as long as some are lacking, rows are all that is needed.
+        `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
+        while rows are missing, the result asks only for rows.
         """
         rules = self.program.rules_at(request.endpoint)
         if request.approvals or looking is not None or self._counts_steps(request, rules):
@@ -223,7 +227,7 @@ class Evaluator:
         return lacked(request, looking) or made
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
-        """Return the decision with the state that was fetched, and the effects of committing it."""
+        """Return the decision made with the fetched state, and the effects of committing it."""
         if needs.started is not None and snapshot.entities is self.entities:
             return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
@@ -258,8 +262,9 @@ class Evaluator:
         return [one.effect.effect for one in acting if one.effect.kind == OBLIGATION]
 
     def _start(self, request: Request, snapshot: Snapshot, moment: int) -> State | None:
-        """Return the started state; None if the request reaches no guard: its path is malformed, or its decision takes
-        too many steps."""
+        """Return the state of a started decision; None if the request reaches no guard, because its path is malformed
+        or its decision takes too many steps.
+        """
         if isinstance(request.endpoint, MalformedEndpoint):
             return None
         rules = self.program.rules_at(request.endpoint)
@@ -274,7 +279,9 @@ class Evaluator:
     def _deny_long_bindings(
         self, request: Request, entities: Entities, moment: int, stamp: Stamp
     ) -> tuple[Decision, Effects] | None:
-        """Return a deny if the bindings of the endpoint take too many steps, as the keys of histories may read them."""
+        """Return a deny if the bindings of the endpoint take too many steps. They are counted first, because the keys
+        of histories may read them.
+        """
         rules = self.program.rules_at(request.endpoint)
         if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):
             return None
@@ -287,8 +294,9 @@ class Evaluator:
         return decision, Effects(excess=describe_excess(count))
 
     def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
-        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.
-        Only then are the steps counted."""
+        """Return whether the decision may exceed its maximum steps, estimated from the sizes of the question. Only then
+        are the steps counted.
+        """
         known = rules.sizes
         sizes: SizeLimit | None = known[1] if known[0] is self._own else self._size_limit(rules)
         has_chain = "chain" in request.facts
@@ -310,15 +318,15 @@ class Evaluator:
         return has_chain and self._has_long_chain(request, rules, left // 2, self._affordable_steps_of_others(rules))
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
-        """Return the most steps to find out who may approve."""
+        """Return an upper bound for the steps of testing who may approve."""
         return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.sizes.deepest)
 
     def _size_limit(self, rules: EndpointRules) -> SizeLimit | None:
-        """Return how large a question may be at an endpoint; None if any question is small enough."""
+        """Return how large a question may be at an endpoint; None if the endpoint needs no limit."""
         mark, found, depth = rules.sizes
         if mark is not self._own:
             now = self.sizes.deepest
-            if found is None and now <= depth:  # with any question of these entities small enough, or with deeper ones
+            if found is None and now <= depth:  # no limit was needed with entities at least as deep
                 rules.sizes = self._own, None, depth
                 return None
             kernel, numbers = self.kernel, rules.covering
@@ -354,23 +362,26 @@ class Evaluator:
 
 
 def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
-    """Return the roots that are objects; others are unknown."""
+    """Return the roots of the question that are objects; others are unknown."""
     return {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}
 
 
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
-    """The rows that the decision would have to know, if there are any."""
+    """Return the rows that the decision still needs, or None."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
 
 
 def is_plain_text(raw: object) -> TypeGuard[str]:
-    """Return whether a text is certainly valid as the name of a group."""
+    """Return whether a text is certainly a valid group name."""
     return type(raw) is str and raw.isascii() and 0 < len(raw) <= MAX_STRING_LENGTH
 
 
 class BlockSteps(dict[int, Steps]):
-    """The steps of a hop in each block, by its number, computed when first needed. They bound what `count_hops` counts,
-    as a polynomial in the largest size of a value; `attributes` are those that the conditions read."""
+    """The steps of one hop in each block, by its number, computed when first needed.
+
+    The steps are an upper bound for what `count_hops` counts, as a polynomial in the largest size of a value;
+    `attributes` are the attributes that the conditions read.
+    """
 
     def __init__(self, agents: Sequence[k.AgentBlock], deepest: int) -> None:
         super().__init__()
@@ -399,7 +410,7 @@ def conditions_of_hop(block: k.AgentBlock) -> Iterator[k.Expr]:
 
 
 class NamedSteps(dict[str, Steps]):
-    """The steps of a hop in all blocks for a name or a group, wherever their grants are, computed when first needed."""
+    """The steps of one hop in all blocks for a name or a group, at any endpoint, computed when first needed."""
 
     def __init__(self, names: Mapping[str, Sequence[int]], block_steps: BlockSteps) -> None:
         super().__init__()
@@ -408,6 +419,6 @@ class NamedSteps(dict[str, Steps]):
     def __missing__(self, name: str) -> Steps:
         numbers = self._names.get(name)
         if numbers is None:
-            return NOTHING  # not kept: callers can send any name
+            return NOTHING  # not stored, because callers can send any name
         self[name] = steps = add_steps((0,), *(self._block_steps[number] for number in numbers))
         return steps

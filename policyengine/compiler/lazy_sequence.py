@@ -10,7 +10,8 @@ Item = TypeVar("Item")
 
 
 class LazySequence(Sequence[Item]):
-    """Items that are decoded at first use and kept. Threads may share the sequence: all get the same item.
+    """A sequence of items that are decoded at first use and kept. Threads may share the sequence: all get the same
+    item.
 
     `read_head` decodes only the head of an item. `may_read_history` is False only if no item contains a condition on
     the history.
@@ -68,5 +69,5 @@ class LazySequence(Sequence[Item]):
 
 
 def head_at(items: Sequence[Item], index: int) -> Item:
-    """Return an item of which only the head is needed."""
+    """Return an item for a caller that needs only its head."""
     return items.head(index) if isinstance(items, LazySequence) else items[index]

@@ -1,7 +1,7 @@
-"""How large what a question brings may be, so that no rule at an endpoint takes more steps than a decision has.
+"""How large a question may be at an endpoint, so that no decision there exceeds its maximum steps.
 
-Where rules are so few and so plain that any question is small enough, nothing is asked. Else the steps of larger ones
-are counted (`spec/step_count.py`).
+If the rules of an endpoint stay below the maximum for every valid question, the endpoint has no limit. For questions
+above a limit, `spec/step_count.py` counts the steps.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.trace import Block
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
-LONGEST_CAPTURE = 128  # in steps
-PAST = (256,)  # bytes that are kept of a fact
+LONGEST_CAPTURE = 128  # steps of the longest text that a pattern captures
+PAST = (256,)  # bytes of a fact that the history stores
 CLAIMS = ("credential", "claims")
 
 
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
-    """The largest that these members of a question may be: for all steps that a decision has, and for so few that
-    nobody has to wait."""
+    """Limits for the size of these `members` of a question: up to `most`, a decision does not exceed its maximum steps;
+    up to `at_once`, no other request has to wait.
+    """
 
     most: int
     at_once: int
     members: tuple[tuple[str, str], ...]
 
     def exceeded(self, question: Mapping[str, Any]) -> bool:
-        """Whether one of them is larger; a question of which each root is an object."""
+        """Return whether a member is larger than `most`. Each root of the question must be an object."""
         return self.most < MAX_ELEMENTS and self._larger(self.most, question)
 
     def takes_long(self, question: Mapping[str, Any]) -> bool:
-        """Whether one of them is so large that others should not wait for the decision."""
+        """Return whether a member is so large that other requests should not wait for the decision."""
         return self.at_once < MAX_ELEMENTS and self._larger(self.at_once, question)
 
     def _larger(self, most: int, question: Mapping[str, Any]) -> bool:
@@ -67,8 +68,9 @@ class SizeLimit:
 
 @dataclass(frozen=True, slots=True)
 class DirectorySizes:
-    """Sizes by an entity store: `bound` is an upper bound for the facts that `with` binds, `claimed` are the attributes
-    that a credential may say, `attributes` those that are read at all."""
+    """The sizes of values with an entity store: `bound` is an upper bound for the facts that `with` binds, `claimed`
+    are the attributes that a credential may claim, `attributes` the attributes that conditions read.
+    """
 
     entities: EntitySizes
     bound: Steps
@@ -86,7 +88,7 @@ class DirectorySizes:
     def attribute(self, node: k.Attribute) -> Steps:
         own = max(self.entities.largest(node.name), LONGEST_CAPTURE if node.name == "id" else 0)
         held = (own * (1 + self.above),) if node.inherited else (own,)
-        if node.name == "id":  # of a resource that `with` binds
+        if node.name == "id":  # `with` may bind the id of a resource
             return add_steps(held, max_steps(ANY_SIZE, self.bound))
         return add_steps(held, ANY_SIZE) if node.name in self.claimed else held
 
@@ -136,7 +138,7 @@ class AnySizes:
 
 @dataclass(slots=True)
 class Limiting:
-    """Finds the limit of each leaf."""
+    """Computes the size limit of an endpoint."""
 
     kernel: k.Kernel
     entities: EntitySizes
@@ -149,7 +151,7 @@ class Limiting:
         parts: Sequence[k.Guard | k.Limit | k.Binder],
         grants: Sequence[tuple[Block, k.Grant]],
     ) -> SizeLimit | None:
-        """None where any question is small enough."""
+        """Return the limit for these rules; None if every question is small enough."""
         if self._asking is None:
             self._asking = list(self._asked())
         rules = [*self._asking, *grants, *((None, part) for part in parts)]
@@ -164,7 +166,7 @@ class Limiting:
         return SizeLimit(largest_size(worst, work.MAX_STEPS), largest_size(worst, MAX_UNNOTICED_STEPS), members)
 
     def _asked(self) -> Iterator[tuple[Block, object]]:
-        """What blocks ask of who asks, wherever their doors are. Their grants are not needed."""
+        """Yield the conditions that heads and requirements of all blocks test, at any endpoint, without grants."""
         blocks: list[k.AgentBlock | k.UserBlock] = [
             head_at(self.kernel.agents, number) for number in self.tree.agents.asking
         ]
@@ -177,7 +179,9 @@ class Limiting:
                     yield block, one
 
     def _known(self, sizes: Sizes) -> Callable[[object], Steps]:
-        """Found once for each part of the kernel, all of which stay."""
+        """Return a function that computes the steps of a part of the kernel once. Parts are never freed, so their ids
+        stay valid.
+        """
 
         def steps(part: object) -> Steps:
             found = self._steps.get(id(part))
@@ -218,18 +222,21 @@ def members_read(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def bound_expressions(parts: Iterable[object]) -> Iterator[k.Expr]:
-    """Yield what `with` binds."""
+    """Yield the expressions that `with` binds."""
     return (expression for part in parts if isinstance(part, k.Binder) for _, expression in part.facts)
 
 
 def largest_bound(bound: Iterable[k.Expr], sizes: Sizes, largest: int) -> int:
-    """Return the largest size of a fact, if facts of the question have at most `largest`: `with` may bind larger
-    ones."""
+    """Return the largest size of a fact, if facts of the question have at most the size `largest`: `with` may bind
+    larger facts.
+    """
     return max([largest, *(evaluate_steps(size_of(one, sizes), largest) for one in bound)])
 
 
 def total(rules: Iterable[tuple[Block | None, object]], steps: Callable[[object], Steps]) -> Steps:
-    """All that can be looked at for one question: of blocks about one name, those of one name."""
+    """Return the most steps that one question can take in these rules. A question has one name, so of the blocks that
+    name a principal, only those of the most expensive name count.
+    """
     others, by_name = NO_STEPS, dict[tuple[type[Block], str], Steps]()
     for block, part in rules:
         found = steps(part)
@@ -249,8 +256,9 @@ def steps_of_any(part: object, sizes: Sizes) -> Steps:
 
 
 def loops(kernel: k.Kernel) -> bool:
-    """Return whether a rule alone may take so long that others should not wait, or the blocks that may match a chain;
-    True for a bundle, whose rules are not decoded for that."""
+    """Return whether a single rule, or the blocks that may match a chain, may take so long that other requests should
+    not wait. Always True for a bundle, because the answer would require decoding its rules.
+    """
     if isinstance(kernel.guards, LazySequence):
         return True
     if any(issuer.records_chains for issuer in kernel.issuers.values()):

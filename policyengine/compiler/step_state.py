@@ -1,4 +1,4 @@
-"""Reads the values for the step count in the state of a decision, with nodes of the program."""
+"""Reads values for the step count from the state of a decision, with nodes of the program."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class Presenter(NamedTuple):
 
 
 class StepNodes:
-    """The nodes of the expressions whose steps were counted, made when first needed and kept, and the blocks of the
-    policy by whom they are about."""
+    """Makes and keeps the nodes of the expressions whose steps are counted, and indexes the blocks of the policy by
+    principal.
+    """
 
     def __init__(self, builder: ProgramBuilder, tree: Tree) -> None:
         self.kernel = builder.kernel
@@ -55,8 +56,9 @@ class StepNodes:
 
 @dataclass(slots=True)
 class StateReader:
-    """Reads facts in a state. `scope` has the loops around the expression, and `past` is the past request that its
-    condition is about."""
+    """Reads facts in a state. `scope` has the loops around the expression, and `past` is the past request on which a
+    condition is tested.
+    """
 
     nodes: StepNodes
     state: State
@@ -102,8 +104,9 @@ class StateReader:
 
 @dataclass
 class StartedRequest:
-    """A request with the rules of its endpoint, and of these blocks only those that may be about its caller. `spent`
-    are the approvals that were already used."""
+    """A request with the rules of its endpoint, and with the blocks that may match its caller. `spent` are the
+    approvals that were already used.
+    """
 
     nodes: StepNodes
     state: State

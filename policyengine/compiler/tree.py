@@ -1,8 +1,8 @@
-"""Kernel → decision tree: an index of the rules by endpoint pattern and by principal.
+"""The decision tree of a kernel: an index of the rules by endpoint pattern and by principal.
 
-A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules.
-`build_program.py` collects the rules of each endpoint from it. `TreeBuilder` needs of a rule only where it stands, so
-that a bundle builds its tree without decoding conditions.
+A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules;
+`build_program.py` collects the rules of each endpoint from it. `TreeBuilder` needs only the patterns and the principals
+of a rule, so that a bundle builds its tree without decoding conditions.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ NO_NODES: Any = MappingProxyType({})  # shared by all nodes that end a pattern
 FIRST = (0,)
 
 
-# Structs, because a tree of ten thousand rules is built in the time of loading: they are created and read faster, and
-# are smaller, than dataclasses.
+# Structs are created and read faster than dataclasses, and are smaller; loading a policy builds a tree of up to
+# thousands of rules.
 class Node(Struct):
-    """A node of the trie of paths: the next segments, the patterns that end here, and those that end here in `**`."""
+    """A node of the trie of paths: the next segments, the patterns that end here, and the patterns that end here with
+    `**`.
+    """
 
     literals: dict[str, Node] = NO_NODES
     affixes: dict[Affix, Node] = NO_NODES
@@ -52,7 +54,9 @@ class Action:
 
 
 class Opens(Struct, frozen=True, gc=False):
-    """Openings of one `may`, by their numbers in it; `kind` is the list of the kernel that contains the block."""
+    """The openings of one `may` that use a pattern, by number; `kind` is the member of the kernel that contains the
+    block.
+    """
 
     kind: str  # "agents", "users", "anyones"
     block: int
@@ -62,7 +66,8 @@ class Opens(Struct, frozen=True, gc=False):
 
 class Uses(Struct):
     """The rules that use one pattern. `hands` are pairs of a block and the number of its `may delegate`. `excepts` are
-    guards that except the pattern, `spared` limits that do. `watches` record the requests that match it."""
+    guards, and `spared` limits, that exclude the pattern. `watches` record the requests that match it.
+    """
 
     opens: Sequence[Opens] = ()
     hands: Sequence[tuple[int, int]] = ()
@@ -76,7 +81,7 @@ class Uses(Struct):
 
 class Principals(Struct, frozen=True):
     """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition or
-    match everyone. `asking` are the blocks with a condition in their head or in their requirements.
+    match everyone. `asking` are the blocks with a condition in their head or in a requirement.
     """
 
     names: dict[str, list[int]]
@@ -87,8 +92,9 @@ class Principals(Struct, frozen=True):
 
 
 class Tree(Struct, frozen=True):
-    """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are by the number of a pattern.
-    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern."""
+    """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are indexed by pattern number.
+    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
+    """
 
     package: str
     revision: str
@@ -107,7 +113,9 @@ class Tree(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Covering:
-    """The rules that cover an endpoint, by their numbers in the kernel; `hands` are blocks that delegate there."""
+    """The rules that cover an endpoint, by their numbers in the kernel; `hands` are agent blocks that
+    delegate there.
+    """
 
     agents: frozenset[int]
     users: frozenset[int]
@@ -149,8 +157,9 @@ def tree_of(kernel: k.Kernel) -> Tree:
 
 
 def indexed_parts(rule: k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit) -> tuple[object, ...]:
-    """Return all of a rule that its tree depends on: the tree stays the same if another rule with equal parts takes
-    its place."""
+    """Return everything in a rule on which the tree depends: a rule with equal parts can replace it without a change of
+    the tree.
+    """
     match rule:
         case k.Guard() | k.Rate() | k.Budget():
             return rule.place.patterns, rule.place.excepts
@@ -170,7 +179,7 @@ def grant_patterns(block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> list[li
 
 
 def placed_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:
-    """Yield the patterns at which rules stand, in the order in which `tree_of` numbers them."""
+    """Yield the patterns of all rules in the order in which `tree_of` numbers them."""
     for agent in kernel.agents:
         yield from (target.pattern for grant in agent.grants for target in grant.openings)
         yield from (pattern for delegate in agent.delegates for pattern in delegate.patterns)
@@ -193,8 +202,8 @@ def numbers_in(place: k.Place, of: PatternNumbers) -> tuple[list[int] | None, li
 
 
 class PatternNumbers:
-    """Numbers patterns in the order in which they are first asked for; `add` is called with each new one. Patterns are
-    looked up by identity first, because to hash one takes longer; they belong to a kernel that stays.
+    """Numbers patterns in the order in which they are first looked up; calls `add` for each new pattern. Patterns are
+    looked up by identity first, because hashing is slower; the kernel keeps them alive.
     """
 
     def __init__(self, add: Callable[[k.Pattern], None]) -> None:
@@ -217,7 +226,7 @@ class PatternNumbers:
 
 
 class TreeBuilder:
-    """Builds a tree: first the patterns are added, in the order of their numbers, then the rules of each kind, in the
+    """Builds a tree: callers first add the patterns in the order of their numbers, then the rules of each kind in the
     order of the kernel.
     """
 
@@ -254,8 +263,8 @@ class TreeBuilder:
                 self.add_action(verb, type_)
 
     def add_path(self, methods: Methods, steps: Iterable[str | WildStep], rest: bool, folding: k.Folding) -> None:
-        """Add a pattern of paths; a step is the text of a literal segment, or a tuple that begins with the ends of a
-        wild one.
+        """Add a pattern of paths; a step is the text of a literal segment, or a tuple that begins with the prefix and
+        suffix of a wildcard.
         """
         node = self._root
         for step in steps:
@@ -360,7 +369,7 @@ class TreeBuilder:
 
 
 class PrincipalIndex:
-    """The blocks of one kind by their heads."""
+    """Indexes the blocks of one kind by their heads."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[int]] = {}
@@ -410,7 +419,7 @@ def segment_step(segment: k.Segment) -> str | Affix:
 
 
 def appended(held: Sequence[Item], item: Item) -> Sequence[Item]:
-    """Return the sequence with one more item: the same one, unless it is the shared empty tuple."""
+    """Return the sequence with the item appended: the same object, unless it is the shared empty tuple."""
     if isinstance(held, list):
         held.append(item)
         return held

@@ -70,7 +70,7 @@ class Diagnostic:
 
 
 class BoundExceededError(Exception):
-    """A check would exceed a work limit; `diagnostic` describes the place."""
+    """The error for a check that would exceed a work limit; `diagnostic` describes the place."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:
         super().__init__(diagnostic.message)

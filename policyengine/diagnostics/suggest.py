@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MAX_WORD_LENGTH = 64  # longer texts are compared by their beginning, because comparing takes quadratic time
+MAX_WORD_LENGTH = 64  # maximum characters to compare, because comparing takes quadratic time
 CUTOFF = 0.7  # similarity, from 0 to 1
 
 

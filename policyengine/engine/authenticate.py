@@ -1,5 +1,6 @@
-"""Authentication of questions: replaces raw credentials with the facts that they prove, or with the reason of a
-refusal."""
+"""Authentication of questions: replaces raw credentials with the facts that they prove, or with the reason
+of a refusal.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +23,8 @@ from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.stores.base import StoreError
 
 _LOG = logging.getLogger("policyengine")
-TRANSIENT_REFUSALS = frozenset(
-    {RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value}
-)  # refusals that may be temporary
+# Refusals that may be temporary.
+TRANSIENT_REFUSALS = frozenset({RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value})
 REPLACED_MEMBERS = frozenset({*PRINCIPAL_ROOTS, "credentials"})
 
 
@@ -59,8 +59,9 @@ def question_with_facts(
 def recheck_proof(
     identity: CredentialAuthenticator, before: VerifiedCredential | CredentialRefusal, now: int
 ) -> Mapping[str, object]:
-    """Return the facts that were just proved for the same request, unless the credential has since expired or been
-    revoked."""
+    """Return the facts that were just proved for the same request. If the credential has since expired or been revoked,
+    return its refusal.
+    """
     if isinstance(before, CredentialRefusal):
         return {"credential": {"refused": before.refusal.value}}
     ended = RefusalCode.EXPIRED if before.expires <= now else check_revocation(identity, before, now)
@@ -105,8 +106,9 @@ def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int
 
 
 def with_cached_facts(identity: CredentialAuthenticator, question: Question, now: int) -> Request:
-    """Return the request with facts that are already known for its credentials, to estimate its size. Nothing is
-    decided with them and nothing is counted. Raises RequestError."""
+    """Return the request with facts that are already known for its credentials, to estimate its size. This decides and
+    counts nothing. Raises RequestError.
+    """
     members = question.members
     raw = None if members is None else members.get("credentials")
     if members is not None and isinstance(raw, VerifiedCredential | CredentialRefusal):
@@ -185,7 +187,7 @@ def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
 
 
 def proof_request(request: Request, credentials: Credentials) -> Presented:
-    """Return the parts of the request that a proof of possession can be bound to."""
+    """Return the parts of the request to which a proof of possession can be bound."""
     http = request.facts.get("request")
     given: Mapping[str, object] = http if isinstance(http, Mapping) else {}
     headers = given.get("headers")
@@ -197,7 +199,9 @@ def proof_request(request: Request, credentials: Credentials) -> Presented:
 
 
 def body_size(request: Request, http: Mapping[str, object]) -> object:
-    """Return the body size that the gateway reports; True if it reports no size, or 0 although there are body facts."""
+    """Return the body size that the gateway reports. True stands for an unknown size: the gateway reports none, or 0
+    although there are body facts.
+    """
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, MissingValue) else size
     return size or isinstance(body, Invalid) or (isinstance(body, Mapping) and bool(body)) or size
@@ -224,8 +228,9 @@ def reject_raw_credentials(request: Request) -> Request:
 
 
 class Authenticator:
-    """Replaces the credentials of questions with the facts that they prove. It fails closed: every error is a
-    refusal."""
+    """Replaces the credentials of questions with the facts that they prove. It fails closed: every error is
+    a refusal.
+    """
 
     def __init__(
         self, identity: CredentialAuthenticator, nanoseconds: Callable[[], int], failures: FailureCounter

@@ -1,4 +1,4 @@
-"""Batches: decide many questions in order, with one commit to a remote store for many of them."""
+"""Batches: decides many questions in order, with one commit to a remote store for many of them."""
 
 from __future__ import annotations
 

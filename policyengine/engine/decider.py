@@ -55,13 +55,13 @@ NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
 
 
 class DecisionBasis(Struct, frozen=True, gc=False):
-    """A decision and the state that it depends on, for the log."""
+    """A decision and the state on which it depends, for the log."""
 
     decision: Decision
     moment: int  # nanoseconds since 1970
-    spent: frozenset[str]  # approvals in the request that were already used
+    spent: frozenset[str]  # the approvals in the request that were already used, encoded for the log
     spends: tuple[str, ...] = ()
-    history: bytes = b""  # further members for its log line
+    history: bytes = b""  # further members of the log line
     entities_mark: bytes = b""
 
 
@@ -86,7 +86,7 @@ class Decider:
         self.kernel, self.tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
-        self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
+        self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
 
@@ -102,7 +102,7 @@ class Decider:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
         ones stay."""
         evaluator = self.compiled.evaluator.with_entities(entities)
-        evaluator.prepare(self.compiled.evaluator)  # it measures the rows, which the event loop would wait for
+        evaluator.prepare(self.compiled.evaluator)  # measured now, because the event loop would otherwise wait for it
         self.compiled = self._compile(entities, evaluator)
 
     def now(self) -> int:
@@ -116,8 +116,9 @@ class Decider:
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide and commit what the decision spends. With a claim, return the decision that another request with the
-        same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
+        """Decide, and commit what the decision spends. With a claim, return the decision that another request with the
+        same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
+        """
         for _ in range(MAX_COMMIT_TRIES):
             moment, compiled = self.nanoseconds(), self.compiled
             decision, effects, state = self._resolve(compiled, request, moment)
@@ -164,7 +165,7 @@ class Decider:
         return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, moment), facts, trace)
 
     def restore(self, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
-        """Return the decision that was made with the same key. Raises KeyReuseError and KeyInProgressError."""
+        """Return the earlier decision that was made with the same key. Raises KeyReuseError and KeyInProgressError."""
         if record.digest != claim.digest:
             raise KeyReuseError("the key was used for another question")
         if record.draft is None or record.settled is None:
@@ -179,8 +180,9 @@ class Decider:
     def _resolve(
         self, compiled: CompiledPolicies, request: Request, moment: int
     ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
-        """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
-        the log members of the history and the rows."""
+        """Return the decision, its effects, and the state on which it depends: the approvals that were already used,
+        and the log members of the history and the rows.
+        """
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
         lookup: LookupEntityStore | None = None
         if compiled.entities.lookups is None:
@@ -239,7 +241,7 @@ class Decider:
         return planned
 
     def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, moment: int) -> bytes:
-        """Encode the history before anything is spent, because the decision did not know later reports."""
+        """Encode the history before the decision is committed, because outcomes reported later did not affect it."""
         if self._log is None:
             return b""
         kernel = replace(self.kernel, binders=evaluator.binders_at(request))

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Decides by one set of policies. Threads may share it.
+    """Decides with one set of policies. Threads may share it.
 
     A method waits only for the store, for an issuer of credentials, and for entities that are looked up. Malformed
     questions raise RequestError; every other error inside a decision is a deny at gate `failure`, counted in `failures`
@@ -88,9 +88,8 @@ class Engine:
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
-        self.preceding_directory: EntityStore | None = (
-            None  # of a successor: that of the engine it succeeds, until then
-        )
+        # Of a successor: the entity store of its predecessor, until the successor takes over.
+        self.preceding_directory: EntityStore | None = None
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -181,8 +180,7 @@ class Engine:
         return successor
 
     def prepare(self, previous: Engine) -> None:
-        """Build the rules that a previous engine has used last, so that the first decisions after a reload are not
-        slow."""
+        """Build the rules that a previous engine used last, so that the first decisions after a reload are not slow."""
         self.decider.compiled.evaluator.prepare(previous.decider.compiled.evaluator)
 
     def verify_credentials(self, identity: IdentitySource | None) -> Self:
@@ -193,7 +191,7 @@ class Engine:
         return self
 
     def use_identity(self, identity: CredentialAuthenticator | None) -> None:
-        """Verify raw credentials by `identity` from now on; with None, reject questions that contain credentials."""
+        """Verify raw credentials with `identity` from now on; with None, reject questions that contain credentials."""
         decider = self.decider
         decider.keeps_proofs = identity is not None
         self._authenticator = None
@@ -379,10 +377,9 @@ class Engine:
         return self.decider.compiled.entities
 
     def replace_directory(self, directory: EntityStore) -> None:
-        """Decide with other entities from now on; each concurrent decision uses one entity store. Raises
-        DecisionLogError if they cannot be logged; then the previous ones stay.
-
-        Hold `directory_lock` to look at `directory` and replace it in one step.
+        """Decide with other entities from now on. Each decision uses a single entity store from beginning to end.
+        Raises DecisionLogError if the entities cannot be logged; then the previous ones stay. Hold `directory_lock` to
+        read `directory` and replace it in one step.
         """
         with self.directory_lock:
             self.decider.replace_entities(directory)
@@ -420,8 +417,9 @@ class Engine:
         return self.kernel.revision
 
     def describe_program(self) -> ProgramDescription:
-        """Describe the rules that decide at each endpoint, with their source places; it takes as long as deciding at
-        every endpoint once."""
+        """Describe the rules that decide at each endpoint, with their source places. This takes as long as deciding
+        once at every endpoint.
+        """
         from policyengine.compiler.description.program import describe_program
 
         return describe_program(self.kernel, self.decider.tree)
@@ -440,9 +438,7 @@ class Engine:
 
     def observe(self, wanted: Observe) -> None:
         """Until `wanted.until`, report requests that these policies would stop, and let them pass; `docs/observe.md`
-        lists what never passes.
-
-        Call this method before the first question. Raises ObserveError.
+        lists the exceptions. Call this method before the first question. Raises ObserveError.
         """
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
 

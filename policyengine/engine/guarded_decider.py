@@ -39,8 +39,9 @@ class GuardedDecider:
         return self._recorder.record(request, basis.decision, call, state, basis.moment)
 
     def record_failure(self, request: Request | None, error: Exception, call: bytes) -> Decision:
-        """Record and return a deny for the exception that is being handled. Without a request, because it could not be
-        read, the log line has an empty one: the question may contain credentials."""
+        """Record and return a deny for the exception that is being handled. If the request could not be read, it is
+        None and the log line has an empty request, because the question may contain credentials.
+        """
         if isinstance(error, StoreError):
             denied = self._recorder.deny_unavailable(error)
         else:

@@ -59,7 +59,7 @@ class IdempotentDecider:
             keeps = refusal_code(request) not in TRANSIENT_REFUSALS
             decision = self._guard(request, partial(self._decider.decide, claim=claim if keeps else None))
             keeps = keeps and decision.gate is not Gate.FAILURE
-        finally:  # unless another request with this key was faster, which then owns the claim
+        finally:  # if another request with this key was faster, it owns the claim
             if request is None or not keeps:
                 self._release(claim)
         return decision

@@ -1,5 +1,6 @@
-"""Observe mode: which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes these
-decisions."""
+"""Observe mode: decides which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes
+these decisions.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ class Observer:
     original outcome."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
-        """Raises ObserveError if the end, a package or an endpoint is invalid."""
+        """Raise ObserveError if the end, a package or an endpoint is invalid."""
         check_time(wanted.until, clock())
         check_packages(wanted.packages, kernel.packages)
         self.wanted = wanted
@@ -159,15 +160,17 @@ def parse_observed_endpoint(text: str, kernel: k.Kernel) -> k.Place:
 
 
 def match_literally(place: k.Place) -> k.Place:
-    """Return a place that matches literally: without case folding for the endpoints that it includes, and with full
-    case folding for its exceptions."""
+    """Return a place that matches strictly: without case folding for the endpoints that it includes, and with full case
+    folding for its exceptions.
+    """
     patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
     return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
 
 
 def check_methods(place: k.Place, kernel: k.Kernel) -> None:
-    """Check that some policy uses the methods, because an unknown method is probably a typing error. Raises
-    ObserveError."""
+    """Check that at least one policy uses the methods, because an unknown method is probably a typing error. Raises
+    ObserveError.
+    """
     known = {*HTTP_METHODS, *http_methods(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
     known.update(http_methods(opening.pattern for block in all_blocks(kernel) for opening in block_openings(block)))
     for method in http_methods(place.patterns or ()):

@@ -18,11 +18,9 @@ SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors ta
 
 
 class EngineOptions(TypedDict, total=False):
-    """Keyword arguments of `Engine` and of its constructors.
-
-    `clock` returns the current time, timezone-aware; `ids` creates a decision's id from it. With a `log`, each decision
-    is logged before it is returned. `store` keeps what decisions spend; the default is the memory of this process
-    (`docs/stores.md`).
+    """Keyword arguments of `Engine` and of its constructors. `clock` returns the current time, timezone-aware; `ids`
+    creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
+    what decisions spend; the default is the memory of this process (`docs/stores.md`).
     """
 
     clock: Clock

@@ -15,10 +15,8 @@ RawQuestion: TypeAlias = Request | dict[str, object] | str | bytes
 
 
 class Question:
-    """A question as received, which is parsed once, on first use.
-
-    `is_authenticated`: its credentials have been replaced with the facts that they prove, because a proof is accepted
-    only once.
+    """A question as received, parsed once on first use. `is_authenticated` means that its credentials have been
+    replaced with the facts that they prove; a proof is accepted only once.
     """
 
     __slots__ = ("_request", "is_authenticated", "raw")
@@ -29,7 +27,9 @@ class Question:
 
     @classmethod
     def of(cls, question: QuestionLike) -> Question:
-        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for every other type."""
+        """Wrap a question; its members are checked when it is parsed. Raises RequestError for an object of any other
+        type.
+        """
         return question if type(question) is cls else cls(plain_question(question))  # type: ignore[arg-type]
 
     @property
@@ -84,7 +84,7 @@ def parse_request(question: QuestionLike) -> Request:
 
 
 def reject_chosen_time(request: Request) -> None:
-    """Check that a question about another time spends nothing. Raises RequestError."""
+    """Check that a question that sets its time spends nothing. Raises RequestError."""
     if request.options.at is not None:
         raise RequestError("options.at", "a decision for a chosen time cannot spend", "set `options.consume` to false")
 

@@ -1,4 +1,4 @@
-"""The recorder: every decision passes it once, for the log, observe mode and the failure counter."""
+"""The recorder: passes every decision once through the log, observe mode and the failure counter."""
 
 from __future__ import annotations
 
@@ -47,11 +47,9 @@ class DecisionRecorder:
         state: bytes,
         moment: int | None = None,
     ) -> Decision:
-        """Log a decision and apply observe mode; return the answer. If logging fails the answer is a denial, unless the
-        operator allows it.
-
-        `state` holds the log members of the state that the decision depends on. `moment` is the time of the decision in
-        nanoseconds; a failed decision has none, and is logged with the current time.
+        """Log a decision and apply observe mode; return the answer. If logging fails, the answer is a denial, unless
+        the operator chose otherwise. `state` holds the log members of the state on which the decision depends. `moment`
+        is the time of the decision in nanoseconds; a failed decision has none, and is logged with the current time.
         """
         log, given = self.log, decision
         if self.observer is not None:

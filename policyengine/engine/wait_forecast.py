@@ -17,14 +17,14 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large
 
 T = TypeVar("T")
-MAX_SMALL_BYTES = 900  # of a question that cannot be large: `is_large` counts at most two parts for each byte
+MAX_SMALL_BYTES = 900  # maximum bytes of a small question: `is_large` counts at most two parts for each byte
 UNKNOWN_SIZE = 2**31
 
 
 class WaitForecast:
-    """Forecasts from data in memory, without deciding. A malformed question never waits, because deciding it raises
-    RequestError immediately. A question for which the forecast fails is expected to wait; deciding it reports the
-    failure."""
+    """Forecasts from data in memory, without deciding. For a malformed question the forecast is False, because deciding
+    it raises RequestError immediately. If the forecast itself fails, it is True, and the decision reports the failure.
+    """
 
     def __init__(self, decider: Decider, state: StateUse, authenticator: Authenticator | None) -> None:
         self._decider, self._state, self._authenticator = decider, state, authenticator
@@ -50,9 +50,8 @@ class WaitForecast:
             return True
 
     def takes_long(self, question: QuestionLike) -> bool:
-        """Return whether the decision may calculate for longer than an event loop should wait.
-
-        False for a question that waits for an issuer, because it waits in its own thread, not in the single thread for
+        """Return whether the decision may calculate for longer than an event loop should wait. False for a question
+        that waits for an issuer, because that question gets its own thread instead of the single thread for
         calculations.
         """
         if self.awaits_issuer(question):
@@ -73,7 +72,8 @@ class WaitForecast:
 
     def takes_long_to_decide(self, request: Request, size: int = UNKNOWN_SIZE) -> bool:
         """Return the same as `takes_long`, for a request whose credentials are proved. `size` is the number of bytes of
-        the encoded question: if they are few, only loops can take long."""
+        the encoded question; in a small question, only loops can take long.
+        """
         evaluator = self._decider.compiled.evaluator
         return evaluator.loops_long(request) if size <= MAX_SMALL_BYTES else evaluator.takes_long(request)
 
@@ -83,7 +83,7 @@ class WaitForecast:
         return loops(self._decider.kernel)
 
     async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
-        """Decide on the event loop if that takes no time, otherwise in a thread."""
+        """Decide on the event loop if the forecast says that this is fast, otherwise in a thread."""
         asked = Question.of(question)
         if self.takes_long(asked):
             return await run_in_turn(ask, asked)

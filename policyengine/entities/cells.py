@@ -17,7 +17,7 @@ from policyengine.runtime.values import ID_NAMES, MAX_STRING_LENGTH, Invalid, Un
 from policyengine.typesystem import EntityRef, Scalar
 
 SEPARATOR = ";"
-MAX_CACHED_CELLS = 65_536  # distinct cells cached for each column
+MAX_CACHED_CELLS = 65_536  # maximum distinct cells cached for each column
 INT = re.compile(r"[+-]?[0-9]{1,40}")
 NUMBER = re.compile(r"[+-]?[0-9]{1,6145}(\.[0-9]{1,6178})?([eE][+-]?[0-9]{1,4})?")
 BOOLS = {"true": True, "false": False, "TRUE": True, "FALSE": False, "True": True, "False": False}
@@ -58,7 +58,7 @@ def copy_declarations(declared: EntityDeclarations) -> dict[str, DeclarationCopy
 
 
 class CellError(Exception):
-    """A cell that does not match its declared type: `message` says why, `hint` how to write it."""
+    """The error for a cell that does not match its declared type: `message` says why, `hint` how to write it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -110,12 +110,12 @@ def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
             cause = min(part.causes, key=lambda cause: cause.why)
             why = "an element is empty" if cause.absent else cause.why
             raise CellError(f"`{name}`: {why}", cell_format_hint(type_))
-    # A time keeps its text, which policies read in the same way and which people can read in the decision log.
+    # A time stays text, which policies read in the same way and people can read in the decision log.
     return value if isinstance(type_, typesystem.RefType | typesystem.SetType | typesystem.ListType) else raw
 
 
 def cell_format_hint(type_: typesystem.Type) -> str | None:
-    """Return a hint that says how to write a cell of the type, or None if every text is valid."""
+    """Return a hint that says how to write a cell of the type; None if every text is valid."""
     match type_:
         case Scalar.BOOL:
             return "write `true` or `false`"

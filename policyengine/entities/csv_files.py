@@ -1,4 +1,4 @@
-"""Read entities from CSV: one file for each type, named after it, with a header of `id`, `in` and attributes."""
+"""Reads entities from CSV: one file for each type, named after it, with a header of `id`, `in` and attributes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_table(path: Path, declared: EntityDeclarations, gathering: RowCollector
 
 @dataclass(slots=True)
 class CsvReader:
-    """A reader of CSV records: yields each as a list of cells, with the number of its first line."""
+    """A reader of CSV records: yields each record as a list of cells, with the number of its first line."""
 
     name: str
     file: BinaryIO
@@ -171,8 +171,9 @@ class CsvTable:
 
 
 def misspelled_columns(name: str, columns: set[str], declaration: EntityDeclaration) -> Iterator[str]:
-    """Yield a note for each column that looks like a misspelled attribute. Other columns may be for other readers of
-    the table."""
+    """Yield a note for each column that looks like a misspelled attribute. Other undeclared columns may be for other
+    readers of the table.
+    """
     known = [field.name for field in declaration.fields]
     for column in sorted(columns - {*known, ID, IN}):
         meant = suggest(column, [one for one in (*known, IN) if one not in columns])

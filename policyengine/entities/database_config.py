@@ -1,4 +1,4 @@
-"""Read `[directory]` of a TOML file: which tables of a database hold which entities, and the limits of its queries."""
+"""Reads `[directory]` of a TOML file: which tables of a database hold which entities, and the limits of its queries."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ JOIN = 'as in `{ table = "memberships", id = "user", value = "team" }`'
 
 @dataclass(frozen=True, slots=True)
 class JoinTable:
-    """A table with one row for each element of a set or list: `id` is the column of the owner, `value` of the element.
-    `type` is the entity type of the elements if `value` does not contain it."""
+    """A table with one row for each element of a set or list: `id` is the column of the owner, `value` the column of
+    the element. `type` is the entity type of the elements if `value` does not contain it.
+    """
 
     table: str
     id: str
@@ -53,7 +54,8 @@ class EntityTableConfig:
 class DatabaseConfig:
     """The configuration of one database, with times in seconds. `timeout` limits the time that one decision waits,
     `ttl` the age of a cached row, and `most` the number of cached rows. `refresh` is the interval at which tables that
-    were loaded whole are loaded again (0: never)."""
+    were loaded whole are loaded again (0: never).
+    """
 
     file: str
     entities: tuple[EntityTableConfig, ...]

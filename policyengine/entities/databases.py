@@ -1,4 +1,4 @@
-"""Read entities from a database: tables loaded whole, or rows looked up by key."""
+"""Reads entities from a database: tables loaded whole, or rows looked up by key."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from policyengine.entities.store import NO_ANSWER, RowResult
 from policyengine.entities.worker_pool import WorkerPool, WorkerTimeoutError
 from policyengine.typesystem import EntityRef
 
-LOOKUP_BATCH_SIZE = 500  # ids in one statement
-PROBE_IDS = ("0", str(UUID(int=0)))  # ids that match no row: each type of id column accepts one of them
+LOOKUP_BATCH_SIZE = 500  # maximum ids in one statement
+PROBE_IDS = ("0", str(UUID(int=0)))  # ids that match no row; for each type of id column, one of them is valid
 Answer = TypeVar("Answer")
 
 
@@ -47,7 +47,7 @@ class SqlRowSource:
         def connect() -> sa.Connection:
             return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-        # Connections to a SQLite file are not kept, because another file may replace it and opening it is cheap.
+        # Connections to a SQLite file are not kept, because another file may replace it and opening a file is cheap.
         self._hands = WorkerPool(connect, database.map.connections, keep=database.kind != "sqlite")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -142,5 +142,6 @@ class SqlRowSource:
 
 def reopen_database(database: DatabaseConfig, declared: EntityDeclarations) -> SqlRowSource:
     """Return the row source of a database in another process, without connecting. Raises EntitiesError for an invalid
-    URL."""
+    URL.
+    """
     return SqlRowSource(Database(database, declared))

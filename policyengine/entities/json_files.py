@@ -1,5 +1,6 @@
-"""Read entities from JSON, `{"entities": [{"type": "user", "id": "alice", "attributes": {…}, "in": […]}]}`, and from
-JSON Lines, with one row on each line."""
+"""Reads entities from JSON, `{"entities": [{"type": "user", "id": "alice", "attributes": {…}, "in": […]}]}`, and from
+JSON Lines, with one row on each line.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ __all__ = ["EntitiesError", "bounded_lines", "open_entity_file", "read_json", "r
 
 SHAPE = 'write `{"entities": [{"type": "user", "id": "alice", "attributes": {…}}]}`'
 LINE = 'write a row on each line: `{"type": "user", "id": "alice", "attributes": {…}}`'
-ROW_MEMBERS = {"type", "id", "attributes", "in"}  # a row with other members takes the slow path
-MAX_JSON_BYTES = 2**29  # bytes: a JSON file is read whole
+ROW_MEMBERS = {"type", "id", "attributes", "in"}  # rows with other members take the slow path
+MAX_JSON_BYTES = 2**29  # maximum bytes, because a JSON file is read whole
 MAX_LINE_BYTES = 2**24  # bytes
 BOM = b"\xef\xbb\xbf"
 
@@ -109,8 +110,9 @@ MAX_PLAIN_LENGTH = 1_000
 
 
 def parse_plain_row(raw: object) -> EntityData | None:
-    """Return what `entity_row` returns, faster, for a row with plain values only; return None for every other row. Most
-    rows are plain."""
+    """Return the same as `entity_row`, but faster, for a row with only plain values; return None for every other row.
+    Most rows are plain.
+    """
     if type(raw) is not dict or not raw.keys() <= ROW_MEMBERS:
         return None
     ref, attributes, above = parse_plain_reference(raw), raw.get("attributes"), raw.get("in")
@@ -170,8 +172,9 @@ def is_plain_value(value: object) -> bool:
 
 @contextmanager
 def open_entity_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, not a device or pipe, which might never end. Raises EntitiesError, also at the end of the
-    block if another process changed the file in the meantime."""
+    """Open a regular file. Devices and pipes are refused, because they might never end. Raises EntitiesError, also at
+    the end of the block if another process changed the file in the meantime.
+    """
     with _open_regular_file(path) as file:
         before = FileVersion.of(file.fileno())
         yield file

@@ -27,15 +27,17 @@ from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-MAX_ANCESTOR_STEPS = 32  # levels of membership above an entity
-MAX_ROUNDS = 100  # lookups of one decision, each of which may depend on the previous one
+MAX_ANCESTOR_STEPS = 32  # maximum levels of membership above an entity
+MAX_ROUNDS = 100  # maximum consecutive lookups of one decision, each of which may depend on the previous one
 MAX_ROWS = 10_000  # maximum number of rows that one decision looks up
-PAUSE_SECONDS = 1.0  # seconds in which a source that failed is not asked again
+PAUSE_SECONDS = 1.0  # seconds for which a source that failed is not asked again
 UNANSWERED = Invalid(NOT_ANSWERED)
 
 
 class RowLookupError(Exception):
-    """A failed row lookup: the reason, without secrets, and whether lookups of other rows would fail as well."""
+    """The error for a failed row lookup: the reason, without secrets, and whether lookups of other rows would fail as
+    well.
+    """
 
     def __init__(self, why: str, *, lasts: bool = True) -> None:
         super().__init__(why)
@@ -43,8 +45,9 @@ class RowLookupError(Exception):
 
 
 class RowSource(Protocol):
-    """A source of rows of some entity types. `fetch` returns within `seconds` or raises RowLookupError; entities
-    without a row are missing in its result."""
+    """A source of rows of some entity types. `fetch` returns within `seconds` or raises RowLookupError; its result
+    lacks entities without a row.
+    """
 
     @property
     def identity(self) -> object:
@@ -96,8 +99,9 @@ class LookupEntityStore(EntityStore):
         return self._lookups.types
 
     def fetch(self) -> None:
-        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive in time stay
-        unknown."""
+        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive by then
+        stay unknown.
+        """
         asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
         self.lacking.clear()
         self._rounds += 1
@@ -127,7 +131,7 @@ class LookupEntityStore(EntityStore):
         return self.found[ref]
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        return False  # found_of noted it as lacking
+        return False  # `found_of` has noted the row as lacking
 
     def __len__(self) -> int:
         return len(self.directory) + len(self.rows())
@@ -137,8 +141,9 @@ class LookupEntityStore(EntityStore):
         yield from self.rows()
 
     def __contains__(self, ref: EntityRef) -> bool:
-        """Whether the store has the row, or its source did not answer: in both cases a row in the request is
-        ignored."""
+        """Return whether the store has the row, or the row's source did not answer: in both cases a row in the request
+        is ignored.
+        """
         return self.found_of(ref) is not None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
@@ -161,8 +166,9 @@ class LookupEntityStore(EntityStore):
                 return NOBODY_ANSWERED
 
     def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
-        """Return the ancestors, level by level: each level may need a round trip, so the number of levels is
-        bounded."""
+        """Return the ancestors, level by level. Each level may need a round trip, so the number of levels
+        is bounded.
+        """
         found = dict.fromkeys(parents)
         level, complete, answered = list(found), True, True
         for _ in range(MAX_ANCESTOR_STEPS):
@@ -188,8 +194,9 @@ class EntityLookups:
     def __init__(
         self, sources: Iterable[RowSource], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()
     ) -> None:
-        """Create the lookups. `types` are further types that are treated as looked up but have no source, as in a
-        recorded decision."""
+        """Create the lookups. `types` are further types that count as looked up but have no source, as in a recorded
+        decision.
+        """
         self._kept = [RowCache(one, clock) for one in sources]
         self._by_type = {name: kept for kept in self._kept for name in kept.source.types}
         self.types: Collection[str] = frozenset((*self._by_type, *types))
@@ -206,7 +213,7 @@ class EntityLookups:
         return self.types, *(kept.source.identity for kept in self._kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the sources without their caches: another process looks up rows itself."""
+        """Pickle the sources without their caches, because another process looks up rows itself."""
         return EntityLookups, (tuple(kept.source for kept in self._kept), self.clock)
 
     @property
@@ -263,7 +270,7 @@ class RowCache:
             return kept
 
     def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, RowResult]:
-        """Look up rows without reading the cache: the caller has already done that."""
+        """Look up rows without reading the cache, which the caller has already done."""
         now = self._clock()
         if until <= now or not self._circuit.admit():
             with self._guard:

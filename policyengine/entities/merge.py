@@ -1,5 +1,6 @@
-"""Merge rows from several sources into one entity store. If two sources contain the same entity, an error names
-both."""
+"""Merges rows from several sources into one entity store. If two sources contain the same entity, an error
+names both.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class RowOrigin(NamedTuple):
     """The source of rows: a file or database, and the list in it."""
 
     file: str
-    of: str = ""  # "entities": rows are members of that list; "": rows are lines
+    of: str = ""  # "entities": rows are items of that list; "": rows are lines
 
     def said(self, number: int) -> str:
         return f"`{self.file}` at `{self.of}[{number}]`" if self.of else f"`{self.file}:{number}`"
@@ -40,7 +41,7 @@ class RowCollector:
     """The rows, lookups and notes collected from all sources so far. Create it before the first source is read."""
 
     rows: dict[EntityRef, EntityData] = field(default_factory=dict)
-    where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # the index of its first row in `rows`
+    where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # the index of the origin's first row in `rows`
     numbers: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lookups: list[RowSource] = field(default_factory=list)

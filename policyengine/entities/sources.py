@@ -1,4 +1,4 @@
-"""Read the sources named by `--entities` into one entity store: JSON, JSON Lines, CSV tables and databases."""
+"""Reads the sources named by `--entities` into one entity store: JSON, JSON Lines, CSV tables and databases."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ class EntitySources:
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """The JSON sources, whose values are not converted to the declared types. A value of another type is unknown to
-        policies."""
+        """The JSON sources, whose values are not converted to the declared types. Policies treat a value of another
+        type as unknown.
+        """
         return tuple(str(one) for one in self.where if str(one).lower().endswith((".json", ".jsonl", ".ndjson")))
 
     def refresh(self) -> float:
@@ -65,7 +66,9 @@ class EntitySources:
         return min((every for file in files if (every := read_database_config(file).refresh)), default=0.0)
 
     def stamp(self) -> SourcesStamp:
-        """The identity, size and times of all files, which change with their contents, found without reading them."""
+        """The identity, size and times of all files, which change with their contents, determined without
+        reading them.
+        """
         return tuple(_file_stamp(path) for path in self.files())
 
     def files(self) -> list[Path]:
@@ -78,7 +81,8 @@ class EntitySources:
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Disable garbage collection for the block: reading many rows creates no garbage, and searching for garbage would
-    take longer than reading the rows."""
+    take longer than reading the rows.
+    """
     before = gc.isenabled()
     gc.disable()
     try:
@@ -110,7 +114,7 @@ def _read_source(
         case ".toml":
             _open_database(_resolve_url(read_database_config(path)), declared, gathering)
         case _ if not path.exists():
-            with files.open_entity_file(path):  # reports the error
+            with files.open_entity_file(path):  # this reports the error
                 pass
         case _:
             raise EntitiesError(str(path), "", "the format of this source is unknown", f"use {KINDS}", code="E180")

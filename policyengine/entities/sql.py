@@ -28,9 +28,9 @@ from policyengine.runtime.values import MAX_INT, Invalid, Unknown, coerce_id
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-ROWS_PER_FETCH = 5_000  # rows fetched together when a table is loaded whole
+ROWS_PER_FETCH = 5_000  # rows to fetch together when a table is loaded whole
 MAX_ERROR_LENGTH = 300
-INTEGERS, UUIDS = (20, 21, 23), 2950  # type numbers of PostgreSQL
+INTEGERS, UUIDS = (20, 21, 23), 2950  # type numbers in PostgreSQL
 ElementsById = Mapping[str, Sequence[object]]  # the values of a join table, by owner id
 
 
@@ -239,7 +239,7 @@ class SqlTable:
 
 
 def to_column_keys(ids: Iterable[str], kind: type) -> list[object]:
-    """Return the ids as values of their column type, without ids that the column cannot hold."""
+    """Return the ids as values of their column type, without ids that a column of this type cannot hold."""
     return [key for id_ in ids if (key := to_column_key(id_, kind)) is not None]
 
 

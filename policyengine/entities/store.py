@@ -1,5 +1,6 @@
 """Entities by reference: their attributes, and their memberships at any depth, from closures that are computed once
-when the entities are loaded."""
+when the entities are loaded.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from policyengine.typesystem import EntityRef
 if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
-MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if it removes more than it keeps
-MAX_MEMBERSHIPS = 5_000_000  # memberships of all entities at any depth; entities with the same parents are counted once
+MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if it keeps fewer than it removes
+# Maximum memberships of all entities at any depth; entities with the same parents count once.
+MAX_MEMBERSHIPS = 5_000_000
 NOT_LOOKED_UP = Invalid("it was not looked up")
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownRow:
-    """A row whose existence is unknown."""
+    """The result for a row whose existence is unknown."""
 
 
 MEMBERSHIP_HINT = "every entity that contains another, directly or through others, is one membership: avoid long chains"
@@ -37,8 +39,10 @@ RowResult: TypeAlias = EntityData | UnknownRow | None
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """All entities that contain an entity at any depth, except itself. `complete` is false if a row on the way is
-    missing or partial. `answered` is false if the source of a row did not answer; `complete` is then false as well."""
+    """All entities that contain an entity at any depth, except the entity itself. `complete` is false if a row on the
+    way is missing or partial. `answered` is false if the source of a row did not answer; then `complete` is false as
+    well.
+    """
 
     refs: tuple[EntityRef, ...]
     complete: bool
@@ -46,15 +50,16 @@ class Ancestors:
 
 
 class ReadTime(NamedTuple):
-    """When rows were read, from the first to the last, in nanoseconds of the clock that the processes of a system
-    share."""
+    """The times at which the first and the last row were read, in nanoseconds of a clock that all processes of a system
+    share.
+    """
 
     begin: int
     end: int
 
 
 class MembershipBoundError(EntitiesError):
-    """More memberships than MAX_MEMBERSHIPS; `ref` is the first entity beyond the bound."""
+    """The error for more memberships than MAX_MEMBERSHIPS; `ref` is the first entity beyond the bound."""
 
     def __init__(self, ref: EntityRef) -> None:
         message = f"{quote_input(str(ref))} brings the total to more than {MAX_MEMBERSHIPS:,} memberships"
@@ -75,8 +80,9 @@ def get_attribute(row: EntityData, name: str) -> object:
 
 
 def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], RowResult]) -> Ancestors:
-    """Return these parents and all entities that contain them, nearest first. A cycle of memberships is followed
-    once."""
+    """Return these parents and all entities that contain them, nearest first. A cycle of memberships is
+    followed once.
+    """
     found = dict.fromkeys(parents)
     pending, complete, answered = list(found), True, True
     for ref in pending:  # grows during iteration
@@ -102,10 +108,10 @@ def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
 class EntityStore:
     """An immutable set of entity rows; `with_rows` returns another set.
 
-    `lookups` finds rows of some types when a decision needs them (`looking`); without it their rows are unknown.
-    `notes` are remarks about these rows from the modules that read them, for people. A store that is not `loaded` has
-    no source, so it never answers that a row does not exist. `read_since` is when reading the rows began, by default
-    now (`ReadTime`).
+    `lookups` finds rows of some types when a decision needs them (`looking`); without it, their rows are unknown.
+    `notes` are remarks for people about these rows, from the modules that read them. A store that is not `loaded` has
+    no source, so it never answers that a row does not exist. `read_since` is the time when reading the rows began, by
+    default now (`ReadTime`).
     """
 
     def __init__(
@@ -178,13 +184,14 @@ class EntityStore:
         return self._rows.get(ref)
 
     def same_as(self, other: EntityStore) -> bool:
-        """Whether both stores have the same rows and the same lookups."""
+        """Return whether both stores have the same rows and the same lookups."""
         same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def is_older_than(self, other: EntityStore) -> bool:
-        """Whether these rows were all read before the first of the others. If neither store is older, they were read at
-        the same time, and either may have the older row of an entity."""
+        """Return whether these rows were all read before the first row of the other store. If neither store is older,
+        they were read at the same time, and either may have the older row of an entity.
+        """
         return self.read_time.end < other.read_time.begin
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
@@ -215,7 +222,7 @@ class EntityStore:
         return NOT_LOOKED_UP if self._is_looked_up(ref) else NO_ROW
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        """Whether the row of this entity can be found only by a lookup (`looking`)."""
+        """Return whether the row of this entity can be found only by a lookup (`looking`)."""
         return self.lookups is not None and ref.type in self.lookups.types
 
     def parents(self, ref: EntityRef) -> Ancestors:
@@ -235,7 +242,8 @@ class EntityStore:
 
 def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
     """Describe, for each type, the rows that a reload would remove, if these are all rows of the type, or so many that
-    its file was probably truncated."""
+    its file was probably truncated.
+    """
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
     gone = {name: count - left[name] for name, count in counts.items() if name not in looked_up}

@@ -1,4 +1,4 @@
-"""Reload entity files that change while the engine runs; each reload takes effect as a whole or not at all."""
+"""Reloads entity files that change while the engine runs; each reload takes effect as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from policyengine.entities.store import EntityStore, describe_lost_types
 
 _LOG = logging.getLogger("policyengine")
 POLL_SECONDS = 1.0  # seconds between two checks
-MAX_READS = 3  # reads of one check, while reloads replace what they were read for
-MAX_STARTING_LOOKS = 4  # checks before the first decision, while the files keep changing
+MAX_READS = 3  # maximum reads of one check, while reloads replace the engine for which they were made
+MAX_STARTING_LOOKS = 4  # maximum checks before the first decision, while the files keep changing
 
 
 class EntityKernel(Protocol):
@@ -38,7 +38,7 @@ class EntityEngine(Protocol):
 
 
 class LostTypesError(Exception):
-    """New entities have no row of a type that had rows."""
+    """The error for new entities without any row of a type that had rows."""
 
     def __init__(self, gone: list[str]) -> None:
         rows = ", ".join(gone)
@@ -46,13 +46,14 @@ class LostTypesError(Exception):
 
 
 class EntityWatcher:
-    """Reads changed entity sources again, for the engine that is `current` at that time.
+    """Reads changed entity sources again, for the engine that is `current` at that time. An error is logged once, and
+    the previous entities stay in use.
 
-    An error is logged once, and the previous entities stay in use. `look` checks once; `started` checks in a thread
-    until `stop`. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is
-    missed. Without `files`, only databases are read again, at their configured interval. New entities are refused if
-    they have no row of a type that had rows, unless `may_lose` allows it. If a reload replaces the engine or its
-    entities during a read, the sources are read again, because the reload may have read newer rows.
+    `look` checks once; `started` checks in a thread until `stop`. `clock` counts seconds. `stamp` was taken before the
+    sources were first read, so that no change is missed. Without `files`, only databases are read again, at their
+    configured interval. New entities are refused if they have no row of a type that had rows, unless `may_lose` allows
+    it. If a reload replaces the engine or its entities during a read, the sources are read again, because the reload
+    may have read newer rows.
     """
 
     def __init__(
@@ -100,13 +101,14 @@ class EntityWatcher:
         return True
 
     def _replaced(self) -> EntityStore | None:
-        """Read the sources, and replace the entities of the current engine; return None if reloads always replaced them
-        first. Raises EntitiesError and LostTypesError."""
+        """Read the sources, and replace the entities of the current engine; return None if a reload replaced them first
+        in every attempt. Raises EntitiesError and LostTypesError.
+        """
         for _ in range(MAX_READS):
             deciding = self._current()
             before = deciding.directory
             directory = self.sources.read(deciding.kernel.entities)
-            with deciding.directory_lock:  # a reload that replaces this engine holds it, too
+            with deciding.directory_lock:  # a reload that replaces this engine also holds this lock
                 if self._current() is not deciding or deciding.directory is not before:
                     continue
                 if (gone := describe_lost_types(before, directory)) and not self._may_lose():
@@ -116,8 +118,9 @@ class EntityWatcher:
         return None
 
     def _due_now(self) -> bool:
-        """Return whether to read the sources. A change is accepted once two consecutive checks see the same files,
-        because a writer may not have finished."""
+        """Return whether to read the sources. A change is accepted when two consecutive checks see the same files,
+        because a writer may not have finished.
+        """
         before, self._seen = self._seen, self.sources.stamp() if self._files else self._stamp
         changed = self._seen != self._stamp and self._seen == before
         return changed or bool(self._refresh and self._clock() >= self._due)
@@ -129,8 +132,9 @@ class EntityWatcher:
             _LOG.error("the entities were not reloaded, and the previous ones stay in use: %s", why)
 
     def catch_up(self) -> None:
-        """Read what has changed since the engine was loaded, before its first decision: a worker that replaces another
-        begins with the entities of the supervisor, which does not watch them."""
+        """Read all changes since the engine was loaded, before its first decision. A worker that replaces another
+        begins with the entities of the supervisor, which does not watch their sources.
+        """
         for number in range(MAX_STARTING_LOOKS):
             if (number and self._ended.wait(POLL_SECONDS)) or self.look() or self._seen == self._stamp:
                 return

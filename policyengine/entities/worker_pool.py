@@ -1,4 +1,4 @@
-"""A few threads that wait for a database, so that the waiting time of callers is bounded."""
+"""A few threads that wait for a database, so that callers wait only for a bounded time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from threading import Event, Lock, Thread
 from typing import Generic, Protocol, TypeVar
 
 Answer = TypeVar("Answer")
-MAX_STUCK_THREADS = 16  # stuck threads that are replaced; later ones are not
+MAX_STUCK_THREADS = 16  # maximum stuck threads to replace
 MAX_QUEUED_JOBS = 256
 
 
 class WorkerTimeoutError(Exception):
-    """A job did not finish in time."""
+    """The error for a job that did not finish within its time."""
 
 
 class Closable(Protocol):
@@ -44,7 +44,7 @@ class WorkerPool(Generic[Connection]):
         self._begin()
 
     def _begin(self) -> None:
-        """Start without threads: threads do not survive a fork, and connections must not."""
+        """Start without threads, because threads do not survive a fork and connections must not."""
         self._process = os.getpid()
         self._guard = Lock()
         self._jobs: SimpleQueue[WorkerJob[Connection]] = SimpleQueue()
@@ -108,7 +108,9 @@ class WorkerPool(Generic[Connection]):
         return job
 
     def _did(self, job: WorkerJob[Connection]) -> bool:
-        """Finish a job; return whether its thread continues. Another thread may have replaced it while it was stuck."""
+        """Finish a job; return whether its thread continues. Another thread may have replaced the thread while it was
+        stuck.
+        """
         with self._guard:
             job.done.set()
             if not job.given_up or not self._stuck:
@@ -121,7 +123,8 @@ class WorkerPool(Generic[Connection]):
 
     def _do(self, job: WorkerJob[Connection], connection: Connection | None) -> Connection | None:
         """Do a job and return the connection, or None if it broke. A connection that broke since its last use is
-        replaced, and the job tried once more."""
+        replaced, and the job is tried once more.
+        """
         for fresh in (connection is None, True):
             try:
                 connection = connection or self._connect()
@@ -141,4 +144,4 @@ def close_connection(connection: Closable | None) -> None:
         try:
             connection.close()
         except Exception:
-            return  # another thread replaced this one
+            return  # another thread has replaced this thread

@@ -1,5 +1,7 @@
 """The evaluator: a typed program generated from the kernel, and a walker that decides questions with it in three-valued
-logic. Platform wheels contain these modules compiled with mypyc; everywhere else the same source is interpreted.
+logic.
+
+Platform wheels contain these modules compiled with mypyc; everywhere else the same source is interpreted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Approvals of a confirm: the digest that binds an approval to a request, and the given approvals that are valid."""
+"""Approvals of a confirm: the digest that binds an approval to a request, and the search for valid approvals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 RESOURCE = ("resource",)
 ABSENT_FORM = canonical_bytes(ABSENT)
 NOTHING_UNSEEN: frozenset[Cause] = frozenset()
-SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # a raw value of these types is complete and known
+SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # raw values of these types are complete and known
 # Facts that the engine binds for every request; they do not come from the request.
 ALWAYS_BOUND = frozenset(
     {
@@ -55,7 +55,7 @@ ALWAYS_BOUND = frozenset(
 
 
 class ConfirmApproval:
-    """The approval of one confirm: its required binding, the given approvals that are valid, and whether they suffice.
+    """The approval of one confirm: the required binding, the valid approvals of the request, and whether they suffice.
     `unseen` and `digest` are computed on first access.
     """
 
@@ -156,7 +156,7 @@ def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts
 
 
 def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
-    """Return the digest of everything for which an approval is valid."""
+    """Return the digest to which an approval of this request must be bound."""
     binding = effect.binding
     assert binding is not None
     facts, objects, seen = st.facts, [], []
@@ -182,7 +182,9 @@ def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) ->
 
 
 def facts_read(st: State, effect: Effect) -> dict[Path, ReadFact]:
-    """Return every fact that the rule, its message and `bound to (…)` read, without facts that change by themselves."""
+    """Return every fact that the rule, its message and `bound to (…)` read, except facts that change on their own, such
+    as the time.
+    """
     assert effect.binding is not None
     recorder = st.recorder = ReadRecorder()
     mark = len(st.doubts)
@@ -198,7 +200,7 @@ def facts_read(st: State, effect: Effect) -> dict[Path, ReadFact]:
 
 
 def caller_identity(st: State) -> object:
-    """Return presenter, user and chain; if one of them is unknown, also the given facts."""
+    """Return the presenter, the user and the chain; if one of them is unknown, also the facts as given."""
     hops = st.hops
     chain = hops if type(hops) is Unknown else tuple([(hop.issuer, hop.id) for hop in hops])
     parts = (
@@ -222,7 +224,7 @@ def raw_resource(st: State) -> object:
 
 
 def claimed_resource_row(st: State) -> object:
-    """Return the rows of the resource in the request."""
+    """Return the rows of the resource that the request brings."""
     if not st.request.entities:
         return ()
     ref = resource_ref(raw_resource(st))
@@ -300,7 +302,9 @@ def is_seen(raw: object) -> bool:
 
 
 def unseen_in_fact(st: State, key: Path, one: ReadFact) -> Iterator[Cause]:
-    """Yield why a fact is unknown, if it has a value that the decision did not see."""
+    """Yield the causes for which a fact is unknown, if the request contains a value of the fact that the decision could
+    not read.
+    """
     unknown = unknown_elements(one)
     if not unknown:
         if not is_seen(one.given):
@@ -326,7 +330,7 @@ def is_bound(st: State, path: Path) -> bool:
 
 
 def raw_in_request(st: State, key: Path, one: ReadFact) -> object:
-    """Return the raw input at the place of the fact; a parent may not be an object."""
+    """Return the raw input at the place of the fact, even if a parent is not an object."""
     if " " in key[0]:
         return one.given
     if key[:2] == HEADERS_PATH:

@@ -1,4 +1,4 @@
-"""Values that the patterns of an endpoint bind: captures, the resource, and the facts of `with`."""
+"""Values that the patterns of an endpoint bind: captures, the resource, and the facts that `with` binds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ResourceValue(BoundValue):
 
 
 class ExpressionValue(BoundValue):
-    """The value of an expression of `with`; `source` is the expression in the kernel."""
+    """The value of an expression that `with` binds; `source` is the expression in the kernel."""
 
     __slots__ = ("node", "source")
 
@@ -51,7 +51,7 @@ class ExpressionValue(BoundValue):
 
 
 class AgreedValue(BoundValue):
-    """Bindings of several patterns, which must all be equal."""
+    """Bindings of one path by several patterns, which must all be equal."""
 
     __slots__ = ("conflict", "several")
 
@@ -65,7 +65,7 @@ class AgreedValue(BoundValue):
 
 
 class ConstantValue(BoundValue):
-    """A path that is bound, but in another letter case."""
+    """A path that is bound only in another letter case."""
 
     __slots__ = ("value",)
 

@@ -1,4 +1,4 @@
-"""Blocks at an endpoint: their grants and delegations, and what a principal may do by them."""
+"""Blocks at an endpoint: their grants and delegations, and what they allow a principal to do."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from policyengine.runtime.values import Unknown
 if TYPE_CHECKING:
     from policyengine.evaluator.history_nodes import EventRules
 
-# The result of a block for a principal, as bits: the block stands; it opens; it would open with a scope; it would open
-# with a proof.
+# The result of a block for a principal, as bits: the block accepts the principal; it opens the endpoint; it would open
+# it with a scope; it would open it with a proof.
 STANDS: Final = 1
 OPENS: Final = 2
 LACKS_SCOPE: Final = 4
@@ -24,8 +24,8 @@ LACKS_PROOF: Final = 8
 
 
 class Grant:
-    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order;
-    `source` is the grant in the kernel.
+    """One `may` at an endpoint. `carriers` are the scopes of its patterns that cover the endpoint, in order; `source`
+    is the grant in the kernel.
     """
 
     __slots__ = ("carriers", "source", "when")
@@ -54,8 +54,8 @@ class DelegationGrant:
         self.source = source
 
     def test(self, st: State, then: ChainMember) -> int:
-        """Test whether the delegation names the next agent, has not expired, and its condition is true. Leave the
-        unknowns of all three tests on the stack.
+        """Test whether the delegation names the next agent and has not expired, and whether its condition is true.
+        Leave the unknowns of all three tests on the stack.
         """
         found = self._names(st, then)
         if self.lifetime is not None:
@@ -92,10 +92,9 @@ def test_group(st: State, groups: Any, group: str) -> int:
 
 
 class Block:
-    """A block at one endpoint: its requirements, and its grants and delegations that cover the endpoint.
-
-    `where` is the condition of `agent where …`; `PrincipalRules` looks up other heads. `events` are the patterns of
-    past requests that the block reads.
+    """A block at one endpoint: its requirements, and its grants and delegations that cover the endpoint. `where` is the
+    condition of `agent where …`; `PrincipalRules` tests all other heads. `events` are the patterns of past requests
+    that the block reads.
     """
 
     __slots__ = ("delegates", "events", "grants", "hop_requirements", "number", "package", "requirements", "where")
@@ -121,8 +120,8 @@ class Block:
         self.delegates = delegates
 
     def enter(self, st: State, carried: bool, applies: bool = True) -> int:
-        """Return the bits of the block for the principal. If the block does not open, leave its unknowns on the stack.
-        `carried` means that no scope is needed; `applies` is False if it is unknown whether the head matches.
+        """Return the result bits of the block for the principal. If the block does not open, leave its unknowns on the
+        stack. `carried` means that no scope is needed; `applies` is False if it is unknown whether the head matches.
         """
         if self.where is not None and applies:
             holds = self.where.test(st)

@@ -15,8 +15,8 @@ from policyengine.spec.trace import LimitTrace
 
 
 class LimitInputs:
-    """The inputs of a limit that acts on a request: its key, and for a limit without a prepared charge its trace.
-    `unknown` are the unknowns among them without which the limit cannot count.
+    """The inputs of a limit that applies to a request: its key and, unless its charge is prepared, its trace. `unknown`
+    are the unknowns because of which the limit cannot count.
     """
 
     __slots__ = ("keys", "rule", "trace", "unknown")
@@ -31,7 +31,7 @@ class LimitInputs:
 
 
 def prepare_charge(limit: k.Limit) -> LimitCharge | None:
-    """Return the charge to a rate of a constant pace and a cost of one, complete but for its key; None for others."""
+    """Return the charge without its key for a rate with a constant pace and a cost of one; None for other limits."""
     if isinstance(limit, k.Budget) or not isinstance(limit.pace, k.Pace):
         return None
     if limit.cost is not None or limit.raises or limit.clamps or limit.at_once is not None:

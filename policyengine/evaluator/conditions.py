@@ -1,7 +1,7 @@
-"""Conditions of the program, which are NO, YES or MAYBE.
+"""Conditions of the program; their result is NO, YES or MAYBE.
 
 `test` leaves the unknowns that made a condition MAYBE on the stack of the state; `All`, `AnyOf` and `QuantifierTest`
-truncate the stack if another part settles the result. So no extra objects are needed for unknowns.
+truncate the stack if another part settles the result. So unknowns need no extra objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LESS, AT_MOST, MORE, AT_LEAST = range(4)
 
 
 class Condition(Node):
-    """A condition with three possible values."""
+    """A condition with three possible results."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ class Equal(Condition):
 
 
 class OrderTest(Condition):
-    """The order of a number or duration and a constant."""
+    """The comparison by order of a number or duration with a constant."""
 
     __slots__ = ("how", "node", "value")
 
@@ -143,9 +143,8 @@ class Not(Condition):
 
 
 class Connective(Condition):
-    """Kleene's and or or: the first part with the `settling` result decides, else an unknown part makes it MAYBE.
-
-    `strict` tests every part, as the facts that an approval is bound to are recorded on the way.
+    """Kleene's `and` or `or`: a part with the result `settling` decides; without one, an unknown part makes the
+    condition MAYBE. `strict` tests every part, so that all facts to which an approval is bound are recorded.
     """
 
     __slots__ = ("items", "neutral", "settling", "strict")
@@ -173,7 +172,7 @@ class Connective(Condition):
 
 
 class All(Connective):
-    """Kleene's and."""
+    """Kleene's `and`."""
 
     __slots__ = ()
 
@@ -182,7 +181,7 @@ class All(Connective):
 
 
 class AnyOf(Connective):
-    """Kleene's or."""
+    """Kleene's `or`."""
 
     __slots__ = ()
 
@@ -209,7 +208,9 @@ class Present(Condition):
 
 
 class QuantifierTest(Condition):
-    """`any x in s: …` folds like `or`, `all` like `and`; an unknown element is unknown."""
+    """`any x in s: …` combines its elements like `or`, `all` like `and`; the condition is MAYBE for an
+    unknown element.
+    """
 
     __slots__ = ("condition", "depth", "domain", "settling", "strict")
 

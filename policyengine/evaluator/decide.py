@@ -33,10 +33,9 @@ def decide(
     kept: KeptAttributes | None = None,
     stamp: Stamp = "",
 ) -> tuple[Decision, Effects]:
-    """Return the decision of a program for a request, and the effects of committing it.
-
-    `moment` is the time in nanoseconds since 1970. `kept` caches attributes of the snapshot's entities; None if the
-    entities belong only to this request.
+    """Return the decision of a program for a request, and the effects of committing it. `moment` is the time in
+    nanoseconds since 1970. `kept` caches attributes of the snapshot's entities; None if the entities belong to this
+    request alone.
     """
     rules = program.rules_at(request.endpoint)
     st = start(program, rules, request, snapshot.entities, snapshot.history, moment, kept)
@@ -44,7 +43,7 @@ def decide(
 
 
 class StartedDecision:
-    """A decision that depends on the history: `resume` finishes it when the windows have been fetched."""
+    """A decision that depends on the history: `resume` finishes it when the history windows have been fetched."""
 
     __slots__ = ("state", "windows")
 
@@ -72,7 +71,9 @@ def plan(
 
 
 def resume(started: StartedDecision, history: Any, stamp: Stamp) -> tuple[Decision, Effects]:
-    """Return the decision with the history that was fetched. The facts read so far do not depend on the history."""
+    """Return the decision with the fetched history, and its effects. The facts read so far do not depend on
+    the history.
+    """
     st = started.state
     st.history = history
     st.doubts.clear()

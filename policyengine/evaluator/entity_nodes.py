@@ -16,13 +16,13 @@ from policyengine.spec.facts import ROW_NOT_KNOWN
 from policyengine.spec.inherited_sets import InheritanceLevel, unite_levels
 from policyengine.typesystem import EntityRef, Type
 
-MAX_KEPT_ENTITIES = 65_536  # maximum for each attribute; beyond it the cache of the attribute is emptied
+MAX_KEPT_ENTITIES = 65_536  # maximum entities in the cache of an attribute; a full cache is emptied
 
 
 class EntityAttribute(Node):
     """An attribute of an entity, from the claims of the credential or else from the entity store. `index` is its slot,
-    or -1 if the entity differs within a decision (the element of a quantifier). `place` is its position in the caches
-    of the entity store.
+    or -1 if the entity differs within a decision (the element of a quantifier). `place` is its index in the caches of
+    entity attributes.
     """
 
     __slots__ = ("base", "fact", "index", "levels", "name", "place", "type")
@@ -71,7 +71,7 @@ class EntityAttribute(Node):
         value = kept.get(entity, UNREAD)
         if value is UNREAD:
             value = self._inherited(st, entity)[1] if self.levels else self._own(st, entity)[1]
-            if entity in st.entities:  # others are any texts of callers
+            if entity in st.entities:  # callers can send any other text
                 if len(kept) >= MAX_KEPT_ENTITIES:
                     kept.clear()
                 kept[entity] = value
@@ -81,7 +81,7 @@ class EntityAttribute(Node):
         return self._inherited(st, entity)[0] if self.levels else self._own(st, entity)[0]
 
     def _own(self, st: State, entity: EntityRef) -> tuple[object, Any]:
-        """Return the attribute of this entity alone, raw and as a value."""
+        """Return the attribute of this entity alone, as a raw value and as a typed value."""
         if self.name == "id":
             raw: object = entity.id
         else:
@@ -131,7 +131,7 @@ class HasRowTest(Condition):
 
 
 class MemberOfEntity(Condition):
-    """`x in y` of two entities, `below` if strict, `child of` if direct."""
+    """Whether an entity is a member of another: `x in y`, `below` if strict, `child of` if direct."""
 
     __slots__ = ("ancestor", "direct", "fact", "item", "strict")
 
@@ -160,7 +160,9 @@ class MemberOfEntity(Condition):
 def among_ancestors(
     st: State, ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, fact: str
 ) -> Any:
-    """Return whether `refs`, the ancestors of an entity, include the ancestor; unknown if they are incomplete."""
+    """Return whether `refs`, the ancestors of an entity, include `ancestor`; unknown if the ancestors are
+    incomplete.
+    """
     inside = ancestor in refs
     found: Any = inside
     if not inside and not above.complete:

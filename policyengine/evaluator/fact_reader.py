@@ -39,7 +39,9 @@ def read_presenter(st: State) -> None:
 
 
 def issuer_of(st: State, by_agent: Any, by_credential: Any, credential: object) -> Any:
-    """Return the issuer: unknown if two issuers differ, or if the credential is not valid now."""
+    """Return the issuer; unknown if the agent and the credential name different issuers, or if the credential is not
+    valid now.
+    """
     agent_absent, credential_absent = is_absent(by_agent), is_absent(by_credential)
     issuer = st.program.credential_issuer.missing if agent_absent and credential_absent else by_agent
     if agent_absent and not credential_absent:
@@ -169,7 +171,7 @@ def records_chains(trust: TrustAnchor | None) -> bool:
 
 
 def owner(st: State) -> State:
-    """Return the state of the presenter, to which the chain belongs."""
+    """Return the state of the presenter; only that state has the chain."""
     return st if st.presenter is None else st.presenter
 
 
@@ -268,7 +270,7 @@ DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("approval", "by"): approval_by,
     ("approval", "age"): approval_age,
 }
-# Computed facts that depend only on the time: bindings of `with` may read them.
+# Computed facts that depend only on the time, which expressions of `with` may read.
 BY_TIME = frozenset(
     {("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime")}
 )

@@ -31,7 +31,7 @@ NO_AGENT: Final = Unknown.missing("agent.id")
 
 
 def key_of(parts: list[Any]) -> str | Unknown:
-    """Return the key of a history as `join_key` does, which is slower."""
+    """Return the key of a history: a faster version of `join_key`."""
     texts = []
     for part in parts:
         if type(part) is not str:
@@ -42,11 +42,9 @@ def key_of(parts: list[Any]) -> str | Unknown:
 
 
 class EventRules:
-    """A pattern of past requests as nodes.
-
-    `where` is the condition on an event, None if all events count. `equalities` are pairs of the position of a fact and
-    the value that it must equal; they exclude most events early. `noted` are the facts of this request that `where`
-    reads; `user` is the user's id.
+    """A pattern of past requests as nodes. `where` is the condition on an event, None if all events count. `equalities`
+    are pairs of the position of a fact and the value that it must equal; they exclude most events early. `noted` are
+    the facts of the current request that `where` reads; `user` is the user's id.
     """
 
     __slots__ = ("equalities", "keys", "noted", "pattern", "user", "watch", "where")
@@ -110,7 +108,9 @@ class EventRules:
 
 
 def value_at(st: State, event: PastEvent, node: Node) -> Any:
-    """Return the value of a node at a past event. A binding does not record the facts of past events."""
+    """Return the value of a node at a past event. An approval is not bound to facts of past events, so none
+    is recorded.
+    """
     before, recorder = st.past, st.recorder
     st.past, st.recorder = event, None
     value = node.get(st)
@@ -119,8 +119,8 @@ def value_at(st: State, event: PastEvent, node: Node) -> Any:
 
 
 class HistoryNode(Condition):
-    """A history condition or an aggregate: the events of its window, latest first, each with whether it counts. If
-    `counts_all`, every event of the window does.
+    """A history condition or an aggregate: the events of its window, latest first, each with whether it counts. With
+    `counts_all`, every event of the window counts.
     """
 
     __slots__ = ("counts_all", "event", "fact", "since", "within")
@@ -133,7 +133,9 @@ class HistoryNode(Condition):
         self.counts_all = event.where is None and since is None
 
     def events(self, st: State) -> tuple[list[tuple[PastEvent, Any]], list[Unknown]] | Unknown:
-        """Return the events of the window and the gaps among them; Unknown if the history is unknown."""
+        """Return the events of the window and the unknowns that gaps in the history cause; Unknown if the history is
+        unknown.
+        """
         main = self.event.fetched(st, self.fact)
         since = None if self.since is None else self.since.fetched(st, self.fact)
         if type(main) is Unknown or type(since) is Unknown:
@@ -146,8 +148,9 @@ class HistoryNode(Condition):
         return found, gap
 
     def window(self, st: State) -> tuple[Sequence[PastEvent], Sequence[PastEvent], int] | None:
-        """Return the events of the window, those of `since`, and how many of `since` the store has; None if one of the
-        histories is unknown."""
+        """Return the events of the window, the events of `since` in it, and how many `since` events the store holds;
+        None if one of the histories is unknown.
+        """
         main = self.event.fetched(st, self.fact)
         since = None if self.since is None else self.since.fetched(st, self.fact)
         if type(main) is Unknown or type(since) is Unknown:
@@ -158,7 +161,7 @@ class HistoryNode(Condition):
         return events, self._window(st, self.since, since)[1], len(since.events)
 
     def _window(self, st: State, event: EventRules, history: History) -> tuple[int, Sequence[PastEvent]]:
-        """Return the start of the window and its events. A question about an earlier time sees no later events."""
+        """Return the start of the window and its events. A question about an earlier time ignores later events."""
         start, asked = self._bounds(st, history)
         return start, events_between(event.candidates(st, history), start, asked)
 
@@ -170,7 +173,7 @@ class HistoryNode(Condition):
     def _after_last_since(
         self, st: State, found: list[tuple[PastEvent, Any]], since: History
     ) -> Iterator[tuple[PastEvent, Any]]:
-        """Yield the events; one counts only if no `since` event happened with it or after it."""
+        """Yield the events. An event counts only if no `since` event happened at the same time or later."""
         assert self.since is not None
         resets = list(reversed(self._window(st, self.since, since)[1]))
         later: list[Any] = []
@@ -253,7 +256,7 @@ class AggregateValue(HistoryNode):
         return merge(unknown) if unknown else fold_fields(self.node, tuple(fields))
 
     def count(self, st: State) -> Any:
-        """Return the number of events of the window; Unknown if that is unknown."""
+        """Return the number of events of the window; Unknown if it cannot be known."""
         main = self.event.fetched(st, self.fact)
         if type(main) is Unknown:
             return main
@@ -267,8 +270,8 @@ class AggregateValue(HistoryNode):
 
 
 class PastValue(Node):
-    """A fact of the event on which a condition is tested. `place` is its position among the facts that the store
-    kept.
+    """A fact of the event on which a condition is tested. `place` is its position among the facts that the store keeps
+    of an event.
     """
 
     __slots__ = ("name", "output", "place", "status", "type")

@@ -22,7 +22,7 @@ from policyengine.typesystem import EntityRef, Type
 
 Path = tuple[str, ...]
 
-# How a raw fact becomes a value. GENERAL is `coerce` for every type; the others are quick checks that precede it.
+# How a raw fact becomes a value. GENERAL calls `coerce`; the others first try a fast conversion.
 GENERAL: Final = 0
 STRING: Final = 1
 INT: Final = 2
@@ -32,8 +32,7 @@ REFERENCE: Final = 5
 STRINGS: Final = 6
 NUMBERS: Final = 7
 
-# The location of a raw fact: a member of a trusted root, a member that clients name, a deeper member, or not in the
-# request.
+# Where a raw fact is: in a member of a trusted root, in a member that the client names, deeper, or not in the request.
 TRUSTED: Final = 0
 CLIENT: Final = 1
 DEEP: Final = 2
@@ -117,7 +116,7 @@ class Slot(FactNode):
         self.member = self.given[1] if len(self.given) > 1 else ""
         self.outer = path[:-1] if access == DEEP and len(path) > 2 and path[0] in ("body", "args", "context") else ()
         self.missing: Any = Unknown.missing(fact)
-        # Such a fact is a member of a root, whatever the endpoint is.
+        # The location of such a fact does not depend on the endpoint.
         self.direct = not bindable and self.root != "user" and access in (TRUSTED, CLIENT)
 
     def raw(self, st: State) -> Any:
@@ -202,7 +201,7 @@ class Slot(FactNode):
 
 
 def quick_strings(raw: Any) -> Any:
-    """Return a set of ordinary strings as a tuple; None if it needs `coerce`."""
+    """Return a set of ordinary strings as a tuple; None if `coerce` must convert it."""
     if (type(raw) is not tuple and type(raw) is not list) or len(raw) > MAX_QUICK_STRINGS:
         return None
     for text in raw:
@@ -212,8 +211,8 @@ def quick_strings(raw: Any) -> Any:
 
 
 def outer_member(st: State, path: Path, bindable: bool) -> Any:
-    """Return a member of an object that a pattern may have bound, or else of the object in the request. A null stays
-    None.
+    """Return a member of an object that a pattern may have bound, or else of the object in the request. A null is
+    returned as None.
     """
     if bindable and st.bindings is not None:
         binding = st.bindings.get(path)
@@ -227,7 +226,7 @@ def outer_member(st: State, path: Path, bindable: bool) -> Any:
 
 class ResourceFact(FactNode):
     """The fact `resource`: bound by a path or, for an action, named by the request. The placeholder for an unknown
-    resource is never absent.
+    resource counts as present.
     """
 
     __slots__ = ("bindable",)
@@ -276,7 +275,7 @@ class ComputedFact(FactNode):
 
 
 class RecordedFact(Node):
-    """A fact that records that it was read, if the decision collects the facts to which an approval is bound."""
+    """A fact that also records that it was read, if the decision collects the facts to which an approval is bound."""
 
     __slots__ = ("node",)
 
@@ -291,7 +290,7 @@ class RecordedFact(Node):
 
 
 class FunctionValue(Node):
-    """A function of known values; unknown if a value is unknown."""
+    """A function of values; unknown if one of them is unknown."""
 
     __slots__ = ("function", "items")
 

@@ -15,7 +15,7 @@ from policyengine.runtime.values import Unknown
 
 class PrincipalRules:
     """Blocks by the principals that they match: by name, by group, and by globs of names; `others` are tested each
-    time. A block is created from its number when it is first needed; until then `names` and `groups` hold the number.
+    time. A block is built when it is first needed; until then `names` and `groups` hold its number.
     """
 
     __slots__ = ("_blocks", "_make", "_names", "globs", "groups", "has_more", "others")
@@ -61,7 +61,7 @@ class PrincipalRules:
         return found  # type: ignore[no-any-return]
 
     def build_used(self, other: PrincipalRules) -> None:
-        """Build the blocks that the other rules have built, by the names, groups and globs that they are for."""
+        """Build the blocks that `other` has built, for the same names, groups and globs."""
         for name, found in list(other._names.items()):
             if type(found[0]) is not int:
                 self.named(name)
@@ -78,7 +78,9 @@ class PrincipalRules:
                 self.block(number)
 
     def enter(self, st: State, name: Any, carried: bool) -> int:
-        """Return the combined bits of all blocks that may match the principal, up to the first block that opens."""
+        """Return the combined result bits of all blocks that may match the principal, up to the first block
+        that opens.
+        """
         if type(name) is Unknown:
             for block in self.all_blocks():
                 st.doubts.append(name)
@@ -117,8 +119,8 @@ class PrincipalRules:
         return bits
 
     def applying(self, st: State, name: Any) -> list[Block]:
-        """Return the blocks that certainly match the principal by name or group, or that are tested each time, in
-        order.
+        """Return the blocks that match the principal by name or group, and those that are tested each time,
+        in order.
         """
         if type(name) is Unknown:
             return []
@@ -133,9 +135,7 @@ class PrincipalRules:
         return sorted(found, key=block_number)
 
     def blocks_by_head(self) -> list[tuple[str, Block]]:
-        """Return every block with the way it is found: by name, by group, by a glob of names, by its condition, or
-        always.
-        """
+        """Return every block with the kind of its head: name, group, glob, condition, or always."""
         found = [("by name", block) for name in list(self._names) for block in self.named(name)]
         found += [("by group", block) for group in list(self.groups) for block in self.grouped(group)]
         found += [("by glob", self.block(number)) for _, number in self.globs]
@@ -175,7 +175,7 @@ class PrincipalRules:
         return [*self.applying(st, name), *(block for block, _ in self._in_doubt(st))]
 
     def _in_doubt(self, st: State) -> list[tuple[Block, list[Unknown]]]:
-        """Return the blocks of groups that the agent may be in, with the unknowns."""
+        """Return the blocks of groups that may contain the agent, with the unknowns that leave this open."""
         if not self.groups:
             return []
         groups = st.groups_known()

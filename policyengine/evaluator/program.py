@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class TrustAnchor:
-    """An issuer that the policy trusts. `claims` are triples of a claim, a root and the attribute it sets."""
+    """An issuer that the policy trusts. `claims` are triples of a claim, a root and the attribute that the
+    claim sets.
+    """
 
     __slots__ = ("claims", "name", "records_chains", "scopes_none")
 
@@ -31,14 +33,17 @@ class TrustAnchor:
 
 
 class PathBranch:
-    """A set of places in the patterns of paths that a path can be at.
+    """A set of places in the trie of path patterns that a path can reach.
 
-    `next` are the branches after the literal segments that paths have had, `wild` the one after any other. `cased` are
-    the literals by their folded text: a segment that is not in `next` may be another spelling of one. The rules are by
-    method: `ends` of a path that ends here, `rest` of one that goes on beyond all patterns, `last` of one whose last
-    segment is not a literal, if it does not matter which it is. `places` are the nodes of the tree with the least
-    folding by which a path comes there; `rests` are patterns that end in `**` and match, `loose` those that match with
-    a folding that is not theirs, and bind something.
+    `next` are the branches after known literal segments, `wild` is the branch after any other segment. `cased` are the
+    literals by their folded text: a segment that is not in `next` may spell one of them in another case.
+
+    The rules are indexed by method: `ends` for a path that ends here, `rest` for a path that continues beyond all
+    patterns, `last` for a path whose last segment is any non-literal, if its text does not matter.
+
+    `places` are the nodes of the tree, each with the least folding with which a path reaches it. `rests` are matching
+    patterns that end in `**`; `loose` are patterns that end in `**` and bind facts, but match only with a folding that
+    they do not allow.
     """
 
     __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")
@@ -58,7 +63,7 @@ class PathBranch:
 
 NO_SIZES: Final = (None, None, -1)
 NO_HOP_STEPS: Final = (None, None)
-MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
+MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # kept heads (paths without their last segment), and their characters
 
 
 class EndpointRules:
@@ -107,26 +112,26 @@ class EndpointRules:
         self.exact_bindings = exact_bindings
         self.windows = windows
         self.is_stateless = not limits and not records
-        # The steps of a hop of a chain in blocks that name no agent, after a mark of the entities with which they were
-        # computed.
+        # The steps of a hop in blocks that name no agent, after the mark of the entities with which they were computed.
         self.hop_steps: Any = NO_HOP_STEPS
-        # How large a question may be, between a mark of the entities with which that was computed, and their depth.
+        # The mark of the entities with which the size limit was computed, the limit of a question, and their depth.
         self.sizes: Any = NO_SIZES
 
     def build_used(self, other: EndpointRules) -> None:
-        """Build the blocks that the rules of another program have built, by the names and groups that they are for."""
+        """Build the blocks that the rules of another program have built, for the same names and groups."""
         self.agents.build_used(other.agents)
         self.users.build_used(other.users)
         self.delegators.build_used(other.delegators)
 
 
 class PolicyProgram:
-    """A policy that is ready to decide. `make_rules` creates the rules of an endpoint at its first request; `heads` has
-    the branches of paths without their last segment.
+    """A policy that is ready to decide.
 
-    `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ
-    from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer without obligations,
-    and `verdicts` caches other answers by the inputs on which they depend. `reads_history`: rules read past requests.
+    `make_rules` creates the rules of an endpoint at its first request; `heads` has the branches of paths without their
+    last segment. `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of
+    facts that differ from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer
+    without obligations, and `verdicts` caches other answers by the inputs on which they depend. `reads_history` is True
+    if rules read past requests.
     """
 
     __slots__ = (
@@ -160,14 +165,14 @@ class PolicyProgram:
         self.user_id: Any = None
 
     def rules_at(self, endpoint: Endpoint) -> EndpointRules:
-        """Return the rules at an endpoint. Many paths differ only in their last segment, so the branch before it is
-        kept.
+        """Return the rules at an endpoint. Many paths differ only in their last segment, so the program keeps the
+        branch before it.
         """
         if type(endpoint) is HttpEndpoint and endpoint.segments:
             path = endpoint.path
             branch = self.heads.get(path[: path.rindex("/")])
             if branch is not None:
-                last = branch.last  # before `cased`, which another thread fills before it sets `last`
+                last = branch.last  # read before `cased`: another thread fills `cased` before it sets `last`
                 tail = endpoint.segments[-1]
                 then = branch.next.get(tail)
                 found: EndpointRules | None = None

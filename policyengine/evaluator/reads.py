@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 
 class ReadRecorder:
-    """Records facts as they are read: `seen` by path, or by entity and attribute.
-
-    A fact that was already read with the same type is not recorded again.
+    """Records facts as they are read, in `seen`: by path, or by entity and attribute. A fact that was already read with
+    the same type is not recorded again.
     """
 
     __slots__ = ("_types", "seen")

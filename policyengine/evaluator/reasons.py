@@ -88,7 +88,7 @@ def fact_and_why(cause: Cause) -> tuple[str, str]:
 
 
 def lacking_scopes(st: State, block: Block) -> list[str]:
-    """Return the scopes with one of which the credential would open a grant."""
+    """Return the scopes that would open a grant; the credential needs one of them."""
     mark = len(st.doubts)
     found: list[str] = []
     if block.enter(st, True) & STANDS:
@@ -116,7 +116,7 @@ def chain_reason(stop: ChainStop) -> StopReason:
 
 
 def render_message(st: State, parts: tuple[str | MessagePart, ...], *, to_caller: bool) -> str:
-    """Return a message with its facts. The caller sees only those of the request; the approver sees all."""
+    """Return a message with its facts. The caller sees only facts of the request; the approver sees all facts."""
     found: list[str] = []
     for part in parts:
         if isinstance(part, str):

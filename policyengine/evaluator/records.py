@@ -1,4 +1,4 @@
-"""The records of a decided request for the history, and the windows of the history that a decision needs."""
+"""The history records of a decided request, and the windows of the history that a decision needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.runtime.values import Unknown
 
 
 def make_records(st: State, *, denied: bool) -> tuple[HistoryRecord, ...]:
-    """Return the records of a request that was allowed, or `denied`."""
+    """Return the history records of a request; `denied` says whether it was denied."""
     found: list[HistoryRecord] = []
     for rule in st.rules.records:
         pattern = rule.event.pattern
@@ -33,7 +33,7 @@ NO_WINDOWS: frozenset[WindowKey] = frozenset()
 
 
 def needed_windows(st: State) -> frozenset[WindowKey]:
-    """Return the windows of the history that rules relevant to the request read; no window for an unknown key."""
+    """Return the windows of the history that the relevant rules read. A window with an unknown key is left out."""
     if not st.rules.windows and not st.program.blocks_read_history:
         return NO_WINDOWS
     found: set[WindowKey] = set()

@@ -1,4 +1,6 @@
-"""Nodes of binary relations, by their operands; `kernel/binary_relations.py` defines the meaning of each operator."""
+"""Nodes of binary relations, by the types of their operands; `kernel/binary_relations.py` defines the meaning of each
+operator.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ class OrderRelation(Binary):
         return self.compare(left, right)
 
 
-MIN_HASHED = 16  # a shorter collection is compared element by element
+MIN_HASHED = 16  # minimum elements for hashing; a shorter collection is compared element by element
 
 
 class HasText(Condition):
@@ -114,8 +116,8 @@ class HasText(Condition):
 
 
 class HasElement(Binary):
-    """`collection has item`; for `holds`, an entity may also be a member of an element. `texts` means that all elements
-    are strings.
+    """`collection has item`. With `holds`, an entity may also be a member of an element. `texts` means that all
+    elements are strings.
     """
 
     __slots__ = ("fact", "holding", "texts")
@@ -186,7 +188,7 @@ def equal_or_unknown(left: Any, right: Any) -> Any:
 
 
 def fold(values: Iterable[Any], *, settling: bool) -> Any:
-    """Return Kleene's or of the values if `settling`, else their and."""
+    """Return Kleene's `or` of the values if `settling` is True, else their `and`."""
     unknown: list[Any] = []
     for value in values:
         if value is settling:

@@ -55,8 +55,8 @@ class ActsAloneTest(Condition):
 
 
 class ActsForTest(Condition):
-    """`acts for users where …`: a known user, who must be the subject of the credential unless the subject is the
-    agent.
+    """`acts for users where …`: the user is known and satisfies the condition, and the subject of the credential is the
+    user or the agent.
     """
 
     __slots__ = ("condition", "subject")
@@ -110,7 +110,7 @@ class ValidityTest(Condition):
 
 
 class Requirement:
-    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof; `source` is
+    """A requirement of a block. If it requires a proof, `need` is its text and `kind` the kind of proof; `source` is
     the requirement in the kernel.
     """
 

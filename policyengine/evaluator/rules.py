@@ -1,4 +1,4 @@
-"""The rules of an endpoint besides its blocks: guards, limits, records of past requests, and bounds of tasks."""
+"""The rules of an endpoint other than its blocks: guards, limits, records of past requests, and bounds of tasks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ OBLIGATION: Final = 2
 
 
 class Effect:
-    """A line of a guard at an endpoint. `index` is its position in the guard, `bit` its position at the endpoint.
-
-    `at` is its place in the source. `proofs` are the better proofs that may lift a deny, as pairs of a remedy and the
-    slots to change with their value.
-    `binding` describes the binding of an approval of a confirm; `fixed` means that its text shows no fact.
+    """A line of a guard at an endpoint. `index` is its position in the guard, `bit` its position at the endpoint. `at`
+    is its place in the source. `proofs` are the proofs that may lift a deny. `binding` describes the binding of an
+    approval of a confirm; `fixed` means that its message shows no fact.
     """
 
     __slots__ = (
@@ -69,7 +67,7 @@ class MessagePart:
 
 
 class ProofRemedy:
-    """A proof that may lift a deny: its kind and words, and the value that the slots of its fact would have."""
+    """A proof that may lift a deny: its kind, its text, and the value that the slots of its fact would have."""
 
     __slots__ = ("kind", "need", "slots", "value")
 
@@ -81,10 +79,9 @@ class ProofRemedy:
 
 
 class ApprovalScope:
-    """The parts of a request to which an approval of a confirm is bound: objects, and the facts that `reads` read.
-
+    """The parts of a request to which the approval of a confirm is bound: objects, and the facts that `reads` read.
     `sources` are pairs of a path and the expression that a pattern binds to it; `approvers` is the expression of `by
-    …`, if it has one.
+    …`, if any.
     """
 
     __slots__ = ("approvers", "bound", "objects", "reads", "sources")
@@ -105,8 +102,8 @@ class ApprovalScope:
 
 
 class LimitRule:
-    """A rate or budget at an endpoint: its condition, its key and its inputs as nodes. `charge` is complete but for its
-    key, if all of it is constant.
+    """A rate or budget at an endpoint: its condition, key and inputs as nodes. `charge` is the charge without its key,
+    if everything else in it is constant.
     """
 
     __slots__ = ("charge", "condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")

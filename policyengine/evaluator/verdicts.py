@@ -1,4 +1,4 @@
-"""The verdict: reasons, remedies, obligations and effects of a question that has passed through the gates."""
+"""The verdict on a question that has passed the gates: reasons, remedies, obligations and effects."""
 
 from __future__ import annotations
 
@@ -59,12 +59,11 @@ from policyengine.spec.reason_texts import (
 )
 
 NO_EFFECTS: Final = Effects()
-MAX_VERDICTS: Final = 4_096  # maximum cached answers; reasons for unknown facts may contain texts of callers
+MAX_VERDICTS: Final = 4_096  # maximum cached answers, because reasons for unknown facts may contain texts of callers
 
 
 class Verdict:
     """Derives the verdict from a passage. `approvals` are the approvals of confirms, by the number of their effect.
-
     `st` has the facts `approval.*`, `unapproved` does not; `exact` has the bindings that grants read.
     """
 
@@ -94,7 +93,7 @@ class Verdict:
         return Decision(answer, principal_of(st, self.passage.refused), stamp), effects
 
     def _key(self) -> Any:
-        """Return the inputs on which the answer depends; None if they include other facts of this request."""
+        """Return the inputs on which the answer depends; None if it depends on other facts of the request."""
         passage = self.passage
         if passage.chain or passage.task or passage.lacking:
             return None
@@ -105,7 +104,7 @@ class Verdict:
                 return None
             effects += (effect.key, acting.doubts)
         supported = self.st.request.options.obligations_supported if effects else None
-        if supported is not None:  # only these kinds matter; others are any texts of the caller
+        if supported is not None:  # only these kinds affect the answer; callers may send any other text
             supported = supported.intersection(FOR_THE_GATEWAY)
         if passage.open_to_anyone:
             return effects, supported
@@ -228,7 +227,9 @@ class Verdict:
         return ()
 
     def _confirm_reason(self, one: ActingEffect) -> StopReason:
-        """Return the reason of a confirm. A request with unknown facts cannot be approved, so it gets a deny."""
+        """Return the reason of a confirm. A request with unknown bound facts cannot be approved, so its reason is a
+        deny.
+        """
         effect, approval = one.effect, self.approvals[one.effect.bit]
         guard = effect.guard.name
         if approval.unseen:
@@ -240,7 +241,7 @@ class Verdict:
         return StopReason(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
 
     def _message(self, effect: Effect) -> str:
-        """Return the rule's message for the caller, or the rule itself."""
+        """Return the rule's message for the caller; the rule itself if it has no message."""
         if effect.message is None:
             return f"`{effect.effect.words}`"
         return render_message(self.unapproved, effect.message, to_caller=True)
@@ -273,7 +274,7 @@ class Verdict:
         return self.limits
 
     def _uncountable(self) -> list[StopReason]:
-        """Return a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
+        """Return a reason for each limit whose key or cost is unknown; such a limit lets no request pass."""
         found: list[StopReason] = []
         for inputs in self._limited():
             if inputs.unknown:

@@ -1,5 +1,7 @@
-"""The walker: it takes one question through the gates, with the rules of its endpoint. It follows the specification
-gate by gate (`spec/gates.py`), but visits only rules that can affect the result, and stops when the result is settled.
+"""The walker, which takes one question through the gates with the rules of its endpoint.
+
+It follows the specification gate by gate (`spec/gates.py`), but visits only rules that can affect the result, and stops
+when the result is settled.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class ActingEffect:
 
 
 class Passage:
-    """How a question passed the gates. If no grant opens, `closed` holds the unknowns and `lacking` the bits that say
+    """How a question passed the gates. If no grant opens, `closed` holds the unknowns, and `lacking` the bits that say
     whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate. `refused` is the code of
     a refused credential.
     """
@@ -79,7 +81,7 @@ def take_doubts(st: State) -> Doubts:
 
 
 def walk(st: State, exact: State, approved: State) -> Passage:
-    """Return how the question passes the gates. Grants read facts in the state `exact`, guards in `approved`."""
+    """Return how the question passes the gates. Grants read facts from the state `exact`, guards from `approved`."""
     rules, found = st.rules, Passage()
     found.refused = refusal_code(st)
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
@@ -117,7 +119,7 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
 
 
 def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
-    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether any block
+    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether a block
     accepts the presenter.
     """
     program = st.program
@@ -159,7 +161,9 @@ def stands_anywhere(st: State) -> bool:
 
 
 def opening_packages(st: State, side: PrincipalRules) -> list[str]:
-    """Return the packages of the blocks that open the endpoint; if none opens it, those of the blocks that stand."""
+    """Return the packages of the blocks that open the endpoint; if none opens it, those of the blocks that accept the
+    presenter.
+    """
     mark = len(st.doubts)
     opening = [one.package for one in side.applying(st, st.name) if one.enter(st, False) & OPENS]
     if not opening:
@@ -217,7 +221,7 @@ def pass_hop(own: State, hop: ChainMember, then: ChainMember, found: Passage) ->
 
 
 def state_of_hop(st: State, hop: ChainMember) -> State:
-    """Return the state in which a hop is the presenter. Proofs of the presenter do not apply to the hop."""
+    """Return the state in which a hop is the presenter. Proofs of the real presenter do not apply to the hop."""
     own = state_of_hops(st)
     enter_hop(own, hop)
     return own
@@ -246,7 +250,7 @@ def enter_hop(own: State, hop: ChainMember) -> None:
         for slot in program.hop_slots:
             if slot < len(values):
                 values[slot] = UNREAD
-    else:  # attributes of the presenter may be claimed, through whichever fact names the presenter
+    else:  # any fact that names the presenter may have claimed attributes
         own.values = program.blank.copy()
         own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
     facts: Any = own.facts

@@ -16,12 +16,13 @@ PARTS: Final = (
 
 
 class EngineDisagreementError(Exception):
-    """The evaluator and the specification decide differently, which is a bug in policyengine."""
+    """The error for a bug in policyengine: the evaluator and the specification decide differently."""
 
 
 def check_agreement(facts: Facts, seen: DecisionTrace, decision: Decision, effects: Effects) -> None:
-    """Compare a decision of the evaluator, before its limits are charged, with the one that its trace results in.
-    Raises EngineDisagreementError."""
+    """Compare a decision of the evaluator, before its limits are charged, with the decision that follows from its
+    trace. Raises EngineDisagreementError.
+    """
     specified, specified_effects = conclude(facts, seen)
     parts = [name for name in PARTS if getattr(decision, name) != getattr(specified, name)]
     if effects != specified_effects:

@@ -23,7 +23,7 @@ from policyengine.vocabulary import SECRET_HEADERS
 
 
 class Mark(StrEnum):
-    """The result of a line; SKIPPED means that it does not concern this request."""
+    """The result of a line; SKIPPED means that the line does not concern this request."""
 
     YES = "yes"
     NO = "no"
@@ -32,7 +32,8 @@ class Mark(StrEnum):
 
 
 MARK_SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
-MAX_SKIPPED_LINES = 3  # maximum consecutive parts that do not concern the request; longer runs are only counted
+# Maximum consecutive parts that do not concern the request; of a longer run, only the number is shown.
+MAX_SKIPPED_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,8 @@ def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
             return history_line(node, node, facts)
         case k.Not(k.HistoryCondition() as operand) if source_text(node).startswith("no "):
             return history_line(node, operand, facts)
-        case k.Not(operand) if source_text(operand) != source_text(
-            node
-        ):  # `is absent` and `not in` show no separate operand
+        # `is absent` and `not in` show no separate operand.
+        case k.Not(operand) if source_text(operand) != source_text(node):
             parts = (expression_line(operand, facts),)
         case _:
             parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))
@@ -155,9 +155,8 @@ def source_text(part: k.Node) -> str:
 
 
 def describe_last_events(node: k.HistoryCondition, facts: Facts) -> str | None:
-    """Return `none`, or `the last one 5m ago; 1 may count`; None if the history is unknown.
-
-    Earlier events are not described, as the store may have dropped them.
+    """Return `none`, or `the last one 5m ago; 1 may count`; None if the history is unknown. Earlier events are not
+    described, because the store may have dropped them.
     """
     known = events_in_window(node, facts, evaluate)
     if isinstance(known, Unknown):

@@ -53,7 +53,9 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
 
 
 def json_body(content: bytes) -> Mapping[str, object] | Invalid:
-    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse every body as a form."""
+    """Parse JSON. Names that also occur in the text as form fields are unknown, because some servers parse every body
+    as a form.
+    """
     try:
         found = parse_json_members(content)
     except decode.DecodeError as error:

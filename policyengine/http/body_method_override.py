@@ -18,7 +18,7 @@ IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
 ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
 DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]++|\r?\n[ \t])*+)", re.IGNORECASE)
 NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
-NAMED = (  # a name in double quotes, or in double or single quotes
+NAMED = (  # two ways to read a name: quoted with `"` only, or with `"` or `'`
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|[^;\s]*)""", re.IGNORECASE),
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|'(?:\\.|[^'\\]++)*+'?|[^;\s]*)""", re.IGNORECASE),
 )
@@ -28,12 +28,13 @@ OTHER_TYPE = re.compile(
 )
 BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"  # byte order marks of UTF-8 and UTF-16
 MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # maximum numbers in one body; a part may have several names
-COMMENTS = ("/*", "//")  # some parsers accept comments in JSON
+COMMENTS = ("/*", "//")  # comments, which some parsers accept in JSON
 
 
 def names_method(types: Sequence[str], content: bytes) -> bool:
-    """Whether the body names a method. `types` are the content types as sent. In UTF-16 and UTF-32, ASCII letters have
-    zero bytes between them."""
+    """Return whether the body names a method. `types` are the content types as sent. In UTF-16 and UTF-32, ASCII
+    letters have zero bytes between them.
+    """
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):
         return True
@@ -43,7 +44,7 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether the whole text could be JSON or a form, rather than prose that mentions one."""
+    """Return whether the whole text could be JSON or a form, rather than prose that mentions one."""
     bare = text.lstrip(BYTE_ORDER_MARKS).strip()
     return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
 
@@ -57,8 +58,9 @@ def in_json(text: str) -> bool:
 
 
 def in_parts(text: str) -> bool:
-    """Whether a part is named like an override. If there are more parts or names than the limits, the rest is not
-    searched, and the result is true."""
+    """Return whether a part is named like an override. If there are more parts or names than the limits, the rest is
+    not searched, and the result is true.
+    """
     dispositions = list(islice(DISPOSITION.finditer(text), MAX_PARTS + 1))
     names = list(islice((name for one in dispositions for name in part_names(one[1])), MAX_NAMES + 1))
     if len(dispositions) > MAX_PARTS or len(names) > MAX_NAMES:

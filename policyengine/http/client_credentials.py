@@ -1,8 +1,8 @@
 """Reads the raw credentials of a client from the headers of its request, for a verifier in this server.
 
-`Authorization` is the client's if this server requires no token from its callers; otherwise the gateway passes the
-client's in `X-Forwarded-Authorization`. `Client-Cert` or `X-Forwarded-Client-Cert` describes the client's connection if
-it is configured: the gateway must then remove that header from the client's request.
+If this server requires no token from its callers, `Authorization` belongs to the client; otherwise the gateway passes
+the client's value in `X-Forwarded-Authorization`. If it is configured, `Client-Cert` or `X-Forwarded-Client-Cert`
+describes the client's connection: the gateway must then remove that header from the client's request.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def read_client_credentials(
 ) -> dict[str, object]:
     """Return the member `credentials` of a question; empty if there are none.
 
-    `own`: whether `Authorization` is the client's. `certificate`: the header with the client's certificate, set by a
-    trusted gateway, or None. `content`: the whole body, if available. Raises RequestError for a repeated
-    or respelled header, because it is unknown which of two values is right.
+    `own` says whether `Authorization` belongs to the client. `certificate` is the header with the client's certificate,
+    set by a trusted gateway, or None. `content` is the whole body, if available. Raises RequestError for a repeated or
+    respelled header, because it is unknown which of two values is right.
     """
     check_spellings(given, (*CREDENTIAL_HEADERS, *CREDENTIAL_SECRET_HEADERS))
-    given = {name: values for name, values in given.items() if values != ("",)}  # an empty header means none
+    given = {name: values for name, values in given.items() if values != ("",)}  # an empty header counts as missing
     found: dict[str, object] = {}
     for header, name in CREDENTIAL_HEADERS.items():
         if header in given:

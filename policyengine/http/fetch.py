@@ -2,7 +2,7 @@
 
 A redirect is followed only on the same server, and only if the caller allows redirects. Only the configured proxy is
 used, nothing is decompressed, and no connection is kept open. One deadline covers everything, including headers and
-redirects, so a server that sends slowly is cut off; only the system's name resolution has its own timeouts.
+redirects, so that a server that sends slowly is cut off; only the system's name resolution has timeouts of its own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ USER_AGENT = "policyengine"
 
 
 class CertificatesError(Exception):
-    """A file of certificates that cannot be used; the message says why."""
+    """The error for a file of certificates that cannot be used; the message says why."""
 
 
 class FetchError(Exception):
-    """A request failed; `why` is safe to log, because it contains nothing that was sent or received. `status` is the
-    HTTP status, if there was one."""
+    """The error for a failed request; `why` is safe to log, because it contains nothing that was sent or received.
+    `status` is the HTTP status, if there was one.
+    """
 
     def __init__(self, why: str, status: int | None = None) -> None:
         super().__init__(why)
@@ -38,7 +39,7 @@ class FetchError(Exception):
 
 
 class UnreachableError(FetchError):
-    """The server did not answer, or not in time; the next request is likely to fail, too."""
+    """The server did not answer before the deadline; the next request is likely to fail, too."""
 
 
 class RedirectError(FetchError):
@@ -52,17 +53,17 @@ class RedirectError(FetchError):
 @dataclass(frozen=True, slots=True)
 class FetchResponse:
     body: bytes
-    fresh: int | None = None  # seconds, by `Cache-Control`; 0 for `no-store` and `no-cache`
+    fresh: int | None = None  # seconds, from `Cache-Control`; 0 for `no-store` and `no-cache`
     kind: str = ""  # `Content-Type` in lower case, without parameters
+    status: int = 200
 
 
 @dataclass(frozen=True)
 class Fetcher:
-    """An HTTP client; thread-safe.
-
-    `ca`: a PEM file of trusted certificates, instead of the system's. `plain_http`: allow `http://` to other machines.
-    `proxy`: a URL, for servers that are not on this machine. `redirects`: the maximum number of redirects on the same
-    server. `clock`: monotonic seconds.
+    """An HTTP client; thread-safe. `ca` is a PEM file of certificates to trust instead of the system's. `plain_http`
+    allows `http://` to other machines. `proxy` is the URL of a proxy for servers on other machines. `redirects` is the
+    maximum number of redirects on the same server. `clock` returns monotonic seconds. Answers have one of the
+    `statuses`.
     """
 
     ca: Path | None = None
@@ -70,10 +71,11 @@ class Fetcher:
     proxy: str | None = None
     largest: int = MAX_RESPONSE_BYTES
     redirects: int = 0
+    statuses: frozenset[int] = frozenset({200})
     clock: Callable[[], float] = monotonic
 
     def get(self, url: str, until: float, accept: str = "application/json, */*;q=0.1") -> FetchResponse:
-        """Return the answer, which has status 200. `until` is the deadline by the clock. Raises FetchError."""
+        """Return the answer. `until` is the deadline by the clock. Raises FetchError."""
         for _ in range(self.redirects + 1):
             answer = self._ask("GET", url, {"Accept": accept}, b"", until)
             if isinstance(answer, FetchResponse):
@@ -82,7 +84,7 @@ class Fetcher:
         raise FetchError(f"the server redirects more than {self.redirects} times")
 
     def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
-        """Post a form. Raises FetchError."""
+        """Post a form, or another body whose type is in `headers`. Raises FetchError."""
         kind = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         answer = self._ask("POST", url, {**kind, **headers}, form, until)
         if isinstance(answer, FetchResponse):
@@ -143,7 +145,7 @@ class Fetcher:
 
     def _read(self, response: httpcore.Response) -> FetchResponse:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
-        if response.status != 200:
+        if response.status not in self.statuses:
             leads = ", and redirects are not followed" if 300 <= response.status < 400 else ""
             raise FetchError(f"the server answers {response.status}{leads}", response.status)
         if headers.get(b"content-encoding", "identity").lower() != "identity":
@@ -154,7 +156,7 @@ class Fetcher:
             if len(body) > self.largest:
                 raise FetchError(f"the answer is longer than {self.largest:,} bytes")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        return FetchResponse(bytes(body), cache_lifetime(headers.get(b"cache-control", "")), kind)
+        return FetchResponse(bytes(body), cache_lifetime(headers.get(b"cache-control", "")), kind, response.status)
 
 
 def create_tls_context(ca: Path | None) -> ssl.SSLContext:
@@ -233,8 +235,8 @@ def describe_network_error(error: Exception) -> str:
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """Connections whose every step is limited to the time left until the deadline, `until` by the clock; the owner of a
-    connection that is kept open moves it."""
+    """Connections that limit every step to the time left until the deadline, `until` by the clock. The owner of a
+    connection that stays open moves the deadline."""
 
     def __init__(self, until: float, clock: Callable[[], float]) -> None:
         self.until, self._clock = until, clock

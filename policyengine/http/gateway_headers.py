@@ -40,7 +40,7 @@ RESERVED_HEADERS = (
     )
     | WITHHELD_HEADERS
 )
-# Headers that servers trust, or that determine how servers parse a body; a respelled one is refused.
+# Headers that servers trust, or that determine how servers parse a body; other spellings of them are refused.
 TRUSTED_HEADERS = frozenset(
     {
         *CREDENTIAL_HEADERS,
@@ -58,13 +58,13 @@ OPTIONAL_FACTS = ("agent_instance", "agent_groups", "credential_kind", "credenti
 
 @dataclass(frozen=True, slots=True)
 class GatewayHeaders:
-    """The header (in lower case; "" for none) of each fact. `obligations` are the kinds that the gateway fulfils.
-    `trust_domains` are SPIFFE trust domains (`acme.example`), each with its issuer in the policy. `hands_on_…` are the
-    headers that reach an adapter whenever the client sends them, or `all`; `bodies` are the adapters whose gateway
-    sends every body, or refuses the request.
+    """The header (in lower case; "" for none) of each fact.
 
-    `client_certificate`: the header with the certificate of the client's connection; None if the gateway does not set
-    this header, because it would then pass on the client's own.
+    `obligations` are the kinds that the gateway fulfils. `trust_domains` are SPIFFE trust domains (`acme.example`),
+    each with its issuer in the policy. `hands_on_…` are the headers that reach an adapter whenever the client sends
+    them, or `all`; `bodies` are the adapters whose gateway sends every body, or refuses the request.
+    `client_certificate` is the header with the certificate of the client's connection; None if the gateway does not set
+    this header: otherwise the client could set it itself.
     """
 
     agent_id: str = "x-agent-id"
@@ -80,7 +80,8 @@ class GatewayHeaders:
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
-    request_size: str = ""  # if named, the gateway must remove it from clients: an empty body may satisfy a grant
+    # If it is configured, the gateway must remove it from client requests: an empty body may satisfy a grant.
+    request_size: str = ""
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()
     client_certificate: str | None = None
@@ -98,7 +99,7 @@ class GatewayHeaders:
         )
 
     def hides_absence(self, adapter: GatewayAdapter, path: tuple[str, ...]) -> bool:
-        """Whether the absence of a fact is unknown to this adapter."""
+        """Return whether this adapter cannot know that a fact is absent."""
         hands_on = self.hands_on(adapter)
         match path:
             case ("body", *_):
@@ -117,7 +118,7 @@ class GatewayHeaders:
                 return False
 
     def never_sends(self, adapter: GatewayAdapter, path: tuple[str, ...]) -> bool:
-        """Whether a fact cannot reach this adapter, so that it is unknown there in every request."""
+        """Return whether a fact cannot reach this adapter, so that it is unknown there in every request."""
         match path:
             case ("body", *_):
                 return not adapter.sends_bodies
@@ -171,7 +172,7 @@ def header_error(name: str, why: str, hint: str | None = None) -> RequestError:
 
 
 def parse_word(name: str, value: str) -> str:
-    """Return a single value, which must not have a comma: gateways join repeated headers with commas."""
+    """Return a single value, which must not contain a comma, because gateways join repeated headers with commas."""
     if "," in value:
         raise header_error(name, "contains a comma, as if it were repeated")
     return value
@@ -187,7 +188,7 @@ def parse_scopes(name: str, value: str) -> list[str]:
 
 
 def parse_time_or_seconds(name: str, value: str) -> str | datetime:
-    """Parse a time, or seconds since 1970, as tokens write them."""
+    """Parse a time, or seconds since 1970, which tokens use."""
     if not SECONDS.fullmatch(value):
         return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))

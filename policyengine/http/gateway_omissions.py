@@ -13,7 +13,7 @@ from policyengine.runtime.values import Invalid
 
 HeaderValues = Mapping[str, tuple[str, ...]]
 
-ALL: Final = "all"  # in place of header names
+ALL: Final = "all"  # the word that stands for all header names
 GIVEN_TWICE = Invalid("given twice")
 UNREADABLE = Invalid("not valid UTF-8")
 MAYBE_GIVEN_TWICE = Invalid("a comma, as if it had been given twice")
@@ -26,7 +26,7 @@ HOP_BY_HOP = frozenset(
 WITHHELD_HEADERS = CREDENTIAL_SECRET_HEADERS | HOP_BY_HOP | {"cookie"}
 # `authorization` is often set by the gateway itself, or removed before the check.
 UNKNOWABLE_HEADERS = HOP_BY_HOP | {"authorization"}
-ENVOY_PREFIX = "x-envoy-"  # headers that describe Envoy's own call to this server
+ENVOY_PREFIX = "x-envoy-"  # headers of Envoy's own call to this server
 # List fields, and fields with a date or a comment: a comma in one does not mean that it is repeated.
 COMMA_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language access-control-request-headers baggage cache-control "
@@ -37,7 +37,7 @@ COMMA_HEADERS = frozenset(
 
 
 class GatewayAdapter(StrEnum):
-    """An adapter, by its name in settings."""
+    """An adapter, with its name in settings."""
 
     FORWARD_AUTH = "forward_auth"
     NGINX = "nginx"
@@ -65,15 +65,17 @@ ADAPTER_PATHS: Mapping[GatewayAdapter, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ForwardedParts:
-    """The parts of a request that a gateway passes on. `headers`: those that arrive whenever the client sends them;
-    None: all. `bodies`: each body arrives whole, or the request is refused. `joins`: repeated headers arrive as one."""
+    """The parts of a request that a gateway passes on. `headers` are those that arrive whenever the client sends them;
+    None: all. `bodies` means that each body arrives whole, or the request is refused. `joins` means that repeated
+    headers arrive as one header.
+    """
 
     headers: frozenset[str] | None = frozenset()
     bodies: bool = False
     joins: bool = False
 
     def shows_absence(self, header: str) -> bool:
-        """Whether a header that did not arrive is absent."""
+        """Return whether a header that did not arrive is certainly absent."""
         return header not in UNKNOWABLE_HEADERS and (self.headers is None or header in self.headers)
 
 

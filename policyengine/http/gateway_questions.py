@@ -1,6 +1,5 @@
-"""Builds the question for the engine from a request that a gateway describes.
-
-Facts that the gateway does not show are pending. A header that some server takes for another one is refused.
+"""Builds the question for the engine from a request that a gateway describes. Facts that the gateway does not show are
+pending. A header that some server takes for another header is refused.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid
 
 Facts: TypeAlias = Mapping[str, Mapping[str, object]]
-# The part of the body that the gateway sent. Text is not what the client sent: the gateway has replaced bytes that are
-# not UTF-8.
+# The part of the body that the gateway sent. A text is not exactly the body of the client: the gateway has replaced
+# bytes that are not UTF-8.
 Content: TypeAlias = bytes | str
 
 BODY_AS_TEXT = Invalid("the body was sent as text, not as bytes (set `pack_as_bytes`)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED_METHOD, FORWARDED_URI, FORWARDED_HOST = FORWARDED_HEADERS
-MAX_KNOWN_NAMES = 1_024  # header names that a builder remembers, and their characters
+MAX_KNOWN_NAMES = 1_024  # maximum number of header names that a builder remembers, and maximum characters of each
 MAX_KNOWN_LENGTH = 64
 MAX_KNOWN_LISTS = 256
 ANY_HEADER = ["request.headers.*"]
@@ -86,11 +85,11 @@ def read_forwarded_target(given: HeaderValues) -> RequestTarget:
 
 
 class HeaderKind(NamedTuple):
-    """The meaning of a header name; `folded` is the spelling that some servers make of it."""
+    """The meaning of a header name; `folded` is the spelling that some servers map it to."""
 
     folded: str
-    is_withheld: bool  # it is never a fact
-    is_respelled: bool  # some server takes it for a header that only a gateway may set
+    is_withheld: bool  # whether the header is never a fact
+    is_respelled: bool  # whether some server takes it for a header that only a gateway may set
 
 
 class StatedFact(NamedTuple):
@@ -103,8 +102,9 @@ class StatedFact(NamedTuple):
 
 
 class GatewayQuestionBuilder:
-    """Builds the questions of one adapter. What depends only on its settings is prepared once; the kinds of header
-    names, and the pending facts that follow from them, are remembered within bounds."""
+    """Builds the questions of one adapter. Everything that depends only on its settings is prepared once; the kinds of
+    header names, and the pending facts that follow from them, are cached within bounds.
+    """
 
     def __init__(self, names: GatewayHeaders, forwarded: ForwardedParts) -> None:
         self.names, self.forwarded = names, forwarded
@@ -130,7 +130,8 @@ class GatewayQuestionBuilder:
         vouched: Facts | None = None,
     ) -> dict[str, object]:
         """Build the question in the shape of `/decide`. `content` is the part of the body that the gateway sent, or
-        None if it never sends bodies; `vouched` holds further facts about the caller. Raises RequestError."""
+        None if it never sends bodies; `vouched` holds further facts about the caller. Raises RequestError.
+        """
         headers, withheld = self._read_headers(given)
         for name in OTHER_TARGET_HEADERS:
             if name in given:
@@ -153,8 +154,9 @@ class GatewayQuestionBuilder:
         return {"request": request, **said, "pending": pending, "options": self._options}
 
     def _read_headers(self, given: HeaderValues) -> tuple[dict[str, object], tuple[str, ...]]:
-        """Return the client's headers as facts of the request, None for one that is known to be absent; and the names
-        of the headers that are no facts. Raises RequestError."""
+        """Return the client's headers as facts of the request, with None for a header that is known to be absent; and
+        the names of the headers that are never facts. Raises RequestError.
+        """
         found: dict[str, object] = {}
         withheld: list[str] = []
         folded: set[str] = set()
@@ -238,8 +240,9 @@ UNCARRIED_MEMBERS = [(name, name.partition(".")[0]) for name in UNCARRIED_FACTS]
 def read_body_and_size(
     given: HeaderValues, forwarded: ForwardedParts, content: Content | None, said: object
 ) -> tuple[Mapping[str, object] | Invalid | None, object]:
-    """Return the members of the body and its size: no members if the body is empty, None for what is unknown. `said`,
-    the size that the gateway states, is used only if the gateway never sends bodies."""
+    """Return the members of the body and its size: no members if the body is empty, None for unknown parts. `said`, the
+    size that the gateway states, is used only if the gateway never sends bodies.
+    """
     if content is None:
         return ({} if said == 0 else None), said
     whole = whole_body(given, content)
@@ -252,7 +255,7 @@ def read_body_and_size(
 
 
 def read_body(given: HeaderValues, content: Content) -> Mapping[str, object] | Invalid:
-    """Return the members of a whole body, or the reason that they are unknown."""
+    """Return the members of a whole body, or an Invalid with the reason for which they are unknown."""
     if isinstance(content, str):
         return find_body_override(given, content) or BODY_AS_TEXT
     return body_members(given.get("content-type", ()), given.get("content-encoding", ()), content)
@@ -272,9 +275,11 @@ def add_credentials(
     certificate: str | None,
     content: Content | None = None,
 ) -> dict[str, object]:
-    """Add the client's raw credentials to the question. `own`: `Authorization` is the client's, because this server
-    requires no token. `certificate`: the header with the client's certificate. `content`: the part of the body that the
-    gateway sent. Raises RequestError."""
+    """Add the client's raw credentials to the question.
+
+    `own` means that `Authorization` belongs to the client, because this server requires no token. `certificate` is the
+    header with the client's certificate, `content` the part of the body that the gateway sent. Raises RequestError.
+    """
     url, whole = request_url(given, target.host, target.uri), whole_body(given, content)
     signed = None if whole is None else raw_body(whole)
     found = read_client_credentials(
@@ -284,8 +289,9 @@ def add_credentials(
 
 
 def whole_body(given: HeaderValues, content: Content | None) -> Content | None:
-    """Return the body if the gateway states that it is complete. Otherwise it may be missing or cut off, and is treated
-    as unknown."""
+    """Return the body if the gateway states that it is complete. Any other body may be missing or cut off, and counts
+    as unknown.
+    """
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 
 

@@ -26,12 +26,12 @@ ORIGIN = re.compile(r"https?://(?P<host>[^/?#@]+)")
 NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?\.?")
 ANY_HOST_NAME = "*"
 OWN_SITES = frozenset({b"same-origin", b"none"})
-# A page needs a preflight to send these to another site, and preflights fail here.
+# A page needs a preflight to send these headers to another site, and preflights fail here.
 GATEWAY_HEADER_PREFIXES = (b"x-envoy-", b"x-forwarded-")
 
 
 class AllowedHostError(ValueError):
-    """An allowed host is not a host name."""
+    """The error for an allowed host that is not a host name."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -39,7 +39,7 @@ class AllowedHostError(ValueError):
 
 
 class HostRefusal(NamedTuple):
-    """A refused request: the header, a message, and what to do."""
+    """The refusal of a request: the header, a message, and what to do."""
 
     header: str
     message: str
@@ -61,16 +61,17 @@ class AllowedHosts:
         return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether none of these headers is repeated and all are those of an ordinary client. If False, `refusal`
-        decides."""
+        """Return whether none of these headers is repeated and all are those of an ordinary client. If False, `refusal`
+        decides.
+        """
         return self.has_own_name(headers) and b"origin" not in headers and b"sec-fetch-site" not in headers
 
     def has_own_name(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether `Host`, which is not repeated, is a name of this server. If False, `host_refusal` decides."""
+        """Return whether `Host`, which is not repeated, is a name of this server. If False, `host_refusal` decides."""
         return is_named(headers.get(b"host", b""), self.names)
 
     def answers(self, host: bytes, own: str | None = None) -> bool:
-        """Whether a `Host` is allowed. `own` is the address of the listener, which cannot be rebound."""
+        """Return whether a `Host` is allowed. `own` is the address of the listener, which cannot be rebound."""
         return is_named(host, self.names) or is_address(parse_host_header(host), own)
 
     def refusal(
@@ -108,7 +109,7 @@ class AllowedHosts:
         return foreign_host_refusal("sec-fetch-site", sites[0])
 
     def is_own(self, origin: bytes, headers: RawHeaderLines) -> bool:
-        """Whether an `Origin` is the origin of this server, or an allowed host."""
+        """Return whether an `Origin` is the origin of this server, or an allowed host."""
         found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
         if found is None:
             return False
@@ -119,7 +120,7 @@ class AllowedHosts:
 
 @lru_cache(maxsize=256)  # clients use few hosts, and each request names one
 def is_named(host: bytes, names: frozenset[str]) -> bool:
-    """Whether a `Host` is loopback or one of these names."""
+    """Return whether a `Host` is loopback or one of these names."""
     return LOOPBACK(host) is not None or ANY_HOST_NAME in names or is_listed(parse_host_header(host), names)
 
 
@@ -169,7 +170,7 @@ def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
 
 
 def is_navigation(method: str, headers: RawHeaderLines) -> bool:
-    """Whether the request follows a link: the linking page cannot read the answer."""
+    """Return whether the request follows a link; then the linking page cannot read the answer."""
     how = header_values(headers, b"sec-fetch-mode"), header_values(headers, b"sec-fetch-dest")
     return method == "GET" and how == ([b"navigate"], [b"document"])
 
@@ -194,6 +195,6 @@ def is_literal(text: str) -> bool:
 
 
 def is_address(name: str, own: str | None) -> bool:
-    """Whether a name is exactly this address."""
+    """Return whether a name is exactly this address."""
     bare = name.removeprefix("[").removesuffix("]")
     return own is not None and is_literal(own) and is_literal(bare) and ip_address(own) == ip_address(bare)

@@ -22,7 +22,8 @@ PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototyp
 
 def parse_json_members(content: bytes) -> dict[str, object]:
     """Return the members; those that parsers read differently are invalid, as in `decode.from_json`. Raises DecodeError
-    if the content is not a JSON object."""
+    if the content is not a JSON object.
+    """
     found = decode.clean(decode.json_tree(content, DECODER))
     if isinstance(found, Invalid):
         raise decode.DecodeError(found.why)

@@ -1,9 +1,10 @@
 """Parses a query string or a form (`a=1&b=2`): a field that every parser reads in the same way has a value, and all
 others are unknown.
 
-PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names; of `a=1&a=2` some take the
-first, some the last, some both; some split at `;`; a broken escape is text, an error, or no field. So a field has a
-value only if there is exactly one way to read it, and every name that some parser may give to another field is unknown.
+PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names. Of `a=1&a=2`, some parsers take
+the first value, some the last, some both. Some split at `;`. A broken escape is text, an error, or no field. So a field
+has a value only if there is exactly one way to read it, and every name that some parser may give to another field is
+unknown.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 from policyengine.http.gateway_omissions import GIVEN_TWICE, UNREADABLE
 from policyengine.runtime.values import Invalid
 
-MAX_NAME_LENGTH = 1_000  # characters of a name that a policy could use
-MAX_FIELDS = 1_000  # PHP and Express drop further fields
+MAX_NAME_LENGTH = 1_000  # maximum characters of a name that a policy could use
+MAX_FIELDS = 1_000  # maximum fields; PHP and Express drop further fields
 MAX_PIECES = 4 * MAX_FIELDS  # maximum number of pieces of other text that are searched for names
 BROKEN = Invalid("a `%` that does not begin an escape")
 OTHER_NAME = Invalid("a field whose name servers read differently")
@@ -29,9 +30,10 @@ TOO_MANY = Invalid(f"more than {MAX_FIELDS:,} parameters")
 FRAGMENT = Invalid("a `#`, where some servers end the query")
 
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# Some parser reads every other name as a list, an object, a different name or no field.
+# Names that every parser reads in the same way. At least one parser reads any other name as a list, an object, another
+# name or no field.
 PLAIN_NAME = re.compile(r"""[^\x00-\x20\x7f."%&'+;=\[\\\]]+""")
-RAW = re.compile(r"[\x20-\x7e]*")  # some parsers read unescaped non-ASCII bytes as Latin-1
+RAW = re.compile(r"[\x20-\x7e]*")  # ASCII only, because some parsers read other unescaped bytes as Latin-1
 BRACKET_EQUALS = re.compile(r"(?:\]|%5[Dd])=")
 BRACKETS = re.compile(r"[\[\]]+")
 OPENING = ("[", "%5B", "%5b")  # Express reads a field with this prefix as a list element
@@ -45,7 +47,7 @@ Field = str | Invalid
 
 
 def query_fields(text: str) -> dict[str, Field] | Invalid:
-    """Return the parameters of a query, which is spelled as in the request line, or the reason not to read it."""
+    """Return the parameters of a query, spelled as in the request line, or the reason not to read it."""
     if "#" in text:
         return FRAGMENT
     found = form_fields(text)
@@ -53,8 +55,9 @@ def query_fields(text: str) -> dict[str, Field] | Invalid:
 
 
 def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
-    """Return the fields by name, or None if there are too many. `text` still has its escapes; `of_body`: it is a form,
-    in which some parsers drop empty fields."""
+    """Return the fields by name, or None if there are too many. `text` still has its escapes; `of_body` means that it
+    is a form, in which some parsers drop empty fields.
+    """
     pieces = text.split("&")
     if len(pieces) + text.count(";") > MAX_FIELDS:
         return None
@@ -67,8 +70,9 @@ def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
 
 
 def possible_fields(text: str) -> set[str] | None:
-    """Return the names that text other than a form may have as fields after the first `&`, or None if there are too
-    many pieces, which are counted first because each takes time."""
+    """Return the names that a text other than a form may have as fields after the first `&`. Return None if there are
+    too many pieces; they are counted first, because reading each takes time.
+    """
     pieces = frozenset(text.split("&")[1:])
     if sum(len(frozenset(piece.split(";"))) for piece in pieces) > MAX_PIECES:
         return None
@@ -127,7 +131,7 @@ def possible_names(*raws: str) -> set[str]:
     found: set[str] = set()
     for raw in frozenset(raws):
         for text in (raw, unescape_brackets(raw), *byte_readings(raw), *text_readings(unescape_field(raw))):
-            ended = text.partition("\0")[0]  # as parsers written in C read it
+            ended = text.partition("\0")[0]  # as parsers in C read it: up to the first NUL
             parts = [part for part in BRACKETS.split(ended) if part][:1]
             before = (ended.partition("[")[0], ended[:1] + ended[1:].partition("[")[0], ended.partition(".")[0])
             found |= {text, text.strip(), ended, *before, *parts, bracketed_name(text)}
@@ -135,8 +139,9 @@ def possible_names(*raws: str) -> set[str]:
 
 
 def bracketed_name(text: str) -> str:
-    """Return the content of the leading brackets, nested ones included, as Express names a field; otherwise the whole
-    text."""
+    """Return the content of the leading brackets, including nested brackets, which Express takes as the name of a
+    field; without brackets, the whole text.
+    """
     depth = 0
     for place, char in enumerate(text[:MAX_NAME_LENGTH]):
         depth += (char == "[") - (char == "]")
@@ -146,7 +151,7 @@ def bracketed_name(text: str) -> str:
 
 
 def text_readings(content: bytes) -> Iterator[str]:
-    """Yield the text with invalid UTF-8 kept, replaced, or escaped as Flask does."""
+    """Yield the text with invalid UTF-8 kept, with it replaced, and with it escaped as Flask does."""
     text = content.decode("utf-8", "surrogateescape")
     yield text
     if not text.isascii():
@@ -155,7 +160,7 @@ def text_readings(content: bytes) -> Iterator[str]:
 
 
 def unescape_brackets(raw: str) -> str:
-    """Return the name that Express gives a field with broken escapes: only its brackets are unescaped."""
+    """Return the name that Express gives to a field with broken escapes: it unescapes only the brackets."""
     return ESCAPED_BRACKET.sub(lambda found: "[" if found[0] in "%5b%5B" else "]", raw.replace("+", " "))
 
 
@@ -169,5 +174,5 @@ def byte_readings(raw: str) -> Iterator[str]:
 
 
 def php_variable_name(name: str) -> str:
-    """Return the name that PHP gives the variable."""
+    """Return the name that PHP gives to the variable."""
     return re.sub(r"[ .\[]", "_", name.lstrip(" "))

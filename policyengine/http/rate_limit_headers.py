@@ -11,15 +11,17 @@ from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, 
 MAX_INTEGER = 999_999_999_999_999  # maximum of a structured field
 MAX_NAME_LENGTH = 64
 UNESCAPED_PUNCTUATION = (
-    " !#$&'()*+,/:;<=>?@[]^`{|}~"  # with letters, digits and `_.-`: all visible ASCII except quotes, `\` and `%`
+    # Together with letters, digits and `_.-`, all visible ASCII characters except quotes, `\` and `%`.
+    " !#$&'()*+,/:;<=>?@[]^`{|}~"
 )
 
 HeaderFields = tuple[tuple[str, str], ...]
 
 
 class RateLimitField(NamedTuple):
-    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely, or None for a
-    concurrency limit and if only the state was kept."""
+    """A limit: its name, its state, and `window`, the microseconds in which it recovers completely; None for a
+    concurrency limit, and if only the state was kept.
+    """
 
     name: str
     standing: LimitState
@@ -64,7 +66,7 @@ def tightness(limit: RateLimitField) -> tuple[bool, float, float]:
 
 
 def retry_after(limits: tuple[RateLimitField, ...]) -> int | None:
-    """Return the whole seconds until all exceeded limits admit the request, or None if one never does."""
+    """Return the whole seconds until all exceeded limits admit the request; None if one of them never does."""
     waits = [one.standing.retry for one in limits if not one.standing.admitted]
     known = [wait for wait in waits if wait is not None]
     return to_whole_seconds(max(known)) if known and len(known) == len(waits) else None
@@ -92,5 +94,5 @@ def clamp_integer(number: int) -> int:
 
 
 def format_string(name: str) -> str:
-    """Return a string of a structured field, which allows visible ASCII only: other characters are percent-encoded."""
+    """Return a string of a structured field, which allows only visible ASCII; other characters are percent-encoded."""
     return f'"{quote(name[:MAX_NAME_LENGTH], safe=UNESCAPED_PUNCTUATION)}"'

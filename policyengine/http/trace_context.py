@@ -1,6 +1,5 @@
-"""W3C Trace Context: the trace that a question belongs to, so that logs and spans can be correlated.
-
-Invalid headers are ignored, as the specification requires. Decisions do not depend on them.
+"""W3C Trace Context: the trace to which a question belongs, so that logs and spans can be correlated. Invalid headers
+are ignored, as the specification requires. Decisions do not depend on them.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class TraceContext(NamedTuple):
 
 
 _current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
-current_trace = _current.get  # of the current question
+current_trace = _current.get  # the trace of the current question
 
 
 @contextmanager

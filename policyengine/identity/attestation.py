@@ -129,8 +129,9 @@ def create_attestation_verifier(
     nonces: AttestationNonces,
 ) -> AttestationVerifier:
     """Create the verifier for the attesters of a policy that have a URL and an entry in `keys` (by name). Raises
-    IdentityConfigError for settings of an attester that the policy does not declare, and for two attesters with one
-    URL, because the signer of an attestation would be ambiguous."""
+    IdentityConfigError for settings of an attester that the policy does not declare, and for two attesters with the
+    same URL, because the signer of an attestation would be ambiguous.
+    """
     for name in configuration.attesters:
         if name not in attesters:
             hint = did_you_mean(name, tuple(attesters)) or 'declare it: `attester NAME { url "https://…" }`'
@@ -155,8 +156,9 @@ def create_attestation_verifier(
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:
-    """Return when the attestation was issued, but at most `now`. The policy counts its age from that time. Raises
-    CredentialError."""
+    """Return when the attestation was issued, but at most `now`. The policy counts the attestation's age from that
+    time. Raises CredentialError.
+    """
     issued, expires, begins = (time_claim(claims, name) for name in ("iat", "exp", "nbf"))
     if issued is None or expires is None:
         raise CredentialError(RefusalCode.MISSING_CLAIM, f"the claim `{'iat' if issued is None else 'exp'}` is missing")
@@ -207,8 +209,9 @@ def cnf_thumbprint(cnf: Claims) -> str:
 
 
 def check_submodules(claims: Claims, trusted: TrustedAttester) -> tuple[ModelClaim, str | None]:
-    """Return the model and environment of the whole attestation, after checking those of all submodules against the
-    policy's lists. Raises CredentialError."""
+    """Return the model and environment of the whole attestation, after checking all submodules against the policy's
+    lists. Raises CredentialError.
+    """
     attester, name = trusted.attester, trusted.settings.environment
     model, environment = parse_model_claim(claims), text_claim(claims, name)
     check_model(model, attester)
@@ -233,8 +236,9 @@ def check_environment(environment: str | None, attester: Attester) -> None:
 
 
 def iterate_submodules(claims: Claims) -> Iterator[Claims]:
-    """Yield all nested submodules. A submodule that is a token itself, or a digest of a detached one, is refused,
-    because its models are not visible here. Raises CredentialError."""
+    """Yield all nested submodules. A submodule that is itself a token, or the digest of a detached submodule, is
+    refused, because its models are not visible here. Raises CredentialError.
+    """
     waiting: list[tuple[Claims, int]] = [(claims, 0)]
     many = 0
     while waiting:
@@ -274,8 +278,9 @@ def parse_model_claim(claims: Claims) -> ModelClaim:
 
 
 def canonical_digest(alg: str | int, digest: str) -> str:
-    """Return the digest as `alg:hex`. It may be hexadecimal or base64url, which differ in length. Raises
-    CredentialError."""
+    """Return the digest as `alg:hex`. The input may be hexadecimal or base64url, which differ in length. Raises
+    CredentialError.
+    """
     name = COSE_HASHES.get(alg) if isinstance(alg, int) else alg.lower().replace("-", "")
     if name not in DIGEST_BYTES:
         raise CredentialError(RefusalCode.ALGORITHM, "the hash of the model uses an algorithm that is not allowed")

@@ -14,7 +14,7 @@ from policyengine.identity.verified import Seconds
 from policyengine.stores.credential_marks import CredentialMarks
 
 NONCE_LIFETIME_SECONDS = 300  # seconds
-TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # of the parts of a nonce
+TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # bytes of the parts of a nonce
 NONCE_BYTES = TIME_BYTES + RANDOM_BYTES + TAG_BYTES  # 56 characters of base64url: RFC 9711 allows 8 to 88
 NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 
@@ -22,8 +22,9 @@ NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 @dataclass(frozen=True, slots=True)
 class AttestationNonces:
     """Nonces made of a time, random bytes and an HMAC with `key`. The store keeps only used nonces, so that clients may
-    request as many as they want. `leeway`: tolerated clock difference in seconds between servers that share the key.
-    Threads may share it."""
+    request any number. `leeway` is the tolerated clock difference in seconds between servers that share the key.
+    Threads may share it.
+    """
 
     marks: CredentialMarks = field(repr=False)
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)

@@ -1,6 +1,6 @@
 """Fields of decision log events about issued tokens and revocations: the actor, the client, the user and the agent.
 
-Events identify a token by its fingerprint and by the facts that decisions derive from the token, and never contain the
+Events identify a token by its fingerprint and by the facts that decisions derive from the token; they never contain the
 token itself.
 """
 
@@ -27,15 +27,15 @@ EventFields: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator, who authenticated with a token of `--token-file`; `name` is the name in that file, if there is
-    one."""
+    """An operator, who authenticated with a token of `--token-file`; `name` is the name in that file, if
+    there is one.
+    """
 
     name: str | None = None
 
 
-EventActor: TypeAlias = (
-    Operator | AuthenticatedClient | VerifiedCredential
-)  # an operator, a client, or an agent with its token
+# An operator, a client, or an agent with its token.
+EventActor: TypeAlias = Operator | AuthenticatedClient | VerifiedCredential
 
 
 # ── Issued and refused tokens ─────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""The entry point of identity: turns credentials into proved facts, with a cache of facts that were already proved."""
+"""The entry point of identity: turns credentials into proved facts, and caches facts that were already proved."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MAX_CACHED_CREDENTIALS = 100_000  # maximum number of proved credentials, cached
 # Maximum number of expired entries that each new entry evicts, which limits the work of one request.
 EVICTIONS_PER_INSERT = 2
 RECHECK_SECONDS = 300  # seconds after which a token is verified again, because issuers withdraw keys
-MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate is cached by its digest (it is not a secret)
+MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate, which is no secret, is cached by its digest
 NO_TOKEN = b""
 STRINGS = frozenset({str})
 CertificateKey: TypeAlias = str | bytes | None  # a digest if the certificate is long
@@ -56,8 +56,9 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class CredentialCacheEntry:
-    """A credential that was proved with this certificate; `version` is the revocation version at which it was not
-    revoked."""
+    """A credential that was proved together with this certificate; at revocation version `version`, it was
+    not revoked.
+    """
 
     proved: VerifiedCredential
     certificate: CertificateKey
@@ -67,16 +68,17 @@ class CredentialCacheEntry:
 @dataclass
 class CredentialAuthenticator:
     """The authenticator of credentials; safe to share between threads. With `only_proved`, facts about the agent and
-    user that a gateway supplies are ignored. `counts` holds the numbers of refusals by code, and of credentials under
-    `proved`."""
+    user that a gateway supplies are ignored. `counts` holds the numbers of refusals by code, and the number of accepted
+    credentials under `proved`.
+    """
 
     parts: CredentialChecks
     marks: CredentialMarks
-    mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer: claims that the policy uses
+    mapped: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by issuer: the claims that the policy uses
     only_proved: bool = False
     of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities that describe the agent or the user
     people: Mapping[str, Collection[str]] = field(default_factory=dict)  # by issuer: clients that are not agents
-    nonces: Callable[[], str] | None = None  # for DPoP, if proofs need a nonce
+    nonces: Callable[[], str] | None = None  # nonces for DPoP, if proofs need them
     attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # returns a nonce with its expiry
     # Builds the authenticator for new policies.
     again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None
@@ -102,7 +104,7 @@ class CredentialAuthenticator:
         return replace(self, parts=parts, most_kept=0, _kept=OrderedDict(), _tokens=OrderedDict())
 
     def nonce(self) -> str | None:
-        """Return a nonce for the next DPoP proof, or None if proofs need none."""
+        """Return a nonce for the next DPoP proof; None if proofs need no nonce."""
         return None if self.nonces is None else self.nonces()
 
     def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
@@ -129,9 +131,12 @@ class CredentialAuthenticator:
         return kept
 
     def known(self, raw: object, now: int, *, asks: bool = False) -> VerifiedCredential | None:
-        """Return what these credentials have already proved, if that suffices and nothing has since been revoked. Does
-        not block. Return None if an issuer or the store must be asked, even if only about revocation; with `asks`, the
-        caller checks revocation itself. `raw` is the member `credentials` of a question."""
+        """Return the facts that these credentials have already proved, if that suffices and nothing has since been
+        revoked. Does not block.
+
+        Return None if an issuer or the store must be asked, even if only about revocation; with `asks`, the caller
+        checks revocation itself. `raw` is the member `credentials` of a question.
+        """
         marks = self.marks
         if type(raw) is not dict or (marks.remote and not asks) or not has_plain_names(raw):
             return None
@@ -191,13 +196,16 @@ class CredentialAuthenticator:
         return self.used(found, request.ip, now)
 
     def use(self, single: SingleUse | None, now: int) -> None:
-        """Use up a credential that is accepted only once. This is the last check, so that a thief who fails another
-        check cannot use up the credential. Raises CredentialError, StoreError."""
+        """Use up a credential that is accepted only once. This is the last check, so that a thief whose request fails
+        another check cannot use up the credential. Raises CredentialError, StoreError.
+        """
         if single is not None and not self.marks.once(single.name, single.until, now):
             raise CredentialError(RefusalCode.REPLAYED)
 
     def used(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """Return the credential for a request from this address, with the fact that says whether it is shared."""
+        """Return the credential for a request from this address, with the fact that says whether the credential is
+        shared.
+        """
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
     # ── Verifying one credential ──────────────────────────────────────────────────────────────
@@ -246,7 +254,8 @@ class CredentialAuthenticator:
     def _token(self, scheme: str, raw: str, now: int) -> VerifiedToken:
         """Verify a token, or return it from the cache: a token that comes with proofs stays the same while the proofs
         change. A cached token is verified again after a while, in case its issuer has withdrawn the key; this server's
-        own keys are checked each time."""
+        own keys are checked each time.
+        """
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
         if known is None or known.expires <= now or not self._stands(known, now):
@@ -303,7 +312,7 @@ def drop_expired(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
 
 
 def has_plain_names(members: dict[str, object]) -> bool:
-    """Whether all names are exactly `str`: a subclass could claim to equal every other name."""
+    """Return whether all names are exactly `str`, because a subclass could claim to equal every other name."""
     return STRINGS.issuperset(map(type, members))
 
 
@@ -314,7 +323,7 @@ def certificate_cache_key(certificate: str | None) -> CertificateKey:
 
 
 def concerns_request_only(pending: object) -> bool:
-    """Whether no pending fact could be proved by a credential."""
+    """Return whether no credential could prove any of the pending facts."""
     return type(pending) is list and all(type(one) is str and one.startswith(REQUEST_FACT_PREFIXES) for one in pending)
 
 
@@ -337,7 +346,7 @@ def reusable_members(credentials: Credentials) -> dict[str, object]:
 
 
 def is_reusable(credentials: Credentials) -> bool:
-    """Whether the credentials contain nothing that is valid for one request only."""
+    """Return whether the credentials contain nothing that is valid for one request only."""
     return (
         credentials.dpop is None
         and credentials.signature is None

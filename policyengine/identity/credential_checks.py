@@ -46,9 +46,11 @@ class BindingCheck(Protocol):
         now: int,
         recognizes: Callable[[str], bool] | None = None,
     ) -> ConfirmedKey:
-        """Return the keys that the presenter proved for this request; `token` may require one. `recognizes` returns
-        whether a thumbprint belongs to a known client. Of the proofs that come without a token and are made with other
-        keys, only a bounded number is remembered. Raises CredentialError, StoreError."""
+        """Return the keys that the presenter proved for this request; `token` may require one of them.
+
+        `recognizes` returns whether a thumbprint belongs to a known client. Proofs without a token, made with keys that
+        are not recognized, are remembered only up to a bounded number. Raises CredentialError, StoreError.
+        """
         ...
 
 
@@ -72,12 +74,12 @@ class AttestationCheck(Protocol):
 
 
 class OwnIssuer(Protocol):
-    """The issuer that this server is; a change of its keys takes effect within a second."""
+    """This server as an issuer; a change of its keys takes effect within a second."""
 
     issuer: str
 
     def has(self, kid: object, now: int) -> bool:
-        """Whether the key that signed an already verified token is still valid. Does not block."""
+        """Return whether the key that signed an already verified token is still valid. Does not block."""
         ...
 
 

@@ -90,7 +90,7 @@ def to_datetime(seconds: object) -> datetime | None:
 
 
 def fingerprint(digest: bytes) -> str:
-    """Return the name of a credential in logs: it distinguishes credentials, but cannot be presented as one."""
+    """Return the name of a credential in logs, which identifies the credential but cannot be presented as one."""
     return f"sha256:{digest.hex()[:32]}"
 
 
@@ -137,8 +137,9 @@ def revocable_task_name(who: TokenPrincipal) -> str | None:
 
 
 def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """Return the agent that opened the task, as `issuer/agent`: the one that the token names, or otherwise the first
-    agent of its chain."""
+    """Return the agent that opened the task, as `issuer/agent`: the agent that the token names, or else the first agent
+    of its chain.
+    """
     if who.opener is not None:
         return who.opener
     if who.hops:
@@ -147,9 +148,10 @@ def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
 
 
 def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """Return the name by which an agent ends its own task, or None without an agent. It includes the task's opener and
-    the user (or, without a user, the first agent), because openers choose task ids freely and must not end tasks of
-    others with the same id."""
+    """Return the name with which an agent ends its own task; None without an agent. The name includes the task's opener
+    and the user (or, without a user, the first agent), because openers choose task ids freely and must not end tasks of
+    others with the same id.
+    """
     task, opener = revocable_task_name(who), task_opener(token, who)
     if task is None or opener is None:
         return None
@@ -159,8 +161,9 @@ def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
 
 
 def revocable_chain_links(token: VerifiedToken) -> frozenset[str]:
-    """Return the revocation names of the chain, which this server writes into the tokens it issues. In another issuer's
-    token, they can only cause more revocations, and never grant anything."""
+    """Return the revocation names of the chain, which this server writes into the tokens that it issues. In another
+    issuer's token, they can only cause more revocations, and never grant anything.
+    """
     links = token.claims.get(LINKS)
     if not isinstance(links, list | tuple):
         return frozenset()

@@ -15,7 +15,7 @@ PROBLEM_TEXTS = {
 
 
 class DocumentError(Exception):
-    """A document is malformed; the message contains nothing from it."""
+    """The error for a malformed document; the message contains nothing from the document."""
 
 
 def parse_document(data: bytes) -> dict[str, object]:

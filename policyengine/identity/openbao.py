@@ -1,6 +1,5 @@
-"""Reads secrets from OpenBao or Vault within a bounded time, and caches and refreshes them.
-
-If OpenBao is down at startup, that is an error; later, the cached value remains valid until it is too old.
+"""Reads secrets from OpenBao or Vault within a bounded time, and caches and refreshes them. If OpenBao is down at
+startup, that is an error; later, the cached value remains valid until it is too old.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ T = TypeVar("T")
 
 @dataclass
 class RefreshedValue(Generic[T]):
-    """A cached value with its time. One thread at a time refreshes it; in the meantime, the others use the cached
-    value."""
+    """A cached value and the time when it was read. One thread at a time refreshes it; in the meantime, other threads
+    use the cached value.
+    """
 
     asks: Callable[[], T] = field(repr=False)
     refresh: int
@@ -55,16 +55,16 @@ class RefreshedValue(Generic[T]):
                 return self._asked(now)
             finally:
                 self._lock.release()
-        assert found is not None  # otherwise acquiring the lock would have waited
+        assert found is not None  # without a value, `acquire` waits for the lock
         return self._young(found, now)
 
     def at_hand(self, now: int) -> T | None:
-        """Return the cached value, or None if a request would be needed."""
+        """Return the cached value; None if this would require a request."""
         found = self._found
         return None if found is None or now >= self._next else self._young(found, now)
 
     def _asked(self, now: int) -> T:
-        if self._found is not None and now < self._next:  # another thread refreshed it
+        if self._found is not None and now < self._next:  # another thread has refreshed the value
             return self._young(self._found, now)
         try:
             self._found, self._next = (now, self.asks()), now + self.refresh
@@ -117,7 +117,9 @@ class OpenBaoClient:
 
     @property
     def times(self) -> tuple[int, int]:
-        """How long a value is reused, and its maximum age, in seconds; the first is never longer."""
+        """The number of seconds for which a value is reused, and its maximum age in seconds; the first is
+        never longer.
+        """
         refresh, stale = to_seconds(self.settings.refresh), to_seconds(self.settings.stale)
         return min(refresh, stale), stale
 
@@ -135,8 +137,9 @@ class OpenBaoClient:
         return parse_secret(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
-        """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending. Raises IdentityConfigError,
-        whose message contains nothing from the answer."""
+        """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending data. Raises
+        IdentityConfigError, whose message contains nothing from the answer.
+        """
         wait = self.settings.timeout.total_seconds()
         try:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
@@ -151,7 +154,7 @@ class OpenBaoClient:
         from hvac import exceptions
 
         with requests.Session() as session:
-            session.trust_env = False  # no proxy or `.netrc` sees the token
+            session.trust_env = False  # so that the token reaches no proxy, and `.netrc` is ignored
             session.verify = True if self.ca is None else str(self.ca)  # hvac takes this setting from the session
             client = self._client(session, now)
             try:
@@ -178,7 +181,7 @@ class OpenBaoClient:
             url=given.address,
             token=self.token(now).reveal(),
             timeout=given.timeout.total_seconds(),
-            allow_redirects=False,  # the token is only for this server
+            allow_redirects=False,  # redirects are refused: the token is only for this server
             namespace=given.namespace,
             session=session,
         )

@@ -1,5 +1,6 @@
-"""Quotas of replay marks, for unauthenticated senders and for each client, because all of them share the store's
-capacity."""
+"""Quotas of replay marks, for unauthenticated senders together and for each client, because all share the store's
+capacity.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
 
 MAX_CLIENTS = 10_000  # maximum number of clients that are counted at a time
-MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # revocations of one client, in each process
+MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # maximum revocations of one client, in each process
 
 
 @dataclass
 class MarkQuota:
-    """How many marks unauthenticated senders may cause within `lifetime` seconds. Threads may share it."""
+    """Limits how many marks unauthenticated senders may cause within `lifetime` seconds. Threads may share it."""
 
     what: str
     most: int
@@ -27,7 +28,7 @@ class MarkQuota:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, now: Seconds) -> None:
-        """Count one. Raises StoreError if the quota is used up."""
+        """Count one mark. Raises StoreError if the quota is used up."""
         with self._lock:
             if not 0 <= now - self._began < self.lifetime:
                 self._began, self._given = now, 0
@@ -38,8 +39,9 @@ class MarkQuota:
 
 @dataclass
 class ClientQuotas:
-    """How many names each client may revoke within `lifetime` seconds. With very many clients, the oldest counts are
-    dropped. Threads may share it."""
+    """Limits how many names each client may revoke within `lifetime` seconds. With very many clients, the oldest counts
+    are dropped. Threads may share it.
+    """
 
     most: int = MAX_REVOCATIONS_PER_HOUR
     lifetime: int = HOUR_SECONDS
@@ -47,7 +49,7 @@ class ClientQuotas:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, client: str, now: Seconds) -> None:
-        """Count one. Raises StoreError if the quota is used up."""
+        """Count one revocation. Raises StoreError if the quota is used up."""
         with self._lock:
             found = self._quotas.get(client)
             if found is None:

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds
 MAX_TASK_SECONDS = 30 * 86_400  # seconds after which every token of an ended task has expired
 LEEWAY_SECONDS = 300  # seconds that a token may be accepted after its expiry
-RETRY_AFTER_SECONDS = 10  # seconds, after which unknown keys are loaded again
+RETRY_AFTER_SECONDS = 10  # seconds after which unknown keys are loaded again
 # Refusals that may no longer apply a moment later.
 RETRYABLE_REFUSALS = frozenset({RefusalCode.PROVIDER, RefusalCode.UNKNOWN_KEY})
 _LOG = logging.getLogger("policyengine")
 
 
 def verify_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token, independently of its presenter, without checking revocation. Raises CredentialError."""
+    """Verify a token for any presenter, without checking revocation. Raises CredentialError."""
     token = identity.parts.tokens.verify(raw, now)
     return token, token_principal(identity, token)
 
@@ -63,15 +63,14 @@ def token_principal(identity: CredentialAuthenticator, token: VerifiedToken) -> 
 
 
 def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token, independently of its presenter, and check that it is not revoked. Raises CredentialError,
-    StoreError."""
+    """Verify a token for any presenter, and check that it is not revoked. Raises CredentialError, StoreError."""
     return check_not_revoked(identity, *verify_token(identity, raw, now), now)
 
 
 def check_not_revoked(
     identity: CredentialAuthenticator, token: VerifiedToken, who: TokenPrincipal, now: int
 ) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Check that the token is not revoked. Raises CredentialError if it is, StoreError if that is unknown."""
+    """Check that the token is not revoked. Raises CredentialError if it is revoked, StoreError if that is unknown."""
     if identity.marks.revoked(revocable_names(token, who, token_binding(token)), now):
         raise CredentialError(RefusalCode.REVOKED)
     return token, who
@@ -79,15 +78,18 @@ def check_not_revoked(
 
 @dataclass(frozen=True, slots=True)
 class RevocationResult:
-    """The result of a revocation. `recorded`: whether the decision log has it. `verified`: whether the token's issuer
-    is known."""
+    """The result of a revocation. `recorded` says whether the decision log has it, `verified` whether the token's
+    issuer is known.
+    """
 
     recorded: bool = True
     verified: bool = True
 
 
 class RevocationError(Exception):
-    """A revocation failed. `why` is safe to send to the client; `later`: a retry may succeed."""
+    """The error for a revocation that failed. `why` is safe to send to the client; `later` means that a retry may
+    succeed.
+    """
 
     def __init__(self, error: TokenErrorCode, why: str) -> None:
         self.error, self.why, self.later = error, why, error is TokenErrorCode.UNAVAILABLE
@@ -96,18 +98,21 @@ class RevocationError(Exception):
 
 @dataclass(frozen=True)
 class TokenRevoker:
-    """The service that revokes and introspects tokens. `ours`: this server's issuer, if it issues tokens; agents are
-    known under that name, too. A revocation is recorded in the `log`, if there is one, before the answer, and takes
-    effect even if that fails."""
+    """Revokes and introspects tokens. `ours` is this server's issuer, if it issues tokens; agents are also known under
+    that name. If there is a `log`, it records a revocation before the answer; the revocation takes effect even if that
+    fails.
+    """
 
     identity: CredentialAuthenticator
     ours: str | None = None
     log: DecisionLog | None = None
 
     def token(self, raw: str, by: Operator | AuthenticatedClient, now: int) -> RevocationResult:
-        """Revoke a token, as in RFC 7009, but never report a revocation that did not happen. An operator, or a client
-        that the token names, can revoke a token with a valid signature, even if it has expired. A token that cannot be
-        verified is revoked only by an operator. Raises RevocationError, StoreError."""
+        """Revoke a token, as in RFC 7009, but never report a revocation that did not happen.
+
+        An operator, or a client that the token names, can revoke a token with a valid signature, even if it has
+        expired. Only an operator can revoke a token that cannot be verified. Raises RevocationError, StoreError.
+        """
         try:
             token = self._authentic(raw, now)
         except CredentialError as refused:
@@ -136,8 +141,9 @@ class TokenRevoker:
     def _unverified(
         self, raw: str, refused: CredentialError, by: Operator | AuthenticatedClient, now: int
     ) -> RevocationResult:
-        """Revoke a token that cannot be verified. Clients may not do that, because they could fill the store; an
-        expired token needs no mark. A token that contains its own key is a proof and is not revoked."""
+        """Revoke a token that cannot be verified. Clients may not do this, because they could fill the store; an
+        expired token needs no mark. A token that contains its own key is a proof and is not revoked.
+        """
         if refused.refusal is RefusalCode.KEY_IN_TOKEN:
             why = "the text is a proof that contains its key: revoke that `key`"
             raise RevocationError(TokenErrorCode.UNSUPPORTED_TOKEN_TYPE, f"nothing was revoked: {why}")
@@ -161,7 +167,9 @@ class TokenRevoker:
         return not known.isdisjoint({(token.issuer, who.agent), *((hop.issuer, hop.agent) for hop in who.hops)})
 
     def named(self, kind: str, given: str, name: str, seconds: int | None, by: Operator, now: int) -> RevocationResult:
-        """Revoke everything with this name, permanently if `seconds` is None. `name` is the mark. Raises StoreError."""
+        """Revoke everything with this name, permanently if `seconds` is None. `name` is the revocation mark. Raises
+        StoreError.
+        """
         until = None if seconds is None else now + seconds
         self._revoke([name], now + PERMANENT_SECONDS if until is None else until, now, by)
         return self._on_record(revocation_fields(kind, revoked_name_facts(kind, given), by, until), now)
@@ -199,7 +207,8 @@ class TokenRevoker:
 
     def _count(self, client: str, now: int) -> None:
         """Count a revocation of the client. Raises RevocationError above the client's quota, because clients share the
-        space."""
+        store's capacity.
+        """
         try:
             self.identity.endings.take(client, now)
         except StoreError as full:
@@ -246,7 +255,9 @@ def client_key(by: AuthenticatedClient | VerifiedCredential) -> str:
 
 
 def own_token_names(token: VerifiedToken) -> frozenset[str]:
-    """Return the names that revoke only this token. An attestation's `jti` is not one of its issuer's tokens."""
+    """Return the names that revoke only this token. The `jti` of an attestation is left out, because it is not one of
+    its issuer's tokens.
+    """
     jti = token.claims.get("jti")
     named = isinstance(jti, str) and token.kind != "attestation"
     return frozenset({revocable_token_name(token), *([f"jti:{token.issuer}/{jti}"] if named else [])})
@@ -262,8 +273,9 @@ def token_end(claims: Claims, now: int) -> int:
 
 
 def unverified_token_end(raw: str, now: int) -> int:
-    """Return the expiry that an unverified token states: it is in the past if the token has expired, and at most the
-    end of a permanent revocation."""
+    """Return the expiry that an unverified token states. It is in the past if the token has expired, and at most the
+    end of a permanent revocation.
+    """
     try:
         ends = time_in(read_jws(raw).claims, "exp")
     except CredentialError:

@@ -14,7 +14,8 @@ from policyengine.runtime.structure_checks import quote_input
 
 # Kinds of names and their marks; each except `key` names an issuer of the policy.
 NAME_KINDS = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}
-# SHA-256 in base64url, whose last digit has unused bits; a static key as in the file of API keys.
+# A SHA-256 digest in base64url, whose last digit has unused bits; or the digest of a static key as in the file of API
+# keys.
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]|sha256:[0-9a-f]{64}")
 KEY_HINT = (
     "`key` must be a key's thumbprint (RFC 7638) or a certificate's `x5t#S256` (43 characters of base64url), or "
@@ -24,8 +25,9 @@ TOKEN_PATTERN = re.compile(r"[\x21-\x7e]+")
 
 
 def revocation_name(kind: str, given: str, issuers: Collection[str], people: Mapping[str, Collection[str]]) -> str:
-    """Return the mark of a name. `people`: by issuer, clients of people. Raises TokenIssuanceError for a malformed
-    name, and for an issuer that the policy does not have, because a name with a typing error would revoke nothing."""
+    """Return the mark of a name. `people` are the clients of people, by issuer. Raises TokenIssuanceError for a
+    malformed name, and for an issuer that the policy does not have, because a misspelt name would revoke nothing.
+    """
     if kind == "key":
         if not KEY_PATTERN.fullmatch(given):
             raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, KEY_HINT)
@@ -49,7 +51,7 @@ def revocation_name(kind: str, given: str, issuers: Collection[str], people: Map
 
 
 def is_name(given: str) -> bool:
-    """Whether a claim of a token could be this name."""
+    """Return whether a claim of a token could be this name."""
     return 0 < len(given) <= MAX_TEXT_LENGTH and given == given.strip() and not any(map(is_control, given))
 
 

@@ -118,8 +118,9 @@ def parse_secret(content: bytes, name: str) -> Secret:
 
 
 def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]:
-    """Read a file that only its owner and its group can read, and return its content and stamp; if `public`, everyone
-    may read it. Raises IdentityConfigError."""
+    """Read a file that only its owner and its group can read, and return its content and stamp. If `public`, other
+    users may read it, too. Raises IdentityConfigError.
+    """
     try:
         descriptor = open_trusted(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except UntrustedPathError as error:
@@ -158,12 +159,13 @@ T = TypeVar("T")
 @dataclass
 class ChangingFile(Generic[T]):
     """A file that is read again when it changes. While it cannot be used, its last content remains valid, because the
-    file may be in the middle of an update; if there is no last content, that is an error."""
+    file may be in the middle of an update; without any last content, that is an error.
+    """
 
     path: Path
     reads: Callable[[bytes, str], T]
     public: bool = False
-    problem: str | None = None  # why the current content is not used
+    problem: str | None = None  # the reason why the current content is not used
     _known: tuple[FileStamp, T] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 

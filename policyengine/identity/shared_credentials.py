@@ -1,6 +1,6 @@
 """Detects credentials used from several networks, and keys used by several agents: the fact `credential.shared`.
 
-It watches proved identities: the key that a credential is bound to, or otherwise the credential itself. Networks come
+It watches proved identities: the key to which a credential is bound, or otherwise the credential itself. Networks come
 from the client address that the gateway reports.
 """
 
@@ -18,7 +18,8 @@ SWEEP_SECONDS = 10  # minimum seconds between sweeps of expired entries
 
 def address_text(ip: object) -> str | None:
     """Return the text of an address, or None. A subclass of `str` is ignored, because it could claim to equal every
-    address."""
+    address.
+    """
     if type(ip) is str:
         return ip
     return str(ip) if type(ip) in (IPv4Address, IPv6Address) else None
@@ -26,8 +27,9 @@ def address_text(ip: object) -> str | None:
 
 @dataclass(slots=True)
 class CredentialUse:
-    """The last use of a credential: the reported `ip`, its network `place`, and the time until which the credential is
-    `shared`."""
+    """The last use of a credential: the reported `ip`, its network `place`, and the time until which the credential
+    counts as `shared`.
+    """
 
     ip: str | None
     place: str | None
@@ -38,8 +40,9 @@ class CredentialUse:
 
 @dataclass
 class SharingDetector:
-    """A detector of shared credentials; threads may share it. `window` in seconds; `ipv4` and `ipv6`: prefix lengths of
-    a network. When full, it watches no new names, and their `credential.shared` is unknown."""
+    """A detector of shared credentials; threads may share it. `window` is in seconds; `ipv4` and `ipv6` are the prefix
+    lengths of a network. When full, it watches no new names, and their `credential.shared` is unknown.
+    """
 
     window: int = 3_600
     ipv4: int = 24
@@ -50,8 +53,9 @@ class SharingDetector:
     _sweep: int = 0
 
     def told(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """Count a use; return the credential `found`, whose `credential.shared` is false, with the current value of
-        that fact."""
+        """Count a use, and return the credential `found` with the current value of `credential.shared`, which is false
+        in `found`.
+        """
         ip = address_text(ip)
         use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
         if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:

@@ -9,13 +9,13 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 MAX_WAITERS = 16
-MAX_WAITERS_IN_PROCESS = 24  # maximum number in total; fewer than the threads of every listener
+MAX_WAITERS_IN_PROCESS = 24  # maximum number in total; must be less than the threads of every listener
 T = TypeVar("T")
 _waiter_slots = BoundedSemaphore(MAX_WAITERS_IN_PROCESS)
 
 
 class SingleFlightError(Exception):
-    """There is no result: too many flights, too many waiting callers, or a timeout."""
+    """The error for work without a result: too many flights, too many waiting callers, or a timeout."""
 
 
 class SingleFlightTimeoutError(SingleFlightError):
@@ -32,8 +32,9 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """At most `most` flights at a time; callers with the same key share one. Their threads do not keep the process
-    alive."""
+    """Runs at most `most` flights at a time; callers with the same key share one. Its threads do not keep the process
+    alive.
+    """
 
     def __init__(
         self, name: str, most: int = 1, waiting: int = MAX_WAITERS, clock: Callable[[], float] = monotonic
@@ -58,7 +59,7 @@ class SingleFlight(Generic[T]):
             flight = self._flights[key] = Flight()
         try:
             Thread(target=self._fly, args=(key, flight, work), name=f"policyengine {self._name}", daemon=True).start()
-        except RuntimeError:  # out of threads; other callers may already wait
+        except RuntimeError:  # no thread is available; other callers may already wait for the flight
             flight.error = SingleFlightError("no thread is available for the request")
             self._land(key, flight)
         return flight

@@ -23,8 +23,9 @@ DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class OwnHosts:
-    """The hosts at which clients send the requests to be decided; None: any host. A gateway reports the host that its
-    client named, and a malicious server could name another host to replay a proof that it received."""
+    """The hosts to which clients send the requests to decide; None: any host. A gateway reports the host that its
+    client named, and a malicious server could name another host to replay a proof that it received.
+    """
 
     ours: frozenset[str] | None = None
 
@@ -38,8 +39,9 @@ ANY_HOST = OwnHosts()
 
 
 def normalize_url(url: str) -> str | None:
-    """Return scheme, host and path, without query and fragment (RFC 9449, `htu`), or None if the URL cannot be that of
-    a request, because it has a user, a malformed host, or a path with dot segments."""
+    """Return scheme, host and path, without query and fragment (RFC 9449, `htu`). Return None if the URL cannot belong
+    to a request, because it has a user, a malformed host, or a path with dot segments.
+    """
     found = URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     if found is None or not url.isprintable():
         return None
@@ -52,8 +54,9 @@ def normalize_url(url: str) -> str | None:
 
 
 def url_authority(url: str) -> str | None:
-    """Return the host in lower case, with the port unless it is the scheme's default; None if the URL cannot be that of
-    a request."""
+    """Return the host in lower case, with the port unless it is the scheme's default; None if the URL cannot belong to
+    a request.
+    """
     found = normalize_url(url)
     return None if found is None else found.partition("://")[2].partition("/")[0]
 

@@ -13,7 +13,7 @@ Seconds = int  # seconds since 1970
 # A credential proves these facts completely or not at all; a gateway's own statements about them are then ignored.
 PRINCIPAL_ROOTS = ("agent", "user", "chain", "credential")
 PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root not in PRINCIPAL_ROOTS))
-# Members of a question in which a gateway could describe the agent or user.
+# Members of a question with which a gateway could describe the agent or user.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
 REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # reasons for facts that no credential proves
@@ -21,9 +21,10 @@ REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # reasons for f
 
 @dataclass(frozen=True, slots=True)
 class ProofContext:
-    """The request that a proof must match. `headers` are in lower case; `url` is None if unknown. `digests`: of the
-    whole body, by algorithm, if the gateway passed it. `ip`: the client's address, and `size`: bytes of the body, as
-    the gateway reports them."""
+    """The request that a proof must match. `headers` are in lower case; `url` is None if unknown. `digests` are digests
+    of the whole body, by algorithm, if the gateway passed them. `ip` is the client's address, and `size` the number of
+    bytes of the body, as the gateway reports them.
+    """
 
     method: str
     url: str | None
@@ -35,7 +36,7 @@ class ProofContext:
 
 @dataclass(frozen=True, slots=True)
 class SingleUse:
-    """A credential that is accepted once: the name of its replay mark, and until when to keep the mark."""
+    """A credential that is accepted once: the name of its replay mark, and the time until which to keep the mark."""
 
     name: str
     until: Seconds
@@ -45,12 +46,12 @@ class SingleUse:
 class VerifiedToken:
     """A token that its issuer signed, or reported as active. Nothing about its presenter is proved yet.
 
-    `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` SHA-256 of the token as sent;
-    `expires` when it expires; `late` that it has expired by its own `exp` but is accepted within the clock leeway; no
-    new token may derive from it. `signed` is SHA-256 of the signed part: some signatures have several valid spellings,
-    and the token stays the same. `single_use`: the token is accepted once. `key`: the agent's own key, if there is no
-    issuer between: RFC 7638 thumbprint of its signing or certificate key, or for a static key its digest as in the file
-    of keys, `sha256:…`.
+    `kind` is the value of `credential.kind`; `issuer` the name in the policy; `digest` the SHA-256 of the token as
+    sent; `expires` the time when it expires. `late` means that it has expired by its own `exp` but is accepted within
+    the clock leeway; no new token may derive from it. `signed` is the SHA-256 of the signed part: some signatures have
+    several valid spellings, and the token stays the same. `single_use` is set if the token is accepted once. `key` is
+    the agent's own key, if no issuer is involved: the RFC 7638 thumbprint of its signing or certificate key, or for a
+    static key its digest as in the file of keys, `sha256:…`.
     """
 
     kind: str
@@ -67,9 +68,10 @@ class VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedKey:
-    """The keys that the presenter proved for this request: RFC 7638 thumbprint of the key (`jkt`), SHA-256 of the
-    certificate (`x5t`), both in base64url; None if not proved. `until`: when the certificate expires; `key`: RFC 7638
-    thumbprint of its key, if the gateway reports more than its digest."""
+    """The keys that the presenter proved for this request: RFC 7638 thumbprint of the key (`jkt`) and SHA-256 of the
+    certificate (`x5t`), both in base64url; None if not proved. `until` is the time when the certificate expires; `key`
+    is the RFC 7638 thumbprint of its key, if the gateway reports more than its digest.
+    """
 
     jkt: str | None = None
     x5t: str | None = None
@@ -92,12 +94,12 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrincipal:
-    """The agent that presents a credential, the user that it acts for, and the chain before it: `hops` from the first
+    """The agent that presents a credential, the user for whom it acts, and the chain before it: `hops` from the first
     agent to the one before the presenter.
 
-    `scopes` None: the credential does not state scopes. `task` holds the facts of the root `task`. `subject`: the
-    principal that `sub` names, if the issuer names it differently elsewhere. `opener`: the agent that opened the task,
-    `issuer/agent`, if the token says so.
+    `scopes` is None if the credential does not state scopes. `task` holds the facts of the root `task`. `subject` is
+    the principal that `sub` names, if the issuer names it differently elsewhere. `opener` is the agent that opened the
+    task, `issuer/agent`, if the token says so.
     """
 
     agent: str | None
@@ -122,11 +124,11 @@ class CredentialRefusal:
 class VerifiedCredential:
     """The proved facts by root, as in a question; valid until `expires` or until one of `names` is revoked.
 
-    `names`: `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
-    `reusable`: whether one proof suffices for many requests; otherwise each request brings its own. `watched`: those of
-    `names` that sharing detection watches, and `presenter` the principal it compares. `own_key`: this server's key that
-    signed the token. `single_use`: the credential is accepted once. `own_task`: the one of `names` with which the
-    presenter can end its task.
+    `names` are `token:…`, `jti:issuer/…`, `agent:issuer/…`, `user:issuer/…`, `key:…`, `task:issuer/…`, `own-task:…`.
+    `reusable` says whether one proof suffices for many requests; otherwise each request brings its own. `watched` are
+    those of `names` that sharing detection watches, and `presenter` is the principal that it compares. `own_key` is
+    this server's key that signed the token. `single_use` is set if the credential is accepted once. `own_task` is the
+    one of `names` with which the presenter can end its task.
     """
 
     facts: dict[str, dict[str, object]]

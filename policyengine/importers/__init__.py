@@ -1,4 +1,4 @@
-"""Import an API as a first policy: convert a specification or a list of tools to operations, and these to `.policy`
+"""Imports an API as a first policy: converts a specification or a list of tools to operations, and these to `.policy`
 files.
 
 `openapi` and `mcp_tools` read untrusted documents into the operations of `model`. `policy_writer` turns these into

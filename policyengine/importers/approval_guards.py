@@ -48,7 +48,9 @@ def segment_text(segment: PathSegment) -> str:
 
 
 def facts_to_show(facts: tuple[OperationFact, ...]) -> tuple[OperationFact, ...]:
-    """Return the facts for the message, required ones first. Objects are left out: only members can be shown."""
+    """Return the facts for the message, required facts first. Objects are left out, because a message can show only
+    their members.
+    """
     some = [fact for fact in facts if not fact.type.startswith("{")]
     return tuple(sorted(some, key=lambda fact: fact.optional)[:MAX_FACTS_SHOWN])
 

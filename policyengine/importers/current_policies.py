@@ -52,8 +52,8 @@ def first_error(sources: Sequence[Source]) -> Diagnostic | None:
 
 
 def premature_guards(before: Sequence[Source], new: Sequence[Source]) -> tuple[tuple[str, str], ...]:
-    """Return the new guards that are premature: no grant opens their place, or all of them deny. Each guard is returned
-    with the lint rule that reports it.
+    """Return the new guards that are premature, because no grant opens their place or because everything at their place
+    is denied. Each guard is returned with the lint rule that reports it.
     """
     _, found = compile_sources([*before, *new], advice=True)
     names = {source.name for source in new}

@@ -76,7 +76,7 @@ class DocumentNode:
         return self.value
 
     def get(self, key: str) -> DocumentNode | None:
-        """Return the member after following its reference; None if it is missing or this is not a mapping."""
+        """Return the member after following its reference; None if it is missing or this node is not a mapping."""
         found = self.raw(key)
         return found.followed() if found is not None else None
 
@@ -90,7 +90,7 @@ class DocumentNode:
         return isinstance(self.value, dict) and key in self.value
 
     def words(self, key: str) -> str:
-        """Return a string for people; empty for any other value."""
+        """Return a text for people; an empty text for any other value."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return value if isinstance(value, str) else ""
 

@@ -1,4 +1,4 @@
-"""Parse a specification to plain values with line numbers: JSON, or YAML without tags that execute code."""
+"""Parses a specification to plain values with line numbers: JSON, or YAML without tags that execute code."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ class _YamlTreeBuilder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # with the key whose value comes next
+        # The open nodes, each with the key whose value comes next.
+        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []
         self.anchors: dict[str, Value] = {}
         self.lines: dict[int, int] = {}
         self.roots: list[Value] = []
@@ -189,7 +190,7 @@ class _YamlTreeBuilder:
     def scalar(self, event: Any) -> Value:
         self.refuse_tag(event)
         text: str = event.value
-        if not event.implicit[0]:  # quoted
+        if not event.implicit[0]:  # a quoted scalar is a string
             return text
         if text in YAML_WORDS:
             return YAML_WORDS[text]

@@ -1,4 +1,6 @@
-"""Read the bytes of a file or a URL, with limits on size and time. No other module of an import reads files or URLs."""
+"""Reads the bytes of a file or a URL, with limits on size and time. No other module of an import reads
+files or URLs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ ACCEPT = "application/json, application/yaml, */*"
 
 @dataclass(frozen=True, slots=True)
 class SpecificationFile:
-    """A file. `root` is the folder of the specification: references that leave it are refused."""
+    """A file. `root` is the folder of the specification; references that leave this folder are refused."""
 
     path: Path
     root: Path

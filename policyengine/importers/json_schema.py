@@ -1,4 +1,4 @@
-"""Convert JSON Schema to facts: the members of a body or of a tool's arguments whose types the language can express.
+"""Converts JSON Schema to facts: the members of a body or of a tool's arguments whose types the language can express.
 
 A member of any other type is not a fact, so no rule can depend on it. If several schemas may apply, a member is a fact
 only if all schemas that have it agree on its type.
@@ -17,7 +17,7 @@ from policyengine.importers.sanitize import is_inner_member, is_member
 MAX_FACTS = 48
 MAX_RECORD_MEMBERS = 24
 MAX_DEPTH = 3
-MAX_SCHEMA_NODES = 200  # schemas visited for one body; this stops recursive schemas
+MAX_SCHEMA_NODES = 200  # maximum schemas to visit for one body, which stops recursive schemas
 SCALARS = {"string": "string", "integer": "int", "number": "number", "boolean": "bool"}
 FORMATS = {"date-time": "time", "ipv4": "ip", "ipv6": "ip"}
 

@@ -1,4 +1,4 @@
-"""List the tools of an MCP server, over streamable HTTP or by starting a command."""
+"""Lists the tools of an MCP server, over streamable HTTP or by starting a command."""
 
 from __future__ import annotations
 

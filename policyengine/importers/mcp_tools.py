@@ -1,4 +1,4 @@
-"""Convert the result of MCP's `tools/list`, from a file or a server, to operations.
+"""Converts the result of MCP's `tools/list`, from a file or a server, to operations.
 
 Names, descriptions and hints are claims of the server. A hint can only make a tool's kind stricter or affect the order
 of tools; it never grants access. Descriptions are stored as digests, so that changes are reported.
@@ -32,7 +32,7 @@ EXECUTION_WORDS = frozenset(
     "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
     "subprocess".split()
 )
-MAX_TOOLS_IN_ONE_AREA = 40  # larger lists are grouped by the first word of the tool names
+MAX_TOOLS_IN_ONE_AREA = 40  # a larger list is grouped by the first word of the tool names
 
 
 def read_tools(source: str, name: str | None = None) -> Api:
@@ -138,7 +138,7 @@ class _ToolListReader:
 
 
 def _as_own_document(schema: DocumentNode) -> DocumentNode:
-    """Return the schema as a separate document, because its references cannot point into the list around it."""
+    """Return the schema as a separate document, because its references cannot point into the list that contains it."""
     return DocumentNode(schema.value, "", Document(schema.document.name, schema.value))
 
 

@@ -22,7 +22,7 @@ class ApiOperationKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PathSegment:
     """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity. If `wider`
-    is true, the capture matches more than the template's segment, which has several captures.
+    is true, the capture matches more than the segment of the template, which has several captures.
     """
 
     text: str = ""
@@ -115,9 +115,9 @@ class OperationFact:
 class ApiOperation:
     """An operation of an API.
 
-    `asks` contains sets of OAuth scopes, and a token needs all scopes of one set; if it is empty, no scope is required.
-    `said` is a digest of the description, for operations whose description an agent reads. `wider` means that the
-    pattern matches more than the described path.
+    `asks` contains sets of OAuth scopes, and a token needs all scopes of one set; if `asks` is empty, no scope is
+    required. `said` is a digest of the description, for operations whose description an agent reads. `wider` means that
+    the pattern matches more than the described path.
     """
 
     endpoint: OperationEndpoint

@@ -1,5 +1,6 @@
-"""Convert OpenAPI 3.0, OpenAPI 3.1 and Swagger 2 to operations. Mistakes are reported with their place before any
-output."""
+"""Converts OpenAPI 3.0, OpenAPI 3.1 and Swagger 2 to operations. Mistakes are reported with their place before any
+output.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from policyengine.importers.sanitize import is_oauth_scope, quoted_comment, safe
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAFE_METHODS = frozenset(["get", "head", "options", "trace"])
 MAX_OPERATIONS = 20_000
-# Destructive verbs, as a word of an `operationId` or of a path's last segment; they are checked for any method.
+# Destructive verbs as words of an `operationId` or of a path's last segment; they are checked for every method.
 DESTRUCTIVE_WORDS = frozenset(
     """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
     deactivate rm rmdir unlink""".split()
@@ -90,7 +91,7 @@ class _OpenApiReader:
         members = dict(item.members("a path"))
         methods = [method for method in METHODS if method in members]
         if "head" in methods and "get" in methods:
-            methods.remove("head")  # decided as GET
+            methods.remove("head")  # the engine decides HEAD as GET
         for method in methods:
             self.count += 1
             if self.count > MAX_OPERATIONS:

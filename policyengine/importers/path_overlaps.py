@@ -1,4 +1,4 @@
-"""Find overlapping paths of an API with tries of their segments, so that thousands of paths need not be compared
+"""Finds overlapping paths of an API with tries of their segments, so that thousands of paths need not be compared
 pairwise.
 """
 
@@ -11,8 +11,8 @@ from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import HttpTemplate, PathSegment
 from policyengine.importers.path_patterns import segments_overlap
 
-MAX_PAIRS = 50_000  # pairs of paths that one request may match
-MAX_STEPS = 1_000_000  # trie steps in the search for such pairs
+MAX_PAIRS = 50_000  # maximum pairs of paths that one request may match
+MAX_STEPS = 1_000_000  # maximum trie steps in the search for these pairs
 SPLIT_HINT = "split the specification, and import each part into a separate folder"
 
 
@@ -50,7 +50,7 @@ class PathIndex:
     max_pairs: int = MAX_PAIRS
     max_steps: int = MAX_STEPS
     endpoints: list[HttpTemplate] = field(default_factory=list)
-    _roots: dict[tuple[str, int], _PathTrieNode] = field(default_factory=dict)  # by method and number of segments
+    _roots: dict[tuple[str, int], _PathTrieNode] = field(default_factory=dict)  # tries by method and number of segments
     _pairs: int = 0
     _steps: int = 0
 

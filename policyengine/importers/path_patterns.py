@@ -1,6 +1,7 @@
-"""Convert path templates to patterns, or to notes that say why this is impossible, and find overlaps. A pattern that
-matches more than its template is used only if it matches no other endpoint, so that no scope grants another endpoint. A
-path without a pattern is left out, so it stays denied.
+"""Converts path templates to patterns, or to notes that say why this is impossible, and finds overlaps.
+
+A pattern that matches more than its template is used only if it matches no other endpoint, so that no scope grants
+another endpoint. A path without a pattern is left out, so it stays denied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from policyengine.runtime.paths import MalformedPath, canonical_path
 CAPTURE = re.compile(r"\{([^{}]*)\}")
 LITERAL = re.compile(r"(?:-*[A-Za-z0-9._~@:+!$&'])*")
 ID_NAME = re.compile(r"(?:.*[a-z0-9_-])?(?:I[dD]|U[uU][iI][dD]|Key|Slug|Name)|(?:.*[_-])?(?:id|uuid|key|slug|name)|id")
-BUILT_IN_ENTITIES = frozenset(["agent_", "tool_"])  # as `safe_name` returns them
+BUILT_IN_ENTITIES = frozenset(["agent_", "tool_"])  # names as `safe_name` returns them
 MAX_SEGMENTS = 40
 
 
@@ -102,7 +103,7 @@ def _singular(text: str) -> str:
 
 
 def segments_overlap(a: PathSegment, b: PathSegment) -> bool:
-    """Return whether some text may match both segments; True if in doubt."""
+    """Return whether some text may match both segments; True in case of doubt."""
     if a.capture and b.capture:
         return True
     if not a.capture and not b.capture:

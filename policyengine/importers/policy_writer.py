@@ -1,4 +1,4 @@
-"""Write scopes and operations as policies in canonical form. `sanitize` has cleaned all untrusted texts."""
+"""Writes scopes and operations as policies in canonical form. `sanitize` has cleaned all untrusted texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEW_GUARD_REASON = "because it guards new endpoints, which no block grants yet"
 
 @dataclass(frozen=True, slots=True)
 class ShadowedEndpoint:
-    """An endpoint that a pattern of another scope matches as well."""
+    """An endpoint that a pattern of another scope also matches."""
 
     operation: ApiOperation
     group: ScopeGroup
@@ -51,7 +51,7 @@ class ImportRun:
     number: int = 1
     fixture: bool = True  # whether the tests may use the fixture of the first import
     allowed: tuple[tuple[str, str], ...] = ()  # guards, each with the lint rule that it may break
-    known: PathIndex = field(default_factory=PathIndex)  # earlier endpoints; guards of new endpoints exclude them
+    known: PathIndex = field(default_factory=PathIndex)  # earlier endpoints, which guards of new endpoints exclude
 
     @property
     def first(self) -> bool:
@@ -137,7 +137,7 @@ def carrier_lines(group: ScopeGroup, run: ImportRun) -> Iterator[str]:
 
 
 def except_clause(run: ImportRun, operations: Iterable[ApiOperation]) -> str:
-    """Return an `except` clause for earlier endpoints that a new pattern matches: they stay as they were."""
+    """Return an `except` clause for earlier endpoints that a new pattern matches, so that they stay unchanged."""
     kept: dict[str, None] = {}
     for operation in operations:
         new = operation.endpoint
@@ -148,7 +148,7 @@ def except_clause(run: ImportRun, operations: Iterable[ApiOperation]) -> str:
 
 
 def _overlaps_partially(known: HttpTemplate, new: HttpTemplate) -> bool:
-    """Return whether an earlier endpoint overlaps the new one without matching all of it."""
+    """Return whether an earlier endpoint overlaps the new endpoint without matching all of it."""
     return known.key != new.key and not _is_within(new, known)
 
 
@@ -321,8 +321,8 @@ def sample_endpoint(operation: ApiOperation) -> str:
 
 
 def sample_facts(operation: ApiOperation) -> str:
-    """Return the required facts, each with a sample value, for conditions that the author adds. Records are left to the
-    author.
+    """Return the required facts, each with a sample value, for conditions that the author adds. The author fills in
+    records.
     """
     needed = {fact.name: fact.type for fact in operation.facts if not fact.optional}
     values = {
@@ -337,7 +337,7 @@ def _sample_path(endpoint: HttpTemplate) -> list[str]:
 
 
 class SampleExpectations:
-    """The expected outcome of each sample request: a guard of another scope may match the request as well."""
+    """The expected outcome of each sample request. A guard of another scope may also match the request."""
 
     def __init__(self, plan: ImportPlan) -> None:
         self.asked = any(group.asks for group in plan.groups)

@@ -1,4 +1,4 @@
-"""Reconcile overlapping operations, so that a request has one resource, a segment one name, and a fact one type."""
+"""Reconciles overlapping operations, so that a request has one resource, a segment one name, and a fact one type."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def reconcile(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, .
 
 
 def without_types(operation: ApiOperation) -> ApiOperation:
-    """Return the operation without facts and bindings, which is compatible with all others."""
+    """Return the operation without facts and bindings; it is then compatible with all others."""
     endpoint = operation.endpoint
     return replace(operation, endpoint=endpoint.bare if isinstance(endpoint, HttpTemplate) else endpoint, facts=())
 
 
 def overlapping_pairs(operations: Sequence[ApiOperation]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of operations that one request may match; tools never overlap. Raises ApiImportError if there are too
+    """Yield pairs of operations that one request may match. Tools never overlap. Raises ApiImportError if there are too
     many pairs.
     """
     index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()

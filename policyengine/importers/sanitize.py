@@ -1,4 +1,4 @@
-"""Turn untrusted text into names and comments that cannot become policy code."""
+"""Turns untrusted text into names and comments that cannot become policy code."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def is_inner_member(text: str) -> bool:
 
 
 def quoted_comment(text: str) -> str:
-    """Return one line of the text in quotes: `# "…"` is never an instruction to a tool, unlike `# lint: …`."""
+    """Return one line of the text in quotes. Because of the quotes, `# "…"` is never an instruction to a tool, unlike
+    `# lint: …`.
+    """
     seen = "".join(" " if is_invisible(char) or not char.isprintable() else char for char in text[:1_000])
     line = " ".join(seen.replace('"', "'").split())
     cut = line if len(line) <= MAX_SUMMARY_LENGTH else f"{line[: MAX_SUMMARY_LENGTH - 1].rstrip()}…"

@@ -1,4 +1,4 @@
-"""Group operations into scopes and files by area, kind and required token scopes. Each scope is granted as a whole."""
+"""Groups operations into scopes and files by area, kind and required token scopes. Each scope is granted as a whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ScopeGroup:
 
 @dataclass(frozen=True, slots=True)
 class CarrierScope:
-    """An OAuth scope that covers several groups, which it includes."""
+    """An OAuth scope that covers several groups; it includes their scopes."""
 
     name: str
     alias: str
@@ -62,7 +62,9 @@ def plan_scopes(
     aliases: frozenset[str] = frozenset(),
     suffix: str = "",
 ) -> ImportPlan:
-    """Plan the scopes and files. `taken` are existing scopes, `aliases` their OAuth names; `suffix` marks new ones."""
+    """Plan the scopes and files. `taken` are existing scopes, `aliases` their OAuth names; `suffix` marks
+    new scopes.
+    """
     names = NameAllocator(taken)
     areas = {area: _group_operations(area, found, names, suffix) for area, found in _split_areas(operations).items()}
     meant: dict[str, list[ScopeGroup]] = defaultdict(list)

@@ -1,7 +1,7 @@
-"""Write the files of an import next to existing files: all files or none, without changing any existing line.
+"""Writes the files of an import next to existing files: all files or none, without changing any existing line.
 
-The first import creates a project. A later one compares the API with the manifest and adds new endpoints in new files,
-behind a guard that denies: no granted scope becomes wider.
+The first import creates a project. A later import compares the API with the manifest and adds new endpoints in new
+files, behind a guard that denies: no granted scope becomes wider.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from policyengine.policy_files import ROOT_MARKER, find_policies
 from policyengine.source import Source
 
 SETTINGS_FILE = "policyengine.toml"
-Files = dict[str, str]  # by path below the folder
+Files = dict[str, str]  # texts by path below the folder
 
 
 @dataclass(frozen=True, slots=True)

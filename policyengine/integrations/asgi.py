@@ -47,10 +47,11 @@ BodyPredicate: TypeAlias = Callable[[str, str], bool]
 class PolicyMiddleware:
     """ASGI middleware. `identify` takes the scope and returns facts about the caller that were already verified, in the
     form that `/decide` accepts: `{}` for a stranger, to whom only `anyone` grants anything, or None for an unknown
-    caller, who gets 401.
+    caller, who gets a 401.
 
     The body is read only if the policy reads it; with a remote decision point, `looks_into_body(method, path)` says so.
-    WebSockets are closed unless `websockets` is true: then the opening of each is decided as a GET of its path.
+    WebSockets are closed unless `websockets` is true: then the opening of each WebSocket is decided as a GET of its
+    path.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class PolicyMiddleware:
     def _looks_into(self, scope: Scope) -> bool:
         try:
             return self._looks(scope["method"], route_path(scope))
-        except Exception:  # if that is uncertain, decide with the body
+        except Exception:  # if this is uncertain, decide with the body
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:

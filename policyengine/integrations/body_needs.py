@@ -16,7 +16,9 @@ GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
-    """Return a predicate of method and path. A decision point that is not an Engine may read every body."""
+    """Return a predicate of method and path: whether the policy may read the body there. A decision point that is not
+    an Engine may read every body.
+    """
     if not isinstance(decides, Engine):
         return lambda method, path: True
     covering = list(body_readers(decides.kernel))
@@ -54,7 +56,7 @@ def body_readers_of_block(block: GrantBlock) -> Iterator[EndpointPredicate]:
 
 
 def reads_body(part: object) -> bool:
-    """Whether the part contains a fact of the body at any depth, or an approval bound to the whole body."""
+    """Return whether the part contains a fact of the body at any depth, or an approval bound to the whole body."""
     match part:
         case k.Fact(path) | k.BoundObject(path):
             return path[0] == "body"

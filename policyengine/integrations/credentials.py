@@ -54,7 +54,7 @@ def client_certificate(scope: Scope) -> str | None:
 
 
 def has_content_digest(scope: Scope) -> bool:
-    """Whether the client sent a digest of the body."""
+    """Return whether the client sent a digest of the body."""
     return any(name.lower() == DIGEST for name, _ in scope["headers"])
 
 

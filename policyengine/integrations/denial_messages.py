@@ -65,7 +65,7 @@ def remedy_data(remedy: Remedy) -> dict[str, Any]:
 
 
 def retry_after(decision: Decision) -> int | None:
-    """Return the whole seconds until all limits have capacity again, or None if the decision is not a throttle."""
+    """Return the whole seconds until all limits have capacity again; None if the decision is not a throttle."""
     if decision.outcome is not Outcome.THROTTLE:
         return None
     told = dict(rate_limit_headers(decision)).get("retry-after")
@@ -73,7 +73,9 @@ def retry_after(decision: Decision) -> int | None:
 
 
 def wait_of_remedies(decision: Decision) -> int | None:
-    """Return the waiting time in the remedies, in seconds. A decision that came over the network contains no other."""
+    """Return the waiting time in the remedies, in seconds. A decision that came over the network states no other
+    waiting time.
+    """
     waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
     known = [one for one in waits if isinstance(one, timedelta)]
     return max(1, ceil(max(known).total_seconds())) if known else None

@@ -95,7 +95,7 @@ def check_facts(facts: Facts | None) -> Facts | None:
 
 
 def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a mapping. Raises ValueError for a duplicate name, or too many members."""
+    """Copy a mapping. Raises ValueError for a duplicate name or too many members."""
     try:
         found = decode.members_of(members)
     except decode.DecodeError as error:
@@ -107,7 +107,8 @@ def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
 
 async def prove_credentials(decides: object, facts: Facts) -> Facts:
     """Verify raw credentials once, if the decision point can, because several questions follow and a proof is accepted
-    only once. Errors are not raised: each question is then answered separately."""
+    only once. Errors are not raised: each question is then answered separately.
+    """
     prove = getattr(decides, "prove_async", None)
     if prove is None or "credentials" not in facts:
         return facts

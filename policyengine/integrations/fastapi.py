@@ -37,7 +37,9 @@ Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 
 
 class PolicyDeniedError(HTTPException):
-    """A denied request, with the answer and the decision. `problem_details` answers it as RFC 9457 specifies."""
+    """The error for a denied request, with the answer and the decision. `problem_details` answers it as RFC 9457
+    specifies.
+    """
 
     def __init__(self, decision: Decision, identity: CredentialAuthenticator | None = None) -> None:
         status, members, headers = denial_response(decision, identity)
@@ -119,7 +121,7 @@ async def build_question(request: Request, facts: Facts) -> dict[str, Any]:
     """Build the question with the body, which FastAPI keeps for the route, unless it was already read as a form."""
     try:
         content = await request.body()
-    except RuntimeError:  # of Starlette: the stream was already read
+    except RuntimeError:  # the attribute of Starlette that says that the stream was already read
         return build_http_question(request.scope, facts, {"body": BODY_READ_BEFORE})
     body = body_facts(request.scope, content) if len(content) <= MAX_BODY_BYTES else {"body": BODY_TOO_LARGE}
     return build_http_question(request.scope, add_content_digests(facts, content), body, content)

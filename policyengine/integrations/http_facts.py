@@ -16,17 +16,17 @@ from policyengine.runtime.header_names import AMBIGUOUS_NAME, ambiguous_names, f
 from policyengine.vocabulary import SECRET_HEADERS
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_SIZE_DIGITS = 15  # digits
+MAX_SIZE_DIGITS = 15  # maximum digits of a content length
 WITHHELD_HEADERS = SECRET_HEADERS | CREDENTIAL_SECRET_HEADERS
-UNROUTABLE_PATH = "/%00"  # a path that is never canonical, in place of one that two parsers would read differently
+UNROUTABLE_PATH = "/%00"  # a path that is never canonical; it replaces a path that two parsers would read differently
 
 
 class BodyTooLargeError(Exception):
-    """The body is larger than the limit."""
+    """The error for a body larger than the limit."""
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path on the wire that the application routes by, without the prefix that it is mounted under.
+    """Return the path on the wire by which the application routes, without the prefix under which it is mounted.
 
     Applications route by the decoded path. If the path on the wire decodes to a different path, something changed one
     of them, and neither can be trusted.
@@ -68,8 +68,11 @@ def read_headers(scope: Scope) -> dict[str, Any]:
 
 
 def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Return the size of the body in bytes, if known. HTTP/1 has no body without a header that announces one. A length
-    beside a transfer coding is ignored (RFC 9112, 6.3), because some servers pass on both."""
+    """Return the size of the body in bytes, if known.
+
+    HTTP/1 has no body without a header that announces one. A content length next to a transfer coding is ignored (RFC
+    9112, 6.3), because some servers pass on both.
+    """
     if "transfer-encoding" in headers:
         return None
     length = headers.get("content-length")

@@ -17,7 +17,7 @@ from policyengine.runtime.credential_errors import CredentialError
 
 
 class TokenFactsError(Exception):
-    """The token does not identify the caller; the message says what to do."""
+    """The error for a token that does not identify the caller; the message says what to do."""
 
 
 class AccessToken(Protocol):
@@ -41,7 +41,8 @@ class AccessToken(Protocol):
 
 def get_issuers(decides: object) -> Mapping[str, str]:
     """Return the issuers of an engine's policies by exact URL; a URL that two issuers share identifies neither. Return
-    none for other decision points."""
+    an empty mapping for other decision points.
+    """
     if not isinstance(decides, Engine):
         return {}
     named = [(one.url, one.name) for one in decides.kernel.issuers.values() if one.url is not None]
@@ -51,9 +52,8 @@ def get_issuers(decides: object) -> Mapping[str, str]:
 
 def read_token_facts(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
     """Return the facts of a token: the agent is its client, the user its subject; a delegation chain is read as
-    described in `docs/tokens.md`. `issuer` is for tokens that name none.
-
-    Raises TokenFactsError if a fact would be a guess.
+    `docs/tokens.md` describes. `issuer` applies to tokens that name none. Raises TokenFactsError if a fact would be a
+    guess.
     """
     claims = token.claims or {}
     name = get_issuer_name(claims, issuers, issuer)
@@ -107,8 +107,9 @@ def get_issuer_name(claims: Mapping[str, Any], issuers: Mapping[str, str], issue
 
 
 def get_client(token: AccessToken, claims: Mapping[str, Any], subject: object) -> str:
-    """Return the client. If a token names none, some verifiers report its subject or a placeholder, which would turn a
-    person into an agent; such a token is refused."""
+    """Return the client. If a token names no client, some verifiers report its subject or a placeholder, which would
+    turn a person into an agent; such a token is refused.
+    """
     named = {claims.get("client_id"), claims.get("azp")} - {None}
     if claims and token.client_id in (subject, "unknown") and token.client_id not in named:
         raise TokenFactsError("the token names no client")

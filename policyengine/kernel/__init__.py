@@ -3,8 +3,8 @@
 Every refusal is a deny: `require c` and `deny unless c` become `deny when not c`. A guard acts when its condition is
 true or unknown, a grant (`may`, `acts`, `delegate`, `where`) only when its condition is true.
 
-The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `maps.py` and `approvals.py`. This module
-re-exports all of them: use `from policyengine import kernel as k`.
+The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `authzen_maps.py` and `approval_bindings.py`.
+This module re-exports all of them: use `from policyengine import kernel as k`.
 """
 
 from __future__ import annotations
@@ -84,10 +84,9 @@ from policyengine.typesystem import FieldType as FieldType
 
 @dataclass(frozen=True, slots=True)
 class Binder(Node):
-    """A pattern with bindings at the endpoints that it matches: captures, the resource, facts of `with`.
-
-    `resource` is the entity type and name of the last typed capture; `facts` are paths and the bound expressions
-    (including `("resource",)`).
+    """A pattern with bindings at the endpoints that it matches: captures, the resource, facts of `with`. `resource` is
+    the entity type and name of the last typed capture; `facts` are paths and the expressions bound to them (including
+    `("resource",)`).
     """
 
     pattern: Pattern
@@ -127,8 +126,8 @@ class PrincipalCondition:
 
 @dataclass(frozen=True, slots=True)
 class GrantTarget(Node):
-    """A pattern of a grant. `carriers` are the credential scopes that carry it; empty for an endpoint without a
-    scope.
+    """A pattern of a grant. `carriers` are the credential scopes that carry the pattern; empty for an endpoint without
+    a scope.
     """
 
     pattern: Pattern
@@ -145,8 +144,9 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: the patterns that it delegates (by `scopes`), to whom, and for how long after the hop was
-    issued."""
+    """One `may delegate`: the patterns that it delegates (those of `scopes`), to whom, and for how long after the hop
+    was issued.
+    """
 
     scopes: tuple[str, ...]
     patterns: tuple[Pattern, ...]
@@ -276,7 +276,7 @@ class ServedUser:
 
 @dataclass(frozen=True, slots=True)
 class MemberOf:
-    """Approvers that are the entity, or are in the entity or in one of a set of entities."""
+    """Approvers that are the entity, or that are in the entity or in one of a set of entities."""
 
     expression: Expr
 
@@ -292,8 +292,8 @@ class Approvers:
 
 @dataclass(frozen=True, slots=True)
 class Deny(Node):
-    """A denial. If `condition` is None, it always acts. `words` is the rule as written, which is the reason if there is
-    no message.
+    """A denial. If `condition` is None, it always acts. `words` is the rule as written, which serves as the reason if
+    there is no message.
     """
 
     condition: Expr | None
@@ -337,7 +337,8 @@ class Guard(Node):
 @dataclass(frozen=True, slots=True)
 class Issuer(Node):
     """A trusted issuer. `claims` maps claims of credentials to facts: `tenant` → `("user", "tenant")`. `users_like`
-    restricts the users that it may name; empty means all."""
+    restricts the users that it may name; empty means all users.
+    """
 
     name: str
     url: str | None
@@ -374,8 +375,7 @@ class EntityType(Node):
 
 @dataclass(frozen=True, slots=True)
 class EventRetention(Node):
-    """Events that the store keeps because some condition looks for them; `within` is the longest period of any
-    condition."""
+    """Events that the store keeps because a condition reads them; `within` is the longest period of any condition."""
 
     event: EventPattern
     within: timedelta

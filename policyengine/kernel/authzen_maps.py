@@ -15,7 +15,7 @@ MapPath: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class MapSubject(Node):
-    """Subjects of this type are callers. `issuer` vouches for them; None means that no issuer is named."""
+    """Subjects of this type are callers. `issuer` vouches for them; None if no issuer is named."""
 
     type: str
     becomes: Word["user", "agent"]

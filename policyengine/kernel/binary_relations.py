@@ -41,7 +41,7 @@ def no_check(pattern: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RelationRow:
-    """One operator of the kernel: `x in s` is `s holds x` for an entity, otherwise `s has x`.
+    """One operator of the kernel. `x in s` becomes `s holds x` for an entity, otherwise `s has x`.
 
     `holds` is its meaning for known values; the relation is unknown if either side is unknown. `samples` returns
     strings for the left side for which the relation may hold, given the right side; `shape` returns the beginning,
@@ -58,7 +58,7 @@ class RelationRow:
     shape: Callable[[str], Shape] | None = None
     check_pattern: Callable[[str], object] = no_check
     flipped: str | None = None
-    word: str | None = None  # as policies write it, if different
+    word: str | None = None  # the operator as policies write it, if different
 
     def shapes(self, right: str) -> list[Shape]:
         """Return the shapes of strings for which the relation may hold."""

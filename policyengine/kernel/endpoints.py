@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from policyengine.kernel.base import Node
 
-# Which texts a literal of a path matches: only itself, texts that differ in the case of ASCII letters, or all texts
-# that some server may treat as the same. Each mode includes the one before.
+# The texts that a literal of a path matches: only itself, also texts that differ in the case of ASCII letters, or all
+# texts that some server may treat as the same. Each mode includes the previous one.
 Folding: TypeAlias = Word["none", "ascii", "full"]
 FOLDINGS: tuple[Folding, ...] = ("none", "ascii", "full")
 
@@ -54,7 +54,7 @@ Pattern: TypeAlias = HttpPattern | ToolPattern | ActionPattern
 
 
 def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
-    """Return the pattern with another folding. Tools and actions have only one spelling."""
+    """Return the pattern with another folding. Tools and actions have only one spelling, so they stay unchanged."""
     if not isinstance(pattern, HttpPattern) or pattern.folding == folding:
         return pattern
     return replace(pattern, folding=folding)
@@ -62,7 +62,7 @@ def with_folding(pattern: Pattern, folding: Folding) -> Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Place(Node):
-    """The endpoints that a rule applies to: any of `patterns` (None: all, including tools and actions) except
+    """The endpoints to which a rule applies: any of `patterns` (None: all, including tools and actions) except
     `excepts`.
 
     `patterns` are fully folded, so that another spelling does not bypass a guard. `excepts` are not folded, so that an

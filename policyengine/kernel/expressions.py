@@ -195,9 +195,9 @@ class PastFact(Node):
 
 @dataclass(frozen=True, slots=True)
 class EventPattern(Node):
-    """A pattern of past requests, and what the store keeps about them.
+    """A pattern of past requests, and the data that the store keeps about them.
 
-    `keys` select the history: requests with equal values, or None for those of the same agent and user. `by another
+    `keys` select the history: requests with equal values; None selects those of the same agent and user. `by another
     user` becomes a part of `where`, the only place for `PastFact`. `facts` are evaluated at the time of the event, in
     this order; `outputs` come with its report. If `latest`, only the last event of a key is needed. `watch` is a digest
     of all this, equal for equal patterns in every policy.

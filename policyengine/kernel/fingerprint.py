@@ -1,4 +1,4 @@
-"""The fingerprint of a policy's meaning: equal for equal kernels, whatever the order of their declarations."""
+"""The fingerprint of a policy's meaning: equal for equal kernels, in any order of their declarations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SEMANTICS_VERSION = 3
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
-SHARED_ITEM_TYPES = (str, k.Segment)  # many rules share the same tuples of such values
+SHARED_ITEM_TYPES = (str, k.Segment)  # types of items whose tuples many rules share
 # The package appears in decisions but does not change them, and watches follow from the rules.
 EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches"})
 
@@ -61,9 +61,8 @@ def sort_declarations(declared: tuple[Declared, ...], write: CanonicalWriters) -
 def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) -> str:
     """Return `sha256:` and 64 hexadecimal digits. `write` may already have the text of some parts."""
     hashed = hashlib.sha256()
-    for piece in canonical_pieces(
-        kernel, write or CanonicalWriters()
-    ):  # hashed in pieces, because the whole text is longer than the policy
+    # Hashed in pieces, because the whole text is longer than the policy.
+    for piece in canonical_pieces(kernel, write or CanonicalWriters()):
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 
@@ -98,10 +97,9 @@ def canonical_text(part: object) -> str:
 
 
 class CanonicalWriters(dict[type, Write]):
-    """Writers of canonical text by type, cached because a large policy has hundreds of thousands of parts.
-
-    `known` holds texts by identity, for parts that live as long as the writers: declarations, and paths and names that
-    many rules share.
+    """Writers of canonical text by type, cached because a large policy has hundreds of thousands of parts. `known`
+    holds texts by identity, for parts that live as long as the writers: declarations, and paths and names that many
+    rules share.
     """
 
     def __init__(self) -> None:
@@ -153,7 +151,8 @@ def record_writer(kind: type, write: CanonicalWriters) -> Write:
     name, members = kind.__name__, [member for member in field_names(kind) if member != "span"]
     if not members:
         return lambda part: f"{name}()"
-    values = attrgetter(*members, members[0])  # one more than needed, so that one member is also a tuple
+    # One member more than needed, so that the result is a tuple even for one member.
+    values = attrgetter(*members, members[0])
     heads = [(f"{member}=", member in UNORDERED_FIELDS) for member in members]
 
     def as_set(value: tuple[object, ...]) -> str:

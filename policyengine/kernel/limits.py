@@ -1,4 +1,6 @@
-"""The kernel's rates and budgets; `spec/limits.py` defines their meaning. The package re-exports them."""
+"""The kernel's rates and budgets; `spec/limits.py` defines their meaning. The package `kernel` re-exports
+this module.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ class Rate(Node):
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimit(Node):
-    """A limit for a period, including this request: a sum, a number of requests, or a number of distinct values."""
+    """A limit for a period, which counts the current request: a sum, a number of requests, or a number of distinct
+    values.
+    """
 
     function: Word["sum", "count", "distinct"]
     fact: Expr | None

@@ -1,4 +1,4 @@
-"""Lint of checked policies: `probable_mistakes` runs in every check, `opinions` only in `policyengine lint`."""
+"""Lints checked policies: `probable_mistakes` runs in every check, `opinions` only in `policyengine lint`."""
 
 from policyengine.lint.opinions import opinions as opinions
 from policyengine.lint.policy_mistakes import probable_mistakes as probable_mistakes

@@ -20,14 +20,16 @@ LINT_COMMENT = re.compile(r"#\s*lint:\s*(?P<verb>\w*)")
 COMPLETE_ALLOWANCE = re.compile(r"#\s*lint:\s*allow\s+(?P<rules>[\w-]+(?:\s*,\s*[\w-]+)*)\s+because\s+(?P<reason>\S.*)")
 WORD = re.compile(r"[\w-]+")
 QUOTED = re.compile(r"#\s*lint:\s*allow\s+[\w,\s-]+\"[^\"]+\"\s*")
-NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # findings about allowances themselves
+NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # codes of findings about allowances themselves
 
 Place = tuple[str, int]  # source name and line; not the source, because a finding may show a masked text of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One rule that a comment allows: `word` is its name as written, `line` is where its findings are allowed."""
+    """One rule that a comment allows: `word` is its name as written, `line` is the line on which its findings are
+    allowed.
+    """
 
     rule: DiagnosticDoc
     word: Span
@@ -36,7 +38,7 @@ class Allowance:
 
 
 def allowances_in(modules: Iterable[ast.Module]) -> list[Allowance]:
-    """Return every complete allowance that names a warning; an allowance without a reason is not complete."""
+    """Return every complete allowance that names a warning; an allowance without a reason is incomplete."""
     return [one for module in modules for one in module_allowances(module)]
 
 
@@ -55,8 +57,9 @@ def rule_word_spans(comment: Span, match: re.Match[str]) -> Iterator[Span]:
 
 
 def allowed_line(comment: Span) -> int:
-    """Return the line that a comment is about: its own line if code precedes it, otherwise the next line that is not a
-    comment."""
+    """Return the line to which a comment applies: its own line if code precedes it, otherwise the next line that is not
+    a comment.
+    """
     line, column = comment.source.position(comment.start)
     if comment.source.line(line)[: column - 1].strip():
         return line
@@ -71,7 +74,7 @@ def is_allowed(found: Diagnostic, one: Allowance) -> bool:
 
 
 def drop_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) -> list[Diagnostic]:
-    """Return the findings without the warnings that a comment allows. Errors always stay."""
+    """Return the findings without the warnings that comments allow. Errors always stay."""
     allowed = allowances_by_line(allowances_in(modules))
     return [
         one for one in found if one.is_error or not any(is_allowed(one, by) for by in allowed[diagnostic_line(one)])
@@ -128,9 +131,8 @@ def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
 def stale_allowances(
     found: Sequence[Diagnostic], modules: Iterable[ast.Module], sought: Collection[DiagnosticDoc]
 ) -> Iterator[Diagnostic]:
-    """Yield a W172 for each allowance whose rule was checked and found nothing on its line.
-
-    `found` holds the findings before `drop_allowed` removes any.
+    """Yield a W172 for each allowance whose rule was checked and reported nothing on its line. `found` holds the
+    findings before `drop_allowed` removes any.
     """
     told = {(*diagnostic_line(one), one.code) for one in found}
     for allowance in allowances_in(modules):

@@ -20,8 +20,8 @@ ROLES: Owned = ("user", "roles")  # read to find the approvers of a `confirm`
 
 @dataclass(slots=True)
 class AttributeReads:
-    """The position of the first read of each attribute. `levels` holds the attributes that are read only on the levels
-    of an inherited set.
+    """The position of the first read of each attribute. `levels` holds the attributes that are read only through the
+    levels of an inherited set.
     """
 
     first: dict[Owned, Span] = field(default_factory=dict)
@@ -130,7 +130,7 @@ def check_attribute(
     entity, name = owned
     count, lacking = rows.all[entity], rows.all[entity] - rows.having[owned]
     span = reads.first.get(owned) or reads.levels[owned]
-    settled = count > 0 and (declared.optional or declared.else_empty)  # the attribute is then known to be absent
+    settled = count > 0 and (declared.optional or declared.else_empty)  # then the attribute is known to be absent
     if not rows.supply(owned) and owned not in mapped and not settled:
         have = f"no row of `{entity}` has it" if count else f"no `{entity}` has a row"
         why = f"{have}, and no claim or map supplies it"
@@ -151,7 +151,7 @@ def check_attribute(
 
 
 def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
-    """Yield a W182 for each entity with parents that have no row: the parents of such a parent are unknown."""
+    """Yield a W182 for each entity with parents that have no row, because the parents of such a parent are unknown."""
     known = {row.ref for row in rows}
     gone = dict.fromkeys(parent for row in rows for parent in row.parents if parent not in known)
     by_type = Counter(ref.type for ref in gone if ref.type not in looked_up)

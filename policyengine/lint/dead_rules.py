@@ -1,6 +1,5 @@
-"""Conditions that decide nothing and rules that never matter, found in the lowered kernel.
-
-A rule that can never have its effect is an error; a redundant rule is a warning. `DECIDED_EXAMPLES` lists examples.
+"""Conditions that never affect a decision, and rules that never matter, found in the lowered kernel. A rule that can
+never have its effect is an error; a redundant rule is a warning. `DECIDED_EXAMPLES` lists examples.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def dead_grant_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def block_conditions(block: Block) -> Iterator[tuple[k.Expr, str]]:
-    """Yield each condition of a block, and the consequence if the condition is never true."""
+    """Yield each condition of a block, with the consequence if the condition is never true."""
     if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.PrincipalCondition):
         yield block.who.condition, "this block applies to no caller"
     if isinstance(block, k.AgentBlock):
@@ -112,9 +111,8 @@ def dead_guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def check_guard_condition(effect: k.Effect, condition: k.Expr, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
-    """Yield the findings for the condition of a guard's effect.
-
-    `require c` is lowered to `deny when not c`; messages describe the condition as written.
+    """Yield the findings for the condition of a guard's effect. `require c` is lowered to `deny when not c`, but
+    messages describe the condition as written.
     """
     truths = answers.possible(condition)
     word = effect_word(effect)
@@ -158,7 +156,7 @@ def describe_always(truths: frozenset[Truth]) -> str:
 
 
 def contradicting_parts(condition: k.Expr) -> str | None:
-    """Return a hint that names the contradicting parts of a condition; None if no pair contradicts."""
+    """Return a hint that names two contradicting parts of a condition; None if no two parts contradict each other."""
     parts = conjuncts(condition)
     if len(parts) > MAX_COMPARED_RULES // 10:
         return None
@@ -231,7 +229,7 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
 
 
 def grant_covers(wider: k.Grant, narrower: k.Grant) -> bool:
-    """Return whether the wider grant opens for every request for which the narrower one opens."""
+    """Return whether the wider grant opens an endpoint for every request for which the narrower grant opens it."""
     if not all(any(target_covers(a, b) for a in wider.openings) for b in narrower.openings):
         return False
     return wider.when is None or (narrower.when is not None and implies(narrower.when, wider.when, ACTS_ON_TRUE))
@@ -281,7 +279,7 @@ def shadowed_effects(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
     for i, effect in enumerate(effects):
         if effect.condition is not None and possible_truths(effect.condition) == {False}:
-            continue  # already reported, because it never acts
+            continue  # never applies, which is already reported
         by = next((other for j, other in enumerate(effects) if is_shadowed_by(other, effect, j < i)), None)
         if by is not None:
             message = f"this `{effect_word(effect)}` changes nothing: `{effect_word(by)}` already acts whenever it does"
@@ -290,9 +288,8 @@ def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
 
 
 def is_shadowed_by(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
-    """Return whether an effect adds nothing to another effect of its guard.
-
-    Only an earlier deny shadows a deny: if the narrower one comes first, it gives its own reason.
+    """Return whether an effect adds nothing to another effect of its guard. Only an earlier deny shadows a deny: if the
+    narrower deny comes first, it gives its own reason.
     """
     match other, effect:
         case k.Deny(), k.Deny():
@@ -336,8 +333,9 @@ def is_closed_by(guard: k.Guard, closer: k.Guard, earlier: bool) -> bool:
 
 
 def changes_outcomes(guard: k.Guard) -> bool:
-    """Return whether a guard can change a decision. A guard that only reports never does: it also reports denied
-    requests."""
+    """Return whether a guard can change a decision. A guard with only reporting obligations never does, because it also
+    reports denied requests.
+    """
     return bool(guard.effects) and not any(
         isinstance(effect, k.ObligationEffect) and effect.kind in STILL_DONE_ON_DENY for effect in guard.effects
     )

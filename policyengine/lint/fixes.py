@@ -16,7 +16,7 @@ from policyengine.syntax import nodes as ast
 
 @dataclass(frozen=True, slots=True)
 class TextEdit:
-    """A replacement of the text at `span` by `text`."""
+    """The replacement of the text at `span` with `text`."""
 
     span: Span
     text: str = ""
@@ -59,7 +59,7 @@ def apply_edits(source: Source, changes: Iterable[TextEdit]) -> str:
 
 
 def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Replace `HEAD` by `GET`, or remove it next to `GET`."""
+    """Replace `HEAD` with `GET`, or remove it next to `GET`."""
     at = {(one.span.source, one.span.start) for one in found}
     nodes = (node for module in modules for node in ast.walk(module) if isinstance(node, ast.HttpPattern))
     for node in (one for one in nodes if "HEAD" in one.methods):
@@ -71,7 +71,9 @@ def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> 
 
 
 def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove unused declarations that are not in the kernel. Entities stay, as the entity store reads them too."""
+    """Remove unused declarations that are not in the kernel. Entities stay, because the entity store reads
+    them, too.
+    """
     at = {(one.span.source, one.span.start) for one in found}
     for declaration in declarations_in(modules):
         match declaration:
@@ -83,7 +85,7 @@ def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Modul
 
 
 def without_fact(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove facts that no rule and no test mentions. A block without remaining facts is removed too, unless its place
+    """Remove facts that no rule and no test mentions. A block without remaining facts is also removed, unless its place
     binds a resource.
     """
     at = {(one.span.source, one.span.start) for one in found}
@@ -111,7 +113,7 @@ def names_in_test(declaration: ast.Node) -> Iterator[str]:
 
 
 def has_typed_capture(place: ast.Place | None) -> bool:
-    """Return whether a place binds `resource`: `facts on GET /v1/{id: invoice}` does, even if it declares no fact."""
+    """Return whether a place binds `resource`, as `facts on GET /v1/{id: invoice}` does even if it declares no fact."""
     targets = place.targets if place else ()
     return any(isinstance(target, ast.HttpPattern) and "{" in target.path for target in targets)
 
@@ -169,7 +171,9 @@ FIXES: Mapping[str, Fix] = {
 
 
 def whole_line_span(span: Span) -> Span:
-    """Return the span with its surrounding spaces, its line and the comment at its end, which would be left over."""
+    """Return the span with its surrounding spaces, its line and the comment at its end, which would otherwise be left
+    over.
+    """
     text, start, end = span.source.text, span.start, span.end
     line_start, line_end = text.rfind("\n", 0, start) + 1, line_end_after(text, end)
     before, after = text[line_start:start], text[end:line_end].strip()
@@ -183,7 +187,7 @@ def whole_line_span(span: Span) -> Span:
 
 
 def inline_span(span: Span, line_end: int) -> Span:
-    """Return the span without the rest of its line: with the comma and spaces after it, or those before it."""
+    """Return the span without the rest of its line: with the comma and spaces after the span, or those before it."""
     text, start, end = span.source.text, span.start, span.end
     while end < line_end and text[end] in " \t,":
         end += 1
@@ -199,8 +203,8 @@ def line_end_after(text: str, at: int) -> int:
 
 
 def is_blank(text: str, at: int, backwards: bool = False) -> bool:
-    """Return whether the line that begins at `at` (or ends there, `backwards`) is blank. The start of the text counts
-    as a blank line.
+    """Return whether the line that begins at `at` (or, with `backwards`, ends there) is blank. The start of the text
+    counts as a blank line.
     """
     if backwards:
         return at <= 0 or not text[text.rfind("\n", 0, at) + 1 : at].strip()

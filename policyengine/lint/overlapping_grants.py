@@ -1,4 +1,4 @@
-"""Laxer twins: two agent blocks that open one endpoint to one agent, where only one of them has a requirement."""
+"""Laxer twins: two agent blocks that open one endpoint to one agent, of which only one has a requirement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, implies
 
 MAX_BLOCK_PAIRS = 50_000
-MAX_GRANT_PAIRS = 2_000  # pairs of patterns compared for each pair of blocks
+MAX_GRANT_PAIRS = 2_000  # maximum pairs of patterns to compare for each pair of blocks
 BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -34,10 +34,8 @@ def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement)
 
 
 def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """Return the pairs of blocks with different requirements.
-
-    Most blocks of a large policy have the same ones, so each list of requirements gets a number, and the numbers are
-    compared.
+    """Return the pairs of blocks with different requirements. Most blocks of a large policy have the same requirements,
+    so each list of requirements gets a number, and the numbers are compared.
     """
     numbers: dict[tuple[k.Requirement, ...], int] = {}
     asks = {id(agent): numbers.setdefault(agent.requirements, len(numbers)) for agent in agents}
@@ -46,8 +44,8 @@ def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBloc
 
 
 def matching_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """Yield pairs of blocks that can match the same agent: two blocks with the same name, or any pair with a group or a
-    condition.
+    """Yield pairs of blocks that can match the same agent: two blocks with the same name, or any pair in which one
+    block has a group or a condition.
     """
     named: dict[str, list[k.AgentBlock]] = defaultdict(list)
     others = []
@@ -79,13 +77,15 @@ def validity(block: k.AgentBlock) -> tuple[datetime, datetime]:
 
 
 def common_grant(a: k.AgentBlock, b: k.AgentBlock) -> tuple[k.Grant, k.Grant] | None:
-    """Return the first grant of each block that opens the same endpoint; None if no endpoint is common."""
+    """Return the first grant of each block that opens the same endpoint; None if the blocks have no
+    endpoint in common.
+    """
     doors = ((g, h, x, y) for g in a.grants for x in g.openings for h in b.grants for y in h.openings)
     return next(((g, h) for g, h, x, y in islice(doors, MAX_GRANT_PAIRS) if overlaps(x.pattern, y.pattern)), None)
 
 
 def missing_requirement(strict: k.AgentBlock, lax: k.AgentBlock) -> k.Requirement | None:
-    """Return the first requirement of `strict` that `lax` does not imply; None if it implies all."""
+    """Return the first requirement of `strict` that `lax` does not imply; None if `lax` implies all."""
     given = (*lax.requirements, None)
     return next((r for r in strict.requirements if not any(is_as_strict(other, r) for other in given)), None)
 

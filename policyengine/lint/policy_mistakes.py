@@ -1,4 +1,4 @@
-"""Probable mistakes that every check reports; an allowance on the same line silences a finding."""
+"""Probable mistakes, which every check reports; an allowance on the same line silences a finding."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def declarations_in(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
 
 
 def vain_declarations(node: ast.Node) -> Iterator[Diagnostic]:
-    """Yield the findings for a declaration, or a block in it, that has no effect."""
+    """Yield the findings for a declaration without effect, or a block in it without effect."""
     match node:
         case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
             yield Diagnostic("W453", "this agent block grants nothing", who.span, "add `may …`, or remove the block")
@@ -132,7 +132,7 @@ def is_recording(item: ast.Node) -> bool:
 
 
 def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """Yield a W422 for each delegate that no agent block names: its name is probably misspelled."""
+    """Yield a W422 for each delegate that no agent block names, because its name is probably misspelled."""
     agents = [agent for agent in declarations_in(modules) if isinstance(agent, ast.AgentDecl)]
     names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.PrincipalName)]
     if len(names) < len(agents):
@@ -161,8 +161,9 @@ def vacuous_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def vacuous_requirements(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield the vacuous quantifiers of requirements. `require c` is lowered to `deny when not c`, so `c` is under a
-    `not`."""
+    """Yield the vacuous quantifiers in requirements. `require c` is lowered to `deny when not c`, so `c` is under a
+    `not`.
+    """
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Deny) and effect.condition is not None:
@@ -175,8 +176,9 @@ def vacuous_limits(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
-    """Yield a finding for each `all x in s: …` that opens something when `s` is empty, unless the condition excludes
-    that."""
+    """Yield a finding for each `all x in s: …` that opens an endpoint when `s` is empty, unless the condition excludes
+    an empty set.
+    """
     pending = [(condition, positive)]
     while pending:
         expr, sign = pending.pop()
@@ -196,7 +198,9 @@ def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str)
 
 
 def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
-    """Return whether a set may be empty: it is not a literal, and no part of the condition implies an element."""
+    """Return whether a set may be empty: it is not a literal, and no part of the condition implies that it has an
+    element.
+    """
     known = isinstance(domain, (k.Constant, k.Collection))
     return not known and all(domain not in nonempty_sets(part) for part in k.walk(condition))
 
@@ -209,7 +213,7 @@ def vacuous_finding(quantifier: k.Quantifier, code: str, verb: str) -> Diagnosti
 
 
 def nonempty_sets(part: k.Expr) -> tuple[k.Expr, ...]:
-    """Return the sets that have an element when this part of a condition is true."""
+    """Return the sets that certainly have an element when this part of a condition is true."""
     match part:
         case k.Call(function="size", arguments=arguments):
             return arguments

@@ -1,5 +1,6 @@
 """Facts that are known only if the gateway forwards them: presence checks (`is present`, `is absent` and `else`), and
-all other conditions, which read the value."""
+conditions that read the value.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ class FactUse:
 
 
 def fact_uses_over_http(kernel: k.Kernel) -> tuple[FactUse, ...]:
-    """Return the facts whose values the conditions of rules over HTTP read, each once a rule, in source order; empty if
-    no grant opens an HTTP endpoint. Presence checks and messages do not count."""
+    """Return the facts whose values the conditions of rules over HTTP read, each once per rule, in source order; empty
+    if no grant opens an HTTP endpoint. Presence checks and messages do not count.
+    """
     if not opens_http(kernel):
         return ()
     uses: dict[tuple[Path, str], FactUse] = {}
@@ -85,7 +87,7 @@ def is_over_http(grant: k.Grant) -> bool:
 
 
 def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
-    """Yield each fact whose presence a part of the kernel checks or defaults, and the span of the check."""
+    """Yield each fact whose presence a part of the kernel checks, or for which it sets a default, with the span."""
     if isinstance(part, k.IsPresent | k.Default):
         fact = base_fact(part.operand)
         if fact is not None:
@@ -118,7 +120,7 @@ def facts_used(part: object) -> Iterator[k.Fact]:
 
 
 def base_fact(operand: k.Expr) -> k.Fact | None:
-    """Return the fact that the operand is or belongs to; None if there is no such fact."""
+    """Return the fact that the operand is, or to which it belongs; None if there is no such fact."""
     while isinstance(operand, k.Attribute | k.Member | k.Default):
         operand = operand.operand if isinstance(operand, k.Default) else operand.base
     return operand if isinstance(operand, k.Fact) else None

@@ -18,7 +18,7 @@ from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
-# the number of the lender, and the conditions about its users
+# the number of the lender, and the conditions on its users
 LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
 MAX_LENDING_PATHS = 50_000  # maximum for each issuer; the rest is not compared
@@ -39,7 +39,7 @@ class LenderGrant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuardDemand:
-    """The conditions about users in a guard's demand."""
+    """The conditions on users that a guard demands."""
 
     place: k.Place
     parts: frozenset[k.Expr]
@@ -49,9 +49,9 @@ class GuardDemand:
 class LendingIndex:
     """The grants that lend authority to agents.
 
-    User blocks lend to agents whose grants overlap theirs. In packages with `users unrestricted` agents need no lender;
-    there, agents with overlapping grants count as each other's lenders. Guards add conditions at their places; a guard
-    that applies everywhere distinguishes no users.
+    User blocks lend to agents whose grants overlap theirs. In packages with `users unrestricted`, agents need no
+    lender; there, agents with overlapping grants count as lenders of each other. Guards add conditions at their places;
+    a guard that applies everywhere distinguishes no users.
     """
 
     unrestricted: tuple[str, ...]
@@ -90,7 +90,9 @@ class LendingIndex:
     def _ways(
         self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]
     ) -> Iterator[tuple[LendingPath | None, k.AgentBlock]]:
-        """Yield lending paths; None for one that is closed to the issuer, or ties users to the caller."""
+        """Yield lending paths with their blocks. The path is None if it is closed to the issuer, or if it ties users to
+        the caller.
+        """
         lent_by = cache(lambda door: user_conditions(door.conditions, issuer.name))
         for block, grant in ((one, grant) for one in blocks for grant in one.grants):
             own = user_conditions((*(one.condition for one in acts_for(block)), grant.when), issuer.name)
@@ -104,7 +106,7 @@ class LendingIndex:
                     yield None if lent is None else (door.lender, own.union(lent, *asked)), block
 
     def _asked(self, pattern: k.Pattern) -> list[frozenset[k.Expr]]:
-        """Return the demands of guards that cover the whole pattern."""
+        """Return the demands of the guards that cover the whole pattern."""
         place = k.Place((pattern,), span=pattern.span)
         there = dict.fromkeys(self.by_guards.overlapping(pattern))
         return [demand.parts for demand in there if place_covers(demand.place, place)]
@@ -127,9 +129,8 @@ def acts_for(block: k.AgentBlock) -> list[k.ActsFor]:
 
 
 def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozenset[k.Expr] | None:
-    """Return the parts of required conditions that are about users alone or about resources alone.
-
-    None if the conditions cannot hold for this issuer, or tie users to the caller.
+    """Return the parts of required conditions that are about users alone or about resources alone. Return None if the
+    conditions cannot hold for this issuer, or if they tie users to the caller.
     """
     found = set[k.Expr]()
     for written in (part for one in conditions if one is not None for part in required_parts(one, True)):
@@ -142,7 +143,7 @@ def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozens
 
 
 def without_claims(parts: Iterable[k.Expr], issuer: k.Issuer) -> Iterator[k.Expr]:
-    """Yield the parts that do not rest only on the issuer's claims, which override the entity store."""
+    """Yield the parts that depend on more than the issuer's claims, which override the entity store."""
     claimed = {path[1] for _, path in issuer.claims if path[0] == "user"}
     for part in parts:
         inside = list(k.walk(part))
@@ -167,7 +168,7 @@ def guard_demands(guards: Iterable[k.Guard]) -> Iterator[GuardDemand]:
 
 
 def required_parts(condition: k.Expr, wanted: bool) -> Iterator[k.Expr]:
-    """Yield the parts that all have to hold for the condition to be `wanted`."""
+    """Yield the parts that must all hold for the condition to be `wanted`."""
     match condition:
         case k.DefinitionRef():
             yield from required_parts(condition.expression, wanted)
@@ -191,9 +192,8 @@ def is_about_users(reads: frozenset[str]) -> bool:
 
 
 def ties_user_to_caller(condition: k.Expr) -> bool:
-    """Return whether a condition ties users to the caller or the connection.
-
-    One comparison of both does, and any condition about users that also reads agents or what gateways add.
+    """Return whether a condition ties users to the caller or the connection: it compares both, or it is about users and
+    also reads agents or facts that gateways add.
     """
     reads = fact_roots(condition)
     if "user" not in reads:
@@ -229,7 +229,7 @@ def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
 
 
 def fold_constant(part: k.Expr) -> k.Expr | None:
-    """Return the truth value of a part that reads no fact any more; None if it has none."""
+    """Return the truth value of a part that no longer reads any fact; None if it has none."""
     if not is_comparison(part) or fact_roots(part):
         return None
     truths = possible_truths(part)
@@ -256,7 +256,7 @@ def issuer_sensitive_conditions(guards: Iterable[k.Guard]) -> tuple[tuple[k.Plac
 
 
 class IssuerSensitiveGuards:
-    """The issuer-sensitive guards, and the grants of agents that act for users, by issuer."""
+    """The guards that distinguish issuers, and the grants of agents that act for users, by issuer."""
 
     def __init__(self, kernel: k.Kernel, speaking: Mapping[str, Iterable[k.AgentBlock]]) -> None:
         self.guards = issuer_sensitive_conditions(kernel.guards)
@@ -264,7 +264,9 @@ class IssuerSensitiveGuards:
         self._conditions = cache(self._conditions_for)
 
     def tell_apart(self, one: str, other: str) -> bool:
-        """Return whether a guard acts differently for the two issuers at some grant, or ties users to the caller."""
+        """Return whether a guard acts differently for the two issuers at one of the grants, or ties users
+        to the caller.
+        """
         pairs = zip(self.guards, self._conditions(one), self._conditions(other), strict=True)
         return any(
             stands_at(place, self.doors[issuer])

@@ -1,4 +1,6 @@
-"""Guards and limits that read `resource` where nothing binds it: unknown there, they would deny without a reason."""
+"""Guards and limits that read `resource` where nothing binds it. It is unknown there, so they would deny without a
+visible reason.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ Truths: TypeAlias = frozenset[bool | None]
 
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
-MAX_ENDPOINTS_LISTED = 4  # maximum in a message or hint
+MAX_ENDPOINTS_LISTED = 4  # maximum endpoints in a message or hint
 TYPE_A_CAPTURE = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
 
 
@@ -83,8 +85,8 @@ def conditions_left_unknown(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
 
 
 def counted_expressions(limit: k.Limit) -> Iterator[k.Expr]:
-    """Yield the expressions that a limit needs to count. A `raise` with an unknown condition does not act, so it cannot
-    weaken the limit.
+    """Yield the expressions that a limit needs to count. The condition of a `raise` is left out: if it is unknown, the
+    raise does not act, so it cannot weaken the limit.
     """
     yield from limit.keys
     if isinstance(limit, k.Budget):
@@ -116,7 +118,9 @@ def possible_outcomes(node: k.Expr) -> Truths:
 
 
 def fold_truths(items: list[Truths], *, settles: bool) -> Truths:
-    """Combine truth values: an item that `settles` decides, otherwise one unknown item makes the whole unknown."""
+    """Combine truth values: an item with the value `settles` decides; otherwise one unknown item makes the whole
+    unknown.
+    """
     found: set[bool | None] = {settles} if any(settles in item for item in items) else set()
     open_ones = [item - {settles} for item in items]
     if all(open_ones):
@@ -134,7 +138,7 @@ def needs_resource(node: k.Expr) -> bool:
             return path == RESOURCE
         case k.IsPresent():
             return False
-        case k.Default(operand, fallback):  # the fallback is for absent values
+        case k.Default(operand, fallback):  # `else` replaces only absent values
             return needs_resource(operand) and needs_resource(fallback)
         case k.And() | k.Or() | k.Not() | k.DefinitionRef():
             return None in possible_outcomes(node)
@@ -172,7 +176,7 @@ def granted_endpoints(kernel: k.Kernel) -> PatternIndex[GrantedEndpoint]:
 
 
 def resource_binders(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
-    """Index the patterns that bind `resource`, with case folding, as guards and limits ignore case."""
+    """Index the patterns that bind `resource`, with case folding, because guards and limits ignore case."""
     found: PatternIndex[k.Pattern] = PatternIndex()
     for binder in kernel.binders:
         if binder.resource is not None or RESOURCE in dict(binder.facts):
@@ -182,7 +186,7 @@ def resource_binders(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
 
 
 def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterator[CoveredEndpoint]:
-    """Yield the granted endpoints of a place. Actions are left out, as they name their resource."""
+    """Yield the granted endpoints of a place. Actions are left out, because their request names the resource."""
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
             met = door.pattern if pattern is None else intersect_patterns(pattern, door.pattern)
@@ -193,10 +197,9 @@ def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterat
 
 
 def intersect_patterns(a: k.Pattern, b: k.Pattern) -> k.Pattern:
-    """Return the endpoints that two overlapping patterns both match: of two globs the narrower, or `b`.
-
-    A path has the spelling of `b`, or of `a` where `b` is wild: a rule also applies to other cases, but no author wrote
-    an endpoint there.
+    """Return the endpoints that two overlapping patterns both match: of two globs the narrower, or `b`. A path has the
+    spelling of `b`, or that of `a` where `b` is wild: a rule also applies to other cases, but no author wrote an
+    endpoint there.
     """
     if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
         return intersect_paths(a, b)
@@ -238,7 +241,7 @@ def diagnostic_for(
 
 
 def hint(rule: Rule, read: ResourceUse, bare: list[str], bound: list[str]) -> str:
-    """Return the shorter text to write, and the alternative."""
+    """Return a hint with the shorter text to write, and the alternative."""
     openly = f"or handle requests without a resource: {read.first}"
     if rule.place.patterns is not None and len(bare) <= min(MAX_ENDPOINTS_LISTED, len(bound)):
         return f"exclude it with `except {', '.join(bare)}`, {openly}"

@@ -69,7 +69,7 @@ def check_unused(
 def mentioned_declarations(
     declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]
 ) -> set[Key]:
-    """Return the names among `concerned` that a declaration may mention; perhaps too many, never too few."""
+    """Return the names among `concerned` that a declaration may mention; it may return too many, but never too few."""
     here, imported = package_of(module), [(import_alias(entry), entry.package.text) for entry in module.imports]
     found = set[Key]()
     for name in set(names_in(declaration)):
@@ -85,7 +85,7 @@ def import_alias(entry: ast.Import) -> str:
 
 
 def prefixes(name: str) -> Iterator[str]:
-    """Yield a name and its prefixes: `a.b.c` may be member `c` of `a.b`, or of what `a` names."""
+    """Yield a name and its prefixes: `a.b.c` may be the member `c` of `a.b`, or of an entity that `a` names."""
     while name:
         yield name
         name = name.rpartition(".")[0]
@@ -103,7 +103,7 @@ def names_in(declaration: ast.Node) -> Iterator[str]:
                 yield text
             case ast.Reference(name):
                 yield name
-            case ast.HttpPattern(path=text) | ast.Text(text) if "{" in text:  # captures of paths, facts in messages
+            case ast.HttpPattern(path=text) | ast.Text(text) if "{" in text:  # captures in paths, facts in messages
                 yield from NAME_IN_BRACES.findall(text)
             case _:
                 pass
@@ -115,7 +115,7 @@ INTRODUCING: frozenset[type[ast.Node]] = frozenset(
 
 
 def introduced_names(node: ast.Node) -> tuple[ast.Node, ...]:
-    """Return the names that a node introduces: they do not mention a declaration."""
+    """Return the names that a node introduces; they do not mention a declaration."""
     match node:
         case ast.EnumDecl(name, values):
             return (name, *values)

@@ -26,7 +26,7 @@ from policyengine.syntax.parse import parse
 if TYPE_CHECKING:
     from policyengine.testing.report import ExampleResult
 
-MAX_LISTED_FINDINGS = 20  # maximum number of findings that are listed
+MAX_LISTED_FINDINGS = 20  # maximum number of listed findings
 _LOG = logging.getLogger("policyengine")
 
 
@@ -36,10 +36,10 @@ class RefusalKind(StrEnum):
     POLICIES = "policies"  # errors, or unreadable files
     TESTS = "tests"
     ENTITIES = "entities"
-    REMOVED = "removed"  # a rule or file is gone without permission
+    REMOVED = "removed"  # a rule or file was removed without permission
     WIDENING = "widening"
     UNPROVED = "unproved"
-    FAILURE = "failure"  # internal
+    FAILURE = "failure"  # an internal error
 
 
 class ReloadRefusedError(Exception):
@@ -73,8 +73,9 @@ class Candidate:
 
 
 def prepare_candidate(origin: ReloadSource) -> Candidate:
-    """Read a candidate. Raises ReloadRefusedError, also if a file changed, because the candidate may then mix two
-    versions."""
+    """Read a candidate. Raises ReloadRefusedError, also if a file changed while it was read, because the candidate may
+    then mix two versions.
+    """
     look = origin.look()
     found = read_candidate(origin)
     if origin.look() != look:

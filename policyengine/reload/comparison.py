@@ -21,9 +21,9 @@ from policyengine.child_processes import child_environment, python_command
 if TYPE_CHECKING:
     from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
 
-GRACE_SECONDS = 10.0  # seconds for the process to start and to end, beyond those for comparing
-MAX_LISTED_WIDENINGS = 50  # maximum number of widenings that are listed
-MAX_NAMED_PLACES = 3  # maximum number of places that are named per widening
+GRACE_SECONDS = 10.0  # extra seconds in which the process may start and end
+MAX_LISTED_WIDENINGS = 50  # maximum number of listed widenings
+MAX_NAMED_PLACES = 3  # maximum number of named places for each widening
 COMMAND = "from policyengine.reload.comparison import main; main()"
 
 
@@ -60,7 +60,7 @@ class ComparisonProcess:
     """A process that compares two bundles. Call `poll` until it answers, or `wait`."""
 
     def __init__(self, old: bytes, new: bytes, seconds: float) -> None:
-        """Raises OSError if no process can be started."""
+        """Start the comparison. Raises OSError if no process can be started."""
         self._began, self._seconds = monotonic(), seconds
         self._answer: IO[bytes] = TemporaryFile()  # noqa: SIM115  # closed when it is read
         with TemporaryFile() as question:
@@ -118,12 +118,13 @@ class ComparisonProcess:
 
 
 class TimeLimitError(BaseException):
-    """The time limit has passed."""
+    """The error that ends a comparison when its time limit has passed."""
 
 
 def main() -> None:
-    """Compare at low priority, so that servers are not slowed down. Printed text goes to stderr, because stdout carries
-    the answer."""
+    """Compare at low priority, so that the comparison does not slow down servers. Printed text goes to stderr, because
+    stdout carries the answer.
+    """
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "nice"):

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.entities.store import EntityStore
 
-MAX_CACHED_BUNDLES = 4  # bundles by revision, of current policies and candidates
+MAX_CACHED_BUNDLES = 4  # maximum number of cached bundles, of current policies and candidates
 _LOG = logging.getLogger("policyengine")
 ComparisonCallback: TypeAlias = Callable[[int, bool], None]
 
 
 class ReloadGate:
-    """Checks candidates before they decide, and compares old and new policies after a reload."""
+    """Checks candidates before they become current, and compares old and new policies after a reload."""
 
     def __init__(self, rules: Callable[[], ReloadRules]) -> None:
         self._rules = rules
         self._guard = Lock()
         self._bundles: dict[str, bytes] = {}
         self._inventories: dict[str, PolicyInventory] = {}
-        # Results of comparisons that were made before the swap.
+        # Results of comparisons made before a swap.
         self._results: dict[tuple[str, str], PolicyComparison] = {}
         self._pending: tuple[Engine, Engine] | None = None
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
@@ -54,7 +54,7 @@ class ReloadGate:
             self._hold(engine, candidate, revision, rules)
 
     def check_rows(self, before: EntityStore, after: EntityStore, revision: str, once: frozenset[str]) -> None:
-        """Check entity rows that are not those of a checked candidate. Raises ReloadRefusedError."""
+        """Check entity rows that do not come from a checked candidate. Raises ReloadRefusedError."""
         losses = lost_rows(before, after)
         if losses:
             refuse_losses(ReloadRules(self._rules().allow | once), losses, revision)
@@ -116,7 +116,7 @@ class ReloadGate:
         return self._pending is not None or self._running is not None
 
     def attend(self, tell: ComparisonCallback) -> None:
-        """Start a scheduled comparison, or take the result of a running one, without waiting."""
+        """Start a scheduled comparison, or take the result of a finished one, without waiting."""
         with self._guard:
             if self._running is not None:
                 pair, process = self._running
@@ -150,7 +150,7 @@ class ReloadGate:
             return 0.0
 
     def compare_beside(self, tell: ComparisonCallback) -> None:
-        """Compare in a thread, for callers that do not call `attend`."""
+        """Run the scheduled comparison in a thread, for callers that do not call `attend`."""
         if self.busy:
             Thread(target=self._compare, args=(tell,), name="comparing policies", daemon=True).start()
 
@@ -162,7 +162,7 @@ class ReloadGate:
                 running[1].join()
 
     def close(self) -> None:
-        """Stop a running comparison, and start no other."""
+        """Stop a running comparison, and start no more."""
         with self._guard:
             self._closed = True
             if self._running is not None:

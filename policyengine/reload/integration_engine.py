@@ -1,4 +1,4 @@
-"""The current engine for integrations, which logs requests that passed only in observe mode."""
+"""The current engine for integrations; it logs requests that passed only because of observe mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class LiveEngine:
-    """The engine interface of integrations, which uses the current engine for each question."""
+    """The engine interface for integrations, which uses the current engine for each question."""
 
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
@@ -45,10 +45,9 @@ class LiveEngine:
 
 
 def log_observed(decision: Decision, question: Facts) -> None:
-    """Log one line, in which text from callers is quoted."""
+    """Log one line, with texts from callers in quotes."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
-    asked = parse_request(
-        {name: value for name, value in question.items() if name != "credentials"}
-    )  # credentials are already verified
+    # Proved facts replace the credentials.
+    asked = parse_request({name: value for name, value in question.items() if name != "credentials"})
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed; the outcome would be %s: %s", *words, extra={"event": "observed"})

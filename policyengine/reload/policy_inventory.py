@@ -1,4 +1,4 @@
-"""The inventory of a set of policies by name and file, and what is missing from another set."""
+"""The inventory of a set of policies by name and file, and its items that another set lacks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from policyengine.syntax.parse import parse
 FILES, PACKAGES, GUARDS, LIMITS = "removed-files", "removed-packages", "removed-guards", "removed-limits"
 DELEGATION, ENTITIES, TRUNCATED_FILES = "removed-delegation-limits", "removed-entities", "cut-files"
 NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit"}
+# Kinds of items that restrict access.
 RESTRICTION_KINDS = {
     "guard": GUARDS,
     "rate": LIMITS,
     "budget": LIMITS,
-}  # kinds of items that restrict access
+}
 MAX_NAMED_ITEMS = 3
 ItemKey: TypeAlias = tuple[str, str, str]
 
@@ -78,7 +79,7 @@ class PolicyInventory:
         return frozenset(item.file for item in self.items)
 
     def losses(self, after: PolicyInventory) -> Iterator[Loss]:
-        """Yield the items that `after` has neither under the same name nor under another."""
+        """Yield the items that `after` has neither under the same name nor under another name."""
         yield from self._cut_files(after)
         yield from self._lost_files(after)
         yield from (Loss(PACKAGES, f"package {name}") for name in sorted(self.packages - after.packages))
@@ -107,8 +108,9 @@ class PolicyInventory:
                 yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
     def _lost_files(self, after: PolicyInventory) -> Iterator[Loss]:
-        """Yield lost files: files from which no item of `after` comes, unless their items have moved to another
-        file."""
+        """Yield lost files: files of which no item is left in `after`, unless their items have moved to
+        another file.
+        """
         before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
         for file in sorted(self.files - after.files):
@@ -121,7 +123,7 @@ class PolicyInventory:
                 yield Loss(FILES, f"file `{file}`, and with it {list_items(gone)}")
 
     def _moved(self, after: PolicyInventory) -> frozenset[tuple[str, bytes]]:
-        """Return the contents with a new name in `after`, which may be renamed items of this inventory."""
+        """Return the contents that have another name in `after`; they may be renamed items of this inventory."""
         keys = {item.key for item in self.items if item.name}
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)
 
@@ -133,9 +135,8 @@ def list_items(items: list[InventoryItem]) -> str:
 
 
 def truncation_line(before: str, after: str) -> int | None:
-    """Return the line where a file was truncated inside a declaration, or None.
-
-    Truncated text can still be a valid policy: without its end, `define d = a and b` is `a`.
+    """Return the line at which a file was truncated inside a declaration, or None. Truncated text can still be a valid
+    policy: without its end, `define d = a and b` is `define d = a`.
     """
     kept = after.rstrip()
     if len(kept) >= len(before.rstrip()) or not before.startswith(kept):

@@ -12,7 +12,7 @@ from policyengine.child_processes import child_environment, python_command
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.source import ReloadSource
 
-MAX_PREPARE_SECONDS = 120.0  # seconds for checking and testing
+MAX_PREPARE_SECONDS = 120.0  # maximum seconds for checking and testing
 COMMAND = "from policyengine.reload.prepare_process import main; main()"
 
 

@@ -1,5 +1,6 @@
-"""The reloadable engine: a reload replaces the current engine in one assignment, so that no answer mixes two
-engines."""
+"""The reloadable engine: a reload replaces the current engine in one assignment, so that no answer mixes
+two engines.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +50,9 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """The number of reloads and of refusals; `why` and `at` (RFC 3339) of the last one, if it was refused.
-
-    `widens` is the number of widenings of the last reload, `proved` whether they are all; None until that is known.
-    `reasons` counts refusals by kind, and `widened` counts the reloads that widened something.
+    """The number of reloads and of refusals; if the last attempt was refused, `why` and `at` (RFC 3339) say why and
+    when. `widens` is the number of widenings of the last reload, and `proved` says whether these are all; both are None
+    until that is known. `reasons` counts refusals by kind, and `widened` counts the reloads that widened something.
     """
 
     done: int = 0
@@ -76,12 +76,13 @@ class ReloadStatus:
 
 class ReloadableEngine:
     """`current` is the engine that decides now. Read it once for each question: `reloading.current.decide(question)`.
+    It is thread-safe.
 
-    It is thread-safe. With an `origin` it can `reload`: invalid policies, and policies that remove more than the
-    current `rules` allow, are refused, and the current ones stay in use.
+    With an `origin`, the engine can `reload`. It refuses invalid policies, and policies that remove more than the
+    current `rules` allow; then the current policies stay in use.
 
-    Entities that replaced the current ones while a reload was reading are kept: new policies decide with the rows that
-    were read last. Where that is not certain, or where they were read for other declarations, they are read again.
+    If a watcher replaced the current entities while a reload was reading, the new policies decide with the rows that
+    were read last. If the order is not certain, or if the rows were read for other declarations, they are read again.
     """
 
     def __init__(
@@ -152,8 +153,9 @@ class ReloadableEngine:
         return True
 
     def engine_of(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> Engine:
-        """Return an engine for the candidate with the store, clock and log of the current one. Raises
-        ReloadRefusedError, also if the current entities were replaced meanwhile by others that would be lost."""
+        """Return an engine for the candidate with the store, clock and log of the current engine. Raises
+        ReloadRefusedError, also if the current entities were replaced in the meantime and the new ones would be lost.
+        """
         with refusing(), self.holding_directory() as current:
             bundle = decode_bundle(candidate.bundle)
             rows = self._newest(current, bundle.kernel, candidate.directory, allow)
@@ -164,7 +166,7 @@ class ReloadableEngine:
 
     @contextmanager
     def holding_directory(self) -> Iterator[Engine]:
-        """Hold the lock without which neither a reload nor a watcher replaces the current engine or its entities."""
+        """Hold the lock that a reload or a watcher needs to replace the current engine or its entities."""
         while True:
             current = self.current
             with current.directory_lock:
@@ -173,8 +175,9 @@ class ReloadableEngine:
                     return
 
     def _newest(self, current: Engine, kernel: Kernel, rows: EntityStore | None, allow: frozenset[str]) -> EntityStore:
-        """Return the entities for a successor of the current engine: its own `rows`, or those that have replaced the
-        current ones since, or new ones if neither can be used. Raises ReloadRefusedError."""
+        """Return the entities for a successor of the current engine: the candidate's `rows`, or those that have
+        replaced the current ones since, or new ones if neither can be used. Raises ReloadRefusedError.
+        """
         now = current.directory
         if rows is None or rows is now:
             return now
@@ -185,15 +188,16 @@ class ReloadableEngine:
             if rows.is_older_than(now) and declared == read_for:
                 return now
             again = None if self.origin is None else self.origin.directory(kernel.entities)
-            if again is None:  # there are no sources
+            if again is None:  # there are no sources to read
                 return now
             found = again
         self.gate.check_rows(now, found, kernel.revision, allow)
         return found
 
     def is_new(self, candidate: Candidate) -> bool:
-        """Return whether the candidate differs from the last one that was accepted. Rows older than the current ones
-        are not used."""
+        """Return whether the candidate differs from the last accepted candidate. Rows older than the current rows are
+        not used.
+        """
         rows, now = candidate.directory, self.current.directory
         if candidate.bundle != self._taken or not (rows is None or rows.is_older_than(now) or rows.same_as(now)):
             return True
@@ -202,8 +206,9 @@ class ReloadableEngine:
         return False
 
     def check(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> None:
-        """Check that nothing is lost and, with a gate, that nothing widens, unless that is allowed. Raises
-        ReloadRefusedError."""
+        """Check that nothing is lost and, with `gate`, that nothing widens, unless the rules or `allow` permit it.
+        Raises ReloadRefusedError.
+        """
         self.gate.check(self.current, candidate, allow)
 
     def replace(self, engine: Engine, allow: frozenset[str] = frozenset()) -> None:
@@ -230,10 +235,9 @@ class ReloadableEngine:
         return before
 
     def install(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
-        """Make this engine the current one, and return the previous one.
-
-        If the current entities were replaced since this engine was created as a successor, it takes those that were
-        read last. Raises ReloadRefusedError if these cannot be used: then the current engine stays.
+        """Make this engine the current one, and return the previous one. If the current entities were replaced since
+        this engine was created as a successor, it takes the entities that were read last. Raises ReloadRefusedError if
+        these cannot be used: then the current engine stays.
         """
         with refusing(), self.holding_directory() as before:
             preceding = engine.preceding_directory
@@ -242,15 +246,16 @@ class ReloadableEngine:
                 rows = self._newest(before, engine.kernel, own, allow)
                 if rows is not engine.directory:
                     engine.replace_directory(rows)
-            engine.preceding_directory = None  # it must not keep the rows alive
+            engine.preceding_directory = None  # otherwise the engine would keep the rows alive
             self.current = engine
         prepared, self._prepared = self._prepared, None
         self._taken = prepared[1] if prepared is not None and prepared[0]() is engine else b""
         return before
 
     def begin(self, before: Engine) -> None:
-        """Start histories after the last decision of the previous engine, which did not record everything that the new
-        rules need."""
+        """Start the histories that the current rules need, after the last decision of the previous engine, which did
+        not record all of them.
+        """
         engine = self.current
         try:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
@@ -280,7 +285,7 @@ class ReloadableEngine:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Raise ReloadRefusedError for an error with which a candidate cannot be used."""
+    """Raise ReloadRefusedError in place of an error that makes a candidate unusable."""
     from policyengine.audit.log import DecisionLogError
 
     try:

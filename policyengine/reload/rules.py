@@ -26,7 +26,7 @@ COMPARE_SECONDS = 30.0
 
 
 class ReloadRuleError(ValueError):
-    """An unknown word in the rules of reloads."""
+    """The error for an unknown word in the rules of reloads."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -35,10 +35,9 @@ class ReloadRuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReloadRules:
-    """`allow` holds words for possible losses, and revisions of policies that are allowed with all their losses.
-
-    `gate`: a reload is refused unless it is proved to widen nothing. `seconds` is the time limit of the comparison; 0
-    disables it.
+    """The rules of reloads. `allow` holds words for losses, and revisions of policies that may be loaded with all their
+    losses. With `gate`, a reload is refused unless it is proved to widen nothing. `seconds` is the time limit of the
+    comparison; 0 disables it.
     """
 
     allow: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""The scheduler of reloads: it checks files periodically, and reads changed ones once they have stopped changing."""
+"""The scheduler of reloads: it checks files periodically, and reads changed files once they have stopped changing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class PolicyFileWatcher:
         self._tried = self._last = self._look()
 
     def due(self) -> bool:
-        """Return whether the files differ from those that were last read, and have not changed since the last check."""
+        """Return whether the files differ from their state at the last read, and have not changed since the
+        last check.
+        """
         return self.stays() and self._last != self._tried
 
     def stays(self) -> bool:
@@ -34,7 +36,9 @@ class PolicyFileWatcher:
         return before == self._last
 
     def trying(self) -> FileStates:
-        """Start a read: changes since the last check are treated as changes during the read."""
+        """Start a read of the files, and return their state. Changes since the last check count as changes during the
+        read.
+        """
         self._tried = self._last
         return self._tried
 
@@ -54,9 +58,7 @@ class PolicyFileWatcher:
 
 class ReloadScheduler:
     """Decides when to reload, and prepares the candidate, for one process or several. Reload requests that arrive
-    during a reload are merged into one.
-
-    `watching`: also reload without a request, when files have changed.
+    during a reload are merged into one. With `watching`, changed files also cause a reload without a request.
     """
 
     def __init__(
@@ -89,8 +91,9 @@ class ReloadScheduler:
         return LOOK_SECONDS if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
-        """Return the candidate to decide next, or None if no reload is due or it was refused. It also starts or
-        finishes the comparison of the last reload."""
+        """Return the candidate to put into use next; None if no reload is due or if the candidate was refused. Also
+        starts or finishes the comparison of the last reload.
+        """
         self._reloading.attend()
         if not self._due():
             return None

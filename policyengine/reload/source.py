@@ -18,10 +18,9 @@ FileStates: TypeAlias = tuple[tuple[str, object], ...]
 
 @dataclass(frozen=True, slots=True)
 class ReloadSource:
-    """Files and folders of policies, or one bundle that one of `keys` must have signed; and the sources of entities.
-
-    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is also
-    watched.
+    """The sources of a reload: files and folders of policies, or one bundle that one of `keys` must have signed; and
+    the sources of entities. With `tested`, the policies must pass their own tests. `settings` is the file with the
+    rules of reloads, which is also watched.
     """
 
     paths: tuple[Path, ...]
@@ -66,6 +65,6 @@ def file_state(file: Path) -> object:
         found = os.stat(file)
     except (OSError, ValueError) as error:
         return type(error).__name__
-    if os.path.isdir(file):  # its files are checked separately
+    if os.path.isdir(file):  # a folder; its files are checked separately
         return found.st_dev, found.st_ino, found.st_mode
     return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns

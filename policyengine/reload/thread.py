@@ -15,7 +15,7 @@ from policyengine.reload.candidate import RefusalKind, ReloadRefusedError
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 
-MAX_JOIN_SECONDS = 2.0  # seconds to wait, when stopping, for the thread, whose result is no longer needed
+MAX_JOIN_SECONDS = 2.0  # seconds to wait for the thread when stopping; its result is no longer needed then
 _LOG = logging.getLogger("policyengine")
 
 

@@ -1,4 +1,4 @@
-"""Apply the state of rates and budgets to a decision."""
+"""Applies the states of rates and budgets to a decision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: Sequence[LimitState]) -> Decision:
-    """Return the decision with the state of its limits; a throttle if a limit has no capacity left and the decision is
+    """Return the decision with the states of its limits; a throttle if a limit has no capacity left and the decision is
     not a deny.
     """
     answer = decision.answer
@@ -87,7 +87,7 @@ def wait_remedies(told: ThrottleReason) -> tuple[Remedy, ...]:
     return () if told.wait is None else (Remedy("wait", told.name, within=format_milliseconds(told.wait)),)
 
 
-@lru_cache(maxsize=4_096)  # several limits share a wait
+@lru_cache(maxsize=4_096)  # several limits may have the same wait
 def format_milliseconds(milliseconds: int) -> str:
     return format_duration(milliseconds * MILLISECOND)
 
@@ -100,7 +100,9 @@ def deny_unanswered(
     remembered: bool = False,
     why: str = STORE_UNANSWERED,
 ) -> Decision:
-    """Return a deny at gate `failure`, because the store did not answer: one reason for each limit that fails closed.
+    """Return a deny at gate `failure` for a store that did not answer, with one reason for each limit that fails
+    closed.
+
     `approved` means that the decision would spend an approval, which may have been used already. `remembered` means
     that the history must record the decision, or that the decision depends on the history.
     """

@@ -1,7 +1,8 @@
-"""Time windows: whether an instant lies in a window, by the wall clock of the window's zone. Every window is half-open:
-it includes its start but not its end. Because the wall clock decides, on the day of a clock change a daily window is an
-hour longer or shorter, a skipped time never occurs, and a repeated time occurs twice. An absolute window of whole dates
-(`2026-12-24..2027-01-02`) includes both days; with times it is half-open.
+"""Time windows: whether an instant lies in a window, by the wall clock of the window's zone.
+
+Every window is half-open: it includes its start but not its end. Because the wall clock decides, a daily window is an
+hour longer or shorter on the day of a clock change, a skipped time never occurs, and a repeated time occurs twice. An
+absolute window of whole dates (`2026-12-24..2027-01-02`) includes both days; with times it is half-open.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def parse_absolute_window(start: str, end: str, zone: ZoneInfo) -> Absolute | No
 
 
 def parse_moment(text: str, zone: ZoneInfo) -> datetime | None:
-    """Parse a date (its first moment) or a time to UTC; `zone` applies if the text names none. None if invalid."""
+    """Parse a date (its first moment) or a time to UTC; `zone` applies if the text has none. None if invalid."""
     try:
         if DATE.fullmatch(text):
             return to_utc(datetime.combine(date.fromisoformat(text), time(), zone))
@@ -155,7 +156,7 @@ def next_day(text: str, zone: ZoneInfo) -> datetime | None:
 
 
 class ZoneError(Exception):
-    """A name that is not a time zone."""
+    """The error for a name that is not a time zone."""
 
     def __init__(self, message: str, hint: str | None) -> None:
         self.message = message

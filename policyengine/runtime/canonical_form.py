@@ -1,7 +1,8 @@
-"""Canonical bytes of raw facts and values, to which approvals are bound. The bytes are equal if and only if the values
-are the same. Values that two readers could distinguish have different bytes: `1`, `1.0` and `"1"`; null and absent;
-texts with different code points. `1.0` and `1.00` are the same number. Members of an object are unordered, elements of
-a list are ordered.
+"""Canonical bytes of raw facts and values, to which approvals are bound.
+
+The bytes are equal if and only if the values are the same. Values that two readers could distinguish have different
+bytes: `1`, `1.0` and `"1"`; null and absent; texts with different code points. `1.0` and `1.00` are the same number.
+Members of an object are unordered, elements of a list are ordered.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import msgspec
 from policyengine.runtime.values import MAX_INT, MIN_INT, Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
-# The members of an object to omit: each name maps to the omitted parts of its member, an empty mapping omits the whole
+# The members of an object to omit: each name maps to the parts of its member to omit; an empty mapping omits the whole
 # member.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
-PLAIN: Final = b"plain:"  # no kind has this name
+PLAIN: Final = b"plain:"  # no other kind has this name
 SORTED: Final = msgspec.msgpack.Encoder(order="sorted").encode
 # Other Python types have no canonical form: two different objects could share one.
 CANONICAL_TYPES = (
@@ -35,8 +36,9 @@ CANONICAL_TYPES = (
 def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
     """Return the canonical form of a raw fact or a value without the members in `left_out`.
 
-    A plain tree, which most are, is sorted MessagePack: that is one form for each tree, and encoded at once. In any
-    other form, each part begins with its kind and its length or number of parts. So no two values share a form.
+    A plain tree, which most values are, is written as sorted MessagePack, which has exactly one form for each tree and
+    is fast to encode. In any other form, each part begins with its kind and its length or number of parts. So no two
+    values share a form.
     """
     kept = without_members(value, left_out) if left_out else value
     if is_plain_tree(kept):

@@ -1,4 +1,4 @@
-"""Refusals of credentials: one code for each failed check; codes are counted, logged and documented.
+"""Refusals of credentials: one code for each failed check. Codes are counted, logged and documented.
 
 A code says which check failed, never what the credential contains. The client gets only the OAuth error.
 """
@@ -211,7 +211,7 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
 
 
 def parse_refusal_code(raw: object) -> str:
-    """Return the code in `credential.refused`. Any value there means that the credential is refused."""
+    """Return the code in `credential.refused`. Any value of this fact means that the credential is refused."""
     return raw if isinstance(raw, str) and raw in REFUSAL_INFO else "refused"
 
 

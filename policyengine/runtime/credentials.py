@@ -1,4 +1,4 @@
-"""Raw credentials of a request: the only form in which this process holds secrets. They are never logged."""
+"""Raw credentials of a request, the only form in which this process holds secrets. They are never logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from policyengine.runtime.structure_checks import RequestError, check_members, get_object, get_text
 
 MAX_CREDENTIAL_LENGTH = 65_536  # maximum characters of one credential; a certificate may include its chain
-HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # names of RFC 9530
+HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # names of algorithms in RFC 9530
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The caller of a decision: only the same caller may report the outcome of its request.
+"""The caller of a decision: only this caller may report the outcome of the request.
 
 A caller is a client in the token file, the user at the other end of a Unix socket, or this process, which has no name.
 """
@@ -27,7 +27,7 @@ def caller_scope(caller: str) -> Iterator[None]:
 
 
 def enter_caller(caller: str) -> None:
-    """Attribute the rest of a task, which serves one request, to this caller."""
+    """Attribute the rest of the current task, which serves one request, to this caller."""
     _caller.set(caller)
 
 

@@ -1,4 +1,4 @@
-"""Decisions: the same names in Python, in JSON and in reports."""
+"""Decisions, with the same names in Python, in JSON and in reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.runtime.limits import LimitCharge, LimitResult, LimitState
 
 
 class Outcome(StrEnum):
-    """The outcome of a decision. The strongest wins: deny, throttle, confirm, allow."""
+    """The outcome of a decision. The strongest outcome wins: deny, throttle, confirm, allow."""
 
     DENY = "deny"
     THROTTLE = "throttle"
@@ -38,8 +38,8 @@ class Gate(StrEnum):
     FAILURE = "failure"
 
 
-# Structs, because every decision creates some: they cost a tenth of a dataclass and are encoded directly. The wire
-# format omits None, but keeps defaults that a factory creates.
+# Every decision creates some of these, so they are structs: they cost a tenth of a dataclass and are encoded directly.
+# The wire format omits None, but keeps defaults that a factory creates.
 
 
 class Reason(Struct, frozen=True, omit_defaults=True):
@@ -60,10 +60,10 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 class Remedy(Struct, frozen=True, omit_defaults=True):
     """A change that would change the outcome.
 
-    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest that it must be
-    bound to (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope`
-    lists scopes of which the credential needs one. `credential`, `attestation`, `task` and `facts` describe the `need`
-    in words. `wait` is the time until a rate has room again (`within`).
+    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest to which it must be
+    bound (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope` lists
+    scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the `need` in
+    words. `wait` is the time until a rate has room again (`within`).
     """
 
     kind: str
@@ -90,9 +90,7 @@ OPERATOR_OBLIGATIONS = ("audit", "notify")  # obligations that hold for every ou
 
 
 class UnknownFact(Struct, frozen=True, omit_defaults=True):
-    """A fact that could not be used: its path (`user.roles`) and the reason, such as absent, of the wrong type, or
-    pending.
-    """
+    """A fact that could not be used: its path (`user.roles`), and the reason, such as absent, wrong type or pending."""
 
     fact: str
     why: str
@@ -109,10 +107,9 @@ class Principal(Struct, frozen=True, omit_defaults=True):
 
 
 class RateState(Struct, frozen=True, omit_defaults=True):
-    """The state of a rate or budget after the decision.
-
-    `limit` is the maximum, `remaining` is the remaining capacity, and in `reset_ms` milliseconds the limit is full
-    again. `factor` is the current pace relative to the pace of the rule.
+    """The state of a rate or budget after the decision. `limit` is the maximum, `remaining` the remaining capacity, and
+    `reset_ms` the milliseconds until the limit is full again. `factor` is the current pace relative to the pace of the
+    rule.
     """
 
     rule: str
@@ -161,7 +158,9 @@ class Answer(Struct, frozen=True, eq=False):
         )  # fmt: skip
 
     def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
-        """Return the decision's members before its id, between id and principal, and after the rates, in wire order."""
+        """Return the decision's members before its id, between its id and principal, and after its rates,
+        in wire order.
+        """
         observed = {} if self.would_be is None else {"would_be": self.would_be}
         return (
             {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW, **observed},
@@ -188,7 +187,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     answer: Answer
     asker: Principal | PrincipalTuple = Principal()
     stamp: Stamp = ""
-    standings: tuple[RateState | LimitResult, ...] = ()  # its limits with their states
+    standings: tuple[RateState | LimitResult, ...] = ()  # the limits of the decision with their states
 
     @classmethod
     def of(
@@ -331,7 +330,7 @@ _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
 _EMPTY, _PACKED_EMPTY = _JSON(()), _MSGPACK(())
-_MAP, _OWN = 0x80, 3  # a map of up to 15 members; id, principal and rates are not in the answer
+_MAP, _OWN = 0x80, 3  # a map of up to 15 members; the answer lacks id, principal and rates
 
 
 def _encode_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
@@ -367,13 +366,11 @@ class Effects(Struct, frozen=True):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs
-    free capacity in all limits but charges only rates, once for the bindings in `confirms` (of all confirms that apply,
-    approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are charged
-    for every outcome.
-
-    `records` go into the history. The commit requires that the histories in `relied` still have these versions, and
-    that the `claim` to the idempotency key still holds; the decision is stored under that key. `excess` is a message to
-    the operator if the decision took too many steps.
+    free capacity in all limits but charges only rates, once for the bindings in `confirms` (those of all confirms that
+    apply, approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are
+    charged for every outcome. `records` go into the history. The commit requires that the histories in `relied` still
+    have these versions, and that the `claim` to the idempotency key still holds; the decision is stored under that key.
+    `excess` is a message to the operator if the decision took too many steps.
     """
 
     spends: tuple[str, ...] = ()

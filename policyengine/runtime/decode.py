@@ -1,4 +1,4 @@
-"""Decode bytes and Python objects to a raw tree: plain values, with an `Invalid` in place of each hazard.
+"""Decodes bytes and Python objects to a raw tree: plain values, with an `Invalid` in place of each hazard.
 
 A raw tree holds None, bool, int, Decimal, str, times, durations, addresses, EntityRef, Invalid, tuples and dicts.
 """
@@ -53,7 +53,7 @@ TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
 class DecodeError(Exception):
-    """Bytes that are not a valid message."""
+    """The error for bytes that are not a valid message."""
 
 
 def from_json(data: bytes | str) -> object:
@@ -61,9 +61,8 @@ def from_json(data: bytes | str) -> object:
 
 
 def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> object:
-    """Return decoded JSON without cleaning, for messages with several trees, each of which is cleaned later.
-
-    `decoder` may be stricter than the default. Raises DecodeError.
+    """Return decoded JSON without cleaning, for messages of several trees that are cleaned separately later. `decoder`
+    may be stricter than the default. Raises DecodeError.
     """
     text = data if isinstance(data, str) else decode_utf8(data)
     if text.startswith("\ufeff"):
@@ -131,7 +130,7 @@ def from_python(data: object) -> object:
         return clean(data)
     except DecodeError:
         raise
-    except Exception as error:  # code of a class that the caller supplies
+    except Exception as error:  # this runs code of a class that the caller supplies
         raise DecodeError(f"the data cannot be read: {type(error).__name__}") from error
 
 
@@ -151,7 +150,7 @@ def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, 
 
 
 def parse_json_int(text: str) -> int | Decimal | Invalid:
-    """Return a whole number. Long numbers become a Decimal, because converting them to int takes quadratic time."""
+    """Return a whole number. A long number becomes a Decimal, because converting it to int takes quadratic time."""
     return int(text) if len(text) <= len(str(MIN_INT)) else parse_json_float(text)
 
 
@@ -175,7 +174,7 @@ def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
     return Invalid("a MessagePack extension")
 
 
-DECODER = json.JSONDecoder(  # created once, because creating it takes longer than decoding a line
+DECODER = json.JSONDecoder(  # created once, because creating it takes longer than decoding a short message
     object_pairs_hook=object_from_pairs,
     parse_int=parse_json_int,
     parse_float=parse_json_float,

@@ -17,7 +17,7 @@ Facts: TypeAlias = dict[str, dict[str, object]]
 
 
 class HttpEndpoint(Struct, frozen=True, gc=False):
-    """An HTTP endpoint in canonical spelling; HEAD is already GET. `segments` are the decoded parts of `path`."""
+    """An HTTP endpoint in canonical spelling, with GET in place of HEAD. `segments` are the decoded parts of `path`."""
 
     method: str
     path: str
@@ -30,12 +30,14 @@ class ToolEndpoint(Struct, frozen=True, gc=False):
 
     @property
     def qualified(self) -> str:
-        """The full name, `billing/refund`. A server has no slash, and a tool without a server has none either."""
+        """The full name, `billing/refund`. A server name contains no slash, and neither does a tool without
+        a server.
+        """
         return self.name if self.server is None else f"{self.server}/{self.name}"
 
 
 class ActionEndpoint(Struct, frozen=True, gc=False):
-    """An action on a resource of a type; the fact `resource` says which one."""
+    """An action on a resource of a type; the fact `resource` names the resource."""
 
     verb: str
     type: str
@@ -72,8 +74,8 @@ def read_endpoint(facts: Facts) -> Endpoint:
 
 
 def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
-    """Return the tool. The first slash separates server and name, so only a name after a server can contain another
-    slash.
+    """Return the tool. The first slash separates server and name, so a name can contain another slash only after a
+    server.
     """
     name = get_id(given.get("name"), "tool.name")
     if given.get("server") is None:
@@ -103,7 +105,7 @@ def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
 
 
 def read_path(raw: object) -> str | Invalid:
-    """Return the path. A hazardous text is allowed here; a duplicate or non-string path raises RequestError."""
+    """Return the path. This function allows hazardous text; a duplicate or non-string path raises RequestError."""
     match raw:
         case None:
             raise RequestError("request.path", "`request.path` is missing")
@@ -133,7 +135,7 @@ def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEn
 
 
 def has_own_segments(endpoint: HttpEndpoint) -> bool:
-    """Return whether the segments are those of the path."""
+    """Return whether the segments match the path."""
     return endpoint.path == "/" + "/".join(endpoint.segments) and all(
         one and "/" not in one for one in endpoint.segments
     )

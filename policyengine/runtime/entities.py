@@ -22,9 +22,8 @@ REFERENCE_MEMBERS = ("type", "id")
 
 @dataclass(frozen=True, slots=True)
 class EntityData:
-    """One entity row. Attributes are raw; they become values when a policy that declares them reads them.
-
-    If `partial`, attributes and parents that the row lacks are unknown.
+    """One entity row. Attributes are raw; they become values when a policy that declares them reads them. If `partial`,
+    attributes and parents that the row lacks are unknown.
     """
 
     ref: EntityRef

@@ -1,4 +1,4 @@
-"""Access to raw facts: a member by path, with the rules for names that another reader could treat as the same."""
+"""Access to raw facts by path; a member name that another reader could treat as the same makes a fact invalid."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OTHER_CASE: Final = Invalid("absent, but present in another letter case")
 
 
 def fact_at(facts: Mapping[str, object], path: tuple[str, ...]) -> object:
-    """Return the raw fact at a path of these facts by root."""
+    """Return the raw fact at a path; `facts` are indexed by root."""
     root = path[0]
     if root == "request" and len(path) > 2 and path[1] == "headers":
         return header_at(facts, path[2].lower(), path[3:])
-    current: object = facts.get(root)  # the names of roots are the engine's, in one spelling
+    current: object = facts.get(root)  # the engine names the roots, so they have one spelling
     ours = root not in CLIENT_ROOTS
     for name in path[1:]:
         current = current.get(name) if ours and type(current) is dict else get_member(current, name)
@@ -42,7 +42,7 @@ def get_member(raw: object, name: str) -> object:
     """Return a member. A missing member is Invalid if its name is present in another letter case, because some readers
     accept that.
     """
-    if isinstance(raw, dict):  # objects of a clean tree are dicts, and this runs at every step of every path
+    if isinstance(raw, dict):  # objects of a clean tree are dicts; a fast check, because every path step runs it
         found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
         return OTHER_CASE if (found is ABSENT or found is None) and has_other_case(raw, name) else found
     if isinstance(raw, Invalid | MissingValue):

@@ -1,4 +1,4 @@
-"""The fast path from bytes to a raw tree: the tree that `decode` would return, or None if that is not certain.
+"""The fast path from bytes to a raw tree: returns the tree that `decode` would return, or None if that is not certain.
 
 `decode` checks every member in Python, which is slow. This module uses msgspec, which silently keeps the last of two
 equal keys, and then proves that the tree contains the whole input. If the result is None, the caller takes the slow
@@ -27,7 +27,9 @@ BOUNDED = msgspec.Meta(max_length=MAX_ELEMENTS)
 
 
 def nested_type(levels: int) -> Any:
-    """Return the type of plain values nested `levels` deep, with string keys. Its size grows by 2 ** levels."""
+    """Return the type of plain values nested `levels` deep, with string keys. The size of the type grows by
+    2 ** levels.
+    """
     leaf = None | bool | int | float | str
     if not levels:
         return leaf
@@ -47,8 +49,7 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 def decode_json_fast(data: bytes) -> Tree | None:
     """Return the JSON object with exact numbers, as plain dicts, lists, strings, ints, Decimals, booleans and None.
-
-    None if the slow path has to decode it.
+    Return None if the slow path must decode it.
     """
     if len(data) > SHORT:
         return None
@@ -77,7 +78,7 @@ def fits_depth(value: object, levels: int) -> bool:
 
 
 def has_unique_keys(data: bytes, again: bytes) -> bool:
-    """Return whether no key is duplicated in `data`, whose tree is encoded again in `again`.
+    """Return whether `data` has no duplicate key; `again` is its decoded tree, encoded again.
 
     Equal bytes have the same content. Otherwise colons are counted: `data` has one colon for each member, and those in
     its strings; `again` has the colons of the members and strings that were kept. Encoders never escape a colon, and
@@ -87,10 +88,10 @@ def has_unique_keys(data: bytes, again: bytes) -> bool:
 
 
 def make_msgpack_decoder(type: Any) -> Callable[[bytes], Any]:
-    """Return a decoder of MessagePack of a type, which returns None if the slow path has to decode.
+    """Return a MessagePack decoder of a type; the decoder returns None if the slow path must decode.
 
-    The tree is encoded again and must give the same bytes, so the data contains nothing that the tree lacks. Data with
-    numbers or lengths in a longer form than necessary, or with 32-bit floats, takes the slow path.
+    The decoder encodes the tree again and requires the same bytes, so the data contains nothing that the tree lacks.
+    Data with numbers or lengths in a longer form than necessary, or with 32-bit floats, takes the slow path.
     """
     decode = msgspec.msgpack.Decoder(type).decode
 
@@ -111,9 +112,8 @@ _decode_msgpack = make_msgpack_decoder(QuestionType)
 
 
 def decode_msgpack_fast(data: bytes) -> Tree | None:
-    """Return the MessagePack object as plain dicts, lists, strings, ints, floats, booleans and None.
-
-    None if the slow path has to decode it.
+    """Return the MessagePack object as plain dicts, lists, strings, ints, floats, booleans and None. Return None if the
+    slow path must decode it.
     """
     tree: Tree | None = _decode_msgpack(data)
     return tree

@@ -18,7 +18,7 @@ MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
 
 
 def call_function(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
-    """Return the result of a function of the vocabulary."""
+    """Return the result of the function with this name."""
     match name, arguments:
         case "lower", (str() as text,):
             return text.lower()

@@ -15,11 +15,11 @@ from typing import Literal as Word
 from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.typesystem import EntityRef
 
-WindowKey: TypeAlias = tuple[str, str]  # name of a watch, key as text
+WindowKey: TypeAlias = tuple[str, str]  # name of a watch (a pattern of events), key as text
 ReportStatus: TypeAlias = Word["first", "again"]
 
 MAX_EVENTS_PER_KEY = 10_000  # maximum events kept for one key; the oldest are dropped
-MAX_FACT_BYTES = 256  # maximum for each fact; a longer fact is unknown later
+MAX_FACT_BYTES = 256  # maximum bytes of a fact; a longer fact is unknown later
 NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a complete history
 EVENT_TIME = itemgetter(0)
@@ -40,7 +40,7 @@ class PastEvent(NamedTuple):
 class History(Protocol):
     """The events of one watch and key.
 
-    All events after `complete_after` (microseconds) are present, oldest first; older ones may be missing. `version`
+    All events after `complete_after` (microseconds) are present, oldest first; older events may be missing. `version`
     changes with the events. `now` is the time of reading by the store's clock, which never goes back: windows end at
     `now`, and no event is later.
     """
@@ -58,7 +58,7 @@ class History(Protocol):
     def now(self) -> int: ...
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
-        """Return the events whose fact at `place` is `wanted` or unknown; all others differ from it."""
+        """Return the events whose fact at index `place` is `wanted` or unknown; all others differ from it."""
         ...
 
     def count_between(self, start: int, until: int | None) -> int:
@@ -67,7 +67,7 @@ class History(Protocol):
 
 
 def events_between(events: Sequence[PastEvent], start: int, until: int | None) -> Sequence[PastEvent]:
-    """Return the events after `start` and not after `until`, of events that are oldest first."""
+    """Return the events after `start` and not after `until`; `events` are oldest first."""
     end = len(events) if until is None else bisect_right(events, until, key=EVENT_TIME)
     return events[bisect_right(events, start, 0, end, key=EVENT_TIME) : end]
 
@@ -112,9 +112,8 @@ def unread_reason(histories: Mapping[WindowKey, History]) -> str:
 
 
 class HistoryRecord(NamedTuple):
-    """A request to record, for `within` microseconds. If `latest`, it replaces the earlier record of its key.
-
-    `outputs` are paths in the reported output to keep, each as one element of `PastEvent.output`.
+    """A request to record, for `within` microseconds. If `latest`, it replaces the earlier record of its key. `outputs`
+    are paths in the reported output; the value at each is kept as one element of `PastEvent.output`.
     """
 
     watch: str
@@ -123,12 +122,13 @@ class HistoryRecord(NamedTuple):
     outputs: tuple[tuple[str, ...], ...]
     within: int
     latest: bool
-    awaits: bool = False  # a condition reads its outcome
+    awaits: bool = False  # whether a condition reads the outcome
 
 
 def bounded_value(known: Value, fact: str) -> Value:
     """Return the value if it is small enough to keep; otherwise an Unknown."""
-    small = len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2  # brackets of the list
+    # Without the brackets of the list.
+    small = len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2
     return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, so it is not recorded")
 
 

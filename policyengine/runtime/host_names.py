@@ -1,4 +1,4 @@
-"""Canonical host names: without port, final dot and letter case; anything else is unknown.
+"""Canonical host names, without port, final dot and upper case; any other text is unknown.
 
 A name must be ASCII, as on the wire: international names are written as `xn--…`, because readers spell them
 differently.
@@ -20,7 +20,9 @@ NO_HOST = Invalid("not a plain host")
 
 
 def parse_host(authority: str) -> str | Invalid:
-    """Return the host of `API.Example.:8443`, or of an address. IPv6 is in brackets, or alone and without a port."""
+    """Return the host of `API.Example.:8443`, or of an address. An IPv6 address is in brackets, or alone and without a
+    port.
+    """
     return _parse_host(str.__str__(authority)) if len(authority) <= MAX_AUTHORITY_LENGTH else NO_HOST
 
 
@@ -40,8 +42,9 @@ def canonical_ipv6(text: str) -> str | None:
 
 
 def parse_host_name(text: str) -> str | None:
-    """Return a name of labels; None if it is not valid. A name whose last label is a number must be an IPv4 address, as
-    `0x7f.1` would mislead readers."""
+    """Return a name of labels; None if it is not valid. If the last label is a number, the name must be an IPv4
+    address, because readers differ about names such as `0x7f.1`.
+    """
     name = text.removesuffix(".")
     labels = name.split(".")
     if len(name) > MAX_HOST_LENGTH or not all(LABEL.fullmatch(label) for label in labels):

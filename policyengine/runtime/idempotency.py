@@ -7,17 +7,16 @@ from typing import NamedTuple
 
 from policyengine.runtime.limits import ChargeResult
 
-KEEP_MICROSECONDS = 600_000_000  # lifetime of an answer under its key
-LEASE_MICROSECONDS = 5_000_000  # time for which a claim blocks others; a slower decision loses its claim
+KEEP_MICROSECONDS = 600_000_000  # lifetime of an answer under its key, in microseconds
+LEASE_MICROSECONDS = 5_000_000  # microseconds for which a claim blocks others; a slower decision loses its claim
 # Beyond this, the oldest key of the gateway is dropped early, and a repeat of its request is charged again.
 MAX_KEYS_PER_GATEWAY = 100_000
 GATEWAY_DIGITS = 16  # hexadecimal digits at the start of a gateway's names
 
 
 class IdempotencyKey(NamedTuple):
-    """The key of one charged decision: the `gateway`, its `key`, and a `digest` of the question.
-
-    `item` is the index in a batch: each item is charged separately.
+    """The key of one charged decision: the `gateway`, its `key`, and a `digest` of the question. `item` is the index in
+    a batch, because each item is charged separately.
     """
 
     gateway: str
@@ -26,17 +25,17 @@ class IdempotencyKey(NamedTuple):
     item: int | None = None
 
     def claim(self, revision: str, token: str) -> IdempotencyClaim:
-        """Return a claim whose name reveals nothing. The name includes the revision, so a new policy decides again."""
+        """Return a claim whose name reveals nothing about the key. The name includes the revision, so that a new policy
+        decides again.
+        """
         parts = (revision, "" if self.item is None else str(self.item), self.key)
         name = _digest(GATEWAY_DIGITS // 2, self.gateway) + _digest(20, self.gateway, *parts)
         return IdempotencyClaim(name, self.digest, token)
 
 
 class IdempotencyClaim(NamedTuple):
-    """A claim to a `name` by one attempt, which its `token` identifies.
-
-    A commit writes `draft`, the decision without the state of its limits, in the same step as its charges. A commit
-    does nothing if this token has lost the claim.
+    """A claim to a `name` by one attempt, which its `token` identifies. A commit writes `draft`, the decision without
+    the state of its limits, in the same step as its charges. A commit changes nothing if this token has lost the claim.
     """
 
     name: str
@@ -59,15 +58,15 @@ class IdempotencyRecord(NamedTuple):
 
 
 class IdempotencyKeyError(Exception):
-    """A key under which nothing was decided or charged."""
+    """The error for a key under which nothing was decided or charged."""
 
 
 class KeyInProgressError(IdempotencyKeyError):
-    """The same question is in progress."""
+    """Another request with the same question and key is in progress."""
 
 
 class KeyReuseError(IdempotencyKeyError):
-    """The key was used for another question."""
+    """The key was already used for another question."""
 
 
 def _digest(size: int, *parts: str) -> str:

@@ -1,4 +1,4 @@
-"""Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that they cannot be guessed.
+"""Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that callers cannot guess them.
 
 A report of an outcome names the id of the decision, so a caller who could guess ids could report outcomes for others.
 """
@@ -19,7 +19,7 @@ Stamp: TypeAlias = tuple[int, int | str] | str
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
 _RANDOM_BYTES, _RANDOM_CHARACTERS = 10, 16  # 80 bits
-_BLOCK = 256  # ids whose random parts are computed together, which is faster
+_BLOCK = 256  # number of ids whose random parts are computed together, which is faster
 serials = count()
 
 

@@ -19,7 +19,7 @@ def fold_case(text: str) -> str:
 
 
 def equal_ignoring_case(text: str, other: str) -> bool:
-    """Return whether every server that ignores case treats both as the same; `other` is ASCII."""
+    """Return whether every server that ignores case treats both texts as the same; `other` is ASCII."""
     return text == other or (text.isascii() and text.lower() == other.lower())
 
 

@@ -1,10 +1,9 @@
 """Limits in whole numbers: the charge of a request and the state after it. Stores do no other arithmetic.
 
-A rate is a leaky bucket. Its level counts units, `token` of them for each request, and falls by `drain` in each tick.
+A rate is a leaky bucket. Its level counts units: each request adds `token` units, and each tick removes `drain` units.
 Both are chosen so that nothing is rounded, in Python as in the doubles of a Redis script. Between requests, the level
-falls at the pace of the last admitted request; raises, clamps and data change the pace.
-
-Times are microseconds since 1970 by the store's clock.
+falls at the pace of the last admitted request; raises, clamps and data change the pace. Times are microseconds since
+1970 by the store's clock.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_UNITS = 2**52  # exact in a double, even after one addition
 COARSE = 10_000_000  # microseconds; longer windows are counted in milliseconds
 MICRO = 1_000_000  # budgets count six decimal places
 STORE_UNANSWERED = "the store did not answer"
-MAX_BUDGET_ENTRIES = 10_000  # maximum for each key of a budget; later amounts are added to the last entry
+MAX_BUDGET_ENTRIES = 10_000  # maximum entries for each key of a budget; later amounts are added to the last entry
 
 
 class BucketParameters(NamedTuple):
@@ -113,7 +112,7 @@ class RateUnit(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest number of tokens that can be counted."""
+        """The largest number of tokens that the bucket can count."""
         return MAX_UNITS // self.token
 
 
@@ -141,7 +140,7 @@ class TokenBucket(NamedTuple):
     latches: tuple[int, ...] = ()
 
     def full_at(self) -> int:
-        """Return the tick at which the bucket becomes empty and can be dropped."""
+        """Return the tick at which the bucket becomes empty and its state can be dropped."""
         return max(self.at - -self.level // self.drain, *self.latches, 0)
 
 

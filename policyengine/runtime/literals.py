@@ -1,4 +1,4 @@
-"""Parse addresses and networks; policies and requests use the same spelling."""
+"""Parses addresses and networks; policies and requests use the same spelling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-MAX_LITERAL_LENGTH = 64  # no address is longer
+MAX_LITERAL_LENGTH = 64  # maximum characters of an address
 PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 MAPPED = IPv6Network("::ffff:0:0/96")
 

@@ -1,4 +1,4 @@
-"""Observe mode: the only place that turns a decision into an allow with its enforced outcome.
+"""Observe mode: the only place that turns a decision into an allow that states the enforced outcome.
 
 A request that the policy denies may pass. A request that no policy decided may not: a failure, a path that two servers
 read differently, or an anonymous caller, who is asked to authenticate.

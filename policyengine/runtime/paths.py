@@ -1,8 +1,9 @@
-"""Canonical methods and paths, or malformed ones: the first step of every HTTP decision. A path is decoded once and
-compared in decoded form. A path is malformed if an upstream server could read it differently: if it contains the
-characters below, segments that end in a dot or begin or end with white space (some file systems drop these), characters
-that become ASCII under compatibility normalisation (some systems treat `ａ` as `a`), or invisible characters (some
-systems drop them).
+"""Canonical methods and paths: the first step of every HTTP decision, which also finds malformed ones.
+
+A path is decoded once and compared in decoded form. A path is malformed if an upstream server could read it
+differently: if it contains the characters below, segments that end in a dot or begin or end with white space (some file
+systems drop these), characters that become ASCII under compatibility normalisation (some systems treat `ａ` as `a`), or
+invisible characters (some systems drop them).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HAZARDS = {
     "#": "a `#`",
     "%": "an escape that changes under a second decoding",
 }
-# In the spelling of `override_name`.
+# Names as `override_name` returns them.
 OVERRIDE_HEADERS = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
 OVERRIDE_FIELD = "-method"
 OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
@@ -73,7 +74,7 @@ def canonical_path(path: str) -> PathResult:
 
 
 def find_path_problem(path: str) -> str | None:
-    """Return the problem of the path as a whole, before it is split; None if there is no problem."""
+    """Return what is wrong with the path as a whole, before it is split; None if it is fine."""
     if len(path) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if not path.startswith("/"):
@@ -92,7 +93,7 @@ def decode_segment(segment: str) -> str | None:
 
 
 def find_segment_hazard(segment: str) -> str | None:
-    """Return the reason why an upstream server could read a decoded segment differently; None if no server would."""
+    """Return why an upstream server could read a decoded segment differently; None if no server would."""
     if segment == "":
         return "an empty segment"
     if not unicodedata.is_normalized("NFC", segment):
@@ -109,14 +110,14 @@ def find_segment_hazard(segment: str) -> str | None:
 
 
 def find_control_characters(segment: str) -> str | None:
-    """Return the hazard of control characters and line separators."""
+    """Return why control characters or line separators make the segment a hazard; None if it has none."""
     odd = any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in segment)
     return "a control character" if odd else None
 
 
 def find_disguised_name(segment: str) -> str | None:
-    """Return the hazard of a name that some systems read as another name: `ａdmin`, or `admin` with an invisible
-    character.
+    """Return why some systems may read the segment as another name: `ａdmin`, or `admin` with an invisible character;
+    None if they do not.
     """
     if any(unicodedata.category(char) == "Cf" for char in segment):
         return "an invisible character"
@@ -134,7 +135,7 @@ def find_odd_edges(segment: str) -> str | None:
 
 
 def canonical_method(text: str) -> str | MalformedPath:
-    """Return an upper-case token; HEAD becomes GET."""
+    """Return the method in upper case, with GET for HEAD; a MalformedPath if it is not a token."""
     if not METHOD.fullmatch(text):
         meant = text.upper() if METHOD.fullmatch(text.upper()) else "GET"
         return MalformedPath(f"the method is not an upper-case word: write `{meant}`")
@@ -142,8 +143,8 @@ def canonical_method(text: str) -> str | MalformedPath:
 
 
 def find_override(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> str | None:
-    """Return a message that names the header, parameter or body field that could override the method on some servers,
-    or None.
+    """Return a message that names the header, parameter or body field with which some servers override the method; None
+    if there is none.
     """
     for place, members, overriding, spelled in (
         ("a header", headers, OVERRIDE_HEADERS, override_header_name),
@@ -165,5 +166,5 @@ def present_names(members: Mapping[str, object]) -> Iterable[str]:
 
 
 def override_name(name: str) -> str:
-    """Return the canonical name of a parameter: servers disagree about case, white space and underscores."""
+    """Return the canonical name of a parameter, because servers disagree about case, white space and underscores."""
     return name.strip().lower().replace("_", "-")

@@ -16,7 +16,7 @@ def pattern_texts(pattern: str) -> Iterator[str]:
         parsed = parser.parse(pattern)
         for last, more, branch in product((False, True), (0, 1), (0, 1, 2)):
             yield "".join(pattern_pieces(parsed, last, more, branch))
-    except Exception:  # a pattern that only re2 supports
+    except Exception:  # only re2 supports this pattern
         return
 
 

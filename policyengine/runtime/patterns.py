@@ -1,4 +1,4 @@
-"""Patterns on whole texts in linear time: globs for `like` and tools, regular expressions for `matches`."""
+"""Patterns for whole texts, matched in linear time: globs for `like` and tools, regular expressions for `matches`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Glob:
 
 
 class PatternError(Exception):
-    """A pattern that cannot be used: `why`, and a hint."""
+    """The error for a pattern that cannot be used: `why`, and a hint."""
 
     def __init__(self, why: str, hint: str | None = None) -> None:
         self.why = why
@@ -90,7 +90,7 @@ def compile_regex(pattern: str) -> Regex:
 
 
 def compile_with_re2(pattern: str, mistake: str | None) -> Regex:
-    """Compile with re2. `mistake` is the error of `re`; re2 may still understand the pattern (`\\p{L}`)."""
+    r"""Compile with re2. `mistake` is the error of `re`; re2 may still support the pattern (`\p{L}`)."""
     if re2 is None:
         helps = mistake is None or mistake.startswith("bad escape")
         raise PatternError(mistake or "a regular expression that could take long", INSTALL if helps else None)
@@ -115,7 +115,7 @@ def expand_whitespace_classes(pattern: str) -> str:
     inside, place = False, 0
     while place < len(pattern):
         match = (TOKEN_INSIDE_CLASS if inside else TOKEN_OUTSIDE_CLASS).match(pattern, place)
-        assert match is not None  # a class of both alternatives matches any character
+        assert match is not None  # `[\s\S]` in any order matches any character
         token = match[0]
         result.append(expand_token(token, inside))
         inside = token != "]" if inside else token.startswith("[")

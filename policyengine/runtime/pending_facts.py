@@ -1,4 +1,4 @@
-"""Facts that a caller reports as pending: their names, and PENDING at their places."""
+"""Facts that a caller reports as pending: their names, and the value PENDING in their places."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADERS_PATH = ("request", "headers")
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 MAX_FACT_NAME_LENGTH = 1_000
-PENDING_WILDCARD = ".*"  # ends a name that stands for every member that is not given
+PENDING_WILDCARD = ".*"  # the end of a name that stands for every member that the question lacks
 FREE_OBJECTS = frozenset(
     [(root,) for root, members in ROOTS.items() if members is None]
     + [member.path for member in REQUEST_MEMBERS if member.type is None]
@@ -33,8 +33,8 @@ TEXT_ONLY = {str}
 
 
 class PendingGroup(NamedTuple):
-    """Names in a row whose facts are members of one object: the path of the object, its pending members, and the
-    arguments of `mark_pending` for each name. None instead of a path: these are names of other forms.
+    """Consecutive names whose facts are members of one object: the path of the object, its pending members, and the
+    arguments of `mark_pending` for each name. If the path is None, the names have other forms.
     """
 
     holder: tuple[str, ...] | None
@@ -43,7 +43,7 @@ class PendingGroup(NamedTuple):
 
 
 class PendingNames(NamedTuple):
-    """The names of pending facts, parsed."""
+    """The parsed names of pending facts."""
 
     names: frozenset[str]
     groups: tuple[PendingGroup, ...]
@@ -60,14 +60,14 @@ class PendingNames(NamedTuple):
 
 
 def prepared_names(raw: object) -> PendingNames | None:
-    """Return the prepared names of a list; None if it is not an ordinary list of names."""
+    """Return the prepared names of a list; None if the value is not an ordinary list of names."""
     if (type(raw) is not list and type(raw) is not tuple) or set(map(type, raw)) != TEXT_ONLY:
         return None
     return prepare_names(tuple(raw)) if are_few(raw) else None
 
 
 def are_few(names: Collection[str]) -> bool:
-    """Return whether the names may be kept in memory."""
+    """Return whether the names are few and short enough to be cached."""
     return len(names) <= MAX_PREPARED_NAMES and sum(map(len, names)) <= MAX_PREPARED_CHARACTERS
 
 
@@ -84,7 +84,7 @@ def find_entity_members(names: frozenset[str]) -> tuple[tuple[str, str], ...]:
 prepare_entity_members = lru_cache(maxsize=256)(find_entity_members)
 
 
-@lru_cache(maxsize=256)  # each adapter of a gateway sends the same few lists
+@lru_cache(maxsize=256)  # each gateway adapter sends the same few lists
 def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
     """Return the names, parsed; None if one of them is malformed or has to be cleaned."""
     if not all(map(str.isascii, names)):
@@ -160,7 +160,7 @@ def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[s
 
 
 def mark_others_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
-    """Handle `body.*`: the given members stay, and all others are pending."""
+    """Handle `body.*`: members in the question stay, and all others are pending."""
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(
             place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"

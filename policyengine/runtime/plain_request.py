@@ -1,4 +1,4 @@
-"""Read the facts and the endpoint of an ordinary question in one pass.
+"""Reads the facts and the endpoint of an ordinary question in one pass.
 
 An ordinary question consists of dicts with known members, has a path that is already canonical, and contains nothing
 ambiguous. For any other question these functions return None, and `read_request` reads it or reports the error. For an
@@ -42,17 +42,18 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
             if allowed is None:
                 facts[root] = read_members(members)
                 continue
-            found = facts[root] = read_known_members(members)  # names of a caller's own class are not compared
+            # A caller's own class could falsify the comparison of names.
+            found = facts[root] = read_known_members(members)
             if not allowed.issuperset(found):
                 return None
         endpoint = read_plain_endpoint(facts)
-    except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
+    except Exception:  # a caller's own class may raise any error; `read_request` reports it
         return None
     return None if endpoint is None or not has_plain_parts(facts) else (endpoint, facts)
 
 
 class NotOrdinaryError(Exception):
-    """A part of the question is not ordinary."""
+    """The error for a part of the question that is not ordinary."""
 
 
 def read_members(members: dict[Any, Any]) -> PlainFacts:
@@ -77,7 +78,7 @@ def read_members(members: dict[Any, Any]) -> PlainFacts:
 
 
 def read_known_members(members: dict[Any, Any]) -> PlainFacts:
-    """Return the members as `read_members` does. The caller checks the names, which are texts."""
+    """Return the members as `read_members` does. The caller has checked that the names are texts."""
     found: PlainFacts = {}
     for name, value in members.items():
         if type(name) is not str:
@@ -93,7 +94,7 @@ def read_known_members(members: dict[Any, Any]) -> PlainFacts:
 
 
 def read_value(value: Any, depth: int) -> Any:
-    """Return a value as `clean` does, which reads what is not ordinary. Raises DecodeError."""
+    """Return a value as `clean` does; `clean` itself reads values that are not ordinary. Raises DecodeError."""
     kind = type(value)
     if kind is str:
         return value if value.isascii() and len(value) <= MAX_STRING_LENGTH else clean(value)
@@ -166,7 +167,9 @@ def may_override(members: Mapping[str, object] | None) -> bool:
 
 
 def normalize_http_facts(request: PlainFacts) -> bool:
-    """Put header names into lower case and the host into its canonical form. Return False if it is not ordinary."""
+    """Put header names into lower case and the host into its canonical form. Return False if one of them is not
+    ordinary.
+    """
     query, headers, host = request.get("query"), request.get("headers"), request.get("host")
     if (query is not None and type(query) is not dict) or (headers is not None and type(headers) is not dict):
         return False

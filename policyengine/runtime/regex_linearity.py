@@ -1,4 +1,4 @@
-"""Prove that Python's backtracking `re` matches a pattern in linear time; without a proof, the result is False.
+"""Proves that Python's backtracking `re` matches a pattern in linear time; without a proof, the result is False.
 
 At every choice (repeat or continue; this alternative or that) the possible next characters must not overlap. Then a
 wrong choice fails at its first character, and backtracking costs a constant for each character. Two exceptions also
@@ -79,8 +79,9 @@ def strip_anchors(items: list[Any]) -> list[Any]:
 
 
 def prove_sequence_linear(shapes: Sequence[PatternShape]) -> None:
-    """Prove one deterministic path through all parts, or through a front and, wherever it may end, through a short
-    rest."""
+    """Prove that there is one deterministic path through all parts, or through the first parts and, wherever these may
+    end, through a short rest.
+    """
     if sum(shape.positions for shape in shapes) > MAX_POSITIONS:
         raise NotLinearError
     fronts = (split for split in range(len(shapes), -1, -1) if is_short(shapes[split:]))
@@ -178,8 +179,8 @@ def are_distinguishable(left: Word | None, right: Word | None) -> bool:
 
 
 def shape_of_repetition(body: PatternShape, least: int, most: int | None) -> PatternShape:
-    """Return the shape of a repeat: a round must not be empty, and its start must not overlap a continuation of the
-    round before.
+    """Return the shape of a repeat. A round must not be empty, and its start must not overlap a continuation of the
+    previous round.
     """
     if body.nullable:
         raise NotLinearError

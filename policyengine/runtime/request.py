@@ -1,4 +1,4 @@
-"""The question to decide: one endpoint, raw facts by root, approvals, entity rows and options."""
+"""A question to decide: one endpoint, raw facts by root, approvals, entity rows and options."""
 
 from __future__ import annotations
 
@@ -68,10 +68,8 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a question.
-
-    `obligations_supported` is None if the caller does not say; `at` is the time for which to decide, if the engine
-    permits it.
+    """The options of a question. `obligations_supported` is None if the caller does not list them; `at` is the time for
+    which to decide, if the engine permits it.
     """
 
     consume: bool = True
@@ -80,7 +78,7 @@ class Options:
     at: datetime | None = None
 
 
-@dataclass(slots=True)  # never changed; filling a frozen one takes five times as long
+@dataclass(slots=True)  # treated as immutable; creating a frozen instance takes five times as long
 class Request:
     """A question: may this endpoint be reached, with these facts?
 
@@ -194,12 +192,12 @@ def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, o
 NO_OPTIONS = Options()
 NOTHING_PENDING: frozenset[str] = frozenset()
 ONLY_SUPPORTED = {"obligations_supported"}
-MAX_PREPARED_KINDS = 16  # kinds of obligations in options that are prepared, and the characters of each
+MAX_PREPARED_KINDS = 16  # maximum kinds of obligations in cached options, and maximum characters of each
 MAX_PREPARED_LENGTH = 64
 
 
 def prepared_options(raw: object) -> Options | None:
-    """Return options that only list the supported obligations, as gateways send them; None for all others."""
+    """Return options that only list the supported obligations, as gateways send them; None for all other options."""
     if type(raw) is not dict or raw.keys() != ONLY_SUPPORTED or set(map(type, raw)) != {str}:
         return None
     kinds = raw["obligations_supported"]
@@ -245,7 +243,7 @@ def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object
 
 
 def read_facts(raw: Mapping[str, object]) -> Facts:
-    """Return the given roots with a checked structure. Leaves of a wrong type stay and become unknown later."""
+    """Return the given roots with a checked structure. Values of a wrong type stay and become unknown later."""
     said = raw.keys() - unreadable_body(raw).keys()
     facts = {root: read_root(root, raw.get(root)) for root in ROOTS if root in said and raw.get(root) is not None}
     get_object(facts.get("credential", {}).get("claims"), "credential.claims")
@@ -257,7 +255,7 @@ def read_facts(raw: Mapping[str, object]) -> Facts:
 
 
 def unreadable_body(raw: Mapping[str, object]) -> dict[str, object]:
-    """Return the body if it cannot be read: each of its members is then unknown for that reason."""
+    """Return the body if it cannot be read: each of its members is then unknown for this reason."""
     body = raw.get("body")
     return {"body": body} if isinstance(body, Invalid) and body != wire.DUPLICATE_KEY else {}
 

@@ -1,4 +1,4 @@
-"""The state that a decision depends on, read before the decision and never during it."""
+"""The state on which a decision depends, read before the decision and never during it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it"
 
 
 class Membership(Protocol):
-    """The parents of an entity. `complete` is False if the entity store may not know all parents; `answered` is False
-    if the reason is that it did not answer.
+    """The parents of an entity. `complete` is False if the entity store may lack parents; `answered` is False if it
+    lacks them because its source did not answer.
     """
 
     @property
@@ -31,7 +31,7 @@ class Membership(Protocol):
 
 
 class EntitySizes(Protocol):
-    """How large an entity store is, or several: the work of a decision is bounded by it."""
+    """The size of one or several entity stores, which bounds the work of a decision."""
 
     def largest(self, name: str) -> int:
         """Return the maximum size of that attribute, in the unit of `measure_extent`."""

@@ -1,4 +1,6 @@
-"""Structure checks of raw trees: missing or misspelt members are mistakes of the caller, reported by member."""
+"""Structure checks of raw trees. A missing or misspelt member is a mistake of the caller, and is reported
+by its name.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ def check_members(given: Mapping[str, object], allowed: Collection[str], member:
 
 
 def quote_input(text: str) -> str:
-    """Return user input for a message: on one line, at most 100 characters."""
+    """Return user input for a message, on one line of at most 100 characters."""
     shown = "".join(char if char.isprintable() else "?" for char in text[:100])
     return shown if len(text) <= 100 else shown + "…"
 

@@ -38,7 +38,7 @@ def nested_key(elements: tuple[Any, ...]) -> Hashable:
 
 
 def number_key(number: int | Decimal) -> int | str:
-    """Return a whole number of up to 64 bits unchanged, any other number as the text of its shortest form."""
+    """Return a whole number of up to 64 bits unchanged, and any other number as the text of its shortest form."""
     if -INT64_END <= number < INT64_END and number == (whole := int(number)):
         return whole
     return str(NORMAL_FORM.normalize(Decimal(number)))

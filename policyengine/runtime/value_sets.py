@@ -22,9 +22,8 @@ EMPTY_FAMILY: Family = (0, None)
 
 @dataclass(frozen=True, slots=True)
 class ValueSet:
-    """The elements of a set or list: the `keys` of the known ones, and the `unknown` ones merged.
-
-    `family` is the family of all known elements; None if they have no keys.
+    """The elements of a set or list: the `keys` of the known elements, and the `unknown` elements merged. `family` is
+    the family of all known elements; None if they have no keys.
     """
 
     keys: frozenset[Hashable]
@@ -40,7 +39,7 @@ class ValueSet:
         return ValueSet(frozenset() if common is None else frozenset(map(value_key, known)), rest, common)
 
     def decides(self, other: Family | None) -> bool:
-        """Return whether keys are sufficient to compare values of this family."""
+        """Return whether keys are sufficient to compare the elements with values of this family."""
         return common_family(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
@@ -81,8 +80,9 @@ def merge_unknowns(*unknowns: Unknown | None) -> Unknown | None:
 
 
 def family_of(value: Value) -> Family | None:
-    """Return the family of a value; None if it has no key: an object, an unknown, or a list with either or mixed
-    families."""
+    """Return the family of a value; None if it has no key: an object, an unknown, or a list that contains one of these
+    or mixes families.
+    """
     if isinstance(value, tuple):
         inner = family_of_all(value)
         return inner and (inner[0] + 1, inner[1])

@@ -1,4 +1,4 @@
-"""The size of a value for counting work: the elements of its largest collection, or the steps for its longest text."""
+"""The size of a value for counting steps: the elements of its largest collection, or the steps for its longest text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from policyengine.runtime.values import Invalid, MissingValue, PartialObject
 from policyengine.typesystem import EntityRef
 
-CHARACTERS_PER_STEP = 64  # characters; comparing them takes about one step
-LARGE_EXTENT = 2_000  # parts of a question that takes noticeable time to read
+CHARACTERS_PER_STEP = 64  # comparing this many characters takes about one step
+LARGE_EXTENT = 2_000  # a question with more parts takes noticeable time to read
 MAX_DEPTH = 40
 UNKNOWN_EXTENT = 2**31  # for values of unknown size
 OWN = frozenset({list, tuple, set, frozenset})
@@ -66,8 +66,8 @@ def name_lookup_steps(members: Mapping[Any, object]) -> int:
 
 
 def is_large(value: object) -> bool:
-    """Return whether reading the value takes noticeable time: many parts, long texts, or a collection of a class other
-    than Python's own, which is not inspected, because that could take any amount of time.
+    """Return whether reading the value takes noticeable time: many parts, long texts, or a collection of another class
+    than Python's own. A collection of another class is not inspected, because that could take any amount of time.
     """
     parts, pending = 0, [value]
     while pending:

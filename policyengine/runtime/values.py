@@ -1,4 +1,4 @@
-"""The values of decisions: convert a raw fact to a value of its type, or to an Unknown with the reason."""
+"""The values of decisions: converts a raw fact to a value of its type, or to an Unknown with the reason."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Invalid:
 
 
 class Cause:
-    """Why one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may see it, because
-    it may come from the entity store; it is not compared.
+    """The reason for which one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may
+    see it, because it may come from the entity store; it is not compared.
     """
 
     __slots__ = ("absent", "entity", "fact", "why")
@@ -99,7 +99,7 @@ class Cause:
         return f"Cause({self.fact!r}, {self.why!r}, absent={self.absent})"
 
     def as_present(self) -> Cause:
-        """Return the same cause of a fact that `else` must not replace."""
+        """Return the same cause for a fact that counts as present, so that `else` does not replace it."""
         return Cause(self.fact, self.why, False, self.entity)
 
 
@@ -132,7 +132,7 @@ class Unknown:
 
     @staticmethod
     def missing(fact: str) -> Unknown:
-        """Return the unknown of an absent fact, the commonest one."""
+        """Return the unknown of an absent fact."""
         return missing_fact(fact)
 
     @staticmethod
@@ -224,7 +224,7 @@ def coerce_int(raw: object, fact: str) -> Value:
 
 
 def is_large_int(raw: object) -> bool:
-    """Return whether it is a whole number beyond 64 bits, which is transmitted as a decimal without a point."""
+    """Return whether the value is a whole number beyond 64 bits, which is transmitted as a decimal without a point."""
     return (
         isinstance(raw, Decimal)
         and raw.is_finite()
@@ -255,7 +255,7 @@ def coerce_string(raw: object, fact: str) -> Value:
     if not isinstance(raw, str):
         return type_mismatch("string", raw, fact)
     text = str.__str__(raw)
-    if text.isascii() and 0 < len(text) <= MAX_STRING_LENGTH:  # the common case; ids need no more checks either
+    if text.isascii() and 0 < len(text) <= MAX_STRING_LENGTH:  # the common case, which needs no further checks
         return text
     if is_id_fact(fact):
         return coerce_id(text, fact)
@@ -263,7 +263,7 @@ def coerce_string(raw: object, fact: str) -> Value:
     return Unknown.of(fact, why) if why else text
 
 
-@lru_cache(maxsize=4_096)  # there are few facts, and each is read repeatedly
+@lru_cache(maxsize=4_096)  # there are few names of facts, and each is used repeatedly
 def is_id_fact(fact: str) -> bool:
     """Return whether the fact is an id: an empty id is absent, and each id has only one spelling."""
     return fact.rpartition(".")[2] in ID_NAMES
@@ -383,7 +383,7 @@ def coerce_elements(raw: object, type: typesystem.Collection, fact: str) -> Valu
 
 
 def unique_elements(elements: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Return each element once, in order of first appearance; records are not comparable, so all stay."""
+    """Return each element once, in order of first appearance. Records are not comparable, so all of them stay."""
     if any(isinstance(element, UNHASHABLE) for element in elements):
         return elements
     if all(type(element) is str for element in elements):  # the common case

@@ -66,13 +66,16 @@ class DecisionApp(FastAPI):
     def now(
         self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> FastAnswer | ScopeEntries:
-        """Return the answer to a simple request that has arrived completely, or entries for the scope of another."""
+        """Return the answer to a simple request that has arrived completely, or entries for the scope of any other
+        request.
+        """
         return self.hot.now(method, url, headers, body) if self.bare else {}
 
     @property
     def bare(self) -> bool:
-        """Whether only the middleware of this project is installed. Other middleware has to see every answer, so it
-        disables the fast path."""
+        """Whether only the middleware of this project is installed. Other middleware must see every answer, so it
+        disables the fast path.
+        """
         return len(self.user_middleware) == 1
 
     def openapi(self) -> dict[str, Any]:
@@ -89,8 +92,9 @@ class DecisionApp(FastAPI):
 
 
 def caller_name(scope: Scope) -> str:
-    """Return whose turn a question takes: the client of the token file or, without a token, the address of the
-    connection."""
+    """Return the name with which a caller takes turns: the client of the token file or, without a token, the address of
+    the connection.
+    """
     return current_caller() or peer_address(scope.get("client"))
 
 
@@ -118,15 +122,16 @@ def create_app(
 ) -> FastAPI:
     """Return the decision API as an ASGI application.
 
-    With `token` (several tokens while one replaces another), every question needs one of them. Without it, every client
-    is answered if `Host` is a loopback name, the address that the connection arrived at, the host of `public_url` or
-    one of `allowed_hosts` (`*.example.com`: all subdomains, `*`: any), and the request was not sent by a page of
-    another site (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway` names the headers in which
-    gateways identify the caller (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the
-    URL of the metadata request is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless they
-    say otherwise (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time.
+    With `token` (several tokens while one replaces another), every question needs one of these tokens. Without it,
+    every client is answered if `Host` is a loopback name, the address that the connection arrived at, the host of
+    `public_url` or one of `allowed_hosts` (`*.example.com`: all subdomains, `*`: any), and the request was not sent by
+    a page of another site (`docs/http-api.md`).
 
-    Raises BearerTokenError for a token that is too short, and AllowedHostError.
+    A body has `body_timeout` seconds to arrive. `gateway` names the headers in which gateways identify the caller
+    (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the URL of the metadata request
+    is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless they say otherwise
+    (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time. Raises BearerTokenError for a
+    token that is too short, and AllowedHostError.
     """
     return build_app(
         engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
@@ -146,7 +151,9 @@ def build_app(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
 ) -> DecisionApp:
-    """Return the application of one of several workers: it counts in `tally`, and is not ready while it shuts down."""
+    """Return the application of one of several workers. The worker counts in `tally`, and is not ready while it shuts
+    down.
+    """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
     tokens = None if token is None else BearerTokens.of(token)
@@ -186,9 +193,8 @@ def build_app(
 
 
 def status_app(api: DecisionApi) -> Starlette:
-    """Return the application on the metrics port: metrics and health without a token, but no decisions.
-
-    It answers only to its own host names and addresses, even if questions need a token.
+    """Return the application on the metrics port: metrics and health without a token, but no decisions. It answers only
+    requests to its own host names and addresses, even if questions need a token.
     """
     app = Starlette(
         routes=[

@@ -33,7 +33,7 @@ NAMED_CALLER_PREFIX = "name "  # prefix of callers that have a name in the token
 
 
 class BearerTokenError(Exception):
-    """A token that cannot be used; the message never contains the token."""
+    """The error for a token that cannot be used; the message never contains the token."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = message
@@ -81,8 +81,9 @@ def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> No
 
 
 def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
-    """Return the digest of a token and its caller, which is named after the digest if the line has no name. Raises
-    BearerTokenError."""
+    """Return the digest of a token and its caller; without a name in the line, the digest names the caller. Raises
+    BearerTokenError.
+    """
     found = LINE.fullmatch(line)
     assert found is not None  # the pattern matches every line
     hashed = TOKEN_DIGEST.fullmatch(found["token"])

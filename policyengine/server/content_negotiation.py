@@ -1,4 +1,4 @@
-"""Bodies and content types: read a body within its limits of size and time, and encode the answer."""
+"""Bodies and content types: reads a body within its limits of size and time, and encodes the answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from policyengine.executor import run_in_turn
 from policyengine.server.problems import ProblemError
 
 MAX_BODY_BYTES = 1024 * 1024
-LONG_BODY_BYTES = 32 * 1024  # longer bodies take so long to parse and decide that other requests would wait
+LONG_BODY_BYTES = 32 * 1024  # bytes; longer bodies take so long to parse and decide that other requests would wait
 MAX_BODY_SECONDS = 30.0  # seconds
 
 
 class BodyFormat(Enum):
-    """The formats of a body with their media types; answers use the first."""
+    """The formats of a body with their media types; answers use the first media type."""
 
     JSON = ("application/json",)
     MSGPACK = ("application/msgpack", "application/x-msgpack")
@@ -44,7 +44,7 @@ WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
-    """Read the body, at most `MAX_BODY_BYTES`, however it is sent. Raises ProblemError."""
+    """Read the body, at most `MAX_BODY_BYTES`, with or without a content length. Raises ProblemError."""
     declared = http.headers.get("content-length", "")
     # A longer number is not converted, because no body is that large.
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
@@ -80,7 +80,7 @@ def body_too_large() -> ProblemError:
 
 
 def request_format(headers: Headers) -> BodyFormat:
-    """Return the format of `Content-Type`. Raises ProblemError for one that is not supported."""
+    """Return the format of `Content-Type`. Raises ProblemError if it is not supported."""
     given = headers.getlist("content-type")
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())

@@ -1,4 +1,4 @@
-"""Decide questions and return answers as plain data, for a single question or for the items of a batch."""
+"""Decides questions and returns answers as plain data, for a single question or for the items of a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 MAX_BATCH_ITEMS = 1_000
-MAX_INLINE_ITEMS = 16  # items that an event loop decides at once, without letting other requests run between them
+MAX_INLINE_ITEMS = 16  # maximum items that an event loop decides without letting other requests run in between
 MAX_ITEMS_PER_COMMIT = 250  # items per store commit, after which the batch checks that the client is still connected
 SIMPLE_OPTIONS = frozenset({"obligations_supported"})
 AnswerDocument = dict[str, object]
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class BatchSemantics(StrEnum):
-    """When a batch ends: after all items, at the first that is not allowed, or at the first that is."""
+    """When a batch ends: after all items, at the first item that is not allowed, or at the first that is allowed."""
 
     EXECUTE_ALL = "execute_all"
     DENY_ON_FIRST_DENY = "deny_on_first_deny"
@@ -54,7 +54,7 @@ class BatchSemantics(StrEnum):
 
 
 def are_simple_options(options: object) -> bool:
-    """Return whether the options of a question change nothing in how it is decided and answered."""
+    """Return whether the options leave unchanged how a question is decided and answered."""
     return options is None or (isinstance(options, dict) and options.keys() <= SIMPLE_OPTIONS)
 
 
@@ -82,7 +82,7 @@ def decide_with_headers(
 ) -> tuple[AnswerDocument, HeaderFields]:
     """Return the decision, and the headers with the state of its limits. Raises IdempotencyKeyError.
 
-    The explanation is made before the decision, so that it shows the state that the decision depends on. A replayed
+    The explanation is made before the decision, so that it shows the state on which the decision depends. A replayed
     decision has no explanation.
     """
     explains = question.options.explain
@@ -102,7 +102,7 @@ def decide_with_headers(
 
 @dataclass(frozen=True, slots=True)
 class DecisionBatch:
-    """A batch of raw items. Each is parsed in its turn, so an invalid one affects no other."""
+    """A batch of raw items. Items are parsed one by one, so an invalid item affects no other."""
 
     items: tuple[object, ...]
     semantics: BatchSemantics
@@ -171,9 +171,9 @@ async def run_off_loop(
 async def decide_batch(
     engine: EngineInterface, batch: DecisionBatch, once: IdempotencyKey | None = None
 ) -> list[AnswerDocument]:
-    """Decide the items in order, up to and including the one that ends the batch. With a key, each item spends once.
+    """Decide the items in order, up to and including the item that ends the batch.
 
-    Raises IdempotencyKeyError. Earlier decisions are kept for a retry of the batch.
+    With a key, each item spends once. Raises IdempotencyKeyError. Earlier decisions are kept for a retry of the batch.
     """
     if engine.state.is_shared and once is None and batch.semantics is BatchSemantics.EXECUTE_ALL:
         cancelled = Event()
@@ -194,17 +194,15 @@ async def decide_batch(
             answers.append(error_answer(engine, error, f"requests[{index}]"))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
-        await asyncio.sleep(0)  # lets other requests run during a long batch
+        await asyncio.sleep(0)  # let other requests run during a long batch
     return answers
 
 
 def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
-    """Decide all items, with one commit of a shared store for consecutive items.
-
-    Raises WouldBlockError, before anything is decided, if an item may take long; and WorkRefusedError if the client
-    disconnects.
+    """Decide all items, with one commit of a shared store for consecutive items. Raises WouldBlockError, before
+    anything is decided, if an item may take long; raises WorkRefusedError if the client disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
@@ -253,7 +251,7 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
 def decide_item(
     engine: EngineInterface, question: Question | None, place: str, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """Decide an item; None is an item that is not an object. Raises IdempotencyKeyError."""
+    """Decide an item; None stands for an item that is not an object. Raises IdempotencyKeyError."""
     try:
         if question is None or question.members is None:
             raise RequestError("", "a request must be an object")
@@ -263,8 +261,9 @@ def decide_item(
 
 
 def read_small_batch(engine: EngineInterface, batch: DecisionBatch, size: int) -> list[Request | RequestError] | None:
-    """Return the requests of a batch that an event loop may decide at once, or what is wrong with them; None for every
-    other batch. `size` is the number of its bytes."""
+    """Return the requests of a batch that an event loop may decide without interruption, or the errors of its items;
+    None for every other batch. `size` is the number of bytes of the batch.
+    """
     if len(batch.items) > MAX_INLINE_ITEMS:
         return None
     found: list[Request | RequestError] = []
@@ -297,7 +296,7 @@ def read_item(raw: object) -> Request:
 def decide_small_batch(
     engine: EngineInterface, batch: DecisionBatch, requests: Sequence[Request | RequestError]
 ) -> Iterator[Decision | AnswerDocument]:
-    """Decide the items in order, up to and including the one that ends the batch."""
+    """Decide the items in order, up to and including the item that ends the batch."""
     for index, (raw, request) in enumerate(zip(batch.items, requests, strict=True)):
         answer: Decision | AnswerDocument
         try:
@@ -312,7 +311,7 @@ def decide_small_batch(
 
 
 def asks_to_spend(raw: object) -> bool:
-    """Return whether an item of a batch requests to spend, which is not its default."""
+    """Return whether an item of a batch asks to spend; by default, it spends nothing."""
     options = raw.get("options") if isinstance(raw, Mapping) else None
     return isinstance(options, Mapping) and options.get("consume") is True
 

@@ -218,7 +218,7 @@ class DecisionApi:
 
     @property
     def framed(self) -> tuple[MeteredEngineProvider, MeteredEngineProvider]:
-        """The engines of socket connections: one for the event loop, one for threads."""
+        """The engines for socket connections: one for the event loop, one for threads."""
         at_once = MeteredEngineProvider(self.reloading, self.tally, self.tally.counter("socket"), time_sampled())
         return at_once, self._door("socket")
 
@@ -226,7 +226,7 @@ class DecisionApi:
         return await self._parse(http, *await self._body(http))
 
     async def _parse(self, http: Request, body: bytes, form: BodyFormat) -> Question:
-        """Parse the question, or use what the fast path has decoded. Raises RequestError."""
+        """Parse the question, or use the decoded body of the fast path. Raises RequestError."""
         decoded = http.scope.pop(DECODED_KEY, None)
         if decoded is None:
             return await parse_body(parse_question, body, form)

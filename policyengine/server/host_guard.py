@@ -1,4 +1,4 @@
-"""The `Host` and `Origin` check of each route of a listener without tokens; refusals are counted and logged."""
+"""Checks `Host` and `Origin` for each route of a listener without tokens; counts and logs refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines about the same header
-# At these routes a gateway forwards the headers of its client, so an `Origin` is not about this server.
+# At these routes a gateway forwards the headers of its client, so their `Origin` does not concern this server.
 FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
 _LOG = logging.getLogger("policyengine")
 
@@ -27,7 +27,7 @@ class HostCheck:
         self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def problem(self, scope: Scope) -> ProblemError | None:
-        """Return why a request is refused, or None."""
+        """Return the problem for which a request is refused, or None."""
         found = self.refusal(scope)
         if found is None:
             return None
@@ -40,10 +40,8 @@ class HostCheck:
         headers, server = scope["headers"], scope.get("server")
         own = server[0] if server else None
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in (
-            FORWARD_AUTH,
-            f"{FORWARD_AUTH}/nginx",
-        ):  # without headers that no web page can send they decide nothing
+        # These routes decide only requests with headers that no web page can send.
+        if path in (FORWARD_AUTH, f"{FORWARD_AUTH}/nginx"):
             return self.allowed.host_refusal(headers, own)
         if path == ENVOY or path.startswith(f"{ENVOY}/"):
             return self.allowed.host_refusal(headers, own) or gateway_refusal(headers)

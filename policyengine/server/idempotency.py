@@ -1,5 +1,4 @@
-"""`Idempotency-Key`: keys are bound to the caller and the body. This module also writes the answers for keys that
-cannot be used."""
+"""`Idempotency-Key`: binds keys to the caller and the body, and writes the answers for keys that cannot be used."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from policyengine.server.problems import ProblemError
 HEADER = "idempotency-key"
 REPLAYED = ("idempotency-replayed", "true")
 KEY = re.compile(r"[\x21-\x7e]{1,128}")
-RETRY_AFTER_SECONDS = "1"  # seconds; a decision takes less
+RETRY_AFTER_SECONDS = "1"  # seconds to wait before a retry; a decision takes less
 KEY_HINT = "use a separate key for each question, of 1 to 128 visible ASCII characters"
 _LOG = logging.getLogger("policyengine")
 _warned = Event()

@@ -1,4 +1,4 @@
-"""The listeners of the decision API: a port, bound to the one address that was checked, or a Unix socket."""
+"""The listeners of the decision API: a port, bound to exactly the address that was checked, or a Unix socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_SOCKET_PATH_BYTES = 107  # maximum bytes in the address of a Unix socket
 
 
 class ServeError(Exception):
-    """The reason why the server does not start, in one line, with a hint."""
+    """The error for a server that does not start: the reason in one line, with a hint."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = message
@@ -28,8 +28,9 @@ class ServeError(Exception):
 
 
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
-    """Listen on a port. Raises ServeError, even for a free port if other machines could connect and no token is
-    required."""
+    """Listen on a port. Raises ServeError, also for a port that other machines could reach while no token
+    is required.
+    """
     address = resolve_address(host, port)
     if not has_token and is_reachable_remotely(address):
         raise ServeError(
@@ -46,8 +47,9 @@ def is_reachable_remotely(address: tuple[str, int]) -> bool:
 
 
 def resolve_address(host: str, port: int) -> tuple[str, int]:
-    """Resolve the one address to listen on, so that the address that is checked is the one that is bound. Raises
-    ServeError."""
+    """Resolve the host to the one address to listen on, so that the server binds exactly the address that was checked.
+    Raises ServeError.
+    """
     if not 0 <= port <= 65535:
         raise ServeError(f"`{port}` is not a port", "a port must be a number from 0 to 65535")
     try:

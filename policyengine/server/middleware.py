@@ -22,7 +22,9 @@ LOGGER = logging.getLogger("policyengine")
 
 
 class ExchangeMiddleware:
-    """`hosts` refuses requests by `Host` and `Origin`; it is None if tokens are required instead."""
+    """Middleware around every exchange. `hosts` refuses requests by `Host` and `Origin`; it is None if tokens are
+    required instead.
+    """
 
     def __init__(self, app: ASGIApp, hosts: HostCheck | None = None) -> None:
         self.app, self.hosts = app, hosts

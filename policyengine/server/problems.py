@@ -31,8 +31,9 @@ DENY_HINT = "treat this as a deny: if a decision was made, it stays on record an
 
 
 class ProblemError(Exception):
-    """Ends an exchange with `status`. `member` is the invalid member of the question (`user.roles`); `code` is for
-    programs, if the status alone does not tell them what to do."""
+    """An error that ends an exchange with `status`. `member` is the invalid member of the question (`user.roles`);
+    `code` tells programs what to do if the status alone does not.
+    """
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_wo
 from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel
 
 OWNER_ONLY = 0o600
-EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has for its exit after the time for its answers
+EXIT_GRACE_SECONDS = 1.0  # seconds in which a worker must exit after the time for its answers
 _LOG = logging.getLogger("policyengine")
 
 
@@ -128,7 +128,7 @@ class ServerOptions:
     allowed_hosts: tuple[str, ...]
 
     def check(self, engine: Engine) -> None:
-        """Check the options before anything listens. Raises ServeError, BearerTokenError, AllowedHostError."""
+        """Check the options before the server listens. Raises ServeError, BearerTokenError, AllowedHostError."""
         if self.port is None and self.path is None:
             raise ServeError("there is neither a port nor a socket to listen on")
         check_consumers(self.authzen_consume, self.tokens)
@@ -261,7 +261,9 @@ def run_server(
     line: WorkerChannel | None = None,
     place: int = 0,
 ) -> int | None:
-    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` closes. Return a second signal."""
+    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` closes. Return a second signal, if
+    there was one.
+    """
     shared.tally.take(place)
     shared.board.take(place)
     shared.tally.add("starts")
@@ -287,14 +289,12 @@ def run_server(
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
         log = reloading.current.log
         if log is not None:
-            log.flush()
-        if sinks is not None:
-            sinks.stop()
+            log.finish()
     return server.caught
 
 
 class GrpcListener(Protocol):
-    """A listener with its own threads, beside the event loop."""
+    """A listener that answers in its own threads, in addition to the event loop."""
 
     def started(self) -> Any: ...
 
@@ -320,7 +320,7 @@ def grpc_listener(
 
 
 class DecisionServer(BoundedServer):
-    """The decision API: its ports, its Unix sockets, and its ports for metrics."""
+    """The decision API: its ports, its Unix sockets, and its metrics ports."""
 
     def __init__(self, app: DecisionApp, places: ServerListeners, shared: SharedState, lifeline: int | None) -> None:
         api = app.api

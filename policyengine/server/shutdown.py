@@ -2,7 +2,8 @@
 exits.
 
 Clients need a moment to notice that the server stops. During the first half of the time, connections are therefore
-still accepted, each connection ends with its next answer, and silent ones are closed. The second half is for answers.
+still accepted, each connection ends with its next answer, and silent connections are closed. The second half is for
+answers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from time import monotonic, sleep
 
 from policyengine.server.connections.connection_table import ClientConnection, CloseReason, ConnectionStage
 
-DRAIN_SECONDS = 10.0  # seconds, by default
+DRAIN_SECONDS = 10.0  # seconds that a shutdown may take, by default
 MAX_DRAIN_SECONDS = 3_600.0
 QUIET_SECONDS = 0.5  # seconds without connections, after which new connections are refused
 SILENT_SECONDS = 1.0  # seconds without data, after which a connection is closed
@@ -34,7 +35,7 @@ class Drain:
     ) -> None:
         self.seconds, self.delay, self._clock = seconds, delay, clock
         self.begun: float | None = None
-        self._refusing: float | None = None  # since when new connections are refused
+        self._refusing: float | None = None  # the time since which new connections are refused
         self._silent: dict[
             ClientConnection, tuple[float, float]
         ] = {}  # by connection: when it last sent data, and since when that is known
@@ -61,8 +62,9 @@ class Drain:
         return self.passed >= max(self.seconds / 2, self.delay)
 
     def quiet(self, connections: Collection[ClientConnection], answered: int) -> bool:
-        """Return whether clients have stopped connecting; called several times a second. `answered` is a running
-        count."""
+        """Return whether clients have stopped connecting. The caller asks several times a second; `answered` is its
+        running count of answers.
+        """
         if self.begun is None:
             self._answered = answered
             return False

@@ -1,4 +1,4 @@
-"""Positions of the keys in a TOML text, for messages; `tomllib` parses the values."""
+"""Finds the positions of the keys in a TOML text, for messages; `tomllib` parses the values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def key_places(text: str) -> dict[KeyPath, Place]:
 
 @dataclass
 class TomlScanner:
-    """Scans a text that `tomllib` accepts, and therefore checks nothing itself."""
+    """Scans a text that `tomllib` accepts, and therefore validates nothing itself."""
 
     text: str
     at: int = 0

@@ -10,20 +10,22 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-CUSTOM_ERROR = "setting"  # the type of a pydantic error whose message is complete
+CUSTOM_ERROR = "setting"  # the type of pydantic errors whose message is complete
 
 
 class SettingsSection(BaseModel):
     """A table of a settings file. Models are built when the first file is read, so that imports stay fast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-    hides_unknown: ClassVar[bool] = False  # for the whole file: an unknown key may hold a secret
+    hides_unknown: ClassVar[bool] = False  # whether an unknown key may hold a secret, for the whole file
     belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that users look for here, with a hint to their place
 
 
 @dataclass(frozen=True, slots=True)
 class ValueDescription:
-    """Metadata of a type: a description of its values for messages; `example` is a TOML value, `note` follows it."""
+    """Metadata of a type: `values` describes its values for messages; `example` is a TOML value, and `note`
+    follows it.
+    """
 
     values: str
     example: str = ""

@@ -77,7 +77,7 @@ class SettingsFile:
 
 
 def parents(path: Sequence[str]) -> list[KeyPath]:
-    """Yield a path and its prefixes, the longest first."""
+    """Return a path and its prefixes, the longest first."""
     return [tuple(path[:length]) for length in range(len(path), 0, -1)]
 
 

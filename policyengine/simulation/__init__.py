@@ -1,4 +1,4 @@
-"""Simulate traffic against a policy under a virtual clock: count and draw the effect of its rates and budgets."""
+"""Simulates traffic against a policy under a virtual clock: counts and draws the effect of its rates and budgets."""
 
 from policyengine.simulation.generated_traffic import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
 from policyengine.simulation.renamed_callers import Callers, NoOtherCallerError

@@ -14,7 +14,7 @@ from policyengine.clock import MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND
 from policyengine.simulation.renamed_callers import Callers
 from policyengine.simulation.traffic_file import TrafficEvent
 
-Arrival: TypeAlias = tuple[int, int]  # time, index of the caller (0 is the first)
+Arrival: TypeAlias = tuple[int, int]  # the time, and the index of the caller (0 is the first)
 
 MINUTE_US = 60 * MICROSECONDS_PER_SECOND
 DAILY_SWING = 0.9  # amplitude of the daily curve, relative to its mean
@@ -75,7 +75,7 @@ def burst(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def daily(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Yield random arrivals, most in the afternoon and fewest at two at night (UTC)."""
+    """Yield random arrivals, most of them in the afternoon and the fewest at two at night (UTC)."""
     chance, most = plan.chance(), (1 + DAILY_SWING) / plan.gap
     at = chance.expovariate(most)
     while at < plan.span:
@@ -87,7 +87,7 @@ def daily(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def zipf(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Yield random arrivals; caller n sends 1/n as many requests as the first (Zipf)."""
+    """Yield random arrivals; the n-th caller sends 1/n as many requests as the first (Zipf)."""
     chance = plan.chance()
     shares = list(accumulate(1 / place for place in range(1, plan.callers + 1)))
     at = chance.expovariate(1 / plan.gap)

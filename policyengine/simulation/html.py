@@ -1,4 +1,6 @@
-"""Render a simulation as an HTML page to view and print. The page has no scripts, and all policy texts are escaped."""
+"""Renders a simulation as an HTML page for a screen or a printer. The page has no scripts, and all policy texts are
+escaped.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Format times of a simulation, which are microseconds since 1970."""
+"""Formats times of a simulation, which are microseconds since 1970."""
 
 from __future__ import annotations
 

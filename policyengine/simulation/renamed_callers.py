@@ -10,7 +10,7 @@ from policyengine.vocabulary import ROOTS
 
 PRINCIPAL_FACTS = ("agent.id", "user.id")  # facts that may name the caller; the first that the policy accepts is used
 
-MAX_CACHED_QUESTIONS = 100_000  # questions in the cache; questions of more callers are created again
+MAX_CACHED_QUESTIONS = 100_000  # maximum questions in the cache; questions of more callers are created again
 # The roots of a question in which callers may differ.
 VARIABLE_ROOTS = tuple(root for root in ROOTS if root not in ("action", "chain"))
 
@@ -18,7 +18,7 @@ PassesCheck = Callable[[Mapping[str, Any]], bool]
 
 
 class NoOtherCallerError(Exception):
-    """The policy accepts only the caller of the question."""
+    """The error for a policy that accepts only the caller of the question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Run a simulation: set the clock to the time of each request, decide it, and count it in the series."""
+"""Runs a simulation: sets the clock to the time of each request, decides the request, and counts it in the series."""
 
 from __future__ import annotations
 

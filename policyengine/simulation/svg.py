@@ -1,4 +1,4 @@
-"""Render a simulation as SVG without scripts: a panel for all requests and one for each limit."""
+"""Renders a simulation as SVG without scripts: a panel for all requests and one for each limit."""
 
 from __future__ import annotations
 
@@ -183,7 +183,9 @@ def _stacked_columns(panel: Panel, most: int) -> Iterator[ColumnPath]:
 
 
 def _remaining_curve(panel: Panel) -> str:
-    """Return a curve with a step for each column; columns without requests keep the level. The top is a full limit."""
+    """Return a curve with a step for each column; columns without requests keep the level. The top of the panel is a
+    full limit.
+    """
     if not panel.left:
         return ""
     wide, top = (WIDTH - LEFT - RIGHT) / panel.columns, TOP + BARS + GAP

@@ -1,4 +1,6 @@
-"""Render a simulation for a terminal: a line of blocks for each count; each block covers enough slots that all fit."""
+"""Renders a simulation for a terminal: a line of blocks for each count; each block covers as many slots as needed for
+all to fit.
+"""
 
 from __future__ import annotations
 

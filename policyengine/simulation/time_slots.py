@@ -9,24 +9,23 @@ from dataclasses import dataclass, field
 from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, PrincipalTuple, RateState
 
-# Each width is a multiple of the one before, so slots can be merged into wider ones.
+# Each width is a multiple of the previous one, so slots can be merged into wider ones.
 SLOT_WIDTHS_US = tuple(
     int(seconds * MICROSECONDS_PER_SECOND)
     for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
 )
-MAX_SLOTS = 240  # default limit for charts
+MAX_SLOTS = 240  # default maximum of slots in a chart
 MAX_REQUESTED_SLOTS = 10_000
 
 
 class TooManySlotsError(Exception):
-    """More slots than a chart can show."""
+    """The error for traffic that needs more slots than a chart can show."""
 
 
 @dataclass(slots=True)
 class LimitCounts:
-    """The counts of one limit: requests to which it applied, that passed, and that it throttled.
-
-    `remaining` of `limit` is the minimum that any caller had left.
+    """The counts of one limit: requests to which it applied, that passed, and that it throttled. `remaining` of `limit`
+    is the lowest capacity that any caller had left.
     """
 
     asked: int = 0
@@ -79,9 +78,8 @@ def sum_slots(slots: Iterable[TimeSlot]) -> TimeSlot:
 
 
 class Series:
-    """Slots from `start` on (microseconds since 1970; None: from the first request).
-
-    Without a `width` the slots begin narrow and widen with the traffic.
+    """Slots from `start` on (microseconds since 1970; None: from the first request). Without a `width`, the slots begin
+    narrow and widen with the traffic.
     """
 
     def __init__(self, start: int | None = None, width: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Read a trace file as events in the order of time, while the simulation runs."""
+"""Reads a trace file as events in the order of time, while the simulation runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrafficEvent(NamedTuple):
 
 
 class TrafficLineError(Exception):
-    """A line that cannot be simulated: its number, the member, the problem, and a hint."""
+    """The error for a line that cannot be simulated: its number, the member, the problem, and a hint."""
 
     def __init__(self, line: int, message: str, hint: str | None = None, member: str = "") -> None:
         super().__init__(message)
@@ -44,9 +44,9 @@ class TrafficLineError(Exception):
 class TrafficTrace:
     """Requests, one on each line, with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
 
-    A decision log is a trace, too: the requests that were decided and charged are decided again. Its processes write
-    slightly out of order, so a time that goes back is treated as the time of the line before. `far` allows any number
-    of seconds.
+    A decision log is also a trace: the requests that were decided and charged are decided again. Its processes write
+    slightly out of order, so a time that goes back counts as the time of the previous line. `far` allows any number of
+    seconds.
     """
 
     start: int

@@ -1,1 +1,1 @@
-"""Analysis of conditions: satisfiability and value partitions, for the checker, lints, diff and tests."""
+"""Analysis of conditions: satisfiability and value partitions, for the checker, the linter, the diff and the tests."""

@@ -1,4 +1,6 @@
-"""A cache of satisfiability results. Rules of a large policy often share conditions that differ only in constants."""
+"""A cache of satisfiability results, because rules of a large policy often share conditions that differ only in
+constants.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from policyengine.solver.formulas import Subject, Truth
 from policyengine.solver.satisfiability import combine_truths, group_by_subject, possible_truths, subjects_of
 
 Truths = frozenset[Truth]
-join_truths = lru_cache(maxsize=64)(combine_truths)  # only a few pairs of sets of truth values exist
+join_truths = lru_cache(maxsize=64)(combine_truths)  # cached, because only a few pairs of sets of truth values exist
 
 
 class SatisfiabilityCache:
@@ -20,7 +22,7 @@ class SatisfiabilityCache:
         self._together: dict[tuple[k.Expr, ...], Truths] = {}
 
     def possible(self, condition: k.Expr) -> Truths:
-        """Return the same as `possible_truths`, where parts that share no fact are evaluated separately, too."""
+        """Return the same as `possible_truths`; parts that share no fact are also evaluated separately."""
         if not isinstance(condition, k.And):
             return self._alone_or_new(condition)[0]
         found = [self._alone_or_new(part) for part in condition.items]

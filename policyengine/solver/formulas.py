@@ -80,8 +80,9 @@ World: TypeAlias = Sequence[AbstractValue]
 
 
 class FactSpace:
-    """The facts of some conditions: numbered, each with the constants it is compared with and whether its absence
-    matters."""
+    """The facts of some conditions, numbered, each with the constants with which it is compared and whether its absence
+    matters.
+    """
 
     def __init__(self) -> None:
         self.numbers: dict[Subject, int] = {}
@@ -150,7 +151,7 @@ def comparison_formula(expr: k.Relation, space: FactSpace) -> Formula:
     for side, other in ((left, right), (right, left)):
         if isinstance(side, k.Constant) and isinstance(side.value, bool):
             return negate_unless(to_formula(other, space), side.value == (expr.operator == "=="))
-    scratch = FactSpace()  # facts that later become half of a pair must not be registered
+    scratch = FactSpace()  # a fact that becomes half of a pair must not be registered
     a, b = to_term(left, scratch), to_term(right, scratch)
     operator: str = expr.operator
     if isinstance(a, ConstantTerm):

@@ -1,5 +1,4 @@
-"""Satisfiability: which of true, false and unknown a condition can be, over all values of all facts; for
-`lint/dead_rules.py`.
+"""Satisfiability: which of true, false and unknown a condition can be, over all values of all facts.
 
 The constants in a condition divide the values of each fact into cells: below, at, between and above them, absent,
 broken. Within a cell the condition cannot change, so one value stands for the whole cell. Every combination of cells (a
@@ -44,11 +43,11 @@ Item = TypeVar("Item")
 
 UNKNOWN: Final = None
 ANYTHING: Final[frozenset[Truth]] = frozenset({True, False, UNKNOWN})
-ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # grants
-ACTS_UNLESS_FALSE: Final[frozenset[Truth]] = frozenset({True, UNKNOWN})  # guards
-MAX_EVALUATIONS = 20_000  # worlds × leaves of one query; larger queries have no definite result
-MAX_SEPARATE_PARTS = 20  # parts with facts in common, evaluated one by one
-MAX_PREMISES = 100  # compared with one conclusion
+ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # values with which grants act
+ACTS_UNLESS_FALSE: Final[frozenset[Truth]] = frozenset({True, UNKNOWN})  # values with which guards act
+MAX_EVALUATIONS = 20_000  # maximum worlds × leaves of one query; larger queries have no definite result
+MAX_SEPARATE_PARTS = 20  # maximum parts with facts in common to evaluate one by one
+MAX_PREMISES = 100  # maximum premises to compare with one conclusion
 
 # Facts that the engine itself provides, so they are never unknown.
 NEVER_UNKNOWN = frozenset(fact.path for fact in FACTS if fact.always_known)
@@ -86,13 +85,13 @@ def possible_truths(condition: k.Expr) -> frozenset[Truth]:
 
 
 def subjects_of(condition: k.Expr) -> frozenset[Subject]:
-    """Return the facts that the condition depends on. Conditions without a common fact are independent."""
+    """Return the facts on which the condition depends. Conditions without a common fact are independent."""
     space = FactSpace()
     return frozenset(space.subjects[number] for number in mentioned_numbers(to_formula(condition, space)))
 
 
 def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bool:
-    """Return whether the conclusion acts whenever the premise does. False means only that this was not shown."""
+    """Return whether the conclusion acts whenever the premise acts. False means only that this was not proved."""
     space = FactSpace()
     left, right = to_formula(premise, space), to_formula(conclusion, space)
     return all(_all_imply(disjuncts(left), part, acting, space) for part in conjuncts(right))
@@ -102,8 +101,8 @@ def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bo
 
 
 def subject_states(number: int, space: FactSpace) -> tuple[AbstractValue, ...]:
-    """Return the states of a fact. Cached, because the states of a quantifier need a separate query, and quantifiers
-    nest.
+    """Return the states of a fact. The states are cached, because those of a quantifier need a separate query, and
+    quantifiers nest.
     """
     if number not in space.states:
         subject = space.subjects[number]
@@ -211,8 +210,9 @@ def compare_ordered(operator: str, left: AbstractValue, right: AbstractValue) ->
 
 
 def joint_outcomes(formulas: tuple[Formula, ...], space: FactSpace) -> frozenset[tuple[Truth, ...]] | None:
-    """Return the combinations of truth values that the formulas can have together, or None if that needs too many
-    evaluations."""
+    """Return the combinations of truth values that the formulas can have together, or None if this needs too many
+    evaluations.
+    """
     concerned = sorted({number for formula in formulas for number in mentioned_numbers(formula)})
     choices = [subject_states(number, space) for number in concerned]
     if prod(len(c) for c in choices) * sum(formula_size(f) for f in formulas) > MAX_EVALUATIONS:
@@ -251,7 +251,8 @@ def negate_truths(values: frozenset[Truth]) -> frozenset[Truth]:
 
 def conjunction_truths(items: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
     """Return the possible results of a conjunction. Groups that share no fact are independent, so their values combine
-    freely."""
+    freely.
+    """
     result: frozenset[Truth] = frozenset({True})
     for group in group_by_subject(items, mentioned_numbers):
         result = combine_truths(result, group_truths(group, space))
@@ -260,7 +261,8 @@ def conjunction_truths(items: tuple[Formula, ...], space: FactSpace) -> frozense
 
 def group_truths(group: tuple[Formula, ...], space: FactSpace) -> frozenset[Truth]:
     """Return the possible results of formulas that share facts. If evaluating them together is too expensive, evaluate
-    each separately, which may only add values, or return anything."""
+    each separately, which can only add values; if that is too expensive as well, return all values.
+    """
     if len(group) == 1:
         return _formula_truths(group[0], space)
     together = joint_outcomes((Conjunction(group),), space)

@@ -1,4 +1,4 @@
-"""Partition a fact's values into cells: within a cell, the result of every test in the condition is the same."""
+"""Partitions a fact's values into cells: within a cell, the result of every test in the condition is the same."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def values_of_type(type: Type, constants: set[AbstractValue]) -> tuple[AbstractV
 
 
 def whole_numbers(constants: Iterable[AbstractValue]) -> set[Fraction]:
-    """Return each constant's neighbors: any other integer behaves like one of them."""
+    """Return the neighbors of each constant; any other integer behaves like one of them."""
     limits = [c for c in constants if isinstance(c, Fraction)]
     return {Fraction(n) for c in limits for n in (floor(c) - 1, floor(c), ceil(c), ceil(c) + 1)}
 

@@ -19,7 +19,7 @@ Steps: TypeAlias = tuple[int, ...]  # coefficients of the powers of n, the lowes
 
 NO_STEPS: Steps = ()
 ANY_SIZE: Steps = (0, 1)
-MAX_EVENTS_PER_KEY = 10_000  # of one key
+MAX_EVENTS_PER_KEY = 10_000  # maximum events of one key
 
 
 class Sizes(Protocol):
@@ -33,7 +33,7 @@ class Sizes(Protocol):
 
     @property
     def above(self) -> int:
-        """The number of entities that one entity may be in."""
+        """The maximum number of entities in which one entity may be."""
 
     @property
     def names(self) -> Steps:
@@ -42,8 +42,8 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnlimitedSizes:
-    """No bounds on sizes, except for the number of entities that one may be in: each of them may add to an inherited
-    set.
+    """No bounds on sizes, except for the number of entities in which one entity may be: each of them may add to an
+    inherited set.
     """
 
     above: int = 0
@@ -91,7 +91,7 @@ def largest_size(steps: Steps, most: int) -> int:
 
 
 def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
-    """Return the steps of one evaluation; `looping` is whether it is inside a loop."""
+    """Return the steps of one evaluation; `looping` says whether it is inside a loop."""
     match node:
         case k.Fact() | k.Constant() | k.Variable():
             return NO_STEPS
@@ -176,7 +176,7 @@ def size_of(node: k.Expr, sizes: Sizes) -> Steps:
             return (measure_extent(items),)
         case k.Constant():
             return NO_STEPS
-        case k.Collection(items):  # its texts may be longer than it has elements
+        case k.Collection(items):  # its texts may have more steps than it has elements
             return max_steps((len(items),), *(size_of(item, sizes) for item in items))
         case k.DefinitionRef(_, inner):
             return size_of(inner, sizes)

@@ -1,4 +1,6 @@
-"""The digest that binds an approval to one request, and its unknown parts. Part of the specification."""
+"""The digest that binds an approval to one request, and the unknown facts among its parts. Part of the
+specification.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,15 @@ HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject
 CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # reasons why a fact has a value that the decision did not see
+# Reasons for which a fact has a value that the decision could not read.
+UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})
 MAX_UNSEEN = 5
 
 
 def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalDigest:
-    """Return the digest of everything for which an approval is valid.
-
-    It covers the rule, principal and chain, endpoint and resource, the revision, the bound parts of the request, and
-    every fact that the rule and its message read.
+    """Return the digest to which an approval of this request must be bound. It covers the rule, principal and chain,
+    endpoint and resource, the revision, the bound parts of the request, and every fact that the rule and its message
+    read.
     """
     read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
     digest = binding_digest(
@@ -125,7 +127,7 @@ def exclusion_tree(paths: Iterable[Path]) -> LeftOut:
 
 
 def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> Iterator[Cause]:
-    """Yield each unknown at a path of the request and below it."""
+    """Yield each unknown value at a path of the request and below it."""
     match raw:
         case Invalid(why, given) if given is None:
             yield Cause(format_fact_path(path), why)
@@ -148,8 +150,9 @@ def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> I
 
 
 def principal_identity(facts: Facts) -> object:
-    """Return presenter, user and chain; if one of them is unknown but not absent, also the given
-    facts."""
+    """Return the presenter, the user and the chain; if one of them is unknown but not absent, also the
+    facts as given.
+    """
     presenter, hops, user = presenter_of(facts), hops_of(facts), facts.read(("user", "id"))
     chain = hops if isinstance(hops, Unknown) else tuple((hop.issuer, hop.id) for hop in hops)
     known = (presenter.issuer, presenter.id, user, *(chain if isinstance(chain, tuple) else (chain,)))
@@ -183,7 +186,7 @@ def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
 
 
 def claimed_resource_row(facts: Facts) -> object:
-    """Return the rows of the resource in the request."""
+    """Return the rows of the resource that the request brings."""
     ref = resource_ref(facts.raw(("resource",)))
     rows = [row for row in facts.request.entities if row.ref == ref]
     return tuple((dict(row.attributes), row.parents) for row in rows)
@@ -203,7 +206,9 @@ def resource_ref(raw: object) -> EntityRef | None:
 
 
 def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
-    """Return every fact that the rule, its message and `bound to (…)` read, without facts that change by themselves."""
+    """Return every fact that the rule, its message and `bound to (…)` read, except facts that change on their own, such
+    as the time.
+    """
     seen: dict[Path, ReadFact] = {}
     reading = replace(facts, seen=seen)
     shown = (part.expression for part in confirm.message or () if isinstance(part, k.MessageFact))
@@ -217,7 +222,7 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
 
 
 def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
-    """Yield the expressions that `with` binds to the facts in `read`, and always that of the resource."""
+    """Yield the expressions that `with` binds to the facts in `read`, and always the expression of the resource."""
     binders = (one for one in facts.kernel.binders if one.facts)
     matching = (one for one in binders if match_pattern(one.pattern, facts.request.endpoint, "full") is not None)
     for path, expression in (bound for binder in matching for bound in binder.facts):
@@ -240,9 +245,8 @@ def unknown_elements(one: ReadFact) -> tuple[Unknown, ...]:
 
 
 def unseen_in_fact(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
-    """Yield why a fact is unknown, if it has a value that the decision did not see.
-
-    A missing fact and a fact of the wrong type are not reported, because the decision saw both.
+    """Yield the causes for which a fact is unknown, if the request contains a value of the fact that the decision could
+    not read. Missing facts and facts of the wrong type are not reported, because the decision saw them.
     """
     unknown = unknown_elements(one)
     if not unknown:
@@ -262,7 +266,7 @@ def is_from_request(key: Path, facts: Facts) -> bool:
 
 
 def raw_in_request(key: Path, one: ReadFact, facts: Facts) -> object:
-    """Return the raw input at the place of the fact; a parent may not be an object."""
+    """Return the raw input at the place of the fact, even if a parent is not an object."""
     if " " in key[0]:
         return one.given
     if key[:2] == HEADERS_PATH:

@@ -49,7 +49,7 @@ def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[
 
 
 def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
-    """Return whether an approval was granted in the past and within `within`, which runs from the grant."""
+    """Return whether an approval was granted in the past and is not older than `within`."""
     if approval.granted_at is None or approval.granted_at > now:
         return False
     return confirm.within is None or now - approval.granted_at <= confirm.within

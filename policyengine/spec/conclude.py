@@ -1,4 +1,4 @@
-"""Conclude a decision from a trace: the strongest outcome wins, and no grant means deny."""
+"""Concludes a decision from a trace: the strongest outcome wins, and no grant means deny."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
 
 
 def _obstacles(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """Yield every reason against the request, gate by gate. If no block accepts the caller, yield only `identity`."""
+    """Yield every reason against the request, gate by gate. If no block accepts the caller, yield only the reason of
+    gate `identity`.
+    """
     if seen.malformed is not None:
         yield Obstacle(Reason(Gate.MALFORMED_PATH, seen.malformed))
         return
@@ -190,7 +192,9 @@ def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator
 
 
 def _confirm_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Obstacle:
-    """Return the reason of a confirm. A request with unknown facts cannot be approved, so it gets a deny."""
+    """Return the reason of a confirm. A request with unknown bound facts cannot be approved, so its reason
+    is a deny.
+    """
     if seen.approval is not None and seen.approval.unseen:
         reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard.name, confirm.span.at)
         return Obstacle(reason, seen.approval.unseen, _missing_fact_remedies(guard, seen.approval.unseen))
@@ -211,7 +215,7 @@ def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confir
 
 
 def _rule_message(facts: Facts, effect: k.Deny | k.Confirm) -> str:
-    """Return the rule's message for the caller, or the rule itself."""
+    """Return the rule's message for the caller; the rule itself if it has no message."""
     return f"`{effect.words}`" if effect.message is None else render_message(effect.message, facts, to_caller=True)
 
 
@@ -245,7 +249,7 @@ def _unsupported_obligations(facts: Facts, seen: w.DecisionTrace) -> Iterator[Ob
 
 
 def _uncountable_limits(seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
+    """Yield a reason for each limit whose key or cost is unknown; such a limit lets no request pass."""
     for effect in seen.limited:
         if effect.acts and (unknown := spending.unknown_limit_inputs(effect)):
             gate = Gate.BUDGET if isinstance(effect.limit, k.Budget) else Gate.RATE
@@ -285,14 +289,16 @@ def _effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:
 
 
 def _approval_digests(seen: w.DecisionTrace) -> tuple[str, ...]:
-    """Return the bindings of all confirms that apply: the same for the request and for its repeat with the approval."""
+    """Return the bindings of all confirms that apply. They are the same for the request and for its repeat with an
+    approval.
+    """
     effects = (one for guard in seen.guards for one in guard.effects if isinstance(one.effect, k.Confirm))
     return tuple(sorted({one.approval.binding for one in effects if one.triggered and one.approval is not None}))
 
 
 def _new_records(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> tuple[HistoryRecord, ...]:
-    """Return the records for the history: those of an allow when it is committed, and those of a deny if the caller is
-    identified.
+    """Return the records for the history: the records of an allow, which are stored when it is committed, or the
+    records of a deny, if the caller is identified.
     """
     if not facts.kernel.watches or outcome not in (Outcome.ALLOW, Outcome.DENY) or not seen.identified:
         return ()

@@ -1,4 +1,4 @@
-"""Evaluate an expression of the kernel for the facts of one request: a value, or Unknown with its causes."""
+"""Evaluates an expression of the kernel for the facts of one request: a value, or Unknown with its causes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
 
 
 def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
-    """Return the facts of a request: the given ones, and those that follow from time, path and chain."""
+    """Return the facts of a request: the given facts, and those that follow from time, path and chain."""
     facts = _with_bindings(given_facts(kernel, request, snapshot, now))
     presenter, hops = presenter_of(facts), hops_of(facts)
     facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
@@ -57,27 +57,29 @@ def given_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
 
 
 def _with_user(facts: Facts) -> Facts:
-    """Return the facts with an unknown user if an issuer names a user that it may not name."""
+    """Return the facts, with the user unknown if an issuer names a user that it may not name."""
     named = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     foreign = mask_foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
     return facts.bind(foreign) if foreign else facts
 
 
 def captured_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
-    """Return the facts that `with` reads: the given ones, and the captures of all patterns that match."""
+    """Return the facts that `with` may read: the given facts, and the captures of all matching patterns."""
     facts = given_facts(kernel, request, snapshot, now)
     return bind_params(facts, bound_captures(matching_binders(facts)))
 
 
 def matching_binders(facts: Facts, folding: k.Folding | None = "full") -> list[tuple[k.Binder, Captures]]:
-    """Return the binders whose pattern matches, with its captures; a `folding` of None is the pattern's own."""
+    """Return the binders whose pattern matches, with its captures; with `folding` None, each pattern uses its own
+    folding.
+    """
     endpoint = facts.request.endpoint
     found = [(one, match_pattern(one.pattern, endpoint, folding)) for one in facts.kernel.binders]
     return [(one, captures) for one, captures in found if captures is not None]
 
 
 def _with_bindings(facts: Facts) -> Facts:
-    """Return the facts with the bindings of patterns: guards match without letter case, grants exactly."""
+    """Return the facts with the bindings of patterns: guards ignore letter case, grants match exactly."""
     loosely, strictly = matching_binders(facts), matching_binders(facts, None)
     captured = bind_params(facts, bound_captures(loosely))
     read = evaluate if may_evaluate_bindings((one for one, _ in loosely), captured) else too_many_steps
@@ -87,7 +89,7 @@ def _with_bindings(facts: Facts) -> Facts:
 
 
 def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
-    """Return whether the expressions of `with` take no more steps than a decision has."""
+    """Return whether the expressions of `with` take no more steps than one decision may."""
     count, reader = StepCount(), FactsReader(facts, evaluate)
     try:
         for binder in binders:
@@ -98,13 +100,13 @@ def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
 
 
 def too_many_steps(node: k.Expr, facts: Facts) -> Value:
-    """Return the value of bindings that take too many steps. The decision is a deny, whatever the value is."""
+    """Return a value for bindings that take too many steps. The decision is a deny, whatever the value is."""
     return TOO_MANY_STEPS
 
 
 def bound_facts(matching: Sequence[tuple[k.Binder, Captures]], facts: Facts, read: history.Evaluator) -> Bindings:
-    """Return the bindings of patterns: captures, the resource, and the facts of `with`, which reads the captures. Two
-    different bindings of a fact give Invalid.
+    """Return the bindings of patterns: captures, the resource, and the facts of `with`, which reads the captures. A
+    fact with two different bindings is Invalid.
     """
     found = bound_captures(matching)
     captured = bind_params(facts, found)
@@ -134,13 +136,13 @@ def bind_params(facts: Facts, found: Bindings) -> Facts:
 
 
 def bind_fact(found: Bindings, path: Path, value: object) -> None:
-    """Bind a fact. Another binding of it with another value makes it Invalid."""
+    """Bind a fact. If it already has another value, it becomes Invalid."""
     differs = path in found and found[path] != value
     found[path] = Invalid("two patterns bind it differently") if differs else value
 
 
 def evaluate(node: k.Expr, facts: Facts) -> Value:
-    if isinstance(node, k.Fact):  # facts and constants are most common, and `match` is slower
+    if isinstance(node, k.Fact):  # a fast check, because facts and constants are most common and `match` is slower
         return facts.read(node.path, node.type)
     if isinstance(node, k.Constant):
         return node.value
@@ -198,7 +200,9 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
 
 
 def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
-    """Return the value of a quantifier: `any` folds like `or`, `all` like `and`; an unknown element is unknown."""
+    """Return the value of a quantifier: `any` combines its elements like `or`, `all` like `and`; an unknown element
+    gives an unknown value.
+    """
     inside, bound = facts.in_loop()
     found: list[Value] = []
     for item in items:
@@ -284,8 +288,9 @@ def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, 
 def is_member_of(
     item: EntityRef, ancestor: EntityRef, facts: Facts, fact: str, strict: bool = False, direct: bool = False
 ) -> Value:
-    """Return whether the item is a member at any depth; unknown if the entity store lacks a row. `fact` is the policy
-    text."""
+    """Return whether the item is a member at any depth; unknown if the entity store lacks a row. `fact` is the
+    expression as the policy writes it.
+    """
     if item == ancestor and not strict and not direct:
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
@@ -310,7 +315,7 @@ def in_networks(address: Value, networks: Value) -> Value:
 
 
 def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
-    """Return a message with its facts. The caller sees only those of the request; the approver sees all."""
+    """Return a message with its facts. The caller sees only facts of the request; the approver sees all facts."""
 
     def part(one: str | k.MessageFact) -> str:
         if isinstance(one, str):

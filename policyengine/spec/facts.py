@@ -34,7 +34,7 @@ STRINGS = typesystem.SetType(Scalar.STRING)
 NOT_RECORDED = "the caller has no issuer that records chains"
 ROW_NOT_KNOWN = "whether the entity has a row is unknown"
 REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
-MAX_HOPS = 32  # maximum, because each hop is checked against every agent block that may match it
+MAX_HOPS = 32  # maximum hops, because each hop is checked against every agent block that may match it
 
 
 class ReadFact(Struct, frozen=True, eq=False):
@@ -49,14 +49,14 @@ class ReadFact(Struct, frozen=True, eq=False):
 class Facts:
     """The facts of one request.
 
-    - `bound` overrides the request
-    - `claims` are attributes that override the entity store: those that the credential vouches for, and pending ones
+    - `bound` are bindings, which override the request
+    - `claims` are attributes that override the entity store: those for which the credential vouches, and pending ones
     - `seen` collects the facts that are read
-    - `who` is presenter and hops, once known
+    - `who` is the presenter and the hops, once known
     - `history` holds the fetched histories; `past` is the event that `PastFact` reads
-    - `known` caches values, as several rules read most of them
+    - `known` caches values, because several rules read most of them
     - `loose` holds the paths that patterns bind only without regard to case, as guards read them, and their exact
-        bindings; None if there are none
+      bindings; None if there are none
     - `sets` caches collections as sets, by identity
     """
 
@@ -89,14 +89,16 @@ class Facts:
         return Facts(*made, self.history, self.past, self.loose, self.sets)
 
     def in_loop(self) -> tuple[Facts, dict[Path, object]]:
-        """Return the facts for the condition of a loop, and the bindings where its variable is set for each element."""
+        """Return the facts for the condition of a loop, and the mapping in which the caller sets the loop variable for
+        each element.
+        """
         bound = dict(self.bound)
         inside = replace(self, bound=bound)
         object.__setattr__(inside, "known", self.known)
         return inside, bound
 
     def at_event(self, event: k.EventPattern, happening: PastEvent) -> Facts:
-        """Return the facts for the condition of a history at one event. Approvals are not bound to past facts."""
+        """Return the facts for the condition of a history at one event. An approval is not bound to past facts."""
         inside = replace(self, past=(event, happening), seen=None)
         if self.seen is None:
             object.__setattr__(inside, "known", self.known)
@@ -104,7 +106,7 @@ class Facts:
 
     @property
     def looked_at_anew(self) -> Facts:
-        """Return the facts with caches of their own."""
+        """Return the facts with empty caches of their own."""
         return replace(self, sets={})
 
     def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
@@ -117,7 +119,8 @@ class Facts:
     @property
     def by_the_letter(self) -> Facts:
         """Return the facts as grants read them: only exact bindings of paths, because a path in another case must not
-        grant access."""
+        grant access.
+        """
         if self.loose is None:
             return self
         loosely, strictly = self.loose
@@ -143,11 +146,14 @@ class Facts:
         return RESOURCE in self.bound or isinstance(self.request.endpoint, ActionEndpoint)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
-        """Return an attribute from the credential or else the entity store. An inherited set is a union along `in`."""
+        """Return an attribute from the credential or else the entity store. An inherited set is the union over the
+        entity and its ancestors.
+        """
+        # Its causes name the fact as it is read here.
         key, own_key = (
             (entity, node.name),
             (entity, node.name, describe(node)),
-        )  # its causes name the fact as it is read
+        )
         before = self.known.get(own_key)
         if before is not None and (before[0] is node.type or before[0] == node.type):
             return before[1]
@@ -160,7 +166,9 @@ class Facts:
         return self._saw((str(entity), node.name), raw, value, node.type)
 
     def has_row(self, entity: EntityRef, fact: str) -> Value:
-        """Return whether the entity store or a trusted row has the entity. Claims about the entity are not a row."""
+        """Return whether the entity store or a trusted row has the entity. Claims about the entity do not count as a
+        row.
+        """
         found = self.entities.has_row(entity)
         value = Unknown.of(fact, ROW_NOT_KNOWN, entity) if found is None else found
         return self._saw((str(entity), "is", "known"), ABSENT, value)
@@ -170,7 +178,7 @@ class Facts:
         return self._saw((str(item), "in", str(ancestor)), ABSENT, found)
 
     def _own(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
-        """Return the attribute of this entity alone, raw and as a value."""
+        """Return the attribute of this entity alone, as a raw value and as a typed value."""
         raw = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
         raw = self.entities.attribute(entity, node.name) if raw is ABSENT else raw
         if raw is NO_ROW or raw is PARTIAL_ROW:
@@ -205,23 +213,23 @@ class Facts:
             case ("params", *_):
                 return ABSENT
             case ("resource", *_) if not isinstance(self.request.endpoint, ActionEndpoint):
-                return ABSENT  # only a request for an action names its resource itself
+                return ABSENT  # only a request for an action names its own resource
             case ("body" | "args" | "context", _, _, *_):
-                outer = self.raw(path[:-1])  # may be bound
+                outer = self.raw(path[:-1])  # a pattern may have bound the object
                 return outer if isinstance(outer, Unknown) else get_member(outer, path[-1])
             case _:
                 return self.request.fact(*path)
 
     def _saw(self, key: Path, raw: object, value: Value, type_: typesystem.Type = Scalar.STRING) -> Value:
-        """Record a fact that was read, because approvals are bound to it, and return its value."""
+        """Record a fact that was read, because approvals are bound to such facts, and return its value."""
         if self.seen is not None:
             self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.SetType))
         return value
 
 
 def unknown_if_absent(found: Value) -> Value:
-    """Return the value, with unknown instead of absent: the replacement for the absent value is missing, so any value
-    is possible.
+    """Return the value, with an unknown in place of an absent value: the value that would replace the absent one is
+    missing, so any value is possible.
     """
     if not isinstance(found, Unknown) or not found.absent:
         return found
@@ -238,7 +246,9 @@ NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", 
 
 
 def credential_ages(request: Request, now: datetime) -> dict[Path, object]:
-    """Return ages and the credential's lifetime, computed from times if necessary. Future issue times are invalid."""
+    """Return the ages and the credential's lifetime, computed from times if necessary. Issue times in the future are
+    invalid.
+    """
     found: dict[Path, object] = {}
     for root in ("credential", "attestation", "task"):
         if root not in request.facts:
@@ -267,7 +277,9 @@ def age_since(raw: object, now: datetime, root: str) -> Value:
 
 
 def claimed_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
-    """Return the attributes of agent and user that the issuer's credential claims."""
+    """Return the attributes of agent and user from the claims of the credential, as the policy maps the claims of its
+    issuer.
+    """
     issuer = facts.kernel.issuers.get(str(presenter_of(facts).issuer))
     found: dict[tuple[EntityRef, str], object] = {}
     for claim, (root, attribute) in issuer.claims if issuer else ():
@@ -290,8 +302,9 @@ def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
 
 
 def chain_facts(facts: Facts) -> dict[Path, object]:
-    """Return the facts `chain.*`. Without hops the root is the presenter; the rest is unknown unless the issuer records
-    chains."""
+    """Return the facts `chain.*`. Without hops, the root of the chain is the presenter; other facts are unknown unless
+    the issuer records chains.
+    """
     presenter, hops = presenter_of(facts), hops_of(facts)
     if isinstance(hops, Unknown) or not records_chains(facts, presenter):
         unknown: dict[Path, object] = {("chain", name): Invalid(NOT_RECORDED) for name in ("depth", "agents", "hops")}
@@ -307,9 +320,8 @@ def chain_facts(facts: Facts) -> dict[Path, object]:
 
 
 def presenter_of(facts: Facts) -> ChainAgent:
-    """Return the presenter of the credential: an agent, or a user if there is no agent.
-
-    The issuer is unknown if two issuers differ, or if the credential is not valid now.
+    """Return the presenter of the credential: an agent, or a user if there is no agent. The issuer is unknown if the
+    agent and the credential name different issuers, or if the credential is not valid now.
     """
     if facts.who is not None:
         return facts.who[0]
@@ -365,7 +377,7 @@ ABSENT_PRESENTER_FACTS: dict[Path, object] = {
 
 
 def hop_facts(facts: Facts, hop: ChainAgent) -> Facts:
-    """Return the facts as a hop has them; proofs of the presenter do not apply to a hop."""
+    """Return the facts of a hop; proofs of the presenter do not apply to it."""
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}

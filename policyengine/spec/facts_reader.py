@@ -16,8 +16,9 @@ from policyengine.spec.step_count import Families, HistoryWindow
 
 @dataclass(slots=True)
 class FactsReader:
-    """Reads facts. `evaluate` returns the value of an expression; `bindings` and `variable` are those of the loop
-    around the expression."""
+    """Reads facts. `evaluate` returns the value of an expression; `bindings` and `variable` belong to the enclosing
+    loop.
+    """
 
     facts: Facts
     evaluate: Evaluator

@@ -1,4 +1,4 @@
-"""Trace a request through every gate of the specification. No gate is skipped for speed."""
+"""Traces a request through every gate of the specification. No gate is skipped for speed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
 
 
 def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
-    """Trace a request. Nothing is evaluated before its steps were counted, and nothing if there are too many."""
+    """Trace a request. Its steps are counted before anything is evaluated; if there are too many, nothing
+    is evaluated.
+    """
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.DecisionTrace(request.endpoint.why)
@@ -61,9 +63,7 @@ def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
 
 
 def _refusal_code(request: Request) -> str | None:
-    """Return the code of a refused credential; None if the credential was not refused. A refused credential proves
-    nothing.
-    """
+    """Return the code of a refused credential, which proves nothing; None if the credential was not refused."""
     raw = request.fact("credential", "refused")
     return None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
 
@@ -76,9 +76,8 @@ def _trace_block(
     carried: bool = False,
     applies: Value | None = None,
 ) -> w.BlockTrace:
-    """Trace a block. Its requirements guard its own grants; `credential` and `attested` apply only to the presenter.
-
-    `applies`, if given, says whether the block matches the agent.
+    """Trace a block. Its requirements guard only its own grants; `credential` and `attested` apply only to the
+    presenter. `applies`, if given, says whether the block matches the agent.
     """
     requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
     asked = [
@@ -92,8 +91,9 @@ def _trace_block(
 
 
 def evaluate_for_others(condition: k.Expr, facts: Facts) -> Value:
-    """Return the value of a condition of a block about other callers; unknown if it takes steps, as they are not
-    counted."""
+    """Return the value of a condition in a block for other callers; unknown if it takes steps, because these are not
+    counted.
+    """
     return NOT_CONCERNED if takes_steps(condition, False) else evaluate(condition, facts)
 
 
@@ -223,7 +223,7 @@ class HopBlock:
         return HopBlock(block, w.BlockTrace(block, False, (), ()))
 
     def may_be_about(self, agent: w.ChainAgent) -> bool:
-        """Return whether the block may match the agent: False only for an exact name that differs."""
+        """Return whether the block may match the agent; False only for an exact name that differs."""
         who = self.block.who
         return not isinstance(who, k.ExactName) or isinstance(agent.id, Unknown) or who.name == agent.id
 
@@ -237,8 +237,9 @@ def _trace_hop(agent: w.ChainAgent, then: w.ChainAgent, speakers: Iterable[HopBl
 
 
 def _trace_hop_block(block: k.AgentBlock, agent: w.ChainAgent, then: w.ChainAgent, facts: Facts) -> w.BlockTrace:
-    """Trace a block for a hop. A block that does not match, or only may match and does not cover the endpoint, is not
-    evaluated further."""
+    """Trace a block for a hop. If the block does not match, or if it only may match and does not cover the endpoint,
+    the rest of it is not evaluated.
+    """
     applies = _applies_to(block, facts, agent)
     if not matters(block, applies, facts.request.endpoint):
         return w.BlockTrace(block, applies, (), ())

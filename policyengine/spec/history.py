@@ -1,6 +1,7 @@
-"""History conditions: plain scans of the fetched events. Each event counts, does not count, or may count.
+"""History conditions: plain scans of the fetched events.
 
-All logic is Kleene's: an event that may count leaves the result unknown, and so does an unrecorded past.
+Each event counts, does not count, or may count. All logic is Kleene's: an event that may count leaves the result
+unknown, and so does a past that was not recorded.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ WindowEvents: TypeAlias = tuple[list[tuple[PastEvent, Value]], list[Unknown]]
 
 
 def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value: Evaluator) -> WindowEvents | Unknown:
-    """Return the events of the window, latest first, each with whether it counts; and the gaps among them."""
+    """Return the events of the window, latest first, each with whether it counts; and the unknowns that gaps in the
+    history cause.
+    """
     main = fetched_history(node, node.event, facts, value)
     since = None if node.since is None else fetched_history(node, node.since, facts, value)
     if isinstance(main, Unknown) or isinstance(since, Unknown):
@@ -129,7 +132,7 @@ def after_last_since(
     facts: Facts,
     value: Evaluator,
 ) -> Iterator[tuple[PastEvent, Value]]:
-    """Yield the events; one counts only if no `since` event happened with it or after it."""
+    """Yield the events. An event counts only if no `since` event happened at the same time or later."""
     assert node.since is not None
     resets = list(reversed(events_since(since, node.since, node.within, facts, value)[1]))
     later: list[Value] = []
@@ -156,7 +159,7 @@ def fetched_history(node: k.Expr, event: k.EventPattern, facts: Facts, value: Ev
 
 
 def note_reads(where: k.Expr, facts: Facts, value: Evaluator) -> None:
-    """Evaluate the facts of this request that the condition reads, so that an approval is bound to them."""
+    """Evaluate the facts of this request that the condition reads, so that approvals are bound to them."""
     for node in k.walk(where):
         if isinstance(node, k.Fact | k.Attribute) and not any(isinstance(part, k.Variable) for part in k.walk(node)):
             value(node, facts)
@@ -205,7 +208,7 @@ def evaluate_past(node: k.PastFact, facts: Facts) -> Value:
 
 
 def as_past_fact(found: Value, name: str) -> Value:
-    """Return a past fact; an unknown one gets the name of the current fact, and an absent one stays absent."""
+    """Return a past fact; an unknown fact gets the name of the current fact, and an absent fact stays absent."""
     if not isinstance(found, Unknown):
         return found
     return Unknown(frozenset(Cause(name, cause.why, cause.absent, cause.entity) for cause in found.causes))

@@ -1,7 +1,7 @@
 """Inherited sets: the union over an entity and its ancestors, as far as it is known.
 
 A level is the entity or one of its ancestors. If a level lacks the attribute, or the ancestors are incomplete, the set
-is a lower bound, and an unknown element represents the rest.
+is a lower bound, and an unknown element stands for the rest.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ class InheritanceLevel(NamedTuple):
 
 
 def unite_levels(levels: Sequence[InheritanceLevel], gaps: Sequence[Unknown], fact: str) -> Value:
-    """Return the union of all levels. `gaps` say why elements may be missing.
-
-    The attribute is absent if there are neither elements nor gaps and no level has it.
+    """Return the union of all levels. `gaps` are the reasons for which elements may be missing. The attribute is absent
+    if there are neither elements nor gaps and no level has the attribute.
     """
     lacking = [(level.ref, level.held) for level in levels if isinstance(level.held, Unknown)]
     if len(lacking) == len(levels):
@@ -37,5 +36,7 @@ def unite_levels(levels: Sequence[InheritanceLevel], gaps: Sequence[Unknown], fa
 
 
 def unknown_rest(ref: EntityRef, held: Unknown, fact: str) -> Unknown:
-    """Return the unknown part of a level that lacks the set. It is never absent, as `else` skips elements."""
+    """Return the unknown part of a level that lacks the set. It is never absent, because `else` does not apply to
+    elements.
+    """
     return Unknown(frozenset(Cause(fact, LACKS, entity=ref) if cause.absent else cause for cause in held.causes))

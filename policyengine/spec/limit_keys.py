@@ -21,7 +21,9 @@ def count_key(key: k.Expr, known: Value) -> Value:
 
 
 def is_address(key: k.Expr) -> bool:
-    """Return whether the key is an address that is counted by its network, which `address(…)` is not."""
+    """Return whether the key is an address that is counted by its network. An address computed by
+    `address(…)` is not.
+    """
     match key:
         case k.DefinitionRef(_, inner):
             return is_address(inner)

@@ -1,5 +1,7 @@
-"""The charges of a request to rates and budgets: the last gate of the executable specification. This gate creates
-charges but does not decide, because the state is in a store, which answers all charges of a request in one step.
+"""The charges of a request to rates and budgets: the last gate of the executable specification.
+
+This gate creates charges but does not decide, because the state is in a store, which answers all charges of a request
+in one step.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from policyengine.typesystem import EntityRef
 
 
 def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
-    """Trace every rate and budget. If its place does not cover the endpoint, no expression is evaluated."""
+    """Trace every rate and budget. If the place of a limit does not cover the endpoint, none of its expressions is
+    evaluated.
+    """
 
     def seen(one: k.Limit) -> w.LimitTrace:
         if not place_covers(one.place, facts.request.endpoint):
@@ -83,7 +87,7 @@ def _words(expression: k.Expr) -> str:
 
 
 def unknown_limit_inputs(seen: w.LimitTrace) -> tuple[Unknown, ...]:
-    """Return the unknowns among the inputs without which the limit cannot count."""
+    """Return the unknowns among the inputs because of which the limit cannot count."""
     needed = (*seen.keys, seen.cost, seen.count, *(one for pair in seen.quotas for one in pair))
     return tuple(one for one in needed if isinstance(one, Unknown))
 
@@ -115,7 +119,7 @@ def key_text(known: Value) -> str:
 
 
 def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTrace) -> RateCharge:
-    """Return the charge in units of the rate: the pace with the smallest true raise, and every clamp."""
+    """Return the charge in units of the rate: with the pace of the smallest true raise, and with every clamp."""
     assert rate.pace is not None
     of, pace = unit_of_rate(rate), rate.pace
     assert isinstance(seen.cost, int)
@@ -144,7 +148,7 @@ def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTra
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:
-    """Return the raised flow and burst: at most the limit of the raise, and at least the flow and burst of the rate."""
+    """Return the raised flow and burst: at most those of `most`, and at least those of the rate."""
     times, by = one.factor
     drain, burst = min(base.drain * times // by, most.drain), min(base.most * times // by, most.most)
     return BucketParameters(max(base.most, burst), max(base.drain, drain))

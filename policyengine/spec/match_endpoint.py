@@ -1,4 +1,4 @@
-"""Match patterns of the kernel against the endpoint of a request, with captures."""
+"""Matches patterns of the kernel against the endpoint of a request, with captures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ SPLIT_CHARACTER = Invalid("a character of the path matches the pattern only in p
 
 
 def match_pattern(pattern: k.Pattern, endpoint: Endpoint, folding: k.Folding | None = None) -> Captures | None:
-    """Return the captures by name; None if the pattern does not match. `folding` overrides the pattern's own."""
+    """Return the captures by name; None if the pattern does not match. `folding` overrides the pattern's
+    own folding.
+    """
     match pattern:
         case k.HttpPattern() if isinstance(endpoint, HttpEndpoint):
             return _match_http(pattern, endpoint, folding or pattern.folding)
@@ -54,7 +56,9 @@ def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Foldi
 
 
 def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
-    """Return the text of the wildcard; empty for an equal literal segment; None if the segment does not match."""
+    """Return the text that the wildcard matches; an empty text for an equal literal segment; None if the segment does
+    not match.
+    """
     if not segment.wild:
         return "" if equals_folded(text, segment.prefix, folding) else None
     start, end = len(segment.prefix), len(text) - len(segment.suffix)
@@ -84,11 +88,13 @@ def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
 
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
-    """Match characters that fold to several characters, like `ß`, where the prefix and its match differ in length."""
+    """Match a text with characters that fold to several characters, like `ß`, so that the prefix and its match may
+    differ in length.
+    """
     prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):
         return None
-    most = len(text)  # no character folds to nothing, so a part is not longer than its folding
+    most = len(text)  # no character folds to nothing, so a part is never longer than its folding
     start = next((n for n in range(min(most, len(prefix)) + 1) if fold_case(text[:n]) == prefix), most)
     end = next((most - n for n in range(min(most, len(suffix)) + 1) if fold_case(text[most - n :]) == suffix), 0)
     return text[start:end] if start < end else SPLIT_CHARACTER

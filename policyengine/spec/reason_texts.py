@@ -1,4 +1,4 @@
-"""Reasons that do not depend on the policy, shared by the specification and the evaluator."""
+"""Reasons that do not depend on the policy; the specification and the evaluator share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_USER_BLOCK = "no user block grants this to the user"
 NOTHING_TO_APPROVE = "an approval is needed, but a fact to which it would be bound is unknown"
 UNKNOWN_CHAIN = "the delegating agents are not known"
 NOT_COUNTABLE = "its cost or its key is not known"
-NOT_SHOWN = "(not shown)"  # in a message to the caller, in place of a fact that the caller did not send
+NOT_SHOWN = "(not shown)"  # stands in a message to the caller for a fact that the caller did not send
 TOOL_NOT_OF_THE_TASK = "the task does not include this tool"
 NOT_OF_THE_TASK = "the task does not include this resource"
 A_TASK_WITH_IT = "a task whose `tools` include this tool"

@@ -18,7 +18,7 @@ from policyengine.spec.rate_units import to_microseconds
 
 
 def with_retention(kernel: k.Kernel) -> k.Kernel:
-    """Return the kernel with its watches."""
+    """Return the kernel with its watches, which are the events to record."""
     found: dict[str, k.EventRetention] = {}
     rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
     for node in history_conditions(rules):
@@ -80,7 +80,7 @@ def make_record(watch: k.EventRetention, facts: Facts) -> HistoryRecord | None:
 
 
 def awaits_outcome(event: k.EventPattern) -> bool:
-    """Return whether the condition of an event reads its outcome."""
+    """Return whether the condition on an event reads the event's outcome."""
     read = k.walk(event.where) if event.where is not None else ()
     outcome = any(isinstance(one, k.PastFact) and one.fact not in event.facts for one in read)
     return outcome or bool(event.outputs)

@@ -1,9 +1,9 @@
-"""Counts the steps of a decision before it is made, from the values of the facts that rules read.
+"""Counts the steps of a decision before the decision is made, from the values of the facts that rules read.
 
-All rules about the caller and the endpoint count, in the order of the gates: each condition once, whether or not
-another one settles the result. The specification and the evaluator read values in their own ways (`RuleReader`,
+All rules that apply to the caller and the endpoint count, in the order of the gates: each condition once, whether or
+not another one settles the result. The specification and the evaluator read values in their own ways (`RuleReader`,
 `CountedRequest`), but they count with the same functions. Counting stops as soon as a decision has no steps left, and a
-value is read only after the steps to find it were counted, so the work of counting is bounded too.
+value is read only after the steps to read it were counted, so that the work of counting is bounded, too.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ Families: TypeAlias = dict[object, Family | None]
 
 
 class RuleReader(Protocol):
-    """Reads the facts as one kind of rule reads them, for one agent.
-
-    `user` is the user, as far as the agent's issuer speaks for that user. `families` has the families of the fixed
-    collections that were hashed.
+    """Reads the facts as one kind of rule reads them, for one agent. `user` is the user, if the agent's issuer may
+    speak for that user. `families` caches the families of fixed collections that are already hashed.
     """
 
     families: Families
@@ -70,7 +68,7 @@ class RuleReader(Protocol):
         """Return the reader for the condition on one past request."""
 
     def window(self, node: k.HistoryCondition | k.Aggregate) -> HistoryWindow | None:
-        """Return the past requests that a history condition looks at; None if they are unknown."""
+        """Return the past requests that a history condition reads; None if they are unknown."""
 
 
 class LoopReader(RuleReader, Protocol):
@@ -80,7 +78,7 @@ class LoopReader(RuleReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistoryWindow:
-    """The past requests in a window: `events`, and the `resets` of `since`, of which the store has `all_resets`."""
+    """The past requests in a window: `events`, and the `resets` of `since`; the store has `all_resets` of these."""
 
     events: Sequence[PastEvent]
     resets: Sequence[PastEvent] = ()
@@ -96,10 +94,9 @@ class CountedAgent(Protocol):
 
 
 class CountedRequest(Protocol):
-    """A request with the rules that may be about its caller and its endpoint.
-
-    `hops` are the agents before the presenter, if the chain is known. `given` reads facts before patterns bind any,
-    `grants` reads exact bindings, `guards` bindings in any letter case.
+    """A request with the rules that may apply to its caller and its endpoint. `hops` are the agents before the
+    presenter, if the chain is known. `given` reads facts before patterns bind any, `grants` reads exact bindings, and
+    `guards` reads bindings in any letter case.
     """
 
     @property
@@ -133,7 +130,7 @@ class CountedRequest(Protocol):
         """Return the reader for grants of a hop."""
 
     def approved(self) -> RuleReader:
-        """Return the reader for guards with the approvals that the request has."""
+        """Return the reader for guards, with the facts of the approvals in the request."""
 
     def binders(self) -> Iterable[k.Binder]:
         """Return the bindings of the endpoint."""
@@ -141,10 +138,10 @@ class CountedRequest(Protocol):
     def anyone_blocks(self) -> Iterable[k.AnyoneBlock]: ...
 
     def agent_blocks(self, agent: CountedAgent, reader: RuleReader) -> Iterable[k.AgentBlock]:
-        """Return at least the blocks that may match the agent and take steps, in order."""
+        """Return, in order, the blocks that may match the agent and take steps; the result may contain other blocks."""
 
     def user_blocks(self) -> Iterable[k.UserBlock]:
-        """Return at least the blocks that may match the user and take steps, in order."""
+        """Return, in order, the blocks that may match the user and take steps; the result may contain other blocks."""
 
     def guards_in_place(self) -> Iterable[k.Guard]:
         """Return the guards that cover the endpoint."""
@@ -167,8 +164,9 @@ class TooManyStepsError(Exception):
 
 @dataclass(slots=True)
 class StepCount:
-    """The steps of one decision, by rule. `rule` is the rule that is being counted; None for what every request does.
-    If the decision takes more than `most`, not all steps were counted."""
+    """The steps of one decision, by rule. `rule` is the rule that is being counted; None for the steps of every
+    request. If the decision takes more than `most` steps, counting stopped early.
+    """
 
     most: int = field(default_factory=lambda: work.MAX_STEPS)
     steps: int = 0
@@ -222,7 +220,7 @@ def count_bindings(request: CountedRequest) -> StepCount:
 
 
 def count_all(nodes: Iterable[k.Expr | None], reader: Callable[[], RuleReader], count: StepCount) -> None:
-    """Count conditions outside of loops, each once."""
+    """Count conditions outside loops, each once."""
     for node in nodes:
         if node is not None and takes_steps(node, False):
             count_expression(node, reader(), count, looping=False)
@@ -265,7 +263,7 @@ def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count
 
 
 def count_hops(request: CountedRequest, count: StepCount) -> None:
-    """Count the blocks of each agent before the presenter. Conditions read facts for each hop, as in a loop."""
+    """Count the blocks of each agent before the presenter. Conditions read facts again for each hop, as in a loop."""
     for hop in request.hops:
         reader = request.at_hop(hop)
         for block in request.agent_blocks(hop, reader):
@@ -281,7 +279,9 @@ def count_hops(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_guards(request: CountedRequest, count: StepCount) -> None:
-    """Count guards. If the request has approvals, first count what finds out for which confirms they are valid."""
+    """Count guards. If the request has approvals, first count the steps of testing for which confirms they
+    are valid.
+    """
     guards = list(request.guards_in_place())
     read: Callable[[], RuleReader] = lambda: request.guards  # noqa: E731
     if request.approvals:
@@ -298,7 +298,7 @@ def count_guards(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_approvers(of: object, request: CountedRequest, count: StepCount) -> None:
-    """Count what finds out whether each person with an approval is among those who may approve."""
+    """Count the steps of testing whether each person who approved may approve."""
     if not isinstance(of, k.MemberOf):
         return
     for approval in dict.fromkeys(request.approvals):
@@ -332,7 +332,7 @@ def limit_expressions(limit: k.Limit) -> Iterable[k.Expr | None]:
 
 
 def block_applies(block: Block, agent: CountedAgent, reader: RuleReader, count: StepCount, *, looping: bool) -> Value:
-    """Return whether a block matches, and count its `where`."""
+    """Return whether a block matches, and count the steps of its `where`."""
     if isinstance(block, k.AnyoneBlock):
         return True
     name = agent.id if isinstance(block, k.AgentBlock) else reader.user
@@ -355,7 +355,9 @@ def block_applies(block: Block, agent: CountedAgent, reader: RuleReader, count: 
 
 
 def matters(block: Block, applies: Value, endpoint: Endpoint) -> bool:
-    """Return whether a block can affect the decision: it matches the caller, or it may and covers the endpoint."""
+    """Return whether a block can affect the decision: it matches the caller, or it may match and covers the
+    endpoint.
+    """
     return covers(block, endpoint) if isinstance(applies, Unknown) else applies is True
 
 
@@ -375,8 +377,9 @@ def grant_covers(grant: k.Grant, endpoint: Endpoint) -> bool:
 
 
 def count_expression(node: k.Expr, reader: RuleReader, count: StepCount, *, looping: bool) -> None:
-    """Count one evaluation of an expression; `looping` is whether it is inside a loop or in the condition on a past
-    request. Raises TooManyStepsError."""
+    """Count one evaluation of an expression; `looping` says whether it is inside a loop or in the condition on a past
+    request. Raises TooManyStepsError.
+    """
     if not takes_steps(node, looping):
         return
     match node:
@@ -413,7 +416,7 @@ def count_loop(node: k.Quantifier, reader: RuleReader, count: StepCount, *, loop
 
 
 def count_reading(node: k.Expr, reader: RuleReader, count: StepCount) -> None:
-    """Count reading a text or a collection for each element of a loop."""
+    """Count the steps of reading a text or a collection for each element of a loop."""
     match node:
         case k.Member(base):
             record = reader.value(base)
@@ -430,7 +433,7 @@ def count_reading(node: k.Expr, reader: RuleReader, count: StepCount) -> None:
 
 
 def count_known(reader: RuleReader, count: StepCount, *nodes: k.Expr) -> None:
-    """Count reading these values, if all of them are known."""
+    """Count the steps of reading these values, if all of them are known."""
     known = [reader.value(node) for node in nodes]
     if not any(isinstance(one, Unknown) for one in known):
         count.add(reading_steps(*known))
@@ -493,8 +496,9 @@ def count_relation(node: k.Relation, reader: RuleReader, count: StepCount, *, lo
 def count_element(
     node: k.Relation, collection: tuple[Value, ...], item: Value, reader: RuleReader, count: StepCount, *, looping: bool
 ) -> None:
-    """Count whether an item is an element. Collections are hashed once, except those that differ for each element of a
-    loop; values without a hash are compared with each element."""
+    """Count the steps of testing whether an item is an element. Collections are hashed once, except those that differ
+    for each element of a loop; values without a hash are compared with each element.
+    """
     if node.operator == "holds" and isinstance(item, EntityRef):
         count.add(len(collection) + len(reader.entities.ancestors(item).refs), (node.left, collection))
         return
@@ -525,7 +529,7 @@ def family_of_collection(
 
 
 def collection_key(node: k.Expr) -> object:
-    """Return the same key for each use of a collection that is read once in a decision; None for others."""
+    """Return the same key for each use of a collection that is read once in a decision; None for other collections."""
     match node:
         case k.DefinitionRef(_, expression):
             return collection_key(expression)

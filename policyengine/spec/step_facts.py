@@ -1,4 +1,4 @@
-"""Requests as the step count of the specification reads them: with all rules of the policy."""
+"""Requests as the step count of the specification reads them, with all rules of the policy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The bounds of a task as conditions: `task.tools` bounds tool calls, `task.entities` endpoints that bind `resource`.
+"""The bounds of a task as conditions: `task.tools` bounds tool calls, `task.entities` bounds endpoints that bind
+`resource`.
 
-A bound acts if the request lies outside of it, or if that is unknown. An absent set bounds nothing.
+A bound acts if the request lies outside it, or if that is unknown. An absent set bounds nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ TOOLS, ENTITIES, RESOURCE = ("task", "tools"), ("task", "entities"), ("resource"
 
 @dataclass(frozen=True, slots=True)
 class TaskConstraint:
-    """One bound of a task: its fact, the message for a request outside the bound, and the task that is needed."""
+    """One bound of a task: its fact, the message for a request outside the bound, and the task that the
+    request needs.
+    """
 
     given: k.Fact
     message: str
@@ -60,8 +63,9 @@ NAME = k.Fact(("tool", "name"), Scalar.STRING, span=NOWHERE)
 
 
 def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
-    """Return the bound of a tool: `server/name` is listed, or the name alone if it has no slash (a name with a slash is
-    the tool of another server)."""
+    """Return the bound of a tool: the list must contain `server/name`, or the name alone if it has no slash (a listed
+    name with a slash is the tool of another server).
+    """
     tools = k.Fact(TOOLS, STRINGS, True, span=NOWHERE)
     slash = k.Constant("/", Scalar.STRING, span=NOWHERE)
     whole = k.Relation("has", tools, qualified, span=NOWHERE)

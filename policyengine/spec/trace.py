@@ -64,9 +64,8 @@ Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 @dataclass(frozen=True, slots=True)
 class BlockTrace:
-    """A block: whether it matches this principal, and its requirements. It `stands` only if all of them hold.
-
-    `stands` and `opens` are read repeatedly, so both are computed once.
+    """A block: whether it matches this principal, and its requirements. It `stands` only if all requirements hold.
+    `stands` and `opens` are computed once, because they are read repeatedly.
     """
 
     block: Block
@@ -126,7 +125,7 @@ class DelegationLimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class TaskTrace:
-    """One bound of the task. It acts if the request lies outside, or if that is unknown."""
+    """One bound of the task. It acts if the request lies outside the bound, or if that is unknown."""
 
     bound: TaskConstraint
     outside: Value
@@ -138,9 +137,8 @@ class TaskTrace:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDigest:
-    """The binding of an approval. `digest` is equal for two requests exactly when one approval covers both.
-
-    `unseen` holds bound facts that are unknown; a request with such facts cannot be approved.
+    """The binding of an approval. `digest` is equal for two requests exactly if one approval covers both. `unseen`
+    holds bound facts that are unknown; a request with such facts cannot be approved.
     """
 
     digest: str
@@ -169,8 +167,7 @@ class ApprovalTrace:
 
 @dataclass(frozen=True, slots=True)
 class EffectTrace:
-    """A line of a guard. It acts if its condition is true or unknown; a confirm only without its approval.
-
+    """A line of a guard. It acts if its condition is true or unknown; a confirm acts only without its approval.
     `approval` is set for a triggered confirm, and for every confirm if the request has approvals.
     """
 
@@ -199,7 +196,7 @@ class GuardTrace:
 @dataclass(frozen=True, slots=True)
 class LimitTrace:
     """A rate or budget: whether it covers the endpoint, its condition, its key, and its inputs: one for each cost,
-    count, raise and clamp of a rate, or for each quota of a budget. It acts if its condition is true or unknown.
+    count, raise and clamp of a rate, or one for each quota of a budget. It acts if its condition is true or unknown.
     """
 
     limit: k.Limit
@@ -218,11 +215,13 @@ class LimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTrace:
-    """Everything that was considered. `malformed` says why the path is malformed; in that case nothing else is traced.
-    `refused` is the code of a refused credential; in that case there is no principal, and only grants of `anyone` open.
-    `presenter` holds the blocks that may open the endpoint: agent blocks, or user blocks if there is no agent. `user`
-    is None if no agent acts for a user. `advisory` are the packages with `tasks advisory`, which leave the bounds of
-    tasks to guards. `excess` are the steps if there are too many; in that case, too, nothing else is traced.
+    """Everything that was considered.
+
+    `malformed` says why the path is malformed; then nothing else is traced. `refused` is the code of a refused
+    credential; then there is no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open
+    the endpoint: agent blocks, or user blocks if there is no agent. `user` is None if no agent acts for a user.
+    `advisory` are the packages with `tasks advisory`, which leave the bounds of tasks to guards. `excess` is the step
+    count of a decision with too many steps; then, too, nothing else is traced.
     """
 
     malformed: str | None
@@ -264,13 +263,14 @@ class DecisionTrace:
 
     @property
     def opening(self) -> list[BlockTrace]:
-        """The blocks that open the endpoint to the presenter; if none opens it, the blocks that stand."""
+        """The blocks that open the endpoint to the presenter; if none does, the blocks that accept the presenter."""
         return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
 
     @property
     def task_bounds(self) -> bool:
-        """Whether a task bounds the request. Endpoints open to `anyone` are not bounded: they are open without the
-        credential."""
+        """Whether a task bounds the request. Endpoints open to `anyone` are not bounded, because they are open without
+        the credential.
+        """
         return not self.open_to_anyone and not any(seen.block.package in self.advisory for seen in self.opening)
 
     @property

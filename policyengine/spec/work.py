@@ -1,7 +1,9 @@
-"""The work of one decision in steps, which are limited. Steps are counted from the sizes of collections, never with a
-clock. The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has
-parts. Other operations whose time depends on the size of a collection or text take steps in proportion to that size.
-`step_count.py` counts the steps of a decision.
+"""The work of one decision in steps, whose number is limited. Steps are counted from the sizes of collections, never
+with a clock.
+
+The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has parts. Other
+operations whose time depends on the size of a collection or text take steps in proportion to that size. `step_count.py`
+counts the steps of a decision.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 
 MAX_STEPS = 200_000
 MAX_UNNOTICED_STEPS = 10_000  # too few for a noticeable delay
-STEPS_PER_BLOCK_PART = 4  # steps of a part of a block, which takes longer than a part of a condition
+STEPS_PER_BLOCK_PART = 4  # steps for one part of a block, which takes longer than a part of a condition
 HASHED = (typesystem.Scalar, typesystem.EnumType, typesystem.RefType)  # types of elements that are found by hash
 CONSTANT_SIZE = frozenset(typesystem.Scalar) - {typesystem.Scalar.STRING}  # types whose values take no steps to read
 
@@ -45,8 +47,9 @@ def _weight(condition: ExpressionIdentity) -> int:
 
 
 def takes_steps(node: k.Expr, looping: bool) -> bool:
-    """Return whether an evaluation may take steps, whatever the values are. `looping` is whether it is inside a loop or
-    in the condition on a past request."""
+    """Return whether an evaluation may take steps, which does not depend on the values. `looping` says whether it is
+    inside a loop or in the condition on a past request.
+    """
     return _takes_steps(ExpressionIdentity(node), looping)
 
 
@@ -105,8 +108,9 @@ def is_collection(node: k.Expr) -> bool:
 
 
 def is_hashed(node: k.Expr) -> bool:
-    """Return whether elements are certainly looked up by hash. Records have no hash, nor do lists with unknown
-    elements."""
+    """Return whether elements are certainly looked up by hash. Records have no hash, and neither do lists with unknown
+    elements.
+    """
     return isinstance(getattr(node.type, "element", None), HASHED)
 
 
@@ -121,12 +125,12 @@ def event_weight(event: k.EventPattern) -> int:
 
 
 def head_steps(block: k.AgentBlock) -> int:
-    """Return the steps for each hop to find out whether a block matches it: 0 unless the block has a condition."""
+    """Return the steps of testing whether a block matches one hop: 0 unless the block has a condition."""
     return STEPS_PER_BLOCK_PART * weight(block.who.condition) if isinstance(block.who, k.PrincipalCondition) else 0
 
 
 def hop_steps(block: k.AgentBlock) -> int:
-    """Return the steps for each hop of a block that may match it: its requirements, grants and delegations."""
+    """Return the steps for one hop of a block that may match it: those of its requirements, grants and delegations."""
     conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
     conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
     patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)
@@ -140,7 +144,7 @@ def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
         case k.Quantifier(_, _, domain, _):
             yield domain
         case k.Relation() if node.row.operands is k.Operands.PATTERN:
-            yield node.left  # the pattern is part of the relation
+            yield node.left  # the pattern counts as part of the relation
         case k.HistoryCondition(event, _, since) | k.Aggregate(_, _, event, _, since):
             yield from (key for one in (event, since) if one is not None for key in one.keys or ())
         case _:
@@ -148,7 +152,7 @@ def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
 
 
 def is_fixed(node: k.Expr) -> bool:
-    """Return whether the value is read once in a decision: a constant, a fact, or an attribute of one."""
+    """Return whether the value is read once in a decision: a constant, a fact, or an attribute of one of these."""
     while isinstance(node, k.Attribute | k.DefinitionRef):
         node = node.base if isinstance(node, k.Attribute) else node.expression
     return isinstance(node, k.Constant | k.Fact)

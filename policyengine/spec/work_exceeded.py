@@ -13,11 +13,11 @@ from policyengine.spec.work import MAX_STEPS
 
 TOO_MUCH = f"the decision takes more than {MAX_STEPS:,} steps"
 TOO_MUCH_SEE_LOG = f"{TOO_MUCH}; the operator's log names the rule"
-MAX_COLLECTIONS_LISTED = 5  # bounds that are exported
+MAX_COLLECTIONS_LISTED = 5  # bounds that other modules use
 
 
 def excess_answer(kernel: k.Kernel) -> Answer:
-    """Return the answer. It names no rule, because callers are not identified before their rules are evaluated."""
+    """Return the answer. It names no rule, because the caller is not identified before the steps are counted."""
     reason = Reason(Gate.FAILURE, TOO_MUCH_SEE_LOG)
     return Answer(Outcome.DENY, Gate.FAILURE, (reason,), package=kernel.package, revision=kernel.revision)
 

@@ -1,1 +1,1 @@
-"""State shared by decisions: read before a decision, changed after it in one atomic step."""
+"""State that decisions share: read before a decision, and changed after it in one atomic step."""

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """A store could not be reached or did not answer; the text says why. The step changed nothing. `reason` is the text
-    for callers."""
+    """The error for a store that could not be reached or did not answer; the text says why. The step changed nothing.
+    `reason` is the text for callers.
+    """
 
     reason = STORE_UNANSWERED
 
@@ -52,7 +53,7 @@ class CommitRequest(NamedTuple):
     peek: bool = False
 
 
-CommitResult: TypeAlias = ChargeResult | StoreError | None  # an error if the commit failed
+CommitResult: TypeAlias = ChargeResult | StoreError | None  # the error of a failed commit
 
 
 class Store(Protocol):
@@ -69,12 +70,12 @@ class Store(Protocol):
         ...
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
-        """Return which of these approvals an allow has used."""
+        """Return those of the approvals that an allow has used."""
         ...
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         """Commit all effects of a decision in one step. If a limit does not admit it, charge only limits that count
-        denials. Return None if another decision was faster, so that this one must be decided again. `peek` changes
+        denials. Return None if another decision was faster, so that this decision must be made again. `peek` changes
         nothing.
         """
         ...
@@ -96,14 +97,15 @@ class Store(Protocol):
         ...
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
-        """Return the history of each key, in one step; a key without events has an empty history. Events are oldest
-        first, with rising `serial`. Each history has the time at which it was read, by the store's clock. If no engine
-        has begun the watch, nothing is known: `complete_after` is later than any time.
+        """Return the history of each key, in one step; a key without events has an empty history.
+
+        Events are oldest first, with rising `serial`. Each history has the time at which it was read, by the store's
+        clock. If no engine has begun the watch, nothing is known: `complete_after` is later than any time.
 
         `commit` records the events in `Effects.records` if the request is allowed and all limits admit it, or if
         `Effects.denied`. All records of a commit have the store's time and one `serial`, higher than any before.
-        `commit` returns None and changes nothing if a history in `Effects.relied` has a different version by then
-        (events and reports change the version; a key without events has version 0); `peek` skips that check.
+        `commit` returns None and changes nothing if a history in `Effects.relied` has another version by then (events
+        and reports change the version; a key without events has version 0); `peek` skips that check.
 
         If a record is `latest`, only the last event of its key is kept, and `complete_after` does not change. Other
         events may be dropped if they are older than the longest `within` of its records, or than the newest MOST_EVENTS

@@ -1,4 +1,4 @@
-"""The circuit breaker for one kind of calls to a store. It logs failures, and can test the store with a trial call."""
+"""The circuit breaker for one kind of call to a store. It logs failures, and can test the store with a trial call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class StoreOperation(NamedTuple):
-    """The log messages for failing and recovering calls of one kind."""
+    """The log messages for one kind of call when it fails and when it recovers."""
 
     name: str
     fails: str
@@ -31,9 +31,9 @@ WRITE = StoreOperation("write", "the store did not accept a write", "the store a
 class StoreBreaker:
     """Opens after several consecutive failures, and immediately if the store itself reports a permanent failure.
 
-    Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller calls `succeeded` if
-    a call proves that, and the trial runs before the first admitted call, so that a read never closes a breaker of
-    writes. Refused writes are counted by the breaker `refusals`.
+    Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller calls `succeeded`
+    when a call proves it, and the trial runs before the first admitted call, so that a read never closes a breaker of
+    writes. The breaker `refusals` counts refused writes.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Measure how far the clock of this process is from that of its store, and refuse a difference that is too large."""
+"""Measures how far the clock of this process is from the clock of its store, and refuses a difference that
+is too large.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_duration
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
-AGREES_WITHIN = 0.8  # fraction of the bound: clocks that differed too much agree again when they differ by less
+AGREES_WITHIN = 0.8  # clocks that differed too much agree again below this fraction of the bound
 MICROSECOND = timedelta(microseconds=1)
 _LOG = logging.getLogger("policyengine")
 
@@ -32,7 +34,8 @@ def system_time() -> int:
 class ClockSkew:
     """The difference between two clocks. `offset` is how far the store is ahead (microseconds; None before its first
     answer), plus or minus `error`, half of the round trip. Beyond the `bound`, the store is not used: one of the clocks
-    is wrong, so times and ages in conditions and the expiry of credentials cannot be trusted."""
+    is wrong, so times and ages in conditions and the expiry of credentials cannot be trusted.
+    """
 
     def __init__(
         self,
@@ -53,9 +56,10 @@ class ClockSkew:
         return f"the clock of this server is {format_microseconds(abs(behind))} {word} the store's"
 
     def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
-        """Measure the skew: the store was asked at `before`, by the clock of this process, and answered with the time
-        `told`. Unless the store answered for all of its servers (`of_all`), the measurement can begin an excess of the
-        bound but not end it."""
+        """Measure the skew from one answer of the store. `before` is the time of the call, by the clock of this
+        process, and `told` the time in the answer. Unless the store answered for all of its servers (`of_all`), the
+        measurement can start an excess of the bound but not end it.
+        """
         self.between(before, told, self.clock(), of_all=of_all)
 
     def between(self, before: int, told: int, after: int, *, of_all: bool = True) -> None:

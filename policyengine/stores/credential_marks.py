@@ -14,13 +14,14 @@ from policyengine.stores.transition import digest_parts
 
 MAX_MARKS = 1_000_000
 MAX_NAME_LENGTH = 128  # characters; longer names are hashed
-OPERATOR_RESERVE_DIVISOR = 10  # one part in this many of the room for revocations is reserved for operators
+OPERATOR_RESERVE_DIVISOR = 10  # operators have this fraction (1/n) of the room for revocations to themselves
 LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and may be set back
 
 
 class CredentialMarks(Protocol):
-    """Names with an end, in seconds since 1970 by the clock of the caller. An ended name does not count, and is deleted
-    LINGER_SECONDS later. Marks and revocations have separate names. Each method may raise StoreError."""
+    """Marks: names with an end, in seconds since 1970 by the clock of the caller. A name that has ended does not count,
+    and is deleted LINGER_SECONDS later. Marks and revocations have separate names. Each method may raise StoreError.
+    """
 
     @property
     def remote(self) -> bool:
@@ -44,16 +45,17 @@ class CredentialMarks(Protocol):
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         """Revoke all of these names, or none, from the next decision on; if a name is already revoked, the later end
-        applies. The last part of the room is reserved for operators."""
+        applies. The last part of the room is reserved for operators.
+        """
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        """Return which of the names are revoked, in one round trip if the marks are `remote`."""
+        """Return those of the names that are revoked, in one round trip if the marks are `remote`."""
         ...
 
 
 class ExpiringNames:
-    """Names and their ends. Each new name removes up to two ended ones, so that no call takes long."""
+    """Names and their ends. Each new name removes up to two ended names, so that no call takes long."""
 
     def __init__(self, most: int, fullness: CapacityAlarm) -> None:
         self.until: dict[str, int] = {}
@@ -79,8 +81,9 @@ class ExpiringNames:
 
 
 class MemoryMarks:
-    """Marks in the memory of this process, lost when it ends. If the room is used up and no mark has ended, a new mark
-    is refused; revocations have separate room, which marks cannot use up."""
+    """Marks in the memory of this process, lost when it ends. If there is no room and no mark has ended, a new mark is
+    refused; revocations have separate room, which marks cannot use up.
+    """
 
     remote = False
 
@@ -128,5 +131,5 @@ class MemoryMarks:
 
 
 def bound_name(name: str) -> str:
-    """Return the name, or its digest if it is long: clients choose names, so their length is bounded."""
+    """Return the name, or its digest if it is long. Clients choose names, so the stored length is bounded."""
     return name if len(name) <= MAX_NAME_LENGTH else f"long:{digest_parts(name)}"

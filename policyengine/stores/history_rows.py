@@ -1,6 +1,8 @@
-"""History in stores outside this process: lines of events under digests, with facts and outcomes as JSON. A *line*
-contains the events of one watch and key. A line is kept for a while after its last event has left the window, for
-engines whose clocks are slightly behind."""
+"""History in stores outside this process: lines of events under digests, with facts and outcomes as JSON.
+
+A *line* contains the events of one watch and key. A line is kept for a while after its last event has left the window,
+for engines whose clocks are slightly behind.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,9 @@ from policyengine.stores.transition import digest_parts
 from policyengine.typesystem import EntityRef
 
 SLACK_MICROSECONDS = 60_000_000  # microseconds
-NEVER = 2**62  # a watch that has not begun records nothing
-AwaitedEvent: TypeAlias = tuple[
-    str, int, tuple[tuple[str, ...], ...]
-]  # a line, the number of an event in it, and the outputs that the event needs
+NEVER = 2**62  # `complete_after` of a watch that has not begun, which records nothing
+# A line, the number of an event in it, and the outputs that the event needs.
+AwaitedEvent: TypeAlias = tuple[str, int, tuple[tuple[str, ...], ...]]
 
 
 class EventRow(NamedTuple):

@@ -15,10 +15,10 @@ _LOG = logging.getLogger("policyengine")
 
 
 class EvictionLog:
-    """Logs keys that were evicted before they expired, at most once per interval."""
+    """Logs that keys were evicted before they expired, at most once per interval."""
 
     def __init__(self) -> None:
-        self.keys = 0  # evicted keys since the start
+        self.keys = 0  # number of evicted keys since the start
         self._lock, self._throttle = Lock(), LogThrottle.every()
 
     def tell(self, many: int) -> None:

@@ -1,5 +1,6 @@
-"""A wrapper around a store that may fail: calls have a time limit, and the rules say what happens if the store
-fails."""
+"""A wrapper around a store that may fail: calls have a time limit, and rules define what happens when the
+store fails.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
 
-INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks that the store keeps writes
-MAX_LATE_DENIALS = 10_000  # maximum number of denied requests that are recorded once the store answers again
-LATE_BATCH_SIZE = 16  # denied requests that one caller records, while it waits
+INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks whether the store keeps writes
+MAX_LATE_DENIALS = 10_000  # maximum number of denied requests to record once the store answers again
+LATE_BATCH_SIZE = 16  # maximum denied requests that one caller records while it waits
 T = TypeVar("T")
 
 
@@ -45,8 +46,9 @@ class RemoteStore(Store, Protocol):
         ...
 
     def probe(self) -> None:
-        """Write like a decision, without touching its data. Raises StoreError if that fails, StoreLossError if writes
-        may be lost."""
+        """Write like a decision, without changing its data. Raises StoreError if the write fails, and StoreLossError if
+        writes may be lost.
+        """
         ...
 
     def about(self) -> str:
@@ -57,8 +59,9 @@ class RemoteStore(Store, Protocol):
 
 
 class ResilientMarks:
-    """Credential marks of a store that may fail. Calls raise StoreError while it does not answer, or while the clocks
-    differ too much, even if only the answer reveals the difference."""
+    """Credential marks of a store that may fail. Calls raise StoreError while the store does not answer, or while the
+    clocks differ too much, even if only the answer reveals the difference.
+    """
 
     def __init__(
         self,
@@ -102,15 +105,16 @@ class ResilientMarks:
 
 
 class ResilientStore:
-    """A store that may be down, slow or full. If it does not answer, each charge is answered as its rule says: `deny`,
-    `local` (by the counts of this process) or `allow`. Without the store, a decision that spends an approval, records
-    history or relies on it is denied: a history that cannot be read is unknown.
+    """A store that may be down, slow or full.
 
-    Reads and writes have separate breakers: an answered read does not prove that the store accepts writes. A probe
-    write tests that from time to time, while decisions or health checks arrive.
+    If it does not answer, each charge is answered as its rule says: `deny`, `local` (by the counts of this process) or
+    `allow`. Without the store, a decision that spends an approval, records history or relies on it is denied: a history
+    that cannot be read is unknown.
 
-    A store whose clock differs too much from that of this process counts as one that does not answer. Its time is read
-    again from time to time, until both agree.
+    Reads and writes have separate breakers, because an answered read does not prove that the store accepts writes. A
+    probe write tests that from time to time, while decisions or health checks arrive. A store whose clock differs too
+    much from the clock of this process counts as one that does not answer. Its time is read again from time to time,
+    until both agree.
     """
 
     def __init__(self, store: RemoteStore, *, clock: Callable[[], float] = monotonic) -> None:
@@ -138,7 +142,8 @@ class ResilientStore:
 
     def follow(self, clock: Callable[[], int]) -> None:
         """Compare the store's clock with `clock` (microseconds) from now on, beginning immediately. If the store does
-        not answer, the next call reports it."""
+        not answer, the next call raises the error.
+        """
         self.skew.clock = clock
         with suppress(StoreError):
             self._look(clock())
@@ -200,8 +205,9 @@ class ResilientStore:
         return told
 
     def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
-        """Commit a decision. A commit that is not admitted does not prove that the store accepts writes. Raises
-        StoreError."""
+        """Commit a decision. A commit that a limit does not admit does not prove that the store accepts writes. Raises
+        StoreError.
+        """
         self.inspect(waits=False)
         with self.writes:
             told = self._store.commit(effects, decision, now)
@@ -250,7 +256,7 @@ class ResilientStore:
             self._store.end(list(watches))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
-        """Return histories; a key that is missing in the result is unknown."""
+        """Return histories; a key that the result lacks is unknown."""
         try:
             self._agree()
             with self.reads:

@@ -1,4 +1,6 @@
-"""One step of a store that keeps its states elsewhere: the states it needs, its answer, and the states to write."""
+"""One step of a store that keeps its states elsewhere: the states that it needs, its answer, and the states
+to write.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from policyengine.runtime.limits import (
 DAY_MICROSECONDS = 86_400_000_000  # microseconds
 MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
 MAX_RECEIPTS_PER_RATE = (
-    1_000  # receipts of one rate and key; beyond this number the oldest is dropped, and its charge is repeated
+    1_000  # maximum receipts of one rate and key; beyond it the oldest is dropped, and its charge is repeated
 )
 CHARGE_KINDS = {RateCharge: "rate", BudgetCharge: "budget", ConcurrencyCharge: "at once"}
 
@@ -107,7 +109,8 @@ def refuse_charges(
     charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: ChargeResult, now: int
 ) -> StoreTransition:
     """Return the transition of a decision that is denied or not admitted: rates that count denials are charged for
-    tokens that are not yet paid, and clamps continue."""
+    tokens that are not yet paid, and clamps continue.
+    """
     if not settled.admitted:
         stand = zip(charges, states, settled.standings, strict=True)
         settled = ChargeResult(
@@ -123,7 +126,9 @@ def refuse_charges(
 
 
 def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
-    """Return the state of a limit that had room while another had none; a limit that is already paid needs no room."""
+    """Return the state of a limit that had room while another limit had none; a limit that is already paid needs no
+    room.
+    """
     return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
@@ -149,7 +154,7 @@ def refused_rate_update(charge: RateCharge, state: TokenBucket | None, paid: int
 
 
 def state_expiry(charge: Charge, state: Any) -> int:
-    """Return when (microseconds) the state equals an empty one."""
+    """Return when (microseconds) the state will equal an empty state."""
     match charge:
         case RateCharge():
             return int(state.full_at()) * charge.tick
@@ -162,7 +167,9 @@ def state_expiry(charge: Charge, state: Any) -> int:
 
 
 def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...]]:
-    """Return until when the outcome of a decision can be reported, and the charges that it affects."""
+    """Return the time until which the outcome of a decision can be reported, and the charges that the
+    report affects.
+    """
     found = tuple(one for one in charges if not isinstance(one, RateCharge))
     return now + max(
         (one.lease if isinstance(one, ConcurrencyCharge) else one.within for one in found), default=0
@@ -182,9 +189,10 @@ def receipt_name(confirms: Sequence[str]) -> str:
 
 
 def charge_digest(charge: Charge) -> str:
-    """Return the digest under which a charge is stored: facts may be long and personal, so they are not stored
-    themselves. The digest includes the unit, because a level has no meaning in another unit: a changed pace starts from
-    zero."""
+    """Return the digest under which a charge is stored. Facts may be long and personal, so they are not stored
+    themselves. The digest includes the unit, because a level has no meaning in another unit; after a change of the
+    pace, the rate starts from zero.
+    """
     unit = (str(charge.token), str(charge.tick)) if isinstance(charge, RateCharge) else ()
     return digest_parts(CHARGE_KINDS[type(charge)], charge.rule, *unit, *charge.key)
 

@@ -1,4 +1,4 @@
-"""Open a store from its URL."""
+"""Opens a store from its URL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN_URLS = (
     "redis+sentinel://host:26379/service"
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
-TIMEOUT_SECONDS = 0.05  # seconds to connect, and the same to wait for an answer
+TIMEOUT_SECONDS = 0.05  # seconds to connect, and again to wait for an answer
 # Three servers and a client that routes to them share the processors of a machine, so answers may be late on a busy
 # one. `python -m bench timeouts` measures how many requests that denies.
 CLUSTER_TIMEOUT_SECONDS = 0.25
@@ -210,7 +210,7 @@ def _cluster(address: StoreUrl) -> redis.RedisCluster:
 
 
 def _connection_options(address: StoreUrl) -> dict[str, Any]:
-    """Return the options of connections: timeouts, and a verified certificate if TLS is enabled."""
+    """Return the options of connections: timeouts and, with TLS, a verified certificate."""
     seconds = address.seconds(CLUSTER_TIMEOUT_SECONDS if address.scheme == "redis+cluster" else TIMEOUT_SECONDS)
     found: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "protocol": 2}
     if address.scheme == "rediss" or address.options.get("tls") == "yes":
@@ -220,7 +220,7 @@ def _connection_options(address: StoreUrl) -> dict[str, Any]:
 
 
 def _no_retry_options() -> dict[str, Any]:
-    """Disable retries: it is unknown whether a failed call took effect."""
+    """Return options that disable retries, because it is unknown whether a failed call took effect."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 

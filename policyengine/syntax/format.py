@@ -1,6 +1,8 @@
-"""Formatter: write a policy text in canonical form. The parsed module determines the spaces. Line breaks and comments
-of the author stay; everything else is normalized: text inside a bracket that is still open at the end of its line is
-indented by two spaces, items on the same line are separated by three spaces, and tokens by one.
+"""The formatter: writes a policy text in canonical form.
+
+The parsed module determines the spaces. Line breaks and comments of the author stay; everything else is normalized:
+text inside a bracket that is still open at the end of its line is indented by two spaces, items on the same line are
+separated by three spaces, and tokens by one.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ CLOSING = frozenset(["RBRACE", "RPAR", "RSQB"])
 OPERANDS = frozenset("NAME NUMBER STRING DURATION DATE CLOCK IP HASH TRUE FALSE RPAR RSQB".split())
 TIGHT_BEFORE = frozenset(["COMMA", "COLON", "RPAR", "RSQB", "OPTIONAL"])
 TIGHT_AFTER = frozenset(["LPAR", "LSQB"])
-MAX_ALIGNED_COLUMNS = 72  # `=>` of longer tests is not aligned: it would move all others too far to the right
+# The `=>` of a longer test is not aligned, because it would move all others too far to the right.
+MAX_ALIGNED_COLUMNS = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
 
 @dataclass(frozen=True, slots=True)
 class LayoutOffsets:
-    """Offsets on which the layout depends but which tokens do not show: the offsets of items, test shots and type
+    """Offsets on which the layout depends but that tokens do not show: the offsets of items, test shots and type
     parameters.
     """
 
@@ -222,7 +225,7 @@ def _join_lexemes(lexemes: list[Lexeme]) -> str:
 
 
 def _arrow(code: list[Lexeme]) -> int | None:
-    """Return the offset of `=>` if the line holds exactly one test, or None."""
+    """Return the offset of `=>` if the line holds exactly one test; otherwise None."""
     arrows = [i for i, lexeme in enumerate(code) if lexeme.text == "=>"]
     if len(arrows) != 1 or not code[0].begins_shot or sum(lexeme.begins_shot for lexeme in code) != 1:
         return None
@@ -230,7 +233,7 @@ def _arrow(code: list[Lexeme]) -> int | None:
 
 
 def _cells(code: list[Lexeme]) -> tuple[str, ...]:
-    """Return the cells if a table row fills the line, or nothing."""
+    """Return the cells if the line is exactly one table row; otherwise nothing."""
     if len(code) < 2 or code[0].text != "|" or code[-1].text != "|":
         return ()
     bars = [i for i, lexeme in enumerate(code) if lexeme.text == "|" and lexeme.space]

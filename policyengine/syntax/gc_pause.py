@@ -1,4 +1,4 @@
-"""Pause garbage collection while a policy is read: parsing creates many long-lived objects, which the collector would
+"""Pauses garbage collection while a policy is read: parsing creates many long-lived objects, which the collector would
 traverse repeatedly.
 """
 

@@ -1,4 +1,4 @@
-"""Text to AST: the first stage of the pipeline."""
+"""From text to AST: the first stage of the pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from policyengine.syntax.tokens import Token
 MAX_ERRORS = 25
 MAX_DEPTH = 100
 MAX_DECLARATIONS = 200_000
-# Each of these characters nests at most three levels, so a text with fewer of them never exceeds a depth of a hundred.
+# Each of these characters nests at most three levels, so a text with fewer of them never nests more than a hundred
+# levels deep.
 MAX_SAFE_NESTING_SIGNS = 30
 NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
 Declared = tuple[ast.Declaration | ast.Export, ...]
@@ -28,8 +29,8 @@ Declared = tuple[ast.Declaration | ast.Export, ...]
 def parse(source: Source) -> tuple[ast.Module | None, list[Diagnostic]]:
     """Parse a source; return its module and the syntax errors.
 
-    With errors, the module holds the declarations that could be parsed. It is None if the text cannot be read as a
-    policy.
+    If there are errors, the module holds the declarations that could be parsed. The module is None if the text cannot
+    be read as a policy.
     """
     if found := check_characters(source):
         return None, found
@@ -74,8 +75,9 @@ def tokenize(source: Source) -> list[Token]:
 
 
 def check_size_limits(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
-    """Return the declarations within the size limits, and a diagnostic for each of the others. Later stages are
-    recursive."""
+    """Return the declarations within the size limits, and a diagnostic for each other declaration. The limits exist
+    because later stages are recursive.
+    """
     declarations = module.declarations
     if len(declarations) > MAX_DECLARATIONS:
         message = f"this file has {len(declarations):,} declarations; the limit is {MAX_DECLARATIONS:,}"

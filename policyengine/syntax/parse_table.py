@@ -1,4 +1,4 @@
-"""The parse table of the grammar, saved next to it: generating the table takes half a second and needs lark.
+"""The parse table of the grammar, saved next to it, because generating the table takes half a second and needs lark.
 
 `python -m policyengine.syntax.parse_table` writes it, and a test checks it against the grammar. The file is plain data
 that runs no code. The saved table is used only with the grammar from which it was generated; for any other grammar a
@@ -21,15 +21,16 @@ import msgpack  # type: ignore[import-untyped]
 
 _PACKAGE = Path(__file__).parent.parent
 _INSTALLED = _PACKAGE / "grammar"
-GRAMMAR_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"  # in the wheel, or in a checkout
+# The grammar in the wheel, or in a checkout.
+GRAMMAR_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "grammar"
 GRAMMAR, TABLE = GRAMMAR_FOLDER / "policy.lark", GRAMMAR_FOLDER / "policy.table"
 SPACE = r"[ \t\r\n]*+"  # may precede any token
 END = "$END"  # the terminal after the last token
 
 
 class Lexer:
-    """The tokens that are valid in a parser state. The name of the matching group is the terminal, unless `words` gives
-    another.
+    """Matches the tokens that are valid in a parser state. The name of the matching group is the terminal, unless
+    `words` gives another.
     """
 
     __slots__ = ("match", "words")
@@ -39,7 +40,8 @@ class Lexer:
         self.words = words
 
         def compiled(text: str, position: int) -> re.Match[str] | None:
-            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # on first use, as a small policy needs few
+            # Compiled on first use, because a small policy needs few.
+            self.match = re.compile(f"{SPACE}(?:{pattern})").match
             return self.match(text, position)
 
         self.match = compiled
@@ -47,8 +49,9 @@ class Lexer:
 
 @dataclass(frozen=True, slots=True)
 class GrammarRule:
-    """A grammar rule. `phrase` is the name of what it builds, None for a list that is inlined, "" for a rule that
-    passes its only part through."""
+    """A grammar rule. `phrase` is the name of the phrase that it builds; None for a list that is inlined; "" for a rule
+    that returns its only part unchanged.
+    """
 
     origin: str
     phrase: str | None
@@ -57,11 +60,9 @@ class GrammarRule:
 
 @dataclass(frozen=True, slots=True)
 class ParseTable:
-    """The LR table.
-
-    For each state, `lexers` has the tokens that are valid there, `actions` maps terminals to the state to shift to, or
-    to the complement (`~`) of the rule to reduce, and `follows` maps names of reduced rules to the next state. `start`
-    and `end` are states; `written` maps terminals to how they are written.
+    """The LR table. For each state, `lexers` has the tokens that are valid there, `actions` maps terminals to the state
+    to shift to, or to the complement (`~`) of the rule to reduce, and `follows` maps names of reduced rules to the next
+    state. `start` and `end` are states; `written` maps terminals to their text.
     """
 
     start: int
@@ -100,7 +101,8 @@ def grammar_digest(grammar: str) -> str:
 
 
 def generate_from(grammar: str) -> dict[str, Any]:
-    generator = import_module("policyengine.syntax.parse_table_generator")  # imports lark, so only if needed
+    # Imported only if needed, because it imports lark.
+    generator = import_module("policyengine.syntax.parse_table_generator")
     found: dict[str, Any] = generator.generate_table(grammar)
     return found
 

@@ -1,5 +1,4 @@
-"""Generate the parse table from the grammar with lark; `python -m policyengine.syntax.parse_table` saves the result.
-
+"""Generates the parse table from the grammar with lark; `python -m policyengine.syntax.parse_table` saves the result.
 This is the only module that imports lark. Reading policies needs only the table.
 """
 
@@ -13,7 +12,7 @@ from lark.parsers.lalr_analysis import Shift
 
 END = "$END"
 BLANKS = "[ \t\r\n]+"
-SKIPPED = "WHITESPACE"  # skipped before each token; comments are matched like tokens
+SKIPPED = "WHITESPACE"  # the lexer skips this before each token; it matches comments like tokens
 
 
 class WholeWords:
@@ -61,9 +60,8 @@ def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list
 
 
 def rule_data(rule: Any) -> list[Any]:
-    """Return the rule's name in the grammar, the phrase that it builds, and its symbols.
-
-    The phrase is None if the rule is a list to be inlined, and "" if it passes its only part through.
+    """Return the rule's name in the grammar, the phrase that it builds, and its symbols. The phrase is None if the rule
+    is a list to be inlined, and "" if it returns its only part unchanged.
     """
     origin, symbols = rule.origin.name, [symbol.name for symbol in rule.expansion]
     if origin.startswith("_"):
@@ -75,8 +73,9 @@ def rule_data(rule: Any) -> list[Any]:
 
 
 def lexer_data(lexer: Any) -> list[Any]:
-    """Return one regular expression with a named group for each terminal, and by terminal the words that are terminals
-    themselves."""
+    """Return one regular expression with a named group for each terminal, and for each terminal the words that are
+    terminals of their own.
+    """
     terminals = [terminal for terminal in lexer.scanner.terminals if terminal.name != SKIPPED]
     pattern = "|".join(f"(?P<{terminal.name}>{terminal.pattern.to_regexp()})" for terminal in terminals)
     words = {

@@ -1,5 +1,7 @@
-"""Parse text to phrases with the parse table, token by token; the builder is called for each complete rule. This takes
-a third of the time of lark with the same table, because positions are offsets and no intermediate tree is built.
+"""Parses text to phrases with the parse table, token by token; calls the builder for each complete rule.
+
+This takes a third of the time of lark with the same table, because positions are offsets and no intermediate tree is
+built.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ WORD_RULES = frozenset(
 
 
 class Reduction(NamedTuple):
-    """A rule prepared for reducing: `build` makes a node of the parts at `picked` (None: all of them); parts at
-    `inlined` are lists."""
+    """A rule prepared for reducing: `build` makes a node of the parts at `picked` (None: all of them); the parts at
+    `inlined` are lists.
+    """
 
     origin: str
     size: int
-    stands: bool  # its only part is passed through
+    stands: bool  # the rule returns its only part unchanged
     build: Callable[..., Phrase] | None
     picked: tuple[int, ...] | None
     inlined: frozenset[int]
@@ -57,17 +60,15 @@ def prepare_reduction(rule: GrammarRule) -> Reduction:
 
 
 class LexError(Exception):
-    """No valid token begins at the offset."""
+    """The error for an offset at which no valid token begins."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
 
 
 class LrParser:
-    """The state of one parse.
-
-    `values` are the values of the symbols so far, `starts` are their offsets, and `states` has one more item than
-    these. `end` is the end of the last token fed; the lexer continues at `position`.
+    """The state of one parse. `values` are the values of the symbols so far, `starts` their offsets; `states` has one
+    item more than these. `end` is the end of the last token fed; the lexer continues at `position`.
     """
 
     __slots__ = tuple("actions builder comments end follows position rules source starts states table values".split())
@@ -83,8 +84,9 @@ class LrParser:
         self.position = self.end = 0
 
     def tokens(self) -> Iterator[Token]:
-        """Yield the rest of the tokens. Feed each one before requesting the next, because the lexer depends on the
-        parser's state. Raises LexError."""
+        """Yield the rest of the tokens. Feed each token before requesting the next one, because the lexer depends on
+        the parser's state. Raises LexError.
+        """
         text, lexers, states, comments = self.source.text, self.table.lexers, self.states, self.comments
         while True:
             lexer = lexers[states[-1]]
@@ -96,7 +98,7 @@ class LrParser:
             if kind == COMMENT:
                 comments.append(Span(self.source, start, self.position))
                 continue
-            word = intern(found[kind])  # rules repeat names, so each is stored once
+            word = intern(found[kind])  # interned, because rules repeat names
             known = lexer.words.get(kind)
             yield Token(known.get(word, kind) if known else kind, word, start, self.position)
         rest = BLANK.match(text, self.position)
@@ -104,7 +106,7 @@ class LrParser:
             raise LexError(rest.end())
 
     def feed(self, token: Token) -> bool:
-        """Feed a token and return whether it was valid here. Complete rules before it are reduced in any case."""
+        """Feed a token and return whether it was valid here. Complete rules before it are reduced in either case."""
         states, actions, follows, rules, kind = self.states, self.actions, self.follows, self.rules, token.type
         while (action := actions[states[-1]].get(kind)) is not None:
             if action >= 0:
@@ -114,14 +116,15 @@ class LrParser:
                 self.end = token.end
                 return True
             rule = rules[~action]
-            if rule.stands:  # most rules pass through: a name alone is also a sum, a relation and a condition
+            # Most rules return their part unchanged: a name alone is also a sum, a relation and a condition.
+            if rule.stands:
                 states[-1] = follows[states[-2]][rule.origin]
             else:
                 self._reduce(rule, token.start)
         return False
 
     def forget(self, height: int) -> None:
-        """Drop all states above `height`, as if their tokens had not been read."""
+        """Drop all states above `height`, as if the parser had not read their tokens."""
         del self.states[height:], self.values[height - 1 :], self.starts[height - 1 :]
 
     def finish(self) -> ast.Module | None:

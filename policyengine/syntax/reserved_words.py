@@ -19,8 +19,8 @@ RESERVED_WORDS: Mapping[str, frozenset[str]] = MappingProxyType(
         "let": _BEGIN_A_CONDITION,
         "define": _BEGIN_A_CONDITION,
         "enum value": _BEGIN_A_CONDITION,
-        "variable": _BEGIN_A_CONDITION,  # in `any x in s: …`
-        "axis": frozenset(["request", "true", "false"]),  # of a matrix
+        "variable": _BEGIN_A_CONDITION,  # the variable in `any x in s: …`
+        "axis": frozenset(["request", "true", "false"]),  # a variable of a matrix
         "scope": frozenset(["delegate", "denied"]),
         "entity": _BEGIN_AN_OPERAND | _FOLLOW_AN_ENTITY,
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.source import Source, Span
 
-MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million characters
+MAX_CHARACTERS = 32 * 1024 * 1024  # 100,000 rules take 18 million characters
 MAX_BRACKETS = 64
 
 # Control characters, line ends of other systems, lone surrogates, a byte order mark. The checker finds other deceptive

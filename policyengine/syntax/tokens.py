@@ -1,4 +1,4 @@
-"""Tokens: the words and signs of a text, passed from the lexer to the builders."""
+"""Tokens: the words and signs of a text, which the lexer passes to the parser and the builders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tests and fixtures, checked and lowered to cases: a request, the scenario it is made in, and its expected outcome."""
+"""Tests and fixtures, checked and lowered to cases: a request, the scenario in which it is made, and its expected
+outcome.
+"""
 
 from policyengine.testcases.lower import lower
 from policyengine.testcases.scenario import (

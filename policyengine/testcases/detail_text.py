@@ -46,7 +46,9 @@ def obligation_text(duty: Obligation) -> str:
 
 
 def obligation_source_text(item: ast.ObligationEffect) -> str:
-    """Return the obligation of a guard as text, without the message of a `warn`, as its facts are not known yet."""
+    """Return the obligation of a guard as text, without the message of a `warn`, because its facts are not
+    known yet.
+    """
     return join_arguments(
         item.kind, [part.text if isinstance(part, ast.Name) else part.value for part in item.arguments]
     )

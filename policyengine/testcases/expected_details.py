@@ -1,4 +1,4 @@
-"""`with { … }` after an outcome: the expected details of a decision, one member for each."""
+"""`with { … }` after an outcome: the expected details of a decision, one member for each kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.testcases.scenario import DetailMatchMode, ExpectedDetail, Exp
 from policyengine.vocabulary import FACT_ROOT_NAMES, FUNCTIONS
 
 FACT_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
-PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # the policy text of a result of an earlier request
+PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # a result of an earlier request, as policies write it
 
 # Parses one value of a member; returns None after a report.
 DetailParser: TypeAlias = Callable[["DetailMember", ast.Value, ValueContext], str | Gate | None]
@@ -76,7 +76,9 @@ def read_remedy(member: DetailMember, value: ast.Value, reading: ValueContext) -
 
 
 def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """Parse an obligation that some guard has. The message of a `warn` depends on the request, so it is not checked."""
+    """Parse an obligation that at least one guard has. The message of a `warn` depends on the request, so it is not
+    checked.
+    """
     found = check_kind(read_text(member, value, reading), "obligation", OBLIGATION_KINDS, value, reading)
     known = reading.catalogue.obligations
     if found is not None and first_word(found) != "warn" and not any(map(Glob(found).matches, known)):
@@ -89,7 +91,7 @@ def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContex
 
 
 def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """Parse what is left of a declared rate or budget: `per agent: 37 of 100`."""
+    """Parse the remaining capacity of a declared rate or budget: `per agent: 37 of 100`."""
     found = read_text(member, value, reading)
     if found is None:
         return None
@@ -338,7 +340,7 @@ def check_possible(
     pair: ast.RecordEntry,
     reading: ValueContext,
 ) -> bool:
-    """Report a detail that no decision with the expected outcome has. Return whether one exists."""
+    """Report a detail that no decision with the expected outcome has. Return whether such a decision exists."""
     why = without_reasons_problem(member, values, claimed) or next(
         (said for value in values if (said := other_outcome_problem(member, str(value), claimed.possible))), None
     )
@@ -351,7 +353,7 @@ def check_possible(
 def without_reasons_problem(
     member: DetailMember, values: tuple[str | Gate, ...], claimed: ExpectedOutcome
 ) -> tuple[str, str] | None:
-    """Return the message and hint for reasons or remedies where the outcome has none, or None."""
+    """Return the message and hint for reasons or remedies of an outcome that has none, or None."""
     if not member.of_reasons:
         return None
     if Outcome.ALLOW not in claimed.possible:

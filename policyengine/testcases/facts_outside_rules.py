@@ -1,4 +1,4 @@
-"""The context for facts outside rules: a test may read every fact that exists for some request."""
+"""The context for facts outside rules: a test may read every fact that exists in at least one request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.typesystem import UnresolvedType
 
 
 def all_facts_context(reading: ValueContext, span: Span) -> ExpressionContext:
-    """Return a context with every fact. A capture has the type that all paths agree on."""
+    """Return a context with every fact. A capture has the type on which all paths agree."""
     catalogue = reading.catalogue
     here = replace(catalogue.schema.places.here(k.Place(None, span=span)), resource=None, everywhere=True)
     return ExpressionContext(catalogue.program, catalogue.schema, reading.package, here, {}, reading.report)

@@ -163,7 +163,9 @@ def time_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep
 
 
 def has_kind(value: ast.Value, *kinds: ast.LiteralKind) -> bool:
-    """Return whether the value is a literal of one of these kinds: then it is valid, or its mistake was reported."""
+    """Return whether the value is a literal of one of these kinds; if so, it is valid or its mistake is already
+    reported.
+    """
     return isinstance(value, ast.Literal) and value.kind in kinds
 
 

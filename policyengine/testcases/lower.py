@@ -70,7 +70,7 @@ def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: FixtureRead
 
 
 def check_test_file(module: ast.Module, fixtures: FixtureReader) -> None:
-    """Report declarations in a test file. An engine does not load test files, so tests must not depend on such
+    """Report declarations in a test file. An engine does not load test files, so tests must not depend on their
     declarations.
     """
     for declared, _ in declarations(module):
@@ -233,7 +233,7 @@ class TestLowerer:
         )
 
     def approved(self, one: GivenApproval, endpoint: CaseEndpoint, world: Scenario) -> GivenApproval:
-        """Return the approval with the request that it was granted for, if its facts differ."""
+        """Return the approval with the request for which it was granted, if its facts differ."""
         if not one.of:
             return one
         return replace(one, question=build_question(endpoint, world.then(one.of), self.fixtures.catalogue))
@@ -269,7 +269,7 @@ class TestLowerer:
 
 
 def after_repeats(world: Scenario, shot: ast.Shot, reading: ValueContext) -> Scenario:
-    """Return the scenario after all repetitions of a request, whose time has passed."""
+    """Return the scenario after all repetitions of a request, when their time has passed."""
     for repeat in repeat_clauses(shot):
         world = world.at(add_duration(world.now, repeat.within, reading))
     return world

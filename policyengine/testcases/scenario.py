@@ -70,7 +70,7 @@ ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTi
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The setup of a test: `facts` in wire shape, `rows` of entities, `attributes` by root and name."""
+    """The setup of a test: `facts` in wire shape, `rows` of entities, and `attributes` by root and name."""
 
     facts: Mapping[str, object] = field(default_factory=dict)
     rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)

@@ -37,8 +37,9 @@ class ExpandedRow:
 
 @dataclass(frozen=True, slots=True)
 class MatrixCell:
-    """One combination of a matrix. `filled` is set if an axis names the request; otherwise the matrix contains
-    requests."""
+    """One combination of a matrix. `filled` is set if an axis names the request; otherwise the matrix contains the
+    requests.
+    """
 
     reading: ValueContext
     steps: tuple[ScenarioStep, ...]

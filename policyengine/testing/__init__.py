@@ -1,4 +1,4 @@
-"""Run the `test` blocks of policies and report the results."""
+"""Runs the `test` blocks of policies and reports the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parse tests that are written at runtime, as in the REPL, in the context of a loaded policy."""
+"""Parses tests that are written at runtime, as in the REPL, with the names of a loaded policy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AdhocTestReader:
         module, mistakes = parse(source)
         if module is None or mistakes:
             return (), mistakes
-        self.program.report.found.clear()  # the checker reports a finding once, but a text may recur
+        self.program.report.found.clear()  # the checker reports a finding once, but a text may be parsed again
         found = list(lower_package(replace(self.package, modules=(module,)), FixtureReader(self.catalogue)))
         told = [*self.program.report.diagnostics, *confusable_text.find_confusable_text(module)]
         errors = [one for one in told if one.is_error]

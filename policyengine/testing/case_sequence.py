@@ -1,4 +1,4 @@
-"""The state of one sequence of requests in a test: spent approvals, limits and history. The state starts empty."""
+"""The state of one sequence of requests in a test: spent approvals, limits and history. The state is empty at first."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
 @dataclass(slots=True)
 class CaseSequence:
-    """The state of a sequence. `spent` holds the ids of spent approvals. The store uses the clock of the test; most
-    sequences need no store.
+    """The state of a sequence. `spent` holds the ids of spent approvals. The store uses the clock of the test; it is
+    created only for sequences that count or record requests.
     """
 
     spent: frozenset[str] = frozenset()
@@ -32,7 +32,9 @@ class CaseSequence:
     requests: int = 0
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, LimitStandings]:
-        """Commit a decision and report its response; return the final decision and the states of its limits."""
+        """Commit a decision and report the response that the case gives; return the final decision and the states of
+        its limits.
+        """
         if not (effects.limits or effects.records):
             self.spent |= frozenset(effects.spends)
             return decision, ()
@@ -50,11 +52,11 @@ class CaseSequence:
         return decision, tuple(zip(effects.limits, answer.standings, strict=True))
 
     def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:
-        """Return the history of this sequence, which is complete."""
+        """Return the history windows with these keys. The history of a sequence is complete."""
         store = self.store or MemoryStore(history_complete=True)
         return store.fetch(keys, epoch_microseconds(moment))
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
-    """Return the final decision of a request that is alone in its sequence."""
+    """Return the final decision of a request that is the only one in its sequence."""
     return CaseSequence().made(decision, effects, case)[0] if effects.limits else decision

@@ -1,4 +1,4 @@
-"""Decide a test case with the evaluator, as production does, and trace the decision with the specification."""
+"""Decides a test case with the evaluator, as production does, and traces the decision with the specification."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CaseDecision:
 def decide_case(
     case: Case, request: Request, entities: Entities, evaluator: Evaluator, sequence: CaseSequence
 ) -> CaseDecision:
-    """Decide a case in the state of its sequence, which does not change. Raises RequestError."""
+    """Decide a case in the state of its sequence, without changing that state. Raises RequestError."""
     snapshot = Snapshot(entities, sequence.spent)
     if case.approvals:
         given = given_approvals(case, request, snapshot, evaluator, sequence)
@@ -68,8 +68,9 @@ def with_history(
 def given_approvals(
     case: Case, request: Request, snapshot: Snapshot, evaluator: Evaluator, sequence: CaseSequence
 ) -> Iterator[Approval]:
-    """Yield the given approvals, each bound to what its rule requires for this request, or for the earlier request it
-    names. Raises RequestError."""
+    """Yield the given approvals, each bound to the values that its rule requires for this request, or for the earlier
+    request that it names. Raises RequestError.
+    """
     moment = epoch_nanoseconds(case.now)
     for given in case.approvals:
         about = request if given.question is None else Request.from_mapping(given.question)
@@ -81,8 +82,9 @@ def given_approvals(
 
 
 def trace_case(asked: CaseDecision, kernel: k.Kernel, history: Snapshot) -> tuple[Facts, DecisionTrace]:
-    """Return the facts and the trace of a decided case; `history` has all that any rule may read. Raises
-    EngineDisagreementError."""
+    """Return the facts and the trace of a decided case; `history` must have all windows that any rule may read. Raises
+    EngineDisagreementError.
+    """
     facts = build_facts(kernel, asked.request, history, asked.case.now)
     seen = trace_request(facts, history)
     check_agreement(facts, seen, asked.decision, asked.effects)
@@ -97,8 +99,9 @@ def traced_snapshot(
     conditions: Iterable[k.HistoryCondition | k.Aggregate],
     sequence: CaseSequence,
 ) -> Snapshot:
-    """Return the snapshot with the history that any of the conditions may read: a trace evaluates every rule. It is a
-    copy, because a store returns views, and the decision may be committed before it is traced."""
+    """Return the snapshot with the history that any of the conditions may read, because a trace evaluates every rule.
+    The history is copied, because a store returns views, and the decision may be committed before it is traced.
+    """
     if not kernel.watches:
         return snapshot
     windows = history_windows(conditions, build_facts(kernel, request, snapshot, case.now))

@@ -1,4 +1,4 @@
-"""Compare a decision with the expectation of a test, and find the details that differ."""
+"""Compares a decision with the expectation of a test, and finds the details that differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.runtime.patterns import Glob
 from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
 from policyengine.testcases.detail_text import obligation_text, rate_text, remedy_text
 
-# The values of a decision member, as tests write them. A reason is a rule and a gate; a test may name either.
+# The values of a decision member, as tests write them. A reason has a rule and a gate, and a test may name either.
 DetailValue: TypeAlias = str | Reason
 
 

@@ -1,4 +1,4 @@
-"""Run cases in several processes; each test runs in one of them, and results keep the source order."""
+"""Runs cases in several processes. Each test runs in one process, and results keep the source order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from policyengine.testcases import Case
 from policyengine.testing.report import CaseResult
 from policyengine.testing.runner import case_results
 
-MIN_CHUNK_CASES = 32  # fewest cases in a message to another process
+MIN_CHUNK_CASES = 32  # minimum cases in a message to another process
 
 _kernel: k.Kernel  # state of a worker process
 
 
 def parallel_results(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[CaseResult, None, None]:
     """Yield the same results as `case_results`, from `jobs` processes (0: one per processor). Closing the generator
-    stops them."""
+    stops the processes.
+    """
     jobs = jobs or cpu_count()
     if jobs == 1 or len(cases) < 2 * MIN_CHUNK_CASES:
         yield from case_results(cases, kernel)
@@ -46,7 +47,7 @@ def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterato
 
 def _with_cases(chunk: Sequence[Case], found: Future[list[CaseResult]]) -> Iterator[CaseResult]:
     for case, result in zip(chunk, found.result(), strict=True):
-        yield result.of(case)  # replace the case with the one of this process
+        yield result.of(case)  # replace the pickled case with the original
 
 
 def chunk_cases(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:

@@ -26,7 +26,7 @@ from policyengine.testing.properties.render_test import quote_string as quoted
 from policyengine.testing.runner import CaseRunner, CaseTrace
 
 HEAD = 'test "session" {\n'
-# A request begins with a method, `TOOL` or `ACTION`, optionally after a move of the clock.
+# A request begins with a method, `TOOL` or `ACTION`, optionally after a change of the clock.
 MOMENTS = r"(?:(?:after|at|repeat\s+\S+\s+in)\s+\S+\s+)*"
 REQUEST = re.compile(rf"{MOMENTS}[A-Z]+(?:\|[A-Z]+)*\s+\S")
 CLOCK_MOVE = re.compile(r"(?:after|at)\s+[^\s{]+")
@@ -38,7 +38,7 @@ BLOCKING_MARKS = (Mark.NO, Mark.UNKNOWN)
 
 
 class StatementError(Exception):
-    """A line that is not a valid statement: the error and its position."""
+    """The error for an invalid statement, with its position."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -46,7 +46,7 @@ class StatementError(Exception):
 
 
 def combined_expectation(came: Sequence[str]) -> str:
-    """Return the expectation of repeated requests with these results."""
+    """Return one expectation that covers repeated requests with these results."""
     if len(set(came)) == 1:
         return came[0]
     outcomes = [one.partition(" ")[0] for one in came]
@@ -58,13 +58,13 @@ def combined_expectation(came: Sequence[str]) -> str:
 
 
 class UndecidableRequestError(Exception):
-    """A request that cannot be decided."""
+    """The error for a request that cannot be decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionAnswer:
-    """The result of a request; of a repeated request, the first unexpected result, or else the last one. `met` is None
-    if nothing was expected; `comes_to` is the expectation that would have been met.
+    """The result of a request; for a repeated request, the first unexpected result, or else the last result. `met` is
+    None if nothing was expected; `comes_to` is an expectation that the request meets.
     """
 
     case: Case
@@ -77,7 +77,7 @@ class SessionAnswer:
         return self.explanation.decision
 
     def in_the_way(self) -> Iterator[str]:
-        """Yield the trace of the gates that block the request, without the parts that pass."""
+        """Yield the trace of the gates that stop the request, without the parts that pass."""
         for gate in self.explanation.gates:
             if gate.mark in BLOCKING_MARKS:
                 yield from prune_passing(gate).render()
@@ -85,8 +85,9 @@ class SessionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatement:
-    """A line as a statement of the test language: `shift` is how far the typed text moved, `value` the position of its
-    value, if any, with its own shift."""
+    """A line as a statement of the test language. `shift` is the number of characters inserted before the typed text,
+    `value` the position of its value, if any, with its own shift.
+    """
 
     text: str
     shift: int
@@ -94,13 +95,13 @@ class SessionStatement:
     value_shift: int = 0
 
     def typed_at(self, offset: int) -> int:
-        """Return the position in the typed line."""
+        """Return the position in the typed line for an offset in the statement."""
         return offset - (self.value_shift if self.value and offset >= self.value else self.shift)
 
 
 @dataclass(slots=True)
 class ReplSession:
-    """The items of the test so far, the clock moves since the last item, and the spent state."""
+    """The items of the test so far, the clock changes since the last item, and the spent state."""
 
     checked: CheckResult
     package: str
@@ -121,8 +122,9 @@ class ReplSession:
     # ── What a line does ──────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int = 1) -> list[SessionAnswer]:
-        """Add the facts of a line, or run its request. Raises StatementError or UndecidableRequestError, and then
-        changes nothing."""
+        """Add the facts of a line, or run its request. Raises StatementError or UndecidableRequestError; then nothing
+        has changed.
+        """
         if REQUEST.match(line):
             return self._ask(line, number)
         if CLOCK_MOVE.fullmatch(line):
@@ -131,10 +133,10 @@ class ReplSession:
             return []
         statement = parse_setup(line)
         cases = self._lowered(statement, line, number)[self.asked :]
-        answers = [self._answer(case, expects=True) for case in cases]  # requests may follow facts on a line
+        answers = [self._answer(case, expects=True) for case in cases]  # a request may follow facts on the same line
         self._remember([statement.text], answers)
         if statement.text.split()[:2] == ["given", "time"]:
-            self.moved = ""  # the clock continues from where it was set
+            self.moved = ""  # the clock continues from the time that was set
         return answers
 
     def _ask(self, line: str, number: int) -> list[SessionAnswer]:
@@ -158,7 +160,7 @@ class ReplSession:
 
     @staticmethod
     def _moments(whole: str) -> str:
-        """Return the clock moves of a line, without its repetition."""
+        """Return the clock changes of a line, without its repetition."""
         found = re.match(MOMENTS, whole)
         return "".join(re.findall(r"\b(?:after|at)\s+\S+\s+", found[0])) if found else ""
 
@@ -181,7 +183,7 @@ class ReplSession:
         return SessionAnswer(case, explanation, met if expects else None, combined_expectation(came))
 
     def expected(self, decision: Decision) -> str:
-        """Return the outcome and the first rule or gate that is a reason for it."""
+        """Return the outcome, and the first rule or gate among its reasons."""
         reasons = [one for one in decision.reasons if one.outcome is decision.outcome]
         if decision.allowed or not reasons:
             return str(decision.outcome)
@@ -201,7 +203,7 @@ class ReplSession:
 
     @property
     def now(self) -> datetime:
-        """The clock of the test."""
+        """The current time of the test."""
         cases = self._lowered(SessionStatement(f"{self.moved}GET / => allow", 0), "", 1)
         return cases[-1].now
 
@@ -211,12 +213,12 @@ class ReplSession:
         return [item for item in self.items if SETUP.match(item)]
 
     def reset(self) -> None:
-        """Start the test again."""
+        """Restart the test with an empty state."""
         fresh = ReplSession.of(self.checked)
         self.items, self.moved, self.asked, self.last, self.runner = [], "", 0, None, fresh.runner
 
     def with_policies(self, checked: CheckResult) -> ReplSession:
-        """Return the same test with other policies. Raises StatementError if its facts are invalid there."""
+        """Return the same test with other policies. Raises StatementError if its facts are invalid with them."""
         other = ReplSession.of(checked)
         other.items, other.moved, other.asked = list(self.items), self.moved, self.asked
         cases = other._lowered(SessionStatement("", 0), "", 1)

@@ -76,7 +76,8 @@ class ExampleResult(Protocol):
 class CaseResult:
     """The result of one request of a test. `walk` is its trace if it failed; `problem` says why it errored.
     `differences` are details after `with` that differ although the outcome is as expected. For a repeated request,
-    `request` is the number of the repetition described."""
+    `request` is the number of the repetition that the result describes.
+    """
 
     case: Case
     status: ResultStatus
@@ -84,7 +85,7 @@ class CaseResult:
     walk: Explanation | None = None
     problem: str | None = None
     differences: tuple[DetailDifference, ...] = ()
-    seconds: float = field(default=0.0, compare=False)  # the time of the decision
+    seconds: float = field(default=0.0, compare=False)  # the duration of the decision
     request: int | None = None
 
     @property
@@ -97,7 +98,7 @@ class CaseResult:
         return f"{self.case.request} => {self.case.expected.text}"
 
     def of(self, case: Case) -> CaseResult:
-        """Return the result with an equal case."""
+        """Return the result for an equal case."""
         return replace(self, case=case)
 
     def took(self, seconds: float) -> CaseResult:
@@ -165,7 +166,8 @@ def reason_lines(decision: Decision) -> Iterator[str]:
 @dataclass(frozen=True)
 class RunReport:
     """The results of all requests, then of all claims, each in source order. `revision` identifies the policy; it is
-    empty for several policies."""
+    empty for several policies.
+    """
 
     results: tuple[ExampleResult, ...]
     revision: str = ""

@@ -1,4 +1,4 @@
-"""Run the cases of tests, each in its own state."""
+"""Runs the cases of tests, each sequence in its own state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from policyengine.typesystem import EntityRef
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
 
-MAX_EVALUATORS = 16  # cached evaluators
+MAX_EVALUATORS = 16  # maximum cached evaluators
 
 _LOG = logging.getLogger("policyengine")
 
@@ -61,7 +61,9 @@ def run(cases: Iterable[Case], kernel: k.Kernel) -> RunReport:
 
 
 def case_results(cases: Iterable[Case], kernel: k.Kernel, runner: CaseRunner | None = None) -> Iterator[CaseResult]:
-    """Yield the results of the cases in order. A `runner` keeps what earlier cases have spent."""
+    """Yield the results of the cases in order. Pass a `runner` to continue with the state that its earlier
+    cases left.
+    """
     runner = runner or CaseRunner.of(kernel)
     for case in cases:
         begun = perf_counter()
@@ -96,8 +98,9 @@ class CaseTrace:
 
 @dataclass(slots=True)
 class CaseRunner:
-    """Runs the cases of one policy with the engine's evaluator, as production does; the state of each sequence is kept.
-    The specification only explains: a failure, or with `traced` every decision. Its decision must be the same."""
+    """Runs the cases of one policy with the engine's evaluator, as production does, and keeps the state of each
+    sequence. The specification traces failures, or every decision in `traced`, and must reach the same decision.
+    """
 
     kernel: k.Kernel
     tree: Tree
@@ -157,7 +160,7 @@ class CaseRunner:
         return self.sequences.setdefault((case.package, case.test, case.sequence), CaseSequence())
 
     def _history_conditions(self) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
-        """Return the conditions of all rules about history."""
+        """Return the conditions of all rules on the history."""
         if self.kernel.watches and not self.histories:
             rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
             self.histories = tuple(history_conditions(rules))

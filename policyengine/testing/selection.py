@@ -1,4 +1,4 @@
-"""Select tests by name, by rule or by package. A test runs completely or not at all."""
+"""Selects tests by name, by rule or by package. A test runs completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TestName: TypeAlias = tuple[str, str]  # package and test
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of tests. `name` is text contained in the test's name, ignoring case; `rule` is the full name of a
+    """A selection of tests. `name` is a part of the test's name, in any letter case; `rule` is the full name of a
     guard. A test concerns a guard if an expectation names the guard, or if the guard covers a request of the test.
     """
 

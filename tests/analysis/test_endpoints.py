@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,8 +84,7 @@ def test_every_tool_has_an_endpoint_class_with_the_same_matches(
     assert vector(patterns, ToolEndpoint(*tool)) in known
 
 
-@pytest.mark.parametrize("path", ["/v1/x", "/v1/x/y/z"])
-def test_paths_below_the_last_pattern_are_one_class(path: str) -> None:
+def test_paths_below_the_last_pattern_are_one_class() -> None:
     below = k.HttpPattern(None, (k.Segment("v1"),), True, span=NOWHERE)
-    words = [one.words for one in endpoint_classes([below])]
-    assert words.count("any method /v1/**") == 1
+    words = [one.words for one in endpoint_classes([below]) if isinstance(one.endpoint, HttpEndpoint)]
+    assert words == ["any method /v1", "any method /v1/**", "any other path"]

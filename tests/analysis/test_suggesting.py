@@ -29,6 +29,7 @@ issuer loose { url "https://login.loose.example"   scopes none }
 attester lab { url "https://attest.acme.example"   model "m" }
 scope things.read as "read:things" { GET /v1/things/{id} }
 scope things.all as "all:things" { GET /v1/**   DELETE /v1/** }
+scope items.edit as "edit:items" { GET /v1/items/{id}   DELETE /v1/items/{id} }
 scope invoices.read as "read:invoices" { GET /v1/invoices/{id: invoice}   GET /v1/invoices }
 scope invoices.wide as "wide:invoices" { include invoices.read, things.read }
 user "carol" { may things.read, things.all, invoices.wide }
@@ -174,8 +175,12 @@ def test_a_destructive_request_without_a_user_is_not_suggested(traffic: Traffic)
 
 
 def test_a_destructive_scope_is_not_suggested_for_a_read(traffic: Traffic) -> None:
-    traffic.bot("/v1/x", credential={**CREDENTIAL, "scopes": ["all:things"]})
-    assert traffic.suggested().doors == ()
+    held = {**CREDENTIAL, "scopes": ["edit:items"]}
+    traffic.bot("/v1/items/7", credential=held)
+    found = traffic.suggested()
+    assert (found.doors, whys(found)) == ((), {"the credential has no scope that a grant could use": 1})
+    traffic.bot("/v1/items/7", "DELETE", credential=held)
+    assert [door.target.may for door in traffic.suggested().doors] == ["items.edit"]
 
 
 # ── What no door helps ────────────────────────────────────────────────────────────────────────

@@ -185,7 +185,7 @@ def test_rotation_by_token_events_keeps_the_configured_number_of_files(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "tidy_in_thread", tidy)
-    kept = DecisionLog(path, rotation=Rotation(size=500, keep=2))
+    kept = DecisionLog(path, rotation=Rotation(size=500, keep=2), seal=None)
     for number in range(12):
         kept.note(TokenEventKind.ENDED, {"what": "key", "key": f"k-{number}", "padding": "x" * 300}, NOW)
     assert len(log_files(path)) == 3

@@ -74,7 +74,10 @@ def test_non_printable_characters_are_escaped_in_json():
 
 
 def test_a_line_break_in_a_name_is_not_printed_raw(run, tmp_path):
-    (tmp_path / "p.policy").write_text('guard "no" on GET /a { deny message "no\\n::error::x" }\n')
+    guard = 'guard "no" on GET /a { deny message "no\\n::error::x" }\n'
+    (tmp_path / "p.policy").write_text(f"anyone {{ may GET /a }}\n{guard}")
     (tmp_path / "r.json").write_text(json.dumps({"request": {"method": "GET", "path": "/a"}}))
     for command in ("decide", "explain"):
-        assert "\n::error::" not in run(command, "p.policy", "--request", "r.json").out
+        out = run(command, "p.policy", "--request", "r.json").out
+        assert "no\\n::error::x" in out
+        assert "\n::error::" not in out

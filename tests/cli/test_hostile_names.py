@@ -157,10 +157,14 @@ def test_hostile_names_are_escaped_in_every_output_format(ask, command, format):
 def test_hostile_names_are_escaped_in_coloured_output(ask, monkeypatch, command):
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what is written here goes to no terminal
     monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured = 0
     for line in ASKED[command]:
         ended = ask(line)
+        coloured += bool(SGR.search(ended.out + ended.err))
         assert_harmless(SGR.sub("", ended.out + ended.err), line, forged=())
+    assert coloured
 
 
 def assert_harmless(text: str, line: str, forged: tuple[str, ...] = FORGED) -> None:

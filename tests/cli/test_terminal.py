@@ -81,6 +81,7 @@ def test_a_table_in_a_pipe_is_aligned(capsys):
 
 def test_progress_is_not_shown_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setattr("policyengine.cli.output.terminal.PROGRESS_DELAY_SECONDS", 0)
+    monkeypatch.setattr("threading.Timer", lambda *_: pytest.fail("it would be shown"))
     with show_progress("thinking"):
         pass
     assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 import pytest
 
@@ -126,17 +127,19 @@ def test_a_loaded_database_is_reloaded_after_the_refresh_interval(tmp_path):
 
 
 def test_the_watcher_thread_polls_until_it_is_stopped(folder, monkeypatch):
-    from threading import Event
-
     from policyengine.entities import watch as module
 
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-    seen = Event()
+    seen = threading.Event()
     engine = Engine.from_text(POLICY)
     monkeypatch.setattr(engine, "replace_directory", lambda directory: seen.set())
+    others = {*threading.enumerate()}
     following = EntityWatcher(EntitySources((folder,)), lambda: engine, stamp=()).started()
+    [thread] = {*threading.enumerate()} - others
     assert seen.wait(10)
     following.stop()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_watcher_catches_up_before_the_first_decision(folder, monkeypatch):

@@ -349,7 +349,9 @@ def test_a_replay_distinguishes_a_missing_row_from_an_unavailable_one(clock, tmp
     asked.append(opened(engine, "2"))
     log.close()
     assert asked == [{"known", "public", "free"}, {"new"}, set()]
-    for record in read_records(tmp_path / "log.jsonl"):
+    records = list(read_records(tmp_path / "log.jsonl"))
+    assert len(records) == 12
+    for record in records:
         again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
         assert again.decision.to_dict() == record.decision
 

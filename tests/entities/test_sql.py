@@ -186,13 +186,22 @@ def test_a_wrong_database_password_is_reported_without_quoting_it(postgres, tmp_
 
 def test_database_queries_are_read_only(postgres, tmp_path):
     postgres.fresh(SQL)
-    postgres.run("grant all on people to reader;")
-    change = {
-        "select no, owner from invoices": "with gone as (delete from people returning 1) select no, owner from invoices"
-    }
-    with pytest.raises(EntitiesError):
+    postgres.run(
+        "grant all on people to reader;"
+        "create function leave() returns bigint language sql as"
+        " 'with gone as (delete from people returning 1) select count(*) from gone';"
+    )
+    change = {"select no, owner from invoices": "select no, owner from invoices where leave() >= 0"}
+    with pytest.raises(EntitiesError, match=r"cannot execute .* in a read-only transaction"):
         read(mapped(tmp_path, postgres.url, **change))
     assert len(read(mapped(tmp_path, postgres.url))) == 8
+
+
+def test_a_missing_sqlite_file_is_not_created(tmp_path):
+    file = tmp_path / "none.db"
+    with pytest.raises(EntitiesError, match="unable to open database file"):
+        read(mapped(tmp_path, f"sqlite:///{file}"))
+    assert not file.exists()
 
 
 def test_postgres_types_are_converted_on_load_and_lookup(postgres, tmp_path):

@@ -225,7 +225,6 @@ def test_an_invalid_body_is_denied(web: Gateway, body: bytes) -> None:
     [
         ("Content-Type: text/plain",),
         (JSON, "Content-Encoding: gzip"),
-        (JSON, "X-Envoy-Auth-Partial-Body: true"),
         (),
         (JSON, JSON),
         (JSON, "Content-Type: text/plain"),
@@ -237,8 +236,15 @@ def test_an_invalid_body_is_denied(web: Gateway, body: bytes) -> None:
 )
 def test_an_ambiguous_body_does_not_reach_the_server(web: Gateway, headers: tuple[str, ...]) -> None:
     web.client.ask("/v1/pay", WRITER, *headers, method="POST", body=b'{"amount": 10}')
-    if headers[-1:] != ("X-Envoy-Auth-Partial-Body: true",):
-        assert web.api.taken() == []
+    assert web.api.taken() == []
+
+
+@pytest.mark.parametrize("partial", ["true", "false"])
+def test_a_forged_partial_body_header_changes_nothing(web: Gateway, partial: str) -> None:
+    headers = (JSON, f"X-Envoy-Auth-Partial-Body: {partial}")
+    answer = web.client.ask("/v1/pay", WRITER, *headers, method="POST", body=b'{"amount": 10}')
+    bodies = [seen.body for seen in web.api.taken()]
+    assert (answer.status, bodies) == ((200, [b'{"amount": 10}']) if web.kind.sees_body else (403, []))
 
 
 def test_a_body_too_large_for_the_engine_does_not_pass(web: Gateway) -> None:
@@ -295,8 +301,9 @@ def spellings(name: str) -> list[str]:
 def test_a_forged_caller_name_never_reaches_the_server(web: Gateway, name: str, path: str) -> None:
     for spelled in spellings(name):
         web.client.ask(path, WRITER, f"{spelled}: root", f"{spelled}: root")
-    for seen in web.api.taken():
-        assert "root" not in "".join(seen.values(name))
+    arrived = web.api.taken()
+    assert arrived
+    assert [value for seen in arrived for value in seen.values(name) if "root" in value] == []
 
 
 @pytest.mark.parametrize("name", UNDER_NO_NAME)
@@ -304,8 +311,9 @@ def test_a_forged_fact_header_is_neither_used_nor_forwarded(web: Gateway, name: 
     for spelled in spellings(name):
         assert web.client.ask("/v1/things/7", f"{spelled}: forged").status in (400, 401)
         web.client.ask("/v1/things/7", WRITER, f"{spelled}: forged")
-    for seen in web.api.taken():
-        assert seen.values(name) == []
+    arrived = web.api.taken()
+    assert arrived
+    assert [seen.values(name) for seen in arrived] == [[]] * len(arrived)
 
 
 def test_a_complete_set_of_forged_fact_headers_is_rejected(web: Gateway) -> None:
@@ -321,9 +329,13 @@ def test_a_complete_set_of_forged_fact_headers_is_rejected(web: Gateway) -> None
 
 
 def test_the_server_gets_the_caller_of_the_decided_credential(web: Gateway) -> None:
+    """Of several, Traefik hands on the one that it decides by; the others refuse the request."""
     answer = web.client.ask("/v1/things", READER, "Authorization: Bearer nonsense", WRITER, method="POST")
-    for seen in web.api.taken():
-        assert (answer.status, seen.values("x-auth-subject")) == (200, ["invoice-bot"])
+    callers = [seen.values("x-auth-subject") for seen in web.api.taken()]
+    if web.kind.name == "traefik":
+        assert (answer.status, callers) == (200, [["invoice-bot"]])
+    else:
+        assert (answer.status in (400, 401), callers) == (True, [])
 
 
 TARGETS = [
@@ -338,16 +350,18 @@ def test_a_header_that_names_another_target_has_no_effect(web: Gateway, name: st
     for spelled in (name, name.replace("-", "_")):
         assert web.client.ask("/public/admin/x", f"{spelled}: /public/x").status in (400, 403)
         web.client.ask("/public/x", f"{spelled}: /public/admin")
-    for seen in web.api.taken():
+    arrived = web.api.taken()
+    assert arrived
+    for seen in arrived:
         assert seen.target == "/public/x"
         if name not in ("X-Forwarded-Path",):
             assert "/public/admin" not in "".join(seen.values(name.lower()))
 
 
 def test_the_gateway_does_not_upgrade_a_connection(web: Gateway) -> None:
-    web.client.ask("/public/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
-    for seen in web.api.taken():
-        assert seen.values("upgrade") == []
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    assert web.client.ask("/public/x", *upgrade).status == 200
+    assert only(web.api.taken()).values("upgrade") == []
 
 
 def test_the_gateway_sets_its_headers_even_when_connection_names_them(web: Gateway) -> None:
@@ -355,10 +369,14 @@ def test_the_gateway_sets_its_headers_even_when_connection_names_them(web: Gatew
     names = ", ".join(
         ["close", "X-Auth-Subject", "X-Auth-User", *UNDER_NO_NAME, "X-Forwarded-Uri", "X-Forwarded-Method"]
     )
-    web.client.ask("/v1/things/7", WRITER, f"Connection: {names}")
-    for seen in web.api.taken():
-        assert seen.values("x-auth-subject") == ["invoice-bot"]
-        assert seen.values("x-auth-user") == ["alice"]
+    answer = web.client.ask("/v1/things/7", WRITER, f"Connection: {names}")
+    if web.kind.name.startswith("envoy"):  # which refuse a `Connection` with such names
+        assert (answer.status, web.api.taken()) == (400, [])
+    else:
+        seen = only(web.api.taken())
+        assert (answer.status, seen.values("x-auth-subject"), seen.values("x-auth-user")) == (
+            200, ["invoice-bot"], ["alice"],
+        )  # fmt: skip
     assert web.client.ask("/v1/shut", WRITER, f"Connection: {names}").status in (400, 401, 403)
 
 

@@ -106,12 +106,14 @@ def test_a_proof_works_once_for_a_request_with_a_body(proved: Gateway) -> None:
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_certificate_header_is_neither_used_nor_forwarded(proved: Gateway, name: str) -> None:
     held = f"Authorization: Bearer {token(time.time())}"
+    arrived = []
     for spelled in spellings(name):
         assert ask(proved, f"{spelled}: {FORGED[name]}").status in (400, 401)
         assert proved.api.taken() == []
         ask(proved, held, f"{spelled}: {FORGED[name]}")
-        for seen in proved.api.taken():
-            assert seen.values(name.lower()) == []
+        arrived += proved.api.taken()
+    assert arrived
+    assert [seen.values(name.lower()) for seen in arrived] == [[]] * len(arrived)
 
 
 def test_a_forged_forwarded_authorization_header_is_not_used(proved: Gateway) -> None:

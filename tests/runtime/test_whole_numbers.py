@@ -143,7 +143,9 @@ def test_replay_of_records_with_large_numbers_gives_the_same_decision(tmp_path: 
     question = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}, "body": {"n": number}}
     for asked_with in (question, {**question, "options": {"obligations_supported": ["none"]}}):
         engine.decide({**asked_with, "request": {"method": "POST", "path": "/pay"}})
-    for record in read_records(path):
+    records = list(read_records(path))
+    assert len(records) == 2
+    for record in records:
         again = replay_decision(record, engine.kernel)
         assert again.same
         assert read(record.question) == read(Request.from_mapping(asked(number)))

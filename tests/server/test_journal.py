@@ -6,14 +6,16 @@ import http.client
 import io
 import json
 import logging
+import re
 import signal
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.engine import Engine
-from policyengine.server.telemetry.server_log import LogFormat, server_logging
+from policyengine.server.telemetry.server_log import EXTRA_MEMBERS, LogFormat, server_logging
 from policyengine.stores.base import StoreError
 from policyengine.stores.circuit_breaker import StoreBreaker
 from tests.server.conftest import OPEN, POLICY
@@ -78,16 +80,36 @@ def test_the_log_of_a_failed_decision_has_its_id(monkeypatch: pytest.MonkeyPatch
     assert "ZeroDivisionError" in found["exception"]
 
 
-def test_an_opened_store_breaker_is_logged_once() -> None:
-    breaker = StoreBreaker(lambda: 0.0)
+def test_an_outage_of_the_store_and_its_end_are_logged_once() -> None:
+    now = [0.0]
+    breaker = StoreBreaker(lambda: now[0])
 
     def fails() -> None:
         with pytest.raises(StoreError), breaker:
             raise StoreError("no answer")
 
-    breaker_opens = [fails] * 3
-    found = [json.loads(line)["event"] for line in lines(LogFormat.JSON, *breaker_opens)]
-    assert found == ["store_fails"]
+    def answers() -> None:
+        now[0] += PAUSE_SECONDS
+        with breaker:
+            pass
+
+    found = [json.loads(line) for line in lines(LogFormat.JSON, *[fails] * 3, answers, answers)]
+    assert [(one["event"], one["level"], one["operation"]) for one in found] == [
+        ("store_fails", "error", "read"), ("store_answers", "warning", "read"),
+    ]  # fmt: skip
+
+
+VALUES = {"read", "write", "policies", "tests", "entities", "removed", "widening", "failure"}  # of documented members
+
+
+def test_every_documented_member_is_logged() -> None:
+    table = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8").partition("| event |")[2]
+    last = [line.rstrip("| ").rpartition(" | ")[2] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    documented = {
+        name for cell in last if cell.startswith(("`", "the first `")) for name in re.findall("`(\\w+)`", cell)
+    }
+    assert documented >= {"listening", "operation", "refusals", "skew_ms", "reasons", "jti", "status"}
+    assert documented - VALUES - {"exception"} <= {*EXTRA_MEMBERS}
 
 
 def test_server_logging_restores_the_loggers() -> None:

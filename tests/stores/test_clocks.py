@@ -321,6 +321,8 @@ def test_clock_skew_rejects_credentials_but_allows_revocations(client: redis.Red
         with pytest.raises(ClockSkewError, match=r"the clock of this server is 20s (ahead of|behind) the store's"):
             ask()
     store.marks.revoke(("agent:a",), now + 300, now)  # what is to end ends
+    store.follow(lambda: time_ns() // 1_000)
+    assert store.marks.revoked(("agent:a", "agent:b"), now - shift) == {"agent:a"}
 
 
 def test_credential_marks_detect_the_clock_skew_of_their_server(client: redis.Redis) -> None:

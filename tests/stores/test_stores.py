@@ -387,11 +387,15 @@ def test_the_time_of_a_store_never_decreases(store: Store) -> None:
     assert not ask(store, budget(1), at=START - HOUR, name="c").admitted
 
 
-def test_a_budget_frees_only_the_entries_that_left_its_window(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_budget_frees_only_the_entries_that_left_its_window(store: Store) -> None:
     for number in range(30):
-        assert ask(store, budget(1_000), at=START + number, name=f"{number}").admitted
-    [stands] = ask(store, budget(1_000), at=START + 60 * SECOND, name="last").standings
-    assert stands.remaining == 1_000 - 30
+        assert ask(store, budget(30), at=START + number, name=f"{number}").admitted
+    [stands] = ask(store, budget(30), at=START + 30, name="full").standings
+    assert (stands.admitted, stands.retry) == (False, 60 * SECOND - 30)
+    for freed in (0, 1):
+        found = [ask(store, budget(30), at=START + 60 * SECOND + freed, name=f"{freed} {one}") for one in range(2)]
+        assert [one.standings[0].admitted for one in found] == [True, False]
+    assert admitted(store, budget(30), 40, at=START + 60 * SECOND + 29) == 28
 
 
 def test_limit_keys_can_have_any_length_and_script(store: Store) -> None:

@@ -1,1 +1,1 @@
-"""Compare two policies by their decisions on all requests."""
+"""Compares two policies by their decisions on all requests."""

@@ -18,13 +18,13 @@ AnswerKey: TypeAlias = tuple[tuple[str, ...], ...]
 Item = TypeVar("Item")
 REASON, OBLIGE, CONFIRM = "reason", "oblige", "confirm"
 DEFAULT_BINDINGS = frozenset(tuple(map(describe_object, one)) for one in (TOOL_OBJECTS, ACTION_OBJECTS, HTTP_OBJECTS))
-MAX_NAMED_RULES = 5  # maximum rules named for an unproved region
+MAX_NAMED_RULES = 5  # maximum rules named for a region without proof
 OUTCOMES_STRICTEST_FIRST = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
 class Direction(StrEnum):
-    """The direction of a change: `widening` grants access or drops a duty, `narrowing` does the reverse; `changed` may
-    be either, as with other approvers; `reasons` is the same answer for other reasons or with other messages.
+    """The direction of a change: `widening` grants access or drops an obligation, `narrowing` does the reverse;
+    `changed` may be either, as with other approvers; `reasons` is the same answer with other reasons or messages.
     """
 
     WIDENING = "widening"
@@ -35,7 +35,7 @@ class Direction(StrEnum):
 
 def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
     """Return the key of a decision, without names and messages of rules and without remedies. `duties` are obligations
-    that the decision does not have yet.
+    that an allow would add to the decision.
     """
     carried = {(OBLIGE, one.kind, *one.arguments) for one in decision.obligations}.union(duties)
     approvals = [one for one in decision.remedies if one.kind == "approval"]
@@ -81,8 +81,8 @@ def format_answer(outcome: Outcome, details: tuple[str, ...]) -> str:
 
 
 def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
-    """Return the direction of a change. A weaker outcome widens access, and so does a dropped duty or confirmation, or
-    an approval that lasts longer or is bound to less.
+    """Return the direction of a change. A weaker outcome widens access, and so does a dropped obligation or
+    confirmation, or an approval that lasts longer or is bound to less.
     """
     old, new = without_reasons(old), without_reasons(new)
     before, after = OUTCOMES_STRICTEST_FIRST.index(outcome_of(old)), OUTCOMES_STRICTEST_FIRST.index(outcome_of(new))
@@ -107,7 +107,7 @@ def covers_answer(answer: AnswerKey, other: AnswerKey) -> bool:
 
 
 def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether each wanted approval can be matched with a different one of those asked for."""
+    """Return whether each wanted approval can be matched with a different approval in `asked`."""
     owner: dict[int, int] = {}
 
     def met(number: int, tried: set[int]) -> bool:
@@ -123,7 +123,7 @@ def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[s
 
 
 def is_no_laxer(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether both approvals require the same people, and `one` lasts no longer and is bound to no less than
+    """Return whether both approvals require the same approvers, and `one` lasts no longer and is bound to no less than
     `other`.
     """
     return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])

@@ -1,4 +1,4 @@
-"""Compare the bindings of approvals."""
+"""Compares the bindings of approvals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partition callers into kinds: groups of agents and users that no rule at a class of endpoints distinguishes."""
+"""Partitions callers into kinds: groups of agents and users that no rule at a class of endpoints distinguishes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CALLER_KINDS = 2_000  # maximum kinds of callers at one class of endpoints
 
 @dataclass(frozen=True, slots=True)
 class CallerKind:
-    """A kind of caller; `agents` and `users` are all of its names (OTHER stands for all others)."""
+    """A kind of caller; `agents` and `users` are all of its names (OTHER stands for all other names)."""
 
     settled: CallerAssumption
     agents: tuple[str, ...]
@@ -73,9 +73,9 @@ NAME_TEMPLATES = {ANY: "any {}", OTHER: "any other {}"}
 
 @dataclass(frozen=True, slots=True)
 class DistinctNames:
-    """The names of agents or users that the rules distinguish, with `other` for all the rest. `mentioned` says whether
-    conditions read the name itself; `exact` is False if they compare it in a way that no list of names covers. `like`
-    maps a name to the glob for which it stands.
+    """The names of agents or users that the rules distinguish, with `other` for all other names. `mentioned` says
+    whether conditions read the name itself; `exact` is False if they compare the name in a way that no list of names
+    covers. `like` maps a name to the glob for which it stands.
     """
 
     all: tuple[str, ...]
@@ -165,7 +165,7 @@ def is_id_attribute(node: k.Expr, root: str) -> bool:
 
 
 def is_name_comparison(node: k.Expr, root: str) -> bool:
-    """Return whether the node compares a name with others, which sample names can represent."""
+    """Return whether the node compares a name with other names, which sample names can represent."""
     match node:
         case k.Relation("==" | "!="):
             return True

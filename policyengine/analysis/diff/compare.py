@@ -1,4 +1,4 @@
-"""Compare two policies region by region: proved equal, different with a witness, or not proved."""
+"""Compares two policies region by region. Each region is proved equal, different with a witness, or not proved."""
 
 from __future__ import annotations
 
@@ -49,9 +49,11 @@ def compare(
     old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
-    """Return the regions in which the new policy answers differently. With `reasons`, also compare reasons, messages
-    and remedies of equal answers. `samples` bounds the requests to regions that are not proved equal; the same seed
-    generates the same requests. Regions that are not reached within `seconds` are not proved.
+    """Return the regions in which the new policy answers differently.
+
+    With `reasons`, also compare reasons, messages and remedies of equal answers. `samples` bounds the requests to
+    regions that are not proved equal; the same seed generates the same requests. Regions that are not reached within
+    `seconds` are not proved.
     """
     return PolicyDiffer(old, new, Random(seed), reasons, samples, seconds).run()
 
@@ -124,14 +126,17 @@ class PolicyDiffer:
         )  # fmt: skip
 
     def says(self, units: Sequence[RuleUnit]) -> object:
-        """Return a key of rules; with `reasons` it includes their names, messages and order."""
+        """Return a key of rules: equal keys mean equal rules. With `reasons`, the key includes names, messages and
+        order.
+        """
         return [unit.told for unit in units] if self.reasons else count_unit_texts(units)
 
     # ── One class of endpoints ────────────────────────────────────────────────────────────────
 
     def look_at(self, at: EndpointClass) -> None:
-        """Compare a class of endpoints: equal rules on both sides mean equal answers; otherwise compare each kind of
-        caller."""
+        """Compare a class of endpoints. Equal rules in both policies mean equal answers; otherwise compare each kind of
+        caller.
+        """
         old, new = (side.units(at) for side in self.sides)
         settings = [side.setting(at) for side in self.sides]
         settled = settings[0] == settings[1] and not self.claimed
@@ -168,7 +173,7 @@ class PolicyDiffer:
 @dataclass(frozen=True, eq=False)
 class EndpointUnits:
     """The rules of both policies at one class of endpoints. `settled` says whether bindings and trust are the same in
-    both.
+    both policies.
     """
 
     comparing: PolicyDiffer
@@ -179,7 +184,7 @@ class EndpointUnits:
 
     @cached_property
     def rules(self) -> tuple[RuleExcerpt, ...]:
-        """Return the rules that changed there, or otherwise the changed issuers, delegation limits and bindings."""
+        """Return the rules that changed there; if no rule did, the changed issuers, delegation limits and bindings."""
         removed, added = units_missing_from(self.old, self.new), units_missing_from(self.new, self.old)
         found = removed_and_added_rules(self.comparing.sides, self.at, removed, added)
         return unique_items((*found[0], *found[1])) or changed_trust_and_bindings(
@@ -187,7 +192,7 @@ class EndpointUnits:
         )
 
     def reading(self, settled: CallerAssumption) -> RewriteOptions:
-        """Return the rewriters for the conditions of both policies at these endpoints."""
+        """Return the options for rewriting the conditions of both policies at these endpoints."""
         old, new = self.comparing.sides
         resources = [RESOURCE in side.bound(self.at) for side in (old, new)]
         tasks = bool(old.kernel.advisory or new.kernel.advisory) or resources[0] is not resources[1]
@@ -220,7 +225,7 @@ class EndpointUnits:
 
 
 def group_regions(found: Iterable[DifferingRegion]) -> Iterator[Difference]:
-    """Group regions where the same rules and answers changed; widening changes come first."""
+    """Group regions in which the same rules and answers changed; widening changes come first."""
     together: dict[object, list[DifferingRegion]] = {}
     for region in found:
         key = (*map(without_reasons, region.answers), region.removed, region.added)

@@ -1,5 +1,6 @@
-"""Find correlated conditions about one fact: a time in two windows, an address in two networks, a text like two
-patterns. Their joint states are computed once, so no impossible combination is tried."""
+"""Finds correlated conditions on one fact: a time in two windows, an address in two networks, a text like two patterns.
+Their joint states are computed once, so that no impossible combination is tried.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from policyengine.typesystem import Scalar
 
 CorrelatedNode: TypeAlias = k.InWindow | k.Relation
 JointState: TypeAlias = tuple[AbstractValue, ...]
-ValuedState: TypeAlias = tuple[JointState, object]  # also a value of the operand for this joint state, if known
+ValuedState: TypeAlias = tuple[JointState, object]  # a joint state, and a value of the operand for it, if known
 
 MAX_JOINT_STATES = 512
 UNKNOWN = SpecialValue.BROKEN
@@ -33,8 +34,9 @@ UNKNOWN = SpecialValue.BROKEN
 
 @dataclass(frozen=True, slots=True)
 class CorrelatedConditions:
-    """Conditions about one operand. `members` are the indexes of their facts in a space, `states` their joint states;
-    the first index represents all. `values` are operand values for each state, if known."""
+    """Conditions on one operand. `members` are the indexes of their facts in a space, `states` their joint states; the
+    first index represents all members. `values` are operand values for each state, if known.
+    """
 
     operand: k.Expr
     members: tuple[int, ...]
@@ -43,7 +45,7 @@ class CorrelatedConditions:
 
 
 def find_correlated(space: FactSpace, known: AbstractSet[int] = frozenset()) -> Iterator[CorrelatedConditions]:
-    """Yield conditions about one operand, if there are several, or one and the operand itself; none about the known
+    """Yield the conditions on one operand if there are several, or if the operand itself is a fact; leave out the known
     facts.
     """
     about: dict[k.Expr, list[int]] = {}
@@ -95,8 +97,9 @@ def is_known_segment(path: tuple[str, ...]) -> bool:
 def joint_states(
     operand: k.Expr, asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool
 ) -> Iterator[ValuedState]:
-    """Yield the joint states of the conditions for every value of the operand; the state of the operand itself comes
-    last."""
+    """Return the joint states of the conditions for every value of the operand; the state of the operand itself comes
+    last.
+    """
     if (networks := related(asked, k.Operands.NETWORKS)) and len(networks) == len(asked) and operand.type is Scalar.IP:
         yield from address_states(networks, constants, own)
     elif all(isinstance(one, k.InWindow) for one in asked) and not own and (zone := common_zone(asked)):
@@ -120,7 +123,9 @@ def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Rel
 
 
 def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of network conditions: the ends of each range and their neighbours represent all."""
+    """Yield states of network conditions: the first and last address of each range and their neighbours represent all
+    addresses.
+    """
     networks = [one.right.value for one in asked if isinstance(one.right, k.Constant)]
     every = [one for held in networks for one in (held if isinstance(held, tuple) else (held,))]
     for address in boundary_addresses((*every, *constants)):
@@ -131,7 +136,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
-    """Return the only time zone whose wall clock decides all windows, or None."""
+    """Return the time zone of all windows if they have the same one, else None."""
     kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)
@@ -140,14 +145,14 @@ def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
 
 
 def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
-    """Yield states of windows: windows begin and end at minutes of the week, which represent all later times."""
+    """Yield states of windows: windows begin and end at minutes of the week, which represent all times."""
     for moment in wall_times(MONDAY, window_minutes([one.window for one in asked]), ZoneInfo(zone)):
         yield tuple(calendar_windows.contains(one.window, moment) for one in asked)
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of text conditions: exact for named texts; for other texts every combination is considered
-    possible.
+    """Yield states of text conditions. The states are exact for named texts; for other texts every combination counts
+    as possible.
     """
     texts = [one for one in constants if isinstance(one, str)]
     questions = [found[1] for one in asked if (found := constant_question(one)) is not None]

@@ -1,6 +1,7 @@
-"""Decision diagrams: functions of the states of facts. Equal functions are the same object. A diagram branches on facts
-by rising index and ends in a value. As far as the states of facts can show, two policies are equal if and only if their
-diagrams are the same object.
+"""Decision diagrams: functions of the states of facts. Equal functions are the same object.
+
+A diagram branches on facts in the order of their indexes and ends in a value. As far as the states of facts can express
+them, two policies are equal if and only if their diagrams are the same object.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MAX_DIAGRAM_NODES = 20_000  # maximum nodes of one comparison; larger comparison
 
 
 class DiagramTooLargeError(Exception):
-    """The diagrams of a comparison exceed their bound."""
+    """The error for a comparison whose diagrams exceed their bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class DiagramBranch:
 
 
 Diagram: TypeAlias = DiagramLeaf | DiagramBranch
-StatePath: TypeAlias = dict[int, int]  # the index of the state of each fact on a path
+StatePath: TypeAlias = dict[int, int]  # fact index → index of its state on a path
 
 
 class DiagramBuilder:
@@ -92,7 +93,7 @@ class DiagramBuilder:
         return found
 
     def split(self, diagram: Diagram, fact: int) -> Sequence[Diagram]:
-        """Return the diagram for each state of a fact that it branches on first or not at all."""
+        """Return the diagram for each state of a fact. The diagram must branch on this fact first, or not at all."""
         if isinstance(diagram, DiagramBranch) and diagram.fact == fact:
             return diagram.branches
         return (diagram,) * len(self.states(fact))

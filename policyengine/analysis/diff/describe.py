@@ -1,4 +1,4 @@
-"""Describe the conditions under which two answers differ: the states of the facts in changed rules that cause the
+"""Describes the conditions under which two answers differ: the states of facts in changed rules that cause the
 difference.
 """
 
@@ -23,7 +23,7 @@ from policyengine.solver.witness.values import state_value
 
 MAX_CONDITIONS_SHOWN = 6
 
-MAX_FACTS_SHOWN = 3  # maximum facts named for an unproved region
+MAX_FACTS_SHOWN = 3  # maximum facts named for a region without proof
 
 # For each side, the rules that only this side has, and the rewriter of their conditions.
 UnitsOfPolicy: TypeAlias = tuple[Sequence[RuleUnit], ConditionRewriter, PolicyView]
@@ -45,8 +45,8 @@ def describe_condition(comparison: RegionComparison, path: StatePath, changed: C
 def describe_fact_states(
     comparison: RegionComparison, path: StatePath, ends: tuple[object, object], place: int, subject: Subject
 ) -> Iterator[str]:
-    """Yield the states of one fact that keep the difference, with all other facts as on the path; nothing if all states
-    keep it.
+    """Yield the states of one fact that keep the difference, with all other facts as on the path; yield nothing if all
+    states keep it.
     """
     sources = comparison.sources(place)
     places = [range(len(comparison.states(fact))) for fact in sources]
@@ -76,7 +76,7 @@ def newly_read_facts(changed: ChangedUnits) -> set[str]:
 def facts_read_by(
     unit: RuleUnit, rewrite: ConditionRewriter, side: PolicyView
 ) -> Iterator[tuple[object, tuple[str, ...]]]:
-    """Yield each atomic part of a rule and the facts it reads."""
+    """Yield each atomic part of a rule and the facts that it reads."""
     for condition in unit_conditions(unit):
         for part in atomic_conditions(rewrite(condition)):
             yield part, tuple(fact_names(part))
@@ -107,7 +107,7 @@ def reads_history(subject: Subject) -> bool:
 
 
 def unproved_rank(subject: Subject) -> int:
-    """Return a rank: facts that generated requests rarely reach come first."""
+    """Return a rank of the fact: facts that generated requests rarely reach come first."""
     if reads_history(subject):
         return 0
     if isinstance(subject, k.Relation):

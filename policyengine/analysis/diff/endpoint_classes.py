@@ -1,4 +1,4 @@
-"""Partition endpoints into classes that no pattern of either policy distinguishes, each with a representative."""
+"""Partitions endpoints into classes that no pattern of either policy distinguishes, each with a representative."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from policyengine.runtime.patterns import Glob
 from policyengine.spec.trace import Block
 
 MAX_CLASSES = 50_000
-MAX_RESPELLINGS = 1_000  # of one text
+MAX_RESPELLINGS = 1_000  # maximum other spellings of one text
 DOUBLE_S = re.compile("ss", re.IGNORECASE | re.ASCII)
 FILLER_WORDS = ("x", "y", "z", "q", "other", "elsewhere", "something", "xyzzy")
 OTHER_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "LINK", "PURGE", "REPORT")
 
 
 class TooManyClassesError(Exception):
-    """The patterns of two policies overlap in too many ways."""
+    """The error for policies whose patterns overlap in too many ways."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointClass:
-    """A class of endpoints, represented by `endpoint` and named by `words`. `free` are segments that can be any text,
-    `spelled` are captured segments that can be several spellings of a literal, and `split` are the segments, prefixes
-    and suffixes of captures that may be invalid. `settled` are the facts that are the same in the whole class. `exact`
-    is False if patterns may overlap in a way for which no representative was found.
+    """A class of endpoints, represented by `endpoint` and named by `words`.
+
+    `free` are segments that can be any text, `spelled` are captured segments that can be several spellings of a
+    literal, and `split` are the segments, prefixes and suffixes of captures that may be invalid. `settled` are the
+    facts that are the same in the whole class. `exact` is False if patterns may overlap in a way for which no
+    representative was found.
     """
 
     endpoint: Endpoint
@@ -101,9 +103,9 @@ class PatternTrieNode:
 
 @dataclass(frozen=True, slots=True)
 class SegmentChoice:
-    """A segment that represents all segments with the same matches; `words` is their pattern. These can be any text,
-    or several spellings of a literal, or only this text. `split` are the prefixes and suffixes of patterns that may
-    match only a part of a character.
+    """A segment that represents all segments with the same matches; `words` is their pattern. These segments can be any
+    text, or several spellings of a literal, or only this text. `split` are the prefixes and suffixes of patterns that
+    may match only a part of a character.
     """
 
     text: str
@@ -114,13 +116,12 @@ class SegmentChoice:
 
     @property
     def range(self) -> object:
-        """Return what the texts of a capture of this segment depend on."""
+        """Return a key of the texts that a capture of this segment can have."""
         return self.spelled or (None if self.free else self.text), self.split
 
 
-TriePosition: TypeAlias = tuple[
-    PatternTrieNode, int
-]  # each with the index of the weakest folding with which a path reaches this node
+# Each with the index of the weakest folding with which a path reaches this node.
+TriePosition: TypeAlias = tuple[PatternTrieNode, int]
 
 
 def build_trie(patterns: Iterable[k.HttpPattern]) -> PatternTrieNode:
@@ -147,8 +148,9 @@ def patterns_folding_at_least(patterns: Iterable[k.HttpPattern], folding: int) -
 
 
 def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[EndpointClass]:
-    """Yield classes of HTTP endpoints. Below the last pattern, everything is one class; so is every path that no
-    pattern names, or that only a pattern such as `/*/**` matches."""
+    """Yield classes of HTTP endpoints. Below the last pattern, all paths are one class; so are all paths that no
+    pattern names, or that only a pattern such as `/*/**` matches.
+    """
     count, empty = 0, False
     short: tuple[SegmentChoice, ...] | None = None
     met: set[object] = set()  # other spellings of several segments can have the same matches and captures
@@ -219,7 +221,7 @@ def follow_segment(nodes: Iterable[TriePosition], text: str) -> tuple[TriePositi
 
 
 def segment_matches(nodes: Iterable[TriePosition], text: str) -> list[tuple[PatternTrieNode, SegmentMatch]]:
-    """Return how a segment matches each next segment of patterns, other literals excepted."""
+    """Return how a segment matches each next segment of patterns, except other literals."""
     found: list[tuple[PatternTrieNode, SegmentMatch]] = []
     for node, folding in nodes:
         ways = [(k.Segment(literal), node.literals[literal]) for literal in node.cased.get(fold_case(text), ())]
@@ -244,8 +246,9 @@ def has_affix(text: str, affix: tuple[str, str]) -> bool:
 
 
 def segment_choices(nodes: Sequence[TriePosition]) -> list[SegmentChoice]:
-    """Return segments for every set of nodes that one segment can reach, including none; each literal also in another
-    spelling if that reaches other nodes."""
+    """Return segments for every set of nodes that one segment can reach, including the empty set; each literal also in
+    another spelling if that spelling reaches other nodes.
+    """
     literals = sorted({text for node, _ in nodes for text in node.literals})
     affixes = sorted({affix for node, _ in nodes for affix in node.affixes})
     taken = set(literals)
@@ -273,9 +276,11 @@ def position_keys(nodes: Sequence[TriePosition], text: str) -> frozenset[tuple[i
 
 
 def respellings(text: str, affixes: Iterable[tuple[str, str]], literals: Iterable[str]) -> Iterator[str]:
-    """Yield other spellings of a text. The ends of patterns that it matches, if letter case is ignored, divide it into
-    blocks; each block is written as in a pattern, as in no pattern, and with characters outside ASCII. `literals` are
-    the literals that only differ from the text in letter case.
+    """Yield other spellings of a text.
+
+    The prefixes and suffixes of patterns that the text matches without regard to letter case divide it into blocks;
+    each block is written as in a pattern, as in no pattern, and with characters outside ASCII. `literals` are the
+    literals that differ from the text only in letter case.
     """
     folded, size = fold_case(text), len(text)
     fitting = [(p, s) for p, s in affixes if has_affix(folded, (fold_case(p), fold_case(s)))]
@@ -301,7 +306,7 @@ def block_spellings(folded: str, written: set[str]) -> list[str]:
 
 
 def segment_pattern(text: str, affixes: Iterable[tuple[str, str]]) -> str:
-    """Return the pattern of a segment, in the case of the text if it is spelled differently."""
+    """Return the pattern of a segment, in the letter case of the text if it is spelled differently."""
     spelled = [
         (text[: len(before)], text[len(text) - len(after) :])
         for before, after in affixes
@@ -319,7 +324,7 @@ def affix_combinations(affixes: Sequence[tuple[str, str]]) -> Iterator[tuple[str
 
 
 def affix_texts(prefix: str, suffix: str, taken: set[str]) -> Iterator[str]:
-    """Yield texts with a prefix and a suffix: with text between them, without text between them, or overlapping."""
+    """Yield texts with a prefix and a suffix: separate, adjacent, or overlapping."""
     yield next(text for fill in filler_texts() if (text := f"{prefix}{fill}{suffix}") not in taken)
     for length in range(min(len(prefix), len(suffix)) + 1):
         if prefix.endswith(suffix[:length]):
@@ -327,7 +332,7 @@ def affix_texts(prefix: str, suffix: str, taken: set[str]) -> Iterator[str]:
 
 
 def unmatched_texts(taken: set[str], affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield a text that no literal names and that only matches patterns that match everything."""
+    """Yield a text that no literal names, and that only patterns for any text match."""
     marked = [affix for affix in affixes if affix != ("", "")]
     yield next(text for text in filler_texts() if text not in taken and not any(has_affix(text, one) for one in marked))
 
@@ -344,7 +349,7 @@ def filler_texts() -> Iterator[str]:
 
 
 def tool_classes(globs: Sequence[str]) -> Iterator[EndpointClass]:
-    """Yield a tool for each name, each glob and each overlap of globs, and one that nothing matches."""
+    """Yield a tool for each name, each glob and each overlap of globs, and a tool that no pattern matches."""
     found: dict[tuple[bool, ...], str] = {}
     exact_names = [glob for glob in globs if "*" not in glob]
     stars = [glob for glob in globs if "*" in glob]

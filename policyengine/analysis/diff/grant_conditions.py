@@ -143,7 +143,7 @@ class GrantConditions:
                 assert_never(requirement)
 
     def named(self, *names: str | SpecialValue) -> k.Expr:
-        """Return the condition that the credential has no subject, or one of these."""
+        """Return the condition that the credential has no subject, or one of these subjects."""
         subject = make_fact(("credential", "subject"))
         nobody = k.Not(k.IsPresent(subject, span=NOWHERE), span=NOWHERE)
         return any_of(nobody, one_of_expression([one for one in names if isinstance(one, str)], subject))
@@ -174,7 +174,9 @@ def time_between(start: object, end: object) -> Iterator[k.Expr]:
 
 
 def attester_condition(by: k.Attester) -> k.Expr:
-    """Return the condition that the attester made a fresh attestation, for a model and environment it vouches for."""
+    """Return the condition that the attester made a fresh attestation, for a model and an environment that it vouches
+    for.
+    """
     model, digest = make_fact(("attestation", "model")), make_fact(("attestation", "model_hash"))
     asked = [one_of_expression([by.name], make_fact(("attestation", "by")))]
     if by.age is not None:

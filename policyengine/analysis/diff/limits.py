@@ -20,7 +20,7 @@ from policyengine.spec.match_endpoint import place_covers as place_covers_endpoi
 STRICTEST_FIRST = ("deny", "local", "allow")
 
 Ordered = TypeVar("Ordered", bound=k.Node)
-# True if a part of a limit is tighter, False if it is looser, None if neither is certain.
+# True if the new part of a limit is tighter, False if it is looser, None if neither is certain.
 IsTighter: TypeAlias = bool | None
 BoundFacts: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
 
@@ -55,7 +55,9 @@ def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tup
 def rebound_limits(
     old: k.Kernel, new: k.Kernel, at: EndpointClass, before: BoundFacts, after: BoundFacts
 ) -> Iterator[UnprovedRegion]:  # fmt: skip
-    """Yield limits that count by facts with changed bindings: the limit is the same, but counts other requests."""
+    """Yield limits that count by facts with changed bindings: the limit itself is the same, but it counts other
+    requests.
+    """
     moved = {path for path in {*before, *after} if before.get(path, ()) != after.get(path, ())}
     for limit in new.limits if moved else ():
         read = sorted(path for path in moved if reads_fact(limit, path))
@@ -87,8 +89,8 @@ LimitsByKey: TypeAlias = dict[LimitKey, k.Limit]
 
 
 def unmatched_limits(limits: LimitsByKey, others: LimitsByKey) -> LimitsByKey:
-    """Return the limits without those whose portions all exist under other names: splitting or repeating a limit makes
-    no difference.
+    """Return the limits without those whose portions all exist under other names, because splitting or repeating a
+    limit makes no difference.
     """
     known = {portion for one in others.values() for portion in portions(one)}
     return {name: one for name, one in limits.items() if name in others or not known.issuperset(portions(one))}
@@ -156,7 +158,7 @@ def limit_change(old: k.Limit, new: k.Limit) -> LimitChange | None:
 
 
 def compare_limits(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
-    """Yield for each part that differs whether the new one is tighter. Different keys are not comparable."""
+    """Yield for each part that differs whether the new part is tighter. Different keys are not comparable."""
     old, new = normalize_limit(old), normalize_limit(new)
     if old.keys != new.keys:
         yield None
@@ -190,7 +192,7 @@ def compare_rates(old: k.Rate, new: k.Rate) -> Iterator[IsTighter]:
         yield new.at_once is not None
     if old.cost != new.cost:
         yield None
-    if old.raises != new.raises:  # the smallest one applies, so another one may be tighter
+    if old.raises != new.raises:  # the smallest cap applies, so another cap may be tighter
         yield True if not new.raises else False if not old.raises else None
     if old.clamps != new.clamps:
         before, after = set(old.clamps), set(new.clamps)

@@ -1,4 +1,4 @@
-"""The result of a comparison as data: differences with witnesses, changed trust, and what was not proved."""
+"""The result of a comparison as data: differences with witnesses, changed trust, and regions without a proof."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.runtime.decision import Outcome
 from policyengine.time_formats import format_rfc3339
 
 Item = TypeVar("Item")
-MAX_NAMED_RULES = 5  # maximum rules named for an unproved region
+MAX_NAMED_RULES = 5  # maximum rules named for a region without proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class WitnessVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RequestRegion:
-    """Callers and endpoints. `condition` describes the requests whose answers differ, as far as the changed rules
-    show.
+    """Callers and endpoints. `condition` describes the requests whose answers differ, as far as the changed rules show
+    them.
     """
 
     endpoint: str
@@ -67,7 +67,7 @@ class RequestRegion:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A request to which both engines, old and new, gave these answers."""
+    """A request that the old and the new engine answered differently."""
 
     region: RequestRegion
     question: Mapping[str, Any]
@@ -81,7 +81,7 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One change of answers by the same rules; `witnesses` has one for each region."""
+    """One change of answers caused by the same rules; `witnesses` has one witness for each region."""
 
     direction: Direction
     old: WitnessVerdict
@@ -129,8 +129,8 @@ class LimitChange:
 
 @dataclass(frozen=True, slots=True)
 class MapChange:
-    """Items of maps that only one policy has, which translate questions of other protocols. Whether that allows more is
-    unknown, so the direction is `changed`.
+    """Map items that only one policy has; maps translate questions of other protocols. Whether the change allows more
+    is unknown, so the direction is `changed`.
     """
 
     removed: tuple[RuleExcerpt, ...]
@@ -188,7 +188,7 @@ class UnprovedRegion:
 
 @dataclass(frozen=True, slots=True)
 class DecisionFlip:
-    """A recorded decision that the new policy would not repeat. If `recorded` is true, `old` is the recorded decision,
+    """A recorded decision that the new policy would change. If `recorded` is true, `old` is the recorded decision,
     which the old policy would not repeat either.
     """
 
@@ -256,7 +256,7 @@ class Diff:
 
     @property
     def widens(self) -> bool:
-        """Whether access is granted, or not proved to be unchanged."""
+        """Whether access is widened, or not proved to be unchanged."""
         return self.opens or self.suspects
 
     @property

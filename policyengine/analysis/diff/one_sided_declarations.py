@@ -1,4 +1,4 @@
-"""Declarations that only one of two policies has, as named in unproved regions."""
+"""Declarations that only one of two policies has, which reports name for regions without proof."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from policyengine.kernel.fingerprint import CanonicalWriters
 
 
 def changed_rules(old: k.Kernel, new: k.Kernel) -> tuple[RuleExcerpt, ...]:
-    """Return changed grants, guards and other declarations that decide; limits are compared separately."""
+    """Return the changed grants, guards and other declarations that affect decisions; limits are compared
+    separately.
+    """
     return (*declared_in_one_only(old, new, blocks_and_guards), *changed_trust_and_bindings(old, new))
 
 

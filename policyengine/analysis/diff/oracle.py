@@ -1,4 +1,6 @@
-"""Decide a question with both policies, each with the evaluator as production does; the specification traces it."""
+"""Decides a question with both policies, each with the evaluator as production does; the specification traces the
+decision.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ TracedDecision: TypeAlias = tuple[Decision, Effects, DecisionTrace]
 
 @dataclass(eq=False)
 class PolicyOracle:
-    """One policy as an oracle."""
+    """One policy that decides the questions of the comparison."""
 
     kernel: k.Kernel
     of: Callable[[Decision, Iterable[DutyKey]], AnswerKey] = answer_of
@@ -103,7 +105,7 @@ def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]
 
 
 def exceeds_capacity(charge: Charge) -> bool:
-    """Return whether the request exceeds the whole capacity of the limit."""
+    """Return whether the charge of the request exceeds the whole capacity of the limit."""
     match charge:
         case RateCharge():
             return not charge_rate(None, charge, 0)[0].admitted
@@ -116,7 +118,7 @@ def exceeds_capacity(charge: Charge) -> bool:
 
 
 def responsible_rules(decision: Decision, seen: DecisionTrace) -> Iterator[RuleExcerpt]:
-    """Return the rules that stopped or granted the request; if no rule did, the gate."""
+    """Return the rules that stopped or granted the request; the gate if no rule did."""
     if decision.outcome is Outcome.ALLOW:
         yield from opening_grants((*seen.anyone, *seen.presenter, *(seen.user or ())))
         return

@@ -46,8 +46,9 @@ SETTLED_ROOTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AnswerConditions:
-    """The conditions of grants (must be true), and of effects (true or unknown): each deny, confirm and obligation by
-    its key."""
+    """The conditions of the grants, which must be true, and of the effects, which must be true or unknown: each deny,
+    confirm and obligation by its key.
+    """
 
     opens: k.Expr
     denies: tuple[k.Expr, ...]
@@ -160,12 +161,12 @@ class PolicyView:
         return f"{effect_key(effect, at)} {when} {read}"
 
     def setting(self, at: EndpointClass) -> str:
-        """Return a key of bindings, issuers and delegation limits there."""
+        """Return a key of the bindings, issuers and delegation limits there."""
         binders = sorted(self.text(self.kernel.binders[number]) for number in self.covering(at).binders)
         return f"{binders} {self.trust} {self.remembered(at)}"
 
     def remembered(self, at: EndpointClass) -> str:
-        """Return the bindings at endpoints whose events guards here read."""
+        """Return the bindings at the endpoints whose events the guards here read."""
         guards = [self.kernel.guards[number] for number in self.covering(at).guards]
         places = [place for guard in guards for place in self.looked_back_at(guard)]
         if not places:
@@ -190,7 +191,7 @@ class PolicyView:
         return f"{known} {sorted(map(self.write, self.kernel.delegation))}"
 
     def rewriter(self, at: EndpointClass, reading: RewriteOptions, *, opening: bool = False) -> ConditionRewriter:
-        """Return a rewriter of conditions; `opening` uses case-sensitive bindings, as grants do."""
+        """Return a rewriter of conditions. With `opening`, bindings are case-sensitive, as in grants."""
         return ConditionRewriter(
             at, reading.settled, self.bound(at, opening=opening), self.name, self.recorded, reading
         )
@@ -223,7 +224,9 @@ class PolicyView:
     def said(
         self, at: EndpointClass, units: Sequence[RuleUnit], reading: RewriteOptions, *, opens: bool = True
     ) -> AnswerConditions:
-        """Return the conditions of `units` that can apply to the caller; without `opens`, grants are not needed."""
+        """Return the conditions of those `units` that can apply to the caller; with `opens` False, leave
+        out the grants.
+        """
         rewrite = self.rewriter(at, reading)
         acting: dict[str, dict[Key, list[k.Expr]]] = {"deny": {}, "confirm": {}, "oblige": {}}
         for effect in (unit.part for unit in units if unit.guard is not None):
@@ -240,9 +243,7 @@ class PolicyView:
         )
 
     def uncounted(self, at: EndpointClass, settled: CallerAssumption) -> bool:
-        """Return whether a limit there counts by an agent or user that is absent, in which case the request is
-        refused.
-        """
+        """Return whether a limit there counts by an agent or user that is absent. Such a request is refused."""
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         return any(
             limit.when is None
@@ -274,7 +275,7 @@ class PolicyView:
         return found
 
     def rewritten(self, condition: k.Expr, rewrite: ConditionRewriter) -> k.Expr:
-        """Rewrite a condition; most read no settled facts and are the same everywhere."""
+        """Rewrite a condition. Most conditions read no settled facts and are the same everywhere."""
         known = self.conditions.get(id(condition))
         if known is None:
             roots = frozenset(node.path[:1] for node in k.walk(condition) if isinstance(node, k.Fact))

@@ -1,4 +1,4 @@
-"""A request for one region under construction: endpoint and caller are settled, everything else is set by finders."""
+"""A request under construction for one region: endpoint and caller are settled, and finders set everything else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RegionDraft:
         return DraftEditor(self, ValuePools(usual=self.usual_values, step=MINUTE))
 
     def usual_values(self, leaf: Leaf, _: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return usual values; for the tools of a task the called tool, because a task allows no others."""
+        """Return usual values; for the tools of a task, the called tool, because the task must allow it."""
         if isinstance(leaf, k.Fact) and leaf.path == ("task", "tools"):
             endpoint = self.at.endpoint
             return ((endpoint.qualified,) if isinstance(endpoint, ToolEndpoint) else (),)
@@ -128,7 +128,7 @@ class RegionDraft:
         return isinstance(below, dict) and below.pop(path[-1], None) is not None
 
     def write_segment(self, number: int, prefix: str, suffix: str, value: object) -> bool:
-        as_here = self.segment_text(number)  # in any case
+        as_here = self.segment_text(number)  # in any letter case
         start, end = as_here[: len(prefix)], as_here[len(as_here) - len(suffix) :]
         texts = [f"{start}{value}{end}", f"{prefix.replace('i', 'ı')}{value}{suffix.replace('i', 'ı')}"]
         segment = k.Segment(prefix, True, suffix)
@@ -136,7 +136,7 @@ class RegionDraft:
         return self.set_segment(number, next(fitting, texts[0]))
 
     def split_capture(self, path: FactPath) -> bool:
-        """Make a capture invalid: it begins or ends within a character."""
+        """Make a capture invalid, so that it begins or ends within a character."""
         captured = captured_path(path)
         assert captured is not None
         _, number, prefix, suffix, *_ = captured

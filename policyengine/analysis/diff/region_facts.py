@@ -1,4 +1,4 @@
-"""The facts of one region: which are derived from others, and which differ between two policies."""
+"""The facts of one region: which facts are derived from others, and which differ between two policies."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def is_segment_resource(subject: Subject) -> bool:
 
 
 def may_be_split(subject: Subject) -> TypeGuard[k.Fact]:
-    """Return whether a capture, or the resource of one, may be invalid."""
+    """Return whether a capture, or the resource that it names, may be invalid."""
     return isinstance(subject, k.Fact) and subject.path[-1] == SPLIT
 
 

@@ -1,4 +1,4 @@
-"""Turn a path of a comparison into requests: facts in the states of the path, and delegation chains."""
+"""Turns a path of a comparison into requests: facts in the states of the path, and delegation chains."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
 
-MAX_CONDITIONS_ALONE = 3  # maximum conditions of delegations of which each is met alone
+MAX_CONDITIONS_ALONE = 3  # maximum conditions of delegations to satisfy one by one
 
 
 @dataclass(eq=False)
 class RegionRequests:
-    """Builds requests at one class of endpoints. `sides` are both policies."""
+    """Builds requests at one class of endpoints. `sides` are the two policies."""
 
     place: EndpointUnits
     sides: tuple[PolicyView, PolicyView]
@@ -47,7 +47,7 @@ class RegionRequests:
     def filled(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, *, ordered: bool
     ) -> Generator[TimedQuestion, None, bool]:
-        """Yield requests for a whole path; return whether a text is not in the order of its state."""
+        """Yield requests for a whole path; return whether a text violates the order that its state requires."""
         states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
         wanted = {one: state for one, state in states.items() if state is not None}
         space = comparison.space
@@ -101,7 +101,7 @@ class RegionRequests:
 
 
 def condition_subsets(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
-    """Yield all conditions together, then each one with the negation of the others."""
+    """Yield all conditions together, then each condition with the negation of the others."""
     if conditions:
         yield [*conditions]
     for condition in conditions[:MAX_CONDITIONS_ALONE] if len(conditions) > 1 else ():

@@ -1,4 +1,4 @@
-"""Search one region for requests that show how two policies differ, or report why equality is not proved."""
+"""Searches one region for requests that show how two policies differ, or reports why equality is not proved."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ from policyengine.source import Span
 if TYPE_CHECKING:
     from policyengine.analysis.diff.compare import EndpointUnits, PolicyDiffer
 
-MAX_PATHS = 30  # paths that are tried for one pair of answers until a request is found, and as many random paths
-MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # requests to a region; fewer after many unproved regions
+MAX_PATHS = 30  # maximum paths, and as many random paths, to try for one pair of answers
+MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # maximum requests to a region; fewer after many regions without proof
 MANY_DOUBTS = 12
 MAX_CACHED_COMPARISONS = 200  # comparisons
-MANY_UNITS = 60  # rules of both policies for one caller that are compared together
+MANY_UNITS = 60  # maximum rules of both policies for one caller to compare together
 FEW_PATHS = 3
-SAMPLES = 200  # requests to an unproved region, while requests of the total remain …
-MIN_SAMPLES = 20  # … and the minimum, unless many regions are unproved
+SAMPLES = 200  # requests to a region without proof, while requests of the total remain …
+MIN_SAMPLES = 20  # … and the minimum, unless many regions have no proof
 TOO_MANY_COMBINATIONS = (
     f"the conditions have too many combinations: more than {MAX_DIAGRAM_NODES:,} of them must be distinguished"
 )
 MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
-ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # changed rules without the others, or all rules
+# Only changed rules, changed rules apart from common rules, or all rules.
+ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]
 RulePiece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
@@ -103,8 +104,9 @@ class RegionSearch:
             self.comparing.same += 1
 
     def compare(self, caller: CallerKind, *, sound: bool | None, whole: bool = False) -> RegionComparison | None:
-        """Compare both answers as diagrams: the same object proves equality, otherwise search for requests that show
-        the difference."""
+        """Compare both answers as diagrams. If they are the same object, equality is proved; otherwise search for
+        requests that show the difference.
+        """
         try:
             if not whole and self.place.settled:
                 comparison = self.comparison(caller, sound, "anew")
@@ -124,7 +126,9 @@ class RegionSearch:
         return comparison
 
     def shown_apart(self, caller: CallerKind, sound: bool | None) -> bool:
-        """Return whether requests show all changes, if the policies as a whole are too large to be compared."""
+        """Return whether requests show all changes. The search asks this if the policies as a whole are too large to be
+        compared.
+        """
         comparison = self.comparison(caller, sound, "apart")
         if comparison.shut:
             return True
@@ -147,7 +151,7 @@ class RegionSearch:
         return known[key]
 
     def said_anew(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
-        """Return only the conditions of changed rules. If these are equal, so are the policies as a whole."""
+        """Return only the conditions of changed rules. If these are equal, the whole policies are equal."""
         doors = any(unit.guard is None for units in self.changed_units() for unit in units)
         doors |= len({side.uncounted(self.at, caller.settled) for side in self.comparing.sides}) > 1
         kept = [
@@ -170,18 +174,21 @@ class RegionSearch:
         return self.place.reading(settled)
 
     def read_no_more(self) -> str:
-        """Return the facts that changed confirms read, and thus bind approvals to, but no longer read now."""
+        """Return the facts that changed confirms no longer read. Approvals were bound to these facts, and
+        no longer are.
+        """
         old, new = self.read_by_confirms()
         return ", ".join(f"`{name}`" for name in sorted(old.keys() - new.keys()))
 
     def read_anew(self) -> list[str]:
-        """Return the request facts that changed confirms read now but did not before: while these are pending, the
-        confirm denies."""
+        """Return the request facts that changed confirms newly read: while one of these facts is pending, the confirm
+        denies.
+        """
         old, new = self.read_by_confirms()
         return sorted({".".join(new[name]) for name in new.keys() - old.keys() if new[name][0] in MAY_BE_PENDING})
 
     def read_by_confirms(self) -> list[dict[str, tuple[str, ...]]]:
-        """Return by name the paths of facts that changed confirms read, for each policy."""
+        """Return for each policy the paths of the facts that changed confirms read, by name."""
         confirms = ([unit.part for unit in units if isinstance(unit.part, k.Confirm)] for units in self.changed_units())
         return [
             {name: path for one in several for name, path in approval_bound_facts(one, self.at).items()}
@@ -221,8 +228,9 @@ class RegionSearch:
         self.open.append(REASONS_SAMPLED)
 
     def compare_handed(self, handed: CallerKind, handing: DelegatorSummary) -> None:
-        """Compare callers with delegation chains: valid in both policies or in neither, unless the rules of chains
-        changed."""
+        """Compare callers that have delegation chains. Chains are valid in both policies or in neither, unless the
+        rules of chains changed.
+        """
         if handing.none:
             self.compare(handed, sound=False)
         elif handing.same:
@@ -234,7 +242,7 @@ class RegionSearch:
             self.open.append("the agents that may delegate changed, so chains of agents were only sampled")
 
     def seek_chains(self, comparison: RegionComparison, handed: CallerKind) -> None:
-        """Search for differences caused only by the hops before a caller that has access itself."""
+        """Search for differences that only the earlier hops cause, for a caller that has access itself."""
         made = comparison.diagrams
         closed = made.end(DENY_KEY)
         for answers in (comparison.old, comparison.new):
@@ -286,7 +294,7 @@ class RegionSearch:
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
     ) -> bool:
-        """Record a difference that the evaluators show; return False if no difference exists or it is already known."""
+        """Record a difference that the evaluators show; return False if there is none or if it is already known."""
         question = to_json_value(question)  # report exactly the question that was decided
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:
@@ -330,7 +338,7 @@ class RegionSearch:
         self.comparing.doubts.append(UnprovedRegion(self.at.words, self.caller.words, "; ".join(whys), sampled, rules))
 
     def sample(self, comparison: RegionComparison) -> int:
-        """Try requests with random states of all facts, with and without delegation."""
+        """Try requests with random states of all facts, with and without delegation; return the number of requests."""
         random, count = self.comparing.random, 0
         fewest = MIN_SAMPLES if len(self.comparing.doubts) < MANY_DOUBTS else 0
         handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
@@ -351,7 +359,7 @@ def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: Ans
 def removed_and_added_rules(
     sides: tuple[PolicyView, PolicyView], at: EndpointClass, removed: Sequence[RuleUnit], added: Sequence[RuleUnit]
 ) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
-    """Return removed and added rules; of a block, return only the requirements if nothing else changed."""
+    """Return the removed and added rules. If only the requirements of a block changed, return only these."""
     both = [[[*side.pieces(u, at)] for u in us] for side, us in zip(sides, (removed, added), strict=True)]
     texts = [{text for pieces in several for text, _, _ in pieces} for several in both]
     found = rules_not_in(both[0], texts[1]), rules_not_in(both[1], texts[0])

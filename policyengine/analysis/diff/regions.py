@@ -1,4 +1,4 @@
-"""Represent both policies' answers for a region as functions of the same facts."""
+"""Represents both policies' answers for a region as functions of the same facts."""
 
 from __future__ import annotations
 
@@ -63,10 +63,12 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 
 class RegionComparison:
-    """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError. The
-    leaves contain the parts of an answer that can differ: a deny, whether an approval is required, and the approvals
-    and obligations that only one policy requires. Denies of both policies that read facts that nothing else reads are
-    left `aside`: they cause no difference, and requests only have to avoid them.
+    """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError.
+
+    The leaves contain the parts of an answer that can differ: a deny, whether an approval is required, and the
+    approvals and obligations that only one policy requires. If both policies have a deny that reads facts that nothing
+    else reads, `aside` holds the states in which it does not apply: the deny causes no difference, and requests only
+    have to avoid it.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class RegionComparison:
         apart: bool = False,
         spelled: Mapping[int, SegmentSpellings] | None = None,
     ) -> None:
-        """Build the diagrams. `sound`: whether chains can be valid (None: they can). `apart`: leave common rules
-        `beside`; the answers are then those of changed rules only, and each path must be `completed`. `spelled` are
-        the segments that can only be spellings of a literal."""
+        """Build the diagrams. `sound` says whether chains can be valid (None: they can). `apart` leaves common rules
+        `beside`: the answers are then those of changed rules only, and each path must be `completed`. `spelled` are the
+        segments that can only be spellings of a literal.
+        """
         self.settled, self.sound, self.spelled = settled, sound, spelled or {}
         self.space = FactSpace()
         self._issuer = self.space.number(make_fact(ISSUER))
@@ -128,8 +131,9 @@ class RegionComparison:
         return common.difference(*told)
 
     def _near(self, changed: set[k.Expr], common: set[k.Expr]) -> set[k.Expr]:
-        """Return the conditions that share facts with changed ones; states of other facts in which nothing applies are
-        put `aside`."""
+        """Return the conditions that share facts with changed conditions. For the others, put states in which none of
+        them applies into `aside`.
+        """
         main = {number for one in self._formulas if one not in common for number in self.facts_in(one)}
         near = set(changed)
         for several in self.together(common, frozenset()):
@@ -141,13 +145,13 @@ class RegionComparison:
         return near
 
     def together(self, conditions: Iterable[k.Expr], known: frozenset[int]) -> list[tuple[k.Expr, ...]]:
-        """Group conditions that share facts other than the known ones."""
+        """Group conditions that share facts other than the known facts."""
         ordered = sorted(conditions, key=lambda one: sorted(self.facts_in(one)))
         return group_by_subject(ordered, lambda one: self.facts_in(one) - known)
 
     def completed(self, path: StatePath) -> StatePath | None:
-        """Return the path with states of all other facts in which grants apply and nothing else does; None if no such
-        states exist. If several answers remain, an answer with another approval is equally good.
+        """Return the path with states of all other facts in which grants apply and no other rule does; None if there
+        are no such states. If several answers remain, any answer with another approval is equally good.
         """
         whole = {**self.aside, **path}
         if not self.beside and self.opens is None:
@@ -216,8 +220,8 @@ class RegionComparison:
         return self.diagrams.choose(acts, self.diagrams.end((key,)), self.diagrams.end(()))
 
     def acts(self, condition: k.Expr) -> Diagram:
-        """Return the diagram of the states in which a guard with the condition applies: those in which the condition is
-        not false.
+        """Return the diagram of the states in which a guard with the condition applies, because the condition is not
+        false.
         """
         found = self._when.get((condition, UNLESS_FALSE))
         if found is None:
@@ -236,7 +240,7 @@ class RegionComparison:
         return tuple(sorted([*kept, *([APPROVAL_KEY] if any(key[0] == CONFIRM for key in answer) else [])]))
 
     def _derive(self) -> None:
-        """Find derived facts: depths by issuer, correlated conditions by operand, comparisons by their operands."""
+        """Find derived facts: depths by issuer, correlated conditions by operand, and comparisons by their operands."""
         self.segments = list(spelled_segments(self.space, self.spelled))
         for family in self.segments:
             self._derive_family(family)
@@ -257,7 +261,7 @@ class RegionComparison:
             self.derived[number] = DerivedFact((first,), state_at_place(states))
 
     def _operands(self, subject: Subject) -> tuple[int, ...]:
-        """Return the facts without which this one has no value, if they are in the space."""
+        """Return the facts in the space without which this fact has no value."""
         parts = required_operands(subject)
         numbers = (self.space.numbers[part] for part in parts if part in self.space.numbers)
         return tuple(number for number in numbers if number not in self.derived)
@@ -343,7 +347,7 @@ class RegionComparison:
         return self.diagrams.ask(number, branches)
 
     def values(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
-        """Yield values of operands for which correlated conditions are as on the path."""
+        """Yield values of operands for which the correlated conditions are as on the path."""
         yield from values_on_path(self.families, path)
 
     def segment_texts(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
@@ -371,9 +375,8 @@ class RegionComparison:
         if number not in self._states:
             subject, every = self.space.subjects[number], subject_states(number, self.space)
             states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
-            self._states[number] = (
-                states[::-1] if has_path_prefix(subject, UNSURE) else states
-            )  # list states that a request can show first
+            # States that a request can show come first.
+            self._states[number] = states[::-1] if has_path_prefix(subject, UNSURE) else states
         return self._states[number]
 
     def possible(self, subject: Subject, state: AbstractValue) -> bool:
@@ -383,7 +386,7 @@ class RegionComparison:
         if has_path_prefix(subject, SEGMENT) or is_segment_resource(subject):
             if without:
                 return state is SpecialValue.BROKEN and may_be_split(subject)
-            return state != "" or "" not in self.space.constants[self.space.numbers[subject]]  # no capture is empty
+            return state != "" or "" not in self.space.constants[self.space.numbers[subject]]  # captures are not empty
         if (
             isinstance(subject, k.Fact)
             and subject.path in PRINCIPAL_PATHS

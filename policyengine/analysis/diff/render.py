@@ -97,7 +97,9 @@ def verdict_lines(verdict: WitnessVerdict) -> Iterator[str]:
 
 
 def throttled_text(verdict: WitnessVerdict) -> str:
-    """Return the limits whose whole capacity the request exceeds, as text. A diff has no counts of earlier requests."""
+    """Return, as text, the limits whose whole capacity the request exceeds. A diff has no counts of earlier
+    requests.
+    """
     names = ", ".join(f'"{name}"' for name in verdict.throttled)
     return f", which {names} would throttle: it exceeds their whole capacity" if names else ""
 
@@ -150,7 +152,7 @@ def unproved_text(one: UnprovedRegion) -> str:
 
 
 def summary(diff: Diff) -> str:
-    """Return one line: the differences, what was proved, and what was only sampled."""
+    """Return one line: the differences, and how much was proved or only sampled."""
     if not diff.differs and diff.proved:
         return "no difference: proved for all requests"
     counts = [count_text(n, name) for name, n in difference_counts(diff)]
@@ -212,7 +214,7 @@ def render_markdown(diff: Diff) -> str:
 
 
 def unproved_markdown(lines: Sequence[str], *, hidden: bool) -> str:
-    """Return the unproved regions, not collapsed if they may grant access."""
+    """Return the regions without proof; they are not collapsed if they may grant access."""
     inside = "\n".join(lines)
     return collapsed_block("Not proved", inside) if hidden else f"**Not proved**\n\n{inside}"
 

@@ -1,4 +1,4 @@
-"""Rule units: grants and effects at one class of endpoints, each as a unit that can change."""
+"""Rule units: grants and effects at one class of endpoints, each of which can change on its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key: TypeAlias = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class RuleUnit:
     """A grant or effect at one class of endpoints. Two units have the same `text` if and only if they have the same
-    meaning. `who` is the principal of a grant; `told` also includes names and messages, which do not affect the
+    meaning. `who` is the principal of a grant; `told` is the text with names and messages, which do not affect the
     outcome.
     """
 
@@ -57,7 +57,7 @@ def unit_conditions(unit: RuleUnit) -> Iterator[k.Expr]:
 
 
 def count_unit_texts(units: Iterable[RuleUnit]) -> Counter[str]:
-    """Count the texts of units. Repeated units are counted once, except confirms, each of which needs its own
+    """Count the texts of units. A repeated unit counts once, except a confirm, because each confirm needs its own
     approval.
     """
     several = tuple(units)
@@ -78,7 +78,7 @@ def units_missing_from(units: Iterable[RuleUnit], others: Iterable[RuleUnit]) ->
 
 
 def effect_key(effect: k.Effect, at: EndpointClass) -> tuple[str, ...]:
-    """Return the key of an effect when it applies."""
+    """Return the key of an effect that applies."""
     match effect:
         case k.Deny():
             return ("deny",)

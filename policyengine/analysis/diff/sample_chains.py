@@ -23,8 +23,8 @@ HopData = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DelegatorSummary:
-    """The possible delegators of a caller: whether the caller has none, and whether both policies have the same rules
-    for all of them.
+    """The possible delegators of a caller: whether there are none, and whether both policies have the same rules for
+    all of them.
     """
 
     none: bool
@@ -68,8 +68,9 @@ def sample_hops(
     limits: Sequence[k.DelegationLimits],
     now: datetime,
 ) -> Iterator[list[HopData]]:
-    """Yield chains of agents that delegate to each other and finally to the caller; otherwise a chain of one unknown
-    agent."""
+    """Yield chains of agents that delegate to each other and finally to the caller; if there is none, a chain of one
+    unknown agent.
+    """
     handing = list(dict.fromkeys(unit for unit in units if unit.kind == "delegate"))
     lifetimes = [one.lifetime for one in limits if one.lifetime is not None]
     made = 0
@@ -85,7 +86,7 @@ def sample_hops(
 
 
 def delegate_chains(handing: Sequence[RuleUnit], at: EndpointClass, agent: object) -> Iterator[list[RuleUnit]]:
-    """Yield chains of delegations, shortest first; a circle appears more than once."""
+    """Yield chains of delegations, the shortest first. They may contain the same agent more than once."""
     pending: list[list[RuleUnit]] = [[unit] for unit in handing if delegates_to(unit, agent)]
     while pending:
         yield from pending

@@ -1,5 +1,5 @@
-"""Find where two policies can differ: the places of declarations that only one policy has, and the relevant
-patterns.
+"""Finds where two policies can differ: the places of declarations that only one policy has, and the
+relevant patterns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from policyengine.spec.trace import Block
 
 @dataclass(frozen=True, slots=True)
 class ChangeScope:
-    """The scope of a change: At least one of the patterns in `places` matches wherever something changed; None means
+    """The scope of a change. Wherever something changed, at least one of the patterns in `places` matches; None means
     everywhere.
     """
 
@@ -88,7 +88,7 @@ def scoped_parts(kernel: k.Kernel) -> Iterator[ScopedPart]:
 
 
 def part_text(part: ScopedPart, kernel: k.Kernel, write: CanonicalWriters) -> str:
-    """Return the meaning of a declaration without its name, but with the settings of its package and its attesters."""
+    """Return the meaning of a declaration without its name, with the settings of its package and its attesters."""
     if isinstance(part, k.Binder):
         return write(part)
     if isinstance(part, k.Guard):
@@ -101,7 +101,7 @@ def part_text(part: ScopedPart, kernel: k.Kernel, write: CanonicalWriters) -> st
 
 
 def part_patterns(part: ScopedPart) -> list[k.Pattern] | None:
-    """Return the patterns of a declaration; None for everywhere."""
+    """Return the patterns of a declaration; None if it applies everywhere."""
     if isinstance(part, k.Binder):
         return [part.pattern]
     if isinstance(part, k.Guard):

@@ -1,5 +1,5 @@
 """The texts that one path segment can have in a class of endpoints, if they are spellings of a literal, and the texts
-of which a pattern splits a character.
+in which a pattern splits a character.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from policyengine.runtime.letter_case import TURKISH, fold_case
 from policyengine.runtime.values import Invalid
 from policyengine.spec.match_endpoint import least_folding, match_segment
 
-MAX_SPELLINGS = 2_000  # spellings of one literal that are tried
+MAX_SPELLINGS = 2_000  # maximum spellings of one literal to try
 FULL = k.FOLDINGS.index("full")
 # Other characters of paths that fold to ASCII letters. Paths cannot contain `ſ`, the Kelvin sign and ligatures.
 FOREIGN_LETTERS = {**TURKISH, "ß": "ss", "ẞ": "ss"}
-# Characters of paths that fold to several characters, of which a literal can contain one.
+# Characters of paths that fold to several characters; a literal can contain one of these.
 SPLIT_CHARACTERS = {char: char.casefold() for char in ("ß", "ẞ", "ǰ", "ẖ", "ẗ", "ẘ", "ẙ")}
 
 
@@ -26,7 +26,7 @@ SPLIT_CHARACTERS = {char: char.casefold() for char in ("ß", "ẞ", "ǰ", "ẖ",
 class SegmentMatch:
     """How the texts of a class match the segment of a pattern. `reached` is the weakest folding with which the path
     reaches the segment, `strongest` the strongest folding of patterns that continue there, and `folding` the weakest
-    one with which the path matches up to here; None if it does not.
+    folding with which the path matches up to here; None if it does not match.
     """
 
     segment: k.Segment
@@ -69,14 +69,14 @@ class SegmentSpellings:
         )
 
     def known(self, first: Sequence[str] = ()) -> tuple[tuple[str, ...], bool]:
-        """Return spellings, those of `first` first, and whether these are all."""
+        """Return spellings, beginning with those of `first`, and whether these are all spellings."""
         foreign = bool(first) and not first[0].isascii()
         tried = list(islice(spellings(self.literal, foreign), MAX_SPELLINGS + 1))
         found = tuple(dict.fromkeys(one for one in (*first, *tried[:MAX_SPELLINGS]) if one in self))
         return found, len(tried) <= MAX_SPELLINGS
 
     def several(self, known: str) -> bool:
-        """Return whether there may be other spellings than the known one."""
+        """Return whether there may be other spellings besides the known one."""
         if any(one.folding == 0 for one in self.matches if not one.segment.wild):
             return False
         tried = spellings(self.literal, not known.isascii())
@@ -86,7 +86,7 @@ class SegmentSpellings:
 
 
 def spellings(literal: str, foreign: bool = False) -> Iterator[str]:
-    """Yield all texts that fold to a literal; with `foreign`, those with characters outside ASCII come first."""
+    """Yield all texts that fold to a literal; with `foreign`, texts with characters outside ASCII come first."""
     pending = [("", literal)]
     while pending:
         text, left = pending.pop()
@@ -100,7 +100,7 @@ def spellings(literal: str, foreign: bool = False) -> Iterator[str]:
 
 
 def splitting_texts(segment: k.Segment) -> Iterator[str]:
-    """Yield texts that match a segment with every folding, but only with a part of a character."""
+    """Yield texts that match a segment with every folding, but where the match splits a character."""
     prefix, suffix = segment.prefix, segment.suffix
     for char, folded in SPLIT_CHARACTERS.items():
         for cut in range(1, len(folded)):

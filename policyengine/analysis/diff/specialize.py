@@ -1,5 +1,6 @@
-"""Specialize conditions for one kind of request: settled facts become constants, and facts of both policies are
-unified."""
+"""Specializes conditions for one kind of request: settled facts become constants, and facts of both policies are
+unified.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ SPLIT = "split"  # marks a capture that may be invalid because it begins or ends
 
 @dataclass(frozen=True, slots=True)
 class CallerAssumption:
-    """The settled facts of a kind of caller: names, absent (ABSENT), or an invalid name (BROKEN). `hops` is 0 without
-    delegation, None with it."""
+    """The settled facts of a kind of caller: a name, an absent name (ABSENT), or an invalid name (BROKEN). `hops` is 0
+    without delegation, None with it.
+    """
 
     agent: str | SpecialValue
     user: str | SpecialValue
@@ -46,10 +48,12 @@ class CallerAssumption:
 
 @dataclass(frozen=True, slots=True)
 class RewriteOptions:
-    """Options for rewriting the conditions of both policies for one comparison. `claimed` are attributes that the
-    policies take from different claims, which stay separate by side. `tasks` includes task constraints, for resources
-    of these `types`. `approvals` are of `none` of the rules, `shared` if the same rules require them, or each policy's
-    `own`. `past` means that events were recorded differently.
+    """Options for rewriting the conditions of both policies for one comparison.
+
+    `claimed` are attributes that the policies take from different claims; they stay separate by side. `tasks` includes
+    task constraints, for resources of these `types`. `approvals` is `none` if no rule reads approvals, `shared` if the
+    same rules require them, and `own` if each policy's approvals are separate. `past` means that events were recorded
+    differently.
     """
 
     settled: CallerAssumption
@@ -121,7 +125,8 @@ def entity_expression(type_: str, id_: k.Expr | None) -> k.Expr | None:
 
 def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Expr | None]:
     """Return the expression for each capture: the text of a settled segment, or a fact if the segment can be several
-    texts; None if unknown."""
+    texts; None if it is unknown.
+    """
     texts = match_pattern(pattern, at.endpoint, "full") or {}
     if not isinstance(pattern, k.HttpPattern):
         return {}
@@ -138,7 +143,7 @@ def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Ex
 
 
 def captured_path(path: FactPath) -> FactPath | None:
-    """Return the path of the capture that a fact is, or that names the resource that it is."""
+    """Return the path of the capture if the fact is a capture, or a resource that a capture names."""
     match path:
         case ("segment", *_):
             return path
@@ -154,7 +159,8 @@ def captured_path(path: FactPath) -> FactPath | None:
 @dataclass(frozen=True, slots=True)
 class ConditionRewriter:
     """Rewrites conditions of one policy for a class of endpoints and a kind of caller; facts that only this policy
-    knows are separate, by `side`. `recorded` are the issuers that record chains."""
+    knows are kept apart by `side`. `recorded` are the issuers that record chains.
+    """
 
     at: EndpointClass
     settled: CallerAssumption
@@ -184,8 +190,8 @@ class ConditionRewriter:
         return replace(node, optional=False)
 
     def approval(self, node: k.Fact) -> k.Expr:
-        """Return the fact for an approval. Generated requests have no approvals; even so, equality is not proved if it
-        holds only without them.
+        """Return the fact for an approval. Generated requests have no approvals, but equality is not proved if it holds
+        only without them.
         """
         if self.reading.approvals == "none":
             return NEVER if node.path[1:] == ("granted",) else replace(node, optional=False)

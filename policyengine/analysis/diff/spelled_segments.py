@@ -1,4 +1,4 @@
-"""The facts that follow from a path segment that can only be spelled in some ways: their joint states, each with a
+"""The facts that follow from a path segment that can be spelled in only some ways: their joint states, each with a
 spelling.
 """
 
@@ -56,8 +56,10 @@ def spelled_segments(space: FactSpace, spelled: Mapping[int, SegmentSpellings]) 
 def spelling_states(
     space: FactSpace, members: Sequence[int], spelled: SegmentSpellings
 ) -> dict[JointState, object] | None:
-    """Return the joint states of the facts, each with a spelling for which they hold. If there are too many spellings
-    to try them all, spellings that no condition names can have all combinations of states; None if these are too many.
+    """Return the joint states of the facts, each with a spelling for which they hold.
+
+    If there are too many spellings to try, spellings that no condition names are assumed to have every combination of
+    states; None if there are too many combinations.
     """
     subjects, constants = [space.subjects[one] for one in members], [space.constants[one] for one in members]
     named = sorted({text for several in constants for text in map(named_text, several) if text is not None})
@@ -79,7 +81,7 @@ def spelling_states(
 
 
 def segment_of(subject: Subject) -> int | None:
-    """Return the only segment from which a fact follows; None if it also depends on something else."""
+    """Return the only segment from which a fact follows; None if the fact also depends on something else."""
     parts = [subject.left, subject.right] if isinstance(subject, FactPair) else [subject]
     if isinstance(subject, FactPair) and not all(isinstance(one.type, ORDERED_OR_EQUAL) for one in parts):
         return None
@@ -100,7 +102,7 @@ def follows_from_operands(node: k.Node) -> bool:
 
 
 def segment_number(path: FactPath) -> int | None:
-    """Return the segment that a fact captures, or whose resource it is."""
+    """Return the segment that a fact captures, or that names its resource; None if there is none."""
     captured = captured_path(path)
     return None if captured is None else int(captured[1])
 
@@ -111,7 +113,7 @@ def fact_paths(subject: Subject) -> Iterator[FactPath]:
 
 
 def captured_value(path: FactPath, text: str) -> object:
-    """Return the value of a capture, or of the resource of one, for a text of the segment."""
+    """Return the value of a capture, or of the resource that it names, for a text of the segment."""
     captured = captured_path(path)
     assert captured is not None
     _, _, prefix, suffix, *_ = captured
@@ -149,7 +151,7 @@ def other_states(subject: Subject, constants: set[AbstractValue]) -> tuple[Abstr
 
 
 def is_whole_segment(subject: Subject) -> bool:
-    """Return whether the fact is the text of the segment, or names a resource by it."""
+    """Return whether the fact is the text of the segment, or the resource that this text names."""
     fact = subject.base if isinstance(subject, k.Attribute) else subject
     captured = captured_path(fact.path) if isinstance(fact, k.Fact) else None
     return captured is not None and captured[2:] == ("", "")

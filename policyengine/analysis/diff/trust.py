@@ -1,4 +1,4 @@
-"""Compare the trust anchors of two policies: issuers and attesters that were added, removed or changed."""
+"""Compares the trust anchors of two policies: issuers and attesters that were added, removed or changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import RuleExcerpt, TrustChange
 from policyengine.runtime.format_values import format_value
 
-VERIFICATION_BOUNDS = ("audience", "users_like")  # terms that restrict an issuer if it has them
+VERIFICATION_BOUNDS = ("audience", "users_like")  # terms that restrict an issuer that has them
 TrustAnchor: TypeAlias = k.Issuer | k.Attester
 
 
@@ -46,7 +46,7 @@ def trust_direction(before: TrustAnchor | None, after: TrustAnchor | None) -> Di
 
 
 def verification_terms(anchor: TrustAnchor) -> dict[str, object]:
-    """Return the terms by which credentials are verified; other terms are compared by requests."""
+    """Return the terms that determine how credentials are verified; requests compare the other terms."""
     match anchor:
         case k.Issuer():
             claims = sorted(anchor.claims)

@@ -1,1 +1,1 @@
-"""Suggest grants for recorded traffic, as a policy to review."""
+"""Suggests grants for recorded traffic, as a policy to review."""

@@ -1,6 +1,7 @@
-"""Derive needed grants from recorded requests: which requests a grant would allow, and how narrow it can be. Only valid
-names and paths of a request are used. A grant is never wider than the requests: it contains no `**` and no name with a
-`*`, and allows nothing destructive without a person who approves it.
+"""Derives needed grants from recorded requests: which requests a grant would allow, and how narrow it can be.
+
+Only valid names and paths of a request are used. A grant is never wider than the requests: it contains no `**` and no
+name with a `*`, and allows nothing destructive without a person who approves it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class NotGrantableError(Exception):
 @dataclass(frozen=True, slots=True)
 class GrantNeed:
     """A recorded request that a grant may allow. `block` is the block that accepts the agent; None if no block names
-    it.
+    the agent.
     """
 
     line: int
@@ -61,7 +62,7 @@ class GrantNeed:
     bound: bool
     lifetime: timedelta | None
     block: k.AgentBlock | None
-    agents: bool  # whether the agent itself lacks a grant, and not only its user
+    agents: bool  # whether the agent itself lacks a grant, not only its user
 
 
 def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
@@ -100,8 +101,9 @@ def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
 
 
 def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
-    """Return the block that accepts the agent, or None if none names it. Raises NotGrantableError if a block names it
-    but its requirements fail."""
+    """Return the block that accepts the agent; None if no block names the agent. Raises NotGrantableError if a block
+    names it but its requirements fail.
+    """
     applying = [one for one in again.seen.presenter if one.applies is not False]
     standing = [one for one in applying if one.stands]
     if applying and not standing:
@@ -142,13 +144,13 @@ def check_writable_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedTarget:
-    """The target of a `may`. `place` is the same for a guard; `wilds` is the number of `*` segments."""
+    """The target of a `may`. `place` is the same target as guards write it; `wilds` is the number of `*` segments."""
 
     may: str
     place: str
     destroys: bool
     wilds: int = 0
-    scope: str | None = None  # text of a scope to declare
+    scope: str | None = None  # the scope to declare, as text
 
 
 @dataclass
@@ -260,7 +262,7 @@ def is_destructive_pattern(pattern: k.Pattern) -> bool:
 
 
 def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
-    """Group paths of one method and length whose segments are equal except for ids; others stay alone."""
+    """Group paths of one method and length whose segments are equal except for ids; other paths stay alone."""
     groups: dict[tuple[object, ...], list[GrantNeed]] = defaultdict(list)
     for need in needs:
         endpoint = need.endpoint
@@ -274,7 +276,7 @@ def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
 def target_texts(
     group: Sequence[GrantNeed], patterns: Sequence[k.Pattern], kernel: k.Kernel
 ) -> Iterator[str | NotGrantableError]:
-    """Yield targets; a segment is `*` if the policy has a pattern with it, or if several ids were requested."""
+    """Yield targets; a segment is `*` if the policy has a pattern with `*` there, or if several ids were requested."""
     paths = [one.endpoint.segments for one in group if isinstance(one.endpoint, HttpEndpoint)]
     varied = [len(set(column)) > 1 for column in zip(*paths, strict=True)]
     for need in group:
@@ -305,7 +307,7 @@ def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k
 
 
 def is_simple_match(pattern: k.HttpPattern, endpoint: HttpEndpoint) -> bool:
-    """Return whether the pattern matches, without `**` and with only whole `*` segments."""
+    """Return whether the pattern matches and has no `**` and no partial wildcard."""
     whole = all(not one.wild or not (one.prefix or one.suffix) for one in pattern.segments)
     return whole and not pattern.rest and match_pattern(pattern, endpoint) is not None
 

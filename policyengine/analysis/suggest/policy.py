@@ -1,4 +1,4 @@
-"""Write suggested grants as a policy, and verify them by replaying the log."""
+"""Writes suggested grants as a policy, and verifies them by replaying the log."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RemainingDenial:
 @dataclass(frozen=True, slots=True)
 class PolicySuggestion:
     """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip,
-    `flips` the number that did, and `others` the number that flipped unexpectedly.
+    `flips` the number of these that did, and `others` the number that flipped unexpectedly.
     """
 
     text: str
@@ -229,7 +229,7 @@ class PolicySuggester:
         return tuple(sorted(kept, key=lambda one: one.rank))
 
     def recorded(self, lines: Iterable[int]) -> Iterator[DecisionRecord]:
-        """Read these records again."""
+        """Read these records of the log again."""
         wanted = set(lines)
         return (one for one in read_records(self.log) if one.line in wanted) if wanted else iter(())
 

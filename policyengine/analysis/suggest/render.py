@@ -1,4 +1,4 @@
-"""Render suggested grants as policy text: blocks for each agent and for users, and guards for destructive requests."""
+"""Renders suggested grants as policy text: blocks for each agent and for users, and guards for destructive requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SuggestedGrant:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """The sort key: the most harmless grants come first."""
+        """The sort key: the least harmful grants come first."""
         reads = self.target.place.startswith(("GET ", "OPTIONS "))
         return self.target.destroys, not reads, self.target.wilds, -len(self.lines), self.who, self.target.may
 
@@ -83,7 +83,7 @@ def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[st
 
 
 def confirmation_subject(place: str) -> str:
-    """Return what the approval message shows; the author of the policy adds tool arguments."""
+    """Return the text that the approval message shows; the author of the policy adds tool arguments."""
     word = place.partition(" ")[0]
     return {"TOOL": "{tool.name}", "ACTION": "{resource.id}"}.get(word, "{request.path}")
 
@@ -102,7 +102,7 @@ def user_condition(fact: str, users: Sequence[str]) -> str:
 
 
 def scope_lines(doors: Sequence[SuggestedGrant]) -> Iterator[str]:
-    """Yield scopes to declare, by their names in credentials."""
+    """Yield declarations of scopes, by their names in credentials."""
     found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for door in doors:
         if door.target.scope is not None:

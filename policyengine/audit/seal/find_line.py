@@ -1,7 +1,7 @@
-"""Finds the line of a decision in a sealed log, with its index, by reading a few lines of it.
+"""Finds the line of a decision in a sealed log, and the index of its entry, and reads only a few lines for it.
 
-IDs of decisions begin with their time, and lines are nearly in the order of time: the search is binary over the first
-lines of tiles, whose places are in the file `places`. What it finds is only a proposal: the proof about it must hold.
+The ID of a decision begins with its time, and lines are nearly in order of time, so the search is binary over the first
+lines of tiles; the file `places` has their offsets. A found line proves nothing: its inclusion proof must hold.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ import msgspec
 from policyengine.audit.files import log_files
 from policyengine.audit.seal.sealer import PLACE_BYTES, SealState, ends_with_line, identity, open_plain, read_state
 
-LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # at the beginning of a line
+LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # matches the beginning of a line
 ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 ULID_TIME_CHARACTERS = 10
-MAX_UNTIMED_LINES = 100  # lines after the start of a tile in which a time is searched
-NEAR_TILES = 4  # tiles around the time of the decision: lines are not exactly in the order of time
+# How many lines from the start of a tile are searched for a time.
+MAX_UNTIMED_LINES = 100
+# How many tiles before and after the time of the decision are searched: lines are not exactly in order of time.
+NEAR_TILES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLine:
-    """A line without its newline, with its file and the offset there. `index` is None if the line is not sealed."""
+    """A line without its newline, its file, and its offset in that file in bytes. `index` is the index of its entry, or
+    None if the line is not sealed.
+    """
 
     line: bytes
     file: Path
@@ -38,7 +42,7 @@ class FoundLine:
 
 
 class LogIndex:
-    """The places of the tiles of a sealed log in its files. Raises OSError, SealError."""
+    """An index of a sealed log: where in its files each tile begins. Creating it raises OSError and SealError."""
 
     def __init__(self, log: Path, folder: Path) -> None:
         self.files = log_files(log)
@@ -49,7 +53,9 @@ class LogIndex:
         self._maps: dict[Path, mmap.mmap | bytes] = {}
 
     def _file_shift(self, state: SealState | None) -> int | None:
-        """Return the number of the first file that is there, among all that were ever sealed."""
+        """Return the number of the oldest remaining file, counting from 0 all files that were ever sealed. Return None
+        if it is unknown.
+        """
         if state is None:
             return None
         last = bytes.fromhex(state.last)
@@ -62,7 +68,7 @@ class LogIndex:
         return None
 
     def content(self, path: Path) -> mmap.mmap | bytes:
-        """Return the content of a file. Raises OSError."""
+        """Return the content of a file, unpacked. Raises OSError, SealError."""
         if path not in self._maps:
             opened = open_plain(path)
             with open(opened, "rb") as file:
@@ -71,18 +77,20 @@ class LogIndex:
         return self._maps[path]
 
     def find(self, decision: str) -> FoundLine | None:
-        """Return the line of a decision, or None. Raises OSError."""
+        """Return the line of a decision, or None. Raises OSError, SealError."""
         return self._find_by_time(decision) or next(self._scan(decision), None)
 
     def _tile_place(self, tile: int) -> tuple[Path, int] | None:
-        """Return the file and offset of the first line of a tile, if the file is there."""
+        """Return the file and offset of the first line of a tile, or None if the file was deleted."""
         if self._shift is None:
             return None
         number = self._places[2 * tile + 1] - self._shift
         return (self.files[number], self._places[2 * tile]) if 0 <= number < len(self.files) else None
 
     def _tile_time(self, tile: int) -> bytes:
-        """Return the time of the first line with a time from a tile on; `b""` if it is not there."""
+        """Return the time of the first line with a time, from the first line of the tile on; `b""` if there is none or
+        its file was deleted.
+        """
         place = self._tile_place(tile)
         if place is None:
             return b""
@@ -105,15 +113,22 @@ class LogIndex:
             low, high = (middle + 1, high) if self._tile_time(middle) <= moment else (low, middle)
         begin, end = max(0, low - NEAR_TILES), min(tiles, low + NEAR_TILES)
         for tile in reversed(range(begin, end)):
-            place = self._tile_place(tile)
-            following = self._tile_place(tile + 1) if tile + 1 < tiles else None
-            if place is None:
-                continue
-            path, offset = place
-            until = following[1] if following is not None and following[0] == path else len(self.content(path))
-            if found := self._find_between(path, offset, until, wanted):
-                return found
+            for path, start, stop in self._tile_parts(tile, tiles):
+                if found := self._find_between(path, start, stop, wanted):
+                    return found
         return None
+
+    def _tile_parts(self, tile: int, tiles: int) -> Iterator[tuple[Path, int, int]]:
+        """Yield the parts of files from the first line of a tile to that of the next one, or to the end of the log."""
+        place = self._tile_place(tile)
+        if place is None:
+            return
+        following = self._tile_place(tile + 1) if tile + 1 < tiles else None
+        last = self.files[-1] if following is None else following[0]
+        for path in self.files[self.files.index(place[0]) : self.files.index(last) + 1]:
+            start = place[1] if path == place[0] else 0
+            stop = following[1] if following is not None and path == following[0] else len(self.content(path))
+            yield path, start, stop
 
     def _scan(self, wanted: str) -> Iterator[FoundLine]:
         for path in reversed(self.files):
@@ -121,7 +136,9 @@ class LogIndex:
                 yield found
 
     def _find_between(self, path: Path, begin: int, end: int, wanted: str) -> FoundLine | None:
-        """Return the line of the decision. Requests can contain the same text, so that each find is parsed."""
+        """Return the line of the decision between two offsets, or None. Each match is parsed, because a request can
+        contain the same text.
+        """
         content, mark, at = self.content(path), b'"id":"' + wanted.encode() + b'"', begin
         while (at := content.find(mark, at, end)) >= 0:
             start = content.rfind(b"\n", 0, at) + 1
@@ -133,7 +150,9 @@ class LogIndex:
         return None
 
     def _index_of(self, path: Path, offset: int) -> int | None:
-        """Return the index of the entry of the line at an offset, by the nearest tile before it."""
+        """Return the index of the entry of the line at an offset, counted from the nearest tile before it. Return None
+        if the line's file was not sealed.
+        """
         if self._shift is None:
             return None
         number = self.files.index(path) + self._shift
@@ -148,7 +167,7 @@ class LogIndex:
 
 
 class TilePlaces(Sequence[tuple[int, int]]):
-    """The number of the file and the offset of the first line of each tile, in order."""
+    """For each tile, in order: the number of the file and the offset of the tile's first line."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
@@ -161,7 +180,9 @@ class TilePlaces(Sequence[tuple[int, int]]):
 
 
 def read_numbers(path: Path, width: int) -> Sequence[int]:
-    """Return the big-endian numbers of a file; none if it is missing. Raises OSError."""
+    """Return the big-endian 64-bit numbers of a file, from its complete records of `width` bytes; no numbers if the
+    file is missing. Raises OSError.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -178,7 +199,7 @@ def count_newlines(content: mmap.mmap | bytes, begin: int, end: int) -> int:
 
 
 def decision_id(line: bytes) -> str | None:
-    """Return the ID of the decision of a line, or None for other lines."""
+    """Return the ID of the decision in a line, or None if the line is not of a decision."""
     try:
         tree = msgspec.json.decode(line)
         return tree["decision"]["id"]  # type: ignore[no-any-return]
@@ -187,7 +208,7 @@ def decision_id(line: bytes) -> str | None:
 
 
 def ulid_time(ulid: str) -> bytes:
-    """Return the time of a ULID as at the beginning of a line, just after all lines of its millisecond."""
+    """Return the time of a ULID in the form that log lines have, as the last instant of its millisecond."""
     number = 0
     for each in ulid[:ULID_TIME_CHARACTERS]:
         number = number * len(ULID_DIGITS) + ULID_DIGITS.index(each)

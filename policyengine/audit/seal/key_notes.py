@@ -1,4 +1,4 @@
-"""Statements by which a key of a log names the next one: signed notes, in the log and beside the checkpoint."""
+"""Signed notes in which a key of a log names the next key. They are in the log and in the folder of the seal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_KEY_NOTES = 10_000
 
 
 def announce_key(old: Signer, new: Verifier) -> str:
-    """Return the note by which the old key names the new one."""
+    """Return the note in which the old key names the new key."""
     return old.sign(f"{KEY_NOTE_START}{new}\n")
 
 
@@ -27,7 +27,9 @@ def announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:
 
 
 def follow_announcements(notes: Iterable[str], trusted: Sequence[Verifier]) -> list[Verifier]:
-    """Return the trusted keys and all keys that they name, directly or through others. Malformed notes name none."""
+    """Return the trusted keys and all keys that they name, directly or through other keys. A malformed note names no
+    key.
+    """
     found, left = list(trusted), list(notes)
     while True:
         keys = [key for note in left if (key := try_announced_key(note, found)) is not None and key not in found]
@@ -44,12 +46,12 @@ def try_announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None
 
 
 def write_announcement(folder: Path, new: Verifier, note: str) -> None:
-    """Write a note into the folder of the seal. Raises OSError."""
+    """Write the note that names the key `new` into the folder of the seal. Raises OSError."""
     write_file(folder / FOLDER / new.id.hex(), note.encode())
 
 
 def read_announcements(folder: Path) -> list[str]:
-    """Return the notes in the folder of the seal. Raises OSError."""
+    """Return the notes in the folder of the seal, at most 10,000. Raises OSError."""
     try:
         files = sorted((folder / FOLDER).iterdir())[:MAX_KEY_NOTES]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The key that signs the checkpoints of a log: created beside the log, or configured."""
+"""The key that signs the checkpoints of a log. It is created next to the log, or configured."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class SealKeyError(Exception):
 
 
 def default_key_path(log: Path) -> Path:
-    """Return the place of the key beside the log, not in the folder of the seal, which may be published."""
+    """Return the path of the key: next to the log, and not in the folder of the seal, which may be published."""
     return log.with_name(log.name + KEY_SUFFIX)
 
 
 def default_origin(log: Path) -> str:
-    """Return a unique name of a log: the host, the name of the file, and a random number."""
+    """Return a unique name for a log, from the host, the name of the file, and a random number."""
     parts = (re.sub(r"[^A-Za-z0-9._-]", "-", part).strip("-.") for part in (socket.gethostname(), log.name))
     host, name = (part or "log" for part in parts)
     return f"{host}/{name}-{secrets.token_hex(4)}"
 
 
 def load_or_create_key(path: Path, log: Path) -> Signer:
-    """Load the key, or create it if there is no file. Raises SealKeyError."""
+    """Load the key of a log, or create it if its file does not exist. Raises SealKeyError."""
     with suppress(FileNotFoundError):
         return load_key(path)
     try:
@@ -56,7 +56,7 @@ def load_or_create_key(path: Path, log: Path) -> Signer:
 
 
 def write_new_key(path: Path, signer: Signer) -> None:
-    """Write a key that does not exist yet, atomically. Raises OSError, FileExistsError if it exists."""
+    """Write a key to a new file, atomically. Raises OSError; it is FileExistsError if the file exists."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         write_key(new, signer)
@@ -66,7 +66,7 @@ def write_new_key(path: Path, signer: Signer) -> None:
 
 
 def write_key(path: Path, signer: Signer) -> None:
-    """Write a key to a new file that only its owner may read. Raises OSError."""
+    """Write a key to a new file that only its owner may read, and force it to disk. Raises OSError."""
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     with os.fdopen(opened, "wb") as file:
         file.write(f"{signer}\n".encode())
@@ -75,7 +75,7 @@ def write_key(path: Path, signer: Signer) -> None:
 
 
 def load_key(path: Path) -> Signer:
-    """Load a key. Raises SealKeyError, and FileNotFoundError if there is no file."""
+    """Load a key. Raises SealKeyError, or FileNotFoundError if the file does not exist."""
     try:
         opened = open_trusted(path)
         with os.fdopen(opened, "rb") as file:

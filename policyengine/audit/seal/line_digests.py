@@ -1,4 +1,4 @@
-"""Reads the lines of a log file as digests, with little memory for lines of any length."""
+"""Reads the digests of the lines of a log file, with little memory even for long lines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from policyengine.audit.seal.options import SEAL_MEMBER
 
 READ_BYTES = 1 << 20
 SEAL_MARK = b'"%b":{' % SEAL_MEMBER.encode()
-MAX_KEPT_BYTES = 1 << 26  # of a line; a longer line is hashed in pieces
+# The maximum bytes of a line that are kept in memory; a longer line is hashed in pieces.
+MAX_KEPT_BYTES = 1 << 26
 
 
 @dataclass(slots=True)
 class LineBatch:
-    """Consecutive lines: the number of the first in its file, their digests, and those lines that may be about the
-    seal, by their place in the batch. `torn`: the only line is the rest of the file, without a newline. `read` is the
-    number of bytes that were read for the batch."""
+    """Consecutive lines of a file. `number` is the number of the first line, from 1. `about_seal` has the lines that
+    may be about the seal, each with its index in the batch. `torn` says that the only line is the end of the file,
+    without a newline. `read` is the number of bytes that were read for the batch.
+    """
 
     number: int
     digests: list[bytes]
@@ -31,11 +33,11 @@ class LineBatch:
 
 
 class UnreadableFileError(Exception):
-    """A file that is compressed cannot be unpacked; the message says why."""
+    """A compressed file cannot be unpacked; the message says why."""
 
 
 def line_batches(path: Path) -> Iterator[LineBatch]:
-    """Yield the lines of a file; it may be compressed. Raises OSError, UnreadableFileError."""
+    """Yield the lines of a file, which may be compressed. Raises OSError, UnreadableFileError."""
     try:
         with open_log_file(path) as file:
             yield from read_batches(file.read)
@@ -57,7 +59,7 @@ def read_batches(read: Callable[[int], bytes]) -> Iterator[LineBatch]:
             yield complete_lines(number, rest[:cut].split(b"\n"), length)
             number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
     cut = rest.rfind(b"\n")
-    if cut >= 0:  # after a long line
+    if cut >= 0:  # complete lines that were read together with the end of a long line
         yield complete_lines(number, rest[:cut].split(b"\n"), 0)
         number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
     if rest:
@@ -70,8 +72,9 @@ def complete_lines(number: int, lines: list[bytes], length: int) -> LineBatch:
 
 
 def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, bytes | None, int]:
-    """Return the digest of a line, the bytes that were read after it (None if the file ends in the line), and the
-    number of bytes that were read."""
+    """Return the digest of a line of which `begun` was read, the bytes that were read after the line (None if the file
+    ends without a newline), and the number of bytes that were read.
+    """
     digest, length = sha256(begun), 0
     while chunk := read(READ_BYTES):
         length += len(chunk)
@@ -80,3 +83,15 @@ def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, b
         if cut >= 0:
             return digest.digest(), chunk[cut + 1 :], length
     return digest.digest(), None, length
+
+
+def last_line_digest(path: Path) -> bytes:
+    """Return the digest of the last complete line of a file; empty if it has none or cannot be unpacked. Raises
+    OSError."""
+    last = b""
+    try:
+        for batch in line_batches(path):
+            last = last if batch.torn else batch.digests[-1]
+    except UnreadableFileError:
+        pass
+    return last

@@ -1,6 +1,7 @@
 """The Merkle tree of RFC 6962, section 2.1: hashes, inclusion proofs, consistency proofs, and their verification.
 
-Proofs read the hashes of complete subtrees through `Subtrees`, so that a proof costs a few reads at any size.
+The proof functions read the hashes of complete subtrees through `Subtrees`, so that a proof needs only a few reads
+whatever the size of the tree.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ def leaf_hash(entry: bytes) -> bytes:
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Return the hash of two subtrees, 32 bytes."""
+    """Return the hash of the node over two subtrees, 32 bytes."""
     return sha256(b"\1" + left + right).digest()
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Return the root over a power of two of sibling hashes."""
+    """Return the root over hashes of sibling subtrees, whose number is a power of two."""
     while len(hashes) > 1:
         hashes = [sha256(b"\1" + hashes[at] + hashes[at + 1]).digest() for at in range(0, len(hashes), 2)]
     return hashes[0]
 
 
 def complete_subtrees(start: int, end: int) -> list[tuple[int, int]]:
-    """Return the level and index of the complete subtrees that cover the entries from `start` to `end`, left to
-    right. `start` must be a multiple of the largest of them, as in every proof."""
+    """Return the level and index of the complete subtrees that cover the entries from `start` to before `end`, from
+    left to right. `start` must be a multiple of the size of the largest subtree, as in every proof.
+    """
     found = []
     while start < end:
         level = (end - start).bit_length() - 1
@@ -45,7 +47,7 @@ def complete_subtrees(start: int, end: int) -> list[tuple[int, int]]:
 
 
 def join(hashes: Sequence[bytes]) -> bytes:
-    """Return the root over subtrees of falling size, as `complete_subtrees` lists them."""
+    """Return the root over subtrees of decreasing size, in the order of `complete_subtrees`."""
     root = hashes[-1]
     for left in hashes[-2::-1]:
         root = node_hash(left, root)
@@ -53,7 +55,7 @@ def join(hashes: Sequence[bytes]) -> bytes:
 
 
 def range_hash(subtrees: Subtrees, start: int, end: int) -> bytes:
-    """Return the tree hash of the entries from `start` to `end`, MTH(D[start:end]); `start < end`."""
+    """Return the tree hash of the entries from `start` to before `end`, MTH(D[start:end]). `start < end`."""
     return join([subtrees(level, index) for level, index in complete_subtrees(start, end)])
 
 
@@ -63,7 +65,7 @@ def tree_root(subtrees: Subtrees, size: int) -> bytes:
 
 
 def split(size: int) -> int:
-    """Return the largest power of two below `size`; `size > 1`."""
+    """Return the largest power of two that is less than `size`. `size > 1`."""
     return 1 << ((size - 1).bit_length() - 1)
 
 
@@ -71,7 +73,9 @@ def split(size: int) -> int:
 
 
 def inclusion_proof(subtrees: Subtrees, index: int, size: int) -> list[bytes]:
-    """Return the path from the sibling of an entry up to the child of the root of the tree of `size` entries."""
+    """Return the inclusion proof of an entry in the tree of `size` entries: the hashes from the entry's sibling up to
+    the child of the root.
+    """
     path, start, end = [], 0, size
     while end - start > 1:
         middle = start + split(end - start)
@@ -85,7 +89,9 @@ def inclusion_proof(subtrees: Subtrees, index: int, size: int) -> list[bytes]:
 
 
 def consistency_proof(subtrees: Subtrees, old: int, new: int) -> list[bytes]:
-    """Return the proof that the tree of `new` entries begins with the tree of `old` entries; empty for `old` 0."""
+    """Return the proof that the tree of `new` entries begins with the tree of `old` entries. It is empty if
+    `old` is 0.
+    """
     if old in (0, new):
         return []
     path, start, end, whole = [], 0, new, True
@@ -147,7 +153,7 @@ def roots_of_consistency(old: int, new: int, old_root: bytes, path: Sequence[byt
 
 
 def is_consistent(old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether the proof shows that the new tree begins with the old tree."""
+    """Return whether the proof shows that the new tree begins with the old tree."""
     if old > new or (old in (0, new) and path):
         return False
     if old == 0:

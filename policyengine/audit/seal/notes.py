@@ -1,6 +1,6 @@
 """Signed notes (c2sp.org/signed-note) and checkpoints (c2sp.org/tlog-checkpoint), signed with Ed25519.
 
-Keys have the encodings of Go's `golang.org/x/mod/sumdb/note`: `PRIVATE+KEY+<name>+<id>+<key>` and `<name>+<id>+<key>`.
+Keys are encoded as in Go's `golang.org/x/mod/sumdb/note`: `PRIVATE+KEY+<name>+<id>+<key>` and `<name>+<id>+<key>`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from policyengine.audit.seal.merkle import HASH_BYTES
 
-ED25519, COSIGNATURE = 1, 4  # types of signatures
+ED25519, COSIGNATURE = 1, 4  # kinds of signatures
 PRIVATE_PREFIX = "PRIVATE+KEY+"
 SIGNATURE_PREFIX = "— "
 MAX_NOTE_BYTES = 1_000_000
@@ -31,7 +31,7 @@ class NoteError(Exception):
 
 
 def decode_base64(text: str) -> bytes:
-    """Raises NoteError."""
+    """Decode base64. Raises NoteError."""
     try:
         return b64decode(text, validate=True)
     except (Base64Error, ValueError):
@@ -43,12 +43,12 @@ def encode_base64(raw: bytes) -> str:
 
 
 def key_id(name: str, kind: int, public: bytes) -> bytes:
-    """Return the ID of a key, 4 bytes."""
+    """Return the ID of a public key: 4 bytes of a hash of its name, kind and bytes."""
     return sha256(name.encode() + b"\n" + bytes([kind]) + public).digest()[:4]
 
 
 def check_name(name: str) -> str:
-    """Raises NoteError if a note cannot contain this name of a key."""
+    """Return the name of a key. Raises NoteError if a note cannot contain it."""
     if not name or "+" in name or re.search(r"\s", name) or not name.isprintable():
         raise NoteError(f"`{name[:80]}` is not a name of a key: it is empty, or has a space or a `+`")
     return name
@@ -56,7 +56,7 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature line: the name and ID of the key, and the signature."""
+    """A signature line: the name and ID of the key, and the signature itself."""
 
     name: str
     id: bytes
@@ -79,7 +79,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Verifier:
-    """A public key: the name and the type of its signatures, and 32 bytes."""
+    """A public key: its name, the kind of its signatures, and its 32 bytes."""
 
     name: str
     kind: int
@@ -104,7 +104,7 @@ class Verifier:
         return found
 
     def accepts(self, text: str, signature: bytes) -> bool:
-        """Whether the key signed the text."""
+        """Return whether `signature` is this key's signature of the text."""
         message = text.encode()
         if self.kind == COSIGNATURE:
             time = int.from_bytes(signature[:TIMESTAMP_BYTES])
@@ -125,7 +125,7 @@ class Signer:
 
     @classmethod
     def generate(cls, name: str) -> Signer:
-        """Create a key. Raises NoteError for a name with spaces or `+`."""
+        """Create a key. Raises NoteError if a note cannot contain the name."""
         return cls(check_name(name), Ed25519PrivateKey.generate())
 
     @property
@@ -150,12 +150,12 @@ class Signer:
         return found
 
     def sign(self, text: str) -> str:
-        """Return the note: the text with a signature line. `text` ends in a newline."""
+        """Return the note: the text with a signature line. `text` must end with a newline."""
         return f"{text}\n{Signature(self.name, self.verifier.id, self.key.sign(text.encode()))}"
 
 
 def split_key(text: str, what: str) -> tuple[str, str, bytes]:
-    """Return the name, the ID and the raw bytes of a key. Raises NoteError."""
+    """Return the name, the ID and the raw bytes of a key. `what` is `public` or `private`. Raises NoteError."""
     parts = text.split("+", 2)
     if len(parts) != 3 or not re.fullmatch("[0-9a-f]{8}", parts[1]):
         raise NoteError(f"it is not a {what} key: `<name>+<8 hexadecimal digits>+<base64>` is expected")
@@ -167,7 +167,7 @@ def split_key(text: str, what: str) -> tuple[str, str, bytes]:
 
 @dataclass(frozen=True)
 class Note:
-    """A signed text. The text ends in a newline."""
+    """A signed text, which ends with a newline, and its signatures."""
 
     text: str
     signatures: tuple[Signature, ...]
@@ -177,7 +177,7 @@ class Note:
 
     @classmethod
     def parse(cls, written: str | bytes) -> Note:
-        """Parse a note; its signatures are not verified. Raises NoteError."""
+        """Parse a note without verifying its signatures. Raises NoteError."""
         if len(written) > MAX_NOTE_BYTES:
             raise NoteError("it is too long for a signed note")
         try:
@@ -195,7 +195,7 @@ class Note:
         return cls(text + "\n", signatures)
 
     def verified_by(self, keys: Iterable[Verifier]) -> list[Verifier]:
-        """Return the known keys that signed the note. Raises NoteError if the signature of a known key is wrong."""
+        """Return those of the keys that signed the note. Raises NoteError if a signature of one of them is wrong."""
         known = {(key.name, key.id): key for key in keys}
         found = []
         for line in self.signatures:
@@ -210,8 +210,9 @@ class Note:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a log: its origin, the number of entries, and the root hash of their tree. `extension` has further
-    lines."""
+    """The state of a log: its origin, which is its unique name, the number of its entries, and the root hash of their
+    tree. `extension` has any further lines.
+    """
 
     origin: str
     size: int
@@ -224,7 +225,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """Parse the text of a note. Raises NoteError."""
+        """Parse the text of a note as a checkpoint. Raises NoteError."""
         lines = text.split("\n")[:-1]
         if len(lines) < 3 or not all(lines):
             raise NoteError("it is not a checkpoint: origin, size and root hash are expected on three lines")
@@ -239,14 +240,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class SignedCheckpoint:
-    """A checkpoint with its note."""
+    """A checkpoint and the note that signs it."""
 
     checkpoint: Checkpoint
     note: Note
 
     @classmethod
     def parse(cls, written: str | bytes) -> SignedCheckpoint:
-        """Parse a note; its signatures are not verified. Raises NoteError."""
+        """Parse a checkpoint without verifying its signatures. Raises NoteError."""
         note = Note.parse(written)
         return cls(Checkpoint.parse(note.text), note)
 
@@ -259,7 +260,7 @@ class SignedCheckpoint:
         return self.checkpoint.root
 
     def log_keys(self, keys: Sequence[Verifier]) -> list[Verifier]:
-        """Return the keys of the log that signed the checkpoint. Raises NoteError if there is none of them."""
+        """Return those of the keys that signed the checkpoint as keys of the log. Raises NoteError if no key did."""
         found = [key for key in self.note.verified_by(keys) if key.kind == ED25519]
         if not found:
             signers = ", ".join(f"`{each.name}+{each.id.hex()}`" for each in self.note.signatures)
@@ -267,5 +268,7 @@ class SignedCheckpoint:
         return found
 
     def witnesses(self, keys: Sequence[Verifier]) -> list[Verifier]:
-        """Return the witnesses that cosigned the checkpoint. Raises NoteError if a cosignature is wrong."""
+        """Return those of the keys that cosigned the checkpoint as witnesses. Raises NoteError if a cosignature is
+        wrong.
+        """
         return [key for key in self.note.verified_by(keys) if key.kind == COSIGNATURE]

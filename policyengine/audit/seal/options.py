@@ -10,10 +10,21 @@ SEAL_MEMBER = "seal"  # of log lines about the seal itself
 
 
 @dataclass(frozen=True, slots=True)
+class WitnessOptions:
+    """A witness that cosigns checkpoints (c2sp.org/tlog-witness): the prefix of its URL, and its public key as text."""
+
+    url: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class SealOptions:
-    """How to seal a log. `key` is the file with the private key (default: the name of the log with `.key`), `folder`
-    the folder of the seal (default: with `.tlog`), `interval` the seconds between checkpoints."""
+    """The options of sealing a log. `key` is the file with the private key (default: the name of the log with `.key`),
+    `folder` the folder of the seal (default: with `.tlog`), `interval` the seconds between checkpoints. Checkpoints are
+    posted to the URLs `webhooks`, and sent to `witnesses` to be cosigned."""
 
     key: Path | None = None
     folder: Path | None = None
     interval: float = INTERVAL_SECONDS
+    webhooks: tuple[str, ...] = ()
+    witnesses: tuple[WitnessOptions, ...] = ()

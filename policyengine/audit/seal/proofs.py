@@ -1,14 +1,16 @@
-"""Proofs that need only a checkpoint and a key: that a log has a line (c2sp.org/tlog-proof), and that a log begins with
-an earlier state of it.
+"""Proofs that can be checked with only a checkpoint and a key: that a log contains a line (c2sp.org/tlog-proof), and
+that a log begins with an earlier state of itself.
 
-The line itself is the extra data of its proof: its SHA-256 digest is the entry that the proof is about. A proof of
-consistency has the form of a request to a witness (c2sp.org/tlog-witness): the old size, the hashes, the checkpoint.
+An inclusion proof has the line as its extra data; the SHA-256 digest of the line is the entry that it proves. A
+consistency proof has the form of a request to a witness (c2sp.org/tlog-witness): the old size, the hashes, the
+checkpoint.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,12 +34,12 @@ INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
 class ProofError(Exception):
-    """A proof is malformed, or proves nothing; the message says why."""
+    """A proof is malformed or does not hold, or cannot be made; the message says why."""
 
 
 @dataclass(frozen=True)
 class InclusionProof:
-    """A proof that a log has a line. `line` has no newline at its end."""
+    """A proof that a log contains a line. `line` has no newline at its end."""
 
     line: bytes
     index: int
@@ -50,7 +52,7 @@ class InclusionProof:
 
     @classmethod
     def parse(cls, written: str) -> InclusionProof:
-        """Parse a proof; it is not checked. Raises ProofError."""
+        """Parse a proof without checking it. Raises ProofError."""
         head, checkpoint = split_proof(written)
         lines = head.split("\n")
         if len(lines) < 3 or lines[0] + "\n" != PROOF_START:
@@ -63,8 +65,9 @@ class InclusionProof:
         return cls(decode(lines[1].removeprefix("extra ")), int(index[1]), parse_hashes(lines[3:]), checkpoint)
 
     def check(self) -> None:
-        """Check that the path leads from the line to the root of the checkpoint, whose signatures are not checked.
-        Raises ProofError."""
+        """Check that the hashes lead from the line to the root of the checkpoint. The signatures of the checkpoint are
+        not checked. Raises ProofError.
+        """
         leaf = leaf_hash(sha256(self.line).digest())
         if root_of_inclusion(leaf, self.index, self.signed.size, self.path) != self.signed.root:
             raise ProofError("its hashes do not lead from the line to the root hash of the checkpoint")
@@ -72,7 +75,7 @@ class InclusionProof:
 
 @dataclass(frozen=True)
 class ConsistencyProof:
-    """A proof that the tree of a checkpoint begins with the tree of its first `old` entries."""
+    """A proof that the tree of a checkpoint begins with a tree of `old` entries."""
 
     old: int
     path: tuple[bytes, ...]
@@ -84,7 +87,7 @@ class ConsistencyProof:
 
     @classmethod
     def parse(cls, written: str) -> ConsistencyProof:
-        """Parse a proof; it is not checked. Raises ProofError."""
+        """Parse a proof without checking it. Raises ProofError."""
         head, checkpoint = split_proof(written)
         old, *hashes = head.split("\n")
         size = OLD_SIZE.fullmatch(old)
@@ -93,7 +96,9 @@ class ConsistencyProof:
         return cls(int(size[1]), parse_hashes(hashes), checkpoint)
 
     def check(self, old: SignedCheckpoint) -> None:
-        """Check that the log of the checkpoint begins with the log of the old checkpoint. Raises ProofError."""
+        """Check that the log of the checkpoint begins with the log of the old checkpoint. The signatures of both are
+        not checked. Raises ProofError.
+        """
         if old.checkpoint.origin != self.signed.checkpoint.origin:
             raise ProofError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
         if old.size != self.old:
@@ -116,7 +121,7 @@ def split_proof(written: str) -> tuple[str, SignedCheckpoint]:
 
 
 def parse_hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
-    """Raises ProofError."""
+    """Decode hashes of 32 bytes. Raises ProofError."""
     hashes = tuple(map(decode, lines))
     if len(hashes) > MAX_HASHES or any(len(each) != HASH_BYTES for each in hashes):
         raise ProofError(f"it has more than {MAX_HASHES} hashes, or one that is not {HASH_BYTES} bytes long")
@@ -124,7 +129,7 @@ def parse_hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def decode(text: str) -> bytes:
-    """Raises ProofError."""
+    """Decode base64. Raises ProofError."""
     try:
         return decode_base64(text)
     except NoteError as error:
@@ -132,9 +137,10 @@ def decode(text: str) -> bytes:
 
 
 def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
-    """Return the proof that the log has the line at an index, by the last checkpoint. Raises ProofError, NoteError,
-    TileError, OSError."""
-    signed = SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    """Return the proof that the log of the last checkpoint contains the line, whose entry is at the index. Raises
+    ProofError, NoteError, TileError, OSError.
+    """
+    signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
         raise ProofError("the line is not sealed yet: the next checkpoint follows within a second of the last line")
     path = inclusion_proof(TileFolder(folder).subtrees(signed.size), index, signed.size)
@@ -143,10 +149,21 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
     return found
 
 
-def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
-    """Return the proof that the log begins with the log of an old checkpoint. Raises ProofError, NoteError, TileError,
+def load_checkpoint(folder: Path, size: int) -> SignedCheckpoint:
+    """Load the last cosigned checkpoint if it covers `size` lines, and else the last checkpoint. Raises NoteError,
     OSError."""
-    signed = SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    with suppress(FileNotFoundError):
+        found = SignedCheckpoint.parse((folder / "cosigned").read_bytes())
+        if found.size >= size:
+            return found
+    return SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+
+
+def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
+    """Return the proof that the log of the last checkpoint begins with the log of an old checkpoint. Raises ProofError,
+    NoteError, TileError, OSError.
+    """
+    signed = load_checkpoint(folder, old.size)
     if old.size > signed.size:
         raise ProofError(f"the log has {signed.size:,} sealed lines, fewer than the old checkpoint ({old.size:,})")
     path = consistency_proof(TileFolder(folder).subtrees(signed.size), old.size, signed.size)

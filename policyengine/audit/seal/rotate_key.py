@@ -1,4 +1,6 @@
-"""Replaces the key of a log: the old key names the new one in a line of the log, then the new key is put in place."""
+"""Replaces the key of a log: first the old key names the new key in a line of the log, then the new key replaces the
+old key in the file.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from policyengine.audit.seal.tiles import write_file
 
 
 def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
-    """Replace the key in the file and return the new public key. Servers may write to the log. Raises SealKeyError,
-    DecisionLogError, OSError, and FileNotFoundError if there is no key."""
+    """Replace the key in the file `key` and return the new public key. Servers may write to the log meanwhile. Raises
+    SealKeyError, DecisionLogError, OSError; it is FileNotFoundError if the file of the key does not exist.
+    """
     old = load_key(key)
     new = Signer.generate(old.name)
     note = announce_key(old, new.verifier)

@@ -1,12 +1,13 @@
-"""Seals a log while processes write to it: a thread in each of them; one at a time holds the lock and seals.
+"""Seals a log while processes write to it. Each process has a thread for this; only the process that holds the lock
+seals.
 
-The sealer reads the complete lines of the files in their order and adds their digests to the tree. Every interval with
-new lines, it forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line that a power
-failure can lose. After a restart or a failure it continues at the place in the file `state`, which it writes before
-each checkpoint.
+The sealer reads the complete lines of the files in their order and adds their digests to the tree. At the end of each
+interval with new lines, it forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line
+that a power failure can lose. After a restart or a failure, it continues at the place in the file `state`, which it
+writes before each checkpoint.
 
-A rotated file counts as finished when it was not changed for a while. A line that a stopped process writes to it
-after that is sealed by its digest in a later line.
+A rotated file is finished if it was not changed for 3 s. If a process that was suspended writes another line to it, the
+digest of that line is sealed in a later line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock, Thread, current_thread
-from time import time
+from time import monotonic, time
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,11 +36,16 @@ from policyengine.audit.seal.notes import Checkpoint, NoteError, SignedCheckpoin
 from policyengine.audit.seal.options import SealOptions
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, GrowingTree, TileError, TileFolder, write_file
 
+if TYPE_CHECKING:
+    from policyengine.audit.seal.delivery import CheckpointDelivery
+
 _LOG = logging.getLogger("policyengine")
 CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
-FINISHED_SECONDS = 3.0  # since the last change of a rotated file; writers leave it within one second
-LATE_FILES = 32  # rotated files that are watched for late lines
-WAIT_SECONDS = 10.0  # for the last checkpoint when a process ends
+# A rotated file is finished if it was not changed for this time: writers leave it within one second.
+FINISHED_SECONDS = 3.0
+LATE_FILES = 32  # maximum rotated files that are watched for late lines
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
+WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16
 
@@ -48,8 +55,10 @@ class SealError(Exception):
 
 
 class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Up to where a log is sealed: `size` entries. The last file is the `file`-th that was ever sealed; it has the
-    entries from `first` on, and is sealed up to byte `offset`. `last` is the digest of its last sealed line."""
+    """How far a log is sealed: `size` entries. `file` is the number of the last file, counting from 0 all files that
+    were ever sealed. This file has the entries from `first` on, and is sealed up to byte `offset`. `last` is the digest
+    of its last sealed line, and `last_bytes` the length of that line.
+    """
 
     size: int
     file: int
@@ -62,12 +71,12 @@ class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def default_folder(log: Path) -> Path:
-    """Return the folder of the seal, beside the log."""
+    """Return the default folder of the seal, next to the log."""
     return log.with_name(log.name + FOLDER_SUFFIX)
 
 
 class Sealer:
-    """The sealer of one process. `note` writes a line about the seal to the log."""
+    """Seals a log in one process. `note` writes a line about the seal to the log."""
 
     def __init__(self, log: Path, options: SealOptions, note: Callable[[Mapping[str, object]], bool]) -> None:
         """Load or create the key and the folder. Raises SealKeyError, SealError."""
@@ -77,6 +86,7 @@ class Sealer:
         self.note = note
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
+        self.delivery = open_delivery(self.folder, options)
         self._prepare_folder()
         self.checkpoint = self._load_checkpoint()
         self.failures = 0
@@ -85,7 +95,7 @@ class Sealer:
         _SEALERS.add(self)
 
     def _reset(self) -> None:
-        """Forget what belongs to this process, without closing what a parent process may use."""
+        """Reset the state of this process, without closing what a parent process may use."""
         self._process, self._thread, self._stop = 0, None, Event()
         self._guard, self._lock, self._writing = Lock(), -1, -1
         self._run: SealRun | None = None
@@ -119,7 +129,7 @@ class Sealer:
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
     def wake(self) -> None:
-        """Start the thread of this process, after a line was written. Raises nothing: a failure is logged."""
+        """Start the thread of this process, after a line was written. A failure is logged, not raised."""
         if self._process != os.getpid():
             with self._guard:
                 if self._process != os.getpid():
@@ -145,29 +155,42 @@ class Sealer:
             self.seal()
 
     def stop(self) -> None:
-        """Stop the thread, seal the lines that are there, and leave the lock to others."""
+        """Stop the thread, seal the lines that are there, and leave the lock to others. If another process holds the
+        lock, wait for it shortly: it may be about to stop, too, and else it seals the lines itself."""
         if not self.is_awake:
             return
         self._stop.set()
         thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join(WAIT_SECONDS)
-        alone = -1
         with suppress(OSError):
             if self._writing >= 0:
                 os.close(self._writing)
-            alone = self._open_lock("writers", exclusive=True)
-        self.seal(FINISHED_SECONDS if alone < 0 else 0.0)
+        until = monotonic() + LOCK_SECONDS
+        while not self._seal_last() and monotonic() < until and not self._failing:
+            Event().wait(LOCK_RETRY_SECONDS)
         with self._guard:
             self._unlock()
+            self._process, self._writing = 0, -1
+        if self.delivery is not None:
+            self.delivery.stop()
+
+    def _seal_last(self) -> bool:
+        """Seal, also rotated files that were just changed if no other process writes to the log."""
+        alone = -1
+        with suppress(OSError):
+            alone = self._open_lock("writers", exclusive=True)
+        try:
+            return self.seal(FINISHED_SECONDS if alone < 0 else 0.0)
+        finally:
             if alone >= 0:
                 os.close(alone)
-            self._process, self._writing = 0, -1
 
     def seal(self, finished: float = FINISHED_SECONDS) -> bool:
-        """Seal the complete lines that are there, if no other process does. Return whether this process did. A failure
-        is logged once, and sealing is tried again. Rotated files that were not changed for `finished` seconds are
-        finished."""
+        """Seal the complete lines of the log, unless another process holds the lock. Return whether this process sealed
+        them. Of failures in a row, only the first is logged; each call tries again. A rotated file is finished if it
+        was not changed for `finished` seconds.
+        """
         with self._guard:
             try:
                 if not self._holds_lock():
@@ -244,7 +267,7 @@ class Sealer:
             self._lock = -1
 
     def after_fork(self) -> None:
-        """Leave to the parent process what belongs to it: in the child, its lock is closed and not released."""
+        """Give up what belongs to the parent process: close its lock in this child process, without releasing it."""
         files, run = (self._lock, self._writing), self._run
         self._reset()
         if run is not None:
@@ -256,14 +279,14 @@ class Sealer:
 
 @dataclass(slots=True)
 class LateFile:
-    """A rotated file, open for reading, that was sealed up to `offset`."""
+    """A rotated file that was sealed up to byte `offset`. `file` is its descriptor, open for reading."""
 
     file: int
     offset: int
 
 
 class SealRun:
-    """Sealing from one place in the files on, by the process with the lock. After an exception it is unusable."""
+    """Seals from one place in the files on, in the process that holds the lock. After an exception it is unusable."""
 
     def __init__(self, sealer: Sealer) -> None:
         """Continue where the last run ended. Raises OSError, TileError, SealError, NoteError."""
@@ -319,7 +342,9 @@ class SealRun:
         write_at(self._sealer.folder / "starts", 8 * number, self._first.to_bytes(8))
 
     def _open_again(self, state: SealState) -> None:
-        """Open the file in which the last run ended, wherever it is now. Raises OSError, SealError."""
+        """Open the file in which the last run ended, even if it was renamed or compressed. Raises OSError,
+        SealError.
+        """
         files = log_files(self.log)
         same = [path for path in files if identity(path) == (state.device, state.inode)]
         others = [path for path in reversed(files) if path not in same]
@@ -334,7 +359,7 @@ class SealRun:
         self._start_file(files[-1], self._number + 1)
 
     def advance(self, finished: float) -> None:
-        """Seal the complete lines that are there, and sign a checkpoint. Raises OSError, TileError, SealError."""
+        """Seal the complete lines of the log, and sign a checkpoint. Raises OSError, TileError, SealError."""
         began = self.tree.size
         self._read_lines()
         while (following := self._following_file(finished)) is not None:
@@ -355,9 +380,9 @@ class SealRun:
         return not any((each.name, each.id) == (verifier.name, verifier.id) for each in last.note.signatures)
 
     def _following_file(self, finished: float) -> Path | None:
-        """Return the file after the one that is finished, or None. Raises OSError."""
+        """Return the file after this one if this one is finished, else None. Raises OSError."""
         found = os.fstat(self._file)
-        here, packed = (found.st_dev, found.st_ino), found.st_nlink == 0  # a temporary file, or deleted
+        here, packed = (found.st_dev, found.st_ino), found.st_nlink == 0  # unpacked, or deleted
         try:
             if identity(self.log) == here:
                 if found.st_size < self._offset:
@@ -372,7 +397,9 @@ class SealRun:
         return files[places[-1] + 1] if places and places[-1] + 1 < len(files) else files[-1]
 
     def _after_truncation(self) -> Path:
-        """Seal the rest of the copy that `copytruncate` of logrotate made, and return the file, which is new."""
+        """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
+        in which new lines begin.
+        """
         for path in reversed(log_files(self.log)[:-1]):
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 opened = open_plain(path)
@@ -383,7 +410,7 @@ class SealRun:
         return self.log
 
     def _leave_file(self) -> None:
-        """Watch the file for late lines, unless it is truncated and used again."""
+        """Watch the rotated file for late lines, unless it was truncated and is used again."""
         if identity(self.log) == identity(self._file):
             return
         self._late.append(LateFile(os.dup(self._file), self._offset))
@@ -391,8 +418,9 @@ class SealRun:
             os.close(self._late.popleft().file)
 
     def _find_late_lines(self) -> None:
-        """Seal what a process wrote to a rotated file after it was left, by a line in the current file. A line without
-        a newline is one that a killed process left incomplete."""
+        """Seal the lines that a process wrote to a rotated file after the sealer left it, with a line in the current
+        file. The last line may have no newline, if the process was killed while writing it.
+        """
         for late in self._late:
             if os.fstat(late.file).st_size <= late.offset:
                 continue
@@ -406,7 +434,7 @@ class SealRun:
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
 
     def _read_lines(self) -> None:
-        """Add the complete lines of the file from the offset on. Raises OSError."""
+        """Add the entries of the complete lines of the file, from the offset on. Raises OSError."""
         while data := os.pread(self._file, CHUNK_BYTES, self._offset):
             cut = data.rfind(b"\n")
             if cut < 0:
@@ -419,7 +447,9 @@ class SealRun:
             self._offset += cut + 1
 
     def _read_long_line(self) -> bool:
-        """Add a line that is longer than a chunk, if it is complete. Raises OSError."""
+        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. Raises
+        OSError.
+        """
         digest, length = sha256(), 0
         while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + length):
             cut = data.find(b"\n")
@@ -445,8 +475,9 @@ class SealRun:
         self._last, self._last_bytes = entries[-1], len(lines[-1])
 
     def _add_entries(self, entries: list[bytes], offsets: Sequence[int]) -> None:
-        """Add entries. `offsets` are the places of their lines in the file, which are recorded at the start of each
-        tile, so that a line is found without counting."""
+        """Add entries. `offsets` are the offsets of their lines in the file. The offset of the first line of each tile
+        is recorded, so that a line is found without counting from the beginning.
+        """
         tree, at = self.tree, 0
         while at < len(entries):
             if tree.size % 256 == 0:
@@ -474,6 +505,20 @@ class SealRun:
         note = sealer.signer.sign(text)
         write_file(sealer.folder / "checkpoint", note.encode())
         self._checkpoint = sealer.checkpoint = SignedCheckpoint.parse(note)
+        if sealer.delivery is not None:
+            sealer.delivery.announce(self._checkpoint)
+
+
+def open_delivery(folder: Path, options: SealOptions) -> CheckpointDelivery | None:
+    """Return the delivery of checkpoints, or None without receivers. Raises SealError."""
+    if not (options.webhooks or options.witnesses):
+        return None
+    from policyengine.audit.seal.delivery import CheckpointDelivery, DeliveryError
+
+    try:
+        return CheckpointDelivery(folder, options)
+    except DeliveryError as error:
+        raise SealError(str(error)) from None
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
@@ -491,13 +536,15 @@ def read_state(folder: Path) -> SealState | None:
 
 
 def identity(path: Path | int) -> tuple[int, int]:
-    """Return the device and inode. Raises OSError."""
+    """Return the device and inode of a file. Raises OSError."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
 
 def open_plain(path: Path) -> int:
-    """Open a file for reading; a compressed file is unpacked into a temporary file. Raises OSError."""
+    """Open a file for reading; a compressed file is unpacked into a temporary file. Raises OSError, and SealError if it
+    is not a regular file.
+    """
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
@@ -515,7 +562,9 @@ def open_plain(path: Path) -> int:
 
 
 def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
-    """Whether the bytes before the offset are the line with this digest and its newline. Raises OSError."""
+    """Return whether the bytes before the offset are the line with this digest, followed by a newline. Raises OSError,
+    SealError.
+    """
     opened = open_plain(path)
     try:
         if offset == 0 or not digest:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from policyengine.audit.seal.merkle import HASH_BYTES, Subtrees, fold, join
 
-TILE_LEVELS = 8  # levels of the tree in a tile
+TILE_LEVELS = 8  # levels of the tree that a tile covers
 TILE_WIDTH = 1 << TILE_LEVELS
 TILE_BYTES = TILE_WIDTH * HASH_BYTES
 ENTRY_PREFIX = HASH_BYTES.to_bytes(2)  # the length of every entry, which is a SHA-256 digest
@@ -24,12 +24,13 @@ ENTRIES = "entries"
 
 
 class TileError(Exception):
-    """A tile is missing or has the wrong length; the message names it."""
+    """A tile is missing or damaged; the message names it."""
 
 
 def tile_name(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
-    """Return the path of a tile: `tile/0/x001/x234/067`, for a partial tile with `.p/<width>` after it. The level is
-    `entries` for entry bundles."""
+    """Return the path of a tile, such as `tile/0/x001/x234/067`; for a partial tile, `.p/<width>` follows. For entry
+    bundles, the level is `entries`.
+    """
     digits = f"{number:03d}"
     digits = digits.zfill(-(-len(digits) // 3) * 3)
     steps = [digits[at : at + 3] for at in range(0, len(digits), 3)]
@@ -38,7 +39,7 @@ def tile_name(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
 
 
 def tile_widths(size: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the level, number and width of the last, partial tile of each level of a tree of `size` entries."""
+    """Yield the level, number and width of each partial tile of a tree of `size` entries. A level has at most one."""
     level, left = 0, size
     while left:
         if left % TILE_WIDTH:
@@ -53,11 +54,13 @@ class TileFolder:
         self.folder = folder
 
     def read(self, level: int, number: int, width: int) -> bytes:
-        """Return the first `width` hashes of a tile, from the full tile if no partial one exists. Raises TileError."""
+        """Return the first `width` hashes of a tile, from the partial tile of this width or else from the full tile.
+        Raises TileError, OSError.
+        """
         return self._read(tile_name(level, number, width), tile_name(level, number), width * HASH_BYTES)
 
     def read_entries(self, number: int, width: int) -> list[bytes]:
-        """Return the entries of a bundle, `width` of them. Raises TileError."""
+        """Return the first `width` entries of a bundle. Raises TileError, OSError."""
         name = tile_name(ENTRIES, number, width)
         raw = self._read(name, tile_name(ENTRIES, number), width * BUNDLE_ITEM_BYTES)
         items = [raw[at : at + BUNDLE_ITEM_BYTES] for at in range(0, len(raw), BUNDLE_ITEM_BYTES)]
@@ -75,14 +78,16 @@ class TileFolder:
         raise TileError(f"`{self.folder / name}` is missing")
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
-        """Write a tile or bundle, and remove its partial tiles if it is full. Raises OSError."""
+        """Write a tile or bundle. If it is full, remove its partial tiles. Raises OSError."""
         path = self.folder / tile_name(level, number, width)
         write_file(path, raw)
         if width == TILE_WIDTH:
             shutil.rmtree(f"{path}.p", ignore_errors=True)
 
     def subtrees(self, size: int) -> Subtrees:
-        """Return the hashes of complete subtrees of the tree of `size` entries; they raise TileError."""
+        """Return a function that returns the hash of a complete subtree of the tree of `size` entries. The function
+        raises TileError, OSError.
+        """
 
         @lru_cache(maxsize=64)
         def tile(level: int, number: int) -> bytes:
@@ -101,7 +106,7 @@ class TileFolder:
 
 
 def write_file(path: Path, raw: bytes) -> None:
-    """Replace a file atomically; its folders are created. Raises OSError."""
+    """Replace a file atomically, and create its folders if they are missing. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     try:
         opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
@@ -118,13 +123,14 @@ def write_file(path: Path, raw: bytes) -> None:
 
 
 class GrowingTree:
-    """A tree that grows at its right edge: it writes full tiles, and keeps the hashes of the partial ones in memory."""
+    """A tree to which entries are added. It writes full tiles, and keeps the hashes of partial tiles in memory."""
 
     def __init__(self, tiles: TileFolder | None, size: int = 0) -> None:
-        """Continue the tree of `size` entries in the folder; without a folder, nothing is read or written. Raises
-        TileError."""
+        """Continue the tree of `size` entries in the folder. If `tiles` is None, nothing is read or written. Raises
+        TileError, OSError.
+        """
         self._tiles, self.size = tiles, size
-        self._edges: list[list[bytes]] = []  # by tile level: the hashes of the partial tile
+        self._edges: list[list[bytes]] = []  # for each tile level: the hashes of its partial tile
         self._bundle: list[bytes] = []
         if size and tiles is not None:
             self._resume(tiles, size)
@@ -141,11 +147,11 @@ class GrowingTree:
 
     @property
     def room(self) -> int:
-        """The number of entries until the current tile is full."""
+        """How many entries can be added until the current tile is full."""
         return TILE_WIDTH - self.size % TILE_WIDTH
 
     def add(self, entries: list[bytes], leaves: list[bytes]) -> None:
-        """Add entries with their leaf hashes, at most `room`. Raises OSError."""
+        """Add entries with their leaf hashes, at most `room` of them. Raises OSError."""
         if not self._edges:
             self._edges.append([])
         self._edges[0] += leaves
@@ -155,7 +161,7 @@ class GrowingTree:
             self._finish_tiles()
 
     def _finish_tiles(self) -> None:
-        """Write the tiles that are full. Raises OSError; the tree is then unusable."""
+        """Write the tiles that became full. Raises OSError; the tree is then unusable."""
         level, count = 0, self.size
         if self._tiles is not None:
             self._tiles.write(ENTRIES, count // TILE_WIDTH - 1, bundle_bytes(self._bundle))
@@ -172,7 +178,7 @@ class GrowingTree:
             self._edges[level].append(fold(hashes))
 
     def write_partial_tiles(self) -> None:
-        """Write the partial tiles of the tree's right edge, which a checkpoint of this size needs. Raises OSError."""
+        """Write the partial tiles, which a checkpoint of this size needs. Raises OSError."""
         if self._tiles is None:
             return
         for level, number, width in tile_widths(self.size):

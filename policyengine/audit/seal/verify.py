@@ -1,7 +1,7 @@
 """Verifies a sealed log: its lines, its tiles and its checkpoints.
 
-The entries in the tiles must lead to the root hash of the last checkpoint, which a trusted key signed, and each line
-must have the digest that is its entry. The first line that differs is the place of the damage.
+The entries in the tiles must lead to the root hash of the last checkpoint, which a trusted key must have signed, and
+the digest of each line must equal its entry. The first line that differs shows where the log was damaged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from policyengine.audit.files import log_files
+from policyengine.audit.seal.delivery import COSIGNED, read_cosigned
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
 from policyengine.audit.seal.merkle import EMPTY_ROOT
@@ -25,7 +26,8 @@ from policyengine.audit.seal.sealer import default_folder
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
 
 MAX_PROBLEMS = 20
-LOOK_AHEAD = 4_096  # lines or entries in which a line is searched that is not at its place
+ATTEMPTS = 3
+LOOK_AHEAD = 4_096  # lines that are searched for the next entry
 MAX_LATE_LINES = 1_000_000
 Progress = Callable[[int], None]
 
@@ -58,9 +60,10 @@ class SealProblem:
 @dataclass(slots=True)
 class Verification:
     """The result of verifying a log. `size` lines are sealed; `deleted` of them were in files that `--log-keep`
-    deleted; `unsealed` lines follow after the checkpoint; `late` lines were written to a rotated file and sealed by a
-    later line. `torn`: the last line is incomplete, as after a crash. `keys` signed the checkpoint, `witnesses`
-    cosigned it."""
+    deleted. `unsealed` lines come after the sealed lines. `late` lines were written to a rotated file after it was
+    sealed; a later line seals them. `torn` says that the last line is incomplete, as after a crash. `keys` signed the
+    checkpoint, and `witnesses` cosigned it.
+    """
 
     path: Path
     size: int = 0
@@ -70,6 +73,7 @@ class Verification:
     unsealed: int = 0
     torn: bool = False
     checkpoint: SignedCheckpoint | None = None
+    cosigned: SignedCheckpoint | None = None
     keys: tuple[Verifier, ...] = ()
     witnesses: tuple[Verifier, ...] = ()
     problems: list[SealProblem] = field(default_factory=list)
@@ -90,11 +94,16 @@ def verify_log(
     """Verify all files of a log against its last checkpoint, and against `checkpoints` that were kept elsewhere. `keys`
     are the trusted keys of the log and of witnesses. `progress` receives the number of bytes that were read. Raises
     OSError if the files cannot be read."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
+        except FileNotFoundError:  # a server rotated the log meanwhile
+            log_files(path)
     return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
 
 
 class ComparedTiles(TileFolder):
-    """Compares the tiles that a growing tree would write with those that are there."""
+    """Compares the tiles that a growing tree would write with the tiles in the folder."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         super().__init__(folder)
@@ -102,7 +111,7 @@ class ComparedTiles(TileFolder):
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
         if level == ENTRIES:
-            return  # the tree grows by them
+            return  # the tree was built from them
         try:
             if self.read(int(level), number, width) != raw:
                 self._report(f"the tile `{self.folder / tile_name(level, number, width)}` was changed")
@@ -111,14 +120,16 @@ class ComparedTiles(TileFolder):
 
 
 class SealedEntries:
-    """The entries of a sealed log, by their index. A bundle that cannot be read is reported, and has no entries."""
+    """The entries of a sealed log, by their index. A bundle that cannot be read is reported, and has no
+    entries here.
+    """
 
     def __init__(self, tiles: TileFolder, size: int, report: Callable[[str], None]) -> None:
         self._tiles, self.size, self._report = tiles, size, report
         self._number, self._entries = -1, list[bytes]()
 
     def after(self, index: int) -> list[bytes]:
-        """Return the entries from an index to the end of its bundle."""
+        """Return the entries from an index to the end of the bundle with that index."""
         number, at = divmod(index, TILE_WIDTH)
         if number != self._number:
             self._number = number
@@ -131,14 +142,16 @@ class SealedEntries:
         return self._entries[at:]
 
     def window(self, index: int, most: int) -> list[bytes]:
-        """Return at most about `most` entries from an index on."""
+        """Return at least `most` entries from an index on, up to the end of a bundle. There are fewer if the entries
+        end or a bundle cannot be read.
+        """
         found: list[bytes] = []
         while len(found) < most and (some := self.after(index + len(found))):
             found += some
         return found
 
     def find(self, wanted: bytes, begin: int) -> int | None:
-        """Return the index of the next entry equal to `wanted`, or None."""
+        """Return the index of the first entry from `begin` on that equals `wanted`, or None."""
         index = begin
         while index < self.size:
             some = self.after(index)
@@ -149,7 +162,7 @@ class SealedEntries:
 
 
 class LogVerifier:
-    """One verification."""
+    """Verifies one log, once."""
 
     def __init__(
         self,
@@ -160,7 +173,8 @@ class LogVerifier:
         progress: Progress,
     ) -> None:
         self.path, self.folder, self.progress = path, folder, progress
-        self.keys, self.kept = list(keys), sorted(checkpoints, key=lambda each: each.size)
+        self.keys = list(keys)
+        self.kept = [(f"the checkpoint of {each.size:,} lines that was kept elsewhere", each) for each in checkpoints]
         self.result = Verification(path)
         self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
         self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
@@ -169,13 +183,14 @@ class LogVerifier:
         self._statements: list[Mapping[str, Any]] = []  # what sealed lines say about the seal
 
     def run(self) -> Verification:
-        """Raises OSError."""
+        """Verify the log. Raises OSError."""
         files, last = log_files(self.path), self._load_checkpoint()
         if last is None:
             return self.result
         self.result.size = last.size
+        self._load_cosigned()
         self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
-        self._wanted = sorted({each.size for each in self.kept if each.size <= last.size} | {last.size})
+        self._wanted = sorted({each.size for _, each in self.kept if each.size <= last.size} | {last.size})
         if self._compare_files(files):
             self._compare_late_lines()
         self._finish_tree()
@@ -193,6 +208,18 @@ class LogVerifier:
             self._seal_problem(f"`{path}` is damaged: {error}")
         return self.result.checkpoint
 
+    def _load_cosigned(self) -> None:
+        """Compare the last cosigned checkpoint, too. Raises OSError."""
+        path = self.folder / COSIGNED
+        try:
+            found = read_cosigned(self.folder)
+        except NoteError as error:
+            self._seal_problem(f"`{path}` is damaged: {error}")
+            return
+        if found is not None:
+            self.result.cosigned = found
+            self.kept.append((f"the cosigned checkpoint of {found.size:,} lines in `{path}`", found))
+
     def _problem(self, kind: ProblemKind, message: str, file: Path | None = None, line: int | None = None) -> None:
         if len(self.result.problems) < MAX_PROBLEMS:
             self.result.problems.append(SealProblem(kind, message, file, line, self.tree.size if line else None))
@@ -203,7 +230,7 @@ class LogVerifier:
     # ── The tree ──────────────────────────────────────────────────────────────────────────────
 
     def _add(self, entries: Sequence[bytes]) -> None:
-        """Add entries to the tree, at most to the end of their bundle, and keep the roots that are needed."""
+        """Add entries to the tree, at most up to the end of their bundle, and keep the roots of the wanted sizes."""
         at, tree = 0, self.tree
         while at < len(entries):
             end = len(entries)
@@ -225,7 +252,9 @@ class LogVerifier:
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
 
     def _compare_files(self, files: Sequence[Path]) -> bool:
-        """Compare the lines of the files with the entries. Return False after the first difference. Raises OSError."""
+        """Compare the lines of the files with the entries. Stop at the first difference and return False. Raises
+        OSError.
+        """
         for number, file in enumerate(files):
             following = files[number + 1] if number + 1 < len(files) else None
             try:
@@ -241,7 +270,9 @@ class LogVerifier:
         return not missing
 
     def _compare_file(self, file: Path, following: Path | None, *, begins: bool) -> bool:
-        """Compare the lines of a file; with `begins` it is the first. Raises OSError, UnreadableFileError."""
+        """Compare the lines of a file with the entries. Stop at the first difference and return False. `begins` says
+        that it is the oldest file. Raises OSError, UnreadableFileError.
+        """
         rest_is_late = False
         for batch in line_batches(file):
             self.progress(batch.read)
@@ -271,7 +302,7 @@ class LogVerifier:
         return True
 
     def _compare_lines(self, batch: LineBatch) -> int:
-        """Add lines that equal the next entries to the tree. Return the number of these lines."""
+        """Add lines to the tree as long as they equal the next entries. Return how many were added."""
         at, digests, entries = 0, batch.digests, self.entries
         while at < len(digests) and self.tree.size < entries.size:
             expected = entries.after(self.tree.size)
@@ -281,12 +312,15 @@ class LogVerifier:
                 same = next(place for place, each in enumerate(some) if each != expected[place])
                 self._add(some[:same])
                 return at + same
-            self._add(some)  # a bundle that cannot be read is taken from the lines; the root must be right
+            # If a bundle cannot be read, the lines take its place: the root hash shows whether they are right.
+            self._add(some)
             at += len(some)
         return at
 
     def _is_end_of_file(self, following: Path | None) -> bool:
-        """Whether the next entry is the first line of the following file. Raises OSError, UnreadableFileError."""
+        """Return whether the next entry is the first line of the following file. Raises OSError,
+        UnreadableFileError.
+        """
         if following is None:
             return False
         first = next((batch.digests[0] for batch in line_batches(following)), None)
@@ -294,7 +328,9 @@ class LogVerifier:
         return bool(expected) and expected[0] == first
 
     def _skip_deleted(self, batch: LineBatch) -> None:
-        """If the log begins with a later file, add the entries of the files before it."""
+        """If the first files of the log were deleted, add their entries to the tree. `batch` has the first remaining
+        lines.
+        """
         expected = self.entries.after(0)
         if not expected or expected[: len(batch.digests)] == batch.digests[:TILE_WIDTH]:
             return
@@ -308,7 +344,7 @@ class LogVerifier:
                 return
 
     def _starts(self) -> Iterator[int]:
-        """Yield the indexes with which files may begin."""
+        """Yield the index of the first entry of each file except the first."""
         try:
             raw = (self.folder / "starts").read_bytes()
         except OSError:
@@ -316,7 +352,7 @@ class LogVerifier:
         yield from (int.from_bytes(raw[at : at + 8]) for at in range(8, len(raw) - 7, 8))
 
     def _differs(self, file: Path, batch: LineBatch, at: int) -> None:
-        """Report what happened to a line that does not have the next entry."""
+        """Report what happened to a line that differs from the next entry."""
         line, digests, size = batch.number + at, batch.digests[at : at + LOOK_AHEAD], self.tree.size
         expected = self.entries.after(size)
         wanted = expected[0] if expected else None
@@ -339,7 +375,7 @@ class LogVerifier:
     # ── What lines say about the seal ─────────────────────────────────────────────────────────
 
     def _read_statements(self, batch: LineBatch, sealed: int) -> None:
-        """Read the first `sealed` lines of a batch."""
+        """Collect what the first `sealed` lines of a batch say about the seal."""
         for place, line in batch.about_seal:
             if place >= sealed:
                 return
@@ -378,16 +414,16 @@ class LogVerifier:
         keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
         try:
             self.result.keys = tuple(last.log_keys(keys))
-            self.result.witnesses = tuple(last.witnesses(keys))
+            signed = self.result.cosigned
+            self.result.witnesses = () if signed is None else tuple(signed.witnesses(keys))
         except NoteError as error:
             self._seal_problem(f"`{self.folder / 'checkpoint'}`: {error}")
         if self._roots.get(last.size) != last.root:
             self._seal_problem(f"the entries in `{self.folder}` do not lead to the root hash of the checkpoint there")
-        for kept in self.kept:
-            self._check_kept(kept, last, keys)
+        for name, kept in sorted(self.kept, key=lambda each: each[1].size):
+            self._check_kept(name, kept, last, keys)
 
-    def _check_kept(self, kept: SignedCheckpoint, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
-        name = f"the checkpoint of {kept.size:,} lines that was kept elsewhere"
+    def _check_kept(self, name: str, kept: SignedCheckpoint, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
         try:
             kept.log_keys(keys)
         except NoteError as error:

@@ -1,4 +1,6 @@
-"""Lowering of `bound to (…)` in confirms: what an approval is bound to, and what may change after it was granted."""
+"""Lowering of `bound to (…)` in confirms: the parts of a request to which an approval is bound, and the parts that may
+change after it was granted.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +109,8 @@ def check_duplicate_bound_items(items: Sequence[ClauseItem], context: Expression
 
 
 def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: ExpressionContext) -> None:
-    """Report exclusions that are not part of the object, are repeated, or are facts that the rule reads, because an
-    approval is always bound to those.
+    """Report exclusions that are not part of the object, exclusions that are repeated, and exclusions of facts that the
+    rule reads, to which an approval is always bound.
     """
     for item in items:
         seen: set[tuple[str, ...]] = set()

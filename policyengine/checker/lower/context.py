@@ -24,15 +24,13 @@ Declaration = TypeVar("Declaration", bound=ast.Node)
 Rule = TypeVar("Rule")
 NOT_FOR_GRANTS = {"approval": "E416", "behavior": "E415", "cluster": "E415"}  # roots of facts that cannot grant access
 MENTIONS_NOT_FOR_GRANTS = re.compile("|".join(NOT_FOR_GRANTS))
-NO_ENDPOINT_FACTS = AvailableFacts()  # for conditions about the caller: no endpoint is known
+NO_ENDPOINT_FACTS = AvailableFacts()  # the context of conditions on the caller: no endpoint is known
 
 
 @dataclass(frozen=True, slots=True)
 class LoweringContext:
-    """Everything that is known before the rules are lowered.
-
-    `keyless` says whether a `define` reads a fact that cannot grant access. `known` holds rules that were lowered
-    before, by the id of their declaration.
+    """The context that is known before the rules are lowered. `keyless` says whether a `define` reads a fact that
+    cannot grant access. `known` holds rules that were lowered before, by the id of their declaration.
     """
 
     program: Program
@@ -98,8 +96,9 @@ class LoweringContext:
                 self.report(code, f"{what} is stated twice", span, hint, [RelatedLocation("first stated here", where)])
 
     def packages_that_say(self, kind: type[Declaration]) -> tuple[str, ...]:
-        """Return the packages that contain a declaration of a kind that applies to the whole package, and report
-        repetitions."""
+        """Return the packages that contain a declaration of a kind that applies to the whole package; report
+        repetitions.
+        """
         said = [(package, f"`{rule_text(declared.span)}`", declared.span) for package, declared in self.declared(kind)]
         packages = sorted({package for package, _, _ in said})
         for package in packages:

@@ -32,7 +32,9 @@ def lower_receiver(to: ast.AgentRef, draft: LoweringContext) -> k.ExactName | k.
 
 
 def check_delegates(blocks: Sequence[k.AgentBlock], draft: LoweringContext) -> None:
-    """Report delegations of patterns that neither the agent's own block nor another block that may match it grants."""
+    """Report delegations of patterns that are granted neither by the agent's own block nor by another block that may
+    match the agent.
+    """
     if not any(block.delegates for block in blocks):
         return
     by_name: dict[str, list[k.AgentBlock]] = {}

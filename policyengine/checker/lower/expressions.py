@@ -65,7 +65,7 @@ def lower_value(expression: ast.Expr, context: ExpressionContext, expected: Type
 
 
 def check_definitions(program: Program, schema: Schema) -> None:
-    """Check every `let` and `define` by itself, whether used or not, and report the errors that it has in every
+    """Check every `let` and `define` on its own, whether used or not, and report the errors that it has in every
     context.
     """
     for package, name in schema.measures:  # innermost first, so that an error is reported where it occurs
@@ -80,7 +80,8 @@ def check_definitions(program: Program, schema: Schema) -> None:
 def check_expression_size(expression: ast.Expr, context: ExpressionContext) -> bool:
     span = expression.span
     if span.end - span.start <= MAX_DEPTH and not context.schema.measures:
-        return True  # each part takes a character of source, so only definitions can exceed the limit
+        # Each part takes at least one character of source, so only expanded definitions can exceed the limit.
+        return True
     found = measure(expression, context.package, context.program, context.schema.measures)
     if found.too_much:
         report_size(found, expression, "", context.report)
@@ -236,8 +237,8 @@ def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
 
 
 def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr | None:
-    """Lower a binary operation. The side that has a type by itself is lowered first, because it determines the type of
-    words on the other side.
+    """Lower a binary operation. The side that has a type on its own is lowered first, because its type determines the
+    meaning of words on the other side.
     """
     if needs_expected_type(expression.left, context) and not needs_expected_type(expression.right, context):
         right = lower_expression(expression.right, context)
@@ -333,7 +334,7 @@ def lower_named(
         report_private(symbol, reference.name, reference.span, context.report)
         return None
     if definition_key(symbol) not in context.schema.measures or definition_key(symbol) in context.program.broken:
-        return None  # circular, too large or invalid by itself, which has been reported
+        return None  # circular, too large or invalid on its own; the error is already reported
     if reference.keys:
         context.report("E244", f"`{reference.name}` takes no name in brackets", reference.span, "remove the brackets")
         return None
@@ -348,7 +349,9 @@ def lower_named(
 
 
 def lower_body(symbol: Symbol, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
-    """Lower the body of a definition: names are resolved in its own package, facts at the place where it is used."""
+    """Lower the body of a definition: names are resolved in the definition's own package, facts at the place where it
+    is used.
+    """
     body = definition_body(symbol)
     inside = replace(context, package=symbol.package, variables={}, past=None, constant=symbol.kind == "let")
     if body is None:
@@ -360,7 +363,8 @@ def place_definition(
     found: k.Expr, symbol: Symbol, reference: ast.Reference, length: int, context: ExpressionContext
 ) -> k.Expr | None:
     whole = length == reference.name.count(".") + 1
-    span, name = reference.span if whole else head_span(reference, length), symbol.name  # whole: with its parentheses
+    # The span includes the parentheses.
+    span, name = reference.span if whole else head_span(reference, length), symbol.name
     if symbol.kind == "define":
         full = name if symbol.package == context.package else f"{symbol.package}.{name}"
         found = k.DefinitionRef(full, found, Scalar.BOOL, span=span)

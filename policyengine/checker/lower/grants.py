@@ -62,13 +62,12 @@ def lower_grant_condition(
 ) -> k.Expr | None:
     if written is None:
         return None
-    suspect = (
-        draft.keyless or MENTIONS_NOT_FOR_GRANTS.search(written.span.text) is not None
-    )  # most conditions do not need the walk
+    # Most conditions do not need the walk.
+    suspect = draft.keyless or MENTIONS_NOT_FOR_GRANTS.search(written.span.text) is not None
     for node in ast.walk(written) if suspect else ():
         if isinstance(node, ast.Reference):
             report_not_for_grants(node.name.partition(".")[0], node.span, draft)
-    here = draft.places.here(place) if place.patterns else EVERYWHERE  # without patterns, all of them had errors
+    here = draft.places.here(place) if place.patterns else EVERYWHERE  # no patterns: all of them had errors
     found = draft.condition(written, package, here)
     for fact, span in facts_read(found) if found and suspect else ():
         report_not_for_grants(fact.path[0], span, draft)

@@ -33,7 +33,7 @@ def lower_guards(draft: LoweringContext) -> tuple[k.Guard, ...]:
 
 
 def check_rule_names(draft: LoweringContext) -> None:
-    """Report rules in one package that share a name, because tests and decisions refer to rules by name."""
+    """Report rules of one package that share a name, because tests and decisions refer to rules by name."""
     first: dict[tuple[str, str], Span] = {}
     for kind in (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl):
         for package, declared in draft.declared(kind):
@@ -60,8 +60,8 @@ def lower_guard(declared: ast.GuardDecl, package: str, draft: LoweringContext) -
 
 
 def check_cluster_denials(effects: Iterable[k.Effect], context: ExpressionContext) -> None:
-    """Report effects that read `cluster`. Members of a cluster share the count of a rate, but one member must not be
-    denied because of another.
+    """Report effects that read `cluster`. Members of a cluster share the count of a rate, but a member must not be
+    denied because of another member.
     """
     for condition in (one.condition for one in effects if one.condition is not None):
         for part in k.walk(condition):
@@ -71,7 +71,7 @@ def check_cluster_denials(effects: Iterable[k.Effect], context: ExpressionContex
 
 
 def check_guards_reach_grants(draft: LoweringContext, opened: PatternIndex[bool]) -> None:
-    """Report guards and limits at places that no grant covers: usually the path is misspelled."""
+    """Report guards and limits at places that no grant covers; usually the path is misspelled."""
     for kind, done in ((ast.GuardDecl, "guarded"), (ast.RateDecl, "limited"), (ast.BudgetDecl, "limited")):
         for package, declared in draft.declared(kind):
             check_place(declared.place, done, package, draft, opened)  # type: ignore[attr-defined]  # all have one
@@ -121,7 +121,7 @@ class EffectCondition:
 
 
 def lower_when(written: ast.ConditionClause | None, context: ExpressionContext) -> EffectCondition | None:
-    """Lower the condition: `unless c` acts like `when not c`. Returns None if an error was reported."""
+    """Lower the condition; `unless c` means `when not c`. Returns None if an error was reported."""
     if written is None:
         return EffectCondition(None)
     if written.word == "unless":
@@ -212,7 +212,9 @@ def lower_approver(
 
 
 def is_bare_word(name: ast.Name, context: ExpressionContext) -> bool:
-    """Return whether the name is neither a fact nor a definition: probably a role without the word `role`."""
+    """Return whether the name is neither a fact nor a definition. Such a name is probably a role without the word
+    `role`.
+    """
     named = context.program.visible(context.package, "let", "define")
     return "." not in name.text and name.text not in (*FACT_ROOT_NAMES, *named)
 
@@ -234,7 +236,7 @@ def has_roles(role: ast.Name, context: ExpressionContext) -> bool:
 
 
 def check_holds_users(found: k.Expr, context: ExpressionContext) -> bool:
-    """Check that a user can be the approver, or be a member of it."""
+    """Check that the approver is a user or can contain users."""
     entities = referenced_types(found.type)
     if entities is None:
         message = f"`{rule_text(found.span)}` is {describe_type(found.type)}, which cannot approve"
@@ -261,7 +263,7 @@ def referenced_types(type_: Type) -> frozenset[str] | None:
 
 
 def container_types(entity: str, context: ExpressionContext) -> set[str]:
-    """Return the entity type itself and all types that it can be in, at any depth."""
+    """Return the entity type itself and all types whose entities can contain it, at any depth."""
     found: set[str] = set()
     pending = [entity]
     while pending:

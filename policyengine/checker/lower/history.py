@@ -94,7 +94,7 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
 
 
 class EventLowerer:
-    """Lowers one event: first the context in which `past` refers to it, then the event."""
+    """Lowers one event: first the context in which `past` refers to the event, then the event itself."""
 
     def __init__(self, written: ast.EventPattern, context: ExpressionContext, condition: Lower) -> None:
         self.written, self.context, self.condition = written, context, condition
@@ -208,7 +208,7 @@ def lower_past(
 
 
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
-    """Lower a member of the outcome. A member has no declaration, so it has the type of the value with which it is
+    """Lower a member of the outcome. A member has no declaration, so it takes the type of the value with which it is
     compared.
     """
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected

@@ -20,7 +20,7 @@ from policyengine.time_formats import parse_duration
 from policyengine.typesystem import Scalar
 
 RATE = re.compile(r"(?P<count>[0-9][0-9_]*|[a-z][\w.]*)/(?P<within>[0-9]+(?:ms|s|m|h|d))")
-DEFAULT_LEASE = timedelta(minutes=10)  # if `at most N at once` sets none
+DEFAULT_LEASE = timedelta(minutes=10)  # the lease if `at most N at once` sets none
 NOT_COUNTABLE = "this cannot be counted exactly"
 
 

@@ -178,7 +178,7 @@ class AuthzenMapReader:
         return len(path) == 2 and entity is not None and entity.field(path[1]) is not None
 
     def is_fact(self, path: k.MapPath, fact: ast.Name) -> bool:
-        """Return whether a caller of `/decide` could also claim the fact, and report it if not."""
+        """Return whether a caller of `/decide` could also claim the fact; report it if not."""
         root, known = path[0], is_claimable(path)
         if known and root in OPEN_ROOTS:
             known = any(are_nested_paths(path, declared.path) for declared in self.draft.schema.facts)
@@ -274,14 +274,15 @@ def item_identities(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]
         case k.MapAction(name, on):
             yield ("action", name, on), f"the action `{name}`"
         case k.MapFact():
-            pass  # facts may also contain one another: see `check_conflicting_facts`
+            pass  # `check_conflicting_facts` checks facts, which may also contain one another
         case _:
             assert_never(item)
 
 
 def check_actions_reach_grants(items: Sequence[k.MapItem], draft: LoweringContext, opened: PatternIndex[bool]) -> None:
-    """Report actions with an endpoint that no grant covers: every caller is denied, so usually the endpoint is
-    misspelled."""
+    """Report actions with an endpoint that no grant covers. Every caller of such an action is denied, so the endpoint
+    is usually misspelled.
+    """
     for item in items:
         if isinstance(item, k.MapAction) and not any(opened.overlapping(endpoint_pattern(item.endpoint))):
             message = f"no grant covers `{' '.join(item.endpoint.span.text.split())}`"

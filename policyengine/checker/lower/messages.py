@@ -45,7 +45,7 @@ def lower_message(text: ast.Text | None, context: ExpressionContext) -> k.Messag
 
 
 def merge_texts(parts: list[str | k.MessageFact]) -> Iterator[str | k.MessageFact]:
-    """Yield the parts with neighboring strings joined and empty ones removed."""
+    """Yield the parts, with neighboring strings joined and empty strings removed."""
     text = ""
     for part in parts:
         if isinstance(part, str):

@@ -47,7 +47,7 @@ def lower_policy(
         advisory=draft.packages_that_say(ast.TasksAdvisory),
         delegation=sort_declarations(
             delegation.lower_delegation_limits(draft), CanonicalWriters()
-        ),  # the order decides which limit is reported first
+        ),  # the order determines which limit is reported first
         guards=guards.lower_guards(draft),
         limits=limits.lower_limits(draft),
         maps=mapped,

@@ -1,4 +1,4 @@
-"""Lowering of agent, user and anyone blocks: whom they match, and their requirements."""
+"""Lowering of agent, user and anyone blocks: the principals that they match, and their requirements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_KIND, CREDENTIAL_ROOTS
 
-# Facts that a condition about the caller may read: no endpoint is known there, and hops do not present credentials.
+# Facts that a condition on the caller may read: it knows no endpoint, and hops do not present credentials.
 AGENT_ROOTS = frozenset({"agent", "time", "context"})
 SERVED_USER_ROOTS = AGENT_ROOTS | {"user"}
 USER_ROOTS = SERVED_USER_ROOTS | {*CREDENTIAL_ROOTS, "request"}
@@ -78,7 +78,7 @@ def never_condition(written: ast.Expr) -> k.Constant:
 def lower_principal_condition(
     written: ast.Expr, roots: frozenset[str], whom: str, package: str, draft: LoweringContext
 ) -> k.Expr | None:
-    """Lower a condition about the caller, where no endpoint is known."""
+    """Lower a condition on the caller, for which no endpoint is known."""
     found = draft.condition(written, package, NO_ENDPOINT_FACTS)
     for fact, span in facts_read(found) if found else ():
         if fact.path[0] not in roots:
@@ -159,7 +159,9 @@ def lower_acts(
 
 
 def check_user_blocks(item: ast.ActsClause, package: str, draft: LoweringContext) -> None:
-    """Report agents that act for users if no user block grants anything: there would be no authority to borrow."""
+    """Report agents that act for users if no user block grants anything, because such an agent would have no authority
+    to borrow.
+    """
     if item.mode == "alone" or any(draft.declared(ast.UserDecl)):
         return
     agents = (agent for owner, agent in draft.declared(ast.AgentDecl) if owner == package)
@@ -216,7 +218,9 @@ def check_scopeless(
     issuers: Mapping[str, k.Issuer],
     draft: LoweringContext,
 ) -> None:
-    """Report grants outside all scopes, unless an issuer of the block uses no scopes: credentials carry only scopes."""
+    """Report grants outside all scopes, unless an issuer of the block uses no scopes, because credentials can carry
+    only scopes.
+    """
     names = [name for requirement in found if isinstance(requirement, k.IssuedBy) for name in requirement.issuers]
     if not names or any(name not in issuers or issuers[name].scopes_none for name in names):
         return

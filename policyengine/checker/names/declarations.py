@@ -1,4 +1,4 @@
-"""Collect the symbols of a package's declarations, and report names that hide other names."""
+"""Collects the symbols of a package's declarations, and reports names that hide other names."""
 
 from __future__ import annotations
 

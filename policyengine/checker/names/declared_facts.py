@@ -47,11 +47,11 @@ def exists_somewhere(fact: DeclaredFact, context: ExpressionContext) -> bool:
 
 
 def exists_everywhere(declared: tuple[DeclaredFact, ...], context: ExpressionContext) -> bool:
-    """Return whether some declaration covers every endpoint of the rule."""
+    """Return whether one of the declarations covers every endpoint of the rule."""
     place = context.here.place
     if context.here.everywhere:
         return True
-    if place is None:  # a condition about the caller: only context that the gateway adds to every request is known
+    if place is None:  # a condition on the caller knows only the context that the gateway adds to every request
         return declared[0].path[0] == "context" and any(fact.place is None for fact in declared)
     if any(fact.place is None or place_covers(fact.place, place) for fact in declared):
         return True

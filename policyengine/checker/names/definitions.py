@@ -1,4 +1,4 @@
-"""Check of `let` and `define` before they are used: cycles, and sizes after expansion."""
+"""Checks `let` and `define` before they are used: cycles, and sizes after expansion."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def leading_definition(reference: ast.Reference, package: str, program: Program)
 
 
 def measure_all(program: Program, report: Reporter) -> dict[Key, ExpressionSize]:
-    """Return the size of each definition, and report circular and too large definitions, which are omitted."""
+    """Return the size of each definition. Circular and too large definitions are reported and left out."""
     symbols = {
         definition_key(s): s
         for package in program.packages.values()
@@ -109,7 +109,7 @@ def dependency_order(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
 
 
 def circular_definitions(uses: Mapping[Key, Iterable[Key]]) -> list[Key]:
-    """Return the definitions that use themselves, or use one that does."""
+    """Return the definitions that use themselves, and those that use one of them."""
     fine = set(dependency_order(uses))
     return [key for key in uses if key not in fine]
 
@@ -140,7 +140,9 @@ def name_or_this(name: str) -> str:
 
 
 def report_cycles(uses: Mapping[Key, Iterable[Key]], symbols: Mapping[Key, Symbol], report: Reporter) -> None:
-    """Report each cycle once. Its members are then removed, because another cycle may depend on them."""
+    """Report each cycle once. The members of a reported cycle are then removed, because another cycle may depend on
+    them.
+    """
     left = {key: list(uses[key]) for key in circular_definitions(uses)}
     while left:
         circles = list(find_cycles(left))

@@ -37,7 +37,7 @@ def head_span(reference: ast.Reference, length: int) -> Span:
 
 
 def navigate(base: Navigable, reference: ast.Reference, length: int, context: ExpressionContext) -> k.Expr | None:
-    """Resolve a dotted name, given the value of its first `length` parts."""
+    """Resolve a dotted name; `base` is the value of its first `length` parts."""
     found: Navigable | None = base
     for index, name in enumerate(reference.name.split(".")[length:], length):
         if found is None:

@@ -1,4 +1,4 @@
-"""Resolve names across all packages that are loaded together."""
+"""Resolves names across all packages that are loaded together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_NAMES_LISTED = 3  # in a hint
+MAX_NAMES_LISTED = 3  # maximum names in a hint
 EXAMPLES: Mapping[SymbolKind, str] = {
     "enum": "enum plan = free < team",
     "entity": "entity invoice { owner: user }",
@@ -64,8 +64,8 @@ class Program:
         return ((package, declared) for package, module in modules for declared, _ in declarations(module))
 
     def lookup(self, package: str, kind: SymbolKind, text: str) -> Symbol | None:
-        """Return the symbol that the name refers to in the package, even if the symbol is private to another package,
-        or None.
+        """Return the symbol to which the name refers in the package, even if the symbol is private to another package;
+        None if there is none.
         """
         here = self.packages[package]
         own = here.symbols.get((NAMESPACES[kind], text))
@@ -98,7 +98,7 @@ class Program:
         return found
 
     def find(self, package: str, kind: SymbolKind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
-        """Return the symbol that the name refers to in the package. Unknown and private names are reported."""
+        """Return the symbol to which the name refers in the package. Unknown and private names are reported."""
         tell = report or self.report
         found = self.lookup(package, kind, name.text)
         if found is None:

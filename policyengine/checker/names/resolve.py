@@ -1,5 +1,6 @@
-"""Resolution of names in expressions: built-in and declared facts, attributes of entities, members of records, enum
-values."""
+"""Resolves names in expressions: built-in and declared facts, attributes of entities, members of records,
+enum values.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionCo
 
 
 def lower_header(path: Path, name: str, reference: ast.Reference, context: ExpressionContext) -> k.Fact | None:
-    """Lower a header or a query parameter; `path` begins with the map that has it."""
+    """Lower a header or a query parameter; `path` begins with the map that contains it."""
     if path[1] == "headers" and name != name.lower():
         hint = f'write `request.headers["{name.lower()}"]`' if name.lower() != "host" else "write `request.host`"
         context.report("E245", f"the header `{name}` is not in lower case", reference.span, hint)
@@ -164,7 +165,7 @@ def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
 
 
 def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
-    """Suggest another root, as `credential.kind` for `user.kind`, if exactly one fact has this member name."""
+    """Suggest another root, such as `credential.kind` for `user.kind`, if exactly one fact has this member name."""
     member = text.partition(".")[2]
     same = sorted(name for name in known_facts(context) if name.partition(".")[2] == member)
     return same[0] if len(same) == 1 else None
@@ -204,7 +205,9 @@ def lower_declared(reference: ast.Reference, path: Path, context: ExpressionCont
 
 
 def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
-    """Lower `request.headers["x-id"]` or `args["content-type"]`, whose names are not plain names of the language."""
+    """Lower `request.headers["x-id"]` or `args["content-type"]`, whose member names are not valid names of
+    the language.
+    """
     for key in reference.keys:
         if not key.value or not unicodedata.is_normalized("NFC", key.value):
             context.report("E244", "a name in brackets must be non-empty and in Unicode NFC", key.span)
@@ -223,7 +226,7 @@ def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.E
 
 
 def lower_foreign(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """Lower a declared fact written with brackets, or one that cannot be declared, which is an optional string."""
+    """Lower a declared fact written with brackets, or a fact that cannot be declared, which is an optional string."""
     declared = context.schema.by_path.get(path)
     if declared:
         return declared_fact(declared, reference.span, context)
@@ -257,8 +260,9 @@ def lower_capture(reference: ast.Reference, path: Path, context: ExpressionConte
 
 
 def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """Lower a fact of `user`, `agent`, `tool` or `resource`: built-in ones come from the request, declared attributes
-    from the entity."""
+    """Lower a fact of `user`, `agent`, `tool` or `resource`: built-in facts come from the request, declared attributes
+    from the entity.
+    """
     root = path[0]
     if root == "resource":
         return lower_resource(reference, context)
@@ -290,7 +294,7 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionC
 
 def check_attribute_visible(symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> bool:
     """Check that the package may use the attributes of an entity, which are private unless the entity is exported."""
-    context.program.lookup(context.package, "entity", symbol.name)  # marks the import as used
+    context.program.lookup(context.package, "entity", symbol.name)  # this marks the import as used
     if symbol.name == reference.name or context.program.is_visible(context.package, symbol):
         return True
     report_private(symbol, symbol.name, reference.span, context.report)
@@ -326,9 +330,8 @@ def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.C
     """Lower a word where no enum is expected. It must be a value of exactly one enum."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
-        return k.Constant(
-            reference.name, UNRESOLVED, span=reference.span
-        )  # in a `let`, the place where it is used decides which enum is meant
+        # In a `let`, the place where it is used decides which enum is meant.
+        return k.Constant(reference.name, UNRESOLVED, span=reference.span)
     if len(enums) > 1:
         message = f"`{reference.name}` is a value of {join_words(one.name for one in enums)}"
         context.report("E206", message, reference.span, "compare it with a fact whose type determines the enum")

@@ -25,7 +25,7 @@ Declared: TypeAlias = (
     | ast.FixtureDecl
 )
 
-# Kinds that share a namespace cannot share a name.
+# Symbols of kinds in one namespace cannot share a name.
 NAMESPACES: Mapping[str, str] = {
     "enum": "type",
     "entity": "type",
@@ -38,7 +38,7 @@ NAMESPACES: Mapping[str, str] = {
 }
 TYPE_WORDS = frozenset(scalar.value for scalar in Scalar) | {"set", "list"}
 MAIN_PACKAGE = "main"  # the package of files without a `package` line
-BUILT_IN_ENTITIES = ("user", "agent", "tool")  # usable without an import, as facts have the same names
+BUILT_IN_ENTITIES = ("user", "agent", "tool")  # usable without an import, because facts have the same names
 NO_SPAN = Span(Source("built in", ""), 0, 0)
 
 
@@ -87,7 +87,7 @@ def package_of(module: ast.Module) -> str:
 
 
 def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
-    """Check that the name is not a keyword where it would be used."""
+    """Check that the name is not a keyword at the places where it would be used."""
     usable = name.text not in RESERVED_WORDS.get(what, ())
     if NAMESPACES.get(what) == "type" and name.text in TYPE_WORDS:
         report("E212", f"`{name.text}` is already a type", name.span, "choose another name")

@@ -1,4 +1,4 @@
-"""Bindings of patterns: captures, the resource, and facts in `with`; reports endpoints with conflicting bindings."""
+"""Bindings of patterns: captures, the resource, and facts in `with`. Reports endpoints with conflicting bindings."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BINDABLE = ("args", "body", "context")
 # bindings, so it may read only the request.
 READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
 RESOURCE = ("resource",)
-READ = "read"  # a fact that is read but not bound
-MAX_CONFLICTS = 20  # findings reported for each pattern
+READ = "read"  # stands for a fact that is read but not bound
+MAX_CONFLICTS = 20  # maximum findings reported for each pattern
 BoundFact = tuple[tuple[str, ...], k.Expr]
 
 
@@ -75,7 +75,9 @@ def _without_bindings(targets: Iterable[ast.Target]) -> Iterator[tuple[ast.Endpo
 
 
 def facts_for_bindings(pattern: k.Pattern) -> AvailableFacts:
-    """Return the facts that a `with` may read: those at its own endpoint, except `resource`, which it defines."""
+    """Return the facts that a `with` may read: the facts at its own endpoint, except `resource`, which it
+    may define.
+    """
     captures = bindings_of(pattern).captures
     params: dict[str, Type] = {
         name: RefType(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
@@ -166,7 +168,7 @@ def check_conflicts(every: list[PatternBindings], program: Program) -> None:
 
 
 def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
-    """Return the patterns that bind a name which another pattern binds differently or reads; other patterns need no
+    """Return the patterns that bind a name that another pattern reads or binds differently; the other patterns need no
     comparison.
     """
     bindings, ways = list(every), dict[object, set[object]]()
@@ -177,7 +179,7 @@ def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """Yield each name that the pattern binds or that its `with` reads, and how it does so."""
+    """Yield each name that the pattern binds or that its `with` reads, with a key of how it does so."""
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():
         yield f"params.{name}", (place, entity, name == resource)
@@ -217,7 +219,9 @@ def check_pair(binding: PatternBindings, other: PatternBindings, program: Progra
 
 
 def check_reads(binding: PatternBindings, other: PatternBindings, program: Program) -> None:
-    """Report a read of a fact that the other pattern binds, because the result would depend on the order of the two."""
+    """Report a read of a fact that the other pattern binds, because the result would depend on the order of the two
+    patterns.
+    """
     bound = {path for path, _ in other.facts}
     for _, value in binding.facts:
         for node in k.walk(value):
@@ -228,7 +232,7 @@ def check_reads(binding: PatternBindings, other: PatternBindings, program: Progr
 
 
 def resource_identity(binding: PatternBindings) -> object:
-    """Return a value that is equal for equal resources: the type and position of the capture, or the expression."""
+    """Return a key that is equal for equal resources: the type and position of the capture, or the expression."""
     bound = dict(binding.facts).get(RESOURCE)
     if bound is not None or binding.resource is None:
         return bound

@@ -74,7 +74,7 @@ def read_http(endpoint: ast.HttpPattern, package: str, program: Program, opening
     return read_segments(endpoint, methods, package, program)
 
 
-@lru_cache(maxsize=10_000)  # endpoints share paths, so large policies take less memory
+@lru_cache(maxsize=10_000)  # cached, so that endpoints share paths and large policies take less memory
 def plain_path(path: str) -> tuple[tuple[k.Segment, ...], bool] | None:
     """Return the segments of a path without captures or special characters, and whether it ends in `**`; None for any
     other path."""
@@ -182,7 +182,7 @@ def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | N
 
 
 def visible_span(span: Span) -> Span:
-    """Return the span of a segment; for an empty segment, that of the slash before it."""
+    """Return the span of a segment; for an empty segment, the span of the slash before it."""
     return span if span.end > span.start else Span(span.source, span.start - 1, span.start)
 
 

@@ -12,7 +12,9 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class _ByText(Generic[Item]):
-    """Items indexed by string; finds the items whose string is a prefix of another string or begins with it."""
+    """Items indexed by string; finds the items whose string is a prefix of another string, or begins with
+    that string.
+    """
 
     items: dict[str, list[tuple[str, Item]]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -38,7 +40,8 @@ class GlobIndex(Generic[Item]):
     """
 
     beginning: _ByText[Item] = field(default_factory=_ByText)
-    ending: _ByText[Item] = field(default_factory=_ByText)  # of globs that begin with `*`: their suffixes, reversed
+    # Items by the reversed suffixes of globs that begin with `*`.
+    ending: _ByText[Item] = field(default_factory=_ByText)
 
     def add(self, glob: str, item: Item) -> None:
         if glob.startswith("*"):

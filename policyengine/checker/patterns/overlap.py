@@ -1,7 +1,7 @@
-"""Containment and overlap of endpoint patterns and places.
+"""Containment and overlap of endpoint patterns and places. A pattern is the set of endpoints that it matches.
 
-A pattern is the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns. `place_covers` is
-never wrongly true, but it may be false where several patterns only together cover another one.
+`covers` and `overlaps` are exact for two patterns. `place_covers` is never wrongly true, but it may be false if only
+several patterns together cover another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, P
 from policyengine.runtime.letter_case import fold_case, has_letters
 
 Item = TypeVar("Item")
-MAX_STEPS = 1_000_000  # base limit of an index, counted per segment
+MAX_STEPS = 1_000_000  # base limit of the steps of all searches in an index
 STEPS_PER_PATTERN = 500  # added to the limit for each pattern in the index
 
 
@@ -72,7 +72,7 @@ def _piece_is_within(piece: Pattern, outer: Place, inner: Place) -> bool:
 
 
 def _is_excluded(hole: Pattern, inner: Place) -> bool:
-    """Return whether `inner` also excludes what `outer` excludes here."""
+    """Return whether `inner` also excludes the part that `outer` excludes here."""
     return all(covered(piece, inner.excepts) for piece in by_method(hole))
 
 
@@ -118,8 +118,9 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 
 
 class LiteralMatch(Enum):
-    """When a literal of one pattern counts as equal to that of another: if they are equal, equal except for case, or
-    equal and without letters. The last rule applies if one pattern does not match a different spelling of the other.
+    """When a literal of one pattern counts as equal to a literal of another: if they are equal, if they are equal
+    except for case, or if they are equal and have no letters. The last rule applies if one pattern does not match
+    another spelling of the other.
     """
 
     EXACT = "exact"
@@ -134,8 +135,8 @@ class LiteralMatch(Enum):
 
     @classmethod
     def meeting(cls, a: Folding, b: Folding) -> LiteralMatch:
-        """Return how literals of overlapping patterns compare: if either pattern folds case, each matches the spelling
-        of the other.
+        """Return how literals of overlapping patterns compare: if one of the patterns folds case, it matches the
+        spelling of the other.
         """
         return cls.EXACT if a == b == "none" else cls.FOLDED
 
@@ -171,7 +172,7 @@ def segments_meet(a: Segment, b: Segment, spelling: LiteralMatch = LiteralMatch.
 
 
 def _fits(text: str, wild: Segment, spelling: LiteralMatch) -> bool:
-    """Return whether a text matches a wild segment. Its wild part is never empty."""
+    """Return whether a text matches a wild segment. The wild part of a segment is never empty."""
     text, prefix, suffix = spelling(text), spelling(wild.prefix), spelling(wild.suffix)
     return len(text) > len(prefix) + len(suffix) and text.startswith(prefix) and text.endswith(suffix)
 
@@ -194,7 +195,7 @@ def _glob_covers(outer: str, inner: str) -> bool:
 
 
 def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
-    """Return the positions, and the positions after a `*` at one of them."""
+    """Return the positions, and those that follow a `*` at one of them."""
     found = set()
     for position in positions:
         found.add(position)
@@ -205,8 +206,9 @@ def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
 
 
 def globs_meet(a: str, b: str) -> bool:
-    """Return whether some text matches both globs. Each row holds the positions of `b` that a common text can have
-    reached."""
+    """Return whether some text matches both globs. Each row holds the positions in `b` that a common text can have
+    reached.
+    """
     row = _skip_stars(b, {0})
     for char in a:
         if char == "*":
@@ -229,7 +231,7 @@ class _TrieNode(Generic[Item]):
 
 
 class PatternIndex(Generic[Item]):
-    """Items indexed by pattern; finds the items whose pattern overlaps a given one. Paths are stored in a trie of
+    """Items indexed by pattern; finds the items whose pattern overlaps a given pattern. Paths are stored in a trie of
     segments. Raises BoundExceededError if a search takes more steps than the number of patterns allows.
     """
 
@@ -238,7 +240,7 @@ class PatternIndex(Generic[Item]):
         self._paths: _TrieNode[Item] = _TrieNode()
         self._exact: dict[Pattern, list[Item]] = {}
         self._globs: GlobIndex[tuple[Pattern, Item]] = GlobIndex()
-        self._names: GlobIndex[Pattern] = GlobIndex()  # of tools with a literal name
+        self._names: GlobIndex[Pattern] = GlobIndex()  # items of tools with a literal name
 
     def add(self, pattern: Pattern, item: Item) -> None:
         self._left += STEPS_PER_PATTERN
@@ -328,9 +330,10 @@ def _all_below(branch: _TrieNode[Item]) -> Iterator[tuple[Pattern, Item]]:
 
 # ── Places of many patterns ───────────────────────────────────────────────────────────────────
 
-FEW = 8  # below this, patterns are compared one by one
+FEW = 8  # with fewer patterns, they are compared one by one
 MAX_INDEXES = 64
-_indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}  # by the identity of a place's patterns
+# Indexes by the identity of a place's patterns.
+_indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}
 
 
 def near(patterns: tuple[Pattern, ...], pattern: Pattern) -> Iterable[Pattern]:

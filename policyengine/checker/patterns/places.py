@@ -1,5 +1,5 @@
-"""Places of rules: resolve targets to patterns and scopes to their includes, and find the facts that exist at a
-place.
+"""Places of rules: resolves targets to patterns and scopes to their includes, and finds the facts that
+exist at a place.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ __all__ = ["PatternBindings", "PlaceResolver", "Position", "bindings_of", "cover
 
 MAX_INCLUDED = 500_000  # base limit for the includes of all scopes; the next constant is added for each scope
 INCLUDED_PER_SCOPE = 20
-Key = tuple[str, str]  # of a scope: its package and its name
-Position = tuple[int, str, str]  # of a capture: the segment, and the text before and after it
+Key = tuple[str, str]  # identifies a scope: its package and its name
+Position = tuple[int, str, str]  # position of a capture: the segment, and the text before and after the capture
 
 
 @dataclass(frozen=True, slots=True)
 class PatternBindings:
-    """The bindings of one pattern: `captures` by name with the entity of typed ones, and `facts` of `with`.
-
-    `resource` is the last typed capture, or the resource in `with`. `resource_types` are its possible types, including
-    the type of an action, which binds no resource because the request names it.
+    """The bindings of one pattern: `captures` are the captures by name, with the entity of typed captures, and `facts`
+    those of `with`. `resource` is the last typed capture, or the resource in `with`. `resource_types` are its possible
+    types, including the type of an action, which binds no resource because the request names it.
     """
 
     pattern: k.Pattern
@@ -90,7 +89,9 @@ class PlaceResolver:
         self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
 
     def know(self, bindings: Iterable[PatternBindings]) -> None:
-        """Register the bindings of patterns. Facts computed earlier, for `with`, are discarded and recomputed."""
+        """Register the bindings of patterns. Facts that were computed earlier, for `with`, are computed again when
+        needed.
+        """
         for binding in bindings:
             self.bindings.add(binding.pattern, binding)
             self._binds = True
@@ -100,8 +101,7 @@ class PlaceResolver:
 
     def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
         """Return the pattern of an endpoint. `opening` is true in a `may`, where `ANY` means only the standard methods.
-
-        Patterns are cached by the identity of the endpoint, because equal ones have different spans.
+        Patterns are cached by the identity of the endpoint, because equal endpoints have different spans.
         """
         key = (id(endpoint), opening and isinstance(endpoint, ast.HttpPattern) and "ANY" in endpoint.methods)
         if key not in self._patterns:
@@ -203,7 +203,7 @@ class PlaceResolver:
     # ── Scopes ────────────────────────────────────────────────────────────────────────────────
 
     def reach(self, scope: Symbol) -> tuple[Symbol, ...]:
-        """Return the scope and all that it includes, each once. `check_scopes` reports cycles."""
+        """Return the scope and all scopes that it includes, each once. `check_scopes` reports cycles."""
         key = (scope.package, scope.name)
         if key not in self._reach:
             found: dict[Key, Symbol] = {}
@@ -236,8 +236,8 @@ class PlaceResolver:
             yield from (symbol for symbol in package.symbols.values() if symbol.kind == "scope")
 
     def carriers(self, owner: Symbol) -> tuple[str, ...]:
-        """Return the names that a credential may carry to use the endpoints of `owner`: the names of all scopes that
-        contain it.
+        """Return the names with which a credential may use the endpoints of `owner`: the names of all scopes that
+        contain `owner`.
         """
         if not self._carriers:
             found: dict[Key, set[str]] = {}

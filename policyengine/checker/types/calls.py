@@ -18,7 +18,7 @@ FUNCTIONS_BY_NAME = {function.name: function for function in FUNCTIONS}
 Arguments = tuple[k.Expr | None, ...]
 
 
-# A Scalar in the table is that type; a string there stands for several types (`number or duration`).
+# In the table, a Scalar is that type, and a string stands for several types (`number or duration`).
 def expected_arguments(call: ast.Call) -> list[Type | None]:
     """Return the expected type of each written argument, or None."""
     function = FUNCTIONS_BY_NAME.get(call.function.text)
@@ -29,7 +29,7 @@ def expected_arguments(call: ast.Call) -> list[Type | None]:
 
 
 def lower_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
-    """Lower a call. `arguments` are already lowered; None stands for one with an error."""
+    """Lower a call. `arguments` are already lowered; None stands for an argument with an error."""
     function = FUNCTIONS_BY_NAME.get(call.function.text)
     if function is not None:
         return lower_function(function, call, arguments, context)

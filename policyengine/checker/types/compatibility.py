@@ -26,7 +26,7 @@ def are_comparable(left: Type, right: Type) -> bool:
 
 
 def is_assignable(actual: Type, expected: Type) -> bool:
-    """Return whether every value of the first type is one of the second."""
+    """Return whether every value of the type `actual` is also a value of the type `expected`."""
     match actual, expected:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True

@@ -137,7 +137,7 @@ def lower_address(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def network_hint(text: str) -> str:
-    """Return a hint for an invalid network; the usual mistake is a bit set after the prefix."""
+    """Return a hint for an invalid network. The usual mistake is a bit set after the prefix."""
     address, _, prefix = text.partition("/")
     known = parse_ip(address)
     if known is None:

@@ -44,8 +44,9 @@ def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
 
 
 def check_inherited(program: Program, schema: Schema) -> None:
-    """Check that an inherited set and the sets it inherits from have the same type; otherwise its elements would always
-    be unknown."""
+    """Check that an inherited set and the sets from which it inherits have the same type; otherwise its elements would
+    always be unknown.
+    """
     for entity in schema.entities.values():
         inherited = [one for one in entity.fields if one.inherited]
         for field, name in product(inherited, sorted(ancestor_types(entity.name, schema) - {entity.name})):

@@ -1,5 +1,5 @@
-"""Expected types: the type that one side of an operator expects of the other. It determines the type of words and empty
-lists.
+"""Expected types: the type that one side of an operator requires of the other, which determines the type of words and
+empty lists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from policyengine.vocabulary import FACT_ROOT_NAMES
 
 
 def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> bool:
-    """Return whether the meaning of an expression depends on the other side, as for a word, a list or a `let`."""
+    """Return whether the meaning of an expression depends on the other side of its operator, as for a word, a list or a
+    `let`.
+    """
     match expression:
         case ast.Reference(name, keys):
             first = name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Check strings that are compared with `request.host`: values that no host can have are errors."""
+"""Checks strings that are compared with `request.host`: values that no host can have are errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
 
 
 def host_part_mistake(text: str) -> tuple[str, str] | None:
-    """Check a string that a host may begin or end with, such as `.example` or `2001:db8:`."""
+    """Return a description of the mistake in a string with which a host may begin or end, such as `.example` or
+    `2001:db8:`, and a hint.
+    """
     name, colon, port = text.rpartition(":")
     bare = (name if colon and ":" not in name and port.isdigit() else text).lower()
     if not bare.isascii() or any(char in "/@%,; []" for char in bare):

@@ -1,4 +1,4 @@
-"""Operators: operand and result types, one function for each family, with hints for mistakes."""
+"""Operators: their operand and result types, one function for each family, with hints for mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Absence: `is present`, `is absent` and `else` apply only to facts, `is known` to entities."""
+"""Absence: `is present`, `is absent` and `else` apply only to facts, `is known` only to entities."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Expre
 
 
 def may_be_absent(operand: k.Expr) -> bool:
-    """Return whether the declaration of an operand, or of something that contains it, permits it to be absent."""
+    """Return whether the operand, or something that contains it, is declared so that it may be absent."""
     match operand:
         case k.Fact(path, _, optional):
             built_in = BUILT_IN.get(path)
@@ -74,7 +74,7 @@ def may_be_absent(operand: k.Expr) -> bool:
         case k.PastFact(fact):
             return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
         case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
-            return True  # an inherited set is absent if it is missing at every level
+            return True  # an inherited set is absent if every level lacks it
         case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
             return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
         case _:

@@ -55,11 +55,9 @@ UNRESOLVED = UnresolvedType()
 
 @dataclass(frozen=True, slots=True)
 class AvailableFacts:
-    """The facts that exist where a rule applies.
-
-    `resource` is the type that may be bound there (None: not bound), `params` the captures with their types, and
-    `place` the place of the rule. `everywhere` is true for a `define` by itself, where any fact may exist; `binds` is
-    true for the values of a `with`.
+    """The facts that exist where a rule applies. `resource` is the type that may be bound there (None: not bound),
+    `params` are the captures with their types, and `place` is the place of the rule. `everywhere` is true for a
+    `define` on its own, where any fact may exist; `binds` is true for the values of a `with`.
     """
 
     resource: RefType | None = None
@@ -73,7 +71,7 @@ EVERYWHERE = AvailableFacts(everywhere=True)
 
 
 class PlaceLookup(Protocol):
-    """The interface to the resolver of places. The resolver is passed in because it lowers expressions itself."""
+    """The interface to the resolver of places. It is passed in because the resolver itself lowers expressions."""
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
         """Return the patterns of `on …`. Returns None if an error was reported."""
@@ -94,8 +92,8 @@ class Schema:
     facts: tuple[DeclaredFact, ...]
     places: PlaceLookup
     by_path: Mapping[Path, FactPlaces]
-    measures: ExpressionSizes  # of each valid `let` and `define`
-    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # of inherited sets
+    measures: ExpressionSizes  # the size of each valid `let` and `define`
+    levels: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)  # the levels of inherited sets
 
     @classmethod
     def of(cls, program: Program, places: PlaceLookup, report: Reporter | None = None) -> Schema:
@@ -287,8 +285,8 @@ class TypeDeclarationReader:
         return False
 
     def holds_others(self, name: str) -> bool:
-        """Return whether other entities can be in this entity. They inherit from it, even if it inherits from nothing
-        itself.
+        """Return whether other entities can be in this entity. They inherit from it, even if it inherits from no other
+        entity.
         """
         declared = (symbol.declaration for symbol in self.program.entities.values())
         return any(

@@ -151,7 +151,7 @@ def print_findings(found: Sequence[Diagnostic], files: int) -> None:
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:
-    """Return the maximum size of each key of history; policies with errors have no estimate."""
+    """Return the maximum size of each key of history. Policies with errors have no estimate."""
     from policyengine.checker.memory_estimate import estimate_memory
 
     found = (one for checked, _ in sets if checked.kernel is not None for one in estimate_memory(checked.kernel))

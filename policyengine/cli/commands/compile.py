@@ -129,8 +129,9 @@ def _compile_bundle(
 
 
 def _verified_bundle(path: Path, trust: Sequence[Path] | None) -> tuple[PolicyBundle, dict[str, Any]]:
-    """Return a bundle whose rules are those of its policy texts, and a summary of it. Raises CommandError for any
-    other."""
+    """Return a bundle whose rules match its policy texts, and a summary of it. Raises CommandError for any
+    other bundle.
+    """
     from policyengine.compiler.bundle.consistency import find_difference
     from policyengine.compiler.bundle.file import read_bundle
     from policyengine.diagnostics.model import PolicyError
@@ -202,7 +203,7 @@ def _write(output: Path, data: bytes) -> None:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Refuse to replace anything but a bundle: a policy that is named by mistake would be lost."""
+    """Refuse to replace any file but a bundle, because a policy that is named by mistake would be lost."""
     from policyengine.compiler.bundle.file import is_bundle
 
     if output.is_dir():

@@ -129,7 +129,7 @@ def print_refusal_code(screen: Screen, decision: Decision) -> bool:
 
 
 def print_token_claims(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
-    """Print the claims of a token that was refused: the person at the command line has it already."""
+    """Print the claims of a refused token. The person at the command line already has the token."""
     if all(reason.code is None for reason in decision.reasons):
         return
     from policyengine.identity.token_report import describe_token
@@ -141,8 +141,8 @@ def print_token_claims(screen: Screen, engine: Engine, decision: Decision, quest
 def print_decision(
     screen: Screen, decision: Decision, explain: str = "`policyengine explain` with the same arguments"
 ) -> None:
-    """Print one decision for a person: the outcome, the reasons, and what would change it. `explain` is how to get an
-    explanation.
+    """Print one decision for a person: the outcome, the reasons, and what would change the outcome. `explain` is the
+    command that explains it.
     """
     from policyengine.explain.explanation import remedy_words
 

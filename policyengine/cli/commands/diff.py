@@ -101,7 +101,7 @@ def diff(
 
 
 def _code(found: Diff, fail_on: FailOn) -> int:
-    """Return the exit code, which is not 0 as long as a changed rule might cause a difference."""
+    """Return the exit code, which is not 0 while a changed rule might cause a difference."""
     if found.opens if fail_on is FailOn.WIDENING else found.differs:
         return DIFFERS
     return NOT_PROVED if found.suspects else 0

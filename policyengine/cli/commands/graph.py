@@ -130,8 +130,8 @@ def _draw_tree(
 
 
 def _options_that_show_more(endpoint: bool, agent: bool, depth: bool) -> str:
-    """Return how to see folded boxes: `endpoint` and `agent` say whether these can still be selected, and `depth`
-    whether it is limited.
+    """Return the options that show folded boxes: `endpoint` and `agent` say whether these can still be selected, and
+    `depth` whether it is limited.
     """
     options = [*(["`--endpoint`"] if endpoint else []), *(["`--agent`"] if agent else [])]
     last = "a larger `--depth`" if depth else "`--all`"
@@ -177,7 +177,7 @@ def _show(box: Box) -> None:
 
 
 def _show_row(screen: Screen, row: TextTreeRow, spelled: Callable[[str], str]) -> None:
-    """Print a row; on a terminal, a long row wraps beside its branches."""
+    """Print a row. On a terminal, a long row wraps to the right of its branches."""
     from policyengine.compiler.graph.text import box_note, box_title
 
     label, told = spelled(box_title(row.box)), spelled(box_note(row.box))

@@ -104,13 +104,13 @@ def parse_codes(words: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RuleSelection:
-    """Which findings to report. Errors are always reported."""
+    """Selects the findings to report. Errors are always reported."""
 
     settings: LintSettings
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Rules that run only if they are named."""
+        """The codes of rules that run only if they are named."""
         return (*self.settings.extend, *(self.settings.select or ()))
 
     def __call__(self, found: Diagnostic) -> bool:
@@ -123,7 +123,7 @@ class RuleSelection:
 
 @dataclass(frozen=True, slots=True)
 class LintResult:
-    """The findings in one set of policies, before and after fixing; both are the same if nothing had to be fixed."""
+    """The findings in one set of policies, before and after fixing; the two are the same if nothing had to be fixed."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]
@@ -177,7 +177,7 @@ def own_files(paths: Sequence[Path]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """The output of `lint`. `changes`: fixes were requested; `would`: they are only shown."""
+    """The output of `lint`. `changes` means that fixes were requested, `would` that they are only shown."""
 
     results: Sequence[LintResult]
     chosen: RuleSelection

@@ -22,15 +22,19 @@ from policyengine.cli.options.log import LogOptions
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
+    LogCheckpointUrls,
     LogCompress,
     LogFailureMode,
     LogFile,
     LogKeep,
+    LogKey,
     LogRotate,
+    LogSeal,
     LogSinks,
     LogSpool,
     LogSync,
     LogSyncMode,
+    LogWitnesses,
     ObserveEndpoints,
     ObserveFlag,
     ObservePackages,
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
-STOP_SECONDS = 2.0  # maximum seconds for a shutdown: event streams of clients do not end by themselves
+STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
 UpstreamServer: TypeAlias = Annotated[
     str,
     typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),
@@ -127,6 +131,10 @@ def mcp_gateway(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_seal: LogSeal = None,
+    log_key: LogKey = None,
+    log_checkpoint_url: LogCheckpointUrls = None,
+    log_witness: LogWitnesses = None,
     log_sink: LogSinks = None,
     log_spool: LogSpool = None,
     store: StoreUrl = "memory:",
@@ -161,7 +169,10 @@ def mcp_gateway(
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_sink, log_spool),
+        LogOptions(
+            log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
+            log_checkpoint_url, log_witness, log_sink, log_spool,
+        ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
@@ -172,8 +183,9 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or by
-    `verified` credentials."""
+    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or
+    with `verified` credentials.
+    """
 
     upstream: str
     server: str
@@ -280,9 +292,7 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
                 following.stop()
             log = held.current.log
             if log is not None:
-                log.flush()
-            if sinks is not None:
-                sinks.stop()
+                log.finish()
 
 
 def run_gateway(

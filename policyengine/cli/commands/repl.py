@@ -82,7 +82,7 @@ def _check_policies(paths: list[Path]) -> CheckResult:
 
 @dataclass(slots=True)
 class ReplLoop:
-    """The loop over input lines. `failed`: a line had a mistake or missed its expected outcome."""
+    """The loop over input lines. `failed` means that a line had a mistake or missed its expected outcome."""
 
     session: ReplSession
     paths: list[Path]
@@ -149,12 +149,12 @@ class ReplLoop:
             self.fail(error)
 
     def fail(self, error: CommandError, diagnostics: Any = ()) -> None:
-        """Report a mistake on stderr; it changes nothing in the session."""
+        """Report a mistake on stderr. The session does not change."""
         self.failed = True
         if self.format is OutputFormat.JSON:
             print_json(error.to_dict(), indent=None)
         screen = Screen(sys.stderr)
-        for diagnostic in diagnostics[:1]:  # later ones mostly follow from the first
+        for diagnostic in diagnostics[:1]:  # later mistakes mostly follow from the first
             screen.findings(diagnostic.render())
         if not diagnostics:
             screen.line(("error: ", "bold red"), error.message)
@@ -180,7 +180,7 @@ class ReplLoop:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def answered(self, rest: str, number: int) -> SessionAnswer:
-        """Decide the request on the line; if the line has none, return the last answer. Raises CommandError."""
+        """Decide the request on the line; without one, return the last answer. Raises CommandError."""
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
         if found is None or (rest and not answers):

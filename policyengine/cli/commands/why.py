@@ -83,7 +83,7 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """Return whether policies other than the recorded ones decided and may depend on redacted facts."""
+    """Return whether the replay used other policies than the record, and its decision may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
@@ -106,7 +106,9 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
 
 
 def _search_log(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None] | None:
-    """Return the decision, and the issuance of its token: a token is logged before the client receives it."""
+    """Return the decision, and the issuance of its token. Both can be found in one pass, because a token is logged
+    before the client receives it.
+    """
     from policyengine.audit import DecisionRecord, TokenEventKind
 
     issued: dict[str | None, TokenIssuance] = {}

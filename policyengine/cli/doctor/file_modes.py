@@ -1,5 +1,6 @@
-"""File checks of `policyengine doctor`: the owner of each file, who else can read or write it, and the command to fix
-it."""
+"""File checks of `policyengine doctor`: the owner of each file, who else can read or write it, and the command that
+fixes it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ MAX_POLICY_FILES = 1_000  # maximum number of policy files to check
 @dataclass(frozen=True, slots=True)
 class FileModeRule:
     """The mode that a file should have. `check` is the name of the check in findings, `denies` holds the forbidden mode
-    bits, and `mode` is the fix."""
+    bits, and `mode` is the mode that fixes the file.
+    """
 
     check: str
     path: Path
@@ -31,7 +33,7 @@ class FileModeRule:
 
 
 def check_file_modes(files: Iterable[FileModeRule]) -> Iterator[DoctorResult]:
-    """Yield problems of files, and of each of their folders once. Files that do not exist have none."""
+    """Yield problems of files, and problems of each of their folders once. Files that do not exist have no problems."""
     folders: set[Path] = set()
     for file in files:
         try:
@@ -58,7 +60,7 @@ def check_file(file: FileModeRule, place: Path, found: os.stat_result) -> Iterat
 
 
 def check_folder(check: str, folder: Path, found: os.stat_result) -> Iterator[DoctorResult]:
-    """Check who can replace our files in the folder; a sticky bit set by this user or root prevents it."""
+    """Check who can replace files of this user in the folder; a sticky bit set by this user or root prevents it."""
     problem, is_trusted_owner = write_problem(folder, found), found.st_uid in (os.geteuid(), 0)
     if problem is None or (found.st_mode & stat.S_ISVTX and is_trusted_owner):
         return
@@ -108,7 +110,7 @@ def referenced_files(value: object) -> Iterator[tuple[bool, Path]]:
             for name in type(value).model_fields:
                 given = getattr(value, name)
                 if name == "keys" and isinstance(given, str) and ":" not in given:
-                    yield False, Path(given)  # of an issuer: a URL or a file
+                    yield False, Path(given)  # the setting of an issuer, which is a URL or a file
                 elif name != "folder":
                     yield from referenced_files(given)
         case dict():

@@ -56,7 +56,7 @@ def check_token_file(path: Path) -> DoctorResult:
 
 
 def check_authzen_callers(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Check that each caller that AuthZEN spends for has a token. Other checks report files that cannot be read."""
+    """Check that each caller for which AuthZEN spends has a token. Other checks report files that cannot be read."""
     from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 
     try:

@@ -30,7 +30,7 @@ EXTRAS = {
 SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
-MAX_SKEW_SECONDS = 1.0  # seconds
+MAX_SKEW_SECONDS = 1.0  # tolerated seconds
 NTP_HINT = "synchronize both clocks with NTP (`timedatectl set-ntp true`)"
 
 

@@ -1,4 +1,4 @@
-"""Checks of the policies, entities, identity and settings that the server would decide with."""
+"""Checks of the policies, entities, identity and settings with which the server would decide."""
 
 from __future__ import annotations
 

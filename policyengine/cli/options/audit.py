@@ -1,4 +1,4 @@
-"""Arguments and options that the `audit` commands share, and how their keys and checkpoints are read."""
+"""Arguments and options that the `audit` commands share, and functions that read their keys and checkpoints."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ PublicKeys: TypeAlias = Annotated[
 
 
 def read_keys(given: Sequence[str] | None, folder: Path) -> tuple[list[Verifier], bool]:
-    """Return the trusted keys, and whether they were given and not read from the folder of the seal. Raises
-    CommandError."""
+    """Return the trusted keys, and whether they were given instead of read from the folder of the seal. Raises
+    CommandError.
+    """
     if given:
         return [read_key(text) for text in given], True
     path = folder / "vkey"
@@ -45,7 +46,7 @@ def read_keys(given: Sequence[str] | None, folder: Path) -> tuple[list[Verifier]
 
 
 def read_key(given: str) -> Verifier:
-    """Read a public key, which is given itself or as the name of a file. Raises CommandError."""
+    """Return a public key, given as its text or as the name of its file. Raises CommandError."""
     from policyengine.audit.seal.notes import NoteError, Verifier
 
     path = Path(given)
@@ -60,7 +61,7 @@ def read_key(given: str) -> Verifier:
 
 
 def read_checkpoint(path: Path) -> SignedCheckpoint:
-    """Read a checkpoint; its signatures are not verified. Raises CommandError."""
+    """Read a checkpoint without verifying its signatures. Raises CommandError."""
     from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 
     try:
@@ -72,7 +73,7 @@ def read_checkpoint(path: Path) -> SignedCheckpoint:
 
 
 def read_text(path: Path) -> str:
-    """Read a small file of text. Raises CommandError."""
+    """Read a text file of at most 1 MB. Raises CommandError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)

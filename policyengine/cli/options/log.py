@@ -1,4 +1,4 @@
-"""The decision log of a command that decides: open it as the options say, and report its errors."""
+"""The decision log of a command that decides: opens it as the options say, and reports its errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
+    from policyengine.audit.seal.options import SealOptions, WitnessOptions
     from policyengine.audit.sinks.sink_set import SinkOptions
 
+SEAL_OFF = "off"
 SPOOL_FILE = "records.jsonl"
 
 
@@ -32,8 +34,17 @@ class LogOptions:
     keep: int | None
     compress: bool
     sync: LogSyncMode
-    sinks: Sequence[str] | None = None
-    spool: Path | None = None
+    seal: str | None
+    key: Path | None
+    checkpoint_urls: Sequence[str] | None
+    witnesses: Sequence[str] | None
+    sinks: Sequence[str] | None
+    spool: Path | None
+
+    @property
+    def concern_the_seal(self) -> bool:
+        """Whether an option is about the seal."""
+        return bool(self.key or self.checkpoint_urls or self.witnesses)
 
     @property
     def writes_stdout(self) -> bool:
@@ -51,17 +62,50 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
         return open_spool(asked, sinks)
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
-        if redact or not plain:
+        if redact or not plain or asked.seal or asked.concern_the_seal:
             raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
         return None
     found = DecisionLog(
-        asked.path, on_failure=asked.on_failure.value, redact=redact, rotation=rotation, sync=asked.sync.value,
+        asked.path,
+        on_failure=asked.on_failure.value,
+        redact=redact,
+        rotation=rotation,
+        sync=asked.sync.value,
+        seal=seal_options(asked),
         sinks=sinks or (),
-    )  # fmt: skip
+    )
     if found.others_may_read:
         warning = f"others can read `{asked.path}`, which records requests (`chmod 600` restricts it to its owner)"
         Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
     return found
+
+
+def seal_options(asked: LogOptions) -> SealOptions | None:
+    """Return how to seal the log; None if sealing is off. Raises CommandError."""
+    from policyengine.audit.seal.options import SealOptions
+
+    if asked.seal == SEAL_OFF:
+        if asked.concern_the_seal:
+            hint = "omit `--log-seal off`, or the options of the seal"
+            raise CommandError("usage", "the log is not sealed", hint, code=2)
+        return None
+    folder = None if asked.seal is None else Path(asked.seal)
+    return SealOptions(
+        asked.key, folder, webhooks=tuple(asked.checkpoint_urls or ()), witnesses=witness_options(asked.witnesses or ())
+    )
+
+
+def witness_options(given: Sequence[str]) -> tuple[WitnessOptions, ...]:
+    """Parse the witnesses. Raises CommandError."""
+    if not given:
+        return ()
+    from policyengine.audit.seal.delivery import DeliveryError, parse_witnesses
+
+    try:
+        return parse_witnesses(given)
+    except DeliveryError as error:
+        hint = "write `--log-witness 'https://witness.example name+id+key'`"
+        raise CommandError("usage", str(error), hint, code=2) from None
 
 
 def parse_sink_options(asked: LogOptions) -> SinkOptions | None:

@@ -1,5 +1,6 @@
-"""`serve --observe`: what is observed and until when, as set by options and `policyengine.toml`, and the warning about
-it."""
+"""`serve --observe`: the scope and the end of observe mode, from options and `policyengine.toml`, and the warning about
+it.
+"""
 
 from __future__ import annotations
 

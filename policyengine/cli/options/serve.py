@@ -214,6 +214,42 @@ LogSpool: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+LogSeal: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--log-seal",
+        metavar="FOLDER|off",
+        help="Folder for the seal of the log, or `off`. [default: FILE.tlog]",
+        show_default=False,
+    ),
+]
+LogKey: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-key",
+        metavar="FILE",
+        help="Private key that seals the log; created if it is missing. [default: FILE.key]",
+        show_default=False,
+    ),
+]
+LogCheckpointUrls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-checkpoint-url",
+        metavar="URL",
+        help="Post each checkpoint of the log there; may be repeated.",
+        show_default=False,
+    ),
+]
+LogWitnesses: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-witness",
+        metavar="'URL KEY'",
+        help="A witness that cosigns the checkpoints, and its public key; may be repeated.",
+        show_default=False,
+    ),
+]
 ServerLog: TypeAlias = Annotated[
     ServerLogFormat, typer.Option("--log-format", help="Format of the server's own log on stderr.")
 ]

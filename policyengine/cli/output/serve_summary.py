@@ -26,13 +26,13 @@ MEMORY_STATE_WARNING = (
     "or pod keeps its own state"
 )
 DEFAULT_ENDPOINT = ("GET", "/")
-PLAIN_TEXT = re.compile(r"[A-Za-z0-9._~:@-]*")  # needs no quotes in a shell, and no escapes in JSON
+PLAIN_TEXT = re.compile(r"[A-Za-z0-9._~:@-]*")  # such a text needs no quotes in a shell, and no escapes in JSON
 
 
 class ServeSummary(NamedTuple):
     """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
-    conditions that depend on absences which gateways do not show; `unsent` holds facts that gateways never send, if
-    `policyengine.toml` configures gateways. `lone`: other machines can connect, and state is kept in memory.
+    conditions that depend on absences that gateways do not show; `unsent` holds facts that gateways never send, if
+    `policyengine.toml` configures gateways. `lone` means that other machines can connect, but state is kept in memory.
     """
 
     url: str | None
@@ -45,7 +45,7 @@ class ServeSummary(NamedTuple):
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Print the summary and flush it, because the program that started the server may wait for the summary."""
+    """Print the summary and flush it, because the program that started the server may wait for it."""
     rules, warnings = count_rules(engine.kernel, engine.decider.tree), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
@@ -99,7 +99,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
 def curl_command(
     url: str, paths: Sequence[Path], kernel: Kernel, token_file: Path | None, tokens: Sequence[str] | None
 ) -> str:
-    """Return a curl command to try, with the `request.json` beside the policies if there is one, or with an endpoint
+    """Return a curl command to try, with the `request.json` next to the policies if there is one, or with an endpoint
     that the policies grant.
     """
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
@@ -109,9 +109,12 @@ def curl_command(
 
 
 def sample_question(kernel: Kernel) -> str:
-    """Return a request to an endpoint that anyone may call, or else that some caller may call; `GET /` without one."""
+    """Return a request to an endpoint that anyone may call, or else that some caller may call; `GET /` if
+    there is none.
+    """
     blocks: Iterable[AnyoneBlock | UserBlock | AgentBlock]
-    blocks = chain(kernel.anyones, kernel.users, kernel.agents)  # decoded one by one, if they are from a bundle
+    # If they come from a bundle, they are decoded one by one.
+    blocks = chain(kernel.anyones, kernel.users, kernel.agents)
     openings = (opening for block in blocks for grant in block.grants for opening in grant.openings)
     endpoints = (sample_endpoint(opening.pattern) for opening in openings)
     method, path = next((endpoint for endpoint in endpoints if endpoint is not None), DEFAULT_ENDPOINT)
@@ -130,14 +133,14 @@ def sample_endpoint(pattern: Pattern) -> tuple[str, str] | None:
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Return a shell expression for a token; a line with a name or a digest is not a plain token."""
+    """Return a shell expression for a token. A line with a name or a digest is not a plain token."""
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 
 
 def count_rules(kernel: Kernel, tree: Tree) -> int:
-    """Count the grants, guard effects and limits of the policies. Grants are counted in the tree, because a bundle does
-    not decode its blocks for that.
+    """Count the grants, guard effects and limits of the policies. Grants are counted in the tree, because counting them
+    in a bundle would decode its blocks.
     """
     grants = {(opens.kind, opens.block, opens.grant) for uses in tree.uses for opens in uses.opens}
     return len(grants) + sum(len(guard.effects) for guard in kernel.guards) + len(kernel.limits)

@@ -141,7 +141,7 @@ def _number(value: object) -> float:
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
-    """Print one document; without indent it is one line, as in JSON Lines, and is flushed."""
+    """Print one document; without `indent`, as one line, as in JSON Lines, which is flushed."""
     print(json_text(data, indent), flush=indent is None)
 
 

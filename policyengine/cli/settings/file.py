@@ -32,7 +32,7 @@ ERROR_KIND = "configuration"
 VARIABLE_PREFIX = "POLICYENGINE_"
 SETTINGS_FILE_NAME = "policyengine.toml"
 CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a settings file, as `--config` does
-# The sections that a file below the root may have: how policies are checked, but nothing that a server does.
+# The sections that a file below the root may have: they affect how policies are checked, but not what a server does.
 CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
 
 
@@ -126,8 +126,9 @@ def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None =
 
 @dataclass(frozen=True, slots=True)
 class SettingsFolders:
-    """The folders in which a settings file is read, from the folder of the policies up to their root, and the settings
-    file above the root, if any."""
+    """The folders in which a settings file is searched, from the folder of the policies up to their root, and the
+    settings file above the root, if any.
+    """
 
     folders: tuple[Path, ...]
     above: Path | None = None
@@ -156,7 +157,8 @@ class SettingsFolders:
 
 def find_settings_file(path: Path) -> Path | None:
     """Return the settings file that the variable names, or the nearest one from the folder of these policies up to
-    their root."""
+    their root.
+    """
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else SettingsFolders.of(path).file
 
@@ -181,7 +183,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
 
 @dataclass(frozen=True, slots=True)
 class SettingsText:
-    """One settings file, if there is one, its data, and the variables that override it."""
+    """One settings file, if there is one, with its data, and the variables that override it."""
 
     path: Path | None = None
     file: SettingsFile | None = None
@@ -206,8 +208,9 @@ class SettingsText:
 def read_settings(
     path: Path, variables: Mapping[SettingName, str] | None = None, *, named: bool = False, root: bool = True
 ) -> ProjectSettings:
-    """Read a settings file. `named`: the user of the command named it, so its owner is not checked; `root`: it is at
-    the root of the policies. Raises CommandError."""
+    """Read a settings file. `named` means that the user of the command named it, so that its owner is not checked;
+    `root` means that it is at the root of the policies. Raises CommandError.
+    """
     from policyengine.settings.toml_file import SettingsError, read_settings_file
 
     name = display_path(path)
@@ -248,8 +251,9 @@ def check_settings(text: SettingsText) -> ProjectSettings:
 
 
 def check_owner(file: Path, status: os.stat_result) -> None:
-    """Check that only this user or root can write the file, because it sets what is run and trusted. Raises
-    CommandError."""
+    """Check that only this user or root can write the file, because it determines what is run and trusted. Raises
+    CommandError.
+    """
     name = display_path(file)
     hint = f"review it, then use `--config {name}`, or take ownership with `chown` and `chmod go-w`"
     if (problem := write_problem(name, status)) is not None:

@@ -1,4 +1,6 @@
-"""Every setting of `policyengine.toml` as data: its key, its variable, its default, and the options overriding it."""
+"""Every setting of `policyengine.toml` as data: its key, its variable, its default, and the options that
+override it.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(spec.section for spec in SETTING
 
 
 def is_setting_variable(variable: str) -> bool:
-    """Return whether a variable is meant to be a setting, because its name begins like one."""
+    """Return whether the name of a variable begins like that of a setting."""
     for section in SECTIONS:
         begin = f"{VARIABLE_PREFIX}{section}_".upper().replace("-", "_")
         if variable.startswith(begin):

@@ -23,8 +23,10 @@ Section = TypeVar("Section", bound=SettingsSection)
 
 @dataclass(frozen=True, slots=True)
 class SettingTraits:
-    """Additional properties of a setting. `default`: as the docs show it. `option`: the parameter of commands for which
-    the setting is the default, if its name differs. `must_exist`: the file is read."""
+    """Additional properties of a setting. `default` is the default as the docs show it. `option` is the parameter of
+    commands for which the setting is the default, if its name differs. `must_exist` means that the program reads the
+    file.
+    """
 
     default: str
     option: str = ""
@@ -33,7 +35,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """Return a field with its documentation. `value` is the value if the setting is not set."""
+    """Return a field with its documentation. `value` is its value if the setting is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 
@@ -106,6 +108,10 @@ class LogSettings(CommandSection):
     keep: t.WholeNumber | None = setting("all", "number of old files to keep")
     compress: t.Boolean | None = setting("false", "compress old files")
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
+    seal: t.Text | None = setting("`FILE.tlog`", "folder for the seal of the log, or `off`")
+    key: t.File | None = setting("`FILE.key`", "private key that seals the log")
+    checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are posted")
+    witness: t.Texts | None = setting("none", "witnesses that cosign checkpoints, each as `URL KEY`")
     sinks: t.LogSinks | None = setting("none", "other systems that get the log, as URLs", option="log_sink")
     spool: t.File | None = setting(
         "the name of the log with `.sinks`",
@@ -250,8 +256,9 @@ class McpGatewaySettings(CommandSection):
 
 
 class LintSettings(CommandSection):
-    """`[lint]`: codes of rules. Without `select`, all except the optional ones run; `extend` adds rules, `ignore`
-    removes them last."""
+    """`[lint]`: codes of rules. Without `select`, all except the optional rules run; `extend` adds rules, and `ignore`
+    then removes rules.
+    """
 
     select: t.RuleCodes | None = setting("all except optional rules", "report only these rules")
     extend: t.RuleCodes = setting("none", "also report these rules", value=())

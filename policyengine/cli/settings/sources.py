@@ -45,7 +45,8 @@ class FileSource(SectionSource):
 
 class VariableSource(SectionSource):
     """The settings of variables such as POLICYENGINE_SERVE_PORT. Lists are separated by commas. The library's own
-    parser supports neither these nor `mcp-gateway`, and would read variables of Kubernetes as settings."""
+    parser supports neither commas nor `mcp-gateway`, and would read variables of Kubernetes as settings.
+    """
 
     def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[SettingName, str]) -> None:
         sections: dict[str, dict[str, Any]] = {}
@@ -104,12 +105,12 @@ def join_path(spec: SettingSpec | None, value: Any, folder: str) -> Any:
 
 
 def parse_text(spec: SettingSpec, text: str) -> object:
-    """Return the text of a variable as a value of TOML, or the text itself where the type is a string."""
+    """Return the text of a variable as a value of TOML, or the text itself if the type is a string."""
     return next((parse(text) for kind, parse in PARSERS.items() if kind in value_types(spec.field.annotation)), text)
 
 
 def value_types(annotation: object) -> Iterator[object]:
-    """Return the types of the value itself, without `None` and the types of list elements."""
+    """Return the types of the value itself, without `None` and without the types of list elements."""
     origin = get_origin(annotation)
     match origin:
         case None:

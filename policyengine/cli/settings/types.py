@@ -130,7 +130,7 @@ def parse_header(value: object, info: ValidationInfo) -> str:
 
 
 def parse_all(value: object) -> object:
-    """Return `all` as a list."""
+    """Return the word `all` as a list."""
     return [ALL] if value == ALL else value
 
 

@@ -1,5 +1,5 @@
-"""Checks that the rules of a bundle are those of the policy texts in it: explanations quote the texts, so otherwise
-they could differ from the decisions.
+"""Checks that the rules of a bundle match the policy texts in it: explanations quote the texts, which could otherwise
+differ from the decisions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ RULE_NOUNS = {
 
 
 def find_difference(bundle: PolicyBundle) -> str | None:
-    """Return how a bundle differs from what its own policy texts compile to, or None. Raises BundleError for a rule
-    that cannot be read.
+    """Return how a bundle differs from the result of compiling its own policy texts, or None. Raises BundleError for a
+    rule that cannot be read.
     """
     stored = read_everything(bundle.kernel)
     compiled, diagnostics = compile_sources(bundle.sources)
@@ -54,7 +54,7 @@ def kernel_differences(stored: k.Kernel, compiled: k.Kernel) -> Iterator[str]:
 
 
 def describe_rule(collection: str, number: int, rule: object) -> str:
-    """Return a rule of the kernel with its name and its place in the policy texts: `guard "shut" at acme.policy:9`."""
+    """Return a rule of the kernel as its name and its place in the policy texts: `guard "shut" at acme.policy:9`."""
     noun = RULE_NOUNS.get(collection)
     if noun is None or not isinstance(rule, k.Node):
         return f"number {number + 1} of the {collection}"

@@ -1,11 +1,11 @@
 """Bundles: a compiled policy as one signed file, which decides like its sources but loads faster.
 
 A file is a MessagePack array. In every format it begins with the magic word, the number of the format, and the version
-that wrote it. In this format, these items follow: `shape` (how the kernel's classes are stored), the SHA-256 of
-everything before it and of the payload, the payload, and the signatures.
+of the program that wrote it. In this format, these items follow: `shape` (how the kernel's classes are stored), the
+SHA-256 of everything before it and of the payload, the payload, and the signatures.
 
-A bundle holds rules and their texts, and no program: the tree is built from the rules whenever a bundle is loaded, so
-that no bundle can decide otherwise than its rules say. Rules are decoded and checked when a decision first needs them:
+A bundle holds rules and policy texts, but no program: the tree is built from the rules whenever a bundle is loaded, so
+that a bundle cannot decide differently from its rules. Rules are decoded and checked when a decision first needs them:
 see `payload.py`.
 """
 
@@ -35,7 +35,7 @@ from policyengine.syntax.gc_pause import gc_paused
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 2
-MAX_BUNDLE_BYTES = 1 << 30  # a hundred thousand rules take about fifty million bytes
+MAX_BUNDLE_BYTES = 1 << 30  # 100,000 rules take about 50 million bytes
 RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
@@ -90,8 +90,9 @@ def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
 
 
 def read_bundle(path: Path | str, keys: Keys | None = None) -> PolicyBundle:
-    """Read the bundle in a file. With `keys` (files of public keys, or their bytes), one of them must have signed it.
-    Rules are decoded when first needed. Raises BundleError, also at that time."""
+    """Read a bundle from a file. With `keys` (files of public keys, or their bytes), one of them must have signed it.
+    Rules are decoded when first needed. Raises BundleError, also when a rule is decoded.
+    """
     return decode_bundle(read_file(path), str(path), keys)
 
 
@@ -129,7 +130,7 @@ def read_file(path: Path | str) -> bytes:
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a file begins like a bundle, whatever its version. Raises OSError."""
+    """Return whether a file begins like a bundle of any version. Raises OSError."""
     with path.open("rb") as file:
         return has_bundle_magic(file.read(64))
 
@@ -139,7 +140,7 @@ def has_bundle_magic(data: bytes) -> bool:
 
 
 def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[BundleSignature]]:
-    """Return version, digest, payload and signatures of an undamaged bundle of this format. Raises BundleError."""
+    """Return the version, digest, payload and signatures of an undamaged bundle of this format. Raises BundleError."""
     try:
         head = msgpack.decode(data)
     except (MsgspecError, RecursionError, ValueError):  # truncated, too deep, not UTF-8

@@ -37,9 +37,9 @@ Read: TypeAlias = Callable[[Any, DecodeContext], Any]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How values of one declared type are stored: `wire` returns the type that msgspec checks, `write` and `read`
-    convert to it and from it; None if no conversion is needed. `shape` describes the form in the same way on every
-    Python version.
+    """How values of one declared type are stored. `wire` returns the type that msgspec checks; `write` and `read`
+    convert to and from that type, and are None if no conversion is needed. `shape` describes the form in the same way
+    on every Python version.
     """
 
     shape: str
@@ -58,7 +58,7 @@ def write_unchanged(value: Any, _: EncodeContext) -> Any:
 
 
 def read_shared(raw: Any, context: DecodeContext) -> Any:
-    """Return one object for all equal texts, or tuples of texts: rules have many of the same."""
+    """Return one shared object for all equal texts, or tuples of texts, because many rules repeat the same texts."""
     return context.shared.setdefault(raw, raw)
 
 

@@ -1,5 +1,5 @@
-"""Outlines of rules: where each rule of a bundle stands, read from the first fields of its data without decoding its
-conditions. An outline is no copy: a rule cannot say something else when it is decoded.
+"""Outlines of rules: the endpoints and principals of each rule of a bundle, read from the first fields of its data
+without decoding its conditions. An outline is not a second copy, so it cannot differ from the decoded rule.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from policyengine.compiler.bundle.schema import BundleSchema
 from policyengine.compiler.bundle.tables import BundleDataError, PatternNumber
 from policyengine.compiler.tree import Head, TreeBuilder
 
-# How a block with a head of this class is found, and the member with the text.
+# How blocks with a head of this class are found, and the field that holds the name, glob or group.
 HEADS: dict[type, tuple[str, str]] = {
     k.ExactName: ("name", "name"),
     k.InGroup: ("group", "group"),

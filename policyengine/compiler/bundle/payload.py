@@ -37,8 +37,8 @@ Revision: TypeAlias = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 
 
 class RuleData(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
-    """The rules of a bundle: the members of a kernel, and the tables that they refer to. Items in bytes are read
-    later.
+    """The rules of a bundle: the members of a kernel, and the tables that they refer to. Items of type bytes are
+    decoded later.
     """
 
     package: str
@@ -85,7 +85,7 @@ KINDS: Mapping[str, Any] = {
     "watches": k.EventRetention,
     "maps": k.MapItem,
 }
-# Blocks that have requirements, and the members after them.
+# Blocks that have requirements, and the default values of the fields after these.
 HEADS: Mapping[str, dict[str, object]] = {"agents": {"grants": (), "delegates": ()}, "users": {"grants": ()}}
 CONTENT: msgpack.Decoder[BundleContent] = msgpack.Decoder(BundleContent)
 RULES: msgpack.Decoder[RuleData] = msgpack.Decoder(RuleData)
@@ -93,7 +93,9 @@ RULES: msgpack.Decoder[RuleData] = msgpack.Decoder(RuleData)
 
 @cache
 def bundle_schema() -> BundleSchema:
-    """Return the schema, created for the first bundle that is written or read, because most engines use none."""
+    """Return the schema. It is created when the first bundle is written or read, because most engines use
+    no bundles.
+    """
     return BundleSchema(tuple(KINDS.values()), CHECKS)
 
 
@@ -109,7 +111,7 @@ def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> bytes:
     """Encode the rules with the texts that they refer to; `sources` are the texts of all policy files, if known."""
     context, schema = EncodeContext(sources), bundle_schema()
     for pattern in placed_patterns(kernel):
-        context.pattern_number(pattern)  # a tree that is built from the table has the numbers of `tree_of`
+        context.pattern_number(pattern)  # so a tree that is built from the table numbers patterns as `tree_of` does
     parts: dict[str, list[bytes]] = {}
     for name, kind in KINDS.items():
         held: Any = getattr(kernel, name)
@@ -138,8 +140,9 @@ class DecodedPayload:
 
 
 def decode_payload(payload: bytes, refuse: Refuse) -> DecodedPayload:
-    """Return the content of a payload. Raises BundleDataError; a damaged rule raises the error of `refuse` at first
-    use."""
+    """Return the content of a payload. Raises BundleDataError; a damaged rule raises the error that `refuse` returns
+    when it is first used.
+    """
     content = guarded(CONTENT.decode, payload)
     rules: RuleData = guarded(RULES.decode, content.rules)
     sources = tuple(Source(name, text, name) for name, text in content.sources)
@@ -167,7 +170,7 @@ def build_tree(rules: RuleData) -> Tree:
     builder = TreeBuilder(rules.package, rules.revision)
     for left, raw in zip(reversed(range(len(rules.patterns))), rules.patterns, strict=True):
         rows = guarded(ROWS.decode, raw)
-        # Another length would give patterns other numbers here than in PatternTable.
+        # With another length, patterns would have other numbers here than in PatternTable.
         require(len(rows) == CHUNK if left else len(rows) <= CHUNK, "a table of patterns with other chunks")
         add_rows(rows, builder)
     guarded(outline_reader().add_rules, builder, rules)
@@ -181,7 +184,9 @@ def read_everything(kernel: k.Kernel) -> k.Kernel:
 
 
 def lazy_parts(name: str, rules: RuleData, context: DecodeContext, refuse: Refuse) -> Any:
-    """Return the rules of one kind. The kernel's classes declare `tuple`; callers use it only as a sequence."""
+    """Return the rules of one kind. The kernel's classes declare `tuple`, but callers use only methods of a
+    sequence.
+    """
     kind, data = KINDS[name], getattr(rules, name)
 
     def read(index: int, raw: bytes) -> object:

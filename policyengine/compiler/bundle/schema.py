@@ -1,5 +1,5 @@
-"""Derives how bundles store the kernel from the declared fields of its classes: for each class a tagged `msgspec`
-struct with the same fields, and the conversions to it and from it. Decoded parts are checked before they are used.
+"""Derives from the declared fields of the kernel's classes how bundles store a kernel: for each class a tagged
+`msgspec` struct with the same fields, and conversions to and from it. Decoded parts are checked before they are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_DEPTH = 250
 HISTORY_TAGS = {k.HistoryCondition: 0xF1F2F3F4, k.Aggregate: 0xF1F2F3F5}
 HISTORY_BYTES = b"\xf1\xf2\xf3"
 MAX_TYPE_DEPTH = 100
-WIRES, FORM, TAG = "_wires", "_form", "#"  # attributes of the structs, none of which is the name of a field
+WIRES, FORM, TAG = "_wires", "_form", "#"  # attributes of the structs; no field has one of these names
 ENCODER = msgpack.Encoder()
 
 Item = TypeVar("Item")
@@ -186,22 +186,22 @@ class BundleSchema:
         self._roots: dict[Any, Form] = {root: self._form(root) for root in roots}
         self._decoders: dict[Any, msgpack.Decoder[Any]] = {}
         described = "\n".join([f"semantics {SEMANTICS_VERSION}", *(one.shape for one in self.classes.values())])
-        # Equal for schemas that store all in the same way: a change of fields, classes, order or meaning changes it.
+        # Equal for schemas that store everything in the same way: changed fields, classes, order or meaning change it.
         self.shape = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def write(self, value: object, context: EncodeContext, kind: Any = None) -> bytes:
-        """Encode a value of one of the roots, which is its class unless `kind` is given."""
+        """Encode a value of a root class. `kind` is the root; by default, the class of the value."""
         form = self._roots[kind or type(value)]
         return ENCODER.encode(converted(form.write, value, context))
 
     def read(self, kind: type[Item], raw: bytes, context: DecodeContext) -> Item:
-        """Decode a value of the root `kind`. Raises BundleDataError."""
+        """Decode a value of the root class `kind`. Raises BundleDataError."""
         form = self._roots[kind]
         made: Item = guarded(lambda: converted(form.read, self._decoder(kind, form).decode(raw), context))
         return made
 
     def read_head(self, kind: type[Item], last: str, raw: bytes, context: DecodeContext, **others: object) -> Item:
-        """Decode the fields of a class up to `last`; the others have these values. Raises BundleDataError."""
+        """Decode the fields of a class up to `last`; `values` fill the other fields. Raises BundleDataError."""
         found = self.classes[kind]
         reads = found.reads[: found.names.index(last) + 1]
 
@@ -255,9 +255,7 @@ class BundleSchema:
         return found.parts[found.names.index(name)]
 
     def prefix(self, kind: type, **wires: Any) -> Any:
-        """Return a struct that reads only the first fields of a class, up to the last of these, which have the given
-        types; other fields are not decoded.
-        """
+        """Return a struct that decodes only the first fields of a class; the last of them have the given types."""
         found = self.classes[kind]
         last = max(found.names.index(name) for name in wires)
         members = [(name, wires.get(name, Raw)) for name in found.names[: last + 1]]
@@ -277,7 +275,7 @@ class BundleSchema:
 
     def _struct(self, form: ClassForm) -> Any:
         """Return the struct of a class. The types of its fields are looked up when the first decoder is made, because
-        classes contain each other.
+        classes may refer to each other.
         """
         members = []
         for name, part in zip(form.names, form.parts, strict=True):
@@ -329,7 +327,7 @@ def inner_types(type_: typesystem.Type) -> list[typesystem.Type]:
 
 
 def guarded(read: Callable[..., Any], *arguments: object) -> Any:
-    """Return the result of reading data; raise BundleDataError for data of another shape."""
+    """Return the result of reading data; raise BundleDataError if the data have another shape."""
     try:
         return read(*arguments)
     except MsgspecError as error:

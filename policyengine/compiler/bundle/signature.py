@@ -16,7 +16,7 @@ from policyengine.trusted_files import read_trusted
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-MAX_KEY_FILE_BYTES = 10_000  # bytes of a key file
+MAX_KEY_FILE_BYTES = 10_000  # maximum bytes of a key file
 RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, like `x` of a JWK
 INSTALL = install_command("sign")
 MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` creates one"

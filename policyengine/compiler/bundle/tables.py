@@ -45,7 +45,7 @@ class ActionRow(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_f
 
 PatternRow: TypeAlias = HttpRow | ToolRow | ActionRow
 ROWS: msgpack.Decoder[list[PatternRow]] = msgpack.Decoder(list[PatternRow])
-CHUNK = 64  # patterns that are decoded together: a table of single ones takes more memory and time
+CHUNK = 64  # patterns that are decoded together: decoding them one by one takes more memory and time
 
 
 def encode_rows(rows: Sequence[PatternRow]) -> list[bytes]:
@@ -86,7 +86,7 @@ def segment_of(item: str | WildSegment) -> k.Segment:
 
 
 def add_rows(rows: Sequence[PatternRow], builder: TreeBuilder) -> None:
-    """Add the patterns of a table to a tree, which then has them under the same numbers."""
+    """Add the patterns of a table to a tree, which numbers them as the table does."""
     for row in rows:
         if isinstance(row, HttpRow):
             builder.add_path(row.methods, row.segments, row.rest, row.folding)
@@ -102,7 +102,7 @@ class PatternTable:
     def __init__(self, chunks: list[bytes], check: Callable[[k.Pattern, DecodeContext], None]) -> None:
         self._chunks, self._check = chunks, check
         self._patterns: dict[int, k.Pattern] = {}
-        self._latest: tuple[int, list[PatternRow]] = (-1, [])  # a chunk; rules often have patterns of one
+        self._latest: tuple[int, list[PatternRow]] = (-1, [])  # the last chunk; a rule's patterns are often in one
 
     def pattern(self, number: int, span: Span, context: DecodeContext) -> k.Pattern:
         """Return the pattern with this number, used at this place. Raises BundleDataError."""
@@ -134,15 +134,15 @@ class EncodeContext:
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = {source: number for number, source in enumerate(dict.fromkeys(sources))}
         self.types: dict[typesystem.Type, int] = {}
-        self.type_rows: list[object] = []  # each after the types in it
+        self.type_rows: list[object] = []  # a type comes after the types that it contains
         self.pattern_rows: list[PatternRow] = []
         self.pattern_number = PatternNumbers(lambda pattern: self.pattern_rows.append(pattern_row(pattern)))
 
 
 @dataclass(slots=True)
 class DecodeContext:
-    """The tables of a bundle while a part is read, and the names that the part may use. `shared` holds texts that many
-    parts have; `unbound` are variables whose quantifier is not decoded yet.
+    """The tables of a bundle while a part is read, and the names that the part may use. `shared` holds one copy of each
+    text, because parts repeat texts; `unbound` are variables whose quantifier is not decoded yet.
     """
 
     sources: Sequence[Source]
@@ -151,7 +151,7 @@ class DecodeContext:
     entities: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     attesters: frozenset[str] = frozenset()
-    shared: dict[Any, Any] = field(default_factory=dict)  # texts, and tuples of texts
+    shared: dict[Any, Any] = field(default_factory=dict)  # texts and tuples of texts
     unbound: list[tuple[str, typesystem.Type]] = field(default_factory=list)
     depth: int = 0
 
@@ -175,7 +175,7 @@ def read_span(raw: tuple[int, int, int], context: DecodeContext) -> Span:
 
 
 class PatternNumber(Struct, array_like=True, frozen=True, gc=False):
-    """The first part of a reference to a pattern."""
+    """The number that starts a reference to a pattern."""
 
     number: Index
 

@@ -54,7 +54,7 @@ def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
 
 
 def is_key(step: str) -> bool:
-    """Return whether a text is a name as policies write it, plain or in brackets."""
+    """Return whether a text is a valid name in a policy, plain or in brackets."""
     return bool(NAME.fullmatch(step)) or (step != "" and unicodedata.is_normalized("NFC", step))
 
 
@@ -289,8 +289,9 @@ def check_event(event: k.EventPattern, _: DecodeContext) -> None:
 
 
 def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
-    """Return whether an earlier fact is recorded: `past.output.x` must be among the recorded outputs, other facts need
-    no record."""
+    """Return whether a fact of a past request is recorded: `past.output.x` must be among the recorded outputs; other
+    facts need no record.
+    """
     output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
     return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
@@ -350,7 +351,7 @@ def is_entity(name: str, reading: DecodeContext) -> bool:
 
 
 def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
-    """Return a check for parts with a condition in this attribute."""
+    """Return a function that checks the condition in this attribute of a part."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 

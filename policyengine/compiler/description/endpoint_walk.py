@@ -1,7 +1,7 @@
 """Finds every distinct endpoint of a program: each set of patterns that can match one request, with its rules.
 
-Paths are walked from the root in a fixed order: literal segments, then segments that begin or end like a pattern, then
-any other segment. Paths in another letter case are not walked: only patterns that ignore case match them, and the
+Paths are walked from the root in a fixed order: literal segments, then segments with the prefix or suffix of a pattern,
+then any other segment. Paths in another letter case are not walked: only patterns that ignore case match them, and the
 description of such a pattern says so.
 """
 
@@ -15,13 +15,13 @@ from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.evaluator.program import EndpointRules, PathBranch
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
 
-MAX_BRANCHES = 10_000  # branches of paths that are walked, and tool names that are tried
-FILLERS = range(0xE000, 0xF900)  # private characters, one of which stands for any other text
+MAX_BRANCHES = 10_000  # maximum branches of paths to walk, and tool names to try
+FILLERS = range(0xE000, 0xF900)  # private-use characters; one that no pattern contains stands for any other text
 
 
 @dataclass(slots=True)
 class EndpointSet:
-    """The requests that the same patterns match: the first path, tool or action that leads there with all its methods,
+    """The requests that the same patterns match: the first path, tool or action that the walk found, all its methods,
     the numbers of the patterns, and the rules.
     """
 
@@ -94,7 +94,9 @@ class EndpointWalk:
         yield from self._samples({affix for node, _ in branch.places for affix in node.affixes})
 
     def _samples(self, affixes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Yield a text for each beginning and end that patterns have together, and last any other text."""
+        """Yield a sample text for each combination of a prefix and a suffix of the patterns, and last a text that
+        stands for any other.
+        """
         heads, tails = ({affix[side] for affix in affixes} | {""} for side in (0, 1))
         samples = product(sorted(heads, reverse=True), sorted(tails, reverse=True))
         for head, tail in islice(samples, MAX_BRANCHES):

@@ -14,7 +14,9 @@ MARGIN = 100  # the column of source places
 
 @dataclass(frozen=True, slots=True)
 class ProgramItem:
-    """A part of the program: its words in the policy, how the walker tests it, its source place, and its parts."""
+    """A part of the program: its words in the policy, how the walker tests it, its source place, and its
+    inner parts.
+    """
 
     kind: str
     words: str
@@ -28,7 +30,7 @@ class ProgramItem:
         return {"kind": self.kind, "words": self.words} | {name: value for name, value in optional.items() if value}
 
     def lines(self, depth: int = 1, outer: str = "") -> Iterator[str]:
-        """Yield the item as lines. A part at the place of the item around it does not repeat the place."""
+        """Yield the item as lines. A part at the same place as its outer item does not repeat the place."""
         text = f"{INDENT * depth}{one_line(self.words)}{f'   # {one_line(self.test)}' if self.test else ''}"
         yield f"{text:<{MARGIN}}  {one_line(self.at)}" if self.at not in ("", outer) else text
         for part in self.parts:
@@ -37,8 +39,8 @@ class ProgramItem:
 
 @dataclass(frozen=True, slots=True)
 class EndpointDescription:
-    """One distinct endpoint: all requests that the same patterns match. `endpoint` is an example of such a request, in
-    which `*` is any other segment.
+    """One distinct endpoint: all requests that the same patterns match. `endpoint` is an example, with `*` for any
+    other segment.
     """
 
     endpoint: str
@@ -59,7 +61,7 @@ class EndpointDescription:
 @dataclass(frozen=True, slots=True)
 class ProgramDescription:
     """The program of a policy. `slots` is the number of facts that it reads, each at most once in a decision; `always`
-    are the rules about every endpoint that guards do not express; `omitted` is the number of branches of paths whose
+    are the rules for every endpoint other than guards and limits; `omitted` is the number of branches of paths whose
     endpoints are left out.
     """
 

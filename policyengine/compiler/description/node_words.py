@@ -49,7 +49,7 @@ TEST_WORDS: dict[type[n.Node], str] = {
 
 
 def describe_test(node: n.Node) -> str:
-    """Return how a condition is tested: `slot 12, order test`. The condition of a limit may be a value alone."""
+    """Return how a condition is tested: `slot 12, order test`. The condition of a limit may be a plain value."""
     slots = list(dict.fromkeys(slots_of(node)))
     read = [] if not slots else [f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"]
     if any(isinstance(part, h.AggregateValue) for part in parts_of(node)):
@@ -60,7 +60,7 @@ def describe_test(node: n.Node) -> str:
 
 
 def slots_of(node: n.Node) -> Iterator[int]:
-    """Yield the slots that a node reads. An attribute of an entity that differs in a decision has no slot."""
+    """Yield the slots that a node reads. An attribute has no slot if its entity differs within a decision."""
     match node:
         case n.FactNode(index=index):
             yield index

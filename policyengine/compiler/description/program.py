@@ -17,8 +17,8 @@ LETTER_CASE = {"none": "", "ascii": " in any case of ASCII letters", "full": " i
 
 
 def describe_program(kernel: k.Kernel, tree: Tree) -> ProgramDescription:
-    """Describe the program that decides by this kernel and tree. It is built for the description, so that the numbers
-    of slots do not depend on what an engine has decided before.
+    """Describe the program of this kernel and tree. The program is built for the description, so that its slot numbers
+    do not depend on the decisions of an engine.
     """
     builder = ProgramBuilder(kernel, tree)
     walk, describer = EndpointWalk(builder), RuleDescriber(kernel)
@@ -62,7 +62,7 @@ def endpoint_words(endpoint: EndpointSet, methods: tuple[str, ...]) -> str:
 
 
 def with_captures(kernel: k.Kernel, tree: Tree, number: int, pattern: k.Pattern) -> k.Pattern:
-    """Return the pattern with the captures of the rule that binds them; the tree has only its segments."""
+    """Return the pattern with the captures that rules bind; the tree stores only its segments."""
     binders = tree.uses[number].binders
     return kernel.binders[binders[0]].pattern if binders else pattern
 

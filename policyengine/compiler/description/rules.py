@@ -25,7 +25,7 @@ from policyengine.runtime.format_values import format_fact_path, format_value
 from policyengine.spec.limits import format_pace
 from policyengine.time_formats import format_duration
 
-REQUIRED = re.compile(r"require\b|deny\s+unless\b")  # effects that the kernel writes as the denial of a `not`
+REQUIRED = re.compile(r"require\b|deny\s+unless\b")  # effects that the kernel stores as a deny of the negated condition
 KernelBlock = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
@@ -65,8 +65,8 @@ class RuleDescriber:
     def _blocks(
         self, kind: str, side: PrincipalRules, delegators: PrincipalRules | None, uses: Sequence[Uses]
     ) -> Iterator[ProgramItem]:
-        """Yield the blocks by head: names, groups, globs, then conditions. An agent block that delegates here has no
-        grant here if only `delegators` holds it.
+        """Yield the blocks by head: names, groups, globs, then conditions. An agent block that only `delegators`
+        contains has no grant here.
         """
         delegating = {} if delegators is None else {block.number: block for block in delegators.all_blocks()}
         for head, block in side.blocks_by_head():
@@ -225,7 +225,7 @@ def condition_item(kind: str, before: str, source: k.Expr | None, node: n.Node |
 
 
 def condition_parts(source: k.Expr | None, node: n.Node | None) -> Iterator[ProgramItem]:
-    """Yield the tests of a condition. The text of a named condition is that of its definition."""
+    """Yield the tests of a condition. A named condition is shown as the text of its definition."""
     match source, node:
         case (None, _) | (_, None):
             return

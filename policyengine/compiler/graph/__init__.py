@@ -1,1 +1,3 @@
-"""Drawings of the rules of a program: from tree and kernel to nested boxes, and to text, Mermaid, DOT, SVG or data."""
+"""Drawings of the rules of a program: nested boxes made from the tree and the kernel, rendered as text, Mermaid, DOT,
+SVG or data.
+"""

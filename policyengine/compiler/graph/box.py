@@ -41,8 +41,9 @@ RULES = frozenset({BoxKind.MAY, BoxKind.DELEGATE, BoxKind.DENY, BoxKind.CONFIRM,
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box. `at` is its place in the policy, `hidden` the number of boxes that are not drawn. `size` is the number of
-    drawn boxes: this one and all inside it."""
+    """A box. `at` is its place in the policy, `hidden` the number of boxes that are not drawn below it. `size` is the
+    number of drawn boxes: this box and all boxes inside it.
+    """
 
     kind: BoxKind
     label: str

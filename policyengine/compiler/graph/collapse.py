@@ -1,4 +1,4 @@
-"""Fold a drawing that is too large to read; a folded box shows how many boxes it replaces."""
+"""Folds a drawing that is too large to read; a folded box shows how many boxes it replaces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MAX_BOXES = 200  # maximum boxes of a drawing, unless it is drawn whole
+MAX_BOXES = 200  # maximum boxes of a drawing, unless the user asks for the whole drawing
 MIN_BOXES_PER_PART = 10  # minimum boxes of a part, so that a path is visible with its methods, agents and rules
 MIN_ALIKE_SIBLINGS = 3  # from this number on, siblings with equal content are drawn as one
 PLURALS = {
@@ -70,7 +70,7 @@ class _ShapeIndex:
 
 
 def _group_alike(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:
-    """Merge siblings of one shape into one box, at the position of the first."""
+    """Merge siblings of equal shape into one box, at the position of the first."""
     groups: dict[int, list[Box]] = defaultdict(list)
     for number, (box, shape) in enumerate(boxes):
         groups[shape if box.children else -1 - number].append(box)
@@ -100,8 +100,8 @@ def _plural(kind: BoxKind) -> str:
 
 
 def _fit(box: Box, room: int) -> Box:
-    """Return the box with at most `room` boxes, including itself: small parts are drawn whole, and the others share the
-    remaining boxes.
+    """Return the box with at most `room` boxes, including itself: small parts are kept whole, and the others share the
+    remaining room.
     """
     if box.size <= room:
         return box

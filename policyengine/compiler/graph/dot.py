@@ -1,4 +1,4 @@
-"""Render a drawing in the language of Graphviz, for its layouts and for tools that read DOT."""
+"""Renders a drawing in DOT, the language of Graphviz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Builds boxes from kernel and tree: the whole tree, an area of it, or one endpoint; for all agents or for one."""
+"""Builds boxes from the kernel and the tree: for the whole tree, an area of it, or one endpoint; for all agents or for
+one.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,7 @@ def _unmentioned_groups(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[
 def _blocks(
     kernel: k.Kernel, uses: Mapping[int, Uses], endpoint: k.Pattern | None, reach: AgentReach | None
 ) -> tuple[str, list[k.AgentBlock]]:
-    """Return the label of the section of agents, and the selected blocks in natural order."""
+    """Return the label of the agent section, and the selected blocks in natural order."""
     if reach is not None:
         name, numbers = "blocks of the agent", reach.blocks
     elif endpoint is None:
@@ -156,7 +158,7 @@ class _TreeDrawer:
             yield from root.children if _is_passage(root) else (root,)
 
     def _plain(self, kind: BoxKind, places: Iterable[tuple[str, int]]) -> Iterator[Box]:
-        """Yield the boxes of tools and actions, which have neither methods nor children."""
+        """Yield the boxes of tools or actions, which have neither methods nor children."""
         for name, number in sorted(places, key=lambda place: natural_sort_key(place[0])):
             boxes = tuple(self.standing.boxes([self.uses.get(number, NO_USES)]))
             if boxes:
@@ -222,7 +224,7 @@ def natural_sort_key(text: str) -> list[tuple[str, int]]:
 
 
 def tree_patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
-    """Yield each pattern with its number, derived from the position of the number in the tree."""
+    """Yield each pattern with its number, reconstructed from its position in the tree."""
     yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
     yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)
     pending: list[tuple[Node, Trail]] = [(tree.paths, ())]
@@ -243,9 +245,8 @@ def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     """Return the text of each final wildcard segment as policies write it: `{id: invoice}`; several names if they
     differ."""
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
-    once = {
-        id(pattern): pattern for pattern in _written_patterns(kernel)
-    }  # scopes share patterns, so most are the same object
+    # Scopes share patterns, so most are the same object.
+    once = {id(pattern): pattern for pattern in _written_patterns(kernel)}
     for pattern in once.values():
         trail: Trail = ()
         for segment in pattern.segments:

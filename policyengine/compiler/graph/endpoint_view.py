@@ -1,4 +1,4 @@
-"""Draw one place of the tree as boxes: who may pass, with which scopes and conditions, and which guards apply."""
+"""Draws one place of the tree as boxes: who may pass, with which scopes and conditions, and which guards apply."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """Draws rules of a kernel. With an `endpoint`, every rule shows its place and the requirements of its block."""
+    """Draws rules of a kernel. With an `endpoint`, every rule shows its patterns and the requirements of its block."""
 
     kernel: k.Kernel
     endpoint: k.Pattern | None = None
@@ -182,7 +182,7 @@ def _distinct_numbers(found: Iterable[Iterable[int]]) -> list[int]:
 
 
 def describe_carriers(block: Block, carriers: Sequence[str]) -> str:
-    """Return the requirements on the credential; those of a user apply only without an agent."""
+    """Return the scopes that the credential must carry; a user needs them only without an agent."""
     if isinstance(block, k.AnyoneBlock):
         return ""
     scopes = " or ".join(map(format_value, carriers))

@@ -36,6 +36,6 @@ def _class(kind: BoxKind) -> str:
 
 
 def escape_mermaid(text: str) -> str:
-    """Escape text in quotes; a word joiner keeps a backslash before `n` from being a line break."""
+    r"""Escape text in quotes. A word joiner after a backslash prevents `\\n` from becoming a line break."""
     text = text.replace("\\", "\\\N{WORD JOINER}")
     return UNSAFE_CHARACTERS.sub(lambda found: f"#{ord(found[0])};", text)

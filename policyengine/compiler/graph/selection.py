@@ -1,4 +1,4 @@
-"""Select a part of the tree: an endpoint as typed, or the blocks of one agent."""
+"""Selects a part of the tree: an endpoint as the user typed it, or the blocks of one agent."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _segment(text: str, part: str) -> k.Segment:
 
 @dataclass(frozen=True, slots=True)
 class AgentReach:
-    """The blocks of an agent, by number, and the blocks of groups that were not selected."""
+    """The blocks of an agent, by number, and the blocks of groups that the user did not select."""
 
     name: str
     blocks: frozenset[int]

@@ -10,14 +10,15 @@ from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.text import box_title
 from policyengine.control_characters import one_line
 
-MAX_LINE_COLUMNS = 72  # columns of a line in a picture
-MAX_LINES = 4  # columns of one text in a box; text and data formats contain the whole text
+MAX_LINE_COLUMNS = 72  # maximum columns of a line in a picture
+MAX_LINES = 4  # maximum columns of a text in a box; text and data formats contain the whole text
 
 
 @dataclass(frozen=True, slots=True)
 class KindColour:
-    """The colours of a kind: a light background for dark text, a dark background for light text, and a line visible on
-    both."""
+    """The colours of a kind: a light background for dark text, a dark background for light text, and a line colour
+    visible on both.
+    """
 
     light: str
     dark: str
@@ -75,7 +76,9 @@ def box_lines(box: Box) -> list[str]:
 
 
 def text_columns(text: str) -> int:
-    """Return the columns of a text in a monospaced font; East Asian characters take two, combining ones none."""
+    """Return the columns of a text in a monospaced font; wide East Asian characters take two columns, combining
+    characters none.
+    """
     return sum(_columns(char) for char in text)
 
 

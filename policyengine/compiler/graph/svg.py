@@ -112,7 +112,7 @@ def render(root: Box) -> str:
 
 
 def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
-    """Yield the lines from each box, or from its previous branch, down and right to its next child."""
+    """Yield the lines from each box, or from the previous branch, down and right to its next child."""
     ends: dict[int, float] = {}
     for box in boxes:
         if box.parent is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.control_characters import one_line
 
-# The branch to a box with following siblings, and the prefix of the lines below it; the same for the last sibling.
+# The branch to a box and the prefix of the lines below it: for a box with later siblings, and for the last sibling.
 UNICODE = ("├─ ", "│  ", "└─ ", "   ")
 ASCII = ("|- ", "|  ", "`- ", "   ")
 

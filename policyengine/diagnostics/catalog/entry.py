@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class DiagnosticDoc:
     """Documentation of one diagnostic code.
 
-    `bad` and `good` are complete policies: `bad` yields the code, `good` is its corrected version. Both are empty if an
-    example would be too long. `name` is the short name of a warning, which allowances and `policyengine.toml` accept in
-    place of the code. Only `policyengine lint` reports a warning marked `opinion`; an `optional` warning is off by
-    default.
+    `bad` and `good` are complete policies: `bad` causes the diagnostic, `good` is its corrected version. Both are empty
+    if an example would be too long. `name` is the short name of a warning, which allowances and `policyengine.toml`
+    accept in place of the code. Only `policyengine lint` reports a warning marked `opinion`; an `optional` warning is
+    off by default.
     """
 
     code: str

@@ -10,7 +10,7 @@ def _required(condition: str) -> str:
 
 
 def condition_doc(code: str, title: str, explanation: str, bad: str, good: str, name: str = "") -> DiagnosticDoc:
-    """Document a mistake in a condition; `bad` and `good` are conditions about the user."""
+    """Document a mistake in a condition; `bad` and `good` are conditions on the user."""
     return DiagnosticDoc(code, title, explanation, _required(bad), _required(good), name)
 
 

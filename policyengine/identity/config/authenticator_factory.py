@@ -43,7 +43,7 @@ class AuthenticatorBuilder:
     marks: CredentialMarks
     keys: KeySources
     secrets: SecretReader = field(default_factory=SecretReader)
-    signing: TokenSigner | None = None  # if this server issues tokens
+    signing: TokenSigner | None = None  # set if this server issues tokens
     attesters: dict[tuple[str, str | None], KeySource] = field(default_factory=dict)
     bound: ProofVerifiers | None = None
     clock: Callable[[], float] = time
@@ -109,7 +109,7 @@ class AuthenticatorBuilder:
         return read
 
     def _nonce_key(self) -> bytes | None:
-        """Return the configured nonce key, or None. Raises IdentityConfigError."""
+        """Return the configured nonce key; None if there is none. Raises IdentityConfigError."""
         reference = self.configuration.dpop.nonce_key
         if reference is None:
             return None
@@ -128,7 +128,7 @@ class AuthenticatorBuilder:
 
 
 def attester_key_source(attester: Attester, configuration: IdentityConfig) -> KeySource:
-    """Return the keys of an attester, loaded like those of an issuer. Raises IdentityConfigError."""
+    """Return the key source of an attester, loaded like that of an issuer. Raises IdentityConfigError."""
     given = configuration.attesters.get(attester.name, AttesterSettings())
     settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
     like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
@@ -145,8 +145,9 @@ def build_authenticator(
 
 
 def has_keys(issuer: Issuer, configuration: IdentityConfig) -> bool:
-    """Whether the issuer's tokens can be verified by signature. An issuer without a URL signs no tokens, and a SPIFFE
-    trust domain may have certificates only."""
+    """Return whether the issuer's tokens can be verified by signature. An issuer without a URL signs no tokens, and a
+    SPIFFE trust domain may have only certificates.
+    """
     settings = configuration.issuers.get(issuer.name)
     if issuer.url is None:
         return False

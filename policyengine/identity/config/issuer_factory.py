@@ -99,7 +99,7 @@ def open_token_issuer(
 
 @dataclass
 class OwnKeySource:
-    """The keys of this server's own issuer, read locally instead of over the network. `issuer` is its name."""
+    """The keys of this server's own issuer, read locally instead of over the network. `issuer` is the issuer's name."""
 
     signing: TokenSigner
     issuer: str
@@ -119,8 +119,9 @@ class OwnKeySource:
         return read[1].find(kid, alg, now)
 
     def has(self, kid: object, now: int) -> bool:
-        """Whether the key is still valid; the key ids are read at most once a second. Return False if the keys are not
-        cached: the caller then verifies the token again, which reads them."""
+        """Return whether the key is still valid; the key ids are read at most once a second. Return False if the keys
+        are not cached: the caller then verifies the token again, which reads them.
+        """
         known = self._kids
         if known is None or known[0] != now:
             try:
@@ -136,7 +137,7 @@ def key_ids(keys: Iterable[Mapping[str, object]]) -> frozenset[object]:
 
 
 class PolicyMemo:
-    """The DelegationCheck of the current policies, rebuilt when they change."""
+    """The DelegationCheck for the current policies, rebuilt when the policies change."""
 
     def __init__(self, policies: PolicySource) -> None:
         self._policies = policies

@@ -78,9 +78,11 @@ CA = "file of CA certificates (PEM) for its server, instead of the system's cert
 
 
 class GeneralSettings(SettingsSection):
-    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of this server's
-    own issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without
-    hosts, proofs are valid for every host."""
+    """`[identity]`: this server, and its requests to other servers.
+
+    Tokens are issued under the `url` of this server's own issuer, and proofs for `/token` are for that URL. Hosts
+    include the port if the gateway reports one; without hosts, proofs are valid for every host.
+    """
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
@@ -112,7 +114,8 @@ class GeneralSettings(SettingsSection):
 
 class IssuerSettings(SettingsSection):
     """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer specifies, within bounds.
-    For `user`, choose no claim that people can set themselves."""
+    For `user`, choose no claim that people can set themselves.
+    """
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
@@ -195,7 +198,7 @@ class AttesterSettings(SettingsSection):
 
 
 class DpopSettings(SettingsSection):
-    """`[dpop]`: proofs of possession. Without `nonce_key`, a nonce is valid in this process and its forks."""
+    """`[dpop]`: proofs of possession. Without `nonce_key`, a nonce is valid only in this process and its forks."""
 
     window: Duration = Field(
         default=timedelta(seconds=60),

@@ -17,7 +17,7 @@ from policyengine.runtime.patterns import Glob
 
 
 class KeyCheckResult(NamedTuple):
-    """The number of keys of an issuer or attester (`kind`); `problem` is the reason why they cannot be read."""
+    """The number of keys of an issuer or attester (`kind`). If they cannot be read, `problem` says why."""
 
     kind: str
     name: str
@@ -26,8 +26,9 @@ class KeyCheckResult(NamedTuple):
 
 
 class UnknownAgentClient(NamedTuple):
-    """A client whose agent matches no block of the policy, so that the client gets no token. `meant`: the nearest agent
-    name."""
+    """A client whose agent matches no block of the policy, so that the client gets no token. `meant` is the nearest
+    agent name.
+    """
 
     client: str
     agent: str
@@ -39,7 +40,7 @@ def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iter
     the agent on purpose."""
     blocks = [block.who for block in kernel.agents]
     if any(isinstance(who, k.InGroup | k.PrincipalCondition) for who in blocks):
-        return  # membership is known only from a token
+        return  # only a token states the groups of an agent
     called = [who.name for who in blocks if isinstance(who, k.ExactName)]
     globs = [who.glob for who in blocks if isinstance(who, k.NamePattern)]
     for name, client in configuration.clients.items():
@@ -48,7 +49,9 @@ def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iter
 
 
 def check_key_sources(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[KeyCheckResult]:
-    """Load the keys of each issuer that has keys, and of each attester, in bounded time. Raises IdentityConfigError."""
+    """Load the keys of each issuer that has keys, and of each attester, within a bounded time. Raises
+    IdentityConfigError.
+    """
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer
     for issuer in kernel.issuers.values():

@@ -13,14 +13,14 @@ from policyengine.identity.verify.task_claim import reference_to_dict
 
 
 def authority_start(token: VerifiedToken) -> int | None:
-    """Return since when the presenter has had this authority, even if the token has since been renewed."""
+    """Return the time since which the presenter has had this authority, even if the token has been renewed since."""
     act = token.claims.get("act")
     times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
     return min((one for one in map(parse_seconds, times) if one is not None), default=None)
 
 
 def authority_end(token: VerifiedToken) -> int:
-    """Return when the token expires by its own `exp`, without leeway, so that repeated exchanges gain no time."""
+    """Return the token's own `exp`, without leeway, so that repeated exchanges gain no time."""
     said = parse_seconds(token.claims.get("exp"))
     if token.late:
         return 0
@@ -67,7 +67,7 @@ def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -
 
 
 def includes_tool(tools: list[str], name: str) -> bool:
-    """Whether the list includes the tool. A name without a server includes that tool at every server."""
+    """Return whether the list includes the tool. A name without a server includes that tool at every server."""
     server, slash, alone = name.partition("/")
     return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 
@@ -83,8 +83,9 @@ def innermost_actor(act: dict[str, object]) -> dict[str, object]:
 
 
 def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
-    """Return `cnf`, which names the certificate if there is one, because the connection proves it. Raises
-    TokenIssuanceError."""
+    """Return `cnf`. If there is a certificate, it names the certificate, because the connection proves it. Raises
+    TokenIssuanceError.
+    """
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}
     if binding.jkt is None:

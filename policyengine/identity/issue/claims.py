@@ -65,8 +65,9 @@ def build_claims(
 
 
 def extend_chain(subject: SubjectToken, actor: AuthenticatedClient, own_issuer: str) -> tuple[Hop, ...]:
-    """Return the chain before the actor. An actor that exchanges its own token for a narrower one adds no hop. Raises
-    TokenIssuanceError."""
+    """Return the chain before the actor. An actor that exchanges its own token for a narrower token adds no hop. Raises
+    TokenIssuanceError.
+    """
     token, who = subject.token, subject.who
     names = {(actor.client.issuer, actor.client.agent), (own_issuer, actor.client.agent)}
     if any((hop.issuer, hop.agent) in names for hop in who.hops):
@@ -93,7 +94,8 @@ def act_claim(kernel: Kernel, hop: Hop) -> dict[str, object]:
 
 def user_claims(kernel: Kernel, us: Issuer, subject: SubjectToken) -> dict[str, object]:
     """Return the user claims that the subject's issuer asserts, renamed to the claims that the policy reads from this
-    server's tokens."""
+    server's tokens.
+    """
     theirs = kernel.issuers.get(subject.token.issuer)
     by_fact = {fact: claim for claim, fact in theirs.claims} if theirs is not None else {}
     found = {claim: subject.token.claims.get(by_fact.get(fact, "")) for claim, fact in us.claims if fact[0] == "user"}
@@ -101,7 +103,7 @@ def user_claims(kernel: Kernel, us: Issuer, subject: SubjectToken) -> dict[str, 
 
 
 def revocation_links(subject: SubjectToken, actor: AuthenticatedClient) -> list[str]:
-    """Return the names whose revocation revokes the chain, and with it this token. Raises TokenIssuanceError."""
+    """Return the names whose revocation revokes the chain, and this token with it. Raises TokenIssuanceError."""
     names = revocable_names(subject.token, subject.who, token_binding(subject.token)) | revocable_chain_links(
         subject.token
     )
@@ -114,7 +116,7 @@ def revocation_links(subject: SubjectToken, actor: AuthenticatedClient) -> list[
 
 
 def initial_task_opener(subject: SubjectToken, actor: AuthenticatedClient) -> str:
-    """Return the agent that opened the task, as `issuer/agent`: the client, if no presented token has a task."""
+    """Return the agent that opened the task, as `issuer/agent`; this is the client if no presented token has a task."""
     shown = ((subject.token, subject.who), *([] if actor.token is None else [actor.token]))
     openers = (task_opener(token, who) for token, who in shown if who.task is not None)
     return next(filter(None, openers), f"{actor.client.issuer}/{actor.client.agent}")

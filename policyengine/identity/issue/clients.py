@@ -1,5 +1,4 @@
-"""Clients of the token endpoint, which are the actors. Each client authenticates with a key that only it has.
-
+"""Clients of the token endpoint, which are the actors. Each client authenticates with a key that no other client has.
 The methods are `private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof with a known key (RFC 9449), and the
 client's own bound token.
 """
@@ -47,8 +46,9 @@ class TokenClient:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """A client that has authenticated. `binding`: the keys that it proved; `token`: its actor token, if it sent one;
-    `signer`: thumbprint of the key that signed its assertion."""
+    """A client that has authenticated. `binding` holds the keys that it proved; `token` is its actor token, if it sent
+    one; `signer` is the thumbprint of the key that signed its assertion.
+    """
 
     client: TokenClient
     binding: ConfirmedKey
@@ -57,7 +57,7 @@ class AuthenticatedClient:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names whose revocation revokes the client: its agent, and every key that it authenticated with."""
+        """The names whose revocation revokes the client: its agent, and every key with which it authenticated."""
         return revocable_key_names(self.binding, self.signer) | {f"agent:{self.client.issuer}/{self.client.agent}"}
 
 
@@ -72,7 +72,9 @@ class ClientCredentials:
 
 @dataclass(frozen=True)
 class ClientRegistry:
-    """The known clients. `audiences`: accepted audiences of an assertion, the URLs of this server and its endpoints."""
+    """The known clients. `audiences` are the accepted audiences of an assertion: the URLs of this server and its
+    endpoints.
+    """
 
     known: Mapping[str, TokenClient]
     audiences: frozenset[str]
@@ -108,9 +110,10 @@ class ClientRegistry:
     def recognizes(
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, jkt: str, now: int
     ) -> bool:
-        """Whether a key that came with the request belongs to a known client: a configured key, the key of its token,
-        or a key that came with a signed, unused assertion. This method neither authenticates nor uses up anything.
-        Raises StoreError."""
+        """Return whether a key that came with the request belongs to a known client: a configured key, the key of its
+        token, or a key that came with a signed, unused assertion. This method neither authenticates a client nor uses
+        up anything. Raises StoreError.
+        """
         if own is not None and token_binding(own[0]).jkt == jkt:
             return True
         try:
@@ -143,7 +146,8 @@ class ClientRegistry:
 
     def _by_token(self, own: tuple[VerifiedToken, TokenPrincipal]) -> TokenClient:
         """Return the agent whose own token is its only credential. The token must be bound to a key, because otherwise
-        every holder could use it."""
+        every holder could use the token.
+        """
         token, who = own
         found = {one.method: one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)}
         if not found:
@@ -187,7 +191,9 @@ class ClientRegistry:
         return client, jws.claims, signer_thumbprint(client, jws)
 
     def _mark(self, client: TokenClient, claims: Mapping[str, object], now: int) -> tuple[str, int]:
-        """Check the audience and times of an assertion. Return its replay mark and how long to keep it."""
+        """Check the audience and times of an assertion. Return its replay mark and the time until which to keep the
+        mark.
+        """
         audience, identifier = claims.get("aud"), claims.get("jti")
         if not isinstance(audience, str) or audience not in self.audiences:
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_AUDIENCE)
@@ -249,7 +255,7 @@ def client_thumbprints(client: TokenClient) -> frozenset[str]:
 
 
 def token_binding(token: VerifiedToken) -> ConfirmedKey:
-    """Return the keys that the token states it is bound to."""
+    """Return the keys to which the token states that it is bound."""
     confirmation = token.claims.get("cnf")
     if not isinstance(confirmation, Mapping):
         return ConfirmedKey()

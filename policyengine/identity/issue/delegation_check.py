@@ -1,7 +1,7 @@
-"""Decides whether authority may be delegated, by evaluating the specification at each endpoint for the new token.
+"""Decides whether authority may be delegated: evaluates the specification at each endpoint for the new token.
 
-Facts that only a later request brings (body, resource, time, attestation) are pending: a condition that depends on
-nothing else may hold, and is decided with each request. A condition on facts that are known now must hold now.
+Facts that only a later request brings (body, resource, time, attestation) are pending: a condition that depends only on
+such facts may hold, and each request decides it. A condition on facts that are already known must hold now.
 """
 
 from __future__ import annotations
@@ -29,13 +29,11 @@ from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
 from policyengine.vocabulary import ROOTS
 
-ANY_NAME = (
-    "\ue000"  # a private-use character, which no pattern contains, in place of the part that a pattern leaves open
-)
+ANY_NAME = "\ue000"  # a private-use character, which no pattern contains, for the open part of a pattern
 MAX_ENDPOINTS = 1_000  # maximum number of endpoints per token request
 MAX_CACHED_BLOCKS = 100_000  # maximum number of cached pairs of a block and an endpoint
 KNOWN_LATER = frozenset({"pending", NOT_READ})
-# Not known when a token is issued: everything except what the token itself states.
+# Facts that are unknown when a token is issued: all except the facts that the token itself states.
 REQUEST_ROOTS = tuple(root for root in ROOTS if root not in (*PRINCIPAL_ROOTS, "task"))
 FOREVER, SHORTEST = timedelta.max, timedelta(seconds=1)
 
@@ -45,7 +43,7 @@ AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 @dataclass(frozen=True, slots=True)
 class DelegationAllowance:
-    """The maximum time for which the token may be valid, from now; None if the policy sets no limit."""
+    """The maximum time, from now, for which the token may be valid; None if the policy sets no limit."""
 
     lasts: timedelta | None
 
@@ -60,8 +58,9 @@ class DelegationCheck:
 
     def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, DelegationResult]:
         """Return for each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be
-        issued. The whole call waits for rows of the entity store no longer than one decision does, however many
-        endpoints there are."""
+        issued. The whole call waits for rows of the entity store no longer than one decision does, for any number of
+        endpoints.
+        """
         walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
         found: dict[str, DelegationResult] = {}
         room = MAX_ENDPOINTS
@@ -106,8 +105,9 @@ class DelegationCheck:
         )
 
     def _at(self, about: k.Kernel, endpoint: Endpoint) -> k.Kernel:
-        """Return only the grants and delegations that cover the endpoint. This only saves time: other rules have no
-        effect, and a scope may cover many endpoints."""
+        """Return only the grants and delegations that cover the endpoint. This only saves time: other rules would have
+        no effect, but a scope may cover many endpoints.
+        """
         return replace(
             about,
             agents=tuple(self._block_at(block, endpoint) for block in about.agents),
@@ -125,7 +125,7 @@ class DelegationCheck:
 
     @cached_property
     def _blocks(self) -> dict[tuple[int, Endpoint], Any]:
-        """Cache by block identity and endpoint; the blocks live as long as the kernel."""
+        """A cache by block identity and endpoint; the blocks live as long as the kernel."""
         return {}
 
     def _walked(
@@ -199,7 +199,7 @@ def check_endpoint(seen: w.DecisionTrace) -> DelegationResult:
 
 
 def may_hold(value: Value) -> bool:
-    """Whether the value is true, or unknown only because a later request decides it."""
+    """Return whether the value is true, or is unknown only because a later request decides it."""
     return value is True or (isinstance(value, Unknown) and all(cause.why in KNOWN_LATER for cause in value.causes))
 
 

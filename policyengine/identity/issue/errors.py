@@ -1,4 +1,4 @@
-"""The reasons why a token is not issued: a code for logs and metrics, and the OAuth error for each."""
+"""The reasons for which a token is not issued: a code for logs and metrics, and the OAuth error for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TokenErrorCode(StrEnum):
 
 
 class IssuanceRefusal(StrEnum):
-    """Why a token is not issued. The value is the code in logs, in metrics and in docs/issuing.md."""
+    """The reason for which a token is not issued. Its value is the code in logs, in metrics and in docs/issuing.md."""
 
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"
@@ -77,8 +77,9 @@ class IssuanceRefusal(StrEnum):
 
 
 class TokenIssuanceError(Exception):
-    """A token is not issued. `why` is safe to send to the client: it contains no secret and no rule of a policy.
-    `error` overrides the OAuth error of the code."""
+    """The error for a token that is not issued. `why` is safe to send to the client: it contains no secret and no rule
+    of a policy. `error` overrides the OAuth error of the code.
+    """
 
     def __init__(self, code: IssuanceRefusal, why: str | None = None, error: TokenErrorCode | None = None) -> None:
         self.code, self.why = code, code.words if why is None else why
@@ -87,8 +88,9 @@ class TokenIssuanceError(Exception):
 
 
 def describe_missing_scopes(asked: Sequence[str]) -> str:
-    """Describe the refusal using only what the client sent, because the content of an opaque token is not for its
-    presenter."""
+    """Describe the refusal with only those values that the client sent, because the content of an opaque token is not
+    meant for its presenter.
+    """
     return f"the presented tokens have none of the requested scopes: {quote_input(' '.join(asked))}"
 
 

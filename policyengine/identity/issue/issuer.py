@@ -59,7 +59,7 @@ class IssuedToken:
     token: str = field(repr=False)
     scopes: tuple[str, ...]
     lasts: int  # seconds
-    bound_to_key: bool  # whether the token is bound by DPoP instead of by certificate
+    bound_to_key: bool  # whether the token is bound to a DPoP key instead of a certificate
 
     def to_dict(self) -> dict[str, object]:
         """Return the token response of RFC 8693, 2.2.1."""
@@ -71,7 +71,7 @@ class IssuedToken:
 
 @dataclass(slots=True)
 class IssuanceAttempt:
-    """A token request, with the actor and the subject once they are verified."""
+    """A token request, with the actor and the subject after they are verified."""
 
     asked: TokenExchangeRequest
     actor: AuthenticatedClient | None = None
@@ -80,8 +80,9 @@ class IssuanceAttempt:
 
 @dataclass(frozen=True)
 class TokenIssuer:
-    """The issuer of tokens. `name`: this server's issuer in the policy. `lifetime`: seconds. A `log`, if there is one,
-    records a token before the client receives it."""
+    """The issuer of tokens. `name` is this server's issuer in the policy; `lifetime` is in seconds. If there is a
+    `log`, it records each token before the client receives it.
+    """
 
     identity: CredentialAuthenticator
     handing: Callable[[], DelegationCheck]
@@ -106,7 +107,8 @@ class TokenIssuer:
         self, asked: TokenExchangeRequest, credentials: Credentials, request: ProofContext, now: int
     ) -> IssuedToken:
         """Issue a token. `credentials` and `request` came with the token request, to prove a key. May wait for an
-        issuer, a store or the signer, each for a bounded time. Raises TokenIssuanceError."""
+        issuer, a store or the signer, each within a bounded time. Raises TokenIssuanceError.
+        """
         attempt = IssuanceAttempt(asked)
         try:
             issued = self._exchanged(attempt, credentials, request, now)
@@ -183,7 +185,7 @@ class TokenIssuer:
             raise TokenIssuanceError(code, f"{code.words}: {refused.why}") from None
 
     def _audience(self, targets: Sequence[str]) -> str:
-        """Return one accepted audience, because with several audiences one recipient could use the token at another."""
+        """Return one accepted audience. A token for several audiences would let one recipient use it at another."""
         if not targets:
             return self.audiences[0]
         if len(set(targets)) > 1 or targets[0] not in self.audiences:
@@ -219,7 +221,8 @@ class TokenIssuer:
 
     def _held(self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[str, ...]:
         """Return the requested scopes that both the subject and the actor have. Tokens of an issuer with `scopes none`
-        have every scope."""
+        have every scope.
+        """
         limits = [
             None if who.scopes is None and self._no_scopes(token.issuer) else (who.scopes or ())
             for token, who in ((subject.token, subject.who), *((actor.token,) if actor.token is not None else ()))

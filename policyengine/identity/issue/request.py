@@ -40,7 +40,7 @@ class TaskRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenExchangeRequest:
-    """A parsed token request. `scopes` None requests all available scopes. `targets`: audiences and resources."""
+    """A parsed token request. `scopes` None asks for all available scopes. `targets` are audiences and resources."""
 
     sent: ClientCredentials
     subject: str = field(repr=False)
@@ -51,8 +51,9 @@ class TokenExchangeRequest:
 
 
 def parse_token_exchange(form: Form, *, authorization: bool = False) -> TokenExchangeRequest:
-    """Parse the form. `authorization`: whether the request has that header. Unknown parameters are ignored (RFC 6749,
-    3.2). Raises TokenIssuanceError."""
+    """Parse the form. `authorization` says whether the request has that header. Unknown parameters are ignored (RFC
+    6749, 3.2). Raises TokenIssuanceError.
+    """
     for name, values in form.items():
         if len(values) > (MAX_TARGETS if name in REPEATABLE_PARAMETERS else 1):
             raise TokenIssuanceError(
@@ -126,8 +127,9 @@ def parse_scopes(form: Form) -> tuple[str, ...] | None:
 
 
 def scopes_of_remedy(remedy: str) -> str | None:
-    """Return the scopes that a remedy of a decision names; one of them suffices. A `credential` remedy needs no scopes:
-    every issued token is bound and short-lived."""
+    """Return the scopes that a remedy of a decision names, any of which suffices. A `credential` remedy needs no
+    scopes: every issued token is bound and short-lived.
+    """
     match parse_object(remedy):
         case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
             return " ".join(map(str, scopes))
@@ -161,8 +163,9 @@ def parse_object(text: str) -> dict[str, object] | None:
 
 
 def parse_tools(given: object) -> tuple[str, ...] | None:
-    """Parse tool names. Patterns are refused, because a name with `*` would match no tool although the client means
-    several."""
+    """Parse tool names. Patterns are refused: a name with `*` would match no tool, although the client
+    means several.
+    """
     if given is None:
         return None
     if not isinstance(given, list) or len(given) > MAX_NAMES or not all(map(is_name, given)):

@@ -1,1 +1,1 @@
-"""Keys: of issuers and agents for verification, and this server's own for signing."""
+"""Keys: those of issuers and agents for verification, and this server's own keys for signing."""

@@ -1,6 +1,5 @@
-"""Directories of the keys with which agents sign messages, each at an origin that an issuer of the policy names.
-
-They are loaded as keys of issuers are: with limits, cached, refreshed, and one request at a time.
+"""Directories of the keys with which agents sign messages, each at an origin that an issuer of the policy names. They
+are loaded like the keys of issuers: with limits, cached, refreshed, and with one request at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class DirectoryKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeys:
-    """The name of each issuer and its directory, by origin, which is spelled exactly as in `Signature-Agent`."""
+    """The issuer's name and the directory of each origin. An origin is spelled exactly as in `Signature-Agent`."""
 
     known: Mapping[str, tuple[str, DirectoryKeys]]
 
@@ -66,7 +65,7 @@ class SignatureAgentKeys:
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeyLoader:
-    """A loader of the keys of a directory. `clock` returns seconds since 1970, because keys have validity times."""
+    """Loads the keys of a directory. `clock` returns seconds since 1970, because keys have validity times."""
 
     origin: str
     fetcher: Fetcher
@@ -86,9 +85,11 @@ def open_agent_directories(
     before: SignatureAgentKeys | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> SignatureAgentKeys:
-    """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
-    name. `before`: the directories that the same configuration opened for the previous policies; those of unchanged
-    issuers are kept. Nothing is loaded yet. Raises IdentityConfigError."""
+    """Open a directory for each issuer whose `url` is exactly an origin.
+
+    `files` are files to read instead, by issuer name. `before` are the directories that the same configuration opened
+    for the previous policies; those of unchanged issuers are kept. Nothing is loaded yet. Raises IdentityConfigError.
+    """
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
         raise IdentityConfigError(
@@ -107,7 +108,7 @@ def open_agent_directories(
 
 
 def is_origin(url: str) -> bool:
-    """Whether the URL is only scheme, host and optional port. `http://` is checked by the fetcher."""
+    """Return whether the URL has only a scheme, a host and an optional port. The fetcher checks `http://`."""
     try:
         parts = parse_fetch_url(url, plain_http=True)
     except FetchError:
@@ -128,8 +129,9 @@ def remote_directory(
 
 
 def parse_directory(data: bytes, now: float) -> JwkSet:
-    """Parse a directory. Keys are named by thumbprint, not by `kid`; those not valid at `now` are left out. Raises
-    DocumentError."""
+    """Parse a directory. Keys are named by thumbprint, not by `kid`; keys that are not valid at `now` are left out.
+    Raises DocumentError.
+    """
     given = parse_document(data).get("keys")
     if not isinstance(given, list) or len(given) > MAX_KEYS:
         raise DocumentError(f"the document is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")

@@ -1,7 +1,7 @@
 """Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, and reloaded after a rotation.
 
-A key in the cache is returned without waiting. Otherwise one thread asks the issuer, and a few wait until a deadline.
-While the issuer does not answer, cached keys remain valid for a while and unknown keys are refused.
+A cached key is returned without waiting. Otherwise one thread asks the issuer, and a few others wait for it until a
+deadline. While the issuer does not answer, cached keys remain valid for a while and unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -50,14 +50,17 @@ class JwksCacheEntry:
 
 class JwksLoader(Protocol):
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
-        """Return the current keys, and for how many seconds they may be cached, if the issuer specifies it. Raises
-        FetchError, DocumentError."""
+        """Return the current keys, and the number of seconds for which they may be cached, if the issuer specifies it.
+        Raises FetchError, DocumentError.
+        """
         ...
 
 
 class RemoteKeySource:
-    """A KeySource that loads keys over HTTP. `cache`: seconds to keep keys if the issuer does not specify it. `stale`:
-    additional seconds while the issuer does not answer. `timeout`: seconds for loading, and for waiting for it."""
+    """A KeySource that loads keys over HTTP. `cache` is the number of seconds to keep keys if the issuer does not
+    specify it, `stale` the additional seconds while the issuer does not answer, and `timeout` the maximum seconds for
+    loading, and for waiting for it.
+    """
 
     def __init__(
         self,
@@ -110,8 +113,9 @@ class RemoteKeySource:
 
     def _for_unknown(self, held: JwksCacheEntry, now: int) -> JwksCacheEntry:
         """Return newer keys, because a key id is unknown: keys that have been loaded in the meantime, or keys from a
-        new request. Such requests are made at intervals, and concurrent callers wait for the same one. Raises
-        CredentialError."""
+        new request. Requests for unknown key ids are made at intervals, and concurrent callers wait for the same
+        request. Raises CredentialError.
+        """
         with self._lock:
             lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_KEY_INTERVAL_SECONDS
             if lately and not self._flights.busy:
@@ -164,7 +168,7 @@ class RemoteKeySource:
 
 @dataclass(frozen=True, slots=True)
 class UrlJwksLoader:
-    """A loader of a JWKS from its URL."""
+    """Loads a JWKS from its URL."""
 
     name: str
     url: str
@@ -178,8 +182,9 @@ class UrlJwksLoader:
 
 @dataclass(slots=True)
 class DiscoveryJwksLoader:
-    """A loader of the JWKS named by the issuer's metadata (OpenID Connect Discovery 1.0, RFC 8414); one thread at a
-    time may use it."""
+    """Loads the JWKS that the issuer's metadata names (OpenID Connect Discovery 1.0, RFC 8414); one thread at a time
+    may use it.
+    """
 
     name: str
     url: str
@@ -234,8 +239,9 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
 
 
 class KeySources:
-    """The key sources of issuers, as the configuration specifies. No key is loaded before it is needed. The same object
-    serves new policies, so that keys of unchanged issuers are kept."""
+    """The key sources of issuers, as the configuration specifies. A key is loaded when it is first needed. The same
+    object serves new policies, so that keys of unchanged issuers are kept.
+    """
 
     def __init__(self, configuration: IdentityConfig, clock: Callable[[], float] = monotonic) -> None:
         self._configuration, self._clock = configuration, clock
@@ -275,8 +281,9 @@ def create_key_source(
 
 
 def open_jwks_file(path: Path, name: str, stale: int, uses: Collection[str]) -> JwksFile:
-    """Open a JWKS file. A malformed file is an error at startup; later it may be in the middle of an update. Raises
-    IdentityConfigError."""
+    """Open a JWKS file. A malformed file is an error only at startup; later, it may be in the middle of an update.
+    Raises IdentityConfigError.
+    """
     found = JwksFile(path, name, stale, uses)
     try:
         found.look()

@@ -1,5 +1,6 @@
-"""Keys that verify signatures. From a JWKS, only public parts are read, and only signature keys that are strong
-enough."""
+"""Keys that verify signatures. Only the public parts of a JWKS are read, and only signature keys that are
+strong enough.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the second in bits (FIPS 186-5)
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # bits of the second prime (FIPS 186-5)
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
@@ -63,14 +64,16 @@ class KeySource(Protocol):
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
-        all public and suitable for `alg`; without `kid`, all suitable keys. `now` is in seconds since 1970. May wait
-        for the issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE,
-        PROVIDER."""
+        all public and suitable for `alg`; without `kid`, all suitable keys.
+
+        `now` is in seconds since 1970. May wait for the issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY,
+        KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER.
+        """
         ...
 
 
 class UnusableKeyError(Exception):
-    """A key of a set that cannot be used for verification."""
+    """The error for a key that cannot verify signatures."""
 
     def __init__(self, refusal: RefusalCode, why: str) -> None:
         super().__init__(why)
@@ -79,7 +82,7 @@ class UnusableKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PublicJwk:
-    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set specifies that."""
+    """A usable public key. `ends` is the time when it expires, in seconds since 1970, if its set specifies one."""
 
     kid: str | None
     algorithms: tuple[str, ...]
@@ -98,7 +101,7 @@ class JwkSet:
     unusable: Mapping[str, RefusalCode] = field(default_factory=dict)
 
     def knows(self, kid: str | None, now: int) -> bool:
-        """Whether the set has an answer for this key id, so that loading it again is pointless."""
+        """Return whether the set has an answer for this key id, so that loading it again is pointless."""
         return kid is None or kid in self.unusable or any(one.named(kid, now) for one in self.usable)
 
     def find(self, kid: str | None, alg: str, now: int = 0) -> tuple[VerifyingKey, ...]:
@@ -120,8 +123,9 @@ class JwkSet:
 
 
 def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -> JwkSet:
-    """Parse a JWKS. `name` is the issuer in log lines about skipped keys; `uses` are the accepted values of `use`, if a
-    key has one. Raises DocumentError."""
+    """Parse a JWKS. `name` is the issuer in log lines about skipped keys; `uses` are the accepted values of `use`, for
+    keys that have one. Raises DocumentError.
+    """
     given = parse_document(data).get("keys")
     if not isinstance(given, list):
         raise DocumentError("the document is not a JWKS: it has no list `keys`")
@@ -230,8 +234,9 @@ def find_weakness(key: object) -> str | None:
 
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
-    """Return the algorithms that the key verifies: those of its type, or only the one that its `alg` names. `EdDSA` is
-    the older name of Ed25519, and each name matches the other."""
+    """Return the algorithms that the key verifies: all of its type, or only the one that its `alg` names. `EdDSA` is
+    the older name of Ed25519, and each name matches the other.
+    """
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")
     if own is None or (key.key_type == "OKP" and own in possible):
@@ -251,7 +256,7 @@ class JwksFile:
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # differs from the stamp of every file
+        self._seen: object = ()  # equals the stamp of no file
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 

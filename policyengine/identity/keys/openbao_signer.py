@@ -1,8 +1,8 @@
 """Signs with a key that never leaves OpenBao: its transit engine signs, and the key's versions are the signing keys.
 
 A new version is published immediately, signs `ahead` seconds later, and stays published for the longest token lifetime
-after the next one signs. All of that follows from the creation times of the versions, so that rotation needs only `bao
-write -f transit/keys/NAME/rotate`.
+after the next version signs. All of these times follow from the creation times of the versions, so that rotation needs
+only `bao write -f transit/keys/NAME/rotate`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class OpenBaoSigner:
         return [dict(one.public) for one in versions if one not in ended]
 
     def signs(self, now: int) -> TransitKeyVersion:
-        """Return the version that signs now; the first version signs immediately, because there is no other."""
+        """Return the version that signs now. The first version signs immediately, because there is no other."""
         first, *others = self.versions(now)
         return next((one for one in reversed(others) if one.created + self.ahead <= now), first)
 

@@ -1,6 +1,6 @@
 """This server's signing keys, with the times at which each is published, signs and is withdrawn.
 
-A new key is published before it signs, so that verifiers have it in time; an old one stays published until the last
+A new key is published before it signs, so that verifiers have it by then; an old key stays published until the last
 token that it signed has expired. The file holds all these times, so that rotation needs no further action.
 """
 
@@ -55,14 +55,15 @@ class TokenSigner(Protocol):
         ...
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
-        """Return the same keys without waiting, or None if a server would have to be asked. Raises
-        IdentityConfigError."""
+        """Return the same keys without waiting; None if this would require asking a server. Raises
+        IdentityConfigError.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class JwtSigningKey:
-    """A signing key with its times, in seconds since 1970; `gone_from` is None until another key replaces it."""
+    """A signing key with its times, in seconds since 1970; `gone_from` is None until another key replaces the key."""
 
     key: PrivateKey = field(repr=False)
     kid: str
@@ -113,8 +114,9 @@ class KeyRing:
         return key.gone_from is not None and key.gone_from <= now
 
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
-        """Return the ring with a new key that signs `ahead` seconds from now; the older ones are withdrawn `keep`
-        seconds after that. Raises IdentityConfigError."""
+        """Return the ring with a new key that signs `ahead` seconds from now; the older keys are withdrawn `keep`
+        seconds after that. Raises IdentityConfigError.
+        """
         if max(ahead, keep) > MAX_KEY_SECONDS:
             raise IdentityConfigError("the times of a key are longer than ten years", "choose a shorter time")
         new = new_key(algorithm, now, now + ahead)
@@ -170,8 +172,9 @@ def parse_signing_key(given: Mapping[str, Any]) -> JwtSigningKey:
 
 
 def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
-    """Rotate the keys in a file, one process at a time. The default `algorithm` is that of the newest key. Raises
-    IdentityConfigError, OSError."""
+    """Rotate the keys in a file, one process at a time. The default `algorithm` is the algorithm of the newest key.
+    Raises IdentityConfigError, OSError.
+    """
     path = path.resolve()
     with rotation_lock(path):
         ring = read_ring(path)
@@ -201,7 +204,8 @@ def read_ring(path: Path) -> KeyRing:
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
     """Write the key file atomically. With `new`, the file must not exist yet, and only its owner may read it. Otherwise
-    its owner and mode stay the same, because servers may run as a different user than the operator. Raises OSError."""
+    its owner and mode stay the same, because servers may run as another user than the operator. Raises OSError.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:

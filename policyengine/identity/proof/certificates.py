@@ -29,8 +29,9 @@ HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A client certificate. `x5t`: SHA-256 in base64url. `certificate` is None if the gateway reports only the digest.
-    `chain`: intermediate certificates."""
+    """A client certificate. `x5t` is its SHA-256 in base64url. `certificate` is None if the gateway reports only the
+    digest. `chain` holds the intermediate certificates.
+    """
 
     x5t: str
     certificate: x509.Certificate | None
@@ -102,8 +103,9 @@ def from_der(data: bytes) -> x509.Certificate:
 
 
 def check_single_encoding(found: x509.Certificate) -> x509.Certificate:
-    """Check that the signature has no unused bits: such bits are not signed, so that one certificate would have two
-    spellings and two hashes. Raises CredentialError."""
+    """Check that the signature has no unused bits. Such bits are not signed, so the certificate would have two
+    spellings and two hashes. Raises CredentialError.
+    """
     if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
         raise CredentialError(RefusalCode.CERTIFICATE)
     return found
@@ -149,9 +151,10 @@ def from_envoy(text: str) -> ClientCertificate:
 
 
 def parse_xfcc_pairs(text: str) -> list[tuple[str, str]]:
-    """Parse `Key=value;Key="value"` in order. A comma begins another connection and is refused, because Envoy copies
-    names from the certificate without escaping them, so that a name with a comma could forge a connection. Raises
-    CredentialError."""
+    """Parse `Key=value;Key="value"` in order. A comma would begin another connection, and is refused: Envoy copies
+    names from the certificate without escaping them, so a name with a comma could forge a connection. Raises
+    CredentialError.
+    """
     found: list[tuple[str, str]] = []
     position, end = 0, ";"
     while end == ";":

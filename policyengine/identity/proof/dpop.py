@@ -1,5 +1,6 @@
-"""Verifies DPoP proofs (RFC 9449): for this request, the presenter of a token proves that it has the key that the token
-is bound to."""
+"""Verifies DPoP proofs (RFC 9449): for this request, the presenter of a token proves that it has the key to which the
+token is bound.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ MAX_PROOF_ID_LENGTH = 256  # maximum length of `jti`
 PROOF_TYPE = "dpop+jwt"
 HEADER_MEMBERS = frozenset({"typ", "alg", "jwk"})
 NONCE = re.compile(r"[A-Za-z0-9_-]{32}")
-TIME_BYTES, TAG_BYTES = 8, 16  # of the parts of a nonce
+TIME_BYTES, TAG_BYTES = 8, 16  # bytes of the parts of a nonce
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,9 @@ class DpopProof:
 
 @dataclass(frozen=True, slots=True)
 class DpopVerifier:
-    """The verifier of proofs. `window`: lifetime of a proof in seconds; `leeway`: tolerated clock difference in
-    seconds."""
+    """The verifier of proofs. `window` is the lifetime of a proof, `leeway` the tolerated clock difference, both in
+    seconds.
+    """
 
     marks: CredentialMarks = field(repr=False)
     window: int = 60
@@ -105,9 +107,12 @@ class DpopVerifier:
         admit: Callable[[str], None] | None = None,
     ) -> str:
         """Verify a proof for this request, and check that it is used for the first time. Return the thumbprint of its
-        key. `jkt`: the required thumbprint; `token`: SHA-256 of the token that comes with the proof; `admit` may raise
-        before a valid proof is remembered. Raises CredentialError; StoreError if the store cannot say whether the proof
-        was used."""
+        key.
+
+        `jkt` is the required thumbprint; `token` is the SHA-256 of the token that comes with the proof; `admit` may
+        raise before a valid proof is remembered. Raises CredentialError; StoreError if the store cannot say whether the
+        proof was used.
+        """
         proof = read_proof(raw)
         if jkt is not None and not equal_in_constant_time(proof.jkt, jkt):
             raise CredentialError(RefusalCode.BOUND_TO_OTHER)
@@ -127,7 +132,7 @@ class DpopVerifier:
         return proof.jkt
 
     def _check_time(self, claims: Mapping[str, object], now: int) -> int:
-        """Check when the proof was made and its optional `exp`; return when it was made."""
+        """Check the proof's time of creation and its optional `exp`; return the time of creation."""
         issued, ends = parse_numeric_date(claims.get("iat")), claims.get("exp")
         if not now - self.window <= issued <= now + self.leeway or (
             ends is not None and parse_numeric_date(ends) <= now
@@ -183,8 +188,9 @@ def read_proof(raw: str) -> DpopProof:
 
 @lru_cache(maxsize=MAX_CACHED_KEYS)
 def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
-    """Return the algorithm, the key and its thumbprint; cached, because a client sends the same header with each proof.
-    Raises CredentialError."""
+    """Return the algorithm, the key and its thumbprint. The result is cached, because a client sends the same header
+    with each proof. Raises CredentialError.
+    """
     if len(segment) > MAX_HEADER_LENGTH:
         raise CredentialError(RefusalCode.PROOF)
     header = parse_segment(segment)
@@ -202,8 +208,9 @@ def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
 
 
 def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
-    """Parse the key of a proof: it must be public, strong enough and suitable for the algorithm, and have no members
-    that could name another key. Raises CredentialError."""
+    """Parse the key of a proof. It must be public, strong enough and suitable for the algorithm, and must have no
+    members that could name another key. Raises CredentialError.
+    """
     if not isinstance(jwk, dict):
         raise CredentialError(RefusalCode.PROOF_KEY, "the proof has no key")
     allowed = {"kty", "alg", "use", *PUBLIC_MEMBERS.get(str(jwk.get("kty")), ())}

@@ -1,4 +1,4 @@
-"""Verifies that a credential belongs to its presenter, and verifies credentials that are not tokens."""
+"""Verifies that a credential belongs to its presenter, and verifies credentials other than tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks
 
 KEY_MEMBER, CERTIFICATE_MEMBER = "jkt", "x5t#S256"
-MAX_UNKNOWN_KEY_PROOFS = 100_000  # maximum number of proofs in the time for which each is remembered
+MAX_UNKNOWN_KEY_PROOFS = 100_000  # maximum number of proofs remembered at a time
 DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -35,7 +35,7 @@ class BindingVerifier:
     request. Without a token (for clients of the token endpoint), every proved key is returned."""
 
     proofs: DpopVerifier
-    strangers: MarkQuota  # for proofs without a token, which every client can make
+    strangers: MarkQuota  # the quota for proofs without a token, which every client can make
     hosts: OwnHosts = ANY_HOST
 
     def __call__(
@@ -107,7 +107,9 @@ def confirm_certificate(connection: ClientCertificate, now: int) -> tuple[str, i
 
 
 def confirmation_members(token: VerifiedToken) -> Mapping[str, str]:
-    """Return the members of `cnf`, which must all be proved. Raises CredentialError for unknown or malformed ones."""
+    """Return the members of `cnf`, all of which must be proved. Raises CredentialError for unknown or
+    malformed members.
+    """
     if "cnf" not in token.claims:
         return {}
     found = token.claims["cnf"]
@@ -124,9 +126,9 @@ def presentation_scheme(credentials: Credentials) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TokenlessVerifier:
-    """The verifier of credentials that are not tokens. Credentials that the client sent take precedence over the
-    certificate of its connection. `api_keys` None: API keys are refused; `signatures` None: message signatures are
-    refused."""
+    """The verifier of credentials other than tokens. Credentials that the client sent take precedence over the
+    certificate of its connection. If `api_keys` or `signatures` is None, API keys or message signatures are refused.
+    """
 
     api_keys: ApiKeys | None
     signatures: MessageSignatureVerifier | None
@@ -160,7 +162,7 @@ class TokenlessVerifier:
 
 @dataclass(frozen=True, slots=True)
 class ProofVerifiers:
-    """The verifiers of proofs; `nonces` is None if proofs need none."""
+    """The verifiers of proofs; `nonces` is None if proofs need no nonces."""
 
     binds: BindingVerifier
     presents: TokenlessVerifier
@@ -175,9 +177,12 @@ def create_proof_verifiers(
     nonce_key: bytes | None = None,
     before: ProofVerifiers | None = None,
 ) -> ProofVerifiers:
-    """Create the verifiers. `issuers`: those of the policy. `nonce_key`: the key of servers that accept each other's
-    nonces; without it, nonces are valid where they were issued. `before`: the verifiers that the same configuration
-    created for the previous policies, whose memory is kept. Raises IdentityConfigError."""
+    """Create the verifiers for the `issuers` of the policy.
+
+    `nonce_key` is the key of servers that accept each other's nonces; without it, nonces are valid only where they were
+    issued. `before` are the verifiers that the same configuration created for the previous policies; their memory is
+    kept. Raises IdentityConfigError.
+    """
     leeway = to_seconds(configuration.identity.leeway)
     nonces = create_dpop_nonces(configuration, nonce_key) if before is None else before.nonces
     proofs = DpopVerifier(marks, to_seconds(configuration.dpop.window), leeway, nonces)

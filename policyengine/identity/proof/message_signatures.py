@@ -1,5 +1,5 @@
-"""Verifies requests that an agent signed (RFC 9421, Web Bot Auth): the key is in the directory at the origin in
-`Signature-Agent`, which an issuer of the policy has as its `url`.
+"""Verifies requests that an agent signed (RFC 9421, Web Bot Auth). The key is in the directory at the origin in
+`Signature-Agent`; an issuer of the policy must have this origin as its `url`.
 
 The agent is named by the host of that origin, because keys change. Therefore each agent needs its own directory.
 """
@@ -52,7 +52,7 @@ FULL_TARGET_COMPONENTS = (
 
 @dataclass(frozen=True, slots=True)
 class SignatureInput:
-    """The relevant signature, as `Signature-Input` describes it."""
+    """The signature to verify, as `Signature-Input` describes it."""
 
     label: str
     components: tuple[tuple[str, Mapping[str, object]], ...]
@@ -64,7 +64,7 @@ class SignatureInput:
         return frozenset(name for name, parameters in self.components if not parameters)
 
     def covers_field(self, name: str) -> bool:
-        """Whether the field is covered: as a whole, or the member that `key` names."""
+        """Return whether the field is covered: as a whole, or the member that `key` names."""
         return any(one == name and parameters.keys() <= {"key", "sf"} for one, parameters in self.components)
 
 
@@ -135,8 +135,9 @@ class MessageSignatureVerifier:
         return ends
 
     def _check_once(self, parameters: Mapping[str, object], keyid: str, ends: int, now: int) -> bool:
-        """If the signature has a nonce, check that it is unused, mark it as used and return True. If no nonce is needed
-        and none exists, return False."""
+        """If the signature has a nonce, check that it is unused, mark it as used and return True. Return False if there
+        is no nonce and none is required.
+        """
         nonce = parameters.get("nonce")
         if nonce is None and not self.settings.nonce:
             return False
@@ -218,8 +219,9 @@ def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
 
 
 def has_body(message: SignedMessage, request: ProofContext) -> bool:
-    """Whether the request has a body, or may have one: if neither the gateway nor the headers state it, the method
-    decides."""
+    """Return whether the request has a body, or may have one: if neither the gateway nor the headers say so, the method
+    decides.
+    """
     length = message.headers.get("content-length")
     said = request.size not in (None, 0) or (length is not None and length.strip().lstrip("0") != "")
     if said or "transfer-encoding" in message.headers:
@@ -286,7 +288,7 @@ def check_message_signature(message: SignedMessage, found: SignatureInput, keyid
 
 
 def signature_algorithm(key: VerifyingKey) -> type[HTTPSignatureAlgorithm]:
-    """Return the only algorithm of this key; `alg` may only repeat it. Raises CredentialError."""
+    """Return the only algorithm of this key; an `alg` parameter may only repeat it. Raises CredentialError."""
     match key:
         case RSAKey():
             return algorithms.RSA_PSS_SHA512

@@ -38,7 +38,7 @@ MAX_CHAIN_DEPTH = 4  # maximum number of certificates between those of the workl
 AUTHORITY_EXTENSIONS = ExtensionPolicy.webpki_defaults_ca()
 KEY_TYPES = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
 SPKI = PublicFormat.SubjectPublicKeyInfo
-WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` restricts them
+WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` restricts their use
 _LOG = logging.getLogger("policyengine")
 
 
@@ -46,8 +46,9 @@ _LOG = logging.getLogger("policyengine")
 
 
 class TrustBundle:
-    """The authorities of a trust domain from a PEM file or SPIFFE bundle, read again when it changes. If that fails, it
-    is logged and the previous authorities remain valid for an hour; after that none is trusted. Threads may share it.
+    """The authorities of a trust domain from a PEM file or SPIFFE bundle, read again when it changes. If that fails,
+    the failure is logged and the previous authorities remain valid for an hour; after that, none is trusted. Threads
+    may share it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,7 +163,8 @@ def verify_svid(
 
 def key_thumbprint(leaf: x509.Certificate) -> str | None:
     """Return the thumbprint of the key (RFC 7638), which does not depend on the spelling of the certificate's
-    signature; None for other kinds of keys."""
+    signature; None for other kinds of keys.
+    """
     try:
         key = leaf.public_key()
         kind = next(kind for of, kind in KEY_TYPES if isinstance(key, of))
@@ -184,7 +186,7 @@ def spiffe_uri(leaf: x509.Certificate) -> str:
 
 
 def check_leaf(leaf: x509.Certificate) -> None:
-    """Check that the certificate is a client's, not an authority's. Raises CredentialError."""
+    """Check that the certificate belongs to a client, not to an authority. Raises CredentialError."""
     try:
         known = {one.oid: one.value for one in leaf.extensions}
     except Exception:

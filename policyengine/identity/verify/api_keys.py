@@ -1,4 +1,4 @@
-"""Static API keys, as a credential kind that policies can distinguish and refuse.
+"""Static API keys, a kind of credential that policies can distinguish and refuse.
 
 Each line of the file has the owner and the digest of a key: `ISSUER/AGENT: sha256:…`. The keys themselves are not
 stored.
@@ -22,7 +22,7 @@ from policyengine.identity.verified import UNBOUND, ConfirmedKey, TokenPrincipal
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MIN_KEY_LENGTH = 32  # characters of a key: enough that it cannot be guessed from its digest
+MIN_KEY_LENGTH = 32  # minimum characters of a key: too many to guess it from its digest
 MAX_FILE_BYTES = 16_777_216  # bytes
 RECHECK_SECONDS = 300  # seconds
 KEY = re.compile(r"[\x21-\x7e]+")

@@ -1,11 +1,11 @@
-"""Reads who acts for whom from a token: every way to state a chain becomes one `TokenPrincipal`, and contradictions are
+"""Reads from a token who acts for whom: every way to state a chain becomes one `TokenPrincipal`, and contradictions are
 refused.
 
 | in the token | is |
 |---|---|
 | `act`, outermost (RFC 8693, the access-request draft) | the presenter |
 | `act` within `act` | the agents that delegated the work, the innermost first |
-| `req_wl` of a transaction token, one or several | those who took over after `act`; the last presents it |
+| `req_wl` of a transaction token, one or several | the workloads that took over after `act`; the last presents it |
 | without both: the claim `agent` of the configuration, `client_id`, `azp`; `aud` of an ID token | the presenter |
 | `sub` of a workload (SPIFFE) | the presenter |
 | `sub` that is also the first of the chain, or no `sub` | no user: agents alone |
@@ -39,7 +39,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
-PERSON_CLAIMS = ("auth_time", "amr")  # claims which mean that a person signed in
+PERSON_CLAIMS = ("auth_time", "amr")  # claims that show that a person signed in
 DEFAULT_SETTINGS = IssuerSettings()
 AGENT = "{agent}"  # placeholder in settings
 NO_PROFILE: frozenset[str] = frozenset()
@@ -65,8 +65,9 @@ class ChainActor:
 
 @dataclass(frozen=True)
 class ChainReader:
-    """A reader of delegation chains. `issuers`: names in the policy, by the exact text of `iss`; `settings` by that
-    name. `leeway` in seconds."""
+    """A reader of delegation chains. `issuers` are names in the policy, by the exact text of `iss`; `settings` are by
+    that name; `leeway` is in seconds.
+    """
 
     issuers: Mapping[str, str]
     settings: Mapping[str, IssuerSettings] = field(default_factory=dict)
@@ -137,7 +138,9 @@ class ChainReader:
         return ChainActor(issuer if url is None else self.issuers[url], name, act)
 
     def _check(self, token: VerifiedToken, chain: list[ChainActor]) -> None:
-        """Check that no actor occurs twice and that times are in order of delegation. Raises CredentialError."""
+        """Check that no actor occurs twice and that the times are in the order of delegation. Raises
+        CredentialError.
+        """
         if len(chain) == 1 and not chain[0].said:
             return
         if len(chain) > MAX_ACTORS:
@@ -174,8 +177,9 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:
-    """Return the client of the token; the client of an ID token is its audience. Raises CredentialError if the token
-    names two."""
+    """Return the client of the token; for an ID token, this is its audience. Raises CredentialError if the token names
+    two clients.
+    """
     claims = token.claims
     names = {text_claim(claims, name) for name in (agent, "client_id", "azp") if name in claims}
     if len(names) > 1:
@@ -199,12 +203,12 @@ def token_subject(token: VerifiedToken, user: str, client: str | None) -> str | 
 
 
 def with_subject_as_user(who: TokenPrincipal, claims: Claims) -> TokenPrincipal:
-    """Record the user as subject if the settings name users by a claim other than `sub`."""
+    """Return the principal with the user as subject, if the settings name users by a claim other than `sub`."""
     return who if who.user is None or who.user == claims.get("sub") else replace(who, subject=who.user)
 
 
 def check_user_claims(token: VerifiedToken, subject: str | None) -> None:
-    """Check that a token without a subject does not otherwise indicate a person. Raises CredentialError."""
+    """Check that a token without a subject shows no other sign of a person. Raises CredentialError."""
     if subject is not None:
         return
     named = token.kind == "opaque" and "username" in token.claims  # RFC 7662: the person who authorized it
@@ -213,7 +217,7 @@ def check_user_claims(token: VerifiedToken, subject: str | None) -> None:
 
 
 def person_principal(claims: Claims, subject: str | None, client: str) -> TokenPrincipal:
-    """Return a person who acts directly, through an application. Raises CredentialError."""
+    """Return the principal of a person who acts directly, through an application. Raises CredentialError."""
     if subject is None or subject == client:
         raise CredentialError(RefusalCode.ACTOR, "the token names no person")
     if AI_AGENT in subject_profile(claims):
@@ -224,12 +228,14 @@ def person_principal(claims: Claims, subject: str | None, client: str) -> TokenP
 
 
 def acts_alone(claims: Claims, wanted: Mapping[str, str], agent: str) -> bool:
-    """Whether the token has all claims by which its issuer marks an agent acting for no user."""
+    """Return whether the token has all claims with which its issuer marks an agent that acts for no user."""
     return bool(wanted) and all(claims.get(name) == value.replace(AGENT, agent) for name, value in wanted.items())
 
 
 def with_agent_id(claims: Claims, agent: str) -> TokenPrincipal:
-    """Return an agent acting for no user, whose `sub` may be an internal id of its issuer. Raises CredentialError."""
+    """Return the principal of an agent that acts for no user; its `sub` may be an internal id of the issuer. Raises
+    CredentialError.
+    """
     if PERSON in subject_profile(claims) or any(name in claims for name in PERSON_CLAIMS):
         raise CredentialError(
             RefusalCode.CONTRADICTION, "the agent acts for no user, but the token states that a person signed in"
@@ -239,7 +245,7 @@ def with_agent_id(claims: Claims, agent: str) -> TokenPrincipal:
 
 
 def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[ChainActor]:
-    """Return the workloads of a transaction token in order of request. Raises CredentialError."""
+    """Return the workloads of a transaction token in the order of their requests. Raises CredentialError."""
     workloads = [ChainActor(token.issuer, one, {}) for one in text_or_list_claim(token.claims, "req_wl") or ()]
     known = before and workloads and workloads[0].key == before[-1].key
     return workloads[1:] if known else workloads
@@ -248,7 +254,7 @@ def transaction_actors(token: VerifiedToken, before: list[ChainActor]) -> list[C
 def user_and_chain(
     token: VerifiedToken, subject: str | None, chain: list[ChainActor], *, acted: bool
 ) -> tuple[str | None, list[ChainActor]]:
-    """Return the user and the chain, to which the subject is added if it is an agent. Raises CredentialError."""
+    """Return the user and the chain; if the subject is an agent, it is added to the chain. Raises CredentialError."""
     said = subject_profile(token.claims)
     if subject is None:
         return None, chain

@@ -52,14 +52,15 @@ AssertionKey: TypeAlias = RSAKey | ECKey | OKPKey
 @dataclass(frozen=True, slots=True)
 class IntrospectionCredentials:
     """This server's client credentials at the issuer. `secret` returns the secret as text, or the private key as a JWK
-    or PEM; it is called each time, so that the secret may change."""
+    or PEM; it is called each time, so that the secret may change.
+    """
 
     id: str
     method: ClientAuthMethod
     secret: Callable[[], str] = field(repr=False)
 
     def authenticated(self, form: Mapping[str, str], audience: str, now: int) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers of a request. `audience`: the issuer (RFC 7523)."""
+        """Return the body and the headers of a request. `audience` is the issuer (RFC 7523)."""
         match self.method:
             case "client_secret_basic":
                 pair = f"{quote_plus(self.id)}:{quote_plus(self.secret())}"
@@ -107,7 +108,7 @@ def check_assertion_key(key: AssertionKey) -> None:
 
 
 def assertion_algorithm(key: AssertionKey) -> str:
-    """Return the key's `alg`, or that of its type. Raises IdentityConfigError."""
+    """Return the key's `alg`, or the algorithm of its type. Raises IdentityConfigError."""
     usual = "PS256" if isinstance(key, RSAKey) else CURVE_ALGORITHMS.get(key.curve_name, "")
     found = key.alg or usual
     if found not in MODELS or not supports_algorithm(key, found):
@@ -120,8 +121,9 @@ def assertion_algorithm(key: AssertionKey) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IntrospectionEndpoint:
-    """An introspection endpoint. `issuer` is its name in the policy, `url` and `audience` are from the policy; `prefix`
-    begins its tokens; `cache`, `leeway` and `timeout` are in seconds."""
+    """An introspection endpoint. `issuer` is its name in the policy, `url` and `audience` come from the policy; its
+    tokens begin with `prefix`; `cache`, `leeway` and `timeout` are in seconds.
+    """
 
     issuer: str
     url: str | None
@@ -227,7 +229,7 @@ def find_refusal(said: Mapping[str, object], endpoint: IntrospectionEndpoint, no
     if not is_access_token(said):
         return RefusalCode.TOKEN_TYPE
     if str(said.get("token_type")).lower() == "dpop" and "cnf" not in said:
-        return RefusalCode.BOUND_HOW  # to a key that the issuer omits
+        return RefusalCode.BOUND_HOW  # bound to a key that the issuer does not report
     if "aud" in said and endpoint.audience is not None and not includes_audience(said["aud"], endpoint.audience):
         return RefusalCode.AUDIENCE
     try:
@@ -245,8 +247,9 @@ def find_refusal(said: Mapping[str, object], endpoint: IntrospectionEndpoint, no
 
 
 def is_access_token(said: Mapping[str, object]) -> bool:
-    """Whether the answer describes an access token, according to every member that states the kind: refresh tokens are
-    also active."""
+    """Return whether the answer describes an access token, according to every member that states the kind. This matters
+    because refresh tokens are also active.
+    """
     given = [said[name] for name in TOKEN_KIND_MEMBERS if name in said]
     return all(isinstance(one, str) and one.lower() in ACCESS_TOKEN_KINDS for one in given)
 
@@ -259,8 +262,9 @@ def includes_audience(said: object, audience: str) -> bool:
 
 
 class IntrospectionRouter:
-    """Routes each token to only one issuer, because tokens are secret from other issuers: to the one with the longest
-    matching `prefix`. Raises IdentityConfigError if two have the same prefix."""
+    """Sends each token to only one issuer, because tokens are secret from other issuers: the issuer with the longest
+    matching `prefix`. Raises IdentityConfigError if two issuers have the same prefix.
+    """
 
     def __init__(self, endpoints: Sequence[IntrospectionEndpoint], clock: Callable[[], float] = monotonic) -> None:
         by_prefix: dict[str, IssuerIntrospector] = {}
@@ -273,7 +277,8 @@ class IntrospectionRouter:
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
         """Return a token of kind `opaque` that expires when it must be introspected again. `now` is in seconds since
-        1970. May wait for the issuer for a bounded time. Raises CredentialError."""
+        1970. May wait for the issuer for a bounded time. Raises CredentialError.
+        """
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if not FORM.fullmatch(raw):

@@ -1,6 +1,5 @@
-"""Parses signed tokens strictly before verification, then verifies each with exactly one algorithm.
-
-The parsed content is the verified content: no second parser reads the token.
+"""Parses signed tokens strictly before verification, then verifies each with exactly one algorithm. The parsed content
+is the verified content: no second parser reads the token.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ DIGEST = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
 DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Maps base64url to base64, and every other byte to an invalid digit.
 PLAIN = bytes({**dict.fromkeys(range(256), ord("!")), **{one: one for one in DIGITS}, 0x2D: 0x2B, 0x5F: 0x2F}.values())
-# By the number of extra digits: the last digits without unused bits; a single extra digit is invalid.
+# The valid last digits, which leave no unused bits, by the number of extra digits; a single extra digit is invalid.
 LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 PADDING = (b"", b"", b"==", b"=")
 KEYS = frozenset({"jku", "jwk", "x5u", "x5c"})
@@ -84,8 +83,9 @@ def read_jws(raw: str) -> Jws:
 
 
 def check_repeated(header: Mapping[str, object], claims: Mapping[str, object]) -> None:
-    """Check that claims repeated in the header are equal (RFC 7519, 5.3): otherwise two readers could see different
-    issuers or audiences. Raises CredentialError."""
+    """Check that claims that the header repeats have equal values (RFC 7519, 5.3): otherwise two readers could see
+    different issuers or audiences. Raises CredentialError.
+    """
     for name in sorted(REPEATABLE & header.keys()):
         if name not in claims or header[name] != claims[name] or type(header[name]) is not type(claims[name]):
             raise CredentialError(RefusalCode.CONTRADICTION, f"the header and the claims differ in `{name}`")
@@ -98,7 +98,7 @@ def decode_segment(segment: str) -> bytes:
         raise CredentialError(RefusalCode.ENCODING, "the base64url is not canonical: unused bits are set")
     try:
         found = a2b_base64(segment.encode("ascii").translate(PLAIN) + PADDING[over], strict_mode=True)
-    except ValueError:  # of ASCII or base64
+    except ValueError:  # errors of ASCII or base64
         raise CredentialError(RefusalCode.ENCODING) from None
     if not found:
         raise CredentialError(RefusalCode.NOT_A_TOKEN)
@@ -107,8 +107,9 @@ def decode_segment(segment: str) -> bytes:
 
 @lru_cache(MAX_CACHED_HEADERS)
 def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
-    """Return the header, its `alg`, `kid` and `typ`; cached, because the headers of one issuer repeat. Raises
-    CredentialError."""
+    """Return the header, its `alg`, `kid` and `typ`. The result is cached, because the headers of one issuer repeat.
+    Raises CredentialError.
+    """
     header = parse_strict_object(decode_segment(segment))
     names = header.keys()
     if names & DEMANDS:
@@ -139,7 +140,7 @@ def parse_key_id(header: Mapping[str, object]) -> str | None:
 
 
 def parse_type(header: Mapping[str, object]) -> str | None:
-    """Return `typ` in lower case without `application/`, which may be omitted (RFC 7515)."""
+    """Return `typ` in lower case, without the prefix `application/`, which is optional (RFC 7515)."""
     if "typ" not in header:
         return None
     found = header["typ"]
@@ -168,7 +169,7 @@ def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[
 
 
 def supports_algorithm(key: VerifyingKey, alg: str) -> bool:
-    """Whether the key has the type, curve and use of the algorithm."""
+    """Return whether the key has the type, curve and use of the algorithm."""
     model = MODELS[alg]
     try:
         if alg == "EdDSA" and key.get("alg") == "EdDSA":

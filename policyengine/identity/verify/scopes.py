@@ -1,7 +1,7 @@
 """Reads the scopes of a token: `scope`, `scp` and `authorization_details` as one list.
 
-An entry of `authorization_details` (RFC 9396) with only `type` and `actions` means the scopes `type:action`. An entry
-with more members, such as an amount or an identifier, is narrower than any scope and grants nothing here.
+An entry of `authorization_details` (RFC 9396) with only `type` and `actions` stands for the scopes `type:action`. An
+entry with more members, such as an amount or an identifier, is narrower than any scope and grants nothing here.
 """
 
 from __future__ import annotations

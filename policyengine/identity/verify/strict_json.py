@@ -10,10 +10,11 @@ from decimal import Decimal, DecimalException
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.values import DECIMAL_CONTEXT
 
-MAX_DEPTH = 24  # so that a claim fits into facts
-MAX_DIGITS = DECIMAL_CONTEXT.prec  # digits of a number; more cannot be exact
+MAX_DEPTH = 24  # maximum nesting depth, so that a claim fits into facts
+MAX_DIGITS = DECIMAL_CONTEXT.prec  # maximum digits of a number; more cannot be exact
 MAX_FRACTION_LENGTH = 3 * MAX_DIGITS  # maximum length of a fraction
-STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # unterminated ones match to the end: linear time
+# An unterminated string matches to the end, so matching takes linear time.
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 BRACKETS = re.compile(r"[\[\]{}]")
 LONE = re.compile(r"[\ud800-\udfff]")
 
@@ -24,7 +25,7 @@ def parse_strict_object(data: bytes) -> dict[str, object]:
         text = data.decode("utf-8")
         check_depth(text)
         found = DECODER.decode(text)
-    except (ValueError, RecursionError):  # of JSON or UTF-8
+    except (ValueError, RecursionError):  # errors of JSON or UTF-8
         raise CredentialError(RefusalCode.NOT_A_TOKEN) from None
     if not isinstance(found, dict):
         raise CredentialError(RefusalCode.NOT_A_TOKEN)

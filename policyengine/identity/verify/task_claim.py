@@ -1,6 +1,5 @@
-"""Reads the task that an agent was started for, the claim `task`: `{id, tools, entities, issued_at, opened_by}`.
-
-`entities` are `{type, id}`, as references in questions are.
+"""Reads the task for which an agent was started, the claim `task`: `{id, tools, entities, issued_at, opened_by}`.
+`entities` are `{type, id}`, like references in questions.
 """
 
 from __future__ import annotations

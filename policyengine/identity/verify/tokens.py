@@ -34,14 +34,17 @@ REQUIRED_CLAIMS: Mapping[str, tuple[str, ...]] = {
 
 class TokenIntrospector(Protocol):
     def introspect(self, raw: str, now: int) -> VerifiedToken:
-        """Return what the issuer states about an opaque token, as a token of kind `opaque`. May wait. Raises
-        CredentialError."""
+        """Return the issuer's statement about an opaque token, as a token of kind `opaque`. May wait. Raises
+        CredentialError.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
-    """An issuer of the policy. `audience`: the required audience of its tokens; `ours`: also accepted for ID-JAGs."""
+    """An issuer of the policy. `audience` is the required audience of its tokens; `ours` is also accepted as the
+    audience of ID-JAGs.
+    """
 
     name: str
     audience: str | None
@@ -59,7 +62,8 @@ class TrustedIssuer:
 @dataclass(frozen=True)
 class TokenVerifier:
     """The verifier of tokens. `issuers` is keyed by the exact text of `iss`; `leeway` is the tolerated clock difference
-    in seconds, for issuers."""
+    to issuers, in seconds.
+    """
 
     issuers: Mapping[str, TrustedIssuer]
     introspection: TokenIntrospector | None = None
@@ -70,7 +74,7 @@ class TokenVerifier:
         object.__setattr__(self, "_types", {url: one.types for url, one in self.issuers.items()})
 
     def verify(self, raw: str, now: int) -> VerifiedToken:
-        """Verify a token of `Authorization`: a JWT, or an opaque one by introspection. Raises CredentialError."""
+        """Verify a token of `Authorization`: a JWT, or an opaque token by introspection. Raises CredentialError."""
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if is_signed(raw):
@@ -138,7 +142,9 @@ class TokenVerifier:
         )
 
     def _single_use(self, trusted: TrustedIssuer, claims: Claims, ends: int) -> SingleUse:
-        """Return the replay mark, kept one second longer because times are truncated to seconds."""
+        """Return the replay mark. It is kept one second longer than the token is valid, because times are truncated to
+        seconds.
+        """
         return SingleUse(f"id_jag:{trusted.name}/{claims['jti']}", ends + self.leeway + 1)
 
 
@@ -178,7 +184,7 @@ def unverified_issuer(claims: Claims) -> str:
 
 
 def is_signed(raw: str) -> bool:
-    """Whether the token has the form of a JWS (`{` in base64url begins with `e`); otherwise it is opaque."""
+    """Return whether the token has the form of a JWS (`{` in base64url begins with `e`); otherwise it is opaque."""
     return raw.startswith("e") and raw.count(".") >= 2
 
 
@@ -211,7 +217,7 @@ def credential_kind(jws: Jws, trusted: TrustedIssuer, types: frozenset[str], tra
 
 
 def is_id_token(claims: Claims, type_: str) -> bool:
-    """Whether the token is an ID token. Raises CredentialError if it states another kind."""
+    """Return whether the token is an ID token. Raises CredentialError if it states another kind."""
     used = [claims[name] for name in ("typ", "token_use") if name in claims]
     if "events" in claims or any(not isinstance(one, str) or one.lower() not in TOKEN_USES for one in used):
         raise CredentialError(RefusalCode.TOKEN_TYPE)
@@ -250,7 +256,7 @@ def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
 def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
     """Return the claims and the expiry of a token that is valid now. Raises CredentialError.
 
-    Clocks may differ by the leeway: a token issued slightly in the future is treated as issued now, and one that
+    Clocks may differ by the leeway: a token issued slightly in the future is treated as issued now, and a token that
     expired slightly in the past expires with the leeway.
     """
     ends, begins, issued = (time_claim(claims, name) for name in ("exp", "nbf", "iat"))

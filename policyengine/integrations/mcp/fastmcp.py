@@ -76,8 +76,7 @@ class McpDeniedError(AuthorizationError):
 
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[Any]:
     """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
-
-    `issuers` maps URLs to issuers of the policy; `issuer` is used for tokens that name none.
+    `issuers` maps URLs to issuers of the policy; `issuer` applies to tokens that name none.
     """
 
     def identify(context: object) -> Facts | None:
@@ -106,11 +105,11 @@ def always(facts: Facts) -> Identify[Any]:
 
 
 class PolicyMiddleware(Middleware):
-    """MCP middleware. `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`.
+    """MCP middleware.
 
-    `identify` returns facts about the caller, as `/decide` takes them, from what the server verified, or None for an
-    unknown caller, which is denied everything. `also` lists further methods that pass undecided, like
-    `logging/setLevel`.
+    `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
+    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, which is
+    denied everything. `also` lists further methods that pass undecided, like `logging/setLevel`.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class PolicyMiddleware(Middleware):
             return await call_next(context)
         if method == "resources/subscribe":
             return await self._subscribed(context, call_next)
-        if method in DECIDED_METHODS:  # decided in its hook, with the final name and arguments
+        if method in DECIDED_METHODS:  # its hook decides it, with the final name and arguments
             return await call_next(context)
         if method in ("completion/complete", "subscriptions/listen"):
             await self._check_several(context, method, params if isinstance(params, Mapping) else {})
@@ -149,7 +148,7 @@ class PolicyMiddleware(Middleware):
         return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
-        """Check requests that name entities without using them: the caller must have access to each."""
+        """Check requests that name entities without using them: the caller must have access to each of these."""
         facts, params = await self._facts(context, protocol_error), read_params(params)
         if method == "completion/complete":
             named = completion_target(params)
@@ -273,8 +272,9 @@ def protocol_error(decision: Decision) -> MCPError:
 
 
 def _call_outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
-    """Return status, start and output of a call. A call that asks its caller for more input is not finished: its next
-    round is decided again."""
+    """Return the status, start and output of a call. A call that asks its caller for more input is not finished: its
+    next round is decided again.
+    """
     if isinstance(result, INTERIM_RESULTS):
         return 202, began, None
     if not isinstance(result, ToolResult):

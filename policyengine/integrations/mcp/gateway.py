@@ -51,13 +51,15 @@ Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
-CONNECT_SECONDS = 5.0  # seconds
+CONNECT_SECONDS = 5.0
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
 class McpUpstream:
-    """The upstream server: a URL or a command line. `headers` and `environment` are all that is passed to it."""
+    """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway
+    passes to it.
+    """
 
     target: str
     headers: Mapping[str, str]
@@ -146,7 +148,7 @@ class McpGateway:
 
 
 class StdioLines(anyio.AsyncFile[str]):
-    """Lines of text, each of which becomes one message; a line is kept until its message was received."""
+    """Lines of text, each of which becomes one message. A line is kept until its message is received."""
 
     def __init__(self, file: TextIO) -> None:
         super().__init__(file)

@@ -1,7 +1,7 @@
 """Maps the methods of MCP to questions: the decision before each method, and the visible items of a list.
 
-A tool is `TOOL server/name`; reading a resource is `ACTION read mcp_resource` on the entity with that URI, and getting
-a prompt is `ACTION get mcp_prompt` on the one with that name, both with `context.server`. Nothing here depends on an
+A tool is `TOOL server/name`. Reading a resource is `ACTION read mcp_resource` on the entity with that URI, and getting
+a prompt is `ACTION get mcp_prompt` on the entity with that name, both with `context.server`. Nothing here depends on an
 SDK.
 """
 
@@ -23,11 +23,12 @@ UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resourc
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
-PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # facts that the arguments may still supply
+# Matches the reason of a fact that the arguments may still supply.
+PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
 # FastMCP also resolves tools by a second name, a hash followed by the first name; a rule about the first would miss it.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS_MESSAGE = "call the tool by its listed name"
-ITEMS_PER_TURN = 16  # items checked before other tasks run
+ITEMS_PER_TURN = 16  # number of items to check before other tasks run
 
 # JSON-RPC leaves -32000 to -32019 to implementations; the SDKs use the first of them.
 DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
@@ -64,7 +65,8 @@ REQUEST_FACTS: Mapping[str, str] = {
 
 def build_mcp_question(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
     """Return the question for one of the DECIDED_METHODS; `facts` describe only the caller. Facts of the HTTP request
-    that they omit are pending."""
+    that `facts` lack are pending.
+    """
     http = facts.get("request")
     said = http if isinstance(http, Mapping) else {}
     pending = [fact for name, fact in REQUEST_FACTS.items() if name not in said]
@@ -92,7 +94,7 @@ def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: F
 
 
 def get_arguments(params: Mapping[str, Any]) -> object:
-    """Return the arguments; a value that is not an object is passed on, so that the decision refuses it."""
+    """Return the arguments. A value that is not an object is passed on, so that the decision refuses it."""
     arguments = params.get("arguments")
     return {} if arguments is None else arguments
 
@@ -116,7 +118,7 @@ def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | In
 
 
 def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
-    """Return the denial of a name or URI that the server would read as a different one, or None."""
+    """Return the denial of a name or URI that the server would read as another one, or None."""
     name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
         return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)
@@ -168,8 +170,9 @@ async def evaluate_item(
 
 
 def might_pass(decision: Decision) -> bool:
-    """Whether the decision is not a deny, or is a deny of which every reason names a pending fact that the arguments
-    may supply."""
+    """Return whether the decision is not a deny, or is a deny of which every reason names a pending fact that the
+    arguments may supply.
+    """
     if decision.outcome is not Outcome.DENY:
         return True
     denies = [one for one in decision.reasons if one.outcome is Outcome.DENY]
@@ -180,7 +183,7 @@ def might_pass(decision: Decision) -> bool:
 
 
 def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object] | None:
-    """Return the entity that `completion/complete` wants suggestions for, or None if its kind is unknown."""
+    """Return the entity for which `completion/complete` wants suggestions; None if its kind is unknown."""
     match params.get("ref"):
         case {"type": "ref/prompt", "name": name}:
             return LIST_METHODS["prompts/list"], name

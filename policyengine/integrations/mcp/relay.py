@@ -1,4 +1,4 @@
-"""Relays one session between a client and an upstream server, passing on the messages that the policy allows."""
+"""Relays one session between a client and an upstream server: passes on the messages that the policy allows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RelayRequest:
 
 
 class RequestDroppedError(Exception):
-    """The client cancelled the request and no longer waits."""
+    """The error for a request that the client cancelled: the client no longer waits."""
 
 
 @dataclass(eq=False)
@@ -71,7 +71,9 @@ class UpstreamRequest:
 
 
 class Relay:
-    """A relay of messages between a client and its upstream server. `limit`: seconds to wait for an upstream answer."""
+    """A relay of messages between a client and its upstream server. `limit` is the number of seconds to wait for an
+    upstream answer.
+    """
 
     def __init__(
         self, policy: PolicyMiddleware, to_client: MessageWriter, to_upstream: MessageWriter, limit: float
@@ -105,7 +107,8 @@ class Relay:
     async def _heard(self, item: SessionMessage, group: TaskGroup) -> None:
         match item.message:
             case JSONRPCRequest() as request:
-                await group.start(self._requested, request, item.metadata)  # in order: the request was sent or answered
+                # Keeps the order: the request has now been sent or answered.
+                await group.start(self._requested, request, item.metadata)
             case JSONRPCNotification(method=str(method)) as told if method.startswith(NOTIFICATIONS):
                 await self._up(told)
                 if method == CANCELLED:
@@ -131,7 +134,8 @@ class Relay:
             return await self._forwarded(request, task_status)
 
         try:
-            if request.method == "server/discover":  # sessions correspond one to one, so a handshake is required
+            # Each client session has its own upstream session, so a handshake is required.
+            if request.method == "server/discover":
                 raise MCPError(METHOD_NOT_FOUND, "this gateway requires a session: send `initialize`")
             result = await self._policy(context, go_on)
             await self._down_to(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result)))
@@ -222,7 +226,7 @@ class Relay:
                 pass
 
     def _related(self, token: object) -> RequestId | None:
-        """Return the client's request that a message is about, if known: over HTTP it determines the stream."""
+        """Return the client's request to which a message belongs, if known; over HTTP, it determines the stream."""
         about = [id for id, waiting in self._waiting.items() if token is not None and waiting.token == token]
         only = list(self._waiting) if len(self._waiting) == 1 else []
         return next(iter(about or only), None)

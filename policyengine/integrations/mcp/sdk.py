@@ -73,7 +73,7 @@ _LOG = logging.getLogger("policyengine")
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[RequestContext]:
     """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
 
-    `issuers` maps URLs to issuers of the policy; `issuer` is used for tokens that name none. Without a token the caller
+    `issuers` maps URLs to issuers of the policy; `issuer` applies to tokens that name none. Without a token the caller
     is unknown: over stdio and in process, use `always`.
     """
 
@@ -102,11 +102,11 @@ def always(facts: Facts) -> Identify[Any]:
 
 
 class PolicyMiddleware:
-    """MCP middleware. `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`.
+    """MCP middleware.
 
-    `identify` returns facts about the caller, as `/decide` takes them, from what the server verified, or None for an
-    unknown caller, which is denied everything. `also` lists further methods that pass undecided, like
-    `logging/setLevel`.
+    `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
+    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, which is
+    denied everything. `also` lists further methods that pass undecided, like `logging/setLevel`.
     """
 
     params = staticmethod(check_local_params)
@@ -184,7 +184,7 @@ class PolicyMiddleware:
         )  # fmt: skip
 
     async def _several(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        """Check requests that name entities without using them: the caller must have access to each."""
+        """Check requests that name entities without using them: the caller must have access to each of these."""
         facts, params = await self._facts(ctx), self._clear_params(ctx)
         if ctx.method == "completion/complete":
             named = completion_target(params)
@@ -224,8 +224,9 @@ def denial_error(decision: Decision) -> MCPError:
 
 
 def _call_outcome(result: HandlerResult, began: float) -> tuple[int, float, Facts | None]:
-    """Return status, start and output of a call. A call that asks its caller for more input is not finished: its next
-    round is decided again."""
+    """Return the status, start and output of a call. A call that asks its caller for more input is not finished: its
+    next round is decided again.
+    """
     if not isinstance(result, dict):
         return 200, began, None
     if is_input_required(result):

@@ -1,6 +1,5 @@
-"""Open sessions of the MCP gateway by owner: an owner with many sessions makes room for the others.
-
-`initialize` is not decided, so that any client can begin a session, and each session has its own upstream.
+"""Open sessions of the MCP gateway by owner: an owner with many sessions makes room for other owners. `initialize` is
+not decided, so any client can begin a session, and each session has its own upstream.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(slots=True, eq=False)
 class McpSession:
-    """A session. `requests` counts requests in progress, including the stream that a client listens to; `used` is when
-    the last one began or ended."""
+    """A session. `requests` counts requests in progress, including the stream to which a client listens; `used` is the
+    time when the last request began or ended.
+    """
 
     transport: Any
     owner: Owner
@@ -31,7 +31,7 @@ class McpSession:
 
 
 class SessionTable:
-    """At most `most` sessions; a further session ends the longest idle session of an owner."""
+    """At most `most` sessions. One more session ends the longest idle session of an owner."""
 
     def __init__(self, most: int = MAX_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
@@ -58,9 +58,8 @@ class SessionTable:
         return self._open.pop(name, None)
 
     def replaceable(self) -> str | None:
-        """Return the session to end so that another may begin, or None if there is room.
-
-        It belongs to the owner with the most sessions: the longest idle one, or the oldest if none is idle.
+        """Return the session to end so that another may begin; None if there is room. It belongs to the owner with the
+        most sessions: the longest idle session, or the oldest if none is idle.
         """
         if len(self._open) < self._most:
             return None

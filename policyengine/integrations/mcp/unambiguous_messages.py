@@ -1,7 +1,5 @@
-"""Raw MCP messages: finds the parts of a request that are ambiguous, in the text from before a parser chose one of two
-values.
-
-Nothing here depends on an SDK.
+"""Raw MCP messages: finds the ambiguous parts of a request in the raw text, because a parser has already chosen one of
+two values. Nothing here depends on an SDK.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ MEMBERS_BY_FOLDED_NAME = {name.casefold(): name for name in (*PARAMS_MEMBERS, "t
 
 
 class AmbiguousMessageError(Exception):
-    """A message that two parsers would read differently."""
+    """The error for a message that two parsers would read differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,16 @@ def get_raw_message(request: object) -> Raw | None:
 
 
 def check_local_params(params: Params, raw: Raw | None) -> Params:
-    """Check the params for a server in this process. Its parser took the last of repeated members, so repeated
-    arguments become unknown. Raises AmbiguousMessageError."""
+    """Check the parameters for a server in this process. Its parser took the last of repeated members, so repeated
+    arguments become unknown. Raises AmbiguousMessageError.
+    """
     return params if raw is None else drop_ambiguous_arguments(params, parse_message(raw, decode.DECODER))
 
 
 def check_upstream_params(params: Params, raw: Raw | None) -> Params:
-    """Check the params for an upstream server with an unknown parser: some accept `Name` for `name`, and some round
-    numbers. Raises AmbiguousMessageError."""
+    """Check the parameters for an upstream server with an unknown parser: some accept `Name` for `name`, and some round
+    numbers. Raises AmbiguousMessageError.
+    """
     tree = parse_message(json.dumps({"params": params}) if raw is None else raw, DECODER)
     for outer in (get_part(tree, "params"), *(get_part(get_part(tree, "params"), name) for name in NESTED_MEMBERS)):
         for name in outer if isinstance(outer, Mapping) else ():
@@ -85,7 +85,7 @@ def drop_ambiguous_arguments(params: Params, tree: Mapping[str, object]) -> Para
 
 
 def check_unambiguous(outer: object, names: tuple[str, ...] | None = None) -> None:
-    """Check that all parsers read the members from the same place. Raises AmbiguousMessageError."""
+    """Check that every parser reads the members from the same place. Raises AmbiguousMessageError."""
     for name, value in outer.items() if isinstance(outer, Mapping) else ():
         if isinstance(value, Invalid) and value.why != ROUNDED and (names is None or name in names):
             raise AmbiguousMessageError(f"`{str(name)[:80]}` is ambiguous in this message: {value.why}")
@@ -96,7 +96,7 @@ def get_part(outer: object, name: str) -> object:
 
 
 def overlay_unknown(parsed: object, raw: object) -> object:
-    """Return the parsed value, in which the parts that are ambiguous in the raw value are unknown."""
+    """Return the parsed value with unknown values in place of the parts that are ambiguous in the raw value."""
     match parsed, raw:
         case _, Invalid():
             return raw

@@ -1,7 +1,8 @@
 """Canonical URIs of MCP resources, in the one spelling that policies compare.
 
-The templates of servers decode what they capture: `notes://%73ecret/x` is the note `x` of the box `secret`. Therefore
-the URI is also decoded once here, and a URI that two servers could read differently is malformed, as with paths.
+The templates of servers decode the text that they capture: `notes://%73ecret/x` is the note `x` of the box `secret`.
+Therefore the URI is also decoded once here, and a URI that two servers could read differently is malformed, as with
+paths.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "
 HOST: Final = re.compile(r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]*))?")
 SPECIAL: Final = frozenset({*PORTS, "file"})
 QUERY_SAFE_CHARACTERS: Final = (
-    "!$'()*,/:?@[]|^`{}\"<> "  # with letters, digits and `-._~`: characters that do not separate in a query
+    # Together with letters, digits and `-._~`, the characters that do not separate in a query.
+    "!$'()*,/:?@[]|^`{}\"<> "
 )
 Spelling: TypeAlias = str | MalformedPath
 
@@ -67,7 +69,7 @@ def canonical_template(template: str) -> Spelling:
 
 
 def find_uri_problem(uri: str) -> str | None:
-    """Return the problem of the whole URI, before it is split, or None."""
+    """Return what is wrong with the whole URI, before it is split; None if it is fine."""
     if len(uri) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if "#" in uri:

@@ -44,7 +44,7 @@ def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[D
 
 
 def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
-    """Yield the leaves of a condition, each with the value that it needs for the whole to be `wanted`."""
+    """Yield the leaves of a condition, each with the value that makes the whole condition `wanted`."""
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()
@@ -62,7 +62,9 @@ def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool
 
 
 def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or, bool]]:
-    """Yield each part that one item decides: an `and` that has to be false, an `or` that has to be true."""
+    """Yield each connective that one of its items decides: an `and` that must be false, or an `or` that
+    must be true.
+    """
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()
@@ -80,8 +82,9 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
 
 
 def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
-    """Yield the parts that an omitted fact decides: `x is present and x > 10` and `x is absent or x <= 10` check `x`
-    only if the caller sends it."""
+    """Yield a finding for each part that an omitted fact decides: `x is present and x > 10` and `x is absent or x <=
+    10` check `x` only if the caller sends it.
+    """
     for item in whole.items:
         asked, is_absent = without_negations(item)
         if not isinstance(asked, k.IsPresent) or is_absent is not wanted:
@@ -93,7 +96,7 @@ def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[D
 
 
 def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
-    """Return the item without its negations, and whether it is negated: `not (x is absent)` is `x is present`."""
+    """Return the item without its negations, and whether it is negated. `not (x is absent)` becomes `x is present`."""
     opposite = False
     while isinstance(item, k.Not | k.DefinitionRef):
         opposite = opposite is not isinstance(item, k.Not)
@@ -109,7 +112,7 @@ def default_findings(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnost
 
 
 def with_defaults(expr: k.Expr) -> k.Expr:
-    """Return the expression as it is for a caller who omits every fact that has a default."""
+    """Return the expression as it is for a caller who omits every fact with a default."""
 
     def chosen(part: k.Expr) -> k.Expr | None:
         if isinstance(part, k.Default) and comes_from_the_caller(part):

@@ -28,9 +28,8 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
 
 
 def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W560 for each comparison of a caller's text with a folder that `..` can leave.
-
-    A text that some rule checks for `..` is not reported.
+    """Yield a W560 for each comparison of a caller's text with a folder that `..` can leave. A text that a rule checks
+    for `..` is not reported.
     """
     careful = subjects_compared(kernel, lambda text: ".." in text or r"\.\." in text)
     for condition, wanted in deciding_conditions(kernel):
@@ -65,7 +64,7 @@ def subject_in_folder(part: k.Expr) -> k.Expr | None:
 
 
 def begins_in_folder(pattern: str) -> bool:
-    """Return whether a glob begins with a folder: `/srv*` does like `/srv/*`, as `/srv/../etc` matches both."""
+    """Return whether a glob begins with a folder. `/srv*` does, like `/srv/*`, because `/srv/../etc` matches both."""
     start, star, _ = pattern.partition("*")
     return BELOW_A_FOLDER.fullmatch(pattern) is not None or bool(star and A_FOLDER_ITSELF.fullmatch(start))
 
@@ -101,7 +100,7 @@ def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def lets_pass(part: k.Expr, wanted: bool) -> bool:
-    """Return whether the request passes if the host is one of those named."""
+    """Return whether the request passes if the host is one of those in the condition."""
     return (not wanted) if isinstance(part, k.Relation) and part.operator == "!=" else wanted
 
 
@@ -135,7 +134,7 @@ def deciding_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
 
 
 def subjects_compared(kernel: k.Kernel, fits: Callable[[str], bool]) -> frozenset[k.Expr]:
-    """Return the caller's texts that some condition compares with a text that `fits`."""
+    """Return the caller's texts that a condition compares with a text for which `fits` is true."""
     conditions = [condition for condition, _ in deciding_conditions(kernel)]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
     return frozenset(

@@ -1,4 +1,4 @@
-"""Confusable names: pairs that differ only in case, separators, `0` for `O` or `1` for `l`."""
+"""Confusable names: pairs that differ only in case, in separators, or in `0` for `O` or `1` for `l`."""
 
 from __future__ import annotations
 

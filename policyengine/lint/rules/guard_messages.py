@@ -1,5 +1,5 @@
-"""Messages of guards: denials without a message, approvals that never expire, and approvals that do not show the
-request.
+"""Messages of guards: denials without a message, approvals that never expire, and approval messages that do not show
+the request.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def has_requirement(agent: k.AgentBlock, *kinds: type[k.Node]) -> bool:
 
 
 def is_guarded(agent: k.AgentBlock, kernel: k.Kernel, facts: tuple[tuple[str, ...], ...]) -> bool:
-    """Return whether a guard that denies by one of these facts covers every endpoint of the agent."""
+    """Return whether guards that deny by one of these facts cover every endpoint of the agent; False if there are no
+    such guards.
+    """
     asking = [guard for guard in kernel.guards if any(denies_by_fact(effect, facts) for effect in guard.effects)]
     patterns = [opening.pattern for grant in agent.grants for opening in grant.openings]
     return bool(asking) and all(any(covers_pattern(guard.place, p) for guard in asking) for p in patterns)

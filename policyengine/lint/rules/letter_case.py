@@ -17,8 +17,9 @@ Parts = tuple[tuple[str, bool, str], ...]  # prefix, wildcard and suffix of each
 
 
 def paths_differing_in_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W323 for the first endpoint whose path differs from an earlier one only in case, once for each path
-    prefix."""
+    """Yield a W323 for the first endpoint whose path differs from an earlier path only in case, once for each path
+    prefix.
+    """
     first: dict[Parts, tuple[Parts, k.HttpPattern]] = {}
     told: set[Parts] = set()
     for pattern in patterns_of(kernel):
@@ -32,7 +33,7 @@ def paths_differing_in_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
             if key not in told and "ascii" not in (pattern.folding, other.folding):
                 yield case_finding(pattern, other)
             told.add(key)
-            break  # the rest of the path differs as well
+            break  # then the rest of the path differs as well
 
 
 def case_finding(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
@@ -43,7 +44,7 @@ def case_finding(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
 
 
 def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
-    """Yield the HTTP patterns of all rules, the patterns of grants first, because their spelling is the one that
+    """Yield the HTTP patterns of all rules. The patterns of grants come first, because their spelling is the one that
     matches.
     """
     opened = (opening.pattern for block in all_blocks(kernel) for one in block.grants for opening in one.openings)
@@ -57,8 +58,9 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
 
 
 def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W558 for each condition that restricts one spelling of a path text, but not the same text in another
-    case."""
+    """Yield a W558 for each condition that restricts one spelling of a path text, but not the same text in
+    another case.
+    """
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:

@@ -1,4 +1,4 @@
-"""Loops that exceed the step limit of a decision when a request has the maximum number of elements."""
+"""Loops that exceed the step limit of a decision when the collections of a request have their maximum size."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from policyengine.spec.work import MAX_STEPS, is_collection, parts_evaluated_onc
 USE_SET_OPERATION = "compare sets with `overlaps` or `subset of`, or search a set with `in`"
 MOVE_OUT_OF_LOOP = "move the parts that do not depend on the element out of the loop"
 MAX_TEXT_STEPS = (MAX_STRING_LENGTH // CHARACTERS_PER_STEP,)
-SHORT_TEXT = (1,)  # the texts of all elements together fit into one request
-DIRECTORY_SET_SIZE = (100,)  # elements of a set from the entity store; larger ones are rare
+SHORT_TEXT = (1,)  # small, because the texts of all elements together fit into one request
+DIRECTORY_SET_SIZE = (100,)  # elements of a set from the entity store; larger sets are rare
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSizes:
-    """Sizes for the worst case: everything in a request has its maximum size."""
+    """Sizes for the worst case, in which everything in a request has its maximum size."""
 
     above: int = 0
     names: Steps = SHORT_TEXT

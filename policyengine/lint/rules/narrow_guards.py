@@ -1,4 +1,6 @@
-"""Guards that cover less than the grant they protect: the tools of one server, one path of a folder."""
+"""Guards that cover less than the grant that they protect: only the tools of one server, or only one path
+of a folder.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def narrower_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
-    """Yield a W562 if all tools of one server are guarded and a grant opens the tools of any server."""
+    """Yield a W562 if a guard covers all tools of one server and a grant opens the tools of any server."""
     server = server_of(pattern)
     if server is None:
         return
@@ -58,7 +60,7 @@ def server_of(pattern: k.Pattern) -> str | None:
 
 
 def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
-    """Yield a W563 if one path is guarded and a grant with `**` also opens the paths below it."""
+    """Yield a W563 if a guard covers one path and a grant with `**` also opens the paths below it."""
     if not isinstance(pattern, k.HttpPattern) or pattern.rest:
         return
     below = replace(pattern, segments=(*pattern.segments, ANYTHING), rest=True)

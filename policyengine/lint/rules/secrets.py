@@ -29,10 +29,9 @@ SECRET_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@:\"]+:[^\s/@\"]{3,}@")),
 )
 QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/_-]{32,}={0,2}(?=")')
-NOT_A_SECRET = re.compile(
-    r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+"
-)  # digests, UUIDs, names
-MIN_ENTROPY_BITS = 4.0  # bits for each character; words have fewer
+# Digests, UUIDs, names.
+NOT_A_SECRET = re.compile(r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+")
+MIN_ENTROPY_BITS = 4.0  # minimum entropy in bits per character; words have less
 HINT = "remove it and rotate the secret: anyone who has seen the file has it"
 
 
@@ -46,7 +45,7 @@ def pasted_secrets(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 
 
 def secrets_in(text: str) -> list[tuple[str, int, int]]:
-    """Return the kind, start and end of each secret; no two overlap."""
+    """Return the kind, start and end of each secret; no two secrets overlap."""
     found: list[tuple[str, int, int]] = []
     for what, shape in SECRET_SHAPES:
         found += [(what, *match.span()) for match in shape.finditer(text)]
@@ -60,7 +59,8 @@ def secrets_in(text: str) -> list[tuple[str, int, int]]:
 
 def is_random(text: str) -> bool:
     """Return whether a text has letters of both cases and digits with high entropy, and is not a name, a digest or a
-    path."""
+    path.
+    """
     if NOT_A_SECRET.fullmatch(text) or not all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]")):
         return False
     return sum(-many / len(text) * log2(many / len(text)) for many in Counter(text).values()) >= MIN_ENTROPY_BITS

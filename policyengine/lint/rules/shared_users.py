@@ -1,7 +1,7 @@
 """Two issuers whose agents act for the same users.
 
-A user is identified by name, whichever issuer asserts it, so each issuer can name the users of the other. Pairs are
-reported only if no rule distinguishes the users of the two.
+A user is identified by name, whichever issuer asserts the name, so each issuer can name the users of the other. Pairs
+are reported only if no rule distinguishes the users of the two issuers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ Ways: TypeAlias = Mapping[LendingPath, Sequence[k.AgentBlock]]
 Who: TypeAlias = k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition
 
 MAX_BLOCKS_LISTED = 3
-OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # these credentials name no user
+OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # kinds of credentials that name no user
 
 
 def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield at most one W462 per issuer, at its declaration: for the later of a pair, once for two organizations."""
+    """Yield at most one W462 per issuer, at its declaration: for the later issuer of a pair, and once for each pair of
+    organizations.
+    """
     speaking = speaking_issuers(kernel)
     organizations = issuer_organizations(speaking, kernel)
     if len({id(organization) for organization in organizations.values()}) < 2:
@@ -86,7 +88,7 @@ def distinct_blocks(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
 
 @dataclass(slots=True)
 class EarlierIssuers:
-    """The issuers seen so far, indexed by the lending paths of their agents and by their users."""
+    """The issuers handled so far, indexed by the lending paths of their agents and by their users."""
 
     issuers: Mapping[str, k.Issuer]
     ways: Mapping[str, Ways]
@@ -113,8 +115,9 @@ class EarlierIssuers:
 
 
 def share_users(one: k.Issuer, other: k.Issuer) -> bool:
-    """Return whether both issuers may name one user. An issuer without `users like` is the organization's own, so it
-    shares no users with one that has it."""
+    """Return whether both issuers may name the same user. An issuer without `users like` belongs to the organization
+    itself, so it shares no users with an issuer that has it.
+    """
     if not one.users_like or not other.users_like:
         return not one.users_like and not other.users_like
     return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
@@ -156,8 +159,8 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
 def issuer_organizations(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
     """Return the organization of each issuer: the issuers that trust each other's users.
 
-    Two issuers belong to one organization if they issue the same agent, or if agents of one delegate to agents of the
-    other, which then name the users of the first.
+    Two issuers belong to one organization if they issue the same agent, or if agents of one issuer delegate to agents
+    of the other, which then names the users of the first.
     """
     organizations = {name: {name} for name in speaking}
     blocks = distinct_blocks(block for own in speaking.values() for block in own)
@@ -169,7 +172,6 @@ def issuer_organizations(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[
 
 def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
     """Yield groups of issuers that delegation connects: the issuers of the delegating agent and those of its delegate.
-
     Only an issuer that records chains can issue the delegate's token.
     """
     called: dict[k.ExactName, set[str]] = {}
@@ -188,7 +190,7 @@ def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Itera
 
 
 def may_be_same_agent(to: k.ExactName | k.NamePattern | k.InGroup, who: Who) -> bool:
-    """Return whether both may match one agent. A group or a condition may match any agent."""
+    """Return whether both may match the same agent. A group or a condition may match any agent."""
     match to, who:
         case (k.ExactName() | k.NamePattern()) as one, (k.ExactName() | k.NamePattern()) as other:
             return globs_meet(glob_of(one), glob_of(other))

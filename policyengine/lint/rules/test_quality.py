@@ -1,4 +1,4 @@
-"""Test gaps: requests that are tested twice, and endpoints that no test covers."""
+"""Test gaps: requests that tests repeat, and endpoints that no test covers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from policyengine.testcases import Case
 def repeated_requests(
     cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False
 ) -> Iterator[Diagnostic]:
-    """Yield a W652 for each request that repeats an earlier one of its test, and for each test contained in another
-    one.
+    """Yield a W652 for each request that repeats an earlier request of its test, and for each test that another test
+    contains.
 
     Two requests are equal if their facts, state and expectation are equal. Tests that spend approvals are not compared.
-    If the policy is `counting` (it has limits or watches), the earlier requests of the sequence count too.
+    If the policy is `counting` (it has limits or watches), the earlier requests of the sequence count, too.
     """
     spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
     keys = CaseKeys(counting)
@@ -79,10 +79,8 @@ def test_name_spans(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span
 
 
 class CaseKeys:
-    """Keys that are equal for equal cases.
-
-    Many cases share their rows, so the text of the rows is created once. If the policy is counting, a key includes the
-    earlier requests of its sequence.
+    """Keys that are equal for equal cases. Many cases share their rows, so the text of the rows is created once. If the
+    policy is counting, a key includes the earlier requests of its sequence.
     """
 
     def __init__(self, counting: bool) -> None:
@@ -126,7 +124,7 @@ def canonical_case_text(value: object) -> str:
 
 
 def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
-    """Yield one W653 for each written pattern of a grant that no test covers."""
+    """Yield one W653 for each pattern of a grant, as written, that no test covers."""
     asked = PatternIndex[bool]()
     for pattern in {pattern for case in cases for pattern in case_pattern(case)}:
         asked.add(pattern, True)
@@ -140,7 +138,7 @@ def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diag
 
 
 def case_pattern(case: Case) -> Iterator[k.Pattern]:
-    """Yield the endpoint of a case as a pattern; nothing if its path is malformed."""
+    """Yield the endpoint of a case as a pattern; yield nothing if its path is malformed."""
     try:
         endpoint = Request.from_mapping(case.question).endpoint
     except RequestError:

@@ -10,7 +10,7 @@ from policyengine.diagnostics.model import Diagnostic
 
 
 def no_depth(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield at most one W459: one limit applies to all chains, so one finding is enough."""
+    """Yield at most one W459, because one limit applies to all chains."""
     if any(limits.depth is not None for limits in kernel.delegation):
         return
     for delegate in islice((one for agent in kernel.agents for one in agent.delegates), 1):

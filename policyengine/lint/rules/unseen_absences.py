@@ -1,4 +1,4 @@
-"""`is present` and `is absent` of facts that a gateway may not forward: then both are unknown."""
+"""`is present` and `is absent` of facts that a gateway may not forward, in which case both are unknown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HINT = "compare the fact's value where it must be present, or forward it and lis
 
 
 def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W559 for each rule about HTTP requests that passes when a fact is known to be absent."""
+    """Yield a W559 for each rule on HTTP requests that lets a request pass when a fact is known to be absent."""
     if not opens_http(kernel):
         return
     for condition, wanted, then in conditions_over_http(kernel):

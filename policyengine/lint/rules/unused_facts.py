@@ -39,10 +39,12 @@ def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
 
 
 def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """Yield a W263 for each unused issuer or attester. Exported ones are for other packages. If users have grants, any
-    issuer may name users, so no issuer is unused."""
+    """Yield a W263 for each unused issuer or attester. Exported ones are for other packages. If users have grants,
+    every issuer may name users, so no issuer is unused.
+    """
     asked = {name for agent in kernel.agents for one in agent.requirements for name in required_anchors(one)}
-    declarations = [one for module in modules for one in module.declarations]  # without exports
+    # Exported issuers and attesters are left out.
+    declarations = [one for module in modules for one in module.declarations]
     for declaration in declarations:
         if isinstance(declaration, ast.AttesterDecl) or (isinstance(declaration, ast.IssuerDecl) and not kernel.users):
             word = "issuer" if isinstance(declaration, ast.IssuerDecl) else "attester"
@@ -63,7 +65,7 @@ def required_anchors(requirement: k.Requirement) -> tuple[str, ...]:
 
 
 def texts_compared(kernel: k.Kernel) -> frozenset[str]:
-    """Return the texts in conditions, as in `attestation.by == "lab"`."""
+    """Return the texts with which conditions compare facts, as in `attestation.by == "lab"`."""
     conditions = [condition for block in all_blocks(kernel) for condition, _ in block_conditions(block)]
     conditions += [one.condition for guard in kernel.guards for one in guard.effects if one.condition is not None]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]

@@ -1,4 +1,6 @@
-"""Rates and budgets that limit less than they seem to: the caller chooses the counter, or the store is down."""
+"""Rates and budgets that limit less than they seem to, because the caller chooses the counter or the store
+may be down.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.rules.caller_chosen_defaults import FROM_THE_CALLER
 
-# A sender cannot choose the network of its connection, but can choose the rest of an IPv6 address.
+# A sender cannot choose the network of its connection, but it can choose the rest of an IPv6 address.
 ADD = "add the caller to the key: `per (agent.id, …)`"
 NOT_CHOSEN = ("request", "ip")
 

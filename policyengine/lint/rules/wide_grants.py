@@ -18,11 +18,11 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 
 ANY_TEXT = frozenset({".*", ".+", "(?s).*", "(?s).+"})
-TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # scope characters of RFC 6749
+TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # characters of a scope in RFC 6749
 
 
 def wide_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W458 for each written pattern, however many blocks grant it."""
+    """Yield one W458 for each pattern as written, even if several blocks grant it."""
     told = set[Span]()
     for block in all_blocks(kernel):
         for pattern in (opening.pattern for grant in block.grants for opening in grant.openings):
@@ -45,10 +45,10 @@ def is_wide(pattern: k.Pattern) -> bool:
 
 
 def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W465 or W461 for agents that act for users without a grant.
+    """Yield a W465 or W461 for agents that act for users without a matching user grant.
 
-    An agent that acts for a user needs a grant of the user, from a user block or `anyone`. One W465 replaces the W461
-    of each grant if no grant of the agent has one.
+    An agent that acts for a user needs a grant of the user, from a user block or `anyone`. If no grant of the agent has
+    one, one W465 replaces the W461 of each grant.
     """
     lenders = lender_index(kernel)
     for agent in kernel.agents:
@@ -104,7 +104,7 @@ def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: LenderIndex) -> 
 
 def can_all_hold(conditions: Sequence[k.Expr]) -> bool:
     if len(conditions) < 2:
-        return True  # a condition that is never true is reported by `dead_rules`
+        return True  # `dead_rules` reports conditions that are never true
     return True in possible_truths(k.And(tuple(conditions), span=conditions[0].span))
 
 
@@ -133,7 +133,7 @@ def takes_any_agent(who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCo
 
 
 def asks_no_name(condition: k.Expr) -> bool:
-    """Return whether a condition is true of every agent: it checks only the id, which every agent has."""
+    """Return whether a condition is true of every agent, because it checks only the id, which every agent has."""
     match condition:
         case k.And():
             return all(map(asks_no_name, condition.items))

@@ -12,9 +12,9 @@ from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter, 
 from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget, add_credentials
 from policyengine.http.trace_context import TraceContext, parse_trace_context
 
-PEER_CERTIFICATE_HEADER = "client-cert"  # the header for the certificate that Envoy itself has verified
-ADDRESS_HEADER = "x-forwarded-for"  # the header for the address of the client as Envoy sees it
-# Names and values; bytes that are not UTF-8 are surrogates.
+PEER_CERTIFICATE_HEADER = "client-cert"  # the header in which the certificate that Envoy itself verified is passed on
+ADDRESS_HEADER = "x-forwarded-for"  # the header in which the client's address, as Envoy sees it, is passed on
+# Header names and values, in which surrogates stand for bytes that are not UTF-8.
 HeaderTexts: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -51,8 +51,9 @@ def header_form(http: Any, lines: HeaderTexts) -> tuple[bool, bool]:
 
 
 def forwarded_headers(names: GatewayHeaders, whole: bool, joins: bool) -> ForwardedParts:
-    """Return the configured parts. Without pseudo-headers, Envoy forwards only the headers that it is configured to
-    forward."""
+    """Return the configured parts that Envoy forwards. Without pseudo-headers, Envoy forwards only the headers that it
+    is configured to forward.
+    """
     parts = names.hands_on(GatewayAdapter.ENVOY_GRPC)
     headers = parts.headers if whole or parts.headers is not None else frozenset[str]()
     return replace(parts, headers=headers, joins=joins)

@@ -1,7 +1,7 @@
 """Writes the answers of Envoy's `ext_authz` over gRPC as bytes: `CheckResponse` of `envoy.service.auth.v3`.
 
-Building the message and serializing it takes several times as long. Fields are written in the order of their numbers,
-and default values are left out, as every serializer does.
+Building and serializing a protobuf message would take several times as long. Fields are written in the order of their
+numbers, and default values are left out, as every serializer does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from policyengine.server.adapters.responses import PROBLEM_MEDIA_TYPE, WOULD_BE_
 GRPC_PERMISSION_DENIED = 7  # a gRPC status; the HTTP status for the client is in the response
 METADATA_NAMES = {name: name.replace("-", "_").encode() for name in ("x-decision-id", "x-decision", WOULD_BE_HEADER)}
 UPSTREAM_HEADERS = frozenset((*OWN_HEADERS, "x-decision-id", WOULD_BE_HEADER))
-PRIVATE_HEADERS = frozenset((*OWN_HEADERS, WOULD_BE_HEADER))  # which clients do not see
+PRIVATE_HEADERS = frozenset((*OWN_HEADERS, WOULD_BE_HEADER))  # Envoy's clients do not see this member
 
 # Tags of fields, in the order of their numbers.
-KEY, VALUE = b"\x0a", b"\x12"  # of a header, and of an entry of a map
-HEADER, OVERWRITE = b"\x0a", b"\x18\x02"  # of a header option: replace the header, or add it
-OPTION = b"%b%c" + HEADER + b"%c" + KEY + b"%c%b" + VALUE + b"%c%b" + OVERWRITE  # where each length is one byte
+KEY, VALUE = b"\x0a", b"\x12"  # tags of a header, and of an entry of a map
+HEADER, OVERWRITE = b"\x0a", b"\x18\x02"  # tag of a header option: replace the header, or add it
+# Maximum bytes for which each length is one byte.
+OPTION = b"%b%c" + HEADER + b"%c" + KEY + b"%c%b" + VALUE + b"%c%b" + OVERWRITE
 ENTRY = b"\x0a%c" + KEY + b"%c%b" + VALUE + b"%c\x1a%c%b"
 MAX_SHORT_OPTION, MAX_SHORT_TEXT = 124, 100
 OK_HEADERS, OK_REMOVED, OK_RESPONSE_HEADERS = b"\x12", b"\x2a", b"\x32"
@@ -54,7 +55,7 @@ def header_options(tag: bytes, pairs: Iterable[tuple[str, str]]) -> bytes:
 
 
 def header_option(tag: bytes, name: str, value: str) -> bytes:
-    """Return a header that replaces others of its name."""
+    """Return a header option that replaces other headers of its name."""
     text = value.encode()
     length = len(text) + len(name) + 4  # with two tags and two lengths
     if text and length < MAX_SHORT_OPTION:
@@ -64,7 +65,7 @@ def header_option(tag: bytes, name: str, value: str) -> bytes:
 
 
 def metadata_entry(name: str, value: str) -> bytes:
-    """Return a text in the metadata for Envoy's log; names have underscores there."""
+    """Return a text in the metadata for Envoy's log, where names contain underscores."""
     text, key = value.encode(), METADATA_NAMES[name]
     length = len(text)
     if length < MAX_SHORT_TEXT:
@@ -82,7 +83,7 @@ def removed_names(gone: tuple[str, ...], empty: tuple[str, ...]) -> bytes:
 
 
 def field(tag: bytes, content: bytes) -> bytes:
-    """Return a field with a length, which is a message or a text."""
+    """Return a field that contains a message or a text, with its length."""
     length = len(content)
     return b"%b%c%b" % (tag, length, content) if length < 128 else b"%b%b%b" % (tag, varint(length), content)
 

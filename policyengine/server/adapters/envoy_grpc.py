@@ -1,6 +1,6 @@
 """Envoy's `ext_authz` over gRPC: one message holds the request and the peer of the connection.
 
-Each worker answers in its own threads, beside the event loop; the workers share the port.
+Each worker answers in its own threads, in addition to its event loop; the workers share the port.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineProvider
 
 SERVICE = "envoy.service.auth.v3.Authorization"
-MAX_THREADS = 40  # more than the number of threads that may wait for issuers
-MAX_STREAMS = 1_000  # concurrent calls of one connection; Envoy has one connection per thread
+MAX_THREADS = 40  # must exceed the number of threads that may wait for issuers
+MAX_STREAMS = 1_000  # maximum concurrent calls of one connection; Envoy has one connection per thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class AuthorizationService:
         self.gone = tuple(door.names.facts.values())
 
     def check(self, asked: Any, context: Any) -> bytes:
-        """Answer one request, in a thread of the pool, which still has the context of an earlier request."""
+        """Answer one request, in a thread of the pool that may still have the context of an earlier request."""
         caller, attributes = self.caller(context), asked.attributes
         if caller is None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid token is required")

@@ -20,7 +20,7 @@ class GatewayAdapters(NamedTuple):
 
     @classmethod
     def of(cls, names: GatewayHeaders, body_timeout: float, *, own: bool) -> GatewayAdapters:
-        """Return the adapters for these header names. `own`: `Authorization` is the client's."""
+        """Return the adapters for these header names. `own` means that `Authorization` belongs to the client."""
         forward_auth, nginx, envoy = (
             GatewayQuestionBuilder(names, names.hands_on(one))
             for one in (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)

@@ -1,4 +1,4 @@
-"""Responses to gateways: a decision as a status, headers and a problem that their clients can read."""
+"""Responses to gateways: a decision as a status, headers, and a problem that the gateway's clients can read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from policyengine.server.telemetry.metered_engine import EngineInterface
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
-WOULD_BE_HEADER = "x-would-be"  # for the operator; gateways do not send it to clients
+WOULD_BE_HEADER = "x-would-be"  # for operators; gateways do not send it to clients
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 SUBJECT_HEADER, USER_HEADER = OWN_HEADERS
 SAFE_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
@@ -37,7 +37,7 @@ USUAL_ID = re.compile(r"[0-9A-Z]{26}").fullmatch
 # Keys of `Answer.written`.
 OUTCOME_KEY = "outcome headers"
 PROBLEM_KEYS = {status: f"problem {status}" for status in (401, 403, 429, 503)}
-MAX_PROBLEM_BYTES = 2_048  # maximum bytes in a header of a gateway
+MAX_PROBLEM_BYTES = 2_048  # maximum bytes of a header that gateways accept
 MAX_DETAIL_LENGTH = 512
 OUTCOME_TITLES = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
 
@@ -51,8 +51,9 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend. The answer to an invalid question, or to one that is refused because too many wait, is a
-    problem."""
+    """Decide and spend. An invalid question, or a question that is refused because too many others wait, is answered
+    with a problem.
+    """
     try:
         asked = Question.of(question)
         if is_large(question):
@@ -66,7 +67,7 @@ async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, obj
 
 
 def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
-    """Decide and spend, in a thread that may wait for a store."""
+    """Decide and spend in a thread, which may wait for a store."""
     try:
         decision = engine.decide(question.request)
     except RequestError as error:
@@ -75,7 +76,7 @@ def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
 
 
 def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend, in a thread of the caller; long work waits for its turn."""
+    """Decide and spend in the caller's thread; long work waits for its turn."""
     try:
         if engine.identity is None and not engine.forecast.awaits_issuer(question):
             return decide_at_once(engine, question)
@@ -114,8 +115,9 @@ def problem_to_verdict(problem: ProblemError) -> HttpVerdict:
 
 
 def to_nginx_verdict(verdict: HttpVerdict) -> HttpVerdict:
-    """Return the verdict for nginx, which turns statuses except 2xx, 401 and 403 into 500 and drops bodies: both are
-    sent as headers for its `error_page`."""
+    """Return the verdict for nginx. Because nginx turns statuses except 2xx, 401 and 403 into 500 and drops bodies,
+    status and body are also sent as headers for its `error_page`.
+    """
     if verdict.status == 200:
         return verdict
     more = (("x-status", str(verdict.status)), ("x-problem", verdict.problem.decode()))
@@ -137,7 +139,9 @@ def outcome_headers(answer: Answer) -> HeaderPairs:
 
 
 def http_status(decision: Decision) -> int:
-    """Return 401 if other credentials may help, 403 if not, 429 to retry later, 503 if this server failed."""
+    """Return 401 if other credentials may help, 403 if not, 429 if a later retry may help, and 503 if this server
+    failed.
+    """
     match decision.outcome, decision.gate:
         case Outcome.THROTTLE, _:
             return 429
@@ -150,7 +154,7 @@ def http_status(decision: Decision) -> int:
 
 
 def identity_headers(decision: Decision) -> HeaderPairs:
-    """Return both headers, even if they are empty, so that no value from the client takes their place."""
+    """Return both identity headers, even if they are empty, so that no value from the client takes their place."""
     agent, user = decision.agent_and_user
     return (SUBJECT_HEADER, escape_header(agent)), (USER_HEADER, escape_header(user))
 
@@ -166,7 +170,7 @@ def escape_header(name: str | None) -> str:
 
 
 def problem_of(answer: Answer, status: int, id: str) -> bytes:
-    """Return the encoded problem of a decision. It is encoded once for each answer, around an id of the usual form."""
+    """Return the encoded problem of a decision. Each answer is encoded once, around an id of the usual form."""
     if not USUAL_ID(id):
         return encode_problem(problem_document(answer, status, id))
     key = PROBLEM_KEYS[status]
@@ -180,7 +184,7 @@ def problem_of(answer: Answer, status: int, id: str) -> bytes:
 
 
 def problem_document(answer: Answer, status: int, id: str) -> dict[str, object]:
-    """Return RFC 9457 problem details with only what the client may know, which excludes the location of rules."""
+    """Return RFC 9457 problem details for the client, without the locations of rules."""
     first = answer.reasons[0].message if answer.reasons else "not allowed"
     return {
         "type": "about:blank",
@@ -205,7 +209,9 @@ def remedy_document(remedy: Remedy) -> dict[str, object]:
 
 
 def encode_problem(problem: dict[str, object]) -> bytes:
-    """Encode a problem on one line of ASCII, without its least important members if it is too long for a header."""
+    """Encode a problem on one line of ASCII. If it is too long for a header, its least important members
+    are left out.
+    """
     for without in ((), ("reasons",), ("reasons", "remedies"), ("reasons", "remedies", "detail")):
         kept = {name: value for name, value in problem.items() if name not in without}
         text = json.dumps(kept, separators=(",", ":")).encode("ascii")

@@ -1,8 +1,8 @@
-"""The OpenID AuthZEN Authorization API 1.0: ask the engine, and build its answers.
+"""The OpenID AuthZEN Authorization API 1.0: asks the engine, and builds the answers.
 
 An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
-settings say so for the caller. An allow that would have to spend, although the question does not permit it, becomes a
-denial.
+settings say so for the caller. An allow that would have to spend becomes a denial if the question does not permit
+spending.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations
 LANGUAGE = "en"
 REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
-HISTORY = "history"  # the rule name of a consume obligation
+HISTORY = "history"  # the rule name in a consume obligation
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -67,7 +67,7 @@ class AuthzenResult(NamedTuple):
 
 @dataclass(slots=True)
 class TranslatorCache:
-    """The translator of the latest policy; it is rebuilt when a reload replaces the policy."""
+    """The translator for the latest policy; it is rebuilt when a reload replaces the policy."""
 
     last: QuestionTranslator | None = None
 
@@ -80,8 +80,9 @@ class TranslatorCache:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenAdapter:
-    """Asks one engine, with the maps of its policy. `consume`: names of the callers whose questions spend unless they
-    say otherwise, or `*` for every caller."""
+    """Asks one engine, with the maps of its policy. `consume` has the names of the callers whose questions spend unless
+    they say otherwise, or `*` for every caller.
+    """
 
     engine: Engine | MeteredEngine
     translators: TranslatorCache = field(default_factory=TranslatorCache)
@@ -125,11 +126,11 @@ class AuthzenAdapter:
                 answers.append(evaluation_answer(self.denied(str(error), FAILED), False))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
-            await asyncio.sleep(0)  # lets other requests run during a long batch
+            await asyncio.sleep(0)  # let other requests run during a long batch
         return json_response({"evaluations": answers})
 
     def may_answer_at_once(self, asked: AuthzenRequest) -> bool:
-        """Return whether an event loop may answer, because nothing has to wait or takes long."""
+        """Return whether an event loop may answer, because no part of the body waits or takes long."""
         if len(asked.items) > MAX_INLINE_ITEMS or takes_long({name: asked.members.get(name) for name in MEMBERS}):
             return False
         if any(map(takes_long, asked.items)):
@@ -174,7 +175,7 @@ class AuthzenAdapter:
         return evaluation_answer(found, evaluation.spends), headers
 
     def answer_items(self, asked: AuthzenRequest) -> list[JsonObject]:
-        """Answer the items in order, up to and including the one that ends the batch."""
+        """Answer the items in order, up to and including the item that ends the batch."""
         answers: list[JsonObject] = []
         for number, item in enumerate(asked.items):
             answers.append(self.item(asked, item, f"evaluations[{number}]", None))
@@ -193,7 +194,7 @@ class AuthzenAdapter:
         return evaluation_answer(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
 
     def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
-        """Decide an evaluation; one that cannot be translated is denied. Raises IdempotencyKeyError."""
+        """Decide an evaluation; an evaluation that cannot be translated is denied. Raises IdempotencyKeyError."""
         try:
             question = Request.from_mapping(self.question(asked))
         except UnmappedError as why:
@@ -213,8 +214,9 @@ class AuthzenAdapter:
         return AuthzenResult(decision, code, words)
 
     def unspent(self, decision: Decision, words: str) -> AuthzenResult:
-        """Turn an allow into a denial if the question does not say whether it spends, because limits would silently not
-        count it."""
+        """Turn an allow into a denial if the question does not say whether it spends: otherwise limits would silently
+        not count it.
+        """
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
         why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"
@@ -274,8 +276,9 @@ def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
 
 
 def approval_document(remedy: Remedy) -> JsonObject:
-    """Return the approval that a question must carry in `context.approval`, once an approver has approved what is
-    `bound`."""
+    """Return the approval that a question must carry in `context.approval`, after an approver has approved the parts in
+    `bound`.
+    """
     found = {
         "rule": remedy.rule,
         "by": remedy.by,
@@ -316,7 +319,7 @@ def obligation_documents(obligations: tuple[Obligation, ...]) -> Iterator[JsonOb
 
 
 def obligation_type(one: Obligation) -> tuple[str, JsonObject]:
-    """Return the registered AuthZEN type of an obligation if it has one."""
+    """Return the type of an obligation, which is its registered AuthZEN type if it has one, and its properties."""
     match one.kind, one.arguments:
         case "step_up", (level, *_):
             return "step-up", {"acr_value": level}

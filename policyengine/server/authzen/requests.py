@@ -18,14 +18,14 @@ from policyengine.server.problems import ProblemError
 
 @dataclass(frozen=True, slots=True)
 class AuthzenRequest:
-    """A parsed body. Its raw `items` are parsed in turn; without items the body is a single question."""
+    """A parsed body. Its raw `items` are parsed one by one; without items the body is a single question."""
 
     members: Mapping[str, object]
     items: tuple[object, ...] = ()
     semantics: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
     def merged(self, item: Mapping[str, object]) -> dict[str, object]:
-        """Return the members of an item: a member of the item replaces the shared one as a whole."""
+        """Return the members of an item: a member of the item replaces the whole shared member."""
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
 
 
@@ -33,7 +33,9 @@ MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
 
 
 def takes_long(raw: object) -> bool:
-    """Return whether reading and deciding may take so long that the event loop should not wait, by what it brings."""
+    """Return whether reading and deciding may take so long that the event loop should not wait, judged by the size of
+    the value.
+    """
     return is_large(raw) or measure_extent(raw) > MAX_SMALL_EXTENT
 
 

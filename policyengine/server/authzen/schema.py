@@ -52,7 +52,7 @@ class AuthzenEvaluation(BaseModel):
 
 
 class AuthzenItem(BaseModel):
-    """An item, whose members replace the shared ones as a whole."""
+    """An item, whose members replace the shared members as a whole."""
 
     subject: AuthzenSubject | None = None
     action: AuthzenAction | None = None
@@ -65,7 +65,7 @@ class AuthzenOptions(BaseModel):
 
 
 class AuthzenEvaluations(AuthzenItem):
-    """The members beside `evaluations` are defaults for its items; without items, they are the question itself."""
+    """The members other than `evaluations` are defaults for its items; without items, they are the question itself."""
 
     evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MAX_BATCH_ITEMS)] = None
     options: AuthzenOptions | None = None
@@ -98,7 +98,7 @@ class AuthzenDecision(BaseModel):
 
 
 class AuthzenDecisions(BaseModel):
-    """Decisions in the order of the questions; fewer if the semantic ended the batch early."""
+    """Decisions in the order of the questions; fewer if `evaluations_semantic` ended the batch early."""
 
     evaluations: list[AuthzenDecision]
 

@@ -1,6 +1,5 @@
-"""Translation of AuthZEN evaluations to questions, by the policy's `map authzen { … }` and by defaults without one.
-
-What a caller states about itself or the resource is not trusted, unless the policy permits it.
+"""Translates AuthZEN evaluations to questions, with the policy's `map authzen { … }` or, without it, with defaults.
+Statements of a caller about itself or the resource are trusted only if the policy permits it.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ OBLIGATIONS = {
     "notification": ("notify",),
     "custom": ("audit", "redact", "warn", "header"),
 }
-SUPPORTED_OBLIGATIONS = ("supported_obligations", "obligations_supported")  # the profile has used both names
+SUPPORTED_OBLIGATIONS = ("supported_obligations", "obligations_supported")  # versions of the profile use both names
 CONFLICTING_VALUE = Invalid("given two different values")
 # Members of `context` that control the answer and are not facts.
 CONSUME, APPROVAL = "consume", "approval"
 
 
 class UnmappedError(Exception):
-    """An evaluation that has no translation, and is therefore denied."""
+    """The error for an evaluation that has no translation, and is therefore denied."""
 
 
 # ── AuthZEN evaluations ───────────────────────────────────────────────────────────────────────
@@ -63,10 +62,9 @@ class EvaluationAction:
 
 @dataclass(frozen=True, slots=True)
 class AccessEvaluation:
-    """One evaluation with checked structure; unknown members are left out.
-
-    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. If neither
-    is true, neither the caller nor a setting for that caller specifies it.
+    """One evaluation with checked structure; unknown members are left out. `spends` means that an allow spends what it
+    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the caller
+    nor its settings say whether to spend.
     """
 
     subject: EvaluationEntity
@@ -112,7 +110,9 @@ class AccessEvaluation:
 
 
 def parse_approvals(raw: object, place: str) -> tuple[object, ...]:
-    """Return one approval, or a list of those of several people, each with the structure that `/decide` accepts."""
+    """Return the approvals: one approval, or a list with the approvals of several people, each with the structure that
+    `/decide` accepts.
+    """
     match raw:
         case None:
             return ()
@@ -152,8 +152,9 @@ def value_at(found: object, steps: list[str]) -> object:
 
 @dataclass(frozen=True)
 class QuestionTranslator:
-    """Translates evaluations with the maps and the issuers of one policy. If the policy has an item of a kind, the
-    defaults of that kind are disabled."""
+    """Translates evaluations with the maps and the issuers of one policy. If the policy maps a kind of item, the
+    defaults for that kind are disabled.
+    """
 
     kernel: k.Kernel
 
@@ -222,8 +223,9 @@ class QuestionTranslator:
         return self.issuers.get(named.rstrip("/"), named) if isinstance(named, str) else named
 
     def through(self, asked: AccessEvaluation, issuer: object) -> JsonObject:
-        """Return the actors: `act` holds the current one and, nested in it, the previous ones; `context.agent` names
-        only one."""
+        """Return the actors: `act` holds the current actor and, nested in it, the previous actors; `context.agent`
+        names only one.
+        """
         actors = list(actor_chain(asked.subject.properties.get("act")))
         named = asked.context.get("agent")
         if not actors:
@@ -240,8 +242,9 @@ class QuestionTranslator:
     # ── Endpoint ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """Return the map of the action on this resource type, otherwise the one on every type. Raises
-        UnmappedError."""
+        """Return the map of the action on this resource type, or else the map of the action on every type. Raises
+        UnmappedError.
+        """
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
         if found is None and self.actions:
@@ -285,8 +288,9 @@ class QuestionTranslator:
     # ── Attributes ────────────────────────────────────────────────────────────────────────────
 
     def rows(self, asked: AccessEvaluation, facts: tuple[k.MapFact, ...], endpoint: JsonObject) -> list[JsonObject]:
-        """Return attributes that the policy accepts from a question; the entity store takes precedence for its
-        attributes."""
+        """Return the attributes that the policy accepts from a question. If the entity store has an attribute, its
+        value takes precedence.
+        """
         found: dict[tuple[str, str], JsonObject] = {}
         for fact in (one for one in facts if one.entity):
             value, holder = asked.at(fact.source), self.holder(fact, asked, endpoint)
@@ -300,7 +304,7 @@ class QuestionTranslator:
         ]
 
     def holder(self, fact: k.MapFact, asked: AccessEvaluation, endpoint: JsonObject) -> tuple[str, str] | None:
-        """Return the entity that the attribute belongs to, if the subject or the resource is of its type."""
+        """Return the entity to which the attribute belongs, if the subject or the resource is of its type."""
         if fact.source[0] == "subject":
             return (fact.path[0], asked.subject.id) if self.becomes(asked.subject) == fact.path[0] else None
         thing = endpoint.get("resource")
@@ -344,7 +348,9 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
-    """Return the options. A gateway that lists its obligations is denied others; a malformed list supports none."""
+    """Return the options. A request that needs an obligation outside the gateway's list is denied; a malformed list
+    supports none.
+    """
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:
         return {"consume": asked.spends}
@@ -354,8 +360,9 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
-    """Return an escaped segment. A value that cannot be one segment makes the path malformed, so that the request is
-    denied."""
+    """Return an escaped segment. A value that cannot be a single segment makes the path malformed, so that the request
+    is denied.
+    """
     if segment.source is None:
         return quote(segment.text, safe="")
     value = asked.at(segment.source)
@@ -365,7 +372,7 @@ def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
 
 
 def set_fact(question: JsonObject, path: k.MapPath, value: object) -> None:
-    """Set a fact; a value on its path that is not an object is replaced."""
+    """Set a fact; if a value on its path is not an object, replace the value."""
     if value is None:
         return
     holder = question

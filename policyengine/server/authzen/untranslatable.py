@@ -1,5 +1,6 @@
-"""AuthZEN evaluations that cannot be translated: they are counted, and logged for the operator, in whose map they may
-be missing."""
+"""Counts AuthZEN evaluations that cannot be translated, and logs them for the operator, because the policy's map may be
+incomplete.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines of one kind
 ADAPTER_NAME = "authzen"
-GATES = {"failed": "failure"}  # failures are counted by this name, other denials by the code of the answer
+GATES = {"failed": "failure"}  # the name under which failures are counted; other denials use the code of the answer
 _LOG = logging.getLogger("policyengine")
 
 
@@ -35,4 +36,4 @@ class DenialReporter:
 
 
 def ignore_denial(code: str, why: str) -> None:
-    """Ignore a denial, where no counters are kept."""
+    """Ignore a denial, for callers without counters."""

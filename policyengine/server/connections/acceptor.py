@@ -1,9 +1,9 @@
-"""The acceptor of one listener in one worker: it accepts connections within bounds, leaves them to less busy workers,
+"""The acceptor of one listener in one worker: it accepts connections within bounds, leaves some to less busy workers,
 and loses none when it closes.
 
-A listener that closes resets the connections in its queue. A stop therefore first makes the kernel drop new connection
-attempts: such a client tries again a second later and is then refused. Every connection that is already queued is
-accepted.
+A listener that closes resets the connections in its queue. Before it closes, it therefore makes the kernel drop new
+connection attempts: such a client tries again a second later and is then refused. Every connection that is already
+queued is accepted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.listeners import MAX_LISTEN_QUEUE, ServeError, remove_socket
 from policyengine.server.workers.board import WorkerBoard
 
-MAX_ACCEPTS_PER_TURN = 16  # connections per turn, so that open connections are served in between
-DEFER_SECONDS = 0.005  # seconds that a worker leaves a new connection to a less busy one
+MAX_ACCEPTS_PER_TURN = 16  # maximum connections to accept in one turn, so that open connections are served in between
+DEFER_SECONDS = 0.005  # seconds for which a worker leaves a new connection to a less busy one
 RETRY_SECONDS = 0.05  # seconds before retrying when no file can be opened
 OUT_OF_FILES_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 SO_ATTACH_FILTER = 26  # value on Linux, on all platforms of Python except Alpha, MIPS, PA-RISC and SPARC
-# Drop segments that have SYN set, and pass all others. In classic BPF: code, jump if true, if false, operand.
+# Drop segments that have SYN set, and pass all others. A classic BPF instruction has a code, jumps if true and if
+# false, and an operand.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
 class Acceptor:
-    """Accepts the connections of a listener; `protocol` creates the protocol of each."""
+    """Accepts the connections of a listener; `protocol` creates the protocol of each connection."""
 
     def __init__(
         self,
@@ -112,8 +113,9 @@ class Acceptor:
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     def refuse(self) -> None:
-        """Admit no new connection to the queue, for all workers that share the listener; queued connections are still
-        accepted."""
+        """Admit no new connection to the queue, for all workers that share the listener. Queued connections are still
+        accepted.
+        """
         if self._path is not None and self._made is not None:
             with suppress(ServeError):  # the supervisor tries again
                 remove_socket(self._path, self._made)

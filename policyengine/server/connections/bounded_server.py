@@ -1,7 +1,8 @@
-"""uvicorn's server with bounds: it accepts connections itself, closes slow ones, and stops without losing an answer.
+"""uvicorn's server with bounds: it accepts connections itself, closes slow connections, and stops without losing an
+answer.
 
 A stop has four steps: `/readyz` reports it while connections are still accepted; new connections are refused; accepted
-ones are answered; the server exits. `docs/deploying.md` documents how long each step takes.
+connections are answered; the server exits. `docs/deploying.md` documents how long each step takes.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ ProtocolFactory: TypeAlias = Callable[[], asyncio.Protocol]
 
 
 class BoundedServer(uvicorn.Server):
-    """A server whose second signal is stored in `caught`, for its caller to raise after the cleanup; uvicorn would
-    raise it before. `is_worker`: other processes share its listeners, under a supervisor that stops all of them."""
+    """A server that stores its second signal in `caught`; its caller raises the signal after the cleanup, whereas
+    uvicorn would raise it before. `is_worker` means that other processes share its listeners, and that a supervisor
+    stops them together.
+    """
 
     caught: int | None = None
 
@@ -67,7 +70,7 @@ class BoundedServer(uvicorn.Server):
         self.table.accept()
         for listener, protocol in self.listens(sockets or []):
             self.acceptors.append(Acceptor(listener, protocol, self.table, self.board))
-        self.servers = []  # uvicorn's own servers, always empty
+        self.servers = []  # uvicorn's own list of servers, which stays empty here
         self.started = True
 
     def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, ProtocolFactory]]:
@@ -149,8 +152,10 @@ class BoundedServer(uvicorn.Server):
                 signal.signal(one, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the stop on the first signal, and stop immediately on the second. A worker can receive one signal each
-        from its terminal, its service manager and its supervisor, so only the supervisor ends it immediately."""
+        """Begin the stop on the first signal, and stop immediately on the second. In a worker, a second signal has no
+        effect, because its terminal, its service manager and its supervisor may each send one; only the supervisor ends
+        it immediately.
+        """
         if self.drain.begun is None:
             self.table.draining = True
             self.drain.begin()

@@ -58,10 +58,8 @@ EXPLANATIONS = {
 
 
 class ClientConnection(Protocol):
-    """A connection as the table sees it.
-
-    `began` is the start of the last request or of its stage, `spare` whether the connection is beyond the bound,
-    `has_unread_bytes` whether bytes have arrived that have not been read yet.
+    """A connection as the table sees it. `began` is the start of the last request or of its stage, `spare` says whether
+    the connection is beyond the bound, and `has_unread_bytes` whether bytes have arrived that have not been read yet.
     """
 
     began: float
@@ -85,7 +83,7 @@ class ClientConnection(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Close the connection once every request that has arrived is answered."""
+        """Close the connection after every request that has arrived is answered."""
         ...
 
 
@@ -104,7 +102,7 @@ class ConnectionTable:
         self._board, self._tally, self._clock = board, tally, clock
         self.now = clock()
         self.connections: set[ClientConnection] = set()
-        self.draining = False  # whether every answer closes its connection
+        self.draining = False  # whether each answer closes its connection
         self._expected = 0
         self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, oldest first
         self.held = 0  # bytes of requests without an answer, and of answers that were not read
@@ -120,13 +118,13 @@ class ConnectionTable:
         return len(self.connections) + self._expected
 
     def admit(self) -> bool:
-        """Return whether one more connection may be accepted, after evicting others if necessary."""
+        """Return whether another connection may be accepted, after evicting others if necessary."""
         if self.many >= self.bounds.connections:
             self.make_room(self.many - self.bounds.connections + 1)
         return self.many < self.bounds.connections + SPARE_CONNECTIONS
 
     def make_room(self, many: int) -> None:
-        """Close about that many connections that are not answering a request."""
+        """Close about `many` connections that are not answering a request."""
         for connection in self._replaceable(many):
             self.close(connection, CloseReason.ALL)
 
@@ -136,13 +134,13 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def arrive(self) -> None:
-        """Count a connection that got its protocol, or failed."""
+        """Count a connection that has got its protocol, or that failed."""
         self._expected -= 1
 
     def enter(self, connection: ClientConnection) -> None:
-        self.connections.discard(connection)  # uvicorn may have added it already, without making room
+        self.connections.discard(connection)  # uvicorn may already have added the connection, without making room
         over = len(self.connections) + 1 - self.bounds.connections
-        if over > 0:  # connections that were accepted at the same time have entered
+        if over > 0:  # other connections that were accepted at the same time have entered
             self.make_room(over)
         self.connections.add(connection)
         connection.spare = len(self.connections) > self.bounds.connections
@@ -167,8 +165,9 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Yield connections that are not answering a request, from the address that has the most of them: idle ones
-        first, then the oldest."""
+        """Yield connections that are not answering a request, from the address with the most of them: idle connections
+        first, then the oldest.
+        """
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:
             if connection.stage is not ConnectionStage.BUSY:
@@ -180,8 +179,9 @@ class ConnectionTable:
     # ── Memory ────────────────────────────────────────────────────────────────────────────────
 
     def hold(self, connection: ClientConnection, size: int) -> bool:
-        """Set the number of bytes that a connection holds; return whether there is room, after closing waiting
-        connections."""
+        """Set the number of bytes that a connection holds; return whether there is room for them, after closing waiting
+        connections.
+        """
         if connection not in self.connections:
             return True
         grown = size - self._held.pop(connection, 0)
@@ -248,7 +248,7 @@ class ConnectionTable:
             self._closed[reason, address] += 1
 
     def _tell(self) -> None:
-        """Log one line for all connections that were closed since the last one."""
+        """Log one line for all connections that were closed since the last such line."""
         if not self._closed or self._throttle.admit() is None:
             return
         many: Counter[CloseReason] = Counter()

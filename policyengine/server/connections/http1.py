@@ -2,8 +2,10 @@
 
 llhttp refuses every request whose end two servers could find at different places. It does not limit the size of a head
 or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
-the next request. It is faster because uvicorn creates an exchange and a task for each request, whereas a simple request
-that has arrived completely is answered here without them.
+the next request. This module closes these gaps.
+
+It is faster because uvicorn creates an exchange and a task for each request, whereas a simple request that has arrived
+completely is answered here without them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from policyengine.server.connections.http_connection import NO_ROOM_DETAIL, Http
 from policyengine.server.content_negotiation import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 64 * 1024
-FIELD_OVERHEAD_BYTES = 4  # bytes of a header line in addition to its name and value
+FIELD_OVERHEAD_BYTES = 4  # bytes that a header line has in addition to its name and value
 VERSIONS = ("1.1", "1.0")
 MAX_PIPELINED_REQUESTS = 128  # maximum number of requests that wait for earlier answers
 FRAMING_HEADERS = frozenset((b"host", b"transfer-encoding", b"expect"))
@@ -31,15 +33,15 @@ PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound ma
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
-# Method, URL, headers and body to the answer (status, header lines, content), or to entries of the scope for the
-# application.
+# A function from method, URL, headers and body to the answer (status, header lines, content), or to scope entries for
+# the application.
 AnswerFunction: TypeAlias = Callable[
     [str, bytes, list[tuple[bytes, bytes]], bytes], tuple[int, bytes, bytes] | dict[str, Any]
 ]
 
 
 class PipelineFlow(FlowControl):
-    """Stops reading while pipelined requests wait for earlier answers, which bounds their number."""
+    """Stops reading while pipelined requests wait for earlier answers, so that their number is bounded."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Any) -> None:
         super().__init__(transport)
@@ -51,18 +53,18 @@ class PipelineFlow(FlowControl):
 
 
 class Http1Protocol(HttpConnection, HttpToolsProtocol):
-    """A connection parsed by llhttp. `quiet` counts the bytes since the last complete head, piece of a body, or
-    message.
+    """A connection parsed by llhttp.
 
-    `waiting`: the head of a request has arrived, and uvicorn's exchange is created only if the request cannot be
-    answered without one; `content` is its body so far. `begun` is an exchange whose body has not arrived. `unwanted`
-    counts the bytes of a body that arrived after its answer. `last`: no later request is handled; `passing`: this one
-    is not handled; `closing`: nothing more is read.
+    `quiet` counts the bytes since the last complete head, piece of a body, or message. `waiting` means that the head of
+    a request has arrived; uvicorn's exchange is created only if the request cannot be answered without one; `content`
+    is its body so far. `begun` is an exchange whose body has not arrived. `unwanted` counts the bytes of a body that
+    arrived after its answer. `last` means that no later request is handled, `passing` that the current request is not
+    handled, and `closing` that nothing more is read.
     """
 
     app: Any
     quiet = 0
-    large = False  # whether the received bytes may contain a head beyond the bound
+    large = False  # whether the received bytes may contain a head that is too long
     waiting = False
     content: bytes | bytearray = b""
     version = "1.1"
@@ -112,7 +114,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.account()
 
     def refuse(self) -> None:
-        """Refuse bytes that cannot be parsed, and everything after them."""
+        """Refuse bytes that cannot be parsed, and all bytes after them."""
         self.closing, self.waiting = True, False
         self.logger.warning("Invalid HTTP request received.")
         if not self.in_body and self.waits_for_answer:
@@ -162,7 +164,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.headers.append((name, value))
 
     def read_framing(self, name: bytes, value: bytes) -> None:
-        """Read a header on which the end of the request depends. Raises ValueError."""
+        """Read a header that determines the end of the request. Raises ValueError."""
         if name == b"host":
             self.hosts += 1
         elif name == b"transfer-encoding":
@@ -179,7 +181,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             raise ValueError("exactly one Host is required")
         if self.large and self.head_size() > MAX_HEAD_BYTES:
             raise ValueError("the head is too large")
-        if b"#" in self.url:  # httptools would drop the rest, although a gateway may have asked for all of it
+        if b"#" in self.url:  # httptools would drop the rest, although a gateway may have sent all of it
             raise ValueError("a request line cannot have a fragment")
         if not self.url.startswith(b"/"):
             self.take_authority()
@@ -204,7 +206,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # the list is that of the new scope
+        self.headers += headers  # the list belongs to the new scope
         self.scope.update(entries)  # type: ignore[typeddict-item]  # keys of our own
         self.starting = True
         super().on_headers_complete()
@@ -243,7 +245,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.end()
 
     def collect(self, body: bytes) -> None:
-        """Add a piece of the body: most bodies have one, and one of many pieces is not copied with each of them."""
+        """Add a piece of the body. Most bodies have one piece; a body of many pieces is not copied with each piece."""
         if not self.content:
             self.content = body
             return
@@ -265,7 +267,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start the exchange only once its body has arrived or is late; uvicorn calls this method after the head."""
+        """Start the exchange only when its body has arrived or is late; uvicorn calls this method after the head."""
         if self.starting:
             self.begun = (cycle, app)
         else:
@@ -290,7 +292,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.wire.close()
 
     def answer_now(self) -> bool:
-        """Answer a request without an exchange, and return True, if it waits for nothing; otherwise create one."""
+        """Answer a request without an exchange, and return True, if the answer waits for nothing; otherwise create an
+        exchange.
+        """
         if self.flow.write_paused:
             self.create_exchange({})
             return False
@@ -314,7 +318,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         return True
 
     def dated_lines(self) -> bytes:
-        """Return the lines of the headers of every answer, which uvicorn replaces once a second."""
+        """Return the header lines of every answer, which uvicorn replaces once a second."""
         headers = self.server_state.default_headers
         if headers is not self.dated[0] or not self.dated[1]:
             self.dated = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
@@ -339,7 +343,8 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def go_on_without_upgrade(self, rest: bytes) -> None:
         """Continue with the h11 parser and without the `Upgrade` header, which some clients send with every request."""
         if self.waits_for_answer:
-            # This request would be answered before earlier ones. So only those are answered, and the connection closes.
+            # This request would be answered before earlier ones, so only the earlier ones are answered, and the
+            # connection closes.
             self.closing = True
             self.cycle.keep_alive = False
             return

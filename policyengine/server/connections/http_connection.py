@@ -1,7 +1,8 @@
 """Additions to both HTTP protocols of uvicorn: an entry in the connection table, and a close that loses no answer.
 
-If the server closes while a client still sends, the connection is reset and the client may lose an answer that it has
-not read. If a request is incomplete, the server therefore closes only its own side, and reads on for a while.
+If the server closes a connection while its client still sends, the connection is reset and the client may lose an
+answer that it has not read. If a request is incomplete, the server therefore closes only its own side, and continues to
+read for a while.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def busy_response(detail: bytes) -> bytes:
 
 
 class LingeringTransport:
-    """A transport whose `close` ends the connection with `HttpConnection.end`."""
+    """A transport whose `close` calls `HttpConnection.end`."""
 
     __slots__ = ("_connection", "_wire", "close", "write")
 
@@ -52,16 +53,16 @@ class LingeringTransport:
 
 
 class HttpConnection(asyncio.Protocol):
-    """A mixin for a protocol of uvicorn, before it in the bases.
+    """A mixin for a protocol of uvicorn, placed before it in the bases.
 
     `wire` is the real transport. `began` is the start of the stage, `_idle` the time when the connection was first
     found idle after that, and `_unread` the time since which the client has not read. `lingered` counts the bytes that
-    arrived after the connection ended, and is None before.
+    arrived after the connection ended, and is None before that.
     """
 
     wire: asyncio.Transport
     transport: Any
-    cycle: Any  # the last request of uvicorn
+    cycle: Any  # uvicorn's exchange of the last request
     flow: Any
     loop: Any
     shutdown: Any
@@ -114,7 +115,7 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.loop.call_soon(self.account)  # not during a write, because this may end the connection
+        self.loop.call_soon(self.account)  # later, because this may end the connection during a write
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -137,7 +138,7 @@ class HttpConnection(asyncio.Protocol):
                 return CloseReason.REQUEST if late else None
 
     def idle_since(self, now: float) -> float:
-        """Return when the connection was first checked after its last request."""
+        """Return when the connection was first found idle after its last request."""
         if self._idle is None or self._idle[0] != self.began:
             self._idle = self.began, now
         return self._idle[1]
@@ -162,8 +163,9 @@ class HttpConnection(asyncio.Protocol):
     # ── Closing ───────────────────────────────────────────────────────────────────────────────
 
     def end(self) -> None:
-        """Close, after giving a client that is still sending time to read its answer. The second call closes
-        immediately."""
+        """Close the connection. A client that is still sending gets time to read its answer; a second call closes
+        immediately.
+        """
         if self.lingered is None and self.receiving and not self.wire.is_closing() and self.wire.can_write_eof():
             self.linger()
         else:

@@ -1,7 +1,7 @@
 """Limits of connections: how many per worker, how many per address before their first request, and the time for each
 step.
 
-A connection is proved once its first request has arrived completely.
+A connection is proved when its first request has arrived completely.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from importlib.util import find_spec
 
 from policyengine.server.listeners import ServeError
 
-MAX_CONNECTIONS = 4_096  # per worker, if it may open as many files
+MAX_CONNECTIONS = 4_096  # maximum per worker, if it may open that many files
 UNKNOWN_FILES = 256  # if the system does not report the limit
 # Minimum reserve, or an eighth of all: for logs, stores, issuers, and connections about to be evicted.
 RESERVED_FILES = 64
 MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
-MAX_BUFFERED_BYTES = (
-    64 * 1024 * 1024
-)  # bytes of requests without an answer and of unread answers; half of it per address
-IDLE_SECONDS = 75.0  # longer than nginx keeps a connection, so that nginx closes first
+# Maximum bytes of requests without an answer and of unread answers; half of it per address.
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+IDLE_SECONDS = 75.0  # seconds; longer than nginx keeps a connection, so that nginx closes first
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """`connections` is the maximum per worker, and `unproved` the maximum per address before a first request; None
-    derives them from the open file limit."""
+    """Limits of connections. `connections` is the maximum per worker, and `unproved` the maximum per address before a
+    first request; None derives them from the open file limit.
+    """
 
     connections: int | None = None
     unproved: int | None = None

@@ -1,9 +1,9 @@
-"""The ASGI application in front of the other one: it answers simple requests itself, and passes on all others.
+"""The ASGI application in front of the main application: it answers simple requests itself, and passes on all others.
 
-The application documents every path and could answer alone. The fast path answers byte for byte what the application
-would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision was made but
-its answer failed, something may have been spent. The question is then not decided again, and the application only
-reports the failure.
+The main application documents every path and could answer alone. The fast path answers byte for byte what the
+application would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision
+was made but its answer failed, something may have been spent. The question is then not decided again, and the
+application only reports the failure.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from policyengine.server.telemetry.trace_headers import parse_trace
 
 LABEL_BYTES = re.compile(LABEL.pattern.encode()).fullmatch
 SAFE_URL = re.compile(rb"/[!-\"$-~]*").fullmatch  # a URL that every parser splits at the first `?`
-ESCAPED_LINE_BREAK = re.compile(rb"%0a", re.IGNORECASE).search  # which a route does not match
-ScopeEntries: TypeAlias = dict[str, Any]  # for the application that answers instead
+ESCAPED_LINE_BREAK = re.compile(rb"%0a", re.IGNORECASE).search  # routes do not match paths with line breaks
+ScopeEntries: TypeAlias = dict[str, Any]  # entries that save work for the application that answers instead
 
 
 @dataclass(frozen=True, slots=True)
 class DoorTable:
-    """The doors by their exact path, and those for every path with a prefix."""
+    """The doors of single paths, and the doors of all paths with a prefix."""
 
     exact: Mapping[bytes, FastDoor]
     prefixed: Mapping[bytes, FastDoor]
 
     def find(self, path: bytes) -> FastDoor | None:
-        """Return the door at a path, which still has its escapes."""
+        """Return the door at a path whose escapes are not decoded; None if there is none."""
         door = self.exact.get(path)
         if door is not None:
             return door
@@ -68,7 +68,7 @@ class DoorTable:
 
 @dataclass(frozen=True, slots=True)
 class FastPathApp:
-    """An ASGI application in front of `careful`, which gets everything that is not simple."""
+    """An ASGI application in front of the application `careful`, which gets every request that is not simple."""
 
     careful: ASGIApp
     reloading: ReloadableEngine
@@ -82,7 +82,7 @@ class FastPathApp:
     def now(self, method: str, url: bytes, lines: RawHeaderLines, body: bytes) -> FastAnswer | ScopeEntries:
         """Return the answer to a request that has arrived completely and waits for nothing.
 
-        For all others, return entries for the scope with which the ASGI application has to be called.
+        For any other request, return entries for the scope with which to call the ASGI application.
         """
         door, path, query = self.doors.exact.get(url), url, b""
         if door is None:
@@ -134,7 +134,9 @@ class FastPathApp:
         await send({"type": "http.response.body", "body": answer.content})
 
     async def answer_in_task(self, door: FastDoor, request: SimpleRequest, engine: Engine) -> FastAnswer | None:
-        """Answer on the event loop, in a thread if a store is needed, or in turn if the decision takes long."""
+        """Answer on the event loop, or in a thread if the answer needs a store, or in turn if the decision
+        takes long.
+        """
         in_threads = door.counts.in_threads
         if len(request.body) > LONG_BODY_BYTES:
             return await run_in_turn(self.answer, door, request, engine, in_threads, at_once=False)
@@ -150,7 +152,7 @@ class FastPathApp:
     # ── Both ──────────────────────────────────────────────────────────────────────────────────
 
     def enter_scope(self, scope: Scope) -> tuple[FastDoor, SimpleRequest] | None:
-        """Return the request of a scope, without its body, and its door; None if it is not simple."""
+        """Return the request of a scope, without its body, and its door; None if the request is not simple."""
         if scope["type"] != "http" or scope.get("root_path"):
             return None
         path: bytes | None = scope.get("raw_path")
@@ -161,7 +163,9 @@ class FastPathApp:
         return (door, request) if self.enter(door, request) else None
 
     def enter(self, door: FastDoor, request: SimpleRequest) -> bool:
-        """Enter the caller of a request, its label and its trace; return False if it is not simple, or not admitted."""
+        """Enter the caller of a request, its label and its trace; return False if the request is not simple, or not
+        admitted.
+        """
         headers = request.headers
         if (
             (door.method is not None and request.method != door.method)
@@ -191,7 +195,7 @@ class FastPathApp:
     def answer(
         self, door: FastDoor, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
     ) -> FastAnswer | None:
-        """Return the answer; None if the application has to answer. Raises the errors of `FastDoor.answer`."""
+        """Return the answer; None if the application must answer. Raises the errors of `FastDoor.answer`."""
         if request.trace is None:
             answer = door.answer(request, engine, count, at_once=at_once)
             if answer is None or request.label is None:
@@ -203,7 +207,7 @@ class FastPathApp:
 
 
 def entries_for_application(request: SimpleRequest) -> ScopeEntries:
-    """Return what the application need not do again."""
+    """Return the results that the application need not compute again."""
     return {} if request.decoded is None else {DECODED_KEY: request.decoded}
 
 
@@ -211,7 +215,7 @@ def entries_for_application(request: SimpleRequest) -> ScopeEntries:
 
 
 async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
-    """Return the body. It has usually arrived already, so that no timeout is set. Raises ProblemError."""
+    """Return the body. No timeout is set if it has already arrived, which is usual. Raises ProblemError."""
     steps = receive().__await__()
     try:
         waiting = next(steps)
@@ -227,7 +231,7 @@ async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
 
 @coroutine
 def resume_receive(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
-    """Continue a coroutine that is waiting for `waiting`."""
+    """Continue a coroutine that waits for `waiting`."""
     yield waiting
     return (yield from steps)
 
@@ -261,7 +265,7 @@ def prepend_message(first: Awaitable[Message], receive: Receive) -> Receive:
 
 
 class AnswerFailedError(Exception):
-    """A question was decided, but its answer failed."""
+    """The error for a question that was decided, but whose answer failed."""
 
     def __init__(self, why: Exception) -> None:
         super().__init__(f"{type(why).__name__}: {why}")

@@ -28,7 +28,7 @@ from policyengine.server.telemetry.shared_counters import CountFunction
 
 @dataclass(frozen=True, slots=True)
 class AuthzenDoor:
-    """`has_items`: the body may have several evaluations."""
+    """The door of AuthZEN. `has_items` means that the body may have several evaluations."""
 
     counts: DoorCounts
     translators: TranslatorCache

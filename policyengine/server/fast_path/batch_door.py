@@ -24,12 +24,12 @@ from policyengine.server.telemetry.metered_engine import MeteredEngine
 from policyengine.server.telemetry.shared_counters import CountFunction
 
 PACKED_HEAD = encode_body({"decisions": []}, BodyFormat.MSGPACK)[:-1]
-FIXED_LIST, LIST_16 = 0x90, b"\xdc"  # the first byte of a list of up to 15 items, and of a longer one
+FIXED_LIST, LIST_16 = 0x90, b"\xdc"  # the first byte of a MessagePack list of up to 15 items, and of a longer list
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDoor:
-    """A batch of which the event loop decides every item, or none."""
+    """A door for batches: the event loop decides every item of a batch, or none."""
 
     counts: DoorCounts
     method: ClassVar[str] = "POST"

@@ -14,12 +14,12 @@ from policyengine.runtime.decision import Decision
 from policyengine.server.fast_path.exchange import FastAnswer, HeaderMap, SimpleRequest
 from policyengine.server.telemetry.shared_counters import CountFunction, ServerCounters, TimingTurns, time_sampled
 
-MAX_LENGTH_DIGITS = 6  # of a content-length
+MAX_LENGTH_DIGITS = 6  # maximum digits of a content-length
 
 
 @dataclass(frozen=True, slots=True)
 class DoorCounts:
-    """How a door counts its decisions: on the event loop, and in threads."""
+    """The functions with which a door counts its decisions: on the event loop, and in threads."""
 
     tally: ServerCounters
     on_loop: CountFunction
@@ -32,10 +32,11 @@ class DoorCounts:
 
 
 class FastDoor(Protocol):
-    """One kind of request that needs no application. It answers what the application would answer, to the byte.
+    """A door: one kind of request that the fast path answers, byte for byte as the application would.
 
-    `method` is the only one that it accepts; None for every method. `has_body`: the application reads the body.
-    `has_threads`: a thread may answer, for a store or for long work; otherwise the application does it.
+    `method` is the only method that it accepts; None for every method. `has_body` means that the application reads the
+    body. `has_threads` means that the door may answer in a thread, for a store or for long work; otherwise the
+    application answers.
     """
 
     @property
@@ -51,19 +52,19 @@ class FastDoor(Protocol):
         """Return whether the headers are those of a simple request at this door."""
 
     def admits(self, hosts: AllowedHosts, headers: HeaderMap) -> bool:
-        """Return whether `Host` and `Origin` are those of an ordinary client; only asked if there are no tokens."""
+        """Return whether `Host` and `Origin` are those of an ordinary client; called only if there are no tokens."""
 
     def answer(
         self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
     ) -> FastAnswer | None:
-        """Return the answer; None if the application has to answer, and nothing was decided.
+        """Return the answer; None if the application must answer, in which case nothing was decided.
 
         Raises WouldBlockError if `at_once` is impossible. After other errors, something may have been spent.
         """
 
 
 def is_simple_body(headers: HeaderMap) -> bool:
-    """Return whether the body is not compressed, not very long, and not sent again under the same key."""
+    """Return whether the body is not compressed and not very long, and has no idempotency key."""
     return (
         b"content-encoding" not in headers
         and b"idempotency-key" not in headers
@@ -81,10 +82,9 @@ def decide(
     size: int,
     spends: bool = True,
 ) -> Decision | None:
-    """Decide, and spend unless `spends` is false; return None if the credentials of the question have to be verified,
-    which may wait for an issuer. `size` is the number of bytes in which the question was sent.
-
-    Raises RequestError and WouldBlockError: then nothing was decided.
+    """Decide, and spend unless `spends` is false. Return None if the credentials of the question must be verified,
+    which may wait for an issuer. `size` is the number of bytes of the encoded question. Raises RequestError and
+    WouldBlockError: then nothing was decided.
     """
     known: QuestionLike = question
     if "credentials" in question:

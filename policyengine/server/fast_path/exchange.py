@@ -1,4 +1,4 @@
-"""A simple request as a door reads it, and its answer as lines of HTTP/1.1."""
+"""A simple request as doors read it, and its answer as lines of HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from policyengine.server.adapters.responses import PROBLEM_MEDIA_TYPE, HeaderPai
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.telemetry.trace_headers import trace_response_headers
 
-DECODED_KEY = "policyengine.decoded"  # in the scope of a request for the application: its decoded body
-OWN_PARTS = 100  # of a gateway's question: the pending facts that every one has
+DECODED_KEY = "policyengine.decoded"  # the key in the scope for the decoded body
+OWN_PARTS = 100  # the number of pending facts in every question of a gateway
 HeaderMap = dict[bytes, bytes]
 RawHeaderLines = list[tuple[bytes, bytes]]
 
-COMMON_LINES = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"  # of every answer, in this order
+# Header lines of every answer, in this order.
+COMMON_LINES = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
 PROBLEM_LINES = b"content-type: %b\r\n%b" % (PROBLEM_MEDIA_TYPE.encode(), COMMON_LINES)
 
 
 class SimpleRequest:
-    """A request in which no header occurs twice. `headers` has them by name, `lines` in order.
+    """A request in which no header occurs twice. `headers` has the headers by name, `lines` in order.
 
-    `label` is to be echoed, and `trace` to be continued. `decoded` is the decoded body, for the application if the door
+    The answer echoes `label` and continues `trace`. `decoded` is the decoded body, for the application if the door
     leaves the request to it.
     """
 
@@ -46,8 +47,9 @@ class SimpleRequest:
 
     @property
     def size(self) -> int:
-        """A bound of the parts of a gateway's question: a field of a query or a form may have several names, and a
-        header is a fact or a pending one."""
+        """An upper bound for the number of parts of a gateway's question: a query or form field may have several names,
+        and a header is a fact or a pending fact.
+        """
         headers = len(self.headers) + sum(map(len, self.headers.values()))
         return len(self.path) + 2 * headers + 4 * (len(self.query) + len(self.body)) + OWN_PARTS
 
@@ -68,13 +70,13 @@ class FastAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class FastPathCodec:
-    """How to decode questions and encode answers of one media type."""
+    """Decodes questions and encodes answers of one media type."""
 
     media_type: bytes
     form: BodyFormat
     read: Callable[[bytes], dict[str, Any] | None]
     write: Callable[[Decision], bytes]
-    lines: bytes = field(init=False)  # the last header lines of every answer
+    lines: bytes = field(init=False)  # the last header lines of each answer
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lines", b"content-type: %b\r\n%b" % (self.media_type, COMMON_LINES))
@@ -85,7 +87,7 @@ class FastPathCodec:
 
 
 def build_answer(content: bytes, more: bytes, lines: bytes) -> FastAnswer:
-    """Return the answer to a question: `more` are header lines of its own, `lines` those of its media type."""
+    """Return the answer to a question. `more` are header lines of this answer, `lines` those of its media type."""
     return FastAnswer(200, b"%bcontent-length: %d\r\n%b" % (more, len(content), lines), content)
 
 

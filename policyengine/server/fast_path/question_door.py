@@ -23,7 +23,9 @@ from policyengine.server.telemetry.shared_counters import CountFunction
 
 @dataclass(frozen=True, slots=True)
 class QuestionDoor:
-    """`spends`: the question is decided and spends, unless it sets `options.consume` to false."""
+    """A door for one question. With `spends`, the decision spends unless the question sets
+    `options.consume` to false.
+    """
 
     counts: DoorCounts
     spends: bool
@@ -62,7 +64,7 @@ class QuestionDoor:
         return build_answer(codec.write(decision), limits, codec.lines)
 
     def spends_with(self, options: object) -> bool | None:
-        """Return whether a question with these options spends; None if the application has to read them."""
+        """Return whether a question with these options spends; None if the application must read the options."""
         if type(options) is not dict:
             return None
         spends = self.spends

@@ -14,7 +14,7 @@ from policyengine.server.handlers import DecisionApi
 
 
 def build_doors(api: DecisionApi) -> DoorTable:
-    """Return the doors of an application; each counts under the name that the application counts under."""
+    """Return the doors of an application. Each door counts under the same name as the application."""
     tally, gateways = api.tally, api.gateways
     forward_auth, authzen = DoorCounts.of(tally, "forward_auth"), DoorCounts.of(tally, "authzen")
     evaluations = (authzen, api.translators, api.refusals, api.authzen_consume)

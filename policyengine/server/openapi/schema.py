@@ -167,7 +167,8 @@ QUESTION_FACTS: Any = create_model("QuestionFacts", __base__=StrictModel, **QUES
 
 class Question(QUESTION_FACTS):  # type: ignore[misc]  # its roots are those of the vocabulary
     """A question about exactly one endpoint: `request` with method and path, `tool`, or `action`. All other members are
-    facts."""
+    facts.
+    """
 
     credentials: Credentials | None = None
     approvals: list[Approval] | None = None
@@ -220,7 +221,7 @@ class Line(BaseModel):
 
 
 class Walk(BaseModel):
-    """The explanation, gate by gate. It reveals every fact and rule, so it is not for the caller."""
+    """The explanation, gate by gate. It reveals every fact and rule, so callers should not see it."""
 
     endpoint: str
     gates: list[Line]

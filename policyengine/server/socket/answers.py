@@ -34,16 +34,15 @@ from policyengine.server.socket.frames import (
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 LOGGER = logging.getLogger("policyengine")
-MAX_INLINE_QUESTIONS = 64  # questions in a list that the event loop decides at once: about a millisecond
+MAX_INLINE_QUESTIONS = 64  # maximum questions in a list that the event loop decides at once, in about a millisecond
 DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 
 
 def answer_frame(
     engine: EngineInterface, payload: bytes, gateway: str = "socket", *, at_once: bool = False
 ) -> tuple[bytes, int]:
-    """Return the answer and the number of questions.
-
-    Raises FrameError; and WouldBlockError if `at_once` is impossible. Without `at_once`, long work waits for its turn.
+    """Return the answer and the number of questions. Raises FrameError, and WouldBlockError if `at_once` is impossible.
+    Without `at_once`, long work waits for its turn.
     """
     asked = read_frame(payload)
     try:
@@ -71,8 +70,9 @@ def answer_frame(
 
 
 def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether the question may take so long that other requests should not wait for it; for one simple question,
-    the engine itself reports that."""
+    """Return whether the question may take so long that other requests should not wait for it. Return False for one
+    simple question: the engine itself reports that it takes long.
+    """
     if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
     return not is_simple_decide(asked) and has_long_question(engine, asked)
@@ -142,9 +142,8 @@ def answer_frames(
 def answer_content(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, at_once: bool = False, first: int = 0
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """Return the content of the answer; the items of a list are numbered from `first`.
-
-    Raises RequestError, IdempotencyKeyError, and ProblemError for a malformed key or a report that no limit waits for.
+    """Return the content of the answer; the items of a list are numbered from `first`. Raises RequestError,
+    IdempotencyKeyError, and ProblemError for a malformed key or for a report for which no limit waits.
     """
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1
@@ -210,9 +209,8 @@ def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dic
 def decide_general(
     engine: EngineInterface, decide: DecideFunction, question: object, once: IdempotencyKey | None = None
 ) -> Raw:
-    """Decide a decoded value of any form, which may request an explanation.
-
-    Raises RequestError, IdempotencyKeyError.
+    """Decide a decoded value of any form, which may ask for an explanation. Raises RequestError,
+    IdempotencyKeyError.
     """
     if not isinstance(question, dict):
         raise RequestError("", "a question must be a map")

@@ -1,6 +1,6 @@
 """The MessagePack frames of the socket.
 
-A question frame is `[id, kind, question]`, where `question` may be a list of questions; an idempotency key may follow,
+A question frame is `[id, kind, question]`, where `question` may be a list of questions. An idempotency key may follow,
 with which the question spends only once. `[id, "report", report]` reports the outcome of a decision's request. An
 answer is `[id, status, content]`: an HTTP status, and a decision, a list of decisions, an accepted report or a problem.
 """
@@ -26,7 +26,7 @@ _decode_fast = fast_decode.make_msgpack_decoder(
 
 
 class QuestionFrame(NamedTuple):
-    """A decoded frame. `plain`: the fast decoder has checked `question`, which can otherwise be any value."""
+    """A decoded frame. `plain` means that the fast decoder has checked `question`, which can otherwise be any value."""
 
     id: int
     kind: object
@@ -37,7 +37,7 @@ class QuestionFrame(NamedTuple):
 
 
 class FrameError(Exception):
-    """After these bytes, the start of the next frame is unknown, and so is the question to answer."""
+    """An unreadable frame. The start of the next frame is unknown, and so is the question to answer."""
 
     def __init__(self, problem: ProblemError) -> None:
         self.problem = problem

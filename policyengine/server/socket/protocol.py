@@ -35,9 +35,7 @@ TURN_SECONDS = 0.01  # seconds
 
 class FramedProtocol(asyncio.Protocol):
     """The connection of one sidecar. Frames are answered in order, and reading stops while the client does not read
-    answers.
-
-    A connection may stay idle without limit, as long as no other client needs its place.
+    answers. A connection may stay idle without limit while no other client needs its place.
     """
 
     transport: asyncio.Transport
@@ -45,16 +43,16 @@ class FramedProtocol(asyncio.Protocol):
     spare = False
 
     def __init__(self, doors: tuple[EngineProvider, EngineProvider], table: ConnectionTable) -> None:
-        self.reloading, self.reloading_apart = doors  # for the event loop, and for threads
+        self.reloading, self.reloading_apart = doors  # the engines for the event loop, and for threads
         self.table = table
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray()
-        self.began = table.now  # start of the frame in the buffer, or of the last one
-        self.ended = False  # whether the client sends nothing more
+        self.began = table.now  # when the frame in the buffer, or the last frame, began to arrive
+        self.ended = False  # whether the client has closed its sending side
         self.lost = False  # whether the client can no longer read answers
         self.paused = False  # whether the client reads slowly
         self.resting = False  # whether other connections have their turn
-        self.slow_since: float | None = None  # since when the client has not read its answers
+        self.slow_since: float | None = None  # the time since which the client has not read its answers
         self.apart = 0  # bytes that a thread is processing
         self.counted = False  # whether the table counts bytes of this connection
 
@@ -133,7 +131,7 @@ class FramedProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
-        self.loop.call_soon(self.account)  # not during a write, because this may end the connection
+        self.loop.call_soon(self.account)  # later, because this may end the connection during a write
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -180,7 +178,7 @@ class FramedProtocol(asyncio.Protocol):
         self.settle(rest=questions >= MAX_QUESTIONS_PER_TURN)
 
     def work_apart(self, most: int) -> None:
-        """Answer in a thread, because the answer needs a store or takes long, so that only this connection waits."""
+        """Answer in a thread, because the answer needs a store or takes long; only this connection waits."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None
@@ -226,7 +224,7 @@ class FramedProtocol(asyncio.Protocol):
         return bytes(self.buffer[start : start + size]) if len(self.buffer) >= start + size else None
 
     def settle(self, rest: bool) -> None:
-        """Continue immediately, after other connections or once the client has read its answers; or close."""
+        """Continue when other connections have had their turn and the client has read its answers; or close."""
         if rest:
             self.resting = True
             self.loop.call_soon(self.rested)
@@ -239,7 +237,7 @@ class FramedProtocol(asyncio.Protocol):
 
 
 def peer_name(connection: Any) -> str:
-    """Return the user of the peer process, or one name for all peers if the system does not report it."""
+    """Return the user of the peer process, or one name for all peers if the system does not report the user."""
     if connection is None or not hasattr(socket, "SO_PEERCRED"):
         return "socket"
     _, user, _ = PEER_CREDENTIALS.unpack(

@@ -1,4 +1,4 @@
-"""The metrics of all workers in the format of Prometheus. Other modules count, under the keys that are listed here."""
+"""The metrics of all workers in the format of Prometheus. Other modules count under the keys that this module lists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.clock import MICROSECONDS_PER_SECOND, NANOSECONDS_PER_SECOND
 from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.stores.circuit_breaker import READ, WRITE
 
-BOUND_STEP = 2  # counted latency bounds per exported bound
+BOUND_STEP = 2  # number of counted latency bounds for each exported bound
 # Name, description, label names, and first word of the keys.
 COUNTERS = (
     ("policyengine_once", "Questions with an idempotency key, by result.", ("result",), "once"),

@@ -67,7 +67,7 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
 
 
 async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
-    """Check that the store accepts writes, even while no decisions are made. The store itself logs failures."""
+    """Check that the store accepts writes, even if there are no decisions. The store itself logs failures."""
     store = engine.store
     if isinstance(store, ResilientStore) and engine.state.uses_store:
         with suppress(StoreError):

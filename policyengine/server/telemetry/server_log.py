@@ -19,8 +19,8 @@ from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
 INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are also logged as text
-FINDINGS_EVENT = "reload_refused"  # its message has a line for each finding
-# Optional members of a line, which the caller of the logger may give.
+FINDINGS_EVENT = "reload_refused"  # the event whose message has a line for each finding
+# Optional members of a line, which the caller of the logger may set.
 EXTRA_MEMBERS = (
     "revision",
     "before",
@@ -32,6 +32,10 @@ EXTRA_MEMBERS = (
     "workers",
     "path",
     "failures",
+    "refusals",
+    "operation",
+    "skew_ms",
+    "reasons",
     "trace_id",
     "code",
     "names",
@@ -74,8 +78,9 @@ def record_time(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """The message on one line, and below it the traceback of an exception, whose message is also on one line. The
-    findings of a refused reload are on indented lines, so that no part of them can look like another event.
+    """Formats an event as its message on one line; if there is an exception, its traceback follows, with the
+    exception's message on one line. The findings of a refused reload are on indented lines, so that no part of them can
+    look like another event.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -95,8 +100,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object with `time`, `level`, `event` (stable; `log` without a name), `message`, `revision`, `request_id`
-    …"""
+    """Formats an event as one JSON object with `time`, `level`, `event` (a stable name; `log` for an event without
+    one), `message`, `revision`, `request_id` …
+    """
 
     def __init__(self, revision: Revision) -> None:
         super().__init__()

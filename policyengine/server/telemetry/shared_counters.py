@@ -22,32 +22,30 @@ import msgspec
 from policyengine.runtime.decision import Answer, Outcome
 
 CounterKey: TypeAlias = tuple[str, ...]
-CountFunction: TypeAlias = Callable[
-    [Answer, int], None
-]  # an answer, and its start (`perf_counter_ns`); 0 if it is not timed
+# An answer, and its start (`perf_counter_ns`); 0 if it is not timed.
+CountFunction: TypeAlias = Callable[[Answer, int], None]
 TimingTurns: TypeAlias = Iterator[int]  # whether to time the next decision
-CellValues: TypeAlias = Iterator[int]  # the next value of a cell
+CellValues: TypeAlias = Iterator[int]  # yields the next value of a cell
 AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # a decision, and the rules in it
 Places = TypeVar("Places")
 
 CELL_BYTES = 8  # bytes per cell
 REGION_BYTES = 512 * 1024  # bytes of a region; untouched pages take no memory
-RESERVED_BYTES = (
-    192 * 1024
-)  # bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room
+# Bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room.
+RESERVED_BYTES = 192 * 1024
 HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
 # The first bound of latencies is 2**10 nanoseconds, and each further bound is twice the previous one.
 MIN_LATENCY_BITS = 10
-BOUNDS = 24  # bounds that are exported
+BOUNDS = 24  # number of exported bounds
 SLOTS = 64 - MIN_LATENCY_BITS  # enough for every value of the clock
 SUM = 1 + SLOTS  # after the count and the slots: the total in nanoseconds
 # One in this many decisions is timed, because reading the clock takes as long as the rest of the counting.
 TIMING_INTERVAL = 16
-MAX_RULES = 200  # rules that have counters of their own
-MAX_CACHED_ANSWERS = 4_096  # answers whose cells are cached
+MAX_RULES = 200  # maximum rules with counters of their own
+MAX_CACHED_ANSWERS = 4_096  # maximum answers whose cells are cached
 OTHER = "other"
 UNKNOWN_STATUS = "unknown"  # the class of a status that was not reported
-MAX_LATENCY_MS = 3_600_000  # a longer reported latency is counted as one hour
+MAX_LATENCY_MS = 3_600_000  # a longer latency is counted as this latency, one hour
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
 MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag"})
@@ -104,7 +102,9 @@ class CounterRegion:
 
 
 class AnswerCellCache(Generic[Places]):
-    """The cells of answers, by their `id`. Cached answers are kept alive, so their ids stay unique."""
+    """Caches the cells of answers, by the `id` of each answer. Cached answers are kept alive, so their ids
+    stay unique.
+    """
 
     def __init__(self) -> None:
         self.places: dict[int, Places] = {}  # a plain dict, because every decision looks into it
@@ -127,7 +127,7 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """Time the first decision, and then one decision in TIMING_INTERVAL."""
+    """Yield whether to time the next decision: the first one, and then one in TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
@@ -160,7 +160,7 @@ class ServerCounters:
         self._forget()
 
     def take(self, place: int) -> None:
-        """From now on, write the counters of the worker at this place, which no other process writes."""
+        """Write the counters of the worker at this place from now on; no other process writes them."""
         self.loop, self.threads = CounterRegion(self._parts[2 * place]), CounterRegion(self._parts[2 * place + 1])
         self._told.clear()
         self._forget()
@@ -176,9 +176,8 @@ class ServerCounters:
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
     def counter(self, door: str) -> CountFunction:
-        """Return a function that counts answers of an adapter, from the event loop only.
-
-        Every decision waits for this function. No count is lost, because the shared memory is updated when it returns.
+        """Return a function that counts answers of an adapter; call it from the event loop only. Every decision waits
+        for this function. No count is lost, because the shared memory is updated when it returns.
         """
         region, clock = self.loop, self._clock
         known: AnswerCellCache[AnswerCells] = AnswerCellCache()
@@ -292,8 +291,9 @@ class ServerCounters:
     # ── Totals ────────────────────────────────────────────────────────────────────────────────
 
     def total(self) -> dict[CounterKey, Sequence[int]]:
-        """Return the value of each key over all workers: the sum or, for values that each worker reports for all of
-        them, the maximum."""
+        """Return the value of each key over all workers: the sum or, for values that each worker reports on behalf of
+        all workers, the maximum.
+        """
         found: dict[CounterKey, Sequence[int]] = {}
         for part in self._parts:
             for key, numbers in CounterRegion(part).read():

@@ -37,7 +37,7 @@ MAX_FORM_BYTES = 131_072  # bytes
 MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
-JWKS_AGE = 60  # seconds, well within the `ahead` of rotating keys
+JWKS_AGE = 60  # seconds for which clients may cache the keys, well within `ahead` of key rotation
 ENDED_UNRECORDED = "the revocation took effect, but could not be recorded: the operator's log says why"
 STATUSES = {TokenErrorCode.INVALID_CLIENT: 401, TokenErrorCode.UNAVAILABLE: 503}
 
@@ -58,8 +58,10 @@ class TokenServiceReply:
 
 @dataclass(frozen=True, slots=True)
 class FormSender:
-    """The sender of a form. `operator`: it has a token of the token file, as gateways and operators have;
-    `authorization`: it has any other token; `credentials`: the sender's proof of a key; `now`: seconds since 1970."""
+    """The sender of a form. `operator` means that it has a token of the token file, as gateways and operators have;
+    `authorization`, that it has any other token. `credentials` is the sender's proof of a key; `now` is in seconds
+    since 1970.
+    """
 
     credentials: Credentials
     operator: Operator | None
@@ -68,20 +70,23 @@ class FormSender:
 
     @property
     def itself(self) -> Operator | None:
-        """The operator, unless a gateway forwards a client's credentials together with its own token: then the client
-        is the sender."""
+        """The operator. None if a gateway forwards a client's credentials together with its own token, because then the
+        client is the sender.
+        """
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
-        """Return the operator that sent the form, or None if the form contains client credentials. Raises
-        TokenIssuanceError."""
+        """Return the operator that sent the form; None if the form contains client credentials. Raises
+        TokenIssuanceError.
+        """
         return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenServiceContext:
-    """The context of token requests. `issuing` is None if no tokens are issued here, and only operators are served.
-    `issuers` are those of the policy, by name; `log` records revocations."""
+    """The context of token requests. `issuing` is None if this server issues no tokens and serves only operators.
+    `issuers` are the issuers of the policy, by name; `log` records revocations.
+    """
 
     identity: CredentialAuthenticator
     issuers: Collection[str]
@@ -164,7 +169,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that the token names, or anything for an operator."""
+    """Revoke a token for a client that the token names, or any token for an operator."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
@@ -192,8 +197,9 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
 
 
 def ended_reply(body: Mapping[str, object], came: RevocationResult) -> TokenServiceReply:
-    """Always return 200, because clients take other statuses to mean that the token is still valid (RFC 7009,
-    2.2.1)."""
+    """Return a reply with status 200, because clients take any other status to mean that the token is still valid (RFC
+    7009, 2.2.1).
+    """
     known = {} if came.verified else {"verified": False}
     return TokenServiceReply(
         200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": ENDED_UNRECORDED})}
@@ -251,8 +257,9 @@ def introspect(desk: TokenServiceContext, body: bytes, sender: FormSender) -> To
 
 
 def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> TokenServiceReply:
-    """Complete a task: for an operator with tokens of any issuer; for an agent in the task with tokens of its own
-    issuer and user."""
+    """Complete a task. An operator completes it for tokens of any issuer, an agent in the task for tokens of its own
+    issuer and user.
+    """
     revoking, completed = TokenRevoker(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
         if not is_name(task):

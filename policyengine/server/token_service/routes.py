@@ -29,8 +29,8 @@ ROUTE_DESCRIPTIONS = {
     "/revoke": "Revoke a token, an agent, a user, a chain or a key, from the next decision on (RFC 7009).",
     "/introspect": "Report whether a token is valid, and its claims (RFC 7662).",
 }
-JSON = msgspec.json.Encoder(decimal_format="number")  # decimals as in tokens
-MAX_CONCURRENT_CALLS = 8  # of the 40 threads for requests
+JSON = msgspec.json.Encoder(decimal_format="number")  # writes decimals as tokens do
+MAX_CONCURRENT_CALLS = 8  # maximum threads, of the 40 for requests
 EndpointFunction = Callable[["TokenServiceContext", bytes, "FormSender"], "TokenServiceReply"]
 
 
@@ -95,7 +95,9 @@ class TokenServiceRoutes:
         self.handing = PolicyMemo(self._policies)
 
     def _policies(self) -> tuple[Kernel, EntityStore]:
-        """Return the kernel and the entity store of one engine, which a reload may replace."""
+        """Return the kernel and the entity store of the current engine, read together because a reload may replace the
+        engine.
+        """
         engine = self.api.engine
         return engine.kernel, engine.directory
 
@@ -138,8 +140,9 @@ class TokenServiceRoutes:
         return build_response(await self._apart(self._others, issue_nonce, self.desk, self.now()))
 
     async def _apart(self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any) -> TokenServiceReply:
-        """Run in a thread, with a limit per kind, so that slow issuers or OpenBao leave threads for decisions and
-        revocation: every client can request the verification of a token."""
+        """Run in a thread. Each kind of work has a limit, so that slow issuers or OpenBao leave threads for decisions
+        and revocation: every client can ask to verify a token.
+        """
         async with places:
             return await run_in_threadpool(work, *given)
 
@@ -172,7 +175,8 @@ class TokenServiceRoutes:
 
     def sender(self, http: Request, *, own: bool = False) -> FormSender:
         """Return the sender of a form. Only a gateway with a token of the token file may vouch for its client's
-        certificate, in the configured header. `own`: `Authorization` may be an agent's token."""
+        certificate, in the configured header. `own` means that `Authorization` may contain an agent's token.
+        """
         from policyengine.server.token_service.endpoint import FormSender, issuer_url
 
         sent = http.headers.getlist("authorization")
@@ -182,7 +186,7 @@ class TokenServiceRoutes:
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
         issuing = self.desk.issuing
-        path = http.scope["raw_path"].decode("latin-1")  # as the client wrote and signed it
+        path = http.scope["raw_path"].decode("latin-1")  # the URL as the client wrote and signed it
         url = str(http.url) if issuing is None else f"{issuer_url(issuing)}{path}"
         certificate = self.api.gateway.client_certificate if trusted else None
         raw = read_client_credentials(

@@ -1,6 +1,5 @@
-"""The shared board of all workers: how many connections each worker has, and how far its shutdown has progressed.
-
-The board is shared memory. Each cell has one writer, except the one that stops all workers.
+"""The shared board of all workers: how many connections each worker has, and how far its shutdown has progressed. The
+board is shared memory. Each cell has one writer, except the cell that stops all workers.
 """
 
 from __future__ import annotations
@@ -8,7 +7,7 @@ from __future__ import annotations
 from mmap import mmap
 
 CELL_BYTES = 8  # bytes per cell
-LOAD, QUIET, CLOSED = range(3)  # the cells of each worker
+LOAD, QUIET, CLOSED = range(3)  # number of cells of each worker
 CELLS_PER_WORKER = 3
 
 
@@ -31,8 +30,9 @@ class WorkerBoard:
 
     @property
     def others_are_freer(self) -> bool:
-        """Whether another accepting worker has at least two connections fewer. A difference of one is a mere
-        fluctuation."""
+        """Whether another accepting worker has at least two connections fewer. A difference of one connection is not
+        significant.
+        """
         mine = self._cells[self._mine + LOAD]
         return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 

@@ -1,8 +1,8 @@
-"""The supervisor of worker processes that share listeners: it forks them, replaces those that die, and stops them
+"""The supervisor of worker processes that share listeners: it forks them, replaces workers that die, and stops all
 together.
 
-Workers share what was loaded before the fork, such as the policies. They share what decisions spend only through a
-store.
+Workers share the data that was loaded before the fork, such as the policies. They share the state that decisions spend
+only through a store.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def check_workers(engine: Engine, workers: int) -> None:
 
 class WorkerTarget(Protocol):
     """The main function of a worker, which runs until a signal stops it or the other end of the pipe `lifeline` closes.
-    Reload messages arrive on its `line`. `place` is the number of the worker, from 0, which its replacement
-    inherits."""
+    Reload messages arrive on its `line`. `place` is the number of the worker, from 0, which its replacement inherits.
+    """
 
     def __call__(self, *, lifeline: int, line: WorkerChannel, place: int) -> object: ...
 
@@ -79,7 +79,7 @@ class SupervisorCalls:
         self.told = ReloadStatus()
 
     def ask(self) -> None:
-        with suppress(BlockingIOError):  # the pipe is full of requests already
+        with suppress(BlockingIOError):  # the pipe is already full of requests
             os.write(self._writer, b".")
 
     @property
@@ -94,7 +94,7 @@ class SupervisorCalls:
 
 
 class StopInterrupt(BaseException):
-    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing at that moment."""
+    """The exception for SIGTERM or SIGINT, which ends the workers at any point of the supervisor's work."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -108,8 +108,9 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
-    """How to stop all workers, which have `seconds` to end. `listeners` are closed once every worker has closed its
-    copy, so that later clients are refused instead of waiting."""
+    """The plan for stopping all workers, which have `seconds` to end. `listeners` are closed after every worker has
+    closed its copy, so that later clients are refused instead of waiting.
+    """
 
     board: WorkerBoard
     listeners: Sequence[socket.socket]
@@ -188,8 +189,9 @@ def watch_workers(
     reloading: ReloadableEngine,
     calls: SupervisorCalls,
 ) -> NoReturn:
-    """Replace workers that die, one at a time and after a pause, because the cause may also kill the next one. Reload
-    all workers when a reload is requested."""
+    """Replace workers that die, one at a time and after a pause, because the cause may also kill the next worker.
+    Reload all workers when a reload is requested.
+    """
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
         for place, one in enumerate(crew):
@@ -219,7 +221,7 @@ def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) 
 
 
 def stop_workers(crew: list[WorkerProcess], stopping: StopPlan) -> int | None:
-    """Let all workers end within the time of the plan; return the signal that cut this time short, if there was one."""
+    """Let all workers end within the time of the plan; return the signal that cut this time short, if any."""
     hurried: list[int] = []
 
     def hurry(number: int, frame: FrameType | None) -> None:

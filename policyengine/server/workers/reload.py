@@ -1,7 +1,7 @@
-"""Reloads of several workers, of all or none: each prepares the candidate, then all swap, and then the new history
-begins.
+"""Reloads of several workers, all of them or none: each worker prepares the candidate, then all swap, and then the new
+history begins.
 
-Each worker has a channel to the supervisor. Only these two processes send messages on it, so that pickle is safe.
+Each worker has a channel to the supervisor. Only these two processes send messages on the channel, so pickle is safe.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from policyengine.engine import Engine
 from policyengine.reload import Candidate, RefusalKind, ReloadableEngine, ReloadRefusedError, ReloadStatus
 from policyengine.reload.policy_inventory import PolicyInventory
 
-MAX_READY_SECONDS = 60.0  # seconds for all workers to prepare
+MAX_READY_SECONDS = 60.0  # seconds in which all workers must prepare
 LENGTH_PREFIX = struct.Struct("!Q")
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReload:
-    """Prepare this candidate."""
+    """The message to prepare this candidate."""
 
     candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)
 class CommitReload:
-    """Decide with the prepared candidate. `reloads` is the reload status after this reload."""
+    """The message to decide with the prepared candidate. `reloads` is the reload status after this reload."""
 
     reloads: ReloadStatus
 
 
 @dataclass(frozen=True, slots=True)
 class BeginHistory:
-    """Begin the new history: no worker decides with the previous policies any more."""
+    """The message to begin the new history, sent when no worker decides with the previous policies any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbortReload:
-    """Drop the candidate: it is refused, or another worker cannot prepare it."""
+    """The message to drop the candidate, because it is refused or another worker cannot prepare it."""
 
     reloads: ReloadStatus
 
@@ -94,8 +94,9 @@ class WorkerChannel:
 
 
 class ReloadParticipant:
-    """Executes reload messages of the supervisor in a thread, and sends back the result. From the preparation until the
-    swap it lets no watcher replace the entities, so that no worker can fail to swap."""
+    """Executes reload messages of the supervisor in a thread, and sends back the results. From the preparation until
+    the swap, no watcher may replace the entities, so that no worker can fail to swap.
+    """
 
     def __init__(self, reloading: ReloadableEngine, line: WorkerChannel) -> None:
         self._reloading, self._line = reloading, line
@@ -164,7 +165,9 @@ class ReloadParticipant:
 
 @dataclass(slots=True)
 class ReloadCoordinator:
-    """The channels to all workers. `lost` are those of workers that did not answer: their policies are unknown."""
+    """The channels to all workers. `lost` are the channels of workers that did not answer: their policies
+    are unknown.
+    """
 
     reloading: ReloadableEngine
     lines: list[WorkerChannel]
@@ -172,16 +175,14 @@ class ReloadCoordinator:
     longest: float = MAX_READY_SECONDS
 
     def take(self, candidate: Candidate) -> None:
-        """Make all workers decide with the candidate, or none, and report a refusal to all.
-
-        The supervisor also swaps, so that workers that it starts later begin with the candidate.
+        """Make all workers decide with the candidate, or none, and report a refusal to all. The supervisor also swaps,
+        so that workers that it starts later begin with the candidate.
         """
         with self.reloading.holding_directory():
             try:
                 engine = self.reloading.engine_of(candidate)
-                for refused in self._told(
-                    PrepareReload(replace(candidate, inventory=PolicyInventory()))
-                ):  # the supervisor alone compares inventories
+                # The supervisor alone compares inventories.
+                for refused in self._told(PrepareReload(replace(candidate, inventory=PolicyInventory()))):
                     raise refused
             except ReloadRefusedError as refused:
                 self.reloading.refuse(refused)

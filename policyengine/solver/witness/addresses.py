@@ -36,7 +36,7 @@ def shifted(address: Address, step: int) -> list[Address]:
 
 
 def fitting_addresses(networks: object, wanted: bool) -> list[Address]:
-    """Return addresses in one of the networks, or outside all of them."""
+    """Return addresses in one of the networks, or outside all of them if `wanted` is false."""
     every = networks if isinstance(networks, tuple) else (networks,)
     known = tuple(one for one in every if one is not None)
     return [one for one in dict.fromkeys(boundary_addresses(known)) if is_within(one, known) is wanted]

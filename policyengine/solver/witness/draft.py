@@ -1,4 +1,4 @@
-"""Drafts of requests: reading and writing the operands of conditions."""
+"""Drafts of requests: reads and writes the operands of conditions."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def write_attribute(draft: Draft, node: k.Attribute, value: Any) -> bool:
 
 
 def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
-    """Set one side of a sum, difference or product: the one without a value, otherwise the left one."""
+    """Set one side of a sum, difference or product: the side without a value, otherwise the left side."""
     left, right = read(draft, term.left), read(draft, term.right)
     if left is None and right is None:
         right = neutral_operand(term)
@@ -157,7 +157,7 @@ def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
 
 
 def neutral_operand(term: k.Arithmetic) -> object:
-    """Return the value of the right side that makes the term equal to its left side."""
+    """Return the value of the right side with which the term equals its left side."""
     match term.right.type:
         case Scalar.DURATION:
             return timedelta(0)
@@ -168,7 +168,7 @@ def neutral_operand(term: k.Arithmetic) -> object:
 
 
 def solve_term(term: k.Arithmetic, side: k.Expr, other: Any, value: Any) -> Any:
-    """Return the value of one side that gives the term the required value; None if no value does."""
+    """Return the value of one side with which the term has the required value; None if there is none."""
     match term.operator:
         case "+":
             return compute("-", value, other)

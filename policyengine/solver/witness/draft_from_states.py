@@ -27,13 +27,13 @@ States: TypeAlias = Mapping[Subject, AbstractValue]
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
 
 MAX_COMBINATIONS = 2_000
-OTHER_TEXTS = ("A", "0", "-", "!")  # later ones come before more constants
+OTHER_TEXTS = ("A", "0", "-", "!")  # in falling usefulness: a later text sorts before more constants
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
-# Parts come before the operands that are computed from them.
+# Parts are filled before the operands that are computed from them.
 FILL_ORDER: tuple[type, ...] = (
     k.Fact, k.Attribute, k.Member, k.Variable, k.Call, k.Arithmetic,
-    k.Relation,  # of an element and a collection
+    k.Relation,  # relations of an element and a collection
     k.Quantifier, FactPair,
 )  # fmt: skip
 OTHER_RANK = FILL_ORDER.index(k.Quantifier)
@@ -41,9 +41,10 @@ OTHER_RANK = FILL_ORDER.index(k.Quantifier)
 
 @dataclass(slots=True)
 class StateFiller:
-    """Fills a draft. `absence` are the facts that conditions test for absence, `constants` those that facts are
-    compared with. With `ordered`, texts are in the order of their states, and less natural; `disordered` says that a
-    text is not."""
+    """Fills a draft. `absence` are the facts that conditions test for absence, `constants` those with which facts are
+    compared. With `ordered`, texts are in the order of their states, and less natural; `disordered` says that a text is
+    not in that order.
+    """
 
     editor: DraftEditor
     absence: frozenset[Subject] = frozenset()
@@ -92,9 +93,9 @@ class StateFiller:
         elif state is SpecialValue.BROKEN:
             self._spoil(subject)
         elif isinstance(subject, k.Quantifier | k.InWindow) or constant_question(subject):
-            return  # solved together with others
+            return  # solved together with other subjects
         elif isinstance(subject, k.HasRow):
-            WitnessFinder(self.editor).make(subject, True)  # temporarily, even if the row must not exist
+            WitnessFinder(self.editor).make(subject, True)  # only for now, even if the row must not exist
         elif isinstance(state, bool):
             WitnessFinder(self.editor).make(subject, state)
         else:
@@ -106,7 +107,7 @@ class StateFiller:
             self.editor.put(subject, WRONG_TYPE if not isinstance(subject.type, RecordType) else 7)
 
     def _value(self, subject: k.Expr, state: AbstractValue) -> Any:
-        """Return a value for the state: a natural value if conditions do not distinguish it from others."""
+        """Return a value for the state; a natural value if conditions do not distinguish it from others."""
         constants = self.constants.get(subject, ())
         if state is SpecialValue.OTHER:
             leaf = underlying_leaf(subject)
@@ -239,7 +240,7 @@ def must_differ(subject: Subject, state: AbstractValue) -> bool:
 
 
 def forbidden_items(states: States) -> dict[k.Expr, list[Any]]:
-    """Return, by collection, the constants that it must not contain."""
+    """Return for each collection the constants that it must not contain."""
     forbidden: dict[k.Expr, list[Any]] = {}
     for subject, state in states.items():
         if state is not False:

@@ -1,4 +1,6 @@
-"""The finder of witnesses: it changes facts to make conditions true or false by their structure, and may fail."""
+"""The finder of witnesses: changes facts to make conditions true or false, guided by the structure of the conditions.
+It may fail.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ class WitnessFinder:
             self.editor.draft.add_row(ref) if wanted else self.editor.draft.remove_row(ref)
 
     def _make_quantifier(self, node: k.Quantifier, wanted: bool) -> None:
-        """Make a quantifier true or false: one element suffices to make `any` true or `all` false; otherwise all
+        """Make a quantifier true or false. One element suffices to make `any` true or `all` false; otherwise all
         elements must change.
         """
         editor, settled_by_one = self.editor, wanted == (node.word == "any")

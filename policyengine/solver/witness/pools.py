@@ -37,8 +37,8 @@ class FirstChoice:
 @dataclass(frozen=True, slots=True)
 class ValuePools:
     """Candidate values by fact. `by_slot` contains the constants with which conditions compare a fact, and their
-    neighbors. `usual` returns the values of a leaf, given the values of its slot; `step` is the distance to the next
-    time or duration.
+    neighbors. `usual` returns common values for a leaf, given the values of its slot; `step` is the distance to the
+    next time or duration.
     """
 
     by_slot: Mapping[PoolKey, tuple[Any, ...]] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class ValuePools:
 
 
 def pool_key(leaf: Leaf) -> PoolKey:
-    """Return the slot of a leaf: attributes and members with the same name share one."""
+    """Return the slot of a leaf; attributes and members with the same name share one slot."""
     return leaf.path if isinstance(leaf, k.Fact) else ("", leaf.name)
 
 
 def underlying_leaf(node: k.Expr) -> Leaf | None:
-    """Return the fact that an operand is or from which it is computed."""
+    """Return the fact that an operand is, or from which it is computed."""
     match node:
         case k.Fact() | k.Attribute() | k.Member() | k.Variable():
             return node
@@ -80,7 +80,7 @@ def underlying_leaf(node: k.Expr) -> Leaf | None:
 
 
 def compared_constants(node: k.Expr) -> Iterator[tuple[Leaf, Any]]:
-    """Yield each fact of a comparison with each constant that it is compared with."""
+    """Yield each fact of a comparison with each constant with which it is compared."""
     match node:
         case k.Relation() if node.row.operands is k.Operands.PATTERN:
             return

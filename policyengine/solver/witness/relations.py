@@ -41,7 +41,7 @@ def make_relation(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
 
 
 def compare(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-    """Change one side to fit the other, usually the left one if both can change."""
+    """Change one side to fit the other, usually the left side if both can change."""
     sides = [(left, right, False), (right, left, True)]
     if is_fixed(left) or editor.choose.chance(4):
         sides.reverse()
@@ -60,7 +60,7 @@ def compare(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr
 
 
 def ask_text(editor: DraftEditor, name: str, left: k.Expr, right: k.Expr, wanted: bool) -> None:
-    """Give the left side a string for which the question has the required answer."""
+    """Give the left side a string for which the question `name` about the right side has the required answer."""
     text, leaf = editor.settle(right), underlying_leaf(left)
     if isinstance(text, str):
         question = TextQuestion(name, text)
@@ -100,7 +100,7 @@ def is_empty_by_default(collection: k.Expr) -> bool:
 
 
 def place(editor: DraftEditor, node: k.Relation, wanted: bool) -> None:
-    """Put an entity into another one or take it out. An entity is always in itself, so no row changes that."""
+    """Put an entity into another entity, or take it out. An entity is always in itself, and no row changes that."""
     lower, upper = editor.settle(node.left), editor.settle(node.right)
     if lower == upper and isinstance(lower, EntityRef) and wanted is not (node.operator == "in"):
         editor.put_any(node.left, [EntityRef(lower.type, id_) for id_ in SAMPLE_IDS if id_ != lower.id])
@@ -129,8 +129,9 @@ def relate_collections(editor: DraftEditor, row: k.RelationRow, left: k.Expr, ri
 
 
 def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> bool:
-    """Return whether a side could be changed. Growing comes before shrinking, because other conditions may have filled
-    it."""
+    """Return whether a side could be changed. Growing is tried before shrinking, because other conditions may have
+    filled the side.
+    """
     for side, other, choice in collection_choices(editor, left, right):
         pair = (choice, other) if side is left else (other, choice)
         if row.holds(*pair) is wanted and editor.put(side, choice):
@@ -155,8 +156,8 @@ def allowed_elements(editor: DraftEditor, side: k.Expr, others: Items = ()) -> l
 
 
 def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
-    """Yield the elements of this side alone, with one element of the other side, with all elements of the other side,
-    and with one that is not in the other side.
+    """Yield larger versions of this side: its own elements, with one element of the other side, with all elements of
+    the other side, and with an element that the other side lacks.
     """
     common = [one for one in allowed if one in other and one not in own]
     strange = [one for one in allowed if one not in other]
@@ -165,7 +166,7 @@ def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
 
 def shrunk(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
     """Yield smaller versions of this side: the common elements, the elements that only this side has, a single element,
-    one that the other side lacks, and none.
+    an element that the other side lacks, and none.
     """
     yield tuple(one for one in own if one in other)
     yield tuple(one for one in own if one not in other)

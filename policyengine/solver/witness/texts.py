@@ -1,4 +1,4 @@
-"""Generate strings for which all tests of one operand (patterns, prefixes and so on) have the required results."""
+"""Generates strings for which all tests of one operand (patterns, prefixes and so on) have the required results."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
 
 
 def sample_text(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[str] = ()) -> str | None:
-    """Return a known string that fits, otherwise one composed of pieces from all the questions, or None."""
+    """Return a known string that fits; otherwise one composed of pieces from all the questions, or None."""
     return next(fitting_texts(asked, known), None)
 
 

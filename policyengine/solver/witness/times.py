@@ -18,8 +18,7 @@ WINTER_SUMMER_LATER = (timedelta(0), timedelta(weeks=26), timedelta(weeks=160))
 
 
 def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[datetime]:
-    """Yield the start, then every time in the following week when a window opens or closes, and the second before.
-
+    """Yield the start, then every time in the following week at which a window opens or closes, and the second before.
     A window of dates adds such a week after each of its edges, and one before the first of all edges.
     """
     edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, calendar_windows.Absolute)

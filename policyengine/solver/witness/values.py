@@ -130,7 +130,7 @@ def adjacent_values(value: Any, step: timedelta = SECOND) -> tuple[Any, ...]:
 
 
 def other_values(value: Any) -> tuple[Any, ...]:
-    """Return different values of a type without neighbors."""
+    """Return other values of the type, for types whose values have no neighbors."""
     match value:
         case str():
             return (f"{value}-other", f"!{value}")

@@ -1,4 +1,4 @@
-"""Count and log refusals of a memory store that has no room for new keys."""
+"""Counts and logs refusals of a memory store that has no room for new keys."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-REST = 10  # microseconds of pause for each key that was searched, a multiple of the time for searching it
+REST = 10  # microseconds of pause for each searched key, a multiple of the time that the search takes
 
 
 class SweepSchedule:
@@ -19,5 +19,5 @@ class SweepSchedule:
         return now >= self._until
 
     def done(self, now: int, left: int) -> None:
-        """Note a search that left `left` keys."""
+        """Note the end of a search that left `left` keys."""
         self._until = now + REST * left

@@ -88,7 +88,7 @@ class EventSeries:
         return [self.events[number - self.first] for number in numbers]
 
     def replace(self, event: PastEvent) -> None:
-        """Keep this event instead of all earlier ones."""
+        """Replace all earlier events with this event."""
         self.first += len(self.events)
         self.events, self.places = [event], {}
 
@@ -102,8 +102,9 @@ ANOTHER = object()
 
 
 class EventSeriesView:
-    """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
-    in the meantime, `commit` detects that by the version."""
+    """A view of the events that existed when they were fetched, without later events. If reports or evictions change
+    them in the meantime, `commit` detects it by the version.
+    """
 
     __slots__ = ("_end", "_line", "_lock", "complete_after", "now", "version")
 
@@ -128,7 +129,7 @@ class EventSeriesView:
 
 @dataclass(slots=True)
 class PendingOutcome:
-    """A decision whose outcome is awaited: the events that wait for it, and until when they wait."""
+    """A decision whose outcome is awaited: the events that wait for it, and the end of their wait."""
 
     until: int
     records: tuple[HistoryRecord, ...]
@@ -136,7 +137,7 @@ class PendingOutcome:
 
 
 class MemoryHistory:
-    """The history of a memory store. Not thread-safe: the store has the lock, which is passed in for later lookups."""
+    """The history of a memory store. Not thread-safe: the store passes in its lock, which later reads use."""
 
     def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: CapacityAlarm) -> None:
         self._lock = lock
@@ -144,7 +145,7 @@ class MemoryHistory:
         self._fullness = fullness
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, EventSeries] = {}
-        self._of_watch: Counter[str] = Counter()  # lines of each watch
+        self._of_watch: Counter[str] = Counter()  # number of lines of each watch
         self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
 
@@ -152,7 +153,7 @@ class MemoryHistory:
         for watch in watches:
             if watch not in self._begun:
                 self._begun[watch] = ALWAYS if self._complete else now - 1
-            elif self._begun[watch] == NEVER:  # it had already ended
+            elif self._begun[watch] == NEVER:  # the watch had already ended
                 self._begun[watch] = now - 1
                 self._drop(key for key in list(self._lines) if key[0] == watch)
 

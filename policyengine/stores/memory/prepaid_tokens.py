@@ -1,5 +1,6 @@
-"""Receipts in memory for tokens of rates that confirms paid: an allow that uses the approval is not charged for them
-again."""
+"""Receipts in memory for rate tokens that confirms paid: the allow that uses the approval is not charged
+for them again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
 
-MAX_RECEIPTS = 100_000  # receipts; beyond this number the oldest is dropped, and its charge is repeated
+MAX_RECEIPTS = 100_000  # maximum receipts; beyond it the oldest is dropped, and its charge is repeated
 
 
 class PrepaidTokens(NamedTuple):

@@ -33,9 +33,9 @@ from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
 from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
-MAX_KEYS = 1_000_000  # keys of all rules together
-BETWEEN_THREADS = 1_000  # microseconds: threads may arrive in a different order than they read the clock
-MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys that is worth a search for keys to evict
+MAX_KEYS = 1_000_000  # maximum keys of all rules together
+BETWEEN_THREADS = 1_000  # microseconds; threads may arrive in another order than they read the clock
+MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys for which a search for keys to evict is worthwhile
 
 
 LimitStates: TypeAlias = dict[CountKey | str, Any]
@@ -44,7 +44,7 @@ SteadyLevel: TypeAlias = tuple[int, int, int, int, int]  # level (units), then `
 
 @dataclass(slots=True)
 class RuleStates:
-    """The states of one rule by key; `like` is one of the rule's charges, which defines the unit of the states."""
+    """The states of one rule by key; `like` is one charge of the rule, which defines the unit of the states."""
 
     like: Charge
     states: LimitStates = field(default_factory=dict)
@@ -72,7 +72,8 @@ class MemoryStore:
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}
-        # By decision: when its outcome can no longer be reported, and its charges, which are empty after the report.
+        # For each decision: when its outcome can no longer be reported, and its charges, which are empty after the
+        # report.
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         self._clock = self._keys = 0
         self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
@@ -122,7 +123,7 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def _peeked(self, now: int) -> int:
-        """Return the time for a caller that only peeks, perhaps at another time; does not move the store's clock."""
+        """Return the time for a caller that only peeks, perhaps at another time. The store's clock does not move."""
         return max(self._clock, now)
 
     def _moved(self, now: int) -> int:
@@ -176,7 +177,8 @@ class MemoryStore:
         self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False
     ) -> ChargeResult | None:
         """Charge rates of a constant pace as the general step does, but without its objects, because most decisions
-        charge nothing else. Return None, and change nothing, if there is another charge."""
+        charge nothing else. Return None, and change nothing, if there is any other charge.
+        """
         levels: list[tuple[LimitStates, CountKey | str, int, SteadyLevel]] = []
         grown: list[LimitStates] = []
         admitted = True
@@ -221,12 +223,12 @@ class MemoryStore:
         return ChargeResult((), now)
 
     def _paid(self, effects: Effects, now: int) -> list[int]:
-        """Return the tokens of each limit that earlier confirms of this decision already paid."""
+        """Return for each limit the tokens that earlier confirms of this decision already paid."""
         name = receipt_name(effects.confirms)
         return [self._receipts.tokens(receipt_owner(one.charge), name, now) if name else 0 for one in effects.limits]
 
     def _done(self, effects: Effects, decision: str, now: int, done: StoreTransition) -> None:
-        """Apply a transition. Room is made before anything changes, so a full store changes nothing."""
+        """Apply a transition. The store makes room before it changes anything, so a full store changes nothing."""
         kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
         counted = ((self._counts(one.charge).states, compact_key(one.charge)) for one in kept)
@@ -339,7 +341,7 @@ def has_only_records(effects: Effects) -> bool:
 
 
 def state_beside_others(of: SteadyLevel) -> LimitState:
-    """Return the state of a rate for a request that was charged to none: it had no room here, or in another rate."""
+    """Return the state of a rate for a request that no rate charged, because this rate or another had no room."""
     level, most, drain, token, tick = of
     over = level + token - most * token
     remaining, reset = max(0, most * token - level) // token, -(-level // drain) * tick
@@ -363,7 +365,7 @@ def compact_key(charge: Charge) -> CountKey | str:
 
 
 def is_significant(state: Any, charge: Charge, now: int) -> bool:
-    """Return whether a state differs from an empty one at `now`."""
+    """Return whether a state differs from an empty state at `now`."""
     match charge:
         case RateCharge(steady=True):
             return bool(state > now // charge.tick * charge.flow.drain)

@@ -1,5 +1,6 @@
-"""The store in a Redis Cluster: the keys of one decision are on several servers. Each server reserves its part; if one
-refuses, the reserved parts are returned."""
+"""The store in a Redis Cluster, where the keys of one decision are on several servers. Each server reserves its part;
+if one refuses, the reserved parts are returned.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class SlotResult(NamedTuple):
 
 class SlotChange(NamedTuple):
     """The change of one charge: its state and its receipt, each before and after, and the tokens that were already
-    paid. An empty value means that there is no state or receipt, or that the state did not change."""
+    paid. An empty value means that there is no state or receipt, or that the state did not change.
+    """
 
     before: bytes
     after: bytes
@@ -70,10 +72,13 @@ class SlotChange(NamedTuple):
 
 
 class ClusterStore:
-    """A store in a Redis Cluster. If one slot reserves its part of a decision and another refuses, other decisions may
-    temporarily see the reservation, but they never miss a charge. Histories are locked during the commit, so that no
-    decision sees events that may not happen. Each slot has its own clock, which never runs backwards for any key. If a
-    process dies between the parts, its reservations remain."""
+    """A store in a Redis Cluster.
+
+    If one slot reserves its part of a decision and another refuses, other decisions may temporarily see the
+    reservation, but they never miss a charge. Histories are locked during the commit, so that no decision sees events
+    that may not happen. Each slot has its own clock, which never runs backwards for any key. If a process dies between
+    the parts, its reservations remain.
+    """
 
     def __init__(
         self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS
@@ -96,9 +101,9 @@ class ClusterStore:
                 raise StoreLossError(forgets)
 
     def probe(self) -> None:
-        """Probe each server that has slots of this store: decisions write to these."""
+        """Probe each server that has slots of this store, because decisions write to all of them."""
         keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SLOT_COUNT)]
-        client: Any = self._client  # the client has no types for this
+        client: Any = self._client  # the client declares no type for this
         with translate_errors():
             servers = {client.get_node_from_key(key).name: key for key in keys}
         for key in servers.values():
@@ -113,8 +118,9 @@ class ClusterStore:
         return f"Valkey {one['valkey_version']}" if "valkey_version" in one else f"Redis {one['redis_version']}"
 
     def time(self, now: int) -> int:
-        """Measure the skew and return the time of the server that is furthest from the clock of this process. Raises
-        StoreError."""
+        """Measure the skew and return the time of the server whose clock differs most from the clock of this process.
+        Raises StoreError.
+        """
         before = self.skew.clock()
         with translate_errors():
             told: Any = self._client.time(target_nodes=self._client.PRIMARIES)
@@ -148,7 +154,7 @@ class ClusterStore:
                 return None
             return self._taken(effects, decision, now, peek, trying)
         finally:
-            with suppress(StoreError):  # remaining locks expire
+            with suppress(StoreError):  # locks that remain will expire
                 trying.free()
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
@@ -157,7 +163,7 @@ class ClusterStore:
     def _taken(
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
-        """Commit a decision part by part. Events are recorded last, because that cannot be undone."""
+        """Commit a decision part by part. Events are recorded last, because recording cannot be undone."""
         done: list[tuple[SlotEffects, SlotResult]] = []
         try:
             refused = self._ask_parts(effects, decision, now, peek, done)
@@ -259,7 +265,9 @@ class ClusterStore:
     # ── Parts ─────────────────────────────────────────────────────────────────────────────────
 
     def _parts(self, effects: Effects) -> list[SlotEffects]:
-        """Return the parts of a decision. Approvals come first, so a late decision fails before reserving anything."""
+        """Return the parts of a decision. Approvals come first, so that a decision that comes too late fails before it
+        reserves anything.
+        """
         spends = [SlotEffects(Effects(spends=(one,)), ()) for one in effects.spends]
         asked = Effects(opens=effects.opens, confirms=effects.confirms)
         slots: dict[int, list[int]] = {}
@@ -292,8 +300,7 @@ class ClusterStore:
     def _give_back(
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
-        """Return reservations. Rates that count denials keep their reservations, unless the decision is made again
-        (`conflict`)."""
+        """Return reservations. Rates that count denials keep theirs, unless the decision is made again (`conflict`)."""
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
                 if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):

@@ -100,8 +100,7 @@ def outcome_index_key(decision: str) -> str:
 
 
 def encode_outcome_index(effects: Effects, now: int) -> tuple[bytes, int] | None:
-    """Return the encoded lines in which the outcome of a decision is awaited, with their expiry; None if it is not
-    awaited."""
+    """Return the encoded list of lines that await the outcome of a decision, with its expiry; None if no line does."""
     until = outcome_deadline(effects.records, now)
     found = {keys_of_history(record_key(one)).prefix for one in effects.records if one.awaits}
     return (msgpack.encode(sorted(found)), until) if found else None
@@ -132,7 +131,7 @@ def fetch(
 def report(
     run: RunScript, names: RedisKeys, raw: bytes, decision: str, report: OutcomeReport, given: int | bool
 ) -> ReportStatus | None:
-    """Report an outcome in one slot; `raw` is its encoded entry of awaited events."""
+    """Report an outcome in one slot; `raw` is the encoded entry that lists the events that await it."""
     waiting = msgpack.decode(raw)[2]
     reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
     keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]

@@ -1,4 +1,4 @@
-"""Connections to one Redis server: a script call is one message and one answer, and its arguments are encoded once."""
+"""Connections to one Redis server. A script call is one message and one answer, and its arguments are encoded once."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def find_eviction_risk(memory: Any) -> str | None:
 
 
 def probe_server_time(run: Callable[..., Any], key: str) -> int:
-    """Write to the server that has the key and return its time (microseconds). Raises StoreError if the write fails or
-    may be evicted."""
+    """Write to the server that has the key, and return its time (microseconds). Raises StoreError if the write fails or
+    may be evicted.
+    """
     seconds, micros, most, rule = run(PROBE, [key], PROBE_TTL_MILLISECONDS)
     if forgets := find_eviction_risk(
         {"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE_EVICTION_POLICY}
@@ -97,8 +98,9 @@ def probe_server_time(run: Callable[..., Any], key: str) -> int:
 
 class ConnectionPool:
     """A pool of connections, one for each concurrently calling thread. A call is never sent twice, because it is
-    unknown whether the first one took effect. A server that is new or restarted is checked by `ping` before it gets the
-    `scripts`."""
+    unknown whether the first one took effect. A server that is new or restarted is checked with `ping` before it gets
+    the `scripts`.
+    """
 
     def __init__(self, client: redis.Redis, scripts: Sequence[RedisScript], ping: Callable[[], None]) -> None:
         self._pool: Any = client.connection_pool
@@ -141,7 +143,7 @@ class ConnectionPool:
             wire = self._wire()
             answers = self._asked(wire, sending(), sent)
             lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
-            if lost:  # none of these took effect
+            if lost:  # none of the calls took effect
                 self._teach(wire)
                 missed = [sent[place] for place in lost]
                 again = self._asked(wire, missed, missed)
@@ -187,7 +189,7 @@ class ConnectionPool:
             raise
 
     def _drop(self, wire: Any) -> None:
-        """Drop a broken connection with its pending answer, and the others, because the server may have stopped."""
+        """Drop a broken connection with its pending answer, and all others, because the server may have stopped."""
         wire.disconnect()
         self.close()
 

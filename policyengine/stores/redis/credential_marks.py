@@ -13,10 +13,13 @@ MARK = RedisScript.of("mark.lua")
 
 
 class RedisMarks:
-    """Credential marks in Redis. Each call is one script in one round trip; `run` calls it with keys and arguments.
-    Ends are compared by the clock of the caller, like those of credentials. If that clock differs too much from the
-    server's, which each answer contains, the marks are not used (`resilient_store.py`). The server starts the expiry of
-    a mark when the mark is written."""
+    """Credential marks in Redis.
+
+    Each call is one script in one round trip; `run` calls it with keys and arguments. Ends are compared by the clock of
+    the caller, like the expiry of credentials. If that clock differs too much from the server's, which each answer
+    contains, the marks are not used (`resilient_store.py`). The server counts the expiry of a mark from when the mark
+    is written.
+    """
 
     remote = True
     version = 0

@@ -1,4 +1,4 @@
-"""Outcomes of decisions in Redis: return their concurrency places and budget entries, and record the report."""
+"""Finishes decisions in Redis: returns their concurrency places and budget entries, and records the report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ BACK = RedisScript.of("back.lua")
 def finish(
     client: Any, run: Callable[..., Any], key: str, decision: str, lasts: Callable[[int], bool], *, refund: bool
 ) -> ReportStatus | None:
-    """Finish a decision by its stored record: when its outcome can no longer be reported (checked by `lasts`), and the
-    charges to return. The charges are returned first, because that can safely be repeated, and the report is recorded
-    afterwards, so that an interrupted report can be sent again."""
+    """Finish a decision by its stored record, which says when its outcome can no longer be reported (checked by
+    `lasts`), and which charges to return.
+
+    The charges are returned first, because that can safely be repeated, and the report is recorded afterwards, so that
+    an interrupted report can be sent again.
+    """
     with translate_errors():
         made = client.get(key)
     if made is None:

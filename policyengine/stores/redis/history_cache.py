@@ -14,7 +14,7 @@ from policyengine.stores.history_rows import EventRow, StoredHistory
 from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
 
-MIN_CACHED_EVENTS = 32  # minimum number of events of a line that is cached
+MIN_CACHED_EVENTS = 32  # minimum number of events of a cached line
 MAX_CACHED_EVENTS = 100_000  # maximum number of cached events, of all lines together
 ROW_DECODER = msgpack.Decoder(EventRow)
 
@@ -36,8 +36,9 @@ HEAD_DECODER = msgpack.Decoder(SeriesHead)
 
 
 class CachedSeries:
-    """A cached line whose events are numbered from `start`. It only grows, so views of it stay valid; when the server
-    has dropped half of it, it is replaced."""
+    """A cached line whose events are numbered from `start`. It only grows, so views of it stay valid. When the server
+    has dropped half of the line, a new one replaces it.
+    """
 
     __slots__ = ("born", "line", "start", "version")
 

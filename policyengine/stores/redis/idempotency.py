@@ -18,7 +18,7 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.idempotency import EvictionLog
 from policyengine.stores.redis.connection import RedisScript, script_text
 
-SLOTS = 64  # groups of keys, each with its own bound
+SLOTS = 64  # number of groups of keys, each with its own bound
 
 
 CLAIM = RedisScript.of("claim.lua")
@@ -29,7 +29,8 @@ RunScript = Callable[..., Any]
 
 class RedisIdempotencyKeys:
     """Idempotency keys in Redis. `run` calls a script with keys and arguments; `read` returns the limit states from a
-    draft and the data stored with it. With `virtual` time, the server's own clock does not count."""
+    draft and the data stored with it. With `virtual` time, the server's own clock does not count.
+    """
 
     def __init__(
         self,

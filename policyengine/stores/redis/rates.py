@@ -1,4 +1,4 @@
-"""Charge steady rates of many decisions in one call to Redis, and interpret the levels in its answer."""
+"""Charges steady rates of many decisions in one call to Redis, and interprets the levels in its answer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from policyengine.stores.redis.connection import RedisScript
 from policyengine.stores.transition import CHARGE_KINDS
 
 RATES = RedisScript.of("rates.lua")
-MAX_AMOUNT = 2 * MAX_UNITS  # higher than every limit, so that larger amounts need not be distinguished
-MAX_DECISIONS_PER_CALL = 128  # decisions in one call, which blocks the server
+MAX_AMOUNT = 2 * MAX_UNITS  # above every limit, so that larger amounts need not be distinguished
+MAX_DECISIONS_PER_CALL = 128  # maximum decisions in one call, because a call blocks the server
 COMMAND_HEAD = b"*%%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%%d\r\n%%d\r\n%%b$%%d\r\n%%b\r\n" % RATES.sha.encode()
 
 
 def has_only_steady_rates(effects: Effects) -> bool:
-    """Return whether the only effects of a decision are steady rates at their usual pace, charged if admitted."""
+    """Return whether a decision has no effects other than charges to steady rates at their usual pace, made if it is
+    admitted.
+    """
     if effects.spends or effects.opens or effects.denied or effects.records or effects.relied:
         return False
     for limit in effects.limits:
@@ -40,7 +42,9 @@ def has_only_steady_rates(effects: Effects) -> bool:
 
 
 class RateProfile(NamedTuple):
-    """The common part of all charges of one pace; `begun` is the digest state of the common beginning of their keys."""
+    """The common part of all charges of one pace; `begun` is the state of the digest after the common beginning of
+    their keys.
+    """
 
     begun: Any
     need: int
@@ -56,7 +60,7 @@ class RateProfile(NamedTuple):
         return min(self.need, MAX_AMOUNT), self.full, self.drain, self.tick
 
     def key(self, key: CountKey) -> bytes:
-        """Return the same key as `charge_digest` of `stores/transition.py`."""
+        """Return the same bytes as `charge_digest` of `stores/transition.py`."""
         found = self.begun.copy()
         for part in key:
             found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
@@ -80,7 +84,7 @@ def rate_script_arguments(rule: str, cost: int, flow: BucketParameters, token: i
 
 
 class RateBatch:
-    """One script call for many decisions with steady rates only, by their limits."""
+    """One script call for many decisions that charge only steady rates."""
 
     __slots__ = ("_many", "words")
 

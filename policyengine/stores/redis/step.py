@@ -126,7 +126,7 @@ def decode_charge_result(charges: Sequence[Charge], answer: bytes) -> ChargeResu
 
 
 def decode_draft_result(draft: bytes, answer: bytes) -> ChargeResult:
-    """Decode the answer for a decision whose draft was kept."""
+    """Decode the stored answer for a decision whose draft was kept."""
     return decode_charge_result(draft_charges(draft), answer)
 
 

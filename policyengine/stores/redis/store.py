@@ -220,7 +220,7 @@ class RedisStore:
             self.skew.measure(before, told)
 
     def _now(self, now: int) -> int:
-        """Return the time by the server's clock, or by the test's if it is virtual."""
+        """Return the time of the server's clock, or the given time if time is virtual."""
         with translate_errors():
             clock: Any = self._client.get(DEFAULT_KEYS.clock)
         return max(now if self._virtual else 0, int(clock or 0))
@@ -237,7 +237,7 @@ def fetch_histories(
     given: int | bool,
     following: HistoryCache,
 ) -> dict[WindowKey, History]:
-    """Fetch histories with one script call, repeated for lines whose cached part has been evicted in the meantime."""
+    """Fetch histories with one script call, repeated for lines whose cached part was evicted in the meantime."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):

@@ -10,7 +10,7 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import LINGER_SECONDS
 from policyengine.stores.transition import digest_parts
 
-EVICTION_BATCH_SIZE = 4  # ended rows deleted for each new one, so that no caller waits long
+EVICTION_BATCH_SIZE = 4  # maximum ended rows to delete for each new row, so that no caller waits long
 TABLES = """
 CREATE TABLE IF NOT EXISTS marked (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS marked_until ON marked (until);
@@ -25,8 +25,9 @@ INSERT_REVOCATION = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET
 
 class SqliteMarks:
     """Credential marks in SQLite, stored as hashes of names. `step` is one transaction, for reading or writing;
-    `connection` is that of this thread. `looked` reads the store's clock, and moves it on request, so that a clock that
-    was set back is detected."""
+    `connection` returns the connection of this thread. `looked` reads the store's clock, and moves it on request, so
+    that a clock that was set back is detected.
+    """
 
     remote = False
 

@@ -1,5 +1,6 @@
-"""The file of a SQLite store: created with access for its owner only, and checked for removal or replacement while in
-use."""
+"""The file of a SQLite store, which only its owner may access. The store checks while in use that the file was not
+removed or replaced.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ FileId = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
     """A SQLite file: `path` is the given path, and `place` the path without symbolic links. `id` is None for a database
-    in memory."""
+    in memory.
+    """
 
     path: str
     place: str
@@ -45,12 +47,13 @@ class SqliteFile:
 
     @property
     def uri(self) -> str:
-        """The URI by which SQLite opens the file without creating one."""
+        """The URI with which SQLite opens the file without creating one."""
         return f"{Path(self.place).as_uri()}?mode=rw" if self.id is not None else self.place
 
     def check(self) -> None:
-        """Raise StoreLossError if the file is missing or another file replaced it: other processes would not see writes
-        to it."""
+        """Raise StoreLossError if the file is missing or was replaced, because other processes would not see writes to
+        it.
+        """
         if self.id is None:
             return
         try:
@@ -63,8 +66,9 @@ class SqliteFile:
             raise StoreLossError(f"`{self.path}` was replaced by another file while in use; {RESTART}")
 
     def check_mode(self) -> None:
-        """Raise WriteRefusedError if the file was made read-only: a connection that is already open could still write
-        to it."""
+        """Raise WriteRefusedError if the file was made read-only, because an open connection could still
+        write to it.
+        """
         effective = os.access in os.supports_effective_ids
         if self.id is not None and not os.access(self.place, os.W_OK, effective_ids=effective):
             raise WriteRefusedError(f"`{self.path}` is not writable by this user")

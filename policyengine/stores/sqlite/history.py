@@ -57,7 +57,7 @@ def end(asked: sqlite3.Connection, watches: Iterable[str]) -> None:
 
 
 def missing_watches(asked: sqlite3.Connection, watches: Iterable[str]) -> list[str]:
-    """Return the watches that have not begun, or whose beginning is lost."""
+    """Return the watches that have not begun, or whose beginning was lost."""
     known = "SELECT 1 FROM begun WHERE watch = ?"
     return [one for one in watches if asked.execute(known, (watch_key(one),)).fetchone() is None]
 
@@ -122,7 +122,7 @@ def forget(asked: sqlite3.Connection, now: int, most: int) -> None:
 
 
 def _next_change_number(asked: sqlite3.Connection, now: int) -> int:
-    """Return the number of this change, which is higher than all earlier ones, even if data was lost."""
+    """Return the number of this change, which is higher than all earlier numbers, even if data was lost."""
     (serial,) = asked.execute("UPDATE changes SET serial = max(serial + 1, ?) RETURNING serial", (now,)).fetchone()
     return int(serial)
 
@@ -144,7 +144,8 @@ def _add(asked: sqlite3.Connection, record: HistoryRecord, row: EventRow, name: 
 
 def _shorten(asked: sqlite3.Connection, name: str, many: int, before: int) -> tuple[int, int]:
     """Delete events that have left the longest window, and the oldest events beyond the maximum number; return how many
-    were deleted and the time of the last one."""
+    were deleted and the time of the last deleted event.
+    """
     gone, last, serial = 0, ALWAYS, 0
     for one, at in asked.execute("SELECT serial, at FROM event WHERE key = ? ORDER BY serial", (name,)):
         if at > before and many - gone <= MAX_EVENTS_PER_KEY:

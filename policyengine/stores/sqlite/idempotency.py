@@ -15,8 +15,8 @@ from policyengine.runtime.idempotency import (
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
 
-EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
-CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two checks for too many keys in the file
+EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
+CALLS_BETWEEN_EVICTIONS = 1_024  # number of claims of a process between two checks for too many keys
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS once (
@@ -67,7 +67,7 @@ class SqliteIdempotencyKeys:
         asked.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _forget(self, asked: sqlite3.Connection, now: int) -> None:
-        """Delete expired keys, and the oldest of gateways that have too many."""
+        """Delete expired keys, and the oldest keys of gateways that have too many."""
         self._claims += 1
         if self._claims % CALLS_BETWEEN_EVICTIONS and self._claims % self._most:
             return

@@ -37,14 +37,14 @@ from policyengine.stores.sqlite.state import (
 )
 from policyengine.stores.transition import apply_charges, receipt_name
 
-PROBE = 8_192  # bytes: more than a page, so that the file must be able to grow
+PROBE = 8_192  # bytes; more than a page, so that the file must be able to grow
 WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
 PATIENCE = 1.0  # seconds that a process waits for other writers
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can be blocked by a lock
-STEPS_BETWEEN_EVICTIONS = 256  # commits of a process
-EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
-SCHEMA_VERSION = 3  # version 1 had no history, 2 no receipts
+STEPS_BETWEEN_EVICTIONS = 256  # commits of a process between two deletions
+EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
+SCHEMA_VERSION = 3  # version 1 had no history, version 2 no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
@@ -243,8 +243,9 @@ class SqliteStore:
 
     @contextmanager
     def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        """Run a transaction, completely or not at all. A writer has the lock from the beginning, so it cannot fail
-        late."""
+        """Run a transaction, completely or not at all. A writer holds the lock from the beginning, so that it cannot
+        fail late.
+        """
         with self._failing():
             connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
             try:
@@ -270,8 +271,9 @@ class SqliteStore:
         return connection
 
     def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
-        """Run the statements, retrying at random intervals until the patience ends. SQLite's own retries back off, so
-        that later callers would overtake earlier ones."""
+        """Run the statements; while the file is locked, retry at random intervals for a limited time. SQLite's own
+        retries wait longer and longer, so that later callers would overtake earlier ones.
+        """
         until = monotonic() + self._patience
         while True:
             try:
@@ -306,7 +308,7 @@ class SqliteStore:
             factory=AutoCloseConnection,
             uri=self._file.id is not None,
         )
-        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # for a new file, it does not wait by itself
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # for a new file, SQLite does not wait on its own
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""Builders of AST nodes: one method for each phrase of `grammar/policy.lark`, called by the parser."""
+"""Builders of AST nodes: the parser calls one method for each phrase of `grammar/policy.lark`."""
 
 from __future__ import annotations
 

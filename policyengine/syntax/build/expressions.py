@@ -63,7 +63,7 @@ class ExpressionBuilder(BuilderBase):
         return ast.Call(self._name(function), arguments, span=span)
 
     def parenthesised(self, span: Span, inner: ast.Expr) -> ast.Expr:
-        return replace(inner, span=span)  # with the parentheses, for the spans of enclosing phrases
+        return replace(inner, span=span)  # the span includes the parentheses, for the spans of enclosing phrases
 
     def reference(self, span: Span, name: Token, *keys: Token) -> ast.Reference:
         return ast.Reference(name.text, tuple(self._text(key) for key in keys) if keys else (), span=span)

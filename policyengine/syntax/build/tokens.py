@@ -16,7 +16,7 @@ Phrase: TypeAlias = Any  # a Node, a Token, or a tuple of them
 def unquote(token: Token) -> str:
     """Return the value of a string token. JSON escapes are decoded; any other escaped character stands for itself."""
     if "\\" not in token.text:
-        return intern(token.text[1:-1])  # most strings have no escapes, and rules repeat them
+        return intern(token.text[1:-1])  # most strings have no escapes; interned, because rules repeat them
     try:
         return str(json.loads(token.text.replace("\t", "\\t"), strict=False))
     except ValueError:
@@ -68,7 +68,8 @@ class BuilderBase:
     parent = entity_literal
 
     def modality(self, span: Span, word: Token) -> ast.Name:
-        return ast.Name(word.text, span=span)  # a node, because phrases that begin with it take their span from it
+        # A node, because a phrase that begins with this word takes its span from it.
+        return ast.Name(word.text, span=span)
 
     effect = modality
     repeat = modality

@@ -1,1 +1,1 @@
-"""Syntax errors: find where the parser stopped, explain the probable mistake, and continue parsing."""
+"""Syntax errors: finds where the parser stopped, explains the probable mistake, and continues parsing."""

@@ -1,4 +1,4 @@
-"""Descriptions of the tokens that a syntax error would have allowed, in the terms of the language guide."""
+"""Descriptions of the tokens that would have been valid at a syntax error, in the terms of the language guide."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ MAX_ALTERNATIVES = 4
 
 
 def continues_expression(accepted: frozenset[str]) -> bool:
-    """Whether an operand precedes this position, so that an operator may follow."""
+    """Return whether an operand precedes this position, so that an operator may follow."""
     return "*" in accepted or {"and", "or"} <= accepted
 
 
 def describe_alternatives(accepted: frozenset[str], order: Iterable[str]) -> list[str]:
-    """Describe the accepted terminals in at most four groups; `order` is that of the grammar."""
+    """Describe the accepted terminals in at most four groups; `order` is their order in the grammar."""
     rest, groups = set(accepted - UNMENTIONED_TERMINALS), []
     if "PATH" in rest:
         rest.discard("|")  # a second method: valid, but rarely the missing part
@@ -94,13 +94,13 @@ def _cut(choices: list[str], endings: list[str]) -> list[str]:
 
 
 def join_alternatives(choices: list[str]) -> str:
-    """Join alternatives as in `a method, a path or `TOOL``; after an ellipsis, leave out the `or`."""
+    """Join alternatives, as in `a method, a path or `TOOL``; after an ellipsis, leave out the `or`."""
     if len(choices) < 2 or choices[-1] == "…":
         return ", ".join(choices)
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def example_for(accepted: frozenset[str]) -> str | None:
-    """Return an example of the accepted terminal if there is only one kind."""
+    """Return an example of the accepted terminal if only one kind is accepted, else None."""
     kinds = accepted - UNMENTIONED_TERMINALS - ({"|"} if "PATH" in accepted else set())
     return TERMINAL_EXAMPLES.get(min(kinds)) if len(kinds) == 1 else None

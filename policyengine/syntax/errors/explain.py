@@ -1,4 +1,4 @@
-"""Turn the places where the parser stopped into diagnostics. Each explanation recognizes one likely mistake, and uses
+"""Turns the places where the parser stopped into diagnostics. Each explanation recognizes one likely mistake, and uses
 the terms of the language guide.
 """
 
@@ -264,7 +264,7 @@ def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_spelling(s: ErrorContext) -> Diagnostic | None:
-    """Explain text that is almost a name: with an upper-case initial, a hyphen, or a letter outside ASCII."""
+    """Explain text that is almost a name: with an upper-case first letter, a hyphen, or a letter outside ASCII."""
     if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
         hint = f"declare a scope for it, `scope NAME {{ {s.found} … }}`, and write `may delegate NAME to …`"
         return s.report("E127", "an agent can delegate scopes, not endpoints", hint)
@@ -306,7 +306,8 @@ def _words(s: ErrorContext) -> list[str]:
 
 
 def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
-    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # the opposite of `known`
+    # `unknown` is the opposite of `known`, not a misspelling.
+    if not s.is_word or s.found in s.accepted or s.found == "unknown":
         return None
     foreign = FOREIGN_WORDS.get(s.found)
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))

@@ -1,4 +1,4 @@
-"""Explanations of syntax from other languages and notations: what to write instead."""
+"""Explanations of syntax from other languages and notations, with the text to write instead."""
 
 from __future__ import annotations
 

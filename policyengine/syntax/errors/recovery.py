@@ -1,4 +1,4 @@
-"""Parsing after a syntax error: a slower pass that finds every mistake and keeps the valid declarations."""
+"""Parses after a syntax error: a slower pass that finds every mistake and keeps the valid declarations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ParserTables:
     """Lookup tables for error recovery: the parse table, and which states begin a declaration."""
 
     table: ParseTable
-    written: Mapping[str, str]  # terminal → how it is written, or its name
+    written: Mapping[str, str]  # terminal → its text, or its name
     heads: frozenset[str]  # the words that begin a declaration at the left margin
     head_states: frozenset[int]
 
@@ -56,9 +56,8 @@ def _margin(heads: frozenset[str]) -> re.Pattern[str]:
 
 
 def accepted_terminals(known: ParserTables, stack: list[int]) -> frozenset[str]:
-    """Return the terminals that can come next.
-
-    The parser's own action table lists more, because it reduces rules before it finds that a token is impossible.
+    """Return the terminals that can come next. The parser's own action table lists more, because the parser reduces
+    rules before it finds that a token is impossible.
     """
     candidates = {name for name in known.actions(stack[-1]) if name in known.written}
     return frozenset(known.written[name] for name in candidates if _shifts(known, stack, name))
@@ -82,13 +81,15 @@ def _shifts(known: ParserTables, stack: list[int], terminal: str) -> bool:
 
 
 class RecoveringParser:
-    """A parser that recovers from errors: it drops the declaration with the error and continues at the next one."""
+    """A parser that recovers from errors: it drops the declaration that contains the error, and continues at the next
+    one.
+    """
 
     def __init__(self, source: Source) -> None:
         self.text = source.text
         self.known = parser_tables()
         self.machine = LrParser(source)
-        self.level = len(self.machine.states)  # the height of the stack outside all declarations
+        self.level = len(self.machine.states)  # the height of the stack outside of all declarations
         self.declaration = 0
         self.previous: Token | None = None
         self.restarted = -1
@@ -130,8 +131,9 @@ class RecoveringParser:
         return self.previous is not None and self.previous.type == "EXPORT"
 
     def _go_on_after(self, stop: ErrorPosition) -> bool:
-        """Move to the next keyword at the left margin. Drop the declaration that holds the error unless it was
-        complete."""
+        """Move to the next keyword at the left margin; return whether there is one. Drop the declaration that contains
+        the error unless it was complete.
+        """
         begins_at = stop.offset if stop.offset > self.restarted else stop.offset + 1
         following = _margin(self.known.heads).search(self.text, begins_at)
         if not self._was_whole(stop):

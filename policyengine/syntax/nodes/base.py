@@ -19,7 +19,7 @@ def node(*, kw_only: bool = False) -> Callable[[type[Kind]], type[Kind]]:
 
     It is not frozen at run time, because creating frozen dataclasses takes three times as long and a large policy has
     hundreds of thousands of nodes. Node defines the shared methods once, because generating them for each class would
-    slow down every startup.
+    slow down every start.
     """
     return dataclass(slots=True, eq=False, repr=False, kw_only=kw_only)
 
@@ -90,8 +90,9 @@ def children(node: Node) -> Iterator[Node]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Yield the node and all its descendants, parents first. The loop is iterative, so deep nesting cannot exhaust the
-    stack."""
+    """Yield the node and all its descendants, parents first. The loop is iterative, so that deep nesting cannot exhaust
+    the stack.
+    """
     pending = [node]
     while pending:
         current = pending.pop()

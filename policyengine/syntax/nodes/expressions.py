@@ -50,7 +50,7 @@ class UnaryMinus(Node):
 
 @node()
 class Logic(Node):
-    """`a and b and c`. If `operators` contains both words, the checker requires parentheses."""
+    """`a and b and c`. If `operators` contains both `and` and `or`, the checker requires parentheses."""
 
     operators: tuple[str, ...]
     items: tuple[Expr, ...]

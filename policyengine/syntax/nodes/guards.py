@@ -32,7 +32,7 @@ class Require(Node):
 
 @node()
 class ByUser(Node):
-    """`confirm by user`: the user that the agent acts for."""
+    """`confirm by user`: the user for whom the agent acts."""
 
 
 @node()
@@ -67,7 +67,7 @@ Approver: TypeAlias = ByUser | ByRole | ByFact | ByEntity | Quorum
 
 @node()
 class BoundItem(Node):
-    """`body except body.request_id`: a part of what an approval is bound to, with exclusions."""
+    """`body except body.request_id`: a part to which an approval is bound, with exclusions."""
 
     of: Reference
     excepts: tuple[Reference, ...] = ()

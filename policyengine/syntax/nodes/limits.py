@@ -39,7 +39,7 @@ class Cost(Node):
 
 @node()
 class StoreFailure(Node):
-    """`on store failure local`: how the limit behaves while the store is unreachable."""
+    """`on store failure local`: what the limit does while the store is unreachable."""
 
     word: Word["deny", "local", "allow"]
 

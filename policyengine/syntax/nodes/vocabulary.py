@@ -1,4 +1,4 @@
-"""Declarations that rules refer to: types, facts, scopes, issuers, attesters, and maps of other protocols."""
+"""Declarations to which rules refer by name: types, facts, scopes, issuers, attesters, and maps of other protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find facts that are always known at a condition, so that no test can show it unknown because of them."""
+"""Finds facts that are always known at a condition, so that no test can make the condition unknown through them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ USER_PATHS: frozenset[FactPath] = frozenset({("user",), ("user", "id")})
 
 @dataclass(frozen=True, slots=True)
 class KnownFacts:
-    """The facts that are known at a rule: its principal, its endpoint and the facts that the endpoint binds. `past` are
-    the facts that the endpoint of an earlier request bound."""
+    """The facts that are known at a rule: its principal, its endpoint, and the facts that the endpoint binds. `past`
+    are the facts that the endpoint of an earlier request bound.
+    """
 
     paths: frozenset[FactPath] = NEVER_UNKNOWN
     past: frozenset[FactPath] = frozenset()
@@ -45,7 +46,7 @@ class KnownFacts:
                 inside = replace(self, variables=self.variables | {variable})
                 return self.certain(domain) and inside.certain(condition)
             case k.Relation("holds", _, item) if isinstance(item.type, RefType):
-                return False  # the entity store may not know all ancestors
+                return False  # the entity store may lack ancestors
             case k.Relation() if expression.row.operands is k.Operands.ENTITIES:
                 return False
             case k.Call(function) if function not in TOTAL_FUNCTIONS:
@@ -62,8 +63,8 @@ class KnownFacts:
                 return all(self.certain(part) for part in k.children(expression))
 
     def remembered(self, event: k.EventPattern) -> bool:
-        """Return whether an event pattern is always known. In a test all events are known, but their owners, facts and
-        outcomes may be unknown. Path captures that are too long to be recorded need no test.
+        """Return whether it is always known if an event matches the pattern. In a test all events are known, but their
+        owners, facts and outcomes may be unknown. Path captures that are too long to be recorded need no test.
         """
         then = replace(self, past=facts_bound_at(event.place.patterns))
         return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())
@@ -71,7 +72,7 @@ class KnownFacts:
 
 def facts_bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[FactPath]:
     """Return the facts that every endpoint of a place has: the facts of its kind, and the captures that all its
-    patterns bind. The checker refuses patterns that bind a capture differently (E321).
+    patterns bind. The checker rejects patterns that bind a capture differently (E321).
     """
     if not patterns:
         return frozenset()

@@ -1,5 +1,5 @@
-"""Conditions and their boolean parts: which of the values true, false and unknown each can have, and which of them a
-request showed.
+"""Conditions and their boolean parts: which of the values true, false and unknown each part can have, and which of
+these values a request showed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from policyengine.typesystem import Scalar
 
 SourcePlace: TypeAlias = tuple[str, int, int]
 
-# Nodes that are true, false or unknown by themselves. Only these nodes are parts of an `==`; facts and constants are
+# Nodes that are true, false or unknown on their own. Only these nodes count as parts of an `==`; facts and constants do
 # not.
 CONDITION_NODES = (
     k.DefinitionRef | k.Not | k.And | k.Or | k.InWindow | k.Relation | k.IsPresent | k.HasRow | k.Quantifier
@@ -42,7 +42,8 @@ CONDITION_NODES = (
 @dataclass(slots=True)
 class PartOwner:
     """The owner of condition parts: a rule, by its name, or a definition, by its name and its meanings. A definition
-    may mean something else at each use, but has one set of parts."""
+    may have another meaning at each use, but has one set of parts.
+    """
 
     name: str
     meanings: set[str] = field(default_factory=set)
@@ -63,7 +64,7 @@ class ConditionPart:
     points: dict[Truth, Point] = field(default_factory=dict)
 
     def settle(self) -> None:
-        """Create the points, once every use of the part has been read."""
+        """Create the points, after every use of the part has been read."""
         name = f"{self.owner.key} {self.path}"
         self.points = {
             truth: Point(
@@ -100,7 +101,7 @@ class CoveredCondition:
 
 
 class ConditionPointReader:
-    """Reads all conditions of a policy. Points are created last, because all uses of a definition share one set of
+    """Reads all conditions of a policy. It creates the points last, because all uses of a definition share one set of
     points.
     """
 
@@ -156,7 +157,7 @@ class ConditionPointReader:
 
 
 def boolean_parts(expression: k.Expr) -> tuple[k.Expr, ...]:
-    """Return the direct inner parts that are true, false or unknown by themselves."""
+    """Return the direct inner parts that are true, false or unknown on their own."""
     match expression:
         case k.Not(operand):
             return () if is_absence(expression) else (operand,)
@@ -197,7 +198,7 @@ def mark_part(part: ConditionPart, one: Value, found: set[Point]) -> None:
 
 
 def mark_unknown(condition: CoveredCondition, one: Unknown, found: set[Point]) -> None:
-    """Mark a condition as unknown; for `not c`, c has the points."""
+    """Mark a condition as unknown; for `not c`, mark c, which has the points."""
     if condition.part is not None:
         mark_part(condition.part, one, found)
     elif condition.inside:
@@ -224,7 +225,7 @@ def evaluate_parts(condition: CoveredCondition, facts: Facts, found: set[Point])
 
 
 def evaluate_quantifier(quantifier: k.Quantifier, body: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
-    """Evaluate a quantifier; the body is evaluated for each element, and is unknown for an unknown element."""
+    """Evaluate a quantifier: evaluate the body for each element; it is unknown for an unknown element."""
 
     def asked(element: Value) -> Value:
         if isinstance(element, Unknown):

@@ -28,8 +28,8 @@ CODE_PATTERN = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True, slots=True)
 class MissingPoint:
-    """A point that no test reached, with its position on the page of its file. `words` alternates between plain text
-    and code.
+    """A point that no test showed, with its position on the page of its file. `words` alternates between plain text and
+    code.
     """
 
     point: Point
@@ -57,7 +57,9 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True)
 class PieceMarkup:
-    """A part of a line; `missing` says what no test reached. `state` is None if the part contains nothing to cover."""
+    """A part of a line; `missing` lists the points in it that no test showed. `state` is None if the part contains
+    nothing to cover.
+    """
 
     text: str
     state: CoverageState | None = None

@@ -19,7 +19,7 @@ from policyengine.testing.coverage.recorder import CoverageRecorder
 from policyengine.testing.decide_case import CaseSetupError
 from policyengine.testing.runner import CaseRunner
 
-CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number
+CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number of the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class CoverageCount:
 @dataclass(frozen=True)
 class Coverage:
     """The coverage of a policy. `points` are all points, in source order; `by_case` are the points that each case
-    showed. `left_out` are points that no test can show, with the reason; they are excluded from the figures.
+    showed. `left_out` are points that no test can show, with the reason; they do not count.
     """
 
     points: tuple[Point, ...]
@@ -101,8 +101,8 @@ class Coverage:
         return Coverage(self.points, {**self.by_case, **other.by_case}, self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-compatible data; lines and columns are counted from 1, and an end is the position after the last
-        character.
+        """Return JSON-compatible data; lines and columns are counted from 1, and each end is the position after the
+        last character.
         """
         return {
             **count_data(self.count),
@@ -124,13 +124,13 @@ def spans_overlap(point: Span, span: Span) -> bool:
 
 
 def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
-    """Decide the cases in order and record what their traces show, because a trace evaluates every rule and the
+    """Decide the cases in order and record the points that their traces show. A trace evaluates every rule, the
     evaluator only those that matter. Cases that are skipped or fail to set up show nothing. Raises
     EngineDisagreementError.
     """
     sights = find_points(kernel)
     watcher, runner = CoverageRecorder(sights), CaseRunner.of(kernel)
-    known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show the same points as another one
+    known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show the same points as another case
     by_case: dict[CaseKey, frozenset[Point]] = {}
     for case in cases:
         shown = points_shown(case, runner, watcher)
@@ -150,8 +150,8 @@ def points_shown(case: Case, runner: CaseRunner, watcher: CoverageRecorder) -> f
 
 
 def merge_coverage(coverages: Iterable[Coverage]) -> Coverage:
-    """Merge the coverage of separately checked policies. Shared sources are counted once; points of different files
-    stay separate.
+    """Merge the coverage of policies that were checked separately. Shared sources are counted once; points of different
+    files stay separate.
     """
     every = list(coverages)
     points: list[Point] = []

@@ -1,5 +1,5 @@
-"""Coverage points. A point is one aspect of a policy that tests can show, identified by its meaning instead of its
-line.
+"""Coverage points. A point is one aspect of a policy that a test can show, such as a condition that is false. Its
+meaning identifies it, not its line.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class PointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One thing that a test can show: `part` is its subject, and `seen` is the aspect that a test must show. Points
-    with the same meaning are equal, wherever they are written. `words` is the message for a point that no test showed.
+    """One aspect that a test can show: `part` is its subject, and `seen` is what a test must show about it. Points with
+    the same meaning are equal, wherever they are written. `words` is the message for a point that no test showed.
     """
 
     kind: PointKind
@@ -41,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class UnreachablePoint:
-    """An aspect of a part that no test can show, and which coverage therefore ignores."""
+    """An aspect of a part that no test can show; coverage ignores it."""
 
     span: Span
     seen: str

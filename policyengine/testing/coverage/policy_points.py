@@ -1,4 +1,4 @@
-"""Find all points of a policy from its kernel."""
+"""Finds all points of a policy in its kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ NONE: frozenset[tuple[str, ...]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class RequirementPoints:
-    """The points of a requirement: it holds, and it fails. `valid` fails in two ways, too early and too late."""
+    """The points of a requirement: it holds, and it fails. A `valid` requirement fails in two ways, too early and too
+    late.
+    """
 
     holding: Point
     failing: Point | None
@@ -42,8 +44,9 @@ class RulePoints:
 
 @dataclass(frozen=True, slots=True)
 class BlockPoints:
-    """The points of a block: `about` is the condition of its `where`, `asks` are its requirements, `served` is the
-    condition of `acts for`."""
+    """The points of a block: `about` is the condition of its `agent where` or `user where`, `asks` are its
+    requirements, `served` is the condition of `acts for`.
+    """
 
     about: CoveredCondition | None
     asks: dict[int, RequirementPoints]
@@ -64,8 +67,9 @@ class GuardPoints:
 
 @dataclass(frozen=True, slots=True)
 class LimitPoints:
-    """The points of a rate or budget. `names` are the names of its parts in a store; `full` are these parts, if there
-    are several; `moves` are its raises and clamps, in the order of the trace."""
+    """The points of a rate or budget. `names` are the names of its parts in a store; `full` are the points of these
+    parts, if there are several; `moves` are its raises and clamps, in the order of the trace.
+    """
 
     names: frozenset[str]
     passing: Point
@@ -81,8 +85,8 @@ AttesterAspect: TypeAlias = tuple[k.Attester, RequirementPoints]
 
 @dataclass(slots=True)
 class PolicyPoints:
-    """All points, by part of the kernel. `limits` are delegation limits, `limited` are rates and budgets, and `at` are
-    patterns with their places.
+    """All points, by part of the kernel. `limits` are the points of delegation limits, `limited` those of rates and
+    budgets, and `at` are patterns with their places and points.
     """
 
     blocks: dict[int, BlockPoints] = field(default_factory=dict)
@@ -199,7 +203,9 @@ class PointFinder:
         return RulePoints(acted, when, RequirementPoints(holding, failing))
 
     def attester(self, attester: k.Attester) -> Iterator[AttesterAspect]:
-        """Yield each aspect that an attester vouches for, as a copy of the attester with only that aspect."""
+        """Yield each aspect that an attester vouches for, as a copy of the attester that vouches only for
+        that aspect.
+        """
         bare = replace(attester, age=None, models=(), environments=())
         aspects = {"age": attester.age, "models": attester.models, "environments": attester.environments}
         for word, limit in aspects.items():
@@ -218,8 +224,9 @@ class PointFinder:
             yield (id(limits), "no"), self.both(f"{part} no cycles", self.written.at(limits, "no cycles"))
 
     def depth(self, part: str, span: Span, limit: int) -> RequirementPoints:
-        """Return the points of a depth limit. Chains longer than the engine reads are refused before their depth is
-        compared."""
+        """Return the points of a depth limit. The engine refuses chains longer than it can read before it compares
+        their depth.
+        """
         if limit < MAX_HOPS:
             return self.both(part, span)
         words = f"{quote_span(span)} can never fail: chains of more than {MAX_HOPS} hops are refused"
@@ -248,8 +255,8 @@ class PointFinder:
         return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` {NEVER_SEEN[seen]}")
 
     def always_acts(self, guard: k.Guard) -> bool:
-        """Return whether a guard stops every request, which it does if one of its denies does. A confirm does not,
-        because an approval lifts it.
+        """Return whether a guard stops every request, which is the case if one of its denies does. A confirm does not
+        count, because an approval lifts it.
         """
         denies = [effect for effect in guard.effects if isinstance(effect, k.Deny)]
         duties = [effect for effect in guard.effects if isinstance(effect, k.ObligationEffect)]
@@ -314,7 +321,7 @@ class PointFinder:
         kind = rule_kind(rule)
         part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
         for pattern in dict.fromkeys(rule.place.patterns or ()):
-            if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # both as written
+            if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # both in their written form
                 words = (
                     f"{quote_span(pattern.span)} can never be decided by this {kind}: its `except` excludes all of it"
                 )
@@ -336,8 +343,9 @@ def rule_kind(rule: k.Guard | k.Limit) -> str:
 
 
 def limit_parts(limit: k.Limit) -> Iterator[tuple[str, Span]]:
-    """Yield the parts of a limit that can be full: the pace and the concurrency, or each quota; named as in
-    `spending.charges`."""
+    """Yield the parts of a limit that can be full: the pace and the concurrency, or each quota. Their names are those
+    in `spending.charges`.
+    """
     name = f"{limit.package}/{limit.name}"
     if isinstance(limit, k.Budget):
         yield from ((f"{name}#{number}", quota.span) for number, quota in enumerate(limit.quotas, 1))
@@ -371,7 +379,7 @@ def block_key(block: Block) -> str:
 
 
 def required_attesters(agents: Iterable[k.AgentBlock]) -> set[str]:
-    """Return the attesters that some block requires."""
+    """Return the attesters that at least one block requires."""
     return {
         name
         for block in agents

@@ -33,7 +33,9 @@ class CoverageRecorder:
         self.endpoints: dict[Endpoint, frozenset[Point]] = {}
 
     def shown(self, asked: CaseTrace) -> frozenset[Point]:
-        """Return the points that a case showed; none for a malformed path, and none if it takes too many steps."""
+        """Return the points that a case showed; none for a malformed path, and none if the decision takes too many
+        steps.
+        """
         facts, walk = asked.facts.looked_at_anew, asked.walk
         if walk.malformed is not None or walk.excess is not None:
             return frozenset()
@@ -65,7 +67,7 @@ class CoverageRecorder:
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
     def block(self, seen: w.BlockTrace, facts: Facts, found: set[Point]) -> None:
-        """Add the points of a block; a block for another principal only shows its `where` condition."""
+        """Add the points of a block. A block for another principal shows only its `where` condition."""
         of = self.sights.blocks[id(seen.block)]
         if of.about is not None and is_identified(facts, "agent" if isinstance(seen.block, k.AgentBlock) else "user"):
             observe_condition(of.about, facts, found)
@@ -75,7 +77,7 @@ class CoverageRecorder:
         for grant, rule in zip(seen.grants, of.grants, strict=True):
             if grant.covers:
                 record_rule(rule, seen.stands and grant.opens, facts, found)
-        for delegate, rule in zip(seen.delegates, of.delegates, strict=False):  # only hops delegate
+        for delegate, rule in zip(seen.delegates, of.delegates, strict=False):  # only a hop delegates
             if delegate.covers and delegate.names_next is True:
                 record_rule(rule, seen.stands and delegate.hands_on, facts, found)
                 if rule.lasting is not None:
@@ -98,7 +100,7 @@ class CoverageRecorder:
                     record_requirement(both, asked.holds, found)
 
     def attested(self, attesters: Iterable[str], facts: Facts, found: set[Point]) -> None:
-        """Add the points of each aspect of the attesters, if they made this attestation."""
+        """Add the points of each aspect of the attesters that made this attestation."""
         by = facts.read(("attestation", "by"))
         for bare, both in self.sights.attesters.get(by, ()) if isinstance(by, str) and by in attesters else ():
             record_requirement(both, is_attested_by(bare, by, facts), found)
@@ -140,8 +142,9 @@ class CoverageRecorder:
 
 
 def limit_points(of: LimitPoints, own: Sequence[tuple[LimitCharge, LimitState]], outcome: Outcome) -> Iterator[Point]:
-    """Yield the points of a limit. A denied request was not stopped by the limit, and one that another limit throttled
-    did not pass it."""
+    """Yield the points of a limit. A request that was denied did not reach the limit, and a request that another limit
+    throttled did not pass it.
+    """
     full = [one.charge.rule for one, standing in own if not standing.admitted]
     if outcome is Outcome.DENY:
         yield from (of.counting,) if own and of.counting is not None else ()

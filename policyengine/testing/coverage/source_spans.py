@@ -1,4 +1,4 @@
-"""Find the source positions of words in declarations for which the kernel has none, such as limits in an attester."""
+"""Finds the source positions of words in declarations for which the kernel has none, such as limits in an attester."""
 
 from __future__ import annotations
 

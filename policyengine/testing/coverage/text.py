@@ -13,11 +13,11 @@ from policyengine.testing.coverage.points import Point
 BOLD, RED, GREEN, YELLOW, DIM, RESET = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 Paint: TypeAlias = Callable[[str, str], str]
 
-MAX_LINE_WIDTH = 160  # characters shown of a line
+MAX_LINE_WIDTH = 160  # maximum characters shown of a line
 
 
 def render_text(coverage: Coverage, colour: bool = False) -> str:
-    """Return two tables and the annotated lines; control characters of the policy are removed."""
+    """Return two tables and the annotated lines, without control characters of the policy."""
     paint = apply_style if colour else ignore_style
     parts = [headline(coverage, paint), "\n".join(count_lines(coverage, paint))]
     parts += [annotate_file(source, missing, paint) for source, missing in files_with_missing(coverage)]

@@ -1,5 +1,5 @@
-"""Mutation testing: put small faults into a policy and run the tests that each fault may affect. A surviving mutant
-shows a gap in the tests.
+"""Mutation testing: puts small faults into a policy and runs the tests that each fault may affect. A mutant that
+survives shows a gap in the tests.
 """
 
 from policyengine.testing.mutation.lowering_cache import Mutant

@@ -1,6 +1,7 @@
-"""Comments that accept survivors: `# survives: NAME because REASON`, on a line of its own next to the tests. NAME is
-the full name of the mutant in the report: its operator, its rule, and the line with the fault. So a comment accepts
-only one mutant, and becomes stale when that line changes.
+"""Comments that accept survivors: `# survives: NAME because REASON`, on their own line next to the tests.
+
+NAME is the full name of the mutant in the report: its operator, its rule, and the line with the fault. So a comment
+accepts only one mutant, and becomes stale when that line changes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Decide the cases of a policy without faults and record the rules that each case depends on, so that a mutant runs
-only the cases that it may affect. The evaluator decides; the trace of the specification tells which rules matter.
+"""Decides the cases of a policy without faults and records the rules that each case depends on, so that a mutant runs
+only the cases that it may affect.
+
+The evaluator decides; the trace of the specification shows which rules matter.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from policyengine.testing.decide_case import (
 )
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 
-RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
+RuleKey: TypeAlias = tuple[str, int]  # the name of a list of the kernel, and an index in it
 LITERAL_PATTERN = re.compile(r'\d[\w.:/-]*|"[^"]*"')
 DELEGATION_KEY: RuleKey = ("delegation", 0)  # stands for all delegation limits
 NO_IDS: frozenset[str] = frozenset()
@@ -40,8 +42,8 @@ NO_IDS: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class CaseAnswer:
-    """The answer of a case: its decision, the approvals it spent, its limits (which only a sequence can charge), and
-    the events to record in the sequence.
+    """The answer to a case: its decision, the approvals that it spent, its limits (which are charged only in a
+    sequence), and the events to record in the sequence.
     """
 
     decision: Decision
@@ -75,8 +77,9 @@ class CaseQuestion:
     entities: Entities
 
     def decided(self, evaluator: Evaluator, sequence: CaseSequence, *, same_facts: bool = True) -> CaseDecision:
-        """Return the decision of an evaluator; without the `same_facts`, the case may set attributes of other
-        entities. Raises CaseSetupError and RequestError, as a test run does."""
+        """Return the decision of an evaluator. `same_facts` is False if the fault may have changed facts, so that the
+        attributes of the case may belong to other entities. Raises CaseSetupError and RequestError, as a test run does.
+        """
         entities = self.entities
         if self.case.attributes and not same_facts:
             entities = case_entities(self.case, self.request, self.plain, evaluator.kernel)
@@ -87,8 +90,9 @@ class CaseQuestion:
 class BaselineCase:
     """A case, and how the policy without faults decided it. `rules` are the rules that may apply, by list and index.
     `opening` rules granted access; `refusing` rules refused it or had an effect. `issuers` are the issuers of the
-    presenter and of the hops, `binders` those at its endpoint, `spent` the approvals spent before, `literals` the
-    values written in the case. `answer` is the answer of the case alone, `came` its decision in its sequence.
+    presenter and of the hops, `binders` the bindings at its endpoint, `spent` the approvals spent by earlier cases,
+    `literals` the values written in the case. `answer` is its answer outside a sequence, `came` its decision in its
+    sequence.
     """
 
     question: CaseQuestion
@@ -116,7 +120,9 @@ class BaselineCase:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The cases without faults, in order. `tree` is that of the policy, `sizes` are those of the entity stores."""
+    """The cases, decided by the policy without faults, in order. `tree` is the tree of that policy, `sizes` are the
+    sizes of the entity stores.
+    """
 
     cases: tuple[BaselineCase, ...]
     tree: Tree
@@ -142,7 +148,7 @@ def case_questions(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[CaseQues
 
 
 def baseline_cases(questions: Iterable[CaseQuestion], evaluator: Evaluator) -> Iterator[BaselineCase]:
-    """Yield the cases in order, because that determines what a sequence has spent."""
+    """Yield the cases in order, because the order determines what a sequence has spent."""
     sequences: dict[tuple[str, str, int], CaseSequence] = {}
     kernel, slices = evaluator.kernel, Slices(evaluator)
     numbers = {id(rule): (name, number) for name in RULE_LISTS for number, rule in enumerate(getattr(kernel, name))}
@@ -186,8 +192,8 @@ def block_traces(seen: DecisionTrace) -> Iterator[BlockTrace]:
 
 
 def refusing_rules(seen: DecisionTrace, came: Decision, numbers: Mapping[int, RuleKey]) -> Iterator[RuleKey]:
-    """Yield the rules that refused: blocks with failed requirements, guards that act, exhausted limits, and delegation
-    limits.
+    """Yield the rules that stopped the request or had an effect: blocks with failed requirements, guards that apply,
+    exhausted limits, and delegation limits.
     """
     for block in block_traces(seen):
         if block.applies is True and any(one.holds is not True for one in block.requirements):

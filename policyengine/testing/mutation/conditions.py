@@ -1,4 +1,4 @@
-"""Faults in conditions: negated, removed, or joined differently."""
+"""Faults in conditions: negated, removed, or joined by another connective."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def presence_faults(node: ast.Presence) -> Iterator[FaultChange]:
 
 
 def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
-    """Flip the connective everywhere in a condition: the checker requires parentheses for mixed ones."""
+    """Flip the connective everywhere in a condition, because the checker requires parentheses around mixed
+    connectives.
+    """
     gaps = zip(node.items, node.items[1:], strict=False)
     words = [find_word(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
     if None not in words:
@@ -60,7 +62,7 @@ def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
 
 
 def remove_item(node: ast.Logic, number: int, item: ast.Expr) -> MutationEdit:
-    """Remove an item with the connective after it, or the last item with the one before it."""
+    """Remove an item with the connective after it, or the last item with the connective before it."""
     items = node.items
     if number + 1 < len(items):
         return MutationEdit(item.span.start, items[number + 1].span.start, "")
@@ -96,7 +98,7 @@ def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
 
 
 def negation_faults(condition: ast.Expr) -> Iterator[FaultChange]:
-    """Negate a condition, unless flipping it has the same meaning or its parts are negated instead."""
+    """Negate a condition, unless flipping its operator has the same meaning or its parts are negated instead."""
     match condition:
         case ast.Binary("==" | "!=" | "in" | "not in") | ast.Presence() | ast.Logic() | ast.Literal():
             return

@@ -45,7 +45,7 @@ def literal_changes(operator: str, node: ast.Literal, texts: Sequence[str]) -> I
 
 
 def adjacent_numbers(text: str) -> list[str]:
-    """Return the numbers one step above and below, in the last written digit."""
+    """Return the numbers one step above and below in the last written digit."""
     number, places = Decimal(text.replace("_", "")), len(text.partition(".")[2].replace("_", ""))
     step = Decimal(1).scaleb(-places)
     found = [f"{moved:,.{places}f}" for moved in (number - step, number + step) if moved >= 0]
@@ -95,7 +95,7 @@ def adjacent_addresses(text: str) -> list[str]:
             lengths = (int(length) - 1, int(length) + 1)
             return [str(ip_network(f"{address}/{one}", strict=False)) for one in lengths if one >= 0]
         return [str(ip_address(address) - 1), str(ip_address(address) + 1)]
-    except ValueError:  # at the last address; `/33`
+    except ValueError:  # beyond the last address, or `/33`
         return []
 
 

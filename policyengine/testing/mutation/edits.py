@@ -1,4 +1,4 @@
-"""Edit a source text: remove or replace phrases, and show the change as a diff."""
+"""Edits a source text: removes or replaces phrases, and shows the change as a diff."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ChangedLines:
 
     @property
     def telling(self) -> str:
-        """The changed line, or the old line if it was removed, without its comment."""
+        """The changed line without its comment; if it was removed, the old line."""
         unchanged = set(self.before)
         changed = [line for line in self.after if line.strip() and line not in unchanged]
         gone = [line for line in self.before if line.strip() and line not in set(self.after)]

@@ -1,4 +1,4 @@
-"""Find mutants that provably decide like the original policy, so that no test can detect them."""
+"""Finds mutants that provably decide like the original policy, so that no test can detect them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
 def is_equivalent(mutant: Mutant) -> bool:
-    """Return whether the mutant is proved equivalent; False means that it was not proved."""
+    """Return whether the mutant is proved to be equivalent; False means that there is no proof."""
     whole = all(
         name == "watches" or same_meaning(value, getattr(mutant.base, name))  # watches follow from the rules
         for name, value in mutant.whole.items()
@@ -129,8 +129,9 @@ def same_effects(old: Sequence[k.Effect], new: Sequence[k.Effect]) -> bool:
 
 
 def same_effect(old: k.Effect | None, new: k.Effect | None) -> bool:
-    """Compare effects; conditions of confirms are compared as written, because an approval is bound to the facts they
-    read."""
+    """Compare effects. Conditions of confirms are compared as written, because an approval is bound to the facts that
+    they read.
+    """
     if old is None or new is None:
         return False
     if isinstance(old, k.Confirm) or isinstance(new, k.Confirm):

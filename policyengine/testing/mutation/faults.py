@@ -13,7 +13,7 @@ from policyengine.testing.mutation.edits import ChangedLines, MutationEdit, appl
 
 @dataclass(frozen=True, slots=True)
 class FaultChange:
-    """A replacement of `old` by `new` in a declaration; if `new` is None, the declaration is removed."""
+    """A replacement of `old` by `new` in a declaration; with `new` None, a removal of the declaration."""
 
     operator: str
     old: ast.Node
@@ -22,7 +22,7 @@ class FaultChange:
 
     @classmethod
     def at(cls, operator: str, old: ast.Node, edit: MutationEdit, /, **members: Any) -> FaultChange:
-        """Return a change of members of the same node."""
+        """Return a change that replaces these members of the node `old`."""
         return cls(operator, old, replace(old, **members), (edit,))
 
 
@@ -48,7 +48,7 @@ class Fault:
 
     @property
     def text(self) -> str:
-        """The whole file with the fault."""
+        """The text of the whole file with the fault."""
         return apply_edits(self.source.text, self.change.edits)
 
     @property

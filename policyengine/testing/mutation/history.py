@@ -1,4 +1,4 @@
-"""Faults in conditions about history: another window, other owners, or a qualifier removed."""
+"""Faults in conditions on the history: another window, other owners, or a qualifier removed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def insert_before(node: ast.Aggregate, text: str) -> MutationEdit:
 
 
 def history_window_faults(node: ast.HistoryQuery) -> Iterator[FaultChange]:
-    """Yield the fault that halves the window. Changes by one unit are among the faults of durations."""
+    """Yield the fault that halves the window. Faults of durations already change it by one unit."""
     half = half_window(node.within.text)
     if half is not None:
         yield FaultChange.at(HALVE_WINDOW, node.within, replace_span(node.within.span, half), text=half)

@@ -1,4 +1,4 @@
-"""Find the cases that can detect a mutant, without evaluating facts again."""
+"""Finds the cases that can detect a mutant, without evaluating facts again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.spec.trace import Block
 from policyengine.testing.mutation.baseline import BaselineCase
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
-# Members whose change leaves all facts as they are; `binders` must be checked at each endpoint.
+# Members of the kernel whose change leaves all facts unchanged; `binders` must be checked at each endpoint.
 FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches"})
 
 
@@ -53,8 +53,9 @@ def keeps_facts(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
 def agent_change_affects(
     old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
 ) -> bool:
-    """Return whether the change affects the case: by grants if only these differ, by delegations if there are hops,
-    otherwise always."""
+    """Return whether the change affects the case: through grants if only these differ, through delegations if there are
+    hops, otherwise always.
+    """
     assert isinstance(old, k.AgentBlock)
     if not isinstance(new, k.AgentBlock) or old.who != new.who:
         return question.by_agent
@@ -81,7 +82,7 @@ def anyone_change_affects(
     old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
 ) -> bool:
     assert isinstance(old, k.AnyoneBlock)
-    assert isinstance(new, k.AnyoneBlock)  # its grants may be missing, but not the block
+    assert isinstance(new, k.AnyoneBlock)  # the block exists, but may lack grants here
     endpoint = question.request.endpoint
     return opens_differently(old, new, endpoint, memo)
 
@@ -156,7 +157,7 @@ def member_change_affects(name: str, new: object, base: k.Kernel, question: Base
         case "delegation":
             return question.by_agent
         case "watches":
-            return False  # recorded events matter to rules that read them
+            return False  # rules may read the recorded events
         case _:
             return True
 
@@ -181,7 +182,9 @@ def bindings_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable
 
 
 def issuer_change_affects(old: Mapping[str, k.Issuer], new: object, question: BaselineCase) -> bool:
-    """Return whether a changed issuer affects the case; a claim only if the credential has it."""
+    """Return whether a changed issuer affects the case. A changed claim matters only if the credential has
+    the claim.
+    """
     assert isinstance(new, Mapping)
     names = question.issuers & changed_names(old, new)
     made = question.request.fact("credential", "claims")
@@ -207,7 +210,7 @@ def changed_names(old: object, new: object) -> set[str]:
 
 
 def blocks_trusting(question: BaselineCase, base: k.Kernel, attesters: set[str]) -> list[int]:
-    """Return the blocks of the caller that require one of the attesters."""
+    """Return the blocks for the caller that require one of the attesters."""
     about = [number for name, number in question.rules if name == "agents"]
     return [number for number in about if not attesters.isdisjoint(required_attesters(base.agents[number]))]
 

@@ -18,7 +18,7 @@ from policyengine.time_formats import format_duration, parse_duration
 HALVE_WINDOW = "halve a window"
 LimitDecl: TypeAlias = ast.RateDecl | ast.BudgetDecl
 
-# Optional parts of a rate. Its `floor` is for clusters, and a test cannot make a store fail.
+# Parts of a rate or budget that can be dropped. A `floor` is for clusters, and a test cannot make a store fail.
 DROP_OPERATORS: dict[type[ast.Node], str] = {
     ast.Raise: "drop a raise",
     ast.Clamp: "drop a clamp",
@@ -55,7 +55,7 @@ def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Drop each item, but never the last one that the limit counts."""
+    """Drop each item, but never the last pace, concurrency or quota."""
     for number, item in enumerate(node.items):
         kept = omit_item(node.items, number)
         if type(item) in DROP_OPERATORS and any(
@@ -65,7 +65,7 @@ def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
 
 
 def key_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Count for another key: the user instead of the agent, the agent instead of anything else."""
+    """Count by another key: the user instead of the agent, the agent instead of any other key."""
     written = {" ".join(key.span.text.split()) for key in node.per}
     for number, key in enumerate(node.per):
         other = "user.id" if key.span.text == "agent.id" else "agent.id"

@@ -1,6 +1,8 @@
-"""Lower faults to kernels without parsing again: parts that a fault cannot change are lowered once. A fault inside a
-rule lowers that rule; one in a scope, a `define` or a binding lowers the policy. In both cases the checker's own
-lowering determines the meaning of the changed tree, and whether it is valid."""
+"""Lowers faults to kernels without parsing again: parts that a fault cannot change are lowered once.
+
+A fault inside a rule lowers that rule; a fault in a scope, a `define` or a binding lowers the whole policy. In both
+cases the checker's own lowering determines the meaning of the changed tree, and whether it is valid.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ KERNEL_LISTS: dict[type[ast.Node], str] = {
 }  # fmt: skip
 RULE_LISTS = tuple(dict.fromkeys(KERNEL_LISTS.values()))
 PLACED_LISTS = frozenset({"guards", "limits"})
-PLACED_DECLARATIONS = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # independent of the caller, at a place
+PLACED_DECLARATIONS = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # independent of the caller, at an endpoint
 # Declarations that rules refer to by name.
 NAMED_DECLARATIONS = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
@@ -59,13 +61,14 @@ OTHER_KERNEL_MEMBERS = (
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """A policy with one fault. `rules` are the changed rules, by list and index (None: removed), `whole` the other
-    changed members of the kernel."""
+    changed members of the kernel.
+    """
 
     fault: Fault
     base: k.Kernel
     rules: dict[tuple[str, int], KernelRule | None]
     whole: dict[str, object]
-    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may cover other requests now
+    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # changed rules that may cover other requests
 
     def __post_init__(self) -> None:
         old = ((key, getattr(self.base, key[0])[key[1]], new) for key, new in self.rules.items())
@@ -82,7 +85,7 @@ class Mutant:
 
 
 def kernel_of_new_rules(mutant: Mutant) -> k.Kernel:
-    """Return the kernel with only the changed guards and limits, or the whole one if other rules changed."""
+    """Return the kernel with only the changed guards and limits, or the whole kernel if other rules changed."""
     if mutant.whole or any(name not in PLACED_LISTS for name, _ in mutant.rules):
         return mutant.kernel
     new = [one for one in mutant.rules.values() if one is not None]
@@ -105,7 +108,7 @@ def same_reach(old: KernelRule, new: KernelRule | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LoweringCache:
-    """A policy lowered in source order, with the data to lower one of its rules again."""
+    """A policy lowered in source order, with the data that are needed to lower one of its rules again."""
 
     modules: tuple[ast.Module, ...]
     package: str
@@ -151,7 +154,7 @@ class LoweringCache:
         return self._remembering(found) if self.kernel.watches else found
 
     def _remembering(self, mutant: Mutant) -> Mutant:
-        """Return the mutant with the watches that its rules need."""
+        """Return the mutant with the event records that its rules need."""
         asked = (
             (history_conditions(getattr(self.kernel, name)[i]), history_conditions(new))
             for (name, i), new in mutant.rules.items()
@@ -194,7 +197,7 @@ class LoweringCache:
         return rule
 
     def mistakes(self, rules: Iterable[KernelRule]) -> Iterator[Diagnostic]:
-        """Yield errors of dead conditions."""
+        """Yield errors about conditions that are never true or false."""
         some = tuple(rules)
         yield from dead_rules.dead_rule_errors(
             replace(
@@ -269,7 +272,7 @@ DraftAndBinders: TypeAlias = tuple[LoweringContext, tuple[k.Binder, ...]]
 
 @gc_paused()
 def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
-    """Check everything except rules, and return the draft with the bindings of places; errors are in its report."""
+    """Check everything except rules, and return the draft with the bindings of places; its report has the errors."""
     program = Program.of(modules, Reporter())
     places = PlaceResolver(program)
     schema = Schema.of(program, places)
@@ -280,7 +283,7 @@ def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
 
 
 def names_mentioned(declaration: ast.Declaration) -> frozenset[str]:
-    """Return every name in a declaration, and every part of a dotted one."""
+    """Return every name in a declaration, and every part of a dotted name."""
     return dotted_names_in(declaration.span.text)
 
 
@@ -294,7 +297,7 @@ def dotted_names_in(text: str) -> frozenset[str]:
 
 
 def declared_names(declaration: ast.Declaration) -> set[str]:
-    """Return the name by which other declarations refer to a declaration; None if it has no such name."""
+    """Return the names by which other declarations refer to a declaration; empty if it has none."""
     return {declaration.name.text} if isinstance(declaration, NAMED_DECLARATIONS) else set()
 
 

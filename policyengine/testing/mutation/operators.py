@@ -1,4 +1,4 @@
-"""Enumerate all faults of a policy in source order, without lowering them."""
+"""Enumerates all faults of a policy in source order, without lowering them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def find_faults(program: Program) -> tuple[Fault, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FaultVocabulary:
-    """The names of a policy that a fault may use elsewhere."""
+    """The names of a policy that a fault may use in place of others."""
 
     known: ReplacementNames
     enums: dict[str, list[str]]

@@ -1,4 +1,4 @@
-"""Faults in places: a pattern matches more, or an `except` or an endpoint is removed."""
+"""Faults in places: a pattern that matches more, or a removed `except` or endpoint."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def path_faults(node: ast.HttpPattern) -> Iterator[FaultChange]:
 
 
 def wider_patterns(path: str) -> Iterator[str]:
-    """Yield wider patterns: `*` for each literal segment, `**` for the last one or below a capture."""
+    """Yield wider patterns: with `*` for each literal segment, or `**` for the last segment or below a capture."""
     segments = path.split("/")[1:]
     whole = path != "/" and segments != ["**"]
     for number, segment in enumerate(segments if whole else ()):
@@ -104,7 +104,7 @@ def tool_faults(node: ast.ToolPattern, pattern: str) -> Iterator[FaultChange]:
     if wider != pattern:
         at = node.span.source.text.rfind(json.dumps(pattern, ensure_ascii=False), node.span.start, node.span.end)
         start = at if at >= 0 else node.span.end - len(pattern)
-        if node.span.source.text[start : node.span.end].strip('"') == pattern:  # otherwise it contains escapes
+        if node.span.source.text[start : node.span.end].strip('"') == pattern:  # otherwise the text contains escapes
             quote = '"' if at >= 0 else ""
             span = Span(node.span.source, start, node.span.end)
             yield FaultChange.at(WIDER, node, replace_span(span, f"{quote}{wider}{quote}"), pattern=wider)

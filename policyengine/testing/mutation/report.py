@@ -11,7 +11,7 @@ from typing import Any
 from policyengine.control_characters import one_line, printable
 from policyengine.testing.mutation.accepted_survivors import StaleExplanation
 
-MAX_TESTS_SHOWN = 3  # named tests of a survivor
+MAX_TESTS_SHOWN = 3  # maximum tests named for a survivor
 NO_TEST_TEXT = "no test covers this"
 
 
@@ -39,8 +39,8 @@ class RequestReference:
 
 @dataclass(frozen=True, slots=True)
 class MutantResult:
-    """The result of one mutant. `asked` are the requests that ran; `killer` is the one that failed. `reason` explains
-    an accepted survivor.
+    """The result of one mutant. `asked` are the requests that ran; `killer` is the request that failed. `reason`
+    explains an accepted survivor.
     """
 
     name: str
@@ -87,7 +87,7 @@ def indented(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class MutationReport:
-    """The results in source order; `made` is the number of all faults; possibly only a sample of them was tried."""
+    """The results in source order; `made` is the number of all faults, of which possibly only a sample was tried."""
 
     outcomes: tuple[MutantResult, ...]
     made: int

@@ -1,4 +1,4 @@
-"""Faults in grants, guards and trust anchors: a line is removed, a requirement weakened, or an approver changed."""
+"""Faults in grants, guards and trust anchors: a removed line, a weaker requirement, or another approver."""
 
 from __future__ import annotations
 

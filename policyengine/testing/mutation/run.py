@@ -1,4 +1,4 @@
-"""Create the mutants of a policy, run the tests that each may affect, and report the results."""
+"""Creates the mutants of a policy, runs the tests that each may affect, and reports the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from policyengine.testing.mutation.report import MutantResult, MutantStatus, Mut
 from policyengine.testing.mutation.run_mutants import MutantRunner
 
 CHUNK = 16  # mutants in a message to another process
-MIN_PARALLEL_FAULTS = 200  # fewest mutants for several processes: each loads the policy first
+MIN_PARALLEL_FAULTS = 200  # minimum mutants for several processes, because each process loads the policy first
 MUTANTS_PER_COLLECTION = 256  # mutants between two garbage collections
 
 Progress: TypeAlias = Callable[[], None]
@@ -91,7 +91,8 @@ def mutate(
 ) -> MutationReport:
     """Try the faults of a policy without errors on its tests, or only on those of `tests` (package and name). The
     report is the same for any number of `jobs` (0: one per processor); `progress` is called after each mutant. Raises
-    FailingTestError if a test fails without any fault, and CaseSetupError and RequestError as a test run does."""
+    FailingTestError if a test fails without any fault, and CaseSetupError and RequestError as a test run does.
+    """
     keeps = partial(is_chosen, tests)
     with gc_paused():
         bench = MutationRun.of(checked, keeps)
@@ -124,8 +125,9 @@ def _make_report(
 
 @gc_paused()
 def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) -> list[MutantResult]:
-    """Run mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
-    only scans new objects."""
+    """Run the mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
+    scans only new objects.
+    """
     gc.freeze()
     try:
         found = []

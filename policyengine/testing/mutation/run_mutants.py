@@ -1,4 +1,4 @@
-"""Run the cases that may detect a mutant, the likeliest first, until one fails."""
+"""Runs the cases that may detect a mutant, the likeliest first, until one fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
 class FailingTestError(Exception):
-    """A test that fails without any fault, so that results of mutants would be meaningless."""
+    """The error for a test that fails without any fault, so that results of mutants would be meaningless."""
 
     __test__ = False  # not a test class for pytest
 
@@ -43,7 +43,7 @@ class FailingTestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MutantTrial:
-    """The cases that ran, in order; `killer` is the last one if it failed."""
+    """The cases that ran, in order; `killer` is the last case if it failed."""
 
     cases: tuple[Case, ...]
     killer: Case | None
@@ -90,7 +90,8 @@ class MutantRunner:
         """
         near = Nearness.of(mutant)
         for group in sorted(self.candidates(mutant, memo), key=lambda group: min(map(near.distance, group))):
-            if any(can_affect(mutant, question, memo) for question in group):  # one of the first detects most mutants
+            # One of the first groups detects most mutants.
+            if any(can_affect(mutant, question, memo) for question in group):
                 yield group
 
     def candidates(self, mutant: Mutant, memo: Memo) -> Several[tuple[BaselineCase, ...]]:
@@ -115,13 +116,13 @@ class MutantRunner:
     def _answers(
         self, group: Several[BaselineCase], mutant: Mutant, deciding: MutantEvaluator, memo: Memo
     ) -> Iterator[tuple[Case, bool]]:
-        """Yield whether each case of a group still passes. A case that the mutant does not affect keeps its decision,
-        but its limits and history may differ because of other cases.
+        """Yield each case of a group and whether it still passes. A case that the mutant does not affect keeps its
+        decision, but its limits and history may differ because of other cases.
         """
         sequence, same_past = CaseSequence(), True
         for question in group:
             case = question.case
-            untouched = len(group) > 1 and not can_affect(mutant, question, memo)  # known for a single case
+            untouched = len(group) > 1 and not can_affect(mutant, question, memo)  # a single case can be affected
             if untouched and self._comes_to_the_same(question, mutant, sequence, same_past):
                 came = question.answer.made(sequence, case)
                 if question.answer.rests_on_limits:
@@ -140,7 +141,7 @@ class MutantRunner:
     def _comes_to_the_same(
         self, question: BaselineCase, mutant: Mutant, sequence: CaseSequence, same_past: bool
     ) -> bool:
-        """Return whether an unaffected case depends on no changed state, and records the same events."""
+        """Return whether an unaffected case depends on no changed state, so that its answer stays the same."""
         if "watches" in mutant.whole:
             return False
         approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
@@ -165,8 +166,9 @@ class MutantRunner:
 
 @dataclass
 class MutantEvaluator:
-    """The evaluator of one mutant, as production builds it, made when a case first needs it. `tree` is that of the
-    policy without the fault, `sizes` are those of the entity stores of all cases."""
+    """The evaluator of one mutant, as production builds it, built when a case first needs it. `tree` is the tree of the
+    policy without the fault, `sizes` are the sizes of the entity stores of all cases.
+    """
 
     mutant: Mutant
     tree: Tree
@@ -179,8 +181,9 @@ class MutantEvaluator:
 
 
 def keeps_tree(mutant: Mutant) -> bool:
-    """Return whether the mutant has the tree of the policy: most faults change neither an endpoint nor a caller. To
-    build the tree of a large policy takes longer than to decide its cases."""
+    """Return whether the mutant has the same tree as the policy: most faults change neither an endpoint nor a caller,
+    and building the tree of a large policy takes longer than deciding its cases.
+    """
     if not mutant.whole.keys().isdisjoint({"binders", "watches"}):
         return False
     pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
@@ -216,11 +219,11 @@ def same_callers(old: KernelRule, new: KernelRule | None) -> bool:
         return old.who == new.who
     if isinstance(old, k.UserBlock) and isinstance(new, k.UserBlock):
         return old.who == new.who
-    return isinstance(old, k.Guard | k.Limit)  # they do not depend on the caller
+    return isinstance(old, k.Guard | k.Limit)  # guards and limits do not depend on the caller
 
 
 def groups_by_endpoint(groups: Several[tuple[BaselineCase, ...]]) -> dict[Endpoint, tuple[BaselineCase, list[int]]]:
-    """Return by endpoint the indexes of its groups and one of its cases."""
+    """Return for each endpoint the indexes of its groups and one of its cases."""
     found: dict[Endpoint, tuple[BaselineCase, list[int]]] = {}
     for number, group in enumerate(groups):
         for question in group:
@@ -229,7 +232,7 @@ def groups_by_endpoint(groups: Several[tuple[BaselineCase, ...]]) -> dict[Endpoi
 
 
 def groups_by_rule(groups: Several[tuple[BaselineCase, ...]]) -> dict[RuleKey, list[int]]:
-    """Return by rule the indexes of the groups to which it applies."""
+    """Return for each rule the indexes of the groups to which it applies."""
     found: dict[RuleKey, list[int]] = {}
     for number, group in enumerate(groups):
         for key in dict.fromkeys(key for question in group for key in question.rules):
@@ -241,7 +244,7 @@ def group_by_sequence(
     questions: Iterable[BaselineCase], *, counting: bool = False
 ) -> Iterator[tuple[BaselineCase, ...]]:
     """Yield groups of cases: each case alone, but the cases of a sequence with approvals together, at the position of
-    the first one. If the policy is `counting`, the cases of every sequence form a group.
+    the first of them. If the policy is `counting`, the cases of every sequence form a group.
     """
     sequences: dict[object, list[BaselineCase]] = {}
     for question in questions:

@@ -1,4 +1,6 @@
-"""Test claims about all requests (`forall`): generate requests that may break a claim, and shrink counterexamples."""
+"""Tests claims about all requests (`forall`): generates requests that may break a claim, and shrinks
+counterexamples.
+"""
 
 from policyengine.testing.properties.results import ClaimVerdict, PropertyResult
 from policyengine.testing.properties.run import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties

@@ -1,6 +1,8 @@
-"""Decide whether a generated request breaks a claim. The evaluator decides the request, like any test. The claim's
-`where` is no rule, so no program contains it: it reads the facts of the specification, with the rules that can apply to
-the endpoint and caller."""
+"""Decides whether a generated request breaks a claim.
+
+The evaluator decides the request, as in any test. The claim's `where` is not a rule, so no program contains it: the
+specification evaluates it, with the rules that can apply to the endpoint and the caller.
+"""
 
 from __future__ import annotations
 
@@ -70,13 +72,13 @@ class ClaimChecker:
         return build_facts(kernel, request, snapshot, case.now)
 
     def _approved_facts(self, asked: CaseDecision, kernel: k.Kernel) -> Facts:
-        """Return the facts with those of the approvals that count, which only a trace has."""
+        """Return the facts with the facts `approval.*` of the accepted approvals, which only a trace computes."""
         snapshot = self._snapshot(asked.case, kernel, asked.request, asked.snapshot)
         facts, seen = trace_case(asked, kernel, snapshot)
         return facts.bind(approval_facts(approval_traces(seen), asked.case.now))
 
     def _snapshot(self, case: Case, kernel: k.Kernel, request: Request, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot with the history that the rules and the claim may read, which is empty."""
+        """Return the snapshot with the history that the rules and the claim may read; the history is empty."""
         conditions = self.slices.histories_in(kernel)
         return traced_snapshot(snapshot, request, case, kernel, conditions, CaseSequence()) if conditions else snapshot
 
@@ -85,7 +87,7 @@ class ClaimChecker:
         return self.prop.where is None or evaluate(self.prop.where, facts.looked_at_anew) is True
 
     def breaks(self, sketch: DraftRequest, like: Decision | None = None) -> bool:
-        """Return whether the request breaks the claim, at the gate of the decision `like` if given."""
+        """Return whether the request breaks the claim; if `like` is given, also whether it does so at the same gate."""
         found = self.decided(sketch)
         if found is None or not self.is_broken_by(found):
             return False
@@ -101,7 +103,7 @@ def approval_traces(seen: DecisionTrace) -> Iterator[ApprovalTrace]:
 
 
 def draft_case(sketch: DraftRequest, prop: Property) -> Case:
-    """Return the generated request as one request of a test, as if parsed from its text."""
+    """Return the generated request as a request of a test, as if parsed from its text."""
     question: Mapping[str, object] = sketch.question()
     return Case(
         test=prop.test,

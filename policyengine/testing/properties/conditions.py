@@ -40,7 +40,9 @@ def policy_conditions(kernel: k.Kernel) -> Iterator[k.Expr]:
 def relevant_endpoints(
     sites: Sequence[EndpointContext], prop: Property, kernel: k.Kernel
 ) -> tuple[EndpointContext, ...]:
-    """Return the endpoints to which a claim can apply, by its conditions about endpoints; all if none matches."""
+    """Return the endpoints to which a claim can apply, judged by its conditions on endpoints; all endpoints if none
+    matches.
+    """
     claims = [] if prop.where is None else list(conjuncts(prop.where))
     every = dict.fromkeys((*named_endpoints(claims), *(site.spot for site in sites)))
     known = {site.spot: site for site in sites}
@@ -99,8 +101,9 @@ def is_of_endpoint(fact: k.Fact) -> bool:
 
 
 def is_available(node: k.Expr, site: EndpointContext) -> bool:
-    """Return whether a part of the claim can be known at the endpoint: its resource is bound, its captures are in the
-    path."""
+    """Return whether a part of the claim can be known at the endpoint: its resource is bound, and its captures are in
+    the path.
+    """
     match node:
         case k.Fact(("resource",)):
             return site.resource_type is not None

@@ -1,5 +1,5 @@
-"""A request under construction with its entities and time, as tests write them. Facts that the property gives are never
-changed.
+"""A request under construction with its entities and time, as tests write them. Facts that the property sets never
+change.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DraftRequest:
         return sketch
 
     def vouch(self) -> None:
-        """Add the facts that the attester of an attestation vouches for, which tests may omit."""
+        """Add the facts that an attestation's attester vouches for, which tests may omit."""
         given = self.facts.get("attestation")
         attester = self.kernel.attesters.get(str(given.get("by"))) if isinstance(given, Mapping) else None
         if attester is None:
@@ -79,7 +79,7 @@ class DraftRequest:
     # ── What is given ─────────────────────────────────────────────────────────────────────────
 
     def is_given(self, path: FactPath) -> bool:
-        """Return whether the property gives the fact, or gives it as absent."""
+        """Return whether the property sets the fact, or sets it as absent."""
         inside: object = self.world.facts
         for name in path:
             if not isinstance(inside, Mapping):
@@ -105,7 +105,7 @@ class DraftRequest:
         return found
 
     def holder(self, root: str) -> EntityRef | None:
-        """Return the entity of `user`, `resource` … in this request."""
+        """Return the entity of `user`, `resource` and other entity facts in this request; None if it is unknown."""
         if root == "resource":
             found = self.resource()
         else:
@@ -140,7 +140,7 @@ class DraftRequest:
         return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
 
     def known(self, node: k.Expr) -> object:
-        """Return the value of an operand; None if it has no value or is too complex."""
+        """Return the value of an operand; None if it has no value or is too complex to compute."""
         return read(self, node)
 
     def read_fact(self, path: FactPath, type_: Type) -> object:
@@ -170,7 +170,7 @@ class DraftRequest:
     # ── Changing ──────────────────────────────────────────────────────────────────────────────
 
     def put(self, path: FactPath, value: object) -> bool:
-        """Set a fact; return False if the property gives it."""
+        """Set a fact; return False if the property sets it."""
         if self.is_given(path):
             return False
         tree: FactTree = self.facts
@@ -191,7 +191,7 @@ class DraftRequest:
         for name in path[:-1]:
             tree = tree[name]
         if path[0] == "attestation" and len(path) == 2:
-            tree[path[1]] = None  # otherwise the attester would fill it in
+            tree[path[1]] = None  # set to None, because otherwise the attester fills in the fact
         else:
             del tree[path[-1]]
         if not tree and len(path) == 2:
@@ -206,7 +206,7 @@ class DraftRequest:
         return self.remove((*path, "id") if path in (("user",), ("agent",)) else path)
 
     def assign(self, node: k.Expr, value: object) -> bool:
-        """Give an operand a value, wherever it comes from; return False if that is impossible."""
+        """Give an operand a value, wherever it comes from; return False if this is impossible."""
         return write(self, node, value)
 
     def write_fact(self, path: FactPath, value: object) -> bool:
@@ -269,7 +269,7 @@ class DraftRequest:
             self.row(ref)
 
     def remove_row(self, ref: EntityRef) -> None:
-        """Remove the row of an entity, unless the property gives it."""
+        """Remove the row of an entity, unless the property sets it."""
         if ref not in self.world.rows:
             self.rows.pop(ref, None)
 
@@ -309,7 +309,7 @@ class DraftRequest:
         )
 
     def leaves(self) -> Iterator[FactPath]:
-        """Yield every fact that the property does not give."""
+        """Yield every fact that the property does not set."""
         yield from (path for path in leaf_paths(self.facts) if not self.is_given(path))
 
 

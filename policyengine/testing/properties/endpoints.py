@@ -1,4 +1,4 @@
-"""The endpoints of generated requests: concrete endpoints of every pattern, with the rules that cover them."""
+"""The endpoints of generated requests: concrete endpoints for every pattern, with the rules that cover them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def concrete_endpoints(pattern: k.Pattern) -> Iterator[ConcreteEndpoint]:
 
 
 def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> ConcreteEndpoint:
-    """Return a similar endpoint, one that a pattern may cover or miss by mistake."""
+    """Return a similar endpoint that a pattern may cover or miss by mistake."""
     match spot:
         case ConcreteHttp(method, segments):
             shorter = ConcreteHttp(method, segments[:-1]) if len(segments) > 1 else spot
@@ -190,8 +190,9 @@ def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> Concr
 
 
 def with_capture(spot: ConcreteHttp, binders: Iterable[k.Binder], name: str, text: str) -> ConcreteHttp | None:
-    """Return the endpoint with another text for a capture; None if no pattern has the capture, or a path cannot contain
-    the text."""
+    """Return the endpoint with another text for a capture; None if no pattern has the capture, or if a path cannot
+    contain the text.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_@-]*", text):
         return None
     for binder in binders:

@@ -30,8 +30,9 @@ NO_TIME, SHORT_TIME = timedelta(0), timedelta(minutes=1)
 
 @dataclass(slots=True)
 class RequestGenerator:
-    """Generates one request. Later steps override earlier ones, and `where` comes last. `hurdles` are conditions of the
-    grants that should apply, with the truth value each must have."""
+    """Generates one request. Later steps override earlier steps, and `where` comes last. `hurdles` are conditions of
+    the grants that should apply, with the truth value that each must have.
+    """
 
     prop: Property
     sketch: DraftRequest
@@ -49,7 +50,7 @@ class RequestGenerator:
             WitnessFinder(self.editor, gently).make(condition, wanted)
 
     def draw(self) -> DraftRequest:
-        """Generate the whole request. `where` is met before the hurdles, and again at the end."""
+        """Generate the whole request. `where` is satisfied before the hurdles, and again at the end."""
         self.subject()
         self.caller()
         self.hurdles += self.guards()
@@ -89,7 +90,7 @@ class RequestGenerator:
                     self.stranger()
 
     def is_open_to_given(self, door: CoveringGrant) -> bool:
-        """Return whether the principals that the property gives can match the block."""
+        """Return whether the principals that the property sets can match the block."""
         given, block = self.prop.world.facts, door.block
         agent = given.get("agent")
         if isinstance(agent, dict) and isinstance(agent.get("id"), str):
@@ -100,7 +101,7 @@ class RequestGenerator:
         return not ("agent" in given and agent is None and isinstance(block, k.AgentBlock))
 
     def stranger(self) -> None:
-        """Use an unknown principal, or none."""
+        """Use an unknown principal, or no principal."""
         if self.choose.chance(2):
             return
         self.sketch.put(("agent", "id"), STRANGER)
@@ -158,7 +159,7 @@ class RequestGenerator:
                 self.sketch.put(path, STRANGER)
 
     def credential(self, door: CoveringGrant) -> None:
-        """Choose a credential that meets the requirements of a block, often just barely."""
+        """Choose a credential that meets the requirements of a block, often only just."""
         requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
         issuers = next((one.issuers for one in requirements if isinstance(one, k.IssuedBy)), ())
         issuer = self.choose.of(issuers or tuple(self.site.kernel.issuers) or ("elsewhere",))
@@ -206,7 +207,9 @@ class RequestGenerator:
                 self.sketch.now = self.choose.of((span.end - SECOND, span.end))
 
     def chain(self) -> None:
-        """Choose a delegation chain: usually one agent that may delegate, sometimes more, or one that may not."""
+        """Choose a delegation chain: usually one agent that may delegate, sometimes several, or an agent
+        that may not.
+        """
         if self.sketch.is_given(("chain", "hops")):
             return
         hops = [self.hop(*self.choose.of(self.site.hops)) for _ in range(self.choose.of((1, 1, 1, 2, 4)))]
@@ -245,7 +248,7 @@ class RequestGenerator:
     # ── What must hold ────────────────────────────────────────────────────────────────────────
 
     def hurdles_of(self, door: CoveringGrant) -> None:
-        """Add the requirements of a block and of its `may`."""
+        """Add the requirements of a block and of its `may` as hurdles."""
         block = door.block
         if not isinstance(block, k.AnyoneBlock):
             if isinstance(block.who, k.PrincipalCondition):
@@ -254,7 +257,9 @@ class RequestGenerator:
         self.hurdles.append((door.grant.when, True))
 
     def guards(self) -> Iterator[tuple[k.Expr | None, bool]]:
-        """Yield the conditions of guards, mostly to be false, so that the grant decides."""
+        """Yield the conditions of guards with the truth value that they should have: mostly false, so that the grant
+        decides.
+        """
         for guard in self.site.guards:
             for effect in guard.effects:
                 match effect:
@@ -300,7 +305,7 @@ class RequestGenerator:
                     yield self.member(person, sketch.known(expression))
 
     def member(self, person: EntityRef, among: object) -> str:
-        """Return a user that is one of the given users, or a member of the given groups."""
+        """Return one of the given users, or a member of the given groups."""
         every = among if isinstance(among, tuple) else (among,)
         people = [one.id for one in every if isinstance(one, EntityRef) and one.type == "user"]
         groups = [one for one in every if isinstance(one, EntityRef) and one.type != "user"]
@@ -315,7 +320,7 @@ class RequestGenerator:
     # ── What is amiss ─────────────────────────────────────────────────────────────────────────
 
     def spoil(self) -> None:
-        """Add a fault: remove a fact, change its value or its type, or move to a similar endpoint."""
+        """Add a fault: remove a fact, change its value or its type, or use a similar endpoint."""
         paths = list(self.sketch.leaves())
         if not paths or self.choose.chance(8):
             self.sketch.spot = neighbouring_endpoint(self.sketch.spot, self.choose)
@@ -331,7 +336,7 @@ class RequestGenerator:
                 self.sketch.put(path, wrong_type_value(self.sketch.raw(path)))
 
     def bound(self) -> None:
-        """Give the request an empty task, which excludes tools or the resource."""
+        """Give the request an empty task, which allows no tool or resource."""
         if isinstance(self.sketch.spot, ConcreteTool):
             self.sketch.put(("task", "tools"), ())
         elif self.site.resource_type is not None:

@@ -29,5 +29,5 @@ class RandomSource:
         return self.of(parts[self.below(len(parts))])
 
     def chance(self, one_in: int) -> bool:
-        """Return True once in `one_in` times."""
+        """Return True in one of `one_in` cases."""
         return self.below(one_in) == one_in - 1

@@ -98,8 +98,9 @@ def key_text(name: str) -> str:
 
 
 def path_text(path: FactPath) -> str:
-    """Return a path as text: `body.amount`, `args["content-type"]`; after the first name in brackets all are in
-    brackets."""
+    """Return a path as text: `body.amount`, `args["content-type"]`. After the first name in brackets, all names are in
+    brackets.
+    """
     found, bracketed = path[0], False
     for name in path[1:]:
         bracketed = bracketed or not NAME.fullmatch(name)
@@ -121,7 +122,7 @@ def request_text(sketch: DraftRequest, spelling: TestNameWriter | None = None) -
 
 
 def test_text(sketch: DraftRequest, prop: Property) -> str:
-    """Return a whole test, with a name that is unlikely to exist in its file."""
+    """Return a complete test, with a name that is unlikely to exist in its file."""
     spelling = TestNameWriter.of(prop, sketch)
     lines = [*given_lines(sketch, spelling), request_line(sketch, prop, spelling)]
     name = quote_string(f"{prop.test}: counterexample to {prop.number}")
@@ -163,7 +164,7 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
 
 
 def principal_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
-    """Yield the lines for agent and user, in the short form if that is complete."""
+    """Yield the lines for agent and user, in the short form if it is complete."""
     agent, user = facts.get("agent"), facts.get("user")
     served = user["id"] if isinstance(user, Mapping) and list(user) == ["id"] and isinstance(user["id"], str) else None
     issuer = spelling.kernel.issuers.get(str(agent.get("issuer"))) if isinstance(agent, Mapping) else None

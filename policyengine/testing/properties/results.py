@@ -29,8 +29,8 @@ class ClaimVerdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PropertyResult:
     """The result of one claim. `drawn` is the number of generated requests, `examples` the number of those to which the
-    claim applied. If the claim failed, `counterexample` is the smallest request that breaks it, `text` is that request
-    as a test, and `result` its result. `problem` says why the claim errored.
+    claim applied. If the claim failed, `counterexample` is the smallest request found that breaks it, `text` is that
+    request as a test, and `result` its result. `problem` says why the claim errored.
     """
 
     prop: Property
@@ -42,7 +42,7 @@ class PropertyResult:
     text: str | None = None
     result: CaseResult | None = None
     problem: str | None = None
-    seconds: float = 0.0  # time of the trial
+    seconds: float = 0.0  # duration of the trial
 
     @property
     def example(self) -> Property:

@@ -1,4 +1,4 @@
-"""Try claims: generate requests from the choices of hypothesis, and keep the first that breaks a claim."""
+"""Tries claims: generates requests from the choices of hypothesis, and keeps the first request that breaks a claim."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from policyengine.testing.report import ResultStatus
 from policyengine.testing.runner import CaseRunner
 
 DEFAULT_EXAMPLES = 200
-MIN_EXAMPLES = 20  # minimum number of matching requests with which a claim is decided
+MIN_EXAMPLES = 20  # minimum number of matching requests for a verdict
 ENDPOINT_RETRIES = 6
 INSTALL_HINT = install_command("testing")
 
 
 class HypothesisMissingError(Exception):
-    """The package hypothesis is not installed. `hint` says how to install it."""
+    """The error for a missing package hypothesis. `hint` says how to install it."""
 
     def __init__(self) -> None:
         super().__init__("`forall` needs the package `hypothesis`, which is not installed")
@@ -96,7 +96,7 @@ class PropertyContext:
 
 @dataclass(slots=True)
 class CounterexampleSearch:
-    """Generates requests and keeps the first that breaks the claim."""
+    """Generates requests and keeps the first one that breaks the claim."""
 
     prop: Property
     judge: ClaimChecker
@@ -119,7 +119,7 @@ class CounterexampleSearch:
         site = self.site(choose)
         sketch = RequestGenerator(self.prop, DraftRequest.of(self.prop.world, site), site, self.pools, choose).draw()
         decision = self.judge.decided(sketch)
-        if self.broken is None:  # hypothesis repeats the last one to confirm it
+        if self.broken is None:  # hypothesis repeats the last request to confirm the failure
             self.drawn += 1
             self.met += decision is not None
         if decision is not None and self.judge.is_broken_by(decision):
@@ -138,7 +138,7 @@ class CounterexampleSearch:
 
 
 class ClaimBrokenError(Exception):
-    """Stops hypothesis after a counterexample."""
+    """An exception that stops hypothesis after a counterexample."""
 
 
 # ── Hypothesis ────────────────────────────────────────────────────────────────────────────────
@@ -153,6 +153,7 @@ def require_hypothesis() -> None:
 
 def run_hypothesis(one: Callable[[RandomSource], bool], seed: str, examples: int) -> None:
     """Call `one` with choices of hypothesis until it has returned True for `examples` requests, or hypothesis gives up.
+
     The example database and the shrinking of hypothesis are disabled: `shrink` works on requests, where it can remove
     single facts.
     """

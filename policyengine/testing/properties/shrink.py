@@ -15,8 +15,9 @@ ShrinkStep: TypeAlias = Callable[[DraftRequest], bool]  # returns False if there
 
 
 def shrink(sketch: DraftRequest, judge: ClaimChecker) -> DraftRequest:
-    """Return a counterexample from which nothing can be removed without the claim holding again. Given facts stay,
-    except entity rows that do not matter."""
+    """Return a counterexample from which nothing can be removed: without any part of it, the claim would hold. Given
+    facts stay, except entity rows that do not matter.
+    """
     first = judge.decided(sketch)
     sketch = _shrink_fully(sketch, shrink_steps, lambda smaller: judge.breaks(smaller, like=first))
     last = judge.decided(sketch)
@@ -41,7 +42,7 @@ def _shrink_fully(
 
 
 def shrink_steps(sketch: DraftRequest) -> Iterator[ShrinkStep]:
-    """Yield the steps, large ones first."""
+    """Yield the steps, those that remove most first."""
     if not sketch.world.approvals:
         yield from (_without_approval(one.id) for one in sketch.approvals)
     if not sketch.has_time() and sketch.now != DEFAULT_TIME:

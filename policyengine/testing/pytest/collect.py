@@ -33,7 +33,9 @@ MAX_ERRORS_SHOWN = 5  # errors of other files
 
 @dataclass(slots=True)
 class LoadedPolicySet:
-    """The policies of a test file: those of the marked root above it, or those of its folder, with their imports."""
+    """The policies of a test file: those below the marked root that contains it, or those of its folder, with their
+    imports.
+    """
 
     checked: CheckResult
     runner: CaseRunner | None
@@ -78,7 +80,7 @@ class PolicyFile(pytest.File):
         return os.path.realpath(span.source.name) == os.path.realpath(self.path)
 
     def told(self, diagnostics: Iterable[Diagnostic]) -> str:
-        """Return the errors of the file itself in full, or a short list of those of other files."""
+        """Return the errors of the file itself in full, or a short list of the errors of other files."""
         errors = [diagnostic for diagnostic in diagnostics if diagnostic.is_error]
         own = [diagnostic for diagnostic in errors if self.holds(diagnostic.span)]
         if own:
@@ -117,7 +119,7 @@ def item_name(name: str) -> str:
 
 @dataclass(slots=True)
 class CaseQueue:
-    """The requests of one test, which run in order because earlier ones spend state."""
+    """The requests of one test, which run in order because earlier requests may spend state."""
 
     runner: CaseRunner
     left: Iterator[Case]
@@ -134,7 +136,7 @@ class CaseQueue:
 
 
 class ExampleFailedError(Exception):
-    """A request or claim that failed."""
+    """The failure of a request or claim."""
 
     def __init__(self, result: CaseResult | PropertyResult) -> None:
         super().__init__(result.in_short)

@@ -14,11 +14,11 @@ from policyengine.runtime.decision import Decision
 from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.report import reason_lines
 
-PRINCIPAL_ROOTS = ("agent", "user")  # principals that can be given by id
+PRINCIPAL_ROOTS = ("agent", "user")  # principals that callers may give as an id alone
 
 
 class NoPoliciesError(Exception):
-    """The fixture has no policies."""
+    """The error for a fixture without policies."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AllowResult:
 class Policy:
     """Policies with an engine of their own. `paths` are files and folders of policies, or one bundle; `entities` is an
     entity file. The clock is fixed at `now`, by default the beginning of 2026 (UTC), as in policy tests. The first use
-    may raise the errors of Engine.load.
+    may raise the errors of `Engine.load`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Policy:
         self.base = base
 
     def __call__(self, *paths: Path | str, entities: Path | str | None = None, now: datetime | None = None) -> Policy:
-        """Return a fixture with other policies, entities or time; arguments that are omitted stay the same."""
+        """Return a fixture with other policies, entities or time; omitted arguments stay the same."""
         others = paths or self.paths
         rows = self.entities if entities is None else entities
         return Policy(*others, entities=rows, now=self.now if now is None else now, base=self.base)
@@ -79,7 +79,7 @@ class Policy:
 
 
 def merge_facts(facts: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
-    """Merge the given facts with those of an endpoint; members of the same root are combined."""
+    """Merge the given facts with the facts of an endpoint; members of the same root are combined."""
     found: dict[str, object] = {}
     for root, value in facts.items():
         known = {"id": value} if root in PRINCIPAL_ROOTS and isinstance(value, str) else value

@@ -1,5 +1,6 @@
-"""The pytest plugin: collects `.policy` files, and defines the fixture `policy`. Every pytest run imports this module
-if policyengine is installed, so it imports everything else only when needed.
+"""The pytest plugin: collects `.policy` files, and defines the fixture `policy`.
+
+Every pytest run imports this module if policyengine is installed, so it imports everything else only when needed.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Convert a decision log to tests."""
+"""Converts a decision log to tests."""

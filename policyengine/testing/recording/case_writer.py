@@ -1,4 +1,4 @@
-"""Write one recorded decision as a request of a test, with its facts, entity rows and time in the test language."""
+"""Writes one recorded decision as a request of a test, with its facts, entity rows and time in the test language."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 
 
 class InexpressibleError(Exception):
-    """The test language cannot express something that the decision depends on."""
+    """The error for a decision that depends on something that the test language cannot express."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RecordedCase:
     unsaid: tuple[str, ...] = ()
 
     def shot(self, without: frozenset[tuple[str, str]] = frozenset()) -> str:
-        """Return the request as a line, without facts that were given before."""
+        """Return the request as one line, without the facts in `without`."""
         pairs = ", ".join(f"{name}: {value}" for name, value in self.facts if (name, value) not in without)
         inside = f" {{ {pairs} }}" if pairs else ""
         return f"{self.clock} {self.request}{inside} => {self.expected}"
@@ -73,7 +73,9 @@ class RecordedCase:
 
 @dataclass(frozen=True, slots=True)
 class CaseWriter:
-    """Writes records for one policy. `read` are the facts that its rules read; `evaluator` decides what was written."""
+    """Writes records for one policy. `read` are the facts that its rules read; `evaluator` decides the
+    written requests.
+    """
 
     kernel: k.Kernel
     scratch: AdhocTestReader
@@ -97,7 +99,7 @@ class CaseWriter:
         return self.scratch.catalogue
 
     def says(self, again: ReplayResult) -> Iterator[RecordedCase]:
-        """Yield ways to write a record, the shortest first; later ways rely on no defaults of tests."""
+        """Yield ways to write a record, the shortest first; later ways rely less on defaults of tests."""
         record = again.record
         second = record.time.replace(microsecond=0)
         millisecond = second + (record.time - second) // MILLISECOND * MILLISECOND
@@ -155,7 +157,7 @@ class CaseWriter:
                 unsaid.append(name)
 
     def _is_read(self, path: tuple[str, ...]) -> bool:
-        """Return whether a rule reads the fact, a part of it, or a whole that contains it."""
+        """Return whether a rule reads the fact, a part of it, or a value that contains it."""
         return any(path == one[: len(path)] or one == path[: len(one)] for one in self.read)
 
     def _value(self, value: object, name: str, unsaid: list[str]) -> str | None:
@@ -192,8 +194,9 @@ class CaseWriter:
         return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {quote_string(id_)}" if id_ is not None else "")
 
     def expected(self, record: DecisionRecord) -> str:
-        """Return the expectation, such as `deny by "tenants are islands"`: the outcome, and the first rule or gate that
-        is a reason for it."""
+        """Return the expectation, such as `deny by "tenants are islands"`: the outcome, and the first rule or gate
+        among its reasons.
+        """
         outcome = str(record.outcome)
         reasons = [one for one in record.decision.get("reasons", ()) if one["outcome"] == outcome]
         rules = [one["rule"] for one in reasons if one.get("rule") in self.catalogue.rules]
@@ -206,7 +209,7 @@ class CaseWriter:
     # ── The directory ─────────────────────────────────────────────────────────────────────────
 
     def _rows(self, again: ReplayResult, unsaid: list[str]) -> Iterator[tuple[EntityRef, str]]:
-        """Yield the rows that were looked up; other rows cannot affect the decision."""
+        """Yield the rows that were looked up; no other row can affect the decision."""
         directory = again.record.directory
         assert directory is not None
         for ref in sorted(again.read, key=str):
@@ -254,7 +257,7 @@ def explicit_hops(hops: object) -> object:
 
 
 def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the approvals that match the request, by the rule they are bound to."""
+    """Yield the approvals that match the request, with the rule to which each is bound."""
     rules = {
         effect.approval.binding: guard.guard.name
         for guard in again.seen.guards
@@ -265,11 +268,11 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
     for approval in again.record.question.approvals:
         rule = rules.get(approval.binding or "")
         if rule is None or approval.id in again.record.spent:
-            continue  # the approval is for something else, or is spent
+            continue  # the approval is bound to another request, or is spent
         if approval.granted_at is None or approval.granted_at > at:
             unsaid.append(f"an approval by {approval.by} without an earlier time of grant")
             continue
-        if sum(name == rule for name in rules.values()) > 1:  # an approval in a test is valid for every confirmation
+        if sum(name == rule for name in rules.values()) > 1:  # an approval in a test satisfies every confirm
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
         age = format_duration(at - approval.granted_at)
         found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")
@@ -281,7 +284,7 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
 
 
 def is_inexpressible(value: object) -> bool:
-    """Return whether no value in a test equals this one."""
+    """Return whether no value in a test can equal this value."""
     match value:
         case Mapping():
             return any(map(is_inexpressible, (*value, *value.values())))
@@ -298,7 +301,7 @@ def is_inexpressible(value: object) -> bool:
 
 
 def prune_value(value: object, type_: Type | None) -> object:
-    """Return the value without members that its declared record lacks, because no rule can read them."""
+    """Return the value without the members that its declared record lacks, because no rule can read them."""
     match value, type_:
         case Mapping(), RecordType():
             types = {one.name: one.type for one in type_.fields}

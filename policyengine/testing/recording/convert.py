@@ -1,6 +1,8 @@
-"""Convert a decision log to tests: recorded decisions become expectations, as far as the test language can express
-them. Every request is first decided as a test. If the outcome differs, because the test language cannot express the
-whole request, the request is left out and reported.
+"""Converts a decision log to tests: recorded decisions become expectations, as far as the test language can express
+them.
+
+Every request is first decided as a test. If the outcome differs, because the test language cannot express the whole
+request, the request is left out and reported.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class SkippedDecision:
 @dataclass(frozen=True, slots=True)
 class RecordingResult:
     """A test file; its text is empty if there are no tests. `merged` is the number of decisions that equal others,
-    `changed` the number with another outcome under these policies, and `over` the number of cases beyond the limit.
-    `unsaid` holds facts that tests cannot express and that made no difference.
+    `changed` the number of decisions with another outcome under these policies, and `over` the number of cases beyond
+    the limit. `unsaid` holds facts that tests cannot express and that made no difference.
     """
 
     text: str
@@ -66,7 +68,7 @@ class RecordingResult:
 
     @property
     def reasons(self) -> dict[str, list[str]]:
-        """The reasons for decisions that were left out, each with their ids."""
+        """The reasons for which decisions were left out, each with the ids of the decisions."""
         found: dict[str, list[str]] = defaultdict(list)
         for decision in self.left_out:
             found[decision.why].append(decision.id)
@@ -93,7 +95,7 @@ class DecisionCase:
     said: RecordedCase
     who: str
     where: str
-    world: tuple[int, tuple[str, ...]]  # the entity store, and rows in the request
+    world: tuple[int, tuple[str, ...]]  # the rows of the entity store, and the rows in the request
 
 
 def convert_log(
@@ -347,7 +349,9 @@ def parse_case(said: RecordedCase, sayer: CaseWriter) -> tuple[Case | None, str 
 
 
 def decide_written(case: Case, sayer: CaseWriter) -> Decision | None:
-    """Return the evaluator's decision of a request without attributes and history; None if the request is invalid."""
+    """Return the evaluator's decision for a written request, without attributes and history; None if the request is
+    invalid.
+    """
     try:
         request = Request.from_mapping(case.question)
     except RequestError:

@@ -239,6 +239,7 @@ def test_several_processes_report_the_same_as_one_process(monkeypatch: pytest.Mo
     policy, done = example("delegation"), []
     alone = mutate(policy)
     monkeypatch.setattr(run, "MIN_PARALLEL_FAULTS", 1)
+    monkeypatch.setattr(run, "_run_here", lambda *_: pytest.fail("they ran in this process"))
     together = mutate(policy, jobs=2, progress=lambda: done.append(1))
     assert together.to_dict() == alone.to_dict()
     assert len(done) == len(alone.outcomes)

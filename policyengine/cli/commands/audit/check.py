@@ -1,4 +1,4 @@
-"""`policyengine audit check`: whether a proof holds."""
+"""`policyengine audit check`: check whether a proof holds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check(
 
 
 def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None, witnesses: int) -> dict[str, Any]:
-    """Return what the proof proves. Raises ProofError, NoteError, CommandError."""
+    """Check a proof, and return what it proves. Raises ProofError, NoteError, CommandError."""
     from policyengine.audit.seal.proofs import PROOF_START, ConsistencyProof, InclusionProof
 
     if written.startswith(PROOF_START):
@@ -97,7 +97,7 @@ def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None,
 
 
 def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witnesses: int) -> dict[str, Any]:
-    """Return who signed a checkpoint. Raises ProofError, NoteError."""
+    """Check who signed a checkpoint, and return it as JSON. Raises ProofError, NoteError."""
     from policyengine.audit.seal.proofs import ProofError
 
     signers, cosigners = signed.log_keys(keys), signed.witnesses(keys)
@@ -112,7 +112,7 @@ def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witness
 
 
 def describe_line(line: bytes) -> dict[str, Any]:
-    """Return the record of a line, which a client may have influenced."""
+    """Return a line as JSON, with its record if it has one. A client may have influenced the text."""
     import msgspec
 
     try:

@@ -1,4 +1,6 @@
-"""`policyengine audit prove`: a proof that a log has a decision, or that it begins with an earlier state."""
+"""`policyengine audit prove`: prove that a log contains a decision, or that it begins with an earlier state
+of itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`policyengine audit verify`: whether a log is as it was sealed."""
+"""`policyengine audit verify`: verify that a log was not changed since it was sealed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _verify_logs(
 
 
 def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
-    """Return whether a checkpoint is of the log with this seal."""
+    """Return whether a checkpoint belongs to the log with this seal."""
     from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 
     try:
@@ -112,7 +112,9 @@ def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
 
 
 def unused_checkpoints(kept: Sequence[SignedCheckpoint], results: Sequence[Verification]) -> list[str]:
-    """Return the origins of checkpoints that belong to none of several logs."""
+    """Return the origins of checkpoints that belong to none of the logs; none if there is only one log, which reports
+    them.
+    """
     if len(results) == 1:
         return []
     origins = {result.checkpoint.checkpoint.origin for result in results if result.checkpoint is not None}
@@ -157,7 +159,7 @@ def _show(result: Verification, pinned: bool) -> None:
 
 
 def notes(result: Verification, pinned: bool) -> Iterator[str]:
-    """Yield what a reader of the result should know."""
+    """Yield notes that a reader of the result should know."""
     if result.deleted:
         yield f"{lines(result.deleted)} of them were in files that `--log-keep` deleted"
     if result.late:
@@ -169,7 +171,8 @@ def notes(result: Verification, pinned: bool) -> Iterator[str]:
     if result.keys:
         yield f"signed by {', '.join(f'{key.name}+{key.id.hex()}' for key in result.keys)}"
     if result.witnesses:
-        yield f"cosigned by {', '.join(key.name for key in result.witnesses)}"
+        size = 0 if result.cosigned is None else result.cosigned.size
+        yield f"{lines(size)} cosigned by {', '.join(key.name for key in result.witnesses)}"
     if result.keys and not pinned:
         yield "the key is from the folder of the seal itself: pass a copy that was kept elsewhere with `--key`"
 

@@ -1,0 +1,99 @@
+"""The key of a log: created once, for its owner only, and refused if it is damaged."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from policyengine.audit import DecisionLog, DecisionLogError
+from policyengine.audit.seal.keys import default_origin, load_key, load_or_create_key
+from tests.audit.seal.logs import folder, open_sealed, problems, sealed_log, write_lines
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+def test_a_log_creates_its_key_beside_it_for_its_owner_only(path):
+    sealed_log(path)
+    key = path.with_name("decisions.jsonl.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert str(load_key(key).verifier) == (folder(path) / "vkey").read_text().strip()
+
+
+def test_a_key_is_created_once(path):
+    first = load_or_create_key(path.with_suffix(".key"), path)
+    assert str(load_or_create_key(path.with_suffix(".key"), path)) == str(first)
+
+
+def test_the_name_of_a_log_is_unique_and_has_no_space(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "my host+1")
+    one, two = default_origin(Path("a b.jsonl")), default_origin(Path("a b.jsonl"))
+    assert one.startswith("my-host-1/a-b.jsonl-")
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it does not begin with `PRIVATE\\+KEY\\+`"),
+        (b"\xff", "it is not text"),
+        (b"PRIVATE+KEY+a+00000000+AAAA", "is not an Ed25519 key"),
+    ],
+)
+def test_a_log_with_a_damaged_key_is_not_opened(path, content, why):
+    key = path.with_name("decisions.jsonl.key")
+    key.write_bytes(content)
+    key.chmod(0o600)
+    with pytest.raises(DecisionLogError, match=f"is damaged: .*{why}"):
+        DecisionLog(path)
+
+
+def test_a_key_that_others_can_read_is_refused(path):
+    sealed_log(path)
+    path.with_name("decisions.jsonl.key").chmod(0o640)
+    with pytest.raises(DecisionLogError, match="other users can access the key"):
+        DecisionLog(path)
+
+
+def test_a_key_that_is_a_folder_is_refused(path):
+    path.with_name("decisions.jsonl.key").mkdir(mode=0o700)
+    with pytest.raises(DecisionLogError, match=r"the key .* cannot be read: is a directory|is not a file"):
+        DecisionLog(path)
+
+
+def test_another_key_than_that_of_the_checkpoint_is_refused(path):
+    sealed_log(path)
+    path.with_name("decisions.jsonl.key").unlink()
+    with pytest.raises(DecisionLogError, match="does not fit the key"):
+        DecisionLog(path)
+
+
+def test_a_damaged_checkpoint_is_refused(path):
+    sealed_log(path)
+    (folder(path) / "checkpoint").write_text("x")
+    with pytest.raises(DecisionLogError, match="does not fit the key"):
+        DecisionLog(path)
+
+
+def test_a_folder_that_cannot_be_created_is_one_message(path):
+    folder(path).write_text("a file")
+    with pytest.raises(DecisionLogError, match=r"the folder .* of the seal cannot be written: .*--log-seal off"):
+        DecisionLog(path)
+
+
+def test_a_configured_key_is_used_and_none_is_created(path, tmp_path):
+    key = tmp_path / "other.key"
+    load_or_create_key(key, path)
+    log = open_sealed(path, key=key)
+    write_lines(log, 3)
+    log.close()
+    assert problems(path) == []
+    assert not path.with_name("decisions.jsonl.key").exists()
+
+
+def test_the_private_key_is_not_in_the_folder_of_the_seal(path):
+    sealed_log(path)
+    assert not any(b"PRIVATE" in file.read_bytes() for file in folder(path).rglob("*") if file.is_file())
+    assert os.stat(folder(path)).st_mode & 0o777 == 0o700

@@ -1,0 +1,356 @@
+"""Sealing while logs are written, rotated, compressed, deleted, truncated and continued."""
+
+import gzip
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from policyengine.audit import Rotation
+from policyengine.audit.rotation import rename_aside
+from policyengine.audit.seal import sealer
+from policyengine.audit.seal.options import SealOptions
+from policyengine.audit.seal.sealer import read_state
+from tests.audit.seal.logs import (
+    checkpoint_of,
+    folder,
+    open_sealed,
+    problems,
+    sealed_log,
+    verified,
+    write_lines,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "decisions.jsonl"
+
+
+@pytest.fixture
+def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotated files count as finished immediately."""
+    monkeypatch.setattr(sealer, "FINISHED_SECONDS", 0.0)
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+
+
+def rotate(path: Path, log) -> Path:
+    """Rotate the file as logrotate does, and let the log notice it at its next line."""
+    aside = rename_aside(path, path.stat().st_mtime)
+    log.reopen()
+    return aside
+
+
+# ── Ordinary logs ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_closing_a_log_seals_all_its_lines(path):
+    sealed_log(path, 700)
+    result = verified(path)
+    assert (result.size, result.lines, result.unsealed, result.problems) == (700, 700, 0, [])
+
+
+def test_a_log_without_lines_is_not_sealed(path):
+    open_sealed(path).close()
+    assert not (folder(path) / "checkpoint").exists()
+
+
+def test_a_log_continues_its_seal_when_it_is_opened_again(path):
+    sealed_log(path, 300)
+    first = checkpoint_of(path)
+    log = open_sealed(path)
+    write_lines(log, 300, begin=300)
+    log.close()
+    result = verified(path, first)
+    assert (result.size, result.problems) == (600, [])
+
+
+def test_a_log_that_was_written_without_a_seal_is_sealed_from_its_first_line(path):
+    log = open_sealed(path)
+    write_lines(log, 5)
+    os.close(log._file)  # as after a kill: nothing is sealed
+    assert not (folder(path) / "checkpoint").exists()
+    log = open_sealed(path)
+    write_lines(log, 1, begin=5)
+    log.close()
+    assert verified(path).size == 6
+
+
+def test_sealing_happens_by_itself_within_the_interval(path):
+    from threading import Event
+
+    from policyengine.audit import DecisionLog
+
+    log = DecisionLog(path, seal=SealOptions(interval=0.01))
+    write_lines(log, 3)
+    for _ in range(1_000):
+        if (folder(path) / "checkpoint").exists():
+            break
+        Event().wait(0.01)
+    assert checkpoint_of(path).size == 3
+    log.close()
+
+
+def test_lines_of_any_length_are_sealed(path):
+    log = open_sealed(path)
+    for size in (10, 70_000, 200_000, 3_000_000, 65_536, 10):
+        write_lines(log, 2, size=size)
+    log.close()
+    assert (verified(path).size, problems(path)) == (12, [])
+
+
+def test_an_incomplete_last_line_is_not_sealed(path):
+    sealed_log(path, 3)
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"time":"20')
+    result = verified(path)
+    assert (result.torn, result.unsealed, result.problems) == (True, 0, [])
+    log = open_sealed(path)
+    write_lines(log, 1, begin=3)
+    log.close()
+    result = verified(path)
+    assert (result.size, result.torn, result.problems) == (5, False, [])
+
+
+def test_a_checkpoint_is_signed_only_after_its_lines_are_on_disk(path, monkeypatch):
+    order = []
+    sync, write = os.fdatasync, sealer.write_file
+    monkeypatch.setattr(sealer.os, "fdatasync", lambda file: (order.append("sync"), sync(file))[1])
+    monkeypatch.setattr(sealer, "write_file", lambda file, raw: (order.append(file.name), write(file, raw))[1])
+    log = open_sealed(path)
+    write_lines(log, 3)
+    order.clear()
+    log.seal()
+    assert order == ["sync", "state", "checkpoint"]
+    log.close()
+
+
+# ── Rotation ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_rotated_files_are_sealed_in_their_order(path):
+    log = open_sealed(path, Rotation(size=2_000))
+    for begin in range(0, 200, 10):
+        write_lines(log, 10, begin=begin)
+        log.reopen()
+    log.close()
+    assert len(list(path.parent.glob("decisions.jsonl.2*"))) > 3
+    assert (verified(path).size, problems(path)) == (200, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_seal_continues_in_files_that_were_rotated_meanwhile(path):
+    sealed_log(path, 10)
+    log = open_sealed(path)
+    write_lines(log, 5, begin=10)
+    os.close(log._file)  # killed
+    rename_aside(path, 1_800_000_000)
+    log = open_sealed(path)
+    write_lines(log, 5, begin=15)
+    rotate(path, log)
+    write_lines(log, 5, begin=20)
+    log.close()
+    assert (verified(path).size, problems(path)) == (25, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_compressed_files_are_verified_and_continued(path):
+    sealed_log(path, 10)
+    log = open_sealed(path)
+    write_lines(log, 5, begin=10)
+    os.close(log._file)
+    aside = rename_aside(path, 1_800_000_000)
+    with gzip.open(f"{aside}.gz", "wb") as packed:
+        packed.write(aside.read_bytes())
+    aside.unlink()
+    log = open_sealed(path)
+    write_lines(log, 5, begin=15)
+    log.close()
+    assert (verified(path).size, problems(path)) == (20, [])
+
+
+def test_a_file_that_was_just_rotated_may_still_be_written_to(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    assert checkpoint_of(path).size == 3
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
+    log.seal()
+    assert checkpoint_of(path).size == 4
+    log.close()
+    assert (verified(path).size, problems(path)) == (7, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_line_that_arrives_late_is_sealed_by_a_later_line(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
+    log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.size, result.late, result.problems) == (7, 1, [])
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{"jti":"forged"}}\n')
+    assert problems(path) == [f"{aside.name}:5: this line was added"]
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"time":"20')
+    aside = rotate(path, log)
+    log._ends_torn = False
+    write_lines(log, 3, begin=3)
+    log.seal()
+    log.close()
+    assert verified(path).problems == []
+    with aside.open("ab") as file:
+        file.write(b"27")
+    assert problems(path) == [f"{aside.name}:4: this line was added"]
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_lines_after_copytruncate_continue_the_seal(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    write_lines(log, 2, begin=3)
+    shutil.copy(path, path.with_name("decisions.jsonl.1"))
+    os.truncate(path, 0)
+    write_lines(log, 2, begin=5)
+    log.seal()
+    log.close()
+    assert (verified(path).size, problems(path)) == (7, [])
+
+
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    log = open_sealed(path)
+    write_lines(log, 3)
+    write = sealer.write_file
+
+    def fail(file: Path, raw: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sealer, "write_file", fail)
+    assert not log.seal()
+    assert not log.seal()
+    monkeypatch.setattr(sealer, "write_file", write)
+    assert log.seal()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the log `{path}` cannot be sealed: no space left on device; decisions are still logged, and sealing is tried "
+        "again",
+        f"the log `{path}` is sealed again",
+    ]
+    log.close()
+    assert problems(path) == []
+
+
+def test_lost_lines_are_reported_and_the_log_is_sealed_from_there_on(path, caplog):
+    sealed_log(path, 10)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.close()
+    assert "has lost lines that were sealed" in caplog.text
+    assert not verified(path).is_whole
+
+
+def test_a_damaged_state_is_one_message(path, caplog):
+    sealed_log(path, 10)
+    (folder(path) / "state").write_text("{")
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.close()
+    assert f"`{folder(path) / 'state'}` is damaged" in caplog.text
+
+
+def test_damaged_tiles_are_not_signed(path, caplog):
+    sealed_log(path, 10)
+    tile = folder(path) / "tile/0/000.p/10"
+    tile.write_bytes(bytes(len(tile.read_bytes())))
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.close()
+    assert "do not lead to the checkpoint there" in caplog.text
+    assert checkpoint_of(path).size == 10
+
+
+# ── Processes ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_process_at_a_time_seals(path):
+    one, two = open_sealed(path), open_sealed(path)
+    write_lines(one, 3)
+    write_lines(two, 3, begin=3)
+    assert one.seal()
+    assert not two.seal()
+    one.close()
+    assert two.seal()
+    two.close()
+    assert (verified(path).size, problems(path)) == (6, [])
+
+
+def test_forked_workers_seal_what_all_of_them_wrote(path):
+    log = open_sealed(path)
+    write_lines(log, 2)
+    log.seal()
+    pids = []
+    for worker in range(3):
+        if (pid := os.fork()) == 0:
+            try:
+                write_lines(log, 50, begin=100 * worker)
+                log.close()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    log.close()
+    assert (verified(path).size, problems(path)) == (152, [])
+
+
+def test_the_lock_of_a_killed_process_is_free(path):
+    if (pid := os.fork()) == 0:
+        log = open_sealed(path)
+        write_lines(log, 5)
+        log.seal()
+        write_lines(log, 5, begin=5)
+        os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    assert (verified(path).size, verified(path).unsealed) == (5, 5)
+    log = open_sealed(path)
+    write_lines(log, 1, begin=10)
+    log.close()
+    assert (verified(path).size, problems(path)) == (11, [])
+
+
+def test_a_state_that_is_older_than_the_checkpoint_is_not_continued(path, caplog):
+    sealed_log(path, 5)
+    old = (folder(path) / "state").read_bytes()
+    log = open_sealed(path)
+    write_lines(log, 5, begin=5)
+    log.close()
+    (folder(path) / "state").write_bytes(old)
+    assert read_state(folder(path)).size == 5
+    log = open_sealed(path)
+    write_lines(log, 1, begin=10)
+    log.close()
+    assert "is older than the checkpoint beside it" in caplog.text
