@@ -75,8 +75,8 @@ COMMAND_PATHS = {
     "audit verify": "audit.verify.verify",
     "audit prove": "audit.prove.prove",
     "audit check": "audit.check.check",
-    "audit export": "audit.export.export",
     "audit rotate-key": "audit.rotate_key.rotate_key",
+    "audit export": "audit.export.export",
     "keys": "keys.keys",
     "config": "config.config",
 }

@@ -16,7 +16,7 @@ COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main;
 COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
-    *["audit verify", "audit prove", "audit check", "audit rotate-key", "keys", "config"],
+    *["audit verify", "audit prove", "audit check", "audit rotate-key", "audit export", "keys", "config"],
 ]
 GROUPS = {"audit"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.record_summary import RecordSummary
+from policyengine.control_characters import one_line
 
 COLUMNS = tuple(field.name for field in fields(RecordSummary))
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of cells that spreadsheets would compute
@@ -48,8 +49,8 @@ def format_cell(value: object) -> str:
             return str(value).lower()
         case tuple():
             return format_cell(CHAIN_SEPARATOR.join(map(str, value)))
-        case str() if value.startswith(FORMULA_STARTS):
-            return f"'{value}"
+        case str():
+            return ("'" if value.startswith(FORMULA_STARTS) else "") + one_line(value)
         case _:
             return str(value)
 

@@ -9,19 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from time import time
 
-import msgspec
-
 from policyengine.audit.exports.cloud_events import encode_cloud_event
+from policyengine.audit.exports.json_events import encode_json
 from policyengine.audit.exports.ocsf import encode_ocsf
 from policyengine.audit.sinks.secret_values import SecretValueError
-from policyengine.audit.sinks.targets import BodyFormat, RecordFormat, SinkTarget
+from policyengine.audit.sinks.targets import BatchFormat, RecordFormat, SinkTarget
 from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, SinkLine
 from policyengine.http.fetch import FetchError
 from policyengine.http.poster import HttpPoster, PostResponse
 
 REFUSED_STATUSES = frozenset({400, 413, 422})  # about the content; every other failure is about the receiver
-CONTENT_TYPES = {BodyFormat.LINES: "application/x-ndjson", BodyFormat.ARRAY: "application/json"}
-CLOUDEVENTS_BATCH = (BodyFormat.ARRAY, RecordFormat.CLOUDEVENTS)
+CONTENT_TYPES = {BatchFormat.LINES: "application/x-ndjson", BatchFormat.ARRAY: "application/json"}
+CLOUDEVENTS_BATCH = (BatchFormat.ARRAY, RecordFormat.CLOUDEVENTS)
 CLOUDEVENTS_TYPE = "application/cloudevents-batch+json"
 SECRET_PREFIX = "whsec_"  # of a secret in base64
 
@@ -51,7 +50,7 @@ class HttpTransport:
     def encode(self, lines: Sequence[SinkLine]) -> bytes:
         """Return the body of a batch."""
         records = [encode_record(line, self._target.records) for line in lines]
-        if self._target.format is BodyFormat.ARRAY:
+        if self._target.format is BatchFormat.ARRAY:
             return b"[" + b",".join(records) + b"]"
         return b"".join(record + b"\n" for record in records)
 
@@ -80,9 +79,9 @@ def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
         case RecordFormat.LOG:
             return line.raw
         case RecordFormat.OCSF:
-            return msgspec.json.encode(encode_ocsf(line.summary))
+            return encode_json(encode_ocsf(line.summary))
         case RecordFormat.CLOUDEVENTS:
-            return msgspec.json.encode(encode_cloud_event(line.raw, line.summary))
+            return encode_json(encode_cloud_event(line.raw, line.summary))
 
 
 def signature_key(secret: str) -> bytes:

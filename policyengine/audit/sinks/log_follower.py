@@ -37,7 +37,7 @@ LATE_FILES = 8  # rotated files that are watched for late lines
 
 
 @dataclass(slots=True)
-class LateFile:
+class LeftFile:
     """A rotated file, open for reading, that was sent up to `offset`."""
 
     file: int
@@ -52,7 +52,7 @@ class LineRange:
     lines: Sequence[bytes]
     end: int
     lost: bool = False
-    late: LateFile | None = None
+    late: LeftFile | None = None
 
 
 class LogFollower:
@@ -61,7 +61,7 @@ class LogFollower:
     def __init__(self, log: Path, folder: Path, sink: str, clock: Callable[[], float] = time) -> None:
         """Continue at the cursor, which must exist. Raises OSError, CursorError."""
         self.log, self._folder, self._sink, self._clock = log, folder, sink, clock
-        self._file, self._late = -1, deque[LateFile]()
+        self._file, self._late = -1, deque[LeftFile]()
         cursor = read_cursor(folder, sink)
         if cursor is None:
             raise CursorError(f"the sink `{sink}` has no cursor in `{folder}`")
@@ -207,7 +207,7 @@ class LogFollower:
         cursor, files = self.cursor, list_log_files(self.log)
         opened = open_listed(following)
         if self._file >= 0:
-            self._late.append(LateFile(os.dup(self._file), cursor.offset))
+            self._late.append(LeftFile(os.dup(self._file), cursor.offset))
             if len(self._late) > LATE_FILES:
                 os.close(self._late.popleft().file)
         gone = [each for each in cursor.pending if not is_among(each, files) and not is_file(each, cursor)]

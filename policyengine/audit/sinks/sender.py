@@ -73,7 +73,7 @@ class SinkSender:
         return self.target.name
 
     def after_fork(self) -> None:
-        """Leave the lock and the connection to the parent process, and count anew."""
+        """Leave the lock and the connection to the parent process, and reset the counts."""
         lock, follower = self._lock, self._follower
         self._reset()
         self.sent = self.lost = self.failures = 0

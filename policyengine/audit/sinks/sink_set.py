@@ -79,7 +79,7 @@ class Sink:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What this process sent, lost, failed to send, and denied."""
+        """The counts of this process, by the key of their metric."""
         sender = self.sender
         return {
             "sink_sent": sender.sent,

@@ -61,7 +61,7 @@ class SyslogTransport:
                     self._send_datagram(connection, line)
         except (OSError, ssl.SSLError) as error:
             self.close()
-            raise SinkError(describe(error)) from None
+            raise SinkError(describe_failure(error)) from None
         return 0
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ def check_open(connection: socket.socket) -> None:
         raise ConnectionResetError
 
 
-def describe(error: OSError) -> str:
+def describe_failure(error: OSError) -> str:
     """Return why a receiver cannot be reached."""
     match error:
         case TimeoutError():

@@ -35,7 +35,7 @@ URL_HINT = (
 
 
 class SinkKind(StrEnum):
-    """What a sink speaks."""
+    """The protocol of a sink."""
 
     STDOUT = "stdout"
     HTTP = "http"
@@ -44,14 +44,14 @@ class SinkKind(StrEnum):
 
 
 class OnLag(StrEnum):
-    """What happens while a sink lags beyond its bound. DENY: decisions are denied; CONTINUE: they are not, and records
-    that the sink has no room for are lost and counted."""
+    """The consequence of a sink that lags beyond its bound. DENY: decisions are denied; CONTINUE: they are not, and
+    records that the sink has no room for are lost and counted."""
 
     DENY = "deny"
     CONTINUE = "continue"
 
 
-class BodyFormat(StrEnum):
+class BatchFormat(StrEnum):
     """The body of a batch over HTTP: JSON Lines, or one JSON array."""
 
     LINES = "lines"
@@ -85,7 +85,7 @@ class SinkTarget:
     url: str = field(repr=False)
     lag: int = DEFAULT_LAG
     on_lag: OnLag | None = None
-    format: BodyFormat = BodyFormat.LINES
+    format: BatchFormat = BatchFormat.LINES
     records: RecordFormat = RecordFormat.LOG
     hmac: SecretValue | None = None
     headers: Mapping[str, SecretValue] = field(default_factory=dict)
@@ -271,7 +271,7 @@ OPTIONS: Mapping[str, Callable[[str, str], object]] = {
     "name": name_option,
     "lag": size_option,
     "on_lag": choice_option(OnLag),
-    "format": choice_option(BodyFormat),
+    "format": choice_option(BatchFormat),
     "records": choice_option(RecordFormat),
     "hmac": secret_option,
     "ca": path_option,

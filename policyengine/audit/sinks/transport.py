@@ -1,4 +1,4 @@
-"""What every transport of a sink does: send lines, or say why it could not."""
+"""The interface of all transports of sinks: they send lines, or report why they cannot."""
 
 from __future__ import annotations
 

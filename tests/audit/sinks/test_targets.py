@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.audit.sinks.secret_values import SecretValue, SecretValueError
 from policyengine.audit.sinks.targets import (
-    BodyFormat,
+    BatchFormat,
     OnLag,
     RecordFormat,
     SinkKind,
@@ -43,7 +43,7 @@ def test_options_follow_the_url_and_are_not_part_of_it():
     )
     assert target.url == "https://siem.example/in"
     assert (target.name, target.lag, target.on_lag, target.timeout) == ("siem", 5_000_000, OnLag.DENY, 2.5)
-    assert (target.format, target.records, target.ca) == (BodyFormat.ARRAY, RecordFormat.OCSF, Path("ca.pem"))
+    assert (target.format, target.records, target.ca) == (BatchFormat.ARRAY, RecordFormat.OCSF, Path("ca.pem"))
     assert target.hmac == SecretValue("env", "KEY")
     assert target.headers == {
         "authorization": SecretValue("file", "/run/token"),

@@ -105,9 +105,8 @@ def export(
 
 def text_lines(source: LogExport, format: ExportFormat) -> Iterator[str]:
     """Yield the lines of a text format. Raises OSError."""
-    import msgspec
-
     from policyengine.audit.exports.cloud_events import encode_cloud_event
+    from policyengine.audit.exports.json_events import encode_json
     from policyengine.audit.exports.ocsf import encode_ocsf
     from policyengine.audit.exports.tables import csv_lines
 
@@ -116,7 +115,7 @@ def text_lines(source: LogExport, format: ExportFormat) -> Iterator[str]:
         return
     for line, row in source.records():
         event = encode_ocsf(row) if format is ExportFormat.OCSF else encode_cloud_event(line, row)
-        yield msgspec.json.encode(event).decode() + "\n"
+        yield encode_json(event).decode() + "\n"
 
 
 def write_text(lines: Iterator[str], output: Path) -> None:
