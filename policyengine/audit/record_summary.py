@@ -16,6 +16,7 @@ KINDS = ("decision", "outcome", "issued", "not_issued", "ended", "system", "seal
 TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRIES = 8  # places on a line where a record may begin
+DECODER = msgspec.json.Decoder()
 LINE_STARTS = re.compile(rb'\{"v":\s?[0-9]{1,3},')
 
 
@@ -74,14 +75,24 @@ def find_record(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
     """Return the record on a line and its decoded members: the complete record behind one that was cut off, if a killed
     process left one there. None if there is none."""
     line = line.strip().removeprefix(BYTE_ORDER_MARK)
-    for start in (0, *(found.start() for found in reversed(list(LINE_STARTS.finditer(line, 1))[-MAX_TRIES:]))):
-        try:
-            tree = msgspec.json.decode(line[start:])
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            continue
-        if isinstance(tree, dict) and type(tree.get("v")) is int and kind_of(tree) is not None:
+    tree = decode_record(line)
+    if tree is not None:
+        return line, tree
+    starts = [found.start() for found in LINE_STARTS.finditer(line, 1)]
+    for start in reversed(starts[-MAX_TRIES:]):
+        tree = decode_record(line[start:])
+        if tree is not None:
             return line[start:], tree
     return None
+
+
+def decode_record(line: bytes) -> dict[str, Any] | None:
+    """Decode a record; None if it is not one."""
+    try:
+        tree = DECODER.decode(line)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return tree if isinstance(tree, dict) and type(tree.get("v")) is int and kind_of(tree) is not None else None
 
 
 def kind_of(tree: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -57,6 +58,11 @@ def encode_ocsf(row: RecordSummary) -> dict[str, Any]:
     }
 
 
+@cache
+def program_version() -> str:
+    return version("agent-policyengine")
+
+
 def activity_of(row: RecordSummary) -> int:
     """Return the activity by the method; calls of tools, actions and other events are `Other`."""
     if row.kind in TOKEN_ACTIVITIES:
@@ -75,7 +81,7 @@ def severity_of(row: RecordSummary) -> int:
 
 
 def metadata_of(row: RecordSummary) -> dict[str, Any]:
-    product = {"name": "policyengine", "vendor_name": "policyengine", "version": version("agent-policyengine")}
+    product = {"name": "policyengine", "vendor_name": "policyengine", "version": program_version()}
     trace = row.trace_ids
     return without_absent({
         "version": OCSF_VERSION,

@@ -33,6 +33,9 @@ OTHERS = (
 )  # fmt: skip
 
 
+ATTRIBUTES = (*CONVENTIONS.items(), *((name, f"policyengine.{name}") for name in OTHERS))
+
+
 class OtlpTransport(HttpTransport):
     """Posts batches to a collector."""
 
@@ -80,8 +83,7 @@ def record_attributes(row: RecordSummary) -> Iterator[dict[str, Any]]:
     if row.id is not None:
         yield attribute("policyengine.id", row.id)
         yield attribute("log.record.uid", f"{row.id}:{row.kind}")
-    names = {**CONVENTIONS, **{name: f"policyengine.{name}" for name in OTHERS}}
-    for member, name in names.items():
+    for member, name in ATTRIBUTES:
         value = getattr(row, member)
         if value not in (None, ()):
             yield attribute(name, value)

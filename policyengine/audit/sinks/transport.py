@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
-from policyengine.audit.record_summary import RecordSummary, find_record, summarize
+from policyengine.audit.record_summary import RecordSummary, find_record, kind_of, summarize
 
 
 class SinkError(Exception):
@@ -25,10 +25,15 @@ class LinesRefusedError(SinkError):
 
 @dataclass(frozen=True)
 class SinkLine:
-    """A line of the log to send, without its newline."""
+    """A line of the log to send, without its newline, and its decoded members."""
 
     raw: bytes
-    summary: RecordSummary
+    tree: Mapping[str, Any]
+
+    @cached_property
+    def summary(self) -> RecordSummary:
+        """The members that other systems index."""
+        return summarize(self.tree)
 
     @cached_property
     def severity(self) -> str:
@@ -60,9 +65,7 @@ def read_sink_line(raw: bytes) -> SinkLine | None:
     found = None if is_directory_start(raw) else find_record(raw)
     if found is None:
         return None
-    record, tree = found
-    summary = summarize(tree)
-    return None if summary.kind == "directory" else SinkLine(record, summary)
+    return None if kind_of(found[1]) == "directory" else SinkLine(*found)
 
 
 def is_directory_start(line: bytes) -> bool:
