@@ -61,17 +61,18 @@ def read_cursor(folder: Path, sink: str) -> SinkCursor | None:
     except OSError as error:
         raise CursorError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
     except (msgspec.DecodeError, ValueError):
-        raise CursorError(f"`{path}` is damaged: delete it to send the whole log again") from None
+        raise CursorError(f"`{path}` is damaged: delete it, and the sink begins at the end of the log") from None
 
 
 def write_cursor(folder: Path, sink: str, cursor: SinkCursor) -> None:
     """Replace the cursor atomically, and force it to disk. Raises CursorError."""
-    path = cursor_path(folder, sink)
+    path, raw = cursor_path(folder, sink), msgspec.json.encode(cursor)
     new = path.with_name(f".{path.name}.new")
     try:
         opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
         try:
-            os.write(opened, msgspec.json.encode(cursor))
+            if os.write(opened, raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fdatasync(opened)
         finally:
             os.close(opened)

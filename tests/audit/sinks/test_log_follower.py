@@ -353,8 +353,21 @@ def test_the_lag_is_what_is_not_sent(log, folder, following):
 def test_a_damaged_cursor_is_reported(log, folder):
     begin(log, folder)
     cursor_path(folder, "s").write_bytes(b"{")
-    with pytest.raises(CursorError, match=r"` is damaged: delete it to send the whole log again$"):
+    with pytest.raises(CursorError, match=r"` is damaged: delete it, and the sink begins at the end of the log$"):
         LogFollower(log, folder, "s")
+
+
+def test_a_cursor_that_cannot_be_written_whole_stays_as_it_was(log, folder, following, monkeypatch):
+    append(log, decision(1))
+    found = following.follower.read(10, 1 << 20)
+    before = cursor_path(folder, "s").read_bytes()
+    monkeypatch.setattr(os, "write", lambda file, raw: len(raw) - 1)
+    with pytest.raises(CursorError, match=r"` cannot be written: no space left on device$"):
+        following.follower.commit(found, 1)
+    monkeypatch.undo()
+    assert cursor_path(folder, "s").read_bytes() == before
+    following.restart()
+    assert ids(following.take()) == numbered(1)
 
 
 STEPS = st.lists(
