@@ -129,9 +129,21 @@ def rules() -> str:
     return table("| rule | code | finds | command |", rows)
 
 
+# Options that override a setting but do not take their default from it.
+OVERRIDING_OPTIONS = {
+    **{
+        ("observe", key): (f"serve --observe-{word}", f"mcp-gateway --observe-{word}")
+        for key, word in (("until", "until"), ("packages", "package"), ("endpoints", "endpoint"))
+    },
+    **{("lint", key): (f"lint --{key}",) for key in ("select", "extend", "ignore", "strict")},
+    **{("test", key): (f"test --{key}",) for key in ("jobs", "seed")},
+    ("coverage", "fail_under"): ("test --fail-under",),
+}
+
+
 def option_of(setting: SettingSpec) -> str:
     """Return the options of a setting on the command line, such as `serve --port`."""
-    found = []
+    found = [f"`{option}`" for option in OVERRIDING_OPTIONS.get(setting.name, ())]
     for command, parameter in setting.options:
         if command == "doctor":  # it takes those of `serve`
             continue

@@ -39,14 +39,16 @@ class Server:
 
 
 @contextmanager
-def policyengine_server(work: Workload, folder: Path, workers: int = 1) -> Iterator[Server]:
-    """Start `policyengine serve`, as its users do."""
+def policyengine_server(
+    work: Workload, folder: Path, workers: int = 1, arguments: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Start `policyengine serve`, as its users do, with more arguments."""
     name = "policyengine" if workers == 1 else f"policyengine-{workers}"
     file = folder / f"{name}.policy"
     file.write_text(policy.policy(work))
     port = free_port()
-    command = [*POLICYENGINE, "serve", str(file), "--port", str(port), "--workers", str(workers)]
-    with start_process(command, folder / f"{name}.log") as process:
+    command = [*POLICYENGINE, "serve", str(file), "--port", str(port), "--workers", str(workers), *arguments]
+    with start_process(command, folder / f"{name}-{port}.log") as process:
         wait_for_http(port, "/healthz", process)
         yield Server(name, "policyengine serve", process.pid, port, "/decide", question, is_allowed)
 

@@ -21,7 +21,7 @@ from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
-from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions
+from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.audit.token_events import TokenEventKind
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
@@ -112,7 +112,8 @@ class DecisionLog:
     def _open_sealer(self, options: SealOptions) -> Sealer:
         """Open the sealer; if this fails, close the log. Raises DecisionLogError."""
         from policyengine.audit.seal.keys import SealKeyError
-        from policyengine.audit.seal.sealer import Sealer, SealError
+        from policyengine.audit.seal.sealed_files import SealError
+        from policyengine.audit.seal.sealer import Sealer
 
         try:
             return Sealer(self.path, options, self.note_seal)
@@ -141,7 +142,9 @@ class DecisionLog:
         if self._sealer is not None:
             from policyengine.audit.seal.line_digests import last_line_digest
 
-            self.note_seal({"event": "file_deleted", "file": file.name, "last": last_line_digest(file).hex()})
+            self.note_seal(
+                {"event": SealStatement.FILE_DELETED, "file": file.name, "last": last_line_digest(file).hex()}
+            )
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed

@@ -94,8 +94,7 @@ def rests_on_approvals(event: k.EventPattern) -> bool:
 
 def encode_event(one: PastEvent, event: k.EventPattern, redaction: Redaction) -> dict[str, Any]:
     facts = tuple(mask_value(known, fact, redaction) for known, fact in zip(one.facts, event.facts, strict=True))
-    paths = (("output", *path) for path in event.outputs)
-    output = tuple(redact_value(raw, path, redaction) for raw, path in zip(one.output, paths, strict=False))
+    output = tuple(mask_output(raw, path, redaction) for raw, path in zip(one.output, event.outputs, strict=False))
     return {
         "at": one.at,
         "serial": one.serial,
@@ -109,6 +108,11 @@ def encode_event(one: PastEvent, event: k.EventPattern, redaction: Redaction) ->
 def mask_value(known: Value, fact: k.Expr, redaction: Redaction) -> Value:
     path = fact.path if isinstance(fact, k.Fact) else tuple(describe(fact).split("."))
     return known if isinstance(known, Unknown) else redact_value(known, path, redaction)
+
+
+def mask_output(raw: Any, path: tuple[str, ...], redaction: Redaction) -> Any:
+    """Return a reported output without its secrets. An absent one stays absent, so that a replay reads the same."""
+    return raw if isinstance(raw, Unknown) else redact_value(raw, ("output", *path), redaction)
 
 
 def redact_value(known: Any, path: tuple[str, ...], redaction: Redaction) -> Any:

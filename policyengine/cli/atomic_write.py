@@ -37,7 +37,7 @@ def write_file(file: Path, text: str) -> None:
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """Create a file in the same folder, which is removed at the end unless it was moved."""
+    """Create a temporary file in the folder of `target`. Remove the file at the end, unless it was moved."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(descriptor)
     try:

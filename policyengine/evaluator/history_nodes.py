@@ -14,15 +14,16 @@ from policyengine.evaluator.nodes import Node, is_absent, merge
 from policyengine.evaluator.relation_nodes import fold
 from policyengine.evaluator.state import MAYBE, YES, State
 from policyengine.runtime.history import History, PastEvent, events_between, unread_reason
-from policyengine.runtime.values import Unknown, coerce
+from policyengine.runtime.values import Unknown
 from policyengine.spec.history import (
     MAX_KEY_LENGTH,
     NOBODY,
-    NOT_REPORTED,
     TOO_SHORT,
     as_past_fact,
     fold_fields,
     join_key,
+    not_reported,
+    output_value,
 )
 from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Type
@@ -228,7 +229,7 @@ class HistoryTest(HistoryNode):
 
 
 class AggregateValue(HistoryNode):
-    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`; `field` is the fact, or the fact with its default."""
 
     __slots__ = ("field", "node")
 
@@ -288,11 +289,11 @@ class PastValue(Node):
         if event is None:
             return Unknown.of(self.name, "no earlier request is matched here")
         if self.status:
-            return Unknown.of(self.name, NOT_REPORTED) if event.status is None else event.status
+            return not_reported(self.name) if event.status is None else event.status
         if self.output:
             if self.place < len(event.output):
-                return coerce(event.output[self.place], self.type, self.name)
-            return Unknown.of(self.name, NOT_REPORTED)
+                return output_value(event.output[self.place], self.type, self.name)
+            return not_reported(self.name)
         return as_past_fact(event.facts[self.place], self.name)
 
 

@@ -145,7 +145,7 @@ class TokenRevoker:
         expired token needs no mark. A token that contains its own key is a proof and is not revoked.
         """
         if refused.refusal is RefusalCode.KEY_IN_TOKEN:
-            why = "the text is a proof that contains its key: revoke that `key`"
+            why = "the text is a proof that contains its own key: to revoke that key, send its thumbprint as `key`"
             raise RevocationError(TokenErrorCode.UNSUPPORTED_TOKEN_TYPE, f"nothing was revoked: {why}")
         ends = unverified_token_end(raw, now)
         if isinstance(by, Operator):

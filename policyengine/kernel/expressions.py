@@ -200,7 +200,8 @@ class EventPattern(Node):
     `keys` select the history: requests with equal values; None selects those of the same agent and user. `by another
     user` becomes a part of `where`, the only place for `PastFact`. `facts` are evaluated at the time of the event, in
     this order; `outputs` come with its report. If `latest`, only the last event of a key is needed. `watch` is a digest
-    of all this, equal for equal patterns in every policy.
+    of all this, equal for equal patterns in every policy. `status` is whether a sum or a distinct count of the events
+    reads their `past.status`.
     """
 
     place: Place
@@ -211,6 +212,7 @@ class EventPattern(Node):
     outputs: tuple[tuple[str, ...], ...]
     latest: bool
     watch: str
+    status: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +226,13 @@ class HistoryCondition(Condition):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate(Node):
-    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`.
+
+    `field` may be a Default whose parts are past facts and constants: `sum (past.f else 0) of …`.
+    """
 
     function: Word["count", "sum", "distinct"]
-    field: PastFact | None
+    field: PastFact | Default | None
     event: EventPattern
     within: timedelta
     since: EventPattern | None

@@ -26,7 +26,7 @@ UNORDERED_FIELDS = frozenset(
 # The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that an
 # approval, an idempotency key or a log line from a version with another meaning of the same text is not accepted by
 # this version.
-SEMANTICS_VERSION = 3
+SEMANTICS_VERSION = 4
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]

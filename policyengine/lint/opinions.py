@@ -13,6 +13,7 @@ from policyengine.lint.rules.confusable_names import confusable_names
 from policyengine.lint.rules.guard_messages import blind_confirms, open_confirms, without_message
 from policyengine.lint.rules.lasting_credentials import long_lived, static_keys
 from policyengine.lint.rules.letter_case import case_sensitive_conditions
+from policyengine.lint.rules.lost_reports import sums_of_lost_reports
 from policyengine.lint.rules.narrow_guards import narrower_guards
 from policyengine.lint.rules.secrets import pasted_secrets
 from policyengine.lint.rules.shared_agents import agents_of_two_issuers
@@ -70,6 +71,7 @@ KERNEL_RULES: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     parent_folders,
     any_scheme,
     narrower_guards,
+    sums_of_lost_reports,
 )
 MODULE_RULES: tuple[Callable[[Sequence[ast.Module]], Iterator[Diagnostic]], ...] = (
     uncarried_scopes,

@@ -75,7 +75,7 @@ class ComparisonProcess:
             )
 
     def poll(self) -> PolicyComparison | None:
-        """Return the result, or None while it compares."""
+        """Return the result, or None while the process is still comparing."""
         if self._process.poll() is None:
             if monotonic() - self._began < self._seconds + GRACE_SECONDS:
                 return None

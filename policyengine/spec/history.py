@@ -18,12 +18,12 @@ from policyengine.runtime import arithmetic
 from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.history import History, PastEvent, unread_reason
 from policyengine.runtime.value_keys import value_key as hash_key
-from policyengine.runtime.values import Cause, Unknown, Value, coerce
+from policyengine.runtime.values import NO_VALUES, Cause, Unknown, Value, coerce
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.kleene import conjunction, describe, disjunction, is_absent, lift, negate
 from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import to_microseconds
-from policyengine.typesystem import EntityRef
+from policyengine.typesystem import EntityRef, Scalar, Type, UnresolvedType
 
 Evaluator: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back that far"
@@ -48,7 +48,7 @@ def evaluate_aggregate(node: k.Aggregate, facts: Facts, value: Evaluator) -> Val
     counting, gap = found
     some = [(event, counts) for event, counts in counting if counts is not False]
     unsure = [counts for _, counts in some if isinstance(counts, Unknown)]
-    fields = [event_field(node, event, facts) for event, _ in some]
+    fields = [event_field(node, event, facts, value) for event, _ in some]
     return lift(lambda *known: fold_fields(node, known[: len(fields)]), *fields, *unsure, *gap)
 
 
@@ -63,8 +63,8 @@ def fold_fields(node: k.Aggregate, fields: tuple[Value, ...]) -> Value:
     return total
 
 
-def event_field(node: k.Aggregate, event: PastEvent, facts: Facts) -> Value:
-    return True if node.field is None else evaluate_past(node.field, facts.at_event(node.event, event))
+def event_field(node: k.Aggregate, event: PastEvent, facts: Facts, value: Evaluator) -> Value:
+    return True if node.field is None else value(node.field, facts.at_event(node.event, event))
 
 
 # ── Which events count ────────────────────────────────────────────────────────────────────────
@@ -197,14 +197,29 @@ def evaluate_past(node: k.PastFact, facts: Facts) -> Value:
     event, happening = facts.past
     match node.fact:
         case k.Fact(("past", "status")):
-            return Unknown.of(name, NOT_REPORTED) if happening.status is None else happening.status
+            return not_reported(name) if happening.status is None else happening.status
         case k.Fact(("past", "output", *rest)):
             place = event.outputs.index(tuple(rest))
             reported = place < len(happening.output)
-            return coerce(happening.output[place], node.type, name) if reported else Unknown.of(name, NOT_REPORTED)
+            return output_value(happening.output[place], node.type, name) if reported else not_reported(name)
         case fact:
             found = happening.facts[event.facts.index(fact)]
             return as_past_fact(found, name)
+
+
+def not_reported(name: str) -> Unknown:
+    """Return the value of an outcome that is not reported yet. It is absent, so `is absent` and `else` apply to it."""
+    return Unknown(frozenset({Cause(name, NOT_REPORTED, absent=True)}))
+
+
+def output_value(raw: object, type_: Type, name: str) -> Value:
+    """Return a reported output as a value. An output without a type is only tested for presence: whatever was reported
+    is present, even if it was too long to keep; null and an empty id are absent.
+    """
+    if isinstance(type_, UnresolvedType):
+        reported = not isinstance(raw, (str, *NO_VALUES)) or not is_absent(coerce(raw, Scalar.STRING, name))
+        return True if reported else Unknown.missing(name)
+    return coerce(raw, type_, name)
 
 
 def as_past_fact(found: Value, name: str) -> Value:

@@ -80,7 +80,7 @@ def make_record(watch: k.EventRetention, facts: Facts) -> HistoryRecord | None:
 
 
 def awaits_outcome(event: k.EventPattern) -> bool:
-    """Return whether the condition on an event reads the event's outcome."""
+    """Return whether a condition or a sum reads the outcome of the event."""
     read = k.walk(event.where) if event.where is not None else ()
     outcome = any(isinstance(one, k.PastFact) and one.fact not in event.facts for one in read)
-    return outcome or bool(event.outputs)
+    return outcome or event.status or bool(event.outputs)

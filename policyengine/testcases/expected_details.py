@@ -251,7 +251,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "unknown",
             read_fact_name,
             DetailMatchMode.AMONG,
-            "an unknown fact that affected the outcome, possibly among others; a list must contain all of them",
+            "an unknown fact that affected the outcome, possibly among others; a list must name exactly these facts",
             "[body.amount]",
         ),
         DetailMember(

@@ -121,6 +121,28 @@ def test_a_redacted_past_fact_that_is_not_a_string_is_unknown_in_a_replay(path: 
     assert '"facts":[7]' not in path.read_text()
 
 
+@pytest.mark.parametrize("output", [None, {}, {"token": None}, {"token": "hush"}, {"state": "open"}])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "after (GET /secret where past.status is absent) within 1h",
+        "after (GET /secret where past.output.token is absent) within 1h",
+        'after (GET /secret where (past.output.token else "none") == "none") within 1h',
+        "sum (past.status else 7) of GET /secret within 1h == 7",
+        'distinct (past.output.token else "none") of GET /secret within 1h > 1',
+    ],
+)
+def test_a_replay_reads_the_same_unanswered_requests(path: Path, condition: str, output: dict[str, object]) -> None:
+    playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when {condition} }}')
+    asked = {"request": {"method": "GET", "path": "/secret"}, "user": {"id": "ann"}, "credential": {"issuer": "acme"}}
+    read = playing.engine.decide(asked)
+    if output is not None:
+        assert playing.engine.report(read.id, status=200, output=output)
+    playing.ask("POST /out")
+    assert [same for _, same in playing.again()] == [True, True]
+    assert "hush" not in path.read_text()
+
+
 def test_a_record_with_too_many_past_events_cannot_be_replayed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logged_history, "MAX_EVENTS", 3)
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when count of GET /secret within 1h > 9 }}')

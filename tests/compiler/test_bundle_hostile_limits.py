@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -10,10 +11,16 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from policyengine import kernel as k
+from policyengine.checker.lower.history import event_digest
 from policyengine.compiler.bundle.file import BundleError, PolicyBundle, decode_bundle, write_bundle
 from policyengine.compiler.bundle.payload import bundle_schema, read_everything
+from policyengine.compiler.bundle.tables import BundleDataError
+from policyengine.compiler.bundle.verify import CHECKS
 from policyengine.engine import Engine
+from policyengine.spec.required_history import history_conditions
+from policyengine.spec.tasks import NOWHERE
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.typesystem import Scalar, Type, UnresolvedType
 from tests.compiler.hostile import bundled, members_of, mutated
 from tests.spec.deciding import NOW
 
@@ -35,6 +42,8 @@ guard "looks back" on /pay/{id} {
   deny when sum past.body.amount of (POST /pay/{id}) within 1d > 100
   deny when count of (denied POST /pay/{id}) within 1h per (request.ip) > 5
   deny when distinct past.output.state of POST /review/{id} within 1h > 3
+  deny when sum (past.status else past.output.cost else 5) of POST /review/{id} within 1h > 900
+  require no (POST /review/{id} where past.output.note is absent and past.output.state == "bad") within 1h
 }
 """
 Members = dict[str, Any]
@@ -99,9 +108,11 @@ def effect(number: int) -> Where:
 
 MOVING, SUM, COUNT = limit("moving"), of_limit("spent", "quotas", 0), of_limit("spent", "quotas", 1)
 RAISE, CLAMP = of_limit("moving", "raises", 0), of_limit("moving", "clamps", 0)
-HAPPENED, SUMMED, COUNTED, DIFFERENT = (effect(number) for number in range(4))
+HAPPENED, SUMMED, COUNTED, DIFFERENT, FILLED = (effect(number) for number in range(5))
 EVENT = inside(HAPPENED, k.HistoryCondition, "event")
 PAST = inside(SUMMED, k.Aggregate, "field")
+DEFAULT = inside(FILLED, k.Aggregate, "field")
+FILLED_EVENT = inside(FILLED, k.Aggregate, "event")
 STATE = inside(inside(DIFFERENT, k.Aggregate, "field"), k.PastFact, "fact")
 
 
@@ -158,6 +169,10 @@ WRONG: list[tuple[Where, type, str, Any, str]] = [
     (EVENT, k.EventPattern, "facts", [], "an event with another name"),
     (EVENT, k.EventPattern, "outputs", [["state"]], "an event with another name"),
     (EVENT, k.EventPattern, "keys", None, "an event with another name"),
+    (FILLED_EVENT, k.EventPattern, "status", False, "an event with another name"),
+    (FILLED_EVENT, k.EventPattern, "status", 1, "Expected `bool`, got `int`"),
+    (FILLED, k.Aggregate, "function", "count", "a count of nothing"),
+    (DEFAULT, k.Default, "type", 0, "`else` with a value of another type"),
     (PAST, k.PastFact, "type", 0, "an earlier fact of another type"),
     (STATE, k.Fact, "path", ["past", "secret"], "an outcome that cannot be reported"),
     (STATE, k.Fact, "path", ["past", "output"], "an outcome that cannot be reported"),
@@ -184,6 +199,60 @@ def assert_refused(changed: Members, why: str) -> None:
     assert found.value.code == "E165"
     assert why in found.value.message
     assert found.value.hint
+
+
+# ── What is read of the past ──────────────────────────────────────────────────────────────────
+
+UNUSED: Any = None  # the tables of a bundle, which these checks do not read
+NOTE, COST = ("past", "output", "note"), ("past", "output", "cost")
+
+
+def aggregate() -> k.Aggregate:
+    """The sum with defaults."""
+    kernel = Engine.from_text(POLICY).kernel
+    return next(one for one in history_conditions(kernel.guards) if getattr(one, "field", None) and one.event.status)  # type: ignore[return-value]
+
+
+def refuses(node: k.Node, why: str) -> None:
+    with pytest.raises(BundleDataError, match=why):
+        CHECKS[type(node)](node, UNUSED)
+
+
+def renamed(event: k.EventPattern, **members: Any) -> k.EventPattern:
+    """Another event, under its own name."""
+    changed = replace(event, **members)
+    return replace(changed, watch=event_digest(changed))
+
+
+def output(path: tuple[str, ...], type_: Type) -> k.PastFact:
+    return k.PastFact(k.Fact(path, type_, True, span=NOWHERE), type_, True, span=NOWHERE)
+
+
+def test_an_outcome_without_a_type_can_only_be_tested_for_presence() -> None:
+    untyped = output(NOTE, UnresolvedType())
+    tested = k.IsPresent(untyped, span=NOWHERE)
+    one = k.Constant(1, Scalar.INT, span=NOWHERE)
+    pattern = renamed(aggregate().event, where=tested, outputs=(NOTE[2:], COST[2:]))
+    CHECKS[k.EventPattern](pattern, UNUSED)
+    compared = k.Relation("==", untyped, one, span=NOWHERE)
+    defaulted = k.Relation("==", k.Default(untyped, one, Scalar.INT, span=NOWHERE), one, span=NOWHERE)
+    for wrong in (compared, k.And((tested, compared), span=NOWHERE), defaulted):
+        refuses(renamed(pattern, where=wrong), "an outcome without a type")
+
+
+def test_a_sum_has_only_recorded_parts() -> None:
+    summed = aggregate()
+    CHECKS[k.Aggregate](summed, UNUSED)
+    assert isinstance(summed.field, k.Default)
+    own = k.Fact(("body", "tokens"), Scalar.INT, span=NOWHERE)
+    with_own = replace(summed.field, fallback=own)
+    refuses(replace(summed, field=with_own), "a sum of values that are not recorded")
+    refuses(replace(summed, event=renamed(summed.event, status=False)), "an outcome that is not recorded")
+    refuses(replace(summed, event=renamed(summed.event, outputs=())), "an outcome that is not recorded")
+    earlier = replace(summed.field, fallback=k.PastFact(own, Scalar.INT, span=NOWHERE))
+    refuses(replace(summed, field=earlier), "an earlier fact that is not recorded")
+    other = output(COST, UnresolvedType())
+    refuses(replace(summed, field=other, function="distinct", type=Scalar.INT), "an outcome without a type")
 
 
 # What stands where an expression is expected: one of another type.

@@ -18,7 +18,7 @@ from msgspec import structs
 from policyengine import kernel as k
 from policyengine.clock import epoch_nanoseconds
 from policyengine.engine import Engine
-from policyengine.engine.question import parse_request, plain_question
+from policyengine.engine.question import normalize_facts, parse_request, plain_question
 from policyengine.entities.store import EntityStore
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
@@ -231,6 +231,7 @@ def counted_evaluations(met: Counter[str]) -> Iterator[None]:
     """Count the quantifiers over some elements, and the conditions on history, that the specification evaluates."""
     quantifier = spec_evaluate.evaluate_quantifier
     condition, aggregate = spec_history.evaluate_history_condition, spec_history.evaluate_aggregate
+    not_reported = spec_history.not_reported
 
     def count_quantifier(node: k.Quantifier, items: Any, facts: Any) -> Any:
         met[f"quantifier {node.word}" if items else "quantifier over no element"] += 1
@@ -246,12 +247,16 @@ def counted_evaluations(met: Counter[str]) -> Iterator[None]:
         met[f"aggregate {'unknown' if isinstance(found, Unknown) else 'of events' if found else 'of nothing'}"] += 1
         return found
 
-    spec_evaluate.evaluate_quantifier = count_quantifier
+    def count_not_reported(name: str) -> Unknown:
+        met["outcome not reported"] += 1
+        return not_reported(name)
+
+    spec_evaluate.evaluate_quantifier, spec_history.not_reported = count_quantifier, count_not_reported
     spec_history.evaluate_history_condition, spec_history.evaluate_aggregate = count_condition, count_aggregate
     try:
         yield
     finally:
-        spec_evaluate.evaluate_quantifier = quantifier
+        spec_evaluate.evaluate_quantifier, spec_history.not_reported = quantifier, not_reported
         spec_history.evaluate_history_condition, spec_history.evaluate_aggregate = condition, aggregate
 
 
@@ -298,12 +303,14 @@ class Pair:
         self.tally.count(expected, effects, features(self.asked.kernel, request, expected))
         return expected
 
-    def report(self, status: int) -> None:
+    def report(self, status: int | None, output: dict[str, object]) -> None:
         """Report the outcome of the last request to both."""
         at = micros(self.tested.now)
-        first = self.specified.store.report(self.specified.number, OutcomeReport(status, {}), at)
+        first = self.specified.store.report(self.specified.number, OutcomeReport(status, normalize_facts(output)), at)
         finished = self.specified.store.finish(self.specified.number, at)
-        assert self.tested.engine.report(self.tested.last, status=status) == ("first" in (first, finished))
+        assert self.tested.engine.report(self.tested.last, status=status, output=output) == (
+            "first" in (first, finished)
+        )
 
     def _same(self, asking: Asking, how: str, expected: object, found: object) -> None:
         assert found == expected, f"{how}\nspecified: {expected}\n    found: {found}\n{asking}\n\n{self.asked}"

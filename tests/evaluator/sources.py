@@ -146,7 +146,11 @@ def ask_with_elements(seed: int, questions: int) -> Tally:
 
 STEPS = (0, 0, 0, 1, 1, 9, 10, 30, 60, 599, 3_600)  # seconds
 REPORTED = 0.5  # share of the allowed requests whose outcome is reported
-STATUS = (200, 201, 399, 400, 500)
+STATUS = (200, 201, 399, 400, 500, None)
+OUTPUTS: tuple[dict[str, object], ...] = (
+    {}, {"score": 1}, {"score": 7, "state": "done"}, {"score": "7"}, {"state": 5, "id": ""}, {"score": None, "id": "a"},
+    {"score": [1], "id": {"of": "a"}}, {"state": "x" * 1_000, "score": 2.5},
+)  # fmt: skip
 
 
 def setting_with_history(seed: int) -> Setting:
@@ -169,7 +173,7 @@ def ask_with_history(seed: int, questions: int) -> Tally:
         peeks = random.random() < 0.1
         found = pair.compare(Asking(question, now), peeks=peeks)
         if isinstance(found, Said) and found.outcome is Outcome.ALLOW and not peeks and random.random() < REPORTED:
-            pair.report(random.choice(STATUS))
+            pair.report(random.choice(STATUS), random.choice(OUTPUTS))
     return pair.tally
 
 

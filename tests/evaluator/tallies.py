@@ -77,8 +77,8 @@ LEAST: dict[str, dict[str, int]] = {
         "unknown expected": 60, "outcome allow": 500, "outcome deny": 300,
     },
     "history": {
-        "aggregate of events": 35, "aggregate of nothing": 400, "aggregate unknown": 30,
-        "condition on history True": 15, "condition on history False": 500, "condition on history unknown": 90,
+        "aggregate of events": 35, "aggregate of nothing": 400, "aggregate unknown": 30, "outcome not reported": 30,
+        "condition on history True": 15, "condition on history False": 500, "condition on history unknown": 60,
         "effect records": 350, "effect counts a denial": 120, "gate guard": 180, "outcome allow": 600,
         "outcome confirm": 60,
     },

@@ -14,7 +14,18 @@ KEYS = ("agent.id", "user.id", "user.id, agent.id", "request.ip", "request.metho
 KINDS = ("string", "int", "number", "bool", "plan", "user", "invoice", "ip")
 CONSTANTS = {"string": '"acme"', "int": "7", "number": "500", "bool": "true", "plan": PLANS[1], "user": 'user "alice"',
              "invoice": 'invoice "42"', "ip": "10.0.0.1"}  # fmt: skip
-STATUS = ("past.status < 400", "past.status >= 400", "past.status == 200", "past.status is present")
+OUTCOMES = (
+    "past.status < 400", "past.status >= 400", "past.status == 200", "past.status is present", "past.status is absent",
+    "(past.status else 500) < 400", "past.output.score is present", "past.output.score is absent",
+    "past.output.score > 2", "(past.output.score else 3) > 2", 'past.output.state == "done"',
+    "past.output.id is absent", '(past.output.state else "done") != "done"',
+)  # fmt: skip
+COUNTED_OUTCOMES = {
+    "sum": ("past.status", "(past.status else 1)", "past.output.score", "(past.output.score else 2)",
+            "(past.output.score else past.status else 0.5)"),
+    "distinct": ("past.status", "(past.status else 0)", "past.output.state", '(past.output.state else "none")',
+                 "(past.output.score else 0)"),
+}  # fmt: skip
 Places = Mapping[str, tuple[str, ...]]
 
 
@@ -51,8 +62,17 @@ class Past:
         function = self.random.choice(sorted(fields))
         usable = {target: groups for target, groups in self.events.items() if some(named(groups), fields[function])}
         target = self.random.choice(sorted(usable))
-        field = self.random.choice(some(named(usable[target]), fields[function]))
-        return f"{function} past.{field} of {self.history({target: usable[target]})} {bound}"
+        counted = self.counted(function, named(usable[target]), fields[function])
+        return f"{function} {counted} of {self.history({target: usable[target]})} {bound}"
+
+    def counted(self, function: str, known: Mapping[str, list[str]], kinds: Sequence[str]) -> str:
+        """Return a fact of the earlier request, with or without a default."""
+        form = self.random.random()
+        if form < 0.3:
+            return self.random.choice(COUNTED_OUTCOMES[function])
+        kind = self.random.choice([kind for kind in kinds if kind in known])
+        field = f"past.{self.random.choice(known[kind])}"
+        return field if form < 0.7 else f"({field} else {CONSTANTS[kind]})"
 
     def history(self, among: Places) -> str:
         since = f" since {self.event(self.events)}" if self.random.random() < 0.3 else ""
@@ -72,7 +92,7 @@ class Past:
 
     def relation(self, then: Mapping[str, list[str]]) -> str:
         if self.random.random() < 0.2:
-            return self.random.choice(STATUS)
+            return self.random.choice(OUTCOMES)
         kind = self.random.choice([kind for kind in KINDS if then.get(kind) and self.own.get(kind)])
         past = f"past.{self.random.choice(then[kind])}"
         other = self.random.choice([*self.own[kind], CONSTANTS[kind]])

@@ -20,6 +20,13 @@ CONDITIONS = [
     "require after (POST /doc/{id}/review by another user where past.params.id == params.id) within 10m",
     "require after (POST /doc/{id}/review where past.params.id == params.id and past.status < 400) within 10m",
     "require after (POST /doc/{id}/review where past.output.by == user.id) within 10m",
+    "require no (POST /doc/{id}/review where past.params.id == params.id and past.status is absent) within 10m",
+    "require no (POST /doc/{id}/review where past.output.by is absent) within 10m",
+    'require after (POST /doc/{id}/review where (past.output.by else "nobody") != user.id) within 10m',
+    "deny when sum (past.output.tokens else 4) of POST /doc/{id}/review within 10m > 9",
+    "deny when sum (past.status else 100) of POST /doc/{id}/review within 10m > 500",
+    "deny when distinct (past.status else 0) of POST /doc/{id}/review within 10m > 1",
+    "deny when sum (past.output.tokens else past.body.amount else 1) of POST /doc/{id}/review within 10m > 9",
     "require after (POST /doc/{id}/review where past.body.note is absent) within 10m",
     "require after (POST /doc/{id}/review where past.params.id == params.id and "
     '(past.body.note is absent or past.body.note != "no")) within 10m',
@@ -63,8 +70,11 @@ def test_a_known_history_is_decided_as_specified(condition: str) -> None:
         found, told = playing.engine.decide(asked), trace.decide(asked)
         assert found.answer == told.answer, (what, id_, who)
         said.append(verdict(found))
-        playing.engine.report(found.id, status=200 + amount * 30, output={"by": who})
-        trace.history.report(told.id, OutcomeReport(200 + amount * 30, {"by": who}))
+        if amount == 8:  # its report is lost
+            continue
+        output = {"by": who} | ({"tokens": amount} if amount < 8 else {})
+        playing.engine.report(found.id, status=200 + amount * 30, output=output)
+        trace.history.report(told.id, OutcomeReport(200 + amount * 30, output))
     paid = {one for one, (what, *_) in zip(said, STEPS, strict=True) if what == "pay"}
     assert len(paid) == 2, "a condition that every request meets, or none, shows little"
 

@@ -8,7 +8,7 @@ import pytest
 
 from policyengine.clock import epoch_microseconds
 from tests.history.plainly import Trace, user
-from tests.spec.deciding import NOW, bot, codes, kernel, unknown
+from tests.spec.deciding import NOW, bot, codes, kernel, unknown, verdict
 
 SHUT = 'deny by "g"'
 
@@ -228,6 +228,87 @@ def test_output_numbers_are_summed() -> None:
         assert trace.says("POST /pay") == said
 
 
+@pytest.mark.parametrize(
+    ("condition", "unanswered", "answered", "failed"),
+    [
+        ("require no (POST /run where past.status is absent) within 1h", SHUT, "allow", "allow"),
+        ("deny when after (POST /run where past.status is absent) within 1h", SHUT, "allow", "allow"),
+        ("require after (POST /run where past.status is present) within 1h", SHUT, "allow", "allow"),
+        ("require count of (POST /run where past.status is absent) within 1h < 1", SHUT, "allow", "allow"),
+        ("require no (POST /run where past.output.cost is absent) within 1h", SHUT, "allow", SHUT),
+        ("require after (POST /run where (past.status else 500) < 400) within 1h", SHUT, "allow", SHUT),
+        ("require no (POST /run where (past.output.cost else 9) > 5) within 1h", SHUT, "allow", SHUT),
+        ("require no (POST /run where past.status is absent or past.status >= 500) within 1h", SHUT, "allow", SHUT),
+        ("require sum (past.output.cost else 9) of POST /run within 1h < 5", SHUT, "allow", SHUT),
+        ("require sum (past.output.cost else 0) of POST /run within 1h < 5", "allow", "allow", "allow"),
+        ("require sum (past.output.cost else past.body.most) of POST /run within 1h < 8", SHUT, "allow", SHUT),
+        ("require sum (past.status else 0) of POST /run within 1h < 300", "allow", "allow", SHUT),
+        ("require distinct (past.status else 0) of POST /run within 1h == 1", "allow", "allow", "allow"),
+    ],
+)  # fmt: skip
+def test_an_unanswered_request_is_settled(condition: str, unanswered: str, answered: str, failed: str) -> None:
+    facts = "facts on POST /run { body.most: number? }"
+    asked = {"body": {"most": 8}}
+    for status, output, said in ((None, {}, unanswered), (200, {"cost": 4}, answered), (500, {}, failed)):
+        trace = Trace.of(guard(condition), facts)
+        run = trace.ask("POST /run", **asked)
+        if status is not None:
+            trace.report(run, status, **output)
+        decision = trace.ask("POST /pay")
+        assert (verdict(decision), decision.unknown) == (said, ())
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ({"x": 0}, "allow"), ({"x": False}, "allow"), ({"x": ""}, "allow"), ({"x": []}, "allow"), ({"x": {}}, "allow"),
+        ({"x": [{"a": None}]}, "allow"), ({"x": 1.5}, "allow"), ({"x": None}, SHUT), ({}, SHUT), ({"y": 1}, SHUT),
+        ({"x": "a" * 300}, "allow"), ({"x": {"a": "b" * 300}}, "allow"),
+    ],
+)  # fmt: skip
+def test_an_output_of_every_type_is_present(output: dict[str, object], said: str) -> None:
+    trace = Trace.of(guard("require after (POST /run where past.output.x is present) within 1h"))
+    trace.report(trace.ask("POST /run"), 200, **output)
+    decision = trace.ask("POST /pay")
+    assert (verdict(decision), decision.unknown) == (said, ())
+
+
+def test_an_empty_output_id_is_absent() -> None:
+    trace = Trace.of(guard("require no (POST /run where past.output.id is absent) within 1h"))
+    trace.report(trace.ask("POST /run"), 200, id="")
+    assert trace.says("POST /pay") == SHUT
+
+
+def test_a_report_without_a_status_leaves_the_status_absent() -> None:
+    trace = Trace.of(guard("require no (POST /run where past.status is absent and past.output.x is present) within 1h"))
+    run = trace.ask("POST /run")
+    assert trace.says("POST /pay") == "allow"
+    trace.report(run, None, x=1)
+    assert trace.says("POST /pay") == SHUT
+
+
+def test_a_default_does_not_replace_an_output_of_another_type() -> None:
+    trace = Trace.of(guard("require sum (past.output.cost else 0) of POST /run within 1h < 5"))
+    trace.report(trace.ask("POST /run"), 200, cost="4")
+    decision = trace.ask("POST /pay")
+    assert (verdict(decision), unknown(decision)) == (SHUT, {"past.output.cost"})
+
+
+def test_without_a_default_one_lost_report_makes_a_sum_unknown() -> None:
+    trace = Trace.of(guard("require sum past.output.cost of POST /run within 1h < 5"))
+    trace.ask("POST /run")
+    decision = trace.ask("POST /pay")
+    assert (verdict(decision), unknown(decision)) == (SHUT, {"past.output.cost"})
+    assert trace.after(hours=1).says("POST /pay") == "allow"
+
+
+def test_statuses_are_summed_and_counted() -> None:
+    trace = Trace.of(guard("require sum past.status of POST /run within 1h <= 404"))
+    for status, said in ((200, "allow"), (204, "allow"), (100, SHUT)):
+        trace.report(trace.ask("POST /run"), status)
+        assert trace.says("POST /pay") == said
+
+
 # ── Counts ────────────────────────────────────────────────────────────────────────────────────
 
 PAY = "facts on POST /pay { body.amount: number   body.to: string }"
@@ -396,6 +477,7 @@ def test_the_same_event_has_the_same_watch_name_in_every_policy() -> None:
         "require after POST /reviews within 1h", "require after (denied POST /review) within 1h",
         "require after POST /review within 1h per (user.id)", "require after (POST /review by any user) within 1h",
         "require after (POST /review where past.status < 400) within 1h", "require count of POST /review within 1h > 0",
+        "require sum past.status of POST /review within 1h > 0",
     ],
 )  # fmt: skip
 def test_different_events_have_different_watch_names(other: str) -> None:
@@ -417,7 +499,12 @@ def test_a_watch_covers_the_longest_window_of_its_conditions() -> None:
         ("after POST /review within 0s", "E238"), ("after POST /review within 99999d", "E238"),
         ("after (POST /a where after POST /b within 1h) within 1h", "E253"),
         ("sum past.output.x of POST /a within 1h > 5 and past.status < 400", "E246"),
-        ("after (POST /a where past.output.x is present) within 1h", "E253"),
+        ("after (POST /a where past.output.x == past.output.y) within 1h", "E253"),
+        ('sum (past.output.x else "0") of POST /a within 1h > 5', "E230"),
+        ("sum (past.output.x else time) of POST /a within 1h > 5", "E230"),
+        ("sum (past.output.x else chain.depth) of POST /a within 1h > 5", "E258"),
+        ("sum (past.output.x - 1) of POST /a within 1h > 5", "E258"),
+        ("past.status is absent", "E246"),
         ("sum past.user.id of POST /a within 1h > 5", "E251"), ("sum user.id of POST /a within 1h > 5", "E246"),
         ("distinct past.credential.scopes of POST /a within 1h > 5", "E251"),
         ("count of POST /a within 1h per (user.nope) > 5", "E201"), ("after nope within 1h", "E207"),

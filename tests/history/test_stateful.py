@@ -31,6 +31,14 @@ guard "probing" on POST /doc/** { deny when count of (denied TOOL *) within 3m p
 guard "spent" on POST /doc/{id}/pay {
   require sum past.body.amount of (POST /doc/*/pay where past.body.note is absent) within 7m + body.amount <= 100
 }
+guard "open" on POST /doc/{id}/review {
+  require no (POST /doc/{id}/review where past.params.id == params.id and past.status is absent) within 4m
+}
+guard "scored" on GET /else {
+  require sum (past.output.score else 2) of POST /doc/*/review within 6m < 12
+  require distinct (past.status else 0) of POST /doc/*/pay within 6m per (user.id) < 3
+  require no (POST /doc/*/pay where past.output.score is absent and (past.output.state else "open") == "open") within 1m
+}
 guard "few" on TOOL secrets/* {
   deny when distinct past.params.id of (POST /doc/{id}/review by any user where past.output.score > 5) within 4m > 1
   deny when context.risk > 8
@@ -84,13 +92,17 @@ class Traffic(RuleBasedStateMachine):
         """Windows are judged by the clock of the store, which never runs back. Further back it is asked no more."""
         self.now = max(self.now - timedelta(seconds=back), self.latest - timedelta(seconds=4))
 
-    @rule(data=st.data(), status=st.sampled_from([200, 399, 400, None]), score=st.sampled_from([None, 1, 6, "6"]))
-    def report(self, data: st.DataObject, status: int | None, score: Any) -> None:
+    @rule(
+        data=st.data(), status=st.sampled_from([200, 399, 400, None]), score=st.sampled_from([None, 1, 6, "6"]),
+        state=st.sampled_from([None, "open", "done", 3]),
+    )  # fmt: skip
+    def report(self, data: st.DataObject, status: int | None, score: Any, state: Any) -> None:
         if self.pairs:
             self.latest = max(self.latest, self.now)
             found, told = data.draw(st.sampled_from(self.pairs))
-            if self.engine.report(found.id, status=status, output={"score": score}):
-                self.trace.history.report(told.id, OutcomeReport(status, {"score": score}))
+            output = {"score": score, "state": state}
+            if self.engine.report(found.id, status=status, output=output):
+                self.trace.history.report(told.id, OutcomeReport(status, output))
 
 
 class InMemory(Traffic):

@@ -327,6 +327,44 @@ def test_a_rule_unaffected_by_gateway_forwarding_is_not_reported(policy: str) ->
     assert "W559" not in codes(policy)
 
 
+# ── Lost reports ──────────────────────────────────────────────────────────────────────────────
+
+ADD_DEFAULT = "write `sum (past.output.n else 4_000)`, with the largest value that a request can have"
+STAND_IN = "write `distinct (past.status else …)`, with a value that stands for the requests without a report"
+
+
+def outcomes_read(condition: str) -> list[tuple[str, str, str, str | None]]:
+    return [one for one in told(f'{DOOR}guard "g" on GET /a {{ require {condition} }}') if one[0] == "W564"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "message", "fact", "hint"),
+    [
+        ("sum past.output.n of GET /a within 1h < 5", "sum", "past.output.n", ADD_DEFAULT),
+        ("1 + sum past.output.n of (GET /a where past.status is present) within 1h < 5", "sum", "past.output.n",
+         ADD_DEFAULT),
+        ("distinct past.status of GET /a within 1h < 5", "number", "past.status", STAND_IN),
+    ],
+)  # fmt: skip
+def test_a_sum_that_one_lost_report_makes_unknown_is_reported(
+    condition: str, message: str, fact: str, hint: str
+) -> None:
+    text = f"one request without a report of `{fact}` makes this {message} unknown"
+    assert outcomes_read(condition) == [("W564", text, fact, hint)]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "sum (past.output.n else 0) of GET /a within 1h < 5", "count of GET /a within 1h < 5",
+        "sum past.output.n of (GET /a where past.status is present and past.output.n is present) within 1h < 5",
+        "distinct past.request.ip of GET /a within 1h < 5", "distinct (past.status else 0) of GET /a within 1h < 5",
+    ],
+)  # fmt: skip
+def test_a_sum_that_a_lost_report_leaves_known_is_not_reported(condition: str) -> None:
+    assert outcomes_read(condition) == []
+
+
 # ── Names ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -621,6 +621,43 @@ def test_a_report_of_another_caller_is_ignored():
     assert engine.decide(pay).allowed
 
 
+@pytest.mark.parametrize(
+    ("reported", "waiting", "without"),
+    [
+        (None, True, True), ((200, {}), False, True), ((500, {"x": None}), False, True),
+        ((200, {"x": 0}), False, False), ((None, {"x": [1]}), True, False), ((204, {"x": {}}), False, False),
+        ((204, {"x": "a" * 1_000}), False, False),
+    ],
+)  # fmt: skip
+def test_an_outcome_is_absent_until_it_is_reported(reported, waiting, without):
+    """**`past.status is absent` means that the request is not answered yet, and `past.output.x is absent` that no
+    report contains `x`: both are always true or false.**"""
+    for condition, expected in (("past.status is absent", waiting), ("past.output.x is absent", without)):
+        for rule, holds in ((condition, expected), (condition.replace("absent", "present"), not expected)):
+            trace = Trace.of(f'guard "g" on POST /pay {{ require after (POST /run where {rule}) within 1h }}')
+            run = trace.ask("POST /run")
+            if reported is not None:
+                trace.report(run, reported[0], **reported[1])
+            decision = trace.ask("POST /pay")
+            assert (decision.allowed, decision.unknown) == (holds, ())
+
+
+@pytest.mark.parametrize(
+    ("output", "total"),
+    [(None, 40), ({}, 40), ({"n": None}, 40), ({"n": 7}, 7), ({"n": "7"}, None), ({"n": [7]}, None)],
+)
+def test_a_default_stands_for_a_missing_report_only(output, total):
+    """**A default replaces an outcome that is not reported, but no value of the wrong type.**"""
+    for bound in (7, 40):
+        rule = f"require sum (past.output.n else 40) of POST /run within 1h == {bound}"
+        trace = Trace.of(f'guard "g" on POST /pay {{ {rule} }}')
+        run = trace.ask("POST /run")
+        if output is not None:
+            trace.report(run, 200, **output)
+        decision = trace.ask("POST /pay")
+        assert (decision.allowed, bool(decision.unknown)) == (total == bound, total is None)
+
+
 # ── Where facts come from ─────────────────────────────────────────────────────────────────────
 
 SOURCES = """

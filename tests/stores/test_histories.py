@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from policyengine.engine import Engine
 from policyengine.runtime import history
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, WindowKey
@@ -206,6 +208,52 @@ def test_an_outcome_can_have_no_status(begun: Store) -> None:
     assert begun.report("run", OutcomeReport(None, {"x": 1}), START) == "first"
     [event] = past(begun).events
     assert (event.status, event.output) == (None, (1,))
+
+
+def test_an_event_has_neither_status_nor_outputs_until_its_outcome_is_reported(begun: Store) -> None:
+    happens(begun, record(awaits=True, outputs=(("x",), ("y",))), name="lost")
+    happens(begun, record(awaits=True, outputs=(("x",), ("y",))), name="run")
+    assert begun.report("run", OutcomeReport(204, {"y": [1, "a"]}), START) == "first"
+    lost, run = past(begun).events
+    assert (lost.status, lost.output) == (None, ())
+    assert (run.status, run.output[0], list(run.output[1])) == (204, Unknown.missing("past.output.x"), [1, "a"])  # type: ignore[call-overload]
+
+
+UNANSWERED = """
+issuer acme { scopes none }
+agent "*" { issued by acme   acts alone   may POST /pay, POST /chat, GET /more }
+guard "one at a time" on POST /pay { require no (POST /pay where past.status is absent) within 10m }
+guard "proved" on POST /pay {
+  require no (POST /pay where (past.status else 500) < 400 and past.output.proof is absent) within 10m
+}
+guard "tokens" on POST /chat { require sum (past.output.tokens else 100) of POST /chat within 10m < 200 }
+guard "statuses" on GET /more { require sum (past.status else 0) of GET /more within 10m < 600 }
+"""
+
+
+def test_unanswered_requests_are_settled_on_every_store(store: Store) -> None:
+    now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
+    engine = Engine.from_text(UNANSWERED, clock=lambda: now[0], store=store)
+    now[0] += timedelta(hours=1)
+
+    def ask(path: str, status: int | None = None, **output: object) -> str:
+        method, _, path = path.partition(" ")
+        caller = {"agent": {"id": "bot", "issuer": "acme"}, "credential": {}}
+        decision = engine.decide({**caller, "request": {"method": method, "path": path}})
+        assert decision.unknown == ()
+        if status is not None:
+            assert engine.report(decision.id, status=status, output=output) == decision.allowed
+        return decision.reasons[0].rule or "" if decision.reasons else str(decision.outcome)
+
+    paid = [ask("POST /pay", 200, proof=[7]), ask("POST /pay", 200, proof=""), ask("POST /pay"), ask("POST /pay")]
+    assert paid == ["allow", "allow", "allow", "one at a time"]
+    now[0] += timedelta(minutes=10)
+    assert [ask("POST /pay", 201), ask("POST /pay", 201)] == ["allow", "proved"]
+    spent = [ask("POST /chat", 200, tokens=90), ask("POST /chat"), ask("POST /chat", 500, tokens=9.5)]
+    assert [*spent, ask("POST /chat", 200, tokens=0.5), ask("POST /chat")] == [*["allow"] * 4, "tokens"]
+    assert [ask("GET /more", 404), ask("GET /more"), ask("GET /more", 200), ask("GET /more")] == [
+        "allow", "allow", "allow", "statuses",
+    ]  # fmt: skip
 
 
 def test_an_outcome_after_the_window_is_ignored(begun: Store) -> None:

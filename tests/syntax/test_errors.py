@@ -839,6 +839,13 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "[",
     ),
     (
+        'guard "g" { require sum past.output.n else 0 of GET /a within 1h < 5 }',
+        "E101",
+        "expected `of`, got `else`",
+        "write a fact with its default in parentheses: `(past.output.n else 0)`",
+        "else",
+    ),
+    (
         "facts { body.a?: string }",
         "E101",
         "expected `:`, got `?`",

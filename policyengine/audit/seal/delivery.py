@@ -1,6 +1,6 @@
 """Sends checkpoints elsewhere: to webhooks, and to witnesses that cosign them.
 
-A checkpoint that somebody else keeps shows later that the log was not rewritten, also by the holder of the key. The
+A checkpoint that is kept elsewhere shows later that the log was not rewritten, also by the holder of the key. The
 checkpoint with its cosignatures is in the file `cosigned`. One thread sends the latest checkpoint, so that a slow
 receiver delays no decision and no seal; checkpoints in between are skipped, because each covers all lines before it.
 """
@@ -37,7 +37,7 @@ class DeliveryError(Exception):
     """The error for a receiver that cannot be used; the message says why."""
 
 
-class Witness:
+class CheckpointWitness:
     """A witness: it cosigns a checkpoint after it has verified the proof that the log only grew."""
 
     def __init__(self, options: WitnessOptions) -> None:
@@ -86,7 +86,7 @@ class CheckpointDelivery:
     def __init__(self, folder: Path, options: SealOptions, every: float = MIN_SECONDS) -> None:
         """Parse the receivers. Raises DeliveryError."""
         self.folder, self.tiles, self._every = folder, TileFolder(folder), every
-        self.witnesses = [Witness(each) for each in options.witnesses]
+        self.witnesses = [CheckpointWitness(each) for each in options.witnesses]
         self.webhooks = options.webhooks
         for url in self.webhooks:
             try:
@@ -149,7 +149,7 @@ class CheckpointDelivery:
     def _collect_cosignatures(self, signed: SignedCheckpoint) -> None:
         sizes, found = read_witnessed(self.folder), list[Signature]()
 
-        def cosign(witness: Witness) -> None:
+        def cosign(witness: CheckpointWitness) -> None:
             found.append(witness.cosign(self._witness_fetcher, self.tiles, signed, sizes.get(witness.key.name, 0)))
             sizes[witness.key.name] = signed.size
 
@@ -196,5 +196,5 @@ def parse_witnesses(given: Sequence[str]) -> tuple[WitnessOptions, ...]:
             raise DeliveryError(f"`{text}` is not a witness: a URL and a public key are expected, with a space between")
         found.append(WitnessOptions(url, key.strip()))
     for options in found:
-        Witness(options)
+        CheckpointWitness(options)
     return tuple(found)

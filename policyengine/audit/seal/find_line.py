@@ -17,7 +17,14 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.files import log_files
-from policyengine.audit.seal.sealer import PLACE_BYTES, SealState, ends_with_line, identity, open_plain, read_state
+from policyengine.audit.seal.sealed_files import (
+    PLACE_BYTES,
+    SealState,
+    ends_with_line,
+    identity,
+    open_plain,
+    read_state,
+)
 
 LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # matches the beginning of a line
 ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")

@@ -100,7 +100,7 @@ class Verifier:
         if found.kind not in (ED25519, COSIGNATURE):
             raise NoteError(f"the public key `{name}` is not an Ed25519 key")
         if len(found.public) != HASH_BYTES or found.id.hex() != id_:
-            raise NoteError(f"the public key `{name}` is damaged: its ID does not fit")
+            raise NoteError(f"the public key `{name}` is damaged: its ID or length does not match")
         return found
 
     def accepts(self, text: str, signature: bytes) -> bool:
@@ -146,7 +146,7 @@ class Signer:
             raise NoteError(f"the private key `{name}` is not an Ed25519 key")
         found = cls(name, Ed25519PrivateKey.from_private_bytes(raw[1:]))
         if found.verifier.id.hex() != id_:
-            raise NoteError(f"the private key `{name}` is damaged: its ID does not fit")
+            raise NoteError(f"the private key `{name}` is damaged: its ID does not match")
         return found
 
     def sign(self, text: str) -> str:

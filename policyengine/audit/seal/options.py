@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 INTERVAL_SECONDS = 1.0  # between checkpoints
 SEAL_MEMBER = "seal"  # of log lines about the seal itself
+
+
+class SealStatement(StrEnum):
+    """The `event` of a log line about the seal: the digests of late lines, a new key, a file that will be deleted."""
+
+    LATE_LINES = "late_lines"
+    KEY = "key"
+    FILE_DELETED = "file_deleted"
 
 
 @dataclass(frozen=True, slots=True)

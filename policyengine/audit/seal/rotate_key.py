@@ -12,8 +12,8 @@ from policyengine.audit.log import DecisionLog, DecisionLogError
 from policyengine.audit.seal.key_notes import announce_key, write_announcement
 from policyengine.audit.seal.keys import load_key, write_key
 from policyengine.audit.seal.notes import Signer, Verifier
-from policyengine.audit.seal.options import SealOptions
-from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.options import SealOptions, SealStatement
+from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.tiles import write_file
 
 
@@ -29,7 +29,7 @@ def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
     try:
         write_key(place, new)
         write_announcement(folder or default_folder(log), new.verifier, note)
-        if not writer.note_seal({"event": "key", "note": note}):
+        if not writer.note_seal({"event": SealStatement.KEY, "note": note}):
             raise DecisionLogError(f"`{log}` cannot be written", "the key was not replaced")
         writer.seal()
         place.rename(key)

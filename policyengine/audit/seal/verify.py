@@ -21,8 +21,9 @@ from policyengine.audit.seal.key_notes import follow_announcements, read_announc
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
 from policyengine.audit.seal.merkle import EMPTY_ROOT
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, Verifier
-from policyengine.audit.seal.options import SEAL_MEMBER
-from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
+from policyengine.audit.seal.sealed_entries import SealedEntries
+from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
 
 MAX_PROBLEMS = 20
@@ -117,48 +118,6 @@ class ComparedTiles(TileFolder):
                 self._report(f"the tile `{self.folder / tile_name(level, number, width)}` was changed")
         except (TileError, OSError) as error:
             self._report(str(error))
-
-
-class SealedEntries:
-    """The entries of a sealed log, by their index. A bundle that cannot be read is reported, and has no
-    entries here.
-    """
-
-    def __init__(self, tiles: TileFolder, size: int, report: Callable[[str], None]) -> None:
-        self._tiles, self.size, self._report = tiles, size, report
-        self._number, self._entries = -1, list[bytes]()
-
-    def after(self, index: int) -> list[bytes]:
-        """Return the entries from an index to the end of the bundle with that index."""
-        number, at = divmod(index, TILE_WIDTH)
-        if number != self._number:
-            self._number = number
-            try:
-                width = min(TILE_WIDTH, self.size - number * TILE_WIDTH)
-                self._entries = self._tiles.read_entries(number, width) if width > 0 else []
-            except (TileError, OSError) as error:
-                self._report(str(error))
-                self._entries = []
-        return self._entries[at:]
-
-    def window(self, index: int, most: int) -> list[bytes]:
-        """Return at least `most` entries from an index on, up to the end of a bundle. There are fewer if the entries
-        end or a bundle cannot be read.
-        """
-        found: list[bytes] = []
-        while len(found) < most and (some := self.after(index + len(found))):
-            found += some
-        return found
-
-    def find(self, wanted: bytes, begin: int) -> int | None:
-        """Return the index of the first entry from `begin` on that equals `wanted`, or None."""
-        index = begin
-        while index < self.size:
-            some = self.after(index)
-            if wanted in some:
-                return index + some.index(wanted)
-            index += len(some) or TILE_WIDTH - index % TILE_WIDTH
-        return None
 
 
 class LogVerifier:
@@ -328,28 +287,11 @@ class LogVerifier:
         return bool(expected) and expected[0] == first
 
     def _skip_deleted(self, batch: LineBatch) -> None:
-        """If the first files of the log were deleted, add their entries to the tree. `batch` has the first remaining
-        lines.
-        """
-        expected = self.entries.after(0)
-        if not expected or expected[: len(batch.digests)] == batch.digests[:TILE_WIDTH]:
-            return
-        for start in self._starts():
-            window = self.entries.window(start, len(batch.digests))
-            same = min(len(window), len(batch.digests))
-            if same and window[:same] == batch.digests[:same]:
-                while self.tree.size < start and (some := self.entries.after(self.tree.size)):
-                    self._add(some[: start - self.tree.size])
-                self.result.deleted = start
-                return
-
-    def _starts(self) -> Iterator[int]:
-        """Yield the index of the first entry of each file except the first."""
-        try:
-            raw = (self.folder / "starts").read_bytes()
-        except OSError:
-            raw = b""
-        yield from (int.from_bytes(raw[at : at + 8]) for at in range(8, len(raw) - 7, 8))
+        """Add the entries of deleted files to the tree, if the log begins with a later file."""
+        start, _ = self.entries.find_start(self.folder, batch.digests)
+        while self.tree.size < start and (some := self.entries.after(self.tree.size)):
+            self._add(some[: start - self.tree.size])
+        self.result.deleted = start
 
     def _differs(self, file: Path, batch: LineBatch, at: int) -> None:
         """Report what happened to a line that differs from the next entry."""
@@ -387,11 +329,11 @@ class LogVerifier:
             if isinstance(found, dict):
                 self._statements.append(found)
 
-    def _told(self, event: str, member: str) -> Iterator[Any]:
+    def _stated(self, event: SealStatement, member: str) -> Iterator[Any]:
         return (each.get(member) for each in self._statements if each.get("event") == event)
 
     def _compare_late_lines(self) -> None:
-        sealed = {digest for digests in self._told("late_lines", "digests") for digest in digests}
+        sealed = {digest for digests in self._stated(SealStatement.LATE_LINES, "digests") for digest in digests}
         for digest, (file, line) in self._late.items():
             if digest.hex() in sealed:
                 self.result.late += 1
@@ -400,7 +342,7 @@ class LogVerifier:
                 return
         if self.result.deleted:
             last = self.entries.after(self.result.deleted - 1)[0].hex()
-            if last not in set(self._told("file_deleted", "last")):
+            if last not in set(self._stated(SealStatement.FILE_DELETED, "last")):
                 self._problem(
                     ProblemKind.REMOVED,
                     f"the first {self.result.deleted:,} lines are missing, and no sealed line says that "
@@ -410,7 +352,7 @@ class LogVerifier:
     # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
 
     def _check_checkpoints(self, last: SignedCheckpoint) -> None:
-        notes = [*read_announcements(self.folder), *self._told("key", "note")]
+        notes = [*read_announcements(self.folder), *self._stated(SealStatement.KEY, "note")]
         keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
         try:
             self.result.keys = tuple(last.log_keys(keys))

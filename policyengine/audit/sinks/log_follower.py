@@ -15,7 +15,7 @@ from time import time
 
 import msgspec
 
-from policyengine.audit.seal.sealer import SealError, ends_with_line, identity, open_plain
+from policyengine.audit.seal.sealed_files import SealError, ends_with_line, identity, open_plain
 from policyengine.audit.sinks.cursor import (
     CursorError,
     LogFile,

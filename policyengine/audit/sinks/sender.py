@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic, time
 
-from policyengine.audit.seal.sealer import SealError
+from policyengine.audit.seal.sealed_files import SealError
 from policyengine.audit.sinks.cursor import FILE_MODE, CursorError, measure_lag, read_cursor
 from policyengine.audit.sinks.log_follower import LineRange, LogFollower
 from policyengine.audit.sinks.targets import OnLag, SinkTarget

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.lower.history import lower_history, lower_past
+from policyengine.checker.lower.history import lower_history, lower_past, lower_tested
 from policyengine.checker.names.definitions import (
     MAX_DEPTH,
     definition_body,
@@ -137,13 +137,11 @@ def lower_expression(expression: ast.Expr, context: ExpressionContext, expected:
         case ast.Binary():
             return lower_binary(expression, context)
         case ast.Presence(operand):
-            return lower_presence(expression, lower_expression(operand, context), context)
+            return lower_presence(expression, lower_tested(operand, context, lower_expression), context)
         case ast.HasRow(operand):
             return lower_has_row(expression, lower_expression(operand, context), context)
-        case ast.Else(operand, fallback):
-            known = lower_expression(operand, context, expected)
-            default = lower_expression(fallback, context, UNRESOLVED if known is None else known.type)
-            return lower_else(expression, known, default, context)
+        case ast.Else():
+            return lower_default(expression, context, expected)
         case ast.Quantifier():
             return lower_quantified(expression, context)
         case ast.WithinWindow():
@@ -152,6 +150,18 @@ def lower_expression(expression: ast.Expr, context: ExpressionContext, expected:
             return lower_history(expression, context, lower_boolean, lower_expression)
         case _:
             assert_never(expression)
+
+
+def lower_default(expression: ast.Else, context: ExpressionContext, expected: Type | None) -> k.Default | None:
+    """Lower `x else d`. If nothing else gives x a type, as for a member of an outcome, d does."""
+    operand, fallback = expression.operand, expression.fallback
+    if expected is None and needs_expected_type(operand, context) and not needs_expected_type(fallback, context):
+        default = lower_expression(fallback, context)
+        known = lower_expression(operand, context, UNRESOLVED if default is None else default.type)
+    else:
+        known = lower_expression(operand, context, expected)
+        default = lower_expression(fallback, context, UNRESOLVED if known is None else known.type)
+    return lower_else(expression, known, default, context)
 
 
 # ── Logic ─────────────────────────────────────────────────────────────────────────────────────

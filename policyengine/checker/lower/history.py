@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.checker.names.members import head_span
+from policyengine.checker.names.members import head_span, strip_parentheses
 from policyengine.checker.names.scope import ExpressionContext
-from policyengine.checker.type_names import describe_type
+from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import NUMBERS
 from policyengine.checker.types.constants import lower_duration
-from policyengine.checker.types.schema import EVERYWHERE
+from policyengine.checker.types.expected_types import needs_expected_type
+from policyengine.checker.types.schema import EVERYWHERE, UNRESOLVED
 from policyengine.diagnostics.suggest import suggest
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.source import Span
@@ -25,6 +26,7 @@ from policyengine.vocabulary import FACT_ROOT_NAMES
 Lower: TypeAlias = Callable[..., k.Expr | None]
 STATUS, OUTPUT = ("past", "status"), ("past", "output")
 USER = ("user", "id")
+NO_STATUS = ",status=False)"  # not part of a digest, so that histories from before this member continue
 MAX_HISTORY_WINDOW = timedelta(days=3_660)
 
 
@@ -65,32 +67,83 @@ def lower_history_keys(
     return tuple(key for key in found if key is not None)
 
 
-def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Lower) -> k.PastFact | None:
-    assert node.field is not None
-    written = ast.Reference(node.field.text, span=node.field.span)
-    if node.field.text.partition(".")[0] != "past":
-        message = (
-            f"`{node.field.text}` is a fact of this request, but `{node.function}` needs facts of earlier requests"
-        )
-        reading.context.report("E246", message, node.field.span, f"write `past.{node.field.text}`")
+def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Lower) -> k.PastFact | k.Default | None:
+    """Lower the fact of a `sum` or `distinct`, with its default if it has one."""
+    written, context = node.field, reading.inside
+    assert written is not None
+    first = leading_operand(written)
+    if not isinstance(first, ast.Reference):
+        report_counted(node.function, written, context)
         return None
-    found = value(written, reading.inside, Scalar.NUMBER if node.function == "sum" else Scalar.STRING)
-    if not isinstance(found, k.PastFact):
+    if first.name.partition(".")[0] != "past":
+        message = f"`{first.name}` is a fact of this request, but `{node.function}` needs facts of earlier requests"
+        context.report("E246", message, first.span, f"write `past.{first.name}`")
         return None
-    type_ = found.type
-    if node.function == "sum" and type_ not in NUMBERS:
-        reading.context.report(
-            "E251",
-            f"`sum` adds numbers, but `{node.field.text}` is {describe_type(type_)}",
-            node.field.span,
-            "count the requests, or the `distinct` values",
-        )
+    found = value(written, context, expected_field_type(node.function, written, context))
+    if found is None:
         return None
-    if node.function == "distinct" and isinstance(type_, SetType | ListType | RecordType):
-        message = f"`distinct` counts single values, but `{node.field.text}` is {describe_type(type_)}"
-        reading.context.report("E251", message, node.field.span, "name a single value: `past.params.id`")
+    if not isinstance(found, k.PastFact | k.Default):
+        report_counted(node.function, written, context)
         return None
-    return found
+    sound = check_counted_parts(found, context) and check_counted_type(node.function, found, context)
+    return found if sound else None
+
+
+def leading_operand(written: ast.Expr) -> ast.Expr:
+    """Return `a` of `a else b else c`."""
+    while isinstance(written, ast.Else):
+        written = written.operand
+    return written
+
+
+def expected_field_type(function: str, written: ast.Expr, context: ExpressionContext) -> Type | None:
+    """Return the type of an output, which has no declaration: `sum` adds numbers, and `distinct` counts strings unless
+    a default has another type.
+    """
+    if function == "sum":
+        return Scalar.NUMBER
+    return Scalar.STRING if needs_expected_type(written, context) else None
+
+
+def counted_parts(field: k.Expr) -> Iterator[k.Expr]:
+    """Yield the parts of a fact with defaults."""
+    if isinstance(field, k.Default):
+        yield from counted_parts(field.operand)
+        yield from counted_parts(field.fallback)
+    else:
+        yield field
+
+
+def check_counted_parts(field: k.PastFact | k.Default, context: ExpressionContext) -> bool:
+    """Report a default that is neither a constant nor a fact of the earlier request."""
+    other = next((part for part in counted_parts(field) if not isinstance(part, k.PastFact | k.Constant)), None)
+    if other is None:
+        return True
+    message = f"{quote_source(other.span)} is neither a constant nor a fact of the earlier request"
+    own = isinstance(other, k.Fact | k.Attribute | k.Member)
+    hint = f"write a constant, or `past.{other.span.text}`" if own else "write a constant: `past.output.n else 0`"
+    context.report("E258", message, other.span, hint)
+    return False
+
+
+def report_counted(function: str, written: ast.Expr, context: ExpressionContext) -> None:
+    message = f"`{function}` takes a fact of the earlier requests, but {quote_source(written.span)} is not one"
+    hint = f"name one fact: `{function} past.body.amount of …`; a default may follow it: `(past.output.n else 0)`"
+    context.report("E258", message, written.span, hint)
+
+
+def check_counted_type(function: str, field: k.PastFact | k.Default, context: ExpressionContext) -> bool:
+    """Report a fact that cannot be added or counted."""
+    type_, name = field.type, quote_source(field.span)
+    if function == "sum" and type_ not in NUMBERS:
+        message = f"`sum` adds numbers, but {name} is {describe_type(type_)}"
+        context.report("E251", message, field.span, "count the requests, or the `distinct` values")
+        return False
+    if function == "distinct" and isinstance(type_, SetType | ListType | RecordType):
+        message = f"`distinct` counts single values, but {name} is {describe_type(type_)}"
+        context.report("E251", message, field.span, "name a single value: `past.params.id`")
+        return False
+    return True
 
 
 class EventLowerer:
@@ -104,7 +157,7 @@ class EventLowerer:
         self.inside = replace(context, past=past or EVERYWHERE)
 
     def event(
-        self, keys: tuple[k.Expr, ...] | None, field: k.PastFact | None, counted: bool = False
+        self, keys: tuple[k.Expr, ...] | None, field: k.PastFact | k.Default | None, counted: bool = False
     ) -> k.EventPattern | None:
         written = self.written
         where = None if written.where is None else self.condition(written.where, self.inside)
@@ -122,24 +175,26 @@ def build_event(
     denied: bool,
     where: k.Expr | None,
     keys: tuple[k.Expr, ...] | None,
-    field: k.PastFact | None,
+    field: k.PastFact | k.Default | None,
     span: Span,
     *,
     counted: bool,
 ) -> k.EventPattern:
     read = [node for node in k.walk(where) if isinstance(node, k.PastFact)] if where is not None else []
-    read += [] if field is None else [field]
+    summed = [] if field is None else [part for part in counted_parts(field) if isinstance(part, k.PastFact)]
+    read += summed
     outcomes = (OUTPUT, STATUS)
     facts = tuple(dict.fromkeys(one.fact for one in read if plain_fact_path(one)[:2] not in outcomes))
     outputs = tuple(dict.fromkeys(plain_fact_path(one)[2:] for one in read if plain_fact_path(one)[:2] == OUTPUT))
     latest = where is None and not counted
-    found = k.EventPattern(place, denied, where, keys, facts, outputs, latest, "", span=span)
+    status = any(plain_fact_path(one) == STATUS for one in summed)
+    found = k.EventPattern(place, denied, where, keys, facts, outputs, latest, "", status, span=span)
     return replace(found, watch=event_digest(found))
 
 
 def event_digest(event: k.EventPattern) -> str:
     """Return a digest of everything that is stored for the event: equal events have equal digests in every policy."""
-    told = canonical_text(replace(event, watch=""))
+    told = f"{canonical_text(replace(event, watch='')).removesuffix(NO_STATUS)})"
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
@@ -176,6 +231,10 @@ def lower_past(
         context.report("E246", message, reference.span, hint)
         return None
     match reference.name.split("."):
+        case ["past", "status" | "output", *_] if reference.keys:
+            message = f"`{reference.name}` takes no name in brackets"
+            context.report("E244", message, reference.span, "members follow a dot: `past.output.state`")
+            return None
         case ["past"]:
             context.report(
                 "E250",
@@ -207,6 +266,16 @@ def lower_past(
             return k.PastFact(found, found.type, found.optional, span=reference.span)
 
 
+def lower_tested(operand: ast.Expr, context: ExpressionContext, value: Lower) -> k.Expr | None:
+    """Lower the operand of `is present` or `is absent`. A member of the outcome needs no type for that."""
+    if context.past is None or not isinstance(operand, ast.Reference) or operand.keys:
+        return value(operand, context)
+    reference = strip_parentheses(operand)
+    if not reference.name.startswith("past.output."):
+        return value(operand, context)
+    return output_fact(reference, UNRESOLVED)
+
+
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
     """Lower a member of the outcome. A member has no declaration, so it takes the type of the value with which it is
     compared.
@@ -216,5 +285,9 @@ def lower_output(reference: ast.Reference, context: ExpressionContext, expected:
         message = f"the type of `{reference.name}` is not known here"
         context.report("E253", message, reference.span, 'compare it with a value: `past.output.state == "done"`')
         return None
+    return output_fact(reference, type_)
+
+
+def output_fact(reference: ast.Reference, type_: Type) -> k.PastFact:
     fact = k.Fact(tuple(reference.name.split(".")), type_, True, span=reference.span)
     return k.PastFact(fact, type_, True, span=reference.span)

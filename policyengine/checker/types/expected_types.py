@@ -24,6 +24,8 @@ def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> boo
             return not keys and first not in FACT_ROOT_NAMES and first not in context.variables
         case ast.ListLiteral():
             return True
+        case ast.Else(operand, fallback):
+            return needs_expected_type(operand, context) and needs_expected_type(fallback, context)
         case _:
             return False
 

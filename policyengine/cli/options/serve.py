@@ -148,7 +148,8 @@ MaxConnectionsPerAddress: TypeAlias = Annotated[
         "--max-connections-per-address",
         metavar="N",
         min=1,
-        help="Maximum connections per address that have not sent a request. [default: a quarter of --max-connections]",
+        help="Maximum connections from one address on which no complete request has arrived yet. "
+        "[default: a quarter of --max-connections]",
         show_default=False,
     ),
 ]

@@ -74,7 +74,7 @@ SeriesInterval: TypeAlias = Annotated[
     typer.Option(
         "--every",
         metavar="TIME",
-        help="Length of an interval. [default: about 200 intervals in total]",
+        help="Length of an interval. [default: at most 240 intervals in total]",
         show_default=False,
     ),
 ]

@@ -81,7 +81,7 @@ class ServeSettings(CommandSection):
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`",
-        "maximum number of connections per address that have not sent a complete request",
+        "maximum number of connections from one address on which no complete request has arrived yet",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
@@ -218,11 +218,9 @@ class ReloadSettings(CommandSection):
 class ObserveSettings(CommandSection):
     """`[observe]`: observe mode until a time or for a duration, for all or only for `packages` and `endpoints`."""
 
-    until: t.Timestamp = setting(
-        "none", "until this time, let requests pass that the policies would stop; `--observe-until`", value=""
-    )
-    packages: t.Packages = setting("all", "observe only the rules of these packages; `--observe-package`", value=())
-    endpoints: t.Endpoints = setting("all", "observe only these endpoints; `--observe-endpoint`", value=())
+    until: t.Timestamp = setting("none", "until this time, let requests pass that the policies would stop", value="")
+    packages: t.Packages = setting("all", "observe only the rules of these packages", value=())
+    endpoints: t.Endpoints = setting("all", "observe only these endpoints", value=())
 
 
 class McpGatewaySettings(CommandSection):
@@ -281,7 +279,7 @@ class TestSettings(CommandSection):
 class CoverageSettings(CommandSection):
     """`[coverage]`: the minimum coverage of the policies by tests."""
 
-    fail_under: t.Percent | None = setting("none", "minimum coverage in percent")
+    fail_under: t.Percent | None = setting("none", "minimum coverage in percent, for runs that measure coverage")
 
 
 class ProjectSections(SettingsSection):

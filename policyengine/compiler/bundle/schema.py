@@ -140,7 +140,7 @@ class ClassForm:
 
 
 def union_form(is_optional: bool, other: Form | None, classes: Sequence[ClassForm]) -> Form:
-    """Return the form of a union of classes, at most one other type, and None."""
+    """Return the form of a union of classes and at most one other type; `is_optional` adds None."""
     by_class = {one.kind: one for one in classes}
 
     def wire() -> Any:

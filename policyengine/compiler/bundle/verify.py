@@ -25,6 +25,7 @@ from policyengine.compiler.bundle.verify_expressions import (
     is_name,
     require,
 )
+from policyengine.compiler.bundle.verify_history import HISTORY_TERMS
 from policyengine.runtime import paths
 from policyengine.spec.rate_units import is_countable
 from policyengine.typesystem import EnumType, FieldType, ListType, RefType, Scalar, SetType
@@ -245,6 +246,7 @@ def check_reference(part: RefType, _: DecodeContext) -> None:
 
 CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     **TERMS,
+    **HISTORY_TERMS,
     FieldType: check_member_type,
     EnumType: check_enum,
     RefType: check_reference,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import Any, assert_never
 
 from policyengine import kernel as k
-from policyengine.checker.lower.history import event_digest
 from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
 from policyengine.checker.types.calls import FUNCTIONS_BY_NAME, accepts_type, join_all
 from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_comparable, is_assignable
@@ -269,52 +267,6 @@ def check_call(node: k.Call, reading: DecodeContext) -> None:
     require(fitting and result == node.type, f"`{node.function}` cannot take these")
 
 
-# ── History ───────────────────────────────────────────────────────────────────────────────────
-
-
-def check_past(past: k.PastFact, _: DecodeContext) -> None:
-    require(past.type == past.fact.type, "an earlier fact of another type")
-
-
-def check_event(event: k.EventPattern, _: DecodeContext) -> None:
-    """Check that the name of an event is the digest of its content, so that no event can be mistaken for another."""
-    check_condition(event.where)
-    read = (
-        [node.fact for node in k.walk(event.where) if isinstance(node, k.PastFact)] if event.where is not None else []
-    )
-    plain = [fact for fact in read if not (isinstance(fact, k.Fact) and fact.path[0] == "past")]
-    require(event.place.patterns is not None and event.watch == event_digest(event), "an event with another name")
-    require(set(plain) <= set(event.facts), "an earlier fact that is not recorded")
-    require(all(is_recorded(fact, event) for fact in read), "an outcome that is not recorded")
-
-
-def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
-    """Return whether a fact of a past request is recorded: `past.output.x` must be among the recorded outputs; other
-    facts need no record.
-    """
-    output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
-    return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
-
-
-def check_happened(node: k.HistoryCondition, _: DecodeContext) -> None:
-    require(node.within > timedelta(0), "a history with an empty window")
-
-
-def check_aggregate(node: k.Aggregate, _: DecodeContext) -> None:
-    require(node.within > timedelta(0), "a history with an empty window")
-    require((node.field is None) == (node.function == "count"), "a count of nothing")
-    result = node.field.type if node.field is not None and node.function == "sum" else Scalar.INT
-    require(node.type == result and result in NUMBERS, "a sum of values that are not numbers")
-    fact = None if node.field is None else node.field.fact
-    told = fact is None or (isinstance(fact, k.Fact) and fact.path[0] == "past")
-    require(told or fact in node.event.facts, "an earlier fact that is not recorded")
-    require(fact is None or is_recorded(fact, node.event), "an outcome that is not recorded")
-
-
-def check_watch(watch: k.EventRetention, _: DecodeContext) -> None:
-    require(watch.within > timedelta(0), "a history with an empty window")
-
-
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
@@ -374,11 +326,6 @@ TERMS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.Arithmetic: check_arithmetic,
     k.UnaryMinus: check_unary_minus,
     k.Call: check_call,
-    k.PastFact: check_past,
-    k.EventPattern: check_event,
-    k.HistoryCondition: check_happened,
-    k.Aggregate: check_aggregate,
-    k.EventRetention: check_watch,
     calendar_windows.Daily: check_daily,
     calendar_windows.Weekly: check_weekly,
     calendar_windows.WholeDays: check_days,

@@ -351,6 +351,18 @@ CODES: tuple[DiagnosticDoc, ...] = (
         opinion=True,
     ),
     DiagnosticDoc(
+        "W564",
+        "a sum that one lost report makes unknown",
+        "An outcome is absent until the gateway reports it, and some reports are lost. Without a default, the sum is "
+        "then unknown until that request leaves the window. With the default, such a request counts as the default.",
+        'anyone { may POST /chat }\nguard "tokens" on POST /chat {\n'
+        '  require sum past.output.tokens of POST /chat within 1h < 9_000 message "wait an hour"\n}\n',
+        'anyone { may POST /chat }\nguard "tokens" on POST /chat {\n'
+        '  require sum (past.output.tokens else 500) of POST /chat within 1h < 9_000 message "wait an hour"\n}\n',
+        name="lost-report",
+        opinion=True,
+    ),
+    DiagnosticDoc(
         "W652",
         "a duplicate test",
         "This line sends the same request in the same setting as an earlier line, and expects the same outcome. Often "

@@ -264,8 +264,9 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "E253",
         "an invalid history",
         "A history can be part of a condition, but not of another history or of a `let`. Members of `past.output` are "
-        "not declared: each has the type of the value that it is compared with.",
-        'guard "example" { require after (GET /a where past.output.done is present) within 1h }\n',
+        "not declared: each has the type of the value that it is compared with, or of its default. `is present` and "
+        "`is absent` need no type.",
+        'guard "example" { require after (GET /a where past.output.done == past.output.asked) within 1h }\n',
         'guard "example" { require after (GET /a where past.output.done == true) within 1h }\n',
     ),
     DiagnosticDoc(
@@ -294,6 +295,17 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "",
         "",
     ),
+    DiagnosticDoc(
+        "E258",
+        "a sum or a distinct count of something other than a past fact",
+        "`sum` and `distinct` take one fact of the earlier requests. In parentheses, the fact may have defaults for "
+        "requests that lack it: constants, or other facts of the same request. To add several facts, write several "
+        "sums.",
+        "facts on POST /a { body.n: number }\n"
+        'guard "example" on POST /a { require sum (past.output.n else body.n) of POST /a within 1h < 5 }\n',
+        "facts on POST /a { body.n: number }\n"
+        'guard "example" on POST /a { require sum (past.output.n else past.body.n) of POST /a within 1h < 5 }\n',
+    ),
 )
 
 _WARNINGS: tuple[DiagnosticDoc, ...] = (
@@ -310,9 +322,9 @@ _WARNINGS: tuple[DiagnosticDoc, ...] = (
         "W202",
         "`else` after an inherited set",
         "An inherited set is absent only if neither the entity nor anything that it is in has the set. If some of "
-        "these entities have the set and others lack it, then it is unknown whether the set contains a value that none "
-        "of them holds, and `else` does not change that. `inherited else []` in the declaration treats a missing set "
-        "as empty.",
+        "these entities have the set and others lack it, the inherited set is only partly known: whether it contains "
+        "a value that no known set contains is unknown, also with `else`. `inherited else []` in the declaration "
+        "treats a missing set as empty.",
         "entity folder { blocked: set<user> inherited } in folder\nanyone { may GET /folders/{id: folder} }\n"
         'guard "example" on GET /folders/{id: folder} { deny when user in (resource.blocked else []) }\n',
         "entity folder { blocked: set<user> inherited else [] } in folder\nanyone { may GET /folders/{id: folder} }\n"

@@ -73,6 +73,7 @@ def check_absolute_url(url: str) -> str:
 
 
 KEYS = "file or URL of its keys (JWKS), instead of the keys in the policy; without either, OpenID discovery at `url`"
+ATTESTER_KEYS = "file or URL of its keys (JWKS); if not set, OpenID discovery at `url`"
 ALGORITHMS = "accepted signature algorithms"
 CA = "file of CA certificates (PEM) for its server, instead of the system's certificates"
 
@@ -165,7 +166,8 @@ class IssuerSettings(SettingsSection):
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims and values of a token whose agent (`{agent}`) acts for no user, whatever `sub` is",
+        description="claims, with their values, that mark a token of an agent that acts for no user; `{agent}` stands "
+        "for the agent's name",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
@@ -180,7 +182,7 @@ class AttesterSettings(SettingsSection):
         ("url", "age", "model", "models", "environments"), "set it in the policy, in `attester {name} {{ … }}`"
     )
 
-    keys: str | None = Field(default=None, description=KEYS)
+    keys: str | None = Field(default=None, description=ATTESTER_KEYS)
     algorithms: tuple[Algorithm, ...] = Field(
         default=SAFE_ALGORITHMS, description="accepted signature algorithms of the attestations"
     )

@@ -279,7 +279,9 @@ class TokenIssuer:
         return build_facts(token, self._who(token), actor.binding, None, mapped)
 
     def _use(self, subject: SubjectToken, actor: AuthenticatedClient, now: int) -> None:
-        """Use up tokens that are accepted once, as late as possible. Raises TokenIssuanceError, StoreError."""
+        """Consume the tokens that may be used only once, at the last possible moment. Raises TokenIssuanceError,
+        StoreError.
+        """
         for code, token in (
             (IssuanceRefusal.SUBJECT_TOKEN, subject.token),
             *(((IssuanceRefusal.ACTOR_TOKEN, actor.token[0]),) if actor.token is not None else ()),

@@ -59,7 +59,7 @@ class SessionTable:
 
     def replaceable(self) -> str | None:
         """Return the session to end so that another may begin; None if there is room. It belongs to the owner with the
-        most sessions: the longest idle session, or the oldest if none is idle.
+        most sessions: the longest idle session or, if none is idle, the least recently used.
         """
         if len(self._open) < self._most:
             return None

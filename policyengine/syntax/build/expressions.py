@@ -125,11 +125,14 @@ class ExpressionBuilder(BuilderBase):
     def count(self, span: Span, history: ast.HistoryQuery) -> ast.Aggregate:
         return ast.Aggregate("count", None, history, span=span)
 
-    def total(self, span: Span, field: Token, history: ast.HistoryQuery) -> ast.Aggregate:
-        return ast.Aggregate("sum", self._name(field), history, span=span)
+    def total(self, span: Span, field: ast.Expr, history: ast.HistoryQuery) -> ast.Aggregate:
+        return ast.Aggregate("sum", field, history, span=span)
 
-    def distinct(self, span: Span, field: Token, history: ast.HistoryQuery) -> ast.Aggregate:
-        return ast.Aggregate("distinct", self._name(field), history, span=span)
+    def distinct(self, span: Span, field: ast.Expr, history: ast.HistoryQuery) -> ast.Aggregate:
+        return ast.Aggregate("distinct", field, history, span=span)
+
+    def counted_fact(self, span: Span, name: Token) -> ast.Reference:
+        return ast.Reference(name.text, span=span)
 
     def history(self, span: Span, event: ast.EventPattern, within: Token, *parts: Phrase) -> ast.HistoryQuery:
         per = next((part for part in parts if isinstance(part, tuple)), ())

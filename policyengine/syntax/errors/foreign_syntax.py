@@ -232,6 +232,8 @@ def _test_outcome_hint(s: ErrorContext) -> str | None:
             return "begin a condition with `where`: `forall request where …`"
         case "cases" | "{" if s.accepted == {"|"}:
             return "begin a table with its columns: `| request | body.amount | => |`"
+    if s.accepted == {"of"} and s.found == "else":
+        return f"write a fact with its default in parentheses: `({s.previous} else 0)`"
     if s.accepted == {"in"} and s.previous.isdigit():
         return f"write the total time: `repeat {s.previous} in 10s`"
     if s.accepted == {"at"} and s.previous in ("allow", "deny", "throttle", "confirm"):

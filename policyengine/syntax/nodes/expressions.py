@@ -186,10 +186,10 @@ class HistoryCondition(Node):
 
 @node()
 class Aggregate(Node):
-    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+    """`count of …`, `sum past.f of …`, `distinct (past.f else d) of …`."""
 
     function: Word["count", "sum", "distinct"]
-    field: Name | None
+    field: Expr | None
     history: HistoryQuery
 
 

@@ -40,6 +40,10 @@ class KnownFacts:
                 return path in self.paths
             case k.Variable(name):
                 return name in self.variables
+            case k.IsPresent(k.PastFact(k.Fact(("past", "status" | "output", *_)))):
+                return True  # an outcome that is not reported is absent
+            case k.Default(k.PastFact(k.Fact(("past", "status"))), fallback):
+                return self.certain(fallback)
             case k.Attribute(base, "id") | k.IsPresent(base) | k.Default(base):
                 return self.certain(base)
             case k.Quantifier(_, variable, domain, condition):
@@ -55,6 +59,9 @@ class KnownFacts:
                 return False
             case k.HistoryCondition(event, _, since) | k.Aggregate("count", _, event, _, since):
                 return self.remembered(event) and (since is None or self.remembered(since))
+            case k.Aggregate("distinct", k.Default() as field, event, _, since):
+                then = replace(self, past=facts_bound_at(event.place.patterns))
+                return then.certain(field) and all(self.remembered(one) for one in (event, since) if one is not None)
             case k.Aggregate():
                 return False
             case k.PastFact(fact):

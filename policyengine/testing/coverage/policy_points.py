@@ -310,7 +310,7 @@ class PointFinder:
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def doors(self, blocks: Iterable[Block]) -> Iterator[tuple[k.Pattern, None, Point]]:
-        """Yield each pattern that a grant opens, once, with the scope of its source."""
+        """Yield each pattern that a grant opens, once, with its coverage point."""
         patterns = {opening.pattern: opening for block in blocks for one in block.grants for opening in one.openings}
         for pattern in patterns:
             part = f"door {digest(canonical_text(pattern))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
@@ -12,8 +13,8 @@ from policyengine.testing.mutation.limits import HALVE_WINDOW, half_window
 from policyengine.testing.mutation.places import drop_each
 from policyengine.testing.mutation.rules import DROP_CONDITION
 
-CHANGE_OWNER, NO_KEY, DENIED, NO_SINCE, COUNTED = (
-    "change whose history", "drop a key", "toggle denied", "drop a since", "count instead",
+CHANGE_OWNER, NO_KEY, DENIED, NO_SINCE, COUNTED, NO_DEFAULT = (
+    "change whose history", "drop a key", "toggle denied", "drop a since", "count instead", "drop a default",
 )  # fmt: skip
 
 
@@ -31,6 +32,15 @@ def history_faults(node: ast.Node) -> Iterator[FaultChange]:
         case ast.Aggregate("sum" | "distinct"):
             counting = insert_before(node, "count of ")
             yield FaultChange.at(COUNTED, node, counting, function="count", field=None)
+            if isinstance(node.field, ast.Else):
+                yield default_fault(node, node.field)
+
+
+def default_fault(node: ast.Aggregate, field: ast.Else) -> FaultChange:
+    """Return the fault that drops the last default of the fact, inside the parentheses."""
+    without = replace(field.operand, span=field.span)
+    edit = MutationEdit(field.operand.span.end, field.fallback.span.end, "")
+    return FaultChange.at(NO_DEFAULT, node, edit, field=without)
 
 
 def insert_before(node: ast.Aggregate, text: str) -> MutationEdit:

@@ -115,7 +115,7 @@ def test_malformed_checkpoints_are_refused(text, why):
     ("key", "why"),
     [
         ("nothing", "it is not a public key"),
-        (GO_VKEY.replace("c74f20a3", "c74f20a4"), "its ID does not fit"),
+        (GO_VKEY.replace("c74f20a3", "c74f20a4"), "its ID or length does not match"),
         ("name+" + key_id("name", 1, b"x").hex() + "+AXg=", "is damaged"),
         ("name+00000000+AHg=", "is not an Ed25519 key"),
         ("name+00000000+", "is empty"),

@@ -6,13 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from policyengine.audit import Rotation
+from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
-from policyengine.audit.seal import sealer
+from policyengine.audit.seal import seal_run, sealer
 from policyengine.audit.seal.options import SealOptions
-from policyengine.audit.seal.sealer import read_state
+from policyengine.audit.seal.sealed_files import SealState
 from tests.audit.seal.logs import (
     checkpoint_of,
     folder,
@@ -116,9 +118,9 @@ def test_an_incomplete_last_line_is_not_sealed(path):
 
 def test_a_checkpoint_is_signed_only_after_its_lines_are_on_disk(path, monkeypatch):
     order = []
-    sync, write = os.fdatasync, sealer.write_file
-    monkeypatch.setattr(sealer.os, "fdatasync", lambda file: (order.append("sync"), sync(file))[1])
-    monkeypatch.setattr(sealer, "write_file", lambda file, raw: (order.append(file.name), write(file, raw))[1])
+    sync, write = os.fdatasync, seal_run.write_file
+    monkeypatch.setattr(seal_run.os, "fdatasync", lambda file: (order.append("sync"), sync(file))[1])
+    monkeypatch.setattr(seal_run, "write_file", lambda file, raw: (order.append(file.name), write(file, raw))[1])
     log = open_sealed(path)
     write_lines(log, 3)
     order.clear()
@@ -244,15 +246,15 @@ def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, mon
     caplog.set_level(logging.WARNING)
     log = open_sealed(path)
     write_lines(log, 3)
-    write = sealer.write_file
+    write = seal_run.write_file
 
     def fail(file: Path, raw: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealer, "write_file", fail)
+    monkeypatch.setattr(seal_run, "write_file", fail)
     assert not log.seal()
     assert not log.seal()
-    monkeypatch.setattr(sealer, "write_file", write)
+    monkeypatch.setattr(seal_run, "write_file", write)
     assert log.seal()
     assert [record.getMessage() for record in caplog.records] == [
         f"the log `{path}` cannot be sealed: no space left on device; decisions are still logged, and sealing is tried "
@@ -273,24 +275,127 @@ def test_lost_lines_are_reported_and_the_log_is_sealed_from_there_on(path, caplo
     assert not verified(path).is_whole
 
 
-def test_a_damaged_state_is_one_message(path, caplog):
-    sealed_log(path, 10)
+def damage_state(path: Path) -> None:
     (folder(path) / "state").write_text("{")
+
+
+def remove_state(path: Path) -> None:
+    (folder(path) / "state").unlink()
+
+
+def put_wrong_state(path: Path) -> None:
+    wrong = SealState(5, 0, 0, 0, 0, 0)
+    (folder(path) / "state").write_bytes(msgspec.json.encode(wrong))
+
+
+def empty_tiles(path: Path) -> None:
+    """Empty the files whose content was not on disk at a power failure."""
+    for tile in (folder(path) / "tile").rglob("*.p/*"):
+        tile.write_bytes(b"")
+
+
+def change_tiles(path: Path) -> None:
+    for tile in (folder(path) / "tile/0").rglob("*.p/*"):
+        tile.write_bytes(bytes(len(tile.read_bytes())))
+
+
+@pytest.mark.parametrize("damage", [damage_state, remove_state, put_wrong_state, empty_tiles, change_tiles])
+def test_a_damaged_folder_is_built_again_from_the_lines(path, damage):
+    sealed_log(path, 700)
+    before = checkpoint_of(path)
+    damage(path)
     log = open_sealed(path)
-    write_lines(log, 1)
+    write_lines(log, 1, begin=700)
+    log.seal()
     log.close()
-    assert f"`{folder(path) / 'state'}` is damaged" in caplog.text
+    assert (verified(path, before).size, problems(path, before)) == (701, [])
 
 
-def test_damaged_tiles_are_not_signed(path, caplog):
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(path):
+    log = open_sealed(path)
+    for begin in range(0, 900, 300):
+        write_lines(log, 300, begin=begin)
+        last = rotate(path, log)
+        log.seal()
+    first = log_files(path)[0]
+    log._note_deletion(first)
+    first.unlink()
+    write_lines(log, 10, begin=900)
+    log.close()
+    assert last.exists()
+    damage_state(path)
+    log = open_sealed(path)
+    write_lines(log, 1, begin=910)
+    log.close()
+    result = verified(path)
+    assert (result.problems, result.deleted, result.size) == ([], 300, 912)
+
+
+def test_changed_lines_are_not_signed_again(path, caplog):
     sealed_log(path, 10)
-    tile = folder(path) / "tile/0/000.p/10"
-    tile.write_bytes(bytes(len(tile.read_bytes())))
+    before = checkpoint_of(path)
+    damage_state(path)
+    path.write_bytes(path.read_bytes().replace(b"t3", b"t9"))
     log = open_sealed(path)
     write_lines(log, 1)
     log.close()
-    assert "do not lead to the checkpoint there" in caplog.text
-    assert checkpoint_of(path).size == 10
+    assert (
+        f"the lines of `{path}` do not lead to its checkpoint: `policyengine audit verify` shows where" in caplog.text
+    )
+    assert checkpoint_of(path) == before
+
+
+def test_fewer_lines_than_the_checkpoint_are_not_signed_again(path, caplog):
+    sealed_log(path, 10)
+    before = checkpoint_of(path)
+    damage_state(path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.close()
+    assert f"`{path}` has fewer lines than its checkpoint" in caplog.text
+    assert checkpoint_of(path) == before
+
+
+def test_a_log_that_does_not_fit_its_checkpoint_is_not_read_again_at_once(path, monkeypatch):
+    sealed_log(path, 10)
+    damage_state(path)
+    path.write_bytes(path.read_bytes().replace(b"t3", b"t9"))
+    runs = []
+    begin = seal_run.SealRun._begin
+    monkeypatch.setattr(seal_run.SealRun, "_begin", lambda self: (runs.append(1), begin(self))[1])
+    log = open_sealed(path)
+    write_lines(log, 1)
+    for _ in range(5):
+        assert not log.seal()
+    assert len(runs) == 2
+    log.close()
+
+
+def test_a_long_log_is_sealed_in_several_steps(path, monkeypatch):
+    log = open_sealed(path)
+    write_lines(log, 2_000)
+    monkeypatch.setattr(sealer, "ADVANCE_SECONDS", 0.0)
+    sizes = []
+    for _ in range(20):
+        log.seal()
+        sizes.append(checkpoint_of(path).size if (folder(path) / "checkpoint").exists() else 0)
+    assert 0 <= sizes[0] < 2_000
+    log.close()
+    assert (verified(path).size, problems(path)) == (2_000, [])
+
+
+def test_a_process_does_not_wait_long_for_the_rest_of_a_log_when_it_ends(path, monkeypatch):
+    monkeypatch.setattr(sealer, "WAIT_SECONDS", 0.0)
+    log = open_sealed(path)
+    write_lines(log, 2_000)
+    log.close()
+    monkeypatch.undo()
+    log = open_sealed(path)
+    write_lines(log, 1, begin=2_000)
+    log.close()
+    assert (verified(path).size, problems(path)) == (2_001, [])
 
 
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────
@@ -340,17 +445,3 @@ def test_the_lock_of_a_killed_process_is_free(path):
     write_lines(log, 1, begin=10)
     log.close()
     assert (verified(path).size, problems(path)) == (11, [])
-
-
-def test_a_state_that_is_older_than_the_checkpoint_is_not_continued(path, caplog):
-    sealed_log(path, 5)
-    old = (folder(path) / "state").read_bytes()
-    log = open_sealed(path)
-    write_lines(log, 5, begin=5)
-    log.close()
-    (folder(path) / "state").write_bytes(old)
-    assert read_state(folder(path)).size == 5
-    log = open_sealed(path)
-    write_lines(log, 1, begin=10)
-    log.close()
-    assert "is older than the checkpoint beside it" in caplog.text

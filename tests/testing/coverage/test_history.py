@@ -10,6 +10,11 @@ BY_ANOTHER = "after (GET /docs/{id} by another user) within 1h"
 AFTER = "after GET /docs/{id} within 1h"
 SAME = "after (GET /docs/{id} where past.params.id == params.id) within 1h"
 WORKED = "no (GET /docs/{id} where past.status < 400) within 1h"
+OPEN = "no (GET /docs/{id} where past.status is absent) within 1h"
+OPEN_TOO = "after (GET /docs/{id} where past.output.state is absent) within 1h"
+FAILED = "after (GET /docs/{id} where (past.status else 500) >= 400) within 1h"
+STATUSES = "distinct (past.status else 0) of GET /docs/{id} within 1h > 1"
+SPENT = "sum (past.output.tokens else 0) of GET /docs/{id} within 1h > 1"
 MANY = "count of GET /docs/{id} within 1h >= 2"
 
 
@@ -31,6 +36,16 @@ def never(condition: str, *truths: str) -> list[str]:
         (WORKED, WRITE, ["false", "unknown"]),
         (WORKED, f"{WRITE} {READ} {WRITE}", ["false"]),
         (WORKED, f"{WRITE} {READ} {WRITE} {READ} responded 200 {WRITE}", []),
+        (OPEN, WRITE, ["false"]),
+        (OPEN, f"{WRITE} {READ} {WRITE}", []),
+        (OPEN_TOO, WRITE, ["true"]),
+        (OPEN_TOO, f"{WRITE} {READ} {WRITE}", []),
+        (FAILED, f"{READ} responded 200 {WRITE} {READ} {WRITE}", []),
+        (STATUSES, WRITE, ["true"]),
+        (STATUSES, f"{READ} {READ} responded 200 {WRITE} after 1h {WRITE}", []),
+        (SPENT, f"{READ} {WRITE}", ["true", "unknown"]),
+        (SPENT, f"{READ} responded 200 {{ output.tokens: 9 }} {WRITE}", ["false", "unknown"]),
+        (SPENT, f'{READ} responded 200 {{ output.tokens: "9" }} {WRITE}', ["true", "false"]),
         (MANY, f"{READ} {WRITE}", ["true"]),
         (MANY, f"{READ} {WRITE} {READ} {WRITE}", []),
         (BY_ANOTHER, WRITE, ["true", "unknown"]),
@@ -43,7 +58,7 @@ def test_coverage_expects_a_history_condition_to_be_true_false_and_unknown(
     assert missing(guarded(condition), inside, f"`{condition}` was") == never(condition, *lacks)
 
 
-@pytest.mark.parametrize("condition", [AFTER, SAME])
+@pytest.mark.parametrize("condition", [AFTER, SAME, OPEN])
 def test_coverage_does_not_expect_a_complete_history_to_be_unknown(condition: str) -> None:
     assert left_out(guarded(condition), condition[:40]) == [f"`{condition}` can never be unknown"]
 

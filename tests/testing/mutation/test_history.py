@@ -99,6 +99,15 @@ def guard(condition: str) -> str:
         ("deny when distinct past.params.id of POST /pay/{id} within 1h > 9", "count instead",
          ["deny when count of POST /pay/{id} within 1h > 9"]),
         ("deny when count of POST /pay/{id} within 1h > 9", "count instead", []),
+        ("deny when sum (past.output.n else 3) of POST /out within 1h > 9", "count instead",
+         ["deny when count of POST /out within 1h > 9"]),
+        ("deny when sum (past.output.n else past.status else 3) of POST /out within 1h > 9", "drop a default",
+         ["deny when sum (past.output.n else past.status) of POST /out within 1h > 9"]),
+        ("deny when distinct (past.output.code else 3) of POST /out within 1h > 9", "drop a default",
+         ["deny when distinct (past.output.code) of POST /out within 1h > 9"]),
+        ("deny when sum past.output.n of POST /out within 1h > 9", "drop a default", []),
+        ("require no (POST /out where past.status is absent) within 1h", "flip a comparison",
+         ["require no (POST /out where past.status is present) within 1h"]),
     ],
 )  # fmt: skip
 def test_each_mutation_operator_generates_the_expected_lines(condition: str, operator: str, lines: list[str]) -> None:

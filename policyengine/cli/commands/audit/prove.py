@@ -70,7 +70,7 @@ def make_proof(log: Path, seal: Path | None, id: str | None, since: Path | None)
     from policyengine.audit.seal.find_line import LogIndex
     from policyengine.audit.seal.notes import NoteError
     from policyengine.audit.seal.proofs import ProofError, prove_consistency, prove_line
-    from policyengine.audit.seal.sealer import SealError, default_folder
+    from policyengine.audit.seal.sealed_files import SealError, default_folder
     from policyengine.audit.seal.tiles import TileError
 
     folder = seal or default_folder(log)

@@ -78,7 +78,7 @@ def _verify_logs(
 ) -> Iterator[tuple[Verification, bool]]:
     """Raises CommandError."""
     from policyengine.audit.files import log_files
-    from policyengine.audit.seal.sealer import default_folder
+    from policyengine.audit.seal.sealed_files import default_folder
     from policyengine.audit.seal.verify import verify_log
 
     for log in logs:

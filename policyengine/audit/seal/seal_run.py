@@ -1,0 +1,305 @@
+"""Seals the lines of the files of a log in their order, from one place on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from math import inf
+from pathlib import Path
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from policyengine.audit.files import log_files
+from policyengine.audit.seal.line_digests import line_batches
+from policyengine.audit.seal.merkle import leaf_hash, tree_root
+from policyengine.audit.seal.notes import Checkpoint, SignedCheckpoint
+from policyengine.audit.seal.options import SealStatement
+from policyengine.audit.seal.sealed_entries import SealedEntries
+from policyengine.audit.seal.sealed_files import (
+    PLACE_BYTES,
+    START_BYTES,
+    SealError,
+    SealState,
+    ends_with_line,
+    identity,
+    is_at,
+    open_plain,
+    read_state,
+    write_at,
+)
+from policyengine.audit.seal.tiles import TILE_WIDTH, GrowingTree, TileError, write_file
+
+if TYPE_CHECKING:
+    from policyengine.audit.seal.sealer import Sealer
+
+_LOG = logging.getLogger("policyengine")
+CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
+LATE_FILES = 32  # maximum rotated files that are watched for late lines
+VERIFY_HINT = "`policyengine audit verify` shows where"
+
+
+@dataclass(slots=True)
+class LateFile:
+    """A rotated file that was sealed up to byte `offset`. `file` is its descriptor, open for reading."""
+
+    file: int
+    offset: int
+
+
+class SealRun:
+    """Seals from one place in the files on, in the process that holds the lock. After an exception it is unusable."""
+
+    def __init__(self, sealer: Sealer, *, anew: bool = False) -> None:
+        """Continue where the last run ended. If the folder does not fit, or with `anew`, the tree is built again from
+        the lines. Raises OSError, TileError, SealError, NoteError.
+        """
+        self._sealer, self.log, self.tiles = sealer, sealer.log, sealer.tiles
+        self._late: deque[LateFile] = deque()
+        self._file, self._path = -1, sealer.log
+        self._last, self._last_bytes = b"", 0
+        self._until = inf
+        self._checkpoint = sealer.load_checkpoint()
+        try:
+            state = None if anew else read_state(sealer.folder)
+            if state is not None:
+                self._continue(state)
+        except (TileError, SealError) as error:
+            _LOG.warning(
+                "the seal of the log `%s` is built again from its lines: %s", self.log, error,
+                extra={"event": "log_seal_rebuilt"},
+            )  # fmt: skip
+            state = None
+        if state is None:
+            self._begin()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._file, *(late.file for late in self._late)):
+            if file >= 0:
+                os.close(file)
+        self._file = -1
+        self._late.clear()
+
+    @property
+    def _signed_size(self) -> int:
+        return 0 if self._checkpoint is None else self._checkpoint.size
+
+    def _continue(self, state: SealState) -> None:
+        """Continue the tree in the folder. Raises OSError, TileError, SealError."""
+        self.tree = GrowingTree(self.tiles, state.size)
+        size, last = self._signed_size, self._checkpoint
+        if last and 0 < size <= state.size and tree_root(self.tiles.subtrees(state.size), size) != last.root:
+            raise TileError(f"the tiles in `{self._sealer.folder}` do not lead to the checkpoint there")
+        self._number, self._first, self._offset = state.file, state.first, state.offset
+        self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
+        self._open_again(state)
+
+    def _begin(self) -> None:
+        """Begin with the oldest file of the log, after the entries of files that were deleted. Raises OSError,
+        SealError.
+        """
+        self.tree, oldest = GrowingTree(self.tiles), log_files(self.log)[0]
+        entries = SealedEntries(self.tiles, self._signed_size, lambda message: None)
+        first = next((batch.digests for batch in line_batches(oldest) if not batch.torn), [])
+        start, number = entries.find_start(self._sealer.folder, first) if first else (0, 0)
+        while self.tree.size < start and (some := entries.after(self.tree.size)[: start - self.tree.size]):
+            self.tree.add(some, [leaf_hash(entry) for entry in some])
+        self._start_file(oldest, number)
+
+    # ── Which file ────────────────────────────────────────────────────────────────────────────
+
+    def _start_file(self, path: Path, number: int) -> None:
+        """Begin with the first line of a file. Raises OSError, SealError."""
+        opened = open_plain(path)
+        if self._file >= 0:
+            os.close(self._file)
+        self._path = path
+        self._file, self._number, self._first, self._offset = opened, number, self.tree.size, 0
+        self._last, self._last_bytes = b"", 0
+        write_at(self._sealer.folder / "starts", START_BYTES * number, self._first.to_bytes(START_BYTES))
+
+    def _open_again(self, state: SealState) -> None:
+        """Open the file in which the last run ended, even if it was renamed or compressed. Raises OSError,
+        SealError.
+        """
+        files = log_files(self.log)
+        same = [path for path in files if identity(path) == (state.device, state.inode)]
+        others = [path for path in reversed(files) if path not in same]
+        for path in (*same, *others):
+            if ends_with_line(path, self._offset, self._last, self._last_bytes):
+                self._file, self._path = open_plain(path), path
+                return
+        _LOG.error(
+            "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
+            extra={"event": "log_tampered"},
+        )  # fmt: skip
+        self._start_file(files[-1], self._number + 1)
+
+    def advance(self, finished: float, until: float) -> bool:
+        """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
+        `until` of the monotonic clock. Raises OSError, TileError, SealError.
+        """
+        began, self._until = self.tree.size, until
+        complete = self._read_lines()
+        while complete and (following := self._following_file(finished)) is not None:
+            os.fdatasync(self._file)
+            self._leave_file()
+            self._start_file(following, self._number + 1)
+            complete = self._read_lines()
+        self._find_late_lines()
+        if self.tree.size < self._signed_size:
+            if complete:
+                raise SealError(f"`{self.log}` has fewer lines than its checkpoint: {VERIFY_HINT}")
+        elif self.tree.size != began or self._is_behind():
+            os.fdatasync(self._file)
+            self._sign()
+        return complete
+
+    def _is_behind(self) -> bool:
+        last = self._checkpoint
+        if last is None or last.size != self.tree.size:
+            return self.tree.size > 0
+        verifier = self._sealer.signer.verifier
+        return not any((each.name, each.id) == (verifier.name, verifier.id) for each in last.note.signatures)
+
+    def _following_file(self, finished: float) -> Path | None:
+        """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
+        found = os.fstat(self._file)
+        here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
+        if is_at(self.log, here) and found.st_size < self._offset:
+            return self._after_truncation()
+        if is_at(self.log, here) or time() - max(found.st_mtime, found.st_ctime) < finished:
+            return None
+        try:
+            files = log_files(self.log)
+        except FileNotFoundError:
+            return None  # the last file was moved, and nothing was written since
+        places = [at for at, path in enumerate(files) if is_at(path, here) or (unpacked and path == self._path)]
+        if places:
+            return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
+        later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
+        return later[0] if later else None
+
+    def _after_truncation(self) -> Path:
+        """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
+        in which new lines begin.
+        """
+        for path in reversed(log_files(self.log)[:-1]):
+            if ends_with_line(path, self._offset, self._last, self._last_bytes):
+                opened = open_plain(path)
+                os.close(self._file)
+                self._file = opened
+                self._read_lines()
+                break
+        return self.log
+
+    def _leave_file(self) -> None:
+        """Watch the rotated file for late lines, unless it was truncated and is used again."""
+        if is_at(self.log, identity(self._file)):
+            return
+        self._late.append(LateFile(os.dup(self._file), self._offset))
+        if len(self._late) > LATE_FILES:
+            os.close(self._late.popleft().file)
+
+    def _find_late_lines(self) -> None:
+        """Seal the lines that a process wrote to a rotated file after the sealer left it, with a line in the current
+        file. The last line may have no newline, if the process was killed while writing it.
+        """
+        for late in self._late:
+            if os.fstat(late.file).st_size <= late.offset:
+                continue
+            data = os.pread(late.file, CHUNK_BYTES * 16, late.offset)
+            os.fdatasync(late.file)
+            lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
+            digests = [sha256(line).hexdigest() for line in lines]
+            if self._sealer.note({"event": SealStatement.LATE_LINES, "digests": digests}):
+                late.offset += len(data)
+
+    # ── Lines ─────────────────────────────────────────────────────────────────────────────────
+
+    def _read_lines(self) -> bool:
+        """Add the entries of the complete lines of the file, from the offset on. Return False if time is up before.
+        Raises OSError, SealError.
+        """
+        while data := os.pread(self._file, CHUNK_BYTES, self._offset):
+            cut = data.rfind(b"\n")
+            if cut >= 0:
+                lines = data[:cut].split(b"\n")
+                self._add(lines, [sha256(line).digest() for line in lines])
+                self._offset += cut + 1
+            elif not self._read_long_line():
+                return True
+            if monotonic() > self._until:
+                return False
+        return True
+
+    def _read_long_line(self) -> bool:
+        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. Raises
+        OSError.
+        """
+        digest, length = sha256(), 0
+        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + length):
+            cut = data.find(b"\n")
+            digest.update(data if cut < 0 else data[:cut])
+            length += len(data) if cut < 0 else cut
+            if cut >= 0:
+                self._add_entries([digest.digest()], [self._offset])
+                self._last, self._last_bytes = digest.digest(), length
+                self._offset += length + 1
+                return True
+        return False
+
+    def _add(self, lines: Sequence[bytes], entries: list[bytes]) -> None:
+        room = self.tree.room
+        if len(entries) < room and self.tree.size % TILE_WIDTH:
+            self._add_entries(entries, ())
+        else:
+            offset, offsets = self._offset, []
+            for line in lines:
+                offsets.append(offset)
+                offset += len(line) + 1
+            self._add_entries(entries, offsets)
+        self._last, self._last_bytes = entries[-1], len(lines[-1])
+
+    def _add_entries(self, entries: list[bytes], offsets: Sequence[int]) -> None:
+        """Add entries. `offsets` are the offsets of their lines in the file. The offset of the first line of each tile
+        is recorded, so that a line is found without counting from the beginning. Raises OSError, SealError.
+        """
+        tree, at, signed = self.tree, 0, self._signed_size
+        while at < len(entries):
+            if tree.size % TILE_WIDTH == 0:
+                place = offsets[at].to_bytes(8) + self._number.to_bytes(8)
+                write_at(self._sealer.folder / "places", tree.size // TILE_WIDTH * PLACE_BYTES, place)
+            room = min(tree.room, signed - tree.size) if tree.size < signed else tree.room
+            some = entries[at : at + room]
+            tree.add(some, [sha256(b"\0" + entry).digest() for entry in some])
+            at += len(some)
+            if tree.size == signed and tree.root() != self._checkpoint.root:  # type: ignore[union-attr]
+                raise SealError(f"the lines of `{self.log}` do not lead to its checkpoint: {VERIFY_HINT}")
+
+    # ── The checkpoint ────────────────────────────────────────────────────────────────────────
+
+    def _sign(self) -> None:
+        """Write the partial tiles, the state and the checkpoint. Raises OSError."""
+        sealer, tree = self._sealer, self.tree
+        tree.write_partial_tiles()
+        found = os.fstat(self._file)
+        state = SealState(
+            tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),
+            self._last_bytes,
+        )  # fmt: skip
+        write_file(sealer.folder / "state", msgspec.json.encode(state))
+        root = tree.root()
+        origin = sealer.signer.name if self._checkpoint is None else self._checkpoint.checkpoint.origin
+        text = str(Checkpoint(origin, tree.size, root))
+        note = sealer.signer.sign(text)
+        write_file(sealer.folder / "checkpoint", note.encode())
+        self._checkpoint = sealer.checkpoint = SignedCheckpoint.parse(note)
+        if sealer.delivery is not None:
+            sealer.delivery.announce(self._checkpoint)

@@ -1,0 +1,68 @@
+"""The entries of a sealed log as its folder has them. They prove nothing before they lead to a signed root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from policyengine.audit.seal.sealed_files import START_BYTES
+from policyengine.audit.seal.tiles import TILE_WIDTH, TileError, TileFolder
+
+
+class SealedEntries:
+    """The entries of a sealed log of `size` lines, by index. A bundle that cannot be read is reported, and has no
+    entries."""
+
+    def __init__(self, tiles: TileFolder, size: int, report: Callable[[str], None]) -> None:
+        self._tiles, self.size, self._report = tiles, size, report
+        self._number, self._entries = -1, list[bytes]()
+
+    def after(self, index: int) -> list[bytes]:
+        """Return the entries from an index to the end of its bundle."""
+        number, at = divmod(index, TILE_WIDTH)
+        if number != self._number:
+            self._number = number
+            try:
+                width = min(TILE_WIDTH, self.size - number * TILE_WIDTH)
+                self._entries = self._tiles.read_entries(number, width) if width > 0 else []
+            except (TileError, OSError) as error:
+                self._report(str(error))
+                self._entries = []
+        return self._entries[at:]
+
+    def window(self, index: int, count: int) -> list[bytes]:
+        """Return `count` entries from an index on, fewer at the end."""
+        found: list[bytes] = []
+        while len(found) < count and (some := self.after(index + len(found))):
+            found += some
+        return found[:count]
+
+    def find(self, wanted: bytes, begin: int) -> int | None:
+        """Return the index of the next entry equal to `wanted`, or None."""
+        index = begin
+        while index < self.size:
+            some = self.after(index)
+            if wanted in some:
+                return index + some.index(wanted)
+            index += len(some) or TILE_WIDTH - index % TILE_WIDTH
+        return None
+
+    def find_start(self, folder: Path, digests: Sequence[bytes]) -> tuple[int, int]:
+        """Return the index of the entry with which a file with these first lines begins, and the number of the file
+        among all that were sealed. The files before it were deleted. (0, 0) if it is the first file or no other."""
+        if not self.window(0, 1) or self.window(0, len(digests)) == list(digests):
+            return 0, 0
+        for number, start in enumerate(read_starts(folder)):
+            window = self.window(start, len(digests)) if number else []
+            if window and window == list(digests[: len(window)]):
+                return start, number
+        return 0, 0
+
+
+def read_starts(folder: Path) -> Iterator[int]:
+    """Yield the indexes of the entries with which files begin."""
+    try:
+        raw = (folder / "starts").read_bytes()
+    except OSError:
+        raw = b""
+    yield from (int.from_bytes(raw[at : at + START_BYTES]) for at in range(0, len(raw) - START_BYTES + 1, START_BYTES))

@@ -1,0 +1,117 @@
+"""The files of a log as the sealer reads them, and the place up to which they are sealed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from policyengine.audit.files import open_log_file
+from policyengine.audit.seal.tiles import FILE_MODE
+
+FOLDER_SUFFIX = ".tlog"
+PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
+START_BYTES = 8  # in the file `starts`: the index of the first entry of a file
+
+
+class SealError(Exception):
+    """The log cannot be sealed; the message says why."""
+
+
+class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a log is sealed: `size` entries. `file` is the number of the last file, counting from 0 all files that
+    were ever sealed. This file has the entries from `first` on, and is sealed up to byte `offset`. `last` is the digest
+    of its last sealed line, and `last_bytes` the length of that line.
+    """
+
+    size: int
+    file: int
+    first: int
+    offset: int
+    device: int
+    inode: int
+    last: str = ""
+    last_bytes: int = 0
+
+
+def default_folder(log: Path) -> Path:
+    """Return the default folder of the seal, next to the log."""
+    return log.with_name(log.name + FOLDER_SUFFIX)
+
+
+def read_state(folder: Path) -> SealState | None:
+    """Return the state, or None if nothing was sealed yet. Raises SealError, OSError."""
+    path = folder / "state"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SealState)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SealError(f"`{path}` is damaged: {error}") from None
+
+
+def identity(path: Path | int) -> tuple[int, int]:
+    """Return the device and inode of a file. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def is_at(path: Path, here: tuple[int, int]) -> bool:
+    """Return whether the file with this device and inode is at the path. Raises OSError."""
+    try:
+        return identity(path) == here
+    except FileNotFoundError:
+        return False
+
+
+def open_plain(path: Path) -> int:
+    """Open a file for reading; a compressed file is unpacked into a temporary file. Raises OSError, and SealError if it
+    is not a regular file.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise SealError(f"`{path}` is not a file")
+    if os.pread(opened, 2, 0) != b"\x1f\x8b":
+        return opened
+    os.close(opened)
+    with open_log_file(path) as packed, tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+        unpacked.flush()
+        return os.dup(unpacked.fileno())
+
+
+def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
+    """Return whether the bytes before the offset are the line with this digest, followed by a newline. Raises OSError,
+    SealError.
+    """
+    opened = open_plain(path)
+    try:
+        if offset == 0 or not digest:
+            return offset == 0
+        if os.fstat(opened).st_size < offset:
+            return False
+        begin = max(0, offset - length - 1)
+        if begin and os.pread(opened, 1, begin - 1) != b"\n":
+            return False
+        found, at = sha256(), begin
+        while at < offset - 1 and (data := os.pread(opened, min(1 << 20, offset - 1 - at), at)):
+            found.update(data)
+            at += len(data)
+        return os.pread(opened, 1, offset - 1) == b"\n" and found.digest() == digest
+    finally:
+        os.close(opened)
+
+
+def write_at(path: Path, offset: int, raw: bytes) -> None:
+    """Write bytes at an offset of a file. Raises OSError."""
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        os.pwrite(opened, raw, offset)
+    finally:
+        os.close(opened)
