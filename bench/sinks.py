@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from statistics import median
 from threading import Thread
 from time import perf_counter, perf_counter_ns, thread_time_ns
 
@@ -27,8 +26,8 @@ from policyengine.audit.sinks.sink_set import open_transport
 from policyengine.audit.sinks.targets import OnLag, parse_sink
 from policyengine.engine import Engine
 
-RULES, RECORDS, ROUNDS = 100, 20_000, 5
-MAX_MICROSECONDS = 1.0  # of a decision, for a sink that has nothing to send
+RULES, RECORDS, ROUNDS, CALLS = 100, 20_000, 7, 50_000
+MAX_MICROSECONDS = 1.0  # of a decision
 MIN_RECORDS = 2_000  # a second, on a busy machine, to a receiver on this machine
 Say = Callable[[str], None]
 
@@ -69,10 +68,13 @@ def run(say: Say) -> Section:
         rows,
         ({"what": "decision", "microseconds": cost}, *({"what": kind, "rate": rate} for kind, rate in rates.items())),
         (
-            Target("a sink that waits adds to a decision", MAX_MICROSECONDS, cost, "µs"),
+            Target("a sink adds to a decision", MAX_MICROSECONDS, cost, "µs"),
             Target("a second per million records at the slowest sink", 1e6 / MIN_RECORDS, 1e6 / slowest, "s"),
         ),
-        ("The receivers are in the same process, so that the rates are lower bounds.",),
+        (
+            "The receivers are in the same process, so that the rates are lower bounds.",
+            "The threads of a sink take processor time from decisions in the same process while they send.",
+        ),
     )
 
 
@@ -89,23 +91,20 @@ def write_log(folder: Path, say: Say) -> Path:
 
 
 def decision_cost(folder: Path, say: Say) -> float:
-    """Return the microseconds of processor time that a sink adds to a decision of the thread that decides."""
-    say("sinks: a decision with and without a sink")
-    work = workload(RULES)
-    questions = [policy.question(asked) for asked in work.requests] * 5
-    took: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(ROUNDS):
-        for has_sink in (False, True):
-            sinks = ["http://127.0.0.1:9/#name=s&lag=900MB&on_lag=deny"] if has_sink else ()
-            log = DecisionLog(folder / f"{number}-{has_sink}.jsonl", seal=None, sinks=sinks)
-            engine = Engine.from_text(policy.policy(work), log=log)
-            engine.decide(questions[0])
-            began = thread_time_ns()
-            for question in questions:
-                engine.decide(question)
-            took[has_sink].append((thread_time_ns() - began) / len(questions) / 1e3)
-            log.close()
-    return max(0.0, median(took[True]) - median(took[False]))
+    """Return the microseconds of processor time of the two calls that a sink adds to each decision."""
+    say("sinks: the calls of a decision")
+    log = DecisionLog(folder / "calls.jsonl", seal=None, sinks=["http://127.0.0.1:9/#name=s&on_lag=deny"])
+    sinks, took = log.sinks, []
+    assert sinks is not None
+    sinks.wake()
+    for _ in range(ROUNDS):
+        began = thread_time_ns()
+        for _ in range(CALLS):
+            sinks.admits()
+            sinks.wake()
+        took.append((thread_time_ns() - began) / CALLS / 1e3)
+    log.close()
+    return min(took)
 
 
 def receivers() -> Iterator[tuple[str, str]]:
