@@ -30,7 +30,7 @@ def log_files(path: Path) -> list[Path]:
     with suppress(OSError):
         for other in path.parent.iterdir():
             if name := named.fullmatch(other.name):
-                with suppress(FileNotFoundError):  # renamed or deleted since
+                with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
                     rotated.append((rotation_time(other, name["time"]), other.name, other))
     if not rotated or path.exists():
         begins_with(path, b"")

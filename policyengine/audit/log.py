@@ -140,11 +140,10 @@ class DecisionLog:
     def _note_deletion(self, file: Path) -> None:
         """Write a line about a file that is about to be deleted, so that its lines are not missed."""
         if self._sealer is not None:
-            from policyengine.audit.seal.line_digests import last_line_digest
+            from policyengine.audit.seal.line_digests import summarize_lines
 
-            self.note_seal(
-                {"event": SealStatement.FILE_DELETED, "file": file.name, "last": last_line_digest(file).hex()}
-            )
+            lines, digest = summarize_lines(file)
+            self._sealer.state(SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest})
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
@@ -333,10 +332,10 @@ class DecisionLog:
                     rename_aside(self.path, time())
         except FileNotFoundError:
             return True
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
             self._later = monotonic() + LATER
             _LOG.error(
-                "the decision log `%s` cannot be rotated, and grows: %s", self.path, error.strerror,
+                "the decision log `%s` cannot be rotated, and grows: %s", self.path, error,
                 extra={"event": "log_rotation"},
             )  # fmt: skip
             return False

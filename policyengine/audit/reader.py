@@ -117,7 +117,9 @@ def read_records(path: Path | str, tell: Report = lambda message: None) -> Itera
 def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
     """Yield the entries of one file, which can be read without the others, and return its number of lines. `before` is
     the number of lines in earlier files."""
-    directories, number = dict(read_directories(path, tell)), 0
+    directories, number = dict[str, EntityStore](), 0
+    for name, rows in read_directories(path, tell):
+        directories.setdefault(name, rows)
     for number, line in read_lines(path, tell):
         if is_directory(line):
             continue

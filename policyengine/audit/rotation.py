@@ -73,7 +73,8 @@ def rename_aside(path: Path, now: float) -> Path:
     clock was set back. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
     if rotated := rotated_files(path):
-        moment = max(moment, named_time(path, rotated[-1]) + timedelta(microseconds=1))
+        with suppress(OverflowError):
+            moment = max(moment, named_time(path, rotated[-1]) + timedelta(microseconds=1))
     new = path.with_name(f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}")
     path.rename(new)
     return new
@@ -88,14 +89,29 @@ def named_time(path: Path, rotated: Path) -> datetime:
 def rotated_files(path: Path) -> list[Path]:
     """Return the rotated files, oldest first."""
     named = re.compile(rf"{re.escape(path.name)}\.({TIMESTAMP_PATTERN})(?:\.gz)?")
-    return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name))
+    return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name) and has_time(path, one))
+
+
+def is_plausible(path: Path, rotated: Path) -> bool:
+    """Return whether a file can be one that was rotated: it is not empty, and not from the future. Raises OSError."""
+    later = datetime.now(UTC) + timedelta(days=1)
+    return rotated.stat().st_size > 0 and named_time(path, rotated) < later
+
+
+def has_time(path: Path, rotated: Path) -> bool:
+    """Return whether the name of a file has a valid time."""
+    try:
+        named_time(path, rotated)
+    except ValueError:
+        return False
+    return True
 
 
 def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
     """Delete surplus files, and compress files to which no process writes. A failure is logged, and the work is retried
     later. `before_deletion` is called with each file that is about to be deleted."""
     try:
-        files = rotated_files(path)
+        files = [file for file in rotated_files(path) if is_plausible(path, file)]
         for old in files_to_delete(files, rotation.keep):
             before_deletion(old)
             old.unlink(missing_ok=True)

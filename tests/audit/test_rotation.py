@@ -101,7 +101,7 @@ def old_files(path: Path, many: int, compressed: int = 0) -> list[Path]:
     """Files that were set aside, oldest first, the first `compressed` of them in their small form."""
     for number in range(many):
         path.write_text(f"{number}\n")
-        aside = rotation.rename_aside(path, 1_800_000_000.0 + number)
+        aside = rotation.rename_aside(path, 1_700_000_000.0 + number)
         aged(aside, DAY)
         if number < compressed:
             compress(aside)
@@ -141,7 +141,7 @@ def test_a_file_and_its_compressed_copy_count_as_one(path: Path) -> None:
 def test_rotated_files_get_unique_names(path: Path) -> None:
     for _ in range(3):
         path.touch()
-        rotation.rename_aside(path, 1_800_000_000.0)
+        rotation.rename_aside(path, 1_700_000_000.0)
     assert len(rotated_files(path)) == 3
 
 

@@ -8,7 +8,7 @@ receiver delays no decision and no seal; checkpoints in between are skipped, bec
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -16,7 +16,15 @@ from time import monotonic
 import msgspec
 
 from policyengine.audit.seal.merkle import consistency_proof
-from policyengine.audit.seal.notes import COSIGNATURE, Note, NoteError, Signature, SignedCheckpoint, Verifier
+from policyengine.audit.seal.notes import (
+    COSIGNATURE,
+    MAX_SIZE_DIGITS,
+    Note,
+    NoteError,
+    Signature,
+    SignedCheckpoint,
+    Verifier,
+)
 from policyengine.audit.seal.options import SealOptions, WitnessOptions
 from policyengine.audit.seal.proofs import ConsistencyProof
 from policyengine.audit.seal.tiles import TileError, TileFolder, write_file
@@ -25,7 +33,7 @@ from policyengine.log_throttle import LogThrottle
 
 _LOG = logging.getLogger("policyengine")
 MIN_SECONDS = 10.0  # between two deliveries
-ANSWER_SECONDS = 10.0  # for one receiver
+ANSWER_SECONDS = 5.0  # for one receiver
 ACCEPTED = frozenset({200, 201, 202, 204})
 CONFLICT = 409
 SIZE_TYPE = "text/x.tlog.size"
@@ -57,7 +65,8 @@ class CheckpointWitness:
         answer = self._request(fetcher, tiles, signed, old)
         if answer.status == CONFLICT:
             known = answer.body.strip()
-            if answer.kind != SIZE_TYPE or not known.isdigit() or not int(known) <= signed.size:
+            is_size = answer.kind == SIZE_TYPE and known.isdigit() and len(known) <= MAX_SIZE_DIGITS
+            if not is_size or int(known) > signed.size:
                 raise FetchError("the witness knows another state of this log", CONFLICT)
             answer = self._request(fetcher, tiles, signed, int(known))
             if answer.status == CONFLICT:
@@ -157,8 +166,11 @@ class CheckpointDelivery:
             self._attempt(witness.url, lambda witness=witness: cosign(witness))  # type: ignore[misc]
         if found:
             note = Note(signed.note.text, (*signed.note.signatures, *found))
-            write_file(self.folder / COSIGNED, str(note).encode())
-            write_file(self.folder / WITNESSED, msgspec.json.encode(sizes))
+            self._attempt(str(self.folder), lambda: self._write(note, sizes))
+
+    def _write(self, note: Note, sizes: Mapping[str, int]) -> None:
+        write_file(self.folder / COSIGNED, str(note).encode())
+        write_file(self.folder / WITNESSED, msgspec.json.encode(sizes))
 
     def _attempt(self, url: str, action: Callable[[], None]) -> None:
         try:

@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from policyengine.audit.seal.notes import Note, NoteError, Signer, Verifier
+from policyengine.audit.seal.notes import ED25519, Note, NoteError, Signer, Verifier
 from policyengine.audit.seal.tiles import write_file
 
 KEY_NOTE_START = "policyengine log key\n"
 FOLDER = "keys"
-MAX_KEY_NOTES = 10_000
+MAX_KEY_NOTES = 200
 
 
 def announce_key(old: Signer, new: Verifier) -> str:
     """Return the note in which the old key names the new key."""
-    return old.sign(f"{KEY_NOTE_START}{new}\n")
+    return old.sign(f"{KEY_NOTE_START}{new}\n{old.verifier}\n")
 
 
 def announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:
     """Return the key that a note names, or None if no trusted key signed the note. Raises NoteError."""
     note = Note.parse(text)
-    if not note.text.startswith(KEY_NOTE_START) or not note.verified_by(trusted):
+    if not note.text.startswith(KEY_NOTE_START):
         return None
-    return Verifier.parse(note.text.removeprefix(KEY_NOTE_START).rstrip("\n"))
+    new = Verifier.parse(note.text.removeprefix(KEY_NOTE_START).partition("\n")[0])
+    signers = note.verified_by([key for key in trusted if key.kind == ED25519 and key.name == new.name])
+    return new if signers and new.kind == ED25519 else None
 
 
 def follow_announcements(notes: Iterable[str], trusted: Sequence[Verifier]) -> list[Verifier]:
     """Return the trusted keys and all keys that they name, directly or through other keys. A malformed note names no
     key.
     """
-    found, left = list(trusted), list(notes)
+    found, left = list(trusted), list(notes)[:MAX_KEY_NOTES]
     while True:
-        keys = [key for note in left if (key := try_announced_key(note, found)) is not None and key not in found]
-        if not keys:
+        named = {note: key for note in left if (key := try_announced_key(note, found)) is not None}
+        if not named:
             return found
-        found += dict.fromkeys(keys)
+        found += [key for key in dict.fromkeys(named.values()) if key not in found]
+        left = [note for note in left if note not in named]
+
+
+def leads_to(notes: Sequence[str], old: Verifier, new: Verifier) -> bool:
+    """Return whether the old key is the new one, or names it, directly or through others."""
+    return old == new or new in follow_announcements(notes, [old])
+
+
+def announcing_keys(notes: Iterable[str]) -> list[Verifier]:
+    """Return the keys that say in notes that they name others; their signatures are not verified."""
+    found = []
+    for text in notes:
+        with suppress(NoteError):
+            lines = Note.parse(text).text.removeprefix(KEY_NOTE_START).split("\n")
+            found.append(Verifier.parse(lines[1]))
+    return found
 
 
 def try_announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:

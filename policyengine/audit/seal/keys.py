@@ -69,7 +69,7 @@ def write_key(path: Path, signer: Signer) -> None:
     """Write a key to a new file that only its owner may read, and force it to disk. Raises OSError."""
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     with os.fdopen(opened, "wb") as file:
-        file.write(f"{signer}\n".encode())
+        file.write(f"{signer.encode()}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -79,7 +79,8 @@ def load_key(path: Path) -> Signer:
     try:
         opened = open_trusted(path)
         with os.fdopen(opened, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
+            mode = found.st_mode
             raw = file.read(MAX_KEY_BYTES)
     except FileNotFoundError:
         raise
@@ -89,6 +90,8 @@ def load_key(path: Path) -> Signer:
         raise SealKeyError(f"the key `{path}` of the log cannot be read: {reason(error)}", "make it readable") from None
     if not stat.S_ISREG(mode):
         raise SealKeyError(f"the key `{path}` of the log is not a file", "name a regular file")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise SealKeyError(f"the key `{path}` of the log belongs to another user", "move it away, or `chown` it")
     if mode & 0o077:
         raise SealKeyError(f"other users can access the key `{path}` of the log", f"`chmod 600 {path}`")
     try:

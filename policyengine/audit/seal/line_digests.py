@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -85,13 +86,12 @@ def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, b
     return digest.digest(), None, length
 
 
-def last_line_digest(path: Path) -> bytes:
-    """Return the digest of the last complete line of a file; empty if it has none or cannot be unpacked. Raises
-    OSError."""
-    last = b""
-    try:
+def summarize_lines(path: Path) -> tuple[int, str]:
+    """Return the number of the lines of a file, and the digest of their digests. The last line may be incomplete.
+    Raises OSError."""
+    count, whole = 0, sha256()
+    with suppress(UnreadableFileError):
         for batch in line_batches(path):
-            last = last if batch.torn else batch.digests[-1]
-    except UnreadableFileError:
-        pass
-    return last
+            count += len(batch.digests)
+            whole.update(b"".join(batch.digests))
+    return count, whole.hexdigest()

@@ -132,7 +132,8 @@ class Signer:
     def verifier(self) -> Verifier:
         return Verifier(self.name, ED25519, self.key.public_key().public_bytes_raw())
 
-    def __str__(self) -> str:
+    def encode(self) -> str:
+        """Return the text of the private key."""
         seed = encode_base64(bytes([ED25519]) + self.key.private_bytes_raw())
         return f"{PRIVATE_PREFIX}{self.name}+{self.verifier.id.hex()}+{seed}"
 
@@ -159,7 +160,10 @@ def split_key(text: str, what: str) -> tuple[str, str, bytes]:
     parts = text.split("+", 2)
     if len(parts) != 3 or not re.fullmatch("[0-9a-f]{8}", parts[1]):
         raise NoteError(f"it is not a {what} key: `<name>+<8 hexadecimal digits>+<base64>` is expected")
-    raw = decode_base64(parts[2])
+    try:
+        raw = decode_base64(parts[2])
+    except NoteError:  # its message has the text, which may be a private key
+        raise NoteError(f"the {what} key is not base64") from None
     if not raw:
         raise NoteError(f"the {what} key is empty")
     return check_name(parts[0]), parts[1], raw
@@ -205,7 +209,7 @@ class Note:
             if not key.accepts(self.text, line.signature):
                 raise NoteError(f"the signature of `{line.name}` is wrong")
             found.append(key)
-        return found
+        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,8 @@ class SignedCheckpoint:
 
     def log_keys(self, keys: Sequence[Verifier]) -> list[Verifier]:
         """Return those of the keys that signed the checkpoint as keys of the log. Raises NoteError if no key did."""
-        found = [key for key in self.note.verified_by(keys) if key.kind == ED25519]
+        origin = self.checkpoint.origin
+        found = [key for key in self.note.verified_by(keys) if key.kind == ED25519 and key.name == origin]
         if not found:
             signers = ", ".join(f"`{each.name}+{each.id.hex()}`" for each in self.note.signatures)
             raise NoteError(f"no trusted key signed the checkpoint; its signatures are by {signers}")

@@ -25,6 +25,8 @@ def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
     new = Signer.generate(old.name)
     note = announce_key(old, new.verifier)
     place = key.with_name(f".{key.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    if not ((folder or default_folder(log)) / "checkpoint").exists():
+        raise DecisionLogError(f"`{log}` is not sealed yet", "name the folder of its seal: `--seal FOLDER`")
     writer = DecisionLog(log, seal=SealOptions(key, folder))
     try:
         write_key(place, new)

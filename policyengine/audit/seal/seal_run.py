@@ -40,16 +40,22 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("policyengine")
 CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
+INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
+LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
 
 @dataclass(slots=True)
 class LateFile:
-    """A rotated file that was sealed up to byte `offset`. `file` is its descriptor, open for reading."""
+    """A rotated file that was sealed up to byte `offset`, when the tree had `size` entries. `file` is its descriptor,
+    open for reading; `since` is when the sealer left it, by the monotonic clock.
+    """
 
     file: int
     offset: int
+    size: int
+    since: float
 
 
 class SealRun:
@@ -64,7 +70,16 @@ class SealRun:
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes = b"", 0
         self._until = inf
-        self._checkpoint = sealer.load_checkpoint()
+        self._checkpoint = sealer.latest_checkpoint()
+        self._seen, self._since = (0, 0, 0), monotonic()
+        try:
+            self._open(sealer, anew=anew)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, sealer: Sealer, *, anew: bool) -> None:
+        """Raises OSError, TileError, SealError."""
         try:
             state = None if anew else read_state(sealer.folder)
             if state is not None:
@@ -139,7 +154,9 @@ class SealRun:
             "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
             extra={"event": "log_tampered"},
         )  # fmt: skip
-        self._start_file(files[-1], self._number + 1)
+        sealed_at = os.stat(self._sealer.folder / "state").st_mtime
+        later = [path for path in files if path.stat().st_mtime >= sealed_at]
+        self._start_file((later or files[-1:])[0], self._number + 1)
 
     def advance(self, finished: float, until: float) -> bool:
         """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
@@ -174,7 +191,7 @@ class SealRun:
         here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
         if is_at(self.log, here) and found.st_size < self._offset:
             return self._after_truncation()
-        if is_at(self.log, here) or time() - max(found.st_mtime, found.st_ctime) < finished:
+        if is_at(self.log, here) or not self._is_quiet(found, finished):
             return None
         try:
             files = log_files(self.log)
@@ -185,6 +202,16 @@ class SealRun:
             return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
         later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
         return later[0] if later else None
+
+    def _is_quiet(self, found: os.stat_result, finished: float) -> bool:
+        """Return whether the file did not grow for `finished` seconds, by the system's time or by a clock that cannot
+        be set.
+        """
+        seen = (found.st_dev, found.st_ino, found.st_size)
+        if seen != self._seen:
+            self._seen, self._since = seen, monotonic()
+        age = time() - max(found.st_mtime, found.st_ctime)
+        return monotonic() - self._since >= finished or age >= finished
 
     def _after_truncation(self) -> Path:
         """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
@@ -203,7 +230,7 @@ class SealRun:
         """Watch the rotated file for late lines, unless it was truncated and is used again."""
         if is_at(self.log, identity(self._file)):
             return
-        self._late.append(LateFile(os.dup(self._file), self._offset))
+        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic()))
         if len(self._late) > LATE_FILES:
             os.close(self._late.popleft().file)
 
@@ -211,14 +238,21 @@ class SealRun:
         """Seal the lines that a process wrote to a rotated file after the sealer left it, with a line in the current
         file. The last line may have no newline, if the process was killed while writing it.
         """
+        while self._late and monotonic() - self._late[0].since > LATE_SECONDS:
+            os.close(self._late.popleft().file)
         for late in self._late:
-            if os.fstat(late.file).st_size <= late.offset:
+            left = os.fstat(late.file).st_size - late.offset
+            if left <= 0:
                 continue
-            data = os.pread(late.file, CHUNK_BYTES * 16, late.offset)
+            data = os.pread(late.file, left, late.offset)
+            if monotonic() - late.since < INCOMPLETE_SECONDS:
+                data = data[: data.rfind(b"\n") + 1]  # the last line may be completed soon
+            if not data:
+                continue
             os.fdatasync(late.file)
             lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
             digests = [sha256(line).hexdigest() for line in lines]
-            if self._sealer.note({"event": SealStatement.LATE_LINES, "digests": digests}):
+            if self._sealer.state(SealStatement.LATE_LINES, {"size": late.size, "digests": digests}):
                 late.offset += len(data)
 
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
@@ -294,12 +328,11 @@ class SealRun:
             tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),
             self._last_bytes,
         )  # fmt: skip
-        write_file(sealer.folder / "state", msgspec.json.encode(state))
+        write_file(sealer.folder / "state", msgspec.json.encode(state), durable=True)
         root = tree.root()
-        origin = sealer.signer.name if self._checkpoint is None else self._checkpoint.checkpoint.origin
-        text = str(Checkpoint(origin, tree.size, root))
+        text = str(Checkpoint(sealer.signer.name, tree.size, root))
         note = sealer.signer.sign(text)
-        write_file(sealer.folder / "checkpoint", note.encode())
+        write_file(sealer.folder / "checkpoint", note.encode(), durable=True)
         self._checkpoint = sealer.checkpoint = SignedCheckpoint.parse(note)
         if sealer.delivery is not None:
             sealer.delivery.announce(self._checkpoint)

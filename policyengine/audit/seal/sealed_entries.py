@@ -44,7 +44,9 @@ class SealedEntries:
             some = self.after(index)
             if wanted in some:
                 return index + some.index(wanted)
-            index += len(some) or TILE_WIDTH - index % TILE_WIDTH
+            if not some:
+                return None  # a bundle is missing: the size may be wrong, too
+            index += len(some)
         return None
 
     def find_start(self, folder: Path, digests: Sequence[bytes]) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-import shutil
 import stat
 import tempfile
+import zlib
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from policyengine.audit.seal.tiles import FILE_MODE
 
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
+MAX_UNPACKED_BYTES = 1 << 40
 START_BYTES = 8  # in the file `starts`: the index of the first entry of a file
 
 
@@ -69,7 +71,7 @@ def is_at(path: Path, here: tuple[int, int]) -> bool:
         return False
 
 
-def open_plain(path: Path) -> int:
+def open_plain(path: Path, most: int | None = None) -> int:
     """Open a file for reading; a compressed file is unpacked into a temporary file. Raises OSError, and SealError if it
     is not a regular file.
     """
@@ -81,7 +83,10 @@ def open_plain(path: Path) -> int:
         return opened
     os.close(opened)
     with open_log_file(path) as packed, tempfile.TemporaryFile() as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
+        left = MAX_UNPACKED_BYTES if most is None else most
+        while left > 0 and (piece := packed.read(min(left, 1 << 20))):
+            left -= len(piece)
+            unpacked.write(piece)
         unpacked.flush()
         return os.dup(unpacked.fileno())
 
@@ -90,10 +95,13 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
     """Return whether the bytes before the offset are the line with this digest, followed by a newline. Raises OSError,
     SealError.
     """
-    opened = open_plain(path)
+    if offset == 0 or not digest:
+        return offset == 0
     try:
-        if offset == 0 or not digest:
-            return offset == 0
+        opened = open_plain(path, offset)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False  # another file with such a name
+    try:
         if os.fstat(opened).st_size < offset:
             return False
         begin = max(0, offset - length - 1)
@@ -110,7 +118,7 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
 
 def write_at(path: Path, offset: int, raw: bytes) -> None:
     """Write bytes at an offset of a file. Raises OSError."""
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         os.pwrite(opened, raw, offset)
     finally:

@@ -20,16 +20,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from threading import Event, Lock, Thread, current_thread
+from threading import Event, RLock, Thread, current_thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from policyengine.audit.seal.key_notes import announcing_keys, leads_to, read_announcements
 from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_key, load_or_create_key, reason
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
-from policyengine.audit.seal.options import SealOptions
+from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import SealRun
 from policyengine.audit.seal.sealed_files import SealError, default_folder
+from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
+from policyengine.trusted_files import write_problem
 
 if TYPE_CHECKING:
     from policyengine.audit.seal.delivery import CheckpointDelivery
@@ -51,7 +54,7 @@ class Sealer:
         self.log, self.interval = log, options.interval
         self.folder = options.folder or default_folder(log)
         self.key_path = options.key or default_key_path(log)
-        self.note = note
+        self._note = note
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
         self.delivery = open_delivery(self.folder, options)
@@ -65,7 +68,7 @@ class Sealer:
     def _reset(self) -> None:
         """Reset the state of this process, without closing what a parent process may use."""
         self._process, self._thread, self._stop = 0, None, Event()
-        self._guard, self._lock, self._writing = Lock(), -1, -1
+        self._guard, self._lock, self._writing = RLock(), -1, -1
         self._run: SealRun | None = None
         self._deadline, self._is_complete, self._is_misplaced = inf, True, False
         self._retry_at = 0.0
@@ -75,19 +78,26 @@ class Sealer:
     def _prepare_folder(self) -> None:
         try:
             self.folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            if problem := write_problem(self.folder, os.stat(self.folder)):
+                raise SealError(f"the folder of the seal can be changed by others: {problem}")
             vkey = f"{self.signer.verifier}\n".encode()
             if not (self.folder / "vkey").exists():
                 write_file(self.folder / "vkey", vkey)
-            os.close(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            os.close(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
         except OSError as error:
             raise SealError(f"the folder `{self.folder}` of the seal cannot be written: {reason(error)}") from None
 
     def load_checkpoint(self) -> SignedCheckpoint | None:
-        """Load the last checkpoint, which the key must have signed; None if there is none. Raises SealError."""
+        """Load the last checkpoint; None if there is none. The key must have signed it, or a key that named this one.
+        Raises SealError.
+        """
         path = self.folder / "checkpoint"
         try:
             found = SignedCheckpoint.parse(path.read_bytes())
-            found.log_keys([self.signer.verifier])
+            notes = read_announcements(self.folder)
+            mine = self.signer.verifier
+            earlier = [key for key in announcing_keys(notes) if leads_to(notes, key, mine)]
+            found.log_keys([mine, *earlier])
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -95,6 +105,20 @@ class Sealer:
         except NoteError as error:
             raise SealError(f"the checkpoint `{path}` does not fit the key `{self.key_path}`: {error}") from None
         return found
+
+    def latest_checkpoint(self) -> SignedCheckpoint | None:
+        """Return the last checkpoint in the folder, which must not be older than the last one that this process signed.
+        Raises SealError.
+        """
+        found, signed = self.load_checkpoint(), self.checkpoint
+        if signed is not None and (found is None or found.size < signed.size):
+            raise SealError(f"`{self.folder}` was put back to an older state than this process signed: restore it")
+        return found
+
+    def state(self, event: SealStatement, members: Mapping[str, object]) -> bool:
+        """Write a signed statement about the seal to the log. Return whether it was written."""
+        note = sign_statement(self.signer, self.signer.name, event, members)
+        return self._note({"event": event, "note": note})
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
@@ -112,6 +136,7 @@ class Sealer:
             self._thread = Thread(target=self._loop, name="log seal", daemon=True)
             self._thread.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+            self._process = 0  # the next line tries again
             self._failed(error)
 
     @property
@@ -189,9 +214,7 @@ class Sealer:
             return True
 
     def _failed(self, error: Exception, *, exc_info: bool = False) -> None:
-        if self._run is not None:
-            self._run.close()
-        self._run = None
+        self._unlock()  # another process may succeed
         if self._is_misplaced:  # reading the whole log did not help
             self._retry_at = monotonic() + RETRY_SECONDS
         self._is_misplaced = isinstance(error, SealError) and not self._is_misplaced
@@ -211,14 +234,18 @@ class Sealer:
         except FileNotFoundError:
             return  # the key in memory is still the key of this log
         mark = (found.st_ino, found.st_mtime_ns)
-        if mark != self._key_mark:
-            signer = load_key(self.key_path)
-            if str(signer) != str(self.signer):
-                _LOG.warning(
-                    "the log `%s` is now sealed with the key %s", self.log, signer.verifier.id.hex(),
-                    extra={"event": "log_key"},
-                )  # fmt: skip
-            self.signer, self._key_mark = signer, mark
+        if mark == self._key_mark:
+            return
+        signer = load_key(self.key_path)
+        if signer.verifier != self.signer.verifier:
+            if not leads_to(read_announcements(self.folder), self.signer.verifier, signer.verifier):
+                hint = "restore the key, or replace it with `policyengine audit rotate-key`"
+                raise SealKeyError(f"`{self.key_path}` has another key, which the key of the log did not name", hint)
+            _LOG.warning(
+                "the log `%s` is now sealed with the key %s", self.log, signer.verifier.id.hex(),
+                extra={"event": "log_key"},
+            )  # fmt: skip
+        self.signer, self._key_mark = signer, mark
 
     _key_mark: tuple[int, int] = (0, 0)
 
@@ -231,7 +258,7 @@ class Sealer:
         """Open a lock file and lock it; return -1 if another process holds it. Raises OSError."""
         import fcntl
 
-        opened = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        opened = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
             fcntl.flock(opened, fcntl.LOCK_NB | (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH))
         except BlockingIOError:

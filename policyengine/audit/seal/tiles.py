@@ -79,9 +79,9 @@ class TileFolder:
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
         """Write a tile or bundle. If it is full, remove its partial tiles. Raises OSError."""
-        path = self.folder / tile_name(level, number, width)
-        write_file(path, raw)
-        if width == TILE_WIDTH:
+        path = f"{self.folder}/{tile_name(level, number, width)}"
+        write_in_place(path, raw)  # no checkpoint needs it before it is complete
+        if width == TILE_WIDTH and os.path.isdir(f"{path}.p"):
             shutil.rmtree(f"{path}.p", ignore_errors=True)
 
     def subtrees(self, size: int) -> Subtrees:
@@ -105,21 +105,30 @@ class TileFolder:
         return subtree
 
 
-def write_file(path: Path, raw: bytes) -> None:
-    """Replace a file atomically, and create its folders if they are missing. Raises OSError."""
+def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
+    """Replace a file atomically, and create its folders if they are missing. With `durable`, its content is on disk
+    before it replaces the old one. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
+    write_in_place(str(new), raw, durable=durable)
+    new.rename(path)
+
+
+def write_in_place(path: str, raw: bytes, *, durable: bool = False) -> None:
+    """Write a file, and create its folders if they are missing. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        opened = os.open(path, flags, FILE_MODE)
     except FileNotFoundError:
-        path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        os.makedirs(os.path.dirname(path), FOLDER_MODE, exist_ok=True)
+        opened = os.open(path, flags, FILE_MODE)
     try:
         view = memoryview(raw)
         while view:
             view = view[os.write(opened, view) :]
+        if durable:
+            os.fsync(opened)
     finally:
         os.close(opened)
-    new.rename(path)
 
 
 class GrowingTree:

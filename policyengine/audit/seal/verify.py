@@ -6,10 +6,11 @@ the digest of each line must equal its entry. The first line that differs shows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from policyengine.audit.seal.delivery import COSIGNED, read_cosigned
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
 from policyengine.audit.seal.merkle import EMPTY_ROOT
-from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, Verifier
+from policyengine.audit.seal.notes import COSIGNATURE, NoteError, SignedCheckpoint, Verifier
 from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder
+from policyengine.audit.seal.statements import digest_lines, read_statement
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
 
 MAX_PROBLEMS = 20
@@ -103,6 +105,15 @@ def verify_log(
     return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
 
 
+@dataclass(frozen=True, slots=True)
+class LateLine:
+    """A line at the end of a rotated file that has no entry there: its digest and its place."""
+
+    digest: bytes
+    file: Path
+    line: int
+
+
 class ComparedTiles(TileFolder):
     """Compares the tiles that a growing tree would write with the tiles in the folder."""
 
@@ -138,8 +149,9 @@ class LogVerifier:
         self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
         self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
         self._wanted: list[int] = []  # sizes at which the root is needed
-        self._late: dict[bytes, tuple[Path, int]] = {}  # lines at the ends of rotated files that have no entry there
-        self._statements: list[Mapping[str, Any]] = []  # what sealed lines say about the seal
+        # Lines at the ends of rotated files that have no entry there, by the number of entries before them.
+        self._late: dict[int, list[LateLine]] = {}
+        self._notes: list[Any] = []  # signed notes in sealed lines about the seal
 
     def run(self) -> Verification:
         """Verify the log. Raises OSError."""
@@ -150,10 +162,13 @@ class LogVerifier:
         self._load_cosigned()
         self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
         self._wanted = sorted({each.size for _, each in self.kept if each.size <= last.size} | {last.size})
-        if self._compare_files(files):
-            self._compare_late_lines()
+        are_equal = self._compare_files(files)
+        notes = [note for note in [*read_announcements(self.folder), *self._notes] if isinstance(note, str)]
+        keys = follow_announcements(notes, self.keys)
+        if are_equal:
+            self._compare_statements(last.checkpoint.origin, keys)
         self._finish_tree()
-        self._check_checkpoints(last)
+        self._check_checkpoints(last, keys)
         return self.result
 
     def _load_checkpoint(self) -> SignedCheckpoint | None:
@@ -253,10 +268,10 @@ class LogVerifier:
                 self._differs(file, batch, at)
                 return False
             rest_is_late = True
-            late = {digest: (file, batch.number + at + place) for place, digest in enumerate(batch.digests[at:])}
-            self._late |= late
-            if len(self._late) > MAX_LATE_LINES:
-                self._problem(ProblemKind.ADDED, "the end of this file was added", *next(iter(late.values())))
+            late = self._late.setdefault(self.tree.size, [])
+            late += [LateLine(each, file, batch.number + at + place) for place, each in enumerate(batch.digests[at:])]
+            if len(late) > MAX_LATE_LINES:
+                self._problem(ProblemKind.ADDED, "the end of this file was added", late[0].file, late[0].line)
                 return False
         return True
 
@@ -327,39 +342,69 @@ class LogVerifier:
                 continue
             found = tree.get(SEAL_MEMBER) if isinstance(tree, dict) else None
             if isinstance(found, dict):
-                self._statements.append(found)
+                self._notes.append(found.get("note"))
 
-    def _stated(self, event: SealStatement, member: str) -> Iterator[Any]:
-        return (each.get(member) for each in self._statements if each.get("event") == event)
+    def _compare_statements(self, origin: str, keys: Sequence[Verifier]) -> None:
+        """Compare late lines and deleted files with the statements that a key of the log signed."""
+        read = [read_statement(note, origin, keys) for note in self._notes]
+        statements = [each for each in read if each is not None]
+        late: dict[int, list[str]] = {}
+        for each in statements:
+            if each.get("event") == SealStatement.LATE_LINES:
+                late.setdefault(int(each["size"]), []).extend(each["digests"])
+        if self._compare_late_lines(late) and self.result.deleted:
+            deleted = [each for each in statements if each.get("event") == SealStatement.FILE_DELETED]
+            self._compare_deleted(deleted, late)
 
-    def _compare_late_lines(self) -> None:
-        sealed = {digest for digests in self._stated(SealStatement.LATE_LINES, "digests") for digest in digests}
-        for digest, (file, line) in self._late.items():
-            if digest.hex() in sealed:
+    def _compare_late_lines(self, stated: Mapping[int, Sequence[str]]) -> bool:
+        """Compare the late lines of each file that is there with the statements. Return whether they are the same."""
+        for size in sorted({*stated, *self._late}):
+            if size <= self.result.deleted:
+                continue
+            lines, digests = self._late.get(size, []), list(stated.get(size, []))
+            for line, digest in zip_longest(lines, digests):
+                if line is None:
+                    self._problem(
+                        ProblemKind.REMOVED, f"late lines are missing at the end of the file before entry {size}"
+                    )
+                    return False
+                if line.digest.hex() != digest:
+                    self._problem(ProblemKind.ADDED, "this line was added", line.file, line.line)
+                    return False
                 self.result.late += 1
-            else:
-                self._problem(ProblemKind.ADDED, "this line was added", file, line)
-                return
-        if self.result.deleted:
-            last = self.entries.after(self.result.deleted - 1)[0].hex()
-            if last not in set(self._stated(SealStatement.FILE_DELETED, "last")):
-                self._problem(
-                    ProblemKind.REMOVED,
-                    f"the first {self.result.deleted:,} lines are missing, and no sealed line says that "
-                    "`--log-keep` deleted their files",
-                )
+        return True
+
+    def _compare_deleted(self, stated: Sequence[Mapping[str, Any]], late: Mapping[int, Sequence[str]]) -> None:
+        """Check that statements about deleted files account for all entries before the first line."""
+        at = 0
+        for each in stated:
+            lines = int(each["lines"])
+            for size in (at + lines, *(size for size in late if at < size < at + lines)):
+                extra = list(map(bytes.fromhex, late.get(size, []))) if size < at + lines else []
+                if size - at + len(extra) == lines and size <= self.result.deleted:
+                    found = digest_lines([*self.entries.window(at, size - at), *extra])
+                    if found == each["digest"]:
+                        at = size
+                        break
+        if at != self.result.deleted:
+            self._problem(
+                ProblemKind.REMOVED,
+                f"the first {self.result.deleted:,} lines are missing, and no signed line says that "
+                "`--log-keep` deleted their files",
+            )
 
     # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
 
-    def _check_checkpoints(self, last: SignedCheckpoint) -> None:
-        notes = [*read_announcements(self.folder), *self._stated(SealStatement.KEY, "note")]
-        keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
+    def _check_checkpoints(self, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
         try:
             self.result.keys = tuple(last.log_keys(keys))
             signed = self.result.cosigned
-            self.result.witnesses = () if signed is None else tuple(signed.witnesses(keys))
+            self.result.witnesses = () if signed is None else tuple(signed.witnesses(self.keys))
         except NoteError as error:
             self._seal_problem(f"`{self.folder / 'checkpoint'}`: {error}")
+        for key in self.keys:
+            if key.kind == COSIGNATURE and key not in self.result.witnesses:
+                self._seal_problem(f"the witness `{key.name}` cosigned no checkpoint in `{self.folder / COSIGNED}`")
         if self._roots.get(last.size) != last.root:
             self._seal_problem(f"the entries in `{self.folder}` do not lead to the root hash of the checkpoint there")
         for name, kept in sorted(self.kept, key=lambda each: each[1].size):

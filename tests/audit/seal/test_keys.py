@@ -24,7 +24,7 @@ def test_a_log_creates_its_key_beside_it_for_its_owner_only(path):
 
 def test_a_key_is_created_once(path):
     first = load_or_create_key(path.with_suffix(".key"), path)
-    assert str(load_or_create_key(path.with_suffix(".key"), path)) == str(first)
+    assert load_or_create_key(path.with_suffix(".key"), path).encode() == first.encode()
 
 
 def test_the_name_of_a_log_is_unique_and_has_no_space(monkeypatch):

@@ -39,7 +39,7 @@ def test_the_note_of_go_is_read_and_verified():
 
 def test_the_private_key_of_go_signs_the_same_note():
     signer = Signer.parse(GO_SKEY)
-    assert str(signer) == GO_SKEY
+    assert signer.encode() == GO_SKEY
     assert signer.sign(Note.parse(GO_NOTE).text) == GO_NOTE
 
 

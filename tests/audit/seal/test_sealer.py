@@ -35,6 +35,7 @@ def path(tmp_path: Path) -> Path:
 def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotated files count as finished immediately."""
     monkeypatch.setattr(sealer, "FINISHED_SECONDS", 0.0)
+    monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
     monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
 
 
@@ -120,7 +121,9 @@ def test_a_checkpoint_is_signed_only_after_its_lines_are_on_disk(path, monkeypat
     order = []
     sync, write = os.fdatasync, seal_run.write_file
     monkeypatch.setattr(seal_run.os, "fdatasync", lambda file: (order.append("sync"), sync(file))[1])
-    monkeypatch.setattr(seal_run, "write_file", lambda file, raw: (order.append(file.name), write(file, raw))[1])
+    monkeypatch.setattr(
+        seal_run, "write_file", lambda file, raw, **more: (order.append(file.name), write(file, raw, **more))[1]
+    )
     log = open_sealed(path)
     write_lines(log, 3)
     order.clear()
@@ -248,7 +251,7 @@ def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, mon
     write_lines(log, 3)
     write = seal_run.write_file
 
-    def fail(file: Path, raw: bytes) -> None:
+    def fail(file: Path, raw: bytes, durable: bool = False) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(seal_run, "write_file", fail)

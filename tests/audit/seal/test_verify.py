@@ -172,7 +172,7 @@ def rotated_log(path: Path) -> Path:
 def test_a_removed_first_file_is_noticed(tmp_path):
     path = rotated_log(tmp_path / "d.jsonl")
     log_files(path)[0].unlink()
-    assert "lines are missing, and no sealed line says that `--log-keep` deleted their files" in problems(path)[0]
+    assert "lines are missing, and no signed line says that `--log-keep` deleted their files" in problems(path)[0]
 
 
 def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch)
     assert len(log_files(path)) == 3
     assert (result.problems, result.deleted > 30) == ([], True)
     log_files(path)[0].unlink()
-    assert "are missing, and no sealed line" in problems(path)[0]
+    assert "are missing, and no signed line" in problems(path)[0]
 
 
 def test_a_removed_file_in_the_middle_is_noticed(tmp_path):
