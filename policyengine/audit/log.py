@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
@@ -26,6 +26,7 @@ from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.audit.system_notes import SystemNotes
+from policyengine.audit.token_events import TokenEventKind
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
@@ -37,6 +38,7 @@ from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
+    from policyengine.audit.sinks.sink_set import SinkOptions, SinkSet
 
 _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
@@ -44,6 +46,7 @@ CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was 
 OWNER_ONLY = 0o600
 TASK_ID = ("task", "id")
 SEALED = SealOptions()
+ISSUED = TokenEventKind.ISSUED.value
 SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
 
 
@@ -67,7 +70,8 @@ class DecisionLog:
 
     `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
     counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` is when
-    to rotate the file, and `sync` when to force lines to disk. Raises DecisionLogError.
+    to rotate the file, and `sync` when to force lines to disk. `sinks` are the URLs of systems that also get the lines
+    (`docs/audit-export.md`). Raises DecisionLogError.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class DecisionLog:
         rotation: Rotation = NO_ROTATION,
         sync: Sync | str = Sync.NEVER,
         seal: SealOptions | None = SEALED,
+        sinks: SinkOptions | Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
@@ -108,6 +113,7 @@ class DecisionLog:
         except OSError as error:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
         self._sealer = None if seal is None else self._open_sealer(seal)
+        self.sinks = self._open_sinks(sinks) if sinks else None
 
     def _open_sealer(self, options: SealOptions) -> Sealer:
         """Open the sealer; if this fails, close the log. Raises DecisionLogError."""
@@ -123,6 +129,15 @@ class DecisionLog:
         except SealError as error:
             os.close(self._file)
             raise DecisionLogError(str(error), SEAL_HINT) from None
+
+    def _open_sinks(self, sinks: SinkOptions | Sequence[str]) -> SinkSet:
+        """Raises DecisionLogError."""
+        from policyengine.audit.sinks.sink_set import SinkSetupError, open_sinks
+
+        try:
+            return open_sinks(self.path, sinks)
+        except SinkSetupError as error:
+            raise DecisionLogError(error.message, error.hint) from None
 
     def note_seal(self, told: Mapping[str, object]) -> bool:
         """Write a line about the seal. Return whether it was written."""
@@ -146,6 +161,8 @@ class DecisionLog:
         """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
         if self._sealer is not None:
             self._sealer.stop()
+        if self.sinks is not None:
+            self.sinks.stop()
         os.close(self._file)
 
     @property
@@ -164,9 +181,11 @@ class DecisionLog:
             os.fsync(self._file)
 
     def finish(self) -> None:
-        """Seal what is written and force it to disk, before the process ends."""
+        """Seal and send what is written and force it to disk, before the process ends."""
         if self._sealer is not None:
             self._sealer.stop()
+        if self.sinks is not None:
+            self.sinks.stop()
         self.flush()
 
     def reopen(self) -> None:
@@ -209,8 +228,10 @@ class DecisionLog:
         """Write a decision. Return whether the decision may be returned: it was written, or `on_failure` permits
         returning it anyway.
 
-        `moment` is the time of the decision in nanoseconds.
+        `moment` is the time of the decision in nanoseconds. Nothing is written while a sink that denies lags.
         """
+        if self.sinks is not None and not self.sinks.admits():
+            return False
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
             line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
@@ -221,6 +242,8 @@ class DecisionLog:
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
+        if what == ISSUED and self.sinks is not None and not self.sinks.admits():
+            return False
         return self._note(what, told, now * 1_000_000_000)
 
     def note_outcome(self, told: Mapping[str, object], moment: int) -> bool:
@@ -286,6 +309,8 @@ class DecisionLog:
             self._syncing.wrote(self._file, at_once=at_once)
             if self._sealer is not None and wake and not at_once:
                 self._sealer.wake()
+            if self.sinks is not None and wake and not at_once:
+                self.sinks.wake()
         except OSError as error:
             self._failed(error)
             return False

@@ -79,6 +79,7 @@ COMMAND_PATHS = {
     "audit query": "audit.query.query",
     "audit pack": "audit.pack.pack",
     "audit report": "audit.report.report",
+    "audit export": "audit.export.export",
     "keys": "keys.keys",
     "config": "config.config",
 }

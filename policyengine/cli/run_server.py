@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +66,8 @@ class ServeSummaryPrinter:
         lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(listen.host, 0))
         hidden = self.hidden_absences(url)
         summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, self.unsent_facts(url), lone)
-        print_summary(engine, summary, curl, self.format)
+        with redirect_stdout(sys.stderr) if self.setup.log.writes_stdout else nullcontext():
+            print_summary(engine, summary, curl, self.format)
         if lone:
             _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})
         if hidden:

@@ -106,7 +106,7 @@ class Fetcher:
         left = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), max(0.001, until - self.clock()))}
         try:
             with (
-                self._connections(parts, _DeadlineBackend(until, self.clock)) as pool,
+                self._connections(parts, DeadlineBackend(until, self.clock)) as pool,
                 pool.stream(method, url, headers=list(sent.items()), content=content, extensions=left) as response,
             ):
                 return self._redirect(url, response) or self._read(response)
@@ -121,7 +121,7 @@ class Fetcher:
         except (OSError, ValueError):  # the resolver rejects the host name
             raise UnreachableError("the server cannot be reached: its host name is not valid") from None
 
-    def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
+    def _connections(self, parts: SplitResult, network: DeadlineBackend) -> httpcore.ConnectionPool:
         context = self.trusted if parts.scheme == "https" else None
         if self.proxy is None or is_loopback(str(parts.hostname)):
             return httpcore.ConnectionPool(ssl_context=context, network_backend=network, max_connections=1)
@@ -234,15 +234,16 @@ def describe_network_error(error: Exception) -> str:
 # ── Deadlines ─────────────────────────────────────────────────────────────────────────────────
 
 
-class _DeadlineBackend(httpcore.NetworkBackend):
-    """Connections that limit every step to the time left until the deadline."""
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Connections that limit every step to the time left until the deadline, `until` by the clock. The owner of a
+    connection that stays open moves the deadline."""
 
     def __init__(self, until: float, clock: Callable[[], float]) -> None:
-        self._until, self._clock = until, clock
+        self.until, self._clock = until, clock
         self._network = httpcore.SyncBackend()
 
     def left(self, error: type[Exception]) -> float:
-        left = self._until - self._clock()
+        left = self.until - self._clock()
         if left <= 0:
             raise error
         return left
@@ -260,7 +261,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _DeadlineBackend) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: DeadlineBackend) -> None:
         self._stream, self._deadline = stream, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:

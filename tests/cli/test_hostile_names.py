@@ -109,6 +109,13 @@ ASKED: dict[str, tuple[str, ...]] = {
         "audit report NAME -o x.html",
         "audit report log.jsonl -o NAME/x.html",
     ),
+    "audit export": (
+        "audit export log.jsonl --format ocsf",
+        "audit export log.jsonl --format cloudevents",
+        "audit export log.jsonl --format csv",
+        "audit export NAME --format csv",
+        "audit export api.json --format csv -o NAME/none",
+    ),
     "keys": ("keys list NAME", "keys list request.json", "keys new NAME/none"),
     "config": ("config check", "config show", "config check broken"),
     "repl": ("repl good", "repl broken"),
@@ -282,6 +289,17 @@ def read_policy(text: str) -> None:
     assert not parse(Source("suggested.policy", text))[1]
 
 
+def read_json_lines(text: str) -> None:
+    for line in text.splitlines():
+        json.loads(line)
+
+
+def read_csv(text: str) -> None:
+    rows = list(csv.reader(text.splitlines()))
+    assert len({len(row) for row in rows}) <= 1
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
+
+
 READ: dict[str | None, Callable[[str], None]] = {
     None: read_text,
     "text": read_text,
@@ -297,6 +315,10 @@ READ: dict[str | None, Callable[[str], None]] = {
     "dot": read_dot,
     "mermaid": read_mermaid,
     "policy": read_policy,
+    "ocsf": read_json_lines,
+    "cloudevents": read_json_lines,
+    "csv": read_csv,
+    "parquet": read_text,
 }
 
 

@@ -17,7 +17,7 @@ COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
-    *["audit query", "audit pack", "audit report", "keys", "config"],
+    *["audit query", "audit pack", "audit report", "audit export", "keys", "config"],
 ]
 GROUPS = {"audit"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"

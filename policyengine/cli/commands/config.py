@@ -20,6 +20,7 @@ from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, display_
 if TYPE_CHECKING:
     from policyengine.cli.settings.registry import SettingSpec
 
+SINKS = ("log", "sinks")
 URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
 
@@ -144,10 +145,25 @@ def print_settings(rows: list[SettingValue]) -> None:
     sys.stdout.flush()
 
 
+def mask_sink(value: str) -> str:
+    """Return a sink without the path and the query of its URL, which may contain a secret."""
+    from policyengine.audit.sinks.targets import SinkKind, SinkTargetError, parse_sink
+
+    try:
+        sink = parse_sink(value)
+    except SinkTargetError:
+        return "***"
+    _, hash, options = value.partition("#")
+    rest = "/***" if sink.kind in (SinkKind.HTTP, SinkKind.OTLP) else ""
+    return f"{sink.place}{rest}{hash}{options}"
+
+
 def mask_passwords(setting: SettingSpec, value: Any) -> Any:
     """Return the value with the passwords in its URLs masked."""
     if setting.secret and isinstance(value, tuple):
         return tuple(mask_passwords(setting, one) for one in value)
+    if setting.name == SINKS and isinstance(value, str):
+        return mask_sink(value)
     return URL_PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
 
 

@@ -30,6 +30,8 @@ from policyengine.cli.options.serve import (
     LogKey,
     LogRotate,
     LogSeal,
+    LogSinks,
+    LogSpool,
     LogSync,
     LogSyncMode,
     LogWitnesses,
@@ -133,6 +135,8 @@ def mcp_gateway(
     log_key: LogKey = None,
     log_checkpoint_url: LogCheckpointUrls = None,
     log_witness: LogWitnesses = None,
+    log_sink: LogSinks = None,
+    log_spool: LogSpool = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -160,12 +164,14 @@ def mcp_gateway(
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
     check_options(front)
+    if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
+        raise CommandError("usage", "over stdio, the output belongs to the protocol", "use another sink", code=2)
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
         LogOptions(
             log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
-            log_checkpoint_url, log_witness,
+            log_checkpoint_url, log_witness, log_sink, log_spool,
         ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
@@ -277,6 +283,9 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
         if following is not None:
             following.started()
         held.current.recorder.write_start(gateway="mcp")
+        sinks = None if held.current.log is None else held.current.log.sinks
+        if sinks is not None:
+            sinks.wake()
         try:
             yield
         finally:

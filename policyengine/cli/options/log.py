@@ -17,8 +17,10 @@ from policyengine.cli.output.terminal import Screen
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
     from policyengine.audit.seal.options import SealOptions, WitnessOptions
+    from policyengine.audit.sinks.sink_set import SinkOptions
 
 SEAL_OFF = "off"
+SPOOL_FILE = "records.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,18 @@ class LogOptions:
     key: Path | None
     checkpoint_urls: Sequence[str] | None
     witnesses: Sequence[str] | None
+    sinks: Sequence[str] | None
+    spool: Path | None
 
     @property
     def concern_the_seal(self) -> bool:
         """Whether an option is about the seal."""
         return bool(self.key or self.checkpoint_urls or self.witnesses)
+
+    @property
+    def writes_stdout(self) -> bool:
+        """Whether records are written to the standard output, where nothing else may be then."""
+        return any(sink.startswith("stdout:") for sink in self.sinks or ())
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
@@ -48,6 +57,9 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
     from policyengine.audit import DecisionLog, Rotation
 
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
+    sinks = parse_sink_options(asked)
+    if asked.path is None and sinks is not None:
+        return open_spool(asked, sinks)
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
         if redact or not plain or asked.seal or asked.concern_the_seal:
@@ -60,6 +72,7 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
         rotation=rotation,
         sync=asked.sync.value,
         seal=seal_options(asked),
+        sinks=sinks or (),
     )
     if found.others_may_read:
         warning = f"others can read `{asked.path}`, which records requests (`chmod 600` restricts it to its owner)"
@@ -93,6 +106,40 @@ def witness_options(given: Sequence[str]) -> tuple[WitnessOptions, ...]:
     except DeliveryError as error:
         hint = "write `--log-witness 'https://witness.example name+id+key'`"
         raise CommandError("usage", str(error), hint, code=2) from None
+
+
+def parse_sink_options(asked: LogOptions) -> SinkOptions | None:
+    """Return the sinks, or None if there are none. Raises CommandError."""
+    from policyengine.audit.sinks.sink_set import SinkOptions
+    from policyengine.audit.sinks.targets import SinkTargetError, parse_sinks
+
+    if not asked.sinks:
+        if asked.spool is not None:
+            raise CommandError("usage", "there is no sink", "name one: `--log-sink URL`", code=2)
+        return None
+    try:
+        return SinkOptions(parse_sinks(asked.sinks), asked.spool, spool=asked.path is None)
+    except SinkTargetError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
+
+
+def open_spool(asked: LogOptions, sinks: SinkOptions) -> DecisionLog:
+    """Open the spool of sinks without a log. Raises CommandError and DecisionLogError."""
+    from policyengine.audit import DecisionLog, DecisionLogError, Rotation
+
+    if asked.rotate or asked.keep is not None or asked.compress:
+        raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
+    if asked.spool is None:
+        hint = "keep a log (`--log FILE`), or name a folder for records that are not sent yet: `--log-spool FOLDER`"
+        raise CommandError("usage", "sinks need a log or a spool", hint, code=2)
+    try:
+        asked.spool.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DecisionLogError(f"`{asked.spool}`: {(error.strerror or str(error)).lower()}") from None
+    return DecisionLog(
+        asked.spool / SPOOL_FILE, on_failure=asked.on_failure.value, redact=asked.redact or (),
+        rotation=Rotation(sinks.part_bytes), sync=asked.sync.value, seal=None, sinks=sinks,
+    )  # fmt: skip
 
 
 @contextmanager

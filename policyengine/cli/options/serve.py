@@ -197,6 +197,24 @@ LogKeep: TypeAlias = Annotated[
 ]
 LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress/--no-log-compress", help="Compress old files.")]
 LogSync: TypeAlias = Annotated[LogSyncMode, typer.Option("--log-sync", help="When to force decisions to disk.")]
+LogSinks: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-sink",
+        metavar="URL",
+        help="Also send the log to another system (docs/audit-export.md); may be repeated.",
+        show_default=False,
+    ),
+]
+LogSpool: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-spool",
+        metavar="FOLDER",
+        help="Where sinks keep their state and, without `--log`, the records to send. [default: FILE.sinks]",
+        show_default=False,
+    ),
+]
 LogSeal: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -112,6 +112,11 @@ class LogSettings(CommandSection):
     key: t.File | None = setting("`FILE.key`", "private key that seals the log")
     checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are posted")
     witness: t.Texts | None = setting("none", "witnesses that cosign checkpoints, each as `URL KEY`")
+    sinks: t.LogSinks | None = setting("none", "other systems that get the log, as URLs", option="log_sink")
+    spool: t.File | None = setting(
+        "the name of the log with `.sinks`",
+        "folder where sinks keep their state and, without a log, the records to send",
+    )
 
 
 class StoreSettings(CommandSection):

@@ -82,6 +82,17 @@ def check_rotation(limits: tuple[str, ...]) -> tuple[str, ...]:
     return limits
 
 
+def check_sinks(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Check sinks without connecting. No message contains a secret."""
+    from policyengine.audit.sinks.targets import SinkTargetError, parse_sinks
+
+    try:
+        parse_sinks(urls)
+    except SinkTargetError as error:
+        raise setting_error(error.message, error.hint) from None
+    return urls
+
+
 def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     from policyengine.http.host_check import AllowedHostError, AllowedHosts
 
@@ -188,6 +199,7 @@ FileMode: TypeAlias = Annotated[
 StoreUrl: TypeAlias = Annotated[Text, AfterValidator(check_store_url), SECRET]
 RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)]
 Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]
+LogSinks: TypeAlias = Annotated[Texts, AfterValidator(check_sinks), SECRET]
 Hosts: TypeAlias = Annotated[Texts, AfterValidator(check_hosts)]
 ReloadAllowances: TypeAlias = Annotated[Texts, AfterValidator(check_reload_allowances)]
 RuleCodes: TypeAlias = Annotated[

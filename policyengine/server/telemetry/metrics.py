@@ -40,6 +40,10 @@ COUNTERS = (
     ("policyengine_problems", "HTTP responses that are not decisions, by status.", ("status",), "problems"),
     ("policyengine_reload_refusals", "Reloads that were refused, by reason.", ("reason",), "reload_refusals"),
     ("policyengine_would_be", "Decisions that passed only in observe mode.", ("outcome",), "would_be"),
+    ("policyengine_sink_sent", "Log records that a sink has sent.", ("sink",), "sink_sent"),
+    ("policyengine_sink_lost", "Log records that a sink has lost.", ("sink",), "sink_lost"),
+    ("policyengine_sink_failures", "Failed attempts of a sink to send log records.", ("sink",), "sink_failures"),
+    ("policyengine_sink_denials", "Decisions that were denied because a sink lags.", ("sink",), "sink_denials"),
     ("policyengine_rule_decisions", "Decisions that a rule stopped.", ("rule", "outcome"), "rules"),
 )
 TOTALS = (
@@ -72,6 +76,7 @@ CLOCK_SKEW = (
     "policyengine_store_clock_skew_seconds",
     "Largest difference between the clock of the store and that of a worker.",
 )
+SINK_LAG = ("policyengine_sink_lag_bytes", "Bytes of the decision log that a sink has not sent.")
 CounterTotals = dict[CounterKey, Sequence[int]]
 
 
@@ -99,6 +104,12 @@ class MetricsCollector(Collector):
             for operation in (READ.name, WRITE.name):
                 failing.add_metric([operation], total.get(("store_failing", operation), (0,))[0])
             yield failing
+        if any(key[0] == "sink_lag" for key in total):
+            lag = GaugeMetricFamily(*SINK_LAG, labels=("sink",))
+            for (kind, *labels), cells in total.items():
+                if kind == "sink_lag":
+                    lag.add_metric(labels, cells[0])
+            yield lag
         if ("clock_skew",) in total:
             yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICROSECONDS_PER_SECOND)
         yield CounterMetricFamily(

@@ -53,6 +53,10 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
         tally.reached("store_full", count=store.fullness.refusals, of=store)
     if log is not None:
         tally.reached("log_failures", count=log.failures, of=log)
+        for sink in log.sinks.sinks if log.sinks is not None else ():
+            for key, count in sink.counts.items():
+                tally.reached(key, sink.name, count=count, of=sink)
+            tally.now("sink_lag", sink.name, value=sink.lag)
     if engine.identity is not None:
         for code, count in list(engine.identity.counts.items()):
             tally.reached("credentials", code, count=count, of=engine.identity)

@@ -59,6 +59,7 @@ EXTRA_MEMBERS = (
     "request",
     "widens",
     "unproved",
+    "sink",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -1,0 +1,1 @@
+"""Exports of the decision log in formats of other systems."""

@@ -1,0 +1,333 @@
+"""Reads the lines of a log after a cursor, through rotated, compressed and deleted files, while processes write to
+it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import time
+
+import msgspec
+
+from policyengine.audit.seal.sealed_files import SealError, ends_with_line, identity, open_plain
+from policyengine.audit.sinks.cursor import (
+    CursorError,
+    LogFile,
+    PendingFile,
+    SinkCursor,
+    base_name,
+    cursor_place,
+    identity_of,
+    list_log_files,
+    read_cursor,
+    write_cursor,
+)
+from policyengine.audit.sinks.transport import is_directory_start
+
+READ_BYTES = 262_144
+MAX_LINE_BYTES = 16_777_216  # a longer line is lost, unless it has entity rows, which are not sent
+FINISHED_SECONDS = 3.0  # since the last change of a rotated file; writers leave it within one second
+LATE_FILES = 8  # rotated files that are watched for late lines
+
+
+@dataclass(slots=True)
+class LeftFile:
+    """A rotated file, open for reading, that was sent up to `offset`."""
+
+    file: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineRange:
+    """Complete lines after the cursor, without their newlines. They end before byte `end` of the file. `lost`: the only
+    line, which is empty here, was too long. `late`: they are in a rotated file that was left."""
+
+    lines: Sequence[bytes]
+    end: int
+    lost: bool = False
+    late: LeftFile | None = None
+
+
+class LogFollower:
+    """The reader of one sink. `clock` is the time by which files are finished. Not thread-safe."""
+
+    def __init__(self, log: Path, folder: Path, sink: str, clock: Callable[[], float] = time) -> None:
+        """Continue at the cursor, which must exist. Raises OSError, CursorError."""
+        self.log, self._folder, self._sink, self._clock = log, folder, sink, clock
+        self._file, self._late = -1, deque[LeftFile]()
+        cursor = read_cursor(folder, sink)
+        if cursor is None:
+            raise CursorError(f"the sink `{sink}` has no cursor in `{folder}`")
+        self.cursor = cursor
+        self._resume()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._file, *(late.file for late in self._late)):
+            if file >= 0:
+                os.close(file)
+        self._file = -1
+        self._late.clear()
+
+    # ── Reading ───────────────────────────────────────────────────────────────────────────────
+
+    def read(self, most: int, most_bytes: int) -> LineRange | None:
+        """Return up to `most` lines of at least one and about `most_bytes` bytes, or None if nothing is new. Raises
+        OSError, CursorError."""
+        if self._was_truncated():
+            self._open_copy()
+        while (found := self._read_here(most, most_bytes)) is None:
+            following = self._following_file()
+            if following is None:
+                return self._read_late()
+            self._leave(following)
+        return found
+
+    def _read_here(self, most: int, most_bytes: int) -> LineRange | None:
+        start = self.cursor.offset
+        data = os.pread(self._file, min(most_bytes, READ_BYTES), start)
+        cut = data.rfind(b"\n")
+        if cut < 0:
+            return self._read_long_line(start) if len(data) >= min(most_bytes, READ_BYTES) else None
+        lines = data[:cut].split(b"\n", most)[:most]
+        return LineRange(lines, start + sum(map(len, lines)) + len(lines))
+
+    def _read_long_line(self, start: int) -> LineRange | None:
+        pieces, length, found = [], 0, -1
+        while found < 0 and (data := os.pread(self._file, READ_BYTES, start + length)):
+            found = data.find(b"\n")
+            piece = data if found < 0 else data[:found]
+            length += len(piece)
+            if length <= MAX_LINE_BYTES:
+                pieces.append(piece)
+        if found < 0:
+            return None
+        if length <= MAX_LINE_BYTES:
+            return LineRange([b"".join(pieces)], start + length + 1)
+        return LineRange([b""], start + length + 1, lost=not is_directory_start(pieces[0]))
+
+    def _read_late(self) -> LineRange | None:
+        for late in self._late:
+            data = os.pread(late.file, READ_BYTES, late.offset)
+            cut = data.rfind(b"\n")
+            if cut >= 0:
+                return LineRange(data[:cut].split(b"\n"), late.offset + cut + 1, late=late)
+        return None
+
+    # ── The cursor ────────────────────────────────────────────────────────────────────────────
+
+    def commit(self, passed: LineRange, sent: int, lost: int = 0) -> None:
+        """Move the cursor behind lines of which `sent` were sent and `lost` are lost. Raises CursorError."""
+        cursor = self.cursor
+        counts = {"sent": cursor.sent + sent, "lost": cursor.lost + lost}
+        if passed.late is not None:
+            passed.late.offset = passed.end
+            self._write(msgspec.structs.replace(cursor, **counts))
+            return
+        last, length = passed.lines[-1], passed.end - cursor.offset - 1
+        digest = "" if len(passed.lines) == 1 and not last and length else sha256(last).hexdigest()
+        self._write(msgspec.structs.replace(
+            cursor, offset=passed.end, lines=cursor.lines + len(passed.lines), last=digest, last_bytes=len(last),
+            **counts,
+        ))  # fmt: skip
+
+    def _write(self, cursor: SinkCursor) -> None:
+        write_cursor(self._folder, self._sink, cursor)
+        self.cursor = cursor
+
+    # ── Which file ────────────────────────────────────────────────────────────────────────────
+
+    def _resume(self) -> None:
+        """Open the file with the cursor, wherever it is now; if it is gone, count the loss and open the oldest file."""
+        files, cursor = list_log_files(self.log), self.cursor
+        last = bytes.fromhex(cursor.last)
+        place = cursor_place(files, self.log, cursor)
+        for file in [*([files[place]] if place is not None else []), *reversed(files)]:
+            if has_line_before(file, cursor, last):
+                self._open(file)
+                return
+        if place is not None and not last:  # the last line was too long to check
+            self._open(files[place])
+            return
+        self._leave(files[0], vanished=True)
+
+    def _open(self, file: LogFile) -> None:
+        """Continue in a file at the same place."""
+        opened = open_listed(file)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = opened
+        name, device, inode = file.path.name, file.device, file.inode
+        self.cursor = msgspec.structs.replace(self.cursor, name=name, device=device, inode=inode)
+
+    def _was_truncated(self) -> bool:
+        """Whether logrotate copied the file and emptied it (`copytruncate`): the last line is no longer there."""
+        cursor = self.cursor
+        if not cursor.last:
+            return os.fstat(self._file).st_size < cursor.offset
+        last = os.pread(self._file, cursor.last_bytes + 1, cursor.offset - cursor.last_bytes - 1)
+        return last[-1:] != b"\n" or sha256(last[:-1]).hexdigest() != cursor.last
+
+    def _open_copy(self) -> None:
+        """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file."""
+        last = bytes.fromhex(self.cursor.last)
+        for file in reversed(list_log_files(self.log)):
+            if has_line_before(file, self.cursor, last):
+                self._open(file)
+                return
+        self._write(msgspec.structs.replace(self.cursor, offset=0, lines=0, last="", last_bytes=0))
+
+    def _is_current(self) -> bool:
+        return identity_of(self.log) == identity(self._file)
+
+    def _following_file(self) -> LogFile | None:
+        """Return the file after the current one, if that one is finished. Raises OSError."""
+        found = os.fstat(self._file)
+        if self._is_current() or not self.log.exists():
+            return None
+        if self._clock() - max(found.st_mtime, found.st_ctime) < FINISHED_SECONDS:
+            return None
+        files = list_log_files(self.log)
+        place = cursor_place(files, self.log, self.cursor)
+        if place is None:  # deleted, or renamed and compressed
+            last = bytes.fromhex(self.cursor.last)
+            place = next((at for at, file in enumerate(files) if has_line_before(file, self.cursor, last)), -1)
+        return files[place + 1] if place + 1 < len(files) else None
+
+    def _leave(self, following: LogFile, *, vanished: bool = False) -> None:
+        """Begin with the first line of a file. The lines of pending files that are gone are lost, and those of the
+        current file, too, if it `vanished` before it was read."""
+        cursor, files = self.cursor, list_log_files(self.log)
+        opened = open_listed(following)
+        if self._file >= 0:
+            self._late.append(LeftFile(os.dup(self._file), cursor.offset))
+            if len(self._late) > LATE_FILES:
+                os.close(self._late.popleft().file)
+        gone = [each for each in cursor.pending if not is_among(each, files) and not is_file(each, cursor)]
+        lost = sum(each.lines for each in gone) + (unsent_lines(cursor) if vanished else 0)
+        pending = [each for each in cursor.pending if is_among(each, files) and not is_file(each, cursor)]
+        before, self._file = self._file, opened
+        if before >= 0:
+            os.close(before)
+        self._write(SinkCursor(
+            following.path.name, following.device, following.inode, 0, sent=cursor.sent, lost=cursor.lost + lost,
+            pending=tuple(each for each in pending if each.name != following.base_name),
+        ))  # fmt: skip
+
+    # ── Lines that are at risk ────────────────────────────────────────────────────────────────
+
+    def survey(self) -> None:
+        """Count the lines of rotated files that are not sent yet, each once, so that their loss can be counted. Raises
+        OSError, CursorError."""
+        cursor = self.cursor
+        found = {each.name: each for each in cursor.pending}
+        for file in self._waiting():
+            if file.path != self.log and file.base_name not in found:
+                with suppress(SealError, FileNotFoundError):
+                    lines = self._count_lines(file)
+                    found[file.base_name] = PendingFile(file.base_name, file.device, file.inode, lines)
+        if len(found) != len(cursor.pending):
+            self._write(msgspec.structs.replace(cursor, pending=tuple(found.values())))
+
+    def _count_lines(self, file: LogFile) -> int:
+        if file.base_name == base_name(self.cursor.name):
+            return self.cursor.lines + sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))
+        return count_lines(file.path)
+
+    def _waiting(self) -> list[LogFile]:
+        """Return the file with the cursor and those after it."""
+        files = list_log_files(self.log)
+        place = cursor_place(files, self.log, self.cursor)
+        return files[0 if place is None else place :]
+
+    def skip_file(self) -> int:
+        """Give up the rest of the current file if it is rotated; return the number of lines that are lost. Raises
+        OSError, CursorError."""
+        files = self._waiting()
+        if self._is_current() or len(files) < 2:
+            return 0
+        lost = sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))
+        end = os.fstat(self._file).st_size
+        self._leave(files[1])
+        self._late[-1].offset = end
+        self._write(msgspec.structs.replace(self.cursor, lost=self.cursor.lost + lost))
+        return lost
+
+
+def open_listed(file: LogFile) -> int:
+    """Open a file, which must still be the one that was listed. Raises OSError, SealError."""
+    opened = open_plain(file.path)
+    if identity_of(file.path) == file.identity:
+        return opened
+    os.close(opened)
+    raise FileNotFoundError(errno.ENOENT, "it was renamed", str(file.path))
+
+
+def has_line_before(file: LogFile, cursor: SinkCursor, last: bytes) -> bool:
+    """Whether a file has the last line before the cursor at its place. Raises OSError."""
+    if not cursor.offset:
+        return file.identity == (cursor.device, cursor.inode)
+    try:
+        return bool(last) and ends_with_line(file.path, cursor.offset, last, cursor.last_bytes)
+    except (SealError, EOFError, FileNotFoundError):
+        return False
+
+
+def unsent_lines(cursor: SinkCursor) -> int:
+    """Return how many lines of its file a cursor has not passed; at least 1 if they were not counted."""
+    counted = [each.lines - cursor.lines for each in cursor.pending if is_file(each, cursor)]
+    return max(0, counted[0]) if counted else int(cursor.offset > 0)
+
+
+def is_file(pending: PendingFile, cursor: SinkCursor) -> bool:
+    """Whether a pending file is the one with the cursor."""
+    return (pending.device, pending.inode) == (cursor.device, cursor.inode) or pending.name == base_name(cursor.name)
+
+
+def is_among(pending: PendingFile, files: Sequence[LogFile]) -> bool:
+    """Whether a pending file still exists, by its name or its inode."""
+    return any(file.base_name == pending.name or file.identity == (pending.device, pending.inode) for file in files)
+
+
+def count_lines(path: Path) -> int:
+    """Raises OSError, SealError."""
+    file = open_plain(path)
+    try:
+        return sum(chunk.count(b"\n") for chunk in chunks(file, 0))
+    finally:
+        os.close(file)
+
+
+def chunks(file: int, offset: int) -> Iterator[bytes]:
+    while data := os.pread(file, 1 << 20, offset):
+        yield data
+        offset += len(data)
+
+
+def start_cursor(log: Path) -> SinkCursor:
+    """Return a cursor behind the last complete line of the log. Raises OSError."""
+    found = log.stat()
+    with log.open("rb") as file:
+        offset = last_line_end(file.fileno(), found.st_size)
+        begin = last_line_end(file.fileno(), max(0, offset - 1))
+        last = os.pread(file.fileno(), max(0, offset - 1 - begin), begin) if offset - begin < MAX_LINE_BYTES else b""
+    digest = sha256(last).hexdigest() if offset and offset - begin < MAX_LINE_BYTES else ""
+    return SinkCursor(log.name, found.st_dev, found.st_ino, offset, last=digest, last_bytes=len(last))
+
+
+def last_line_end(file: int, before: int) -> int:
+    """Return the place after the last newline before a place. Raises OSError."""
+    while before > 0:
+        start = max(0, before - READ_BYTES)
+        cut = os.pread(file, before - start, start).rfind(b"\n")
+        if cut >= 0:
+            return start + cut + 1
+        before = start
+    return 0

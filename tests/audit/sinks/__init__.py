@@ -1,0 +1,1 @@
+"""Sinks of the decision log, against receivers that check every byte."""
