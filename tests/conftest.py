@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator
 
@@ -34,6 +35,13 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.set_threshold(50_000, 20, 20)  # also with workers: all of their reports are kept to the end
+
+
+def pytest_runtest_teardown() -> None:
+    """Stop the threads of logs that a test did not close."""
+    if sealer := sys.modules.get("policyengine.audit.seal.sealer"):
+        for each in tuple(sealer._SEALERS):
+            each.abandon()
 
 
 def pytest_collection_finish() -> None:

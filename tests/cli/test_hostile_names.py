@@ -294,12 +294,6 @@ def read_json_lines(text: str) -> None:
         json.loads(line)
 
 
-def read_csv(text: str) -> None:
-    rows = list(csv.reader(text.splitlines()))
-    assert len({len(row) for row in rows}) <= 1
-    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
-
-
 READ: dict[str | None, Callable[[str], None]] = {
     None: read_text,
     "text": read_text,
@@ -317,7 +311,6 @@ READ: dict[str | None, Callable[[str], None]] = {
     "policy": read_policy,
     "ocsf": read_json_lines,
     "cloudevents": read_json_lines,
-    "csv": read_csv,
     "parquet": read_text,
 }
 

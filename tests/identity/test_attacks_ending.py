@@ -196,7 +196,7 @@ def test_revoking_a_dpop_proof_as_a_token_is_rejected(s: Server) -> None:
     before = s.world.marks
     answer = s.revoke(token=proof(FRESH, "GET", "https://api.acme.example/"))
     assert (answer.status, answer.error, s.world.marks) == (400, UNSUPPORTED, before)
-    assert answer.body["error_description"].endswith("revoke that `key`")
+    assert answer.body["error_description"].endswith("send its thumbprint as `key`")
 
 
 def test_revoking_a_token_for_a_limited_time_is_rejected(s: Server) -> None:

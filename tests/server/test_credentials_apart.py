@@ -166,7 +166,7 @@ def test_fewer_requests_may_wait_for_issuers_than_there_are_threads() -> None:
         return anyio.to_thread.current_default_thread_limiter().total_tokens
 
     page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text(encoding="utf-8")
-    assert f"At most {MAX_WAITERS} requests wait for one issuer, and {MAX_WAITERS_IN_PROCESS} for all issuers." in page
+    assert f"at most {MAX_WAITERS} requests wait for one issuer, and {MAX_WAITERS_IN_PROCESS} for all issuers." in page
     assert MAX_WAITERS < MAX_WAITERS_IN_PROCESS < min(MAX_THREADS, MAX_THREADS, asyncio.run(theirs()))
 
 

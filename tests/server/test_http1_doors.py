@@ -29,7 +29,7 @@ facts on POST /slow { body.a: list<int> }
 issuer acme { scopes none }
 anyone { may ANY /open/{id}, ANY /counted/{id}, POST /slow, ACTION read document }
 agent "reader" { issued by acme   acts alone   may GET /mine }
-rate "counted" per request.path on ANY /counted/{id} { 1_000_000/1h }
+rate "counted" per request.path on ANY /counted/{id} { 1_000_000/365d }
 guard "cubic" on POST /slow { deny when (any x in body.a: (any y in body.a: (any z in body.a: x + y == z + 999))) }
 """
 OPEN = {"request": {"method": "GET", "path": "/open/1"}}

@@ -116,11 +116,12 @@ def test_records_on_the_standard_output_are_alone_there(policy, tmp_path):
     with program(SERVE, "serve", str(policy), *options) as process:
         port = int(json.loads(process.stderr.readline())["listening"].rpartition(":")[2])
         asked = decide(port)["id"]
-        lines = [process.stdout.readline(), process.stdout.readline()]
+        lines = [process.stdout.readline() for _ in range(3)]
         process.terminate()
         process.communicate()
     assert lines[0] == "\n"
-    assert json.loads(lines[1])["decision"]["id"] == asked
+    assert json.loads(lines[1])["system"]["event"] == "started"
+    assert json.loads(lines[2])["decision"]["id"] == asked
 
 
 # ── Mistakes ──────────────────────────────────────────────────────────────────────────────────

@@ -133,7 +133,8 @@ class Sealer:
         self._process, self._stop = os.getpid(), Event()
         try:
             self._writing = self._open_lock("writers", exclusive=False)
-            self._thread = Thread(target=self._loop, name="log seal", daemon=True)
+            arguments = weakref.ref(self), self._stop, self.interval
+            self._thread = Thread(target=seal_periodically, args=arguments, name="log seal", daemon=True)
             self._thread.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
             self._process = 0  # the next line tries again
@@ -144,11 +145,23 @@ class Sealer:
         """Whether the thread of this process was started."""
         return self._process == os.getpid()
 
-    def _loop(self) -> None:
-        stop, wait = self._stop, self.interval
-        while not stop.wait(wait):
-            self.seal()
-            wait = self.interval if self._is_complete else 0.0
+    @property
+    def pause(self) -> float:
+        """The seconds until the thread seals again."""
+        return self.interval if self._is_complete else 0.0
+
+    def abandon(self) -> None:
+        """Stop the thread and close all files without sealing; the next line starts the thread again."""
+        self._stop.set()
+        with self._guard:
+            self._unlock()
+            if self._writing >= 0:
+                os.close(self._writing)
+            self._process, self._writing = 0, -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_guard") and self.is_awake:
+            self.abandon()
 
     def stop(self) -> None:
         """Stop the thread, seal the lines that are there, and leave the lock to others. If another process holds the
@@ -283,6 +296,18 @@ class Sealer:
         for file in files:
             if file >= 0:
                 os.close(file)
+
+
+def seal_periodically(sealer: weakref.ref[Sealer], stop: Event, interval: float) -> None:
+    """Seal until the sealer stops, or until its log is not used any more."""
+    wait = interval
+    while not stop.wait(wait):
+        found = sealer()
+        if found is None:
+            return
+        found.seal()
+        wait = found.pause
+        del found
 
 
 def open_delivery(folder: Path, options: SealOptions) -> CheckpointDelivery | None:

@@ -21,7 +21,7 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     if not (PACKAGES / "src/golang.org/x/mod/sumdb/tlog").exists():
         pytest.skip("golang.org/x/mod is missing: install it (on Debian: `apt install golang-golang-x-mod-dev`)")
     root = tmp_path_factory.mktemp("go")
-    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(PACKAGES), "GOCACHE": str(root / "cache")}
+    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(PACKAGES)}
 
     def build(name: str) -> Path:
         program = root / name
