@@ -17,7 +17,7 @@ import msgspec
 
 from policyengine.audit.files import log_files
 from policyengine.audit.seal.line_digests import line_batches
-from policyengine.audit.seal.merkle import leaf_hash, tree_root
+from policyengine.audit.seal.merkle import fold, leaf_hash, tree_root
 from policyengine.audit.seal.notes import Checkpoint, SignedCheckpoint
 from policyengine.audit.seal.options import SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
@@ -33,7 +33,7 @@ from policyengine.audit.seal.sealed_files import (
     read_state,
     write_at,
 )
-from policyengine.audit.seal.tiles import TILE_WIDTH, GrowingTree, TileError, write_file
+from policyengine.audit.seal.tiles import TILE_LEVELS, TILE_WIDTH, GrowingTree, TileError, write_file
 
 if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
@@ -42,6 +42,7 @@ _LOG = logging.getLogger("policyengine")
 CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
+RECENT_TILES = 512  # full tiles that are checked when sealing continues
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
@@ -111,9 +112,19 @@ class SealRun:
         size, last = self._signed_size, self._checkpoint
         if last and 0 < size <= state.size and tree_root(self.tiles.subtrees(state.size), size) != last.root:
             raise TileError(f"the tiles in `{self._sealer.folder}` do not lead to the checkpoint there")
+        self._check_recent_tiles(state.size)
         self._number, self._first, self._offset = state.file, state.first, state.offset
         self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
         self._open_again(state)
+
+    def _check_recent_tiles(self, size: int) -> None:
+        """Check the last full tiles and bundles, which a power failure may have lost. Raises OSError, TileError."""
+        full, subtrees = size // TILE_WIDTH, self.tiles.subtrees(size)
+        for number in range(max(0, full - RECENT_TILES), full):
+            leaves = [leaf_hash(entry) for entry in self.tiles.read_entries(number, TILE_WIDTH)]
+            is_whole = b"".join(leaves) == self.tiles.read(0, number, TILE_WIDTH)
+            if not is_whole or fold(leaves) != subtrees(TILE_LEVELS, number):
+                raise TileError(f"tile {number:,} in `{self._sealer.folder}` is damaged")
 
     def _begin(self) -> None:
         """Begin with the oldest file of the log, after the entries of files that were deleted. Raises OSError,

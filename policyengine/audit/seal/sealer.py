@@ -21,7 +21,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 from threading import Event, RLock, Thread, current_thread
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from policyengine.audit.seal.key_notes import announcing_keys, leads_to, read_announcements
@@ -32,6 +32,7 @@ from policyengine.audit.seal.seal_run import SealRun
 from policyengine.audit.seal.sealed_files import SealError, default_folder
 from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
+from policyengine.log_throttle import LogThrottle
 from policyengine.trusted_files import write_problem
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # A rotated file is finished if it was not changed for this time: writers leave it within one second.
 FINISHED_SECONDS = 3.0
+OVERDUE_SECONDS = 60.0  # without a checkpoint, although lines were written
 LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
 RETRY_SECONDS = 60.0  # until a tree that could not be built again is tried once more
 WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
@@ -60,7 +62,7 @@ class Sealer:
         self.delivery = open_delivery(self.folder, options)
         self._prepare_folder()
         self.checkpoint = self.load_checkpoint()
-        self.failures = 0
+        self.failures, self._opened_at, self._throttle = 0, time(), LogThrottle.every(OVERDUE_SECONDS)
         self._failing = False
         self._reset()
         _SEALERS.add(self)
@@ -207,6 +209,7 @@ class Sealer:
             self._is_complete = True
             try:
                 if not self._holds_lock():
+                    self._watch_holder()
                     return False
                 self._follow_key()
                 if self._run is None:
@@ -225,6 +228,17 @@ class Sealer:
                 self._failing = False
                 _LOG.warning("the log `%s` is sealed again", self.log, extra={"event": "log_sealed"})
             return True
+
+    def _watch_holder(self) -> None:
+        """Report a process that holds the lock and does not seal, for example because it is suspended. Raises
+        OSError.
+        """
+        checkpoint = self.folder / "checkpoint"
+        sealed_at = checkpoint.stat().st_mtime if checkpoint.exists() else self._opened_at
+        written_at = self.log.stat().st_mtime if self.log.exists() else 0.0
+        if time() - sealed_at > OVERDUE_SECONDS and written_at > sealed_at + OVERDUE_SECONDS:
+            text = f"the log `{self.log}` is not sealed: another process holds `{self.folder / 'lock'}`"
+            self._throttle.tell(logging.ERROR, "overdue", text, event="log_seal_fails")
 
     def _failed(self, error: Exception, *, exc_info: bool = False) -> None:
         self._unlock()  # another process may succeed

@@ -4,6 +4,7 @@ import gzip
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -302,7 +303,15 @@ def change_tiles(path: Path) -> None:
         tile.write_bytes(bytes(len(tile.read_bytes())))
 
 
-@pytest.mark.parametrize("damage", [damage_state, remove_state, put_wrong_state, empty_tiles, change_tiles])
+def lose_full_tiles(path: Path) -> None:
+    """Lose the files that were written shortly before a power failure."""
+    (folder(path) / "tile/0/000").write_bytes(b"")
+    (folder(path) / "tile/entries/001").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_state, lose_full_tiles, remove_state, put_wrong_state, empty_tiles, change_tiles]
+)
 def test_a_damaged_folder_is_built_again_from_the_lines(path, damage):
     sealed_log(path, 700)
     before = checkpoint_of(path)
@@ -433,6 +442,20 @@ def test_forked_workers_seal_what_all_of_them_wrote(path):
         assert os.waitpid(pid, 0)[1] == 0
     log.close()
     assert (verified(path).size, problems(path)) == (152, [])
+
+
+def test_a_process_that_holds_the_lock_and_does_not_seal_is_reported(path, caplog):
+    one, two = open_sealed(path), open_sealed(path)
+    write_lines(one, 3)
+    assert one.seal()
+    write_lines(two, 3, begin=3)
+    for file, age in ((folder(path) / "checkpoint", 200.0), (path, 100.0)):
+        os.utime(file, (time.time() - age,) * 2)
+    for _ in range(3):
+        assert not two.seal()
+    assert caplog.text.count("another process holds") == 1
+    one.close()
+    two.close()
 
 
 def test_the_lock_of_a_killed_process_is_free(path):
