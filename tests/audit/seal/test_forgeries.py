@@ -1,0 +1,171 @@
+"""What somebody who can write to the log, but not sign, once got past verification."""
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from policyengine.audit import DecisionLogError, Rotation
+from policyengine.audit.files import log_files
+from policyengine.audit.rotation import rename_aside
+from policyengine.audit.seal import seal_run, sealer
+from policyengine.audit.seal.key_notes import KEY_NOTE_START, announced_key
+from policyengine.audit.seal.keys import load_key
+from policyengine.audit.seal.notes import COSIGNATURE, Note, Signature, Signer, Verifier
+from tests.audit.seal.logs import (
+    checkpoint_of,
+    folder,
+    key_of,
+    open_sealed,
+    problems,
+    sealed_log,
+    verified,
+    write_lines,
+)
+
+FORGED = b'{"v":2,"time":"2027-01-15T08:00:00.000000Z","issued":{"jti":"forged"}}\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
+    return tmp_path / "d.jsonl"
+
+
+def rotated(path: Path):
+    """An open log with two rotated files of three lines."""
+    log = open_sealed(path)
+    for begin in (0, 3):
+        write_lines(log, 3, begin=begin)
+        log.seal()
+        rename_aside(path, os.stat(path).st_mtime)
+        log.reopen()
+    write_lines(log, 3, begin=6)
+    log.seal()
+    return log
+
+
+def append_statement(path: Path, statement: dict[str, object]) -> None:
+    with path.open("ab") as file:
+        file.write(json.dumps({"v": 2, "time": "2027-01-15T08:00:00.000000Z", "seal": statement}).encode() + b"\n")
+
+
+def test_an_unsigned_statement_does_not_excuse_deleted_files(path):
+    log, kept = rotated(path), checkpoint_of(path)
+    first = log_files(path)[0]
+    lines = first.read_bytes().splitlines()
+    digest = sha256(b"".join(sha256(line).digest() for line in lines)).hexdigest()
+    append_statement(path, {"event": "file_deleted", "lines": len(lines), "digest": digest, "last": digest})
+    log.seal()
+    log.close()
+    first.unlink()
+    assert "no signed line says that `--log-keep` deleted" in problems(path, kept)[0]
+
+
+def test_an_unsigned_statement_does_not_admit_lines_at_the_end_of_an_old_file(path):
+    log = rotated(path)
+    append_statement(path, {"event": "late_lines", "size": 3, "digests": [sha256(FORGED[:-1]).hexdigest()]})
+    log.close()
+    first = log_files(path)[0]
+    first.write_bytes(first.read_bytes() + FORGED)
+    assert problems(path) == [f"{first.name}:4: this line was added"]
+
+
+@pytest.mark.parametrize("change", ["removed", "doubled", "swapped"])
+def test_late_lines_cannot_be_changed_unnoticed(path, change):
+    log = rotated(path)
+    first = log_files(path)[0]
+    whole = first.read_bytes()
+    late = [FORGED.replace(b"forged", b"late-%d" % number) for number in range(2)]
+    first.write_bytes(whole)
+    with first.open("ab") as file:
+        file.write(b"".join(late))
+    log.seal()
+    log.close()
+    assert verified(path).problems == []
+    changed = {"removed": late[:1], "doubled": [*late, late[1]], "swapped": late[::-1]}[change]
+    first.write_bytes(whole + b"".join(changed))
+    assert problems(path) != []
+
+
+def test_a_witness_cannot_name_a_key_of_the_log(path):
+    witness, new = Ed25519PrivateKey.generate(), Signer.generate("log.example")
+    key = Verifier("log.example", COSIGNATURE, witness.public_key().public_bytes_raw())
+    text = f"{KEY_NOTE_START}{new.verifier}\n{key}\n"
+    raw = (7).to_bytes(8) + witness.sign(b"cosignature/v1\ntime 7\n" + text.encode())
+    assert announced_key(f"{text}\n{Signature(key.name, key.id, raw)}", [key]) is None
+
+
+def test_a_key_cannot_name_keys_of_another_log(path):
+    signer, other = Signer.generate("log.example"), Signer.generate("other.example")
+    assert (
+        announced_key(signer.sign(f"{KEY_NOTE_START}{other.verifier}\n{signer.verifier}\n"), [signer.verifier]) is None
+    )
+
+
+def test_a_signature_counts_once(path):
+    signer = Signer.generate("log.example")
+    note = Note.parse(signer.sign("text\n"))
+    assert Note(note.text, note.signatures * 2).verified_by([signer.verifier]) == [signer.verifier]
+
+
+def test_a_given_witness_must_have_cosigned(path):
+    sealed_log(path)
+    key = Verifier("w.example", COSIGNATURE, Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+    assert problems(path, keys=[key_of(path), key]) == [
+        "the witness `w.example` cosigned no checkpoint in `d.jsonl.tlog/cosigned`"
+    ]
+
+
+@pytest.mark.parametrize("name", ["99991231T235959.999999Z", "20261399T000000.000000Z"])
+def test_an_impossible_name_of_a_rotated_file_denies_nothing(path, name):
+    path.with_name(f"d.jsonl.{name}").touch()
+    log = open_sealed(path, Rotation(size=300))
+    for begin in range(6):
+        write_lines(log, 1, begin=begin)
+        log.reopen()
+    log.close()
+    assert verified(path).problems == []
+
+
+def test_the_text_of_a_damaged_key_is_not_in_the_error(path):
+    sealed_log(path)
+    key = path.with_name("d.jsonl.key")
+    secret = key.read_text().strip().rpartition("+")[2]
+    key.write_text(key.read_text().strip() + "\nmore\n")
+    with pytest.raises(DecisionLogError) as caught:
+        open_sealed(path)
+    assert secret not in str(caught.value)
+
+
+def test_a_server_does_not_sign_with_a_key_that_its_own_did_not_name(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    key = path.with_name("d.jsonl.key")
+    stranger = Signer.generate(load_key(key).name)
+    key.write_text(f"{stranger.encode()}\n")
+    write_lines(log, 1, begin=3)
+    assert not log.seal()
+    assert "which the key of the log did not name" in caplog.text
+    assert checkpoint_of(path).size == 3
+    log.close()
+
+
+def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_later(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    old = (folder(path) / "checkpoint").read_bytes()
+    write_lines(log, 3, begin=3)
+    log.seal()
+    (folder(path) / "checkpoint").write_bytes(old)
+    log._sealer._failed(OSError(28, "No space left on device"))
+    assert not log.seal()
+    assert "was put back to an older state" in caplog.text or "cannot be sealed" in caplog.text
+    assert checkpoint_of(path).size == 3
+    log.close()
