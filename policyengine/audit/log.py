@@ -149,7 +149,9 @@ class DecisionLog:
             from policyengine.audit.seal.line_digests import summarize_lines
 
             lines, digest = summarize_lines(file)
-            self._sealer.state(SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest})
+            self._sealer.write_statement(
+                SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest}
+            )
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed

@@ -43,6 +43,7 @@ CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
+MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
@@ -255,15 +256,15 @@ class SealRun:
             left = os.fstat(late.file).st_size - late.offset
             if left <= 0:
                 continue
-            data = os.pread(late.file, left, late.offset)
-            if monotonic() - late.since < INCOMPLETE_SECONDS:
-                data = data[: data.rfind(b"\n") + 1]  # the last line may be completed soon
+            data = os.pread(late.file, min(left, MAX_LATE_BYTES), late.offset)
+            if monotonic() - late.since < INCOMPLETE_SECONDS or left > MAX_LATE_BYTES:
+                data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may follow
             if not data:
                 continue
             os.fdatasync(late.file)
             lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
             digests = [sha256(line).hexdigest() for line in lines]
-            if self._sealer.state(SealStatement.LATE_LINES, {"size": late.size, "digests": digests}):
+            if self._sealer.write_statement(SealStatement.LATE_LINES, {"size": late.size, "digests": digests}):
                 late.offset += len(data)
 
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────

@@ -117,7 +117,7 @@ class Sealer:
             raise SealError(f"`{self.folder}` was put back to an older state than this process signed: restore it")
         return found
 
-    def state(self, event: SealStatement, members: Mapping[str, object]) -> bool:
+    def write_statement(self, event: SealStatement, members: Mapping[str, object]) -> bool:
         """Write a signed statement about the seal to the log. Return whether it was written."""
         note = sign_statement(self.signer, self.signer.name, event, members)
         return self._note({"event": event, "note": note})

@@ -213,6 +213,23 @@ def test_a_line_that_arrives_late_is_sealed_by_a_later_line(path):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+def test_many_late_lines_are_read_in_bounded_pieces(path, monkeypatch):
+    monkeypatch.setattr(seal_run, "MAX_LATE_BYTES", 200)
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n' * 9)
+    for _ in range(6):
+        log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (9, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
 def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
     log = open_sealed(path)
     write_lines(log, 3)
