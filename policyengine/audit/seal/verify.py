@@ -257,7 +257,7 @@ class LogVerifier:
             if begins:
                 self._skip_deleted(batch)
                 begins = False
-            at = 0 if rest_is_late else self._compare_lines(batch)
+            at = 0 if rest_is_late or batch.torn else self._compare_lines(batch)
             self._read_statements(batch, at)
             if at == len(batch.digests):
                 continue
@@ -314,7 +314,9 @@ class LogVerifier:
         expected = self.entries.after(size)
         wanted = expected[0] if expected else None
         place = self.entries.find(digests[0], size + 1)
-        if wanted is None:
+        if batch.torn and wanted == digests[0]:
+            self._problem(ProblemKind.CHANGED, "the newline after this line was removed", file, line)
+        elif wanted is None:
             self._problem(ProblemKind.ADDED, "this line was added after the last sealed line", file, line)
         elif place is not None and wanted in digests:
             self._problem(ProblemKind.MOVED, "this line was moved, or copied", file, line)

@@ -188,6 +188,14 @@ def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch)
     assert "are missing, and no signed line" in problems(path)[0]
 
 
+def test_a_removed_newline_at_the_end_of_a_rotated_file_is_noticed(tmp_path):
+    path = rotated_log(tmp_path / "d.jsonl")
+    first = log_files(path)[0]
+    lines = first.read_bytes().count(b"\n")
+    first.write_bytes(first.read_bytes()[:-1])
+    assert problems(path)[0] == f"{first.name}:{lines}: the newline after this line was removed"
+
+
 def test_a_removed_file_in_the_middle_is_noticed(tmp_path):
     path = rotated_log(tmp_path / "d.jsonl")
     log_files(path)[1].unlink()
