@@ -18,6 +18,7 @@ from policyengine.bounded_files import ByteStream, begins_with
 
 Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
+PARQUET = b"PAR1"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add a byte order mark to a file or a line
 PIECE_BYTES = 2**20  # maximum bytes of a line to read in one call
 MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large entity store
@@ -55,8 +56,18 @@ def without_duplicates(files: list[Path]) -> list[Path]:
     return [one for one in files if not (one.suffix == ".gz" and one.name.removesuffix(".gz") in names)]
 
 
+def is_packed(path: Path) -> bool:
+    """Return whether a file is a packed log, as `audit pack` writes it. Raises OSError."""
+    return begins_with(path, PARQUET)
+
+
 def read_lines(path: Path, tell: Report) -> Iterator[tuple[int, bytes]]:
-    """Yield lines with their numbers. Raises OSError if the file cannot be read at all."""
+    """Yield lines with their numbers, also of a packed log. Raises OSError if the file cannot be read at all."""
+    if is_packed(path):
+        from policyengine.audit.packed_log import read_packed_lines
+
+        yield from read_packed_lines(path)
+        return
     with open_log_file(path) as file:
         try:
             yield from bounded_lines(file, path, tell)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from policyengine.audit.encoder import LINE_STARTS
 from policyengine.audit.event_records import EventRecord, parse_event_record
-from policyengine.audit.files import Report, log_files, read_lines
+from policyengine.audit.files import Report, is_packed, log_files, read_lines
 from policyengine.audit.line_fields import (
     LogRecordError,
     find_last_start,
@@ -110,7 +110,8 @@ def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[
     """Yield the records of every kind, in the order of the files (rotated ones included) and their lines. `tell`
     receives a message for each line that is no record. Lines of earlier versions are read as those of this one.
 
-    Raises OSError when a file cannot be read.
+    A packed log is read as the log of which it was made. Raises OSError when a file cannot be read; it is
+    PackedLogError for a packed log that is damaged, or if DuckDB is not installed.
     """
     before = 0
     for file in log_files(Path(path)):
@@ -140,7 +141,7 @@ def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntr
 
 
 def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStore]]:
-    for number, line in read_lines(path, lambda _: None):
+    for number, line in read_directory_lines(path):
         if not is_directory(line):
             continue
         try:
@@ -152,6 +153,15 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
             )
         except (LogRecordError, RequestError, decode.DecodeError, LookupError, TypeError, ValueError) as error:
             tell(f"{path}:{number}: cannot read the entities on this line: {error}")
+
+
+def read_directory_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield at least the lines that have entity rows. A packed log yields only these. Raises OSError."""
+    if not is_packed(path):
+        return read_lines(path, lambda _: None)
+    from policyengine.audit.packed_log import read_packed_lines
+
+    return read_packed_lines(path, "directory")
 
 
 def is_directory(line: bytes) -> bool:

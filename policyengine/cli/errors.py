@@ -83,6 +83,15 @@ def file_error(path: object, error: OSError) -> CommandError:
     return CommandError("file", f"`{path}`: {words}", missing_file_hint(path, error), (("file", str(path)),))
 
 
+def log_error(log: object, error: OSError) -> CommandError:
+    """Return a CommandError for a decision log that cannot be read; a packed log says why, and how to correct it."""
+    from policyengine.audit.packed_log import PackedLogError
+
+    if isinstance(error, PackedLogError):
+        return CommandError("log", error.message, error.hint, (("file", str(log)),))
+    return file_error(error.filename or log, error)
+
+
 def policy_error(error: Any, code: int = 1) -> CommandError:
     """Return a CommandError with the diagnostics of a PolicyError and their number."""
     from policyengine.policy_files import other_file_hint

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from policyengine.audit.files import is_packed
 from policyengine.audit.reader import is_log_line, read_records
 from policyengine.clock import MICROSECONDS_PER_SECOND, epoch_microseconds
 from policyengine.runtime import decode
@@ -56,8 +57,11 @@ class TrafficTrace:
     def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[TrafficEvent]:
         """Yield the events. A log is read from its `path`, because it consists of several files.
 
-        Raises TrafficLineError.
+        Raises TrafficLineError, and OSError for a log.
         """
+        if path is not None and path.is_file() and is_packed(path):
+            yield from self._of_a_log(path)
+            return
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         first = next(numbered, None)
         if first is None:

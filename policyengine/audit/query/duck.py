@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policyengine.audit.files import GZIP
-from policyengine.audit.query.extract_sql import quote, select_matching_rows, select_rows
+from policyengine.audit.query.extract_sql import (
+    quote,
+    select_lines,
+    select_matching_rows,
+    select_raw_lines,
+    select_rows,
+)
 from policyengine.audit.query.fields import FIELDS, stored_fields
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError, Row
+from policyengine.audit.query.raw_lines import count_lines, write_raw_lines
 from policyengine.audit.query.sql import (
     Statement,
     count_statement,
@@ -30,11 +37,13 @@ from policyengine.install_hints import install_command
 if TYPE_CHECKING:
     import duckdb
 
-PARQUET = b"PAR1"
 EXTRA = "audit"
 MAX_MEMORY = 4 * 2**30  # bytes; DuckDB continues in files of the private folder
 MAX_DUCKDB_LINE_BYTES = 16 * 2**20  # bytes; the streaming reader reads files with longer lines
 ROWS_AT_ONCE = 10_000
+LINES_AT_ONCE = 500
+ROWS_IN_GROUP = 16_384  # rows of a Parquet file that are read at once
+LINE_COLUMNS = {"kind": "VARCHAR", "line": "VARCHAR"}
 ALWAYS = ("time", "kind")
 CLOSED = {
     "autoinstall_known_extensions": "false",
@@ -63,11 +72,6 @@ def can_name(path: Path) -> bool:
     return True
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file is a packed log. Raises OSError."""
-    return begins_with(path, PARQUET)
-
-
 def lines_of(files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> dict[str, object]:
     """Return the parameters of the statements of `select_rows`."""
     return {"files": list(files), "longest": max(longest + 1, MAX_DUCKDB_LINE_BYTES)}
@@ -76,8 +80,8 @@ def lines_of(files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> dict
 class DuckReader:
     """Answers questions with DuckDB. `logs` are JSON Lines files, `packed` are files of `audit pack`. Use `open`."""
 
-    def __init__(self, folder: Path, logs: Sequence[Path], packed: Sequence[Path]) -> None:
-        self._folder, self._logs, self._packed = folder, logs, packed
+    def __init__(self, folder: Path, logs: Sequence[Path], packed: Sequence[Path], threads: int | None = None) -> None:
+        self._folder, self._logs, self._packed, self._threads = folder, logs, packed, threads
         self._links: dict[str, Path] = {}
         self._loaded: frozenset[str] = frozenset()
         self.skipped = SkippedLines()
@@ -90,9 +94,11 @@ class DuckReader:
 
     @staticmethod
     @contextmanager
-    def open(logs: Sequence[Path], packed: Sequence[Path] = (), beside: Path | None = None) -> Iterator[DuckReader]:
-        """Open a reader whose private folder is in the folder `beside`, or in the one for temporary files. Raises
-        QueryError, OSError."""
+    def open(
+        logs: Sequence[Path], packed: Sequence[Path] = (), beside: Path | None = None, threads: int | None = None
+    ) -> Iterator[DuckReader]:
+        """Open a reader whose private folder is in the folder `beside`, or in the one for temporary files. It uses all
+        cores, or a number of threads. Raises QueryError, OSError."""
         if not has_duckdb():
             raise QueryError("packed logs are read with DuckDB", install_command(EXTRA))
         import duckdb
@@ -101,7 +107,7 @@ class DuckReader:
             if not can_name(path):
                 raise QueryError(f"`{path}`: DuckDB cannot open a path that is not valid Unicode", "rename it")
         with tempfile.TemporaryDirectory(prefix=".policyengine-audit-", dir=beside) as name:
-            reader = DuckReader(Path(name).resolve(), logs, packed)
+            reader = DuckReader(Path(name).resolve(), logs, packed, threads)
             try:
                 yield reader
             except duckdb.Error as error:
@@ -113,9 +119,9 @@ class DuckReader:
         """Connect to a database in the private folder, and close it in."""
         import duckdb
 
-        connection = duckdb.connect(
-            str(self._folder / "rows.duckdb"), config={**CLOSED, "memory_limit": f"{memory_limit()}B"}
-        )
+        limits = {"memory_limit": f"{memory_limit()}B"}
+        limits |= {} if self._threads is None else {"threads": str(self._threads)}
+        connection = duckdb.connect(str(self._folder / "rows.duckdb"), config={**CLOSED, **limits})
         files = [str(path.resolve()) for path in (*self._logs, *self._packed)]
         for setting, value in (
             ("temp_directory", str(self._folder / "spill")),
@@ -176,27 +182,52 @@ class DuckReader:
             Path(copy).unlink()
 
     def pack(self, to: Path) -> int:
-        """Write all lines of the JSON Lines files to a Parquet file in the private folder, and return their number.
-        Raises OSError, QueryError."""
+        """Write all lines of the JSON Lines files, each as it is, to a Parquet file in the private folder, and return
+        their number. Raises OSError, QueryError."""
         import duckdb
 
-        links, text = (
-            self._link_logs(),
-            f"SELECT * EXCLUDE filename FROM ({select_rows(tuple(FIELDS), with_line=True)})",
-        )
+        links, names = self._link_logs(), tuple(FIELDS)
         try:
-            self._copy_to(to, text, links)
-            damaged = self._one("SELECT count(*) FROM read_parquet($1) WHERE kind IS NULL", [str(to)])
+            self._copy_to(to, select_lines(names), links)
+            valid = self._one("SELECT count(kind) FROM read_parquet($1)", [str(to)])
+            complete = valid == sum(map(count_lines, self._logs))
         except (duckdb.IOException, duckdb.InvalidInputException):
-            damaged = len(links)
-        if damaged:
-            copies = [self._clean_copy(link, with_directories=True) for link in links]
-            self._copy_to(to, text, [copy for copy, _ in copies], max(longest for _, longest in copies))
+            complete = False
+        if not complete:  # a line is malformed, blank or too long
+            copies = [(copy, self._raw_copy(link, copy)) for link in links for copy in [f"{link}.raw"]]
+            self._copy_to(
+                to, select_raw_lines(names), [copy for copy, _ in copies], max(longest for _, longest in copies)
+            )
         return int(self._one("SELECT count(*) FROM read_parquet($1)", [str(to)]))
+
+    def _raw_copy(self, link: str, copy: str) -> int:
+        """Write a copy of a file that has each line as text beside its record, and return the length of its longest
+        line."""
+        return write_raw_lines(self._links[link], Path(copy), self.skipped)
+
+    def lines(self, kind: str | None = None) -> Iterator[tuple[int, bool, str | None]]:
+        """Yield the lines of a packed file, or those of a kind, in their order: the number, whether it is malformed,
+        and the text; None for a line that was blank or too long. Raises QueryError."""
+        import duckdb
+
+        [path] = self._packed
+        link = self._link(path, ".parquet")
+        only = "" if kind is None else "WHERE kind = $kind"
+        try:
+            self._check_columns(link, LINE_COLUMNS)
+            found = self._connection.execute(
+                f"SELECT file_row_number + 1, kind IS NULL, line FROM read_parquet($file, file_row_number=true) {only}",
+                {"file": link, **({} if kind is None else {"kind": kind})},
+            )
+            while rows := found.fetchmany(LINES_AT_ONCE):
+                yield from rows
+        except duckdb.Error as error:
+            what = str(error).splitlines()[0].replace(link, str(path))
+            raise QueryError(f"`{path}` is damaged: {what}", "pack the log again") from None
 
     def _copy_to(self, to: Path, text: str, files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> None:
         self._connection.execute(
-            f"COPY ({text}) TO $packed (FORMAT parquet, COMPRESSION zstd)",
+            f"COPY ({text}) TO $packed (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS_IN_GROUP})",
             {**lines_of(files, longest), "packed": str(to)},
         )
 
@@ -208,10 +239,10 @@ class DuckReader:
         empty.touch()
         return str(empty)
 
-    def _clean_copy(self, link: str, *, with_directories: bool = False) -> tuple[str, int]:
+    def _clean_copy(self, link: str) -> tuple[str, int]:
         """Return a copy of a file that has only valid lines, and the length of its longest line."""
         copy = self._folder / f"clean-{Path(link).name.removesuffix('.gz')}"
-        longest = write_clean_copy(self._links[link], copy, self.skipped, with_directories=with_directories)
+        longest = write_clean_copy(self._links[link], copy, self.skipped)
         return str(copy), longest
 
     def _link(self, path: Path, suffix: str) -> str:
@@ -226,12 +257,15 @@ class DuckReader:
 
     def _check_packed(self, paths: Sequence[str]) -> None:
         """Raises QueryError if a Parquet file does not have the columns of a packed log."""
-        wanted = {name: field.kind.value for name, field in FIELDS.items()}
         for path in paths:
-            described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
-            found = {str(one[0]): str(one[1]) for one in described}
-            if any(found.get(name) != kind for name, kind in wanted.items()):
-                raise QueryError(f"`{self._links[path]}` is not a packed log", "make it with `policyengine audit pack`")
+            self._check_columns(path, {name: field.kind.value for name, field in FIELDS.items()})
+
+    def _check_columns(self, path: str, wanted: Mapping[str, str]) -> None:
+        """Raises QueryError if a Parquet file does not have the columns."""
+        described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
+        found = {str(one[0]): str(one[1]) for one in described}
+        if any(found.get(name) != kind for name, kind in wanted.items()):
+            raise QueryError(f"`{self._links[path]}` is not a packed log", "make it with `policyengine audit pack`")
 
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 

@@ -26,6 +26,7 @@ from policyengine.audit.query.fields import (
 
 LOGGED_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
 LINES = "read_ndjson_objects($files, ignore_errors=true, filename=true, maximum_object_size=$longest)"
+RAW_RECORD, RAW_LINE = "record", "line"  # members of the lines of `raw_lines`
 Columns = Sequence[str]
 
 
@@ -35,8 +36,10 @@ def quote(name: str) -> str:
 
 @dataclass(slots=True)
 class PathList:
-    """The JSON paths that a statement extracts in one pass over each line, as text or, for lists, as JSON."""
+    """The JSON paths that a statement extracts in one pass over each line, as text or, for lists, as JSON. The record
+    is at the path `root`."""
 
+    root: str = "$"
     texts: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
 
@@ -56,19 +59,30 @@ class PathList:
 
     @property
     def columns(self) -> str:
-        found = [f"json_extract_string(json, [{_paths(self.texts)}]) AS x"]
-        found += [f"json_extract(json, [{_paths(self.values)}]) AS y"] if self.values else []
+        found = [f"json_extract_string(json, [{self._paths(self.texts)}]) AS x"]
+        found += [f"json_extract(json, [{self._paths(self.values)}]) AS y"] if self.values else []
         return ", ".join(found)
 
+    def _paths(self, paths: Sequence[str]) -> str:
+        return ", ".join(f"'{self.root}.{path}'" for path in paths)
 
-def _paths(paths: Sequence[str]) -> str:
-    return ", ".join(f"'$.{path}'" for path in paths)
 
-
-def select_rows(names: Columns, *, with_line: bool = False) -> str:
+def select_rows(names: Columns) -> str:
     """Return the statement that reads stored fields from the lines of files, a parameter. Lines that are malformed, or
     need the care of the streaming reader, have no kind."""
-    return _select(names, LINES, ["json::VARCHAR AS line"] if with_line else [])
+    return _select(names, LINES, [])
+
+
+def select_lines(names: Columns) -> str:
+    """Return the statement that reads stored fields as `select_rows` does, and each line as it is."""
+    return f"SELECT * EXCLUDE filename FROM ({_select(names, LINES, ['json::VARCHAR AS line'])})"
+
+
+def select_raw_lines(names: Columns) -> str:
+    """Return the statement that reads the files of `raw_lines`: stored fields of the records, and each line as it
+    is."""
+    line = f"json_extract_string(json, '$.{RAW_LINE}') AS line"
+    return f"SELECT * EXCLUDE filename FROM ({_select(names, LINES, [line], f'$.{RAW_RECORD}')})"
 
 
 def select_matching_rows(names: Columns, filtered: Columns, condition: str) -> str:
@@ -78,8 +92,8 @@ def select_matching_rows(names: Columns, filtered: Columns, condition: str) -> s
     return _select(names, f"({matching})", [])
 
 
-def _select(names: Columns, source: str, more: Columns) -> str:
-    paths = PathList()
+def _select(names: Columns, source: str, more: Columns, root: str = "$") -> str:
+    paths = PathList(root)
     kind = f"CASE WHEN {_line_is_plain(paths)} THEN {_kind(paths)} END"
     columns = [f"{_column(FIELDS[name], paths, kind)} AS {quote(name)}" for name in names]
     return (

@@ -1,4 +1,5 @@
-"""Packs a log into one Parquet file: the fields of each record in columns, and each whole line."""
+"""Packs a log into one Parquet file: the fields of each record in columns, and each line as it is. A malformed line has
+no fields."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policyengine.audit.query.duck import EXTRA, DuckReader, has_duckdb, is_packed
+from policyengine.audit.files import is_packed
+from policyengine.audit.query.duck import EXTRA, DuckReader, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.source import LogFiles, check_logs
 from policyengine.audit.query.stream import SkippedLines

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.audit.files import log_files
-from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb, is_packed
+from policyengine.audit.files import is_packed, log_files
+from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.stream import Progress, SkippedLines, StreamReader
 

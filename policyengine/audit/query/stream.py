@@ -51,10 +51,11 @@ def open_counted(path: Path) -> tuple[io.BufferedReader, gzip.GzipFile | None]:
     return raw, gzip.GzipFile(fileobj=raw, mode="rb") if packed else None
 
 
-def read_log_lines(
+def read_numbered_lines(
     path: Path, skipped: SkippedLines, progress: Progress = lambda _: None, before: int = 0
-) -> Iterator[bytes]:
-    """Yield the lines of one file; `progress` receives `before` plus the bytes read. Raises OSError."""
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of one file with their numbers; `progress` receives `before` plus the bytes read. Raises
+    OSError."""
 
     def note(message: str) -> None:
         skipped.add(path)
@@ -65,7 +66,7 @@ def read_log_lines(
             for number, line in bounded_lines(packed or raw, path, note):
                 if number % LINES_BETWEEN_REPORTS == 0:
                     progress(before + raw.tell())
-                yield line
+                yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             skipped.broken[path] = str(error)
         progress(before + raw.tell())
@@ -87,7 +88,7 @@ def read_trees(
     path: Path, skipped: SkippedLines, progress: Progress = lambda _: None, before: int = 0
 ) -> Iterator[tuple[dict[str, object], str]]:
     """Yield the lines of one file as trees with their kinds; malformed lines are counted. Raises OSError."""
-    for line in read_log_lines(path, skipped, progress, before):
+    for _, line in read_numbered_lines(path, skipped, progress, before):
         try:
             tree, kind, cut = parse_or_salvage(line)
         except MalformedLineError:
@@ -99,12 +100,13 @@ def read_trees(
         yield tree, kind
 
 
-def write_clean_copy(path: Path, to: Path, skipped: SkippedLines, *, with_directories: bool) -> int:
-    """Write the valid lines of a file, one object on each, and return the length of the longest. Raises OSError."""
+def write_clean_copy(path: Path, to: Path, skipped: SkippedLines) -> int:
+    """Write the valid lines of a file without entity rows, one object on each, and return the length of the longest.
+    Raises OSError."""
     longest = 0
     with to.open("wb") as file:
         for tree, kind in read_trees(path, skipped):
-            if kind != DIRECTORY or with_directories:
+            if kind != DIRECTORY:
                 longest = max(longest, file.write(encode(tree) + b"\n"))
     return longest
 

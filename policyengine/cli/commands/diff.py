@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.output.terminal import Screen, is_ascii_only, print_json, show_progress
 from policyengine.control_characters import printable
@@ -58,7 +58,7 @@ def diff(
         typer.Option(
             "--log",
             metavar="FILE",
-            help="A decision log whose requests both policies decide again.",
+            help="A decision log, or a packed one, whose requests both policies decide again.",
             show_default=False,
         ),
     ] = None,
@@ -135,7 +135,7 @@ def _compare(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed:
         with show_progress("replaying the log"):
             return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
     except OSError as error:
-        failure = file_error(log, error)
+        failure = log_error(log, error)
         failure.code = UNREADABLE
         raise failure from None
 

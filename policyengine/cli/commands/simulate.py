@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.bounded_files import read_lines
-from policyengine.cli.errors import CommandError, file_error, short_log_messages
+from policyengine.cli.errors import CommandError, file_error, log_error, short_log_messages
 from policyengine.cli.options.common import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.options.simulate import (
     CallerCount,
@@ -128,7 +128,7 @@ def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
             yield (line for _, line in read_lines(file, MAX_REQUEST_BYTES))
     except OSError as error:
-        raise file_error(name, error) from None
+        raise log_error(name, error) from None
 
 
 def _play_events(

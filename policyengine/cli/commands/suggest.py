@@ -13,7 +13,7 @@ import typer
 
 from policyengine.cli.atomic_write import write_file
 from policyengine.cli.commands.check import no_policies_error, pluralize
-from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.errors import CommandError, log_error, policy_error
 from policyengine.cli.options.common import DecisionsFile, Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
 
@@ -116,7 +116,7 @@ def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
         with show_progress("replaying the log"):
             return PolicySuggester(modules, checked, log, lambda told: screen.line(told)).suggested()
     except OSError as error:
-        raise file_error(log, error) from None
+        raise log_error(log, error) from None
 
 
 def _show(found: PolicySuggestion, output: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
 from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json, show_progress
@@ -107,7 +107,7 @@ def read_entries(log: Path) -> Iterator[LogEntry]:
     try:
         yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), message))
     except OSError as error:
-        raise file_error(log, error) from None
+        raise log_error(log, error) from None
 
 
 def read_records(log: Path) -> Iterator[DecisionRecord]:

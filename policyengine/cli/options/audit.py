@@ -17,6 +17,12 @@ MAX_FILE_BYTES = 1_000_000
 LogArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="LOG", help="The decision log: a file that `serve --log` wrote.", show_default=False)
 ]
+SealedLog: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--log", metavar="FILE", help="The decision log: a file that `serve --log` wrote.", show_default=False
+    ),
+]
 SealFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option("--seal", metavar="FOLDER", help="The folder of the seal. [default: LOG.tlog]", show_default=False),

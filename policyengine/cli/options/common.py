@@ -54,7 +54,10 @@ IdentityFile: TypeAlias = Annotated[
 DecisionsFile: TypeAlias = Annotated[
     Path,
     typer.Option(
-        "--log", metavar="FILE", help="The decision log: a file that `serve --log` wrote.", show_default=False
+        "--log",
+        metavar="FILE",
+        help="The decision log: a file that `serve --log` or `audit pack` wrote.",
+        show_default=False,
     ),
 ]
 StoreUrl: TypeAlias = Annotated[

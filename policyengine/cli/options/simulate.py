@@ -30,7 +30,7 @@ TraceFile: TypeAlias = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE|-",
-        help="Requests, one per line with its time in `at`; or a decision log.",
+        help="Requests, one per line with its time in `at`; or a decision log, packed or not.",
         show_default=False,
     ),
 ]

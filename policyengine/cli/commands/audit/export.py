@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.errors import CommandError, file_error, log_error
 from policyengine.cli.options.audit import LogArgument
 from policyengine.cli.output.terminal import Screen
 
@@ -96,7 +96,7 @@ def export(
     except BrokenPipeError:
         raise  # the reader of the output has enough
     except OSError as error:
-        raise file_error(error.filename or log, error) from None
+        raise log_error(log, error) from None
     if output != STDOUT:
         skipped = f", {source.skipped:,} lines skipped" if source.skipped else ""
         Screen().line(f"wrote {output}: {source.exported:,} records{skipped}")

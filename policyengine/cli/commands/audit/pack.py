@@ -21,8 +21,9 @@ def pack(
 ) -> int:
     """Pack a decision log into one Parquet file.
 
-    The file has the fields of each record in columns, and each whole line. `audit query` and `audit report` read it,
-    and so does any program that reads Parquet. Only its owner may read it. The log itself stays as it is.
+    The file has the fields of each record in columns, and each line as it is. Every command that reads a log reads it,
+    except those for seals, and so does any program that reads Parquet. Only its owner may read it. The log itself stays
+    as it is.
 
     \b
     Exit codes:
@@ -37,7 +38,7 @@ def pack(
 
     with report_query_errors(logs), show_progress("packing the log"):
         found = pack_log(logs, output)
-    report_skipped(found.skipped)
+    report_skipped(found.skipped, "packed {lines} without fields")
     sizes = f"{format_bytes(found.before)} became {format_bytes(found.after)}"
     Screen().line(f"wrote {output}: {found.lines:,} lines, {sizes}")
     return 0

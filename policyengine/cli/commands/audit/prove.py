@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.options.audit import SealFolder, read_checkpoint
-from policyengine.cli.options.common import DecisionsFile
+from policyengine.cli.options.audit import SealedLog, SealFolder, read_checkpoint
 from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ FILE_HINT = "run `policyengine audit verify` to see what is wrong with the log"
 
 
 def prove(
-    log: DecisionsFile,
+    log: SealedLog,
     id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The ID of the decision.", show_default=False)
     ] = None,

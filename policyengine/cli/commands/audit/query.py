@@ -229,11 +229,11 @@ def show_answer(answer: QueryAnswer) -> None:
         screen.line(f"{total:,} {what}{'' if total == 1 else 's'}")
 
 
-def report_skipped(skipped: SkippedLines) -> None:
-    """Warn of lines that were not read, on stderr."""
+def report_skipped(skipped: SkippedLines, what: str = "skipped {lines}") -> None:
+    """Warn of lines that were not read, on stderr. `what` says what became of malformed lines."""
     screen = Screen(sys.stderr)
     for file, number in skipped.lines.items():
-        text = f"{file}: skipped {number:,} malformed line{'' if number == 1 else 's'}"
-        screen.line(("warning: ", "bold yellow"), text)
+        text = what.format(lines=f"{number:,} malformed line{'' if number == 1 else 's'}")
+        screen.line(("warning: ", "bold yellow"), f"{file}: {text}")
     for file, why in skipped.broken.items():
         screen.line(("warning: ", "bold yellow"), f"{file}: skipped the rest of this file: {why}")
