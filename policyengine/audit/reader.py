@@ -3,7 +3,7 @@ kind."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -56,8 +56,8 @@ class DecisionRecord:
     decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
     `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
     because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
-    all its files; `file` is the file with the line. `client` is the client of the decision API that asked, and
-    `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
+    all its files, and `line_in_file` from the beginning of `file`. `client` is the client of the decision API that
+    asked, and `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
     """
 
     line: int
@@ -75,6 +75,7 @@ class DecisionRecord:
     file: Path = Path()
     client: str | None = None
     resource: EntityRef | None = None
+    line_in_file: int = 0
 
     @property
     def id(self) -> str:
@@ -103,6 +104,7 @@ class DecisionRecord:
         return Request.from_mapping(self.request)
 
 
+LineFilter: TypeAlias = Callable[[bytes], bool]
 LogEntry: TypeAlias = DecisionRecord | EventRecord  # a line, except those with entity rows
 
 
@@ -113,9 +115,15 @@ def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[
     A packed log is read as the log of which it was made. Raises OSError when a file cannot be read; it is
     PackedLogError for a packed log that is damaged, or if DuckDB is not installed.
     """
+    return search_log(path, lambda line: True, tell)
+
+
+def search_log(path: Path | str, wanted: LineFilter, tell: Report = lambda message: None) -> Iterator[LogEntry]:
+    """Yield, as `read_log`, the records of those lines that `wanted` accepts. The others are not parsed. Raises OSError
+    when a file cannot be read."""
     before = 0
     for file in log_files(Path(path)):
-        before += yield from read_entries(file, tell, before)
+        before += yield from read_entries(file, tell, before, wanted)
 
 
 def read_records(path: Path | str, tell: Report = lambda message: None) -> Iterator[DecisionRecord]:
@@ -123,21 +131,33 @@ def read_records(path: Path | str, tell: Report = lambda message: None) -> Itera
     return (one for one in read_log(path, tell) if isinstance(one, DecisionRecord))
 
 
-def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
-    """Yield the entries of one file, which can be read without the others, and return its number of lines. `before` is
-    the number of lines in earlier files."""
-    directories, number = dict[str, EntityStore](), 0
-    for name, rows in read_directories(path, tell):
-        directories.setdefault(name, rows)
+def read_entries(
+    path: Path, tell: Report, before: int = 0, wanted: LineFilter = lambda line: True
+) -> Generator[LogEntry, None, int]:
+    """Yield the entries of the wanted lines of one file, which can be read without the others, and return its number of
+    lines. `before` is the number of lines in earlier files."""
+    directories: dict[str, EntityStore] | None = None
+    number = 0
     for number, line in read_lines(path, tell):
-        if is_directory(line):
+        if not wanted(line) or is_directory(line):
             continue
+        if directories is None:
+            directories = {}
+            for name, rows in read_directories(path, tell):
+                directories.setdefault(name, rows)
         try:
             found = [parse_entry(number, line, directories)]
         except LogRecordError as problem:
             found = list(salvage_entry(number, line, directories, path, problem, tell))
-        yield from (replace(one, line=before + number, file=path) for one in found)
+        yield from (placed(one, before, number, path) for one in found)
     return number
+
+
+def placed(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
+    """Return an entry with the place of its line: the number in its file, and the lines before that file."""
+    if isinstance(entry, DecisionRecord):
+        return replace(entry, line=before + number, file=path, line_in_file=number)
+    return replace(entry, line=before + number, file=path)
 
 
 def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStore]]:

@@ -103,7 +103,8 @@ def test_why_shows_how_the_request_came_out(run, project, log):
     assert run("why", second, "--log", log, "--format", "json").json["reported"] is None
 
 
-def test_why_does_not_search_for_an_outcome_longer_than_a_day(run, log):
+def test_why_does_not_search_for_an_outcome_longer_than_a_day(run, log, monkeypatch):
+    monkeypatch.setattr("policyengine.cli.commands.why.LINES_BETWEEN_TIMES", 1)
     first, _ = ids(log)
     lines = log.read_text().splitlines(keepends=True)
     at = [place for place, line in enumerate(lines) if '"decision":{' in line][1]

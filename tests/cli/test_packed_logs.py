@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import duckdb
 import pytest
@@ -68,12 +69,18 @@ COMMANDS = [
 ]
 
 
+def without_names(output: str) -> str:
+    """Return output without the names of files and what it says about a missing seal."""
+    output = re.sub(r"(the log|a packed log) has no seal: [^\n\"]*", "no seal", output)
+    return re.sub(r"shop\.(parquet|jsonl(\.[0-9TZ.]+(gz)?)?)", "LOG", output)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_packed_log_gives_the_same_output(run, shop, tmp_path, command):
     (tmp_path / "other.policy").write_text(SHOP.replace("resource.open", "not resource.open"))
     ended = [run(*({"LOG": log, "ID": shop}.get(part, part) for part in command)) for log in ("shop.jsonl", PACKED)]
     assert ended[0].code == ended[1].code
-    assert ended[0].out == ended[1].out.replace(PACKED, "shop.jsonl")
+    assert without_names(ended[0].out) == without_names(ended[1].out)
     assert ended[0].out
     skipped = [[line.partition(": ")[0] for line in each.err.splitlines() if ": skipped" in line] for each in ended]
     assert len(skipped[0]) == len(skipped[1])

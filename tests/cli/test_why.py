@@ -5,6 +5,7 @@ import json
 import pytest
 
 from policyengine.audit import DecisionLog
+from policyengine.audit.seal.options import SealOptions
 from policyengine.engine import Engine
 from policyengine.evaluator import is_compiled, walker
 
@@ -163,3 +164,76 @@ def test_why_and_record_read_a_log_whose_json_was_reformatted(run, project, log,
     assert run("why", decided.id, project, "--log", log, "--format", "json").json == before
     ended = run("record", project, "--log", log)
     assert (ended.code, "left out" in ended.out) == (0, False)
+
+
+# ── The seal ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def sealed(project, log):
+    """Two decisions of a sealed log; and a third one that is not sealed."""
+    question = json.loads((project / "request.json").read_bytes())
+    ids = []
+    for count, seal in ((2, SealOptions(interval=3_600)), (1, None)):
+        writer = DecisionLog(log, seal=seal)
+        engine = Engine.load(project, entities=project / "entities.json", log=writer)
+        ids += [engine.decide(question).id for _ in range(count)]
+        writer.close()
+    return ids
+
+
+def test_why_shows_the_proof_of_a_sealed_record(run, log, sealed):
+    ended = run("why", sealed[0], "--log", log)
+    lines = ended.out.splitlines()
+    place = lines.index("✓ sealed as line 2 of 3")
+    assert (ended.code, lines[place + 1].startswith("  checkpoint signed by ")) == (0, True)
+    assert lines[place + 2].startswith("  the key is from the folder of the seal itself")
+    ended = run("why", sealed[0], "--log", log, "--key", f"{log}.tlog/vkey", "--checkpoint", f"{log}.tlog/checkpoint")
+    assert (ended.code, "✓ sealed as line 2 of 3" in ended.out, "from the folder" in ended.out) == (0, True, False)
+
+
+def test_why_json_contains_the_proof(run, project, log, sealed):
+    found = run("why", sealed[1], project, "--log", log, "--format", "json").json["seal"]
+    assert (found["status"], found["entry"], found["key_given"], found["problem"]) == ("sealed", 2, False, None)
+    assert (found["checkpoint"]["size"], len(found["keys"])) == (3, 1)
+    assert found["checkpoint_file_time"].endswith("Z")
+
+
+def test_why_reports_a_record_that_is_not_sealed_yet(run, project, log, sealed):
+    ended = run("why", sealed[2], project, "--log", log)
+    assert (ended.code, ended.out.splitlines()[-1]) == (
+        0, "not sealed yet: 1 line after the last checkpoint, which covers 3"
+    )  # fmt: skip
+    ended = run("why", sealed[2], project, "--log", log, "--key", f"{log}.tlog/vkey")
+    assert (ended.code, ended.out.splitlines()[0]) == (1, "✗ this record is not sealed")
+
+
+def test_why_ends_with_1_if_the_seal_does_not_contain_the_record(run, project, log, sealed):
+    log.write_bytes(log.read_bytes().replace(b'"outcome":"allow"', b'"outcome":"deny"', 1))
+    for arguments in ([], [project]):
+        ended = run("why", sealed[0], *arguments, "--log", log)
+        assert (ended.code, ended.out.splitlines()[0]) == (
+            1,
+            "✗ the seal of the log does not prove this record: the seal does not contain this line: "
+            "it was changed or added; line 2 of the seal is another",
+        )
+        found = run("why", sealed[0], *arguments, "--log", log, "--format", "json")
+        assert (found.code, found.json["seal"]["status"]) == (1, "broken")
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--key", "KEY"], 1), (["--seal", "elsewhere"], 0)])
+def test_why_reports_a_log_without_a_seal(run, log, sealed, options, code):
+    options = [str(log.with_name("vkey")) if option == "KEY" else option for option in options]
+    log.with_name(f"{log.name}.tlog").rename(log.with_name("moved"))
+    log.with_name("vkey").write_bytes((log.with_name("moved") / "vkey").read_bytes())
+    ended = run("why", sealed[0], "--log", log, *options)
+    assert (ended.code, "the log has no seal: `" in ended.out) == (code, True)
+
+
+def test_why_parses_only_the_lines_that_it_needs(run, project, log, sealed, monkeypatch):
+    from policyengine.audit import reader
+
+    parsed, parse = [], reader.parse_entry
+    monkeypatch.setattr(reader, "parse_entry", lambda *arguments: parsed.append(arguments[0]) or parse(*arguments))
+    assert run("why", sealed[1], "--log", log).code == 0
+    assert parsed == [3]

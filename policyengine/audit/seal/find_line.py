@@ -34,6 +34,7 @@ ULID_TIME_CHARACTERS = 10
 MAX_UNTIMED_LINES = 100
 # How many tiles before and after the time of the decision are searched: lines are not exactly in order of time.
 NEAR_TILES = 4
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +153,34 @@ class LogIndex:
             stop = content.find(b"\n", at)
             line = content[start : len(content) if stop < 0 else stop]
             if decision_id(line) == wanted:
-                return FoundLine(line, path, start, self._index_of(path, start))
+                return FoundLine(line, path, start, self.index_of(path, start))
             at += len(mark)
         return None
 
-    def _index_of(self, path: Path, offset: int) -> int | None:
+    def is_newer(self, path: Path) -> bool:
+        """Return whether a file is newer than all files of which lines are sealed."""
+        return self._shift is not None and self.files.index(path) + self._shift >= len(self._starts)
+
+    def line(self, path: Path, number: int) -> FoundLine | None:
+        """Return the line of a file with a number, from 1, or None. Raises OSError, SealError."""
+        start = line_start(self.content(path), number)
+        return None if start is None else self.line_from(path, start)
+
+    def line_from(self, path: Path, start: int) -> FoundLine:
+        """Return the line that begins at an offset. Raises OSError, SealError."""
+        content = self.content(path)
+        stop = content.find(b"\n", start)
+        line = content[start : len(content) if stop < 0 else stop]
+        return FoundLine(line, path, start, self.index_of(path, start))
+
+    def lines_with(self, path: Path, mark: bytes) -> Iterator[FoundLine]:
+        """Yield the lines of a file that contain these bytes. Raises OSError, SealError."""
+        content, at = self.content(path), 0
+        while (at := content.find(mark, at)) >= 0:
+            yield self.line_from(path, content.rfind(b"\n", 0, at) + 1)
+            at = content.find(b"\n", at) + 1 or len(content)
+
+    def index_of(self, path: Path, offset: int) -> int | None:
         """Return the index of the entry of the line at an offset, counted from the nearest tile before it. Return None
         if the line's file was not sealed.
         """
@@ -199,6 +223,20 @@ def read_numbers(path: Path, width: int) -> Sequence[int]:
     found = array("Q", raw[: len(raw) // width * width])
     found.byteswap()
     return found
+
+
+def line_start(content: mmap.mmap | bytes, number: int) -> int | None:
+    """Return the offset at which a line begins, by its number from 1, or None."""
+    start, left = 0, number - 1
+    while left and start < len(content):
+        count = count_newlines(content, start, start + READ_BYTES)
+        if count < left:
+            start, left = start + READ_BYTES, left - count
+            continue
+        for _ in range(left):
+            start = content.find(b"\n", start) + 1
+        left = 0
+    return start if start < len(content) and not left else None
 
 
 def count_newlines(content: mmap.mmap | bytes, begin: int, end: int) -> int:

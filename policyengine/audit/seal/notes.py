@@ -277,3 +277,8 @@ class SignedCheckpoint:
         wrong.
         """
         return [key for key in self.note.verified_by(keys) if key.kind == COSIGNATURE]
+
+    def cosigned_at(self, witness: Verifier) -> int:
+        """Return when a witness cosigned the checkpoint, in seconds since 1970. `witnesses` must have verified it."""
+        line = next(each for each in self.note.signatures if (each.name, each.id) == (witness.name, witness.id))
+        return int.from_bytes(line.signature[:TIMESTAMP_BYTES])

@@ -37,6 +37,10 @@ class ProofError(Exception):
     """A proof is malformed or does not hold, or cannot be made; the message says why."""
 
 
+class UnsealedLineError(ProofError):
+    """No checkpoint covers the line yet."""
+
+
 @dataclass(frozen=True)
 class InclusionProof:
     """A proof that a log contains a line. `line` has no newline at its end."""
@@ -142,7 +146,9 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
     """
     signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
-        raise ProofError("the line is not sealed yet: the next checkpoint follows within a second of the last line")
+        raise UnsealedLineError(
+            "the line is not sealed yet: the next checkpoint follows within a second of the last line"
+        )
     path = inclusion_proof(TileFolder(folder).subtrees(signed.size), index, signed.size)
     found = InclusionProof(line, index, tuple(path), signed)
     found.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -12,7 +13,9 @@ import typer
 
 from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.load_engine import load_engine
+from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
+from policyengine.cli.output.record_seal import CheckedSeal, check_record_seal, print_broken_seal, print_record_seal
 from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json, show_progress
 from policyengine.time_formats import format_rfc3339
 
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from policyengine.audit import DecisionRecord, LogEntry, OutcomeRecord, ReplayResult
+    from policyengine.audit.reader import LineFilter
 
-EXIT_DIFFERS = 3
+EXIT_DIFFERS, EXIT_TAMPERED = 3, 1
 INDENT = "  "
 MAX_OUTCOME_DELAY = timedelta(days=1)  # after the decision; outcomes are not searched further
+ISSUED_MARK = b'"issued"'
+LINES_BETWEEN_TIMES = 1_000
 MAX_TOKENS = 100_000  # most recently issued tokens to remember while searching for the decision
 
 
@@ -58,6 +64,9 @@ def why(
         ),
     ] = None,
     trust: TrustedKeys = None,
+    key: PublicKeys = None,
+    checkpoint: KeptCheckpoints = None,
+    seal: SealFolder = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Explain a decision from a log.
@@ -65,22 +74,29 @@ def why(
     The policies decide the request again with the recorded facts, entities, time and approvals. If other policies made
     the recorded decision, both decisions are shown. Without policies, only the record is shown.
 
+    The output also shows whether the seal of the log proves the record. Without `--key`, the key is read from the
+    folder of the seal, which an attacker who can replace the log can also replace.
+
     \b
     Exit codes:
       0  explained: the policies make the same decision
       3  the policies decide differently, or depend on facts that were redacted from the log
-      1  there is no such decision, or an error
+      1  the seal does not contain this record: the log was tampered with or is damaged; with `--key` or `--checkpoint`,
+         also if the record is not sealed; there is no such decision; or an error
 
     \b
     Example:
       policyengine why 01K4QJ6V1N3W8Y5T2R9ZXBCDEF payments/ --log decisions.jsonl
+      policyengine why 01K4QJ6V1N3W8Y5T2R9ZXBCDEF payments/ --log decisions.jsonl --key log.vkey
     """
     from policyengine.audit import ReplayError, confirm_replay, replay_decision
 
     found = _find_record(id, log)
     record = found.record
+    sealed = check_record_seal(log, record, key, checkpoint, seal)
     if not paths:
-        return _show_record(found, format)
+        _show_record(found, sealed, format)
+        return EXIT_TAMPERED if sealed.fails else 0
     engine = load_engine(paths, None, trust)
     try:
         again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
@@ -88,9 +104,13 @@ def why(
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None
     if format is OutputFormat.JSON:
-        print_json(_to_dict(found, again))
+        print_json({**_to_dict(found, again), "seal": sealed.to_dict()})
     else:
+        print_broken_seal(Screen(), sealed)
         _show(found, again)
+        print_record_seal(Screen(), sealed)
+    if sealed.fails:
+        return EXIT_TAMPERED
     return 0 if again.same and not is_unsure(again) else EXIT_DIFFERS
 
 
@@ -99,13 +119,14 @@ def is_unsure(again: ReplayResult) -> bool:
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
-def read_entries(log: Path) -> Iterator[LogEntry]:
-    """Yield all entries of a log; lines that cannot be read are reported on stderr. Raises CommandError."""
-    from policyengine.audit import read_log
+def read_entries(log: Path, wanted: LineFilter = lambda line: True) -> Iterator[LogEntry]:
+    """Yield the entries of a log on the wanted lines; those that cannot be read are reported on stderr. Raises
+    CommandError."""
+    from policyengine.audit.reader import search_log
 
     screen = Screen(sys.stderr)
     try:
-        yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), message))
+        yield from search_log(log, wanted, lambda message: screen.line(("warning: ", "bold yellow"), message))
     except OSError as error:
         raise log_error(log, error) from None
 
@@ -119,22 +140,26 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
 
 def _search_log(id: str, log: Path) -> FoundDecision | None:
     """Return the decision, the issuance of its token, and its outcome. One pass finds them, because a token is logged
-    before the client receives it, and an outcome after the decision.
+    before the client receives it, and an outcome after the decision. Of lines that are neither, only some are parsed,
+    for their times.
     """
     from policyengine.audit import DecisionRecord, OutcomeRecord, TokenEvent, TokenEventKind
 
     issued: dict[str | None, TokenIssuance] = {}
     found: FoundDecision | None = None
-    for entry in read_entries(log):
+    numbers, mark = count(), id.encode()
+    for entry in read_entries(
+        log, lambda line: mark in line or ISSUED_MARK in line or next(numbers) % LINES_BETWEEN_TIMES == 0
+    ):
         match entry:
             case DecisionRecord() if entry.id == id and found is None:
                 found = FoundDecision(entry, issued.get(entry.fingerprint))
                 if not may_have_outcome(entry):
                     return found
-            case OutcomeRecord() if found is not None and entry.decision == id:
-                return found._replace(outcome=entry)
             case DecisionRecord() | OutcomeRecord() if found is not None and is_too_late(entry, found.record):
                 return found
+            case OutcomeRecord() if found is not None and entry.decision == id:
+                return found._replace(outcome=entry)
             case TokenEvent(what=TokenEventKind.ISSUED) if found is None and entry.fingerprint is not None:
                 client = str(entry.told.get("client"))
                 issued[entry.fingerprint] = TokenIssuance(client, entry.time, entry.line, entry.file)
@@ -176,17 +201,18 @@ def _to_dict(logged: FoundDecision, again: ReplayResult | None) -> dict[str, Any
     return found
 
 
-def _show_record(found: FoundDecision, format: OutputFormat) -> int:
+def _show_record(found: FoundDecision, sealed: CheckedSeal, format: OutputFormat) -> None:
     if format is OutputFormat.JSON:
-        print_json(_to_dict(found, None))
-        return 0
+        print_json({**_to_dict(found, None), "seal": sealed.to_dict()})
+        return
     screen, record = Screen(), found.record
+    print_broken_seal(screen, sealed)
     _print_head(screen, found)
     _print_reasons(screen, record)
     screen.line(f"{INDENT}revision: {record.revision}")
     _print_redactions(screen, record)
+    print_record_seal(screen, sealed)
     screen.line("pass the policies as arguments to see the explanation")
-    return 0
 
 
 def _show(found: FoundDecision, again: ReplayResult) -> None:

@@ -36,6 +36,15 @@ PublicKeys: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+KeptCheckpoints: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="A checkpoint that was kept elsewhere: the log must begin with the lines that it covers.",
+        show_default=False,
+    ),
+]
 
 
 def read_keys(given: Sequence[str] | None, folder: Path) -> tuple[list[Verifier], bool]:

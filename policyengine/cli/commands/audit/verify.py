@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.options.audit import PublicKeys, SealFolder, read_checkpoint, read_keys
+from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder, read_checkpoint, read_keys
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
@@ -29,15 +29,7 @@ def verify(
             metavar="LOG...", help="Decision logs, each with its rotated files beside it.", show_default=False
         ),
     ],
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            help="A checkpoint that was kept elsewhere: the log must begin with the lines that it covers.",
-            show_default=False,
-        ),
-    ] = None,
+    checkpoint: KeptCheckpoints = None,
     key: PublicKeys = None,
     seal: SealFolder = None,
     format: TextOrJson = OutputFormat.TEXT,
