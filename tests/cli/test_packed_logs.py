@@ -65,6 +65,7 @@ COMMANDS = [
     ("diff", "shop.policy", "other.policy", "--log", "LOG", "--format", "json"),
     ("simulate", "shop.policy", "--entities", "shop.json", "--trace", "LOG", "--format", "json"),
     ("why", "ID", "shop.policy", "--log", "LOG"),
+    ("explain", "shop.policy", "--log", "LOG", "--id", "ID", "--format", "json"),
     ("audit", "export", "LOG", "--format", "csv"),
 ]
 

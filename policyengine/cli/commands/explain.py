@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from policyengine.cli.commands.decide import EXIT_CODES, print_refusal_code, print_token_claims
+from policyengine.cli.errors import CommandError
+from policyengine.cli.explain_record import exit_code, explain_record
 from policyengine.cli.load_engine import load_engine, report_request_errors
 from policyengine.cli.options.common import (
     EntitySources,
     IdentityFile,
+    OptionalRequest,
     PoliciesOrBundle,
-    RequestFile,
     TextOrJson,
     TrustedKeys,
 )
@@ -18,7 +25,16 @@ from policyengine.cli.request_input import read_single_request
 
 def explain(
     paths: PoliciesOrBundle,
-    request: RequestFile,
+    request: OptionalRequest = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", help="Explain the request of a decision in this log.", show_default=False
+        ),
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="With --log: the ID of the decision.", show_default=False)
+    ] = None,
     entities: EntitySources = None,
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
@@ -28,12 +44,25 @@ def explain(
 
     The output shows every rule that took part and every fact that was missing. Nothing is spent.
 
-    The exit codes are those of `decide`.
+    With `--log` and `--id`, the request is that of a logged decision, with the entities, the history and the time of
+    then, and the output also shows how the decision differed. `--entities` replaces the entities of then.
+
+    The exit codes are those of `decide`. With `--log`, 1 also means that the seal of the log does not contain the
+    record.
 
     \b
     Example:
       policyengine explain payments/ --request request.json
+      policyengine explain payments/ --log decisions.jsonl --id 01K4QJ6V1N3W8Y5T2R9ZXBCDEF
     """
+    if request is None or log is not None or id is not None:
+        if request is not None or log is None or id is None:
+            hint = "pass `--request FILE`, or `--log FILE` and `--id ID`"
+            raise CommandError("usage", "which request is explained is unclear", hint, code=2)
+        if identity is not None:
+            hint = "omit `--identity`: the log has what the credentials proved"
+            raise CommandError("usage", "a logged request has no credentials to verify", hint, code=2)
+        return exit_code(explain_record(paths, log, id, entities, trust, format), EXIT_CODES)
     engine = load_engine(paths, entities, trust, identity=identity)
     question = read_single_request(request)
     with report_request_errors(question):

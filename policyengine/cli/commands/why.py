@@ -91,7 +91,7 @@ def why(
     """
     from policyengine.audit import ReplayError, confirm_replay, replay_decision
 
-    found = _find_record(id, log)
+    found = find_decision(id, log)
     record = found.record
     sealed = check_record_seal(log, record, key, checkpoint, seal)
     if not paths:
@@ -178,7 +178,8 @@ def is_too_late(entry: LogEntry, record: DecisionRecord) -> bool:
     return entry.time - record.time > MAX_OUTCOME_DELAY
 
 
-def _find_record(id: str, log: Path) -> FoundDecision:
+def find_decision(id: str, log: Path) -> FoundDecision:
+    """Return a decision of a log by its ID. Raises CommandError."""
     with show_progress("looking for the decision"):
         found = _search_log(id.strip().upper(), log)
     if found is None:

@@ -32,6 +32,12 @@ RequestFile: TypeAlias = Annotated[
         "--request", "-r", metavar="FILE|-", help="The request, as JSON; `-` reads it from stdin.", show_default=False
     ),
 ]
+OptionalRequest: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--request", "-r", metavar="FILE|-", help="The request, as JSON; `-` reads it from stdin.", show_default=False
+    ),
+]
 EntitySources: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from policyengine.audit import DecisionRecord
     from policyengine.audit.seal.record_proof import RecordSeal
 
+PASS_KEY = "pass a copy that was kept elsewhere with `--key`"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedSeal:
@@ -96,8 +98,9 @@ def print_broken_seal(screen: Screen, checked: CheckedSeal) -> None:
         screen.line(("✗ this record is not sealed", "bold red"))
 
 
-def print_record_seal(screen: Screen, checked: CheckedSeal) -> None:
-    """Print what the seal proves of a record; nothing if it is broken, which was printed first."""
+def print_record_seal(screen: Screen, checked: CheckedSeal, advice: str = PASS_KEY) -> None:
+    """Print what the seal proves of a record; nothing if it is broken, which was printed first. `advice` says how to
+    check with another key."""
     seal, signed = checked.seal, checked.seal.checkpoint
     if seal.status == "none":
         screen.line((seal.problem or "", "dim"))
@@ -108,18 +111,18 @@ def print_record_seal(screen: Screen, checked: CheckedSeal) -> None:
     elif seal.status == "sealed" and signed is not None:
         what = "by the statement on line" if seal.late else "as line"
         screen.line(("✓ ", "bold green"), f"sealed {what} {(seal.entry or 0) + 1:,} of {signed.size:,}")
-        for note in seal_notes(checked):
+        for note in seal_notes(checked, advice):
             screen.line("  ", (note, "dim"))
 
 
-def seal_notes(checked: CheckedSeal) -> Iterator[str]:
+def seal_notes(checked: CheckedSeal, advice: str) -> Iterator[str]:
     seal = checked.seal
     when = "" if seal.written is None else f" at {format_seconds(seal.written)} (the time of its file)"
     yield f"checkpoint signed by {', '.join(f'{key.name}+{key.id.hex()}' for key in seal.keys)}{when}"
     for key, at in seal.witnesses:
         yield f"cosigned by {key.name} at {format_seconds(at)}"
     if not checked.key_given:
-        yield "the key is from the folder of the seal itself: pass a copy that was kept elsewhere with `--key`"
+        yield f"the key is from the folder of the seal itself: {advice}"
 
 
 def format_seconds(at: float) -> str:
