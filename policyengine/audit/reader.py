@@ -37,6 +37,7 @@ from policyengine.typesystem import EntityRef
 DIRECTORY_MARK = b'"directory":'  # after the version, in the line of entity rows
 DIRECTORY_LINE_STARTS = tuple(start + DIRECTORY_MARK for start in LINE_STARTS)
 EMPTY_DIRECTORY = EntityStore(loaded=False)
+NO_DIRECTORY: tuple[None, None] = (None, None)
 OPTIONAL_TEXTS = ("rule", "within", "at")
 PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must contain
     "reasons": ("outcome", "gate", "message"),
@@ -56,7 +57,8 @@ class DecisionRecord:
     decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
     `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
     because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
-    all its files, and `line_in_file` from the beginning of `file`. `client` is the client of the decision API that
+    all its files, `line_in_file` from the beginning of `file`, and so does `entities_line`, the line with the entity
+    rows; None if the decision used none. `client` is the client of the decision API that
     asked, and `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
     """
 
@@ -76,6 +78,7 @@ class DecisionRecord:
     client: str | None = None
     resource: EntityRef | None = None
     line_in_file: int = 0
+    entities_line: int | None = None
 
     @property
     def id(self) -> str:
@@ -104,6 +107,7 @@ class DecisionRecord:
         return Request.from_mapping(self.request)
 
 
+Directories: TypeAlias = dict[str, tuple[EntityStore, int]]  # entity rows by digest, with the number of their line
 LineFilter: TypeAlias = Callable[[bytes], bool]
 LogEntry: TypeAlias = DecisionRecord | EventRecord  # a line, except those with entity rows
 
@@ -136,15 +140,15 @@ def read_entries(
 ) -> Generator[LogEntry, None, int]:
     """Yield the entries of the wanted lines of one file, which can be read without the others, and return its number of
     lines. `before` is the number of lines in earlier files."""
-    directories: dict[str, EntityStore] | None = None
+    directories: Directories | None = None
     number = 0
     for number, line in read_lines(path, tell):
         if not wanted(line) or is_directory(line):
             continue
         if directories is None:
             directories = {}
-            for name, rows in read_directories(path, tell):
-                directories.setdefault(name, rows)
+            for name, found_rows in read_directories(path, tell):
+                directories.setdefault(name, found_rows)
         try:
             found = [parse_entry(number, line, directories)]
         except LogRecordError as problem:
@@ -160,17 +164,16 @@ def placed(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
     return replace(entry, line=before + number, file=path)
 
 
-def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStore]]:
+def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, tuple[EntityStore, int]]]:
+    """Yield the entity rows in a file by their digest, with the number of their line."""
     for number, line in read_directory_lines(path):
         if not is_directory(line):
             continue
         try:
             tree = parse_line(line)
             rows = restore_special_values(tree["entities"], tree.get("beyond_json", ()))
-            yield (
-                str(tree["directory"]),
-                EntityStore(read_entity_rows(tuple(decode.clean(row) for row in rows), "entities")),
-            )
+            store = EntityStore(read_entity_rows(tuple(decode.clean(row) for row in rows), "entities"))
+            yield str(tree["directory"]), (store, number)
         except (LogRecordError, RequestError, decode.DecodeError, LookupError, TypeError, ValueError) as error:
             tell(f"{path}:{number}: cannot read the entities on this line: {error}")
 
@@ -206,7 +209,7 @@ def is_log_line(line: bytes) -> bool:
 
 
 def salvage_entry(
-    number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
+    number: int, line: bytes, directories: Directories, path: Path, problem: LogRecordError, tell: Report
 ) -> Iterator[LogEntry]:
     """Yield the complete line that a process wrote after a line that was cut off when another process was killed."""
     begins = find_last_start(line)
@@ -223,27 +226,25 @@ def salvage_entry(
     tell(f"{path}:{number}: skipped this line: {problem}")
 
 
-def parse_entry(number: int, line: bytes, directories: Mapping[str, EntityStore]) -> LogEntry:
+def parse_entry(number: int, line: bytes, directories: Directories) -> LogEntry:
     """Parse a record of any kind. Raises LogRecordError."""
     tree = parse_line(line)
     return parse_event_record(number, tree) or parse_decision_record(number, tree, directories)
 
 
-def parse_decision_record(
-    number: int, tree: Mapping[str, Any], directories: Mapping[str, EntityStore]
-) -> DecisionRecord:
+def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Directories) -> DecisionRecord:
     """Parse a decision. Raises LogRecordError."""
     try:
         digest = tree.get("directory")
+        directory, entities_line = (EMPTY_DIRECTORY, None) if digest is None else directories.get(digest, NO_DIRECTORY)
         found = DecisionRecord(
             line=number,
             time=parse_record_time(tree),
             call=str(tree["call"]),
             decision=tree["decision"],
             request=restore_special_values(tree["request"], tree.get("beyond_json", ())),
-            directory=with_looked_up(
-                EMPTY_DIRECTORY if digest is None else directories.get(digest), tree.get("looked_up")
-            ),
+            directory=with_looked_up(directory, tree.get("looked_up")),
+            entities_line=entities_line,
             spent=frozenset(tree.get("spent", ())),
             spends=tuple(tree.get("spends", ())),
             redacted=parse_redacted_facts(tree),

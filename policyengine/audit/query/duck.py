@@ -187,10 +187,12 @@ class DuckReader:
         import duckdb
 
         links, names = self._link_logs(), tuple(FIELDS)
+        counts = list(map(count_lines, self._logs))  # first, because servers may append lines
         try:
             self._copy_to(to, select_lines(names), links)
             valid = self._one("SELECT count(kind) FROM read_parquet($1)", [str(to)])
-            complete = valid == sum(map(count_lines, self._logs))
+            malformed = self._one("SELECT count(*) FROM read_parquet($1) WHERE kind IS NULL", [str(to)])
+            complete = not malformed and -1 not in counts and valid >= sum(counts)
         except (duckdb.IOException, duckdb.InvalidInputException):
             complete = False
         if not complete:  # a line is malformed, blank or too long

@@ -16,7 +16,7 @@ import msgspec
 from policyengine.audit.files import is_packed
 from policyengine.audit.packed_log import read_packed_lines
 from policyengine.audit.reader import DecisionRecord
-from policyengine.audit.seal.find_line import FoundLine, LogIndex
+from policyengine.audit.seal.find_line import FoundLine, LogIndex, decision_id
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import SEAL_MARK
 from policyengine.audit.seal.merkle import consistency_proof, inclusion_proof
@@ -92,13 +92,14 @@ class RecordProver:
     def _check(self, record: DecisionRecord) -> RecordSeal:
         index = self._index(record)
         trusted = follow_announcements(read_announcements(self.folder), self.keys)
-        line = self._line(record, index)
+        line = self._record_line(record, index)
         proof, late = self._prove(line, index, trusted)
         keys, witnesses = self._signers(proof.signed, trusted)
         for kept in self.kept:
             self._check_kept(proof, kept, trusted)
-        if (rows := self._entity_rows(record, line, index)) is not None:
+        if record.entities_line is not None:
             try:
+                rows = self._line(record.file, record.entities_line, index)
                 rows_proof, _ = self._prove(rows, index, trusted)
                 self._signers(rows_proof.signed, trusted)
             except ProofError as error:
@@ -114,7 +115,7 @@ class RecordProver:
         try:
             signed = load_checkpoint(self.folder, 0)
             signed.log_keys(follow_announcements(read_announcements(self.folder), self.keys))
-            index = self._line(record, self._index(record)).index
+            index = self._record_line(record, self._index(record)).index
         except (NoteError, SealError) as error:
             return RecordSeal(SealStatus.BROKEN, str(error))
         unsealed = None if index is None or index < signed.size else index - signed.size + 1
@@ -131,29 +132,23 @@ class RecordProver:
             raise LogChangedError
         return index
 
-    def _line(self, record: DecisionRecord, index: LogIndex | None) -> FoundLine:
+    def _record_line(self, record: DecisionRecord, index: LogIndex | None) -> FoundLine:
         """Return the line of the record. Raises OSError, SealError, LogChangedError."""
-        number, file = record.line_in_file, record.file
-        if index is None:
-            found = next((line for at, line in read_packed_lines(file) if at == number), b"")
-            line = FoundLine(found.removesuffix(b"\n"), file, 0, None)
-        else:
-            line = index.line(file, number) or FoundLine(b"", file, 0, None)
-        if record.id.encode() not in line.line:
+        found = self._line(record.file, record.line_in_file, index)
+        if decision_id(found.line) != record.id and record.id.encode(errors="replace") not in found.line:
             raise LogChangedError
-        return line
+        return found
 
-    def _entity_rows(self, record: DecisionRecord, line: FoundLine, index: LogIndex | None) -> FoundLine | None:
-        """Return the line with the entities of the record, which the reader takes, too: the first in its file. None if
-        the record needs none. Raises OSError, SealError."""
-        digest = decode_object(line.line).get("directory")
-        if record.directory is None or not isinstance(digest, str):
-            return None
-        if index is None:
-            packed = (each.removesuffix(b"\n") for _, each in read_packed_lines(record.file, "directory"))
-            return next((FoundLine(each, record.file, 0, None) for each in packed if has_rows(each, digest)), None)
-        lines = index.lines_with(record.file, b'"directory":"' + digest.encode() + b'"')
-        return next((each for each in lines if has_rows(each.line, digest)), None)
+    def _line(self, file: Path, number: int, index: LogIndex | None) -> FoundLine:
+        """Return a line of a file by its number. Raises OSError, SealError, LogChangedError."""
+        if index is not None:
+            found = index.line(file, number)
+        else:
+            packed = (line.removesuffix(b"\n") for at, line in read_packed_lines(file) if at == number)
+            found = next((FoundLine(line, file, 0, None) for line in packed), None)
+        if found is None:
+            raise LogChangedError
+        return found
 
     # ── Proofs ────────────────────────────────────────────────────────────────────────────────
 
@@ -240,9 +235,3 @@ def decode_object(line: bytes) -> dict[str, object]:
         tree = msgspec.json.decode(line)
         return tree if isinstance(tree, dict) else {}
     return {}
-
-
-def has_rows(line: bytes, digest: str) -> bool:
-    """Return whether a line has the entity rows with this digest."""
-    tree = decode_object(line)
-    return tree.get("directory") == digest and "entities" in tree and "decision" not in tree

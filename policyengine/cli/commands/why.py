@@ -147,7 +147,7 @@ def _search_log(id: str, log: Path) -> FoundDecision | None:
 
     issued: dict[str | None, TokenIssuance] = {}
     found: FoundDecision | None = None
-    numbers, mark = count(), id.encode()
+    numbers, mark = count(), id.encode(errors="replace")
     for entry in read_entries(
         log, lambda line: mark in line or ISSUED_MARK in line or next(numbers) % LINES_BETWEEN_TIMES == 0
     ):

@@ -84,6 +84,9 @@ def check_record_seal(
     except LogChangedError:
         facts = (("file", str(log)),)
         raise CommandError("log", f"`{log}` was rotated while it was read", "run the command again", facts) from None
+    except PermissionError as error:
+        problem = f"the seal is not checked: `{error.filename}` cannot be read"
+        return CheckedSeal(RecordSeal(SealStatus.NONE, problem), bool(given), required)
     except OSError as error:
         raise file_error(error.filename or log, error) from None
 

@@ -131,6 +131,26 @@ def test_changed_entities_break_the_records_that_used_them(path: Path, number: i
     assert (seal.status, str(seal.problem).partition(":")[0]) == (BROKEN, "the line with its entities")
 
 
+@pytest.mark.parametrize(
+    ("spelled", "status"),
+    [
+        (b'"directory": "', BROKEN),
+        (b'"directory":"sha256:0","directory":"', SEALED),  # the reader takes neither this nor the next
+        (b'"\\u0064irectory":"', SEALED),
+    ],
+)
+def test_entities_that_were_added_before_the_real_ones_are_broken(
+    path: Path, spelled: bytes, status: SealStatus
+) -> None:
+    record = records(path)[-1]
+    first, *lines = record.file.read_bytes().splitlines(keepends=True)
+    forged = first.replace(b'"open":true', b'"open":false').replace(b'"directory":"', spelled, 1)
+    record.file.write_bytes(b"".join([forged, first, *lines]))
+    used = records(path)[-1]
+    assert (used.id, used.entities_line) == (record.id, 1 if status is BROKEN else 2)
+    assert check(path, used).status is status
+
+
 def test_another_key_or_a_changed_checkpoint_is_broken(path: Path) -> None:
     record, other = records(path)[0], sealed_log(path.with_name("other.jsonl"))
     assert "no trusted key signed" in str(check(path, record, keys=(key_of(other),)).problem)
