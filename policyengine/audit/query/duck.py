@@ -42,6 +42,7 @@ MAX_MEMORY = 4 * 2**30  # bytes; DuckDB continues in files of the private folder
 MAX_DUCKDB_LINE_BYTES = 16 * 2**20  # bytes; the streaming reader reads files with longer lines
 ROWS_AT_ONCE = 10_000
 LINES_AT_ONCE = 500
+MAX_ERROR_LENGTH = 200  # because a message can quote a line
 ROWS_IN_GROUP = 16_384  # rows of a Parquet file that are read at once
 LINE_COLUMNS = {"kind": "VARCHAR", "line": "VARCHAR"}
 ALWAYS = ("time", "kind")
@@ -224,7 +225,7 @@ class DuckReader:
             while rows := found.fetchmany(LINES_AT_ONCE):
                 yield from rows
         except duckdb.Error as error:
-            what = str(error).splitlines()[0].replace(link, str(path))
+            what = str(error).splitlines()[0].replace(link, str(path))[:MAX_ERROR_LENGTH]
             raise QueryError(f"`{path}` is damaged: {what}", "pack the log again") from None
 
     def _copy_to(self, to: Path, text: str, files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> None:
