@@ -63,10 +63,10 @@ class TileFolder:
         """Return the first `width` entries of a bundle. Raises TileError, OSError."""
         name = tile_name(ENTRIES, number, width)
         raw = self._read(name, tile_name(ENTRIES, number), width * BUNDLE_ITEM_BYTES)
-        items = [raw[at : at + BUNDLE_ITEM_BYTES] for at in range(0, len(raw), BUNDLE_ITEM_BYTES)]
-        if not all(item.startswith(ENTRY_PREFIX) for item in items):
+        prefixes = [raw[at::BUNDLE_ITEM_BYTES] for at in range(len(ENTRY_PREFIX))]
+        if prefixes != [bytes((byte,)) * width for byte in ENTRY_PREFIX]:
             raise TileError(f"`{self.folder / name}` is damaged: its entries are not 32 bytes long")
-        return [item[len(ENTRY_PREFIX) :] for item in items]
+        return [raw[at : at + HASH_BYTES] for at in range(len(ENTRY_PREFIX), len(raw), BUNDLE_ITEM_BYTES)]
 
     def _read(self, name: str, full: str, length: int) -> bytes:
         for each in dict.fromkeys((name, full)):
