@@ -106,7 +106,7 @@ def test_the_suffix_of_the_simulate_output_selects_its_format(run, policy, tmp_p
         (["--workflow", "steady", "--rate", "fast"], "`--rate fast` is not a rate"),
         (["--workflow", "steady", "--rate", "0/s"], "`--rate 0/s` is not a rate"),
         (["--workflow", "steady", "--for", "long"], "`--for long` is not a duration"),
-        (["--workflow", "steady", "--for", "0s"], "`--for 0s` is not a duration"),
+        (["--workflow", "steady", "--for", "0s"], "`--for 0s` must be longer than zero"),
         (["--workflow", "steady", "--start", "now"], "`--start now` is not a time"),
         (["--workflow", "steady", "--every", "1ms"], "`--every` is too short for the duration of the traffic"),
         (["--workflow", "steady", "--rate", "1000000/s"], "that would be 3,600,000,000 requests"),

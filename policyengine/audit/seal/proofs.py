@@ -137,8 +137,8 @@ def decode(text: str) -> bytes:
 
 
 def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
-    """Return the proof that the log of the last checkpoint contains the line, whose entry is at the index. Raises
-    ProofError, NoteError, TileError, OSError.
+    """Return the proof that the log of the last checkpoint contains the line as the entry at `index`; None means that
+    the line has no entry yet. Raises ProofError, NoteError, TileError, OSError.
     """
     signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:

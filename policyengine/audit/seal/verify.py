@@ -217,7 +217,9 @@ class LogVerifier:
                 self._roots[self._wanted.pop(0)] = tree.root()
 
     def _finish_tree(self) -> None:
-        """Add the entries whose lines were not compared, and compare the partial tiles."""
+        """Add the entries whose lines were not compared, and compare the partial tiles with those in the
+        folder.
+        """
         while self.tree.size < self.entries.size and (some := self.entries.after(self.tree.size)):
             self._add(some)
         if self.tree.size == self.entries.size:
