@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
 
 _LOG = logging.getLogger("policyengine")
-CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
+# Threads that decide wait while a chunk is hashed, and then proceed during the pause after it.
+CHUNK_BYTES, PAUSE_SECONDS = 32_768, 0.001
+PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
+Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
@@ -72,6 +75,7 @@ class SealRun:
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes = b"", 0
         self._until = inf
+        self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
         self._seen, self._since = (0, 0, 0), monotonic()
         try:
@@ -170,11 +174,12 @@ class SealRun:
         later = [path for path in files if path.stat().st_mtime >= sealed_at]
         self._start_file((later or files[-1:])[0], self._number + 1)
 
-    def advance(self, finished: float, until: float) -> bool:
+    def advance(self, finished: float, until: float, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
-        `until` of the monotonic clock. Raises OSError, TileError, SealError.
+        `until` of the monotonic clock. `pause` is called between chunks with the seconds to wait. Raises OSError,
+        TileError, SealError.
         """
-        began, self._until = self.tree.size, until
+        began, self._until, self._pause = self.tree.size, until, pause
         complete = self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
@@ -273,6 +278,9 @@ class SealRun:
         """Add the entries of the complete lines of the file, from the offset on. Return False if time is up before.
         Raises OSError, SealError.
         """
+        pause = self._pause
+        if pause is not None and os.fstat(self._file).st_size - self._offset > PACED_BYTES:
+            pause = None
         while data := os.pread(self._file, CHUNK_BYTES, self._offset):
             cut = data.rfind(b"\n")
             if cut >= 0:
@@ -283,6 +291,8 @@ class SealRun:
                 return True
             if monotonic() > self._until:
                 return False
+            if pause is not None and len(data) == CHUNK_BYTES:
+                pause(PAUSE_SECONDS)
         return True
 
     def _read_long_line(self) -> bool:

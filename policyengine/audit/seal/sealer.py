@@ -28,7 +28,7 @@ from policyengine.audit.seal.key_notes import announcing_keys, leads_to, read_an
 from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_key, load_or_create_key, reason
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
-from policyengine.audit.seal.seal_run import SealRun
+from policyengine.audit.seal.seal_run import Pause, SealRun
 from policyengine.audit.seal.sealed_files import SealError, default_folder
 from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
@@ -200,10 +200,10 @@ class Sealer:
             if alone >= 0:
                 os.close(alone)
 
-    def seal(self, finished: float = FINISHED_SECONDS) -> bool:
+    def seal(self, finished: float = FINISHED_SECONDS, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, unless another process holds the lock. Return whether this process sealed
         them. Of failures in a row, only the first is logged; each call tries again. A rotated file is finished if it
-        was not changed for `finished` seconds.
+        was not changed for `finished` seconds. `pause` is called between chunks of lines.
         """
         with self._guard:
             self._is_complete = True
@@ -217,7 +217,7 @@ class Sealer:
                         return False
                     self._run = SealRun(self, anew=self._is_misplaced)
                 until = min(self._deadline, monotonic() + ADVANCE_SECONDS)
-                self._is_complete = self._run.advance(finished, until)
+                self._is_complete = self._run.advance(finished, until, pause)
             except (OSError, TileError, SealError, SealKeyError, NoteError) as error:
                 self._failed(error)
                 return False
@@ -319,7 +319,7 @@ def seal_periodically(sealer: weakref.ref[Sealer], stop: Event, interval: float)
         found = sealer()
         if found is None:
             return
-        found.seal()
+        found.seal(pause=stop.wait)
         wait = found.pause
         del found
 

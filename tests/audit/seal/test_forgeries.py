@@ -31,7 +31,7 @@ FORGED = b'{"v":2,"time":"2027-01-15T08:00:00.000000Z","issued":{"jti":"forged"}
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
     monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
     return tmp_path / "d.jsonl"
 

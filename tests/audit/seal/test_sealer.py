@@ -37,7 +37,7 @@ def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotated files count as finished immediately."""
     monkeypatch.setattr(sealer, "FINISHED_SECONDS", 0.0)
     monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
-    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
 
 
 def rotate(path: Path, log) -> Path:
@@ -54,6 +54,21 @@ def test_closing_a_log_seals_all_its_lines(path):
     sealed_log(path, 700)
     result = verified(path)
     assert (result.size, result.lines, result.unsealed, result.problems) == (700, 700, 0, [])
+
+
+@pytest.mark.parametrize(("paced_bytes", "is_paced"), [(1 << 24, True), (100, False)])
+def test_sealing_pauses_between_chunks_unless_it_falls_behind(path, monkeypatch, paced_bytes, is_paced):
+    monkeypatch.setattr(seal_run, "CHUNK_BYTES", 4_096)
+    monkeypatch.setattr(seal_run, "PACED_BYTES", paced_bytes)
+    log = open_sealed(path)
+    write_lines(log, 700)
+    pauses: list[float] = []
+    log._sealer.seal(pause=pauses.append)
+    chunks = path.stat().st_size // 4_096
+    assert (abs(len(pauses) - chunks) <= chunks // 10) if is_paced else not pauses
+    assert log._sealer.pause > 0  # all lines are sealed
+    log.close()
+    assert verified(path).size == 700
 
 
 def test_a_log_without_lines_is_not_sealed(path):
