@@ -24,7 +24,7 @@ from policyengine.audit.seal.merkle import (
     root_of_inclusion,
 )
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, decode_base64, encode_base64
-from policyengine.audit.seal.tiles import TileFolder
+from policyengine.audit.seal.tiles import TileFolder, read_file
 
 PROOF_START = "c2sp.org/tlog-proof@v1\n"
 MAX_HASHES = 63
@@ -153,10 +153,10 @@ def load_checkpoint(folder: Path, size: int) -> SignedCheckpoint:
     """Load the last cosigned checkpoint if it covers `size` lines, and else the last checkpoint. Raises NoteError,
     OSError."""
     with suppress(FileNotFoundError):
-        found = SignedCheckpoint.parse((folder / "cosigned").read_bytes())
+        found = SignedCheckpoint.parse(read_file(folder / "cosigned"))
         if found.size >= size:
             return found
-    return SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    return SignedCheckpoint.parse(read_file(folder / "checkpoint"))
 
 
 def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:

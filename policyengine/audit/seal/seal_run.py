@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # Threads that decide wait while a chunk is hashed, and then proceed during the pause after it.
 CHUNK_BYTES, PAUSE_SECONDS = 32_768, 0.001
+MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file was truncated
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
@@ -73,7 +74,7 @@ class SealRun:
         self._sealer, self.log, self.tiles = sealer, sealer.log, sealer.tiles
         self._late: deque[LateFile] = deque()
         self._file, self._path = -1, sealer.log
-        self._last, self._last_bytes = b"", 0
+        self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
@@ -166,13 +167,16 @@ class SealRun:
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 self._file, self._path = open_plain(path), path
                 return
+        self._report_lost_lines()
+        sealed_at = os.stat(self._sealer.folder / "state").st_mtime
+        later = [path for path in files if path.stat().st_mtime >= sealed_at]
+        self._start_file((later or files[-1:])[0], self._number + 1)
+
+    def _report_lost_lines(self) -> None:
         _LOG.error(
             "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
             extra={"event": "log_tampered"},
         )  # fmt: skip
-        sealed_at = os.stat(self._sealer.folder / "state").st_mtime
-        later = [path for path in files if path.stat().st_mtime >= sealed_at]
-        self._start_file((later or files[-1:])[0], self._number + 1)
 
     def advance(self, finished: float, until: float, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
@@ -180,7 +184,7 @@ class SealRun:
         TileError, SealError.
         """
         began, self._until, self._pause = self.tree.size, until, pause
-        complete = self._read_lines()
+        complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
             self._leave_file()
@@ -206,7 +210,7 @@ class SealRun:
         """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
         found = os.fstat(self._file)
         here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
-        if is_at(self.log, here) and found.st_size < self._offset:
+        if self._was_truncated():
             return self._after_truncation()
         if is_at(self.log, here) or not self._is_quiet(found, finished):
             return None
@@ -230,18 +234,43 @@ class SealRun:
         age = time() - max(found.st_mtime, found.st_ctime)
         return monotonic() - self._since >= finished or age >= finished
 
+    def _was_truncated(self) -> bool:
+        """Return whether the last sealed line is no longer at its place in the current file. A long line is not read
+        again. Raises OSError, SealError.
+        """
+        found = os.fstat(self._file)
+        if not is_at(self.log, (found.st_dev, found.st_ino)):
+            return False
+        if found.st_size < self._offset:
+            return True
+        if self._last_bytes > MAX_LINE_READ_AGAIN or self._changed_at == self._offset:
+            return False
+        if ends_with_line(self.log, self._offset, self._last, self._last_bytes):
+            return False
+        is_changed = os.pread(self._file, 1, self._offset - 1) == b"\n" and self._find_copy() is None
+        if is_changed:
+            self._changed_at = self._offset
+            self._report_lost_lines()
+        return not is_changed
+
     def _after_truncation(self) -> Path:
         """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
-        in which new lines begin.
+        in which new lines begin. Raises OSError, SealError.
         """
+        copy = self._find_copy()
+        if copy is not None:
+            opened = open_plain(copy)
+            os.close(self._file)
+            self._file = opened
+            self._read_lines()
+        return self.log
+
+    def _find_copy(self) -> Path | None:
+        """Return the rotated file that has the last sealed line at its place. Raises OSError, SealError."""
         for path in reversed(log_files(self.log)[:-1]):
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
-                opened = open_plain(path)
-                os.close(self._file)
-                self._file = opened
-                self._read_lines()
-                break
-        return self.log
+                return path
+        return None
 
     def _leave_file(self) -> None:
         """Watch the rotated file for late lines, unless it was truncated and is used again."""

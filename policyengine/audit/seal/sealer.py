@@ -31,7 +31,7 @@ from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import Pause, SealRun
 from policyengine.audit.seal.sealed_files import SealError, default_folder
 from policyengine.audit.seal.statements import sign_statement
-from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
+from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, read_file, write_file
 from policyengine.log_throttle import LogThrottle
 from policyengine.trusted_files import write_problem
 
@@ -95,7 +95,7 @@ class Sealer:
         """
         path = self.folder / "checkpoint"
         try:
-            found = SignedCheckpoint.parse(path.read_bytes())
+            found = SignedCheckpoint.parse(read_file(path))
             notes = read_announcements(self.folder)
             mine = self.signer.verifier
             earlier = [key for key in announcing_keys(notes) if leads_to(notes, key, mine)]
@@ -175,6 +175,12 @@ class Sealer:
         thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join(WAIT_SECONDS)
+            if thread.is_alive():
+                _LOG.error(
+                    "sealing the log `%s` did not end within %g s: its disk may not answer; the next process that "
+                    "writes the log seals the rest", self.log, WAIT_SECONDS, extra={"event": "log_seal_fails"},
+                )  # fmt: skip
+                return
         with suppress(OSError):
             if self._writing >= 0:
                 os.close(self._writing)
@@ -249,6 +255,8 @@ class Sealer:
         if not self._failing:
             self._failing = True
             why = reason(error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                why = f"`{os.fsdecode(error.filename)}`: {why}"
             _LOG.error(
                 "the log `%s` cannot be sealed: %s; decisions are still logged, and sealing is tried again",
                 self.log, why, extra={"event": "log_seal_fails"}, exc_info=exc_info,

@@ -26,7 +26,7 @@ from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.statements import digest_lines, read_statement
-from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
+from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, read_file, tile_name
 
 MAX_PROBLEMS = 20
 ATTEMPTS = 3
@@ -174,7 +174,7 @@ class LogVerifier:
     def _load_checkpoint(self) -> SignedCheckpoint | None:
         path = self.folder / "checkpoint"
         try:
-            self.result.checkpoint = SignedCheckpoint.parse(path.read_bytes())
+            self.result.checkpoint = SignedCheckpoint.parse(read_file(path))
         except FileNotFoundError:
             sealed = ", but a checkpoint kept elsewhere shows that the log was sealed" if self.kept else ""
             self._seal_problem(f"`{path}` is missing{sealed or ': the log was never sealed, or its seal was removed'}")

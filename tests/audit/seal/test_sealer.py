@@ -6,11 +6,12 @@ import os
 import shutil
 import time
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 
-from policyengine.audit import Rotation
+from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
 from policyengine.audit.seal import seal_run, sealer
@@ -262,20 +263,56 @@ def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
 
 
 @pytest.mark.usefixtures("finished_at_once")
-def test_lines_after_copytruncate_continue_the_seal(path):
+@pytest.mark.parametrize("more", [2, 40], ids=["a shorter file", "a longer file"])
+def test_lines_after_copytruncate_continue_the_seal(path, more):
     log = open_sealed(path)
     write_lines(log, 3)
     log.seal()
     write_lines(log, 2, begin=3)
     shutil.copy(path, path.with_name("decisions.jsonl.1"))
     os.truncate(path, 0)
-    write_lines(log, 2, begin=5)
+    write_lines(log, more, begin=5)
     log.seal()
     log.close()
-    assert (verified(path).size, problems(path)) == (7, [])
+    assert (verified(path).size, problems(path)) == (5 + more, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"t2", b"t9"))  # in place
+    log.seal()
+    write_lines(log, 2, begin=3)
+    log.seal()
+    log.close()
+    assert problems(path) == ["decisions.jsonl:3: this line was changed"]
+    assert [record.event for record in caplog.records] == ["log_tampered"]
 
 
 # ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_process_ends_although_the_disk_of_its_seal_does_not_answer(path, monkeypatch, caplog):
+    monkeypatch.setattr(sealer, "WAIT_SECONDS", 0.1)
+    answers, asked = Event(), Event()
+
+    def hang(file: int) -> None:
+        asked.set()
+        answers.wait(60)
+
+    log = DecisionLog(path, seal=SealOptions(interval=0.001))
+    monkeypatch.setattr(os, "fdatasync", hang)
+    write_lines(log, 3)
+    assert asked.wait(60)
+    log.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"sealing the log `{path}` did not end within 0.1 s: its disk may not answer; the next process that writes the "
+        "log seals the rest"
+    ]
+    answers.set()
 
 
 def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, monkeypatch, caplog):

@@ -104,9 +104,10 @@ def _verify_logs(
 def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
     """Return whether a checkpoint belongs to the log with this seal."""
     from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
+    from policyengine.audit.seal.tiles import read_file
 
     try:
-        return SignedCheckpoint.parse((folder / "checkpoint").read_bytes()).checkpoint.origin == kept.checkpoint.origin
+        return SignedCheckpoint.parse(read_file(folder / "checkpoint")).checkpoint.origin == kept.checkpoint.origin
     except (OSError, NoteError):
         return False
 
