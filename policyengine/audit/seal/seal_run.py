@@ -136,8 +136,9 @@ class SealRun:
         """Begin with the oldest file of the log, after the entries of files that were deleted. Raises OSError,
         SealError.
         """
-        self.tree, oldest = GrowingTree(self.tiles), log_files(self.log)[0]
+        self.tree, files = GrowingTree(self.tiles), log_files(self.log)
         entries = SealedEntries(self.tiles, self._signed_size, lambda message: None)
+        oldest = next((file for file in files if file.stat().st_size), files[0])
         first = next((batch.digests for batch in line_batches(oldest) if not batch.torn), [])
         start, number = entries.find_start(self._sealer.folder, first) if first else (0, 0)
         while self.tree.size < start and (some := entries.after(self.tree.size)[: start - self.tree.size]):

@@ -151,6 +151,7 @@ class LogVerifier:
         self._wanted: list[int] = []  # sizes at which the root is needed
         # Lines at the ends of rotated files that have no entry there, by the number of entries before them.
         self._late: dict[int, list[LateLine]] = {}
+        self._begins = True  # until the first line of the log is read
         self._notes: list[Any] = []  # signed notes in sealed lines about the seal
 
     def run(self) -> Verification:
@@ -234,7 +235,7 @@ class LogVerifier:
         for number, file in enumerate(files):
             following = files[number + 1] if number + 1 < len(files) else None
             try:
-                if not self._compare_file(file, following, begins=number == 0):
+                if not self._compare_file(file, following):
                     return False
             except UnreadableFileError as error:
                 self._problem(ProblemKind.CHANGED, str(error), file)
@@ -245,9 +246,9 @@ class LogVerifier:
             self._problem(ProblemKind.REMOVED, f"{what} missing", files[-1])
         return not missing
 
-    def _compare_file(self, file: Path, following: Path | None, *, begins: bool) -> bool:
-        """Compare the lines of a file with the entries. Stop at the first difference and return False. `begins` says
-        that it is the oldest file. Raises OSError, UnreadableFileError.
+    def _compare_file(self, file: Path, following: Path | None) -> bool:
+        """Compare the lines of a file with the entries. Stop at the first difference and return False. Raises OSError,
+        UnreadableFileError.
         """
         rest_is_late = False
         for batch in line_batches(file):
@@ -256,9 +257,9 @@ class LogVerifier:
                 self.result.torn = True
                 return True
             self.result.lines += not batch.torn and len(batch.digests)
-            if begins:
+            if self._begins:
                 self._skip_deleted(batch)
-                begins = False
+                self._begins = False
             at = 0 if rest_is_late or batch.torn else self._compare_lines(batch)
             self._read_statements(batch, at)
             if at == len(batch.digests):

@@ -393,7 +393,8 @@ def test_a_damaged_folder_is_built_again_from_the_lines(path, damage):
 
 
 @pytest.mark.usefixtures("finished_at_once")
-def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(path):
+@pytest.mark.parametrize("with_empty_file", [False, True])
+def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(path, with_empty_file):
     log = open_sealed(path)
     for begin in range(0, 900, 300):
         write_lines(log, 300, begin=begin)
@@ -406,6 +407,11 @@ def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(p
     log.close()
     assert last.exists()
     damage_state(path)
+    if with_empty_file:
+        empty = path.with_name("decisions.jsonl.9")
+        empty.touch()
+        os.utime(empty, (0, 0))
+        assert log_files(path)[0] == empty
     log = open_sealed(path)
     write_lines(log, 1, begin=910)
     log.close()
