@@ -29,7 +29,7 @@ from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_ke
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import Pause, SealRun
-from policyengine.audit.seal.sealed_files import SealError, default_folder
+from policyengine.audit.seal.sealed_files import SealError, default_folder, identity, is_at
 from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, read_file, write_file
 from policyengine.log_throttle import LogThrottle
@@ -63,7 +63,7 @@ class Sealer:
         self._prepare_folder()
         self.checkpoint = self.load_checkpoint()
         self.failures, self._opened_at, self._throttle = 0, time(), LogThrottle.every(OVERDUE_SECONDS)
-        self._failing = False
+        self._failing, self._unsealed_since = False, inf
         self._reset()
         _SEALERS.add(self)
 
@@ -121,6 +121,20 @@ class Sealer:
         """Write a signed statement about the seal to the log. Return whether it was written."""
         note = sign_statement(self.signer, self.signer.name, event, members)
         return self._note({"event": event, "note": note})
+
+    @property
+    def unsealed_seconds(self) -> float:
+        """The seconds since a call of this property first found lines that the last checkpoint does not cover; 0 if it
+        covers all lines. Raises OSError.
+        """
+        with suppress(FileNotFoundError):
+            written = os.stat(self.log)
+            checkpoint = self.folder / "checkpoint"
+            if written.st_size and not (checkpoint.exists() and checkpoint.stat().st_mtime >= written.st_mtime):
+                self._unsealed_since = min(self._unsealed_since, monotonic())
+                return monotonic() - self._unsealed_since
+        self._unsealed_since = inf
+        return 0.0
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
@@ -285,6 +299,9 @@ class Sealer:
     _key_mark: tuple[int, int] = (0, 0)
 
     def _holds_lock(self) -> bool:
+        """Return whether this process holds the lock; take it if it is free. Raises OSError, SealError."""
+        if self._lock >= 0 and not is_at(self.folder / "lock", identity(self._lock)):
+            raise SealError(f"the folder `{self.folder}` was removed or replaced: restore it")
         if self._lock < 0:
             self._lock = self._open_lock("lock", exclusive=True)
         return self._lock >= 0

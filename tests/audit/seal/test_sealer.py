@@ -64,10 +64,10 @@ def test_sealing_pauses_between_chunks_unless_it_falls_behind(path, monkeypatch,
     log = open_sealed(path)
     write_lines(log, 700)
     pauses: list[float] = []
-    log._sealer.seal(pause=pauses.append)
+    log.sealer.seal(pause=pauses.append)
     chunks = path.stat().st_size // 4_096
     assert (abs(len(pauses) - chunks) <= chunks // 10) if is_paced else not pauses
-    assert log._sealer.pause > 0  # all lines are sealed
+    assert log.sealer.pause > 0  # all lines are sealed
     log.close()
     assert verified(path).size == 700
 
@@ -293,6 +293,47 @@ def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, 
 
 
 # ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_is_removed_is_not_begun_anew(path, caplog, is_replaced):
+    log = open_sealed(path)
+    write_lines(log, 300)
+    assert log.seal()
+    folder(path).rename(path.with_name("away"))
+    if is_replaced:
+        folder(path).mkdir(0o700)
+    write_lines(log, 1, begin=300)
+    assert not log.seal()
+    assert not log.seal()
+    assert not (folder(path) / "checkpoint").exists()
+    assert "was removed or replaced: restore it" in caplog.text
+    shutil.rmtree(folder(path), ignore_errors=True)
+    path.with_name("away").rename(folder(path))
+    log.sealer._retry_at = 0.0  # the tree is not built again each second
+    assert log.seal()
+    log.close()
+    assert (verified(path).size, problems(path)) == (301, [])
+
+
+def test_the_time_without_a_checkpoint_is_known(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(sealer, "monotonic", lambda: clock[0])
+    log = open_sealed(path)
+    assert log.sealer.unsealed_seconds == 0
+    write_lines(log, 1)
+    for seconds in (0, 5, 60):
+        clock[0] = 100.0 + seconds
+        assert log.sealer.unsealed_seconds == seconds
+    log.seal()
+    assert log.sealer.unsealed_seconds == 0
+    write_lines(log, 1, begin=1)
+    os.utime(path, (2**31, 2**31))  # later than the checkpoint, whatever the precision of the file system
+    clock[0] += 1
+    assert log.sealer.unsealed_seconds == 0
+    clock[0] += 7
+    assert log.sealer.unsealed_seconds == 7
+    log.close()
 
 
 def test_a_process_ends_although_the_disk_of_its_seal_does_not_answer(path, monkeypatch, caplog):
