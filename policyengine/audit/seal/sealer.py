@@ -29,7 +29,7 @@ from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_ke
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import SealRun
-from policyengine.audit.seal.sealed_files import SealError, default_folder
+from policyengine.audit.seal.sealed_files import SealError, default_folder, identity, is_at
 from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
 from policyengine.log_throttle import LogThrottle
@@ -277,8 +277,11 @@ class Sealer:
     _key_mark: tuple[int, int] = (0, 0)
 
     def _holds_lock(self) -> bool:
+        """Raises OSError, SealError."""
         if self._lock < 0:
             self._lock = self._open_lock("lock", exclusive=True)
+        elif not is_at(self.folder / "lock", identity(self._lock)):
+            raise SealError(f"the folder `{self.folder}` of the seal was removed or replaced: restore it")
         return self._lock >= 0
 
     def _open_lock(self, name: str, *, exclusive: bool) -> int:
