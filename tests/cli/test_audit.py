@@ -141,3 +141,23 @@ def test_a_damaged_key_cannot_be_rotated(run, log):
     Path("d.jsonl.key").write_text("x")
     ended = run("audit", "rotate-key", "d.jsonl")
     assert (ended.code, "is damaged" in ended.err) == (1, True)
+
+
+def test_a_proof_does_not_replace_a_file_of_the_log(run, decided):
+    before = Path("d.jsonl").read_bytes()
+    ended = run("audit", "prove", decided, "--log", "d.jsonl", "-o", "d.jsonl")
+    assert (ended.code, ended.err) == (
+        2, "error: `d.jsonl` belongs to the log `d.jsonl` and is not replaced\nhint: name another file\n",
+    )  # fmt: skip
+    assert Path("d.jsonl").read_bytes() == before
+
+
+def test_a_report_does_not_replace_the_log_or_a_device(run, decided):
+    before = Path("d.jsonl").read_bytes()
+    assert run("audit", "report", "d.jsonl", "-o", "d.jsonl").code == 2
+    assert Path("d.jsonl").read_bytes() == before
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run("audit", "report", "d.jsonl", "-o", "pipe").code == 0
+    assert (os.read(reader, 15), Path("pipe").is_fifo()) == (b"<!doctype html>", True)
+    os.close(reader)

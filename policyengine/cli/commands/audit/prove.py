@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policyengine.cli.atomic_write import refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.audit import SealFolder, read_checkpoint
 from policyengine.cli.options.common import DecisionsFile
@@ -53,6 +54,8 @@ def prove(
     """
     if (id is None) == (since is None):
         raise CommandError("usage", "name either a decision or a checkpoint", "pass an ID, or `--since FILE`", code=2)
+    if output is not None:
+        refuse_to_replace_log(output, [log], seal)
     found = make_proof(log, seal, id, since)
     if output is None:
         sys.stdout.write(str(found))

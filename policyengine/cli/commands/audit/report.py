@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from policyengine.cli.atomic_write import write_file
+from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.commands.audit.query import opened_logs, report_query_errors, report_skipped
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.audit_query import Logs, Since, Until
@@ -45,6 +45,7 @@ def report(
     from policyengine.audit.report.page import ReportPage
     from policyengine.audit.report.questions import ask_questions
 
+    refuse_to_replace_log(output, logs)
     now = datetime.now(UTC)
     try:
         period = [None if text is None else parse_moment(text, now) for text in (since, until)]
