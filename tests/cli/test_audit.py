@@ -96,7 +96,11 @@ def test_a_decision_is_proved_and_checked(run, decided):
     assert run("audit", "prove", decided, "--log", "d.jsonl", "-o", "p").code == 0
     ended = run("audit", "check", "p", "--key", "d.jsonl.tlog/vkey")
     assert ended.code == 0
-    assert f"id         {decided}" in ended.out
+    assert [line.split() for line in ended.out.splitlines()[3:]] == [
+        ["time", ended.out.splitlines()[3].split()[1]], ["id", decided], ["outcome", "allow"], ["gate", "-"],
+        ["revision", ended.out.splitlines()[7].split()[1]], ["package", "main"], ["agent", "bot"],
+        ["endpoint", "GET", "/v1/a"],
+    ]  # fmt: skip
     told = json.loads(run("audit", "check", "p", "--key", "d.jsonl.tlog/vkey", "--format", "json").out)
     assert (told["holds"], told["record"]["decision"]["id"], told["index"]) == (True, decided, 0)
     assert run("audit", "prove", decided, "--log", "d.jsonl").out == Path("p").read_text()
@@ -119,7 +123,9 @@ def test_an_earlier_state_is_proved_and_checked(run, log):
     writer = open_sealed(log)
     write_lines(writer, 5, begin=5)
     writer.close()
-    assert run("audit", "prove", "--since", "kept", "--log", "d.jsonl", "-o", "p").code == 0
+    ended = run("audit", "prove", "--since", "kept", "--log", "d.jsonl", "-o", "p")
+    command = "policyengine audit check p --checkpoint kept --key KEY"
+    assert (ended.code, ended.out) == (0, f"wrote p: check it with `{command}`\n")
     key = ("--key", "d.jsonl.tlog/vkey")
     ended = run("audit", "check", "p", "--checkpoint", "kept", *key)
     assert (ended.code, "begins with the 5 lines of the old checkpoint" in ended.out) == (0, True)
@@ -161,3 +167,35 @@ def test_a_report_does_not_replace_the_log_or_a_device(run, decided):
     assert run("audit", "report", "d.jsonl", "-o", "pipe").code == 0
     assert (os.read(reader, 15), Path("pipe").is_fifo()) == (b"<!doctype html>", True)
     os.close(reader)
+
+
+def test_an_old_checkpoint_of_another_log_is_not_a_fault_of_the_log(run, log):
+    other = folder(sealed_log(Path("e.jsonl"))) / "checkpoint"
+    ended = run("audit", "prove", "--since", str(other), "--log", "d.jsonl")
+    assert (ended.code, "the old checkpoint is of another log" in ended.err, "hint" in ended.err) == (1, True, False)
+
+
+def test_a_rotated_file_is_verified_with_its_log(run, log):
+    log.rename("d.jsonl.1")
+    write_lines(writer := open_sealed(log), 2, begin=5)
+    writer.close()
+    ended = run("audit", "verify", "d.jsonl.1")
+    assert (ended.code, ended.out) == (
+        1, "✗ `d.jsonl.1` is a rotated file of `d.jsonl`: verify `d.jsonl`, which includes it\n",
+    )  # fmt: skip
+    Path("d.jsonl.1").unlink()
+    ended = run("audit", "verify", "d.jsonl")
+    assert ended.out.splitlines()[0].startswith("✗ d.jsonl: the first 5 lines are missing, and no signed line")
+    assert (ended.code, "`--log-keep` deleted\n" in ended.out) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("d.jsonl.key", "error: `d.jsonl.key` is not a public key: `<name>+<8 hexadecimal digits>+<base64>`"),
+        ("a+00000000+AQ==", "error: the key is not a public key: the public key `a` is damaged"),
+    ],
+)
+def test_a_wrong_key_is_described_once(run, log, key, message):
+    ended = run("audit", "verify", "d.jsonl", "--key", key)
+    assert (ended.code, ended.err[: len(message)]) == (1, message)
