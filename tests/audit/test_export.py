@@ -28,6 +28,12 @@ RECORDS = LINES[1:]  # the first line has entity rows
 MISSING = "error: `{}`: no such file or directory\nhint: paths are relative to the current folder\n"
 
 
+ODD = (
+    "error: `odd.txt` is not a decision log: odd.txt:1: not valid JSON at line 1, column 1: a value was expected\n"
+    "hint: name a file that `serve --log` wrote\n"
+)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "decisions.jsonl"
@@ -250,9 +256,9 @@ def test_a_pipe_is_written_to_and_not_replaced(log, capsys):
     ("arguments", "code", "error"),
     [
         (["odd.txt", "--format", "csv"], 1,
-         "error: `odd.txt` is not a decision log\nhint: name a file that `serve --log` wrote\n"),
+         ODD),
         (["odd.txt", "--format", "parquet", "-o", "x"], 1,
-         "error: `odd.txt` is not a decision log\nhint: name a file that `serve --log` wrote\n"),
+         ODD),
         (["d.jsonl", "--format", "csv", "-o", "."], 1, "error: `.`: is a directory\n"),
         (["d.jsonl", "--format", "parquet", "-o", "."], 1, "error: `.`: is a directory\n"),
         (["missing.jsonl", "--format", "csv"], 1, MISSING.format("missing.jsonl")),

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ import typer
 
 from policyengine.cli.atomic_write import is_special, refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit import LogArgument
 from policyengine.cli.output.terminal import Screen
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 STDOUT = Path("-")
 OWNER_ONLY = 0o600  # as a log
-MAX_HELD = 100  # warnings before the first record
 
 
 class ExportFormat(StrEnum):
@@ -42,7 +42,6 @@ class LogExport:
     log: Path
     exported: int = 0
     skipped: int = 0
-    held: list[str] | None = field(default_factory=list)  # warnings, until a line is a record
 
     def records(self) -> Iterator[tuple[bytes, RecordSummary]]:
         """Yield each line with its row. Entity rows are left out; a line that is not a record is reported and
@@ -54,11 +53,6 @@ class LogExport:
                 yield from self._records_of(file)
         except OSError as error:
             raise file_error(error.filename or self.log, error) from None
-        if self.held:
-            facts = (("file", str(self.log)),)
-            raise CommandError(
-                "log", f"`{self.log}` is not a decision log", "name a file that `serve --log` wrote", facts
-            )
 
     def _records_of(self, file: Path) -> Iterator[tuple[bytes, RecordSummary]]:
         """Raises OSError."""
@@ -70,9 +64,6 @@ class LogExport:
             if found is None:
                 self._skip(f"{file}:{number}: skipped this line: it is not a complete record")
                 continue
-            held, self.held = self.held or (), None
-            for message in held:
-                self._warn(message)
             summary = summarize(found[1])
             if summary.kind != "directory":
                 self.exported += 1
@@ -84,12 +75,6 @@ class LogExport:
 
     def _skip(self, message: str) -> None:
         self.skipped += 1
-        if self.held is None:
-            self._warn(message)
-        elif len(self.held) < MAX_HELD:
-            self.held.append(message)
-
-    def _warn(self, message: str) -> None:
         Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
 
 
@@ -117,6 +102,7 @@ def export(
         refuse_to_replace_log(output, [log])
         if output.is_dir():
             raise file_error(output, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    check_log(log)
     source = LogExport(log)
     try:
         if format is ExportFormat.PARQUET:
