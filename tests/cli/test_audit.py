@@ -134,6 +134,19 @@ def test_an_earlier_state_is_proved_and_checked(run, log):
     assert (ended.code, "but the old checkpoint has 10" in ended.out) == (1, True)
 
 
+def test_a_key_that_cannot_be_written_is_named(run, log, monkeypatch):
+    real = os.open
+
+    def refuse(file, *arguments, **options):
+        if str(file).startswith(".d.jsonl.key."):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    ended = run("audit", "rotate-key", "d.jsonl")
+    assert (ended.code, ended.err) == (1, "error: `d.jsonl.key`: permission denied\n")
+
+
 def test_a_rotated_key_is_shown_and_followed(run, log):
     first = str(key_of(log))
     ended = run("audit", "rotate-key", "d.jsonl", "--format", "json")

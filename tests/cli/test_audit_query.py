@@ -319,6 +319,19 @@ def test_a_packed_log_answers_like_the_log(run, shop):
         assert run("audit", "query", "shop.parquet", *asked).out == run("audit", "query", shop, *asked).out
 
 
+def test_an_error_about_a_packed_log_names_its_file(run, shop, monkeypatch):
+    real = os.mkdir
+
+    def refuse(file, *arguments, **options):
+        if ".policyengine-audit-" in str(file):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    ended = run("audit", "pack", "shop.jsonl", "-o", "x.parquet")
+    assert (ended.code, ended.err) == (1, "error: `x.parquet`: permission denied\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
