@@ -23,9 +23,9 @@ def replace_file(file: Path, text: str) -> None:
         raise file_error(file, error) from None
 
 
-def write_file(file: Path, text: str) -> None:
-    """Write a file, whole or not at all; replace an existing file. A device or a pipe is written to. Raises
-    CommandError.
+def write_file(file: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file, whole or not at all; replace an existing file, which keeps its mode. A device or a pipe is written
+    to. Raises CommandError.
     """
     target = file.resolve()
     try:
@@ -34,7 +34,7 @@ def write_file(file: Path, text: str) -> None:
             return
         with _temporary_file(target) as new:
             new.write_bytes(text.encode())
-            new.chmod(target.stat().st_mode if target.exists() else 0o644)
+            new.chmod(target.stat().st_mode if target.exists() else mode)
             new.replace(target)
     except OSError as error:
         raise file_error(file, error) from None

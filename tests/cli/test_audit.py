@@ -171,6 +171,13 @@ def test_a_proof_does_not_replace_a_file_of_the_log(run, decided):
     assert Path("d.jsonl").read_bytes() == before
 
 
+def test_a_report_is_for_its_owner_or_for_the_standard_output(run, decided):
+    assert run("audit", "report", "d.jsonl", "-o", "r.html").code == 0
+    assert Path("r.html").stat().st_mode & 0o777 == 0o600
+    ended = run("audit", "report", "d.jsonl", "-o", "-")
+    assert (ended.code, ended.out, Path("-").exists()) == (0, Path("r.html").read_text(), False)
+
+
 def test_a_report_does_not_replace_the_log_or_a_device(run, decided):
     before = Path("d.jsonl").read_bytes()
     assert run("audit", "report", "d.jsonl", "-o", "d.jsonl").code == 2

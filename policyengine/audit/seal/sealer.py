@@ -254,6 +254,8 @@ class Sealer:
         if not self._failing:
             self._failing = True
             why = reason(error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                why = f"`{error.filename}`: {why}"
             _LOG.error(
                 "the log `%s` cannot be sealed: %s; decisions are still logged, and sealing is tried again",
                 self.log, why, extra={"event": "log_seal_fails"}, exc_info=exc_info,
