@@ -71,6 +71,12 @@ def test_simulate_plays_a_trace(run, policy, tmp_path):
     assert ended.json["callers"] == [{"agent": "worker", "issuer": "acme", "user": None, "throttled": 86}]
 
 
+def test_simulate_does_not_replace_its_trace(run, policy, tmp_path):
+    name = lines(tmp_path / "trace.jsonl", {"at": 0, **SEARCH})
+    ended = run("simulate", policy, "--trace", name, "-o", name)
+    assert (ended.code, "is not replaced" in ended.err) == (2, True)
+
+
 def test_simulate_reads_a_trace_from_stdin(run, policy):
     ended = run("simulate", policy, "--trace", "-", stdin=json.dumps({"at": 0, **SEARCH}).encode())
     assert ended.code == 0

@@ -37,6 +37,10 @@ class ProofError(Exception):
     """A proof is malformed or does not hold, or cannot be made; the message says why."""
 
 
+class OtherLogError(ProofError):
+    """A checkpoint is of another log."""
+
+
 @dataclass(frozen=True)
 class InclusionProof:
     """A proof that a log contains a line. `line` has no newline at its end."""
@@ -100,7 +104,7 @@ class ConsistencyProof:
         not checked. Raises ProofError.
         """
         if old.checkpoint.origin != self.signed.checkpoint.origin:
-            raise ProofError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
+            raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
         if old.size != self.old:
             raise ProofError(f"it begins at {self.old:,} lines, but the old checkpoint has {old.size:,}")
         if not is_consistent(old.size, old.root, self.signed.size, self.signed.root, self.path):
@@ -164,6 +168,8 @@ def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
     NoteError, TileError, OSError.
     """
     signed = load_checkpoint(folder, old.size)
+    if old.checkpoint.origin != signed.checkpoint.origin:
+        raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
     if old.size > signed.size:
         raise ProofError(f"the log has {signed.size:,} sealed lines, fewer than the old checkpoint ({old.size:,})")
     path = consistency_proof(TileFolder(folder).subtrees(signed.size), old.size, signed.size)

@@ -45,6 +45,7 @@ MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file 
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
+CLOCK_SECONDS = 1.0  # by which the time of a compressed copy may be before that of its file
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
@@ -168,12 +169,12 @@ class SealRun:
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 self._file, self._path = open_plain(path), path
                 return
-        self._report_lost_lines()
+        self._report_loss()
         sealed_at = os.stat(self._sealer.folder / "state").st_mtime
         later = [path for path in files if path.stat().st_mtime >= sealed_at]
         self._start_file((later or files[-1:])[0], self._number + 1)
 
-    def _report_lost_lines(self) -> None:
+    def _report_loss(self) -> None:
         _LOG.error(
             "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
             extra={"event": "log_tampered"},
@@ -210,7 +211,7 @@ class SealRun:
     def _following_file(self, finished: float) -> Path | None:
         """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
         found = os.fstat(self._file)
-        here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
+        here = found.st_dev, found.st_ino
         if self._was_truncated():
             return self._after_truncation()
         if is_at(self.log, here) or not self._is_quiet(found, finished):
@@ -219,11 +220,32 @@ class SealRun:
             files = log_files(self.log)
         except FileNotFoundError:
             return None  # the last file was moved, and nothing was written since
+        unpacked = found.st_nlink == 0 and self._path != self.log
         places = [at for at, path in enumerate(files) if is_at(path, here) or (unpacked and path == self._path)]
         if places:
             return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
+        if not self.log.exists():
+            return None  # nothing was written since the file was moved
+        if self._offset:
+            copies = [path for path in files if path.stat().st_mtime >= found.st_mtime - CLOCK_SECONDS]
+            if self._continue_in_copy(copies):
+                return self._following_file(finished) if self._read_lines() else None
         later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
+        if later and self._offset:
+            self._report_loss()
         return later[0] if later else None
+
+    def _continue_in_copy(self, files: Sequence[Path]) -> bool:
+        """Continue in the copy that replaced the file, for example a compressed one. Return whether there is one.
+        Raises OSError, SealError.
+        """
+        copy = self._find_copy(files)
+        if copy is None:
+            return False
+        opened = open_plain(copy)
+        os.close(self._file)
+        self._file, self._path = opened, copy
+        return True
 
     def _is_quiet(self, found: os.stat_result, finished: float) -> bool:
         """Return whether the file did not grow for `finished` seconds, by the system's time or by a clock that cannot
@@ -248,27 +270,27 @@ class SealRun:
             return False
         if ends_with_line(self.log, self._offset, self._last, self._last_bytes):
             return False
-        is_changed = os.pread(self._file, 1, self._offset - 1) == b"\n" and self._find_copy() is None
+        is_changed = (
+            os.pread(self._file, 1, self._offset - 1) == b"\n" and self._find_copy(log_files(self.log)[:-1]) is None
+        )
         if is_changed:
             self._changed_at = self._offset
-            self._report_lost_lines()
+            self._report_loss()
         return not is_changed
 
     def _after_truncation(self) -> Path:
         """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
         in which new lines begin. Raises OSError, SealError.
         """
-        copy = self._find_copy()
-        if copy is not None:
-            opened = open_plain(copy)
-            os.close(self._file)
-            self._file = opened
+        if self._continue_in_copy(log_files(self.log)[:-1]):
             self._read_lines()
+        else:
+            self._report_loss()
         return self.log
 
-    def _find_copy(self) -> Path | None:
-        """Return the rotated file that has the last sealed line at its place. Raises OSError, SealError."""
-        for path in reversed(log_files(self.log)[:-1]):
+    def _find_copy(self, files: Sequence[Path]) -> Path | None:
+        """Return the file that has the last sealed line at its place. Raises OSError, SealError."""
+        for path in reversed(files):
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 return path
         return None

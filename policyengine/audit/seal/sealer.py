@@ -45,6 +45,9 @@ OVERDUE_SECONDS = 60.0  # without a checkpoint, although lines were written
 LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
 RETRY_SECONDS = 60.0  # until a tree that could not be built again is tried once more
 WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
+MISSING_KEY_HINT = (
+    "restore it from a backup, name it with `--log-key FILE`, or move the log and its seal away to begin a new log"
+)
 ADVANCE_SECONDS = 1.0  # maximum time between two checkpoints while many lines are sealed
 
 
@@ -57,6 +60,8 @@ class Sealer:
         self.folder = options.folder or default_folder(log)
         self.key_path = options.key or default_key_path(log)
         self._note = note
+        if (self.folder / "checkpoint").exists() and not self.key_path.exists():
+            raise SealKeyError(f"the key `{self.key_path}` is missing, and the log is already sealed", MISSING_KEY_HINT)
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
         self.delivery = open_delivery(self.folder, options)
@@ -300,10 +305,10 @@ class Sealer:
 
     def _holds_lock(self) -> bool:
         """Return whether this process holds the lock; take it if it is free. Raises OSError, SealError."""
-        if self._lock >= 0 and not is_at(self.folder / "lock", identity(self._lock)):
-            raise SealError(f"the folder `{self.folder}` was removed or replaced: restore it")
         if self._lock < 0:
             self._lock = self._open_lock("lock", exclusive=True)
+        elif not is_at(self.folder / "lock", identity(self._lock)):
+            raise SealError(f"the folder `{self.folder}` of the seal was removed or replaced: restore it")
         return self._lock >= 0
 
     def _open_lock(self, name: str, *, exclusive: bool) -> int:

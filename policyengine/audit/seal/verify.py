@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from policyengine.audit.files import log_files
+from policyengine.audit.files import log_files, rotated_from
 from policyengine.audit.seal.delivery import COSIGNED, read_cosigned
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
@@ -177,6 +177,10 @@ class LogVerifier:
         try:
             self.result.checkpoint = SignedCheckpoint.parse(read_file(path))
         except FileNotFoundError:
+            log = rotated_from(self.path)
+            if log is not None and default_folder(log).exists():
+                self._seal_problem(f"`{self.path}` is a rotated file of `{log}`: verify `{log}`, which includes it")
+                return None
             sealed = ", but a checkpoint kept elsewhere shows that the log was sealed" if self.kept else ""
             self._seal_problem(f"`{path}` is missing{sealed or ': the log was never sealed, or its seal was removed'}")
         except NoteError as error:
@@ -329,8 +333,8 @@ class LogVerifier:
             self._problem(ProblemKind.REMOVED, f"{what} removed", file, line)
         elif wanted in digests:
             added = digests.index(wanted)
-            what = "this line was" if added == 1 else f"this line and the following were, {added:,} in all,"
-            self._problem(ProblemKind.ADDED, f"{what} added", file, line)
+            what = "this line was added" if added == 1 else f"{added:,} lines were added, beginning with this one"
+            self._problem(ProblemKind.ADDED, what, file, line)
         else:
             self._problem(ProblemKind.CHANGED, "this line was changed", file, line)
 
@@ -396,7 +400,9 @@ class LogVerifier:
                 ProblemKind.REMOVED,
                 f"the first {self.result.deleted:,} lines are missing, and no signed line says that "
                 "`--log-keep` deleted their files",
+                self.path,
             )
+            self.result.deleted = at
 
     # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
 

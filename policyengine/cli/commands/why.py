@@ -12,6 +12,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
+from policyengine.cli.log_input import check_log
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
 from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json, show_progress
 from policyengine.time_formats import format_rfc3339
@@ -103,6 +104,7 @@ def read_entries(log: Path) -> Iterator[LogEntry]:
     """Yield all entries of a log; lines that cannot be read are reported on stderr. Raises CommandError."""
     from policyengine.audit import read_log
 
+    check_log(log)
     screen = Screen(sys.stderr)
     try:
         yield from read_log(log, lambda message: screen.line(("warning: ", "bold yellow"), message))

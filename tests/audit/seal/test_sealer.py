@@ -292,6 +292,22 @@ def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, 
     assert [record.event for record in caplog.records] == ["log_tampered"]
 
 
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_file_that_is_compressed_before_the_seal_left_it_is_continued(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    aside = rotate(path, log)
+    with gzip.open(f"{aside}.gz", "wb") as packed:
+        packed.write(aside.read_bytes())
+    aside.unlink()
+    write_lines(log, 2, begin=3)
+    log.seal()
+    assert checkpoint_of(path).size == 5
+    log.close()
+    assert (verified(path).size, problems(path), caplog.text) == (5, [], "")
+
+
 # ── Failures ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -356,6 +372,35 @@ def test_a_process_ends_although_the_disk_of_its_seal_does_not_answer(path, monk
     answers.set()
 
 
+def replace_with_shorter_file(path: Path) -> None:
+    """Replace the file with another one, as `sed -i` does."""
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes().replace(b"t1", b"t"))
+    other.replace(path)
+
+
+def cut_in_place(path: Path) -> None:
+    os.truncate(path, len(path.read_bytes().splitlines(keepends=True)[0]))
+
+
+@pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.parametrize("lose", [replace_with_shorter_file, Path.unlink, cut_in_place])
+def test_lines_that_are_lost_while_the_log_is_written_are_reported_and_sealing_goes_on(path, lose, caplog):
+    log = open_sealed(path)
+    write_lines(log, 5)
+    log.seal()
+    lose(path)
+    log.reopen()
+    write_lines(log, 2, begin=5)
+    log.seal()
+    write_lines(log, 1, begin=7)
+    log.seal()
+    log.close()
+    assert [record.event for record in caplog.records] == ["log_tampered"]
+    result = verified(path)
+    assert (result.size > 5, result.unsealed, result.is_whole) == (True, 0, False)
+
+
 def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     log = open_sealed(path)
@@ -387,6 +432,20 @@ def test_lost_lines_are_reported_and_the_log_is_sealed_from_there_on(path, caplo
     log.close()
     assert "has lost lines that were sealed" in caplog.text
     assert not verified(path).is_whole
+
+
+def test_a_folder_that_is_removed_while_the_log_is_written_is_reported_and_not_made_anew(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    assert log.seal()
+    aside = folder(path).rename(path.with_name("aside"))
+    write_lines(log, 1, begin=3)
+    assert (log.seal(), folder(path).exists()) == (False, False)
+    assert "was removed or replaced: restore it" in caplog.text
+    aside.rename(folder(path))
+    assert log.seal()
+    log.close()
+    assert (verified(path).size, problems(path)) == (4, [])
 
 
 def damage_state(path: Path) -> None:

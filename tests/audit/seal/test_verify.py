@@ -48,7 +48,7 @@ def swap(lines: list[bytes]) -> None:
         (lambda lines: lines.insert(41, b"{}\n"), "d.jsonl:42: this line was added"),
         (
             lambda lines: lines.__setitem__(slice(41, 41), [b"{}\n", b"\n"]),
-            "d.jsonl:42: this line and the following were, 2 in all, added",
+            "d.jsonl:42: 2 lines were added, beginning with this one",
         ),
         (lambda lines: lines.insert(41, lines[50]), "d.jsonl:42: this line was moved, or copied"),
         (swap, "d.jsonl:11: this line was moved, or copied"),

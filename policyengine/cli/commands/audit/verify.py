@@ -161,7 +161,7 @@ def _show(result: Verification, pinned: bool) -> None:
 
 def notes(result: Verification, pinned: bool) -> Iterator[str]:
     """Yield notes that a reader of the result should know."""
-    if result.deleted:
+    if result.deleted and result.is_whole:
         yield f"{lines(result.deleted)} of them were in files that `--log-keep` deleted"
     if result.late:
         yield f"{lines(result.late)} written to a file after its rotation, and sealed by later lines"
