@@ -104,8 +104,8 @@ def seal(path: Path) -> None:
     """Seal a log that exists."""
     log = DecisionLog(path, seal=SealOptions(interval=3_600))
     log.note("issued", {}, BEGAN)  # a log is sealed once it is written to
-    assert log._sealer is not None
-    while log.seal() and not log._sealer.pause:
+    assert log.sealer is not None
+    while log.seal() and not log.sealer.pause:
         pass
     log.close()
 

@@ -278,7 +278,7 @@ def test_the_id_of_a_decision_has_the_time_of_the_decision(shop):
 def test_a_question_about_another_time_is_refused_where_it_would_spend(shop):
     ask = {**approved(shop, pay()), "options": {"at": NOW.isoformat()}}
     for question in (ask, json.dumps(ask), Request.from_mapping(ask)):
-        with pytest.raises(RequestError, match="cannot spend"):
+        with pytest.raises(RequestError, match="cannot spend approvals or limits"):
             shop.decide(question)
     (found,) = shop.decide_many([ask])
     assert isinstance(found, RequestError)

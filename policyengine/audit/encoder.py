@@ -35,6 +35,7 @@ LOG_VERSION = 2
 LINE_START = b'{"v":2,'  # every line begins with this, so that readers find the next line after an incomplete one
 LINE_STARTS = (LINE_START, b'{"v":1,')  # of this version and the earlier ones
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
+SEQUENCE_TYPES = frozenset({list, tuple})
 NO_NAMES: frozenset[str] = frozenset()
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
 MAX_PLAIN_BYTES = 65_536  # in a question of at most this size, no string can be too long for a value
@@ -43,14 +44,14 @@ encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 @lru_cache(maxsize=64)
-def format_second(seconds: int) -> str:
-    return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()
+def format_second(seconds: int) -> bytes:
+    return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat().encode()
 
 
 def format_moment(nanoseconds: int) -> bytes:
     """Format nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond, the precision of decisions."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return b"%b.%06dZ" % (format_second(seconds).encode(), rest // 1000)
+    return b"%b.%06dZ" % (format_second(seconds), rest // 1000)
 
 
 def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
@@ -66,7 +67,7 @@ def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
         if kind is dict:
             if not is_plain_object(value, suspicious):
                 return False
-        elif kind is list and PLAIN_TYPES.issuperset(map(type, value)):
+        elif kind in SEQUENCE_TYPES and PLAIN_TYPES.issuperset(map(type, value)):
             continue
         elif not is_plain_value(value, suspicious):
             return False
@@ -244,7 +245,10 @@ class LogLineEncoder:
             return None
         if len(written) > MAX_PLAIN_BYTES or not is_shallow(written, question):
             return None
-        return encode_members(b'"request":' + written, redacted, ()), any(one.tellable for one in redacted)
+        first = b'"request":' + written
+        return (
+            (encode_members(first, redacted, ()), any(one.tellable for one in redacted)) if redacted else (first, False)
+        )
 
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
         """Return the line of a decision. `state` holds encoded members, each followed by a comma."""

@@ -25,11 +25,13 @@ MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large ent
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+ROTATED_BY_LOGROTATE = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
+
+
 def log_files(path: Path) -> list[Path]:
     """Return the files, oldest first. A rotated file can also be named directly. Raises OSError if there is no file."""
     ours = rf"\.(?P<time>{TIMESTAMP_PATTERN})"
-    logrotates = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
-    named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{logrotates})(?:\.gz)?")
+    named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{ROTATED_BY_LOGROTATE})(?:\.gz)?")
     rotated: list[tuple[float, str, Path]] = []
     with suppress(OSError):
         for other in path.parent.iterdir():
@@ -39,6 +41,12 @@ def log_files(path: Path) -> list[Path]:
     if not rotated or path.exists():
         begins_with(path, b"")
     return without_duplicates([*(file for _, _, file in sorted(rotated)), *([path] if path.exists() else [])])
+
+
+def rotated_from(path: Path) -> Path | None:
+    """Return the log of a file that is named like a rotated one."""
+    named = re.fullmatch(rf"(.+?)(?:\.{TIMESTAMP_PATTERN}|{ROTATED_BY_LOGROTATE})(?:\.gz)?", path.name)
+    return None if named is None else path.with_name(named[1])
 
 
 def rotation_time(file: Path, named: str | None) -> float:

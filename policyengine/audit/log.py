@@ -112,7 +112,7 @@ class DecisionLog:
             self._ends_torn = not ends_with_newline(self._file)
         except OSError as error:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
-        self._sealer = None if seal is None else self._open_sealer(seal)
+        self.sealer = None if seal is None else self._open_sealer(seal)
         self.sinks = self._open_sinks(sinks) if sinks else None
 
     def _open_sealer(self, options: SealOptions) -> Sealer:
@@ -145,11 +145,11 @@ class DecisionLog:
 
     def _note_deletion(self, file: Path) -> None:
         """Write a line about a file that is about to be deleted, so that its lines are not missed."""
-        if self._sealer is not None:
+        if self.sealer is not None:
             from policyengine.audit.seal.line_digests import summarize_lines
 
             lines, digest = summarize_lines(file)
-            self._sealer.write_statement(
+            self.sealer.write_statement(
                 SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest}
             )
 
@@ -157,12 +157,12 @@ class DecisionLog:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
         them: another process that writes this log may hold the lock.
         """
-        return self._sealer is not None and self._sealer.seal()
+        return self.sealer is not None and self.sealer.seal()
 
     def close(self) -> None:
         """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
-        if self._sealer is not None:
-            self._sealer.stop()
+        if self.sealer is not None:
+            self.sealer.stop()
         if self.sinks is not None:
             self.sinks.stop()
         os.close(self._file)
@@ -184,8 +184,8 @@ class DecisionLog:
 
     def finish(self) -> None:
         """Seal and send what is written and force it to disk, before the process ends."""
-        if self._sealer is not None:
-            self._sealer.stop()
+        if self.sealer is not None:
+            self.sealer.stop()
         if self.sinks is not None:
             self.sinks.stop()
         self.flush()
@@ -309,8 +309,8 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
-            if self._sealer is not None and wake and not at_once:
-                self._sealer.wake()
+            if self.sealer is not None and wake and not at_once:
+                self.sealer.wake()
             if self.sinks is not None and wake and not at_once:
                 self.sinks.wake()
         except OSError as error:

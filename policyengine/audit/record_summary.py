@@ -108,6 +108,8 @@ def summarize(tree: Mapping[str, Any]) -> RecordSummary:
         case "decision":
             row = summarize_decision(mapping(tree.get("decision")), mapping(tree.get("request")))
             row["observed"] = tree.get("observed") is True
+            row["client"] = text(tree.get("client")) or row["client"]
+            row["resource"] = resource_of(mapping(tree.get("resource"))) or row["resource"]
         case "outcome":
             row = summarize_outcome(mapping(tree.get("outcome")))
         case "issued" | "not_issued" | "ended":

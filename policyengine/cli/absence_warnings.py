@@ -1,5 +1,5 @@
-"""Warnings of `serve` and `doctor` about conditions that are unknown behind a gateway: conditions that depend on an
-absence that the gateway cannot show, and conditions that read a fact that it never sends.
+"""Warnings of `serve` and `doctor` about conditions that are unknown behind a gateway: conditions that depend on
+whether a fact is absent, if the gateway cannot report this, and conditions that read a fact that it never sends.
 """
 
 from __future__ import annotations

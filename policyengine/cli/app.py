@@ -9,10 +9,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.main import get_command
+from typer.models import ParameterInfo
 
 from policyengine.cli import EXIT_INTERRUPTED, version_line
 from policyengine.cli.errors import (
@@ -150,8 +151,18 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
                 groups[group] = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
                 app.add_typer(groups[group], name=group, help=GROUPS[group])
             parent = groups[group]
-        parent.command(command)(COMMANDS[name])
+        parent.command(command)(leave_reading_to_command(COMMANDS[name]))
     return app
+
+
+def leave_reading_to_command(command: Callable[..., int]) -> Callable[..., int]:
+    """Let a command report a file that cannot be read, which is no wrong usage."""
+    command.__annotations__ = get_type_hints(command, include_extras=True)  # else each reader makes its own objects
+    for annotation in command.__annotations__.values():
+        for parameter in getattr(annotation, "__metadata__", ()):
+            if isinstance(parameter, ParameterInfo):
+                parameter.readable = False
+    return command
 
 
 def _invoke(arguments: list[str]) -> int | None:

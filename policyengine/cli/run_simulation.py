@@ -73,9 +73,8 @@ class SimulateCommand:
 
         lasts = parse_duration(text)
         if not lasts:
-            raise CommandError(
-                "usage", f"`{option} {text}` is not a duration", "write `10s`, `5m`, `1h30m`, `2d`", code=2
-            )
+            problem = "is not a duration" if lasts is None else "must be longer than zero"
+            raise CommandError("usage", f"`{option} {text}` {problem}", "write `10s`, `5m`, `1h30m`, `2d`", code=2)
         return lasts // MICROSECOND
 
     def load(self) -> None:

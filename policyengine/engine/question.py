@@ -86,7 +86,11 @@ def parse_request(question: QuestionLike) -> Request:
 def reject_chosen_time(request: Request) -> None:
     """Check that a question that sets its time spends nothing. Raises RequestError."""
     if request.options.at is not None:
-        raise RequestError("options.at", "a decision for a chosen time cannot spend", "set `options.consume` to false")
+        raise RequestError(
+            "options.at",
+            "a decision for a chosen time cannot spend approvals or limits",
+            "set `options.consume` to false",
+        )
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:

@@ -187,7 +187,7 @@ def parse_reference(text: str, type_: typesystem.RefType) -> object:
         return make_entity_ref(next(iter(type_.entities)), text)
     name, colon, id_ = text.partition(":")
     if not colon or name not in type_.entities:
-        raise CellError(f"`{text[:60]}` does not say which of {type_} it is", cell_format_hint(type_))
+        raise CellError(f"`{text[:60]}` does not begin with its type ({type_})", cell_format_hint(type_))
     return make_entity_ref(name, id_)
 
 

@@ -96,7 +96,7 @@ def leave_unknown(st: State, *values: Any) -> None:
 
 
 class ValidityTest(Condition):
-    """`from` and `until`."""
+    """The test of `valid from … until …`: whether the decision is within the period."""
 
     __slots__ = ("end", "start")
 

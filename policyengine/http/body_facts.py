@@ -23,7 +23,7 @@ FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
 JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments before JSON, and Go ignores text after it
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use after `body.`
-ALSO_FORM_FIELD = Invalid("a string in the JSON also contains it as a form field (write `&` as `\\u0026`)")
+ALSO_FORM_FIELD = Invalid("a string in the JSON can be read as a form field with this name (write `&` as `\\u0026`)")
 METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
 
 

@@ -442,7 +442,9 @@ def count_known(reader: RuleReader, count: StepCount, *nodes: k.Expr) -> None:
 def count_history(
     node: k.HistoryCondition | k.Aggregate, reader: RuleReader, count: StepCount, *, looping: bool
 ) -> None:
-    """Count a history: its keys, the conditions on the past requests of its window, and in a loop the window."""
+    """Count the steps of a history: its keys, the conditions on the past requests of its window, and in a loop the
+    window.
+    """
     patterns = [one for one in (node.event, node.since) if one is not None]
     for pattern in patterns:
         for key in pattern.keys or ():

@@ -137,7 +137,7 @@ def _parse_seconds(text: str, most: int, what: str) -> float:
 def _parse_host_port(text: str, default: int) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
     if found is None or int(found[2] or default) > 65_535:
-        raise StoreUrlError(f"`{text}` is not a host with a port", _list_schemes())
+        raise StoreUrlError(f"`{text}` is neither a valid `HOST` nor a valid `HOST:PORT`", _list_schemes())
     return found[1].strip("[]"), int(found[2] or default)
 
 

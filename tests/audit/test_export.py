@@ -16,6 +16,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
+from policyengine import Engine
+from policyengine.audit import DecisionLog
 from policyengine.audit.exports.ocsf import encode_ocsf
 from policyengine.audit.exports.tables import COLUMNS
 from policyengine.audit.record_summary import RecordSummary, find_record, summarize
@@ -24,6 +26,12 @@ from tests.audit.export_lines import LINES, encoded
 
 RECORDS = LINES[1:]  # the first line has entity rows
 MISSING = "error: `{}`: no such file or directory\nhint: paths are relative to the current folder\n"
+
+
+ODD = (
+    "error: `odd.txt` is not a decision log: odd.txt:1: not valid JSON at line 1, column 1: a value was expected\n"
+    "hint: name a file that `serve --log` or `audit pack` wrote\n"
+)
 
 
 @pytest.fixture
@@ -207,9 +215,52 @@ def test_text_is_written_to_the_standard_output_by_default(log, capsys):
     assert capsys.readouterr().out.startswith("kind,time,id,")
 
 
+def test_a_decision_has_the_resource_that_the_engine_logged(tmp_path):
+    policy = "entity invoice {} anyone { may GET /invoices/{id: invoice} }"
+    log = DecisionLog(tmp_path / "d.jsonl", seal=None)
+    engine = Engine.from_text(policy, log=log)
+    engine.decide({"request": {"method": "GET", "path": "/invoices/42"}})
+    log.close()
+    [row] = csv.DictReader(exported(tmp_path / "d.jsonl", "csv").decode().splitlines())
+    assert row["resource"] == "invoice:42"
+    line = {"v": 2, "time": "", "client": "edge", "decision": {}, "request": {"credential": {"client": "web"}}}
+    assert summarize(line).client == "edge"
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("output", ["d.jsonl", "link", "d.jsonl.1", "d.jsonl.key", "d.jsonl.tlog/checkpoint"])
+def test_an_export_does_not_replace_a_file_of_the_log(tmp_path, monkeypatch, capsys, form, output):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d.jsonl", "d.jsonl.1"):
+        Path(name).write_bytes(encoded()[1])
+    Path("link").symlink_to("d.jsonl")
+    before = sorted(os.listdir())
+    assert main(["audit", "export", "d.jsonl", "--format", form, "-o", output]) == 2
+    message = f"error: `{output}` belongs to the log `d.jsonl` and is not replaced\nhint: name another file\n"
+    assert capsys.readouterr().err == message
+    assert (Path("d.jsonl").read_bytes(), sorted(os.listdir())) == (encoded()[1], before)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(log, capsys):
+    pipe = log.with_name("pipe")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["audit", "export", str(log), "--format", "csv", "-o", str(pipe)]) == 0
+    assert os.read(reader, 5) == b"kind,"
+    assert main(["audit", "export", str(log), "--format", "parquet", "-o", str(pipe)]) == 1
+    assert (capsys.readouterr().err, pipe.is_fifo()) == (f"error: `{pipe}` is not a file\n", True)
+    os.close(reader)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
+        (["odd.txt", "--format", "csv"], 1,
+         ODD),
+        (["odd.txt", "--format", "parquet", "-o", "x"], 1,
+         ODD),
+        (["d.jsonl", "--format", "csv", "-o", "."], 1, "error: `.`: is a directory\n"),
+        (["d.jsonl", "--format", "parquet", "-o", "."], 1, "error: `.`: is a directory\n"),
         (["missing.jsonl", "--format", "csv"], 1, MISSING.format("missing.jsonl")),
         (["d.jsonl", "--format", "csv", "-o", "no/x.csv"], 1, MISSING.format("no/x.csv")),
         (["d.jsonl", "--format", "parquet", "-o", "no/x"], 1, MISSING.format("no/x")),
@@ -220,9 +271,10 @@ def test_text_is_written_to_the_standard_output_by_default(log, capsys):
 def test_a_mistake_is_one_message(tmp_path, monkeypatch, capsys, arguments, code, error):
     monkeypatch.chdir(tmp_path)
     Path("d.jsonl").write_bytes(encoded()[1])
+    Path("odd.txt").write_text("no record\n" * 300)
     assert main(["audit", "export", *arguments]) == code
     assert capsys.readouterr().err == error
-    assert os.listdir() == ["d.jsonl"]
+    assert sorted(os.listdir()) == ["d.jsonl", "odd.txt"]
 
 
 def test_without_duckdb_the_extra_is_named(log, monkeypatch, capsys):

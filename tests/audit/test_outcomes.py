@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.audit import DecisionLog, OutcomeRecord, log, read_log, read_records
+from policyengine.audit import DecisionLog, OutcomeRecord, log, read_log, read_records, recent_decisions
 from policyengine.audit.outcomes import build_outcome, read_number
 from policyengine.audit.recent_decisions import (
     BUCKET_BYTES,
@@ -319,7 +319,10 @@ def ids_of(numbers: range) -> list[str]:
 
 
 @pytest.fixture(params=[False, True], ids=["one process", "several"])
-def recent(request: pytest.FixtureRequest) -> RecentDecisions:
+def recent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RecentDecisions:
+    """Recent decisions with a sixteenth of their memory."""
+    monkeypatch.setattr(recent_decisions, "MAX_RECENT", MAX_RECENT // 16)
+    monkeypatch.setattr(recent_decisions, "BUCKETS", BUCKETS // 16)
     found = RecentDecisions()
     if request.param:
         found.share()
@@ -327,15 +330,15 @@ def recent(request: pytest.FixtureRequest) -> RecentDecisions:
 
 
 def test_recent_decisions_are_remembered_and_old_ones_forgotten(recent: RecentDecisions) -> None:
-    many = 3 * BUCKETS * BUCKET_BYTES // ENTRY_BYTES
+    many = 3 * BUCKETS // 16 * BUCKET_BYTES // ENTRY_BYTES
     for number in range(many):
         recent.add(subject(number))
-    last = ids_of(range(many - 10_000, many))
+    last = ids_of(range(many - 1_000, many))
     assert {recent.take_turn(id) for id in last} == {ReportTurn.FIRST}
     assert {recent.take_turn(id) for id in last} == {ReportTurn.AGAIN}
     unknown = [recent.take_turn(id) for id in ids_of(range(1_000))].count(ReportTurn.UNKNOWN)
     assert unknown > 900
-    assert sum(map(len, recent._by_time.values())) <= MAX_RECENT
+    assert sum(map(len, recent._by_time.values())) <= MAX_RECENT // 16
     assert recent.subject(last[-1]) == subject(many - 1)
     assert recent.subject(ids_of(range(1))[0]) is None
 

@@ -262,10 +262,10 @@ def test_a_worker_names_itself(path: Path) -> None:
 def test_a_system_line_starts_no_thread_of_the_seal(path: Path) -> None:
     log = DecisionLog(path)
     log.system.write("started")
-    assert log._sealer is not None
-    assert not log._sealer.is_awake
+    assert log.sealer is not None
+    assert not log.sealer.is_awake
     log.note_outcome({"decision": "x"}, 0)
-    assert log._sealer.is_awake
+    assert log.sealer.is_awake
     log.close()
 
 

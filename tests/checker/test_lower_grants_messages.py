@@ -275,9 +275,9 @@ DOORS = [
         [
             (
                 "E412",
-                "`body.x` is not an attribute that a credential can give",
+                "`body.x` is not an attribute that a claim can set",
                 "body.x",
-                "a claim is an attribute of the user or the agent: `tenant -> user.tenant`",
+                "a claim sets an attribute of the user or the agent: `tenant -> user.tenant`",
             )
         ],
     ),

@@ -96,7 +96,11 @@ def test_a_decision_is_proved_and_checked(run, decided):
     assert run("audit", "prove", decided, "--log", "d.jsonl", "-o", "p").code == 0
     ended = run("audit", "check", "p", "--key", "d.jsonl.tlog/vkey")
     assert ended.code == 0
-    assert f"id         {decided}" in ended.out
+    assert [line.split() for line in ended.out.splitlines()[3:]] == [
+        ["time", ended.out.splitlines()[3].split()[1]], ["id", decided], ["outcome", "allow"], ["gate", "-"],
+        ["revision", ended.out.splitlines()[7].split()[1]], ["package", "main"], ["agent", "bot"],
+        ["endpoint", "GET", "/v1/a"],
+    ]  # fmt: skip
     told = json.loads(run("audit", "check", "p", "--key", "d.jsonl.tlog/vkey", "--format", "json").out)
     assert (told["holds"], told["record"]["decision"]["id"], told["index"]) == (True, decided, 0)
     assert run("audit", "prove", decided, "--log", "d.jsonl").out == Path("p").read_text()
@@ -119,13 +123,28 @@ def test_an_earlier_state_is_proved_and_checked(run, log):
     writer = open_sealed(log)
     write_lines(writer, 5, begin=5)
     writer.close()
-    assert run("audit", "prove", "--since", "kept", "--log", "d.jsonl", "-o", "p").code == 0
+    ended = run("audit", "prove", "--since", "kept", "--log", "d.jsonl", "-o", "p")
+    command = "policyengine audit check p --checkpoint kept --key KEY"
+    assert (ended.code, ended.out) == (0, f"wrote p: check it with `{command}`\n")
     key = ("--key", "d.jsonl.tlog/vkey")
     ended = run("audit", "check", "p", "--checkpoint", "kept", *key)
     assert (ended.code, "begins with the 5 lines of the old checkpoint" in ended.out) == (0, True)
     assert "pass it: `--checkpoint FILE`" in run("audit", "check", "p", *key).err
     ended = run("audit", "check", "p", "--checkpoint", "d.jsonl.tlog/checkpoint", *key)
     assert (ended.code, "but the old checkpoint has 10" in ended.out) == (1, True)
+
+
+def test_a_key_that_cannot_be_written_is_named(run, log, monkeypatch):
+    real = os.open
+
+    def refuse(file, *arguments, **options):
+        if str(file).startswith(".d.jsonl.key."):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    ended = run("audit", "rotate-key", "d.jsonl")
+    assert (ended.code, ended.err) == (1, "error: `d.jsonl.key`: permission denied\n")
 
 
 def test_a_rotated_key_is_shown_and_followed(run, log):
@@ -141,3 +160,62 @@ def test_a_damaged_key_cannot_be_rotated(run, log):
     Path("d.jsonl.key").write_text("x")
     ended = run("audit", "rotate-key", "d.jsonl")
     assert (ended.code, "is damaged" in ended.err) == (1, True)
+
+
+def test_a_proof_does_not_replace_a_file_of_the_log(run, decided):
+    before = Path("d.jsonl").read_bytes()
+    ended = run("audit", "prove", decided, "--log", "d.jsonl", "-o", "d.jsonl")
+    assert (ended.code, ended.err) == (
+        2, "error: `d.jsonl` belongs to the log `d.jsonl` and is not replaced\nhint: name another file\n",
+    )  # fmt: skip
+    assert Path("d.jsonl").read_bytes() == before
+
+
+def test_a_report_is_for_its_owner_or_for_the_standard_output(run, decided):
+    assert run("audit", "report", "d.jsonl", "-o", "r.html").code == 0
+    assert Path("r.html").stat().st_mode & 0o777 == 0o600
+    ended = run("audit", "report", "d.jsonl", "-o", "-")
+    assert (ended.code, ended.out, Path("-").exists()) == (0, Path("r.html").read_text(), False)
+
+
+def test_a_report_does_not_replace_the_log_or_a_device(run, decided):
+    before = Path("d.jsonl").read_bytes()
+    assert run("audit", "report", "d.jsonl", "-o", "d.jsonl").code == 2
+    assert Path("d.jsonl").read_bytes() == before
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run("audit", "report", "d.jsonl", "-o", "pipe").code == 0
+    assert (os.read(reader, 15), Path("pipe").is_fifo()) == (b"<!doctype html>", True)
+    os.close(reader)
+
+
+def test_an_old_checkpoint_of_another_log_is_not_a_fault_of_the_log(run, log):
+    other = folder(sealed_log(Path("e.jsonl"))) / "checkpoint"
+    ended = run("audit", "prove", "--since", str(other), "--log", "d.jsonl")
+    assert (ended.code, "the old checkpoint is of another log" in ended.err, "hint" in ended.err) == (1, True, False)
+
+
+def test_a_rotated_file_is_verified_with_its_log(run, log):
+    log.rename("d.jsonl.1")
+    write_lines(writer := open_sealed(log), 2, begin=5)
+    writer.close()
+    ended = run("audit", "verify", "d.jsonl.1")
+    assert (ended.code, ended.out) == (
+        1, "✗ `d.jsonl.1` is a rotated file of `d.jsonl`: verify `d.jsonl`, which includes it\n",
+    )  # fmt: skip
+    Path("d.jsonl.1").unlink()
+    ended = run("audit", "verify", "d.jsonl")
+    assert ended.out.splitlines()[0].startswith("✗ d.jsonl: the first 5 lines are missing, and no signed line")
+    assert (ended.code, "`--log-keep` deleted\n" in ended.out) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("d.jsonl.key", "error: `d.jsonl.key` is not a public key: `<name>+<8 hexadecimal digits>+<base64>`"),
+        ("a+00000000+AQ==", "error: the key is not a public key: the public key `a` is damaged"),
+    ],
+)
+def test_a_wrong_key_is_described_once(run, log, key, message):
+    ended = run("audit", "verify", "d.jsonl", "--key", key)
+    assert (ended.code, ended.err[: len(message)]) == (1, message)

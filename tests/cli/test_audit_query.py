@@ -65,6 +65,18 @@ def test_counts_have_the_first_and_last_time(run, shop):
     ]
 
 
+def test_outcomes_are_measured_unless_another_kind_is_asked_for(run, shop):
+    asked = ["audit", "query", shop, "--measure", "latency_ms"]
+    assert run(*asked).out == run(*asked, "--kind", "outcome").out != run(*asked, "--kind", "decision").out
+
+
+def test_an_outcome_may_be_a_pattern_or_none(run, shop):
+    counts = [
+        run("audit", "query", shop, "--count", "--outcome", value, "--format", "json").code for value in ("d*", "")
+    ]
+    assert counts == [0, 0]
+
+
 def test_a_number_is_measured(run, shop):
     asked = ["--kind", "outcome", "--measure", "latency_ms", "--count-by", "endpoint"]
     assert squeezed(run("audit", "query", shop, *asked).out) == [
@@ -180,7 +192,19 @@ def test_a_reader_that_stops_early_is_not_an_error(tmp_path):
         (["shop.jsonl", "--where", "x"], 2, "`--where x` has no value\nhint: write `--where gate=guard`, for example"),
         (["shop.jsonl", "--where", "x=1"], 2,
          "records have no field `x`\nhint: docs/audit-query.md lists the fields"),
-        (["shop.jsonl", "--measure", "agent"], 2, "`agent` is not measured\nhint: measure latency_ms, size, usage"),
+        (["shop.jsonl", "--count-by", "agnt"], 2, "records have no field `agnt`\nhint: did you mean `agent`?"),
+        (["shop.jsonl", "--measure", "agent"], 2,
+         "`agent` is not measured\nhint: measure `latency_ms`, `size`, `usage`"),
+        (["shop.jsonl", "--measure", "latency"], 2, "`latency` is not measured\nhint: did you mean `latency_ms`?"),
+        (["shop.jsonl", "--outcome", "denied"], 2, "there is no outcome `denied`\nhint: did you mean `deny`?"),
+        (["shop.jsonl", "--where", "outcome=blocked"], 2,
+         "there is no outcome `blocked`\nhint: choose `allow`, `deny`, `confirm`, `throttle`"),
+        (["shop.jsonl", "--since", "2026-03-02", "--until", "2026-03-01"], 2,
+         "no time is both after `--since` and before `--until`\nhint: exchange the two times"),
+        (["shop.jsonl", "--since", "2026-03-02T10:00"], 2,
+         "`2026-03-02T10:00` has no zone\nhint: write `2026-03-02T10:00Z` for UTC"),
+        (["shop.jsonl", "--until", "2026-03-02T10:00:00"], 2,
+         "`2026-03-02T10:00:00` has no zone\nhint: write `2026-03-02T10:00:00Z` for UTC"),
         (["shop.jsonl", "--since", "soon"], 2,
          "`soon` is neither a time nor a duration\n"
          "hint: write `2026-12-01`, `2026-12-01T10:00Z`, or `7d` for a week ago"),
@@ -190,6 +214,21 @@ def test_errors_are_one_message(run, shop, options, code, message):
     Path("api.json").write_text('{"openapi": "3.0.3"}\n')
     ended = run("audit", "query", *options)
     assert (ended.code, ended.out, ended.err) == (code, "", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("command", ["query", "verify"])
+def test_a_log_that_cannot_be_read_ends_with_1(run, shop, monkeypatch, command):
+    real = os.open
+
+    def refuse(file, *arguments, **options):
+        if Path(str(file)).name == "shop.jsonl":
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "access", lambda file, mode, **options: Path(file).name != "shop.jsonl")
+    monkeypatch.setattr(os, "open", refuse)
+    ended = run("audit", command, "shop.jsonl")
+    assert (ended.code, ended.out, ended.err) == (1, "", "error: `shop.jsonl`: permission denied\n")
 
 
 def test_an_empty_log_has_no_records(run, tmp_path):
@@ -278,6 +317,19 @@ def test_a_packed_log_answers_like_the_log(run, shop):
     for options in (["--kind", "all"], ["--count-by", "rule"], ["--kind", "all", "--limit", "0"]):
         asked = [*options, "--format", "json"]
         assert run("audit", "query", "shop.parquet", *asked).out == run("audit", "query", shop, *asked).out
+
+
+def test_an_error_about_a_packed_log_names_its_file(run, shop, monkeypatch):
+    real = os.mkdir
+
+    def refuse(file, *arguments, **options):
+        if ".policyengine-audit-" in str(file):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    ended = run("audit", "pack", "shop.jsonl", "-o", "x.parquet")
+    assert (ended.code, ended.err) == (1, "error: `x.parquet`: permission denied\n")
 
 
 @pytest.mark.parametrize(

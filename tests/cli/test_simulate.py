@@ -71,6 +71,12 @@ def test_simulate_plays_a_trace(run, policy, tmp_path):
     assert ended.json["callers"] == [{"agent": "worker", "issuer": "acme", "user": None, "throttled": 86}]
 
 
+def test_simulate_does_not_replace_its_trace(run, policy, tmp_path):
+    name = lines(tmp_path / "trace.jsonl", {"at": 0, **SEARCH})
+    ended = run("simulate", policy, "--trace", name, "-o", name)
+    assert (ended.code, "is not replaced" in ended.err) == (2, True)
+
+
 def test_simulate_reads_a_trace_from_stdin(run, policy):
     ended = run("simulate", policy, "--trace", "-", stdin=json.dumps({"at": 0, **SEARCH}).encode())
     assert ended.code == 0
@@ -106,7 +112,7 @@ def test_the_suffix_of_the_simulate_output_selects_its_format(run, policy, tmp_p
         (["--workflow", "steady", "--rate", "fast"], "`--rate fast` is not a rate"),
         (["--workflow", "steady", "--rate", "0/s"], "`--rate 0/s` is not a rate"),
         (["--workflow", "steady", "--for", "long"], "`--for long` is not a duration"),
-        (["--workflow", "steady", "--for", "0s"], "`--for 0s` is not a duration"),
+        (["--workflow", "steady", "--for", "0s"], "`--for 0s` must be longer than zero"),
         (["--workflow", "steady", "--start", "now"], "`--start now` is not a time"),
         (["--workflow", "steady", "--every", "1ms"], "`--every` is too short for the duration of the traffic"),
         (["--workflow", "steady", "--rate", "1000000/s"], "that would be 3,600,000,000 requests"),

@@ -1,5 +1,6 @@
 """Colour and tables for a person at a terminal, plain text for a pipe."""
 
+import json
 import os
 import pty
 import subprocess
@@ -77,6 +78,16 @@ def test_control_characters_in_text_are_escaped(text, shown):
 def test_a_table_in_a_pipe_is_aligned(capsys):
     Screen().table([("E1", "short"), ("E1000", "longer")])
     assert capsys.readouterr().out == "E1     short\nE1000  longer\n"
+
+
+def test_a_table_of_records_is_not_shortened_on_a_narrow_terminal(tmp_path):
+    line = {"v": 2, "time": "2027-01-15T08:00:00.000000Z", "decision": {"id": "01M8K7Y4NH3F03T664EP7EZ3WF"}}
+    log = tmp_path / "d.jsonl"
+    log.write_text(json.dumps({**line, "request": {"request": {"method": "GET", "path": f"/{'long' * 9}"}}}) + "\n")
+    narrow, wide = (on_a_terminal("audit", "query", str(log), COLUMNS=columns) for columns in ("60", "120"))
+    assert (ESCAPE in narrow, ESCAPE in wide) == (False, True)
+    for shown in (narrow, wide):
+        assert ("2027-01-15T08:00:00Z" in shown, "01M8K7Y4NH3F03T664EP7EZ3WF" in shown) == (True, True)
 
 
 def test_progress_is_not_shown_in_a_pipe(capsys, monkeypatch):

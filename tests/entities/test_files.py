@@ -145,7 +145,7 @@ def test_a_mistake_in_a_csv_table_is_reported_with_line_and_column(tmp_path, tex
 
 def test_a_reference_without_a_type_is_rejected_if_several_types_are_possible(tmp_path):
     folder = tables(tmp_path / "csv", invoice="id,approvers\n1,bob\n")
-    with pytest.raises(EntitiesError, match="`bob` does not say which of team or user it is"):
+    with pytest.raises(EntitiesError, match=r"`bob` does not begin with its type \(team or user\)"):
         read(folder)
 
 

@@ -85,7 +85,7 @@ WRONG = [
     ({"plan": "update people set plan = 'gold' where login = 'bob'"}, "plan", "`plan`: not a value of plan"),
     ({"plan": "update people set boss = '' where login = 'bob'"}, None, None),
     ({"who": "update approvers set who = 'bob' where invoice = 43"}, "who",
-     "`bob` does not say which of team or user it is"),
+     "`bob` does not begin with its type (team or user)"),
 ]  # fmt: skip
 
 

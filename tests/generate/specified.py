@@ -125,7 +125,9 @@ class Specified:
             return self.evaluate(request, now)
         if request.options.at is not None:
             raise RequestError(
-                "options.at", "a decision for a chosen time cannot spend", "set `options.consume` to false"
+                "options.at",
+                "a decision for a chosen time cannot spend approvals or limits",
+                "set `options.consume` to false",
             )
         found = self.answer(request, now, peek=False)
         if found.outcome is Outcome.ALLOW:

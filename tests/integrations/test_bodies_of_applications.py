@@ -88,7 +88,8 @@ def test_a_body_both_sides_read_equally_is_decided(client: TestClient, path: str
         (f"{JSON}; charset=utf-7", b'{"to":"alice","+AGEAbQBvAHUAbgB0-":900}', UTF_7),
         (f"{FORM}; charset=utf-7", b"to=alice&+AGEAbQBvAHUAbgB0-=900", UTF_7),
         (JSON, b'{"to":"alice","to":"mallory"}', "a duplicate key"),
-        (JSON, b'{"to":"alice","x":"&to=mallory&"}', "as a form field (write `&` as `\\u0026`)"),
+        (JSON, b'{"to":"alice","x":"&to=mallory&"}',
+         "can be read as a form field with this name (write `&` as `\\u0026`)"),
     ],
 )  # fmt: skip
 def test_a_body_a_handler_could_read_differently_is_denied(

@@ -88,7 +88,7 @@ def test_a_path_that_cannot_escape_or_is_checked_is_not_reported(items: list[str
 def test_the_hint_for_a_path_that_bypasses_a_deny_is_another_deny() -> None:
     (one,) = found(guarded('deny when args.path like "secret/*"'))
     assert one.message == '`args.path like "secret/*"` is false for a path that reaches the folder through `..`'
-    assert one.hint == 'deny it everywhere: `deny when contains(args.path, "..")`'
+    assert one.hint == 'deny such paths in a guard: `deny when contains(args.path, "..")`'
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,22 @@ def test_a_wrong_sink_in_the_settings_is_reported_with_its_place(policy, tmp_pat
     told = capsys.readouterr().err
     assert "a sink must have no password in its URL: `https://…@siem.example`" in told
     assert "s3cret" not in told
+
+
+def test_a_seal_that_fails_shows_in_the_metrics(policy, tmp_path):
+    log = tmp_path / "d.jsonl"
+
+    def value(port: int, name: str) -> float:
+        found = re.search(rf"^policyengine_{name} (\S+)$", send(port, "GET", "/metrics"), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+    with serving(policy, "--log", str(log)) as (port, _):
+        decide(port)
+        wait_for(lambda: (log.with_name("d.jsonl.tlog") / "checkpoint").exists())
+        wait_for(lambda: value(port, "log_unsealed_seconds") == 0)
+        assert value(port, "seal_failures_total") == 0
+        log.with_name("d.jsonl.tlog").rename(tmp_path / "away")
+        decide(port)
+        wait_for(lambda: value(port, "seal_failures_total") > 0)
+        assert value(port, "log_unsealed_seconds") > 0

@@ -108,7 +108,7 @@ def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:
         ("sqlite://here.db", "a SQLite URL must have the form `sqlite:///path`"),
         ("redis://", "`redis://` names no host"),
         ("redis://a,b", "only a URL of a Cluster or of Sentinels may name several hosts"),
-        ("redis://a:99999", "`a:99999` is not a host with a port"),
+        ("redis://a:99999", "`a:99999` is neither a valid `HOST` nor a valid `HOST:PORT`"),
         ("redis://a/prod", "`/prod` is not a database number"),
         ("redis+sentinel://a:26379", "a Sentinel URL needs the name of a service"),
         ("redis://a?ca=x", "`ca` is not a store option"),

@@ -316,7 +316,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         'export guard "x" {}',
         "E129",
         "`guard` cannot be exported",
-        "guards, rates and invariants always apply everywhere; "
+        "guards, rates and budgets always apply everywhere; "
         "you can export `enum`, `entity`, `let`, `define`, `scope`, `issuer`, `attester`",
         "guard",
     ),

@@ -364,7 +364,7 @@ class RegionComparison:
         return (number,) if derived is None else derived.sources
 
     def state_on(self, number: int, path: Mapping[int, int]) -> AbstractValue:
-        """Return the state of a fact that the path determines."""
+        """Return the state of a fact; the path must determine it."""
         state = self.state(number, path)
         assert state is not None
         return state

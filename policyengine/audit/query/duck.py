@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import duckdb
 
 EXTRA = "audit"
+TEMPORARY = ".policyengine-audit-"  # how the private folder is named
 MAX_MEMORY = 4 * 2**30  # bytes; DuckDB continues in files of the private folder
 MAX_DUCKDB_LINE_BYTES = 16 * 2**20  # bytes; the streaming reader reads files with longer lines
 ROWS_AT_ONCE = 10_000
@@ -107,7 +108,7 @@ class DuckReader:
         for path in (*logs, *packed, beside or Path()):
             if not can_name(path):
                 raise QueryError(f"`{path}`: DuckDB cannot open a path that is not valid Unicode", "rename it")
-        with tempfile.TemporaryDirectory(prefix=".policyengine-audit-", dir=beside) as name:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as name:
             reader = DuckReader(Path(name).resolve(), logs, packed, threads)
             try:
                 yield reader

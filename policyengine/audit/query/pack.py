@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from policyengine.audit.files import is_packed
-from policyengine.audit.query.duck import EXTRA, DuckReader, has_duckdb
+from policyengine.audit.query.duck import EXTRA, TEMPORARY, DuckReader, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.source import LogFiles, check_logs
 from policyengine.audit.query.stream import SkippedLines
@@ -29,6 +30,17 @@ class PackResult:
     skipped: SkippedLines
 
 
+@contextmanager
+def named_as(file: Path, folder: Path) -> Iterator[None]:
+    """Name the file in an error about a temporary file in the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and str(error.filename).startswith(str(folder / TEMPORARY)):
+            error.filename = str(file)
+        raise
+
+
 def pack_log(paths: Sequence[Path], to: Path) -> PackResult:
     """Pack logs, with their rotated files, into a file, written whole or not at all. Raises OSError, QueryError."""
     if not has_duckdb():
@@ -41,7 +53,7 @@ def pack_log(paths: Sequence[Path], to: Path) -> PackResult:
     target = to.resolve()
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(to))
-    with DuckReader.open(files.logs, beside=target.parent) as reader:
+    with named_as(to, target.parent), DuckReader.open(files.logs, beside=target.parent) as reader:
         made = reader.folder / "packed.parquet"
         lines = reader.pack(made)
         check_logs(reader.skipped)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from policyengine.audit.query.fields import BUCKETS, ENDED, MEASURES, is_field, stored_fields
+from policyengine.audit.query.fields import BUCKETS, COMPUTED, ENDED, FIELDS, MEASURES, is_field, stored_fields
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.time_formats import RFC3339, format_rfc3339, parse_duration, parse_time
 
 DECISION = "decision"
 ANY_KIND = "all"
 DEFAULT_LIMIT = 1_000
+OUTCOMES = ("allow", "deny", "confirm", "throttle")
 MAX_LIMIT = 100_000  # records that are sorted in memory
 WILDCARD = "*"
 NAMED_FILTERS = ("agent", "issuer", "user", "endpoint", "resource", "outcome", "rule", "id")  # options of the command
@@ -63,9 +65,15 @@ class AuditQuery:
     def __post_init__(self) -> None:
         for name in (*(one.field for one in self.filters), *self.count_by):
             if not is_field(name):
-                raise QueryError(f"records have no field `{name}`", "docs/audit-query.md lists the fields")
+                hint = did_you_mean(name, (*FIELDS, *COMPUTED)) or "docs/audit-query.md lists the fields"
+                raise QueryError(f"records have no field `{name}`", hint)
+        for each in self.filters:
+            check_outcomes(each)
         if self.measure is not None and self.measure not in MEASURES:
-            raise QueryError(f"`{self.measure}` is not measured", f"measure {', '.join(MEASURES)}")
+            hint = did_you_mean(self.measure, MEASURES) or f"measure {', '.join(f'`{name}`' for name in MEASURES)}"
+            raise QueryError(f"`{self.measure}` is not measured", hint)
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise QueryError("no time is both after `--since` and before `--until`", "exchange the two times")
         if not 0 <= self.limit <= MAX_LIMIT:
             raise QueryError(f"the limit is at most {MAX_LIMIT:,}", "0 prints all records, in the order of the log")
 
@@ -160,6 +168,14 @@ def format_time(moment: datetime) -> str:
     return format_rfc3339(moment.astimezone(UTC), "microseconds")
 
 
+def check_outcomes(wanted: FieldFilter) -> None:
+    """Refuse an outcome that no record can have: else a misspelt one would find nothing. Raises QueryError."""
+    for value in wanted.values if wanted.field == "outcome" else ():
+        if value and WILDCARD not in value and value not in OUTCOMES:
+            names = ", ".join(f"`{name}`" for name in OUTCOMES)
+            raise QueryError(f"there is no outcome `{value}`", did_you_mean(value, OUTCOMES, 0.5) or f"choose {names}")
+
+
 def parse_moment(text: str, now: datetime) -> str:
     """Parse `2026-12-01`, `2026-12-01T10:00Z`, RFC 3339, or `7d` before `now`. Raises QueryError."""
     span = parse_duration(text)
@@ -171,6 +187,8 @@ def parse_moment(text: str, now: datetime) -> str:
     whole = f"{text}T00:00:00Z" if DATE.fullmatch(text) else TO_THE_MINUTE.sub(r"\1:00\2", text)
     found = parse_time(whole) if RFC3339.fullmatch(whole) else None
     if found is None:
+        if RFC3339.fullmatch(TO_THE_MINUTE.sub(r"\1:00\2", f"{text}Z")):
+            raise QueryError(f"`{text}` has no zone", f"write `{text}Z` for UTC")
         raise QueryError(
             f"`{text}` is neither a time nor a duration",
             "write `2026-12-01`, `2026-12-01T10:00Z`, or `7d` for a week ago",

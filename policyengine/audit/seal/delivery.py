@@ -27,7 +27,7 @@ from policyengine.audit.seal.notes import (
 )
 from policyengine.audit.seal.options import SealOptions, WitnessOptions
 from policyengine.audit.seal.proofs import ConsistencyProof
-from policyengine.audit.seal.tiles import TileError, TileFolder, write_file
+from policyengine.audit.seal.tiles import TileError, TileFolder, read_file, write_file
 from policyengine.http.fetch import Fetcher, FetchError, FetchResponse, parse_fetch_url
 from policyengine.log_throttle import LogThrottle
 
@@ -186,7 +186,7 @@ def read_witnessed(folder: Path) -> dict[str, int]:
     """Return the size of the last checkpoint that each witness cosigned; empty if the file is missing or damaged,
     because a witness tells its size. Raises OSError."""
     try:
-        return msgspec.json.decode((folder / WITNESSED).read_bytes(), type=dict[str, int])
+        return msgspec.json.decode(read_file(folder / WITNESSED), type=dict[str, int])
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
         return {}
 
@@ -194,7 +194,7 @@ def read_witnessed(folder: Path) -> dict[str, int]:
 def read_cosigned(folder: Path) -> SignedCheckpoint | None:
     """Return the last checkpoint that a witness cosigned, if any. Raises OSError, NoteError."""
     try:
-        return SignedCheckpoint.parse((folder / COSIGNED).read_bytes())
+        return SignedCheckpoint.parse(read_file(folder / COSIGNED))
     except FileNotFoundError:
         return None
 

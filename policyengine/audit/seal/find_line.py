@@ -25,6 +25,7 @@ from policyengine.audit.seal.sealed_files import (
     open_plain,
     read_state,
 )
+from policyengine.audit.seal.tiles import MAX_INDEX_BYTES, read_file
 
 LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # matches the beginning of a line
 ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -215,7 +216,7 @@ def read_numbers(path: Path, width: int) -> Sequence[int]:
     file is missing. Raises OSError.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_file(path, MAX_INDEX_BYTES)
     except FileNotFoundError:
         return ()
     from array import array

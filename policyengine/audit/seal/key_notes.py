@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from policyengine.audit.seal.notes import ED25519, Note, NoteError, Signer, Verifier
-from policyengine.audit.seal.tiles import write_file
+from policyengine.audit.seal.tiles import read_file, write_file
 
 KEY_NOTE_START = "policyengine log key\n"
 FOLDER = "keys"
@@ -75,4 +75,4 @@ def read_announcements(folder: Path) -> list[str]:
         files = sorted((folder / FOLDER).iterdir())[:MAX_KEY_NOTES]
     except FileNotFoundError:
         return []
-    return [file.read_text(errors="replace") for file in files if not file.name.startswith(".")]
+    return [read_file(file).decode(errors="replace") for file in files if not file.name.startswith(".")]

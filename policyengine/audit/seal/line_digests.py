@@ -57,18 +57,21 @@ def read_batches(read: Callable[[int], bytes]) -> Iterator[LineBatch]:
             continue
         cut = rest.rfind(b"\n")
         if cut >= 0:
-            yield complete_lines(number, rest[:cut].split(b"\n"), length)
+            yield complete_lines(number, rest[:cut], length)
             number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
     cut = rest.rfind(b"\n")
     if cut >= 0:  # complete lines that were read together with the end of a long line
-        yield complete_lines(number, rest[:cut].split(b"\n"), 0)
+        yield complete_lines(number, rest[:cut], 0)
         number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
     if rest:
         yield LineBatch(number, [sha256(rest).digest()], torn=True)
 
 
-def complete_lines(number: int, lines: list[bytes], length: int) -> LineBatch:
-    about_seal = [(place, line) for place, line in enumerate(lines) if SEAL_MARK in line]
+def complete_lines(number: int, text: bytes, length: int) -> LineBatch:
+    """Return the batch of lines in `text`, which is without its last newline."""
+    lines, about_seal = text.split(b"\n"), list[tuple[int, bytes]]()
+    if SEAL_MARK in text:
+        about_seal = [(place, line) for place, line in enumerate(lines) if SEAL_MARK in line]
     return LineBatch(number, [sha256(line).digest() for line in lines], about_seal, read=length)
 
 

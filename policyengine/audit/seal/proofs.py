@@ -24,7 +24,7 @@ from policyengine.audit.seal.merkle import (
     root_of_inclusion,
 )
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, decode_base64, encode_base64
-from policyengine.audit.seal.tiles import TileFolder
+from policyengine.audit.seal.tiles import TileFolder, read_file
 
 PROOF_START = "c2sp.org/tlog-proof@v1\n"
 MAX_HASHES = 63
@@ -39,6 +39,10 @@ class ProofError(Exception):
 
 class UnsealedLineError(ProofError):
     """No checkpoint covers the line yet."""
+
+
+class OtherLogError(ProofError):
+    """A checkpoint is of another log."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class ConsistencyProof:
         not checked. Raises ProofError.
         """
         if old.checkpoint.origin != self.signed.checkpoint.origin:
-            raise ProofError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
+            raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
         if old.size != self.old:
             raise ProofError(f"it begins at {self.old:,} lines, but the old checkpoint has {old.size:,}")
         if not is_consistent(old.size, old.root, self.signed.size, self.signed.root, self.path):
@@ -141,8 +145,8 @@ def decode(text: str) -> bytes:
 
 
 def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
-    """Return the proof that the log of the last checkpoint contains the line, whose entry is at the index. Raises
-    ProofError, NoteError, TileError, OSError.
+    """Return the proof that the log of the last checkpoint contains the line as the entry at `index`; None means that
+    the line has no entry yet. Raises ProofError, NoteError, TileError, OSError.
     """
     signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
@@ -159,10 +163,10 @@ def load_checkpoint(folder: Path, size: int) -> SignedCheckpoint:
     """Load the last cosigned checkpoint if it covers `size` lines, and else the last checkpoint. Raises NoteError,
     OSError."""
     with suppress(FileNotFoundError):
-        found = SignedCheckpoint.parse((folder / "cosigned").read_bytes())
+        found = SignedCheckpoint.parse(read_file(folder / "cosigned"))
         if found.size >= size:
             return found
-    return SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    return SignedCheckpoint.parse(read_file(folder / "checkpoint"))
 
 
 def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
@@ -170,6 +174,8 @@ def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
     NoteError, TileError, OSError.
     """
     signed = load_checkpoint(folder, old.size)
+    if old.checkpoint.origin != signed.checkpoint.origin:
+        raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
     if old.size > signed.size:
         raise ProofError(f"the log has {signed.size:,} sealed lines, fewer than the old checkpoint ({old.size:,})")
     path = consistency_proof(TileFolder(folder).subtrees(signed.size), old.size, signed.size)

@@ -37,6 +37,10 @@ def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
         place.rename(key)
         write_file((folder or default_folder(log)) / "vkey", f"{new.verifier}\n".encode())
         writer.seal()
+    except OSError as error:
+        if error.filename == str(place):
+            error.filename = str(key)  # the temporary file says nothing to the user
+        raise
     finally:
         place.unlink(missing_ok=True)
         writer.close()

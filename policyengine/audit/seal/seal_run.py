@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -39,8 +39,13 @@ if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
 
 _LOG = logging.getLogger("policyengine")
-CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
+# Threads that decide wait while a chunk is hashed, and then proceed during the pause after it.
+CHUNK_BYTES, PAUSE_SECONDS = 32_768, 0.001
+MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file was truncated
+PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
+Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
+CLOCK_SECONDS = 1.0  # by which the time of a compressed copy may be before that of its file
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
@@ -70,8 +75,9 @@ class SealRun:
         self._sealer, self.log, self.tiles = sealer, sealer.log, sealer.tiles
         self._late: deque[LateFile] = deque()
         self._file, self._path = -1, sealer.log
-        self._last, self._last_bytes = b"", 0
+        self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
+        self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
         self._seen, self._since = (0, 0, 0), monotonic()
         try:
@@ -131,8 +137,9 @@ class SealRun:
         """Begin with the oldest file of the log, after the entries of files that were deleted. Raises OSError,
         SealError.
         """
-        self.tree, oldest = GrowingTree(self.tiles), log_files(self.log)[0]
+        self.tree, files = GrowingTree(self.tiles), log_files(self.log)
         entries = SealedEntries(self.tiles, self._signed_size, lambda message: None)
+        oldest = next((file for file in files if file.stat().st_size), files[0])
         first = next((batch.digests for batch in line_batches(oldest) if not batch.torn), [])
         start, number = entries.find_start(self._sealer.folder, first) if first else (0, 0)
         while self.tree.size < start and (some := entries.after(self.tree.size)[: start - self.tree.size]):
@@ -162,20 +169,24 @@ class SealRun:
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 self._file, self._path = open_plain(path), path
                 return
-        _LOG.error(
-            "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
-            extra={"event": "log_tampered"},
-        )  # fmt: skip
+        self._report_loss()
         sealed_at = os.stat(self._sealer.folder / "state").st_mtime
         later = [path for path in files if path.stat().st_mtime >= sealed_at]
         self._start_file((later or files[-1:])[0], self._number + 1)
 
-    def advance(self, finished: float, until: float) -> bool:
+    def _report_loss(self) -> None:
+        _LOG.error(
+            "the log `%s` has lost lines that were sealed: `policyengine audit verify` shows which", self.log,
+            extra={"event": "log_tampered"},
+        )  # fmt: skip
+
+    def advance(self, finished: float, until: float, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
-        `until` of the monotonic clock. Raises OSError, TileError, SealError.
+        `until` of the monotonic clock. `pause` is called between chunks with the seconds to wait. Raises OSError,
+        TileError, SealError.
         """
-        began, self._until = self.tree.size, until
-        complete = self._read_lines()
+        began, self._until, self._pause = self.tree.size, until, pause
+        complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
             self._leave_file()
@@ -200,8 +211,8 @@ class SealRun:
     def _following_file(self, finished: float) -> Path | None:
         """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
         found = os.fstat(self._file)
-        here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
-        if is_at(self.log, here) and found.st_size < self._offset:
+        here = found.st_dev, found.st_ino
+        if self._was_truncated():
             return self._after_truncation()
         if is_at(self.log, here) or not self._is_quiet(found, finished):
             return None
@@ -209,11 +220,32 @@ class SealRun:
             files = log_files(self.log)
         except FileNotFoundError:
             return None  # the last file was moved, and nothing was written since
+        unpacked = found.st_nlink == 0 and self._path != self.log
         places = [at for at, path in enumerate(files) if is_at(path, here) or (unpacked and path == self._path)]
         if places:
             return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
+        if not self.log.exists():
+            return None  # nothing was written since the file was moved
+        if self._offset:
+            copies = [path for path in files if path.stat().st_mtime >= found.st_mtime - CLOCK_SECONDS]
+            if self._continue_in_copy(copies):
+                return self._following_file(finished) if self._read_lines() else None
         later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
+        if later and self._offset:
+            self._report_loss()
         return later[0] if later else None
+
+    def _continue_in_copy(self, files: Sequence[Path]) -> bool:
+        """Continue in the copy that replaced the file, for example a compressed one. Return whether there is one.
+        Raises OSError, SealError.
+        """
+        copy = self._find_copy(files)
+        if copy is None:
+            return False
+        opened = open_plain(copy)
+        os.close(self._file)
+        self._file, self._path = opened, copy
+        return True
 
     def _is_quiet(self, found: os.stat_result, finished: float) -> bool:
         """Return whether the file did not grow for `finished` seconds, by the system's time or by a clock that cannot
@@ -225,18 +257,43 @@ class SealRun:
         age = time() - max(found.st_mtime, found.st_ctime)
         return monotonic() - self._since >= finished or age >= finished
 
+    def _was_truncated(self) -> bool:
+        """Return whether the last sealed line is no longer at its place in the current file. A long line is not read
+        again. Raises OSError, SealError.
+        """
+        found = os.fstat(self._file)
+        if not is_at(self.log, (found.st_dev, found.st_ino)):
+            return False
+        if found.st_size < self._offset:
+            return True
+        if self._last_bytes > MAX_LINE_READ_AGAIN or self._changed_at == self._offset:
+            return False
+        if ends_with_line(self.log, self._offset, self._last, self._last_bytes):
+            return False
+        is_changed = (
+            os.pread(self._file, 1, self._offset - 1) == b"\n" and self._find_copy(log_files(self.log)[:-1]) is None
+        )
+        if is_changed:
+            self._changed_at = self._offset
+            self._report_loss()
+        return not is_changed
+
     def _after_truncation(self) -> Path:
         """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
-        in which new lines begin.
+        in which new lines begin. Raises OSError, SealError.
         """
-        for path in reversed(log_files(self.log)[:-1]):
-            if ends_with_line(path, self._offset, self._last, self._last_bytes):
-                opened = open_plain(path)
-                os.close(self._file)
-                self._file = opened
-                self._read_lines()
-                break
+        if self._continue_in_copy(log_files(self.log)[:-1]):
+            self._read_lines()
+        else:
+            self._report_loss()
         return self.log
+
+    def _find_copy(self, files: Sequence[Path]) -> Path | None:
+        """Return the file that has the last sealed line at its place. Raises OSError, SealError."""
+        for path in reversed(files):
+            if ends_with_line(path, self._offset, self._last, self._last_bytes):
+                return path
+        return None
 
     def _leave_file(self) -> None:
         """Watch the rotated file for late lines, unless it was truncated and is used again."""
@@ -273,6 +330,9 @@ class SealRun:
         """Add the entries of the complete lines of the file, from the offset on. Return False if time is up before.
         Raises OSError, SealError.
         """
+        pause = self._pause
+        if pause is not None and os.fstat(self._file).st_size - self._offset > PACED_BYTES:
+            pause = None
         while data := os.pread(self._file, CHUNK_BYTES, self._offset):
             cut = data.rfind(b"\n")
             if cut >= 0:
@@ -283,6 +343,8 @@ class SealRun:
                 return True
             if monotonic() > self._until:
                 return False
+            if pause is not None and len(data) == CHUNK_BYTES:
+                pause(PAUSE_SECONDS)
         return True
 
     def _read_long_line(self) -> bool:

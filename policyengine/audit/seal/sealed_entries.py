@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from policyengine.audit.seal.sealed_files import START_BYTES
-from policyengine.audit.seal.tiles import TILE_WIDTH, TileError, TileFolder
+from policyengine.audit.seal.tiles import MAX_INDEX_BYTES, TILE_WIDTH, TileError, TileFolder, read_file
 
 
 class SealedEntries:
@@ -64,7 +64,7 @@ class SealedEntries:
 def read_starts(folder: Path) -> Iterator[int]:
     """Yield the indexes of the entries with which files begin."""
     try:
-        raw = (folder / "starts").read_bytes()
+        raw = read_file(folder / "starts", MAX_INDEX_BYTES)
     except OSError:
         raw = b""
     yield from (int.from_bytes(raw[at : at + START_BYTES]) for at in range(0, len(raw) - START_BYTES + 1, START_BYTES))

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.files import open_log_file
-from policyengine.audit.seal.tiles import FILE_MODE
+from policyengine.audit.seal.tiles import FILE_MODE, read_file
 
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
@@ -50,7 +50,7 @@ def read_state(folder: Path) -> SealState | None:
     """Return the state, or None if nothing was sealed yet. Raises SealError, OSError."""
     path = folder / "state"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SealState)
+        return msgspec.json.decode(read_file(path), type=SealState)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, ValueError) as error:

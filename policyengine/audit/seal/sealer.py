@@ -28,10 +28,10 @@ from policyengine.audit.seal.key_notes import announcing_keys, leads_to, read_an
 from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_key, load_or_create_key, reason
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
-from policyengine.audit.seal.seal_run import SealRun
-from policyengine.audit.seal.sealed_files import SealError, default_folder
+from policyengine.audit.seal.seal_run import Pause, SealRun
+from policyengine.audit.seal.sealed_files import SealError, default_folder, identity, is_at
 from policyengine.audit.seal.statements import sign_statement
-from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, write_file
+from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, read_file, write_file
 from policyengine.log_throttle import LogThrottle
 from policyengine.trusted_files import write_problem
 
@@ -45,6 +45,9 @@ OVERDUE_SECONDS = 60.0  # without a checkpoint, although lines were written
 LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
 RETRY_SECONDS = 60.0  # until a tree that could not be built again is tried once more
 WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
+MISSING_KEY_HINT = (
+    "restore it from a backup, name it with `--log-key FILE`, or move the log and its seal away to begin a new log"
+)
 ADVANCE_SECONDS = 1.0  # maximum time between two checkpoints while many lines are sealed
 
 
@@ -57,13 +60,15 @@ class Sealer:
         self.folder = options.folder or default_folder(log)
         self.key_path = options.key or default_key_path(log)
         self._note = note
+        if (self.folder / "checkpoint").exists() and not self.key_path.exists():
+            raise SealKeyError(f"the key `{self.key_path}` is missing, and the log is already sealed", MISSING_KEY_HINT)
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
         self.delivery = open_delivery(self.folder, options)
         self._prepare_folder()
         self.checkpoint = self.load_checkpoint()
         self.failures, self._opened_at, self._throttle = 0, time(), LogThrottle.every(OVERDUE_SECONDS)
-        self._failing = False
+        self._failing, self._unsealed_since = False, inf
         self._reset()
         _SEALERS.add(self)
 
@@ -95,7 +100,7 @@ class Sealer:
         """
         path = self.folder / "checkpoint"
         try:
-            found = SignedCheckpoint.parse(path.read_bytes())
+            found = SignedCheckpoint.parse(read_file(path))
             notes = read_announcements(self.folder)
             mine = self.signer.verifier
             earlier = [key for key in announcing_keys(notes) if leads_to(notes, key, mine)]
@@ -121,6 +126,20 @@ class Sealer:
         """Write a signed statement about the seal to the log. Return whether it was written."""
         note = sign_statement(self.signer, self.signer.name, event, members)
         return self._note({"event": event, "note": note})
+
+    @property
+    def unsealed_seconds(self) -> float:
+        """The seconds since a call of this property first found lines that the last checkpoint does not cover; 0 if it
+        covers all lines. Raises OSError.
+        """
+        with suppress(FileNotFoundError):
+            written = os.stat(self.log)
+            checkpoint = self.folder / "checkpoint"
+            if written.st_size and not (checkpoint.exists() and checkpoint.stat().st_mtime >= written.st_mtime):
+                self._unsealed_since = min(self._unsealed_since, monotonic())
+                return monotonic() - self._unsealed_since
+        self._unsealed_since = inf
+        return 0.0
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
@@ -175,6 +194,12 @@ class Sealer:
         thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join(WAIT_SECONDS)
+            if thread.is_alive():
+                _LOG.error(
+                    "sealing the log `%s` did not end within %g s: its disk may not answer; the next process that "
+                    "writes the log seals the rest", self.log, WAIT_SECONDS, extra={"event": "log_seal_fails"},
+                )  # fmt: skip
+                return
         with suppress(OSError):
             if self._writing >= 0:
                 os.close(self._writing)
@@ -200,10 +225,10 @@ class Sealer:
             if alone >= 0:
                 os.close(alone)
 
-    def seal(self, finished: float = FINISHED_SECONDS) -> bool:
+    def seal(self, finished: float = FINISHED_SECONDS, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, unless another process holds the lock. Return whether this process sealed
         them. Of failures in a row, only the first is logged; each call tries again. A rotated file is finished if it
-        was not changed for `finished` seconds.
+        was not changed for `finished` seconds. `pause` is called between chunks of lines.
         """
         with self._guard:
             self._is_complete = True
@@ -217,7 +242,7 @@ class Sealer:
                         return False
                     self._run = SealRun(self, anew=self._is_misplaced)
                 until = min(self._deadline, monotonic() + ADVANCE_SECONDS)
-                self._is_complete = self._run.advance(finished, until)
+                self._is_complete = self._run.advance(finished, until, pause)
             except (OSError, TileError, SealError, SealKeyError, NoteError) as error:
                 self._failed(error)
                 return False
@@ -249,6 +274,8 @@ class Sealer:
         if not self._failing:
             self._failing = True
             why = reason(error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                why = f"`{os.fsdecode(error.filename)}`: {why}"
             _LOG.error(
                 "the log `%s` cannot be sealed: %s; decisions are still logged, and sealing is tried again",
                 self.log, why, extra={"event": "log_seal_fails"}, exc_info=exc_info,
@@ -277,8 +304,11 @@ class Sealer:
     _key_mark: tuple[int, int] = (0, 0)
 
     def _holds_lock(self) -> bool:
+        """Return whether this process holds the lock; take it if it is free. Raises OSError, SealError."""
         if self._lock < 0:
             self._lock = self._open_lock("lock", exclusive=True)
+        elif not is_at(self.folder / "lock", identity(self._lock)):
+            raise SealError(f"the folder `{self.folder}` of the seal was removed or replaced: restore it")
         return self._lock >= 0
 
     def _open_lock(self, name: str, *, exclusive: bool) -> int:
@@ -319,7 +349,7 @@ def seal_periodically(sealer: weakref.ref[Sealer], stop: Event, interval: float)
         found = sealer()
         if found is None:
             return
-        found.seal()
+        found.seal(pause=stop.wait)
         wait = found.pause
         del found
 

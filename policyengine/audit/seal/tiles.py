@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from policyengine.audit.seal.merkle import HASH_BYTES, Subtrees, fold, join
+from policyengine.bounded_files import read_bounded
 
 TILE_LEVELS = 8  # levels of the tree that a tile covers
 TILE_WIDTH = 1 << TILE_LEVELS
@@ -21,6 +22,7 @@ ENTRY_PREFIX = HASH_BYTES.to_bytes(2)  # the length of every entry, which is a S
 BUNDLE_ITEM_BYTES = len(ENTRY_PREFIX) + HASH_BYTES
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 ENTRIES = "entries"
+MAX_FILE_BYTES, MAX_INDEX_BYTES = 1 << 20, 1 << 32  # of a tile, note or state; of the places of lines
 
 
 class TileError(Exception):
@@ -63,15 +65,15 @@ class TileFolder:
         """Return the first `width` entries of a bundle. Raises TileError, OSError."""
         name = tile_name(ENTRIES, number, width)
         raw = self._read(name, tile_name(ENTRIES, number), width * BUNDLE_ITEM_BYTES)
-        items = [raw[at : at + BUNDLE_ITEM_BYTES] for at in range(0, len(raw), BUNDLE_ITEM_BYTES)]
-        if not all(item.startswith(ENTRY_PREFIX) for item in items):
+        prefixes = [raw[at::BUNDLE_ITEM_BYTES] for at in range(len(ENTRY_PREFIX))]
+        if prefixes != [bytes((byte,)) * width for byte in ENTRY_PREFIX]:
             raise TileError(f"`{self.folder / name}` is damaged: its entries are not 32 bytes long")
-        return [item[len(ENTRY_PREFIX) :] for item in items]
+        return [raw[at : at + HASH_BYTES] for at in range(len(ENTRY_PREFIX), len(raw), BUNDLE_ITEM_BYTES)]
 
     def _read(self, name: str, full: str, length: int) -> bytes:
         for each in dict.fromkeys((name, full)):
             with suppress(FileNotFoundError, NotADirectoryError):
-                raw = (self.folder / each).read_bytes()
+                raw = read_file(self.folder / each)
                 if len(raw) < length or (each == name and len(raw) != length):
                     raise TileError(f"`{self.folder / each}` is damaged: it has {len(raw)} bytes instead of {length}")
                 return raw[:length]
@@ -103,6 +105,15 @@ class TileFolder:
             return fold(hashes)
 
         return subtree
+
+
+def read_file(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+    """Read a file of the folder. Pipes, devices and files of more than `most` bytes are refused. Raises OSError."""
+    try:
+        return read_bounded(path, most)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:

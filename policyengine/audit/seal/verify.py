@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from policyengine.audit.files import log_files
+from policyengine.audit.files import log_files, rotated_from
 from policyengine.audit.seal.delivery import COSIGNED, read_cosigned
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
@@ -26,7 +26,7 @@ from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.statements import digest_lines, read_statement
-from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
+from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, read_file, tile_name
 
 MAX_PROBLEMS = 20
 ATTEMPTS = 3
@@ -151,6 +151,7 @@ class LogVerifier:
         self._wanted: list[int] = []  # sizes at which the root is needed
         # Lines at the ends of rotated files that have no entry there, by the number of entries before them.
         self._late: dict[int, list[LateLine]] = {}
+        self._begins = True  # until the first line of the log is read
         self._notes: list[Any] = []  # signed notes in sealed lines about the seal
 
     def run(self) -> Verification:
@@ -174,8 +175,12 @@ class LogVerifier:
     def _load_checkpoint(self) -> SignedCheckpoint | None:
         path = self.folder / "checkpoint"
         try:
-            self.result.checkpoint = SignedCheckpoint.parse(path.read_bytes())
+            self.result.checkpoint = SignedCheckpoint.parse(read_file(path))
         except FileNotFoundError:
+            log = rotated_from(self.path)
+            if log is not None and default_folder(log).exists():
+                self._seal_problem(f"`{self.path}` is a rotated file of `{log}`: verify `{log}`, which includes it")
+                return None
             sealed = ", but a checkpoint kept elsewhere shows that the log was sealed" if self.kept else ""
             self._seal_problem(f"`{path}` is missing{sealed or ': the log was never sealed, or its seal was removed'}")
         except NoteError as error:
@@ -217,7 +222,9 @@ class LogVerifier:
                 self._roots[self._wanted.pop(0)] = tree.root()
 
     def _finish_tree(self) -> None:
-        """Add the entries whose lines were not compared, and compare the partial tiles."""
+        """Add the entries whose lines were not compared, and compare the partial tiles with those in the
+        folder.
+        """
         while self.tree.size < self.entries.size and (some := self.entries.after(self.tree.size)):
             self._add(some)
         if self.tree.size == self.entries.size:
@@ -232,7 +239,7 @@ class LogVerifier:
         for number, file in enumerate(files):
             following = files[number + 1] if number + 1 < len(files) else None
             try:
-                if not self._compare_file(file, following, begins=number == 0):
+                if not self._compare_file(file, following):
                     return False
             except UnreadableFileError as error:
                 self._problem(ProblemKind.CHANGED, str(error), file)
@@ -243,9 +250,9 @@ class LogVerifier:
             self._problem(ProblemKind.REMOVED, f"{what} missing", files[-1])
         return not missing
 
-    def _compare_file(self, file: Path, following: Path | None, *, begins: bool) -> bool:
-        """Compare the lines of a file with the entries. Stop at the first difference and return False. `begins` says
-        that it is the oldest file. Raises OSError, UnreadableFileError.
+    def _compare_file(self, file: Path, following: Path | None) -> bool:
+        """Compare the lines of a file with the entries. Stop at the first difference and return False. Raises OSError,
+        UnreadableFileError.
         """
         rest_is_late = False
         for batch in line_batches(file):
@@ -254,9 +261,9 @@ class LogVerifier:
                 self.result.torn = True
                 return True
             self.result.lines += not batch.torn and len(batch.digests)
-            if begins:
+            if self._begins:
                 self._skip_deleted(batch)
-                begins = False
+                self._begins = False
             at = 0 if rest_is_late or batch.torn else self._compare_lines(batch)
             self._read_statements(batch, at)
             if at == len(batch.digests):
@@ -326,8 +333,8 @@ class LogVerifier:
             self._problem(ProblemKind.REMOVED, f"{what} removed", file, line)
         elif wanted in digests:
             added = digests.index(wanted)
-            what = "this line was" if added == 1 else f"this line and the following were, {added:,} in all,"
-            self._problem(ProblemKind.ADDED, f"{what} added", file, line)
+            what = "this line was added" if added == 1 else f"{added:,} lines were added, beginning with this one"
+            self._problem(ProblemKind.ADDED, what, file, line)
         else:
             self._problem(ProblemKind.CHANGED, "this line was changed", file, line)
 
@@ -393,7 +400,9 @@ class LogVerifier:
                 ProblemKind.REMOVED,
                 f"the first {self.result.deleted:,} lines are missing, and no signed line says that "
                 "`--log-keep` deleted their files",
+                self.path,
             )
+            self.result.deleted = at
 
     # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
 

@@ -30,7 +30,9 @@ def lower_attesters(draft: LoweringContext) -> dict[str, k.Attester]:
 
 
 def index_by_name(found: list[tuple[str, Anchor, ast.Name]], kind: str, draft: LoweringContext) -> dict[str, Anchor]:
-    """Return the anchors by name. Requests say `from acme`, so packages cannot use one name for different anchors."""
+    """Return the anchors by name. Report a name that two packages declare, because requests name anchors without their
+    package.
+    """
     first: dict[str, tuple[str, ast.Name]] = {}
     for package, anchor, name in found:
         owner, declared = first.setdefault(anchor.name, (package, name))
@@ -91,8 +93,8 @@ def lower_claims(declared: ast.IssuerDecl, draft: LoweringContext) -> Iterator[t
 def is_attribute(path: tuple[str, ...], fact: ast.Name, draft: LoweringContext) -> bool:
     entity = draft.schema.entities.get(path[0]) if path[0] in CLAIM_HOLDERS else None
     if len(path) != 2 or path[0] not in CLAIM_HOLDERS:
-        hint = "a claim is an attribute of the user or the agent: `tenant -> user.tenant`"
-        draft.report("E412", f"`{fact.text}` is not an attribute that a credential can give", fact.span, hint)
+        hint = "a claim sets an attribute of the user or the agent: `tenant -> user.tenant`"
+        draft.report("E412", f"`{fact.text}` is not an attribute that a claim can set", fact.span, hint)
         return False
     if entity is not None and entity.field(path[1]) is not None:
         return True

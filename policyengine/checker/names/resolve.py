@@ -71,7 +71,7 @@ def navigate_built_in(
     if fact.later is not None:
         context.report(
             "W902",
-            f"`{fact.name}` has the same value for every caller until {fact.later} are available",
+            f"`{fact.name}` keeps its neutral value until {fact.later} are available",
             reference.span,
         )
     length = len(fact.path)

@@ -12,6 +12,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.load_engine import load_engine
+from policyengine.cli.log_input import check_log
 from policyengine.cli.output.terminal import Screen, is_ascii_only, print_json, show_progress
 from policyengine.control_characters import printable
 
@@ -132,8 +133,14 @@ def _compare(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed:
     if log is None:
         return found
     try:
+        check_log(log)
         with show_progress("replaying the log"):
-            return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
+            return replace(
+                found, log=replay(log, old, new, lambda told: screen.line(("warning: ", "bold yellow"), told))
+            )
+    except CommandError as error:
+        error.code = UNREADABLE
+        raise
     except OSError as error:
         failure = log_error(log, error)
         failure.code = UNREADABLE

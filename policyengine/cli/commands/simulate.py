@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.bounded_files import read_lines
+from policyengine.cli.atomic_write import refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error, log_error, short_log_messages
 from policyengine.cli.options.common import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.options.simulate import (
@@ -87,6 +88,8 @@ def simulate(
     width = None if every is None else plays.microseconds("--every", every)
     with short_log_messages():
         if trace is not None and workflow is None:
+            if output is not None and trace != "-":
+                refuse_to_replace_log(output, [Path(trace)])
             played = _play_trace(plays, trace, width)
         elif workflow is not None and trace is None:
             made = plays.workflow(workflow.value, request, rate, callers, vary, lasting)

@@ -14,6 +14,7 @@ import typer
 from policyengine.cli.atomic_write import write_file
 from policyengine.cli.commands.check import no_policies_error, pluralize
 from policyengine.cli.errors import CommandError, log_error, policy_error
+from policyengine.cli.log_input import check_log
 from policyengine.cli.options.common import DecisionsFile, Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
 
@@ -102,6 +103,7 @@ def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
 
+    check_log(log)
     screen = Screen(sys.stderr)
     with show_progress("reading the policies"):
         sources, problems = load_sources(paths, tests=False)
@@ -114,7 +116,9 @@ def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
         raise policy_error(checked)
     try:
         with show_progress("replaying the log"):
-            return PolicySuggester(modules, checked, log, lambda told: screen.line(told)).suggested()
+            return PolicySuggester(
+                modules, checked, log, lambda told: screen.line(("warning: ", "bold yellow"), told)
+            ).suggested()
     except OSError as error:
         raise log_error(log, error) from None
 

@@ -13,6 +13,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.load_engine import load_engine
+from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
 from policyengine.cli.output.record_seal import CheckedSeal, check_record_seal, print_broken_seal, print_record_seal
@@ -124,6 +125,7 @@ def read_entries(log: Path, wanted: LineFilter = lambda line: True) -> Iterator[
     CommandError."""
     from policyengine.audit.reader import search_log
 
+    check_log(log)
     screen = Screen(sys.stderr)
     try:
         yield from search_log(log, wanted, lambda message: screen.line(("warning: ", "bold yellow"), message))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
 
 MAX_FILE_BYTES = 1_000_000
+CHECKPOINT_HINT = "a checkpoint is in the file `checkpoint` in the folder of the seal"
 LogArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="LOG", help="The decision log: a file that `serve --log` wrote.", show_default=False)
 ]
@@ -72,7 +73,9 @@ def read_key(given: str) -> Verifier:
     except NoteError as error:
         name = f"`{given}`" if is_file else "the key"
         hint = "a public key is in the file `vkey` in the folder of the seal"
-        raise CommandError("key", f"{name} is not a public key: {error}", hint) from None
+        problem = str(error)
+        said = f" {problem[3:]}" if problem.startswith("it is") else f" is not a public key: {problem}"
+        raise CommandError("key", f"{name}{said}", hint) from None
 
 
 def read_checkpoint(path: Path) -> SignedCheckpoint:
@@ -83,7 +86,7 @@ def read_checkpoint(path: Path) -> SignedCheckpoint:
         return SignedCheckpoint.parse(read_text(path))
     except NoteError as error:
         raise CommandError(
-            "checkpoint", f"`{path}` is not a checkpoint: {error}", None, (("file", str(path)),)
+            "checkpoint", f"`{path}` is not a checkpoint: {error}", CHECKPOINT_HINT, (("file", str(path)),)
         ) from None
 
 

@@ -52,7 +52,9 @@ IdFilter: TypeAlias = Annotated[
 ]
 KindFilter: TypeAlias = Annotated[
     list[RecordKind] | None,
-    typer.Option("--kind", help="Kind of records. [default: decision, with --id all]", show_default=False),
+    typer.Option(
+        "--kind", help="Kind of records. [default: decision; all with --id; outcome with --measure]", show_default=False
+    ),
 ]
 WhereFilter: TypeAlias = Annotated[
     Values, _filter("where", "FIELD=VALUE", "Only records with this value of any field (docs/audit-query.md).")

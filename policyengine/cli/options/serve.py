@@ -74,7 +74,7 @@ AllowedHost: TypeAlias = Annotated[
     typer.Option(
         "--allowed-host",
         metavar="NAME",
-        help="Another Host name that requests without a token may use; `*.NAME`: all subdomains.",
+        help="Also accept this name in `Host` without a token; `*.NAME`: all subdomains.",
         show_default=False,
     ),
 ]

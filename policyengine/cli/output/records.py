@@ -47,7 +47,7 @@ def print_table(screen: Screen, columns: Sequence[str], rows: Sequence[Values], 
     if records:
         places = [columns.index(name) for name in TABLE_FIELDS if name in columns and tells_more(name, columns, rows)]
     heads = [columns[place] for place in places]
-    screen.table([heads, *([format_cell(columns[place], row[place]) for place in places] for row in rows)])
+    screen.table([heads, *([format_cell(columns[place], row[place]) for place in places] for row in rows)], whole=True)
 
 
 def tells_more(name: str, columns: Sequence[str], rows: Sequence[Values]) -> bool:

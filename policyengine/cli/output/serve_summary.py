@@ -31,8 +31,9 @@ PLAIN_TEXT = re.compile(r"[A-Za-z0-9._~:@-]*")  # such a text needs no quotes in
 
 class ServeSummary(NamedTuple):
     """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
-    conditions that depend on absences that gateways do not show; `unsent` holds facts that gateways never send, if
-    `policyengine.toml` configures gateways. `lone` means that other machines can connect, but state is kept in memory.
+    conditions that depend on whether a fact is absent, if gateways do not report this; `unsent` holds facts that
+    gateways never send, if `policyengine.toml` configures gateways. `lone` means that other machines can connect, but
+    state is kept in memory.
     """
 
     url: str | None

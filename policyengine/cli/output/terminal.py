@@ -73,21 +73,23 @@ class Screen:
         if not self.styled:
             self.text(text)
             return
-        from shutil import get_terminal_size
         from textwrap import fill
 
-        self.text(fill(text, max(get_terminal_size().columns, 20), break_on_hyphens=False))
+        self.text(fill(text, max(terminal_width(), 20), break_on_hyphens=False))
 
     def diff(self, lines: Sequence[str]) -> None:
         styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in lines:
             self.line((line, styles.get(line[:1], "")))
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows of cells in columns; the first cell of a row is its title."""
+    def table(self, rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
+        """Print rows of cells in columns; the first cell of a row is its title. A table that is too wide for the
+        terminal is printed in narrower columns or, if `whole`, with each row on a long line, which shortens no cell.
+        """
         rows = [list(map(one_line, row)) for row in rows]
-        if not self.styled:
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        width = sum(widths) + 2 * (len(widths) - 1)
+        if not self.styled or (whole and width > terminal_width()):
             for row in rows:
                 self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
             return
@@ -116,6 +118,12 @@ def _finding_line(line: str) -> tuple[TextPart, ...]:
     if bare and bare[0] in _SIGNS:
         return line[: len(line) - len(bare)], (bare[0], _SIGNS[bare[0]]), bare[1:]
     return (line,)
+
+
+def terminal_width() -> int:
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -69,7 +69,7 @@ class ServeSettings(CommandSection):
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
     public_url: t.Text | None = setting("none", "public URL of this server, for its AuthZEN metadata")
     allowed_hosts: t.Hosts | None = setting(
-        "none", "host names, besides loopback, that requests without a token may use", option="allowed_host"
+        "none", "host names, besides loopback names, that are accepted in `Host` without a token", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     drain_seconds: t.SecondsOrZero | None = setting("10", "maximum number of seconds for a shutdown")

@@ -105,7 +105,7 @@ CODES = (
     ),
     DiagnosticDoc(
         "W182",
-        "a missing row of an entity with members",
+        "an entity that has members but no row",
         "`policyengine check --entities` finds rows that are in an entity which has no row itself. The engine cannot "
         "know what that entity is in, so further memberships of its members, and the sets that these members inherit "
         "from there, are unknown unless other rows supply them.",

@@ -223,8 +223,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E129",
         "a declaration that cannot be exported",
-        "A package can export only enums, entities, lets, defines, scopes, issuers and attesters. The guards, rates "
-        "and invariants of every loaded package always apply, exported or not.",
+        "A package can export only enums, entities, lets, defines, scopes, issuers and attesters. Guards, rates and "
+        "budgets of every loaded package always apply, exported or not.",
         'export guard "closed" { deny }\n',
         'guard "closed" { deny }\n',
     ),

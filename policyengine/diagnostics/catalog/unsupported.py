@@ -21,8 +21,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W902",
         "a fact that this version cannot learn yet",
         "Facts that are learned from the behavior of callers are planned for a later version. Until then, each such "
-        "fact has its neutral value for every caller: a raise that asks for more trust never acts, and neither does a "
-        "clamp for a burst.",
+        "fact has its neutral value for every caller. For example, `behavior.trust` is 0.5 and `behavior.burst` is "
+        "false, so a `raise` that requires more trust never acts, and neither does a `clamp` that requires a burst.",
         _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
         _GOOD,
         name="not-learned-yet",

@@ -231,7 +231,7 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
         raise DocumentError("the metadata has no `jwks_uri`")
     parts = parse_fetch_url(found, plain_http=True)
     if parts.scheme != "https" and url_origin(parts) != url_origin(parse_fetch_url(issuer, plain_http=True)):
-        raise DocumentError("`jwks_uri` leads to another server, and not over `https://`")
+        raise DocumentError("`jwks_uri` names another server, but does not use `https://`")
     return found
 
 

@@ -45,7 +45,7 @@ def parent_folder_finding(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Dia
         message = f"`{written}` is also true for a path with `..`, which leads out of the folder"
         return Diagnostic("W560", message, part.span, f'add `and not contains({name}, "..")`')
     message = f"`{written}` is false for a path that reaches the folder through `..`"
-    return Diagnostic("W560", message, part.span, f'deny it everywhere: `deny when contains({name}, "..")`')
+    return Diagnostic("W560", message, part.span, f'deny such paths in a guard: `deny when contains({name}, "..")`')
 
 
 def subject_in_folder(part: k.Expr) -> k.Expr | None:

@@ -105,7 +105,8 @@ def gateway_problem(description: str, headers: JsonObject) -> JsonObject:
 
 ALLOWED: JsonObject = {"description": "The request may pass.", "headers": {**DECISION_HEADERS, **IDENTITY_HEADERS}}
 CHALLENGED = gateway_problem(
-    "The request has no credentials, or the gateway's token is missing or not accepted.", DECISION_HEADERS
+    "The request proves no identity that the policy accepts, or the gateway's token is missing or not accepted.",
+    DECISION_HEADERS,
 )
 FORWARD_AUTH: Statuses = {
     200: ALLOWED,

@@ -52,6 +52,7 @@ TOTALS = (
     ("policyengine_store_full", "Refusals because the in-memory store was full.", "store_full"),
     ("policyengine_directory_failures", "Entity look-ups that the entity store did not answer.", "directory_failures"),
     ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),
+    ("policyengine_seal_failures", "Failed attempts to seal the decision log.", "seal_failures"),
     ("policyengine_worker_starts", "Worker processes that started.", "starts"),
 )
 GAUGES = (
@@ -75,6 +76,10 @@ STORE_FAILING = (
 CLOCK_SKEW = (
     "policyengine_store_clock_skew_seconds",
     "Largest difference between the clock of the store and that of a worker.",
+)
+UNSEALED = (
+    "policyengine_log_unsealed_seconds",
+    "How long the decision log has had lines that no checkpoint covers.",
 )
 SINK_LAG = ("policyengine_sink_lag_bytes", "Bytes of the decision log that a sink has not sent.")
 CounterTotals = dict[CounterKey, Sequence[int]]
@@ -110,8 +115,9 @@ class MetricsCollector(Collector):
                 if kind == "sink_lag":
                     lag.add_metric(labels, cells[0])
             yield lag
-        if ("clock_skew",) in total:
-            yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICROSECONDS_PER_SECOND)
+        for key, family in (("clock_skew", CLOCK_SKEW), ("unsealed", UNSEALED)):
+            if (key,) in total:
+                yield GaugeMetricFamily(*family, total[key,][0] / MICROSECONDS_PER_SECOND)
         yield CounterMetricFamily(
             "process_cpu_seconds", "CPU time of all workers.", total.get(("cpu",), (0,))[0] / MICROSECONDS_PER_SECOND
         )

@@ -53,6 +53,10 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
         tally.reached("store_full", count=store.fullness.refusals, of=store)
     if log is not None:
         tally.reached("log_failures", count=log.failures, of=log)
+        if log.sealer is not None:
+            tally.reached("seal_failures", count=log.sealer.failures, of=log.sealer)
+            with suppress(OSError):
+                tally.now("unsealed", value=int(log.sealer.unsealed_seconds * MICROSECONDS_PER_SECOND))
         for sink in log.sinks.sinks if log.sinks is not None else ():
             for key, count in sink.counts.items():
                 tally.reached(key, sink.name, count=count, of=sink)

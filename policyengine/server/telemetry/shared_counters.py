@@ -48,7 +48,7 @@ UNKNOWN_STATUS = "unknown"  # the class of a status that was not reported
 MAX_LATENCY_MS = 3_600_000  # a longer latency is counted as this latency, one hour
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
-MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag"})
+MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed"})
 
 encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).decode
 

@@ -233,7 +233,7 @@ def explain_export(s: ErrorContext) -> Diagnostic | None:
         return s.report(
             "E129",
             f"`{shorten_text(s.found)}` cannot be exported",
-            f"guards, rates and invariants always apply everywhere; you can export {fits}",
+            f"guards, rates and budgets always apply everywhere; you can export {fits}",
         )
     return None
 

@@ -177,8 +177,8 @@ def test_failures_of_a_receiver_do_not_flood_the_server_log(path, caplog):
     for begin in range(5):
         write_lines(log, 1, begin=begin)
         log.seal()
-        assert log._sealer is not None
-        assert log._sealer.delivery is not None
-        log._sealer.delivery.deliver()
+        assert log.sealer is not None
+        assert log.sealer.delivery is not None
+        log.sealer.delivery.deliver()
     log.close()
     assert sum("was not delivered" in record.getMessage() for record in caplog.records) == 1

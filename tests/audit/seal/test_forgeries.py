@@ -31,7 +31,7 @@ FORGED = b'{"v":2,"time":"2027-01-15T08:00:00.000000Z","issued":{"jti":"forged"}
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
     monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
     return tmp_path / "d.jsonl"
 
@@ -164,7 +164,7 @@ def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_
     write_lines(log, 3, begin=3)
     log.seal()
     (folder(path) / "checkpoint").write_bytes(old)
-    log._sealer._failed(OSError(28, "No space left on device"))
+    log.sealer._failed(OSError(28, "No space left on device"))
     assert not log.seal()
     assert "was put back to an older state" in caplog.text or "cannot be sealed" in caplog.text
     assert checkpoint_of(path).size == 3

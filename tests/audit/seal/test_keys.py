@@ -65,9 +65,19 @@ def test_a_key_that_is_a_folder_is_refused(path):
 
 def test_another_key_than_that_of_the_checkpoint_is_refused(path):
     sealed_log(path)
-    path.with_name("decisions.jsonl.key").unlink()
+    other = sealed_log(path.with_name("other.jsonl"))
+    other.with_name("other.jsonl.key").replace(path.with_name("decisions.jsonl.key"))
     with pytest.raises(DecisionLogError, match="does not fit the key"):
         DecisionLog(path)
+
+
+def test_a_missing_key_of_a_sealed_log_is_not_created_anew(path):
+    sealed_log(path)
+    key = path.with_name("decisions.jsonl.key")
+    key.unlink()
+    with pytest.raises(DecisionLogError, match=r"the key `.*` is missing, and the log is already sealed \(restore it"):
+        DecisionLog(path)
+    assert not key.exists()
 
 
 def test_a_damaged_checkpoint_is_refused(path):

@@ -21,7 +21,7 @@ def decided(tmp_path_factory) -> tuple[Path, list[str]]:
     """A log of 900 decisions in several files, with their IDs."""
     path = tmp_path_factory.mktemp("decided") / "decisions.jsonl"
     patch = pytest.MonkeyPatch()
-    patch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    patch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
     log = open_sealed(path, Rotation(size=100_000))
     engine = Engine.from_text(POLICY, log=log)
     ids = []

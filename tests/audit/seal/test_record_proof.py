@@ -40,7 +40,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "d.policy").write_text(POLICY)
     (root / "rows.json").write_text('{"entities": [{"type": "order", "id": "1", "attributes": {"open": true}}]}')
     patch = pytest.MonkeyPatch()
-    patch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    patch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
     log = open_sealed(root / "d.jsonl", Rotation(size=6_000))
     decide(log, root, 20)
     log.seal()
@@ -206,7 +206,7 @@ def test_a_checkpoint_kept_elsewhere_shows_that_the_log_was_written_anew(path: P
 
 
 def test_a_line_that_arrived_late_is_proved_by_its_statement(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
     late = DecisionLog(path.with_name("late.jsonl"), seal=None)
     decide(late, path.parent, 1)
     late.close()

@@ -6,11 +6,12 @@ import os
 import shutil
 import time
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 
-from policyengine.audit import Rotation
+from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
 from policyengine.audit.seal import seal_run, sealer
@@ -37,7 +38,7 @@ def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotated files count as finished immediately."""
     monkeypatch.setattr(sealer, "FINISHED_SECONDS", 0.0)
     monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
-    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0,))
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
 
 
 def rotate(path: Path, log) -> Path:
@@ -54,6 +55,21 @@ def test_closing_a_log_seals_all_its_lines(path):
     sealed_log(path, 700)
     result = verified(path)
     assert (result.size, result.lines, result.unsealed, result.problems) == (700, 700, 0, [])
+
+
+@pytest.mark.parametrize(("paced_bytes", "is_paced"), [(1 << 24, True), (100, False)])
+def test_sealing_pauses_between_chunks_unless_it_falls_behind(path, monkeypatch, paced_bytes, is_paced):
+    monkeypatch.setattr(seal_run, "CHUNK_BYTES", 4_096)
+    monkeypatch.setattr(seal_run, "PACED_BYTES", paced_bytes)
+    log = open_sealed(path)
+    write_lines(log, 700)
+    pauses: list[float] = []
+    log.sealer.seal(pause=pauses.append)
+    chunks = path.stat().st_size // 4_096
+    assert (abs(len(pauses) - chunks) <= chunks // 10) if is_paced else not pauses
+    assert log.sealer.pause > 0  # all lines are sealed
+    log.close()
+    assert verified(path).size == 700
 
 
 def test_a_log_without_lines_is_not_sealed(path):
@@ -247,20 +263,142 @@ def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
 
 
 @pytest.mark.usefixtures("finished_at_once")
-def test_lines_after_copytruncate_continue_the_seal(path):
+@pytest.mark.parametrize("more", [2, 40], ids=["a shorter file", "a longer file"])
+def test_lines_after_copytruncate_continue_the_seal(path, more):
     log = open_sealed(path)
     write_lines(log, 3)
     log.seal()
     write_lines(log, 2, begin=3)
     shutil.copy(path, path.with_name("decisions.jsonl.1"))
     os.truncate(path, 0)
-    write_lines(log, 2, begin=5)
+    write_lines(log, more, begin=5)
     log.seal()
     log.close()
-    assert (verified(path).size, problems(path)) == (7, [])
+    assert (verified(path).size, problems(path)) == (5 + more, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"t2", b"t9"))  # in place
+    log.seal()
+    write_lines(log, 2, begin=3)
+    log.seal()
+    log.close()
+    assert problems(path) == ["decisions.jsonl:3: this line was changed"]
+    assert [record.event for record in caplog.records] == ["log_tampered"]
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_file_that_is_compressed_before_the_seal_left_it_is_continued(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    aside = rotate(path, log)
+    with gzip.open(f"{aside}.gz", "wb") as packed:
+        packed.write(aside.read_bytes())
+    aside.unlink()
+    write_lines(log, 2, begin=3)
+    log.seal()
+    assert checkpoint_of(path).size == 5
+    log.close()
+    assert (verified(path).size, problems(path), caplog.text) == (5, [], "")
 
 
 # ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_folder_that_is_removed_is_not_begun_anew(path, caplog, is_replaced):
+    log = open_sealed(path)
+    write_lines(log, 300)
+    assert log.seal()
+    folder(path).rename(path.with_name("away"))
+    if is_replaced:
+        folder(path).mkdir(0o700)
+    write_lines(log, 1, begin=300)
+    assert not log.seal()
+    assert not log.seal()
+    assert not (folder(path) / "checkpoint").exists()
+    assert "was removed or replaced: restore it" in caplog.text
+    shutil.rmtree(folder(path), ignore_errors=True)
+    path.with_name("away").rename(folder(path))
+    log.sealer._retry_at = 0.0  # the tree is not built again each second
+    assert log.seal()
+    log.close()
+    assert (verified(path).size, problems(path)) == (301, [])
+
+
+def test_the_time_without_a_checkpoint_is_known(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(sealer, "monotonic", lambda: clock[0])
+    log = open_sealed(path)
+    assert log.sealer.unsealed_seconds == 0
+    write_lines(log, 1)
+    for seconds in (0, 5, 60):
+        clock[0] = 100.0 + seconds
+        assert log.sealer.unsealed_seconds == seconds
+    log.seal()
+    assert log.sealer.unsealed_seconds == 0
+    write_lines(log, 1, begin=1)
+    os.utime(path, (2**31, 2**31))  # later than the checkpoint, whatever the precision of the file system
+    clock[0] += 1
+    assert log.sealer.unsealed_seconds == 0
+    clock[0] += 7
+    assert log.sealer.unsealed_seconds == 7
+    log.close()
+
+
+def test_a_process_ends_although_the_disk_of_its_seal_does_not_answer(path, monkeypatch, caplog):
+    monkeypatch.setattr(sealer, "WAIT_SECONDS", 0.1)
+    answers, asked = Event(), Event()
+
+    def hang(file: int) -> None:
+        asked.set()
+        answers.wait(60)
+
+    log = DecisionLog(path, seal=SealOptions(interval=0.001))
+    monkeypatch.setattr(os, "fdatasync", hang)
+    write_lines(log, 3)
+    assert asked.wait(60)
+    log.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"sealing the log `{path}` did not end within 0.1 s: its disk may not answer; the next process that writes the "
+        "log seals the rest"
+    ]
+    answers.set()
+
+
+def replace_with_shorter_file(path: Path) -> None:
+    """Replace the file with another one, as `sed -i` does."""
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes().replace(b"t1", b"t"))
+    other.replace(path)
+
+
+def cut_in_place(path: Path) -> None:
+    os.truncate(path, len(path.read_bytes().splitlines(keepends=True)[0]))
+
+
+@pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.parametrize("lose", [replace_with_shorter_file, Path.unlink, cut_in_place])
+def test_lines_that_are_lost_while_the_log_is_written_are_reported_and_sealing_goes_on(path, lose, caplog):
+    log = open_sealed(path)
+    write_lines(log, 5)
+    log.seal()
+    lose(path)
+    log.reopen()
+    write_lines(log, 2, begin=5)
+    log.seal()
+    write_lines(log, 1, begin=7)
+    log.seal()
+    log.close()
+    assert [record.event for record in caplog.records] == ["log_tampered"]
+    result = verified(path)
+    assert (result.size > 5, result.unsealed, result.is_whole) == (True, 0, False)
 
 
 def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, monkeypatch, caplog):
@@ -294,6 +432,20 @@ def test_lost_lines_are_reported_and_the_log_is_sealed_from_there_on(path, caplo
     log.close()
     assert "has lost lines that were sealed" in caplog.text
     assert not verified(path).is_whole
+
+
+def test_a_folder_that_is_removed_while_the_log_is_written_is_reported_and_not_made_anew(path, caplog):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    assert log.seal()
+    aside = folder(path).rename(path.with_name("aside"))
+    write_lines(log, 1, begin=3)
+    assert (log.seal(), folder(path).exists()) == (False, False)
+    assert "was removed or replaced: restore it" in caplog.text
+    aside.rename(folder(path))
+    assert log.seal()
+    log.close()
+    assert (verified(path).size, problems(path)) == (4, [])
 
 
 def damage_state(path: Path) -> None:
@@ -341,7 +493,8 @@ def test_a_damaged_folder_is_built_again_from_the_lines(path, damage):
 
 
 @pytest.mark.usefixtures("finished_at_once")
-def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(path):
+@pytest.mark.parametrize("with_empty_file", [False, True])
+def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(path, with_empty_file):
     log = open_sealed(path)
     for begin in range(0, 900, 300):
         write_lines(log, 300, begin=begin)
@@ -354,6 +507,11 @@ def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(p
     log.close()
     assert last.exists()
     damage_state(path)
+    if with_empty_file:
+        empty = path.with_name("decisions.jsonl.9")
+        empty.touch()
+        os.utime(empty, (0, 0))
+        assert log_files(path)[0] == empty
     log = open_sealed(path)
     write_lines(log, 1, begin=910)
     log.close()

@@ -1,14 +1,16 @@
 """Verification finds every change, and says where it is."""
 
+import os
 import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from policyengine.audit import Rotation, log, rotation
+from policyengine.audit import DecisionLogError, Rotation, log, rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.seal.rotate_key import rotate_log_key
+from policyengine.audit.seal.verify import verify_log
 from tests.audit.seal.edits import EditedLog
 from tests.audit.seal.logs import (
     checkpoint_of,
@@ -46,7 +48,7 @@ def swap(lines: list[bytes]) -> None:
         (lambda lines: lines.insert(41, b"{}\n"), "d.jsonl:42: this line was added"),
         (
             lambda lines: lines.__setitem__(slice(41, 41), [b"{}\n", b"\n"]),
-            "d.jsonl:42: this line and the following were, 2 in all, added",
+            "d.jsonl:42: 2 lines were added, beginning with this one",
         ),
         (lambda lines: lines.insert(41, lines[50]), "d.jsonl:42: this line was moved, or copied"),
         (swap, "d.jsonl:11: this line was moved, or copied"),
@@ -255,3 +257,33 @@ def test_random_edits_are_noticed(tmp_path):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_hundred_thousand_random_edits_are_noticed(tmp_path, seed):
     assert notice_edits(tmp_path, seed, 10_500) > 10_000
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "an endless file"])
+def test_a_file_of_the_seal_that_cannot_be_read_whole_is_a_problem(path, kind):
+    """Neither verification nor the next server waits for a pipe, or reads more than a file of the seal may contain."""
+    kept, key, here = checkpoint_of(path), key_of(path), folder(path)
+    whole = shutil.copytree(here, path.with_name("whole"))
+    names = [str(each.relative_to(whole)) for each in whole.rglob("*") if each.is_file()]
+    assert {"checkpoint", "state", "starts", "tile/0/000"} <= set(names)
+    for name in names:
+        shutil.rmtree(here)
+        shutil.copytree(whole, here)
+        file = here / name
+        file.unlink()
+        if kind == "a pipe":
+            os.mkfifo(file)
+        else:
+            file.touch()
+            os.truncate(file, 1 << 40)  # a sparse file
+        found = list[str]()
+        try:
+            found += [problem.message for problem in verify_log(path, [key], checkpoints=[kept]).problems]
+            assert found or name in ("state", "starts", "places", "vkey", "lock", "writers")  # which prove nothing
+        except OSError as error:
+            found.append(str(error.filename))
+        try:
+            open_sealed(path).close()
+        except DecisionLogError as error:
+            found.append(str(error))
+        assert all(str(file) in each for each in found)

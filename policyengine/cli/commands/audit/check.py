@@ -13,7 +13,7 @@ from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
 
@@ -122,6 +122,17 @@ def describe_line(line: bytes) -> dict[str, Any]:
     return {"record": record if isinstance(record, dict) else None, "line": line.decode(errors="backslashreplace")}
 
 
+def describe_request(record: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Yield who asked for what."""
+    from policyengine.audit.record_summary import summarize
+
+    row = summarize(record)
+    yield "agent", row.agent
+    yield "user", row.user
+    yield "endpoint", row.endpoint
+    yield "rule", row.rule
+
+
 def _show(proof: Path, facts: dict[str, Any]) -> None:
     screen = Screen()
     if "since" in facts:
@@ -135,9 +146,8 @@ def _show(proof: Path, facts: dict[str, Any]) -> None:
     record = facts.get("record") or {}
     decision = record.get("decision")
     if isinstance(decision, dict):
-        rows += [("time", str(record.get("time"))), *((name, str(decision.get(name))) for name in SHOWN)]
-        agent = (record.get("request") or {}).get("agent")
-        rows += [("agent", str(agent.get("id", "")))] if isinstance(agent, dict) else []
+        rows += [("time", str(record.get("time"))), *((name, str(decision.get(name) or "-")) for name in SHOWN)]
+        rows += [(name, value) for name, value in describe_request(record) if value]
     screen.table([(f"  {name}", value) for name, value in rows])
     if "line" in facts and not isinstance(decision, dict):
         screen.line("  ", facts["line"])

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policyengine.cli.atomic_write import is_special, refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error, log_error
+from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit import LogArgument
 from policyengine.cli.output.terminal import Screen
 
@@ -43,23 +45,32 @@ class LogExport:
 
     def records(self) -> Iterator[tuple[bytes, RecordSummary]]:
         """Yield each line with its row. Entity rows are left out; a line that is not a record is reported and
-        skipped. Raises OSError."""
-        from policyengine.audit.files import log_files, read_lines
+        skipped. Raises CommandError."""
+        from policyengine.audit.files import log_files
+
+        try:
+            for file in log_files(self.log):
+                yield from self._records_of(file)
+        except OSError as error:
+            raise log_error(self.log, error) from None
+
+    def _records_of(self, file: Path) -> Iterator[tuple[bytes, RecordSummary]]:
+        """Raises OSError."""
+        from policyengine.audit.files import read_lines
         from policyengine.audit.record_summary import find_record, summarize
 
-        for file in log_files(self.log):
-            for number, line in read_lines(file, self._skip):
-                found = find_record(line)
-                if found is None:
-                    self._skip(f"{file}:{number}: skipped this line: it is not a complete record")
-                    continue
-                summary = summarize(found[1])
-                if summary.kind != "directory":
-                    self.exported += 1
-                    yield found[0], summary
+        for number, line in read_lines(file, self._skip):
+            found = find_record(line)
+            if found is None:
+                self._skip(f"{file}:{number}: skipped this line: it is not a complete record")
+                continue
+            summary = summarize(found[1])
+            if summary.kind != "directory":
+                self.exported += 1
+                yield found[0], summary
 
     def rows(self) -> Iterator[RecordSummary]:
-        """Yield the row of each record. Raises OSError."""
+        """Yield the row of each record. Raises CommandError."""
         return (row for _, row in self.records())
 
     def _skip(self, message: str) -> None:
@@ -87,16 +98,21 @@ def export(
       policyengine audit export decisions.jsonl --format ocsf -o events.jsonl
       policyengine audit export decisions.jsonl --format csv -o decisions.csv
     """
+    if output != STDOUT:
+        refuse_to_replace_log(output, [log])
+        if output.is_dir():
+            raise file_error(output, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    check_log(log)
     source = LogExport(log)
     try:
         if format is ExportFormat.PARQUET:
             export_parquet(source, output)
         else:
             write_text(text_lines(source, format), output)
-    except BrokenPipeError:
-        raise  # the reader of the output has enough
     except OSError as error:
-        raise log_error(log, error) from None
+        if output == STDOUT:
+            raise
+        raise file_error(output, error) from None
     if output != STDOUT:
         skipped = f", {source.skipped:,} lines skipped" if source.skipped else ""
         Screen().line(f"wrote {output}: {source.exported:,} records{skipped}")
@@ -104,7 +120,7 @@ def export(
 
 
 def text_lines(source: LogExport, format: ExportFormat) -> Iterator[str]:
-    """Yield the lines of a text format. Raises OSError."""
+    """Yield the lines of a text format. Raises CommandError."""
     from policyengine.audit.exports.cloud_events import encode_cloud_event
     from policyengine.audit.exports.json_events import encode_json
     from policyengine.audit.exports.ocsf import encode_ocsf
@@ -119,16 +135,17 @@ def text_lines(source: LogExport, format: ExportFormat) -> Iterator[str]:
 
 
 def write_text(lines: Iterator[str], output: Path) -> None:
-    """Write the lines; a file is replaced once it is complete. Raises CommandError, and OSError for the log."""
+    """Write the lines; a file is replaced once it is complete. Raises OSError, CommandError."""
     if output == STDOUT:
         for line in lines:
             sys.stdout.write(line)
         return
+    if is_special(output):
+        with output.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(lines)
+        return
     new = output.with_name(f".{output.name}.new")
-    try:
-        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, OWNER_ONLY)
-    except OSError as error:
-        raise file_error(output, error) from None
+    opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, OWNER_ONLY)
     try:
         with os.fdopen(opened, "w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
@@ -138,12 +155,14 @@ def write_text(lines: Iterator[str], output: Path) -> None:
 
 
 def export_parquet(source: LogExport, output: Path) -> None:
-    """Raises CommandError, and OSError for the log."""
+    """Raises OSError, CommandError."""
     from policyengine.audit.exports.tables import TableError, write_parquet
     from policyengine.install_hints import install_command
 
     if output == STDOUT:
         raise CommandError("usage", "a Parquet file is not text", "name a file: `-o decisions.parquet`", code=2)
+    if is_special(output):
+        raise CommandError("file", f"`{output}` is not a file", None, (("file", str(output)),))
     if not output.parent.is_dir():
         raise file_error(output, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:

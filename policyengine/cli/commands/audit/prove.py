@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policyengine.cli.atomic_write import refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.audit import SealedLog, SealFolder, read_checkpoint
 from policyengine.cli.output.terminal import Screen
@@ -52,6 +53,8 @@ def prove(
     """
     if (id is None) == (since is None):
         raise CommandError("usage", "name either a decision or a checkpoint", "pass an ID, or `--since FILE`", code=2)
+    if output is not None:
+        refuse_to_replace_log(output, [log], seal)
     found = make_proof(log, seal, id, since)
     if output is None:
         sys.stdout.write(str(found))
@@ -60,7 +63,8 @@ def prove(
         output.write_text(str(found))
     except OSError as error:
         raise file_error(output, error) from None
-    Screen().line(f"wrote {output}: check it with `policyengine audit check {output} --key KEY`")
+    old = "" if since is None else f" --checkpoint {since}"
+    Screen().line(f"wrote {output}: check it with `policyengine audit check {output}{old} --key KEY`")
     return 0
 
 
@@ -68,7 +72,7 @@ def make_proof(log: Path, seal: Path | None, id: str | None, since: Path | None)
     """Raises CommandError."""
     from policyengine.audit.seal.find_line import LogIndex
     from policyengine.audit.seal.notes import NoteError
-    from policyengine.audit.seal.proofs import ProofError, prove_consistency, prove_line
+    from policyengine.audit.seal.proofs import OtherLogError, ProofError, prove_consistency, prove_line
     from policyengine.audit.seal.sealed_files import SealError, default_folder
     from policyengine.audit.seal.tiles import TileError
 
@@ -81,6 +85,7 @@ def make_proof(log: Path, seal: Path | None, id: str | None, since: Path | None)
             raise CommandError("decision", f"`{log}` has no decision `{id}`", None, (("file", str(log)),))
         return prove_line(folder, line.line, line.index)
     except (ProofError, NoteError, TileError, SealError) as error:
-        raise CommandError("proof", f"`{log}`: {error}", FILE_HINT, (("file", str(log)),)) from None
+        hint = None if isinstance(error, OtherLogError) else FILE_HINT
+        raise CommandError("proof", f"`{log}`: {error}", hint, (("file", str(log)),)) from None
     except OSError as error:
         raise file_error(error.filename or log, error) from None

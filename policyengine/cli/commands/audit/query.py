@@ -94,7 +94,7 @@ def query(
     try:
         asked = AuditQuery(
             filters=(
-                *kind_filters(kind, bool(id)),
+                *kind_filters(kind, default_kind(bool(id), measure)),
                 *(FieldFilter(name, tuple(values)) for name, values in named.items() if values),
                 *where_filters(where or ()),
             ),
@@ -119,10 +119,17 @@ def query(
     return 0
 
 
-def kind_filters(kinds: Sequence[RecordKind] | None, all_by_default: bool) -> Iterator[FieldFilter]:
+def default_kind(by_id: bool, measure: str | None) -> RecordKind:
+    """Return the kind of records that is meant without `--kind`: only outcomes have numbers to measure."""
+    if measure is not None:
+        return RecordKind.OUTCOME
+    return RecordKind.ALL if by_id else RecordKind.DECISION
+
+
+def kind_filters(kinds: Sequence[RecordKind] | None, default: RecordKind) -> Iterator[FieldFilter]:
     from policyengine.audit.query.query import FieldFilter
 
-    chosen = kinds or ([RecordKind.ALL] if all_by_default else [RecordKind.DECISION])
+    chosen = kinds or [default]
     if RecordKind.ALL not in chosen:
         yield FieldFilter("kind", tuple(one.value for one in chosen))
 

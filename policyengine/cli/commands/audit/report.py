@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from policyengine.cli.atomic_write import write_file
+from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.commands.audit.query import opened_logs, report_query_errors, report_skipped
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.audit_query import Logs, Since, Until
 from policyengine.cli.output.terminal import Screen
 
+STDOUT = Path("-")
+OWNER_ONLY = 0o600  # as a log
+
 
 def report(
     logs: Logs,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML page to write.", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The HTML page to write; `-` is the standard output.",
+            show_default=False,
+        ),
     ],
     since: Since = None,
     until: Until = None,
@@ -27,7 +38,7 @@ def report(
 
     The page shows decisions over time, what was denied, new agents and endpoints, chains, confirms and how they ended,
     upstreams, usage and tokens. Every number has the `audit query` that gives it. The page loads nothing and has no
-    scripts.
+    scripts. Only its owner may read it.
 
     \b
     Exit codes:
@@ -45,6 +56,8 @@ def report(
     from policyengine.audit.report.page import ReportPage
     from policyengine.audit.report.questions import ask_questions
 
+    if output != STDOUT:
+        refuse_to_replace_log(output, logs)
     now = datetime.now(UTC)
     try:
         period = [None if text is None else parse_moment(text, now) for text in (since, until)]
@@ -54,7 +67,11 @@ def report(
         answers = ask_questions(reader, *period)
         check_logs(reader.skipped)
     page = ReportPage(answers, [str(log) for log in logs], reader.skipped, period[0])
-    write_file(output, page.render())
+    if output == STDOUT:
+        sys.stdout.write(page.render())
+        report_skipped(reader.skipped)
+        return 0
+    write_file(output, page.render(), OWNER_ONLY)
     report_skipped(reader.skipped)
     Screen().line(f"wrote {output}: {int(answers['all'].rows[0][0] or 0):,} records")
     return 0

@@ -96,9 +96,10 @@ def _verify_logs(
 def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
     """Return whether a checkpoint belongs to the log with this seal."""
     from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
+    from policyengine.audit.seal.tiles import read_file
 
     try:
-        return SignedCheckpoint.parse((folder / "checkpoint").read_bytes()).checkpoint.origin == kept.checkpoint.origin
+        return SignedCheckpoint.parse(read_file(folder / "checkpoint")).checkpoint.origin == kept.checkpoint.origin
     except (OSError, NoteError):
         return False
 
@@ -152,7 +153,7 @@ def _show(result: Verification, pinned: bool) -> None:
 
 def notes(result: Verification, pinned: bool) -> Iterator[str]:
     """Yield notes that a reader of the result should know."""
-    if result.deleted:
+    if result.deleted and result.is_whole:
         yield f"{lines(result.deleted)} of them were in files that `--log-keep` deleted"
     if result.late:
         yield f"{lines(result.late)} written to a file after its rotation, and sealed by later lines"

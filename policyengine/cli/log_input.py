@@ -1,0 +1,33 @@
+"""Refuses a file that is no decision log, with one message instead of one for each of its lines."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from policyengine.cli.errors import CommandError, log_error
+
+MAX_LINES = 100  # of each file that are read
+
+
+def check_log(log: Path) -> None:
+    """Check that a file of the log is empty or has a line of a log among its first lines. Raises CommandError."""
+    from policyengine.audit.files import log_files, read_lines
+    from policyengine.audit.line_fields import LogRecordError, parse_line
+    from policyengine.audit.reader import is_log_line
+
+    why = ""
+    try:
+        for file in log_files(log):
+            for number, line in islice(read_lines(file, lambda message: None), MAX_LINES):
+                if is_log_line(line):
+                    return
+                try:
+                    parse_line(line)
+                except LogRecordError as problem:
+                    why = why or f"{file}:{number}: {problem}"
+    except OSError as error:
+        raise log_error(log, error) from None
+    if why:
+        hint = "name a file that `serve --log` or `audit pack` wrote"
+        raise CommandError("log", f"`{log}` is not a decision log: {why}", hint, (("file", str(log)),))
