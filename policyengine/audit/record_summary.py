@@ -198,7 +198,7 @@ def endpoint_of(request: Mapping[str, Any]) -> str | None:
 
 def resource_of(resource: Mapping[str, Any]) -> str | None:
     kind, id = text(resource.get("type")), text(resource.get("id"))
-    return None if id is None else f"{kind}:{id}" if kind else id
+    return None if id is None else f"{kind}/{id}" if kind else id
 
 
 def mapping(value: object) -> Mapping[str, Any]:

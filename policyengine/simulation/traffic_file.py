@@ -53,6 +53,7 @@ class TrafficTrace:
     start: int
     far: bool = False
     left_out: int = 0  # lines of a log without a charged decision
+    has_entities: bool = False  # whether decisions of the log used entities of their server
 
     def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[TrafficEvent]:
         """Yield the events. A log is read from its `path`, because it consists of several files.
@@ -111,6 +112,7 @@ class TrafficTrace:
                 self.left_out += 1
                 continue
             before = max(before, epoch_microseconds(record.time))
+            self.has_entities = self.has_entities or record.entities_line is not None
             yield TrafficEvent(before, as_spending(record.request), record.line)
 
     def _leave_out(self, message: str) -> None:

@@ -99,7 +99,7 @@ def test_an_event_says_who_asked_for_what_and_how_it_ended(log):
         }],
     }  # fmt: skip
     assert (deny["src_endpoint"]["ip"], deny["resources"]) == (
-        "10.1.2.3", [{"uid": "42", "name": "invoice:42", "type": "invoice"}],
+        "10.1.2.3", [{"uid": "42", "name": "invoice/42", "type": "invoice"}],
     )  # fmt: skip
     assert (deny["status"], deny["action"], deny["disposition"]) == ("Failure", "Denied", "Blocked")
     assert deny["unmapped"]["policyengine"]["chain"] == ["alice", "planner", "bot"]
@@ -154,7 +154,7 @@ def test_a_csv_file_has_a_row_for_each_record(log):
         "rule": "'=no nights", "message": "'+it is, \"night\"", "observed": "false", "agent": "bot", "issuer": "acme",
         "user": "alice", "chain": "alice > planner > bot", "client": "web", "task": "t-1", "model": "m-1",
         "method": "POST", "path": "/pay", "host": "api.example", "ip": "10.1.2.3", "endpoint": "POST /pay",
-        "resource": "invoice:42", "credential": "sha256:9", "package": "acme.shop", "revision": "sha256:1",
+        "resource": "invoice/42", "credential": "sha256:9", "package": "acme.shop", "revision": "sha256:1",
         "trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }  # fmt: skip
 
@@ -222,7 +222,7 @@ def test_a_decision_has_the_resource_that_the_engine_logged(tmp_path):
     engine.decide({"request": {"method": "GET", "path": "/invoices/42"}})
     log.close()
     [row] = csv.DictReader(exported(tmp_path / "d.jsonl", "csv").decode().splitlines())
-    assert row["resource"] == "invoice:42"
+    assert row["resource"] == "invoice/42"
     line = {"v": 2, "time": "", "client": "edge", "decision": {}, "request": {"credential": {"client": "web"}}}
     assert summarize(line).client == "edge"
 

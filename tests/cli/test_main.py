@@ -28,6 +28,11 @@ def test_version_prints_the_version(run):
     assert run("--version").out == VERSION
 
 
+def test_python_runs_the_package_as_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "policyengine", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, VERSION)
+
+
 def test_version_ignores_other_arguments(run):
     ended = run("--version", "check")
     assert (ended.code, ended.out) == (0, VERSION)

@@ -5,9 +5,21 @@ from xml.etree import ElementTree
 
 import pytest
 
+from policyengine import Engine
+from policyengine.audit import DecisionLog
 from policyengine.simulation import WORKFLOWS
 from tests.simulation.playing import MAIL, POLICY, SEARCH
 
+ACCOUNTS = """language 1
+issuer acme { url "https://login.acme.example"  audience "api"  scopes none }
+entity account { balance: int }
+agent "worker*" {
+  issued by acme
+  acts alone
+  credential { kind in [jwt]  lifetime <= 15m }
+  may GET /accounts/{id: account} when resource.balance > 1
+}
+"""
 TESTS = """
 test "a worker searches" {
   given agent "worker" from acme
@@ -172,3 +184,14 @@ def test_simulate_rejects_a_policy_with_mistakes(run, tmp_path):
     ended = run("simulate", "bad.policy", "--workflow", "steady", "-r", "x.json")
     assert ended.code == 1
     assert "the policy cannot be used" in ended.err
+
+
+def test_simulate_says_that_it_does_not_use_the_entities_of_a_log(run, policy, tmp_path):
+    (tmp_path / "rows.json").write_text('{"entities": [{"type": "account", "id": "7", "attributes": {"balance": 5}}]}')
+    (tmp_path / "accounts.policy").write_text(ACCOUNTS)
+    log = DecisionLog(tmp_path / "d.jsonl", seal=None)
+    engine = Engine.load(tmp_path / "accounts.policy", entities=tmp_path / "rows.json", log=log)
+    assert engine.decide({**SEARCH, "request": {"method": "GET", "path": "/accounts/7"}}).allowed
+    log.close()
+    note = "the entities of the log are not used: name those to use with `--entities`"
+    assert note in run("simulate", policy, "--trace", "d.jsonl").out

@@ -152,8 +152,8 @@ def disposition_of(row: RecordSummary) -> dict[str, Any]:
 def resources_of(row: RecordSummary) -> dict[str, Any]:
     if row.resource is None:
         return {}
-    kind, colon, id = row.resource.partition(":")
-    return {"resources": [{"uid": id, "name": row.resource, "type": kind} if colon else {"uid": row.resource}]}
+    kind, slash, id = row.resource.partition("/")
+    return {"resources": [{"uid": id, "name": row.resource, "type": kind} if slash else {"uid": row.resource}]}
 
 
 def http_of(row: RecordSummary) -> dict[str, Any]:

@@ -62,11 +62,18 @@ class Sealer:
         self._note = note
         if (self.folder / "checkpoint").exists() and not self.key_path.exists():
             raise SealKeyError(f"the key `{self.key_path}` is missing, and the log is already sealed", MISSING_KEY_HINT)
+        had_key = self.key_path.exists()
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
         self.delivery = open_delivery(self.folder, options)
         self._prepare_folder()
         self.checkpoint = self.load_checkpoint()
+        if had_key and self.checkpoint is None and log.exists() and log.stat().st_size:
+            _LOG.warning(
+                "the log `%s` has lines and a key, but no checkpoint in `%s`: unless the last server was killed in its "
+                "first second, the seal was removed; the log is sealed again from its first line", log, self.folder,
+                extra={"event": "log_seal_begins"},
+            )  # fmt: skip
         self.failures, self._opened_at, self._throttle = 0, time(), LogThrottle.every(OVERDUE_SECONDS)
         self._failing, self._unsealed_since = False, inf
         self._reset()

@@ -120,8 +120,10 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
         raise CommandError("request", f"no request in {describe_place(name)}", facts=(("file", name),))
     left = f"; {trace.left_out:,} lines left out: they spent nothing, or are not decisions" if trace.left_out else ""
     many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
-    words = (f"{many} of {describe_place(name)}{left}",)
-    return plays.played(series, words, {"trace": name, "left_out": trace.left_out})
+    words = [f"{many} of {describe_place(name)}{left}"]
+    if trace.has_entities and plays.entities is None:
+        words.append("the entities of the log are not used: name those to use with `--entities`")
+    return plays.played(series, tuple(words), {"trace": name, "left_out": trace.left_out})
 
 
 @contextmanager

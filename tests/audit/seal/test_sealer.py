@@ -72,6 +72,23 @@ def test_sealing_pauses_between_chunks_unless_it_falls_behind(path, monkeypatch,
     assert verified(path).size == 700
 
 
+def test_a_seal_that_was_removed_while_no_server_ran_is_reported(path, caplog):
+    sealed_log(path)
+    shutil.rmtree(folder(path))
+    open_sealed(path).close()
+    assert [record.event for record in caplog.records] == ["log_seal_begins"]
+
+
+def test_a_log_that_was_not_sealed_before_is_sealed_without_a_warning(path, caplog):
+    unsealed = DecisionLog(path, seal=None)
+    write_lines(unsealed, 3)
+    unsealed.close()
+    log = open_sealed(path)
+    write_lines(log, 1, begin=3)
+    log.close()
+    assert (verified(path).size, caplog.text) == (4, "")
+
+
 def test_a_log_without_lines_is_not_sealed(path):
     open_sealed(path).close()
     assert not (folder(path) / "checkpoint").exists()
