@@ -8,6 +8,7 @@ import stat
 import subprocess
 import urllib.error
 import urllib.request
+from itertools import islice
 
 import pytest
 
@@ -79,6 +80,16 @@ def test_serve_prints_its_address_as_json(serving):
     assert said.keys() == {"listening", "packages", "revision", "rules", "warnings"}
     assert said["rules"] == 6
     assert decide(said["listening"]) == 200
+
+
+def test_serve_prints_where_the_log_is_and_how_it_is_sealed(serving, tmp_path):
+    log = tmp_path / "d.jsonl"
+    process = serving("--log", str(log))
+    assert f"log:      {log}, sealed in {log}.tlog with the key {log}.key\n" in islice(process.stdout, 6)
+    unsealed = serving("--log", f"{log}2", "--log-seal", "off", "--log-sink", "http://127.0.0.1:9/#name=collector")
+    assert {f"log:      {log}2, not sealed\n", "sinks:    collector\n"} <= set(islice(unsealed.stdout, 7))
+    said = json.loads(serving("--log", f"{log}3", "--format", "json").stdout.readline())
+    assert said["log"] == {"file": f"{log}3", "seal": f"{log}3.tlog", "key": f"{log}3.key", "sinks": []}
 
 
 def test_the_printed_curl_command_includes_a_required_token(serving, tmp_path):

@@ -16,6 +16,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.kernel import HttpPattern
 
 if TYPE_CHECKING:
+    from policyengine.audit import DecisionLog
     from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
     from policyengine.kernel import AgentBlock, AnyoneBlock, Kernel, Pattern, UserBlock
@@ -58,9 +59,11 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
         unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
+        log = {} if engine.log is None else {"log": describe_log(engine.log)}
         lone = {"state_in_memory": True} if served.lone else {}
         print_json(
-            {**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **unsent, **lone}, indent=None
+            {**listening, **socket, **workers, **facts, **tests, **log, **observing, **hidden, **unsent, **lone},
+            indent=None,
         )
         return
     screen = Screen()
@@ -74,6 +77,8 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     screen.line(f"rules:    {rules:,}")
     if served.tests is not None:
         screen.line(f"tests:    {served.tests:,} passed")
+    if engine.log is not None:
+        print_log(screen, engine.log)
     if engine.observing:
         screen.line(
             (
@@ -95,6 +100,20 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     if curl is not None:
         screen.line(f"try:      {curl}")
     screen.stream.flush()
+
+
+def describe_log(log: DecisionLog) -> dict[str, object]:
+    """Return where the decision log is, how it is sealed, and the names of its sinks."""
+    sealer, sinks = log.sealer, [] if log.sinks is None else [sink.name for sink in log.sinks.sinks]
+    sealed = {} if sealer is None else {"seal": str(sealer.folder), "key": str(sealer.key_path)}
+    return {"file": str(log.path), **sealed, "sinks": sinks}
+
+
+def print_log(screen: Screen, log: DecisionLog) -> None:
+    sealed = "not sealed" if log.sealer is None else f"sealed in {log.sealer.folder} with the key {log.sealer.key_path}"
+    screen.line(f"log:      {log.path}, {sealed}")
+    if log.sinks is not None:
+        screen.line(f"sinks:    {', '.join(sink.name for sink in log.sinks.sinks)}")
 
 
 def curl_command(
