@@ -80,11 +80,14 @@ class TileFolder:
         raise TileError(f"`{self.folder / name}` is missing")
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
-        """Write a tile or bundle. If it is full, remove its partial tiles. Raises OSError."""
-        path = f"{self.folder}/{tile_name(level, number, width)}"
-        write_in_place(path, raw)  # no checkpoint needs it before it is complete
-        if width == TILE_WIDTH and os.path.isdir(f"{path}.p"):
-            shutil.rmtree(f"{path}.p", ignore_errors=True)
+        """Write a tile or bundle. If it is full, remove its partial tiles. A tile that exists is replaced atomically,
+        because a checkpoint may need it. Raises OSError.
+        """
+        path = self.folder / tile_name(level, number, width)
+        write_file(path, raw)
+        partial = f"{path}.p"
+        if width == TILE_WIDTH and os.path.isdir(partial):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def subtrees(self, size: int) -> Subtrees:
         """Return a function that returns the hash of a complete subtree of the tree of `size` entries. The function

@@ -14,7 +14,7 @@ import pytest
 from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
-from policyengine.audit.seal import seal_run, sealer
+from policyengine.audit.seal import seal_run, sealer, tiles
 from policyengine.audit.seal.options import SealOptions
 from policyengine.audit.seal.sealed_files import SealState
 from tests.audit.seal.logs import (
@@ -416,6 +416,37 @@ def test_lines_that_are_lost_while_the_log_is_written_are_reported_and_sealing_g
     assert [record.event for record in caplog.records] == ["log_tampered"]
     result = verified(path)
     assert (result.size > 5, result.unsealed, result.is_whole) == (True, 0, False)
+
+
+def test_a_tile_that_a_checkpoint_needs_is_never_incomplete(path, monkeypatch):
+    """A process wrote a full tile and was killed before the next checkpoint; the next one is killed while it writes the
+    same tile.
+    """
+    sealed_log(path, 100)
+
+    def fail(file: Path, raw: bytes, durable: bool = False) -> None:
+        raise OSError(28, "No space left on device")
+
+    write = os.write
+
+    def write_nothing(file: int, data: bytes) -> int:
+        if len(data) == tiles.TILE_BYTES:
+            raise KeyboardInterrupt
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seal_run, "write_file", fail)
+        log = open_sealed(path)
+        write_lines(log, 200, begin=100)
+        assert not log.seal()
+        log.sealer.abandon()
+        assert not (folder(path) / "tile/0/000.p").exists()
+        patch.setattr(os, "write", write_nothing)
+        with pytest.raises(KeyboardInterrupt):
+            log.sealer.seal()
+        log.sealer.abandon()
+    result = verified(path)
+    assert (result.problems, result.size, result.unsealed) == ([], 100, 200)
 
 
 def test_a_failure_to_seal_is_reported_once_and_sealing_is_tried_again(path, monkeypatch, caplog):
