@@ -23,7 +23,15 @@ from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, 
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
-from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
+from policyengine.audit.rotation import (
+    LATER,
+    MAX_BUSY_SECONDS,
+    NO_ROTATION,
+    Rotation,
+    rename_aside,
+    rotation_lock,
+    tidy_in_thread,
+)
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.audit.system_notes import SystemNotes
 from policyengine.audit.token_events import TokenEventKind
@@ -89,7 +97,7 @@ class DecisionLog:
         self.on_failure = OnFailure(on_failure)
         self.rotation, self._syncing = rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS)
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
-        self._later = 0.0
+        self._later, self._busy_since = 0.0, inf
         self.failures = 0
         self.recent = RecentDecisions()  # decisions whose outcomes may be reported
         self.system = SystemNotes(self.note_system)
@@ -357,20 +365,28 @@ class DecisionLog:
         if not self._is_due() or monotonic() < self._later:
             return False
         try:
-            with rotation_lock(self.path):
+            with rotation_lock(self.path, wait=False):
+                self._busy_since = inf
                 if file_identity(self.path) == self._place and self._is_due():
                     rename_aside(self.path, time())
         except FileNotFoundError:
             return True
+        except BlockingIOError:  # another process renames the file, or something else
+            self._busy_since = min(self._busy_since, monotonic())
+            if monotonic() - self._busy_since >= MAX_BUSY_SECONDS:
+                self._cannot_rotate("another process holds the lock of its folder")
+            return False
         except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
-            self._later = monotonic() + LATER
-            _LOG.error(
-                "the decision log `%s` cannot be rotated, and grows: %s", self.path, error,
-                extra={"event": "log_rotation"},
-            )  # fmt: skip
+            self._cannot_rotate(str(error))
             return False
         tidy_in_thread(self.path, self.rotation, self._note_deletion)
         return True
+
+    def _cannot_rotate(self, why: str) -> None:
+        self._later = monotonic() + LATER
+        _LOG.error(
+            "the decision log `%s` cannot be rotated, and grows: %s", self.path, why, extra={"event": "log_rotation"}
+        )
 
     def _is_due(self) -> bool:
         """Return whether rotation is due; never if the file has only entity rows."""

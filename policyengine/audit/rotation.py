@@ -29,6 +29,7 @@ UNFINISHED_SUFFIX = ".gz.new"
 UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which an unfinished file is treated as abandoned
 OWNER_ONLY = 0o600
 LATER = 60.0  # seconds until rotation is tried again after a failure
+MAX_BUSY_SECONDS = 10.0  # that another process may need to rename a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,14 @@ NO_ROTATION = Rotation()
 
 
 @contextmanager
-def rotation_lock(path: Path) -> Iterator[None]:
-    """Hold the lock under which processes that share the folder rename files. Raises OSError."""
+def rotation_lock(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock under which processes that share the folder rename files. Every user who can read the folder can
+    hold it, so a server must not `wait`. Raises OSError; it is BlockingIOError if another process holds the lock."""
     import fcntl
 
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(folder)  # releases the lock

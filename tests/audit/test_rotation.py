@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import os
 import time
@@ -246,6 +247,26 @@ def test_a_log_that_cannot_be_rotated_keeps_writing_and_reports_it_once(
     assert all(one.allowed for one in given)
     assert ids(path) == [one.id for one in given]
     assert caplog.text.count("cannot be rotated") == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_user_who_locks_the_folder_of_the_log_delays_no_decision(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    asked = engine(path, rotation=Rotation(size=500))
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert all(asked.decide(OPEN).allowed for _ in range(3))
+    assert (rotated_files(path), caplog.text) == ([], "")
+    monkeypatch.setattr(log, "MAX_BUSY_SECONDS", 0.0)
+    assert asked.decide(OPEN).allowed
+    assert caplog.text.count("another process holds the lock of its folder") == 1
+    os.close(folder)
+    monkeypatch.setattr(log, "LATER", 0.0)
+    asked.log._later = 0.0
+    asked.decide(OPEN)
+    assert len(rotated_files(path)) == 1
 
 
 # ── Several processes ─────────────────────────────────────────────────────────────────────────

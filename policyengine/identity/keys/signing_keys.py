@@ -176,7 +176,7 @@ def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: i
     Raises IdentityConfigError, OSError.
     """
     path = path.resolve()
-    with rotation_lock(path):
+    with rotation_lock(path, wait=True):
         ring = read_ring(path)
         found = ring.rotated(algorithm or ring.keys[-1].algorithm, now, ahead, keep)
         write_ring(path, found)
