@@ -45,6 +45,7 @@ MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file 
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
+MAX_WAIT_SECONDS = 30.0  # until a rotated file to which somebody still writes is left
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
@@ -78,7 +79,7 @@ class SealRun:
         self._until = inf
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
-        self._seen, self._since = (0, 0, 0), monotonic()
+        self._seen, self._since, self._moved_at = (0, 0, 0), monotonic(), inf
         try:
             self._open(sealer, anew=anew)
         except BaseException:
@@ -154,7 +155,7 @@ class SealRun:
             os.close(self._file)
         self._path = path
         self._file, self._number, self._first, self._offset = opened, number, self.tree.size, 0
-        self._last, self._last_bytes = b"", 0
+        self._last, self._last_bytes, self._moved_at = b"", 0, inf
         write_at(self._sealer.folder / "starts", START_BYTES * number, self._first.to_bytes(START_BYTES))
 
     def _open_again(self, state: SealState) -> None:
@@ -210,30 +211,52 @@ class SealRun:
     def _following_file(self, finished: float) -> Path | None:
         """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
         found = os.fstat(self._file)
-        here, unpacked = (found.st_dev, found.st_ino), found.st_nlink == 0  # or deleted
+        here = (found.st_dev, found.st_ino)
         if self._was_truncated():
             return self._after_truncation()
-        if is_at(self.log, here) or not self._is_quiet(found, finished):
+        if is_at(self.log, here):
+            self._moved_at = inf
+            return None
+        if not self._is_finished(found, finished):
             return None
         try:
             files = log_files(self.log)
         except FileNotFoundError:
             return None  # the last file was moved, and nothing was written since
-        places = [at for at, path in enumerate(files) if is_at(path, here) or (unpacked and path == self._path)]
-        if places:
-            return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
-        later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
-        return later[0] if later else None
+        place = self._place_among(files, here)
+        if place is None:  # it was deleted
+            later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
+            return (later or files[-1:])[0]
+        if place + 1 < len(files):
+            return files[place + 1]
+        if files[place] == self.log:  # a copy replaced the file, for example one that an editor wrote
+            opened = open_plain(self.log)
+            os.close(self._file)
+            self._file = opened
+        return None
 
-    def _is_quiet(self, found: os.stat_result, finished: float) -> bool:
-        """Return whether the file did not grow for `finished` seconds, by the system's time or by a clock that cannot
-        be set.
+    def _place_among(self, files: Sequence[Path], here: tuple[int, int]) -> int | None:
+        """Return the index of the file that is read now: by its inode, or else by the last sealed line, which a
+        compressed file or a copy has at its place. None if it was deleted. Raises OSError, SealError.
         """
-        seen = (found.st_dev, found.st_ino, found.st_size)
+        places = list(range(len(files)))[::-1]
+        by_inode = [at for at in places if is_at(files[at], here)]
+        if self._offset and not by_inode:
+            fits = (at for at in places if ends_with_line(files[at], self._offset, self._last, self._last_bytes))
+            return next(fits, None)
+        by_path = [at for at in places if files[at] == self._path != self.log]  # of a file that was unpacked
+        return next(iter([*by_inode, *by_path]), None)
+
+    def _is_finished(self, found: os.stat_result, finished: float) -> bool:
+        """Return whether a rotated file did not grow for `finished` seconds, by the system's time or by a clock that
+        cannot be set, or was rotated long ago: nobody may hold the seal back by writing to it.
+        """
+        now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen != self._seen:
-            self._seen, self._since = seen, monotonic()
+            self._seen, self._since = seen, now
+        self._moved_at = min(self._moved_at, now)
         age = time() - max(found.st_mtime, found.st_ctime)
-        return monotonic() - self._since >= finished or age >= finished
+        return now - self._since >= finished or age >= finished or now - self._moved_at >= MAX_WAIT_SECONDS
 
     def _was_truncated(self) -> bool:
         """Return whether the last sealed line is no longer at its place in the current file. A long line is not read

@@ -278,6 +278,52 @@ def test_lines_after_copytruncate_continue_the_seal(path, more):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.parametrize("how", ["removed", "moved", "removed, and a copy put back", "replaced by a copy"])
+def test_sealing_continues_after_a_file_that_was_removed_while_the_log_is_written(path, how):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    copy, aside = path.with_name("copy"), path.with_name("moved")
+    shutil.copy(path, copy)
+    if how == "replaced by a copy":
+        copy.rename(path)
+    else:
+        path.rename(aside)
+        os.utime(aside, (4e9, 4e9))
+        if how != "moved":
+            aside.unlink()
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    if how == "removed, and a copy put back":
+        copy.rename(path.with_name(f"{path.name}.20260101T000000.000000Z"))
+    log.seal()
+    log.seal()
+    assert checkpoint_of(path).size == 6
+    log.close()
+    assert bool(problems(path)) is (how in ("removed", "moved"))
+
+
+def test_nobody_holds_the_seal_back_by_writing_to_a_rotated_file(path, monkeypatch):
+    now = [1_000.0]
+    monkeypatch.setattr(seal_run, "monotonic", lambda: now[0])
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    for _ in range(20):
+        with aside.open("ab") as file:
+            file.write(b"{}\n")
+        log.seal()
+        now[0] += 2
+    log.seal()
+    assert verified(path).unsealed == 0
+    assert path.read_bytes().count(b"late_lines") > 0
+    log.close()
+    assert problems(path) == []
+
+
 def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, caplog):
     log = open_sealed(path)
     write_lines(log, 3)
