@@ -167,6 +167,13 @@ class DecisionLog:
         """
         return self.sealer is not None and self.sealer.seal()
 
+    def wake(self) -> None:
+        """Start the threads of this process that seal and send lines. A failure is logged, not raised."""
+        if self.sealer is not None:
+            self.sealer.wake()
+        if self.sinks is not None:
+            self.sinks.wake()
+
     def close(self) -> None:
         """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
         if self.sealer is not None:
@@ -317,10 +324,8 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
-            if self.sealer is not None and wake and not at_once:
-                self.sealer.wake()
-            if self.sinks is not None and wake and not at_once:
-                self.sinks.wake()
+            if wake and not at_once:
+                self.wake()
         except OSError as error:
             self._failed(error)
             return False

@@ -382,6 +382,32 @@ def test_the_time_without_a_checkpoint_is_known(path, monkeypatch):
     log.close()
 
 
+def test_under_load_the_time_without_a_checkpoint_does_not_grow(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(sealer, "monotonic", lambda: clock[0])
+    log = open_sealed(path)
+    for number in range(10):
+        write_lines(log, 1, begin=number)
+        log.seal()
+        os.utime(path, (2**31, 2**31))  # a line that is newer than the checkpoint
+        assert log.sealer.unsealed_seconds == 0
+        clock[0] += 60
+    log.close()
+
+
+def test_a_process_that_cannot_start_a_thread_keeps_no_descriptors(path, monkeypatch):
+    def fail(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = open_sealed(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sealer.Thread, "start", fail)
+        before = len(os.listdir("/proc/self/fd"))
+        write_lines(log, 20)
+        assert len(os.listdir("/proc/self/fd")) == before
+    log.close()
+
+
 def test_a_process_ends_although_the_disk_of_its_seal_does_not_answer(path, monkeypatch, caplog):
     monkeypatch.setattr(sealer, "WAIT_SECONDS", 0.1)
     answers, asked = Event(), Event()
