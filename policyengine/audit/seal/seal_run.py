@@ -49,6 +49,7 @@ MAX_WAIT_SECONDS = 30.0  # until a rotated file to which somebody still writes i
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
+MAX_LATE_LINES = 800  # in one statement: a log line has no longer texts than 65,536 characters
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
@@ -56,13 +57,15 @@ VERIFY_HINT = "`policyengine audit verify` shows where"
 @dataclass(slots=True)
 class LateFile:
     """A rotated file that was sealed up to byte `offset`, when the tree had `size` entries. `file` is its descriptor,
-    open for reading; `since` is when the sealer left it, by the monotonic clock.
+    open for reading; `since` is when the sealer left it, by the monotonic clock. `is_old`: an incomplete line at its
+    end stays so, because no process writes to it.
     """
 
     file: int
     offset: int
     size: int
     since: float
+    is_old: bool
 
 
 class SealRun:
@@ -189,7 +192,7 @@ class SealRun:
         complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
-            self._leave_file()
+            self._leave_file(finished)
             self._start_file(following, self._number + 1)
             complete = self._read_lines()
         self._find_late_lines()
@@ -296,11 +299,13 @@ class SealRun:
                 return path
         return None
 
-    def _leave_file(self) -> None:
+    def _leave_file(self, finished: float) -> None:
         """Watch the rotated file for late lines, unless it was truncated and is used again."""
-        if is_at(self.log, identity(self._file)):
+        found = os.fstat(self._file)
+        if is_at(self.log, (found.st_dev, found.st_ino)):
             return
-        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic()))
+        is_old = finished <= 0 or time() - found.st_mtime >= INCOMPLETE_SECONDS
+        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic(), is_old))
         if len(self._late) > LATE_FILES:
             os.close(self._late.popleft().file)
 
@@ -315,14 +320,19 @@ class SealRun:
             if left <= 0:
                 continue
             data = os.pread(late.file, min(left, MAX_LATE_BYTES), late.offset)
-            if monotonic() - late.since < INCOMPLETE_SECONDS or left > MAX_LATE_BYTES:
+            is_over = late.is_old or monotonic() - late.since >= INCOMPLETE_SECONDS
+            if not is_over or left > MAX_LATE_BYTES:
                 data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may follow
             if not data:
                 continue
             os.fdatasync(late.file)
-            lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
+            lines = data.removesuffix(b"\n").split(b"\n", MAX_LATE_LINES)
+            if len(lines) > MAX_LATE_LINES:
+                lines.pop()
+                data = data[: sum(map(len, lines)) + len(lines)]
             digests = [sha256(line).hexdigest() for line in lines]
-            if self._sealer.write_statement(SealStatement.LATE_LINES, {"size": late.size, "digests": digests}):
+            members = {"size": late.size, "offset": late.offset, "digests": digests}
+            if self._sealer.write_statement(SealStatement.LATE_LINES, members):
                 late.offset += len(data)
 
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────

@@ -92,6 +92,25 @@ def test_late_lines_cannot_be_changed_unnoticed(path, change):
     assert problems(path) != []
 
 
+def test_a_copied_statement_states_nothing_new(path, monkeypatch):
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    aside = rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 1, begin=1)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(FORGED)
+    log.seal()
+    [statement] = [line for line in path.read_bytes().splitlines(keepends=True) if b"late_lines" in line]
+    with path.open("ab") as file:
+        file.write(statement)
+    log.close()
+    assert problems(path) == []
+
+
 def test_a_witness_cannot_name_a_key_of_the_log(path):
     witness, new = Ed25519PrivateKey.generate(), Signer.generate("log.example")
     key = Verifier("log.example", COSIGNATURE, witness.public_key().public_bytes_raw())

@@ -246,6 +246,36 @@ def test_many_late_lines_are_read_in_bounded_pieces(path, monkeypatch):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+def test_more_late_lines_than_a_note_holds_are_sealed(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b"\n" * 2_000)
+    for _ in range(4):
+        log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (2_000, [])
+
+
+def test_an_incomplete_line_is_sealed_by_a_process_that_runs_for_a_moment(path):
+    sealed_log(path, 3)
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"time":"20')
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    log = open_sealed(path, Rotation(age=86_400))
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    log.close()
+    sealed_log(path, 1)
+    assert len(log_files(path)) == 2
+    assert problems(path) == []
+
+
+@pytest.mark.usefixtures("finished_at_once")
 def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
     log = open_sealed(path)
     write_lines(log, 3)
