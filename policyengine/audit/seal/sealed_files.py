@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.files import open_log_file
-from policyengine.audit.seal.tiles import FILE_MODE, read_file
+from policyengine.audit.seal.tiles import FILE_MODE, WRITE_FLAGS, read_file
 
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
@@ -118,7 +118,7 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
 
 def write_at(path: Path, offset: int, raw: bytes) -> None:
     """Write bytes at an offset of a file. Raises OSError."""
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    opened = os.open(path, WRITE_FLAGS, FILE_MODE)
     try:
         os.pwrite(opened, raw, offset)
     finally:

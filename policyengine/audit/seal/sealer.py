@@ -97,8 +97,9 @@ class Sealer:
         try:
             found = SignedCheckpoint.parse(read_file(path))
             notes = read_announcements(self.folder)
-            mine = self.signer.verifier
-            earlier = [key for key in announcing_keys(notes) if leads_to(notes, key, mine)]
+            mine, signers = self.signer.verifier, {(each.name, each.id) for each in found.note.signatures}
+            announcing = {key for key in announcing_keys(notes) if (key.name, key.id) in signers}
+            earlier = [key for key in announcing if leads_to(notes, key, mine)]
             found.log_keys([mine, *earlier])
         except FileNotFoundError:
             return None
