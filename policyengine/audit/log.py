@@ -28,6 +28,7 @@ from policyengine.audit.rotation import (
     MAX_BUSY_SECONDS,
     NO_ROTATION,
     Rotation,
+    delete_file,
     rename_aside,
     rotation_lock,
     tidy_in_thread,
@@ -151,15 +152,30 @@ class DecisionLog:
         """Write a line about the seal. Return whether it was written."""
         return self.note(SEAL_MEMBER, told, int(time()))
 
-    def _note_deletion(self, file: Path) -> None:
-        """Write a line about a file that is about to be deleted, so that its lines are not missed."""
-        if self.sealer is not None:
-            from policyengine.audit.seal.line_digests import summarize_lines
+    def _delete(self, file: Path) -> bool:
+        """Delete a rotated file if the seal has as many later files as are kept, or does not have the file. Write a
+        line about it, so that its lines are not missed. Return whether it was deleted. Raises OSError."""
+        if self.sealer is None:
+            return delete_file(file)
+        from policyengine.audit.seal.line_digests import UnreadableFileError, summarize_lines
+        from policyengine.audit.seal.old_files import count_later_files
+        from policyengine.audit.seal.sealed_files import SealError
 
-            lines, digest = summarize_lines(file)
-            self.sealer.write_statement(
-                SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest}
-            )
+        try:
+            later = count_later_files(self.path, self.sealer.folder, file)
+        except (SealError, UnreadableFileError):
+            later = None
+        if later is None:
+            return delete_file(file)
+        if later < (self.rotation.keep or 0):
+            return False
+        lines, digest = summarize_lines(file)
+        members = {"file": file.name, "lines": lines, "digest": digest}
+        is_written = self.sealer.write_statement(SealStatement.FILE_DELETED, members)
+        delete_file(file)
+        if not is_written:  # perhaps the disk was full
+            self.sealer.write_statement(SealStatement.FILE_DELETED, members)
+        return True
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
@@ -384,7 +400,7 @@ class DecisionLog:
         except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
             self._cannot_rotate(str(error))
             return False
-        tidy_in_thread(self.path, self.rotation, self._note_deletion)
+        tidy_in_thread(self.path, self.rotation, self._delete)
         return True
 
     def _cannot_rotate(self, why: str) -> None:

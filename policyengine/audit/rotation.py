@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -94,10 +95,13 @@ def rotated_files(path: Path) -> list[Path]:
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name) and has_time(path, one))
 
 
-def is_plausible(path: Path, rotated: Path) -> bool:
-    """Return whether a file can be one that was rotated: it is not empty, and not from the future. Raises OSError."""
-    later = datetime.now(UTC) + timedelta(days=1)
-    return rotated.stat().st_size > 0 and named_time(path, rotated) < later
+def is_plausible(rotated: Path) -> bool:
+    """Return whether a file can be one that was rotated: a file that is not empty. Its name may have a later time than
+    now, because the clock was set back. Raises OSError."""
+    with suppress(FileNotFoundError):  # another process deleted or compressed it
+        found = rotated.stat()
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return False
 
 
 def has_time(path: Path, rotated: Path) -> bool:
@@ -109,15 +113,20 @@ def has_time(path: Path, rotated: Path) -> bool:
     return True
 
 
-def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
+def delete_file(file: Path) -> bool:
+    """Delete a file, and return that it was deleted. Raises OSError."""
+    file.unlink(missing_ok=True)
+    return True
+
+
+def tidy(path: Path, rotation: Rotation, delete: Callable[[Path], bool] = delete_file) -> None:
     """Delete surplus files, and compress files to which no process writes. A failure is logged, and the work is retried
-    later. `before_deletion` is called with each file that is about to be deleted."""
+    later. `delete` deletes a surplus file, or returns False if it must be kept for now."""
     try:
-        files = [file for file in rotated_files(path) if is_plausible(path, file)]
+        files = list(filter(is_plausible, rotated_files(path)))
         for old in files_to_delete(files, rotation.keep):
-            before_deletion(old)
-            old.unlink(missing_ok=True)
-            files.remove(old)
+            if delete(old):
+                files.remove(old)
         for file in files[:-1] if rotation.compress else ():
             compress(file)
     except OSError as error:
@@ -166,8 +175,8 @@ def compress(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def tidy_in_thread(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None]) -> Thread:
+def tidy_in_thread(path: Path, rotation: Rotation, delete: Callable[[Path], bool]) -> Thread:
     """Tidy in a thread, so that no decision waits for it."""
-    thread = Thread(target=tidy, args=(path, rotation, before_deletion), name="log rotation", daemon=True)
+    thread = Thread(target=tidy, args=(path, rotation, delete), name="log rotation", daemon=True)
     thread.start()
     return thread

@@ -131,6 +131,22 @@ def test_tidy_removes_only_the_oldest_files_beyond_the_kept_number(
             assert all(one.suffix == ".gz" for one in rotated_files(path)[:-1])
 
 
+def test_old_files_are_deleted_after_the_clock_was_far_ahead(path: Path) -> None:
+    path.write_text("0\n")
+    rotation.rename_aside(path, 4_000_000_000.0)
+    old_files(path, 4)
+    tidy(path, Rotation(size=1, keep=2))
+    assert numbers(path) == [2, 3]
+
+
+def test_a_folder_with_the_name_of_an_old_file_does_not_keep_others_from_being_deleted(path: Path) -> None:
+    path.with_name(f"{path.name}.20000101T000000.000000Z").mkdir()
+    path.with_name(f"{path.name}.20000102T000000.000000Z").symlink_to("missing")
+    files = old_files(path, 4)[2:]
+    tidy(path, Rotation(size=1, keep=2))
+    assert [file for file in files if file.exists()] == files[2:]
+
+
 def test_a_file_and_its_compressed_copy_count_as_one(path: Path) -> None:
     files = old_files(path, 4)
     twice = files[-2].with_name(f"{files[-2].name}.gz")

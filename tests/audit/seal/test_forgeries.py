@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from policyengine.audit import DecisionLogError, Rotation
 from policyengine.audit.files import log_files
-from policyengine.audit.rotation import rename_aside
+from policyengine.audit.rotation import rename_aside, rotated_files, tidy
 from policyengine.audit.seal import seal_run, sealer
 from policyengine.audit.seal.key_notes import KEY_NOTE_START, announced_key
 from policyengine.audit.seal.keys import load_key
@@ -64,6 +65,25 @@ def test_an_unsigned_statement_does_not_excuse_deleted_files(path):
     log.close()
     first.unlink()
     assert "no signed line says that `--log-keep` deleted" in problems(path, kept)[0]
+
+
+@pytest.mark.parametrize("planted", ["copies of the oldest files", "files after the others"])
+def test_planted_files_do_not_have_old_files_deleted(path, planted):
+    log, kept, key = rotated(path), checkpoint_of(path), key_of(path)
+    log.rotation = Rotation(size=1, keep=2)
+    genuine = rotated_files(path)
+    for number, file in enumerate(genuine):
+        if planted == "copies of the oldest files":
+            shutil.copy(file, path.with_name(f"{path.name}.2000010{number + 1}T000000.000000Z"))
+        else:
+            path.with_name(f"{path.name}.9999010{number + 1}T000000.000000Z").write_bytes(FORGED)
+    tidy(path, log.rotation, log._delete)
+    assert set(genuine) <= set(rotated_files(path))
+    log.seal()
+    log.close()
+    for file in (*set(rotated_files(path)).difference(genuine), genuine[0]):
+        file.unlink()
+    assert "the first 3 lines are missing" in problems(path, kept, keys=[key])[0]
 
 
 def test_an_unsigned_statement_does_not_admit_lines_at_the_end_of_an_old_file(path):

@@ -246,6 +246,24 @@ def test_many_late_lines_are_read_in_bounded_pieces(path, monkeypatch):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+def test_a_log_whose_oldest_file_has_late_lines_is_whole(path):
+    log = open_sealed(path)
+    for begin in (0, 3):
+        write_lines(log, 3, begin=begin)
+        log.seal()
+        aside = rotate(path, log)
+    write_lines(log, 3, begin=6)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b"{}\n")
+    log.seal()
+    assert log._delete(log_files(path)[0])
+    log.close()
+    result = verified(path)
+    assert (result.deleted, result.late, result.problems) == (3, 1, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
 def test_more_late_lines_than_a_note_holds_are_sealed(path):
     log = open_sealed(path)
     write_lines(log, 3)
@@ -544,8 +562,7 @@ def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(p
         last = rotate(path, log)
         log.seal()
     first = log_files(path)[0]
-    log._note_deletion(first)
-    first.unlink()
+    assert log._delete(first)
     write_lines(log, 10, begin=900)
     log.close()
     assert last.exists()

@@ -183,7 +183,7 @@ def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch)
     monkeypatch.setattr(log, "tidy_in_thread", lambda *arguments: None)
     path = rotated_log(tmp_path / "d.jsonl")
     writer = open_sealed(path)
-    rotation.tidy(path, Rotation(size=2_000, keep=2), writer._note_deletion)
+    rotation.tidy(path, Rotation(size=2_000, keep=2), writer._delete)
     writer.close()
     result = verified(path)
     assert len(log_files(path)) == 3
