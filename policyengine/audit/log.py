@@ -386,7 +386,7 @@ class DecisionLog:
         if not self._is_due() or monotonic() < self._later:
             return False
         try:
-            with rotation_lock(self.path, wait=False):
+            with rotation_lock(self.path):
                 self._busy_since = inf
                 if file_identity(self.path) == self._place and self._is_due():
                     rename_aside(self.path, time())

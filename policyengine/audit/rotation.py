@@ -30,7 +30,8 @@ UNFINISHED_SUFFIX = ".gz.new"
 UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which an unfinished file is treated as abandoned
 OWNER_ONLY = 0o600
 LATER = 60.0  # seconds until rotation is tried again after a failure
-MAX_BUSY_SECONDS = 10.0  # that another process may need to rename a file
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 0.05, 0.001  # for a process that renames or deletes a file
+MAX_BUSY_SECONDS = 10.0  # without the lock, until that is reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +59,30 @@ NO_ROTATION = Rotation()
 
 
 @contextmanager
-def rotation_lock(path: Path, *, wait: bool) -> Iterator[None]:
+def rotation_lock(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock under which processes that share the folder rename files. Every user who can read the folder can
-    hold it, so a server must not `wait`. Raises OSError; it is BlockingIOError if another process holds the lock."""
-    import fcntl
-
+    hold it, so a server does not wait long for it. Raises OSError; it is BlockingIOError if another process holds the
+    lock for so many seconds."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        wait_for_lock(folder, time.monotonic() + seconds)
         yield
     finally:
         os.close(folder)  # releases the lock
+
+
+def wait_for_lock(file: int, until: float) -> None:
+    """Lock a file before a time of the monotonic clock. Raises OSError; it is BlockingIOError if time is up."""
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(LOCK_RETRY_SECONDS)
 
 
 def rename_aside(path: Path, now: float) -> Path:

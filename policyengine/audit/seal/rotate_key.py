@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from math import inf
 from pathlib import Path
 
 from policyengine.audit.log import DecisionLog, DecisionLogError
@@ -27,7 +28,7 @@ def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
     load_key(key)
     if not (place / "checkpoint").exists():
         raise DecisionLogError(f"`{log}` is not sealed yet", "name the folder of its seal: `--seal FOLDER`")
-    with rotation_lock(place / "checkpoint", wait=True):
+    with rotation_lock(place / "checkpoint", inf):
         return replace_key(log, key, folder, place)
 
 

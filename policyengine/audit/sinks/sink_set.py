@@ -258,7 +258,7 @@ def open_transport(target: SinkTarget) -> Transport:
 
 def delete_sent_files(log: Path, folder: Path, sinks: Sequence[str]) -> None:
     """Delete rotated files that every sink has left. Raises OSError, CursorError."""
-    with rotation_lock(log, wait=False):
+    with rotation_lock(log):
         files = [find_file(path) for path in (*rotated_files(log), log)]
         keep = len(files) - 1
         for sink in sinks:
