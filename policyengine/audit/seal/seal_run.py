@@ -103,6 +103,11 @@ class SealRun:
             state = None
         if state is None:
             self._begin()
+            if self._checkpoint is None and sealer.had_key and os.fstat(self._file).st_size:
+                _LOG.warning(
+                    "the seal of the log `%s` begins with the lines that are there: if they were sealed before, "
+                    "somebody removed their seal", self.log, extra={"event": "log_seal_begins"},
+                )  # fmt: skip
 
     def close(self) -> None:
         """Close the files."""

@@ -57,6 +57,7 @@ class Sealer:
         self.folder = options.folder or default_folder(log)
         self.key_path = options.key or default_key_path(log)
         self._note = note
+        self.had_key = self.key_path.exists()
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
         self.delivery = open_delivery(self.folder, options)
@@ -257,11 +258,14 @@ class Sealer:
             return True
 
     def _watch_holder(self) -> None:
-        """Report a process that holds the lock and does not seal, for example because it is suspended. Raises
-        OSError.
+        """Report a process that holds the lock and does not seal, for example because it is suspended, and remember
+        what it signed, to continue only that. Raises OSError.
         """
-        checkpoint = self.folder / "checkpoint"
-        sealed_at = checkpoint.stat().st_mtime if checkpoint.exists() else self._opened_at
+        checkpoint = stat_or_none(self.folder / "checkpoint")
+        with suppress(SealError, SealKeyError):  # they are reported by the process that seals
+            self._follow_key()
+            self.checkpoint = self.latest_checkpoint() or self.checkpoint
+        sealed_at = self._opened_at if checkpoint is None else checkpoint.st_mtime
         written_at = self.log.stat().st_mtime if self.log.exists() else 0.0
         if time() - sealed_at > OVERDUE_SECONDS and written_at > sealed_at + OVERDUE_SECONDS:
             text = f"the log `{self.log}` is not sealed: another process holds `{self.folder / 'lock'}`"

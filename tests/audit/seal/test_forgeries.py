@@ -195,6 +195,24 @@ def test_a_server_does_not_sign_with_a_key_that_its_own_did_not_name(path, caplo
     log.close()
 
 
+def test_a_seal_that_was_removed_is_begun_anew_only_by_another_server_and_reported(path, caplog):
+    log, waiting = open_sealed(path), open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    assert not waiting.seal()
+    shutil.rmtree(folder(path))
+    folder(path).mkdir(0o700)
+    write_lines(log, 1, begin=3)
+    assert not log.seal()
+    assert not waiting.seal()
+    assert "was put back to an older state" in caplog.text
+    log.close()
+    waiting.close()
+    assert "log_seal_begins" not in [record.event for record in caplog.records]
+    sealed_log(path, 1)
+    assert "log_seal_begins" in [record.event for record in caplog.records]
+
+
 def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_later(path, caplog):
     log = open_sealed(path)
     write_lines(log, 3)

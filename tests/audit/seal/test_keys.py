@@ -159,3 +159,17 @@ def test_two_processes_that_replace_a_key_do_so_one_after_the_other(path, monkey
     log.close()
     result = verified(path, keys=[first])
     assert (result.size, result.problems) == (6, [])
+
+
+def test_processes_that_do_not_seal_follow_a_replaced_key(path):
+    log, waiting = open_sealed(path), open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    new = rotate_log_key(path, path.with_name("decisions.jsonl.key"), None)
+    log.seal()
+    assert not waiting.seal()
+    assert (waiting.sealer.failures, waiting.sealer.signer.verifier) == (0, new)
+    log.close()
+    write_lines(waiting, 1, begin=1)
+    waiting.close()
+    assert problems(path) == []
