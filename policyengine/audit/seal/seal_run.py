@@ -6,12 +6,12 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,7 @@ from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
     START_BYTES,
+    LateMark,
     SealError,
     SealState,
     ends_with_line,
@@ -68,6 +69,15 @@ class LateFile:
     is_old: bool
 
 
+@dataclass(slots=True)
+class BegunLine:
+    """The beginning of a long line at an offset of the current file, which was read up to `length`."""
+
+    offset: int
+    digest: Any = field(default_factory=sha256)
+    length: int = 0
+
+
 class SealRun:
     """Seals from one place in the files on, in the process that holds the lock. After an exception it is unusable."""
 
@@ -80,6 +90,7 @@ class SealRun:
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
+        self._begun: BegunLine | None = None
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
         self._seen, self._since, self._moved_at = (0, 0, 0), monotonic(), inf
@@ -131,6 +142,16 @@ class SealRun:
         self._number, self._first, self._offset = state.file, state.first, state.offset
         self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
         self._open_again(state)
+        for mark in state.late:
+            self._watch_again(mark)
+
+    def _watch_again(self, mark: LateMark) -> None:
+        """Watch a rotated file that the last run watched for late lines. Raises OSError, SealError."""
+        for path in log_files(self.log):
+            if path != self.log and is_at(path, (mark.device, mark.inode)):
+                is_old = time() - path.stat().st_mtime >= INCOMPLETE_SECONDS
+                self._late.append(LateFile(open_plain(path), mark.offset, mark.size, monotonic(), is_old))
+                return
 
     def _check_recent_tiles(self, size: int) -> None:
         """Check the last full tiles and bundles, which a power failure may have lost. Raises OSError, TileError."""
@@ -163,7 +184,7 @@ class SealRun:
             os.close(self._file)
         self._path = path
         self._file, self._number, self._first, self._offset = opened, number, self.tree.size, 0
-        self._last, self._last_bytes, self._moved_at = b"", 0, inf
+        self._last, self._last_bytes, self._moved_at, self._begun = b"", 0, inf, None
         write_at(self._sealer.folder / "starts", START_BYTES * number, self._first.to_bytes(START_BYTES))
 
     def _open_again(self, state: SealState) -> None:
@@ -240,7 +261,7 @@ class SealRun:
         if files[place] == self.log:  # a copy replaced the file, for example one that an editor wrote
             opened = open_plain(self.log)
             os.close(self._file)
-            self._file = opened
+            self._file, self._begun = opened, None
         return None
 
     def _place_among(self, files: Sequence[Path], here: tuple[int, int]) -> int | None:
@@ -293,7 +314,7 @@ class SealRun:
         if copy is not None:
             opened = open_plain(copy)
             os.close(self._file)
-            self._file = opened
+            self._file, self._begun = opened, None
             self._read_lines()
         return self.log
 
@@ -356,7 +377,7 @@ class SealRun:
                 self._add(lines, [sha256(line).digest() for line in lines])
                 self._offset += cut + 1
             elif not self._read_long_line():
-                return True
+                return monotonic() <= self._until
             if monotonic() > self._until:
                 return False
             if pause is not None and len(data) == CHUNK_BYTES:
@@ -364,19 +385,24 @@ class SealRun:
         return True
 
     def _read_long_line(self) -> bool:
-        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. Raises
-        OSError.
+        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. The next
+        call continues where this one ended. Raises OSError.
         """
-        digest, length = sha256(), 0
-        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + length):
+        if self._begun is None or self._begun.offset != self._offset:
+            self._begun = BegunLine(self._offset)
+        begun = self._begun
+        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + begun.length):
             cut = data.find(b"\n")
-            digest.update(data if cut < 0 else data[:cut])
-            length += len(data) if cut < 0 else cut
+            begun.digest.update(data if cut < 0 else data[:cut])
+            begun.length += len(data) if cut < 0 else cut
             if cut >= 0:
-                self._add_entries([digest.digest()], [self._offset])
-                self._last, self._last_bytes = digest.digest(), length
-                self._offset += length + 1
+                self._add_entries([begun.digest.digest()], [self._offset])
+                self._last, self._last_bytes = begun.digest.digest(), begun.length
+                self._offset += begun.length + 1
+                self._begun = None
                 return True
+            if monotonic() > self._until:
+                return False
         return False
 
     def _add(self, lines: Sequence[bytes], entries: list[bytes]) -> None:
@@ -416,7 +442,7 @@ class SealRun:
         found = os.fstat(self._file)
         state = SealState(
             tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),
-            self._last_bytes,
+            self._last_bytes, tuple(LateMark(*identity(late.file), late.offset, late.size) for late in self._late),
         )  # fmt: skip
         write_file(sealer.folder / "state", msgspec.json.encode(state), durable=True)
         root = tree.root()

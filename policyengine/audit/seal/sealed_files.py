@@ -25,10 +25,20 @@ class SealError(Exception):
     """The log cannot be sealed; the message says why."""
 
 
+class LateMark(msgspec.Struct, frozen=True, array_like=True):
+    """A rotated file that is watched for late lines: it was sealed up to byte `offset`, when the tree had `size`
+    entries."""
+
+    device: int
+    inode: int
+    offset: int
+    size: int
+
+
 class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a log is sealed: `size` entries. `file` is the number of the last file, counting from 0 all files that
     were ever sealed. This file has the entries from `first` on, and is sealed up to byte `offset`. `last` is the digest
-    of its last sealed line, and `last_bytes` the length of that line.
+    of its last sealed line, and `last_bytes` the length of that line. `late` are files before it.
     """
 
     size: int
@@ -39,6 +49,7 @@ class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
     inode: int
     last: str = ""
     last_bytes: int = 0
+    late: tuple[LateMark, ...] = ()
 
 
 def default_folder(log: Path) -> Path:

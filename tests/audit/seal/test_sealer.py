@@ -121,6 +121,31 @@ def test_lines_of_any_length_are_sealed(path):
     assert (verified(path).size, problems(path)) == (12, [])
 
 
+def test_a_long_line_that_is_not_complete_yet_is_read_once(path, monkeypatch):
+    monkeypatch.setattr(seal_run, "CHUNK_BYTES", 4_096)
+    log, read = open_sealed(path), 0
+    write_lines(log, 1)
+    log.seal()
+    pread = os.pread
+
+    def counted(file: int, length: int, offset: int) -> bytes:
+        nonlocal read
+        data = pread(file, length, offset)
+        read += len(data)
+        return data
+
+    monkeypatch.setattr(seal_run.os, "pread", counted)
+    with path.open("ab") as file:
+        for _ in range(5):
+            file.write(b"x" * 500_000)
+            file.flush()
+            log.seal()
+        file.write(b"\n")
+    assert read < 3_000_000
+    log.close()
+    assert (verified(path).size, problems(path)) == (2, [])
+
+
 def test_an_incomplete_last_line_is_not_sealed(path):
     sealed_log(path, 3)
     with path.open("ab") as file:
@@ -261,6 +286,25 @@ def test_a_log_whose_oldest_file_has_late_lines_is_whole(path):
     log.close()
     result = verified(path)
     assert (result.deleted, result.late, result.problems) == (3, 1, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_line_that_arrives_late_is_sealed_although_the_process_that_left_the_file_was_killed(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
+    os.close(log._file)
+    log.sealer._unlock()  # as after a kill
+    log = open_sealed(path)
+    write_lines(log, 1, begin=6)
+    log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (1, [])
 
 
 @pytest.mark.usefixtures("finished_at_once")
