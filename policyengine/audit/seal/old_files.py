@@ -1,7 +1,7 @@
 """Counts the files that a seal has after a rotated file, to decide whether that file may be deleted.
 
-The files themselves do not show it: somebody who can write to their folder can add files, so that old ones seem to be
-surplus.
+The files themselves do not show it: an attacker who can write to their folder can add files, so that old ones seem to
+be surplus.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file 
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
-MAX_WAIT_SECONDS = 30.0  # until a rotated file to which somebody still writes is left
+MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
@@ -117,7 +117,7 @@ class SealRun:
             if self._checkpoint is None and sealer.had_key and os.fstat(self._file).st_size:
                 _LOG.warning(
                     "the seal of the log `%s` begins with the lines that are there: if they were sealed before, "
-                    "somebody removed their seal", self.log, extra={"event": "log_seal_begins"},
+                    "their seal was removed", self.log, extra={"event": "log_seal_begins"},
                 )  # fmt: skip
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ class SealRun:
 
     def _is_finished(self, found: os.stat_result, finished: float) -> bool:
         """Return whether a rotated file did not grow for `finished` seconds, by the system's time or by a clock that
-        cannot be set, or was rotated long ago: nobody may hold the seal back by writing to it.
+        cannot be set, or was rotated long ago: writing to it must not hold the seal back.
         """
         now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen != self._seen:

@@ -34,7 +34,7 @@ from policyengine.audit.sinks.transport import is_directory_start
 READ_BYTES = 262_144
 MAX_LINE_BYTES = 16_777_216  # a longer line is lost, unless it has entity rows, which are not sent
 FINISHED_SECONDS = 3.0  # since the last change of a rotated file; writers leave it within one second
-MAX_WAIT_SECONDS = 30.0  # until a rotated file to which somebody still writes is left
+MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
 LATE_FILES = 8  # rotated files that are watched for late lines
 
 
@@ -213,7 +213,7 @@ class LogFollower:
 
     def _is_finished(self, found: os.stat_result) -> bool:
         """Whether a rotated file did not grow for a while, by the system's time or by a clock that cannot be set, or
-        was rotated long ago: nobody may hold the sink back by writing to it."""
+        was rotated long ago: writing to it must not hold the sink back."""
         now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen[:2] != self._seen[:2]:
             self._moved_at = now
