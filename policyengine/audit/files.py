@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,8 +36,10 @@ def log_files(path: Path) -> list[Path]:
         for other in path.parent.iterdir():
             if name := named.fullmatch(other.name):
                 with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
-                    rotated.append((rotation_time(other, name["time"]), other.name, other))
-                    numbered |= {} if name["rest"] is None else {other: name["rest"]}
+                    found = other.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        rotated.append((rotation_time(found, name["time"]), other.name, other))
+                        numbered |= {} if name["rest"] is None else {other: name["rest"]}
     if not rotated or path.exists():
         begins_with(path, b"")
     ordered = in_named_order([file for _, _, file in sorted(rotated)], numbered)
@@ -62,12 +65,12 @@ def named_number(rest: str) -> tuple[int, int]:
     return (int(date), int(more or 0)) if rest[0] == "-" else (int(rest[1:]), 0)
 
 
-def rotation_time(file: Path, named: str | None) -> float:
-    """Return when the file was rotated, in seconds since 1970: the time in its name, or else the time of its last
-    change. Raises FileNotFoundError.
+def rotation_time(found: os.stat_result, named: str | None) -> float:
+    """Return when a file was rotated, in seconds since 1970: the time in its name, or else the time of its last
+    change. Raises ValueError.
     """
     if named is None:
-        return file.stat().st_mtime
+        return found.st_mtime
     return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
 
 

@@ -171,6 +171,27 @@ def test_an_impossible_name_of_a_rotated_file_denies_nothing(path, name):
     assert verified(path).problems == []
 
 
+@pytest.mark.parametrize("kind", ["a link to nothing", "a folder", "a pipe"])
+def test_what_is_not_a_file_stops_neither_sealing_nor_verifying(path, kind):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    planted = path.with_name(f"{path.name}.20200101T000000.000000Z")
+    match kind:
+        case "a folder":
+            planted.mkdir()
+        case "a pipe":
+            os.mkfifo(planted)
+        case _:
+            planted.symlink_to("missing")
+    rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    assert log.seal()
+    log.close()
+    assert problems(path) == []
+
+
 def test_the_text_of_a_damaged_key_is_not_in_the_error(path):
     sealed_log(path)
     key = path.with_name("d.jsonl.key")
