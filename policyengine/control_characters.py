@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # spreadsheets run cells that begin with them
+
 
 def printable(text: str, allowed: str = "\t") -> str:
     """Escape characters that are neither printable nor `allowed`: controls, line ends, and marks that reverse the text
@@ -25,3 +27,9 @@ def printable_json(text: str) -> str:
         return text
     escapes = {ord(char): json.dumps(char)[1:-1] for char in set(text) if not (char.isprintable() or char == "\n")}
     return text.translate(escapes)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return the text of a cell on one line; a text that a spreadsheet could run as a formula begins with `'`."""
+    shown = one_line(text)
+    return f"'{shown}" if shown.lstrip(" ").startswith(FORMULA_STARTS) else shown

@@ -90,8 +90,9 @@ def is_plain_value(value: object, suspicious: frozenset[str]) -> bool:
 
 
 def has_decimal_point(number: Decimal) -> bool:
-    """Return whether a reader will read the number as a decimal, not as a whole number."""
-    return number.is_finite() and not str(number).lstrip("-").isdigit()
+    """Return whether a reader will read the number as a decimal, not as a whole number. Many readers refuse a line with
+    a number beyond the range of 64-bit floats."""
+    return number.is_finite() and isfinite(float(number)) and not str(number).lstrip("-").isdigit()
 
 
 # ── Questions of the slow path ────────────────────────────────────────────────────────────────

@@ -6,8 +6,9 @@ import errno
 import gzip
 import os
 import re
+import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,16 +32,21 @@ ROTATED_BY_LOGROTATE = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
 def log_files(path: Path) -> list[Path]:
     """Return the files, oldest first. A rotated file can also be named directly. Raises OSError if there is no file."""
     ours = rf"\.(?P<time>{TIMESTAMP_PATTERN})"
-    named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{ROTATED_BY_LOGROTATE})(?:\.gz)?")
+    named = re.compile(rf"{re.escape(path.name)}(?:{ours}|(?P<rest>{ROTATED_BY_LOGROTATE}))(?:\.gz)?")
     rotated: list[tuple[float, str, Path]] = []
+    numbered: dict[Path, str] = {}
     with suppress(OSError):
         for other in path.parent.iterdir():
             if name := named.fullmatch(other.name):
                 with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
-                    rotated.append((rotation_time(other, name["time"]), other.name, other))
+                    found = other.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        rotated.append((rotation_time(found, name["time"]), other.name, other))
+                        numbered |= {} if name["rest"] is None else {other: name["rest"]}
     if not rotated or path.exists():
         begins_with(path, b"")
-    return without_duplicates([*(file for _, _, file in sorted(rotated)), *([path] if path.exists() else [])])
+    ordered = in_named_order([file for _, _, file in sorted(rotated)], numbered)
+    return without_duplicates([*ordered, *([path] if path.exists() else [])])
 
 
 def rotated_from(path: Path) -> Path | None:
@@ -49,12 +55,31 @@ def rotated_from(path: Path) -> Path | None:
     return None if named is None else path.with_name(named[1])
 
 
-def rotation_time(file: Path, named: str | None) -> float:
-    """Return when the file was rotated, in seconds since 1970: the time in its name, or else the time of its last
-    change. Raises FileNotFoundError.
+def in_named_order(files: Sequence[Path], numbered: Mapping[Path, str]) -> list[Path]:
+    """Order the files that logrotate renamed by the numbers or dates in their names: the times of their last change may
+    be those of a copy. Other files stay at their places."""
+    found = list(files)
+    for sign, backwards in ((".", True), ("-", False)):  # `.1` is the newest file
+        places = [at for at, file in enumerate(files) if numbered.get(file, "").startswith(sign)]
+        some = [files[at] for at in places]
+        some.sort(key=lambda file: (named_number(numbered[file]), file.name), reverse=backwards)
+        for at, file in zip(places, some, strict=True):
+            found[at] = file
+    return found
+
+
+def named_number(rest: str) -> tuple[int, int]:
+    """Return the number of `.7`, or the date and what follows it of `-20270104-12`."""
+    date, more = rest[1:9], rest[9:].lstrip("-")
+    return (int(date), int(more or 0)) if rest[0] == "-" else (int(rest[1:]), 0)
+
+
+def rotation_time(found: os.stat_result, named: str | None) -> float:
+    """Return when a file was rotated, in seconds since 1970: the time in its name, or else the time of its last
+    change. Raises ValueError.
     """
     if named is None:
-        return file.stat().st_mtime
+        return found.st_mtime
     return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
 
 

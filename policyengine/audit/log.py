@@ -23,7 +23,16 @@ from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, 
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
-from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
+from policyengine.audit.rotation import (
+    LATER,
+    MAX_BUSY_SECONDS,
+    NO_ROTATION,
+    Rotation,
+    delete_file,
+    rename_aside,
+    rotation_lock,
+    tidy_in_thread,
+)
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.audit.system_notes import SystemNotes
 from policyengine.audit.token_events import TokenEventKind
@@ -89,7 +98,7 @@ class DecisionLog:
         self.on_failure = OnFailure(on_failure)
         self.rotation, self._syncing = rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS)
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
-        self._later = 0.0
+        self._later, self._busy_since = 0.0, inf
         self.failures = 0
         self.recent = RecentDecisions()  # decisions whose outcomes may be reported
         self.system = SystemNotes(self.note_system)
@@ -143,21 +152,43 @@ class DecisionLog:
         """Write a line about the seal. Return whether it was written."""
         return self.note(SEAL_MEMBER, told, int(time()))
 
-    def _note_deletion(self, file: Path) -> None:
-        """Write a line about a file that is about to be deleted, so that its lines are not missed."""
-        if self.sealer is not None:
-            from policyengine.audit.seal.line_digests import summarize_lines
+    def _delete(self, file: Path) -> bool:
+        """Delete a rotated file if the seal has as many later files as are kept, or does not have the file. Write a
+        line about it, so that its lines are not missed. Return whether it was deleted. Raises OSError."""
+        if self.sealer is None:
+            return delete_file(file)
+        from policyengine.audit.seal.line_digests import UnreadableFileError, summarize_lines
+        from policyengine.audit.seal.old_files import count_later_files
+        from policyengine.audit.seal.sealed_files import SealError
 
-            lines, digest = summarize_lines(file)
-            self.sealer.write_statement(
-                SealStatement.FILE_DELETED, {"file": file.name, "lines": lines, "digest": digest}
-            )
+        try:
+            later = count_later_files(self.path, self.sealer.folder, file)
+        except (SealError, UnreadableFileError):
+            later = None
+        if later is None:
+            return delete_file(file)
+        if later < (self.rotation.keep or 0):
+            return False
+        lines, digest = summarize_lines(file)
+        members = {"file": file.name, "lines": lines, "digest": digest}
+        is_written = self.sealer.write_statement(SealStatement.FILE_DELETED, members)
+        delete_file(file)
+        if not is_written:  # perhaps the disk was full
+            self.sealer.write_statement(SealStatement.FILE_DELETED, members)
+        return True
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
         them: another process that writes this log may hold the lock.
         """
         return self.sealer is not None and self.sealer.seal()
+
+    def wake(self) -> None:
+        """Start the threads of this process that seal and send lines. A failure is logged, not raised."""
+        if self.sealer is not None:
+            self.sealer.wake()
+        if self.sinks is not None:
+            self.sinks.wake()
 
     def close(self) -> None:
         """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
@@ -309,10 +340,8 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
-            if self.sealer is not None and wake and not at_once:
-                self.sealer.wake()
-            if self.sinks is not None and wake and not at_once:
-                self.sinks.wake()
+            if wake and not at_once:
+                self.wake()
         except OSError as error:
             self._failed(error)
             return False
@@ -358,19 +387,27 @@ class DecisionLog:
             return False
         try:
             with rotation_lock(self.path):
+                self._busy_since = inf
                 if file_identity(self.path) == self._place and self._is_due():
                     rename_aside(self.path, time())
         except FileNotFoundError:
             return True
-        except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
-            self._later = monotonic() + LATER
-            _LOG.error(
-                "the decision log `%s` cannot be rotated, and grows: %s", self.path, error,
-                extra={"event": "log_rotation"},
-            )  # fmt: skip
+        except BlockingIOError:  # another process renames the file, or something else
+            self._busy_since = min(self._busy_since, monotonic())
+            if monotonic() - self._busy_since >= MAX_BUSY_SECONDS:
+                self._cannot_rotate("another process holds the lock of its folder")
             return False
-        tidy_in_thread(self.path, self.rotation, self._note_deletion)
+        except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
+            self._cannot_rotate(str(error))
+            return False
+        tidy_in_thread(self.path, self.rotation, self._delete)
         return True
+
+    def _cannot_rotate(self, why: str) -> None:
+        self._later = monotonic() + LATER
+        _LOG.error(
+            "the decision log `%s` cannot be rotated, and grows: %s", self.path, why, extra={"event": "log_rotation"}
+        )
 
     def _is_due(self) -> bool:
         """Return whether rotation is due; never if the file has only entity rows."""

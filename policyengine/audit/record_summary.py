@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 
 from policyengine.audit.files import BYTE_ORDER_MARK
+from policyengine.time_formats import parse_time
 
 KINDS = ("decision", "outcome", "issued", "not_issued", "ended", "system", "seal", "directory")
 TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+TIME = re.compile(r"[0-9-]{10}T[0-9:]{8}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9:]{5})")  # without spaces and line ends
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRIES = 8  # places on a line where a record may begin
 DECODER = msgspec.json.Decoder()
@@ -58,11 +60,8 @@ class RecordSummary:
     @property
     def nanoseconds(self) -> int:
         """The time in nanoseconds since 1970; 0 if it is malformed."""
-        try:
-            moment = datetime.fromisoformat(self.time)
-        except ValueError:
-            return 0
-        return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // timedelta(microseconds=1) * 1_000
+        moment = parse_time(self.time) if TIME.fullmatch(self.time) else None
+        return 0 if moment is None else (moment - EPOCH) // timedelta(microseconds=1) * 1_000
 
     @property
     def trace_ids(self) -> tuple[str, str] | None:

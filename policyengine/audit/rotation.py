@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ UNFINISHED_SUFFIX = ".gz.new"
 UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which an unfinished file is treated as abandoned
 OWNER_ONLY = 0o600
 LATER = 60.0  # seconds until rotation is tried again after a failure
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 0.05, 0.001  # for a process that renames or deletes a file
+MAX_BUSY_SECONDS = 10.0  # without the lock, until that is reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,30 @@ NO_ROTATION = Rotation()
 
 
 @contextmanager
-def rotation_lock(path: Path) -> Iterator[None]:
-    """Hold the lock under which processes that share the folder rename files. Raises OSError."""
-    import fcntl
-
+def rotation_lock(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock under which processes that share the folder rename files. Every user who can read the folder can
+    hold it, so a server does not wait long for it. Raises OSError; it is BlockingIOError if another process holds the
+    lock for so many seconds."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        wait_for_lock(folder, time.monotonic() + seconds)
         yield
     finally:
         os.close(folder)  # releases the lock
+
+
+def wait_for_lock(file: int, until: float) -> None:
+    """Lock a file before a time of the monotonic clock. Raises OSError; it is BlockingIOError if time is up."""
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(LOCK_RETRY_SECONDS)
 
 
 def rename_aside(path: Path, now: float) -> Path:
@@ -92,10 +109,13 @@ def rotated_files(path: Path) -> list[Path]:
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name) and has_time(path, one))
 
 
-def is_plausible(path: Path, rotated: Path) -> bool:
-    """Return whether a file can be one that was rotated: it is not empty, and not from the future. Raises OSError."""
-    later = datetime.now(UTC) + timedelta(days=1)
-    return rotated.stat().st_size > 0 and named_time(path, rotated) < later
+def is_plausible(rotated: Path) -> bool:
+    """Return whether a file can be one that was rotated: a file that is not empty. Its name may have a later time than
+    now, because the clock was set back. Raises OSError."""
+    with suppress(FileNotFoundError):  # another process deleted or compressed it
+        found = rotated.stat()
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return False
 
 
 def has_time(path: Path, rotated: Path) -> bool:
@@ -107,15 +127,20 @@ def has_time(path: Path, rotated: Path) -> bool:
     return True
 
 
-def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
+def delete_file(file: Path) -> bool:
+    """Delete a file, and return that it was deleted. Raises OSError."""
+    file.unlink(missing_ok=True)
+    return True
+
+
+def tidy(path: Path, rotation: Rotation, delete: Callable[[Path], bool] = delete_file) -> None:
     """Delete surplus files, and compress files to which no process writes. A failure is logged, and the work is retried
-    later. `before_deletion` is called with each file that is about to be deleted."""
+    later. `delete` deletes a surplus file, or returns False if it must be kept for now."""
     try:
-        files = [file for file in rotated_files(path) if is_plausible(path, file)]
+        files = list(filter(is_plausible, rotated_files(path)))
         for old in files_to_delete(files, rotation.keep):
-            before_deletion(old)
-            old.unlink(missing_ok=True)
-            files.remove(old)
+            if delete(old):
+                files.remove(old)
         for file in files[:-1] if rotation.compress else ():
             compress(file)
     except OSError as error:
@@ -164,8 +189,8 @@ def compress(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def tidy_in_thread(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None]) -> Thread:
+def tidy_in_thread(path: Path, rotation: Rotation, delete: Callable[[Path], bool]) -> Thread:
     """Tidy in a thread, so that no decision waits for it."""
-    thread = Thread(target=tidy, args=(path, rotation, before_deletion), name="log rotation", daemon=True)
+    thread = Thread(target=tidy, args=(path, rotation, delete), name="log rotation", daemon=True)
     thread.start()
     return thread

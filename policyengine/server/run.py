@@ -278,9 +278,8 @@ def run_server(
         log.system.worker = place
         log.recent.share()
     beside = None if places.door is None else places.door.started()
-    sinks = None if reloading.current.log is None else reloading.current.log.sinks
-    if sinks is not None:
-        sinks.wake()  # what a former process did not send does not wait for a decision
+    if log is not None:
+        log.wake()  # what a former process did not seal or send does not wait for a decision
     if following is not None:
         following.started()
     try:

@@ -19,7 +19,7 @@ from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.audit.exports.ocsf import encode_ocsf
-from policyengine.audit.exports.tables import COLUMNS
+from policyengine.audit.exports.tables import COLUMNS, format_cell
 from policyengine.audit.record_summary import RecordSummary, find_record, summarize
 from policyengine.cli import main
 from tests.audit.export_lines import LINES, encoded
@@ -162,6 +162,11 @@ def test_a_csv_file_has_a_row_for_each_record(log):
 def test_no_cell_is_a_formula(log):
     rows = csv.reader(exported(log, "csv").decode().splitlines())
     assert [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))] == []
+
+
+@pytest.mark.parametrize("text", ["=1", "  =1", "＝1", "＋1", "@a"])
+def test_a_text_that_a_spreadsheet_could_run_is_quoted(text):
+    assert format_cell(text).startswith("'")
 
 
 def test_a_parquet_file_has_typed_columns(log):

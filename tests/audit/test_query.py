@@ -18,6 +18,7 @@ from policyengine.audit.query.pack import pack_log
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError, parse_moment
 from policyengine.audit.query.source import LogFiles, open_reader
 from policyengine.audit.query.stream import SkippedLines, StreamReader
+from policyengine.audit.query.tally import has_parts
 from tests.audit.shop_lines import damaged_lines, decision, line, moment, odd_lines, outcome, shop_lines, write_lines
 
 DECISIONS = AuditQuery().where("kind", "decision")
@@ -210,6 +211,19 @@ def test_a_star_stands_for_any_text_and_nothing_else_is_special(tmp_path: Path) 
     assert ids(log, AuditQuery().where("agent", "a*c")) == names[:6]
     [answers, _] = packed(log, [AuditQuery().where("agent", name) for name in (*names, "a*c", "a%*")])
     assert [len(one.rows) for one in answers] == [1, 1, 1, 1, 1, 1, 1, 6, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "matches"),
+    [("*a*a*a*ab", False), ("*a*b*a", False), ("*a*a*b*", False), ("*a*a*a*", True), ("a*a", True), ("**", True)],
+)
+def test_stars_are_compared_quickly_with_a_long_text_of_a_client(value: str, matches: bool) -> None:
+    assert has_parts("a" * 100_000, value.split("*")) is matches
+
+
+def test_a_text_does_not_match_twice_with_the_same_letters() -> None:
+    assert not has_parts("aba", ["ab", "ba"])
+    assert not has_parts("abcd", ["ab", "bc", "d"])
 
 
 def test_since_is_inclusive_and_until_is_exclusive(shop: Path) -> None:

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, DecisionLogError, DecisionRecord, ReplayError, read_records, replay_decision
+from policyengine.audit.query.extract import parse_log_line
+from policyengine.audit.sinks.transport import read_sink_line
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request, RequestError
@@ -140,7 +142,8 @@ def test_a_record_lists_approvals_spent_before_and_by_its_decision(path):
         7, -7, 7.5, 1e22, Decimal("7.50"), Decimal(7), Decimal("1E+2"), True, None, "", "é\u2028", "\x00", [1, [2]],
         {"a": {"b": []}}, datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 1), timedelta(microseconds=7),
         ip_address("10.0.0.1"), ip_network("10.0.0.0/8"), EntityRef("user", "alice"), {"x", "y"}, ("a",), "\ud800",
-        float("nan"), 2**70, "x" * 70_000, Decimal("NaN"), object(), b"x", {"type": "user", "id": "alice"},
+        float("nan"), 2**70, "x" * 70_000, Decimal("NaN"), Decimal("1E+400"), Decimal("-1E-400"), object(), b"x",
+        {"type": "user", "id": "alice"},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("as_request", [False, True], ids=["mapping", "request"])
@@ -149,6 +152,9 @@ def test_a_fact_survives_logging_and_reading(path, value, as_request):
     request = Request.from_mapping(question)
     record = recorded(path, request if as_request else question)
     assert as_read(record.question.facts) == as_read(request.facts)
+    line = path.read_bytes().splitlines()[-1]
+    assert read_sink_line(line) is not None
+    assert parse_log_line(line)[1] == "decision"
 
 
 def as_read(value: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import os
 import time
@@ -130,6 +131,22 @@ def test_tidy_removes_only_the_oldest_files_beyond_the_kept_number(
             assert all(one.suffix == ".gz" for one in rotated_files(path)[:-1])
 
 
+def test_old_files_are_deleted_after_the_clock_was_far_ahead(path: Path) -> None:
+    path.write_text("0\n")
+    rotation.rename_aside(path, 4_000_000_000.0)
+    old_files(path, 4)
+    tidy(path, Rotation(size=1, keep=2))
+    assert numbers(path) == [2, 3]
+
+
+def test_a_folder_with_the_name_of_an_old_file_does_not_keep_others_from_being_deleted(path: Path) -> None:
+    path.with_name(f"{path.name}.20000101T000000.000000Z").mkdir()
+    path.with_name(f"{path.name}.20000102T000000.000000Z").symlink_to("missing")
+    files = old_files(path, 4)[2:]
+    tidy(path, Rotation(size=1, keep=2))
+    assert [file for file in files if file.exists()] == files[2:]
+
+
 def test_a_file_and_its_compressed_copy_count_as_one(path: Path) -> None:
     files = old_files(path, 4)
     twice = files[-2].with_name(f"{files[-2].name}.gz")
@@ -246,6 +263,26 @@ def test_a_log_that_cannot_be_rotated_keeps_writing_and_reports_it_once(
     assert all(one.allowed for one in given)
     assert ids(path) == [one.id for one in given]
     assert caplog.text.count("cannot be rotated") == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_user_who_locks_the_folder_of_the_log_delays_no_decision(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    asked = engine(path, rotation=Rotation(size=500))
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert all(asked.decide(OPEN).allowed for _ in range(3))
+    assert (rotated_files(path), caplog.text) == ([], "")
+    monkeypatch.setattr(log, "MAX_BUSY_SECONDS", 0.0)
+    assert asked.decide(OPEN).allowed
+    assert caplog.text.count("another process holds the lock of its folder") == 1
+    os.close(folder)
+    monkeypatch.setattr(log, "LATER", 0.0)
+    asked.log._later = 0.0
+    asked.decide(OPEN)
+    assert len(rotated_files(path)) == 1
 
 
 # ── Several processes ─────────────────────────────────────────────────────────────────────────

@@ -61,6 +61,17 @@ def test_several_logs_are_verified_with_their_own_checkpoints(run, log):
     assert f"no log is `{checkpoint_of(other).checkpoint.origin}`" in ended.out
 
 
+def test_a_log_that_replaced_another_one_is_noticed_by_their_keys(run, log):
+    other = sealed_log(Path("e.jsonl"), 3)
+    keys = ["--key", str(key_of(log)), "--key", str(key_of(other))]
+    assert run("audit", "verify", "d.jsonl", "e.jsonl", *keys).code == 0
+    ended = run("audit", "verify", "d.jsonl", "d.jsonl", *keys)
+    assert (ended.code, ended.out.splitlines()[-1]) == (
+        1,
+        f"✗ no log is `{key_of(other).name}`, of which a key was given",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

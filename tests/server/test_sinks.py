@@ -187,8 +187,9 @@ def test_a_seal_that_fails_shows_in_the_metrics(policy, tmp_path):
         return float(found[1])
 
     with serving(policy, "--log", str(log)) as (port, _):
+        wait_for(lambda: (log.with_name("d.jsonl.tlog") / "checkpoint").exists())  # covers the start of the server
+        wait_for(lambda: value(port, "log_unsealed_seconds") == 0)
         decide(port)
-        wait_for(lambda: (log.with_name("d.jsonl.tlog") / "checkpoint").exists())
         wait_for(lambda: value(port, "log_unsealed_seconds") == 0)
         assert value(port, "seal_failures_total") == 0
         log.with_name("d.jsonl.tlog").rename(tmp_path / "away")

@@ -13,10 +13,9 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.record_summary import RecordSummary
-from policyengine.control_characters import one_line
+from policyengine.control_characters import spreadsheet_text
 
 COLUMNS = tuple(field.name for field in fields(RecordSummary))
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of cells that spreadsheets would compute
 CHAIN_SEPARATOR = " > "
 SQL_TYPES = {
     "time": "TIMESTAMPTZ", "observed": "BOOLEAN", "chain": "VARCHAR[]", "status": "BIGINT", "latency_ms": "DOUBLE",
@@ -50,7 +49,7 @@ def format_cell(value: object) -> str:
         case tuple():
             return format_cell(CHAIN_SEPARATOR.join(map(str, value)))
         case str():
-            return ("'" if value.startswith(FORMULA_STARTS) else "") + one_line(value)
+            return spreadsheet_text(value)
         case _:
             return str(value)
 

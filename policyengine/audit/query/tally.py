@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -75,18 +74,29 @@ class RowReader:
         """Return whether a row passes the filter."""
         read = self.read(one.field)
         literal = {value or None for value in one.values if WILDCARD not in value}
-        patterns = [wildcard_pattern(value) for value in one.values if WILDCARD in value]
+        patterns = [value.split(WILDCARD) for value in one.values if WILDCARD in value]
 
         def matched(row: Row) -> bool:
             found = read(row)
             text = None if found is None else str(found)
-            return text in literal or (text is not None and any(one.fullmatch(text) for one in patterns))
+            return text in literal or (text is not None and any(has_parts(text, parts) for parts in patterns))
 
         return matched
 
 
-def wildcard_pattern(value: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, value.split(WILDCARD))), re.DOTALL)
+def has_parts(text: str, parts: Sequence[str]) -> bool:
+    """Return whether a text consists of at least two parts with any text between them, in time that is linear in both:
+    a client may have chosen the text."""
+    first, *middle, last = parts
+    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in middle:
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 class Matcher:

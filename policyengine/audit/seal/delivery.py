@@ -121,8 +121,14 @@ class CheckpointDelivery:
         self._due.set()
         if self._thread is None or not self._thread.is_alive():
             self._stop.clear()
-            self._thread = Thread(target=self._loop, name="log checkpoints", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._loop, name="log checkpoints", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads; the next checkpoint tries again
+                text = f"checkpoints are not delivered: {error}"
+                self._throttle.tell(logging.ERROR, "thread", text, event="checkpoint_not_delivered")
+                return
+            self._thread = thread
 
     def stop(self) -> None:
         """Deliver the latest checkpoint, and end the thread."""

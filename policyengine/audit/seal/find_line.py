@@ -145,8 +145,8 @@ class LogIndex:
                 yield found
 
     def _find_between(self, path: Path, begin: int, end: int, wanted: str) -> FoundLine | None:
-        """Return the line of the decision between two offsets, or None. Each match is parsed, because a request can
-        contain the same text.
+        """Return the line of the decision between two offsets, or None. A line with a match is parsed, once, because a
+        request can contain the same text, many times.
         """
         content, mark, at = self.content(path), b'"id":"' + wanted.encode() + b'"', begin
         while (at := content.find(mark, at, end)) >= 0:
@@ -155,7 +155,9 @@ class LogIndex:
             line = content[start : len(content) if stop < 0 else stop]
             if decision_id(line) == wanted:
                 return FoundLine(line, path, start, self.index_of(path, start))
-            at += len(mark)
+            if stop < 0:
+                return None
+            at = stop
         return None
 
     def is_newer(self, path: Path) -> bool:

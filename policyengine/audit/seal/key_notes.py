@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from policyengine.audit.seal.notes import ED25519, Note, NoteError, Signer, Verifier
@@ -11,7 +12,7 @@ from policyengine.audit.seal.tiles import read_file, write_file
 
 KEY_NOTE_START = "policyengine log key\n"
 FOLDER = "keys"
-MAX_KEY_NOTES = 200
+MAX_KEY_NOTES = 10_000
 
 
 def announce_key(old: Signer, new: Verifier) -> str:
@@ -33,13 +34,16 @@ def follow_announcements(notes: Iterable[str], trusted: Sequence[Verifier]) -> l
     """Return the trusted keys and all keys that they name, directly or through other keys. A malformed note names no
     key.
     """
-    found, left = list(trusted), list(notes)[:MAX_KEY_NOTES]
-    while True:
-        named = {note: key for note in left if (key := try_announced_key(note, found)) is not None}
-        if not named:
-            return found
-        found += [key for key in dict.fromkeys(named.values()) if key not in found]
-        left = [note for note in left if note not in named]
+    by_signer: dict[tuple[str, bytes], list[str]] = {}
+    for text in islice((text for text in notes if text.startswith(KEY_NOTE_START)), MAX_KEY_NOTES):
+        with suppress(NoteError):
+            for each in Note.parse(text).signatures:
+                by_signer.setdefault((each.name, each.id), []).append(text)
+    found = list(dict.fromkeys(trusted))
+    for key in found:  # grows meanwhile
+        named = (try_announced_key(text, [key]) for text in by_signer.pop((key.name, key.id), ()))
+        found += [each for each in dict.fromkeys(named) if each is not None and each not in found]
+    return found
 
 
 def leads_to(notes: Sequence[str], old: Verifier, new: Verifier) -> bool:

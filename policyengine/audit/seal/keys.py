@@ -77,7 +77,7 @@ def write_key(path: Path, signer: Signer) -> None:
 def load_key(path: Path) -> Signer:
     """Load a key. Raises SealKeyError, or FileNotFoundError if the file does not exist."""
     try:
-        opened = open_trusted(path)
+        opened = open_trusted(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not stop the server
         with os.fdopen(opened, "rb") as file:
             found = os.fstat(file.fileno())
             mode = found.st_mode

@@ -6,12 +6,12 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from math import inf
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -24,6 +24,7 @@ from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
     START_BYTES,
+    LateMark,
     SealError,
     SealState,
     ends_with_line,
@@ -45,10 +46,11 @@ MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file 
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
 INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
-CLOCK_SECONDS = 1.0  # by which the time of a compressed copy may be before that of its file
+MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
 LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
+MAX_LATE_LINES = 800  # in one statement: a log line has no longer texts than 65,536 characters
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
@@ -56,13 +58,24 @@ VERIFY_HINT = "`policyengine audit verify` shows where"
 @dataclass(slots=True)
 class LateFile:
     """A rotated file that was sealed up to byte `offset`, when the tree had `size` entries. `file` is its descriptor,
-    open for reading; `since` is when the sealer left it, by the monotonic clock.
+    open for reading; `since` is when the sealer left it, by the monotonic clock. `is_old`: an incomplete line at its
+    end stays so, because no process writes to it.
     """
 
     file: int
     offset: int
     size: int
     since: float
+    is_old: bool
+
+
+@dataclass(slots=True)
+class BegunLine:
+    """The beginning of a long line at an offset of the current file, which was read up to `length`."""
+
+    offset: int
+    digest: Any = field(default_factory=sha256)
+    length: int = 0
 
 
 class SealRun:
@@ -77,9 +90,10 @@ class SealRun:
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
+        self._begun: BegunLine | None = None
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
-        self._seen, self._since = (0, 0, 0), monotonic()
+        self._seen, self._since, self._moved_at = (0, 0, 0), monotonic(), inf
         try:
             self._open(sealer, anew=anew)
         except BaseException:
@@ -123,6 +137,16 @@ class SealRun:
         self._number, self._first, self._offset = state.file, state.first, state.offset
         self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
         self._open_again(state)
+        for mark in state.late:
+            self._watch_again(mark)
+
+    def _watch_again(self, mark: LateMark) -> None:
+        """Watch a rotated file that the last run watched for late lines. Raises OSError, SealError."""
+        for path in log_files(self.log):
+            if path != self.log and is_at(path, (mark.device, mark.inode)):
+                is_old = time() - path.stat().st_mtime >= INCOMPLETE_SECONDS
+                self._late.append(LateFile(open_plain(path), mark.offset, mark.size, monotonic(), is_old))
+                return
 
     def _check_recent_tiles(self, size: int) -> None:
         """Check the last full tiles and bundles, which a power failure may have lost. Raises OSError, TileError."""
@@ -155,7 +179,7 @@ class SealRun:
             os.close(self._file)
         self._path = path
         self._file, self._number, self._first, self._offset = opened, number, self.tree.size, 0
-        self._last, self._last_bytes = b"", 0
+        self._last, self._last_bytes, self._moved_at, self._begun = b"", 0, inf, None
         write_at(self._sealer.folder / "starts", START_BYTES * number, self._first.to_bytes(START_BYTES))
 
     def _open_again(self, state: SealState) -> None:
@@ -189,7 +213,7 @@ class SealRun:
         complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
-            self._leave_file()
+            self._leave_file(finished)
             self._start_file(following, self._number + 1)
             complete = self._read_lines()
         self._find_late_lines()
@@ -214,48 +238,57 @@ class SealRun:
         here = found.st_dev, found.st_ino
         if self._was_truncated():
             return self._after_truncation()
-        if is_at(self.log, here) or not self._is_quiet(found, finished):
+        if is_at(self.log, here):
+            self._moved_at = inf
+            return None
+        if not self._is_finished(found, finished):
             return None
         try:
             files = log_files(self.log)
         except FileNotFoundError:
             return None  # the last file was moved, and nothing was written since
-        unpacked = found.st_nlink == 0 and self._path != self.log
-        places = [at for at, path in enumerate(files) if is_at(path, here) or (unpacked and path == self._path)]
-        if places:
-            return files[places[-1] + 1] if places[-1] + 1 < len(files) else None
-        if not self.log.exists():
+        place = self._place_among(files, here)
+        if place is None and not self.log.exists():
             return None  # nothing was written since the file was moved
-        if self._offset:
-            copies = [path for path in files if path.stat().st_mtime >= found.st_mtime - CLOCK_SECONDS]
-            if self._continue_in_copy(copies):
-                return self._following_file(finished) if self._read_lines() else None
-        later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
-        if later and self._offset:
-            self._report_loss()
-        return later[0] if later else None
+        if place is None:  # the file was deleted
+            if self._offset:
+                self._report_loss()
+            later = [path for path in files if path.stat().st_mtime_ns >= found.st_mtime_ns]
+            return (later or files[-1:])[0]
+        if place + 1 < len(files):
+            return files[place + 1]
+        if files[place] == self.log:  # a copy replaced the file, for example one that an editor wrote
+            self._reopen(self.log)
+        return None
 
-    def _continue_in_copy(self, files: Sequence[Path]) -> bool:
-        """Continue in the copy that replaced the file, for example a compressed one. Return whether there is one.
-        Raises OSError, SealError.
-        """
-        copy = self._find_copy(files)
-        if copy is None:
-            return False
-        opened = open_plain(copy)
+    def _reopen(self, path: Path) -> None:
+        """Continue at the same place of a copy. Raises OSError, SealError."""
+        opened = open_plain(path)
         os.close(self._file)
-        self._file, self._path = opened, copy
-        return True
+        self._file, self._path, self._begun = opened, path, None
 
-    def _is_quiet(self, found: os.stat_result, finished: float) -> bool:
-        """Return whether the file did not grow for `finished` seconds, by the system's time or by a clock that cannot
-        be set.
+    def _place_among(self, files: Sequence[Path], here: tuple[int, int]) -> int | None:
+        """Return the index of the file that is read now: by its inode, or else by the last sealed line, which a
+        compressed file or a copy has at its place. None if it was deleted. Raises OSError, SealError.
         """
-        seen = (found.st_dev, found.st_ino, found.st_size)
+        places = list(range(len(files)))[::-1]
+        by_inode = [at for at in places if is_at(files[at], here)]
+        if self._offset and not by_inode:
+            fits = (at for at in places if ends_with_line(files[at], self._offset, self._last, self._last_bytes))
+            return next(fits, None)
+        by_path = [at for at in places if files[at] == self._path != self.log]  # of a file that was unpacked
+        return next(iter([*by_inode, *by_path]), None)
+
+    def _is_finished(self, found: os.stat_result, finished: float) -> bool:
+        """Return whether a rotated file did not grow for `finished` seconds, by the system's time or by a clock that
+        cannot be set, or was rotated long ago: writing to it must not hold the seal back.
+        """
+        now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen != self._seen:
-            self._seen, self._since = seen, monotonic()
+            self._seen, self._since = seen, now
+        self._moved_at = min(self._moved_at, now)
         age = time() - max(found.st_mtime, found.st_ctime)
-        return monotonic() - self._since >= finished or age >= finished
+        return now - self._since >= finished or age >= finished or now - self._moved_at >= MAX_WAIT_SECONDS
 
     def _was_truncated(self) -> bool:
         """Return whether the last sealed line is no longer at its place in the current file. A long line is not read
@@ -282,7 +315,9 @@ class SealRun:
         """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
         in which new lines begin. Raises OSError, SealError.
         """
-        if self._continue_in_copy(log_files(self.log)[:-1]):
+        copy = self._find_copy(log_files(self.log)[:-1])
+        if copy is not None:
+            self._reopen(copy)
             self._read_lines()
         else:
             self._report_loss()
@@ -295,11 +330,13 @@ class SealRun:
                 return path
         return None
 
-    def _leave_file(self) -> None:
+    def _leave_file(self, finished: float) -> None:
         """Watch the rotated file for late lines, unless it was truncated and is used again."""
-        if is_at(self.log, identity(self._file)):
+        found = os.fstat(self._file)
+        if is_at(self.log, (found.st_dev, found.st_ino)):
             return
-        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic()))
+        is_old = finished <= 0 or time() - found.st_mtime >= INCOMPLETE_SECONDS
+        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic(), is_old))
         if len(self._late) > LATE_FILES:
             os.close(self._late.popleft().file)
 
@@ -314,14 +351,19 @@ class SealRun:
             if left <= 0:
                 continue
             data = os.pread(late.file, min(left, MAX_LATE_BYTES), late.offset)
-            if monotonic() - late.since < INCOMPLETE_SECONDS or left > MAX_LATE_BYTES:
+            is_over = late.is_old or monotonic() - late.since >= INCOMPLETE_SECONDS
+            if not is_over or left > MAX_LATE_BYTES:
                 data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may follow
             if not data:
                 continue
             os.fdatasync(late.file)
-            lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
+            lines = data.removesuffix(b"\n").split(b"\n", MAX_LATE_LINES)
+            if len(lines) > MAX_LATE_LINES:
+                lines.pop()
+                data = data[: sum(map(len, lines)) + len(lines)]
             digests = [sha256(line).hexdigest() for line in lines]
-            if self._sealer.write_statement(SealStatement.LATE_LINES, {"size": late.size, "digests": digests}):
+            members = {"size": late.size, "offset": late.offset, "digests": digests}
+            if self._sealer.write_statement(SealStatement.LATE_LINES, members):
                 late.offset += len(data)
 
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +382,7 @@ class SealRun:
                 self._add(lines, [sha256(line).digest() for line in lines])
                 self._offset += cut + 1
             elif not self._read_long_line():
-                return True
+                return monotonic() <= self._until
             if monotonic() > self._until:
                 return False
             if pause is not None and len(data) == CHUNK_BYTES:
@@ -348,19 +390,24 @@ class SealRun:
         return True
 
     def _read_long_line(self) -> bool:
-        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. Raises
-        OSError.
+        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. The next
+        call continues where this one ended. Raises OSError.
         """
-        digest, length = sha256(), 0
-        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + length):
+        if self._begun is None or self._begun.offset != self._offset:
+            self._begun = BegunLine(self._offset)
+        begun = self._begun
+        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + begun.length):
             cut = data.find(b"\n")
-            digest.update(data if cut < 0 else data[:cut])
-            length += len(data) if cut < 0 else cut
+            begun.digest.update(data if cut < 0 else data[:cut])
+            begun.length += len(data) if cut < 0 else cut
             if cut >= 0:
-                self._add_entries([digest.digest()], [self._offset])
-                self._last, self._last_bytes = digest.digest(), length
-                self._offset += length + 1
+                self._add_entries([begun.digest.digest()], [self._offset])
+                self._last, self._last_bytes = begun.digest.digest(), begun.length
+                self._offset += begun.length + 1
+                self._begun = None
                 return True
+            if monotonic() > self._until:
+                return False
         return False
 
     def _add(self, lines: Sequence[bytes], entries: list[bytes]) -> None:
@@ -400,7 +447,7 @@ class SealRun:
         found = os.fstat(self._file)
         state = SealState(
             tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),
-            self._last_bytes,
+            self._last_bytes, tuple(LateMark(*identity(late.file), late.offset, late.size) for late in self._late),
         )  # fmt: skip
         write_file(sealer.folder / "state", msgspec.json.encode(state), durable=True)
         root = tree.root()

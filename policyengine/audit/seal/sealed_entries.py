@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policyengine.audit.seal.sealed_files import START_BYTES
-from policyengine.audit.seal.tiles import MAX_INDEX_BYTES, TILE_WIDTH, TileError, TileFolder, read_file
+from policyengine.audit.seal.tiles import TILE_WIDTH, TileError, TileFolder, read_file
+
+MAX_STARTS_BYTES = 1 << 24  # of two million files
 
 
 class SealedEntries:
@@ -52,19 +54,29 @@ class SealedEntries:
     def find_start(self, folder: Path, digests: Sequence[bytes]) -> tuple[int, int]:
         """Return the index of the entry with which a file with these first lines begins, and the number of the file
         among all that were sealed. The files before it were deleted. (0, 0) if it is the first file or no other."""
-        if not self.window(0, 1) or self.window(0, len(digests)) == list(digests):
-            return 0, 0
-        for number, start in enumerate(read_starts(folder)):
-            window = self.window(start, len(digests)) if number else []
-            if window and window == list(digests[: len(window)]):
-                return start, number
-        return 0, 0
+        starts = read_starts(folder)
+        number = self._find_number(starts, digests) or 0
+        return (starts[number], number) if number else (0, 0)
+
+    def find_file(self, folder: Path, digests: Sequence[bytes]) -> int | None:
+        """Return the number of the sealed file with these first lines; None if there is none."""
+        return self._find_number(read_starts(folder), digests)
+
+    def _find_number(self, starts: Sequence[int], digests: Sequence[bytes]) -> int | None:
+        """Return the number of the file of which most lines are the same. Late lines may follow its sealed lines."""
+        most, found = 0, None
+        for number, start in enumerate(starts):
+            end = min([self.size, *starts[number + 1 : number + 2]])
+            count = min(len(digests), end - start)
+            if count > most and self.window(start, count) == list(digests[:count]):
+                most, found = count, number
+        return found
 
 
-def read_starts(folder: Path) -> Iterator[int]:
-    """Yield the indexes of the entries with which files begin."""
+def read_starts(folder: Path) -> Sequence[int]:
+    """Return the indexes of the entries with which files begin."""
     try:
-        raw = read_file(folder / "starts", MAX_INDEX_BYTES)
+        raw = read_file(folder / "starts", MAX_STARTS_BYTES)
     except OSError:
         raw = b""
-    yield from (int.from_bytes(raw[at : at + START_BYTES]) for at in range(0, len(raw) - START_BYTES + 1, START_BYTES))
+    return [int.from_bytes(raw[at : at + START_BYTES]) for at in range(0, len(raw) - START_BYTES + 1, START_BYTES)]

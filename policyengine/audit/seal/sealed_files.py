@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from policyengine.audit.files import open_log_file
-from policyengine.audit.seal.tiles import FILE_MODE, read_file
+from policyengine.audit.seal.tiles import FILE_MODE, WRITE_FLAGS, read_file
 
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
@@ -25,10 +25,20 @@ class SealError(Exception):
     """The log cannot be sealed; the message says why."""
 
 
+class LateMark(msgspec.Struct, frozen=True, array_like=True):
+    """A rotated file that is watched for late lines: it was sealed up to byte `offset`, when the tree had `size`
+    entries."""
+
+    device: int
+    inode: int
+    offset: int
+    size: int
+
+
 class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a log is sealed: `size` entries. `file` is the number of the last file, counting from 0 all files that
     were ever sealed. This file has the entries from `first` on, and is sealed up to byte `offset`. `last` is the digest
-    of its last sealed line, and `last_bytes` the length of that line.
+    of its last sealed line, and `last_bytes` the length of that line. `late` are files before it.
     """
 
     size: int
@@ -39,6 +49,7 @@ class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
     inode: int
     last: str = ""
     last_bytes: int = 0
+    late: tuple[LateMark, ...] = ()
 
 
 def default_folder(log: Path) -> Path:
@@ -118,7 +129,7 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
 
 def write_at(path: Path, offset: int, raw: bytes) -> None:
     """Write bytes at an offset of a file. Raises OSError."""
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    opened = os.open(path, WRITE_FLAGS, FILE_MODE)
     try:
         os.pwrite(opened, raw, offset)
     finally:

@@ -109,8 +109,9 @@ class Sealer:
         try:
             found = SignedCheckpoint.parse(read_file(path))
             notes = read_announcements(self.folder)
-            mine = self.signer.verifier
-            earlier = [key for key in announcing_keys(notes) if leads_to(notes, key, mine)]
+            mine, signers = self.signer.verifier, {(each.name, each.id) for each in found.note.signatures}
+            announcing = {key for key in announcing_keys(notes) if (key.name, key.id) in signers}
+            earlier = [key for key in announcing if leads_to(notes, key, mine)]
             found.log_keys([mine, *earlier])
         except FileNotFoundError:
             return None
@@ -136,17 +137,21 @@ class Sealer:
 
     @property
     def unsealed_seconds(self) -> float:
-        """The seconds since a call of this property first found lines that the last checkpoint does not cover; 0 if it
-        covers all lines. Raises OSError.
+        """The seconds since a call of this property first found lines that are newer than the last checkpoint; 0 if
+        there are none. Raises OSError.
         """
         with suppress(FileNotFoundError):
-            written = os.stat(self.log)
-            checkpoint = self.folder / "checkpoint"
-            if written.st_size and not (checkpoint.exists() and checkpoint.stat().st_mtime >= written.st_mtime):
+            written, checkpoint = os.stat(self.log), stat_or_none(self.folder / "checkpoint")
+            mark = None if checkpoint is None else (checkpoint.st_ino, checkpoint.st_mtime_ns)
+            if mark != self._unsealed_mark:  # under load, there are always newer lines
+                self._unsealed_mark, self._unsealed_since = mark, inf
+            if written.st_size and (checkpoint is None or checkpoint.st_mtime_ns < written.st_mtime_ns):
                 self._unsealed_since = min(self._unsealed_since, monotonic())
                 return monotonic() - self._unsealed_since
         self._unsealed_since = inf
         return 0.0
+
+    _unsealed_mark: tuple[int, int] | None = None
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
@@ -165,7 +170,9 @@ class Sealer:
             self._thread = Thread(target=seal_periodically, args=arguments, name="log seal", daemon=True)
             self._thread.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
-            self._process = 0  # the next line tries again
+            if self._writing >= 0:
+                os.close(self._writing)
+            self._process, self._writing = 0, -1  # the next line tries again
             self._failed(error)
 
     @property
@@ -262,11 +269,14 @@ class Sealer:
             return True
 
     def _watch_holder(self) -> None:
-        """Report a process that holds the lock and does not seal, for example because it is suspended. Raises
-        OSError.
+        """Report a process that holds the lock and does not seal, for example because it is suspended, and remember
+        what it signed, to continue only that. Raises OSError.
         """
-        checkpoint = self.folder / "checkpoint"
-        sealed_at = checkpoint.stat().st_mtime if checkpoint.exists() else self._opened_at
+        checkpoint = stat_or_none(self.folder / "checkpoint")
+        with suppress(SealError, SealKeyError):  # they are reported by the process that seals
+            self._follow_key()
+            self.checkpoint = self.latest_checkpoint() or self.checkpoint
+        sealed_at = self._opened_at if checkpoint is None else checkpoint.st_mtime
         written_at = self.log.stat().st_mtime if self.log.exists() else 0.0
         if time() - sealed_at > OVERDUE_SECONDS and written_at > sealed_at + OVERDUE_SECONDS:
             text = f"the log `{self.log}` is not sealed: another process holds `{self.folder / 'lock'}`"
@@ -371,6 +381,14 @@ def open_delivery(folder: Path, options: SealOptions) -> CheckpointDelivery | No
         return CheckpointDelivery(folder, options)
     except DeliveryError as error:
         raise SealError(str(error)) from None
+
+
+def stat_or_none(path: Path) -> os.stat_result | None:
+    """Return the status of a file, or None if it does not exist. Raises OSError."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
 
 
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 ENTRY_PREFIX = HASH_BYTES.to_bytes(2)  # the length of every entry, which is a SHA-256 digest
 BUNDLE_ITEM_BYTES = len(ENTRY_PREFIX) + HASH_BYTES
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
+WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # pipes are not waited for
 ENTRIES = "entries"
 MAX_FILE_BYTES, MAX_INDEX_BYTES = 1 << 20, 1 << 32  # of a tile, note or state; of the places of lines
 
@@ -129,12 +130,11 @@ def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
 
 def write_in_place(path: str, raw: bytes, *, durable: bool = False) -> None:
     """Write a file, and create its folders if they are missing. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        opened = os.open(path, flags, FILE_MODE)
+        opened = os.open(path, WRITE_FLAGS | os.O_TRUNC, FILE_MODE)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), FOLDER_MODE, exist_ok=True)
-        opened = os.open(path, flags, FILE_MODE)
+        opened = os.open(path, WRITE_FLAGS | os.O_TRUNC, FILE_MODE)
     try:
         view = memoryview(raw)
         while view:

@@ -7,6 +7,7 @@ the digest of each line must equal its entry. The first line that differs shows 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -24,7 +25,7 @@ from policyengine.audit.seal.merkle import EMPTY_ROOT
 from policyengine.audit.seal.notes import COSIGNATURE, NoteError, SignedCheckpoint, Verifier
 from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
-from policyengine.audit.seal.sealed_files import default_folder
+from policyengine.audit.seal.sealed_files import default_folder, identity
 from policyengine.audit.seal.statements import digest_lines, read_statement
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, read_file, tile_name
 
@@ -98,11 +99,21 @@ def verify_log(
     are the trusted keys of the log and of witnesses. `progress` receives the number of bytes that were read. Raises
     OSError if the files cannot be read."""
     for _ in range(ATTEMPTS - 1):
-        try:
-            return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
-        except FileNotFoundError:  # a server rotated the log meanwhile
-            log_files(path)
+        before = list_log_files(path)
+        with suppress(FileNotFoundError):  # a server rotated the log meanwhile
+            found = LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
+            if found.is_whole or before == list_log_files(path):
+                return found
     return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
+
+
+def list_log_files(path: Path) -> list[tuple[Path, int, int]]:
+    """Return the files of a log with their devices and inodes. Raises OSError if there is no file."""
+    found = []
+    for file in log_files(path):
+        with suppress(FileNotFoundError):
+            found.append((file, *identity(file)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +167,15 @@ class LogVerifier:
 
     def run(self) -> Verification:
         """Verify the log. Raises OSError."""
-        files, last = log_files(self.path), self._load_checkpoint()
+        files, cosigned = log_files(self.path), self._load_cosigned()  # first: a server may be writing later ones
+        last = self._load_checkpoint()
         if last is None:
             return self.result
         self.result.size = last.size
-        self._load_cosigned()
+        if cosigned is not None:
+            self.result.cosigned = cosigned
+            path = self.folder / COSIGNED
+            self.kept.append((f"the cosigned checkpoint of {cosigned.size:,} lines in `{path}`", cosigned))
         self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
         self._wanted = sorted({each.size for _, each in self.kept if each.size <= last.size} | {last.size})
         are_equal = self._compare_files(files)
@@ -187,17 +202,13 @@ class LogVerifier:
             self._seal_problem(f"`{path}` is damaged: {error}")
         return self.result.checkpoint
 
-    def _load_cosigned(self) -> None:
-        """Compare the last cosigned checkpoint, too. Raises OSError."""
-        path = self.folder / COSIGNED
+    def _load_cosigned(self) -> SignedCheckpoint | None:
+        """Load the last cosigned checkpoint, if any. Raises OSError."""
         try:
-            found = read_cosigned(self.folder)
+            return read_cosigned(self.folder)
         except NoteError as error:
-            self._seal_problem(f"`{path}` is damaged: {error}")
-            return
-        if found is not None:
-            self.result.cosigned = found
-            self.kept.append((f"the cosigned checkpoint of {found.size:,} lines in `{path}`", found))
+            self._seal_problem(f"`{self.folder / COSIGNED}` is damaged: {error}")
+            return None
 
     def _problem(self, kind: ProblemKind, message: str, file: Path | None = None, line: int | None = None) -> None:
         if len(self.result.problems) < MAX_PROBLEMS:
@@ -355,7 +366,8 @@ class LogVerifier:
 
     def _compare_statements(self, origin: str, keys: Sequence[Verifier]) -> None:
         """Compare late lines and deleted files with the statements that a key of the log signed."""
-        read = [read_statement(note, origin, keys) for note in self._notes]
+        notes = dict.fromkeys(note for note in self._notes if isinstance(note, str))  # a copy states nothing new
+        read = [read_statement(note, origin, keys) for note in notes]
         statements = [each for each in read if each is not None]
         late: dict[int, list[str]] = {}
         for each in statements:

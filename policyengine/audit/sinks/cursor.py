@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from policyengine.audit.files import log_files
-from policyengine.audit.rotation import COMPRESSED_SUFFIX
+from policyengine.audit.rotation import COMPRESSED_SUFFIX, TIMESTAMP_PATTERN
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 CURSOR_SUFFIX = ".cursor"
@@ -33,7 +34,8 @@ class PendingFile(msgspec.Struct, frozen=True, array_like=True):
 
 class SinkCursor(msgspec.Struct, frozen=True, omit_defaults=True):
     """A sink has sent the file `name` up to byte `offset`, which are `lines` lines. `last` is the digest of the last
-    line before the cursor, `last_bytes` its length. `sent` and `lost` count lines since the cursor was created."""
+    line before the cursor, `last_bytes` its length. `sent` and `lost` count lines since the cursor was created. `after`
+    is the last rotated file before this one, if its name has the time of its rotation."""
 
     name: str
     device: int
@@ -45,6 +47,7 @@ class SinkCursor(msgspec.Struct, frozen=True, omit_defaults=True):
     pending: tuple[PendingFile, ...] = ()
     sent: int = 0
     lost: int = 0
+    after: str = ""
 
 
 def cursor_path(folder: Path, sink: str) -> Path:
@@ -84,6 +87,12 @@ def write_cursor(folder: Path, sink: str, cursor: SinkCursor) -> None:
 def base_name(path: Path | str) -> str:
     """Return the name of a file without the suffix of its compression."""
     return Path(path).name.removesuffix(COMPRESSED_SUFFIX)
+
+
+def last_rotated(log: Path, files: Sequence[LogFile]) -> str:
+    """Return the name of the last file whose name has the time of its rotation; empty if there is none."""
+    named = re.compile(rf"{re.escape(log.name)}\.{TIMESTAMP_PATTERN}")
+    return max((file.base_name for file in files if named.fullmatch(file.base_name)), default="")
 
 
 class LogFile(NamedTuple):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 import msgspec
 
@@ -24,6 +24,7 @@ from policyengine.audit.sinks.cursor import (
     base_name,
     cursor_place,
     identity_of,
+    last_rotated,
     list_log_files,
     read_cursor,
     write_cursor,
@@ -33,6 +34,7 @@ from policyengine.audit.sinks.transport import is_directory_start
 READ_BYTES = 262_144
 MAX_LINE_BYTES = 16_777_216  # a longer line is lost, unless it has entity rows, which are not sent
 FINISHED_SECONDS = 3.0  # since the last change of a rotated file; writers leave it within one second
+MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
 LATE_FILES = 8  # rotated files that are watched for late lines
 
 
@@ -62,6 +64,7 @@ class LogFollower:
         """Continue at the cursor, which must exist. Raises OSError, CursorError."""
         self.log, self._folder, self._sink, self._clock = log, folder, sink, clock
         self._file, self._late = -1, deque[LeftFile]()
+        self._seen, self._since, self._moved_at = (0, 0, 0), 0.0, 0.0
         cursor = read_cursor(folder, sink)
         if cursor is None:
             raise CursorError(f"the sink `{sink}` has no cursor in `{folder}`")
@@ -156,7 +159,13 @@ class LogFollower:
         if place is not None and not last:  # the last line was too long to check
             self._open(files[place])
             return
-        self._leave(files[0], vanished=True)
+        self._leave(files[self._first_unread(files)], vanished=True)
+
+    def _first_unread(self, files: Sequence[LogFile]) -> int:
+        """Return the index of the first file after the one with the cursor, which is gone."""
+        after = self.cursor.after
+        passed = [at for at, file in enumerate(files[:-1]) if after and last_rotated(self.log, files[at : at + 1])]
+        return max((at + 1 for at in passed if files[at].base_name <= after), default=0)
 
     def _open(self, file: LogFile) -> None:
         """Continue in a file at the same place."""
@@ -192,14 +201,28 @@ class LogFollower:
         found = os.fstat(self._file)
         if self._is_current() or not self.log.exists():
             return None
-        if self._clock() - max(found.st_mtime, found.st_ctime) < FINISHED_SECONDS:
+        if not self._is_finished(found):
             return None
         files = list_log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
         if place is None:  # deleted, or renamed and compressed
             last = bytes.fromhex(self.cursor.last)
-            place = next((at for at, file in enumerate(files) if has_line_before(file, self.cursor, last)), -1)
+            found_at = next((at for at, file in enumerate(files) if has_line_before(file, self.cursor, last)), None)
+            place = self._first_unread(files) - 1 if found_at is None else found_at
         return files[place + 1] if place + 1 < len(files) else None
+
+    def _is_finished(self, found: os.stat_result) -> bool:
+        """Whether a rotated file did not grow for a while, by the system's time or by a clock that cannot be set, or
+        was rotated long ago: writing to it must not hold the sink back."""
+        now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
+        if seen[:2] != self._seen[:2]:
+            self._moved_at = now
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        age = self._clock() - max(found.st_mtime, found.st_ctime)
+        return (
+            age >= FINISHED_SECONDS or now - self._since >= FINISHED_SECONDS or now - self._moved_at >= MAX_WAIT_SECONDS
+        )
 
     def _leave(self, following: LogFile, *, vanished: bool = False) -> None:
         """Begin with the first line of a file. The lines of pending files that are gone are lost, and those of the
@@ -216,9 +239,11 @@ class LogFollower:
         before, self._file = self._file, opened
         if before >= 0:
             os.close(before)
+        after = last_rotated(self.log, files[: files.index(following)] if following in files else [])
         self._write(SinkCursor(
             following.path.name, following.device, following.inode, 0, sent=cursor.sent, lost=cursor.lost + lost,
             pending=tuple(each for each in pending if each.name != following.base_name),
+            after=max(after, cursor.after),
         ))  # fmt: skip
 
     # ── Lines that are at risk ────────────────────────────────────────────────────────────────
@@ -319,7 +344,8 @@ def start_cursor(log: Path) -> SinkCursor:
         begin = last_line_end(file.fileno(), max(0, offset - 1))
         last = os.pread(file.fileno(), max(0, offset - 1 - begin), begin) if offset - begin < MAX_LINE_BYTES else b""
     digest = sha256(last).hexdigest() if offset and offset - begin < MAX_LINE_BYTES else ""
-    return SinkCursor(log.name, found.st_dev, found.st_ino, offset, last=digest, last_bytes=len(last))
+    after = last_rotated(log, list_log_files(log))
+    return SinkCursor(log.name, found.st_dev, found.st_ino, offset, last=digest, last_bytes=len(last), after=after)
 
 
 def last_line_end(file: int, before: int) -> int:

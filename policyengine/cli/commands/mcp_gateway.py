@@ -283,9 +283,8 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
         if following is not None:
             following.started()
         held.current.recorder.write_start(gateway="mcp")
-        sinks = None if held.current.log is None else held.current.log.sinks
-        if sinks is not None:
-            sinks.wake()
+        if held.current.log is not None:
+            held.current.log.wake()
         try:
             yield
         finally:

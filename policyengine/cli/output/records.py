@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from policyengine.cli.output.terminal import Screen, json_text
-from policyengine.control_characters import one_line
+from policyengine.control_characters import spreadsheet_text
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # spreadsheets run cells that begin with them
 SUBSECOND = slice(0, 19)
 TABLE_FIELDS = (
     "time", "kind", "event", "outcome", "status", "latency_ms", "agent", "user", "chain", "client", "endpoint",
@@ -33,10 +32,7 @@ def print_csv_rows(columns: Sequence[str], rows: Iterable[Values]) -> None:
 
 def csv_cell(value: object) -> object:
     """Return the cell; text that a spreadsheet could run as a formula begins with `'`."""
-    if not isinstance(value, str):
-        return value
-    text = one_line(value)
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def print_table(screen: Screen, columns: Sequence[str], rows: Sequence[Values], *, records: bool) -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,7 +177,7 @@ def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: i
     Raises IdentityConfigError, OSError.
     """
     path = path.resolve()
-    with rotation_lock(path):
+    with rotation_lock(path, inf):
         ring = read_ring(path)
         found = ring.rotated(algorithm or ring.keys[-1].algorithm, now, ahead, keep)
         write_ring(path, found)

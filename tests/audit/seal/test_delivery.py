@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from policyengine.audit import DecisionLog, DecisionLogError
+from policyengine.audit.seal import delivery
 from policyengine.audit.seal.delivery import DeliveryError, parse_witnesses, read_cosigned
 from policyengine.audit.seal.find_line import LogIndex
 from policyengine.audit.seal.keys import load_or_create_key
@@ -92,6 +93,20 @@ def test_a_webhook_that_fails_is_reported_and_the_log_is_sealed(path, webhook, c
     write(path, 3, webhooks=(url,))
     assert f"a checkpoint was not delivered to `{url}`: the server answers 500" in caplog.text
     assert problems(path) == []
+
+
+def test_a_log_is_sealed_although_no_thread_for_its_checkpoints_can_start(path, webhook, monkeypatch, caplog):
+    def fail(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = DecisionLog(path, seal=SealOptions(interval=NEVER, webhooks=(webhook[0],)))
+    write_lines(log, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery.Thread, "start", fail)
+        assert log.seal()
+    assert "checkpoints are not delivered: can't start new thread" in caplog.text
+    log.close()
+    assert len(webhook[1].received) == 1
 
 
 def test_a_witness_cosigns_checkpoints_as_the_log_grows(path, witness):

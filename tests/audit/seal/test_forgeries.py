@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from policyengine.audit import DecisionLogError, Rotation
 from policyengine.audit.files import log_files
-from policyengine.audit.rotation import rename_aside
+from policyengine.audit.rotation import rename_aside, rotated_files, tidy
 from policyengine.audit.seal import seal_run, sealer
 from policyengine.audit.seal.key_notes import KEY_NOTE_START, announced_key
 from policyengine.audit.seal.keys import load_key
@@ -66,6 +67,25 @@ def test_an_unsigned_statement_does_not_excuse_deleted_files(path):
     assert "no signed line says that `--log-keep` deleted" in problems(path, kept)[0]
 
 
+@pytest.mark.parametrize("planted", ["copies of the oldest files", "files after the others"])
+def test_planted_files_do_not_have_old_files_deleted(path, planted):
+    log, kept, key = rotated(path), checkpoint_of(path), key_of(path)
+    log.rotation = Rotation(size=1, keep=2)
+    genuine = rotated_files(path)
+    for number, file in enumerate(genuine):
+        if planted == "copies of the oldest files":
+            shutil.copy(file, path.with_name(f"{path.name}.2000010{number + 1}T000000.000000Z"))
+        else:
+            path.with_name(f"{path.name}.9999010{number + 1}T000000.000000Z").write_bytes(FORGED)
+    tidy(path, log.rotation, log._delete)
+    assert set(genuine) <= set(rotated_files(path))
+    log.seal()
+    log.close()
+    for file in (*set(rotated_files(path)).difference(genuine), genuine[0]):
+        file.unlink()
+    assert "the first 3 lines are missing" in problems(path, kept, keys=[key])[0]
+
+
 def test_an_unsigned_statement_does_not_admit_lines_at_the_end_of_an_old_file(path):
     log = rotated(path)
     append_statement(path, {"event": "late_lines", "size": 3, "digests": [sha256(FORGED[:-1]).hexdigest()]})
@@ -90,6 +110,25 @@ def test_late_lines_cannot_be_changed_unnoticed(path, change):
     changed = {"removed": late[:1], "doubled": [*late, late[1]], "swapped": late[::-1]}[change]
     first.write_bytes(whole + b"".join(changed))
     assert problems(path) != []
+
+
+def test_a_copied_statement_states_nothing_new(path, monkeypatch):
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    aside = rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 1, begin=1)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(FORGED)
+    log.seal()
+    [statement] = [line for line in path.read_bytes().splitlines(keepends=True) if b"late_lines" in line]
+    with path.open("ab") as file:
+        file.write(statement)
+    log.close()
+    assert problems(path) == []
 
 
 def test_a_witness_cannot_name_a_key_of_the_log(path):
@@ -132,6 +171,27 @@ def test_an_impossible_name_of_a_rotated_file_denies_nothing(path, name):
     assert verified(path).problems == []
 
 
+@pytest.mark.parametrize("kind", ["a link to nothing", "a folder", "a pipe"])
+def test_what_is_not_a_file_stops_neither_sealing_nor_verifying(path, kind):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    planted = path.with_name(f"{path.name}.20200101T000000.000000Z")
+    match kind:
+        case "a folder":
+            planted.mkdir()
+        case "a pipe":
+            os.mkfifo(planted)
+        case _:
+            planted.symlink_to("missing")
+    rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    assert log.seal()
+    log.close()
+    assert problems(path) == []
+
+
 def test_the_text_of_a_damaged_key_is_not_in_the_error(path):
     sealed_log(path)
     key = path.with_name("d.jsonl.key")
@@ -154,6 +214,24 @@ def test_a_server_does_not_sign_with_a_key_that_its_own_did_not_name(path, caplo
     assert "which the key of the log did not name" in caplog.text
     assert checkpoint_of(path).size == 3
     log.close()
+
+
+def test_a_seal_that_was_removed_is_begun_anew_only_by_another_server_and_reported(path, caplog):
+    log, waiting = open_sealed(path), open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    assert not waiting.seal()
+    shutil.rmtree(folder(path))
+    folder(path).mkdir(0o700)
+    write_lines(log, 1, begin=3)
+    assert not log.seal()
+    assert not waiting.seal()
+    assert "was put back to an older state" in caplog.text
+    log.close()
+    waiting.close()
+    assert "log_seal_begins" not in [record.event for record in caplog.records]
+    sealed_log(path, 1)
+    assert "log_seal_begins" in [record.event for record in caplog.records]
 
 
 def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_later(path, caplog):

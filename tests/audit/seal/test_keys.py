@@ -1,13 +1,21 @@
 """The key of a log: created once, for its owner only, and refused if it is damaged."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
+from random import Random
+from threading import Thread
+from typing import Any
 
 import pytest
 
 from policyengine.audit import DecisionLog, DecisionLogError
+from policyengine.audit.seal import rotate_key
+from policyengine.audit.seal.key_notes import announce_key, follow_announcements
 from policyengine.audit.seal.keys import default_origin, load_key, load_or_create_key
-from tests.audit.seal.logs import folder, open_sealed, problems, sealed_log, write_lines
+from policyengine.audit.seal.notes import Signer
+from policyengine.audit.seal.rotate_key import rotate_log_key
+from tests.audit.seal.logs import folder, open_sealed, problems, sealed_log, verified, write_lines
 
 
 @pytest.fixture
@@ -107,3 +115,71 @@ def test_the_private_key_is_not_in_the_folder_of_the_seal(path):
     sealed_log(path)
     assert not any(b"PRIVATE" in file.read_bytes() for file in folder(path).rglob("*") if file.is_file())
     assert os.stat(folder(path)).st_mode & 0o777 == 0o700
+
+
+def test_a_key_that_is_a_pipe_is_refused_without_waiting(path):
+    sealed_log(path)
+    key = path.with_name("decisions.jsonl.key")
+    key.unlink()
+    os.mkfifo(key, 0o600)
+    with pytest.raises(DecisionLogError, match="is not a file"):
+        DecisionLog(path)
+
+
+@pytest.mark.parametrize("name", [".state.new", ".checkpoint.new", "places"])
+def test_a_pipe_in_the_folder_of_the_seal_is_not_waited_for(path, name, caplog):
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    (folder(path) / name).unlink(missing_ok=True)
+    os.mkfifo(folder(path) / name)
+    write_lines(log, 300, begin=1)
+    assert not log.seal()
+    assert "cannot be sealed" in caplog.text
+    (folder(path) / name).unlink()
+    log.close()
+    assert problems(path) == []
+
+
+def test_a_chain_of_many_keys_is_followed():
+    keys = [Signer.generate("log") for _ in range(300)]
+    notes = [announce_key(old, new.verifier) for old, new in pairwise(keys)]
+    Random(1).shuffle(notes)
+    followed = follow_announcements(["x", *notes, *notes], [keys[0].verifier])
+    assert followed == [key.verifier for key in keys]
+
+
+def test_two_processes_that_replace_a_key_do_so_one_after_the_other(path, monkeypatch):
+    sealed_log(path, 3)
+    first, key = load_key(path.with_name("decisions.jsonl.key")).verifier, path.with_name("decisions.jsonl.key")
+    other = Thread(target=rotate_log_key, args=(path, key, None))
+    announce = rotate_key.write_announcement
+
+    def begin_both(*announcement: Any) -> None:
+        if other.ident is None:
+            other.start()
+            other.join(0.1)
+        announce(*announcement)
+
+    monkeypatch.setattr(rotate_key, "write_announcement", begin_both)
+    rotate_log_key(path, key, None)
+    other.join()
+    log = open_sealed(path)
+    write_lines(log, 1, begin=3)
+    log.close()
+    result = verified(path, keys=[first])
+    assert (result.size, result.problems) == (6, [])
+
+
+def test_processes_that_do_not_seal_follow_a_replaced_key(path):
+    log, waiting = open_sealed(path), open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    new = rotate_log_key(path, path.with_name("decisions.jsonl.key"), None)
+    log.seal()
+    assert not waiting.seal()
+    assert (waiting.sealer.failures, waiting.sealer.signer.verifier) == (0, new)
+    log.close()
+    write_lines(waiting, 1, begin=1)
+    waiting.close()
+    assert problems(path) == []

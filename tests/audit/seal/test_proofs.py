@@ -81,6 +81,20 @@ def test_a_request_that_contains_the_id_of_a_decision_is_not_taken_for_it(tmp_pa
     assert json.loads(found.line)["decision"]["id"] == first.id
 
 
+def test_a_line_that_contains_an_id_many_times_is_parsed_once(tmp_path, monkeypatch):
+    path, parsed = tmp_path / "d.jsonl", []
+    log = open_sealed(path)
+    engine = Engine.from_text(POLICY, log=log)
+    question = {"agent": {"id": "bot", "issuer": "acme"}, "request": {"method": "GET", "path": "/v1/a"}}
+    wanted = "01" + "0" * 24
+    engine.decide({**question, "body": {"x": [{"id": wanted}] * 500}})
+    log.close()
+    real = find_line.decision_id
+    monkeypatch.setattr(find_line, "decision_id", lambda line: parsed.append(line) or real(line))
+    assert LogIndex(path, folder(path)).find(wanted) is None
+    assert len(parsed) <= 2  # near its time, and in the whole log
+
+
 def test_a_line_that_is_not_sealed_yet_is_not_proved(tmp_path):
     path = tmp_path / "d.jsonl"
     log = open_sealed(path)

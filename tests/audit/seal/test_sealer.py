@@ -138,6 +138,31 @@ def test_lines_of_any_length_are_sealed(path):
     assert (verified(path).size, problems(path)) == (12, [])
 
 
+def test_a_long_line_that_is_not_complete_yet_is_read_once(path, monkeypatch):
+    monkeypatch.setattr(seal_run, "CHUNK_BYTES", 4_096)
+    log, read = open_sealed(path), 0
+    write_lines(log, 1)
+    log.seal()
+    pread = os.pread
+
+    def counted(file: int, length: int, offset: int) -> bytes:
+        nonlocal read
+        data = pread(file, length, offset)
+        read += len(data)
+        return data
+
+    monkeypatch.setattr(seal_run.os, "pread", counted)
+    with path.open("ab") as file:
+        for _ in range(5):
+            file.write(b"x" * 500_000)
+            file.flush()
+            log.seal()
+        file.write(b"\n")
+    assert read < 3_000_000
+    log.close()
+    assert (verified(path).size, problems(path)) == (2, [])
+
+
 def test_an_incomplete_last_line_is_not_sealed(path):
     sealed_log(path, 3)
     with path.open("ab") as file:
@@ -263,6 +288,73 @@ def test_many_late_lines_are_read_in_bounded_pieces(path, monkeypatch):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+def test_a_log_whose_oldest_file_has_late_lines_is_whole(path):
+    log = open_sealed(path)
+    for begin in (0, 3):
+        write_lines(log, 3, begin=begin)
+        log.seal()
+        aside = rotate(path, log)
+    write_lines(log, 3, begin=6)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b"{}\n")
+    log.seal()
+    assert log._delete(log_files(path)[0])
+    log.close()
+    result = verified(path)
+    assert (result.deleted, result.late, result.problems) == (3, 1, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_line_that_arrives_late_is_sealed_although_the_process_that_left_the_file_was_killed(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
+    os.close(log._file)
+    log.sealer._unlock()  # as after a kill
+    log = open_sealed(path)
+    write_lines(log, 1, begin=6)
+    log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (1, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_more_late_lines_than_a_note_holds_are_sealed(path):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    log.seal()
+    with aside.open("ab") as file:
+        file.write(b"\n" * 2_000)
+    for _ in range(4):
+        log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (2_000, [])
+
+
+def test_an_incomplete_line_is_sealed_by_a_process_that_runs_for_a_moment(path):
+    sealed_log(path, 3)
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"time":"20')
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    log = open_sealed(path, Rotation(age=86_400))
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    log.close()
+    sealed_log(path, 1)
+    assert len(log_files(path)) == 2
+    assert problems(path) == []
+
+
+@pytest.mark.usefixtures("finished_at_once")
 def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
     log = open_sealed(path)
     write_lines(log, 3)
@@ -295,6 +387,52 @@ def test_lines_after_copytruncate_continue_the_seal(path, more):
 
 
 @pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.parametrize("how", ["removed", "moved", "removed, and a copy put back", "replaced by a copy"])
+def test_sealing_continues_after_a_file_that_was_removed_while_the_log_is_written(path, how):
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    copy, aside = path.with_name("copy"), path.with_name("moved")
+    shutil.copy(path, copy)
+    if how == "replaced by a copy":
+        copy.rename(path)
+    else:
+        path.rename(aside)
+        os.utime(aside, (4e9, 4e9))
+        if how != "moved":
+            aside.unlink()
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    if how == "removed, and a copy put back":
+        copy.rename(path.with_name(f"{path.name}.20260101T000000.000000Z"))
+    log.seal()
+    log.seal()
+    assert checkpoint_of(path).size == 6
+    log.close()
+    assert bool(problems(path)) is (how in ("removed", "moved"))
+
+
+def test_nobody_holds_the_seal_back_by_writing_to_a_rotated_file(path, monkeypatch):
+    now = [1_000.0]
+    monkeypatch.setattr(seal_run, "monotonic", lambda: now[0])
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    aside = rotate(path, log)
+    write_lines(log, 3, begin=3)
+    for _ in range(20):
+        with aside.open("ab") as file:
+            file.write(b"{}\n")
+        log.seal()
+        now[0] += 2
+    log.seal()
+    assert verified(path).unsealed == 0
+    assert path.read_bytes().count(b"late_lines") > 0
+    log.close()
+    assert problems(path) == []
+
+
 def test_a_last_line_that_is_changed_while_the_log_is_written_is_reported(path, caplog):
     log = open_sealed(path)
     write_lines(log, 3)
@@ -366,6 +504,32 @@ def test_the_time_without_a_checkpoint_is_known(path, monkeypatch):
     assert log.sealer.unsealed_seconds == 0
     clock[0] += 7
     assert log.sealer.unsealed_seconds == 7
+    log.close()
+
+
+def test_under_load_the_time_without_a_checkpoint_does_not_grow(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(sealer, "monotonic", lambda: clock[0])
+    log = open_sealed(path)
+    for number in range(10):
+        write_lines(log, 1, begin=number)
+        log.seal()
+        os.utime(path, (2**31, 2**31))  # a line that is newer than the checkpoint
+        assert log.sealer.unsealed_seconds == 0
+        clock[0] += 60
+    log.close()
+
+
+def test_a_process_that_cannot_start_a_thread_keeps_no_descriptors(path, monkeypatch):
+    def fail(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    log = open_sealed(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sealer.Thread, "start", fail)
+        before = len(os.listdir("/proc/self/fd"))
+        write_lines(log, 20)
+        assert len(os.listdir("/proc/self/fd")) == before
     log.close()
 
 
@@ -549,8 +713,7 @@ def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(p
         last = rotate(path, log)
         log.seal()
     first = log_files(path)[0]
-    log._note_deletion(first)
-    first.unlink()
+    assert log._delete(first)
     write_lines(log, 10, begin=900)
     log.close()
     assert last.exists()

@@ -9,6 +9,8 @@ import pytest
 
 from policyengine.audit import DecisionLogError, Rotation, log, rotation
 from policyengine.audit.files import log_files
+from policyengine.audit.rotation import rename_aside
+from policyengine.audit.seal import sealer
 from policyengine.audit.seal.rotate_key import rotate_log_key
 from policyengine.audit.seal.verify import verify_log
 from tests.audit.seal.edits import EditedLog
@@ -181,7 +183,7 @@ def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch)
     monkeypatch.setattr(log, "tidy_in_thread", lambda *arguments: None)
     path = rotated_log(tmp_path / "d.jsonl")
     writer = open_sealed(path)
-    rotation.tidy(path, Rotation(size=2_000, keep=2), writer._note_deletion)
+    rotation.tidy(path, Rotation(size=2_000, keep=2), writer._delete)
     writer.close()
     result = verified(path)
     assert len(log_files(path)) == 3
@@ -196,6 +198,50 @@ def test_a_removed_newline_at_the_end_of_a_rotated_file_is_noticed(tmp_path):
     lines = first.read_bytes().count(b"\n")
     first.write_bytes(first.read_bytes()[:-1])
     assert problems(path)[0] == f"{first.name}:{lines}: the newline after this line was removed"
+
+
+def test_a_log_that_is_rotated_while_it_is_verified_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
+    path = tmp_path / "d.jsonl"
+    log = open_sealed(path)
+    write_lines(log, 3)
+    log.seal()
+    rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 3, begin=3)
+    log.seal()
+    rotations = [1_700_000_100.0]
+
+    def progress(read: int) -> None:
+        if rotations:
+            rename_aside(path, rotations.pop())
+            log.reopen()
+            write_lines(log, 3, begin=6)
+            log.seal()
+
+    result = verify_log(path, [key_of(path)], progress=progress)
+    assert (result.problems, result.size, rotations) == ([], 9, [])
+    log.close()
+
+
+def test_a_copied_log_of_numbered_files_is_whole(tmp_path, monkeypatch):
+    """A copy has other times than the log."""
+    monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
+    path = tmp_path / "d.jsonl"
+    log = open_sealed(path)
+    for number in range(3):
+        write_lines(log, 3, begin=3 * number)
+        log.seal()
+        for name in range(number, 0, -1):  # as logrotate does
+            path.with_name(f"d.jsonl.{name}").rename(path.with_name(f"d.jsonl.{name + 1}"))
+        path.rename(path.with_name("d.jsonl.1"))
+        log.reopen()
+    write_lines(log, 1, begin=9)
+    log.close()
+    for number, file in enumerate(sorted(path.parent.glob("d.jsonl.[0-9]"))):
+        os.utime(file, (1_700_000_000 + number, 1_700_000_000 + number))
+    assert problems(path) == []
+    assert [file.name for file in log_files(path)] == ["d.jsonl.3", "d.jsonl.2", "d.jsonl.1", "d.jsonl"]
 
 
 def test_a_removed_file_in_the_middle_is_noticed(tmp_path):

@@ -158,6 +158,39 @@ def test_a_rotated_file_is_left_after_its_last_writer(log, following):
     assert ids(following.rest()) == numbered(2, 3)
 
 
+@pytest.mark.parametrize("how", ["the clock is set back", "somebody writes to it"])
+def test_a_rotated_file_is_left_although_it_never_seems_finished(log, following, monkeypatch, how):
+    now = [1_000.0]
+    monkeypatch.setattr(log_follower, "monotonic", lambda: now[0])
+    append(log, decision(1))
+    assert ids(following.take()) == numbered(1)
+    old = rotate(log)
+    append(log, decision(2))
+    following.clock.now = 0.0
+    found: list[bytes] = []
+    for _ in range(20):
+        if how == "somebody writes to it":
+            with old.open("ab") as file:
+                file.write(b"\n")
+        found += [line for line in [*following.take(), *following.take()] if line]
+        now[0] += 2
+    assert ids(found) == numbered(2)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_files_before_one_that_was_removed_are_not_sent_again(log, following, restarts):
+    for number in (1, 2):
+        append(log, decision(number))
+        rotate(log, f"2027011{number}T080000.000000Z")
+    append(log, decision(3))
+    assert ids(following.rest()) == numbered(1, 2, 3)
+    log.rename(log.with_name("moved"))
+    append(log, decision(4))
+    if restarts:
+        following.restart()
+    assert ids(following.rest()) == numbered(4)
+
+
 def test_a_line_that_is_written_to_a_left_file_is_read(log, following):
     append(log, decision(1))
     old = rotate(log)

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from policyengine.audit.sinks.sink_set import open_transport
-from policyengine.audit.sinks.syslog import MAX_DATAGRAM_BYTES
+from policyengine.audit.sinks.syslog import MAX_DATAGRAM_BYTES, timestamp
 from policyengine.audit.sinks.targets import parse_sink
 from policyengine.audit.sinks.transport import SinkError, SinkLine, Transport, read_sink_line
 from tests.audit.sinks.lines import decision
@@ -155,6 +155,13 @@ def read_frames(connection: socket.socket, got: list[bytes]) -> None:
                 count += digit
             assert re.fullmatch(rb"[1-9][0-9]*", count)
             got.append(stream.read(int(count)))
+
+
+@pytest.mark.parametrize("time", ["2027-01-15 08:00:00Z", "2027-01-15\n08:00:00Z", "2027-W03-5", "20270115T080000Z"])
+def test_a_time_of_another_form_does_not_become_a_header(time):
+    line = read_sink_line(json.dumps({"v": 2, "time": time, "system": {"event": "started"}}).encode())
+    assert line is not None
+    assert timestamp(line) == "-"
 
 
 def test_tls_uses_octet_counting_and_verifies_the_certificate(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder, read_checkpoint, read_keys
+from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder, read_checkpoint, read_key, read_keys
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
@@ -52,17 +52,24 @@ def verify(
     """
     if seal is not None and len(logs) > 1:
         raise CommandError("usage", "`--seal` needs a single log", "verify the logs one by one", code=2)
+    from policyengine.audit.seal.notes import ED25519
+
     kept = [read_checkpoint(path) for path in checkpoint or ()]
     results = list(_verify_logs(logs, key, seal, kept))
-    unused = unused_checkpoints(kept, [result for result, _ in results])
+    checked = [result for result, _ in results]
+    unused = unused_origins([each.checkpoint.origin for each in kept], checked)
+    unused_keys = unused_origins([each.name for text in key or () if (each := read_key(text)).kind == ED25519], checked)
     if format is OutputFormat.JSON:
-        print_json({"logs": [describe(result, pinned) for result, pinned in results], "unused_checkpoints": unused})
+        logs_told = [describe(result, pinned) for result, pinned in results]
+        print_json({"logs": logs_told, "unused_checkpoints": unused, "unused_keys": unused_keys})
     else:
         for result, pinned in results:
             _show(result, pinned)
         for origin in unused:
             Screen().line(("✗ ", "bold red"), f"no log is `{origin}`, of which a checkpoint was kept elsewhere")
-    return 0 if all(result.is_whole for result, _ in results) and not unused else EXIT_TAMPERED
+        for origin in unused_keys:
+            Screen().line(("✗ ", "bold red"), f"no log is `{origin}`, of which a key was given")
+    return 0 if all(each.is_whole for each in checked) and not (unused or unused_keys) else EXIT_TAMPERED
 
 
 def _verify_logs(
@@ -104,14 +111,14 @@ def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
         return False
 
 
-def unused_checkpoints(kept: Sequence[SignedCheckpoint], results: Sequence[Verification]) -> list[str]:
-    """Return the origins of checkpoints that belong to none of the logs; none if there is only one log, which reports
-    them.
+def unused_origins(given: Sequence[str], results: Sequence[Verification]) -> list[str]:
+    """Return the origins of checkpoints or keys that belong to none of several logs: another log may have replaced
+    theirs. A single log reports them itself.
     """
     if len(results) == 1:
         return []
     origins = {result.checkpoint.checkpoint.origin for result in results if result.checkpoint is not None}
-    return sorted({each.checkpoint.origin for each in kept} - origins)
+    return sorted({*given} - origins)
 
 
 def describe(result: Verification, pinned: bool) -> dict[str, Any]:
