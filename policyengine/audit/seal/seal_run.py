@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from policyengine.audit.files import log_files
+from policyengine.audit.seal.late_files import LateFiles
 from policyengine.audit.seal.line_digests import line_batches
 from policyengine.audit.seal.merkle import fold, leaf_hash, tree_root
 from policyengine.audit.seal.notes import Checkpoint, SignedCheckpoint
-from policyengine.audit.seal.options import SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
     START_BYTES,
-    LateMark,
     SealError,
     SealState,
     ends_with_line,
@@ -45,28 +43,9 @@ CHUNK_BYTES, PAUSE_SECONDS = 32_768, 0.001
 MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file was truncated
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
-INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
 MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
-LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
-MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
-MAX_LATE_LINES = 800  # in one statement: a log line has no longer texts than 65,536 characters
-LATE_FILES = 32  # maximum rotated files that are watched for late lines
 VERIFY_HINT = "`policyengine audit verify` shows where"
-
-
-@dataclass(slots=True)
-class LateFile:
-    """A rotated file that was sealed up to byte `offset`, when the tree had `size` entries. `file` is its descriptor,
-    open for reading; `since` is when the sealer left it, by the monotonic clock. `is_old`: an incomplete line at its
-    end stays so, because no process writes to it.
-    """
-
-    file: int
-    offset: int
-    size: int
-    since: float
-    is_old: bool
 
 
 @dataclass(slots=True)
@@ -86,7 +65,7 @@ class SealRun:
         the lines. Raises OSError, TileError, SealError, NoteError.
         """
         self._sealer, self.log, self.tiles = sealer, sealer.log, sealer.tiles
-        self._late: deque[LateFile] = deque()
+        self._late = LateFiles(sealer.log, sealer.write_statement)
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
@@ -117,11 +96,10 @@ class SealRun:
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._file, *(late.file for late in self._late)):
-            if file >= 0:
-                os.close(file)
+        if self._file >= 0:
+            os.close(self._file)
         self._file = -1
-        self._late.clear()
+        self._late.close()
 
     @property
     def _signed_size(self) -> int:
@@ -137,16 +115,7 @@ class SealRun:
         self._number, self._first, self._offset = state.file, state.first, state.offset
         self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
         self._open_again(state)
-        for mark in state.late:
-            self._watch_again(mark)
-
-    def _watch_again(self, mark: LateMark) -> None:
-        """Watch a rotated file that the last run watched for late lines. Raises OSError, SealError."""
-        for path in log_files(self.log):
-            if path != self.log and is_at(path, (mark.device, mark.inode)):
-                is_old = time() - path.stat().st_mtime >= INCOMPLETE_SECONDS
-                self._late.append(LateFile(open_plain(path), mark.offset, mark.size, monotonic(), is_old))
-                return
+        self._late.restore(state.late)
 
     def _check_recent_tiles(self, size: int) -> None:
         """Check the last full tiles and bundles, which a power failure may have lost. Raises OSError, TileError."""
@@ -213,10 +182,10 @@ class SealRun:
         complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
-            self._leave_file(finished)
+            self._late.watch(self._file, self._offset, self.tree.size, finished)
             self._start_file(following, self._number + 1)
             complete = self._read_lines()
-        self._find_late_lines()
+        self._late.seal_lines()
         if self.tree.size < self._signed_size:
             if complete:
                 raise SealError(f"`{self.log}` has fewer lines than its checkpoint: {VERIFY_HINT}")
@@ -330,42 +299,6 @@ class SealRun:
                 return path
         return None
 
-    def _leave_file(self, finished: float) -> None:
-        """Watch the rotated file for late lines, unless it was truncated and is used again."""
-        found = os.fstat(self._file)
-        if is_at(self.log, (found.st_dev, found.st_ino)):
-            return
-        is_old = finished <= 0 or time() - found.st_mtime >= INCOMPLETE_SECONDS
-        self._late.append(LateFile(os.dup(self._file), self._offset, self.tree.size, monotonic(), is_old))
-        if len(self._late) > LATE_FILES:
-            os.close(self._late.popleft().file)
-
-    def _find_late_lines(self) -> None:
-        """Seal the lines that a process wrote to a rotated file after the sealer left it, with a line in the current
-        file. The last line may have no newline, if the process was killed while writing it.
-        """
-        while self._late and monotonic() - self._late[0].since > LATE_SECONDS:
-            os.close(self._late.popleft().file)
-        for late in self._late:
-            left = os.fstat(late.file).st_size - late.offset
-            if left <= 0:
-                continue
-            data = os.pread(late.file, min(left, MAX_LATE_BYTES), late.offset)
-            is_over = late.is_old or monotonic() - late.since >= INCOMPLETE_SECONDS
-            if not is_over or left > MAX_LATE_BYTES:
-                data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may follow
-            if not data:
-                continue
-            os.fdatasync(late.file)
-            lines = data.removesuffix(b"\n").split(b"\n", MAX_LATE_LINES)
-            if len(lines) > MAX_LATE_LINES:
-                lines.pop()
-                data = data[: sum(map(len, lines)) + len(lines)]
-            digests = [sha256(line).hexdigest() for line in lines]
-            members = {"size": late.size, "offset": late.offset, "digests": digests}
-            if self._sealer.write_statement(SealStatement.LATE_LINES, members):
-                late.offset += len(data)
-
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
 
     def _read_lines(self) -> bool:
@@ -447,7 +380,7 @@ class SealRun:
         found = os.fstat(self._file)
         state = SealState(
             tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),
-            self._last_bytes, tuple(LateMark(*identity(late.file), late.offset, late.size) for late in self._late),
+            self._last_bytes, self._late.marks(),
         )  # fmt: skip
         write_file(sealer.folder / "state", msgspec.json.encode(state), durable=True)
         root = tree.root()

@@ -134,3 +134,24 @@ def write_at(path: Path, offset: int, raw: bytes) -> None:
         os.pwrite(opened, raw, offset)
     finally:
         os.close(opened)
+
+
+def stat_or_none(path: Path) -> os.stat_result | None:
+    """Return the status of a file, or None if it does not exist. Raises OSError."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def lock_file(path: Path, *, exclusive: bool) -> int:
+    """Open a file and lock it; return its descriptor, or -1 if another process holds it. Raises OSError."""
+    import fcntl
+
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_NB | (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH))
+    except BlockingIOError:
+        os.close(opened)
+        return -1
+    return opened

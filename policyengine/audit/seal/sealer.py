@@ -29,7 +29,14 @@ from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_ke
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import Pause, SealRun
-from policyengine.audit.seal.sealed_files import SealError, default_folder, identity, is_at
+from policyengine.audit.seal.sealed_files import (
+    SealError,
+    default_folder,
+    identity,
+    is_at,
+    lock_file,
+    stat_or_none,
+)
 from policyengine.audit.seal.statements import sign_statement
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, TileError, TileFolder, read_file, write_file
 from policyengine.log_throttle import LogThrottle
@@ -165,7 +172,7 @@ class Sealer:
     def _start(self) -> None:
         self._process, self._stop = os.getpid(), Event()
         try:
-            self._writing = self._open_lock("writers", exclusive=False)
+            self._writing = lock_file(self.folder / "writers", exclusive=False)
             arguments = weakref.ref(self), self._stop, self.interval
             self._thread = Thread(target=seal_periodically, args=arguments, name="log seal", daemon=True)
             self._thread.start()
@@ -232,7 +239,7 @@ class Sealer:
         """Seal, also rotated files that were just changed if no other process writes to the log."""
         alone = -1
         with suppress(OSError):
-            alone = self._open_lock("writers", exclusive=True)
+            alone = lock_file(self.folder / "writers", exclusive=True)
         try:
             return self.seal(FINISHED_SECONDS if alone < 0 else 0.0)
         finally:
@@ -323,22 +330,10 @@ class Sealer:
     def _holds_lock(self) -> bool:
         """Return whether this process holds the lock; take it if it is free. Raises OSError, SealError."""
         if self._lock < 0:
-            self._lock = self._open_lock("lock", exclusive=True)
+            self._lock = lock_file(self.folder / "lock", exclusive=True)
         elif not is_at(self.folder / "lock", identity(self._lock)):
             raise SealError(f"the folder `{self.folder}` of the seal was removed or replaced: restore it")
         return self._lock >= 0
-
-    def _open_lock(self, name: str, *, exclusive: bool) -> int:
-        """Open a lock file and lock it; return -1 if another process holds it. Raises OSError."""
-        import fcntl
-
-        opened = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_NB | (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH))
-        except BlockingIOError:
-            os.close(opened)
-            return -1
-        return opened
 
     def _unlock(self) -> None:
         if self._run is not None:
@@ -381,14 +376,6 @@ def open_delivery(folder: Path, options: SealOptions) -> CheckpointDelivery | No
         return CheckpointDelivery(folder, options)
     except DeliveryError as error:
         raise SealError(str(error)) from None
-
-
-def stat_or_none(path: Path) -> os.stat_result | None:
-    """Return the status of a file, or None if it does not exist. Raises OSError."""
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
 
 
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
@@ -28,63 +27,13 @@ from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder, identity
 from policyengine.audit.seal.statements import digest_lines, read_statement
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, read_file, tile_name
+from policyengine.audit.seal.verification import ProblemKind, SealProblem, Verification
 
 MAX_PROBLEMS = 20
 ATTEMPTS = 3
 LOOK_AHEAD = 4_096  # lines that are searched for the next entry
 MAX_LATE_LINES = 1_000_000
 Progress = Callable[[int], None]
-
-
-class ProblemKind(StrEnum):
-    """The kind of a difference between a log and its seal."""
-
-    CHANGED = "changed"
-    REMOVED = "removed"
-    ADDED = "added"
-    MOVED = "moved"
-    SEAL = "seal"  # checkpoints, tiles and keys
-
-
-@dataclass(frozen=True, slots=True)
-class SealProblem:
-    """A difference between a log and its seal. `line` counts from 1 in its file, `entry` from 0 in the whole log."""
-
-    kind: ProblemKind
-    message: str
-    file: Path | None = None
-    line: int | None = None
-    entry: int | None = None
-
-    def __str__(self) -> str:
-        place = "" if self.file is None else f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
-        return f"{place}{self.message}"
-
-
-@dataclass(slots=True)
-class Verification:
-    """The result of verifying a log. `size` lines are sealed; `deleted` of them were in files that `--log-keep`
-    deleted. `unsealed` lines come after the sealed lines. `late` lines were written to a rotated file after it was
-    sealed; a later line seals them. `torn` says that the last line is incomplete, as after a crash. `keys` signed the
-    checkpoint, and `witnesses` cosigned it.
-    """
-
-    path: Path
-    size: int = 0
-    lines: int = 0
-    deleted: int = 0
-    late: int = 0
-    unsealed: int = 0
-    torn: bool = False
-    checkpoint: SignedCheckpoint | None = None
-    cosigned: SignedCheckpoint | None = None
-    keys: tuple[Verifier, ...] = ()
-    witnesses: tuple[Verifier, ...] = ()
-    problems: list[SealProblem] = field(default_factory=list)
-
-    @property
-    def is_whole(self) -> bool:
-        return not self.problems
 
 
 def verify_log(

@@ -9,7 +9,8 @@ from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.rotation import NO_ROTATION
 from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
 from policyengine.audit.seal.options import SealOptions
-from policyengine.audit.seal.verify import Verification, verify_log
+from policyengine.audit.seal.verification import Verification
+from policyengine.audit.seal.verify import verify_log
 
 NEVER = 3_600.0  # seconds between checkpoints: tests seal by themselves
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from policyengine.audit import DecisionLogError, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside, rotated_files, tidy
-from policyengine.audit.seal import seal_run, sealer
+from policyengine.audit.seal import late_files, sealer
 from policyengine.audit.seal.key_notes import KEY_NOTE_START, announced_key
 from policyengine.audit.seal.keys import load_key
 from policyengine.audit.seal.notes import COSIGNATURE, Note, Signature, Signer, Verifier
@@ -33,7 +33,7 @@ FORGED = b'{"v":2,"time":"2027-01-15T08:00:00.000000Z","issued":{"jti":"forged"}
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
-    monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
+    monkeypatch.setattr(late_files, "INCOMPLETE_SECONDS", 0.0)
     return tmp_path / "d.jsonl"
 
 

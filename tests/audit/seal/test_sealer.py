@@ -14,7 +14,7 @@ import pytest
 from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
-from policyengine.audit.seal import seal_run, sealer, tiles
+from policyengine.audit.seal import late_files, seal_run, sealer, tiles
 from policyengine.audit.seal.options import SealOptions
 from policyengine.audit.seal.sealed_files import SealState
 from tests.audit.seal.logs import (
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotated files count as finished immediately."""
     monkeypatch.setattr(sealer, "FINISHED_SECONDS", 0.0)
-    monkeypatch.setattr(seal_run, "INCOMPLETE_SECONDS", 0.0)
+    monkeypatch.setattr(late_files, "INCOMPLETE_SECONDS", 0.0)
     monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
 
 
@@ -272,7 +272,7 @@ def test_a_line_that_arrives_late_is_sealed_by_a_later_line(path):
 
 @pytest.mark.usefixtures("finished_at_once")
 def test_many_late_lines_are_read_in_bounded_pieces(path, monkeypatch):
-    monkeypatch.setattr(seal_run, "MAX_LATE_BYTES", 200)
+    monkeypatch.setattr(late_files, "MAX_LATE_BYTES", 200)
     log = open_sealed(path)
     write_lines(log, 3)
     aside = rotate(path, log)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policyengine.audit.seal.notes import SignedCheckpoint
-    from policyengine.audit.seal.verify import Verification
+    from policyengine.audit.seal.verification import Verification
 
 EXIT_TAMPERED = 1
 MEBIBYTE = 1 << 20
