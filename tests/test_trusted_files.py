@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from policyengine.audit.log import DecisionLog, DecisionLogError
+from policyengine.audit.log import DecisionLog
+from policyengine.audit.log_file import DecisionLogError
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import load_settings
 from policyengine.compiler.bundle.signature import KeyFileError, _read_key_file

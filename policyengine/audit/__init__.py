@@ -3,7 +3,8 @@ the server itself. The engine writes it, and so does the server that issues toke
 
 from policyengine.audit.event_records import OutcomeRecord, SealRecord, SystemEvent, SystemRecord
 from policyengine.audit.fsync import Sync
-from policyengine.audit.log import DecisionLog, DecisionLogError, OnFailure
+from policyengine.audit.log import DecisionLog, OnFailure
+from policyengine.audit.log_file import DecisionLogError
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
 from policyengine.audit.replay import ReplayError, ReplayResult, confirm_replay, replay_decision
 from policyengine.audit.rotation import Rotation

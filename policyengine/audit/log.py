@@ -1,38 +1,24 @@
-"""The decision log file: append-only, one write for each line, so that processes may share it."""
+"""The decision log: encodes decisions and events as lines, and writes each line to the file in one call."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import stat
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
-from math import inf
 from pathlib import Path
-from threading import RLock
-from time import monotonic, time
+from threading import Lock
+from time import time
 from typing import TYPE_CHECKING
 
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
-from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, write_beginning
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
+from policyengine.audit.log_file import DecisionLogError, LogFile
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
-from policyengine.audit.rotation import (
-    LATER,
-    MAX_BUSY_SECONDS,
-    NO_ROTATION,
-    Rotation,
-    delete_file,
-    rename_aside,
-    rotation_lock,
-    tidy_in_thread,
-)
+from policyengine.audit.rotation import NO_ROTATION, Rotation, delete_file
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.audit.system_notes import SystemNotes
 from policyengine.audit.token_events import TokenEventKind
@@ -42,7 +28,6 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
 from policyengine.spec.facts import Facts
-from policyengine.trusted_files import UntrustedPathError, open_trusted
 from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
@@ -50,9 +35,6 @@ if TYPE_CHECKING:
     from policyengine.audit.sinks.sink_set import SinkOptions, SinkSet
 
 _LOG = logging.getLogger("policyengine")
-MAX_COUNTED_BYTES = 1_048_576  # bytes
-CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
-OWNER_ONLY = 0o600
 TASK_ID = ("task", "id")
 SEALED = SealOptions()
 ISSUED = TokenEventKind.ISSUED.value
@@ -64,14 +46,6 @@ class OnFailure(StrEnum):
 
     DENY = "deny"
     CONTINUE = "continue"
-
-
-class DecisionLogError(Exception):
-    """The error for a log that cannot be used; `hint` says how to correct it."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message if hint is None else f"{message} ({hint})")
-        self.message, self.hint = message, hint
 
 
 class DecisionLog:
@@ -96,9 +70,7 @@ class DecisionLog:
     ) -> None:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
-        self.rotation, self._syncing = rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS)
-        self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
-        self._later, self._busy_since = 0.0, inf
+        self.rotation = rotation
         self.failures = 0
         self.recent = RecentDecisions()  # decisions whose outcomes may be reported
         self.system = SystemNotes(self.note_system)
@@ -112,13 +84,9 @@ class DecisionLog:
                 str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
             ) from None
         self._directories: dict[str, bytes] = {}
-        self._guard = RLock()  # tests delete old files in the thread that rotates
-        self._due = self._looked()
-        self._ends_torn = self._failing = False
+        self._guard, self._failing = Lock(), False
         try:
-            self._file = open_log(self.path)
-            self._place, self._size = file_identity(self._file), 0
-            self._ends_torn = not ends_with_newline(self._file)
+            self._file = LogFile(self.path, rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS), self._delete)
         except OSError as error:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
         self.sealer = None if seal is None else self._open_sealer(seal)
@@ -133,10 +101,10 @@ class DecisionLog:
         try:
             return Sealer(self.path, options, self.note_seal)
         except SealKeyError as error:
-            os.close(self._file)
+            self._file.close()
             raise DecisionLogError(error.message, error.hint) from None
         except SealError as error:
-            os.close(self._file)
+            self._file.close()
             raise DecisionLogError(str(error), SEAL_HINT) from None
 
     def _open_sinks(self, sinks: SinkOptions | Sequence[str]) -> SinkSet:
@@ -196,7 +164,7 @@ class DecisionLog:
             self.sealer.stop()
         if self.sinks is not None:
             self.sinks.stop()
-        os.close(self._file)
+        self._file.close()
 
     @property
     def redaction(self) -> Redaction:
@@ -206,12 +174,11 @@ class DecisionLog:
     @property
     def others_may_read(self) -> bool:
         """Return whether the file existed with a mode that permits other users to read it."""
-        return bool(os.fstat(self._file).st_mode & 0o077)
+        return bool(self._file.mode & 0o077)
 
     def flush(self) -> None:
         """Wait until written lines are on disk, if the system can force them."""
-        with suppress(OSError):
-            os.fsync(self._file)
+        self._file.flush()
 
     def finish(self) -> None:
         """Seal and send what is written and force it to disk, before the process ends."""
@@ -223,29 +190,21 @@ class DecisionLog:
 
     def reopen(self) -> None:
         """Reopen the file before the next line is written, because the file was moved."""
-        self._due = 0.0
+        self._file.reopen()
 
     def directory(self, rows: Iterable[EntityData]) -> bytes:
         """Write the entity rows that decisions will use, and return the member that refers to them. Raises
         DecisionLogError."""
         name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
         if name not in self._directories:
-            if not self._holds(line) and not self._append(line, at_once=True):
+            if not self._file.holds(line) and not self._append(line, at_once=True):
                 raise DecisionLogError(
                     f"`{self.path}`: the entities could not be written", "check that the disk has space"
                 )
             last = list(self._directories.items())[-1:]
             self._directories = {**dict(last), name: line}  # decisions in progress may use the previous rows
+            self._file.beginning = b"".join(self._directories.values())
         return b'"directory":' + encode(name) + b","
-
-    def _holds(self, line: bytes) -> bool:
-        """Return whether the file already has the line, at its beginning, or near its end if the parent process wrote
-        it.
-        """
-        if os.pread(self._file, len(line), 0) == line:
-            return True
-        size = os.fstat(self._file).st_size
-        return line in os.pread(self._file, len(line) + MAX_COUNTED_BYTES, max(0, size - len(line) - MAX_COUNTED_BYTES))
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
         """Return the member with the histories that a decision used."""
@@ -330,96 +289,15 @@ class DecisionLog:
 
     def _append(self, line: bytes, *, at_once: bool = False, wake: bool = True) -> bool:
         try:
-            if self._room <= 0:
-                self._due = 0.0
-            if monotonic() >= self._due:
-                self._look()
-            whole = b"\n" + line if self._ends_torn else line
-            self._room -= len(whole)
-            if os.write(self._file, whole) != len(whole):
-                self._ends_torn = True  # the rest would not fit either
-                raise NO_ROOM
-            self._syncing.wrote(self._file, at_once=at_once)
+            self._file.append(line, at_once=at_once)
             if wake and not at_once:
                 self.wake()
         except OSError as error:
             self._failed(error)
             return False
-        if self._ends_torn or self._failing:
+        if self._failing:
             self._mended()
         return True
-
-    @staticmethod
-    def _looked() -> float:
-        return monotonic() + CHECK_INTERVAL_SECONDS
-
-    def _look(self) -> None:
-        """Reopen the file if it was moved, and rotate it if rotation is due."""
-        with self._guard:
-            if monotonic() < self._due:
-                return
-            self._due = self._looked()
-            if self._is_in_place() and not (self.rotation.wanted and self._set_aside()):
-                room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
-                self._room = room if room > 0 else inf  # rotation is not possible now
-                return
-            self._open_anew()
-
-    def _open_anew(self) -> None:
-        """Open a new file, which begins with the entity rows. Raises OSError."""
-        self._syncing.leaving(self._file)
-        try:
-            opened = open_log(self.path)
-        except DecisionLogError as error:
-            raise OSError(errno.EINVAL, error.message) from None
-        try:
-            write_beginning(opened, b"".join(self._directories.values()))
-            os.dup2(opened, self._file, inheritable=False)  # atomic: no thread writes to a closed file
-            self._place, self._ends_torn = file_identity(self._file), False
-            self._size = os.fstat(self._file).st_size
-            self._room = inf if self.rotation.size is None else float(max(1, self.rotation.size - self._size))
-        finally:
-            os.close(opened)
-
-    def _set_aside(self) -> bool:
-        """Rotate the file. Return whether this or another process did; otherwise writing continues in the same file."""
-        if not self._is_due() or monotonic() < self._later:
-            return False
-        try:
-            with rotation_lock(self.path):
-                self._busy_since = inf
-                if file_identity(self.path) == self._place and self._is_due():
-                    rename_aside(self.path, time())
-        except FileNotFoundError:
-            return True
-        except BlockingIOError:  # another process renames the file, or something else
-            self._busy_since = min(self._busy_since, monotonic())
-            if monotonic() - self._busy_since >= MAX_BUSY_SECONDS:
-                self._cannot_rotate("another process holds the lock of its folder")
-            return False
-        except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
-            self._cannot_rotate(str(error))
-            return False
-        tidy_in_thread(self.path, self.rotation, self._delete)
-        return True
-
-    def _cannot_rotate(self, why: str) -> None:
-        self._later = monotonic() + LATER
-        _LOG.error(
-            "the decision log `%s` cannot be rotated, and grows: %s", self.path, why, extra={"event": "log_rotation"}
-        )
-
-    def _is_due(self) -> bool:
-        """Return whether rotation is due; never if the file has only entity rows."""
-        found = os.fstat(self._file)
-        return found.st_size > sum(map(len, self._directories.values())) and self.rotation.due(found, time())
-
-    def _is_in_place(self) -> bool:
-        """Return whether the path still names the open file, and the file was not truncated."""
-        with suppress(FileNotFoundError):
-            before, self._size = self._size, os.fstat(self._file).st_size
-            return file_identity(self.path) == self._place and self._size >= before
-        return False
 
     def _failed(self, error: OSError) -> None:
         with self._guard:
@@ -435,7 +313,7 @@ class DecisionLog:
 
     def _mended(self) -> None:
         with self._guard:
-            told, self._failing, self._ends_torn = self._failing, False, False
+            told, self._failing = self._failing, False
         if told:
             _LOG.warning(
                 "the decision log `%s` is written again after %d failures", self.path, self.failures,
@@ -448,17 +326,3 @@ def trace_member() -> bytes:
     """Return the member with the current trace; empty without a trace."""
     trace = current_trace()
     return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()
-
-
-def open_log(path: Path) -> int:
-    """Open the file. Raises OSError, and DecisionLogError if it is not a regular file."""
-    try:
-        opened = open_trusted(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, OWNER_ONLY)
-    except UntrustedPathError as error:
-        raise DecisionLogError(error.message, error.hint) from None
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
-        os.close(opened)
-        raise DecisionLogError(
-            f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
-        )
-    return opened

@@ -306,7 +306,7 @@ def first_line(text: str) -> str:
 @contextmanager
 def refusing() -> Iterator[None]:
     """Raise ReloadRefusedError in place of an error that makes a candidate unusable."""
-    from policyengine.audit.log import DecisionLogError
+    from policyengine.audit.log_file import DecisionLogError
 
     try:
         yield

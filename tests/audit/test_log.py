@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit import DecisionLog, DecisionLogError, log, read_records
+from policyengine.audit import DecisionLog, DecisionLogError, log_file, read_records
 from policyengine.engine import Engine
 
 POLICY = """
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the file was moved is looked at before each line."""
-    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "CHECK_INTERVAL_SECONDS", 0.0)
 
 
 def ids(path: Path) -> list[str]:
@@ -153,7 +153,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise OSError(28, "No space left on device")
         return write(file, fits)
 
-    monkeypatch.setattr(log.os, "write", short)
+    monkeypatch.setattr(log_file.os, "write", short)
     return room
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.audit import DecisionLog, OutcomeRecord, log, read_log, read_records, recent_decisions
+from policyengine.audit import DecisionLog, OutcomeRecord, log_file, read_log, read_records, recent_decisions
 from policyengine.audit.outcomes import build_outcome, read_number
 from policyengine.audit.recent_decisions import (
     BUCKET_BYTES,
@@ -244,7 +244,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(file, data)
 
-    monkeypatch.setattr(log.os, "write", short)
+    monkeypatch.setattr(log_file.os, "write", short)
     yield is_full
     is_full[0] = False
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.audit import DecisionLog, Rotation, log, read_records, rotation
+from policyengine.audit import DecisionLog, Rotation, log_file, read_records, rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.reader import read_entries
 from policyengine.audit.rotation import compress, rotated_files, tidy
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked after in the same thread."""
-    monkeypatch.setattr(log, "tidy_in_thread", tidy)
+    monkeypatch.setattr(log_file, "tidy_in_thread", tidy)
 
 
 def engine(path: Path, *, directory: EntityStore | None = None, **options: Any) -> Engine:
@@ -64,7 +64,7 @@ def test_a_full_log_file_is_rotated_and_all_files_are_read_in_order(path: Path) 
 
 
 def test_a_log_file_of_yesterday_is_rotated_before_the_next_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(age=DAY))
     first = [asked.decide(OPEN).id for _ in range(2)]
     aged(path, DAY)
@@ -74,7 +74,7 @@ def test_a_log_file_of_yesterday_is_rotated_before_the_next_record(path: Path, m
 
 
 def test_a_log_file_without_decisions_is_not_rotated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, directory=EntityStore([row("user ann", {})]), rotation=Rotation(age=DAY))
     aged(path, 3 * DAY)
     asked.decide(OPEN)
@@ -252,13 +252,13 @@ def test_reading_a_missing_log_is_an_error(path: Path) -> None:
 def test_a_log_that_cannot_be_rotated_keeps_writing_and_reports_it_once(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(size=500))
 
     def denied(path: Path, now: float) -> Path:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(log, "rename_aside", denied)
+    monkeypatch.setattr(log_file, "rename_aside", denied)
     given = [asked.decide(OPEN) for _ in range(10)]
     assert all(one.allowed for one in given)
     assert ids(path) == [one.id for one in given]
@@ -269,18 +269,18 @@ def test_a_log_that_cannot_be_rotated_keeps_writing_and_reports_it_once(
 def test_a_user_who_locks_the_folder_of_the_log_delays_no_decision(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(size=500))
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     assert all(asked.decide(OPEN).allowed for _ in range(3))
     assert (rotated_files(path), caplog.text) == ([], "")
-    monkeypatch.setattr(log, "MAX_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(log_file, "MAX_BUSY_SECONDS", 0.0)
     assert asked.decide(OPEN).allowed
     assert caplog.text.count("another process holds the lock of its folder") == 1
     os.close(folder)
-    monkeypatch.setattr(log, "LATER", 0.0)
-    asked.log._later = 0.0
+    monkeypatch.setattr(log_file, "LATER", 0.0)
+    asked.log._file._later = 0.0
     asked.decide(OPEN)
     assert len(rotated_files(path)) == 1
 

@@ -1,4 +1,4 @@
-"""Lines that tell what became of tokens: written as decisions are, read beside them, passed over by who wants these."""
+"""Lines about tokens: written like decisions, in the same file, and skipped by readers of decisions only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.audit import (
     SystemRecord,
     TokenEvent,
     TokenEventKind,
-    log,
+    log_file,
     read_log,
     read_records,
     rotation,
@@ -144,7 +144,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(file, fits)
 
-    monkeypatch.setattr(log.os, "write", short)
+    monkeypatch.setattr(log_file.os, "write", short)
     return room
 
 
@@ -175,7 +175,7 @@ def test_a_token_event_that_cannot_be_encoded_counts_as_a_failure(path: Path, ca
 
 
 def test_token_events_are_rotated_and_read_across_all_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "tidy_in_thread", tidy)
+    monkeypatch.setattr(log_file, "tidy_in_thread", tidy)
     monkeypatch.setattr(rotation, "COMPRESS_AFTER_SECONDS", -1.0)
     asked, kept = engine(path, rotation=Rotation(size=2_000, compress=True))
     given: list[str | None] = []
@@ -191,7 +191,7 @@ def test_token_events_are_rotated_and_read_across_all_files(path: Path, monkeypa
 def test_rotation_by_token_events_keeps_the_configured_number_of_files(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "tidy_in_thread", tidy)
+    monkeypatch.setattr(log_file, "tidy_in_thread", tidy)
     kept = DecisionLog(path, rotation=Rotation(size=500, keep=2), seal=None)
     for number in range(12):
         kept.note(TokenEventKind.ENDED, {"what": "key", "key": f"k-{number}", "padding": "x" * 300}, NOW)

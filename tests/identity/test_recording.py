@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from policyengine import Engine
-from policyengine.audit import DecisionLog, DecisionRecord, LogEntry, TokenEvent, TokenEventKind, log, read_log
+from policyengine.audit import DecisionLog, DecisionRecord, LogEntry, TokenEvent, TokenEventKind, log_file, read_log
 from policyengine.identity.issue.clients import ASSERTION_TYPE
 from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
 from policyengine.reload import ReloadableEngine
@@ -108,7 +108,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         left[0] -= len(data)
         return write(file, data)
 
-    monkeypatch.setattr(log.os, "write", short)
+    monkeypatch.setattr(log_file.os, "write", short)
     return left
 
 

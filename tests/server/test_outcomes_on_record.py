@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI
 
-from policyengine.audit import DecisionLog, OutcomeRecord, SystemRecord, log, read_log
+from policyengine.audit import DecisionLog, OutcomeRecord, SystemRecord, log_file, read_log
 from policyengine.client.http import AsyncPolicyClient
 from policyengine.client.socket import SocketClient, SocketError
 from policyengine.engine import Engine
@@ -114,7 +114,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(file, data)
 
-    monkeypatch.setattr(log.os, "write", short)
+    monkeypatch.setattr(log_file.os, "write", short)
     return is_full
 
 

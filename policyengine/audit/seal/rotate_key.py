@@ -9,7 +9,8 @@ import secrets
 from math import inf
 from pathlib import Path
 
-from policyengine.audit.log import DecisionLog, DecisionLogError
+from policyengine.audit.log import DecisionLog
+from policyengine.audit.log_file import DecisionLogError
 from policyengine.audit.rotation import rotation_lock
 from policyengine.audit.seal.key_notes import announce_key, write_announcement
 from policyengine.audit.seal.keys import load_key, write_key

@@ -107,7 +107,7 @@ def test_a_log_continues_its_seal_when_it_is_opened_again(path):
 def test_a_log_that_was_written_without_a_seal_is_sealed_from_its_first_line(path):
     log = open_sealed(path)
     write_lines(log, 5)
-    os.close(log._file)  # as after a kill: nothing is sealed
+    log._file.close()  # as after a kill: nothing is sealed
     assert not (folder(path) / "checkpoint").exists()
     log = open_sealed(path)
     write_lines(log, 1, begin=5)
@@ -210,7 +210,7 @@ def test_a_seal_continues_in_files_that_were_rotated_meanwhile(path):
     sealed_log(path, 10)
     log = open_sealed(path)
     write_lines(log, 5, begin=10)
-    os.close(log._file)  # killed
+    log._file.close()  # killed
     rename_aside(path, 1_800_000_000)
     log = open_sealed(path)
     write_lines(log, 5, begin=15)
@@ -225,7 +225,7 @@ def test_compressed_files_are_verified_and_continued(path):
     sealed_log(path, 10)
     log = open_sealed(path)
     write_lines(log, 5, begin=10)
-    os.close(log._file)
+    log._file.close()
     aside = rename_aside(path, 1_800_000_000)
     with gzip.open(f"{aside}.gz", "wb") as packed:
         packed.write(aside.read_bytes())
@@ -314,7 +314,7 @@ def test_a_line_that_arrives_late_is_sealed_although_the_process_that_left_the_f
     log.seal()
     with aside.open("ab") as file:
         file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
-    os.close(log._file)
+    log._file.close()
     log.sealer._unlock()  # as after a kill
     log = open_sealed(path)
     write_lines(log, 1, begin=6)
@@ -361,7 +361,7 @@ def test_an_incomplete_line_at_the_end_of_a_rotated_file_is_sealed(path):
     with path.open("ab") as file:
         file.write(b'{"v":1,"time":"20')
     aside = rotate(path, log)
-    log._ends_torn = False
+    log._file._ends_torn = False
     write_lines(log, 3, begin=3)
     log.seal()
     log.close()

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from policyengine.audit import DecisionLogError, Rotation, log, rotation
+from policyengine.audit import DecisionLogError, Rotation, log_file, rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
 from policyengine.audit.seal import sealer
@@ -180,7 +180,7 @@ def test_a_removed_first_file_is_noticed(tmp_path):
 
 
 def test_files_that_the_log_deleted_itself_are_not_missed(tmp_path, monkeypatch):
-    monkeypatch.setattr(log, "tidy_in_thread", lambda *arguments: None)
+    monkeypatch.setattr(log_file, "tidy_in_thread", lambda *arguments: None)
     path = rotated_log(tmp_path / "d.jsonl")
     writer = open_sealed(path)
     rotation.tidy(path, Rotation(size=2_000, keep=2), writer._delete)

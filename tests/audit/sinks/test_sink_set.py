@@ -142,6 +142,7 @@ def test_a_sink_that_continues_never_denies(receiver, tmp_path, caplog):
     assert all(decision.allowed for decision in decisions)
     receiver.may_answer.set()
     wait_for(lambda: sinks_of(log).sinks[0].sender.sent == 61)
+    wait_for(lambda: len(caplog.messages) == 2)
     log.close()
     assert caplog.messages[0].endswith(" MB, more than its bound: decisions are not denied")
     assert caplog.messages[1:] == ["the sink `s` has caught up"]
