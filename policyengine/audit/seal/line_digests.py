@@ -13,7 +13,7 @@ from pathlib import Path
 from policyengine.audit.files import open_log_file
 from policyengine.audit.seal.options import SEAL_MEMBER
 
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 18  # small enough for the cache of a processor
 SEAL_MARK = b'"%b":{' % SEAL_MEMBER.encode()
 # The maximum bytes of a line that are kept in memory; a longer line is hashed in pieces.
 MAX_KEPT_BYTES = 1 << 26
@@ -47,22 +47,22 @@ def line_batches(path: Path) -> Iterator[LineBatch]:
 
 
 def read_batches(read: Callable[[int], bytes]) -> Iterator[LineBatch]:
-    number, rest = 1, b""
-    while chunk := read(READ_BYTES):
-        rest, length = rest + chunk, len(chunk)
-        if len(rest) > MAX_KEPT_BYTES and b"\n" not in rest:
-            digest, after, more = skip_long_line(read, rest)
-            yield LineBatch(number, [digest], torn=after is None, read=length + more)
-            number, rest = number + 1, after or b""
-            continue
-        cut = rest.rfind(b"\n")
+    number, begun, kept, after = 1, list[bytes](), 0, b""  # the pieces of a line and their length
+    while chunk := after or read(READ_BYTES):
+        length, after = 0 if after else len(chunk), b""
+        cut = chunk.rfind(b"\n")
+        begun.append(chunk if cut < 0 else chunk[:cut])
+        kept += len(begun[-1])
         if cut >= 0:
-            yield complete_lines(number, rest[:cut], length)
-            number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
-    cut = rest.rfind(b"\n")
-    if cut >= 0:  # complete lines that were read together with the end of a long line
-        yield complete_lines(number, rest[:cut], 0)
-        number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
+            batch = complete_lines(number, b"".join(begun), length)
+            yield batch
+            number += len(batch.digests)
+            begun, kept = [chunk[cut + 1 :]], len(chunk) - cut - 1
+        elif kept > MAX_KEPT_BYTES:
+            digest, found, more = skip_long_line(read, b"".join(begun))
+            yield LineBatch(number, [digest], torn=found is None, read=length + more)
+            number, begun, kept, after = number + 1, [], 0, found or b""
+    rest = b"".join(begun)
     if rest:
         yield LineBatch(number, [sha256(rest).digest()], torn=True)
 
