@@ -11,6 +11,8 @@ from threading import Lock
 from time import time
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
@@ -250,7 +252,7 @@ class DecisionLog:
     def redact_subject(self, subject: DecisionSubject) -> dict[str, object]:
         """Return what an outcome repeats about its decision; facts that its line redacts have the same fingerprint."""
         task = self._redaction.value(subject.task, TASK_ID)
-        return subject._replace(task=task).to_dict()
+        return structs.replace(subject, task=task).to_dict()
 
     def note_system(self, told: Mapping[str, object], moment: int) -> bool:
         """Write an event of the server, at a time in nanoseconds. It does not start the thread of the seal, because

@@ -10,7 +10,8 @@ from collections import deque
 from enum import Enum
 from mmap import mmap
 from threading import Lock
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.decision import Decision
@@ -34,7 +35,8 @@ class ReportTurn(Enum):
     UNKNOWN = "unknown"
 
 
-class DecisionSubject(NamedTuple):
+# Not tracked by the garbage collector: a collection would traverse tens of thousands of them, for 30 ms.
+class DecisionSubject(Struct, frozen=True, gc=False):
     """The facts about its decision that an outcome repeats. `resource` is a type and an id; `task` and `model` are the
     raw facts `task.id` and `attestation.model`."""
 
@@ -75,13 +77,12 @@ def resource_member(resource: tuple[str, str]) -> dict[str, str]:
     return {"type": resource[0], "id": resource[1]}
 
 
-class RecentDecision:
+class RecentDecision(Struct, gc=False):
     """A decision of this process, its caller, and whether its outcome is recorded."""
 
-    __slots__ = ("caller", "reported", "subject")
-
-    def __init__(self, caller: str, subject: DecisionSubject) -> None:
-        self.caller, self.subject, self.reported = caller, subject, False
+    caller: str
+    subject: DecisionSubject
+    reported: bool = False
 
 
 class RecentDecisions:

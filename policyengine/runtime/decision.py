@@ -96,7 +96,7 @@ class UnknownFact(Struct, frozen=True, omit_defaults=True):
     why: str
 
 
-class Principal(Struct, frozen=True, omit_defaults=True):
+class Principal(Struct, frozen=True, omit_defaults=True, gc=False):
     """The presenting agent, the user, and the chain from the user to the presenter."""
 
     agent: str | None = None
