@@ -1,4 +1,5 @@
-"""Keeps full garbage collections of a server short: they pass over the policies and modules of its startup.
+"""Keeps full garbage collections of a server short: they pass over the policies and modules of its startup, and over
+the rules that the first requests build.
 
 A full collection visits every object of the process while no request is answered, which takes 70 ms with a thousand
 rules. Only processes that serve use this; an application that embeds the engine decides for itself.
@@ -10,31 +11,53 @@ import gc
 from typing import Any
 
 GENERATIONS = 3
+# Full collections with many survivors after which these are frozen, too. Few, because objects that refer to each other
+# are not freed after they were frozen: connections, for example.
+LATER_FREEZES, MANY = 3, 5_000
+_left = 0  # of LATER_FREEZES
 
 
 def freeze_startup() -> None:
-    """Collect once, and exclude all objects that exist now from later collections."""
+    """Collect once, and exclude all objects that exist now from later collections. The rules that are built later are
+    excluded after the next full collections.
+    """
+    global _left
+    _watch_collections(False)
     gc.collect()
     gc.freeze()
+    _left = LATER_FREEZES
+    _watch_collections(True)
 
 
 def release_after_reload() -> None:
     """Let collections visit all objects again, so that the previous policies are freed, and freeze the remaining
     objects after the next full collection. Without an earlier `freeze_startup`, do nothing.
     """
-    if gc.get_freeze_count() and _freeze_when_collected not in gc.callbacks:
-        gc.callbacks.append(_freeze_when_collected)
-    gc.unfreeze()
+    global _left
+    if gc.get_freeze_count():
+        _left = LATER_FREEZES
+        _watch_collections(True)
+        gc.unfreeze()
 
 
 def unfreeze() -> None:
     """Let collections visit all objects again."""
-    if _freeze_when_collected in gc.callbacks:
-        gc.callbacks.remove(_freeze_when_collected)
+    _watch_collections(False)
     gc.unfreeze()
 
 
-def _freeze_when_collected(phase: str, info: dict[str, Any]) -> None:
-    if phase == "stop" and info["generation"] == GENERATIONS - 1 and _freeze_when_collected in gc.callbacks:
+def _watch_collections(wanted: bool) -> None:
+    if _freeze_when_collected in gc.callbacks:
         gc.callbacks.remove(_freeze_when_collected)
-        gc.freeze()
+    if wanted:
+        gc.callbacks.append(_freeze_when_collected)
+
+
+def _freeze_when_collected(phase: str, info: dict[str, Any]) -> None:
+    global _left
+    if phase != "stop" or info["generation"] != GENERATIONS - 1 or len(gc.get_objects()) < MANY:
+        return
+    gc.freeze()
+    _left -= 1
+    if _left <= 0:
+        _watch_collections(False)

@@ -48,6 +48,19 @@ def test_an_object_of_the_startup_is_freed_after_a_reload_and_the_others_are_fro
     gc.collect()
     assert watched() is None
     assert gc.get_freeze_count() > 0
+
+
+def test_what_is_built_later_is_frozen_by_the_next_full_collections_but_not_for_ever() -> None:
+    gc.collect()
+    assert len(gc.get_objects()) < gc_freeze.MANY
+    built = []
+    for _ in range(gc_freeze.LATER_FREEZES):
+        built.append([Ring() for _ in range(gc_freeze.MANY)])
+        gc.collect()
+        assert len(gc.get_objects()) < gc_freeze.MANY
+    built.append([Ring() for _ in range(gc_freeze.MANY)])
+    gc.collect()
+    assert len(gc.get_objects()) > gc_freeze.MANY
     assert gc_freeze._freeze_when_collected not in gc.callbacks
 
 
