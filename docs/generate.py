@@ -35,7 +35,7 @@ APPLICATION: dict[str, Any] = {
 
 
 MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
-MEASURED = ("on", "decisions", "kinds", "applications", "first", "doors", "ways", "targets", "summary")
+MEASURED = ("on", "decisions", "kinds", "applications", "first", "doors", "ways", "records", "targets", "summary")
 
 
 def cell(text: object) -> str:

@@ -49,6 +49,7 @@ def tail(row: Row | None) -> str:
 
 
 SECTIONS = ("kinds", "decide", "paper", "first", "doors")
+RECORDS = ("seal", "query")
 
 
 def on() -> str:
@@ -215,6 +216,21 @@ def added(one: Row | None) -> str:
     return f"+{format_number(one['added_us'])} ({one['ratio']:.1f}×)"
 
 
+def records() -> str:
+    """Return what the decision log costs, and how fast it is verified, asked and sent, in the pure build."""
+    [seal] = read_result("seal", "pure").data
+    costs, rates = seal["costs_us"], seal["rates"]
+    rows = [[f"a decision, {name}", f"{format_number(cost)} µs of processor time"] for name, cost in costs.items()]
+    rows += [
+        [f"`/decide`, {name}", f"{one['rps']:,}/s, p99 {format_number(one['p99_us'] / 1e3)} ms"]
+        for name, one in rates.items()
+    ]
+    rows.append(["`audit verify`", f"{seal['verified_per_s']:,} records/s"])
+    p50, p99 = (f"{format_number(milliseconds)} ms" for milliseconds in seal["proofs_ms"])
+    rows.append([f"`audit prove` with {seal['proved']:,} records", f"p50 {p50}, p99 {p99}"])
+    return table(("what", "measured"), rows)
+
+
 def targets() -> str:
     """Return every target of the saved sections, and whether it is met."""
     rows = []
@@ -223,10 +239,16 @@ def targets() -> str:
             for one in read_result(section, build).targets:
                 if section == "paper" and build == "pure":
                     continue  # the target is that of the compiled build
-                limit = f"{'≥' if one.get('at_least') else '≤'} {one['limit']:,g} {one['unit']}"
-                met = {True: "yes", False: "no", None: "not measured"}[one["holds"]]
-                rows.append([f"`{section}`: {one['what']}", build, limit, format_number(one["seen"]), met])
+                rows.append(target_row(section, build, one))
+    for section in RECORDS:
+        rows += [target_row(section, "pure", one) for one in read_result(section, "pure").targets]
     return table(("what", "build", "target", "measured", "met"), rows)
+
+
+def target_row(section: str, build: str, one: Row) -> list[str]:
+    limit = f"{'≥' if one.get('at_least') else '≤'} {one['limit']:,g} {one['unit']}"
+    met = {True: "yes", False: "no", None: "not measured"}[one["holds"]]
+    return [f"`{section}`: {one['what']}", build, limit, format_number(one["seen"]), met]
 
 
 def pictures() -> dict[Path, str]:
