@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -78,9 +79,13 @@ def rotation_time(found: os.stat_result, named: str | None) -> float:
     """Return when a file was rotated, in seconds since 1970: the time in its name, or else the time of its last
     change. Raises ValueError.
     """
-    if named is None:
-        return found.st_mtime
-    return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
+    return found.st_mtime if named is None else parse_timestamp(named)
+
+
+@lru_cache(maxsize=4_096)
+def parse_timestamp(text: str) -> float:
+    """Return the time in the name of a rotated file. Raises ValueError."""
+    return datetime.strptime(text, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
 def without_duplicates(files: list[Path]) -> list[Path]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from time import monotonic, time
@@ -70,6 +72,8 @@ class SealRun:
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
         self._begun: BegunLine | None = None
+        # The rotated file after each file, by identity, as long as one call of `advance` lasts.
+        self._known: dict[tuple[int, int], tuple[Path, tuple[int, int]]] = {}
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
         self._seen, self._since, self._moved_at = (0, 0, 0), monotonic(), inf
@@ -179,6 +183,7 @@ class SealRun:
         TileError, SealError.
         """
         began, self._until, self._pause = self.tree.size, until, pause
+        self._known.clear()
         complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
@@ -212,10 +217,13 @@ class SealRun:
             return None
         if not self._is_finished(found, finished):
             return None
+        if here in self._known and is_at(*self._known[here]):
+            return self._known[here][0]
         try:
             files = log_files(self.log)
         except FileNotFoundError:
             return None  # the last file was moved, and nothing was written since
+        self._remember(files)
         place = self._place_among(files, here)
         if place is None and not self.log.exists():
             return None  # nothing was written since the file was moved
@@ -229,6 +237,12 @@ class SealRun:
         if files[place] == self.log:  # a copy replaced the file, for example one that an editor wrote
             self._reopen(self.log)
         return None
+
+    def _remember(self, files: Sequence[Path]) -> None:
+        """Remember the order of the rotated files: with hundreds of them, each list takes some milliseconds."""
+        with suppress(FileNotFoundError):  # renamed or deleted since
+            places = [(path, identity(path)) for path in files if path != self.log]
+            self._known = {here: following for (_, here), following in pairwise(places)}
 
     def _reopen(self, path: Path) -> None:
         """Continue at the same place of a copy. Raises OSError, SealError."""
