@@ -6,13 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -25,6 +24,7 @@ from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
     START_BYTES,
+    BegunLine,
     SealError,
     SealState,
     ends_with_line,
@@ -48,15 +48,6 @@ Pause: TypeAlias = Callable[[float], object]
 MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 VERIFY_HINT = "`policyengine audit verify` shows where"
-
-
-@dataclass(slots=True)
-class BegunLine:
-    """The beginning of a long line at an offset of the current file, which was read up to `length`."""
-
-    offset: int
-    digest: Any = field(default_factory=sha256)
-    length: int = 0
 
 
 class SealRun:

@@ -7,8 +7,10 @@ import os
 import stat
 import tempfile
 import zlib
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -50,6 +52,15 @@ class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
     last: str = ""
     last_bytes: int = 0
     late: tuple[LateMark, ...] = ()
+
+
+@dataclass(slots=True)
+class BegunLine:
+    """The beginning of a long line at an offset of the current file, which was read up to `length`."""
+
+    offset: int
+    digest: Any = field(default_factory=sha256)
+    length: int = 0
 
 
 def default_folder(log: Path) -> Path:
