@@ -28,6 +28,7 @@ def frozen() -> Iterator[None]:
     yield
     gc_freeze.unfreeze()
     assert gc.get_freeze_count() == 0
+    gc.freeze()  # as after the collection of all tests: otherwise, collections are slow in the tests that follow
 
 
 def test_a_full_collection_passes_over_the_objects_of_the_startup() -> None:

@@ -196,12 +196,12 @@ def test_lint_github_annotations_print_each_finding_on_one_line(run, files, tmp_
     )
 
 
-def test_lint_checks_ten_thousand_rules_in_bounded_time(run, tmp_path):
-    """10,000 rules. The bound is loose, for two shared cores: docs/lint.md says what was measured."""
+def test_lint_checks_two_thousand_rules_in_bounded_time(run, tmp_path):
+    """The bound is loose, for two shared cores: docs/lint.md says what was measured with ten thousand rules."""
     import time
 
     blocks = ['issuer acme { url "https://login.acme.example"  records chains }\nusers unrestricted\n']
-    for number in range(2_500):
+    for number in range(500):
         blocks.append(
             f"scope s{number} {{ GET /v1/{number}/{{id}}  POST /v1/{number} }}\n"
             f'agent "bot-{number}" {{ issued by acme  acts for any user\n'
@@ -213,4 +213,4 @@ def test_lint_checks_ten_thousand_rules_in_bounded_time(run, tmp_path):
     (tmp_path / "large.policy").write_text("".join(blocks))
     started = time.process_time()
     assert run("lint", "large.policy", "--format", "json").json["errors"] == 0
-    assert time.process_time() - started < 15
+    assert time.process_time() - started < 4
