@@ -17,7 +17,7 @@ from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
-from policyengine.audit.log_file import DecisionLogError, LogFile
+from policyengine.audit.log_file import DecisionLogError, RotatingLogFile
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import NO_ROTATION, Rotation, delete_file
@@ -88,7 +88,9 @@ class DecisionLog:
         self._directories: dict[str, bytes] = {}
         self._guard, self._failing = Lock(), False
         try:
-            self._file = LogFile(self.path, rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS), self._delete)
+            self._file = RotatingLogFile(
+                self.path, rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS), self._delete
+            )
         except OSError as error:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
         self.sealer = None if seal is None else self._open_sealer(seal)

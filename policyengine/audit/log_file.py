@@ -32,7 +32,7 @@ class DecisionLogError(Exception):
         self.message, self.hint = message, hint
 
 
-class LogFile:
+class RotatingLogFile:
     """The current file of a log, which only its owner may read. Threads and forked processes may share it.
 
     `rotation` is when to rotate the file, and `delete` deletes a rotated file. A new file starts with the lines
