@@ -63,7 +63,7 @@ def test_every_member_of_an_outcome_is_in_the_schema_and_on_the_page() -> None:
     assert members == set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
     subject = re.findall(r"^\| `subject` \|(.*)\|$", section, re.MULTILINE)[0]
     assert set(re.findall(r"`(\w+)`", subject)) == set(schema()["$defs"]["subject"]["properties"])
-    assert set(DecisionSubject._fields) - {"decision"} <= set(re.findall(r"`(\w+)`", subject))
+    assert set(DecisionSubject.__struct_fields__) - {"decision"} <= set(re.findall(r"`(\w+)`", subject))
 
 
 def test_every_member_of_a_decision_is_on_the_page() -> None:
