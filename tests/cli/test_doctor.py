@@ -425,3 +425,20 @@ def test_doctor_checks_the_modes_of_files_named_by_identity_settings(run, served
 def test_doctor_reports_files_of_another_user(run, served):
     os.chown(served / "store.db", 65_534, 65_534)
     assert ("store", f"chown 0 {served}/store.db") in hints(run, *options(served))
+
+
+def test_doctor_closes_the_store_that_it_opened(run, served, monkeypatch):
+    opened, close = set(), SqliteStore.close
+
+    class Counted(SqliteStore):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            opened.add(id(self))
+
+        def close(self):
+            close(self)
+            opened.discard(id(self))
+
+    monkeypatch.setattr("policyengine.stores.sqlite.store.SqliteStore", Counted)
+    run("doctor", *options(served))
+    assert not opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
     """Check the policies, even if the store does not answer; it is then unknown whether workers can share the store."""
-    from policyengine.server.listeners import ServeError
-    from policyengine.server.workers.pool import check_workers
+    from policyengine.stores.resilient_store import ResilientStore
 
     yield from check_policy_files(plan.paths)
     try:
@@ -32,6 +32,15 @@ def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
             error.kind, DoctorStatus.FAILED, error.message, error.hint if error.kind != "policy" else status
         )
         return
+    with closing(engine.store) if isinstance(engine.store, ResilientStore) else nullcontext():
+        yield from check_engine(plan, engine, answers)
+
+
+def check_engine(plan: ServePlan, engine: Engine, answers: bool) -> Iterator[DoctorResult]:
+    """Check the policies without errors that an engine has loaded."""
+    from policyengine.server.listeners import ServeError
+    from policyengine.server.workers.pool import check_workers
+
     yield policies_result(engine, plan.paths)
     yield from check_absences(plan, engine)
     if plan.entities and not any(path.suffix == BUNDLE for path in plan.paths):
