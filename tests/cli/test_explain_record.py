@@ -1,6 +1,8 @@
 """`policyengine explain --log`: a logged request with the facts of its time, and how the decision differed."""
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -126,9 +128,7 @@ def test_redacted_facts_and_old_approvals_are_noted(run, logged, tmp_path):
 
 
 def test_rows_are_looked_up_until_the_decision_needs_no_more(run, logged, tmp_path):
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "now.db") as rows:
+    with closing(sqlite3.connect(tmp_path / "now.db", isolation_level=None)) as rows:
         rows.execute('CREATE TABLE "order" (id TEXT PRIMARY KEY, open INTEGER)')
         rows.execute("INSERT INTO \"order\" VALUES ('1', 0)")
     tables = 'url = "sqlite:///now.db"\n[directory.order]\ntable = "order"\nlookup = true\nattributes = ["open"]\n'
