@@ -1,4 +1,4 @@
-"""`query`: seconds for a question to a log of ten million records: packed, as JSON Lines with DuckDB, and streamed."""
+"""`query`: seconds for a question about a log of ten million records: packed, with DuckDB from JSON Lines, streamed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.audit.query.stream import StreamReader
 RECORDS = 10_000_000
 STREAMED_RECORDS = 1_000_000
 MAX_SECONDS = 5.0
-TRIES = 3  # of questions to a packed log; the fastest counts
+TRIES = 3  # of questions about a packed log; the fastest counts
 QUESTIONS = {
     "denials of one agent": ("--agent=bot-7", "--outcome=deny"),
     "one decision by its ID": ("--id=01KE0000000000000000000000",),
@@ -84,11 +84,11 @@ def measure_questions(records: int, say: Say, folder: Path) -> list[dict[str, An
 def section(data: list[dict[str, Any]]) -> Section:
     first = data[0]
     slowest = max(one["seconds"] for one in data if one["of"] == PACKED)
-    target = Target("the slowest question to a packed log", MAX_SECONDS, slowest, "s")
+    target = Target("the slowest question about a packed log", MAX_SECONDS, slowest, "s")
     sizes = f"{first['bytes'] / 1e9:.1f} GB of JSON Lines, {first['packed_bytes'] / 1e9:.2f} GB packed"
     return Section(
         name="query",
-        title=f"Questions to a log of {first['records']:,} records",
+        title=f"Questions about a log of {first['records']:,} records",
         columns=("question", "of", "seconds", "of CPU"),
         rows=tuple((one["what"], one["of"], format_number(one["seconds"]), format_number(one["cpu"])) for one in data),
         data=tuple(data),

@@ -34,20 +34,25 @@ def log_files(path: Path) -> list[Path]:
     """Return the files, oldest first. A rotated file can also be named directly. Raises OSError if there is no file."""
     ours = rf"\.(?P<time>{TIMESTAMP_PATTERN})"
     named = re.compile(rf"{re.escape(path.name)}(?:{ours}|(?P<rest>{ROTATED_BY_LOGROTATE}))(?:\.gz)?")
-    rotated: list[tuple[float, str, Path]] = []
-    numbered: dict[Path, str] = {}
+    rotated: list[tuple[float, Path, str]] = []
     with suppress(OSError):
-        for other in path.parent.iterdir():
-            if name := named.fullmatch(other.name):
-                with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
-                    found = other.stat()
-                    if stat.S_ISREG(found.st_mode):
-                        rotated.append((rotation_time(found, name["time"]), other.name, other))
-                        numbered |= {} if name["rest"] is None else {other: name["rest"]}
+        rotated.extend(find_rotated(path.parent, named))
     if not rotated or path.exists():
         begins_with(path, b"")
-    ordered = in_named_order([file for _, _, file in sorted(rotated)], numbered)
+    ordered = in_named_order([file for _, file, _ in sorted(rotated)], {file: rest for _, file, rest in rotated})
     return without_duplicates([*ordered, *([path] if path.exists() else [])])
+
+
+def find_rotated(folder: Path, named: re.Pattern[str]) -> Iterator[tuple[float, Path, str]]:
+    """Yield the time of each rotated file, its path, and the end of a name that logrotate gave, or `""`. Raises
+    OSError.
+    """
+    for file in folder.iterdir():
+        if name := named.fullmatch(file.name):
+            with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
+                found = file.stat()
+                if stat.S_ISREG(found.st_mode):
+                    yield rotation_time(found, name["time"]), file, name["rest"] or ""
 
 
 def rotated_from(path: Path) -> Path | None:
@@ -61,7 +66,7 @@ def in_named_order(files: Sequence[Path], numbered: Mapping[Path, str]) -> list[
     be those of a copy. Other files stay at their places."""
     found = list(files)
     for sign, backwards in ((".", True), ("-", False)):  # `.1` is the newest file
-        places = [at for at, file in enumerate(files) if numbered.get(file, "").startswith(sign)]
+        places = [at for at, file in enumerate(files) if numbered[file].startswith(sign)]
         some = [files[at] for at in places]
         some.sort(key=lambda file: (named_number(numbered[file]), file.name), reverse=backwards)
         for at, file in zip(places, some, strict=True):

@@ -71,8 +71,8 @@ class RecordSummary:
 
 
 def find_record(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
-    """Return the record on a line and its decoded members: the complete record behind one that was cut off, if a killed
-    process left one there. None if there is none."""
+    """Return the record on a line and its decoded members, or None for a line without a record. If a killed process
+    left the beginning of a record on the line, the complete record follows it."""
     line = line.strip().removeprefix(BYTE_ORDER_MARK)
     tree = decode_record(line)
     if tree is not None:

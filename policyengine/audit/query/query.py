@@ -1,4 +1,4 @@
-"""A question to a log: which records, and whether to list, count or measure them."""
+"""A question about a log: which records, and whether to list, count or measure them."""
 
 from __future__ import annotations
 

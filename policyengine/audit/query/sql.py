@@ -1,4 +1,4 @@
-"""SQL of DuckDB for questions to the rows of logs. Only names from our tables become text of a statement; everything
+"""SQL of DuckDB for questions about the rows of logs. Only names from our tables become text of a statement; everything
 that a user or a log supplies is a parameter."""
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ class LogIndex:
         return (self.files[number], self._places[2 * tile]) if 0 <= number < len(self.files) else None
 
     def _tile_time(self, tile: int) -> bytes:
-        """Return the time of the first line with a time, from the first line of the tile on; `b""` if there is none or
-        its file was deleted.
+        """Return the time of the first line with a time, from the first line of the tile on; `b""` if no line has a
+        time or the file was deleted.
         """
         place = self._tile_place(tile)
         if place is None:

@@ -59,7 +59,7 @@ class SealedEntries:
         return (starts[number], number) if number else (0, 0)
 
     def find_file(self, folder: Path, digests: Sequence[bytes]) -> int | None:
-        """Return the number of the sealed file with these first lines; None if there is none."""
+        """Return the number of the sealed file with these first lines, or None if no file was sealed with them."""
         return self._find_number(read_starts(folder), digests)
 
     def _find_number(self, starts: Sequence[int], digests: Sequence[bytes]) -> int | None:

@@ -109,8 +109,8 @@ class Sealer:
             raise SealError(f"the folder `{self.folder}` of the seal cannot be written: {reason(error)}") from None
 
     def load_checkpoint(self) -> SignedCheckpoint | None:
-        """Load the last checkpoint; None if there is none. The key must have signed it, or a key that named this one.
-        Raises SealError.
+        """Load the last checkpoint; None before the first one. The key must have signed it, or a key that named this
+        key. Raises SealError.
         """
         path = self.folder / "checkpoint"
         try:

@@ -90,7 +90,7 @@ def base_name(path: Path | str) -> str:
 
 
 def last_rotated(log: Path, files: Sequence[LogFile]) -> str:
-    """Return the name of the last file whose name has the time of its rotation; empty if there is none."""
+    """Return the name of the last file whose name has the time of its rotation; empty without such a file."""
     named = re.compile(rf"{re.escape(log.name)}\.{TIMESTAMP_PATTERN}")
     return max((file.base_name for file in files if named.fullmatch(file.base_name)), default="")
 

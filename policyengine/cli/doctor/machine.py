@@ -13,7 +13,7 @@ from policyengine.time_formats import format_epoch_seconds
 MIN_PYTHON = (3, 11)
 # For each extra of the distribution, the module that exists if it is installed, and what the extra provides.
 EXTRAS = {
-    "audit": ("duckdb", "`audit pack`, and questions to large logs"),
+    "audit": ("duckdb", "`audit pack`, and questions about large logs"),
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
     "httpx": ("httpx", "`policyengine.client.http`"),
