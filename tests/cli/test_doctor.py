@@ -428,12 +428,13 @@ def test_doctor_reports_files_of_another_user(run, served):
 
 
 def test_doctor_closes_the_store_that_it_opened(run, served, monkeypatch):
-    opened, close = set(), SqliteStore.close
+    opened, made, close = set(), [], SqliteStore.close
 
     class Counted(SqliteStore):
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
             opened.add(id(self))
+            made.append(self)
 
         def close(self):
             close(self)
@@ -441,4 +442,5 @@ def test_doctor_closes_the_store_that_it_opened(run, served, monkeypatch):
 
     monkeypatch.setattr("policyengine.stores.sqlite.store.SqliteStore", Counted)
     run("doctor", *options(served))
+    assert len(made) == 2  # of the check of the store, and of the policies
     assert not opened
