@@ -440,7 +440,7 @@ def test_doctor_closes_the_store_that_it_opened(run, served, monkeypatch):
             close(self)
             opened.discard(id(self))
 
-    monkeypatch.setattr("policyengine.stores.sqlite.store.SqliteStore", Counted)
+    monkeypatch.setattr("policyengine.stores.url.SqliteStore", Counted)
     run("doctor", *options(served))
     assert len(made) == 2  # of the check of the store, and of the policies
     assert not opened
