@@ -1,0 +1,1 @@
+"""Learned behavior: what is known of each caller, and the facts `behavior.*` that follow from it."""

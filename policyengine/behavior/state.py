@@ -1,0 +1,92 @@
+"""The rows of all callers, and the model by which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.fold import (
+    BehaviorReading,
+    ProfileSettings,
+    advance,
+    apply_decision,
+    apply_failure,
+    read_behavior,
+)
+from policyengine.behavior.learn import learn_model
+from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel
+from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
+
+DAY: Final = HOUR * HOURS_OF_DAY
+MAX_CALLERS: Final = 1_000_000
+
+
+class CallerRow(NamedTuple):
+    """The class of a caller, and its row."""
+
+    group: str
+    row: BehaviorRow
+
+
+class BehaviorState:
+    """The rows of callers and the model. It is not thread-safe.
+
+    A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
+    again gives the same models. The caller that was not heard of for longest makes room if there are too many.
+    """
+
+    def __init__(
+        self,
+        settings_of: Callable[[str], ProfileSettings],
+        tagger: Tagger,
+        *,
+        model: BehaviorModel = EMPTY_MODEL,
+        most: int = MAX_CALLERS,
+        learns: bool = True,
+    ) -> None:
+        self.rows: dict[Caller, CallerRow] = {}
+        self.model, self.tagger, self.learns = model, tagger, learns
+        self._settings_of, self._most = settings_of, most
+        self._day = -1
+
+    def read(self, caller: Caller, group: str, endpoint: str, at: int) -> tuple[BehaviorRow, BehaviorReading]:
+        """Return the row of a caller at this time, and the facts of a request. The row may be new."""
+        settings = self._settings_of(group)
+        found = self.rows.get(caller)
+        row = BehaviorRow(at) if found is None else found.row
+        advance(row, at, settings)
+        model = self.model.class_of((caller.issuer, group))
+        return row, read_behavior(row, model, self.tagger.tag(endpoint), at, settings)
+
+    def fold(self, event: BehaviorEvent) -> BehaviorReading:
+        """Change the row of the caller by a decision. Return the facts of its request."""
+        if self.learns and event.at // DAY > self._day:
+            self.learn(event.at)
+        caller, group, tag = event.caller, event.group, self.tagger.tag
+        row, reading = self.read(caller, group, event.endpoint, event.at)
+        settings = self._settings_of(group)
+        run = tag(event.run) if event.run else 0
+        apply_decision(row, reading, event.at, tag(event.endpoint), run, event.outcome, event.clamped, settings)
+        self.keep(caller, group, row)
+        return reading
+
+    def fold_failure(self, caller: Caller) -> None:
+        """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
+        found = self.rows.get(caller)
+        if found is not None:
+            apply_failure(found.row)
+
+    def keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
+        """Keep the row of a caller, as the one heard of last."""
+        known = self.rows.pop(caller, None)
+        if known is None and len(self.rows) >= self._most:
+            del self.rows[next(iter(self.rows))]
+        self.rows[caller] = CallerRow(group, row)
+
+    def learn(self, at: int) -> None:
+        """Learn a new model from the rows."""
+        self._day = at // DAY
+        content = self.model.content
+        rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
+        self.model = learn_model(rows, self._settings_of, at, content.serial + 1, content.tags)
