@@ -166,26 +166,40 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("age", _D, "time since the approval was granted"),
     ], optional="by age", volatile="granted by age", always_known="granted"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
+        ("ready", _B, "whether enough requests of the caller are known to judge it; false until then"),
         ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until it is learned"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
         ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
-        ("deviation", _N, "how unusual the latest requests are, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
+    ], volatile="ready trust burst novelty error_rate"),
+    *_define_facts("behavior", FactOrigin.ENGINE, [
+        ("deviation", _N, "how unusual the latest requests are, 0 … 1"),
         ("sequence", _B, "whether the caller follows the declared profile; true until it is learned"),
-        ("ready", _B, "whether there is enough data to judge"),
-    ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned facts"),
+    ], volatile="deviation sequence", later="learned sequences"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
         ("id", _S, "the group of keys that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# Values for every caller until the engine learns facts; `cluster.id` is the key itself.
+# Values of facts that are not learned, or not learned yet; `cluster.id` is the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
     ("behavior", "ready"): False, ("cluster", "size"): 1,
 }  # fmt: skip
+
+# Facts that are learned about callers: numbers from 0 to 1, and booleans.
+LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] == "behavior" and fact.later is None}
+
+
+def is_learned_value(path: tuple[str, ...], value: object) -> bool:
+    """Return whether a learned fact can have the value."""
+    if LEARNED_FACTS[path].type is Scalar.BOOL:
+        return isinstance(value, bool)
+    return isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 
 # Roots whose members may have any name; the members are strings or are declared by `facts`.
 OPEN_ROOTS = {

@@ -37,7 +37,7 @@ from policyengine.evaluator.entity_nodes import (
     checked_reference,
     member_value,
 )
-from policyengine.evaluator.fact_reader import BY_TIME, DERIVED
+from policyengine.evaluator.fact_reader import BEFORE_CHAIN, DERIVED
 from policyengine.evaluator.history_nodes import AggregateValue, EventRules, HistoryTest, past_value
 from policyengine.evaluator.relation_nodes import (
     CompareSets,
@@ -119,7 +119,7 @@ class NodeBuilder:
         return n.RecordedFact(node) if scope.strict else node
 
     def slot(self, path: n.Path, type_: Type, *, given: bool = False) -> n.FactNode:
-        given = given and (path[0] in BOUND_BY_WITH or (path in DERIVED and path not in BY_TIME))
+        given = given and (path[0] in BOUND_BY_WITH or (path in DERIVED and path not in BEFORE_CHAIN))
         key = (path, type_, given)
         found = self.slots.get(key)
         if found is None:
@@ -131,11 +131,11 @@ class NodeBuilder:
 
     def _make_slot(self, path: n.Path, type_: Type, given: bool) -> n.FactNode:
         index, name = self._new_slot(), name_of(path)
+        if path in DERIVED and not given:
+            return n.ComputedFact(index, path, type_, name, DERIVED[path])
         if path in NEUTRAL_VALUES:
             neutral = NEUTRAL_VALUES[path]
             return n.ComputedFact(index, path, type_, name, lambda _: neutral)
-        if path in DERIVED and not given:
-            return n.ComputedFact(index, path, type_, name, DERIVED[path])
         if path == RESOURCE:
             return n.ResourceFact(index, path, type_, name, bindable=not given)
         kind, only = SCALAR_KINDS.get(type_, n.GENERAL) if isinstance(type_, Scalar) else n.GENERAL, ""

@@ -29,7 +29,7 @@ from policyengine.runtime.history import WindowKey
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, EntitySizes, LookupEntities, Snapshot
+from policyengine.runtime.snapshot import Entities, EntitySizes, LearnedFacts, LookupEntities, Snapshot
 from policyengine.runtime.value_size import CHARACTERS_PER_STEP, LARGE_EXTENT, is_large, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.solver.worst_case import Steps, UnlimitedSizes, add_steps, evaluate_steps, steps_of
@@ -196,34 +196,40 @@ class Evaluator:
         return self._condition_steps
 
     def plan(
-        self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
+        self,
+        request: Request,
+        moment: int,
+        looking: LookupEntities | None = None,
+        stamp: Stamp = "",
+        behavior: LearnedFacts | None = None,
     ) -> tuple[Decision, Effects] | Needs:
         """Return the decision if it depends on no state, else the state that it needs.
 
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
-        while rows are missing, the result asks only for rows.
+        while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
+        snapshot with which the decision is resumed must have the same.
         """
         rules = self.program.rules_at(request.endpoint)
         if request.approvals or looking is not None or self._counts_steps(request, rules):
-            return self._plan_with_state(request, moment, looking, stamp)
-        made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp)
+            return self._plan_with_state(request, moment, looking, stamp, behavior)
+        made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp, behavior)
         if isinstance(made, walker.StartedDecision):
             return Needs(request, windows=made.windows, started=made)
         return made
 
     def _plan_with_state(
-        self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp
+        self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp, behavior: LearnedFacts | None
     ) -> tuple[Decision, Effects] | Needs:
         entities = self.entities if looking is None else looking
         windows = NO_WINDOWS
         if self.kernel.watches:
-            if denied := self._deny_long_bindings(request, entities, moment, stamp):
+            if denied := self._deny_long_bindings(request, entities, moment, stamp, behavior):
                 return lacked(request, looking) or denied
-            windows = walker.find_windows(self.program, request, entities, moment)
+            windows = walker.find_windows(self.program, request, entities, moment, behavior)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), windows)
         if needs.approvals or needs.windows:
             return lacked(request, looking) or needs
-        made = self.resume(needs, Snapshot(entities), moment, stamp)
+        made = self.resume(needs, Snapshot(entities, behavior=behavior), moment, stamp)
         return lacked(request, looking) or made
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
@@ -235,17 +241,30 @@ class Evaluator:
         kept = self._kept if snapshot.entities is self.entities else None
         if not self._counts_steps(request, rules):
             return walker.decide(self.program, request, snapshot, moment, kept, stamp)
-        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, kept)
+        state = self._state(rules, request, snapshot, moment, kept)
         count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
         return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
 
+    def _state(
+        self,
+        rules: EndpointRules,
+        request: Request,
+        snapshot: Snapshot,
+        moment: int,
+        kept: walker.KeptAttributes | None,
+    ) -> State:
+        entities, history, behavior = snapshot.entities, snapshot.history, snapshot.behavior
+        return walker.start(self.program, rules, request, entities, history, moment, kept, behavior)
+
     # ── For tests and comparisons ─────────────────────────────────────────────────────────────
 
-    def windows(self, request: Request, entities: Entities, moment: int) -> frozenset[WindowKey]:
+    def windows(
+        self, request: Request, entities: Entities, moment: int, behavior: LearnedFacts | None = None
+    ) -> frozenset[WindowKey]:
         """Return the windows of the history that the decision reads."""
-        if not self.kernel.watches or self._deny_long_bindings(request, entities, moment, ""):
+        if not self.kernel.watches or self._deny_long_bindings(request, entities, moment, "", behavior):
             return NO_WINDOWS
-        return walker.find_windows(self.program, request, entities, moment)
+        return walker.find_windows(self.program, request, entities, moment, behavior)
 
     def required_approvals(self, request: Request, snapshot: Snapshot, moment: int) -> list[tuple[str, str]]:
         """Return the guard and the binding of each approval that the request needs, whatever else stops it."""
@@ -268,7 +287,7 @@ class Evaluator:
         if isinstance(request.endpoint, MalformedEndpoint):
             return None
         rules = self.program.rules_at(request.endpoint)
-        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, None)
+        state = self._state(rules, request, snapshot, moment, None)
         if self._counts_steps(request, rules):
             counted = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
             return None if counted.exceeded else state
@@ -277,7 +296,7 @@ class Evaluator:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _deny_long_bindings(
-        self, request: Request, entities: Entities, moment: int, stamp: Stamp
+        self, request: Request, entities: Entities, moment: int, stamp: Stamp, behavior: LearnedFacts | None
     ) -> tuple[Decision, Effects] | None:
         """Return a deny if the bindings of the endpoint take too many steps. They are counted first, because the keys
         of histories may read them.
@@ -285,7 +304,7 @@ class Evaluator:
         rules = self.program.rules_at(request.endpoint)
         if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):
             return None
-        state = walker.start(self.program, rules, request, entities, walker.NO_HISTORY, moment, None)
+        state = self._state(rules, request, Snapshot(entities, behavior=behavior), moment, None)
         count = count_bindings(StartedRequest(self._step_nodes, state, walker.NOTHING_SPENT))
         return self._deny(state, count, stamp) if count.exceeded else None
 

@@ -17,7 +17,7 @@ from policyengine.runtime.endpoints import HttpEndpoint, MalformedEndpoint, Tool
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, Snapshot
+from policyengine.runtime.snapshot import Entities, LearnedFacts, Snapshot
 from policyengine.typesystem import EntityRef
 
 KeptAttributes: TypeAlias = dict[int, dict[EntityRef, Any]]
@@ -38,7 +38,7 @@ def decide(
     request alone.
     """
     rules = program.rules_at(request.endpoint)
-    st = start(program, rules, request, snapshot.entities, snapshot.history, moment, kept)
+    st = start(program, rules, request, snapshot.entities, snapshot.history, moment, kept, snapshot.behavior)
     return finish(st, snapshot.spent, stamp)
 
 
@@ -60,9 +60,12 @@ def plan(
     moment: int,
     kept: KeptAttributes | None,
     stamp: Stamp,
+    behavior: LearnedFacts | None = None,
 ) -> tuple[Decision, Effects] | StartedDecision:
-    """Return the decision as `decide` does, or a started one if it depends on the history."""
-    st = start(program, rules, request, entities, NO_HISTORY, moment, kept)
+    """Return the decision as `decide` does, or a started one if it depends on the history. `behavior` are the learned
+    facts of the caller, as in a snapshot.
+    """
+    st = start(program, rules, request, entities, NO_HISTORY, moment, kept, behavior)
     if program.reads_history and type(request.endpoint) is not MalformedEndpoint:
         windows = needed_windows(st)
         if windows:
@@ -80,13 +83,18 @@ def resume(started: StartedDecision, history: Any, stamp: Stamp) -> tuple[Decisi
     return finish(st, NOTHING_SPENT, stamp)
 
 
-def find_windows(program: PolicyProgram, request: Request, entities: Entities, moment: int) -> frozenset[WindowKey]:
+def find_windows(
+    program: PolicyProgram,
+    request: Request,
+    entities: Entities,
+    moment: int,
+    behavior: LearnedFacts | None = None,
+) -> frozenset[WindowKey]:
     """Return the windows of the history that the rules of the endpoint read."""
     if isinstance(request.endpoint, MalformedEndpoint):
         return NO_WINDOWS
-    return needed_windows(
-        start(program, program.rules_at(request.endpoint), request, entities, NO_HISTORY, moment, None)
-    )
+    rules = program.rules_at(request.endpoint)
+    return needed_windows(start(program, rules, request, entities, NO_HISTORY, moment, None, behavior))
 
 
 def start(
@@ -97,12 +105,15 @@ def start(
     history: Any,
     moment: int,
     kept: KeptAttributes | None,
+    behavior: LearnedFacts | None = None,
 ) -> State:
     """Return the state of a request with its presenter, its chain and the claims of its credential."""
     endpoint = request.endpoint
     if request.entities:
         entities, kept = entities.with_rows(request.entities), None
     st = State(program, rules, request, moment, entities, history, kept)
+    if behavior is not None:
+        st.behavior = behavior
     if type(endpoint) is HttpEndpoint:
         st.segments = endpoint.segments
     elif type(endpoint) is ToolEndpoint:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policyengine.clock import EPOCH
 from policyengine.runtime.history import History, PastEvent, WindowKey
-from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.snapshot import Entities, LearnedFacts
 from policyengine.runtime.value_sets import ValueSet
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.typesystem import EntityRef, Scalar
@@ -87,6 +87,7 @@ class State:
     - `claims` are attributes that override the entity store
     - `hops` are the agents before the presenter, or Unknown; `hop` is set in the state of a hop, `presenter` then
       is the state of the presenter
+    - `behavior` are the learned facts of the caller by name; None if nothing is learned
     - `caller_key` is a user with the key of the histories of this principal and that user
     - `recorder` collects the facts that an approval is bound to
     - `past` is the event on which a condition about the past is tested
@@ -94,6 +95,7 @@ class State:
     """
 
     approval: ApprovalFacts | None = None
+    behavior: LearnedFacts | None = None
     bindings: dict[tuple[str, ...], BoundValue] | None
     by_agent: bool = False
     caller_key: tuple[Any, str | Unknown] | None = None
@@ -168,7 +170,7 @@ class State:
         other = State(self.program, self.rules, self.request, self.moment, self.entities, self.history, self.kept)
         other.instant = self.instant
         other.facts, other.segments, other.masked = self.facts, self.segments, self.masked
-        other.tool = self.tool
+        other.tool, other.behavior = self.tool, self.behavior
         other.bindings, other.claims, other.approval = self.bindings, self.claims, self.approval
         other.by_agent, other.name, other.issuer, other.trust = self.by_agent, self.name, self.issuer, self.trust
         other.user, other.scopes, other.groups, other.hops = self.user, self.scopes, self.groups, self.hops

@@ -3,8 +3,9 @@
 Every refusal is a deny: `require c` and `deny unless c` become `deny when not c`. A guard acts when its condition is
 true or unknown, a grant (`may`, `acts`, `delegate`, `where`) only when its condition is true.
 
-The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `authzen_maps.py` and `approval_bindings.py`.
-This module re-exports all of them: use `from policyengine import kernel as k`.
+The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `profiles.py`, `agent_names.py`,
+`authzen_maps.py` and `approval_bindings.py`. This module re-exports all of them: use
+`from policyengine import kernel as k`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from datetime import datetime, timedelta
 from typing import Literal as Word
 from typing import TypeAlias
 
+from policyengine.kernel.agent_names import ExactName as ExactName
+from policyengine.kernel.agent_names import InGroup as InGroup
+from policyengine.kernel.agent_names import NamePattern as NamePattern
 from policyengine.kernel.approval_bindings import BoundObject as BoundObject
 from policyengine.kernel.approval_bindings import BoundTo as BoundTo
 from policyengine.kernel.authzen_maps import MapAction as MapAction
@@ -77,6 +81,7 @@ from policyengine.kernel.limits import PaceByFact as PaceByFact
 from policyengine.kernel.limits import Raise as Raise
 from policyengine.kernel.limits import Rate as Rate
 from policyengine.kernel.limits import StoreFailureMode as StoreFailureMode
+from policyengine.kernel.profiles import Profile as Profile
 from policyengine.typesystem import FieldType as FieldType
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
@@ -95,23 +100,6 @@ class Binder(Node):
 
 
 # ── Doors ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class ExactName:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class NamePattern:
-    """Agents whose name matches a glob: `agent "report-*"`."""
-
-    glob: str
-
-
-@dataclass(frozen=True, slots=True)
-class InGroup:
-    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +374,7 @@ class Kernel:
     """All loaded packages as one value.
 
     `package` is the package of the first module; `unrestricted` and `advisory` are the packages with `users
-    unrestricted` and `tasks advisory`.
+    unrestricted` and `tasks advisory`; `reads_behavior` says whether a rule reads a learned fact.
     """
 
     package: str
@@ -405,4 +393,6 @@ class Kernel:
     limits: tuple[Limit, ...] = ()
     watches: tuple[EventRetention, ...] = ()
     maps: tuple[MapItem, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+    reads_behavior: bool = False
     revision: str = ""

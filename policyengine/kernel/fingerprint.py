@@ -18,8 +18,8 @@ from policyengine import kernel as k
 # Fields whose order has no meaning: grants are a union, all guards apply. The items of a guard keep their order.
 UNORDERED_FIELDS = frozenset(
     "advisory agents anyones attesters binders carriers claims delegates delegation environments excepts fields grants "
-    "guards issuers kinds limits maps models openings packages parents patterns requirements scopes unrestricted "
-    "users users_like".split()
+    "guards issuers kinds limits maps models openings packages parents patterns profiles requirements scopes "
+    "unrestricted users users_like".split()
 )
 
 
@@ -31,8 +31,10 @@ SEMANTICS_VERSION = 4
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
 SHARED_ITEM_TYPES = (str, k.Segment)  # types of items whose tuples many rules share
-# The package appears in decisions but does not change them, and watches follow from the rules.
-EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches"})
+# The package appears in decisions but does not change them; watches and `reads_behavior` follow from the rules.
+EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches", "reads_behavior"})
+# Members that policies without them leave out, so that their revisions are those from before the members existed.
+LATER_FIELDS = frozenset({"maps", "profiles"})
 
 
 def canonicalize(kernel: k.Kernel) -> k.Kernel:
@@ -49,6 +51,7 @@ def canonicalize(kernel: k.Kernel) -> k.Kernel:
         guards=tuple(sorted(sort_declarations(kernel.guards, write), key=lambda guard: (guard.package, guard.name))),
         limits=tuple(sorted(sort_declarations(kernel.limits, write), key=lambda one: (one.package, one.name))),
         maps=sort_declarations(kernel.maps, write),
+        profiles=tuple(sorted(sort_declarations(kernel.profiles, write), key=lambda one: (one.package, one.name))),
     )
     return replace(found, revision=compute_revision(found, write))
 
@@ -72,8 +75,8 @@ def canonical_pieces(kernel: k.Kernel, write: CanonicalWriters) -> Iterator[str]
     yield f"semantics={SEMANTICS_VERSION}"
     for name in (name for name in field_names(k.Kernel) if name not in EXCLUDED_FIELDS):
         value = getattr(kernel, name)
-        if name == "maps" and not value:
-            continue  # policies without maps keep the revision that they had before maps existed
+        if name in LATER_FIELDS and not value:
+            continue
         yield f",{name}="
         if name in UNORDERED_FIELDS and isinstance(value, tuple):
             yield from canonical_list(sorted(write.known.get(id(part)) or write(part) for part in value))

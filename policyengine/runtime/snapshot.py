@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
+# Learned facts of a caller, by name without `behavior.`.
+LearnedFacts: TypeAlias = Mapping[str, object]
 NOT_ANSWERED = "the entity store did not answer"
 NO_ROW = Invalid("the entity has no row")
+NOT_READABLE = Invalid("what was learned about the caller cannot be read")
 PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it")
 
 
@@ -73,9 +76,10 @@ class Snapshot:
     """The state for one decision.
 
     `spent` holds the ids of approvals that an earlier allow used; `history` holds the requested windows: a missing one
-    is unknown.
+    is unknown. `behavior` holds learned facts: a missing one has its neutral value, an Invalid one is unknown.
     """
 
     entities: Entities
     spent: frozenset[str] = frozenset()
     history: Mapping[WindowKey, History] = field(default_factory=dict)
+    behavior: LearnedFacts | None = None

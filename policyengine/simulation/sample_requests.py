@@ -40,7 +40,7 @@ def is_self_contained(case: Case) -> bool:
     """Return whether a case expects an allow, and its question and entities are all that it needs."""
     expected = case.expected
     allowed = expected.outcome is Outcome.ALLOW and not expected.negated
-    return allowed and case.skip is None and not case.approvals and not case.attributes
+    return allowed and case.skip is None and not case.approvals and not case.attributes and not case.behavior
 
 
 def distinct(questions: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

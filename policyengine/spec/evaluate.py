@@ -34,7 +34,7 @@ from policyengine.spec.match_endpoint import Captures, match_pattern
 from policyengine.spec.reason_texts import NOT_SHOWN
 from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
-from policyengine.vocabulary import NEUTRAL_VALUES
+from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES
 
 Bindings: TypeAlias = dict[Path, object]
 TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
@@ -52,8 +52,14 @@ def given_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
     """Return the facts of a request before patterns bind any."""
     entities = snapshot.entities.with_rows(request.entities)
     times = {("time",): now, **credential_ages(request, now), ("approval", "granted"): False}
-    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL_VALUES}, {}, history=snapshot.history)
-    return _with_user(facts)
+    bound = {**times, **NEUTRAL_VALUES, **learned_facts(snapshot)}
+    return _with_user(Facts(kernel, request, entities, now, bound, {}, history=snapshot.history))
+
+
+def learned_facts(snapshot: Snapshot) -> Bindings:
+    """Return the facts that were learned about the caller. Facts that are not learned yet stay neutral."""
+    known = snapshot.behavior or {}
+    return {path: known[path[1]] for path in LEARNED_FACTS if path[1] in known}
 
 
 def _with_user(facts: Facts) -> Facts:

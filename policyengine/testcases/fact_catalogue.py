@@ -15,7 +15,14 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.detail_text import obligation_source_text
 from policyengine.typesystem import EnumType, RecordType, Type
-from policyengine.vocabulary import ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, REQUEST_MEMBERS, FactOrigin
+from policyengine.vocabulary import (
+    ENTITY_ROOTS,
+    FACT_ROOT_NAMES,
+    FACTS,
+    LEARNED_FACTS,
+    REQUEST_MEMBERS,
+    FactOrigin,
+)
 
 FactPath: TypeAlias = tuple[str, ...]
 NameKind: TypeAlias = Word["issuer", "attester"]
@@ -43,6 +50,7 @@ DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
         fact.path: ORIGIN_HINTS[fact.origin]
         for fact in FACTS
         if fact.origin in ORIGIN_HINTS and fact.later is None and fact.path != ("time",)
+        if fact.path not in LEARNED_FACTS
     },
 }
 

@@ -10,6 +10,7 @@ from policyengine.checker.type_names import describe_type, join_words
 from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import CHAIN_HOP_MEMBERS
+from policyengine.runtime.snapshot import NOT_READABLE
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -33,12 +34,15 @@ from policyengine.testcases.scenario import (
     PutTime,
     ScenarioStep,
 )
-from policyengine.typesystem import EntityRef, FieldType, RecordType, Type
+from policyengine.typesystem import EntityRef, FieldType, RecordType, Scalar, Type
+from policyengine.vocabulary import LEARNED_FACTS, is_learned_value
 
+UNKNOWN = "unknown"
 HOP_MEMBERS = (*CHAIN_HOP_MEMBERS, "age")
 APPROVAL_MEMBERS = ("rule", "by", "age", "of")
 HINTS = {
     "approval": 'write `given approval { rule: "…", by: "…" }`',
+    "behavior": "write `given behavior { trust: 0.95, burst: true }`",
     "chain": 'write `given chain [agent "planner"]`',
     "resource": 'write `given resource invoice "42"`',
 }
@@ -90,6 +94,8 @@ def assign_known(path: FactPath, span: Span, value: ast.Value, reading: ValueCon
             return
         case CatalogueAttribute(type_):
             yield PutAttribute(path[0], path[1], raw_value(value, reading, CatalogueFact(type_)))
+        case CatalogueFact() as fact if path in LEARNED_FACTS:
+            yield PutFact(path, read_learned_fact(path, value, fact, reading))
         case CatalogueFact() as fact:
             yield PutFact(normalize_path(path), raw_value(value, reading, fact))
         case FactGroup(free):
@@ -116,6 +122,21 @@ def assign_group(path: FactPath, value: ast.Value, free: bool, reading: ValueCon
 def normalize_path(path: FactPath) -> FactPath:
     """Return the path with header names in lower case, so that all spellings of a header are one fact."""
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
+
+
+def read_learned_fact(path: FactPath, value: ast.Value, fact: CatalogueFact, reading: ValueContext) -> object:
+    """Parse a learned fact, which the engine computes, so its type and range are checked. `unknown` is a fact that the
+    engine could not read.
+    """
+    if isinstance(value, ast.WordValue) and value.text == UNKNOWN and UNKNOWN not in reading.variables:
+        return NOT_READABLE
+    found = raw_value(value, reading, fact)
+    if not is_learned_value(path, found) and (found is not None or is_absent(value)):
+        name, range_ = ".".join(path), "true or false" if fact.type == Scalar.BOOL else "a number from 0 to 1"
+        hint = f"write {range_}, or `unknown`; without a value, the fact is neutral"
+        reading.report("E605", f"`{value.span.text}` is not a value of `{name}`", value.span, hint)
+        return None
+    return found
 
 
 # ── Who and what ──────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ from policyengine.testcases.scenario import (
     Repetition,
     Scenario,
     ScenarioStep,
+    learned_facts_in,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
 from policyengine.time_formats import format_duration, to_utc
@@ -230,6 +231,7 @@ class TestLowerer:
             span=span,
             repeated=trace.repeated,
             responded=trace.responded,
+            behavior=learned_facts_in(world.facts),
         )
 
     def approved(self, one: GivenApproval, endpoint: CaseEndpoint, world: Scenario) -> GivenApproval:

@@ -129,6 +129,7 @@ def action_endpoints(
 def build_question(endpoint: CaseEndpoint, world: Scenario, catalogue: FactCatalogue) -> dict[str, object]:
     """Return the request in wire shape."""
     facts = with_chain(with_issuer(world.facts), world.now)
+    facts.pop("behavior", None)  # callers cannot send what is learned about them
     attestation = facts.get("attestation")
     if isinstance(attestation, Mapping):
         facts["attestation"] = catalogue.attested(attestation)

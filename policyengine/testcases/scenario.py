@@ -70,7 +70,9 @@ ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTi
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """The setup of a test: `facts` in wire shape, `rows` of entities, and `attributes` by root and name."""
+    """The setup of a test: `facts` in wire shape, `rows` of entities, and `attributes` by root and name. `facts` also
+    holds the learned facts, which are not part of the request.
+    """
 
     facts: Mapping[str, object] = field(default_factory=dict)
     rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)
@@ -100,6 +102,12 @@ class Scenario:
 
     def at(self, moment: datetime) -> Scenario:
         return replace(self, now=moment)
+
+
+def learned_facts_in(facts: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the learned facts among the facts of a test, by name."""
+    given = facts.get("behavior")
+    return given if isinstance(given, Mapping) else {}
 
 
 def put_path(tree: Mapping[str, object], path: FactPath, value: object) -> dict[str, object]:
@@ -185,7 +193,7 @@ class ReportedResponse:
 class Case:
     """One request of a test with its expected outcome, or repetitions of it.
 
-    `question` is the request in wire shape, made at `now`. Cases of one test with the same `sequence` share their
+    `question` is the request in wire shape, made at `now`; `behavior` are the learned facts of its caller. Cases of one test with the same `sequence` share their
     state; `skip` is the reason to skip a case. `responded` is reported for each allowed request.
     """
 
@@ -204,6 +212,7 @@ class Case:
     span: Span = field(compare=False, repr=False)
     repeated: Repetition | None = None
     responded: ReportedResponse | None = None
+    behavior: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def requests(self) -> Iterator[Case]:

@@ -46,7 +46,7 @@ def decide_case(
     case: Case, request: Request, entities: Entities, evaluator: Evaluator, sequence: CaseSequence
 ) -> CaseDecision:
     """Decide a case in the state of its sequence, without changing that state. Raises RequestError."""
-    snapshot = Snapshot(entities, sequence.spent)
+    snapshot = Snapshot(entities, sequence.spent, behavior=case.behavior)
     if case.approvals:
         given = given_approvals(case, request, snapshot, evaluator, sequence)
         request = replace(request, approvals=tuple(given))
@@ -61,7 +61,7 @@ def with_history(
     """Return the snapshot with the history that the evaluator needs for the request."""
     if not evaluator.kernel.watches:
         return snapshot
-    windows = evaluator.windows(request, snapshot.entities, epoch_nanoseconds(case.now))
+    windows = evaluator.windows(request, snapshot.entities, epoch_nanoseconds(case.now), snapshot.behavior)
     return replace(snapshot, history=sequence.fetched(windows, case.now))
 
 

@@ -7,6 +7,7 @@ from policyengine.checker.lower import delegation, grants, guards, limits, maps,
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
+from policyengine.kernel.learned_facts import with_learned_facts
 from policyengine.source import Span
 from policyengine.spec.required_history import with_retention
 from policyengine.syntax import nodes as ast
@@ -52,6 +53,7 @@ def lower_policy(
         limits=limits.lower_limits(draft),
         maps=mapped,
     )
+    found = with_learned_facts(found) if draft.program.learns else found
     return with_retention(found) if draft.program.remembers else found
 
 

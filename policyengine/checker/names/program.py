@@ -48,6 +48,7 @@ class Program:
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
     broken: set[tuple[str, str]] = field(default_factory=set, compare=False)  # definitions with reported errors
     remembers: set[str] = field(default_factory=set, compare=False)  # packages that use history
+    learns: set[str] = field(default_factory=set, compare=False)  # packages that read learned facts
 
     @classmethod
     def of(cls, modules: Sequence[ast.Module], report: Reporter) -> Program:

@@ -22,7 +22,15 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import EnumType, RefType, Scalar, SetType, Type
 from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
-from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, STRING_MAPS, BuiltInFact
+from policyengine.vocabulary import (
+    ENTITIES,
+    ENTITY_ROOTS,
+    FACT_ROOT_NAMES,
+    FACTS,
+    LEARNED_FACTS,
+    STRING_MAPS,
+    BuiltInFact,
+)
 
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -74,6 +82,8 @@ def navigate_built_in(
             f"`{fact.name}` keeps its neutral value until {fact.later} are available",
             reference.span,
         )
+    elif fact.path in LEARNED_FACTS:
+        context.program.learns.add(context.package)
     length = len(fact.path)
     type_ = SetType(RefType(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type
     found = k.Fact(fact.path, type_, fact.optional, span=head_span(reference, length))

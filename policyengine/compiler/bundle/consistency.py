@@ -16,7 +16,7 @@ from policyengine.runtime.format_values import format_value
 
 RULE_NOUNS = {
     "agents": "agent", "users": "user", "anyones": "`anyone` block", "guards": "guard", "limits": "limit",
-    "binders": "pattern", "watches": "record", "maps": "map",
+    "binders": "pattern", "watches": "record", "maps": "map", "profiles": "profile",
 }  # fmt: skip
 
 

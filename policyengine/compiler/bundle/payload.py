@@ -46,6 +46,7 @@ class RuleData(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
     revision: Revision
     unrestricted: tuple[str, ...]
     advisory: tuple[str, ...]
+    reads_behavior: bool
     types: bytes
     patterns: list[bytes]
     entities: list[bytes]
@@ -60,6 +61,7 @@ class RuleData(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
     limits: list[bytes]
     watches: list[bytes]
     maps: list[bytes]
+    profiles: list[bytes]
 
 
 class BundleContent(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -70,7 +72,7 @@ class BundleContent(Struct, array_like=True, gc=False, forbid_unknown_fields=Tru
 
 
 NAMED_MEMBERS = ("entities", "issuers", "attesters")
-LAZY_MEMBERS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps")
+LAZY_MEMBERS = ("binders", "agents", "users", "anyones", "guards", "limits", "watches", "maps", "profiles")
 KINDS: Mapping[str, Any] = {
     "entities": k.EntityType,
     "issuers": k.Issuer,
@@ -84,6 +86,7 @@ KINDS: Mapping[str, Any] = {
     "limits": k.Limit,
     "watches": k.EventRetention,
     "maps": k.MapItem,
+    "profiles": k.Profile,
 }
 # Blocks that have requirements, and the default values of the fields after these.
 HEADS: Mapping[str, dict[str, object]] = {"agents": {"grants": (), "delegates": ()}, "users": {"grants": ()}}
@@ -119,7 +122,7 @@ def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> bytes:
         parts[name] = [schema.write(value, context, kind) for value in values]
     rules = RuleData(
         kernel.package, tuple(kernel.packages), kernel.revision, tuple(kernel.unrestricted), tuple(kernel.advisory),
-        ENCODER.encode(context.type_rows), encode_rows(context.pattern_rows),
+        kernel.reads_behavior, ENCODER.encode(context.type_rows), encode_rows(context.pattern_rows),
         **parts,
     )  # fmt: skip
     # The name of a source below the policy root, so that bundles reveal nothing about the machine that created them.
@@ -155,11 +158,13 @@ def decode_payload(payload: bytes, refuse: Refuse) -> DecodedPayload:
         read_named("attesters", rules.attesters, context),
     )
     context = replace(context, entities=frozenset(entities), issuers=frozenset(issuers), attesters=frozenset(attesters))
+    context = replace(context, reads_behavior=rules.reads_behavior)
     delegation = tuple(bundle_schema().read(k.DelegationLimits, raw, context) for raw in rules.delegation)
     lazy = {name: lazy_parts(name, rules, context, refuse) for name in LAZY_MEMBERS}
     kernel = k.Kernel(
         package=rules.package, packages=rules.packages, revision=rules.revision, entities=entities, issuers=issuers,
-        attesters=attesters, unrestricted=rules.unrestricted, advisory=rules.advisory, delegation=delegation, **lazy,
+        attesters=attesters, unrestricted=rules.unrestricted, advisory=rules.advisory, delegation=delegation,
+        reads_behavior=rules.reads_behavior, **lazy,
     )  # fmt: skip
     texts = tuple(source for source in sources if source.text)  # built-in declarations have none
     return DecodedPayload(kernel, build_tree(rules), texts)

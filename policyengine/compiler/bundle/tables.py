@@ -151,6 +151,7 @@ class DecodeContext:
     entities: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     attesters: frozenset[str] = frozenset()
+    reads_behavior: bool = False
     shared: dict[Any, Any] = field(default_factory=dict)  # texts and tuples of texts
     unbound: list[tuple[str, typesystem.Type]] = field(default_factory=list)
     depth: int = 0

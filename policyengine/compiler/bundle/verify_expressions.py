@@ -18,7 +18,7 @@ from policyengine.runtime.patterns import PatternError
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type, UnresolvedType
 from policyengine.vocabulary import BUILT_IN_FACTS as BUILT_IN
-from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, OPEN_ROOTS, STRING_MAPS
+from policyengine.vocabulary import ENTITIES, ENTITY_ROOTS, LEARNED_FACTS, OPEN_ROOTS, STRING_MAPS
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MAX_PATH_SEGMENTS = 100
@@ -42,7 +42,9 @@ def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
     require(0 < len(path) <= MAX_PATH_SEGMENTS and all(is_key(step) for step in path), "a path that is not a fact's")
     if built_in is not None:
         type_ = SetType(RefType(frozenset(reading.entities))) if built_in.type == ENTITIES else built_in.type
-        require(fact.type == type_ and built_in.later is None, f"`{built_in.name}` with another type")
+        require(fact.type == type_, f"`{built_in.name}` with another type")
+        learned = path in LEARNED_FACTS
+        require(reading.reads_behavior or not learned, "a learned fact in a policy that reads none")
     elif len(path) == 1:
         require(path[0] in ENTITY_ROOTS and isinstance(fact.type, RefType), f"`{path[0]}` is not a fact")
     elif path[:2] in STRING_MAPS:

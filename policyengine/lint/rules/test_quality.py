@@ -98,6 +98,7 @@ class CaseKeys:
             rows,
             canonical_case_text(case.question),
             canonical_case_text(case.attributes),
+            canonical_case_text(case.behavior),
             case.now,
             repr(expected),
         )

@@ -23,6 +23,7 @@ from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.trace import ApprovalTrace, DecisionTrace
 from policyengine.testcases import Case, Property
+from policyengine.testcases.scenario import learned_facts_in
 from policyengine.testing.case_sequence import CaseSequence, settle_alone
 from policyengine.testing.decide_case import (
     CaseDecision,
@@ -68,7 +69,7 @@ class ClaimChecker:
         return settle_alone(asked.decision, asked.effects, case)
 
     def _facts(self, case: Case, kernel: k.Kernel, request: Request, entities: Entities) -> Facts:
-        snapshot = self._snapshot(case, kernel, request, Snapshot(entities))
+        snapshot = self._snapshot(case, kernel, request, Snapshot(entities, behavior=case.behavior))
         return build_facts(kernel, request, snapshot, case.now)
 
     def _approved_facts(self, asked: CaseDecision, kernel: k.Kernel) -> Facts:
@@ -119,4 +120,5 @@ def draft_case(sketch: DraftRequest, prop: Property) -> Case:
         expected=prop.expected,
         skip=None,
         span=prop.span,
+        behavior=learned_facts_in(sketch.facts),
     )

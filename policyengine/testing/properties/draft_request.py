@@ -23,7 +23,14 @@ from policyengine.testing.properties.endpoints import (
     with_capture,
 )
 from policyengine.typesystem import EntityRef, RefType, Type
-from policyengine.vocabulary import BUILT_IN_FACTS, BuiltInFact, FactOrigin
+from policyengine.vocabulary import (
+    BUILT_IN_FACTS,
+    LEARNED_FACTS,
+    NEUTRAL_VALUES,
+    BuiltInFact,
+    FactOrigin,
+    is_learned_value,
+)
 
 FactPath: TypeAlias = tuple[str, ...]
 FactTree: TypeAlias = dict[str, Any]
@@ -154,6 +161,8 @@ class DraftRequest:
                 return typed_value(text, type_) if isinstance(type_, RefType) else text
             case _ if (node := self.bound(path)) is not None:
                 return self.known(node)
+            case _ if path in LEARNED_FACTS and self.raw(path) is None:
+                return NEUTRAL_VALUES[path]
             case _:
                 return typed_value(self.raw(path), type_)
 
@@ -225,6 +234,8 @@ class DraftRequest:
                 return isinstance(text, str) and self._fill(name, text)
             case ("tool",) | ("chain", *_):
                 return False
+            case _ if path in LEARNED_FACTS:
+                return is_learned_value(path, value) and self.put(path, value)
             case _ if (fact := BUILT_IN_FACTS.get(path)) is not None and not is_free(fact):
                 return False
             case _ if (node := self.bound(path)) is not None:
@@ -290,6 +301,7 @@ class DraftRequest:
     def question(self) -> dict[str, object]:
         """Return the request in wire format."""
         facts = with_chain(with_issuer(copy_tree(self.facts)), self.now)
+        facts.pop("behavior", None)
         for root, members in self.spot.members.items():
             given = facts.get(root)
             facts[root] = {**(given if isinstance(given, Mapping) and root == "request" else {}), **members}

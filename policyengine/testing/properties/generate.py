@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from policyengine import kernel as k
+from policyengine.runtime.snapshot import NOT_READABLE
 from policyengine.solver.witness.editor import DraftEditor
 from policyengine.solver.witness.finder import WitnessFinder
 from policyengine.solver.witness.pools import Leaf, ValuePools
@@ -22,6 +23,7 @@ from policyengine.testing.properties.endpoints import (
 )
 from policyengine.testing.properties.random_source import RandomSource
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import LEARNED_FACTS
 
 STRANGER, PERSON = "stranger", "alice"
 APPROVERS = ("ann", "ben", "cleo", "dan")
@@ -332,6 +334,8 @@ class RequestGenerator:
             path = self.choose.of(paths)
             if self.choose.chance(2):
                 self.sketch.remove(path)
+            elif path in LEARNED_FACTS:
+                self.sketch.put(path, NOT_READABLE)
             elif path != ("chain", "hops"):
                 self.sketch.put(path, wrong_type_value(self.sketch.raw(path)))
 

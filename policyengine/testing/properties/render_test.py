@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.policy_files import parse_head
+from policyengine.runtime.values import Invalid
 from policyengine.testcases import GivenApproval, Property
 from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.properties.draft_request import DraftRequest, FactPath
@@ -77,6 +78,8 @@ class TestNameWriter:
                 return "[" + ", ".join(self.value(item) for item in value) + "]"
             case Mapping():
                 return self.record(value)
+            case Invalid():  # a learned fact
+                return "unknown"
             case _:
                 raise TypeError(f"no test can give {type(value).__name__}")
 
@@ -156,7 +159,7 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
         yield f"given time {time_text(sketch.now)}"
     yield from entity_lines(sketch, spelling)
     yield from principal_lines(sketch.facts, spelling)
-    for root in GROUPED_ROOTS:
+    for root in (*GROUPED_ROOTS, "behavior"):
         if root in sketch.facts:
             yield f"given {root} {spelling.value(sketch.facts[root])}"
     yield from chain_lines(sketch, spelling)

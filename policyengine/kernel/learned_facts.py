@@ -1,0 +1,29 @@
+"""Finds the learned facts that rules read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+
+from policyengine import kernel as k
+from policyengine.vocabulary import LEARNED_FACTS
+
+
+def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
+    """Return the kernel with `reads_behavior` set as its rules require."""
+    rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
+    return replace(kernel, reads_behavior=any(True for _ in learned_facts(rules)))
+
+
+def learned_facts(part: object) -> Iterator[k.Fact]:
+    """Yield every learned fact in a part of the kernel, also those of past requests."""
+    if isinstance(part, tuple):
+        for item in part:
+            yield from learned_facts(item)
+    elif isinstance(part, k.Fact):
+        if part.path in LEARNED_FACTS:
+            yield part
+    elif is_dataclass(part):
+        for field in fields(part):
+            if field.name not in ("span", "type"):
+                yield from learned_facts(getattr(part, field.name))

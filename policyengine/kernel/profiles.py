@@ -1,0 +1,40 @@
+"""Profiles: how the behavior of agents is learned. The package `kernel` re-exports this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from policyengine.kernel.agent_names import ExactName, InGroup, NamePattern
+from policyengine.kernel.base import Node
+from policyengine.kernel.expressions import Expr
+
+DEFAULT_RUN_IDLE = timedelta(minutes=5)
+DEFAULT_LEARN = timedelta(days=14)
+DEFAULT_READY_RUNS = 20
+DEFAULT_READY_DAYS = 7
+DEFAULT_BURST_DAYS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Profile(Node):
+    """How the behavior of some agents is learned.
+
+    - a run is the requests with the same `run_key`; it ends after `run_idle` without a request. Without a key, only a
+      pause separates runs
+    - `learn` is how far back the learned behavior reaches
+    - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own
+    - one false alarm of a burst is expected in `burst_days` days of one caller
+    - a new value of `version` starts a new row, of which nothing is known yet
+    """
+
+    name: str
+    package: str
+    agents: ExactName | NamePattern | InGroup
+    run_key: Expr | None = None
+    run_idle: timedelta = DEFAULT_RUN_IDLE
+    learn: timedelta = DEFAULT_LEARN
+    ready_runs: int = DEFAULT_READY_RUNS
+    ready_days: int = DEFAULT_READY_DAYS
+    burst_days: int = DEFAULT_BURST_DAYS
+    version: Expr | None = None
