@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 ALLOWED: Final = 0
 DENIED: Final = 1
 HELD: Final = 2  # throttled, or it waits for an approval
-NO_RUN: Final = ""
+NO_RUN: Final = 0
 
 
 class Caller(NamedTuple):
-    """A caller: the agent at its issuer, its instance, and the version of what it runs; empty texts if unknown."""
+    """A caller: the agent at its issuer, its instance, and the tag of the version of what it runs; empty if unknown."""
 
     issuer: str
     agent: str
@@ -21,14 +21,14 @@ class Caller(NamedTuple):
 
 
 class BehaviorEvent(NamedTuple):
-    """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the key
-    of the run, or NO_RUN. `clamped` says whether a clamp acted on the request."""
+    """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the tag
+    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request."""
 
     at: int
     caller: Caller
     group: str  # the class of similar callers
     endpoint: str
-    run: str
+    run: int
     outcome: int
     clamped: bool = False
 

@@ -43,10 +43,10 @@ class BehaviorRow:
 
     A run has the tag of its key (`run_tag`), its last request (`run_last`) and its length. `paces` are requests per
     hour of the day, in sixteenths. `peaks` are the learned levels of each day, two in a row, in sixteenths of a
-    request; the day has the place `day % DAYS_KEPT`. `top_slow` and `top_fast` are the highest levels of today, learned
-    or not. `ratios` are, for each earlier day, its highest levels relative to the peaks of the days before it, in
-    1/1024; 0 if the caller was not ready. `level_slow` and `level_fast` are the two leaky buckets at `level_at`, the time
-    of the last event. `seen` are the tags of used endpoints with the day of their last use.
+    request; the day has the place `day % DAYS_KEPT`. `top_slow` and `top_fast` are the highest levels of today,
+    learned or not. `ratios` are, for each earlier day, its highest levels relative to the peaks of the days before it,
+    in 1/1024; 0 if the caller was not ready. `level_slow` and `level_fast` are the two leaky buckets at `level_at`, the
+    time of the last event. `seen` are the tags of used endpoints with the day of their last use.
     """
 
     __slots__ = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import (
     BehaviorReading,
     ProfileSettings,
@@ -20,6 +20,8 @@ from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
 MAX_CALLERS: Final = 1_000_000
+
+SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 
 
 class CallerRow(NamedTuple):
@@ -37,38 +39,37 @@ class BehaviorState:
     """
 
     def __init__(
-        self,
-        settings_of: Callable[[str], ProfileSettings],
-        tagger: Tagger,
-        *,
-        model: BehaviorModel = EMPTY_MODEL,
-        most: int = MAX_CALLERS,
-        learns: bool = True,
+        self, tagger: Tagger, *, model: BehaviorModel = EMPTY_MODEL, most: int = MAX_CALLERS, learns: bool = True
     ) -> None:
         self.rows: dict[Caller, CallerRow] = {}
         self.model, self.tagger, self.learns = model, tagger, learns
-        self._settings_of, self._most = settings_of, most
-        self._day = -1
+        self._most = most
+        self._day = model.content.made // DAY
 
-    def read(self, caller: Caller, group: str, endpoint: str, at: int) -> tuple[BehaviorRow, BehaviorReading]:
-        """Return the row of a caller at this time, and the facts of a request. The row may be new."""
-        settings = self._settings_of(group)
+    def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
+        """Return the row of a caller at this time; a new one if nothing is known of it."""
         found = self.rows.get(caller)
         row = BehaviorRow(at) if found is None else found.row
         advance(row, at, settings)
-        model = self.model.class_of((caller.issuer, group))
-        return row, read_behavior(row, model, self.tagger.tag(endpoint), at, settings)
+        return row
 
-    def fold(self, event: BehaviorEvent) -> BehaviorReading:
+    def read(
+        self, row: BehaviorRow, issuer: str, group: str, endpoint: str, at: int, settings: ProfileSettings
+    ) -> BehaviorReading:
+        """Return the facts of a request, from a row at its time."""
+        return read_behavior(row, self.model.class_of((issuer, group)), self.tagger.tag(endpoint), at, settings)
+
+    def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
         """Change the row of the caller by a decision. Return the facts of its request."""
-        if self.learns and event.at // DAY > self._day:
-            self.learn(event.at)
-        caller, group, tag = event.caller, event.group, self.tagger.tag
-        row, reading = self.read(caller, group, event.endpoint, event.at)
-        settings = self._settings_of(group)
-        run = tag(event.run) if event.run else 0
-        apply_decision(row, reading, event.at, tag(event.endpoint), run, event.outcome, event.clamped, settings)
-        self.keep(caller, group, row)
+        at, caller, group = event.at, event.caller, event.group
+        if self.learns and at // DAY > self._day:
+            self.learn(at, settings_of)
+        settings = settings_of(group)
+        row = self.row_at(caller, at, settings)
+        reading = self.read(row, caller.issuer, group, event.endpoint, at, settings)
+        endpoint = self.tagger.tag(event.endpoint)
+        apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
+        self._keep(caller, group, row)
         return reading
 
     def fold_failure(self, caller: Caller) -> None:
@@ -77,16 +78,16 @@ class BehaviorState:
         if found is not None:
             apply_failure(found.row)
 
-    def keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
+    def _keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known = self.rows.pop(caller, None)
         if known is None and len(self.rows) >= self._most:
             del self.rows[next(iter(self.rows))]
         self.rows[caller] = CallerRow(group, row)
 
-    def learn(self, at: int) -> None:
+    def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
         self._day = at // DAY
         content = self.model.content
         rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
-        self.model = learn_model(rows, self._settings_of, at, content.serial + 1, content.tags)
+        self.model = learn_model(rows, settings_of, at, content.serial + 1, content.tags)
