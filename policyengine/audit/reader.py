@@ -22,6 +22,7 @@ from policyengine.audit.line_fields import (
     parse_trace,
     restore_special_values,
 )
+from policyengine.audit.logged_behavior import LoggedBehavior, parse_behavior
 from policyengine.audit.logged_history import LoggedHistory, decode_histories
 from policyengine.audit.redaction import RedactedFact
 from policyengine.audit.token_events import get_fingerprint
@@ -60,6 +61,7 @@ class DecisionRecord:
     all its files, `line_in_file` from the beginning of `file`, and so does `entities_line`, the line with the entity
     rows; None if the decision used none. `client` is the client of the decision API that
     asked, and `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
+    `behavior` is what the decision read of the behavior of its caller; None if its policies read none.
     """
 
     line: int
@@ -79,6 +81,7 @@ class DecisionRecord:
     resource: EntityRef | None = None
     line_in_file: int = 0
     entities_line: int | None = None
+    behavior: LoggedBehavior | None = None
 
     @property
     def id(self) -> str:
@@ -253,6 +256,7 @@ def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Dir
             trace=parse_trace(tree),
             client=client if isinstance(client := tree.get("client"), str) else None,
             resource=parse_resource(tree.get("resource")),
+            behavior=parse_behavior(tree.get("behavior")),
         )
         _ = found.outcome, found.id, found.revision, found.package
         check_shape(found)

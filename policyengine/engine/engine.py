@@ -53,6 +53,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.description.model import ProgramDescription
 
 
@@ -91,6 +92,7 @@ class Engine:
         if self.log is not None:
             program = self.decider.compiled.evaluator.program
             self.recorder.subjects = SubjectReader(program, lambda: self.decider.compiled.entities, self.log)
+        self._use_behavior(options.get("behavior"))
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
@@ -177,7 +179,7 @@ class Engine:
         successor = type(self)(
             kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
-            clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
+            clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store, behavior=self.behavior,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
@@ -464,6 +466,24 @@ class Engine:
             store.listen(self.recorder.write_store_state)
         if self.log is not None and entities.lookups is not None:
             entities.lookups.listen(self.recorder.write_directory_state)
+
+    @property
+    def behavior(self) -> BehaviorTracker | None:
+        """The learned behavior of callers; None if no policy has read it yet."""
+        return self._behavior
+
+    def _use_behavior(self, tracker: BehaviorTracker | None) -> None:
+        """Learn the behavior of callers, and read it, if the policies read learned facts."""
+        self._behavior = tracker
+        if not self.kernel.reads_behavior:
+            return
+        from policyengine.behavior.reader import BehaviorReader
+        from policyengine.behavior.tracker import BehaviorTracker
+
+        self._behavior = tracker or BehaviorTracker()
+        program = self.decider.compiled.evaluator.program
+        reader = BehaviorReader(self.kernel, self.decider.tree, program, self._behavior, logs=self.log is not None)
+        self.decider.behavior = self._outcomes.behavior = reader
 
     @property
     def observing(self) -> Observe | None:
