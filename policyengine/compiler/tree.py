@@ -19,7 +19,9 @@ from policyengine import kernel as k
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
 Item = TypeVar("Item")
-WildStep: TypeAlias = Affix | tuple[str, str, str | None, str | None]
+# A wild segment: prefix, suffix, and the names of its capture and entity.
+WildStep: TypeAlias = tuple[str, str, str | None, str | None]
+CaptureName: TypeAlias = tuple[str | None, str | None]  # the capture of a wild segment and its entity; None without
 Methods: TypeAlias = tuple[str, ...] | None
 # How a block is found: by "name", "group" or "glob", with the text; by its "condition"; or "always".
 Head: TypeAlias = tuple[str, str]
@@ -27,6 +29,7 @@ Head: TypeAlias = tuple[str, str]
 
 NO_NODES: Any = MappingProxyType({})  # shared by all nodes that end a pattern
 FIRST = (0,)
+NO_STEPS: tuple[WildStep, ...] = ()
 
 
 # Structs are created and read faster than dataclasses, and are smaller; loading a policy builds a tree of up to
@@ -93,7 +96,8 @@ class Principals(Struct, frozen=True):
 
 class Tree(Struct, frozen=True):
     """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are indexed by pattern number.
-    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
+    `captures` are the captures of the wild segments of patterns that have any, by pattern number. `binding` are the
+    patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
     """
 
     package: str
@@ -101,6 +105,7 @@ class Tree(Struct, frozen=True):
     paths: Node
     methods: Sequence[Methods]
     foldings: Sequence[k.Folding]
+    captures: dict[int, tuple[CaptureName, ...]]
     binding: Sequence[int]
     tools: Sequence[tuple[Tool, int]]
     actions: Sequence[tuple[Action, int]]
@@ -237,6 +242,7 @@ class TreeBuilder:
         self._methods: list[Methods] = []
         self._same_methods: dict[Methods, Methods] = {}
         self._foldings: list[k.Folding] = []
+        self._captures: dict[int, tuple[CaptureName, ...]] = {}
         self._tools: list[tuple[Tool, int]] = []
         self._actions: list[tuple[Action, int]] = []
         self._everywhere: list[int] = []
@@ -247,8 +253,9 @@ class TreeBuilder:
     def tree(self) -> Tree:
         binding = [number for number, uses in enumerate(self.uses) if uses.binders]
         return Tree(
-            self.package, self.revision, self._root, self._methods, self._foldings, binding, self._tools, self._actions,
-            self.uses, self._everywhere, self._always, self._agents.principals(), self._users.principals(),
+            self.package, self.revision, self._root, self._methods, self._foldings, self._captures, binding,
+            self._tools, self._actions, self.uses, self._everywhere, self._always, self._agents.principals(),
+            self._users.principals(),
         )  # fmt: skip
 
     # ── Patterns ──────────────────────────────────────────────────────────────────────────────
@@ -263,10 +270,8 @@ class TreeBuilder:
                 self.add_action(verb, type_)
 
     def add_path(self, methods: Methods, steps: Iterable[str | WildStep], rest: bool, folding: k.Folding) -> None:
-        """Add a pattern of paths; a step is the text of a literal segment, or a tuple that begins with the prefix and
-        suffix of a wildcard.
-        """
-        node = self._root
+        """Add a pattern of paths; a step is the text of a literal segment, or the tuple of a wild one."""
+        node, wild = self._root, NO_STEPS
         for step in steps:
             if isinstance(step, str):
                 then = node.literals.get(step)
@@ -277,6 +282,7 @@ class TreeBuilder:
                     else:
                         node.literals[step] = then
             else:
+                wild = (*wild, step)
                 affix = step[0], step[1]
                 then = node.affixes.get(affix)
                 if then is None:
@@ -284,6 +290,8 @@ class TreeBuilder:
                     node.affixes = {**node.affixes, affix: then}
             node = then
         number = self._add_number(self._same_methods.setdefault(methods, methods), folding)
+        if any(step[2] is not None for step in wild):
+            self._captures[number] = tuple(step[2:] for step in wild)
         if rest:
             node.rests = appended(node.rests, number)
         else:
@@ -414,8 +422,10 @@ def head_of(who: k.ExactName | k.NamePattern | k.InGroup | k.AnyUser | k.Princip
             return "always", ""
 
 
-def segment_step(segment: k.Segment) -> str | Affix:
-    return (segment.prefix, segment.suffix) if segment.wild else segment.prefix
+def segment_step(segment: k.Segment) -> str | WildStep:
+    if not segment.wild:
+        return segment.prefix
+    return segment.prefix, segment.suffix, segment.capture, segment.entity
 
 
 def appended(held: Sequence[Item], item: Item) -> Sequence[Item]:

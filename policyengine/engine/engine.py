@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -90,7 +91,8 @@ class Engine:
         self._watch_failures(store, entities)
         if self.log is not None:
             program = self.decider.compiled.evaluator.program
-            self.recorder.subjects = SubjectReader(program, lambda: self.decider.compiled.entities, self.log)
+            patterns = EndpointPatterns(self.decider.tree)
+            self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
