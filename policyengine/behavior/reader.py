@@ -14,7 +14,6 @@ from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.state import CallerSnapshot
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
-from policyengine.compiler.tree import Tree
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
@@ -40,10 +39,16 @@ class BehaviorReader:
     decisions are logged."""
 
     def __init__(
-        self, kernel: k.Kernel, tree: Tree, program: PolicyProgram, tracker: BehaviorTracker, *, logs: bool
+        self,
+        kernel: k.Kernel,
+        patterns: EndpointPatterns,
+        program: PolicyProgram,
+        tracker: BehaviorTracker,
+        *,
+        logs: bool,
     ) -> None:
         self._logs = logs
-        self.tracker, self._program, self._patterns = tracker, program, EndpointPatterns(tree)
+        self.tracker, self._program, self._patterns = tracker, program, patterns
         self._classes = CallerClasses(kernel)
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────

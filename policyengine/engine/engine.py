@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -90,8 +91,8 @@ class Engine:
         self._outcomes = OutcomeReporter(kernel, store, self.log, self.decider.now)
         self._watch_failures(store, entities)
         if self.log is not None:
-            program = self.decider.compiled.evaluator.program
-            self.recorder.subjects = SubjectReader(program, lambda: self.decider.compiled.entities, self.log)
+            program, patterns = self.decider.compiled.evaluator.program, self._patterns
+            self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
         self._use_behavior(options.get("behavior"))
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
@@ -472,6 +473,10 @@ class Engine:
         """The learned behavior of callers; None if no policy has read it yet."""
         return self._behavior
 
+    @cached_property
+    def _patterns(self) -> EndpointPatterns:
+        return EndpointPatterns(self.decider.tree)
+
     def _use_behavior(self, tracker: BehaviorTracker | None) -> None:
         """Learn the behavior of callers, and read it, if the policies read learned facts."""
         self._behavior = tracker
@@ -482,7 +487,8 @@ class Engine:
 
         self._behavior = tracker or BehaviorTracker()
         program = self.decider.compiled.evaluator.program
-        reader = BehaviorReader(self.kernel, self.decider.tree, program, self._behavior, logs=self.log is not None)
+        logs = self.log is not None
+        reader = BehaviorReader(self.kernel, self._patterns, program, self._behavior, logs=logs)
         self.decider.behavior = self._outcomes.behavior = reader
 
     @property
