@@ -5,6 +5,7 @@
 | `key` | the key of the tags and of the signatures, 32 bytes in hexadecimal; only its owner may read it |
 | `models/00000012.model` | the latest models, by their number |
 | `rows` | the rows at the last save, with a keyed digest |
+| `lock` | locked by the process that saves |
 
 Rows are refused if their digest is wrong, or if they were written with a later model than the latest in the folder:
 the model was replaced by an older one.
@@ -81,7 +82,8 @@ class BehaviorFolder:
         """Open the folder, or create it with a new key. Raises BehaviorFolderError."""
         self.path = Path(path)
         try:
-            (self.path / "models").mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            (self.path / "models").mkdir(FOLDER_MODE, exist_ok=True)
             if problem := write_problem(self.path, os.stat(self.path)):
                 raise BehaviorFolderError(f"what is learned can be changed by others: {problem}", "`chmod go-w` it")
         except OSError as error:
@@ -145,6 +147,19 @@ class BehaviorFolder:
         if len(key) != KEY_BYTES:
             raise BehaviorFolderError(f"the key `{path}` is damaged", RESTORE_HINT)
         return key
+
+    def lock(self) -> int:
+        """Become the process that saves; return the descriptor that holds the lock, or -1 if another process saves. A
+        forked process must lock for itself. Raises OSError."""
+        import fcntl
+
+        opened = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(opened)
+            return -1
+        return opened
 
     # ── Models ────────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,6 @@ from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 
@@ -44,8 +43,9 @@ class BehaviorTracker:
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None
         self._changed = False
-        self._failing = False
-        self._process, self._stop = 0, Event()
+        self._failing = self._warned = False
+        self._saved_model = self.state.model.content.serial
+        self._process, self._stop, self._saves = 0, Event(), -1
         self._thread: Thread | None = None
 
     @classmethod
@@ -139,7 +139,7 @@ class BehaviorTracker:
         with self._lock:
             if self._process == os.getpid():
                 return
-            self._process, self._stop = os.getpid(), Event()
+            self._process, self._stop, self._saves = os.getpid(), Event(), -1
         self._thread = Thread(
             target=keep_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
         )
@@ -149,11 +149,8 @@ class BehaviorTracker:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
         try:
             self._learn_model()
-            if self.folder is not None and self.state.model.content.serial:
-                self._save_model(self.folder, self.state.model)
-            if self.folder is not None and self._changed:
-                self._changed = False
-                self.folder.save_rows(self._packed_rows(), len(self.state.rows), self.state.model.content.serial)
+            if self.folder is not None and self._may_save(self.folder):
+                self._save(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
@@ -167,9 +164,28 @@ class BehaviorTracker:
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip
 
-    def _save_model(self, folder: BehaviorFolder, model: BehaviorModel) -> None:
-        if not (folder.path / "models" / f"{model.content.serial:08d}.model").exists():
+    def _may_save(self, folder: BehaviorFolder) -> bool:
+        """Return whether this process saves. If another one does, what this process learns is lost with it. Raises
+        OSError."""
+        if self._saves < 0:
+            self._saves = folder.lock()
+            if self._saves < 0 and not self._warned:
+                self._warned = True
+                _LOG.warning(
+                    "another process saves learned behavior in `%s`: what this process learns is lost when it ends",
+                    folder.path, extra={"event": "behavior_not_saved"},
+                )  # fmt: skip
+        return self._saves >= 0
+
+    def _save(self, folder: BehaviorFolder) -> None:
+        """Save the model, if it is new, and the rows, if they changed. Raises OSError."""
+        model = self.state.model
+        if model.content.serial > self._saved_model:
             folder.save_model(model)
+            self._saved_model = model.content.serial
+        if self._changed:
+            self._changed = False
+            folder.save_rows(self._packed_rows(), len(self.state.rows), model.content.serial)
 
     def _learn_model(self) -> None:
         """Learn a model from copies of the rows, if a day has begun since the last one."""
@@ -204,6 +220,9 @@ class BehaviorTracker:
             thread.join(SAVE_SECONDS)
         self._process = 0
         self.keep()
+        if self._saves >= 0:
+            os.close(self._saves)
+            self._saves = -1
 
 
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:

@@ -93,7 +93,7 @@ class Engine:
         if self.log is not None:
             program, patterns = self.decider.compiled.evaluator.program, self._patterns
             self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
-        self._use_behavior(options.get("behavior"))
+        self.use_behavior(options.get("behavior"))
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
@@ -180,7 +180,8 @@ class Engine:
         successor = type(self)(
             kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
-            clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store, behavior=self.behavior,
+            clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
+            behavior=self._behavior,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
@@ -471,24 +472,26 @@ class Engine:
     @property
     def behavior(self) -> BehaviorTracker | None:
         """The learned behavior of callers; None if no policy has read it yet."""
-        return self._behavior
+        return None if isinstance(self._behavior, Path) else self._behavior
 
     @cached_property
     def _patterns(self) -> EndpointPatterns:
         return EndpointPatterns(self.decider.tree)
 
-    def _use_behavior(self, tracker: BehaviorTracker | None) -> None:
-        """Learn the behavior of callers, and read it, if the policies read learned facts."""
-        self._behavior = tracker
+    def use_behavior(self, given: BehaviorTracker | Path | None) -> None:
+        """Learn the behavior of callers, and read it, if the policies read learned facts. Raises
+        BehaviorFolderError."""
+        self._behavior = given
         if not self.kernel.reads_behavior:
             return
         from policyengine.behavior.reader import BehaviorReader
         from policyengine.behavior.tracker import BehaviorTracker
 
-        self._behavior = tracker or BehaviorTracker()
+        tracker = BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
+        self._behavior = tracker
         program = self.decider.compiled.evaluator.program
         logs = self.log is not None
-        reader = BehaviorReader(self.kernel, self._patterns, program, self._behavior, logs=logs)
+        reader = BehaviorReader(self.kernel, self._patterns, program, tracker, logs=logs)
         self.decider.behavior = self._outcomes.behavior = reader
 
     @property

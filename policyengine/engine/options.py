@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from policyengine.clock import Clock
@@ -22,10 +23,11 @@ class EngineOptions(TypedDict, total=False):
     """Keyword arguments of `Engine` and of its constructors. `clock` returns the current time, timezone-aware; `ids`
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
     what decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps what is learned
-    of callers; the default is the memory of this process (`docs/behavior.md`).
+    of callers, in memory or in a folder, which is opened when the policies read it; the default is the memory of this
+    process (`docs/behavior.md`).
     """
 
-    behavior: BehaviorTracker | None
+    behavior: BehaviorTracker | Path | None
     clock: Clock
     ids: Callable[[datetime], str]
     log: DecisionLog | None
