@@ -11,7 +11,7 @@ import msgspec
 from policyengine import kernel as k
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
 from policyengine.behavior.fold import ProfileSettings
-from policyengine.behavior.state import CallerSnapshot
+from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
@@ -51,6 +51,11 @@ class BehaviorReader:
         self.tracker, self._program, self._patterns = tracker, program, patterns
         self._classes = CallerClasses(kernel)
 
+    @property
+    def settings_of(self) -> SettingsOf:
+        """Return the settings of a class."""
+        return self._classes.settings_of
+
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
     def read(self, request: Request, moment: int) -> CallerSnapshot | None:
@@ -63,7 +68,8 @@ class BehaviorReader:
         if profile.run_key is not None:
             key = text_at(request, profile.run_key)
             run = NO_RUN if key is None else self.tracker.state.tagger.tag(key)
-        return self.tracker.read(caller, group, profile.settings, self._endpoint(request), run, moment // 1_000_000)
+        endpoint, settings_of = self._endpoint(request), self._classes.settings_of
+        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good."""

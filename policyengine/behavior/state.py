@@ -90,12 +90,10 @@ class BehaviorState:
         """Return the facts of a request, from a row at its time."""
         return read_behavior(row, self.model.class_of((issuer, group)), self.tagger.tag(endpoint), at, settings)
 
-    def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
+    def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
         the number of events of the row."""
         at, caller, settings = reading.at, reading.caller, reading.settings
-        if self.learns and at // DAY > self.learned_day:
-            self.learn(at, settings_of)
         row, facts = reading.row, reading.facts
         known = self.rows.get(caller)
         if row.serial != reading.serial or (known is not None and known.row is not row):
@@ -109,8 +107,7 @@ class BehaviorState:
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
         """Change the row of the caller by a decision. Return the facts of its request."""
         at, caller, group = event.at, event.caller, event.group
-        if self.learns and at // DAY > self.learned_day:
-            self.learn(at, settings_of)
+        self.learn_if_due(at, settings_of)
         settings = settings_of(group)
         row = self.row_at(caller, at, settings)
         reading = self.read(row, caller.issuer, group, event.endpoint, at, settings)
@@ -131,6 +128,11 @@ class BehaviorState:
         if known is None and len(self.rows) >= self._most:
             del self.rows[next(iter(self.rows))]
         self.rows[caller] = CallerRow(group, row)
+
+    def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
+        """Learn a new model if a day has begun since the last one."""
+        if self.learns and at // DAY > self.learned_day:
+            self.learn(at, settings_of)
 
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""

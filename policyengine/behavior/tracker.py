@@ -62,11 +62,13 @@ class BehaviorTracker:
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
     def read(
-        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, run: int, at: int
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Read the facts of a request."""
-        state = self.state
+        state, settings = self.state, settings_of(group)
         with self._lock:
+            state.learns = len(state.rows) <= MAX_INLINE_CALLERS
+            state.learn_if_due(at, settings_of)
             row = state.row_at(caller, at, settings)
             found = state.read(row, caller.issuer, group, endpoint, at, settings)
             return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, state.model, found)
@@ -104,8 +106,7 @@ class BehaviorTracker:
             if facts.ready:
                 self.counts["burst"] += facts.burst
                 self.counts["novelty"] += facts.is_new
-            state.learns = len(state.rows) <= MAX_INLINE_CALLERS
-            number = state.settle(reading, outcome, clamped, settings_of)
+            number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
         if self._process != os.getpid() and (self.folder is not None or not state.learns):
             self._start()

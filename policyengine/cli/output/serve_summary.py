@@ -76,7 +76,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
                 **hidden,
                 **unsent,
                 **lone,
-            },  # fmt: skip
+            },
             indent=None,
         )
         return
