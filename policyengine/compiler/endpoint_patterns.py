@@ -8,21 +8,20 @@ first as text. So a pattern comes before every other that matches all its endpoi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.endpoint_reader import STANDARD_METHODS
-from policyengine.compiler.tree import Affix, Node, Tree, tree_of
+from policyengine.compiler.tree import Affix, Node, Tree, WildStep, tree_of
 from policyengine.evaluator.program import EndpointRules
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 
 TOOL, ACTION = "TOOL", "ACTION"
 ANY = "ANY"  # stands for methods that are neither standard nor named in the policy
 LITERAL, WILDCARD, REST = 0, 1, 2
-Step: TypeAlias = str | Affix  # a literal segment, or the prefix and suffix of a wild one
-Trail: TypeAlias = tuple[Step, ...]
+Step: TypeAlias = str | Affix | WildStep  # a literal segment as its text, or a wild one
+Trail: TypeAlias = "tuple[Trail, Step] | None"  # the steps from the root of the tree, as a list linked from its end
 Rank: TypeAlias = tuple[bool, tuple[tuple[int, int], ...], int, str]
 
 
@@ -31,6 +30,7 @@ class EndpointPatterns:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._trails = read_trails(tree.paths)
         self._methods = frozenset(STANDARD_METHODS).union(*(methods or () for methods in tree.methods))
         self._tools = {number: tool.glob for tool, number in tree.tools}
         self._actions = {
@@ -65,8 +65,8 @@ class EndpointPatterns:
 
     def _http_texts(self) -> Iterator[str]:
         every = (*self._methods, ANY)
-        for number, (trail, rest) in self._trails.items():
-            path = self._path(number, trail, rest)
+        for number in self._trails:
+            path = self._rank(number)[-1]
             yield from (f"{method} {path}" for method in self._tree.methods[number] or every)
 
     # ── The most specific ─────────────────────────────────────────────────────────────────────
@@ -81,26 +81,9 @@ class EndpointPatterns:
     def _rank(self, number: int) -> Rank:
         """Return the text of a path pattern, after what comes before it in the order of patterns."""
         trail, rest = self._trails[number]
-        path = self._path(number, trail, rest)
-        return rest, (*map(rank_step, trail), *([(REST, 0)] if rest else [])), path.count("*"), path
-
-    def _path(self, number: int, trail: Trail, rest: bool) -> str:
-        captures = iter(self._tree.captures.get(number, ()))
-        parts = [step if isinstance(step, str) else wild_text(step, *next(captures, (None, None))) for step in trail]
-        return "/" + "/".join([*parts, *(["**"] if rest else [])])
-
-    @cached_property
-    def _trails(self) -> dict[int, tuple[Trail, bool]]:
-        """The steps of each path pattern from the root of the tree, and whether it ends in `**`."""
-        found: dict[int, tuple[Trail, bool]] = {}
-        pending: list[tuple[Node, Trail]] = [(self._tree.paths, ())]
-        while pending:
-            node, trail = pending.pop()
-            found.update((number, (trail, False)) for number in node.ends)
-            found.update((number, (trail, True)) for number in node.rests)
-            steps: Iterable[tuple[Step, Node]] = (*node.literals.items(), *node.affixes.items())
-            pending += [(child, (*trail, step)) for step, child in steps]
-        return found
+        steps = self._tree.captured.get(number) or steps_of(trail)
+        path = "/" + "/".join([*map(step_text, steps), *(["**"] if rest else [])])
+        return rest, (*map(rank_step, steps), *([(REST, 0)] if rest else [])), path.count("*"), path
 
 
 def declared_endpoints(kernel: k.Kernel, tree: Tree | None = None) -> tuple[str, ...]:
@@ -108,6 +91,31 @@ def declared_endpoints(kernel: k.Kernel, tree: Tree | None = None) -> tuple[str,
     the policy alone, not on requests. `tree` is that of the kernel, if it exists already.
     """
     return EndpointPatterns(tree or tree_of(kernel)).all()
+
+
+def read_trails(root: Node) -> dict[int, tuple[Trail, bool]]:
+    """Return the trail of each path pattern below the root of a tree, and whether it ends in `**`."""
+    found: dict[int, tuple[Trail, bool]] = {}
+    pending: list[tuple[Node, Trail]] = [(root, None)]
+    while pending:
+        node, trail = pending.pop()
+        for number in node.ends:
+            found[number] = trail, False
+        for number in node.rests:
+            found[number] = trail, True
+        for text, child in node.literals.items():
+            pending.append((child, (trail, text)))
+        for affix, child in node.affixes.items():
+            pending.append((child, (trail, affix)))
+    return found
+
+
+def steps_of(trail: Trail) -> list[Step]:
+    steps: list[Step] = []
+    while trail is not None:
+        trail, step = trail
+        steps.append(step)
+    return steps[::-1]
 
 
 def rank_step(step: Step) -> tuple[int, int]:
@@ -120,6 +128,10 @@ def rank_glob(glob: str) -> tuple[int, int, str]:
     return stars - len(glob), stars, glob
 
 
-def wild_text(affix: Affix, capture: str | None, entity: str | None) -> str:
+def step_text(step: Step) -> str:
+    """Return a segment as policies write it: `{id: invoice}`."""
+    if isinstance(step, str):
+        return step
+    prefix, suffix, capture, entity = (*step, None, None)[:4]
     typed = f": {entity}" if entity else ""
-    return f"{affix[0]}{f'{{{capture}{typed}}}' if capture else '*'}{affix[1]}"
+    return f"{prefix}{f'{{{capture}{typed}}}' if capture else '*'}{suffix}"

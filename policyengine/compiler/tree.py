@@ -21,7 +21,7 @@ Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "
 Item = TypeVar("Item")
 # A wild segment: prefix, suffix, and the names of its capture and entity.
 WildStep: TypeAlias = tuple[str, str, str | None, str | None]
-CaptureName: TypeAlias = tuple[str | None, str | None]  # the capture of a wild segment and its entity; None without
+Steps: TypeAlias = tuple[str | WildStep, ...]  # the segments of a path pattern; a literal one is its text
 Methods: TypeAlias = tuple[str, ...] | None
 # How a block is found: by "name", "group" or "glob", with the text; by its "condition"; or "always".
 Head: TypeAlias = tuple[str, str]
@@ -29,7 +29,6 @@ Head: TypeAlias = tuple[str, str]
 
 NO_NODES: Any = MappingProxyType({})  # shared by all nodes that end a pattern
 FIRST = (0,)
-NO_STEPS: tuple[WildStep, ...] = ()
 
 
 # Structs are created and read faster than dataclasses, and are smaller; loading a policy builds a tree of up to
@@ -96,8 +95,8 @@ class Principals(Struct, frozen=True):
 
 class Tree(Struct, frozen=True):
     """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are indexed by pattern number.
-    `captures` are the captures of the wild segments of patterns that have any, by pattern number. `binding` are the
-    patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
+    `captured` are the segments of the patterns that have captures, by number; the trie does not have their names.
+    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
     """
 
     package: str
@@ -105,7 +104,7 @@ class Tree(Struct, frozen=True):
     paths: Node
     methods: Sequence[Methods]
     foldings: Sequence[k.Folding]
-    captures: dict[int, tuple[CaptureName, ...]]
+    captured: dict[int, Steps]
     binding: Sequence[int]
     tools: Sequence[tuple[Tool, int]]
     actions: Sequence[tuple[Action, int]]
@@ -242,7 +241,7 @@ class TreeBuilder:
         self._methods: list[Methods] = []
         self._same_methods: dict[Methods, Methods] = {}
         self._foldings: list[k.Folding] = []
-        self._captures: dict[int, tuple[CaptureName, ...]] = {}
+        self._captured: dict[int, Steps] = {}
         self._tools: list[tuple[Tool, int]] = []
         self._actions: list[tuple[Action, int]] = []
         self._everywhere: list[int] = []
@@ -253,7 +252,7 @@ class TreeBuilder:
     def tree(self) -> Tree:
         binding = [number for number, uses in enumerate(self.uses) if uses.binders]
         return Tree(
-            self.package, self.revision, self._root, self._methods, self._foldings, self._captures, binding,
+            self.package, self.revision, self._root, self._methods, self._foldings, self._captured, binding,
             self._tools, self._actions, self.uses, self._everywhere, self._always, self._agents.principals(),
             self._users.principals(),
         )  # fmt: skip
@@ -263,15 +262,15 @@ class TreeBuilder:
     def add_pattern(self, pattern: k.Pattern) -> None:
         match pattern:
             case k.HttpPattern(methods, segments, rest, folding):
-                self.add_path(methods, [segment_step(segment) for segment in segments], rest, folding)
+                self.add_path(methods, tuple(map(segment_step, segments)), rest, folding)
             case k.ToolPattern(glob):
                 self.add_tool(glob)
             case k.ActionPattern(verb, type_):
                 self.add_action(verb, type_)
 
-    def add_path(self, methods: Methods, steps: Iterable[str | WildStep], rest: bool, folding: k.Folding) -> None:
-        """Add a pattern of paths; a step is the text of a literal segment, or the tuple of a wild one."""
-        node, wild = self._root, NO_STEPS
+    def add_path(self, methods: Methods, steps: Steps, rest: bool, folding: k.Folding) -> None:
+        """Add a pattern of paths."""
+        node, has_captures = self._root, False
         for step in steps:
             if isinstance(step, str):
                 then = node.literals.get(step)
@@ -282,7 +281,7 @@ class TreeBuilder:
                     else:
                         node.literals[step] = then
             else:
-                wild = (*wild, step)
+                has_captures = has_captures or step[2] is not None
                 affix = step[0], step[1]
                 then = node.affixes.get(affix)
                 if then is None:
@@ -290,8 +289,8 @@ class TreeBuilder:
                     node.affixes = {**node.affixes, affix: then}
             node = then
         number = self._add_number(self._same_methods.setdefault(methods, methods), folding)
-        if any(step[2] is not None for step in wild):
-            self._captures[number] = tuple(step[2:] for step in wild)
+        if has_captures:
+            self._captured[number] = steps
         if rest:
             node.rests = appended(node.rests, number)
         else:

@@ -14,11 +14,14 @@ import pytest
 from fastmcp import Client, FastMCP
 
 from policyengine.audit import DecisionLog, DecisionRecord, OutcomeRecord, confirm_replay, read_log, replay_decision
+from policyengine.audit.exports.cloud_events import encode_cloud_event
+from policyengine.audit.exports.ocsf import encode_ocsf
 from policyengine.audit.query.duck import DuckReader
 from policyengine.audit.query.pack import pack_log
 from policyengine.audit.query.query import AuditQuery
 from policyengine.audit.query.stream import StreamReader
 from policyengine.audit.record_summary import summarize
+from policyengine.audit.report.questions import ask_questions
 from policyengine.compiler.bundle.file import write_bundle
 from policyengine.compiler.endpoint_patterns import declared_endpoints
 from policyengine.engine import Engine
@@ -220,6 +223,28 @@ def test_queries_count_patterns_and_find_the_request_itself(path: Path, tmp_path
         assert [row[:2] for row in one.rows] == [(INVOICE, 1)]
     columns = duckdb.sql(f"SELECT endpoint, target FROM '{packed}' ORDER BY target").fetchall()
     assert columns[0] == (INVOICE, "GET /invoices/0")
+
+
+def test_a_report_counts_patterns(path: Path) -> None:
+    engine = engine_of(path)
+    for number in range(3):
+        engine.report(engine.decide(asked("GET", f"/invoices/{number}")).id, status=200, latency_ms=number)
+    answers = ask_questions(StreamReader([path]), None, None)
+    for name in ("new_endpoints", "latency"):
+        assert [row[:2] for row in answers[name].rows] == [(INVOICE, 3)]
+
+
+def test_exports_have_the_pattern_and_the_request(path: Path) -> None:
+    engine = engine_of(path)
+    engine.decide(asked("GET", "/invoices/7"))
+    engine.decide({"tool": {"server": "github", "name": "create_issue"}})
+    http, tool = path.read_bytes().splitlines()
+    row, event = summarize(json.loads(http)), encode_ocsf(summarize(json.loads(http)))
+    assert (row.endpoint, row.target) == (INVOICE, "GET /invoices/7")
+    assert (event["api"]["operation"], event["http_request"]["url"]["path"]) == (INVOICE, "/invoices/7")
+    assert encode_cloud_event(http, row)["subject"] == "GET /invoices/7"
+    api = encode_ocsf(summarize(json.loads(tool)))["api"]
+    assert (api["operation"], api["service"]["name"]) == ("TOOL github/*", "github")
 
 
 def test_a_line_of_before_is_read_without_it(path: Path) -> None:
