@@ -49,12 +49,12 @@ class BehaviorReader:
     ) -> None:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
-        self._classes = CallerClasses(kernel)
+        self.classes = CallerClasses(kernel)
 
     @property
     def settings_of(self) -> SettingsOf:
         """Return the settings of a class."""
-        return self._classes.settings_of
+        return self.classes.settings_of
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
@@ -68,7 +68,7 @@ class BehaviorReader:
         if profile.run_key is not None:
             key = text_at(request, profile.run_key)
             run = NO_RUN if key is None else self.tracker.state.tagger.tag(key)
-        endpoint, settings_of = self._endpoint(request), self._classes.settings_of
+        endpoint, settings_of = self.endpoint_of(request), self.classes.settings_of
         return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
@@ -78,7 +78,7 @@ class BehaviorReader:
             return None
         caller, group, profile = found
         return self.tracker.peek(
-            caller, group, profile.settings, self._endpoint(request), moment // 1_000_000
+            caller, group, profile.settings, self.endpoint_of(request), moment // 1_000_000
         ).to_facts()
 
     def _identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
@@ -97,7 +97,7 @@ class BehaviorReader:
         if issuer.__class__ is not str:
             credential: Any = facts.get("credential")
             issuer = credential.get("issuer") if credential.__class__ is dict else None
-        group, profile = self._classes.find(name, agent.get("groups"))
+        group, profile = self.classes.find(name, agent.get("groups"))
         version = ""
         if profile.version is not None:
             text = text_at(request, profile.version)
@@ -108,7 +108,7 @@ class BehaviorReader:
         )
         return caller, group, profile
 
-    def _endpoint(self, request: Request) -> str:
+    def endpoint_of(self, request: Request) -> str:
         """Return the declared pattern of the endpoint; empty without."""
         endpoint = request.endpoint
         if type(endpoint) is HttpEndpoint or type(endpoint) is ToolEndpoint:
@@ -128,7 +128,7 @@ class BehaviorReader:
             clamped = any(
                 one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
             )
-            number = self.tracker.learn(reading, OUTCOMES[answer.outcome], clamped, self._classes.settings_of)
+            number = self.tracker.learn(reading, OUTCOMES[answer.outcome], clamped, self.classes.settings_of)
             if answer.outcome is Outcome.ALLOW:
                 self.tracker.await_report(outcome_key(decision.id), reading.caller)
             return encode_reading(reading, number, clamped=clamped) if self._logs else b""
