@@ -200,7 +200,6 @@ def is_learned_value(path: tuple[str, ...], value: object) -> bool:
     return isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-
 # Roots whose members may have any name; the members are strings or are declared by `facts`.
 OPEN_ROOTS = {
     "body": "the request's body; members are declared by `facts`",

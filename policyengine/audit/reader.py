@@ -22,6 +22,7 @@ from policyengine.audit.line_fields import (
     parse_trace,
     restore_special_values,
 )
+from policyengine.audit.logged_behavior import LoggedBehavior, parse_behavior
 from policyengine.audit.logged_history import LoggedHistory, decode_histories
 from policyengine.audit.redaction import RedactedFact
 from policyengine.audit.token_events import get_fingerprint
@@ -59,7 +60,9 @@ class DecisionRecord:
     because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
     all its files, `line_in_file` from the beginning of `file`, and so does `entities_line`, the line with the entity
     rows; None if the decision used none. `client` is the client of the decision API that
-    asked, and `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
+    asked, `resource` the entity that the endpoint binds, and `endpoint` the most specific pattern of the policies that
+    matches the request; None if there is none, or if the version that wrote the line does not write it.
+    `behavior` is what the decision read of the behavior of its caller; None if its policies read none.
     """
 
     line: int
@@ -79,6 +82,8 @@ class DecisionRecord:
     resource: EntityRef | None = None
     line_in_file: int = 0
     entities_line: int | None = None
+    endpoint: str | None = None
+    behavior: LoggedBehavior | None = None
 
     @property
     def id(self) -> str:
@@ -253,6 +258,8 @@ def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Dir
             trace=parse_trace(tree),
             client=client if isinstance(client := tree.get("client"), str) else None,
             resource=parse_resource(tree.get("resource")),
+            endpoint=endpoint if isinstance(endpoint := tree.get("endpoint"), str) else None,
+            behavior=parse_behavior(tree.get("behavior")),
         )
         _ = found.outcome, found.id, found.revision, found.package
         check_shape(found)

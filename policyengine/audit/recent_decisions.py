@@ -37,12 +37,13 @@ class ReportTurn(Enum):
 
 # Not tracked by the garbage collector: a collection would traverse tens of thousands of them, for 30 ms.
 class DecisionSubject(Struct, frozen=True, gc=False):
-    """The facts about its decision that an outcome repeats. `resource` is a type and an id; `task` and `model` are the
+    """The facts about its decision that an outcome repeats. `endpoint` is the most specific declared pattern that
+    matches the request, or the endpoint itself if none does; `resource` is a type and an id; `task` and `model` are the
     raw facts `task.id` and `attestation.model`."""
 
     decision: Decision
     client: str | None = None
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | str | None = None
     resource: tuple[str, str] | None = None
     task: object = None
     model: object = None
@@ -51,13 +52,13 @@ class DecisionSubject(Struct, frozen=True, gc=False):
         """Return the known members in the form of the log. Long texts are left out, and so is a chain with one."""
         from policyengine.explain.explanation import endpoint_words
 
-        decision, principal, resource = self.decision, self.decision.principal, self.resource
+        decision, principal, endpoint, resource = self.decision, self.decision.principal, self.endpoint, self.resource
         reason = decision.reasons[0] if decision.reasons else None
         chain = list(principal.chain) if all(map(is_short, principal.chain)) else []
         members = {
             "agent": principal.agent, "issuer": principal.issuer, "user": principal.user, "chain": chain,
             "client": self.client, "task": self.task, "model": self.model,
-            "endpoint": None if self.endpoint is None else endpoint_words(self.endpoint),
+            "endpoint": endpoint if endpoint is None or isinstance(endpoint, str) else endpoint_words(endpoint),
             "resource": None if resource is None or not is_short(resource[1]) else resource_member(resource),
             "outcome": str(decision.outcome), "gate": None if decision.gate is None else str(decision.gate),
             "rule": None if reason is None else reason.rule, "revision": decision.revision,

@@ -25,7 +25,9 @@ LINE_STARTS = re.compile(rb'\{"v":\s?[0-9]{1,3},')
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
     """A line of the log. `kind` is one of KINDS, `time` the time as written, `id` the ID of the decision or the `jti`
-    of the token. `event` says what happened to a token or in the system. Members that the line lacks are None."""
+    of the token. `endpoint` is the endpoint pattern that the request matched, or else `target`: the method and path,
+    the tool or the action of the request itself. `event` says what happened to a token or in the system. Members that
+    the line lacks are None."""
 
     kind: str
     time: str
@@ -47,6 +49,7 @@ class RecordSummary:
     host: str | None = None
     ip: str | None = None
     endpoint: str | None = None
+    target: str | None = None
     resource: str | None = None
     status: int | None = None
     latency_ms: float | None = None
@@ -107,6 +110,7 @@ def summarize(tree: Mapping[str, Any]) -> RecordSummary:
         case "decision":
             row = summarize_decision(mapping(tree.get("decision")), mapping(tree.get("request")))
             row["observed"] = tree.get("observed") is True
+            row["endpoint"] = text(tree.get("endpoint")) or row["target"]
             row["client"] = text(tree.get("client")) or row["client"]
             row["resource"] = resource_of(mapping(tree.get("resource"))) or row["resource"]
         case "outcome":
@@ -134,7 +138,7 @@ def summarize_decision(decision: Mapping[str, Any], request: Mapping[str, Any]) 
         "client": text(credential.get("client")) or text(credential.get("client_id")),
         "credential": text(credential.get("fingerprint")),
         **{name: text(http.get(name)) for name in ("method", "path", "host", "ip")},
-        "endpoint": endpoint_of(request),
+        "target": target_of(request),
         "resource": resource_of(resource),
     }
 
@@ -182,7 +186,7 @@ def summarize_token(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def endpoint_of(request: Mapping[str, Any]) -> str | None:
+def target_of(request: Mapping[str, Any]) -> str | None:
     """Return what was requested, as policies write it: `GET /invoices`, `TOOL billing/refund`, `ACTION view`."""
     tool, action = mapping(request.get("tool")), mapping(request.get("action"))
     http = mapping(request.get("request"))

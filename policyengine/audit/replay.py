@@ -23,7 +23,7 @@ from policyengine.runtime.entities import EntityData
 from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, RequestError
-from policyengine.runtime.snapshot import Entities, Membership, Snapshot
+from policyengine.runtime.snapshot import Entities, LearnedFacts, Membership, Snapshot
 from policyengine.runtime.values import Cause, Unknown
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts
@@ -121,7 +121,7 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     except RequestError as error:
         raise ReplayError(f"its request is malformed: {error}") from None
     entities = TracingEntities(record.directory)
-    snapshot = Snapshot(entities, record.spent)
+    snapshot = Snapshot(entities, record.spent, behavior=recorded_behavior(record))
     facts = build_facts(kernel, request, snapshot, record.time)
     past = LoggedHistories(record.history, facts)
     facts = replace(facts, history=past)
@@ -143,11 +143,16 @@ def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
     """
     record, entities = again.record, again.record.directory
     assert entities is not None
-    snapshot = Snapshot(entities, record.spent, again.facts.history)
+    snapshot = Snapshot(entities, record.spent, again.facts.history, recorded_behavior(record))
     needs, moment = Needs(again.facts.request), epoch_nanoseconds(record.time)
     decision, effects = Evaluator(kernel, entities, sizes=AnySizes()).resume(needs, snapshot, moment)
     check_agreement(again.facts, again.seen, decision, effects)
     return replace(again, decision=settle_from_record(decision, effects, record))
+
+
+def recorded_behavior(record: DecisionRecord) -> LearnedFacts | None:
+    """Return the learned facts that the decision read."""
+    return None if record.behavior is None else record.behavior.facts
 
 
 def settle_from_record(decision: Decision, effects: Effects, record: DecisionRecord) -> Decision:

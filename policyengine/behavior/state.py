@@ -31,6 +31,31 @@ class CallerRow(NamedTuple):
     row: BehaviorRow
 
 
+class CallerSnapshot(NamedTuple):
+    """The facts of one request, with the row and the model from which they were read. `serial` is the number of events
+    of the row at that time."""
+
+    caller: Caller
+    group: str
+    settings: ProfileSettings
+    endpoint: str
+    run: int
+    at: int  # milliseconds since 1970
+    row: BehaviorRow
+    serial: int
+    model: BehaviorModel
+    facts: BehaviorReading
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether no other request of the caller was decided since."""
+        return self.row.serial == self.serial
+
+    def to_facts(self) -> dict[str, object]:
+        """Return the facts by their names after `behavior.`."""
+        return self.facts.to_facts()
+
+
 class BehaviorState:
     """The rows of callers and the model. It is not thread-safe.
 
@@ -39,12 +64,18 @@ class BehaviorState:
     """
 
     def __init__(
-        self, tagger: Tagger, *, model: BehaviorModel = EMPTY_MODEL, most: int = MAX_CALLERS, learns: bool = True
+        self,
+        tagger: Tagger,
+        *,
+        model: BehaviorModel = EMPTY_MODEL,
+        most: int = MAX_CALLERS,
+        learns: bool = True,
+        tags: str = "",
     ) -> None:
         self.rows: dict[Caller, CallerRow] = {}
         self.model, self.tagger, self.learns = model, tagger, learns
-        self._most = most
-        self._day = model.content.made // DAY
+        self._most, self.tags = most, tags
+        self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
@@ -60,11 +91,24 @@ class BehaviorState:
         """Return the facts of a request, from a row at its time."""
         return read_behavior(row, self.model.class_of((issuer, group)), self.tagger.tag(endpoint), at, settings)
 
+    def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
+        """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
+        the number of events of the row."""
+        at, caller, settings = reading.at, reading.caller, reading.settings
+        row, facts = reading.row, reading.facts
+        known = self.rows.get(caller)
+        if row.serial != reading.serial or (known is not None and known.row is not row):
+            row = self.row_at(caller, at, settings)
+            facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
+        endpoint = self.tagger.tag(reading.endpoint)
+        apply_decision(row, facts, at, endpoint, reading.run, outcome, clamped, settings)
+        self._keep(caller, reading.group, row)
+        return row.serial
+
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
         """Change the row of the caller by a decision. Return the facts of its request."""
         at, caller, group = event.at, event.caller, event.group
-        if self.learns and at // DAY > self._day:
-            self.learn(at, settings_of)
+        self.learn_if_due(at, settings_of)
         settings = settings_of(group)
         row = self.row_at(caller, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
@@ -102,12 +146,16 @@ class BehaviorState:
             if len(self._versions) > 2 * self._most:
                 self._versions = None
 
+    def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
+        """Learn a new model if a day has begun since the last one."""
+        if self.learns and at // DAY > self.learned_day:
+            self.learn(at, settings_of)
+
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
-        self._day = at // DAY
-        content = self.model.content
+        self.learned_day = at // DAY
         rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
-        self.model = learn_model(rows, settings_of, at, content.serial + 1, content.tags)
+        self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
 
 
 def unversioned(caller: Caller) -> Caller:

@@ -1,56 +1,77 @@
-"""The behavior that one process has learned, shared by the threads and the engines of the process."""
+"""The behavior that one process has learned, shared by the threads and the engines of the process.
+
+With a folder, a thread saves the rows about every minute, and learns a new model once a day; a process that starts
+later continues with both. Without a folder, everything is in memory.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
-from threading import Lock
-from typing import Final, NamedTuple
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Final
 
-from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
-from policyengine.behavior.state import BehaviorState, SettingsOf
+from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.learn import learn_model
+from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 
+_LOG = logging.getLogger("policyengine")
 MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
 KEY_BYTES: Final = 32
 FACTS: Final = 5  # the first members of a reading are facts
-
-
-class CallerReading(NamedTuple):
-    """What was read about a caller for one request: the number of events that its row had, the model, and the facts."""
-
-    caller: Caller
-    group: str
-    settings: ProfileSettings
-    endpoint: str
-    run: int
-    at: int  # milliseconds since 1970
-    serial: int
-    model: str
-    facts: BehaviorReading
-
-    def to_facts(self) -> dict[str, object]:
-        """Return the facts by their names after `behavior.`."""
-        return self.facts.to_facts()
+SAVE_SECONDS: Final = 60.0
+MAX_INLINE_CALLERS: Final = 1_000  # with more of them, a model is learned in the thread
+CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
 class BehaviorTracker:
-    """Reads facts of callers, and learns from decisions."""
+    """Reads facts of callers, and learns from decisions. `counts` are the alarms by fact."""
 
-    def __init__(self, state: BehaviorState | None = None) -> None:
+    def __init__(self, state: BehaviorState | None = None, folder: BehaviorFolder | None = None) -> None:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
+        self.folder = folder
+        self.counts = {"burst": 0, "novelty": 0}
         self._lock = Lock()
         self._reportable: dict[str, Caller] = {}
+        self._settings_of: SettingsOf | None = None
+        self._changed = False
+        self._failing = self._warned = False
+        self._saved_model = self.state.model.content.serial
+        self._process, self._stop, self._saves = 0, Event(), -1
+        self._thread: Thread | None = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> BehaviorTracker:
+        """Continue with what the folder has; create it if it does not exist. Raises BehaviorFolderError."""
+        folder = BehaviorFolder(path)
+        model = folder.latest_model()
+        if model.content.tags not in ("", folder.key_id):
+            raise BehaviorFolderError(f"the model in `{path}` was learned with another key", "restore its key")
+        state = BehaviorState(folder.tagger, model=model, tags=folder.key_id)
+        state.rows = folder.load_rows(model.content.serial)
+        return cls(state, folder)
+
+    # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
     def read(
-        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, run: int, at: int
-    ) -> CallerReading:
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+    ) -> CallerSnapshot:
         """Read the facts of a request."""
-        state = self.state
+        state, settings = self.state, settings_of(group)
         with self._lock:
+            state.learns = len(state.rows) <= MAX_INLINE_CALLERS
+            state.learn_if_due(at, settings_of)
             row = state.row_at(caller, at, settings)
             found = state.read(row, caller.issuer, group, endpoint, at, settings)
-            serial = row.serial
-        return CallerReading(caller, group, settings, endpoint, run, at, serial, state.model.digest, found)
+            return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, state.model, found)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
@@ -66,27 +87,30 @@ class BehaviorTracker:
                 if known is not None:
                     state.rows[caller] = known
 
-    def is_current(self, reading: CallerReading) -> bool:
+    def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
-        state = self.state
+        if reading.is_latest:
+            return True
+        caller, state = reading.caller, self.state
         with self._lock:
-            found = state.rows.get(reading.caller)
-            if found is None or found.row.serial == reading.serial:
-                return True
-            row = state.row_at(reading.caller, reading.at, reading.settings)
-            again = state.read(
-                row, reading.caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings
-            )
+            row = state.row_at(caller, reading.at, reading.settings)
+            again = state.read(row, caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings)
         return again[:FACTS] == reading.facts[:FACTS]
 
-    def learn(self, reading: CallerReading, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
+    # ── Learning ──────────────────────────────────────────────────────────────────────────────
+
+    def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller."""
-        event = BehaviorEvent(
-            reading.at, reading.caller, reading.group, reading.endpoint, reading.run, outcome, clamped
-        )
+        facts, state = reading.facts, self.state
         with self._lock:
-            self.state.fold(event, settings_of)
-            return self.state.rows[reading.caller].row.serial
+            if facts.ready:
+                self.counts["burst"] += facts.burst
+                self.counts["novelty"] += facts.is_new
+            number = state.settle(reading, outcome, clamped)
+            self._changed, self._settings_of = True, settings_of
+        if self._process != os.getpid() and (self.folder is not None or not state.learns):
+            self._start()
+        return number
 
     def await_report(self, decision: str, caller: Caller) -> None:
         """Remember the caller of an allowed request until its failure is reported. Of too many, the oldest are
@@ -103,3 +127,111 @@ class BehaviorTracker:
             caller = self._reportable.pop(decision, None)
             if caller is not None and failed:
                 self.state.fold_failure(caller)
+
+    def forget(self, caller: Caller) -> bool:
+        """Forget everything about a caller. Return whether anything was known."""
+        with self._lock:
+            self._changed = True
+            return self.state.rows.pop(caller, None) is not None
+
+    # ── The thread ────────────────────────────────────────────────────────────────────────────
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._process == os.getpid():
+                return
+            self._process, self._stop, self._saves = os.getpid(), Event(), -1
+        self._thread = Thread(
+            target=keep_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
+        )
+        self._thread.start()
+
+    def keep(self) -> None:
+        """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
+        try:
+            self._learn_model()
+            if self.folder is not None and self._may_save(self.folder):
+                self._save(self.folder)
+            if self._failing:
+                self._failing = False
+                _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
+        except OSError as error:
+            self._changed = True
+            if not self._failing:
+                self._failing = True
+                path = None if self.folder is None else self.folder.path
+                _LOG.error(
+                    "what is learned of callers cannot be saved in `%s`: %s", path, reason(error),
+                    extra={"event": "behavior_fails"},
+                )  # fmt: skip
+
+    def _may_save(self, folder: BehaviorFolder) -> bool:
+        """Return whether this process saves. If another one does, what this process learns is lost with it. Raises
+        OSError."""
+        if self._saves < 0:
+            self._saves = folder.lock()
+            if self._saves < 0 and not self._warned:
+                self._warned = True
+                _LOG.warning(
+                    "another process saves learned behavior in `%s`: what this process learns is lost when it ends",
+                    folder.path, extra={"event": "behavior_not_saved"},
+                )  # fmt: skip
+        return self._saves >= 0
+
+    def _save(self, folder: BehaviorFolder) -> None:
+        """Save the model, if it is new, and the rows, if they changed. Raises OSError."""
+        model = self.state.model
+        if model.content.serial > self._saved_model:
+            folder.save_model(model)
+            self._saved_model = model.content.serial
+        if self._changed:
+            self._changed = False
+            folder.save_rows(self._packed_rows(), len(self.state.rows), model.content.serial)
+
+    def _learn_model(self) -> None:
+        """Learn a model from copies of the rows, if a day has begun since the last one."""
+        state, settings_of = self.state, self._settings_of
+        last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
+        if state.learns or settings_of is None or last // DAY <= state.learned_day:
+            return
+        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
+        for saved in self._packed_rows():
+            rows[saved.caller] = saved.group, unpack_row(saved.packed)
+        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags)
+        with self._lock:
+            state.model, state.learned_day = model, last // DAY
+
+    def _packed_rows(self) -> Iterator[SavedRow]:
+        """Yield every row as it is at some moment of the call. Decisions wait for a chunk at most."""
+        with self._lock:
+            callers = list(self.state.rows)
+        for begin in range(0, len(callers), CHUNK):
+            with self._lock:
+                found = [(caller, self.state.rows.get(caller)) for caller in callers[begin : begin + CHUNK]]
+                packed = [
+                    SavedRow(caller, known.group, pack_row(known.row)) for caller, known in found if known is not None
+                ]
+            yield from packed
+
+    def close(self) -> None:
+        """Stop the thread, and save what changed."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive():
+            thread.join(SAVE_SECONDS)
+        self._process = 0
+        self.keep()
+        if self._saves >= 0:
+            os.close(self._saves)
+            self._saves = -1
+
+
+def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
+    """Save what a tracker learned, until it is closed or no longer used."""
+    while not stop.wait(SAVE_SECONDS):
+        found = tracker()
+        if found is None:
+            return
+        with suppress(Exception):
+            found.keep()
+        del found

@@ -67,6 +67,7 @@ class RecordExplanation:
                 "line": record.line,
                 "call": record.call,
                 "observed": record.observed,
+                "endpoint": record.endpoint,
                 "decision": dict(record.decision),
                 "request": request,
                 "beyond_json": beyond,
@@ -151,6 +152,8 @@ def print_explanation(screen: Screen, found: RecordExplanation) -> None:
     for name, decided, revision in rows:
         space = " " * (max(map(len, OUTCOME_STYLES)) - len(decided))
         screen.line(f"  {name:{width}}  ", (str(decided), OUTCOME_STYLES[decided]), f"{space}  by {revision}")
+    if record.endpoint is not None:
+        screen.line(f"  endpoint: {record.endpoint}")
     if record.observed:
         screen.line("  the request was only observed, and passed")
     print_changes(screen, found)

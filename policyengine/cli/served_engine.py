@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from policyengine.reload import ReloadableEngine, ReloadRules
 
 
+BEHAVIOR_SUFFIX = ".behavior"
+
+
 @dataclass(frozen=True, slots=True)
 class ReloadOptions:
     """The options of reloads."""
@@ -43,6 +46,7 @@ class EngineSetup:
     identity: Path | None
     trust: Sequence[Path] | None
     store: str
+    behavior: Path | None
     test: bool
     log: LogOptions
     observe: ObserveOptions
@@ -79,7 +83,24 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         stamp = sources.stamp() if sources is not None else None
         log = open_log(setup.log)
         engine = load_engine(setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity)
+    use_behavior(engine, behavior_folder(setup))
     return LoadedEngine(engine, settings, rules, sources, stamp)
+
+
+def behavior_folder(setup: EngineSetup) -> Path | None:
+    """Return the folder of learned behavior: next to the log, unless another one is named."""
+    log = setup.log.path
+    return setup.behavior or (None if log is None else log.with_name(log.name + BEHAVIOR_SUFFIX))
+
+
+def use_behavior(engine: Engine, folder: Path | None) -> None:
+    """Continue with the learned behavior in a folder, once the policies read it. Raises CommandError."""
+    from policyengine.behavior.folder import BehaviorFolderError
+
+    try:
+        engine.use_behavior(folder)
+    except BehaviorFolderError as error:
+        raise CommandError("behavior", error.message, error.hint, (("folder", str(folder)),)) from None
 
 
 def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:

@@ -235,6 +235,7 @@ class ProgramBuilder:
             windows=self._windows(guards, limits),
             covering=covering,
             conditional_grants=conditional,
+            patterns=patterns,
         )
 
     # ── Bindings ──────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,9 @@ from policyengine import kernel as k
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
 Item = TypeVar("Item")
-WildStep: TypeAlias = Affix | tuple[str, str, str | None, str | None]
+# A wild segment: prefix, suffix, and the names of its capture and entity.
+WildStep: TypeAlias = tuple[str, str, str | None, str | None]
+Steps: TypeAlias = tuple[str | WildStep, ...]  # the segments of a path pattern; a literal one is its text
 Methods: TypeAlias = tuple[str, ...] | None
 # How a block is found: by "name", "group" or "glob", with the text; by its "condition"; or "always".
 Head: TypeAlias = tuple[str, str]
@@ -93,6 +95,7 @@ class Principals(Struct, frozen=True):
 
 class Tree(Struct, frozen=True):
     """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are indexed by pattern number.
+    `captured` are the segments of the patterns that have captures, by number; the trie does not have their names.
     `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern.
     """
 
@@ -101,6 +104,7 @@ class Tree(Struct, frozen=True):
     paths: Node
     methods: Sequence[Methods]
     foldings: Sequence[k.Folding]
+    captured: dict[int, Steps]
     binding: Sequence[int]
     tools: Sequence[tuple[Tool, int]]
     actions: Sequence[tuple[Action, int]]
@@ -237,6 +241,7 @@ class TreeBuilder:
         self._methods: list[Methods] = []
         self._same_methods: dict[Methods, Methods] = {}
         self._foldings: list[k.Folding] = []
+        self._captured: dict[int, Steps] = {}
         self._tools: list[tuple[Tool, int]] = []
         self._actions: list[tuple[Action, int]] = []
         self._everywhere: list[int] = []
@@ -247,8 +252,9 @@ class TreeBuilder:
     def tree(self) -> Tree:
         binding = [number for number, uses in enumerate(self.uses) if uses.binders]
         return Tree(
-            self.package, self.revision, self._root, self._methods, self._foldings, binding, self._tools, self._actions,
-            self.uses, self._everywhere, self._always, self._agents.principals(), self._users.principals(),
+            self.package, self.revision, self._root, self._methods, self._foldings, self._captured, binding,
+            self._tools, self._actions, self.uses, self._everywhere, self._always, self._agents.principals(),
+            self._users.principals(),
         )  # fmt: skip
 
     # ── Patterns ──────────────────────────────────────────────────────────────────────────────
@@ -256,17 +262,15 @@ class TreeBuilder:
     def add_pattern(self, pattern: k.Pattern) -> None:
         match pattern:
             case k.HttpPattern(methods, segments, rest, folding):
-                self.add_path(methods, [segment_step(segment) for segment in segments], rest, folding)
+                self.add_path(methods, tuple(map(segment_step, segments)), rest, folding)
             case k.ToolPattern(glob):
                 self.add_tool(glob)
             case k.ActionPattern(verb, type_):
                 self.add_action(verb, type_)
 
-    def add_path(self, methods: Methods, steps: Iterable[str | WildStep], rest: bool, folding: k.Folding) -> None:
-        """Add a pattern of paths; a step is the text of a literal segment, or a tuple that begins with the prefix and
-        suffix of a wildcard.
-        """
-        node = self._root
+    def add_path(self, methods: Methods, steps: Steps, rest: bool, folding: k.Folding) -> None:
+        """Add a pattern of paths."""
+        node, has_captures = self._root, False
         for step in steps:
             if isinstance(step, str):
                 then = node.literals.get(step)
@@ -277,6 +281,7 @@ class TreeBuilder:
                     else:
                         node.literals[step] = then
             else:
+                has_captures = has_captures or step[2] is not None
                 affix = step[0], step[1]
                 then = node.affixes.get(affix)
                 if then is None:
@@ -284,6 +289,8 @@ class TreeBuilder:
                     node.affixes = {**node.affixes, affix: then}
             node = then
         number = self._add_number(self._same_methods.setdefault(methods, methods), folding)
+        if has_captures:
+            self._captured[number] = steps
         if rest:
             node.rests = appended(node.rests, number)
         else:
@@ -414,8 +421,10 @@ def head_of(who: k.ExactName | k.NamePattern | k.InGroup | k.AnyUser | k.Princip
             return "always", ""
 
 
-def segment_step(segment: k.Segment) -> str | Affix:
-    return (segment.prefix, segment.suffix) if segment.wild else segment.prefix
+def segment_step(segment: k.Segment) -> str | WildStep:
+    if not segment.wild:
+        return segment.prefix
+    return segment.prefix, segment.suffix, segment.capture, segment.entity
 
 
 def appended(held: Sequence[Item], item: Item) -> Sequence[Item]:

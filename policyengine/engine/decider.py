@@ -36,13 +36,14 @@ from policyengine.runtime.idempotent_decision import decode_draft, encode_draft,
 from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.snapshot import LearnedFacts, Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.reader import BehaviorReader
 
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while others change the state that it depends on
 
@@ -88,6 +89,7 @@ class Decider:
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
+        self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
 
     @property
@@ -119,18 +121,27 @@ class Decider:
         """Decide, and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
+        behavior = self.behavior
         for _ in range(MAX_COMMIT_TRIES):
             moment, compiled = self.nanoseconds(), self.compiled
-            decision, effects, state = self._resolve(compiled, request, moment)
+            read = None if behavior is None else behavior.read(request, moment)
+            facts = None if read is None else read.to_facts()
+            decision, effects, state = self._resolve(compiled, request, moment, facts)
             spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
+            if behavior is not None and read is not None and not behavior.is_current(read):
+                continue  # another request of the caller was decided meanwhile, and changed a fact
             if effects is NO_EFFECTS or not effects:
+                if behavior is not None and read is not None:
+                    history += behavior.learn(read, decision)
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
+                if behavior is not None and read is not None:
+                    history += behavior.learn(read, decision)
                 return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
@@ -139,7 +150,8 @@ class Decider:
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
         moment, compiled = self._moment(request), self.compiled
-        decision, effects, (spent, history) = self._resolve(compiled, request, moment)
+        behavior = self._peek_behavior(request, moment)
+        decision, effects, (spent, history) = self._resolve(compiled, request, moment, behavior)
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
         return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
@@ -152,9 +164,10 @@ class Decider:
         compiled = self.compiled
         lookup = compiled.entities.looking()
         needs_state = self.kernel.watches or lookup is not None
-        planned = self._plan(compiled, request, moment, lookup, "") if needs_state else None
+        behavior = self._peek_behavior(request, moment)
+        planned = self._plan(compiled, request, moment, lookup, "", behavior) if needs_state else None
         history = self._fetch_history(planned) if isinstance(planned, Needs) else {}
-        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior)
         facts = build_facts(self.kernel, request, snapshot, now)
         trace = trace_request(facts, snapshot)
         while lookup is not None and lookup.lacking:  # a trace visits every rule, and needs more rows than a decision
@@ -178,7 +191,7 @@ class Decider:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _resolve(
-        self, compiled: CompiledPolicies, request: Request, moment: int
+        self, compiled: CompiledPolicies, request: Request, moment: int, behavior: LearnedFacts | None = None
     ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
         """Return the decision, its effects, and the state on which it depends: the approvals that were already used,
         and the log members of the history and the rows.
@@ -186,14 +199,14 @@ class Decider:
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
         lookup: LookupEntityStore | None = None
         if compiled.entities.lookups is None:
-            planned = compiled.evaluator.plan(request, moment, None, stamp)
+            planned = compiled.evaluator.plan(request, moment, None, stamp, behavior)
         else:
             lookup = compiled.entities.looking()
-            planned = self._plan(compiled, request, moment, lookup, stamp)
+            planned = self._plan(compiled, request, moment, lookup, stamp, behavior)
         state = NO_STATE
         if type(planned) is Needs:
             spent = self._spent_approvals(request)
-            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp, behavior)
             state = spent, members
         decision, effects = planned  # type: ignore[misc]  # no Needs
         if lookup is not None and lookup.found and self._log is not None:
@@ -210,11 +223,11 @@ class Decider:
 
     def _resume(
         self, compiled: CompiledPolicies, needs: Needs, moment: int, spent: frozenset[str],
-        lookup: LookupEntityStore | None, stamp: Stamp,
+        lookup: LookupEntityStore | None, stamp: Stamp, behavior: LearnedFacts | None,
     ) -> tuple[tuple[Decision, Effects], bytes]:  # fmt: skip
         """Fetch the state that the decision needs; return the decision and the log members of its history."""
         history = self._fetch_history(needs)
-        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior)
         decision, effects = compiled.evaluator.resume(needs, snapshot, moment, stamp)
         while lookup is not None and lookup.lacking:
             lookup.fetch()
@@ -232,12 +245,13 @@ class Decider:
         moment: int,
         lookup: LookupEntityStore | None,
         stamp: Stamp,
+        behavior: LearnedFacts | None,
     ) -> tuple[Decision, Effects] | Needs:
         """Plan the decision, and fetch the rows that it needs until it needs no more."""
-        planned = compiled.evaluator.plan(request, moment, lookup, stamp)
+        planned = compiled.evaluator.plan(request, moment, lookup, stamp, behavior)
         while lookup is not None and isinstance(planned, Needs) and planned.rows:
             lookup.fetch()
-            planned = compiled.evaluator.plan(request, moment, lookup, stamp)
+            planned = compiled.evaluator.plan(request, moment, lookup, stamp, behavior)
         return planned
 
     def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, moment: int) -> bytes:
@@ -259,6 +273,9 @@ class Decider:
 
     def _spent_approvals(self, request: Request) -> frozenset[str]:
         return self.store.spent_among(approval.id for approval in request.approvals)
+
+    def _peek_behavior(self, request: Request, moment: int) -> LearnedFacts | None:
+        return None if self.behavior is None else self.behavior.peek(request, moment)
 
     def _moment(self, request: Request) -> int:
         at = request.options.at

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -53,6 +54,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.description.model import ProgramDescription
 
 
@@ -89,8 +91,9 @@ class Engine:
         self._outcomes = OutcomeReporter(kernel, store, self.log, self.decider.now)
         self._watch_failures(store, entities)
         if self.log is not None:
-            program = self.decider.compiled.evaluator.program
-            self.recorder.subjects = SubjectReader(program, lambda: self.decider.compiled.entities, self.log)
+            program, patterns = self.decider.compiled.evaluator.program, self._patterns
+            self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
+        self.use_behavior(options.get("behavior"))
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
@@ -178,6 +181,7 @@ class Engine:
             kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
             clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
+            behavior=self._behavior,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
@@ -464,6 +468,31 @@ class Engine:
             store.listen(self.recorder.write_store_state)
         if self.log is not None and entities.lookups is not None:
             entities.lookups.listen(self.recorder.write_directory_state)
+
+    @property
+    def behavior(self) -> BehaviorTracker | None:
+        """The learned behavior of callers; None if no policy has read it yet."""
+        return None if isinstance(self._behavior, Path) else self._behavior
+
+    @cached_property
+    def _patterns(self) -> EndpointPatterns:
+        return EndpointPatterns(self.decider.tree)
+
+    def use_behavior(self, given: BehaviorTracker | Path | None) -> None:
+        """Learn the behavior of callers, and read it, if the policies read learned facts. Raises
+        BehaviorFolderError."""
+        self._behavior = given
+        if not self.kernel.reads_behavior:
+            return
+        from policyengine.behavior.reader import BehaviorReader
+        from policyengine.behavior.tracker import BehaviorTracker
+
+        tracker = BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
+        self._behavior = tracker
+        program = self.decider.compiled.evaluator.program
+        logs = self.log is not None
+        reader = BehaviorReader(self.kernel, self._patterns, program, tracker, logs=logs)
+        self.decider.behavior = self._outcomes.behavior = reader
 
     @property
     def observing(self) -> Observe | None:

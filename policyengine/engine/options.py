@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from policyengine.clock import Clock
@@ -13,6 +14,7 @@ from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.tracker import BehaviorTracker
 
 SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors take either sources or an entity store
 
@@ -20,9 +22,12 @@ SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors ta
 class EngineOptions(TypedDict, total=False):
     """Keyword arguments of `Engine` and of its constructors. `clock` returns the current time, timezone-aware; `ids`
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
-    what decisions spend; the default is the memory of this process (`docs/stores.md`).
+    what decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps what is learned
+    of callers, in memory or in a folder, which is opened when the policies read it; the default is the memory of this
+    process (`docs/behavior.md`).
     """
 
+    behavior: BehaviorTracker | Path | None
     clock: Clock
     ids: Callable[[datetime], str]
     log: DecisionLog | None

@@ -13,6 +13,7 @@ from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.reader import BehaviorReader
 
 
 class OutcomeNotRecordedError(Exception):
@@ -25,6 +26,7 @@ class OutcomeReporter:
     def __init__(self, kernel: Kernel, store: Store, log: DecisionLog | None, now: Callable[[], int]) -> None:
         self._declared = tuple({path for watch in kernel.watches for path in watch.event.outputs})
         self._store, self._log, self._now = store, log, now
+        self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
 
     def report(self, decision: str, report: OutcomeReport, *, refund: bool) -> ReportStatus | None:
         """Record an outcome once. Returns None if the decision is unknown, or was another caller's.
@@ -61,6 +63,8 @@ class OutcomeReporter:
     def _settle(self, decision: str, report: OutcomeReport, refund: bool) -> ReportStatus | None:
         """Pass the report to the store. Raises StoreError."""
         key, now = outcome_key(decision), self._now()
+        if self.behavior is not None:
+            self.behavior.report(decision, report.status)
         history = self._store.report(key, report, now)
         # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
         # again.

@@ -1,4 +1,5 @@
-"""Reads from a decided request what every record names: the client that asked, the resource, the task and the model."""
+"""Reads from a decided request what every record names: the client that asked, the endpoint pattern, the resource, the
+task and the model."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from policyengine import kernel as k
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.bindings import AgreedValue, ExpressionValue, ResourceValue
 from policyengine.evaluator.nodes import BoundValue
 from policyengine.evaluator.program import EndpointRules, PolicyProgram
@@ -27,30 +29,38 @@ RESOURCE = ("resource",)
 class SubjectReader:
     """Reads the subjects of decisions of one engine for its log."""
 
-    def __init__(self, program: PolicyProgram, entities: Callable[[], Entities], log: DecisionLog) -> None:
+    def __init__(
+        self, program: PolicyProgram, patterns: EndpointPatterns, entities: Callable[[], Entities], log: DecisionLog
+    ) -> None:
         from policyengine.audit.recent_decisions import DecisionSubject
 
-        self._program, self._entities, self._log = program, entities, log
+        self._program, self._patterns, self._entities, self._log = program, patterns, entities, log
         self._subject: type[DecisionSubject] = DecisionSubject
 
     def read(self, request: Request, decision: Decision, moment: int) -> DecisionSubject:
         """Return the subject of a decision. What cannot be read is left out: it prevents no decision."""
-        facts = request.facts
+        facts, endpoint = request.facts, request.endpoint
+        pattern, resource = None, None
         try:
-            resource = self._resource(request, decision, moment)
+            if type(endpoint) is ActionEndpoint:
+                pattern = self._patterns.find_action(endpoint)
+                id_ = member(facts, "resource", "id")
+                resource = (endpoint.type, id_) if isinstance(id_, str) else None
+            else:
+                rules = self._program.rules_at(endpoint)
+                pattern = self._patterns.find(endpoint, rules)
+                resource = self._resource(request, rules, decision, moment)
         except Exception:
             resource = None
         return self._subject(
-            decision, caller_label(), request.endpoint, resource, member(facts, "task", "id"),
+            decision, caller_label(), endpoint if pattern is None else pattern, resource, member(facts, "task", "id"),
             member(facts, "attestation", "model"),
         )  # fmt: skip
 
-    def _resource(self, request: Request, decision: Decision, moment: int) -> tuple[str, str] | None:
+    def _resource(
+        self, request: Request, rules: EndpointRules, decision: Decision, moment: int
+    ) -> tuple[str, str] | None:
         endpoint = request.endpoint
-        if type(endpoint) is ActionEndpoint:
-            id_ = member(request.facts, "resource", "id")
-            return (endpoint.type, id_) if isinstance(id_, str) else None
-        rules = self._program.rules_at(endpoint)
         if rules.bindings is None or (binding := rules.bindings.get(RESOURCE)) is None:
             return None
         if type(binding) is ResourceValue and type(endpoint) is HttpEndpoint:

@@ -131,17 +131,21 @@ class DecisionRecorder:
 
 
 def encode_subject(subject: DecisionSubject | None) -> bytes:
-    """Return the log members of the client that asked, and of the resource. A text that cannot be written is left
-    out."""
+    """Return the log members of the endpoint pattern, the client that asked, and the resource. A text that cannot be
+    written is left out, with those after it."""
+    written = b""
     if subject is None:
-        return b""
-    client, resource = subject.client, subject.resource
+        return written
+    endpoint, client, resource = subject.endpoint, subject.client, subject.resource
     try:
-        written = b"" if client is None else b'"client":%b,' % encode(client)
+        if isinstance(endpoint, str):
+            written = b'"endpoint":%b,' % encode(endpoint)
+        if client is not None:
+            written += b'"client":%b,' % encode(client)
         if resource is not None:
             written += b'"resource":{"type":%b,"id":%b},' % (encode(resource[0]), encode(resource[1]))
     except UnicodeEncodeError:
-        return b""
+        pass
     return written
 
 

@@ -76,7 +76,8 @@ class EndpointRules:
 
     __slots__ = (
         "agents", "anyones", "bindings", "conditional_grants", "covering", "delegators", "effects", "exact_bindings",
-        "hop_steps", "is_action", "is_stateless", "limits", "records", "sizes", "tasks", "users", "windows",
+        "hop_steps", "is_action", "is_stateless", "limits", "pattern_names", "patterns", "records", "sizes", "tasks",
+        "users", "windows",
     )  # fmt: skip
 
     def __init__(
@@ -96,9 +97,12 @@ class EndpointRules:
         windows: Sequence[EventRules],
         covering: Any,
         conditional_grants: tuple[Any, ...],
+        patterns: tuple[int, ...],
     ) -> None:
         self.covering = covering
         self.conditional_grants = conditional_grants
+        self.patterns = patterns
+        self.pattern_names: dict[str, str | None] = {}
         self.is_action = is_action
         self.anyones = anyones
         self.agents = agents

@@ -23,7 +23,8 @@ class Profile(Node):
     - a run is the requests with the same `run_key`; it ends after `run_idle` without a request. Without a key, only a
       pause separates runs
     - `learn` is how far back the learned behavior reaches
-    - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own
+    - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own; these
+      days are at most those of `learn`
     - one false alarm of a burst is expected in `burst_days` days of one caller
     - a new value of `version` starts a new row, of which nothing is known yet
     """

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from policyengine.child_processes import child_environment, python_command
 
 if TYPE_CHECKING:
-    from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
+    from policyengine.analysis.diff.model import Diff, Difference, ItemChange, LimitChange, TrustChange
 
 GRACE_SECONDS = 10.0  # extra seconds in which the process may start and end
 MAX_LISTED_WIDENINGS = 50  # maximum number of listed widenings
@@ -187,8 +187,13 @@ def find_widenings(found: Diff) -> Iterator[WideningChange]:
         if anchor.direction in opens:
             yield widening_of_trust(anchor)
     if found.maps is not None:
-        told = [*(f"- {one.text}" for one in found.maps.removed), *(f"+ {one.text}" for one in found.maps.added)]
-        yield WideningChange("map authzen", (), f"other AuthZEN questions: {'; '.join(told)}")
+        yield WideningChange("map authzen", (), f"other AuthZEN questions: {list_items(found.maps)}")
+    if found.profiles is not None:
+        yield WideningChange("profiles", (), f"other behavior is learned: {list_items(found.profiles)}")
+
+
+def list_items(change: ItemChange) -> str:
+    return "; ".join([*(f"- {one.text}" for one in change.removed), *(f"+ {one.text}" for one in change.added)])
 
 
 def widening_of_difference(one: Difference) -> WideningChange:

@@ -191,6 +191,8 @@ def collect_items(kernel: k.Kernel) -> Iterator[InventoryItem]:
     for limit in kernel.limits:
         kind = "rate" if isinstance(limit, k.Rate) else "budget"
         yield build_item(write, limit, kind, limit.package, limit.name, limit_parts(limit))
+    for profile in kernel.profiles:
+        yield build_item(write, profile, "profile", profile.package, profile.name)
     for blocks in (kernel.agents, kernel.users, kernel.anyones):
         for block in blocks:
             yield build_item(write, block, "block", block.package, block.label)

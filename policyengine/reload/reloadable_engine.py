@@ -307,12 +307,15 @@ def first_line(text: str) -> str:
 def refusing() -> Iterator[None]:
     """Raise ReloadRefusedError in place of an error that makes a candidate unusable."""
     from policyengine.audit.log_file import DecisionLogError
+    from policyengine.behavior.folder import BehaviorFolderError
 
     try:
         yield
     except DecisionLogError as error:
         why = "the entities cannot be written to the decision log"
         raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
+    except BehaviorFolderError as error:
+        raise ReloadRefusedError("the learned behavior cannot be read", [str(error)]) from None
     except EntitiesError as error:
         raise refuse_entities(error) from None
     except ObserveError as error:

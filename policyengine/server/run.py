@@ -291,6 +291,8 @@ def run_server(
             left = 0 if server.force_exit else app.drain.left
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
         reloading.current.recorder.write_system("stopped")
+        if reloading.current.behavior is not None:
+            reloading.current.behavior.close()
         if log is not None:
             log.finish()
     return server.caught

@@ -26,8 +26,8 @@ ITEMS = (
     | ast.AttestedModel | ast.AttestedEnvironment | ast.IssuedBy | ast.ActsClause
     | ast.CredentialDecl | ast.CredentialKinds | ast.CredentialLimit | ast.ProofOfPossession | ast.AttestedBy
     | ast.May | ast.MayDelegate | ast.ValidityPeriod | ast.DelegationLimit | ast.GuardItem | ast.RateItem
-    | ast.BudgetLimit | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow | ast.RecordEntry
-    | ast.MapEntity | ast.MapAction | ast.MapFact
+    | ast.BudgetLimit | ast.ProfileItem | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow
+    | ast.RecordEntry | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip
 FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # words that begin an item without a node
 OPENING = frozenset(["LBRACE", "LPAR", "LSQB"])

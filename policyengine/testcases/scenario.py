@@ -193,8 +193,9 @@ class ReportedResponse:
 class Case:
     """One request of a test with its expected outcome, or repetitions of it.
 
-    `question` is the request in wire shape, made at `now`; `behavior` are the learned facts of its caller. Cases of one test with the same `sequence` share their
-    state; `skip` is the reason to skip a case. `responded` is reported for each allowed request.
+    `question` is the request in wire shape, made at `now`; `behavior` are the learned facts of its caller. Cases of
+    one test with the same `sequence` share their state; `skip` is the reason to skip a case. `responded` is reported
+    for each allowed request.
     """
 
     test: str

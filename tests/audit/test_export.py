@@ -154,6 +154,7 @@ def test_a_csv_file_has_a_row_for_each_record(log):
         "rule": "'=no nights", "message": "'+it is, \"night\"", "observed": "false", "agent": "bot", "issuer": "acme",
         "user": "alice", "chain": "alice > planner > bot", "client": "web", "task": "t-1", "model": "m-1",
         "method": "POST", "path": "/pay", "host": "api.example", "ip": "10.1.2.3", "endpoint": "POST /pay",
+            "target": "POST /pay",
         "resource": "invoice/42", "credential": "sha256:9", "package": "acme.shop", "revision": "sha256:1",
         "trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }  # fmt: skip

@@ -93,7 +93,7 @@ def test_an_outcome_is_recorded_with_the_subject_of_its_decision(path: Path) -> 
             "client": "edge",
             "task": "t-9",
             "model": "m-4",
-            "endpoint": "GET /v1/invoices/42",
+            "endpoint": "GET /v1/invoices/{id: invoice}",
             "resource": {"type": "invoice", "id": "42"},
             "outcome": "allow",
             "revision": decision.revision,

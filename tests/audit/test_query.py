@@ -33,7 +33,7 @@ QUERIES = [
     AuditQuery(count_by=("month", "day", "hour")),
     AuditQuery(count_by=("chain", "agents", "depth")),
     AuditQuery(count_by=("agent", "issuer", "user", "client", "task", "model")),
-    AuditQuery(count_by=("endpoint", "resource")),
+    AuditQuery(count_by=("endpoint", "target", "resource")),
     AuditQuery(count_by=("gate", "rule", "observed", "event")),
     AuditQuery(count_by=("ended", "approver", "binding", "spent")),
     AuditQuery(count_by=("status", "latency_ms", "size", "usage")),
@@ -170,8 +170,8 @@ def test_a_record_has_its_fields(tmp_path: Path) -> None:
     assert {name: value for name, value in zip(answer.columns, row, strict=True) if value is not None} == {
         "time": moment(0), "kind": "decision", "id": "D1", "outcome": "deny", "agent": "bot", "issuer": "acme",
         "user": "alice", "chain": "alice > planner > bot", "agents": "planner > bot", "depth": 2,
-        "endpoint": "GET /v1/invoices/42", "resource": "/v1/invoices/42", "gate": "guard", "rule": "islands",
-        "package": "shop", "revision": "sha256:r",
+        "endpoint": "GET /v1/invoices/42", "target": "GET /v1/invoices/42", "resource": "/v1/invoices/42",
+        "gate": "guard", "rule": "islands", "package": "shop", "revision": "sha256:r",
     }  # fmt: skip
 
 

@@ -346,17 +346,6 @@ LATER = [
         ],
     ),
     (
-        'anyone { may GET /a }\nprofile "p" for agent "x" { expect GET /a -> nowhere }',
-        [
-            (
-                "E905",
-                "`profile` is not enforced yet",
-                'profile "p"',
-                "remove it: a policy must not appear to enforce a limit that it does not enforce",
-            )
-        ],
-    ),
-    (
         'anyone { may GET /a }\ninvariant "i" { never allow nowhere when nothing }',
         [
             (

@@ -38,7 +38,7 @@ def test_records_are_a_table_of_the_columns_that_have_values(run, shop):
     ended = run("audit", "query", shop, "--since", "2026-03-02T10:38Z", "--until", "2026-03-02T10:52Z")
     assert (ended.code, ended.err) == (0, "")
     assert squeezed(ended.out) == [
-        "time outcome agent user endpoint gate rule ended id",
+        "time outcome agent user target gate rule ended id",
         "2026-03-02T10:38:00Z allow bot-2 alice GET /v1/invoices/3 - - - D38",
         "2026-03-02T10:39:00Z deny bot-0 alice GET /v1/invoices/4 guard rule 7 - D39",
         "2026-03-02T10:50:00Z confirm bot alice GET /v1/invoices/42 guard large refunds allowed C1",
@@ -49,9 +49,9 @@ def test_records_are_a_table_of_the_columns_that_have_values(run, shop):
 
 def test_an_id_finds_the_decision_and_its_outcome(run, shop):
     assert squeezed(run("audit", "query", shop, "--id", "D36").out) == [
-        "time kind outcome status latency_ms agent user endpoint id",
-        "2026-03-02T10:36:00Z decision allow - - bot-0 alice GET /v1/invoices/1 D36",
-        "2026-03-02T10:36:00Z outcome allow 200 36.5 bot alice GET /v1/invoices/{id} D36",
+        "time kind outcome status latency_ms agent user target endpoint id",
+        "2026-03-02T10:36:00Z decision allow - - bot-0 alice GET /v1/invoices/1 GET /v1/invoices/1 D36",
+        "2026-03-02T10:36:00Z outcome allow 200 36.5 bot alice - GET /v1/invoices/{id} D36",
         "2 records",
     ]
 
@@ -128,8 +128,8 @@ def test_json_is_one_object_for_each_record_without_empty_members(run, shop):
     assert found == {
         "time": "2026-03-02T10:52:00.000000Z", "kind": "decision", "id": "C3", "outcome": "allow", "agent": "bot",
         "issuer": "acme", "user": "alice", "chain": "alice > bot", "agents": "bot", "depth": 1,
-        "endpoint": "GET /v1/invoices/42", "resource": "/v1/invoices/42", "approver": "carol", "package": "shop",
-        "revision": "sha256:r",
+        "endpoint": "GET /v1/invoices/42", "target": "GET /v1/invoices/42", "resource": "/v1/invoices/42",
+        "approver": "carol", "package": "shop", "revision": "sha256:r",
     }  # fmt: skip
 
 

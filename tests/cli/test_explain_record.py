@@ -62,6 +62,7 @@ def test_the_same_policies_decide_the_same_at_any_time_later(run, logged):
         ["now", "allow", "by"],
     ]
     assert lines[place + 3 :] == [
+        "  endpoint: POST /v1/orders/{id: order}",
         "the same policies decide the same",
         "the log has no seal: `d.jsonl.tlog/checkpoint` is missing",
     ]

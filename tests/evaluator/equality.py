@@ -31,6 +31,7 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Unknown
 from policyengine.spec import evaluate as spec_evaluate
 from policyengine.spec import history as spec_history
+from policyengine.spec import reference
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.stores.memory.store import MemoryStore
 from tests.generate.asking import Asking, Setting
@@ -96,7 +97,7 @@ class UnderTest:
     def conclude(self, request: Request, snapshot: Snapshot) -> tuple[Said, Effects]:
         """Return the decision and the effects of `plan`, or of `resume` if it needs the snapshot."""
         moment = self._moment(request)
-        planned = self.evaluator.plan(request, moment)
+        planned = self.evaluator.plan(request, moment, behavior=snapshot.behavior)
         if isinstance(planned, Needs):
             assert planned.windows <= snapshot.history.keys(), "it reads histories that no rule names"
             planned = self.evaluator.resume(planned, snapshot, moment)
@@ -301,7 +302,18 @@ class Pair:
         snapshot = replace(before, history=self.specified.past)
         self._same(asking, "plan", (self.specified.unsettled, effects), self.tested.conclude(request, snapshot))
         self.tally.count(expected, effects, features(self.asked.kernel, request, expected))
+        if asking.behavior is not None:
+            self._compare_learned(asking, request)
         return expected
+
+    def _compare_learned(self, asking: Asking, request: Request) -> None:
+        """Compare the decisions with learned facts, without spending anything."""
+        at, behavior = request.options.at or asking.now, asking.behavior
+        history = self.specified.remembered(request, at, asking.now, behavior)
+        snapshot = replace(self.specified.snapshot, history=history, behavior=behavior)
+        expected = told(reference.decide(self.asked.kernel, request, snapshot, at))
+        self._same(asking, "learned", expected, self.tested.conclude(request, snapshot))
+        self.tally.reached.update(f"learned {one}" for one in constructs(*expected))
 
     def report(self, status: int | None, output: dict[str, object]) -> None:
         """Report the outcome of the last request to both."""

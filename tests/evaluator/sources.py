@@ -33,6 +33,7 @@ from tests.generate.asking import (
 from tests.generate.bindings import binding, bound
 from tests.generate.cases import checked_policy, kernel_of
 from tests.generate.chains import delegating, rechained, relayed
+from tests.generate.learned import learned_facts, learning
 from tests.generate.policies import File, Policy, recalling, remembering
 from tests.generate.properties import near_misses
 from tests.generate.requests import NOW, NOWS, Question, approved, directory, rows
@@ -177,6 +178,24 @@ def ask_with_history(seed: int, questions: int) -> Tally:
     return pair.tally
 
 
+# ── Learned facts ─────────────────────────────────────────────────────────────────────────────
+
+
+def ask_with_learned_facts(seed: int, questions: int) -> Tally:
+    """Ask for the same callers with other learned facts each time, on a clock that goes on."""
+    asked = setting_of(learning, seed)
+    random, pair = Random(f"with learned facts {seed}"), Pair.of(asked, NOW)
+    bases, now = passing(asked, fitted(random, asked))[:6], NOW
+    for base in bases:
+        base["credential"].pop("expires_at", None)
+    for _ in range(questions):
+        now += timedelta(seconds=random.choice(STEPS))
+        base = random.choice(bases)
+        question = posted(random, varied(random, base) if random.random() < 0.4 else base)
+        pair.compare(Asking(question, now, learned_facts(random)))
+    return pair.tally
+
+
 # ── Approvals and limits ──────────────────────────────────────────────────────────────────────
 
 PAYMENTS = """
@@ -277,5 +296,6 @@ SOURCES: dict[str, Source] = {
     "credentials": ask_with_credentials,
     "elements": ask_with_elements,
     "history": ask_with_history,
+    "learned": ask_with_learned_facts,
     "payments": ask_for_payments,
 }

@@ -27,6 +27,7 @@ SHARES: dict[str, tuple[int, int, int]] = {
     "credentials": (1, 40, 60),
     "elements": (1, 20, 100),
     "history": (1, 40, 60),
+    "learned": (1, 40, 50),
     "payments": (1, 40, 40),
 }
 FIRST_SEED = 500
@@ -38,6 +39,7 @@ DEEP_SHARES: dict[str, tuple[int, int, int]] = {
     "credentials": (2, 140, 500),
     "elements": (1, 160, 500),
     "history": (4, 75, 400),
+    "learned": (1, 100, 400),
     "payments": (1, 200, 350),
 }
 FIRST_DEEP_SEED = 10_000
@@ -81,6 +83,11 @@ LEAST: dict[str, dict[str, int]] = {
         "condition on history True": 15, "condition on history False": 500, "condition on history unknown": 60,
         "effect records": 350, "effect counts a denial": 120, "gate guard": 180, "outcome allow": 600,
         "outcome confirm": 60,
+    },
+    "learned": {
+        "learned outcome allow": 800, "learned outcome confirm": 28, "learned outcome deny": 120,
+        "learned gate guard": 120, "learned gate rate": 7, "learned effect ratecharges": 160,
+        "learned obligation warn": 7, "learned unknown expected": 20, "learned unknown otherwise": 20,
     },
     "payments": {
         "outcome allow": 100, "outcome confirm": 100, "outcome deny": 100, "outcome throttle": 50, "gate rate": 50,

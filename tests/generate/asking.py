@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -72,8 +72,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
+    """A question, and the learned facts of its caller if it is decided with some."""
+
     question: Spoilt
     now: datetime
+    behavior: Mapping[str, object] | None = None
 
 
 @lru_cache(maxsize=128)

@@ -29,7 +29,7 @@ from policyengine.runtime.decision import (
 )
 from policyengine.runtime.history import History, HistoryList, WindowKey
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.snapshot import LearnedFacts, Snapshot
 from policyengine.spec import reference
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.required_history import history_conditions, history_windows
@@ -88,13 +88,17 @@ class Specified:
     def snapshot(self) -> Snapshot:
         return Snapshot(self.directory, frozenset(self.spent))
 
-    def remembered(self, request: Request, at: datetime, now: datetime) -> Mapping[WindowKey, History]:
+    def remembered(
+        self, request: Request, at: datetime, now: datetime, behavior: LearnedFacts | None = None
+    ) -> Mapping[WindowKey, History]:
         """Return everything that a rule may read, as of now."""
         if not self.kernel.watches:
             return {}
         rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
         self.asked = tuple(history_conditions(rules)) if self.asked is None else self.asked
-        wanted = history_windows(self.asked, build_facts(self.kernel, request, self.snapshot, at))
+        wanted = history_windows(
+            self.asked, build_facts(self.kernel, request, replace(self.snapshot, behavior=behavior), at)
+        )
         found = self.store.fetch(wanted, micros(now))
         return {key: HistoryList(tuple(one.events), one.complete_after, one.now) for key, one in found.items()}
 

@@ -17,6 +17,7 @@ from policyengine.analysis.diff.answer_order import (
     without_reasons,
 )
 from policyengine.analysis.diff.callers import CallerKind, caller_kinds
+from policyengine.analysis.diff.changed_items import map_changes, profile_changes
 from policyengine.analysis.diff.endpoint_classes import (
     EndpointClass,
     TooManyClassesError,
@@ -24,7 +25,6 @@ from policyengine.analysis.diff.endpoint_classes import (
     patterns_of,
 )
 from policyengine.analysis.diff.limits import limit_changes, rebound_limits
-from policyengine.analysis.diff.maps import map_changes
 from policyengine.analysis.diff.model import Diff, Difference, RuleExcerpt, UnprovedRegion, unique_items
 from policyengine.analysis.diff.one_sided_declarations import changed_rules, changed_trust_and_bindings
 from policyengine.analysis.diff.oracle import PolicyOracle
@@ -122,7 +122,7 @@ class PolicyDiffer:
             self.old.revision, self.new.revision, tuple(group_regions(self.found)), tuple(self.doubts), self.same,
             len({(one.witness.region.endpoint, one.witness.region.caller) for one in self.found}),
             limits=limit_changes(self.old, self.new, reasons=self.reasons), maps=map_changes(self.old, self.new),
-            trust=trust_changes(self.old, self.new),
+            profiles=profile_changes(self.old, self.new), trust=trust_changes(self.old, self.new),
         )  # fmt: skip
 
     def says(self, units: Sequence[RuleUnit]) -> object:

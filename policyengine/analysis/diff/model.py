@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from policyengine.analysis.diff.answer_order import Direction, format_answer
 from policyengine.runtime.decision import Outcome
+from policyengine.runtime.values import Invalid
 from policyengine.time_formats import format_rfc3339
 
 Item = TypeVar("Item")
@@ -67,7 +68,9 @@ class RequestRegion:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A request that the old and the new engine answered differently."""
+    """A request that the old and the new engine answered differently. `question` also has the learned facts of the
+    caller, as `behavior`.
+    """
 
     region: RequestRegion
     question: Mapping[str, Any]
@@ -76,7 +79,14 @@ class Witness:
     @property
     def request(self) -> dict[str, Any]:
         """The request for `policyengine decide`, with its time, and without consuming state."""
-        return {**self.question, "options": {"at": format_rfc3339(self.at), "consume": False}}
+        asked = {name: one for name, one in self.question.items() if name != "behavior"}
+        return {**asked, "options": {"at": format_rfc3339(self.at), "consume": False}}
+
+    @property
+    def behavior(self) -> dict[str, Any]:
+        """The learned facts of the caller; a fact that could not be read is `unknown`."""
+        given = self.question.get("behavior", {})
+        return {name: "unknown" if isinstance(one, Invalid) else one for name, one in given.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,7 @@ class Difference:
             "direction": str(self.direction),
             "regions": [one.region.to_dict() for one in self.witnesses],
             "witness": first.request,
+            **({"behavior": first.behavior} if first.behavior else {}),
             "old": self.old.to_dict(),
             "new": self.new.to_dict(),
             "removed": [rule.to_dict() for rule in self.removed],
@@ -128,9 +139,9 @@ class LimitChange:
 
 
 @dataclass(frozen=True, slots=True)
-class MapChange:
-    """Map items that only one policy has; maps translate questions of other protocols. Whether the change allows more
-    is unknown, so the direction is `changed`.
+class ItemChange:
+    """Items that only one policy has: of maps, which translate questions of other protocols, or profiles, which say how
+    behavior is learned. Whether the change allows more is unknown, so the direction is `changed`.
     """
 
     removed: tuple[RuleExcerpt, ...]
@@ -232,7 +243,8 @@ class Diff:
     differing: int
     log: LogDiff | None = None
     limits: tuple[LimitChange, ...] = ()
-    maps: MapChange | None = None
+    maps: ItemChange | None = None
+    profiles: ItemChange | None = None
     trust: tuple[TrustChange, ...] = ()
 
     @property
@@ -247,7 +259,8 @@ class Diff:
         """
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}
-        return self.maps is not None or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))
+        items = self.maps is not None or self.profiles is not None
+        return items or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))
 
     @property
     def suspects(self) -> bool:
@@ -265,7 +278,8 @@ class Diff:
 
     @property
     def differs(self) -> bool:
-        return bool(self.differences or self.limits or self.maps or self.trust or self.flips)
+        items = self.maps or self.profiles
+        return bool(self.differences or self.limits or items or self.trust or self.flips)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -278,6 +292,7 @@ class Diff:
             "differences": [one.to_dict() for one in self.differences],
             "limits": [one.to_dict() for one in self.limits],
             "maps": None if self.maps is None else self.maps.to_dict(),
+            "profiles": None if self.profiles is None else self.profiles.to_dict(),
             "trust": [one.to_dict() for one in self.trust],
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),

@@ -53,15 +53,15 @@ class PolicyOracle:
     def answer(self, question: Mapping[str, Any], now: datetime) -> AnswerKey | None:
         """Return the answer of a production engine; None if the question is invalid."""
         try:
-            request = Request.from_mapping(question)
-            return self._answer(request, now, self._decide(request, now)[0])
+            request, snapshot = self._asked(question)
+            return self._answer(request, snapshot, now, self._decide(request, snapshot, now)[0])
         except RequestError:
             return None
 
     def verdict(self, question: Mapping[str, Any], now: datetime) -> WitnessVerdict:
         """Return the answer of a production engine with the rules that led to it. Raises EngineDisagreementError."""
         decision, effects, seen = self.traced(question, now)
-        answer = self._answer(Request.from_mapping(question), now, decision)
+        answer = self._answer(*self._asked(question), now, decision)
         if answer != self.of(decision, pending_duties(decision, seen)):
             raise EngineDisagreementError(
                 f"for {question}, the evaluator and the specification oblige to different things after an approval: "
@@ -73,21 +73,32 @@ class PolicyOracle:
 
     def traced(self, question: Mapping[str, Any], now: datetime) -> TracedDecision:
         """Return the decision of a production engine with its trace. Raises EngineDisagreementError."""
-        request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
-        decision, effects = self._decide(request, now)
+        request, snapshot = self._asked(question)
+        decision, effects = self._decide(request, snapshot, now)
         facts = build_facts(self.slices.of(request), request, snapshot, now)
         seen = trace_request(facts, snapshot)
         check_agreement(facts, seen, decision, effects)
         return decision, effects, seen
 
-    def _decide(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
-        return self.evaluator.resume(Needs(request), Snapshot(self.directory), epoch_nanoseconds(now))
+    def _asked(self, question: Mapping[str, Any]) -> tuple[Request, Snapshot]:
+        """Return the request and the learned facts of a question of a witness. Raises RequestError."""
+        request = {name: one for name, one in question.items() if name != "behavior"}
+        learned = {name: known_number(one) for name, one in question.get("behavior", {}).items()}
+        return Request.from_mapping(request), Snapshot(self.directory, behavior=learned)
 
-    def _answer(self, request: Request, now: datetime, decision: Decision) -> AnswerKey:
+    def _decide(self, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
+        return self.evaluator.resume(Needs(request), snapshot, epoch_nanoseconds(now))
+
+    def _answer(self, request: Request, snapshot: Snapshot, now: datetime, decision: Decision) -> AnswerKey:
         duties: Iterable[k.ObligationEffect] = ()
         if decision.outcome is Outcome.CONFIRM:
-            duties = self.evaluator.due_obligations(request, Snapshot(self.directory), epoch_nanoseconds(now))
+            duties = self.evaluator.due_obligations(request, snapshot, epoch_nanoseconds(now))
         return self.of(decision, map(duty_key, duties))
+
+
+def known_number(value: object) -> object:
+    """Return a learned fact of a question in JSON as engines pass it."""
+    return Decimal(str(value)) if isinstance(value, float) else value
 
 
 def duty_key(duty: k.ObligationEffect) -> DutyKey:

@@ -14,6 +14,7 @@ from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.segment_spellings import splitting_texts
 from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption, captured_path
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.snapshot import NOT_READABLE
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.solver.witness.draft_from_states import WRONG_TYPE
 from policyengine.solver.witness.editor import DraftEditor
@@ -21,6 +22,7 @@ from policyengine.solver.witness.pools import Leaf, ValuePools
 from policyengine.solver.witness.values import MINUTE, MONDAY, default_value, sample_values
 from policyengine.spec.match_endpoint import match_segment
 from policyengine.typesystem import EntityRef, Type
+from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES, is_learned_value
 
 FactPath: TypeAlias = tuple[str, ...]
 QuestionData: TypeAlias = dict[str, Any]
@@ -35,8 +37,8 @@ UNWRITABLE_PATHS = frozenset(
 
 @dataclass(slots=True)
 class RegionDraft:
-    """A request under construction. `rows` are attributes of entities, `parents` their memberships, `segments` the
-    segments of the path by index.
+    """A request under construction, with the learned facts of its caller as `behavior`. `rows` are attributes of
+    entities, `parents` their memberships, `segments` the segments of the path by index.
     """
 
     at: EndpointClass
@@ -79,6 +81,9 @@ class RegionDraft:
                 return self._read(("credential", "issuer"))
             case ("agent" | "user",):
                 return None
+            case ("behavior", name) if path in LEARNED_FACTS:
+                known = self.question.get("behavior", {}).get(name, NEUTRAL_VALUES[path])
+                return None if known is NOT_READABLE else known
             case _:
                 return self._read(path)
 
@@ -104,6 +109,8 @@ class RegionDraft:
             case ("time",):
                 self.now = value if isinstance(value, datetime) else self.now
                 return isinstance(value, datetime)
+            case _ if path in LEARNED_FACTS:
+                return self._write(path, learned_value(path, value))
             case _ if path[0] in UNWRITABLE_ROOTS or path in UNWRITABLE_PATHS:
                 return False
             case _:
@@ -212,6 +219,13 @@ class RegionDraft:
             row: QuestionData = {"type": ref.type, "id": ref.id}
             says = attributes or above or ref in self.parents or not self.at.words
             yield {**row, "attributes": attributes, "in": above} if says else row
+
+
+def learned_value(path: FactPath, value: Any) -> Any:
+    """Return the value of a learned fact, with the nearest number in its range."""
+    if value is WRONG_TYPE:
+        return NOT_READABLE
+    return value if is_learned_value(path, value) else min(max(value, 0), 1)
 
 
 def quote_segment(segment: str) -> str:

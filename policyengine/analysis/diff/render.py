@@ -10,9 +10,9 @@ from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import (
     Diff,
     Difference,
+    ItemChange,
     LimitChange,
     LogDiff,
-    MapChange,
     RuleExcerpt,
     TrustChange,
     UnprovedRegion,
@@ -23,6 +23,7 @@ from policyengine.analysis.diff.model import (
 from policyengine.control_characters import one_line, printable_json
 
 MAP_HEADING = f"{Direction.CHANGED}: the translation of AuthZEN questions"
+PROFILE_HEADING = f"{Direction.CHANGED}: how behavior is learned"
 MAX_REGIONS_SHOWN = 6  # maximum listed regions of one difference
 MAX_FLIPS_SHOWN = 5
 MAX_UNPROVED_SHOWN = 5
@@ -36,7 +37,7 @@ def render_text(diff: Diff) -> str:
         *map(difference_text, diff.differences),
         *map(limit_text, diff.limits),
         *map(trust_text, diff.trust),
-        *([map_text(diff.maps)] if diff.maps else []),
+        *(item_text(heading, one) for heading, one in changed_items(diff)),
         *log_blocks(diff.log),
     ]
     blocks += unproved_blocks(diff.doubts, beyond=bool(blocks))
@@ -72,11 +73,17 @@ def trust_head(one: TrustChange) -> str:
     return one_line(f"{one.direction}: {one.name} is {one.verb}")
 
 
-def map_text(one: MapChange) -> str:
-    return "\n".join([MAP_HEADING, *(f"  {line}" for line in map_lines(one))])
+def changed_items(diff: Diff) -> Iterator[tuple[str, ItemChange]]:
+    """Yield the changed maps and profiles, each with its heading."""
+    yield from ((MAP_HEADING, diff.maps),) if diff.maps else ()
+    yield from ((PROFILE_HEADING, diff.profiles),) if diff.profiles else ()
 
 
-def map_lines(one: MapChange) -> list[str]:
+def item_text(heading: str, one: ItemChange) -> str:
+    return "\n".join([heading, *(f"  {line}" for line in item_lines(one))])
+
+
+def item_lines(one: ItemChange) -> list[str]:
     return [*(f"- {rule_text(rule)}" for rule in one.removed), *(f"+ {rule_text(rule)}" for rule in one.added)]
 
 
@@ -87,8 +94,14 @@ def limit_head(one: LimitChange) -> str:
 
 
 def request_lines(one: Difference) -> Iterator[str]:
-    yield "  for example:"
+    yield f"  for example{behavior_text(one.witnesses[0])}:"
     yield f"    {example_json(one.witnesses[0])}"
+
+
+def behavior_text(witness: Witness) -> str:
+    """Return the learned facts of the caller as a test gives them."""
+    given = [f"{name}: {json.dumps(one).strip(chr(34))}" for name, one in witness.behavior.items()]
+    return f", given behavior {{ {', '.join(given)} }}" if given else ""
 
 
 def verdict_lines(verdict: WitnessVerdict) -> Iterator[str]:
@@ -177,6 +190,8 @@ def difference_counts(diff: Diff) -> Iterator[tuple[str, int]]:
         yield "changed trust anchor", len(diff.trust)
     if diff.maps:
         yield "changed map", 1
+    if diff.profiles:
+        yield "changed profile", len({*(one.name for one in (*diff.profiles.removed, *diff.profiles.added))})
     if diff.flips:
         yield "flipped decision", len(diff.flips)
 
@@ -201,9 +216,9 @@ def render_markdown(diff: Diff) -> str:
         blocks += [collapsed_difference(number, one) for number, one in enumerate(diff.differences, 1)]
     blocks += map(limit_block, diff.limits)
     blocks += map(trust_block, diff.trust)
-    if diff.maps:
-        head = f"**{MARKS[Direction.CHANGED]} {MAP_HEADING}**"
-        blocks.append("\n".join([head, "", *fenced_block("diff", map_lines(diff.maps))]).rstrip())
+    for heading, one in changed_items(diff):
+        head = f"**{MARKS[Direction.CHANGED]} {heading}**"
+        blocks.append("\n".join([head, "", *fenced_block("diff", item_lines(one))]).rstrip())
     blocks += ["\n".join(f"> {escape_cell(line)}" for line in block.split("\n")) for block in log_blocks(diff.log)]
     if diff.doubts:
         lines = truncate_lines(
@@ -237,7 +252,7 @@ def collapsed_difference(number: int, one: Difference) -> str:
     old, new = (escape_cell(next(verdict_lines(each))) for each in (one.old, one.new))
     lines = [
         *regions, "", *fenced_block("diff", rules), *fenced_block("json", [example_json(one.witnesses[0])]),
-        f"The old policy decides {old}; the new one decides {new}.",
+        f"The old policy decides {old}; the new one decides {new}{escape_cell(behavior_text(one.witnesses[0]))}.",
     ]  # fmt: skip
     return collapsed_block(f"{number}: rules and an example request", "\n".join(lines))
 

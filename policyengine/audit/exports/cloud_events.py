@@ -24,7 +24,7 @@ def encode_cloud_event(line: bytes, row: RecordSummary) -> dict[str, Any]:
         "id": f"{row.id}:{row.kind}" if row.id else sha256(line).hexdigest()[:32],
         "source": source,
         "type": TYPE_PREFIX + row.kind,
-        **({"subject": row.endpoint} if row.endpoint else {}),
+        **({"subject": row.target or row.endpoint} if row.endpoint else {}),
         **({"time": row.time} if row.nanoseconds else {}),
         **({"traceparent": row.trace} if row.trace_ids else {}),
         **({"outcome": row.outcome} if row.outcome else {}),

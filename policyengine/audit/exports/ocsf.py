@@ -111,8 +111,9 @@ def actor_of(row: RecordSummary) -> dict[str, Any]:
 
 
 def api_of(row: RecordSummary, operation: str) -> dict[str, Any]:
-    service = row.host or (row.endpoint or "").removeprefix("TOOL ").partition("/")[0]
-    is_tool = (row.endpoint or "").startswith("TOOL ")
+    target = row.target or row.endpoint or ""
+    service = row.host or target.removeprefix("TOOL ").partition("/")[0]
+    is_tool = target.startswith("TOOL ") and "*" not in service
     return without_absent({
         "operation": operation,
         "request": None if row.id is None else {"uid": row.id},

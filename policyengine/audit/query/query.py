@@ -25,8 +25,8 @@ MEASURE_COLUMNS = ("count", "sum", "min", "p50", "p95", "p99", "max")
 QUANTILES = (0.5, 0.95, 0.99)
 LIST_COLUMNS = (
     "time", "kind", "id", "outcome", "agent", "issuer", "user", "chain", "agents", "depth", "client", "task", "model",
-    "endpoint", "resource", "gate", "rule", "observed", "ended", "approver", "event", "status", "latency_ms", "size",
-    "usage", "package", "revision", "trace",
+    "endpoint", "target", "resource", "gate", "rule", "observed", "ended", "approver", "event", "status", "latency_ms",
+    "size", "usage", "package", "revision", "trace",
 )  # fmt: skip
 Cell: TypeAlias = str | int | float | None
 Row: TypeAlias = tuple[Cell, ...]

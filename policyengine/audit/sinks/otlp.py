@@ -28,8 +28,8 @@ CONVENTIONS = {
     "ip": "client.address", "status": "http.response.status_code", "model": "gen_ai.request.model",
 }  # fmt: skip
 OTHERS = (
-    "outcome", "gate", "rule", "agent", "issuer", "chain", "client", "task", "endpoint", "resource", "latency_ms",
-    "size", "credential", "package", "revision", "event",
+    "outcome", "gate", "rule", "agent", "issuer", "chain", "client", "task", "endpoint", "target", "resource",
+    "latency_ms", "size", "credential", "package", "revision", "event",
 )  # fmt: skip
 
 

@@ -71,7 +71,16 @@ def lower_grant_condition(
     found = draft.condition(written, package, here)
     for fact, span in facts_read(found) if found and suspect else ():
         report_not_for_grants(fact.path[0], span, draft)
+    if found is not None and suspect:
+        report_past_behavior(found, draft)
     return found
+
+
+def report_past_behavior(condition: k.Expr, draft: LoweringContext) -> None:
+    """Report learned facts of past requests, which cannot grant access either."""
+    for node in k.walk(condition):
+        if isinstance(node, k.PastFact) and isinstance(node.fact, k.Fact) and node.fact.path[0] == "behavior":
+            report_not_for_grants("behavior", node.span, draft)
 
 
 def report_not_for_grants(root: str, span: Span, draft: LoweringContext) -> None:

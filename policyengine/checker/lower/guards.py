@@ -34,17 +34,23 @@ def lower_guards(draft: LoweringContext) -> tuple[k.Guard, ...]:
 
 def check_rule_names(draft: LoweringContext) -> None:
     """Report rules of one package that share a name, because tests and decisions refer to rules by name."""
-    first: dict[tuple[str, str], Span] = {}
+    named: list[tuple[str, ast.Text]] = []
     for kind in (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl):
-        for package, declared in draft.declared(kind):
-            name: ast.Text = declared.name  # type: ignore[attr-defined]  # all three have one
-            where = first.setdefault((package, name.value), name.span)
-            if not name.value.strip():
-                draft.report("E514", "a rule needs a name", name.span, "write a name that says what the rule is for")
-            elif where is not name.span:
-                hint = "give one of them another name"
-                related = [RelatedLocation("first used here", where)]
-                draft.report("E501", f"two rules are named `{name.value}`", name.span, hint, related)
+        named += [(package, declared.name) for package, declared in draft.declared(kind)]  # type: ignore[attr-defined]
+    report_shared_names(named, "rule", draft)
+
+
+def report_shared_names(named: Iterable[tuple[str, ast.Text]], what: str, draft: LoweringContext) -> None:
+    """Report names that are empty, or used twice in one package."""
+    first: dict[tuple[str, str], Span] = {}
+    for package, name in named:
+        where = first.setdefault((package, name.value), name.span)
+        if not name.value.strip():
+            draft.report("E514", f"a {what} needs a name", name.span, f"write a name that says what the {what} is for")
+        elif where is not name.span:
+            hint = "give one of them another name"
+            related = [RelatedLocation("first used here", where)]
+            draft.report("E501", f"two {what}s are named `{name.value}`", name.span, hint, related)
 
 
 def lower_guard(declared: ast.GuardDecl, package: str, draft: LoweringContext) -> k.Guard | None:

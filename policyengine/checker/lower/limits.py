@@ -12,12 +12,13 @@ from policyengine.checker.lower.context import LoweringContext, rule_text
 from policyengine.checker.lower.expressions import lower_condition, lower_value
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.types.schema import EVERYWHERE
+from policyengine.kernel.learned_facts import learned_facts
 from policyengine.runtime.limits import MAX_UNITS, MICRO
 from policyengine.source import Span
 from policyengine.spec.rate_units import is_countable
 from policyengine.syntax import nodes as ast
 from policyengine.time_formats import parse_duration
-from policyengine.typesystem import Scalar
+from policyengine.typesystem import Scalar, Type
 
 RATE = re.compile(r"(?P<count>[0-9][0-9_]*|[a-z][\w.]*)/(?P<within>[0-9]+(?:ms|s|m|h|d))")
 DEFAULT_LEASE = timedelta(minutes=10)  # the lease if `at most N at once` sets none
@@ -46,8 +47,21 @@ def limit_context(place: k.Place | None, package: str, draft: LoweringContext) -
 
 
 def lower_limit_keys(declared: ast.RateDecl | ast.BudgetDecl, context: ExpressionContext) -> tuple[k.Expr, ...]:
-    found = (lower_value(key, context) for key in declared.per)
+    found = (lower_counted(key, context) for key in declared.per)
     return tuple(key for key in found if key is not None)
+
+
+def lower_counted(written: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
+    """Lower a key, an amount or a bound of a limit, which must not be learned: only `at most` bounds what a caller may
+    earn.
+    """
+    found = lower_value(written, context, expected)
+    learned = next(learned_facts(found), None) if found is not None else None
+    if learned is not None:
+        hint = "use it in a condition: `clamp 2/1m when behavior.burst`"
+        context.report("E914", f"a limit cannot count by `{'.'.join(learned.path)}`", written.span, hint)
+        return None
+    return found
 
 
 def lower_store_failure(declared: ast.RateDecl | ast.BudgetDecl, context: ExpressionContext) -> k.StoreFailureMode:
@@ -114,7 +128,7 @@ def lower_rate_limit(item: ast.RateLimit, context: ExpressionContext) -> k.Pace 
         return found if found is None or burst is None else k.Pace(found.count, found.within, burst)
     name, _, window = item.rate.rpartition("/")
     span = Span(item.span.source, item.span.start, item.span.start + len(name))
-    count = lower_value(ast.Reference(name, span=span), context, Scalar.NUMBER)
+    count = lower_counted(ast.Reference(name, span=span), context, Scalar.NUMBER)
     within = parse_pace_window(window, item.rate, item.span, context)
     return None if count is None or within is None else k.PaceByFact(count, within, burst)
 
@@ -167,7 +181,7 @@ def lower_cost(items: list[ast.Cost], paced: bool, context: ExpressionContext) -
         context.report("E910", message, item.span, "keep one" if paced else "write the number and the period: `100/1m`")
     if not items:
         return None
-    return lower_value(ast.Reference(items[0].fact.text, span=items[0].fact.span), context, Scalar.NUMBER)
+    return lower_counted(ast.Reference(items[0].fact.text, span=items[0].fact.span), context, Scalar.NUMBER)
 
 
 def lower_rate_adjustment(
@@ -257,9 +271,9 @@ def lower_budget_limit(item: ast.BudgetLimit, context: ExpressionContext) -> k.B
     fact = None
     if item.fact is not None:
         summed = Scalar.NUMBER if item.function == "sum" else None
-        fact = lower_value(ast.Reference(item.fact.text, span=item.fact.span), context, summed)
+        fact = lower_counted(ast.Reference(item.fact.text, span=item.fact.span), context, summed)
     written = ast.Reference(item.bound.text, span=item.bound.span) if isinstance(item.bound, ast.Name) else item.bound
-    bound = lower_value(written, context, Scalar.NUMBER)
+    bound = lower_counted(written, context, Scalar.NUMBER)
     within = parse_duration(item.within.text)
     if not within:
         context.report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policyengine import kernel as k
-from policyengine.checker.lower import delegation, grants, guards, limits, maps, principals, trust
+from policyengine.checker.lower import delegation, grants, guards, limits, maps, principals, profiles, trust
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.kernel.fingerprint import CanonicalWriters, sort_declarations
@@ -52,24 +52,18 @@ def lower_policy(
         guards=guards.lower_guards(draft),
         limits=limits.lower_limits(draft),
         maps=mapped,
+        profiles=profiles.lower_profiles(draft),
     )
     found = with_learned_facts(found) if draft.program.learns else found
     return with_retention(found) if draft.program.remembers else found
 
 
 def check_unsupported(draft: LoweringContext) -> None:
-    """Report profiles and invariants, which are checked but not enforced yet."""
-    for package, profile in draft.declared(ast.ProfileDecl):
-        report_unsupported("E905", "profile", profile, profile.name.span, draft)
-        draft.places.patterns([step.target for step in profile.steps], package)
+    """Report invariants, which are checked but not enforced yet."""
     for package, invariant in draft.declared(ast.InvariantDecl):
-        report_unsupported("E906", "invariant", invariant, invariant.name.span, draft)
+        span = Span(invariant.span.source, invariant.span.start, invariant.name.span.end)
+        draft.report("E906", "`invariant` is not enforced yet", span, REMOVE_HINT)
         check_invariant(invariant, package, draft)
-
-
-def report_unsupported(code: str, word: str, declared: ast.Node, name: Span, draft: LoweringContext) -> None:
-    span = Span(name.source, declared.span.start, name.end)
-    draft.report(code, f"`{word}` is not enforced yet", span, REMOVE_HINT)
 
 
 def check_invariant(invariant: ast.InvariantDecl, package: str, draft: LoweringContext) -> None:

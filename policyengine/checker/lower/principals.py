@@ -17,7 +17,7 @@ from policyengine.checker.lower.context import (
     rule_text,
 )
 from policyengine.checker.lower.delegation import lower_delegations
-from policyengine.checker.lower.grants import lower_grants
+from policyengine.checker.lower.grants import lower_grants, report_past_behavior
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -85,6 +85,8 @@ def lower_principal_condition(
             hint = "only the caller is known here: move other conditions to `may … when`"
             draft.report("E414", f"this condition is about the {whom}, but `{fact.path[0]}` is not", span, hint)
             return None
+    if found is not None:
+        report_past_behavior(found, draft)
     return found
 
 

@@ -17,7 +17,14 @@ import typer
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.name_checks import check_names
-from policyengine.cli.options.common import EntitySources, IdentityFile, PoliciesOrBundle, StoreUrl, TrustedKeys
+from policyengine.cli.options.common import (
+    BehaviorPath,
+    EntitySources,
+    IdentityFile,
+    PoliciesOrBundle,
+    StoreUrl,
+    TrustedKeys,
+)
 from policyengine.cli.options.log import LogOptions
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
@@ -138,6 +145,7 @@ def mcp_gateway(
     log_sink: LogSinks = None,
     log_spool: LogSpool = None,
     store: StoreUrl = "memory:",
+    behavior: BehaviorPath = None,
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
     trust: TrustedKeys = None,
@@ -168,7 +176,7 @@ def mcp_gateway(
         raise CommandError("usage", "over stdio, the output belongs to the protocol", "use another sink", code=2)
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
-        paths, entities, identity_file, trust, store, test,
+        paths, entities, identity_file, trust, store, behavior, test,
         LogOptions(
             log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
             log_checkpoint_url, log_witness, log_sink, log_spool,
@@ -291,6 +299,8 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
             if following is not None:
                 following.stop()
             held.current.recorder.write_system("stopped")
+            if held.current.behavior is not None:
+                held.current.behavior.close()
             log = held.current.log
             if log is not None:
                 log.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from policyengine.cli.options.common import (
+    BehaviorPath,
     EntitySources,
     IdentityFile,
     PoliciesOrBundle,
@@ -93,6 +94,7 @@ def serve(
     log_spool: LogSpool = None,
     log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
+    behavior: BehaviorPath = None,
     entities: EntitySources = None,
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
@@ -135,7 +137,7 @@ def serve(
     from policyengine.server.connections.limits import ConnectionLimits
 
     setup = EngineSetup(
-        paths, entities, identity, trust, store, test,
+        paths, entities, identity, trust, store, behavior, test,
         LogOptions(
             log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
             log_checkpoint_url, log_witness, log_sink, log_spool,

@@ -193,7 +193,7 @@ def find_decision(id: str, log: Path) -> FoundDecision:
 def _to_dict(logged: FoundDecision, again: ReplayResult | None) -> dict[str, Any]:
     record, issued, outcome = logged
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
-    found: dict[str, Any] = {"time": format_rfc3339(record.time), "call": record.call}
+    found: dict[str, Any] = {"time": format_rfc3339(record.time), "call": record.call, "endpoint": record.endpoint}
     found |= {"token": None if issued is None else issued.to_dict()}
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     found |= {"reported": None if outcome is None else {"time": format_rfc3339(outcome.time), **outcome.to_dict()}}

@@ -41,7 +41,9 @@ Values: TypeAlias = list[str] | None
 AgentFilter: TypeAlias = Annotated[Values, _filter("agent", "NAME", "Only of this agent; `*` stands for any text.")]
 IssuerFilter: TypeAlias = Annotated[Values, _filter("issuer", "NAME", "Only of agents of this issuer.")]
 UserFilter: TypeAlias = Annotated[Values, _filter("user", "NAME", "Only for this user; an empty name for no user.")]
-EndpointFilter: TypeAlias = Annotated[Values, _filter("endpoint", "ENDPOINT", "Only at this endpoint.")]
+EndpointFilter: TypeAlias = Annotated[
+    Values, _filter("endpoint", "ENDPOINT", "Only at this endpoint pattern of the policies.")
+]
 ResourceFilter: TypeAlias = Annotated[Values, _filter("resource", "NAME", "Only on this resource.")]
 OutcomeFilter: TypeAlias = Annotated[
     Values, _filter("outcome", "OUTCOME", "Only `allow`, `deny`, `confirm` or `throttle`.")

@@ -66,6 +66,15 @@ DecisionsFile: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+BehaviorPath: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--behavior",
+        metavar="FOLDER",
+        help="Folder for learned behavior (docs/behavior.md). [default: FILE.behavior, of the log]",
+        show_default=False,
+    ),
+]
 StoreUrl: TypeAlias = Annotated[
     str,
     typer.Option("--store", metavar="URL", help="Where to keep rates, budgets and approvals (docs/stores.md)."),

@@ -11,8 +11,8 @@ from policyengine.control_characters import spreadsheet_text
 
 SUBSECOND = slice(0, 19)
 TABLE_FIELDS = (
-    "time", "kind", "event", "outcome", "status", "latency_ms", "agent", "user", "chain", "client", "endpoint",
-    "gate", "rule", "ended", "approver", "id",
+    "time", "kind", "event", "outcome", "status", "latency_ms", "agent", "user", "chain", "client", "target",
+    "endpoint", "gate", "rule", "ended", "approver", "id",
 )  # fmt: skip
 Values = Sequence[object]
 
@@ -56,6 +56,8 @@ def tells_more(name: str, columns: Sequence[str], rows: Sequence[Values]) -> boo
             return any(
                 isinstance(row[columns.index("depth")], int) and row[columns.index("depth")] != 1 for row in rows
             )
+        case "endpoint":  # only records without a target need it
+            return any(row[columns.index("target")] is None and row[columns.index(name)] is not None for row in rows)
         case _:
             return cells != {None}
 

@@ -17,6 +17,7 @@ from policyengine.kernel import HttpPattern
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
+    from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
     from policyengine.kernel import AgentBlock, AnyoneBlock, Kernel, Pattern, UserBlock
@@ -60,9 +61,22 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
         unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
         log = {} if engine.log is None else {"log": describe_log(engine.log)}
+        behavior = {} if engine.behavior is None else {"behavior": describe_behavior(engine.behavior)}
         lone = {"state_in_memory": True} if served.lone else {}
         print_json(
-            {**listening, **socket, **workers, **facts, **tests, **log, **observing, **hidden, **unsent, **lone},
+            {
+                **listening,
+                **socket,
+                **workers,
+                **facts,
+                **tests,
+                **log,
+                **behavior,
+                **observing,
+                **hidden,
+                **unsent,
+                **lone,
+            },
             indent=None,
         )
         return
@@ -79,6 +93,8 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         screen.line(f"tests:    {served.tests:,} passed")
     if engine.log is not None:
         print_log(screen, engine.log)
+    if engine.behavior is not None:
+        print_behavior(screen, engine.behavior, served.workers)
     if engine.observing:
         screen.line(
             (
@@ -114,6 +130,22 @@ def print_log(screen: Screen, log: DecisionLog) -> None:
     screen.line(f"log:      {log.path}, {sealed}")
     if log.sinks is not None:
         screen.line(f"sinks:    {', '.join(sink.name for sink in log.sinks.sinks)}")
+
+
+def describe_behavior(tracker: BehaviorTracker) -> dict[str, object]:
+    """Return where learned behavior is kept, the number of the model, and the number of callers."""
+    folder = {} if tracker.folder is None else {"folder": str(tracker.folder.path)}
+    return {**folder, "model": tracker.state.model.content.serial, "callers": len(tracker.state.rows)}
+
+
+def print_behavior(screen: Screen, tracker: BehaviorTracker, workers: int) -> None:
+    told, known = describe_behavior(tracker), len(tracker.state.rows)
+    place = told.get("folder", "in memory: it is lost with this process (name a folder: `--behavior FOLDER`)")
+    model = tracker.state.model.content.serial
+    learned = f"{pluralize(known, 'caller')}, model {model}" if model else "nothing is learned yet"
+    screen.line(f"behavior: {place}; {learned}")
+    if workers > 1:
+        screen.line(("each worker learns for itself, from the requests that it decides", "yellow"))
 
 
 def curl_command(

@@ -131,6 +131,16 @@ class StoreSettings(CommandSection):
     )
 
 
+class BehaviorSettings(CommandSection):
+    """`[behavior]`: learned behavior of callers."""
+
+    commands: ClassVar[tuple[str, ...]] = ("serve", "mcp-gateway")
+
+    folder: t.File | None = setting(
+        "the name of the log with `.behavior`", "folder for learned behavior", option="behavior"
+    )
+
+
 def fact_header(key: str) -> Any:
     return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key.replace('_', '.', 1)}`")
 
@@ -289,6 +299,7 @@ class ProjectSections(SettingsSection):
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    behavior: BehaviorSettings = Field(default_factory=BehaviorSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     authzen: AuthzenSettings = Field(default_factory=AuthzenSettings)
     reload: ReloadSettings = Field(default_factory=ReloadSettings)

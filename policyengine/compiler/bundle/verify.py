@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.checker.lower import maps
+from policyengine.checker.lower import maps, profiles
 from policyengine.checker.lower.bound_objects import BINDABLE_OBJECTS, is_path_below
 from policyengine.checker.lower.trust import CLAIM_HOLDERS
 from policyengine.checker.patterns.endpoint_reader import tool_mistake
@@ -171,6 +171,19 @@ def check_budget(part: k.Budget, _: DecodeContext) -> None:
     require(bool(part.quotas), "a budget without a limit")
 
 
+# ── Profiles ──────────────────────────────────────────────────────────────────────────────────
+
+
+def check_profile(part: k.Profile, _: DecodeContext) -> None:
+    for key in (part.run_key, part.version):
+        require(key is None or profiles.is_key(key), "a profile by a fact that is not a string of the request")
+    require(profiles.RUN_IDLE.allows(part.run_idle), "a run without an end")
+    require(profiles.LEARN.allows(part.learn), "a profile of too many days")
+    days = 1 <= part.ready_days <= part.learn.days
+    require(days and 1 <= part.ready_runs <= profiles.MAX_READY_RUNS, "a caller that is never ready")
+    require(1 <= part.burst_days <= profiles.BURST_DAYS.most.days, "a burst that is never expected")
+
+
 def is_number(expression: k.Expr) -> bool:
     return expression.type in (Scalar.INT, Scalar.NUMBER)
 
@@ -258,6 +271,7 @@ CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.Rate: check_rate,
     k.BudgetLimit: check_quota,
     k.Budget: check_budget,
+    k.Profile: check_profile,
     k.MapSubject: check_subject,
     k.MapResource: check_resource,
     k.MapFact: check_mapped_fact,

@@ -17,6 +17,7 @@ from policyengine.diagnostics.catalog import (
     guards,
     lint_rules,
     names_and_types,
+    profiles,
     syntax,
     tests,
     unsupported,
@@ -38,6 +39,7 @@ _PARTS = (
     dead_rules,
     authzen_maps,
     unsupported,
+    profiles,
     allow_comments,
     lint_rules,
 )

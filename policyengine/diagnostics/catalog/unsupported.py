@@ -12,27 +12,20 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
-        "Facts that are learned from the behavior of callers are planned for a later version; tests cannot give them "
-        "yet.",
-        _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
+        "`behavior.deviation`, `behavior.sequence` and the facts `cluster.*` are planned for a later version; tests "
+        "cannot give them yet.",
+        _GOOD + 'test "a" { given behavior { deviation: 0.5 }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
     DiagnosticDoc(
         "W902",
         "a fact that this version cannot learn yet",
-        "Facts that are learned from the behavior of callers are planned for a later version. Until then, each such "
-        "fact has its neutral value for every caller. For example, `behavior.trust` is 0.5 and `behavior.burst` is "
-        "false, so a `raise` that requires more trust never acts, and neither does a `clamp` that requires a burst.",
-        _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
+        "`behavior.deviation`, `behavior.sequence` and the facts `cluster.*` are planned for a later version. Until "
+        "then, each has its neutral value for every caller: no deviation, a sequence that follows the profile, and a "
+        "cluster of the caller alone. So a `clamp` that requires a deviation never acts.",
+        _GOOD + 'guard "g" on GET /a { deny when behavior.deviation > 0.99 }\n',
         _GOOD,
         name="not-learned-yet",
-    ),
-    DiagnosticDoc(
-        "E905",
-        "profiles are not enforced yet",
-        _WHY,
-        _GOOD + 'profile "p" for agent "x" { expect GET /a -> GET /b }\n',
-        _GOOD,
     ),
     DiagnosticDoc(
         "E906",

@@ -22,6 +22,7 @@ from policyengine.solver.witness.texts import TextQuestion, constant_question, s
 from policyengine.solver.witness.times import fitting_time
 from policyengine.solver.witness.values import MONDAY, default_value, relation_holds, rounded_state, state_value
 from policyengine.typesystem import EnumType, ListType, RecordType, Scalar, SetType, Type
+from policyengine.vocabulary import LEARNED_FACTS
 
 States: TypeAlias = Mapping[Subject, AbstractValue]
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
@@ -102,8 +103,11 @@ class StateFiller:
             self.editor.put(subject, self._value(subject, state))
 
     def _spoil(self, subject: k.Expr) -> None:
-        """Make a fact unknown: it stays absent, unless conditions distinguish absence from other unknowns."""
-        if subject in self.absence and isinstance(subject, k.Fact | k.Attribute | k.Member):
+        """Make a fact unknown: it stays absent, unless conditions distinguish absence from other unknowns. Learned
+        facts are never absent.
+        """
+        learned = isinstance(subject, k.Fact) and subject.path in LEARNED_FACTS
+        if (learned or subject in self.absence) and isinstance(subject, k.Fact | k.Attribute | k.Member):
             self.editor.put(subject, WRONG_TYPE if not isinstance(subject.type, RecordType) else 7)
 
     def _value(self, subject: k.Expr, state: AbstractValue) -> Any:

@@ -236,8 +236,29 @@ class RuleBuilder(BuilderBase):
         (name,) = (self._name(part) for part in parts if part.type == "NAME")
         return ast.Call(self._name(function), (ast.Reference(name.text, span=name.span),), span=span)
 
-    def profile(self, span: Span, name: Token, agent: ast.AgentRef, *steps: ast.ProfileStep) -> ast.ProfileDecl:
-        return ast.ProfileDecl(self._text(name), agent, steps, span=span)
+    def profile(self, span: Span, name: Token, agent: ast.AgentRef, *items: ast.ProfileItem) -> ast.ProfileDecl:
+        return ast.ProfileDecl(self._text(name), agent, items, span=span)
+
+    def expect(self, span: Span, *steps: ast.ProfileStep) -> ast.ProfileSteps:
+        return ast.ProfileSteps(steps, span=span)
+
+    def run_by(self, span: Span, key: ast.Reference, idle: Token | None = None) -> ast.ProfileRun:
+        return ast.ProfileRun(key, self._literal("duration", idle) if idle else None, span=span)
+
+    def run_within(self, span: Span, idle: Token) -> ast.ProfileRun:
+        return ast.ProfileRun(None, self._literal("duration", idle), span=span)
+
+    def learn(self, span: Span, period: Token) -> ast.ProfileLearn:
+        return ast.ProfileLearn(self._literal("duration", period), span=span)
+
+    def ready(self, span: Span, runs: Token, *rest: Token) -> ast.ProfileReady:
+        return ast.ProfileReady(self._literal("number", runs), self._literal("duration", rest[-1]), span=span)
+
+    def burst_once(self, span: Span, days: Token) -> ast.ProfileBurst:
+        return ast.ProfileBurst(self._literal("duration", days), span=span)
+
+    def version_by(self, span: Span, key: ast.Reference) -> ast.ProfileVersion:
+        return ast.ProfileVersion(key, span=span)
 
     def step(self, span: Span, target: ast.Target, repeat: Any = None) -> ast.ProfileStep:
         return ast.ProfileStep(target, repeat.text if repeat else None, span=span)

@@ -86,8 +86,15 @@ from policyengine.syntax.nodes.limits import Cost as Cost
 from policyengine.syntax.nodes.limits import CountingDenials as CountingDenials
 from policyengine.syntax.nodes.limits import InvariantClaim as InvariantClaim
 from policyengine.syntax.nodes.limits import InvariantDecl as InvariantDecl
+from policyengine.syntax.nodes.limits import ProfileBurst as ProfileBurst
 from policyengine.syntax.nodes.limits import ProfileDecl as ProfileDecl
+from policyengine.syntax.nodes.limits import ProfileItem as ProfileItem
+from policyengine.syntax.nodes.limits import ProfileLearn as ProfileLearn
+from policyengine.syntax.nodes.limits import ProfileReady as ProfileReady
+from policyengine.syntax.nodes.limits import ProfileRun as ProfileRun
 from policyengine.syntax.nodes.limits import ProfileStep as ProfileStep
+from policyengine.syntax.nodes.limits import ProfileSteps as ProfileSteps
+from policyengine.syntax.nodes.limits import ProfileVersion as ProfileVersion
 from policyengine.syntax.nodes.limits import Raise as Raise
 from policyengine.syntax.nodes.limits import RateDecl as RateDecl
 from policyengine.syntax.nodes.limits import RateFloor as RateFloor

@@ -1,4 +1,4 @@
-"""Rates and budgets; profiles and invariants, which are parsed and checked but not enforced yet."""
+"""Rates, budgets and profiles; invariants, which are parsed and checked but not enforced yet."""
 
 from __future__ import annotations
 
@@ -106,10 +106,57 @@ class ProfileStep(Node):
 
 
 @node()
+class ProfileSteps(Node):
+    """`expect POST /auth -> GET /data/** repeated`: the order of the calls of a run."""
+
+    steps: tuple[ProfileStep, ...]
+
+
+@node()
+class ProfileRun(Node):
+    """`run by task.id within 5m`, `run within 5m`: which requests belong to one run, and the pause that ends it."""
+
+    key: Reference | None
+    idle: Literal | None
+
+
+@node()
+class ProfileLearn(Node):
+    """`learn 14d`: how far back the learned behavior reaches."""
+
+    period: Literal
+
+
+@node()
+class ProfileReady(Node):
+    """`ready 20 runs, 7d`: how much a caller must do before facts about it count."""
+
+    runs: Literal
+    days: Literal
+
+
+@node()
+class ProfileBurst(Node):
+    """`burst once in 100d`: how rarely a burst is a false alarm."""
+
+    days: Literal
+
+
+@node()
+class ProfileVersion(Node):
+    """`version by attestation.model_hash`: a new value starts anew."""
+
+    key: Reference
+
+
+ProfileItem: TypeAlias = ProfileSteps | ProfileRun | ProfileLearn | ProfileReady | ProfileBurst | ProfileVersion
+
+
+@node()
 class ProfileDecl(Node):
     name: Text
     agent: AgentRef
-    steps: tuple[ProfileStep, ...]
+    items: tuple[ProfileItem, ...]
 
 
 @node()

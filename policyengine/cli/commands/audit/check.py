@@ -129,7 +129,7 @@ def describe_request(record: dict[str, Any]) -> Iterator[tuple[str, str | None]]
     row = summarize(record)
     yield "agent", row.agent
     yield "user", row.user
-    yield "endpoint", row.endpoint
+    yield "endpoint", row.target or row.endpoint
     yield "rule", row.rule
 
 

@@ -1,0 +1,41 @@
+"""The learned behavior that a decision read, as it is in its log line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+NUMBERS = ("trust", "novelty", "error_rate")
+WORDS = ("ready", "burst")
+
+
+class LoggedBehavior(NamedTuple):
+    """The class of the caller, its instance and the tag of its version (empty without), the tag of the run (0 without),
+    and whether a clamp acted. `read` is the number of events of the row that was read with the model, and `event` the
+    number that the decision has in the row; 0 if nothing was learned from it. `facts` are the learned facts by name.
+    """
+
+    group: str
+    instance: str
+    version: str
+    run: int
+    clamped: bool
+    model: str
+    read: int
+    event: int
+    facts: Mapping[str, object]
+
+
+def parse_behavior(member: Any) -> LoggedBehavior | None:
+    """Return the behavior in a log line; None without. Raises LookupError, TypeError and ValueError."""
+    if member is None:
+        return None
+    facts: dict[str, object] = {name: member[name] is True for name in WORDS}
+    for name in NUMBERS:
+        facts[name] = Decimal(str(member[name]))
+    return LoggedBehavior(
+        str(member["class"]), str(member.get("instance", "")), str(member.get("version", "")),
+        int(member.get("run", 0)), member.get("clamped") is True, str(member["model"]), int(member["read"]),
+        int(member["event"]), facts,
+    )  # fmt: skip

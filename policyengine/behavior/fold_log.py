@@ -1,0 +1,94 @@
+"""Folds a decision log again: the rows and models to which its decisions lead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from policyengine.audit.event_records import OutcomeRecord
+from policyengine.audit.files import Report
+from policyengine.audit.logged_behavior import LoggedBehavior
+from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
+from policyengine.behavior.events import BehaviorEvent, Caller
+from policyengine.behavior.fold import BehaviorReading
+from policyengine.behavior.model import BehaviorModel
+from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES
+from policyengine.behavior.state import BehaviorState, SettingsOf
+from policyengine.behavior.tracker import MAX_REPORTABLE
+from policyengine.clock import epoch_nanoseconds
+from policyengine.runtime.decision import Outcome
+
+MILLISECOND: Final = 1_000_000  # nanoseconds
+
+
+class FoldedDecision(NamedTuple):
+    """A decision of a log, and the facts of its request after the log was folded as far as this decision."""
+
+    record: DecisionRecord
+    logged: LoggedBehavior
+    facts: BehaviorReading
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the decision read these facts. A decision that read an older row may have read others."""
+        return self.facts.to_facts() == self.logged.facts
+
+    @property
+    def read_latest_row(self) -> bool:
+        """Whether no other decision of the caller came between reading its row and learning from the decision."""
+        return self.logged.read == self.logged.event - 1
+
+
+def fold_log(
+    path: Path | str,
+    state: BehaviorState,
+    settings_of: SettingsOf,
+    found: Callable[[FoldedDecision], None] = lambda _: None,
+    *,
+    models: Mapping[str, BehaviorModel] | None = None,
+    tell: Report = lambda message: None,
+) -> None:
+    """Fold the decisions of a log, and the failures that were reported, into a state, in the order of the log.
+
+    `state` needs the key of the tags with which the log was written. With `models`, by their digest, each decision is
+    folded with the model that it used; without, models are learned again. Decisions without learned facts are skipped.
+    `tell` receives a message for each line that is no record. Raises OSError.
+    """
+    fold_entries(read_log(path, tell), state, settings_of, found, models)
+
+
+def fold_entries(
+    entries: Iterable[LogEntry],
+    state: BehaviorState,
+    settings_of: SettingsOf,
+    found: Callable[[FoldedDecision], None],
+    models: Mapping[str, BehaviorModel] | None,
+) -> None:
+    callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
+    state.learns = models is None
+    for entry in entries:
+        if isinstance(entry, OutcomeRecord):
+            caller = callers.pop(entry.decision, None)
+            if caller is not None and entry.status is not None and entry.status >= FAILED_STATUS:
+                state.fold_failure(caller)
+        elif isinstance(entry, DecisionRecord) and entry.behavior is not None and entry.behavior.event:
+            logged = entry.behavior
+            if models is not None:
+                state.model = models.get(logged.model, state.model)
+            event = logged_event(entry, logged)
+            found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
+            if entry.outcome is Outcome.ALLOW:
+                if len(callers) >= MAX_REPORTABLE:
+                    del callers[next(iter(callers))]
+                callers[entry.id] = event.caller
+
+
+def logged_event(record: DecisionRecord, logged: LoggedBehavior) -> BehaviorEvent:
+    """Return the event of a logged decision."""
+    principal = record.decision.get("principal") or {}
+    name = principal.get("agent") or principal.get("user") or ""
+    caller = Caller(principal.get("issuer") or "", name, logged.instance, logged.version)
+    at = epoch_nanoseconds(record.time) // MILLISECOND
+    outcome = OUTCOMES[record.outcome]
+    return BehaviorEvent(at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped)

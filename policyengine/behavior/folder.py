@@ -1,0 +1,281 @@
+"""The folder in which a process keeps learned behavior: a secret key, signed models, and the rows of callers.
+
+| file | what |
+|---|---|
+| `key` | the key of the tags and of the signatures, 32 bytes in hexadecimal; only its owner may read it |
+| `models/00000012.model` | the latest models, by their number |
+| `rows` | the rows at the last save, with a keyed digest |
+| `lock` | locked by the process that saves |
+
+Rows are refused if their digest is wrong, or if they were written with a later model than the latest in the folder:
+the model was replaced by an older one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.model import EMPTY_MODEL, MAX_MODEL_BYTES, BehaviorModel, ModelError, decode_model
+from policyengine.behavior.row import ROW_BYTES, RowError, unpack_row
+from policyengine.behavior.state import CallerRow
+from policyengine.bounded_files import open_regular, read_bounded
+from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+KEY_BYTES: Final = 32
+KEPT_MODELS: Final = 32
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+ROWS_FORMAT: Final = "policyengine behavior rows"
+ROWS_VERSION: Final = 1
+LENGTH_BYTES: Final = 4
+MAX_NAME_BYTES: Final = 16_384  # of a caller and its class
+MAX_ITEM_BYTES: Final = ROW_BYTES + MAX_NAME_BYTES
+DIGEST_BYTES: Final = 32
+RESTORE_HINT = "restore it from a backup, or move the folder away to begin again"
+
+
+class BehaviorFolderError(Exception):
+    """Learned behavior cannot be read or kept; `hint` says how to correct it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message} ({hint})")
+        self.message, self.hint = message, hint
+
+
+class RowsHeader(msgspec.Struct, forbid_unknown_fields=True):
+    """The first item of the file of rows."""
+
+    format: str
+    version: int
+    model: int  # the number of the latest model
+    callers: int
+
+
+class SavedRow(NamedTuple):
+    """A caller, its class, and its packed row."""
+
+    caller: Caller
+    group: str
+    packed: bytes
+
+
+ItemTuple = tuple[str, str, str, str, str, bytes]
+
+
+class BehaviorFolder:
+    """Reads and writes the folder of one process."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the folder, or create it with a new key. Raises BehaviorFolderError."""
+        self.path = Path(path)
+        try:
+            self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+            (self.path / "models").mkdir(FOLDER_MODE, exist_ok=True)
+            if problem := write_problem(self.path, os.stat(self.path)):
+                raise BehaviorFolderError(f"what is learned can be changed by others: {problem}", "`chmod go-w` it")
+        except OSError as error:
+            raise BehaviorFolderError(
+                f"the folder `{self.path}` cannot be written: {reason(error)}", "make it writable"
+            ) from None
+        self._key = self._load_or_create_key()
+        self.tagger = Tagger(self._derive(b"tags"))
+        self.key_id = blake2b(self._derive(b"id"), digest_size=8).hexdigest()
+
+    # ── The key ───────────────────────────────────────────────────────────────────────────────
+
+    def _derive(self, purpose: bytes) -> bytes:
+        return blake2b(purpose, digest_size=KEY_BYTES, key=self._key).digest()
+
+    def _signer(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self._derive(b"models"))
+
+    def _load_or_create_key(self) -> bytes:
+        path = self.path / "key"
+        with suppress(FileNotFoundError):
+            return self._load_key(path)
+        if any((self.path / "models").iterdir()) or (self.path / "rows").exists():
+            raise BehaviorFolderError(f"the key `{path}` is missing, and the folder is not empty", RESTORE_HINT)
+        new = path.with_name(f".key.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            write_new(new, secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n")
+            os.link(new, path)
+        except FileExistsError:
+            pass  # another process created it
+        except OSError as error:
+            raise BehaviorFolderError(
+                f"the key `{path}` cannot be created: {reason(error)}", "make it possible"
+            ) from None
+        finally:
+            new.unlink(missing_ok=True)
+        return self._load_key(path)
+
+    def _load_key(self, path: Path) -> bytes:
+        """Raises BehaviorFolderError, and FileNotFoundError if there is no key."""
+        try:
+            with os.fdopen(open_trusted(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                found = os.fstat(file.fileno())
+                raw = file.read(4 * KEY_BYTES)
+        except FileNotFoundError:
+            raise
+        except UntrustedPathError as error:
+            raise BehaviorFolderError(error.message, error.hint) from None
+        except OSError as error:
+            raise BehaviorFolderError(f"the key `{path}` cannot be read: {reason(error)}", "make it readable") from None
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
+            raise BehaviorFolderError(f"the key `{path}` is no file of this user", "move it away, or `chown` it")
+        if found.st_mode & 0o077:
+            raise BehaviorFolderError(f"other users can access the key `{path}`", f"`chmod 600 {path}`")
+        try:
+            key = bytes.fromhex(raw.decode("ascii"))
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise BehaviorFolderError(f"the key `{path}` is damaged", RESTORE_HINT)
+        return key
+
+    def lock(self) -> int:
+        """Become the process that saves; return the descriptor that holds the lock, or -1 if another process saves. A
+        forked process must lock for itself. Raises OSError."""
+        import fcntl
+
+        opened = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(opened)
+            return -1
+        return opened
+
+    # ── Models ────────────────────────────────────────────────────────────────────────────────
+
+    def _model_paths(self) -> list[Path]:
+        return sorted((self.path / "models").glob("????????.model"))
+
+    def load_model(self, path: Path) -> BehaviorModel:
+        """Load one model. Raises BehaviorFolderError."""
+        try:
+            return decode_model(read_bounded(path, MAX_MODEL_BYTES), self._signer().public_key())
+        except OSError as error:
+            raise BehaviorFolderError(f"the model `{path}` cannot be read: {reason(error)}", RESTORE_HINT) from None
+        except ModelError as error:
+            raise BehaviorFolderError(f"the model `{path}` cannot be used: {error}", RESTORE_HINT) from None
+
+    def latest_model(self) -> BehaviorModel:
+        """Load the latest model; an empty one if nothing was learned yet. Raises BehaviorFolderError."""
+        paths = self._model_paths()
+        if not paths:
+            return EMPTY_MODEL
+        found = self.load_model(paths[-1])
+        if found.content.serial != int(paths[-1].stem):
+            raise BehaviorFolderError(f"the model `{paths[-1]}` has another number than its name", RESTORE_HINT)
+        return found
+
+    def models(self) -> dict[str, BehaviorModel]:
+        """Load all models, by their digest. Raises BehaviorFolderError."""
+        return {found.digest: found for found in map(self.load_model, self._model_paths())}
+
+    def save_model(self, model: BehaviorModel) -> None:
+        """Write a model, and remove the oldest ones. Raises OSError."""
+        write_durable(self.path / "models" / f"{model.content.serial:08d}.model", model.sign(self._signer()))
+        for old in self._model_paths()[:-KEPT_MODELS]:
+            old.unlink(missing_ok=True)
+
+    # ── Rows ──────────────────────────────────────────────────────────────────────────────────
+
+    def save_rows(self, rows: Iterator[SavedRow], callers: int, model: int) -> None:
+        """Write the rows, at most `callers` of them, with the number of the latest model. Raises OSError."""
+        path = self.path / "rows"
+        new = path.with_name(f".rows.{os.getpid()}.new")
+        digest = hmac.new(self._derive(b"rows"), digestmod=sha256)
+        try:
+            opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+            with os.fdopen(opened, "wb") as file:
+                header = msgspec.msgpack.encode(RowsHeader(ROWS_FORMAT, ROWS_VERSION, model, callers))
+                for item in (header, *(msgspec.msgpack.encode((*row.caller, row.group, row.packed)) for row in rows)):
+                    part = len(item).to_bytes(LENGTH_BYTES) + item
+                    digest.update(part)
+                    file.write(part)
+                file.write(digest.digest())
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def load_rows(self, model: int) -> dict[Caller, CallerRow]:
+        """Load the rows; none if the file does not exist. `model` is the number of the latest model. Raises
+        BehaviorFolderError."""
+        path = self.path / "rows"
+        found: dict[Caller, CallerRow] = {}
+        try:
+            with os.fdopen(open_regular(path), "rb") as file:
+                items = self._checked_items(file, path)
+                header = msgspec.msgpack.decode(next(items), type=RowsHeader)
+                if header.format != ROWS_FORMAT or header.version != ROWS_VERSION:
+                    raise BehaviorFolderError(f"the rows `{path}` have another version", RESTORE_HINT)
+                if header.model > model:
+                    raise BehaviorFolderError(f"an older model was put into `{self.path}`", RESTORE_HINT)
+                for item in items:
+                    *names, group, packed = msgspec.msgpack.decode(item, type=ItemTuple)
+                    found[Caller(*names)] = CallerRow(group, unpack_row(packed))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise BehaviorFolderError(f"the rows `{path}` cannot be read: {reason(error)}", RESTORE_HINT) from None
+        except (RowError, msgspec.MsgspecError, StopIteration) as error:
+            raise BehaviorFolderError(f"the rows `{path}` are damaged: {error}", RESTORE_HINT) from None
+        return found
+
+    def _checked_items(self, file: IO[bytes], path: Path) -> Iterator[bytes]:
+        """Yield the items of the file after its digest was checked. Raises BehaviorFolderError."""
+        size = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        digest, left = hmac.new(self._derive(b"rows"), digestmod=sha256), size
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+        if size <= 0 or not hmac.compare_digest(digest.digest(), file.read(DIGEST_BYTES)):
+            raise BehaviorFolderError(f"the rows `{path}` were changed, or are damaged", RESTORE_HINT)
+        file.seek(0)
+        while file.tell() < size:
+            length = int.from_bytes(file.read(LENGTH_BYTES))
+            if length > MAX_ITEM_BYTES:
+                raise BehaviorFolderError(f"the rows `{path}` are damaged", RESTORE_HINT)
+            yield file.read(length)
+
+
+def write_new(path: Path, raw: bytes) -> None:
+    """Write a new file that only its owner may read, and force it to disk. Raises OSError."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_durable(path: Path, raw: bytes) -> None:
+    """Replace a file atomically. Raises OSError."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    try:
+        write_new(new, raw)
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

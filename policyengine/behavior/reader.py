@@ -1,0 +1,250 @@
+"""Reads and learns the behavior of callers for one engine: who the caller of a request is, and its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+
+from policyengine import kernel as k
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
+from policyengine.behavior.fold import ProfileSettings
+from policyengine.behavior.state import CallerSnapshot, SettingsOf
+from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
+from policyengine.evaluator.program import PolicyProgram
+from policyengine.runtime.current_caller import outcome_key
+from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
+from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.fact_access import fact_at
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import LearnedFacts
+
+MILLISECOND: Final = timedelta(milliseconds=1)
+DAY: Final = timedelta(days=1)
+MAX_GROUPS: Final = 65_536  # cached classes of callers
+ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
+NO_SETTINGS: Final = ProfileSettings()
+OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
+# Decisions at these gates are about callers that are not known, or about none.
+UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.IDENTITY, Gate.FAILURE})
+FAILED_STATUS: Final = 400  # and above
+
+
+class BehaviorReader:
+    """Reads what `tracker` knows of the callers of one policy, and lets it learn from decisions. `logs` is whether
+    decisions are logged."""
+
+    def __init__(
+        self,
+        kernel: k.Kernel,
+        patterns: EndpointPatterns,
+        program: PolicyProgram,
+        tracker: BehaviorTracker,
+        *,
+        logs: bool,
+    ) -> None:
+        self._logs = logs
+        self.tracker, self._program, self._patterns = tracker, program, patterns
+        self._classes = CallerClasses(kernel)
+
+    @property
+    def settings_of(self) -> SettingsOf:
+        """Return the settings of a class."""
+        return self._classes.settings_of
+
+    # ── Before a decision ─────────────────────────────────────────────────────────────────────
+
+    def read(self, request: Request, moment: int) -> CallerSnapshot | None:
+        """Read the behavior of the caller at a time in nanoseconds; None without a caller."""
+        found = self._identify(request)
+        if found is None:
+            return None
+        caller, group, profile = found
+        run = NO_RUN
+        if profile.run_key is not None:
+            key = text_at(request, profile.run_key)
+            run = NO_RUN if key is None else self.tracker.state.tagger.tag(key)
+        endpoint, settings_of = self._endpoint(request), self._classes.settings_of
+        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
+
+    def peek(self, request: Request, moment: int) -> LearnedFacts | None:
+        """Return the facts of a request that is not decided for good."""
+        found = self._identify(request)
+        if found is None:
+            return None
+        caller, group, profile = found
+        return self.tracker.peek(
+            caller, group, profile.settings, self._endpoint(request), moment // 1_000_000
+        ).to_facts()
+
+    def _identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
+        """Return the caller of a request, its class and its profile. A caller has a name; agents without an issuer, as
+        in policies without issuers, have the issuer `""`."""
+        facts = request.facts
+        agent: Any = facts.get("agent")
+        if agent is None:
+            agent = facts.get("user")
+        if agent.__class__ is not dict:
+            return None
+        name = agent.get("id")
+        if name.__class__ is not str:
+            return None
+        issuer = agent.get("issuer")
+        if issuer.__class__ is not str:
+            credential: Any = facts.get("credential")
+            issuer = credential.get("issuer") if credential.__class__ is dict else None
+        group, profile = self._classes.find(name, agent.get("groups"))
+        version = ""
+        if profile.version is not None:
+            text = text_at(request, profile.version)
+            version = "" if text is None else f"{self.tracker.state.tagger.tag(text):08x}"
+        instance = agent.get("instance")
+        caller = Caller(
+            issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "", version
+        )
+        return caller, group, profile
+
+    def _endpoint(self, request: Request) -> str:
+        """Return the declared pattern of the endpoint; empty without."""
+        endpoint = request.endpoint
+        if type(endpoint) is HttpEndpoint or type(endpoint) is ToolEndpoint:
+            return self._patterns.find(endpoint, self._program.rules_at(endpoint)) or ""
+        return (self._patterns.find_action(endpoint) or "") if type(endpoint) is ActionEndpoint else ""
+
+    # ── After a decision ──────────────────────────────────────────────────────────────────────
+
+    def is_current(self, reading: CallerSnapshot) -> bool:
+        """Return whether the facts that were read still hold, although other requests were decided since."""
+        return self.tracker.is_current(reading)
+
+    def learn(self, reading: CallerSnapshot, decision: Decision) -> bytes:
+        """Learn from a decision; return the member of its log line."""
+        answer, number = decision.answer, 0
+        if answer.gate not in UNIDENTIFIED:
+            clamped = any(
+                one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
+            )
+            number = self.tracker.learn(reading, OUTCOMES[answer.outcome], clamped, self._classes.settings_of)
+            if answer.outcome is Outcome.ALLOW:
+                self.tracker.await_report(outcome_key(decision.id), reading.caller)
+            return encode_reading(reading, number, clamped=clamped) if self._logs else b""
+        return encode_reading(reading, number, clamped=False) if self._logs else b""
+
+    def report(self, decision: str, status: int | None) -> None:
+        """Learn how the request of a decision came out; `status` is an HTTP status."""
+        self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
+
+
+def text_at(request: Request, fact: k.Fact) -> str | None:
+    """Return a fact of the request if it is a text."""
+    found = fact_at(request.facts, fact.path)
+    return found if isinstance(found, str) else None
+
+
+# ── Classes ───────────────────────────────────────────────────────────────────────────────────
+
+
+class CallerProfile:
+    """The run key, the version and the settings of the callers of a class."""
+
+    __slots__ = ("run_key", "settings", "version")
+
+    def __init__(self, settings: ProfileSettings, run_key: k.Fact | None, version: k.Fact | None) -> None:
+        self.settings, self.run_key, self.version = settings, run_key, version
+
+
+NO_PROFILE: Final = CallerProfile(NO_SETTINGS, None, None)
+
+
+class CallerClasses:
+    """The classes of callers in a policy. Callers with the same profile are one class, and so are callers without a
+    profile that the same agent block matches. An exact name comes before a pattern, a longer pattern before a shorter
+    one, and a group last."""
+
+    def __init__(self, kernel: k.Kernel) -> None:
+        self._profiles = {f"profile {profile.name}": caller_profile(profile) for profile in kernel.profiles}
+        self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
+        self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
+        self._known: dict[object, tuple[str, CallerProfile]] = {}
+
+    def find(self, name: str, groups: object) -> tuple[str, CallerProfile]:
+        """Return the class of a caller, and its profile."""
+        key = name, groups
+        try:
+            found = self._known.get(key)
+        except TypeError:  # groups are no tuple of texts
+            key, groups = (name, None), None
+            found = self._known.get(key)
+        if found is None:
+            named = tuple(one for one in groups if isinstance(one, str)) if isinstance(groups, tuple) else ()
+            group = self._heads.find(name, named) or self._blocks.find(name, named) or ""
+            if len(self._known) >= MAX_GROUPS:
+                self._known.clear()
+            found = self._known[key] = group, self._profiles.get(group, NO_PROFILE)
+        return found
+
+    def settings_of(self, group: str) -> ProfileSettings:
+        """Return the settings of a class."""
+        return self._profiles.get(group, NO_PROFILE).settings
+
+
+class HeadIndex:
+    """Finds which of several heads, such as `agent "report-*"`, names an agent best."""
+
+    def __init__(self, heads: Iterable[tuple[str, object]]) -> None:
+        self._names: dict[str, str] = {}
+        self._groups: dict[str, str] = {}
+        globs: list[tuple[Glob, str]] = []
+        for label, who in heads:
+            match who:
+                case k.ExactName(name):
+                    self._names.setdefault(name, label)
+                case k.NamePattern(glob):
+                    globs.append((Glob(glob), label))
+                case k.InGroup(group):
+                    self._groups.setdefault(group, label)
+        self._globs = sorted(globs, key=lambda one: (-len(one[0].pattern), one[0].pattern))
+
+    def find(self, name: str, groups: Iterable[str]) -> str | None:
+        """Return the label of the head, or None."""
+        found = self._names.get(name)
+        if found is None:
+            found = next((label for glob, label in self._globs if glob.matches(name)), None)
+        if found is None:
+            found = next((self._groups[group] for group in sorted(groups) if group in self._groups), None)
+        return found
+
+
+def caller_profile(profile: k.Profile) -> CallerProfile:
+    settings = ProfileSettings(
+        profile.name, profile.run_idle // MILLISECOND, profile.learn // DAY, profile.ready_runs, profile.ready_days,
+        profile.burst_days,
+    )  # fmt: skip
+    key, version = profile.run_key, profile.version
+    return CallerProfile(
+        settings, key if isinstance(key, k.Fact) else None, version if isinstance(version, k.Fact) else None
+    )
+
+
+# ── The log ───────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> bytes:
+    """Return the member of a log line: what was read, and the number of the event that was learned (0: none)."""
+    found = reading.facts
+    told: dict[str, object] = {
+        "class": reading.group,
+        "model": reading.model.digest,
+        "read": reading.serial,
+        "event": number,
+        **({"instance": reading.caller.instance} if reading.caller.instance else {}),
+        **({"version": reading.caller.version} if reading.caller.version else {}),
+        **({"run": reading.run} if reading.run else {}),
+        **({"clamped": True} if clamped else {}),
+        **found.to_facts(),
+    }
+    return b'"behavior":%b,' % ENCODE(told)

@@ -1,0 +1,148 @@
+"""Conditions on learned facts that do not do what they seem to: thresholds out of range, clamps that callers escape of
+which nothing is known yet, and profiles of agents that no block names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from policyengine import kernel as k
+from policyengine.checker.patterns.overlap import globs_meet, place_overlaps
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.kernel.learned_facts import learned_facts
+from policyengine.lint.dead_limit_conditions import conditions_of_limits
+from policyengine.time_formats import format_duration
+from policyengine.typesystem import Scalar
+from policyengine.vocabulary import BUILT_IN_FACTS, NEUTRAL_VALUES
+
+READY = ("behavior", "ready")
+MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
+
+
+def profiles_of_nobody(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W911 for each profile that applies to no agent of an agent block."""
+    for profile in kernel.profiles:
+        if not any(may_share_agent(profile.agents, block.who) for block in kernel.agents):
+            message = f"no agent block is about an agent of the profile `{profile.name}`"
+            hint = "write the name as an `agent` block has it, or remove the profile"
+            yield Diagnostic("W911", message, profile.span, hint)
+
+
+def may_share_agent(
+    agents: k.ExactName | k.NamePattern | k.InGroup, who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition
+) -> bool:
+    match agents, who:
+        case ((k.ExactName(one) | k.NamePattern(one)), (k.ExactName(other) | k.NamePattern(other))):
+            return globs_meet(one, other)
+        case _:  # an agent of any name may be in a group, or meet a condition
+            return True
+
+
+# ── Thresholds ────────────────────────────────────────────────────────────────────────────────
+
+
+def thresholds_out_of_range(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W912 for each comparison whose result does not depend on the fact, which is a number from 0 to 1."""
+    for condition in dict.fromkeys(read_conditions(kernel)):
+        for node in k.walk(condition):
+            if isinstance(node, k.Relation) and (found := threshold(node)) is not None:
+                fact, operator, bound = found
+                if (result := constant_result(operator, bound)) is not None:
+                    message = f"`{' '.join(node.span.text.split())}` is always {result}".lower()
+                    hint = f"`{'.'.join(fact.path)}` is a number from 0 to 1"
+                    yield Diagnostic("W912", message, node.span, hint)
+
+
+def read_conditions(kernel: k.Kernel) -> Iterator[k.Expr]:
+    effects = (effect for guard in kernel.guards for effect in guard.effects)
+    yield from (effect.condition for effect in effects if effect.condition is not None)
+    yield from (condition for _, condition, _ in conditions_of_limits(kernel))
+
+
+def threshold(node: k.Relation) -> tuple[k.Fact, str, Decimal | int] | None:
+    """Return the fact, the operator and the constant of a comparison such as `behavior.trust > 0.9`."""
+    for fact, other, mirrored in ((node.left, node.right, False), (node.right, node.left, True)):
+        if isinstance(fact, k.Fact) and is_share(fact) and isinstance(other, k.Constant) and node.operator in MIRRORED:
+            return fact, MIRRORED[node.operator] if mirrored else node.operator, other.value  # type: ignore[return-value]
+    return None
+
+
+def is_share(fact: k.Fact) -> bool:
+    return fact.path[0] == "behavior" and BUILT_IN_FACTS[fact.path].type is Scalar.NUMBER
+
+
+def constant_result(operator: str, bound: Decimal | int) -> bool | None:
+    """Return the result of the comparison if it is the same for all numbers from 0 to 1."""
+    holds = k.RELATIONS[operator].holds
+    results = {holds(0, bound), holds(1, bound)}
+    inside = 0 <= bound <= 1
+    return results.pop() if len(results) == 1 and not (inside and operator in ("==", "!=")) else None
+
+
+# ── Callers of which nothing is known ─────────────────────────────────────────────────────────
+
+
+def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W913 for each rate whose clamps on learned facts have no counterpart for callers that are not `ready`."""
+    for limit in kernel.limits:
+        if not isinstance(limit, k.Rate) or any(acts_when_fresh(clamp.when) for clamp in limit.clamps):
+            continue
+        clamp = next((one for one in limit.clamps if any(True for _ in learned_facts(one.when))), None)
+        if clamp is not None and not is_guarded_when_fresh(limit.place, kernel):
+            message = "callers of which too little is known escape this clamp"
+            yield Diagnostic("W913", message, clamp.span, f"add `{fresh_clamp(limit, clamp)} when not behavior.ready`")
+
+
+def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:
+    """Return a clamp at half of the rate, or at the pace of the other clamp if the rate is a fact."""
+    pace = rate.pace if isinstance(rate.pace, k.Pace) else clamp.pace
+    count = max(1, pace.count // 2) if pace is rate.pace else pace.count
+    return f"clamp {count}/{format_duration(pace.within)}"
+
+
+def is_guarded_when_fresh(place: k.Place, kernel: k.Kernel) -> bool:
+    """Return whether a guard or another limit at the place is about callers that are not `ready`."""
+    guarded = (
+        guard.place for guard in kernel.guards for effect in guard.effects
+        if isinstance(effect, k.Deny | k.Confirm) and effect.condition is not None and acts_when_fresh(effect.condition)
+    )  # fmt: skip
+    limited = (
+        limit.place for limit, condition, raises in conditions_of_limits(kernel)
+        if not raises and acts_when_fresh(condition)
+    )  # fmt: skip
+    return any(places_meet(place, other) for other in (*guarded, *limited))
+
+
+def places_meet(place: k.Place, other: k.Place) -> bool:
+    return other.patterns is None or any(place_overlaps(place, pattern) for pattern in other.patterns)
+
+
+def acts_when_fresh(condition: k.Expr) -> bool:
+    """Return whether a condition asks for `behavior.ready`, and may be true of a caller that is not."""
+    asks = any(fact.path == READY for fact in learned_facts(condition))
+    return asks and fresh_value(condition) is not False
+
+
+def fresh_value(node: k.Expr) -> Any:
+    """Return the value of an expression for a caller of which nothing is known yet; None if it depends on more."""
+    match node:
+        case k.Constant(value):
+            return value
+        case k.Fact(path):
+            return NEUTRAL_VALUES.get(path)
+        case k.DefinitionRef(_, inner):
+            return fresh_value(inner)
+        case k.Not(operand):
+            value = fresh_value(operand)
+            return None if value is None else not value
+        case k.And(items) | k.Or(items):
+            deciding = isinstance(node, k.Or)
+            values = [fresh_value(item) for item in items]
+            return deciding if deciding in values else None if None in values else not deciding
+        case k.Relation(operator, left, right) if operator in MIRRORED:
+            values = [fresh_value(left), fresh_value(right)]
+            return None if None in values else node.row.holds(*values)
+        case _:
+            return None

@@ -1,0 +1,262 @@
+"""Engines that learn: facts before decisions, learning after them, and the log that repeats both."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+
+import pytest
+
+from policyengine import Engine
+from policyengine.audit import DecisionLog
+from policyengine.audit.reader import read_records
+from policyengine.audit.replay import replay_decision
+from policyengine.behavior.events import Caller
+from policyengine.behavior.fold_log import fold_log
+from policyengine.behavior.row import pack_row, unpack_row
+from policyengine.behavior.state import BehaviorState, CallerRow
+from policyengine.behavior.tracker import BehaviorTracker
+
+POLICY = """language 1
+package learning
+issuer idp { url "https://idp.example"  scopes none }
+agent "report-*" {
+  issued by idp
+  acts alone
+  may GET /data/**, POST /report, GET /secret/{id}
+}
+profile "reporting" for agent "report-*" { run by task.id within 5m   ready 20 runs, 3d }
+rate "r" per agent.id on /** {
+  60/1m burst 100
+  raise x3 at most 180/1m when behavior.trust > 0.6
+  clamp 2/1m for 10m when behavior.burst or behavior.novelty > 0.3
+}
+guard "failing" on POST /report { deny when behavior.error_rate > 0.3 }
+"""
+BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = BEGIN
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def question(agent=0, path="/data/x", method="GET", task="t"):
+    return {
+        "request": {"method": method, "path": path},
+        "agent": {"id": f"report-{agent}", "issuer": "idp"},
+        "task": {"id": task},
+    }
+
+
+def work(engine, clock, days=range(10), agents=range(4), hours=range(9, 15)):
+    """Let agents work for some days: each hour one run of five requests."""
+    for day in days:
+        for hour in hours:
+            for agent in agents:
+                for number in range(5):
+                    clock.now = BEGIN + timedelta(days=day, hours=hour, minutes=10 * agent, seconds=10 * number)
+                    engine.decide(question(agent, task=f"{day}/{hour}"))
+
+
+def packed(state):
+    return {caller: pack_row(found.row) for caller, found in state.rows.items()}
+
+
+@pytest.fixture(scope="module")
+def ten_days():
+    """The behavior that an engine learned in ten days: the packed rows with their classes, the model, and the tags."""
+    clock = FakeClock()
+    engine = Engine.from_text(POLICY, clock=clock)
+    work(engine, clock)
+    state = engine.behavior.state
+    rows = {caller: (found.group, pack_row(found.row)) for caller, found in state.rows.items()}
+    return rows, state.model, state.tagger
+
+
+@pytest.fixture
+def learned(tmp_path, clock, ten_days):
+    rows, model, tagger = ten_days
+    state = BehaviorState(tagger, model=model)
+    state.rows = {caller: CallerRow(group, unpack_row(raw)) for caller, (group, raw) in rows.items()}
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    engine = Engine.from_text(POLICY, clock=clock, log=log, behavior=BehaviorTracker(state))
+    clock.now = BEGIN + timedelta(days=10, hours=9)
+    yield engine
+    log.close()
+
+
+def facts_of_last(engine):
+    return list(read_records(engine.log.path))[-1].behavior
+
+
+# ── Facts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_trusted_caller_is_raised(learned):
+    assert learned.decide(question(task="new")).rates[0].limit == 180
+    assert facts_of_last(learned).facts["ready"] is True
+
+
+def test_a_fresh_caller_of_a_learned_class_is_not_ready(learned):
+    learned.decide(question(agent=9))
+    found = facts_of_last(learned)
+    assert (found.facts["ready"], str(found.facts["trust"])) == (False, "0.500")
+    assert found.group == "profile reporting"
+
+
+def test_an_endpoint_that_neither_the_caller_nor_its_class_used_takes_trust_once_an_hour(learned, clock):
+    before = None
+    for second in range(3):
+        clock.now += timedelta(seconds=second)
+        learned.decide(question(path=f"/secret/{second}", task="new"))
+        found = facts_of_last(learned).facts
+        if before is not None:
+            assert found["trust"] < before  # of the first request, which read the row before its alarm
+        before = before or found["trust"]
+    assert float(found["trust"]) == pytest.approx(float(before) * 0.3, abs=0.002)
+
+
+def test_a_burst_clamps_in_the_request_that_makes_it(learned, clock):
+    limits = []
+    for _ in range(80):
+        clock.now += timedelta(milliseconds=50)
+        limits.append(learned.decide(question(task="burst")).rates[0].limit)
+    assert limits[0] == 180
+    assert 2 in limits
+    assert learned.behavior.counts["burst"] > 0
+
+
+def test_reported_failures_raise_the_error_rate(learned, clock):
+    ids = []
+    for _ in range(20):
+        clock.now += timedelta(seconds=5)
+        ids.append(learned.decide(question(task="failing")).id)
+    for each in ids:
+        learned.report(each, status=500)
+        learned.report(each, status=500)  # a second report of the same decision is not counted
+    clock.now += timedelta(seconds=5)
+    denied = learned.decide(question(path="/report", method="POST", task="failing"))
+    assert denied.outcome == "deny"
+    assert 0.3 < facts_of_last(learned).facts["error_rate"] < 0.7
+
+
+def test_an_unidentified_caller_teaches_nothing(learned):
+    rows = packed(learned.behavior.state)
+    asked = question()
+    asked["agent"]["issuer"] = "unknown"
+    assert learned.decide(asked).gate == "identity"
+    assert facts_of_last(learned).event == 0
+    assert packed(learned.behavior.state) == rows
+
+
+def test_questions_about_a_decision_teach_nothing(learned):
+    rows = packed(learned.behavior.state)
+    for _ in range(5):
+        learned.evaluate(question(path="/secret/1"))
+        learned.explain(question(path="/secret/1"))
+    learned.evaluate({**question(), "options": {"at": "2027-01-01T00:00:00Z"}})
+    assert packed(learned.behavior.state) == rows
+
+
+def test_explain_shows_the_facts_that_were_read(learned):
+    assert "behavior.trust" in str(learned.explain(question(task="new")).render())
+
+
+def test_nothing_is_learned_if_no_rule_reads_it(clock):
+    text = "\n".join(line for line in POLICY.splitlines() if "behavior." not in line)
+    engine = Engine.from_text(text, clock=clock)
+    engine.decide(question())
+    assert engine.behavior is None
+
+
+def test_a_reload_keeps_what_was_learned(learned):
+    later = learned.successor(learned.kernel)
+    assert later.behavior is learned.behavior
+    assert later.decide(question(task="new")).rates[0].limit == 180
+
+
+# ── The log ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_folding_the_log_again_gives_every_row_and_every_fact_again(clock, tmp_path):
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    learned = Engine.from_text(POLICY, clock=clock, log=log)
+    work(learned, clock)
+    for number in range(30):
+        clock.now += timedelta(seconds=number % 7)
+        given = learned.decide(question(agent=number % 6, path="/secret/1" if number % 5 == 0 else "/data/y"))
+        if number % 3 == 0:
+            learned.report(given.id, status=503)
+    tracker = learned.behavior
+    again, folded = BehaviorState(tracker.state.tagger), []
+    fold_log(learned.log.path, again, learned.decider.behavior.settings_of, folded.append)
+    assert packed(again) == packed(tracker.state)
+    assert again.model.payload == tracker.state.model.payload
+    log.close()
+    assert len(folded) == 1_230
+    assert all(one.is_same and one.read_latest_row for one in folded)
+
+
+def test_every_decision_is_replayed_from_its_record(learned, clock):
+    for number in range(60):
+        clock.now += timedelta(milliseconds=100)
+        learned.decide(question(path="/secret/1" if number % 5 == 0 else "/data/y"))
+    for record in list(read_records(learned.log.path))[-60:]:
+        assert replay_decision(record, learned.kernel).same
+
+
+def test_two_threads_lose_no_event(learned):
+    def ask():
+        for _ in range(100):
+            learned.decide(question(task="threads"))
+
+    before = learned.behavior.state.rows[Caller("idp", "report-0")].row.serial
+    threads = [Thread(target=ask) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert learned.behavior.state.rows[Caller("idp", "report-0")].row.serial == before + 400
+    numbers = [one.behavior.event for one in read_records(learned.log.path) if one.behavior.run]
+    assert len(numbers) == len(set(numbers))
+
+
+# ── The folder ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_later_process_continues_with_the_rows_and_the_model(tmp_path, clock):
+    folder = tmp_path / "learned"
+    engine = Engine.from_text(POLICY, clock=clock, behavior=folder)
+    work(engine, clock)
+    rows, model = packed(engine.behavior.state), engine.behavior.state.model.payload
+    engine.behavior.close()
+    tracker = BehaviorTracker.open(folder)
+    assert packed(tracker.state) == rows
+    assert tracker.state.model.payload == model
+    clock.now = BEGIN + timedelta(days=10, hours=9)
+    later = Engine.from_text(POLICY, clock=clock, behavior=tracker)
+    assert later.decide(question(task="new")).rates[0].limit == 180
+
+
+def test_forgetting_a_caller_makes_it_new(learned):
+    assert learned.behavior.forget(Caller("idp", "report-0"))
+    learned.decide(question(task="new"))
+    assert facts_of_last(learned).facts["ready"] is False
+    assert not learned.behavior.forget(Caller("idp", "unknown"))
+
+
+def test_log_lines_have_what_was_read(learned):
+    learned.decide(question(task="new"))
+    member = json.loads(learned.log.path.read_bytes().splitlines()[-1])["behavior"]
+    assert member["class"] == "profile reporting"
+    assert member["model"].startswith("sha256:")
+    assert member["event"] == member["read"] + 1
+    assert isinstance(member["run"], int)
