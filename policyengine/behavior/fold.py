@@ -6,7 +6,7 @@ folding a log again gives the same rows byte for byte.
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
 the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
 class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by a quarter
-at most, so that nobody gets room quickly. Requests that were not allowed have a bucket of their own, which counts for
+at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts for
 bursts but not for ceilings.
 """
 
