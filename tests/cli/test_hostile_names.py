@@ -118,7 +118,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     ),
     "behavior report": (
         "behavior report log.jsonl good",
-        "behavior report log.jsonl",
+        "behavior report log.jsonl -o NAME.html",
         "behavior report NAME good",
         "behavior report log.jsonl broken",
         "behavior report log.jsonl --since NAME",

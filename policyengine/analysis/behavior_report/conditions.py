@@ -64,9 +64,15 @@ def is_learned_or_fixed(node: k.Expr) -> bool:
 
 
 def learned_conditions(kernel: k.Kernel) -> tuple[LearnedCondition, ...]:
-    """Return the conditions that read learned facts, in the order of the policies: guards first, then limits."""
+    """Return the conditions that read learned facts, in the order of the policies."""
     found = [*guard_conditions(kernel), *limit_conditions(kernel)]
-    return tuple(one for one in found if any(True for _ in learned_facts(one.expressions[-1])))
+    reading = [one for one in found if any(True for _ in learned_facts(one.expressions[-1]))]
+    return tuple(sorted(reading, key=position))
+
+
+def position(one: LearnedCondition) -> tuple[str, int]:
+    file, _, line = one.at.rpartition(":")
+    return file, int(line)
 
 
 def guard_conditions(kernel: k.Kernel) -> Iterator[LearnedCondition]:

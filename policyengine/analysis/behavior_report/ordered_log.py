@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 
 from policyengine.audit import DecisionRecord, OutcomeRecord
@@ -13,7 +14,6 @@ from policyengine.audit.reader import search_log
 
 WINDOW = 1_000  # lines that are sorted: processes write slightly out of order
 LINES_BETWEEN_REPORTS = 2_000
-time_of = attrgetter("time")
 
 
 @dataclass(slots=True)
@@ -31,10 +31,10 @@ class OrderedLog:
 
     def read(self) -> Iterator[DecisionRecord | OutcomeRecord]:
         """Yield the entries. Raises OSError."""
-        waiting: list[tuple[float, int, DecisionRecord | OutcomeRecord]] = []
-        latest = float("-inf")
-        for number, entry in enumerate(heapq.merge(*map(self._entries, self.paths), key=time_of)):
-            heapq.heappush(waiting, (entry.time.timestamp(), number, entry))
+        waiting: list[tuple[datetime, int, DecisionRecord | OutcomeRecord]] = []
+        latest = datetime.min.replace(tzinfo=UTC)
+        for number, (time, entry) in enumerate(heapq.merge(*map(self._entries, self.paths), key=itemgetter(0))):
+            heapq.heappush(waiting, (time, number, entry))
             if len(waiting) > WINDOW:
                 at, _, first = heapq.heappop(waiting)
                 self.late += at < latest
@@ -43,14 +43,20 @@ class OrderedLog:
         while waiting:
             yield heapq.heappop(waiting)[-1]
 
-    def _entries(self, path: Path) -> Iterator[DecisionRecord | OutcomeRecord]:
+    def _entries(self, path: Path) -> Iterator[tuple[datetime, DecisionRecord | OutcomeRecord]]:
+        """Yield the entries of one log with their times. An outcome is never earlier than the decision before it."""
+
         def note(message: str) -> None:
             count, first = self.skipped.get(str(path), (0, message))
             self.skipped[str(path)] = count + 1, first
 
+        decided = datetime.min.replace(tzinfo=UTC)
         for entry in search_log(path, self._count, note):
-            if isinstance(entry, DecisionRecord | OutcomeRecord):
-                yield entry
+            if isinstance(entry, DecisionRecord):
+                decided = entry.time
+                yield decided, entry
+            elif isinstance(entry, OutcomeRecord):
+                yield max(decided, entry.time), entry
 
     def _count(self, line: bytes) -> bool:
         self.bytes_read += len(line)

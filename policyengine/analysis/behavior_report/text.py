@@ -85,7 +85,7 @@ def condition_lines(one: ConditionReport) -> Iterator[str]:
         yield f"    no request{unknown_words(tally.unknown)}"
         return
     yield f"    {hit_words(one)}{unknown_words(tally.unknown)}"
-    if condition.lasts is not None:
+    if condition.lasts is not None and tally.within:
         more = count_words(tally.within, "more request")
         yield f"    {more} of these callers within {format_duration(condition.lasts)}"
     shown = [f"{caller_words(caller)} ({count:,})" for caller, count in one.most[:SHOWN_CALLERS]]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.errors import CommandError, log_error, short_log_messages
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.log_input import check_log
@@ -20,6 +21,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 if TYPE_CHECKING:
     from policyengine.analysis.behavior_report import BehaviorReport
 
+OWNER_ONLY = 0o600  # as a log
 POLICY = ".policy"
 
 
@@ -43,6 +45,10 @@ def report(
         ),
     ] = None,
     trust: TrustedKeys = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write an HTML page to this file.", show_default=False),
+    ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Report what learned conditions would have hit.
@@ -51,7 +57,7 @@ def report(
     policy read learned facts. For each `when behavior.…` of the policies, the report says which requests, callers and
     days it would have hit. It also compares the declared and the observed rate of false alarms, and shows levels,
     trust, new endpoints and the callers with the most alarms. Without policies, it shows only the latter, with the
-    classes that the log names.
+    classes that the log names. `-o` writes a page that loads nothing and has no scripts; only its owner may read it.
 
     \b
     Exit codes:
@@ -62,7 +68,7 @@ def report(
     \b
     Example:
       policyengine behavior report decisions.jsonl payments/
-      policyengine behavior report decisions.jsonl payments/ --since 7d
+      policyengine behavior report decisions.jsonl payments/ --since 7d -o behavior.html
     """
     from policyengine.analysis.behavior_report import BehaviorReporter
 
@@ -70,6 +76,8 @@ def report(
     policies = [path for path in paths if is_policy(path)]
     if not logs:
         raise CommandError("usage", "no log is named", "name the decision log before the policies", code=2)
+    if output is not None:
+        refuse_to_replace_log(output, logs)
     start = None if since is None else parse_since(since)
     for log in logs:
         check_log(log)
@@ -86,8 +94,14 @@ def report(
     except OSError as error:
         raise log_error(Path(error.filename or logs[0]), error) from None
     report_skipped_lines(found)
+    if output is not None:
+        from policyengine.analysis.behavior_report.page import BehaviorPage
+
+        write_file(output, BehaviorPage(found, list(map(str, paths)), since).render(), OWNER_ONLY)
     if format is OutputFormat.JSON:
         print_json(found.to_dict())
+    elif output is not None:
+        Screen().line(f"wrote {output}: {found.decisions:,} decisions")
     else:
         show_report(found)
     return 0
