@@ -34,8 +34,8 @@ class BehaviorEvent(NamedTuple):
 
 
 class Tagger:
-    """Gives texts short numbers that only holders of the key can compute, so that nobody can find texts with equal
-    numbers. `size` is the number of cached tags."""
+    """Gives texts short numbers that only holders of the key can compute, so that callers cannot search for texts with
+    equal numbers. `size` is the number of cached tags."""
 
     def __init__(self, key: bytes, size: int = 65_536) -> None:
         self._key, self._size = key, size

@@ -76,11 +76,12 @@ class BehaviorState:
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
+        self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
         found = self.rows.get(caller)
-        row = BehaviorRow(at) if found is None else found.row
+        row = self._new_row(caller, at) if found is None else found.row
         advance(row, at, settings)
         return row
 
@@ -110,8 +111,8 @@ class BehaviorState:
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
         row = self.row_at(caller, at, settings)
-        reading = self.read(row, caller.issuer, group, event.endpoint, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
+        reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
         apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
         self._keep(caller, group, row)
         return reading
@@ -122,12 +123,28 @@ class BehaviorState:
         if found is not None:
             apply_failure(found.row)
 
+    def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
+        """Return the first row of a caller. The latest other version of it is a start, if there is one."""
+        if not caller.version:
+            return BehaviorRow(at)
+        if self._versions is None:
+            self._versions = {}
+            for known in sorted(self.rows, key=lambda known: (self.rows[known].row.level_at, known)):
+                self._versions[unversioned(known)] = known
+        earlier = self._versions.get(unversioned(caller))
+        found = None if earlier is None else self.rows.get(earlier)
+        return BehaviorRow(at) if found is None else found.row.successor()
+
     def _keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known = self.rows.pop(caller, None)
         if known is None and len(self.rows) >= self._most:
             del self.rows[next(iter(self.rows))]
-        self.rows[caller] = CallerRow(group, row)
+        self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
+        if known is None and caller.version and self._versions is not None:
+            self._versions[unversioned(caller)] = caller
+            if len(self._versions) > 2 * self._most:
+                self._versions = None
 
     def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model if a day has begun since the last one."""
@@ -139,3 +156,7 @@ class BehaviorState:
         self.learned_day = at // DAY
         rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
+
+
+def unversioned(caller: Caller) -> Caller:
+    return caller._replace(version="")
