@@ -156,7 +156,7 @@ class BehaviorState:
                 self._versions = None
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
-        """Forget the callers that are wanted. Return their number."""
+        """Forget the callers for which `wanted` returns true. Return their number."""
         found = [caller for caller in self.rows if wanted(caller)]
         for caller in found:
             del self.rows[caller]

@@ -46,7 +46,7 @@ def decide_case(
     case: Case, request: Request, entities: Entities, evaluator: Evaluator, sequence: CaseSequence
 ) -> CaseDecision:
     """Decide a case in the state of its sequence, without changing that state. Raises RequestError."""
-    snapshot = Snapshot(entities, sequence.spent, behavior=case.behavior)
+    snapshot = Snapshot(entities, sequence.spent, behavior=sequence.read_behavior(case, request, evaluator))
     if case.approvals:
         given = given_approvals(case, request, snapshot, evaluator, sequence)
         request = replace(request, approvals=tuple(given))

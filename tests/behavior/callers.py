@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from random import Random
+from typing import NamedTuple
 
 from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
@@ -89,16 +90,24 @@ def jittered(random: Random, rate: int, hours: Iterable[int] = range(8, 16)) -> 
     )
 
 
-class AdaptiveLimiter:
-    """The rate of the guide: 40/1m burst 80, raised to 120/1m by trust, clamped to 2/1m for ten minutes by a burst or
-    novelty, and to 30/1m until the caller is ready."""
+class Pace(NamedTuple):
+    """A pace of a rate: requests per minute, and how many at once."""
 
-    BASE, BURST, RAISED, CLAMPED, NOT_READY = 40, 80, 120, 2, 30
+    rate: int
+    burst: int
+
+
+class AdaptiveLimiter:
+    """The rate of the design, as the engine counts it: a bucket that drains at the pace in force, and that may be as
+    full as its burst. Trust raises the pace; a burst or novelty clamps it for ten minutes. A caller that is not ready
+    is clamped too."""
+
+    BASE, RAISED, CLAMPED, NOT_READY = Pace(40, 80), Pace(120, 120), Pace(2, 2), Pace(30, 30)
 
     def __init__(self) -> None:
-        self.tokens, self.at, self.until, self.admitted = float(self.BURST), 0, 0, 0
+        self.level, self.at, self.until, self.admitted = 0.0, 0, 0, 0
 
-    def rate_of(self, reading: BehaviorReading, now: int) -> int:
+    def pace_of(self, reading: BehaviorReading, now: int) -> Pace:
         if reading.burst or reading.novelty > 300:
             self.until = now + 10 * MINUTE
         if now < self.until:
@@ -109,26 +118,17 @@ class AdaptiveLimiter:
 
     def ask(self, callers: Callers, who: Caller, endpoint: str = USUAL) -> BehaviorReading:
         """Decide a request, and let the state learn from it."""
-        rate = self.rate_of(reading := callers.read(who, endpoint), callers.now)
-        most = max(self.BURST * rate / self.BASE, 1)
-        self.tokens = min(most, self.tokens + rate * max(callers.now - self.at, 0) / MINUTE)
-        self.at = callers.now
-        admits = self.tokens >= 1
-        self.tokens -= admits
-        self.admitted += admits
-        callers.send(who, endpoint, outcome=ALLOWED if admits else HELD, clamped=rate < self.BASE)
+        reading = callers.read(who, endpoint)
+        pace = self.pace_of(reading, callers.now)
+        admits = self.admit(callers.now, pace)
+        clamped = pace in (self.CLAMPED, self.NOT_READY)
+        callers.send(who, endpoint, outcome=ALLOWED if admits else HELD, clamped=clamped)
         return reading
 
-
-class StaticLimiter:
-    """A rate that nothing moves: 40/1m burst 80."""
-
-    def __init__(self) -> None:
-        self.tokens, self.at, self.admitted = 80.0, 0, 0
-
-    def ask(self, now: int) -> None:
-        self.tokens = min(80.0, self.tokens + 40 * (now - self.at) / MINUTE)
-        self.at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
-            self.admitted += 1
+    def admit(self, now: int, pace: Pace) -> bool:
+        self.level = max(self.level - pace.rate * max(now - self.at, 0) / MINUTE, 0)
+        self.at = max(now, self.at)
+        admits = self.level + 1 <= pace.burst
+        self.level += admits
+        self.admitted += admits
+        return admits

@@ -22,7 +22,7 @@ from tests.behavior.callers import (
     USUAL,
     AdaptiveLimiter,
     Callers,
-    StaticLimiter,
+    Pace,
     caller,
     class_model,
     jittered,
@@ -44,11 +44,11 @@ def trusted():
 def flood(callers, minutes, per_minute, limiter=None):
     """Attempt requests at a pace; return what the adaptive and the static limiter admit, and the milliseconds until the
     adaptive one acts."""
-    adaptive, static, began, noticed = limiter or AdaptiveLimiter(), StaticLimiter(), callers.now, None
+    adaptive, static, began, noticed = limiter or AdaptiveLimiter(), AdaptiveLimiter(), callers.now, None
     before = adaptive.admitted
     for _ in callers.steps(int(minutes * per_minute), per_minute):
         adaptive.ask(callers, ME)
-        static.ask(callers.now)
+        static.admit(callers.now, static.BASE)
         if noticed is None and callers.now < adaptive.until:
             noticed = callers.now - began
     return adaptive.admitted - before, static.admitted, noticed
@@ -64,8 +64,9 @@ def test_patience_buys_no_more_than_the_bound(days, per_minute):
     callers.work(ME, days)
     admitted, static, noticed = flood(callers, 60, per_minute)
     assert noticed < MINUTE
-    clamp = AdaptiveLimiter.CLAMPED * 60 + 1
-    assert admitted - static <= (RAISE - 1) * (AdaptiveLimiter.BURST + AdaptiveLimiter.BASE * noticed / MINUTE) + clamp
+    base, clamp = AdaptiveLimiter.BASE, AdaptiveLimiter.CLAMPED
+    bound = (RAISE - 1) * (base.burst + base.rate * noticed / MINUTE) + clamp.burst + clamp.rate * 60
+    assert admitted - static <= bound
     assert admitted < static / 4
 
 
@@ -78,11 +79,11 @@ def test_attack_3_a_cycle_of_trust_gains_a_thousandth_of_the_quota_of_a_year():
             admitted, static, _ = flood(callers, 10, 300, limiter)
             gained, cycles = gained + max(admitted - static, 0), cycles + 1
     assert cycles > 5
-    assert gained <= AdaptiveLimiter.BASE * 60 * 24 * 365 / 1_000
+    assert gained <= AdaptiveLimiter.BASE.rate * 60 * 24 * 365 / 1_000
 
 
 class NarrowLimiter(AdaptiveLimiter):
-    BASE, BURST, RAISED, CLAMPED, NOT_READY = 4, 8, 12, 1, 3
+    BASE, RAISED, CLAMPED, NOT_READY = Pace(4, 8), Pace(12, 12), Pace(1, 1), Pace(3, 3)
 
 
 def frog(growth, days, margin=1.5, start=8):
@@ -102,7 +103,7 @@ def frog(growth, days, margin=1.5, start=8):
 
 def test_attack_4_a_frog_of_ten_percent_a_day_is_never_above_at_most():
     found = [most for most, _ in frog(1.1, 40, start=30)]
-    assert NarrowLimiter.BASE * 60 < max(found) <= NarrowLimiter.RAISED * 60 + RAISE * NarrowLimiter.BURST
+    assert NarrowLimiter.BASE.rate * 60 < max(found) <= NarrowLimiter.RAISED.rate * 60 + NarrowLimiter.RAISED.burst
 
 
 @pytest.mark.parametrize("margin", [1.125, 1.5, 2, 3])
@@ -271,7 +272,7 @@ def test_attack_19_rotated_keys_are_never_ready_and_stay_clamped():
     for number in callers.steps(3_000, 100):
         found = limiter.ask(callers, caller(number // 10))
         assert not found.ready
-        assert limiter.rate_of(found, callers.now) == AdaptiveLimiter.NOT_READY
+        assert limiter.pace_of(found, callers.now) == AdaptiveLimiter.NOT_READY
     assert limiter.admitted <= 60 + 30 * 30 + 1
 
 
@@ -295,7 +296,7 @@ def test_attack_20_a_new_version_is_a_new_row_without_a_raise(trust):
     new, limiter = caller(version="b"), AdaptiveLimiter()
     found = limiter.ask(callers, new)
     assert not found.ready
-    assert limiter.rate_of(found, callers.now) == AdaptiveLimiter.NOT_READY
+    assert limiter.pace_of(found, callers.now) == AdaptiveLimiter.NOT_READY
     assert callers.row(new).trust <= min(trust, NEW_TRUST)
     assert callers.row(new).runs == 0
 
@@ -387,7 +388,7 @@ def test_what_is_known_of_a_class_that_is_lost_is_neutral(trusted):
     lost = Callers(settings=ProfileSettings())
     lost.state.rows, lost.now = trusted.state.rows, trusted.now
     assert lost.read(ME)[:5] == (False, 500, False, 0, 0)
-    assert AdaptiveLimiter().rate_of(lost.read(ME), lost.now) == AdaptiveLimiter.NOT_READY
+    assert AdaptiveLimiter().pace_of(lost.read(ME), lost.now) == AdaptiveLimiter.NOT_READY
 
 
 def test_a_frog_that_hides_behind_a_clamp_gets_no_higher_ceiling(trusted):
