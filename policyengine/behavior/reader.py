@@ -64,8 +64,8 @@ class BehaviorReader:
         if found is None:
             return None
         caller, group, profile = found
-        run, endpoint = self.run_of(request, profile), self.endpoint_of(request)
-        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, self.classes.settings_of)
+        run, endpoint, settings_of = self.run_of(request, profile), self.endpoint_of(request), self.classes.settings_of
+        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good."""
@@ -252,6 +252,7 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **({"version": reading.caller.version} if reading.caller.version else {}),
         **({"run": reading.run} if reading.run else {}),
         **({"clamped": True} if clamped else {}),
+        **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),
     }
     return b'"behavior":%b,' % ENCODE(told)
