@@ -50,6 +50,8 @@ class SubjectReader:
         if type(endpoint) is ActionEndpoint:
             id_ = member(request.facts, "resource", "id")
             return (endpoint.type, id_) if isinstance(id_, str) else None
+        if not self._program.kernel.binders:
+            return None
         rules = self._program.rules_at(endpoint)
         if rules.bindings is None or (binding := rules.bindings.get(RESOURCE)) is None:
             return None
