@@ -1,7 +1,7 @@
 """The files in which operators ask for planned changes, and for callers to be forgotten.
 
-A process that uses a folder with learned behavior reads both about every minute. The key of the folder authenticates them. Requests to
-forget stay for a few minutes, so that each process with the folder finds them.
+A process that uses a folder with learned behavior reads both about every minute. The key of the folder authenticates
+them. Requests to forget stay for a few minutes, so that each process with the folder finds them.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ def forget(
 ) -> int:
     """Forget what is known of a caller.
 
-    All its versions are forgotten. It is then as new: its facts are neutral until it is ready again. A server that runs with the folder forgets
-    within a minute. What a class learned from the caller is forgotten with the model of the next day. Logs stay as they
-    are, and `behavior learn` would learn from them again.
+    All its versions are forgotten. It is then as new: its facts are neutral until it is ready again. A server that runs
+    with the folder forgets within a minute. What a class learned from the caller is forgotten with the model of the
+    next day. Logs stay as they are, and `behavior learn` would learn from them again.
 
     \b
     Exit codes:
