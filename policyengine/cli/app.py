@@ -85,6 +85,7 @@ COMMAND_PATHS = {
     "behavior show": "behavior.show.show",
     "behavior forget": "behavior.forget.forget",
     "behavior release": "behavior.release.release",
+    "behavior evaluate": "behavior.evaluate.evaluate",
     "behavior report": "behavior.report.report",
     "keys": "keys.keys",
     "config": "config.config",

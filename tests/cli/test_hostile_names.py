@@ -146,6 +146,13 @@ ASKED: dict[str, tuple[str, ...]] = {
         "behavior release NAME --until 1d --behavior NAME",
         "behavior release NAME --end --behavior NAME",
     ),
+    "behavior evaluate": (
+        "behavior evaluate --train log.jsonl --test log.jsonl --labels labels.jsonl --policies good",
+        "behavior evaluate --train events.jsonl --test events.jsonl --labels labels.jsonl",
+        "behavior evaluate --train events.jsonl --test events.jsonl --labels events.jsonl",
+        "behavior evaluate --train NAME --test NAME --labels NAME",
+        "behavior evaluate --train api.json --test api.json --labels labels.jsonl",
+    ),
     "behavior report": (
         "behavior report log.jsonl good",
         "behavior report log.jsonl -o NAME.html",
