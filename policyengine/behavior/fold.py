@@ -5,7 +5,7 @@ folding a log again gives the same rows byte for byte.
 
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
 the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
-class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by a quarter
+class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by an eighth
 at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts
 for bursts but not for ceilings.
 """
@@ -37,7 +37,7 @@ LEAST_PACE: Final = 16  # one request per hour
 LEAST_PEAK: Final = 4 * 16  # requests that never are a burst
 PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
 ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by so much of the difference
-MAX_GROWTH: Final = 4  # a day raises a ceiling by a quarter at most
+MAX_GROWTH: Final = 8  # a day raises a ceiling by an eighth at most
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
 CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
@@ -296,7 +296,7 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:
-    """Return what is learned of a level: a quarter of what is above the ceiling, and nothing of that under a clamp."""
+    """Return what is learned of a level: an eighth of what is above the ceiling, and none of that under a clamp."""
     if level <= ceiling:
         return level
     return ceiling if clamped else ceiling + min(level - ceiling, ceiling) // MAX_GROWTH
