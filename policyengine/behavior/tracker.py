@@ -20,7 +20,7 @@ from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.operator_files import load_request, release_ends, remove_old_requests, request_paths
+from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 
@@ -116,7 +116,7 @@ class BehaviorTracker:
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
         if self._process != os.getpid() and (self.folder is not None or not state.learns):
-            self._start()
+            self.start()
         return number
 
     def await_report(self, decision: str, caller: Caller) -> None:
@@ -170,11 +170,13 @@ class BehaviorTracker:
             if request.everything and self.state.model.content.classes:
                 self.state.forget_model()
             self._changed = self._changed or count > 0
-        _LOG.warning("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
+        if count:
+            _LOG.info("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread of this process. It holds the folder from now on, unless another process does."""
         with self._lock:
             if self._process == os.getpid():
                 return
@@ -192,7 +194,7 @@ class BehaviorTracker:
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
-                remove_old_requests(self.folder)
+                remove_requests(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
@@ -269,7 +271,9 @@ class BehaviorTracker:
 
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
     """Save what a tracker learned, until it is closed or no longer used."""
-    while not stop.wait(SAVE_SECONDS):
+    pause = 0.0
+    while not stop.wait(pause):
+        pause = SAVE_SECONDS
         found = tracker()
         if found is None:
             return
