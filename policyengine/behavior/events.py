@@ -22,7 +22,8 @@ class Caller(NamedTuple):
 
 class BehaviorEvent(NamedTuple):
     """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the tag
-    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request."""
+    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request, and `released` whether it was
+    part of a planned change."""
 
     at: int
     caller: Caller
@@ -31,6 +32,7 @@ class BehaviorEvent(NamedTuple):
     run: int
     outcome: int
     clamped: bool = False
+    released: bool = False
 
 
 class Tagger:

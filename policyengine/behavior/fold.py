@@ -53,6 +53,7 @@ class ProfileSettings(NamedTuple):
     ready_runs: int = 20
     ready_days: int = 7
     burst_days: int = 100  # caller-days to one false alarm
+    released: bool = False  # a planned change raises no alarm, and is learned fully
 
 
 class BehaviorReading(NamedTuple):
@@ -167,12 +168,16 @@ def read_behavior(
     slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
     if slow > MAX_LEVEL or fast > MAX_LEVEL:
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
-    is_new = endpoint not in row.seen and endpoint not in model.seen
+    is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
     if not model.is_ready or not is_ready(row, settings):
         return BehaviorReading(False, 500, False, 0, 0, is_new, slow, fast, denied)
-    burst = model.has_margins and (
-        (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
-        or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+    burst = (
+        model.has_margins
+        and not settings.released
+        and (
+            (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
+            or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+        )
     )
     return BehaviorReading(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
@@ -233,11 +238,12 @@ def apply_decision(
         row.errors = mix(row.errors, outcome == DENIED)
     if is_alarming or reading.burst:
         raise_alarm(row)
-    top_slow = min(slow + denied, MAX_LEVEL) // PEAK_UNIT if denied else peak_slow
-    if top_slow > row.top_slow:
-        row.top_slow = top_slow
-    if peak_fast > row.top_fast:
-        row.top_fast = peak_fast
+    if not settings.released:
+        top_slow = min(slow + denied, MAX_LEVEL) // PEAK_UNIT if denied else peak_slow
+        if top_slow > row.top_slow:
+            row.top_slow = top_slow
+        if peak_fast > row.top_fast:
+            row.top_fast = peak_fast
     if outcome != ALLOWED:
         row.level_slow, row.level_fast = slow - LEVEL_UNIT, fast - LEVEL_UNIT
         row.level_denied = min(denied + LEVEL_UNIT, MAX_LEVEL)
@@ -247,7 +253,7 @@ def apply_decision(
     row.days |= 1
     count_run(row, at, run, settings)
     learn_endpoint(row, endpoint)
-    if reading.ready:
+    if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
         peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)
     place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)

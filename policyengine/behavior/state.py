@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
@@ -15,7 +15,7 @@ from policyengine.behavior.fold import (
     read_behavior,
 )
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel
+from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, BehaviorModel, ModelContent
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
@@ -77,6 +77,13 @@ class BehaviorState:
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
+        self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
+
+    def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
+        """Return the settings of a class at a time: a planned change may be under way."""
+        if not self.releases or at >= self.releases.get(group, 0):
+            return settings
+        return settings._replace(released=True)
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
@@ -97,7 +104,7 @@ class BehaviorState:
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
         known = self.rows.get(caller)
-        if row.serial != reading.serial or (known is not None and known.row is not row):
+        if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
         endpoint = self.tagger.tag(reading.endpoint)
@@ -110,6 +117,8 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
+        if event.released:
+            settings = settings._replace(released=True)
         row = self.row_at(caller, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
@@ -145,6 +154,20 @@ class BehaviorState:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None
+
+    def forget(self, wanted: Callable[[Caller], bool]) -> int:
+        """Forget the callers for which `wanted` returns true. Return their number."""
+        found = [caller for caller in self.rows if wanted(caller)]
+        for caller in found:
+            del self.rows[caller]
+        return len(found)
+
+    def forget_model(self) -> None:
+        """Forget what is known of classes."""
+        content = self.model.content
+        self.model = BehaviorModel(
+            ModelContent(FORMAT, MODEL_VERSION, content.serial + 1, content.made, self.tags, ())
+        )  # fmt: skip
 
     def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model if a day has begun since the last one."""

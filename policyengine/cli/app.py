@@ -81,10 +81,14 @@ COMMAND_PATHS = {
     "audit pack": "audit.pack.pack",
     "audit report": "audit.report.report",
     "audit export": "audit.export.export",
+    "behavior report": "behavior.report.report",
     "keys": "keys.keys",
     "config": "config.config",
 }
-GROUPS = {"audit": "Verify, prove and query the decision log."}
+GROUPS = {
+    "audit": "Verify, prove and query the decision log.",
+    "behavior": "See what is learned of callers, and what it does.",
+}
 
 
 PATHS = "paths"  # the parameter with the paths of the policies
