@@ -11,7 +11,6 @@ import os
 import secrets
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Final
@@ -40,7 +39,7 @@ class BehaviorTracker:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
         self.counts = {"burst": 0, "novelty": 0}
-        self._lock = Lock()
+        self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None
         self._changed = False
@@ -188,6 +187,10 @@ class BehaviorTracker:
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
+        with self._keeping:
+            self._keep()
+
+    def _keep(self) -> None:
         try:
             if self.folder is not None:
                 self.follow_operators(self.folder)
@@ -198,13 +201,15 @@ class BehaviorTracker:
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
-        except OSError as error:
+        except Exception as error:  # a defect must not end the thread
             self._changed = True
             if not self._failing:
                 self._failing = True
                 path = None if self.folder is None else self.folder.path
+                known = isinstance(error, OSError)
                 _LOG.error(
-                    "what is learned of callers cannot be saved in `%s`: %s", path, reason(error),
+                    "what is learned of callers cannot be saved in `%s`: %s", path,
+                    reason(error) if isinstance(error, OSError) else error, exc_info=not known,
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip
 
@@ -277,6 +282,5 @@ def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> Non
         found = tracker()
         if found is None:
             return
-        with suppress(Exception):
-            found.keep()
+        found.keep()
         del found
