@@ -24,7 +24,7 @@ from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, Cl
 from policyengine.behavior.row import MAX_SEEN, ROW_BYTES, BehaviorRow, pack_row
 from policyengine.behavior.state import BehaviorState
 
-CALLERS: Final = 100
+CALLERS: Final = 75
 DECLARED: Final = {20: 45, 100: 45, 500: 80}  # caller-days to one false alarm, and the days that are simulated
 SETTLED: Final = 24  # days before alarms are counted
 LEAST_DAYS: Final = 1_000  # caller-days of a cell
