@@ -73,6 +73,8 @@ class LogEventReader:
             return None
         reader, name = self._reader, ""
         request = question_of(record) if reader is not None or self._names else None
+        if logged is None and request is not None and not request.options.consume:
+            return None
         event = None if logged is None else logged_event(record, logged)
         found = None if reader is None or request is None else reader.identify(request)
         if reader is not None and request is not None and found is not None:

@@ -94,6 +94,17 @@ def test_lines_of_policies_that_learn_nothing_give_the_same_rows(run, world):
     assert packed(state_of(world / "plain")) == packed(state_of(world / "log"))
 
 
+def test_questions_that_only_ask_teach_nothing(run, world):
+    log = DecisionLog(world / "more.jsonl", seal=None)
+    engine = Engine.from_text(PLAIN, log=log)
+    engine.decide({**question(), "options": {"consume": False}})
+    engine.evaluate(question())
+    engine.decide(question())
+    log.close()
+    ended = run("behavior", "learn", "more.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert ended.json["learned"] == 1
+
+
 def test_such_lines_need_the_policies(run, world):
     ended = run("behavior", "learn", "plain.jsonl", "-o", "new")
     assert "learned 0 of 1,200 decisions" in ended.out
