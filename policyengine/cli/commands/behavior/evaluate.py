@@ -78,7 +78,7 @@ def evaluate(
         named = RunLabels(decoded_lines(labels, RunLabel))
     with report_traffic_errors(training[0]):
         check_files([*training, *test])
-        logs = LogEventReader(reader)
+        logs = LogEventReader(reader, names=True)
         with show_progress("learning the training traffic"):
             events, late = train(
                 read_traffic(training, logs, classes, state.tagger, skipped), state, known.settings_of
