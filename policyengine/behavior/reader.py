@@ -12,7 +12,7 @@ from policyengine import kernel as k
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
-from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.behavior.tracker import BehaviorTracker, TrackedBehavior
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.runtime.current_caller import outcome_key
@@ -117,22 +117,22 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
-    def is_current(self, reading: CallerSnapshot) -> bool:
-        """Return whether the facts that were read still hold, although other requests were decided since."""
-        return self.tracker.is_current(reading)
+    def charge(self, reading: CallerSnapshot, decision: Decision) -> TrackedBehavior | None:
+        """Return what the commit of a decision changes; None if nothing is learned from it."""
+        if decision.answer.gate in UNIDENTIFIED:
+            return None
+        return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self._classes.settings_of)
 
-    def learn(self, reading: CallerSnapshot, decision: Decision) -> bytes:
-        """Learn from a decision; return the member of its log line."""
-        answer, number = decision.answer, 0
-        if answer.gate not in UNIDENTIFIED:
+    def settle(self, reading: CallerSnapshot, charge: TrackedBehavior | None, decision: Decision) -> bytes:
+        """Finish a decision after its commit; return the member of its log line."""
+        clamped, number = False, 0
+        if charge is not None:
             clamped = any(
                 one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
             )
-            number = self.tracker.learn(reading, OUTCOMES[answer.outcome], clamped, self._classes.settings_of)
-            if answer.outcome is Outcome.ALLOW:
-                self.tracker.await_report(outcome_key(decision.id), reading.caller)
-            return encode_reading(reading, number, clamped=clamped) if self._logs else b""
-        return encode_reading(reading, number, clamped=False) if self._logs else b""
+            reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
+            number = self.tracker.finish(charge, reportable)
+        return encode_reading(reading, number, clamped=clamped) if self._logs else b""
 
     def report(self, decision: str, status: int | None) -> None:
         """Learn how the request of a decision came out; `status` is an HTTP status."""

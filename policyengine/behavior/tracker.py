@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Final
 
-from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
@@ -99,6 +99,10 @@ class BehaviorTracker:
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> TrackedBehavior:
+        """Return what the commit of a decision changes."""
+        return TrackedBehavior(self, reading, outcome, settings_of)
+
     def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller."""
         facts, state = reading.facts, self.state
@@ -112,14 +116,16 @@ class BehaviorTracker:
             self._start()
         return number
 
-    def await_report(self, decision: str, caller: Caller) -> None:
-        """Remember the caller of an allowed request until its failure is reported. Of too many, the oldest are
-        dropped."""
-        known = self._reportable
-        with self._lock:
-            if len(known) >= MAX_REPORTABLE:
-                del known[next(iter(known))]
-            known[decision] = caller
+    def finish(self, charge: TrackedBehavior, decision: str | None) -> int:
+        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed one: its
+        caller is remembered until its failure is reported. Of too many, the oldest are dropped."""
+        if decision is not None:
+            known = self._reportable
+            with self._lock:
+                if len(known) >= MAX_REPORTABLE:
+                    del known[next(iter(known))]
+                known[decision] = charge.reading.caller
+        return charge.number
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn how a request came out, once."""
@@ -224,6 +230,26 @@ class BehaviorTracker:
         if self._saves >= 0:
             os.close(self._saves)
             self._saves = -1
+
+
+class TrackedBehavior:
+    """A decision of which a tracker learns in the step of the memory store. `number` is that of its event, after the
+    step."""
+
+    __slots__ = ("_outcome", "_settings_of", "_tracker", "number", "reading")
+
+    def __init__(
+        self, tracker: BehaviorTracker, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf
+    ) -> None:
+        self._tracker, self.reading, self._outcome, self._settings_of = tracker, reading, outcome, settings_of
+        self.number = 0
+
+    def is_current(self) -> bool:
+        return self._tracker.is_current(self.reading)
+
+    def settle(self, *, admitted: bool, clamped: bool) -> None:
+        outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
+        self.number = self._tracker.learn(self.reading, outcome, clamped, self._settings_of)
 
 
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:

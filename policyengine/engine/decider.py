@@ -127,21 +127,22 @@ class Decider:
             read = None if behavior is None else behavior.read(request, moment)
             facts = None if read is None else read.to_facts()
             decision, effects, state = self._resolve(compiled, request, moment, facts)
+            charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
-            if behavior is not None and read is not None and not behavior.is_current(read):
-                continue  # another request of the caller was decided meanwhile, and changed a fact
+            if charge is not None:
+                effects = structs.replace(effects, behavior=charge)
             if effects is NO_EFFECTS or not effects:
                 if behavior is not None and read is not None:
-                    history += behavior.learn(read, decision)
+                    history += behavior.settle(read, charge, decision)
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None and read is not None:
-                    history += behavior.learn(read, decision)
+                    history += behavior.settle(read, charge, decision)
                 return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
