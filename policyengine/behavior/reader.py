@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from policyengine import kernel as k
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
-from policyengine.behavior.fold import ProfileSettings
+from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
-from policyengine.behavior.tracker import BehaviorTracker, TrackedBehavior
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
+from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
@@ -32,6 +32,24 @@ OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM
 # Decisions at these gates are about callers that are not known, or about none.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
+UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
+
+
+class CallerTracker(Protocol):
+    """What is known of callers: in this process, or in a store that processes share. Each method may raise StoreError,
+    if it needs the store."""
+
+    def tag(self, text: str) -> int: ...
+    def read(
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+    ) -> CallerSnapshot: ...
+    def peek(
+        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
+    ) -> BehaviorReading: ...
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> CallerCharge: ...
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool: ...
+    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int: ...
+    def report(self, decision: str, failed: bool) -> None: ...
 
 
 class BehaviorReader:
@@ -43,7 +61,7 @@ class BehaviorReader:
         kernel: k.Kernel,
         patterns: EndpointPatterns,
         program: PolicyProgram,
-        tracker: BehaviorTracker,
+        tracker: CallerTracker,
         *,
         logs: bool,
     ) -> None:
@@ -59,7 +77,7 @@ class BehaviorReader:
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
     def read(self, request: Request, moment: int) -> CallerSnapshot | None:
-        """Read the behavior of the caller at a time in nanoseconds; None without a caller."""
+        """Read the behavior of the caller at a time in nanoseconds; None without a caller. Raises StoreError."""
         found = self._identify(request)
         if found is None:
             return None
@@ -67,12 +85,12 @@ class BehaviorReader:
         run = NO_RUN
         if profile.run_key is not None:
             key = text_at(request, profile.run_key)
-            run = NO_RUN if key is None else self.tracker.state.tagger.tag(key)
+            run = NO_RUN if key is None else self.tracker.tag(key)
         endpoint, settings_of = self._endpoint(request), self._classes.settings_of
         return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
-        """Return the facts of a request that is not decided for good."""
+        """Return the facts of a request that is not decided for good. Raises StoreError."""
         found = self._identify(request)
         if found is None:
             return None
@@ -101,7 +119,7 @@ class BehaviorReader:
         version = ""
         if profile.version is not None:
             text = text_at(request, profile.version)
-            version = "" if text is None else f"{self.tracker.state.tagger.tag(text):08x}"
+            version = "" if text is None else f"{self.tracker.tag(text):08x}"
         instance = agent.get("instance")
         caller = Caller(
             issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "", version
@@ -117,21 +135,28 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
-    def charge(self, reading: CallerSnapshot, decision: Decision) -> TrackedBehavior | None:
+    def charge(self, reading: CallerSnapshot, decision: Decision) -> CallerCharge | None:
         """Return what the commit of a decision changes; None if nothing is learned from it."""
         if decision.answer.gate in UNIDENTIFIED:
             return None
         return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self._classes.settings_of)
 
-    def settle(self, reading: CallerSnapshot, charge: TrackedBehavior | None, decision: Decision) -> bytes:
-        """Finish a decision after its commit; return the member of its log line."""
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
+        """Take notice of a commit that changed nothing. Return whether learned facts can be read."""
+        return self.tracker.note(reading, charge)
+
+    def finish(self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision) -> bytes:
+        """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
+        could not be read."""
+        if reading is None:
+            return UNREADABLE_MEMBER if self._logs else b""
         clamped, number = False, 0
         if charge is not None:
             clamped = any(
                 one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
             )
             reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
-            number = self.tracker.finish(charge, reportable)
+            number = self.tracker.finish(reading, charge, reportable)
         return encode_reading(reading, number, clamped=clamped) if self._logs else b""
 
     def report(self, decision: str, status: int | None) -> None:

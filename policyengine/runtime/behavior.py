@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -60,7 +60,8 @@ class BehaviorCharge(Struct):
     request. The process knows the row that contains the first `base` events, and the events up to `number`. If it has
     folded them into a new row, `row` is saved in place of the events. The store keeps all this until `lasts`
     milliseconds passed without an event. If `reportable`, the caller of the decision can be found for an hour, by any
-    process. `history` is the answer of the store; None if it did not answer.
+    process. `history` is the answer of the store. If the store does not answer, `unanswered` is set, and the commit
+    returns None.
     """
 
     key: str
@@ -81,3 +82,7 @@ class BehaviorCharge(Struct):
     lasts: int
     reportable: bool
     history: CallerHistory | None = None
+    unanswered: bool = False
+
+
+CallerCharge: TypeAlias = LocalBehavior | BehaviorCharge

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from policyengine.runtime.behavior import BehaviorCharge, LocalBehavior
+from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
@@ -384,7 +384,7 @@ class Effects(Struct, frozen=True):
     claim: IdempotencyClaim | None = None
     confirms: tuple[str, ...] = ()
     excess: str = ""
-    behavior: LocalBehavior | BehaviorCharge | None = None
+    behavior: CallerCharge | None = None
 
     def __bool__(self) -> bool:
         return bool(self.spends or self.limits or self.records or self.claim or self.behavior)

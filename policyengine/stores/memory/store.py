@@ -84,6 +84,10 @@ class MemoryStore:
             self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness
         )
 
+    @property
+    def behavior(self) -> None:
+        return None
+
     def check(self, now: int) -> None:
         with self._lock:
             self._agreed(now)
