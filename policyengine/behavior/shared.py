@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import weakref
-from collections import OrderedDict
 from contextlib import suppress
 from hashlib import blake2b
 from threading import Event, Lock, Thread
@@ -96,7 +95,7 @@ class SharedTracker:
         self.model = EMPTY_MODEL
         self._store = store
         self._lock = Lock()
-        self._callers: OrderedDict[str, CachedCaller] = OrderedDict()
+        self._callers: dict[str, CachedCaller] = {}
         self._tagger: Tagger | None = None
         self._key = self._caller_key = self._model_key = b""
         self._refused: UnreadableBehaviorError | None = None
@@ -155,10 +154,11 @@ class SharedTracker:
         if self._refused is not None:
             raise self._refused
         key = self.key_of(caller)
-        if key not in self._callers:
-            self._merge(key, self._store.read(key, at * 1_000), -1, settings)
+        known = self._callers.get(key)
+        if known is None:
+            known = self._merge(key, self._store.read(key, at * 1_000), -1, settings)
         with self._lock:
-            known, model = self._callers.get(key), self.model
+            model = self.model
             row = BehaviorRow(at) if known is None else known.row
             if at // HOUR > row.hour:
                 row = row.copy()  # events of the last hour may follow
@@ -217,6 +217,7 @@ class SharedTracker:
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn how a request came out, once. Raises StoreError."""
+        self._open()
         key = self._store.report(decision, FAILED if failed else None, self._last * 1_000)
         if failed and key is not None:
             with self._lock:
@@ -234,34 +235,28 @@ class SharedTracker:
         """Return the number of the model; the store does not count callers."""
         return {"shared": True, "model": self.model.content.serial}
 
-    def _merge(self, key: str, history: CallerHistory, base: int, settings: ProfileSettings) -> None:
-        """Fold what the store returned to this process, which had the saved row with `base` events; -1 without."""
+    def _merge(self, key: str, history: CallerHistory, base: int, settings: ProfileSettings) -> CachedCaller | None:
+        """Fold what the store returned to this process, which had the saved row with `base` events; -1 without. Return
+        what is known of the caller then; None if that is nothing. Raises UnreadableBehaviorError."""
         with self._lock:
             known = self._callers.get(key)
-            if history.row is not None:
-                if known is not None and known.base != base:
-                    return  # another thread got a later answer
+            if history.row is not None and known is not None and known.base != base:
+                return known  # another thread got a later answer
+            if history.row is not None or (known is None and history.first == 1):
                 known = fold_history(history, settings)
-                if known is None:
-                    return
-                self._callers[key] = known
-                if len(self._callers) > MAX_CACHED_CALLERS:
-                    self._callers.popitem(last=False)
-            elif known is None and base == 0 and history.first == 1:
-                known = fold_history(history._replace(row=b""), settings)
-                if known is None:
-                    return
-                self._callers[key] = known
-            elif known is None or history.first > known.row.serial + 1:
-                self._callers.pop(key, None)  # read it again
-                return
-            else:
-                for number, event in enumerate(history.events, history.first):
-                    if number == known.row.serial + 1:
-                        fold_event(known.row, event, settings)
+            elif known is not None and history.first <= known.row.serial + 1:
+                for event in history.events[known.row.serial + 1 - history.first :]:
+                    fold_event(known.row, event, settings)
                 known.base = max(known.base, history.base)
-            known.heard = monotonic()
-            self._callers.move_to_end(key)
+            else:
+                known = None  # evicted meanwhile: the next decision reads it again
+            self._callers.pop(key, None)
+            if known is not None:
+                self._callers[key] = known
+                known.heard = monotonic()
+            if len(self._callers) > MAX_CACHED_CALLERS:
+                del self._callers[next(iter(self._callers))]
+            return known
 
     # ── The model ─────────────────────────────────────────────────────────────────────────────
 

@@ -33,6 +33,7 @@ from policyengine.stores.behavior import (
     saves_row,
 )
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.stores.charges import START, asks, rate
 from tests.stores.conftest import Fresh
 
@@ -78,21 +79,38 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def shared(fresh: Fresh) -> Iterator[Fresh]:
-    """Return a function that creates an empty store, which is closed after the test."""
-    made: list[Any] = []
+class Stores:
+    """Creates empty stores, and opens them again as another process does."""
 
-    def create() -> Store:
-        made.append(fresh())
-        found: Store = made[-1]
+    def __init__(self, fresh: Fresh) -> None:
+        self._fresh, self._opened = fresh, list[Any]()
+
+    def __call__(self) -> Store:
+        return self._keep(self._fresh())
+
+    def again(self, store: Any) -> Store:
+        if isinstance(store, MemoryStore):
+            return store
+        if isinstance(store, SqliteStore):
+            return self._keep(SqliteStore(store.path))
+        return self._keep(type(store)(store._client, virtual=True))
+
+    def _keep(self, store: Any) -> Store:
+        self._opened.append(store)
+        found: Store = store
         return found
 
-    yield create
-    for store in made:
-        if isinstance(store, MemoryStore):
-            continue
-        getattr(store, "_wires", store).close()
+    def close(self) -> None:
+        for store in self._opened:
+            if not isinstance(store, MemoryStore):
+                getattr(store, "_wires", store).close()
+
+
+@pytest.fixture
+def shared(fresh: Fresh) -> Iterator[Stores]:
+    stores = Stores(fresh)
+    yield stores
+    stores.close()
 
 
 class RecordingCommits:
@@ -194,10 +212,11 @@ def alike(engine: Engine, clock: FakeClock) -> Engine:
     return Engine.from_text(POLICY, clock=clock, behavior=BehaviorTracker(BehaviorState(tagger)))
 
 
-def test_the_same_requests_give_the_same_decisions_and_rows(shared: Fresh, clock: FakeClock) -> None:
+def test_the_same_requests_give_the_same_decisions_and_rows(shared: Stores, clock: FakeClock) -> None:
     """Two processes that share a store give what one process gives that knows everything."""
     store = shared()
-    engines = [engine_of(store, clock) for _ in range(1 if store.behavior is None else 2)]
+    engines = [engine_of(store, clock)]
+    engines += [] if store.behavior is None else [engine_of(shared.again(store), clock)]
     reference = alike(engines[0], clock)
     outcomes = work(engines, clock, range(10)) + odd_work(engines, clock)
     clock.now = BEGIN
@@ -260,7 +279,7 @@ def charge_of(chance: random.Random, at: int) -> BehaviorCharge:
     )  # fmt: skip
 
 
-def test_a_step_is_the_same_in_every_shared_store(shared: Fresh) -> None:
+def test_a_step_is_the_same_in_every_shared_store(shared: Stores) -> None:
     store, reference, chance = shared(), ReferenceCallers(), random.Random(7)
     if store.behavior is None:
         pytest.skip("only this process uses a memory store")
@@ -306,7 +325,7 @@ def test_a_step_is_the_same_in_every_shared_store(shared: Fresh) -> None:
     assert len(reference.rows) == 2
 
 
-def test_a_conflict_changes_nothing(shared: Fresh) -> None:
+def test_a_conflict_changes_nothing(shared: Stores) -> None:
     store = shared()
     if store.behavior is None:
         pytest.skip("only this process uses a memory store")
@@ -328,7 +347,7 @@ def test_a_conflict_changes_nothing(shared: Fresh) -> None:
     ]
 
 
-def test_the_key_and_the_model_are_those_of_the_first_process(shared: Fresh) -> None:
+def test_the_key_and_the_model_are_those_of_the_first_process(shared: Stores) -> None:
     behavior = shared().behavior
     if behavior is None:
         pytest.skip("only this process uses a memory store")
@@ -359,7 +378,7 @@ def ten_days() -> BehaviorState:
 
 
 @pytest.fixture
-def ready(shared: Fresh, clock: FakeClock, ten_days: BehaviorState) -> list[Engine]:
+def ready(shared: Stores, clock: FakeClock, ten_days: BehaviorState) -> list[Engine]:
     """Two engines, as in two processes, that share a store, or only a tracker; their callers are ready."""
     clock.now, store = BEGIN + timedelta(days=10, hours=9), shared()
     if store.behavior is None:
@@ -367,13 +386,20 @@ def ready(shared: Fresh, clock: FakeClock, ten_days: BehaviorState) -> list[Engi
         state.rows = {caller: CallerRow(group, row.copy()) for caller, (group, row) in ten_days.rows.items()}
         first = Engine.from_text(POLICY, clock=clock, behavior=BehaviorTracker(state))
         return [first, first.successor(first.kernel)]
-    store.behavior.shared_key(KEY)
-    store.behavior.save_model(ten_days.model.content.serial, sign_model(ten_days.model, derive(KEY, b"models")))
-    first, second = engine_of(store, clock), engine_of(store, clock)
-    assert isinstance(first.behavior, SharedTracker)
-    for caller, (group, row) in ten_days.rows.items():
+    teach(store, ten_days)
+    return [engine_of(store, clock), engine_of(shared.again(store), clock)]
+
+
+def teach(store: Store, learned: BehaviorState) -> None:
+    """Put what was learned into a shared store."""
+    behavior = store.behavior
+    assert behavior is not None
+    behavior.shared_key(KEY)
+    behavior.save_model(learned.model.content.serial, sign_model(learned.model, derive(KEY, b"models")))
+    tracker = SharedTracker(behavior)
+    for caller, (group, row) in learned.rows.items():
         charge = charge_of(random.Random(1), row.level_at)
-        charge.key, charge.outcome, charge.content = first.behavior.key_of(caller), DENIED, (0, 0, 0)
+        charge.key, charge.outcome, charge.content = tracker.key_of(caller), DENIED, (0, 0, 0)
         charge.burst, charge.ceilings, charge.falls, charge.strict = (
             False,
             (MAX_LEVEL, MAX_LEVEL),
@@ -381,9 +407,8 @@ def ready(shared: Fresh, clock: FakeClock, ten_days: BehaviorState) -> list[Engi
             False,
         )
         for base, number, saved in ((0, 0, b""), (0, 1, encode_saved(caller.issuer, group, row))):
-            charge.base, charge.number, charge.row = base, number, saved
+            charge.base, charge.number, charge.row, charge.lasts = base, number, saved, 10**9
             assert store.commit(Effects(behavior=charge), "", row.level_at * 1_000) is not None
-    return [first, second]
 
 
 def test_a_burst_that_is_spread_over_processes_is_seen(ready: list[Engine], clock: FakeClock) -> None:

@@ -94,11 +94,17 @@ class SqliteBehavior:
             after = keys[-1]
 
     def shared_key(self, proposed: bytes) -> bytes:
+        known = "SELECT value FROM behavior WHERE name = 'key'"
+        with self._step(False) as asked:
+            if asked.execute("SELECT 1 FROM sqlite_master WHERE name = 'behavior'").fetchone():
+                row = asked.execute(known).fetchone()
+                if row is not None:
+                    return bytes(row[0])
         with self._step(True) as asked:
             for table in TABLES:
                 asked.execute(table)
             asked.execute("INSERT OR IGNORE INTO behavior VALUES ('key', 0, ?)", (proposed,))
-            (key,) = asked.execute("SELECT value FROM behavior WHERE name = 'key'").fetchone()
+            (key,) = asked.execute(known).fetchone()
             return bytes(key)
 
     def model(self, known: int) -> tuple[int, bytes]:
