@@ -16,12 +16,12 @@ FOLDER = "templates"
 
 
 @cache
-def template_environment(folder: Path) -> Environment:
-    """Return the environment of the templates in one folder, which also contains the templates that they extend or
-    include.
+def template_environment(*folders: Path) -> Environment:
+    """Return the environment of the templates in these folders, which also contain the templates that they extend,
+    import or include.
     """
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -32,9 +32,11 @@ def template_environment(folder: Path) -> Environment:
     return environment
 
 
-def render_template(module: str, template: str, /, **values: object) -> str:
-    """Render a template in the folder next to a module, given by its `__file__`."""
-    return template_environment(Path(module).parent / FOLDER).get_template(template).render(values)
+def render_template(module: str, template: str, /, *shared: str, **values: object) -> str:
+    """Render a template in the folder next to a module, given by its `__file__`. It may use templates next to the
+    `shared` modules."""
+    folders = [Path(one).parent / FOLDER for one in (module, *shared)]
+    return template_environment(*folders).get_template(template).render(values)
 
 
 def number_unprintable(text: str) -> str:

@@ -182,7 +182,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# Values of facts that are not learned, or not learned yet; `cluster.id` is the key itself.
+# Values for every caller of which nothing is learned; `cluster.id` is the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,

@@ -132,6 +132,7 @@ def test_a_readme_shows_its_request_and_its_tests(folder: Path) -> None:
 
 
 ASKED = {
+    "adaptive": "allow",
     "admin-guardrails": "confirm",
     "analytics": "allow",
     "approve-then-pay": "deny",

@@ -14,9 +14,10 @@ WORDS = ("ready", "burst")
 
 class LoggedBehavior(NamedTuple):
     """The class of the caller, its instance and the tag of its version (empty without), the tag of the run (0 without),
-    and whether a clamp acted. `read` is the number of events of the row that was read with the model, and `event` the
-    number that the decision has in the row; 0 if nothing was learned from it. `facts` are the learned facts by name; if
-    they could not be read, all of them are unknown, and the other members are empty.
+    whether a clamp acted, and whether the request was part of a planned change. `read` is the number of events of the
+    row that was read with the model, and `event` the number that the decision has in the row; 0 if nothing was learned
+    from it. `facts` are the learned facts by name; if they could not be read, all of them are unknown, and the other
+    members are empty.
     """
 
     group: str
@@ -28,6 +29,7 @@ class LoggedBehavior(NamedTuple):
     read: int
     event: int
     facts: Mapping[str, object]
+    released: bool = False
 
 
 def parse_behavior(member: Any) -> LoggedBehavior | None:
@@ -42,5 +44,5 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
     return LoggedBehavior(
         str(member["class"]), str(member.get("instance", "")), str(member.get("version", "")),
         int(member.get("run", 0)), member.get("clamped") is True, str(member["model"]), int(member["read"]),
-        int(member["event"]), facts,
+        int(member["event"]), facts, member.get("released") is True,
     )  # fmt: skip

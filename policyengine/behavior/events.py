@@ -23,7 +23,8 @@ class Caller(NamedTuple):
 
 class BehaviorEvent(NamedTuple):
     """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the tag
-    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request."""
+    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request, and `released` whether it was
+    part of a planned change."""
 
     at: int
     caller: Caller
@@ -32,11 +33,12 @@ class BehaviorEvent(NamedTuple):
     run: int
     outcome: int
     clamped: bool = False
+    released: bool = False
 
 
 class Tagger:
-    """Gives texts short numbers that only holders of the key can compute, so that nobody can find texts with equal
-    numbers. `size` is the number of cached tags."""
+    """Gives texts short numbers that only holders of the key can compute, so that callers cannot search for texts with
+    equal numbers. `size` is the number of cached tags."""
 
     def __init__(self, key: bytes, size: int = 65_536) -> None:
         self._key, self._size = key, size

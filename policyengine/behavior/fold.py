@@ -4,8 +4,10 @@ Everything is in whole numbers and depends only on the row, the model of the cla
 folding a log again gives the same rows byte for byte.
 
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
-the pace that the caller usually has at that hour of the day. A level above its ceiling is a burst: the ceiling is the
-highest level of the previous days, times the margin of the class.
+the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
+class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by an eighth
+at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts
+for bursts but not for ceilings.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ SLOW_FACTOR: Final = 2
 FAST_FACTOR: Final = 10
 LEAST_PACE: Final = 16  # one request per hour
 LEAST_PEAK: Final = 4 * 16  # requests that never are a burst
-PACE_WEIGHT: Final = 4  # a day changes the pace of an hour by a quarter of the difference
+PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
+ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by so much of the difference
+MAX_GROWTH: Final = 8  # a day raises a ceiling by an eighth at most
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
 CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
@@ -41,7 +45,7 @@ GAINS_PER_DAY: Final = 8
 
 
 class ProfileSettings(NamedTuple):
-    """What a profile says about learning; the defaults hold for callers without a profile."""
+    """Says how a profile lets behavior be learned; the defaults hold for callers without a profile."""
 
     name: str = ""
     run_idle: int = 300_000  # milliseconds
@@ -49,10 +53,12 @@ class ProfileSettings(NamedTuple):
     ready_runs: int = 20
     ready_days: int = 7
     burst_days: int = 100  # caller-days to one false alarm
+    released: bool = False  # a planned change raises no alarm, and is learned fully
 
 
 class BehaviorReading(NamedTuple):
-    """The facts of one request, and what it does to the levels. `trust`, `novelty` and `error_rate` are thousandths."""
+    """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
+    thousandths."""
 
     ready: bool
     trust: int
@@ -60,9 +66,9 @@ class BehaviorReading(NamedTuple):
     novelty: int
     error_rate: int
     is_new: bool  # the endpoint was used neither by the caller nor by its class
-    over: bool  # a level is over its ceiling, whether or not the caller is ready
     level_slow: int
     level_fast: int
+    level_denied: int  # without the request
 
     def to_facts(self) -> dict[str, object]:
         """Return the facts by their names after `behavior.`."""
@@ -84,7 +90,12 @@ THOUSANDTHS: Final = tuple([Decimal(number).scaleb(-3) for number in range(1_001
 def advance(row: BehaviorRow, at: int, settings: ProfileSettings) -> None:
     """Bring the row to a time: end the hours and days that have passed. Two steps give the same as one."""
     hour = at // HOUR
-    if hour <= row.hour:
+    if hour == row.hour:
+        return
+    if hour < row.hour:
+        if row.hour - hour > HOURS_OF_DAY:  # the clock was wrong, then or now
+            row.clear(at)
+            row.level_at = at
         return
     if hour - row.level_at // HOUR > settings.learn_days * HOURS_OF_DAY:
         row.clear(at)  # nothing was heard of the caller for longer than is learned
@@ -100,22 +111,22 @@ def advance(row: BehaviorRow, at: int, settings: ProfileSettings) -> None:
         for each in range(day - min(days, DAYS_KEPT) + 1, day + 1):
             place = 2 * (each % DAYS_KEPT)
             row.peaks[place] = row.peaks[place + 1] = row.ratios[place] = row.ratios[place + 1] = 0
-    row.hour, row.hour_count, row.hour_allowed, row.hour_alarm = hour, 0, 0, False
+    row.hour, row.hour_count, row.hour_alarm = hour, 0, False
 
 
 def end_hour(row: BehaviorRow) -> None:
     """Learn the pace of the hour, and give trust for a clean one."""
     slot = row.hour % HOURS_OF_DAY
-    pace, count = row.paces[slot], 16 * row.hour_count
+    pace, count, weight = row.paces[slot], 16 * row.hour_count, PACE_WEIGHT
     if row.hour_alarm:
-        count = min(count, pace)
+        count, weight = max(pace, min(count, 2 * pace)), ALARM_WEIGHT
     if count and not pace:
         row.paces[slot] = min(count, MAX_COUNT)
     elif count >= pace:
-        row.paces[slot] = min(pace + (count - pace) // PACE_WEIGHT, MAX_COUNT)
+        row.paces[slot] = min(pace + (count - pace) // weight, MAX_COUNT)
     else:
-        row.paces[slot] = pace - -(-(pace - count) // PACE_WEIGHT)
-    if row.hour_allowed >= CLEAN_REQUESTS and not row.hour_alarm:
+        row.paces[slot] = pace - -(-(pace - count) // weight)
+    if row.hour_count >= CLEAN_REQUESTS and not row.hour_alarm:
         day = row.hour // HOURS_OF_DAY
         gains = row.gains if row.gain_day == day else 0
         if gains < GAINS_PER_DAY:
@@ -127,10 +138,11 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
     """Keep how high the levels of the day were relative to those of the days before it, from which margins are
     learned."""
     if row.top_slow and is_ready(row, settings):
-        slow, fast = ceilings(row, settings)
+        if row.limits_hour != row.hour:
+            set_limits(row, settings)
         place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
-        row.ratios[place] = min(row.top_slow * MARGIN_UNIT // slow, MAX_SHORT)
-        row.ratios[place + 1] = min(row.top_fast * MARGIN_UNIT // fast, MAX_SHORT)
+        row.ratios[place] = min(row.top_slow * MARGIN_UNIT // row.ceiling_slow, MAX_SHORT)
+        row.ratios[place + 1] = min(row.top_fast * MARGIN_UNIT // row.ceiling_fast, MAX_SHORT)
     row.top_slow = row.top_fast = 0
 
 
@@ -141,23 +153,51 @@ def read_behavior(
     row: BehaviorRow, model: ClassModel, endpoint: int, at: int, settings: ProfileSettings
 ) -> BehaviorReading:
     """Return the facts of a request to an endpoint (its tag), this request included. The row must be at that time."""
-    pace = max(row.paces[row.hour % HOURS_OF_DAY], LEAST_PACE)
-    passed = max(at - row.level_at, 0)
-    slow = min(max(row.level_slow - passed * SLOW_FACTOR * pace, 0) + LEVEL_UNIT, MAX_LEVEL)
-    fast = min(max(row.level_fast - passed * FAST_FACTOR * pace, 0) + LEVEL_UNIT, MAX_LEVEL)
-    top_slow, top_fast = ceilings(row, settings)
-    over = (
-        slow * MARGIN_UNIT > top_slow * PEAK_UNIT * model.margin_slow
-        or fast * MARGIN_UNIT > top_fast * PEAK_UNIT * model.margin_fast
+    if row.limits_hour != row.hour:
+        set_limits(row, settings)
+    slow, fast, denied = row.level_slow, row.level_fast, row.level_denied
+    if at > row.level_at:
+        fall = (at - row.level_at) * row.pace
+        slow, fast = slow - SLOW_FACTOR * fall, fast - FAST_FACTOR * fall
+        if slow < 0:
+            slow = 0
+        if fast < 0:
+            fast = 0
+        if denied:
+            denied = max(denied - SLOW_FACTOR * fall, 0)
+    slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
+    if slow > MAX_LEVEL or fast > MAX_LEVEL:
+        slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
+    is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
+    if not model.is_ready or not is_ready(row, settings):
+        return BehaviorReading(False, 500, False, 0, 0, is_new, slow, fast, denied)
+    burst = (
+        model.has_margins
+        and not settings.released
+        and (
+            (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
+            or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+        )
     )
-    is_new = endpoint not in row.seen and endpoint not in model.seen
-    if not (model.is_ready and is_ready(row, settings)):
-        return BehaviorReading(False, 500, False, 0, 0, is_new, False, slow, fast)
-    novelty = mix(row.novelty, is_new)
     return BehaviorReading(
-        True, row.trust // 1_000, over and model.has_margins, novelty // 1_000, row.errors // 1_000, is_new,
-        over and model.has_margins, slow, fast,
+        True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
+        denied,
     )  # fmt: skip
+
+
+def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
+    """Set what stays the same for an hour: the highest pace of it and the hours beside it, and the highest peaks of the
+    days before today, in sixteenths of a request."""
+    slot, paces = row.hour % HOURS_OF_DAY, row.paces
+    row.pace = max(paces[slot - 1], paces[slot], paces[(slot + 1) % HOURS_OF_DAY], LEAST_PACE)
+    day = row.hour // HOURS_OF_DAY
+    if row.limits_hour // HOURS_OF_DAY != day:
+        slow = fast = LEAST_PEAK
+        for each in range(day - min(settings.learn_days, DAYS_KEPT - 1), day):
+            place = 2 * (each % DAYS_KEPT)
+            slow, fast = max(slow, row.peaks[place]), max(fast, row.peaks[place + 1])
+        row.ceiling_slow, row.ceiling_fast = slow, fast
+    row.limits_hour = row.hour
 
 
 def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
@@ -165,18 +205,6 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     if row.runs < settings.ready_runs:
         return False
     return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
-
-
-def ceilings(row: BehaviorRow, settings: ProfileSettings) -> tuple[int, int]:
-    """Return the highest peaks of the days before today, in sixteenths of a request."""
-    day = row.hour // HOURS_OF_DAY
-    if row.ceiling_day != day:
-        slow = fast = LEAST_PEAK
-        for each in range(day - settings.learn_days, day):
-            place = 2 * (each % DAYS_KEPT)
-            slow, fast = max(slow, row.peaks[place]), max(fast, row.peaks[place + 1])
-        row.ceiling_day, row.ceiling_slow, row.ceiling_fast = day, slow, fast
-    return row.ceiling_slow, row.ceiling_fast
 
 
 def mix(share: int, hit: bool) -> int:
@@ -198,21 +226,41 @@ def apply_decision(
     settings: ProfileSettings,
 ) -> None:
     """Change the row by a decision whose facts were read from it. `run` is the tag of the run's key, or 0."""
+    is_alarming = reading.is_new and reading.ready
+    slow, fast, denied = reading.level_slow, reading.level_fast, reading.level_denied
+    peak_slow, peak_fast = slow // PEAK_UNIT, fast // PEAK_UNIT
     row.serial += 1
-    row.level_at, row.level_slow, row.level_fast = max(at, row.level_at), reading.level_slow, reading.level_fast
-    row.novelty = mix(row.novelty, reading.is_new and reading.ready)
-    row.errors = mix(row.errors, outcome == DENIED)
-    if reading.over or (reading.ready and reading.is_new):
+    if at > row.level_at:
+        row.level_at = at
+    if is_alarming or row.novelty:
+        row.novelty = mix(row.novelty, is_alarming)
+    if outcome == DENIED or row.errors:
+        row.errors = mix(row.errors, outcome == DENIED)
+    if is_alarming or reading.burst:
         raise_alarm(row)
+    if not settings.released:
+        top_slow = min(slow + denied, MAX_LEVEL) // PEAK_UNIT if denied else peak_slow
+        if top_slow > row.top_slow:
+            row.top_slow = top_slow
+        if peak_fast > row.top_fast:
+            row.top_fast = peak_fast
     if outcome != ALLOWED:
+        row.level_slow, row.level_fast = slow - LEVEL_UNIT, fast - LEVEL_UNIT
+        row.level_denied = min(denied + LEVEL_UNIT, MAX_LEVEL)
         return
-    row.hour_allowed = min(row.hour_allowed + 1, MAX_COUNT)
+    row.level_slow, row.level_fast, row.level_denied = slow, fast, denied
+    row.hour_count += 1
     row.days |= 1
     count_run(row, at, run, settings)
     learn_endpoint(row, endpoint)
-    if not clamped:
-        row.hour_count = min(row.hour_count + 1, MAX_COUNT)
-        learn_peaks(row, reading, settings)
+    if reading.ready and not settings.released:
+        peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
+        peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)
+    place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
+    if peak_slow > row.peaks[place]:
+        row.peaks[place] = peak_slow
+    if peak_fast > row.peaks[place + 1]:
+        row.peaks[place + 1] = peak_fast
 
 
 def apply_failure(row: BehaviorRow) -> None:
@@ -231,9 +279,13 @@ def raise_alarm(row: BehaviorRow) -> None:
 def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> None:
     """Count the request in its run; a run that ended is complete."""
     if row.run_length and (run != row.run_tag or at - row.run_last > settings.run_idle):
-        row.runs, row.run_length = min(row.runs + 1, MAX_SHORT), 0
-    row.run_tag, row.run_last = run, max(at, row.run_last)
-    row.run_length = min(row.run_length + 1, MAX_SHORT)
+        row.run_length = 0
+        row.runs = min(row.runs + 1, MAX_SHORT)
+    row.run_tag = run
+    if at > row.run_last:
+        row.run_last = at
+    if row.run_length < MAX_SHORT:
+        row.run_length += 1
 
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
@@ -243,17 +295,8 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
     row.seen[endpoint] = row.hour // HOURS_OF_DAY
 
 
-def learn_peaks(row: BehaviorRow, reading: BehaviorReading, settings: ProfileSettings) -> None:
-    """Raise the peaks of today. Of a burst, a quarter of what is above the earlier peaks is learned."""
-    slow = min(reading.level_slow // PEAK_UNIT, MAX_COUNT)
-    fast = min(reading.level_fast // PEAK_UNIT, MAX_COUNT)
-    row.top_slow, row.top_fast = max(row.top_slow, slow), max(row.top_fast, fast)
-    if reading.over:
-        top_slow, top_fast = ceilings(row, settings)
-        slow, fast = learned_part(slow, top_slow), learned_part(fast, top_fast)
-    place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
-    row.peaks[place], row.peaks[place + 1] = max(row.peaks[place], slow), max(row.peaks[place + 1], fast)
-
-
-def learned_part(level: int, top: int) -> int:
-    return min(level, top + min(level - top, top) // 4) if level > top else level
+def learned_part(level: int, ceiling: int, clamped: bool) -> int:
+    """Return what is learned of a level: an eighth of what is above the ceiling, and none of that under a clamp."""
+    if level <= ceiling:
+        return level
+    return ceiling if clamped else ceiling + min(level - ceiling, ceiling) // MAX_GROWTH

@@ -18,22 +18,29 @@ from policyengine.behavior.model import (
 )
 from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, BehaviorRow
 
-LEAST_TEACHERS: Final = 2  # callers that must use an endpoint before the class has it
+LEAST_TEACHERS: Final = 2  # principals that must use an endpoint before the class has it
 LEAST_DAYS: Final = 20  # caller-days from which margins are learned
-MAX_WEIGHT: Final = 20  # a caller counts at most for one part in so many
+MAX_WEIGHT: Final = 20  # a principal counts at most for one part in so many
+MAX_PART: Final = 4  # a principal causes at most one part in so many of the alarms that are allowed
 WEIGHT_UNIT: Final = 2**20
 SPARE: Final = 3, 2  # the highest ratio times this is the margin of a class with too few caller-days
 LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
+MAX_MARGIN: Final = 8 * MARGIN_UNIT  # whatever the callers of a class do
 
 SettingsOf = Callable[[str], ProfileSettings]
 
 
+Principal = tuple[str, str]  # an agent of an issuer, and its instance; its versions are the same principal
+
+
 class CallerDay(NamedTuple):
-    """How high the levels of a day were relative to the days before, in 1/1024, and the weight of the day."""
+    """How high the levels of a day were relative to the days before, in 1/1024, the weight of the day, and the number
+    of the principal."""
 
     slow: int
     fast: int
     weight: int
+    principal: int
 
 
 class Margins(NamedTuple):
@@ -50,39 +57,50 @@ def learn_model(
     rows: Mapping[Caller, tuple[str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
 ) -> BehaviorModel:
     """Return the model of the rows, each with the name of its class. Only callers that are ready by their own runs and
-    days teach a class."""
-    classes: defaultdict[ClassName, list[BehaviorRow]] = defaultdict(list)
+    days, and that are not forgotten, teach a class."""
+    classes: defaultdict[ClassName, defaultdict[Principal, list[BehaviorRow]]] = defaultdict(lambda: defaultdict(list))
     for caller, (group, row) in rows.items():
-        if is_ready(row, settings_of(group)):
-            classes[caller.issuer, group].append(row)
-    learned = [learn_class(name, found, settings_of(name[1]), now) for name, found in sorted(classes.items())]
+        settings = settings_of(group)
+        if is_ready(row, settings) and now - row.level_at <= settings.learn_days * HOURS_OF_DAY * HOUR:
+            classes[caller.issuer, group][caller.agent, caller.instance].append(row)
+    learned = [
+        learn_class(name, [found for _, found in sorted(principals.items())], settings_of(name[1]), now)
+        for name, principals in sorted(classes.items())
+    ]
     return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, tuple(learned)))
 
 
-def learn_class(name: ClassName, rows: Sequence[BehaviorRow], settings: ProfileSettings, now: int) -> ClassModel:
-    users = Counter(tag for row in rows for tag in row.seen)
-    margins = learn_margins(caller_days(rows, settings, now), settings.burst_days)
+def learn_class(
+    name: ClassName, principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSettings, now: int
+) -> ClassModel:
+    users = Counter(tag for rows in principals for tag in {tag for row in rows for tag in row.seen})
+    margins = learn_margins(caller_days(principals, settings, now), settings.burst_days)
     return ClassModel(
-        *name, sum(row.runs for row in rows), len(rows),
+        *name, sum(row.runs for rows in principals for row in rows), len(principals),
         frozenset(tag for tag, count in users.items() if count >= LEAST_TEACHERS),
         margins.slow, margins.fast, margins.days, margins.declared,
     )  # fmt: skip
 
 
-def caller_days(rows: Sequence[BehaviorRow], settings: ProfileSettings, now: int) -> list[CallerDay]:
-    """Return the days of all callers that are learned from; no caller has more than its part of their weight."""
+def caller_days(principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSettings, now: int) -> list[CallerDay]:
+    """Return the days that are learned from; no principal has more than its part of their weight."""
     today = now // HOUR // HOURS_OF_DAY
-    found: list[list[tuple[int, int]]] = []
-    for row in rows:
-        day = row.hour // HOURS_OF_DAY
-        places = [2 * (each % DAYS_KEPT) for each in range(max(day - DAYS_KEPT, today - settings.learn_days) + 1, day)]
-        days = [(row.ratios[place], row.ratios[place + 1]) for place in places if row.ratios[place]]
-        if days:
-            found.append(days)
+    found = [
+        days for rows in principals if (days := [day for row in rows for day in row_days(row, today, settings)])
+    ]  # fmt: skip
     most = max(-(-sum(map(len, found)) // min(MAX_WEIGHT, max(len(found), 1))), 1)
     return [
-        CallerDay(slow, fast, min(len(days), most) * WEIGHT_UNIT // len(days)) for days in found for slow, fast in days
+        CallerDay(slow, fast, min(len(days), most) * WEIGHT_UNIT // len(days), number)
+        for number, days in enumerate(found)
+        for slow, fast in days
     ]
+
+
+def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tuple[int, int]]:
+    """Return the ratios of the learned days of a row."""
+    day = row.hour // HOURS_OF_DAY
+    places = [2 * (each % DAYS_KEPT) for each in range(max(day - DAYS_KEPT, today - settings.learn_days) + 1, day)]
+    return [(row.ratios[place], row.ratios[place + 1]) for place in places if row.ratios[place]]
 
 
 def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
@@ -97,16 +115,34 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
         return Margins(bounded(slow * times // by), bounded(fast * times // by), len(days), declared=False)
     slows, fasts = weighted(days, 0), weighted(days, 1)
-    low, high = 0, allowed
-    best = quantile(slows, 0), quantile(fasts, 0)
-    while low <= high:  # the weight that each bucket alone may exceed
-        each = (low + high) // 2
-        slow, fast = quantile(slows, each), quantile(fasts, each)
-        if sum(day.weight for day in days if day.slow > slow or day.fast > fast) <= allowed:
-            best, low = (slow, fast), each + 1
+    part = max(allowed // MAX_PART, WEIGHT_UNIT)
+
+    def at(above: int) -> tuple[int, int]:
+        """Return the margins that each bucket alone exceeds with at most this weight."""
+        return quantile(slows, above), quantile(fasts, above)
+
+    low, high = 0, max(allowed, WEIGHT_UNIT)
+    while high < total and excess(days, *at(high), part) <= allowed:
+        low, high = high, 2 * high
+    slow, fast = at(high)
+    tail = [day for day in days if day.slow > slow or day.fast > fast]
+    best = at(0)
+    while low <= high:
+        above = (low + high) // 2
+        if excess(tail, *at(above), part) <= allowed:
+            best, low = at(above), above + 1
         else:
-            high = each - 1
+            high = above - 1
     return Margins(bounded(best[0]), bounded(best[1]), len(days), declared=True)
+
+
+def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
+    """Return the weight of the days with a level above the margins. A principal has this part of it at most."""
+    above: defaultdict[int, int] = defaultdict(int)
+    for day in days:
+        if day.slow > slow or day.fast > fast:
+            above[day.principal] += day.weight
+    return sum(min(weight, part) for weight in above.values())
 
 
 def weighted(days: Iterable[CallerDay], column: int) -> list[tuple[int, int]]:
@@ -125,4 +161,4 @@ def quantile(ratios: Sequence[tuple[int, int]], weight: int) -> int:
 
 
 def bounded(margin: int) -> int:
-    return max(margin, LEAST_MARGIN)
+    return min(max(margin, LEAST_MARGIN), MAX_MARGIN)

@@ -31,8 +31,8 @@ class ModelError(Exception):
 
 
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is learned of the callers of a class. `runs` and `callers` count those that teach it. `seen` are the tags of
-    endpoints that at least two of them use. The margins are in 1/1024: a level is a burst if it is above the highest
+    """Holds what is learned of a class of callers. `runs` and `callers` count those that teach it. `seen` are the tags
+    of endpoints that at least two of them use. The margins are in 1/1024: a level is a burst if it is above the highest
     level of the previous days times the margin. `days` are the caller-days from which the margins come; without any,
     they are 0. `declared` is whether there were enough of them for the declared rate of false alarms.
     """

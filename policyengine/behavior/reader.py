@@ -14,7 +14,7 @@ from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
-from policyengine.runtime.behavior import CallerCharge
+from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
@@ -67,66 +67,52 @@ class BehaviorReader:
     ) -> None:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
-        self._classes = CallerClasses(kernel)
+        self.classes = CallerClasses(kernel)
 
     @property
     def settings_of(self) -> SettingsOf:
         """Return the settings of a class."""
-        return self._classes.settings_of
+        return self.classes.settings_of
 
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
     def read(self, request: Request, moment: int) -> CallerSnapshot | None:
         """Read the behavior of the caller at a time in nanoseconds; None without a caller. Raises StoreError."""
-        found = self._identify(request)
+        found = self.identify(request)
         if found is None:
             return None
         caller, group, profile = found
-        run = NO_RUN
-        if profile.run_key is not None:
-            key = text_at(request, profile.run_key)
-            run = NO_RUN if key is None else self.tracker.tag(key)
-        endpoint, settings_of = self._endpoint(request), self._classes.settings_of
+        run, endpoint, settings_of = self.run_of(request, profile), self.endpoint_of(request), self.classes.settings_of
         return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
-        found = self._identify(request)
+        found = self.identify(request)
         if found is None:
             return None
         caller, group, profile = found
         return self.tracker.peek(
-            caller, group, profile.settings, self._endpoint(request), moment // 1_000_000
+            caller, group, profile.settings, self.endpoint_of(request), moment // 1_000_000
         ).to_facts()
 
-    def _identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
-        """Return the caller of a request, its class and its profile. A caller has a name; agents without an issuer, as
-        in policies without issuers, have the issuer `""`."""
-        facts = request.facts
-        agent: Any = facts.get("agent")
-        if agent is None:
-            agent = facts.get("user")
-        if agent.__class__ is not dict:
+    def identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
+        """Return the caller of a request, its class and its profile."""
+        caller = caller_of(request)
+        if caller is None:
             return None
-        name = agent.get("id")
-        if name.__class__ is not str:
-            return None
-        issuer = agent.get("issuer")
-        if issuer.__class__ is not str:
-            credential: Any = facts.get("credential")
-            issuer = credential.get("issuer") if credential.__class__ is dict else None
-        group, profile = self._classes.find(name, agent.get("groups"))
-        version = ""
+        group, profile = self.classes.find(caller.agent, naming_facts(request).get("groups"))
         if profile.version is not None:
             text = text_at(request, profile.version)
             version = "" if text is None else f"{self.tracker.tag(text):08x}"
-        instance = agent.get("instance")
-        caller = Caller(
-            issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "", version
-        )
+            caller = Caller(caller.issuer, caller.agent, caller.instance, version)
         return caller, group, profile
 
-    def _endpoint(self, request: Request) -> str:
+    def run_of(self, request: Request, profile: CallerProfile) -> int:
+        """Return the tag of the run's key, or NO_RUN without."""
+        key = None if profile.run_key is None else text_at(request, profile.run_key)
+        return NO_RUN if key is None else self.tracker.tag(key)
+
+    def endpoint_of(self, request: Request) -> str:
         """Return the declared pattern of the endpoint; empty without."""
         endpoint = request.endpoint
         if type(endpoint) is HttpEndpoint or type(endpoint) is ToolEndpoint:
@@ -139,7 +125,7 @@ class BehaviorReader:
         """Return what the commit of a decision changes; None if nothing is learned from it."""
         if decision.answer.gate in UNIDENTIFIED:
             return None
-        return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self._classes.settings_of)
+        return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self.classes.settings_of)
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Take notice of a commit that changed nothing. Return whether learned facts can be read."""
@@ -152,16 +138,47 @@ class BehaviorReader:
             return UNREADABLE_MEMBER if self._logs else b""
         clamped, number = False, 0
         if charge is not None:
-            clamped = any(
-                one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
-            )
+            clamped = is_clamped(decision)
             reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
             number = self.tracker.finish(reading, charge, reportable)
         return encode_reading(reading, number, clamped=clamped) if self._logs else b""
 
+    def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
+        """Learn from a final decision that no store commits."""
+        charge = self.charge(reading, decision)
+        if charge is not None and not isinstance(charge, BehaviorCharge):
+            charge.settle(admitted=True, clamped=is_clamped(decision))
+            self.finish(reading, charge, decision)
+
     def report(self, decision: str, status: int | None) -> None:
         """Learn how the request of a decision came out; `status` is an HTTP status."""
         self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
+
+
+def is_clamped(decision: Decision) -> bool:
+    """Return whether a clamp acted on the request."""
+    return any(one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings)
+
+
+def naming_facts(request: Request) -> Any:
+    """Return the facts of the agent; those of the user without an agent."""
+    agent = request.facts.get("agent")
+    return request.facts.get("user") if agent is None else agent
+
+
+def caller_of(request: Request) -> Caller | None:
+    """Return the caller of a request, without its version. A caller has a name; agents without an issuer, as in
+    policies without issuers, have the issuer `""`."""
+    agent = naming_facts(request)
+    if agent.__class__ is not dict:
+        return None
+    name, issuer, instance = agent.get("id"), agent.get("issuer"), agent.get("instance")
+    if name.__class__ is not str:
+        return None
+    if issuer.__class__ is not str:
+        credential: Any = request.facts.get("credential")
+        issuer = credential.get("issuer") if credential.__class__ is dict else None
+    return Caller(issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "")
 
 
 def text_at(request: Request, fact: k.Fact) -> str | None:
@@ -270,6 +287,7 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **({"version": reading.caller.version} if reading.caller.version else {}),
         **({"run": reading.run} if reading.run else {}),
         **({"clamped": True} if clamped else {}),
+        **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),
     }
     return b'"behavior":%b,' % ENCODE(told)

@@ -5,6 +5,7 @@ Times are milliseconds since 1970; hours and days are whole ones since 1970, in 
 
 from __future__ import annotations
 
+from array import array
 from struct import Struct
 from typing import Final
 
@@ -13,19 +14,21 @@ HOURS_OF_DAY: Final = 24
 DAYS_KEPT: Final = 28
 MILLION: Final = 1_000_000
 NEW_TRUST: Final = 500_000
-MAX_SEEN: Final = 60  # endpoints of a caller
+MAX_SEEN: Final = 56  # endpoints of a caller
 ROW_BYTES: Final = 2_048  # including what rows will hold of sequences and payloads
 ROW_VERSION: Final = 1
 MAX_COUNT: Final = 2**32 - 1
-MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
-
 MAX_SHORT: Final = 2**16 - 1
+MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
+MAX_HOUR: Final = (MAX_SHORT + 1) * HOURS_OF_DAY - 1  # days have 16 bits
 
-_HEAD = Struct("<B?BBQIIIIIIIIIIQHHIIIQQ")
+_HEAD = Struct("<B?BBQQIIIIIIIIQHHIIIQQQ")
 _PACES = Struct(f"<{HOURS_OF_DAY}I")
 _PEAKS = Struct(f"<{2 * DAYS_KEPT}I")
 _RATIOS = Struct(f"<{2 * DAYS_KEPT}H")
 _SEEN = Struct("<IH")
+_NO_PACES = (0,) * HOURS_OF_DAY
+_NO_DAYS = (0,) * (2 * DAYS_KEPT)
 _FIXED = _HEAD.size + _PACES.size + _PEAKS.size + _RATIOS.size
 
 
@@ -34,25 +37,29 @@ class RowError(Exception):
 
 
 class BehaviorRow:
-    """What is known of a caller.
+    """Holds what is known of a caller.
 
     `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour of which
-    anything is known, with its learned requests (`hour_count`), its allowed ones (`hour_allowed`), and whether an alarm
-    was raised (`hour_alarm`). `gain_day` is the day of the last gains of trust, `gains` their number, and `fall_hour`
-    the hour of the last loss. Bit n of `days` is whether the caller was active n days before `hour`.
+    anything is known, with its allowed requests (`hour_count`), and whether an alarm was raised (`hour_alarm`).
+    `gain_day` is the day of the last gains of trust, `gains` their number, and `fall_hour` the hour of the last loss.
+    Bit n of `days` is whether the caller was active n days before `hour`.
 
     A run has the tag of its key (`run_tag`), its last request (`run_last`) and its length. `paces` are requests per
     hour of the day, in sixteenths. `peaks` are the learned levels of each day, two in a row, in sixteenths of a
     request; the day has the place `day % DAYS_KEPT`. `top_slow` and `top_fast` are the highest levels of today,
     learned or not. `ratios` are, for each earlier day, its highest levels relative to the peaks of the days before it,
-    in 1/1024; 0 if the caller was not ready. `level_slow` and `level_fast` are the two leaky buckets at `level_at`, the
-    time of the last event. `seen` are the tags of used endpoints with the day of their last use.
+    in 1/1024; 0 if the caller was not ready. `level_slow` and `level_fast` are the leaky buckets of allowed requests at
+    `level_at`, the time of the last event, and `level_denied` is that of all others. `seen` are the tags of used
+    endpoints with the day of their last use.
+
+    `pace`, `ceiling_slow` and `ceiling_fast` follow from the rest, for the hour `limits_hour`. They are not packed.
     """
 
     __slots__ = (
-        "ceiling_day", "ceiling_fast", "ceiling_slow", "days", "errors", "fall_hour", "gain_day", "gains", "hour",
-        "hour_alarm", "hour_allowed", "hour_count", "level_at", "level_fast", "level_slow", "novelty", "paces", "peaks",
-        "ratios", "run_last", "run_length", "run_tag", "runs", "seen", "serial", "top_fast", "top_slow", "trust",
+        "ceiling_fast", "ceiling_slow", "days", "errors", "fall_hour", "gain_day", "gains", "hour", "hour_alarm",
+        "hour_count", "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty",
+        "pace", "paces", "peaks", "ratios", "run_last", "run_length", "run_tag", "runs", "seen", "serial", "top_fast",
+        "top_slow", "trust",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -67,7 +74,6 @@ class BehaviorRow:
         self.errors = 0
         self.hour = at // HOUR
         self.hour_count = 0
-        self.hour_allowed = 0
         self.hour_alarm = False
         self.gain_day = 0
         self.gains = 0
@@ -77,28 +83,40 @@ class BehaviorRow:
         self.run_tag = 0
         self.run_last = 0
         self.run_length = 0
-        self.paces: list[int] = [0] * HOURS_OF_DAY
-        self.peaks: list[int] = [0] * (2 * DAYS_KEPT)
-        self.ratios: list[int] = [0] * (2 * DAYS_KEPT)
+        self.paces = array("I", _NO_PACES)  # arrays take much less memory than lists
+        self.peaks = array("I", _NO_DAYS)
+        self.ratios = array("H", _NO_DAYS)
         self.top_slow = 0
         self.top_fast = 0
         self.level_slow = 0
         self.level_fast = 0
+        self.level_denied = 0
         self.seen: dict[int, int] = {}
-        self.ceiling_day = -1  # the day of the ceilings: the highest peaks of the days before it; they are not packed
+        self.limits_hour = -1
+        self.pace = 0
         self.ceiling_slow = 0
         self.ceiling_fast = 0
 
     def copy(self) -> BehaviorRow:
         return unpack_row(pack_row(self))
 
+    def successor(self) -> BehaviorRow:
+        """Return the row of a new version of the caller. The earlier paces, peaks and endpoints are a start; the runs
+        and days that make it ready, and trust above that of a new caller, are not handed on."""
+        row = self.copy()
+        row.serial = row.runs = row.days = row.run_length = row.top_slow = row.top_fast = 0
+        row.ratios = array("H", _NO_DAYS)
+        row.trust = min(row.trust, NEW_TRUST)
+        return row
+
 
 def pack_row(row: BehaviorRow) -> bytes:
     """Return the row as bytes; equal rows have equal bytes."""
     head = _HEAD.pack(
         ROW_VERSION, row.hour_alarm, len(row.seen), row.gains, row.level_at, row.serial, row.trust, row.novelty,
-        row.errors, row.hour, row.hour_count, row.hour_allowed, row.gain_day, row.fall_hour, row.days, row.run_last,
+        row.errors, row.hour, row.hour_count, row.gain_day, row.fall_hour, row.days, row.run_last,
         row.runs, row.run_length, row.run_tag, row.top_slow, row.top_fast, row.level_slow, row.level_fast,
+        row.level_denied,
     )  # fmt: skip
     seen = b"".join([_SEEN.pack(tag, row.seen[tag]) for tag in sorted(row.seen)])
     return head + _PACES.pack(*row.paces) + _PEAKS.pack(*row.peaks) + _RATIOS.pack(*row.ratios) + seen
@@ -113,17 +131,26 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     row = BehaviorRow(0)
     (
         _, row.hour_alarm, count, row.gains, row.level_at, row.serial, row.trust, row.novelty,
-        row.errors, row.hour, row.hour_count, row.hour_allowed, row.gain_day, row.fall_hour, row.days, row.run_last,
+        row.errors, row.hour, row.hour_count, row.gain_day, row.fall_hour, row.days, row.run_last,
         row.runs, row.run_length, row.run_tag, row.top_slow, row.top_fast, row.level_slow, row.level_fast,
+        row.level_denied,
     ) = _HEAD.unpack_from(raw)  # fmt: skip
     if count > MAX_SEEN or len(raw) != _FIXED + count * _SEEN.size:
         raise RowError("a row has another length than it says")
+    if raw[1] > 1:
+        raise RowError("a row says neither yes nor no where it must")
     if max(row.trust, row.novelty, row.errors) > MILLION:
         raise RowError("a share in a row is greater than 1")
+    if max(row.level_slow, row.level_fast, row.level_denied) > MAX_LEVEL:
+        raise RowError("a level in a row is higher than any can be")
+    if row.days >> DAYS_KEPT or row.hour > MAX_HOUR:
+        raise RowError("a time in a row is later than any can be")
     at = _HEAD.size
-    row.paces = list(_PACES.unpack_from(raw, at))
+    row.paces = array("I", _PACES.unpack_from(raw, at))
     at += _PACES.size
-    row.peaks = list(_PEAKS.unpack_from(raw, at))
-    row.ratios = list(_RATIOS.unpack_from(raw, at + _PEAKS.size))
+    row.peaks = array("I", _PEAKS.unpack_from(raw, at))
+    row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
     row.seen = dict(_SEEN.iter_unpack(raw[_FIXED:]))
+    if list(row.seen) != sorted(row.seen) or len(row.seen) != count:
+        raise RowError("the endpoints of a row are not in order")
     return row

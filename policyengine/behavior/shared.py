@@ -23,7 +23,6 @@ from msgspec import MsgspecError, msgpack
 from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, Tagger
 from policyengine.behavior.fold import (
     FAST_FACTOR,
-    LEAST_PACE,
     LEVEL_UNIT,
     MARGIN_UNIT,
     PEAK_UNIT,
@@ -33,9 +32,9 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
-    ceilings,
     is_ready,
     read_behavior,
+    set_limits,
 )
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError, decode_content
@@ -61,7 +60,8 @@ MAX_CACHED_CALLERS: Final = 100_000
 EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
 FRESH_SECONDS: Final = 60.0  # after which a decision is made again if other processes have added events
 MODEL_SECONDS: Final = 10.0  # between two looks at the model in the store
-READY, NEW, OVER = 1, 2, 4  # flags of an event
+READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags of an event
+NO_LIMIT: Final = 2 * MAX_LEVEL  # of the sum of two levels
 
 
 class UnreadableBehaviorError(StoreError):
@@ -138,7 +138,7 @@ class SharedTracker:
         """Read the facts of a request. Raises StoreError."""
         self._last, self._settings_of = max(self._last, at), settings_of
         if self._process != os.getpid():
-            self._start()
+            self.start()
         settings = settings_of(group)
         row, model, facts = self._read(caller, group, settings, endpoint, at)
         return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, model, facts)
@@ -160,8 +160,8 @@ class SharedTracker:
         with self._lock:
             model = self.model
             row = BehaviorRow(at) if known is None else known.row
-            if at // HOUR > row.hour:
-                row = row.copy()  # events of the last hour may follow
+            if at // HOUR != row.hour:
+                row = row.copy()  # events of the same hour may follow
                 advance(row, at, settings)
             return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
 
@@ -175,12 +175,10 @@ class SharedTracker:
     def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> BehaviorCharge:
         """Return what the commit of a decision changes. Raises StoreError."""
         facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
-        flags = READY * facts.ready | NEW * facts.is_new | OVER * facts.over
+        flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
         content = self.tag(reading.endpoint), reading.run, flags
         with self._lock:
-            row = reading.row
-            pace = max(row.paces[row.hour % HOURS_OF_DAY], LEAST_PACE)
-            limits = level_limits(reading) if facts.ready else (MAX_LEVEL, MAX_LEVEL)
+            pace, limits, hour = reading.row.pace, level_limits(reading), at // HOUR
             known = self._callers.get(key)
             base = number = 0
             packed, strict = b"", False
@@ -190,8 +188,8 @@ class SharedTracker:
                     packed = encode_saved(reading.caller.issuer, reading.group, known.row)
         return BehaviorCharge(
             key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
-            (at // HOUR - settings.learn_days * HOURS_OF_DAY) * HOUR, facts.burst, strict, outcome,
-            HELD if outcome == ALLOWED else outcome, content, base, number, packed,
+            (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
+            outcome, HELD if outcome == ALLOWED else outcome, content, base, number, packed,
             (settings.learn_days + 1) * DAY, outcome == ALLOWED,
         )  # fmt: skip
 
@@ -313,7 +311,8 @@ class SharedTracker:
             number, extra={"event": "behavior_model_restored"},
         )  # fmt: skip
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread of this process, which keeps the model up to date."""
         with self._lock:
             if self._process == os.getpid():
                 return
@@ -334,7 +333,9 @@ class SharedTracker:
 
 def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None:
     """Keep the model of a tracker up to date, until it is closed or no longer used."""
-    while not stop.wait(MODEL_SECONDS):
+    pause = 0.0
+    while not stop.wait(pause):
+        pause = MODEL_SECONDS
         found = tracker()
         if found is None:
             return
@@ -347,14 +348,14 @@ def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None
 
 
 def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
-    """Return the levels above which the request of a ready caller is a burst."""
+    """Return the levels above which the request is a burst; they are lower only for a ready caller."""
     model = reading.model.class_of((reading.caller.issuer, reading.group))
-    if not model.has_margins:
-        return MAX_LEVEL, MAX_LEVEL
-    slow, fast = ceilings(reading.row, reading.settings)
+    if not (reading.facts.ready and model.has_margins) or reading.settings.released:
+        return NO_LIMIT, NO_LIMIT
+    row = reading.row
     return (
-        min(slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, MAX_LEVEL),
-        min(fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, MAX_LEVEL),
+        min(row.ceiling_slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, NO_LIMIT),
+        min(row.ceiling_fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, NO_LIMIT),
     )
 
 
@@ -364,9 +365,15 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
         apply_failure(row)
         return
     endpoint, run, flags = event.content
-    ready, is_new, over = bool(flags & READY), bool(flags & NEW), bool(flags & OVER)
+    if flags & RELEASED:
+        settings = settings._replace(released=True)
     advance(row, event.at, settings)
-    reading = BehaviorReading(ready, 0, over, 0, 0, is_new, over, event.slow, event.fast)
+    if row.limits_hour != row.hour:
+        set_limits(row, settings)
+    reading = BehaviorReading(
+        ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
+        is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
+    )  # fmt: skip
     apply_decision(row, reading, event.at, endpoint, run, event.outcome, event.clamped, settings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
@@ -15,7 +15,7 @@ from policyengine.behavior.fold import (
     read_behavior,
 )
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel
+from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, BehaviorModel, ModelContent
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
@@ -76,11 +76,19 @@ class BehaviorState:
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
+        self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
+        self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
+
+    def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
+        """Return the settings of a class at a time: a planned change may be under way."""
+        if not self.releases or at >= self.releases.get(group, 0):
+            return settings
+        return settings._replace(released=True)
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
         found = self.rows.get(caller)
-        row = BehaviorRow(at) if found is None else found.row
+        row = self._new_row(caller, at) if found is None else found.row
         advance(row, at, settings)
         return row
 
@@ -96,7 +104,7 @@ class BehaviorState:
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
         known = self.rows.get(caller)
-        if row.serial != reading.serial or (known is not None and known.row is not row):
+        if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
         endpoint = self.tagger.tag(reading.endpoint)
@@ -109,9 +117,11 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
+        if event.released:
+            settings = settings._replace(released=True)
         row = self.row_at(caller, at, settings)
-        reading = self.read(row, caller.issuer, group, event.endpoint, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
+        reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
         apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
         self._keep(caller, group, row)
         return reading
@@ -122,12 +132,42 @@ class BehaviorState:
         if found is not None:
             apply_failure(found.row)
 
+    def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
+        """Return the first row of a caller. The latest other version of it is a start, if there is one."""
+        if not caller.version:
+            return BehaviorRow(at)
+        if self._versions is None:
+            self._versions = {}
+            for known in sorted(self.rows, key=lambda known: (self.rows[known].row.level_at, known)):
+                self._versions[unversioned(known)] = known
+        earlier = self._versions.get(unversioned(caller))
+        found = None if earlier is None else self.rows.get(earlier)
+        return BehaviorRow(at) if found is None else found.row.successor()
+
     def _keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known = self.rows.pop(caller, None)
         if known is None and len(self.rows) >= self._most:
             del self.rows[next(iter(self.rows))]
-        self.rows[caller] = CallerRow(group, row)
+        self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
+        if known is None and caller.version and self._versions is not None:
+            self._versions[unversioned(caller)] = caller
+            if len(self._versions) > 2 * self._most:
+                self._versions = None
+
+    def forget(self, wanted: Callable[[Caller], bool]) -> int:
+        """Forget the callers for which `wanted` returns true. Return their number."""
+        found = [caller for caller in self.rows if wanted(caller)]
+        for caller in found:
+            del self.rows[caller]
+        return len(found)
+
+    def forget_model(self) -> None:
+        """Forget what is known of classes."""
+        content = self.model.content
+        self.model = BehaviorModel(
+            ModelContent(FORMAT, MODEL_VERSION, content.serial + 1, content.made, self.tags, ())
+        )  # fmt: skip
 
     def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model if a day has begun since the last one."""
@@ -139,3 +179,7 @@ class BehaviorState:
         self.learned_day = at // DAY
         rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
+
+
+def unversioned(caller: Caller) -> Caller:
+    return caller._replace(version="")

@@ -20,6 +20,7 @@ from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
+from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 from policyengine.runtime.behavior import CallerCharge
@@ -45,6 +46,8 @@ class BehaviorTracker:
         self._settings_of: SettingsOf | None = None
         self._changed = False
         self._failing = self._warned = False
+        self._handled: frozenset[str] = frozenset()  # requests of operators
+        self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._process, self._stop, self._saves = 0, Event(), -1
         self._thread: Thread | None = None
@@ -58,7 +61,9 @@ class BehaviorTracker:
             raise BehaviorFolderError(f"the model in `{path}` was learned with another key", "restore its key")
         state = BehaviorState(folder.tagger, model=model, tags=folder.key_id)
         state.rows = folder.load_rows(model.content.serial)
-        return cls(state, folder)
+        tracker = cls(state, folder)
+        tracker.follow_operators(folder)
+        return tracker
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
@@ -66,7 +71,8 @@ class BehaviorTracker:
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Read the facts of a request."""
-        state, settings = self.state, settings_of(group)
+        state = self.state
+        settings = state.settings_at(settings_of(group), group, at)
         with self._lock:
             state.learns = len(state.rows) <= MAX_INLINE_CALLERS
             state.learn_if_due(at, settings_of)
@@ -77,6 +83,7 @@ class BehaviorTracker:
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
         state = self.state
+        settings = state.settings_at(settings, group, at)
         with self._lock:
             known = state.rows.get(caller)
             if known is not None:
@@ -118,7 +125,7 @@ class BehaviorTracker:
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
         if self._process != os.getpid() and (self.folder is not None or not state.learns):
-            self._start()
+            self.start()
         return number
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
@@ -154,9 +161,42 @@ class BehaviorTracker:
         folder = {} if self.folder is None else {"folder": str(self.folder.path)}
         return {**folder, "model": self.state.model.content.serial, "callers": len(self.state.rows)}
 
+    # ── Operators ─────────────────────────────────────────────────────────────────────────────
+
+    def follow_operators(self, folder: BehaviorFolder) -> None:
+        """Do what operators ask for in the folder: planned changes, and callers to forget. Files that cannot be used
+        are ignored, and logged once. Raises OSError."""
+        try:
+            self.state.releases, self._refused = release_ends(folder), ""
+        except BehaviorFolderError as error:
+            self.state.releases = {}
+            if self._refused != error.message:
+                self._refused = error.message
+                _LOG.error("planned changes are ignored: %s", error, extra={"event": "behavior_request"})
+        paths = list(request_paths(folder))
+        for path in paths:
+            if path.name not in self._handled:
+                self._follow_request(folder, path)
+        self._handled = frozenset(path.name for path in paths)
+
+    def _follow_request(self, folder: BehaviorFolder, path: Path) -> None:
+        try:
+            request = load_request(folder, path)
+        except BehaviorFolderError as error:
+            _LOG.error("%s", error, extra={"event": "behavior_request"})
+            return
+        with self._lock:
+            count = self.state.forget(request.names)
+            if request.everything and self.state.model.content.classes:
+                self.state.forget_model()
+            self._changed = self._changed or count > 0
+        if count:
+            _LOG.info("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
+
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread of this process. It holds the folder from now on, unless another process does."""
         with self._lock:
             if self._process == os.getpid():
                 return
@@ -169,9 +209,12 @@ class BehaviorTracker:
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
         try:
+            if self.folder is not None:
+                self.follow_operators(self.folder)
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
+                remove_requests(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
@@ -268,7 +311,9 @@ class TrackedBehavior:
 
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
     """Save what a tracker learned, until it is closed or no longer used."""
-    while not stop.wait(SAVE_SECONDS):
+    pause = 0.0
+    while not stop.wait(pause):
+        pause = SAVE_SECONDS
         found = tracker()
         if found is None:
             return

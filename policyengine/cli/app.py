@@ -81,10 +81,19 @@ COMMAND_PATHS = {
     "audit pack": "audit.pack.pack",
     "audit report": "audit.report.report",
     "audit export": "audit.export.export",
+    "behavior learn": "behavior.learn.learn",
+    "behavior show": "behavior.show.show",
+    "behavior forget": "behavior.forget.forget",
+    "behavior release": "behavior.release.release",
+    "behavior evaluate": "behavior.evaluate.evaluate",
+    "behavior report": "behavior.report.report",
     "keys": "keys.keys",
     "config": "config.config",
 }
-GROUPS = {"audit": "Verify, prove and query the decision log."}
+GROUPS = {
+    "audit": "Verify, prove and query the decision log.",
+    "behavior": "See what is learned of callers, and what it does.",
+}
 
 
 PATHS = "paths"  # the parameter with the paths of the policies

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from policyengine.kernel.agent_names import ExactName, InGroup, NamePattern
 from policyengine.kernel.base import Node
 from policyengine.kernel.expressions import Expr
+from policyengine.runtime.patterns import Glob
 
 DEFAULT_RUN_IDLE = timedelta(minutes=5)
 DEFAULT_LEARN = timedelta(days=14)
@@ -39,3 +41,21 @@ class Profile(Node):
     ready_days: int = DEFAULT_READY_DAYS
     burst_days: int = DEFAULT_BURST_DAYS
     version: Expr | None = None
+
+
+def applicable_profile(profiles: Iterable[Profile], agent: str, groups: Collection[str]) -> Profile | None:
+    """Return the profile of an agent: the one with its exact name, else the one whose pattern matches, else the one
+    of one of its groups; None if there is none.
+    """
+    found: list[tuple[int, Profile]] = []
+    for profile in profiles:
+        match profile.agents:
+            case ExactName(name) if name == agent:
+                found.append((0, profile))
+            case NamePattern(glob) if Glob(glob).matches(agent):
+                found.append((1, profile))
+            case InGroup(group) if group in groups:
+                found.append((2, profile))
+            case _:
+                pass
+    return min(found, key=lambda one: one[0])[1] if found else None

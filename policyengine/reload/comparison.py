@@ -187,12 +187,12 @@ def find_widenings(found: Diff) -> Iterator[WideningChange]:
         if anchor.direction in opens:
             yield widening_of_trust(anchor)
     if found.maps is not None:
-        yield WideningChange("map authzen", (), f"other AuthZEN questions: {list_items(found.maps)}")
+        yield WideningChange("map authzen", (), f"other AuthZEN questions: {format_items(found.maps)}")
     if found.profiles is not None:
-        yield WideningChange("profiles", (), f"other behavior is learned: {list_items(found.profiles)}")
+        yield WideningChange("profiles", (), f"other behavior is learned: {format_items(found.profiles)}")
 
 
-def list_items(change: ItemChange) -> str:
+def format_items(change: ItemChange) -> str:
     return "; ".join([*(f"- {one.text}" for one in change.removed), *(f"+ {one.text}" for one in change.added)])
 
 

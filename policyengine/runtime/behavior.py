@@ -22,12 +22,14 @@ class LocalBehavior(Protocol):
 
 
 class CallerEvent(NamedTuple):
-    """An event of a caller, of the time `at` in milliseconds, with the levels after it. `content` is what the process
-    that decided adds; stores do not interpret it."""
+    """An event of a caller, of the time `at` in milliseconds, with the levels `slow` and `fast` as if the request was
+    allowed, and the level `denied` before it. `content` is what the process that decided adds; stores do not interpret
+    it."""
 
     at: int
     slow: int
     fast: int
+    denied: int
     outcome: int
     clamped: bool
     content: tuple[int, ...]
@@ -51,17 +53,19 @@ class CallerHistory(NamedTuple):
 class BehaviorCharge(Struct):
     """One event of a caller, for a store that processes share.
 
-    The event raises two leaky levels by `unit`, at most to `top`. Since the last event they fell by `falls` in each
-    millisecond; levels from before `since` are empty. The request is a burst if a level is above its ceiling. If this
-    differs from `burst`, with which the request was decided, or if `strict` and there are events after `number`, the
-    commit changes nothing and returns None.
+    There are three leaky levels: an allowed request raises `slow` and `fast` by `unit`, any other request raises
+    `denied`; each is at most `top`. Since the last event they fell by `falls` in each millisecond (`slow` and `denied`
+    equally). Levels are empty if the last event is from before `since`, or from `until` or later: then the clock was
+    wrong. The request is a burst if it would raise `slow` and `denied` together above the first of the `ceilings`, or
+    `fast` above the second. If this differs from `burst`, with which the request was decided, or if `strict` and there
+    are events after `number`, the commit changes nothing and returns None.
 
     Otherwise the event gets the next number. Its outcome is `outcome`, or `refused` if a limit does not admit the
-    request. The process knows the row that contains the first `base` events, and the events up to `number`. If it has
-    folded them into a new row, `row` is saved in place of the events. The store keeps all this until `lasts`
-    milliseconds passed without an event. If `reportable`, the caller of the decision can be found for an hour, by any
-    process. `history` is the answer of the store. If the store does not answer, `unanswered` is set, and the commit
-    returns None.
+    request. If `allowed`, and all limits admit it, the request is allowed, and any process can find the caller of the
+    decision for an hour. The process knows the row that contains the first `base` events, and the events up to
+    `number`. If it has folded them into a new row, `row` is saved in place of the events. The store keeps all this
+    until `lasts` milliseconds passed without an event. `history` is the answer of the store. If the store does not
+    answer, `unanswered` is set, and the commit returns None.
     """
 
     key: str
@@ -71,6 +75,7 @@ class BehaviorCharge(Struct):
     falls: tuple[int, int]
     ceilings: tuple[int, int]
     since: int
+    until: int
     burst: bool
     strict: bool
     outcome: int
@@ -80,7 +85,7 @@ class BehaviorCharge(Struct):
     number: int
     row: bytes
     lasts: int
-    reportable: bool
+    allowed: bool
     history: CallerHistory | None = None
     unanswered: bool = False
 

@@ -316,6 +316,9 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     def to_json(self) -> bytes:
         """Return the decision in JSON (UTF-8), the response of `/decide`."""
+        logged = _logged
+        if logged[0] is self:
+            return logged[1]
         before, between, after = self.answer.written.get("json") or _encode_json(self.answer)
         rates = _JSON(self.rates) if self.standings else _EMPTY
         return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, rates, after))
@@ -327,6 +330,15 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), _PACKED_RATES, rates, after))
 
 
+def logged_json(decision: Decision) -> bytes:
+    """Return the decision in JSON for the log. The response, which follows, need not encode it again."""
+    global _logged
+    written = decision.to_json()
+    _logged = decision, written
+    return written
+
+
+_logged: tuple[Decision | None, bytes] = None, b""  # the last decision that was logged
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")

@@ -64,6 +64,7 @@ class StoredCaller(NamedTuple):
     at: int = 0
     slow: int = 0
     fast: int = 0
+    denied: int = 0
     base: int = 0
     events: tuple[CallerEvent, ...] = ()
 
@@ -74,10 +75,13 @@ class StoredCaller(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """The levels with the request."""
+    """The levels `slow` and `fast` with a request, as if it is allowed, and the level `denied` without it. `at` is the
+    time of the last event then."""
 
+    at: int
     slow: int
     fast: int
+    denied: int
     burst: bool
 
 
@@ -85,13 +89,17 @@ UNKNOWN_CALLER: Final = StoredCaller()
 
 
 def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
-    slow = fast = 0
-    if state.at >= charge.since:
-        passed = max(charge.at - state.at, 0)
+    """Return the levels with the request."""
+    at, slow, fast, denied = max(charge.at, state.at), 0, 0, 0
+    if state.at >= charge.until:
+        at = charge.at
+    elif state.at >= charge.since:
+        passed = at - state.at
         slow = max(state.slow - passed * charge.falls[0], 0)
         fast = max(state.fast - passed * charge.falls[1], 0)
+        denied = max(state.denied - passed * charge.falls[0], 0)
     slow, fast = min(slow + charge.unit, charge.top), min(fast + charge.unit, charge.top)
-    return Levels(slow, fast, slow > charge.ceilings[0] or fast > charge.ceilings[1])
+    return Levels(at, slow, fast, denied, slow + denied > charge.ceilings[0] or fast > charge.ceilings[1])
 
 
 def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> bool:
@@ -111,14 +119,17 @@ def add_event(
     base, events = state.base, state.events
     if saves_row(state, charge):
         base, events = charge.number, events[charge.number - base :]
+    at, slow, fast, denied, _ = levels
     outcome = charge.outcome if admitted else charge.refused
-    event = CallerEvent(charge.at, levels.slow, levels.fast, outcome, clamped, charge.content)
-    return StoredCaller(max(charge.at, state.at), levels.slow, levels.fast, base, (*events, event))
+    event = CallerEvent(charge.at, slow, fast, denied, outcome, clamped, charge.content)
+    if not (admitted and charge.allowed):
+        slow, fast, denied = slow - charge.unit, fast - charge.unit, min(denied + charge.unit, charge.top)
+    return StoredCaller(at, slow, fast, denied, base, (*events, event))
 
 
 def add_failure(state: StoredCaller, outcome: int) -> StoredCaller:
     """Return the caller after the report of a failure, which changes no level."""
-    event = CallerEvent(state.at, state.slow, state.fast, outcome, clamped=False, content=())
+    event = CallerEvent(state.at, 0, 0, 0, outcome, clamped=False, content=())
     return state._replace(events=(*state.events, event))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import assert_never
 
 from policyengine.checker.type_names import describe_type, join_words
@@ -32,6 +33,7 @@ from policyengine.testcases.scenario import (
     PutFact,
     PutRow,
     PutTime,
+    PutTrace,
     ScenarioStep,
 )
 from policyengine.typesystem import EntityRef, FieldType, RecordType, Scalar, Type
@@ -40,6 +42,7 @@ from policyengine.vocabulary import LEARNED_FACTS, is_learned_value
 UNKNOWN = "unknown"
 HOP_MEMBERS = (*CHAIN_HOP_MEMBERS, "age")
 APPROVAL_MEMBERS = ("rule", "by", "age", "of")
+TRACE_HINT = 'write `given trace "events.jsonl"`, relative to this file'
 HINTS = {
     "approval": 'write `given approval { rule: "…", by: "…" }`',
     "behavior": "write `given behavior { trust: 0.95, burst: true }`",
@@ -76,6 +79,8 @@ def assign_fact(path: FactPath, span: Span, value: ast.Value, reading: ValueCont
     match path:
         case ("time",):
             yield from time_steps(value, reading)
+        case ("trace",):
+            yield from trace_steps(value, reading)
         case ("approval",):
             yield PutApprovals(read_approvals(value, reading))
         case ("chain",) | ("chain", "hops"):
@@ -122,6 +127,18 @@ def assign_group(path: FactPath, value: ast.Value, free: bool, reading: ValueCon
 def normalize_path(path: FactPath) -> FactPath:
     """Return the path with header names in lower case, so that all spellings of a header are one fact."""
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
+
+
+def trace_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep]:
+    """Yield the step for a file of events, whose name is relative to the file of the test."""
+    if not isinstance(value, ast.Text):
+        reading.report("E605", f"`{value.span.text}` is not the name of a file", value.span, TRACE_HINT)
+        return
+    path = Path(value.span.source.name).parent / value.value
+    if not path.is_file():
+        reading.report("E605", f"there is no file `{path}`", value.span, TRACE_HINT)
+        return
+    yield PutTrace(path)
 
 
 def read_learned_fact(path: FactPath, value: ast.Value, fact: CatalogueFact, reading: ValueContext) -> object:

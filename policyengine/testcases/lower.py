@@ -232,6 +232,7 @@ class TestLowerer:
             repeated=trace.repeated,
             responded=trace.responded,
             behavior=learned_facts_in(world.facts),
+            traces=world.traces,
         )
 
     def approved(self, one: GivenApproval, endpoint: CaseEndpoint, world: Scenario) -> GivenApproval:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeAlias, assert_never
 
 from policyengine.kernel.expressions import Expr
@@ -65,13 +66,21 @@ class PutTime:
     moment: datetime
 
 
-ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTime
+@dataclass(frozen=True, slots=True)
+class PutTrace:
+    """Adds a file of events from which behavior is learned before the test."""
+
+    path: Path
+
+
+ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTime | PutTrace
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """The setup of a test: `facts` in wire shape, `rows` of entities, and `attributes` by root and name. `facts` also
-    holds the learned facts, which are not part of the request.
+    holds the learned facts, which are not part of the request. `traces` are files of events from which behavior is
+    learned before the test.
     """
 
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -79,11 +88,13 @@ class Scenario:
     attributes: Mapping[tuple[str, str], object] = field(default_factory=dict)
     approvals: tuple[GivenApproval, ...] = ()
     now: datetime = DEFAULT_TIME
+    traces: tuple[Path, ...] = ()
 
     def then(self, steps: Iterable[ScenarioStep]) -> Scenario:
         """Return the scenario after the steps; later steps win. Rows are copied once, and only if one changes."""
         rows: dict[EntityRef, EntityData] = {}
         facts, attributes, approvals, now = self.facts, dict(self.attributes), self.approvals, self.now
+        traces = self.traces
         for step in steps:
             match step:
                 case PutFact(path, value):
@@ -96,9 +107,11 @@ class Scenario:
                     approvals = given
                 case PutTime(moment):
                     now = moment
+                case PutTrace(path):
+                    traces = (*traces, path)
                 case _:
                     assert_never(step)
-        return Scenario(facts, {**self.rows, **rows} if rows else self.rows, attributes, approvals, now)
+        return Scenario(facts, {**self.rows, **rows} if rows else self.rows, attributes, approvals, now, traces)
 
     def at(self, moment: datetime) -> Scenario:
         return replace(self, now=moment)
@@ -194,8 +207,8 @@ class Case:
     """One request of a test with its expected outcome, or repetitions of it.
 
     `question` is the request in wire shape, made at `now`; `behavior` are the learned facts of its caller. Cases of
-    one test with the same `sequence` share their state; `skip` is the reason to skip a case. `responded` is reported
-    for each allowed request.
+    one test with the same `sequence` share their state, and what is learned from `traces` and from each of them; `skip`
+    is the reason to skip a case. `responded` is reported for each allowed request.
     """
 
     test: str
@@ -214,6 +227,7 @@ class Case:
     repeated: Repetition | None = None
     responded: ReportedResponse | None = None
     behavior: Mapping[str, object] = field(default_factory=dict)
+    traces: tuple[Path, ...] = ()
 
     @property
     def requests(self) -> Iterator[Case]:

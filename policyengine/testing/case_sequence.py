@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from policyengine.clock import epoch_microseconds
+from policyengine.behavior.reader import BehaviorReader
+from policyengine.clock import epoch_microseconds, epoch_nanoseconds
+from policyengine.compiler.evaluator import Evaluator
 from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.history import OutcomeReport as HowItCameOut
 from policyengine.runtime.limits import LimitCharge, LimitState
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import LearnedFacts
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.testcases import Case
+from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
+LAST_REQUEST = "last"  # the id of the decision that is learned from
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
@@ -30,6 +36,28 @@ class CaseSequence:
     spent: frozenset[str] = frozenset()
     store: MemoryStore | None = None
     requests: int = 0
+    behavior: BehaviorReader | None = None
+
+    def read_behavior(self, case: Case, request: Request, evaluator: Evaluator) -> LearnedFacts:
+        """Return the learned facts that the case gives, or those that were learned from its traces and from earlier
+        cases. Raises PlainEventError."""
+        if not case.traces or not evaluator.kernel.reads_behavior:
+            return case.behavior
+        if self.behavior is None:
+            self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
+        learned = self.behavior.peek(request, epoch_nanoseconds(case.now)) or {}
+        return {**learned, **case.behavior}
+
+    def learn(self, case: Case, decision: Decision) -> None:
+        """Learn from the final decision of a case, and from the response that the case gives."""
+        behavior = self.behavior
+        if behavior is None:
+            return
+        read = behavior.read(Request.from_mapping(case.question), epoch_nanoseconds(case.now))
+        if read is not None:
+            behavior.learn(read, decision.with_id(LAST_REQUEST))
+            if case.responded is not None and decision.allowed:
+                behavior.report(LAST_REQUEST, case.responded.status)
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, LimitStandings]:
         """Commit a decision and report the response that the case gives; return the final decision and the states of
@@ -37,6 +65,7 @@ class CaseSequence:
         """
         if not (effects.limits or effects.records):
             self.spent |= frozenset(effects.spends)
+            self.learn(case, decision)
             return decision, ()
         self.requests += 1
         store = self.store = self.store or MemoryStore(history_complete=True)
@@ -46,10 +75,12 @@ class CaseSequence:
         if answer.admitted:
             self.spent |= frozenset(effects.spends)
         decision = apply_limits(decision, effects.limits, answer.standings) if effects.limits else decision
+        stood = tuple(zip(effects.limits, answer.standings, strict=True))
+        self.learn(case, Decision(decision.answer, decision.asker, name, stood))
         if case.responded is not None and decision.allowed:
             store.report(name, HowItCameOut(case.responded.status, case.responded.output), now)
             store.finish(name, now)
-        return decision, tuple(zip(effects.limits, answer.standings, strict=True))
+        return decision, stood
 
     def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:
         """Return the history windows with these keys. The history of a sequence is complete."""

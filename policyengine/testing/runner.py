@@ -152,7 +152,7 @@ class CaseRunner:
         return asked, traced_snapshot(asked.snapshot, asked.request, case, self.kernel, conditions, sequence)
 
     def _commit(self, asked: CaseDecision) -> tuple[Decision, LimitStandings]:
-        if not asked.effects:
+        if not asked.effects and not asked.case.traces:
             return asked.decision, ()
         return self._sequence(asked.case).made(asked.decision, asked.effects, asked.case)
 

@@ -205,6 +205,26 @@ def test_folding_the_log_again_gives_every_row_and_every_fact_again(clock, tmp_p
     assert all(one.is_same and one.read_latest_row for one in folded)
 
 
+def test_folding_repeats_planned_changes_and_forgotten_callers(clock, tmp_path):
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    learned = Engine.from_text(POLICY, clock=clock, log=log)
+    work(learned, clock)
+    tracker = learned.behavior
+    for number in range(60):
+        clock.now += timedelta(seconds=number % 3)
+        at = int(clock.now.timestamp() * 1_000)
+        tracker.state.releases = {"profile reporting": at + 1_000} if number // 10 % 2 else {}
+        learned.decide(question(agent=number % 4, path="/secret/1" if number % 3 == 0 else "/data/y"))
+        if number == 30:
+            tracker.forget(Caller("idp", "report-1"))
+    again, folded = BehaviorState(tracker.state.tagger), []
+    fold_log(learned.log.path, again, learned.decider.behavior.settings_of, folded.append)
+    log.close()
+    assert {one.logged.released for one in folded} == {True, False}
+    assert packed(again) == packed(tracker.state)
+    assert all(one.is_same for one in folded)
+
+
 def test_every_decision_is_replayed_from_its_record(learned, clock):
     for number in range(60):
         clock.now += timedelta(milliseconds=100)

@@ -17,9 +17,11 @@ COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
-    *["audit query", "audit pack", "audit report", "audit export", "keys", "config"],
+    *["audit query", "audit pack", "audit report", "audit export"],
+    *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],
+    *["behavior report", "keys", "config"],
 ]
-GROUPS = {"audit"}
+GROUPS = {"audit", "behavior"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 
@@ -67,10 +69,11 @@ def test_the_help_lists_every_command(run):
     assert {line.split()[0] for line in listed.strip().splitlines()} == {*shown, *GROUPS}
 
 
-def test_the_help_of_a_group_lists_its_commands(run):
-    listed = run("audit", "--help").out.partition("Commands:")[2]
-    assert [f"audit {line.split()[0]}" for line in listed.strip().splitlines()] == [
-        name for name in COMMANDS if name.startswith("audit ")
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_the_help_of_a_group_lists_its_commands(run, group):
+    listed = run(group, "--help").out.partition("Commands:")[2]
+    assert [f"{group} {line.split()[0]}" for line in listed.strip().splitlines()] == [
+        name for name in COMMANDS if name.startswith(f"{group} ")
     ]
 
 

@@ -2,19 +2,27 @@
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from policyengine.clock import epoch_microseconds
 from policyengine.engine import Engine
+from policyengine.entities.store import EntityStore
 from policyengine.http.body_facts import body_members
+from policyengine.kernel import applicable_profile
 from policyengine.runtime.current_caller import caller_scope
 from policyengine.runtime.decision import Gate
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import NOT_READABLE as UNREADABLE
+from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app
 from policyengine.server.authzen.adapter import AuthzenAdapter, read_evaluation
+from policyengine.spec import reference
 from policyengine.stores.memory.store import MemoryStore
 from tests.generate.impostors import impostor
 from tests.history.plainly import Trace
@@ -827,6 +835,78 @@ def test_a_bound_fact_replaces_the_one_that_the_caller_sends(path, sent, gate):
     guard "z" on POST /b/* { deny when body.n == "z" }
     """
     assert decide(policy, question(f"POST /b/{path}", body={"n": sent})).gate == gate
+
+
+# ── Learned behavior ──────────────────────────────────────────────────────────────────────────
+
+LEARNED = """
+anyone { may GET /x, GET /y }
+rate "r" per request.ip on /x {
+  10/1m   raise x2 at most 20/1m when behavior.trust > 0.9   clamp 5/1m when behavior.burst
+}
+guard "g" on GET /y { deny when behavior.novelty > 0.3 }
+"""
+
+
+def admitted_at_once(**behavior):
+    """Return how many requests are admitted at one moment."""
+    asked = Request.from_mapping(question("GET /x", request={"ip": "10.0.0.1"}))
+    effects = reference.decide(kernel(LEARNED), asked, Snapshot(EntityStore(), behavior=behavior), NOW)[1]
+    store = MemoryStore()
+    return sum(store.commit(effects, f"{number}", epoch_microseconds(NOW)).admitted for number in range(30))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "anyone { may GET /x when behavior.trust > 0.9 }",
+        "anyone { may GET /x when after (GET /x where past.behavior.trust > 0.9) within 1h }",
+        "user where behavior.ready { may GET /x }",
+        "agent where behavior.ready { issued by acme  acts alone  may GET /x }\nissuer acme { scopes none }",
+        "user where after (GET /x where past.behavior.ready) within 1h { may GET /x }",
+    ],
+)
+def test_learned_facts_are_errors_in_doors(policy):
+    """**Behavior never opens a door: a learned fact is an error in a `may` and in the head of a block, also as a fact
+    of a past request.**"""
+    assert codes(policy) & {"E414", "E415"}
+
+
+def test_nothing_learned_is_neutral():
+    """**Until enough is known of a caller, each learned fact has its neutral value**"""
+    neutral = "behavior.trust == 0.5 and behavior.novelty == 0 and behavior.error_rate == 0"
+    neutral += " and not behavior.burst and not behavior.ready"
+    policy = f'anyone {{ may GET /x }}\nguard "g" on GET /x {{ require {neutral} }}'
+    assert decide(policy, question("GET /x")).allowed
+
+
+@pytest.mark.parametrize(
+    ("behavior", "limit"),
+    [({}, 10), ({"trust": Decimal("0.95")}, 20), ({"trust": UNREADABLE}, 10), ({"burst": True}, 5),
+     ({"burst": UNREADABLE}, 5), ({"trust": Decimal("0.95"), "burst": UNREADABLE}, 5)],
+)  # fmt: skip
+def test_an_unknown_learned_fact_tightens(behavior, limit):
+    """**A learned fact that cannot be read is unknown: a `clamp` or a guard acts, and a `raise` does not.**"""
+    assert admitted_at_once(**behavior) == limit
+    for novelty, allowed in ((UNREADABLE, False), (0, True)):
+        snapshot = Snapshot(EntityStore(), behavior={"novelty": novelty})
+        asked = Request.from_mapping(question("GET /y"))
+        assert reference.decide(kernel(LEARNED), asked, snapshot, NOW)[0].allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("agent", "groups", "name"),
+    [("bot", ["ops"], "exact"), ("bob", ["ops"], "pattern"), ("cat", ["ops"], "group"), ("cat", [], None)],
+)
+def test_at_most_one_profile_applies(agent, groups, name):
+    """**At most one profile applies to an agent: the one with its exact name, else the one whose pattern matches its
+    name, else the one of one of its groups.**"""
+    policy = 'issuer acme { scopes none }\nagent "*" { issued by acme  acts alone  may GET /x }\n'
+    for one, agents in (("group", 'group "ops"'), ("pattern", 'agent "bo*"'), ("exact", 'agent "bot"')):
+        policy += f'profile "{one}" for {agents} {{ learn 14d }}\n'
+    found = applicable_profile(kernel(policy).profiles, agent, groups)
+    assert (found and found.name) == name
+    assert codes(policy + 'profile "other" for agent "*t" { learn 14d }') == {"E913"}
 
 
 # ── Steps ─────────────────────────────────────────────────────────────────────────────────────

@@ -130,7 +130,7 @@ class RecordingCommits:
 @pytest.fixture(autouse=True)
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the threads of trackers: tests learn models when they want to."""
-    monkeypatch.setattr(SharedTracker, "_start", lambda self: None)
+    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
 
 
 def engine_of(store: Store, clock: FakeClock) -> Engine:
@@ -273,9 +273,9 @@ def charge_of(chance: random.Random, at: int) -> BehaviorCharge:
     row = chance.choice([b"", bytes(range(256))])
     return BehaviorCharge(
         chance.choice(["a" * 32, "b" * 32]), at, 16 * HOUR, MAX_LEVEL, (2 * pace, 10 * pace), ceilings,
-        chance.choice([0, at - 50]), chance.random() < 0.4, chance.random() < 0.1, outcome,
-        HELD if outcome == ALLOWED else outcome, (2**32 - 1, 7, 3), base, base + chance.randrange(8), row, 10**6,
-        outcome == ALLOWED,
+        chance.choice([0, at - 50]), at + chance.choice([10**9, 2]), chance.random() < 0.4, chance.random() < 0.1,
+        outcome, HELD if outcome == ALLOWED else outcome, (2**32 - 1, 7, 3), base, base + chance.randrange(8), row,
+        10**6, outcome == ALLOWED,
     )  # fmt: skip
 
 
@@ -307,7 +307,7 @@ def test_a_step_is_the_same_in_every_shared_store(shared: Stores) -> None:
             continue
         assert result.admitted is admitted
         assert told_history == expected
-        if admitted and charge.reportable:
+        if admitted and charge.allowed:
             allowed.append((f"d{number}", charge.key))
         if allowed and chance.random() < 0.1:
             decision, key = allowed.pop()

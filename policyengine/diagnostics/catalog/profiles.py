@@ -52,7 +52,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W911",
         "a profile of no agent",
-        "No agent block names an agent of this profile, so it applies to nobody. Usually the name is misspelled.",
+        "No agent block names an agent of this profile, so it has no effect. Usually the name is misspelled.",
         _AGENT + 'profile "p" for agent "bat" { learn 14d }\n',
         _AGENT + 'profile "p" for agent "bot" { learn 14d }\n',
         name="profile-without-agent",

@@ -113,8 +113,9 @@ def encode_reportable(charge: BehaviorCharge, decision: str) -> str:
 
 def charge_members(charge: BehaviorCharge) -> tuple[object, ...]:
     return (
-        charge.at, charge.unit, charge.top, charge.falls, charge.ceilings, charge.since, charge.burst, charge.strict,
-        charge.outcome, charge.refused, charge.content, charge.base, charge.number, charge.lasts,
+        charge.at, charge.unit, charge.top, charge.falls, charge.ceilings, charge.since, charge.until, charge.burst,
+        charge.strict, charge.outcome, charge.refused, charge.allowed, charge.content, charge.base, charge.number,
+        charge.lasts,
     )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ class ClusterStore:
         """Add the event of the caller after all limits have answered, because it contains the outcome. Return False if
         the decision must be made again."""
         added = self.behavior.add_event(behavior, admitted=settled.admitted, clamped=settled.clamped)
-        if added and behavior.reportable and settled.admitted:
+        if added and behavior.allowed and settled.admitted:
             self.behavior.remember_decision(behavior, decision)
         return added
 

@@ -96,7 +96,7 @@ def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool,
 
 
 def encode_behavior(charge: BehaviorCharge, decision: str) -> tuple[object, ...]:
-    reportable = encode_reportable(charge, decision) if charge.reportable else False
+    reportable = encode_reportable(charge, decision) if charge.allowed else False
     return charge_members(charge), reportable, REPORTABLE_SECONDS
 
 

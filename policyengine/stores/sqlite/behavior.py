@@ -170,7 +170,7 @@ def save_event(
     state = add_event(*prepared, charge, admitted=admitted, clamped=clamped)
     until = now + charge.lasts * 1_000
     asked.execute("INSERT OR REPLACE INTO caller VALUES (?, ?, ?)", (charge.key, msgpack.encode(state), until))
-    if charge.reportable and admitted:
+    if charge.allowed and admitted:
         row = report_place(decision), decision, charge.key, now + REPORTABLE_SECONDS * MICROSECONDS_PER_SECOND
         asked.execute("INSERT OR REPLACE INTO reportable VALUES (?, ?, ?, ?)", row)
     charge.history = answer_charge(asked, charge, state, base)

@@ -144,7 +144,7 @@ class ProfileBurst(Node):
 
 @node()
 class ProfileVersion(Node):
-    """`version by attestation.model_hash`: a new value starts anew."""
+    """`version by attestation.model_hash`: a new value opens a new row."""
 
     key: Reference
 

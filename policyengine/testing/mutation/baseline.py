@@ -62,6 +62,7 @@ class CaseAnswer:
     def made(self, sequence: CaseSequence, case: Case) -> Decision:
         """Return the final decision in a sequence, and spend its approvals and limits there."""
         if self.counted is None:
+            sequence.learn(case, self.decision)
             sequence.spent |= self.spends
             return self.decision
         return sequence.made(self.decision, self.counted, case)[0]

@@ -142,7 +142,7 @@ class MutantRunner:
         self, question: BaselineCase, mutant: Mutant, sequence: CaseSequence, same_past: bool
     ) -> bool:
         """Return whether an unaffected case depends on no changed state, so that its answer stays the same."""
-        if "watches" in mutant.whole:
+        if "watches" in mutant.whole or question.case.traces:
             return False
         approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
         return not approvals and (same_past or not question.asks_of_the_past)

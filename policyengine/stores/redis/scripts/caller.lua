@@ -5,15 +5,15 @@
 local what = ARGV[1]
 local state = caller_at(KEYS[1])
 if what == 'failure' then
-  if state[4] + #state[5] > 0 and #state[5] < tonumber(ARGV[3]) then
-    state[5][#state[5] + 1] = {state[1], state[2], state[3], tonumber(ARGV[2]), false, {}}
+  if state[5] + #state[6] > 0 and #state[6] < tonumber(ARGV[3]) then
+    state[6][#state[6] + 1] = {state[1], 0, 0, 0, tonumber(ARGV[2]), false, {}}
     redis.call('SET', KEYS[1], cmsgpack.pack(state), 'KEEPTTL')
   end
   return {1, '', ''}
 end
 if what == 'read' then return {1, history_of(state, KEYS[2], -1, 0)} end
 local charge = cmsgpack.unpack(ARGV[2])
-local slow, fast = raised(state, charge)
-if not slow then return {0, history_of(state, KEYS[2], charge[12], charge[13])} end
+local levels = raised(state, charge)
+if not levels then return {0, history_of(state, KEYS[2], charge[14], charge[15])} end
 local admitted, clamped, row, virtual = ARGV[3] == '1', ARGV[4] == '1', ARGV[5], ARGV[6] == '1'
-return {1, add_event(KEYS[1], KEYS[2], state, charge, slow, fast, admitted, clamped, row, virtual)}
+return {1, add_event(KEYS[1], KEYS[2], state, charge, levels, admitted, clamped, row, virtual)}

@@ -27,13 +27,13 @@ if not peek then
   end
 end
 
-local caller, caller_row, state_of_caller, slow, fast
+local caller, caller_row, state_of_caller, levels
 if behavior then
   caller = lines + #relied + #records + 1
   caller, caller_row = KEYS[caller], KEYS[caller + 1]
   state_of_caller = caller_at(caller)
-  slow, fast = raised(state_of_caller, behavior[1])
-  if not slow then return {'', history_of(state_of_caller, caller_row, behavior[1][12], behavior[1][13])} end
+  levels = raised(state_of_caller, behavior[1])
+  if not levels then return {'', history_of(state_of_caller, caller_row, behavior[1][14], behavior[1][15])} end
 end
 
 local function keep(key, value, till)
@@ -276,6 +276,6 @@ if behavior then
     local place = KEYS[lines + #relied + #records + 3]
     if virtual then redis.call('SET', place, reportable) else redis.call('SET', place, reportable, 'EX', lasts) end
   end
-  return {raws, add_event(caller, caller_row, state_of_caller, charge, slow, fast, all, clamped, ARGV[2], virtual)}
+  return {raws, add_event(caller, caller_row, state_of_caller, charge, levels, all, clamped, ARGV[2], virtual)}
 end
 return raws

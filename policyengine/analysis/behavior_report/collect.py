@@ -1,0 +1,263 @@
+"""Folds logs as an engine learns from decisions, and counts what the conditions of policies would have hit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from policyengine.analysis.behavior_report.conditions import ConditionEvaluator
+from policyengine.analysis.behavior_report.ordered_log import OrderedLog
+from policyengine.analysis.behavior_report.report import BehaviorReport, make_report
+from policyengine.analysis.behavior_report.tallies import (
+    MAX_EXAMPLES,
+    CallerTally,
+    ClassTally,
+    ConditionTally,
+    DayTally,
+    EndpointTally,
+    ExampleDecision,
+)
+from policyengine.audit import DecisionRecord, OutcomeRecord
+from policyengine.behavior.events import NO_RUN, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings
+from policyengine.behavior.model import ClassName
+from policyengine.behavior.reader import FAILED_STATUS, NO_SETTINGS, OUTCOMES, UNIDENTIFIED, BehaviorReader, caller_of
+from policyengine.behavior.row import BehaviorRow
+from policyengine.behavior.state import DAY, MAX_CALLERS, BehaviorState
+from policyengine.behavior.tracker import MAX_REPORTABLE, BehaviorTracker
+from policyengine.clock import epoch_microseconds
+from policyengine.compiler.endpoint_patterns import EndpointPatterns
+from policyengine.engine import Engine
+from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.values import Unknown
+
+MAX_DAYS: Final = 4_000  # days that are counted one by one
+MAX_ENDPOINTS: Final = 10_000
+SKIPPED_GATES: Final = frozenset(map(str, UNIDENTIFIED))
+ALARM_LEVEL: Final = 2.0  # above the last bound
+MILLISECOND: Final = 1_000  # microseconds
+
+
+class RecordedCall(NamedTuple):
+    """A recorded decision as an event to learn from."""
+
+    request: Request
+    event: BehaviorEvent
+
+
+class BehaviorReporter:
+    """Reads logs once. Without an engine, classes and endpoints are those that the log names, and there are no
+    conditions. Only decisions from `since` on (microseconds since 1970) are counted; the earlier ones are learned."""
+
+    def __init__(
+        self, engine: Engine | None, logs: Sequence[Path], since: int | None = None, most_callers: int = MAX_CALLERS
+    ) -> None:
+        self.engine, self.logs, self.since = engine, logs, since
+        self._most = most_callers
+        self.state = BehaviorState(Tagger(b"report"), most=most_callers)
+        self._evaluator = None if engine is None else ConditionEvaluator(engine.kernel)
+        self._reader = None if engine is None else reader_of(engine, self.state)
+        self.conditions = () if self._evaluator is None else self._evaluator.conditions
+        self.condition_tallies = [ConditionTally() for _ in self.conditions]
+        self.classes: dict[ClassName, ClassTally] = {}
+        self.days: dict[int, DayTally] = {}
+        self.callers: dict[Caller, CallerTally] = {}
+        self.endpoints: dict[str, EndpointTally] = {}
+        self.forgotten_callers = 0
+        self.decisions = self.learned_only = self.left_out = self.late = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.skipped: dict[str, tuple[int, str]] = {}
+        self._reportable: dict[str, Caller] = {}
+
+    def report(self, progress: Callable[[int], None] = lambda _: None) -> BehaviorReport:
+        """Read the logs. Raises OSError."""
+        log = OrderedLog(self.logs, progress)
+        latest = 0
+        for entry in log.read():
+            if isinstance(entry, OutcomeRecord):
+                self._fold_outcome(entry)
+                continue
+            call = self._call(entry)
+            if call is None:
+                self.left_out += 1
+                continue
+            latest = max(latest, call.event.at)
+            self._count(entry, call._replace(event=call.event._replace(at=latest)))
+        for caller, tally in self.callers.items():
+            self._end_day(caller, tally)
+        self.skipped, self.late = log.skipped, log.late
+        return make_report(self)
+
+    def settings_of(self, group: str) -> ProfileSettings:
+        return NO_SETTINGS if self._reader is None else self._reader.classes.settings_of(group)
+
+    # ── Events ────────────────────────────────────────────────────────────────────────────────
+
+    def _call(self, record: DecisionRecord) -> RecordedCall | None:
+        """Return a decision as an event; None if nothing is learned from it."""
+        if record.call != "decide" or record.decision.get("gate") in SKIPPED_GATES:
+            return None
+        try:
+            request = record.question
+        except RequestError:
+            return None
+        at = epoch_microseconds(record.time) // MILLISECOND
+        if at < 0 or not request.options.consume:
+            return None
+        logged = record.behavior
+        clamped = any(rate.get("factor", 1) < 1 for rate in record.decision.get("rates", ()))
+        if self._reader is not None:
+            known = self._reader.identify(request)
+            if known is None:
+                return None
+            caller, group, profile = known
+            run, endpoint = self._reader.run_of(request, profile), self._reader.endpoint_of(request)
+        else:
+            named = caller_of(request)
+            if named is None:
+                return None
+            caller, group, run = named, "", NO_RUN
+            endpoint = record.endpoint or ""
+            if logged is not None:
+                caller, group, run = caller._replace(version=logged.version), logged.group, logged.run
+        outcome = OUTCOMES[record.outcome]
+        return RecordedCall(request, BehaviorEvent(at, caller, group, endpoint, run, outcome, clamped))
+
+    def _fold_outcome(self, record: OutcomeRecord) -> None:
+        caller = self._reportable.pop(record.decision, None)
+        if caller is not None and record.status is not None and record.status >= FAILED_STATUS:
+            self.state.fold_failure(caller)
+
+    # ── Counting ──────────────────────────────────────────────────────────────────────────────
+
+    def _count(self, record: DecisionRecord, call: RecordedCall) -> None:
+        event = call.event
+        reading = self.state.fold(event, self.settings_of)
+        if record.decision.get("allowed") is True:
+            if len(self._reportable) >= MAX_REPORTABLE:
+                del self._reportable[next(iter(self._reportable))]
+            self._reportable[record.id] = event.caller
+        at = event.at * MILLISECOND
+        if self.since is not None and at < self.since:
+            self.learned_only += 1
+            return
+        self.decisions += 1
+        self.first, self.last = at if self.first is None else self.first, at
+        tally, day = self._tally_of(event.caller, event.group), self._day(event.at // DAY)
+        if tally.day != event.at // DAY:
+            self._end_day(event.caller, tally)
+            tally.begin_day(event.at // DAY)
+            day.callers += 1
+        tally.requests += 1
+        day.decisions += 1
+        if reading.ready:
+            if not tally.is_ready:
+                tally.is_ready = True
+                day.ready += 1
+            self._count_alarms(event, reading.burst, reading.is_new, tally, day)
+        if self._evaluator is not None:
+            facts = reading.to_facts()
+            for number, value in self._evaluator.evaluate(record, call.request, facts):
+                if value is not False:
+                    self._count_hit(number, value is True, record, event, tally, facts)
+                self._count_clamped(number, value, event, tally)
+
+    def _count_alarms(self, event: BehaviorEvent, burst: bool, is_new: bool, tally: CallerTally, day: DayTally) -> None:
+        model = self.state.model.class_of((event.caller.issuer, event.group))
+        tally.bursts += burst
+        day.bursts += burst
+        tally.has_burst |= burst
+        if model.has_margins:
+            tally.has_margins = True
+            row = self.state.rows[event.caller].row
+            tally.level = max(tally.level, level_share(row, model.margin_slow, model.margin_fast))
+        if is_new:
+            tally.new_endpoints += 1
+            day.new_endpoints += 1
+            known = self.endpoints.get(event.endpoint)
+            if known is None and len(self.endpoints) < MAX_ENDPOINTS:
+                known = self.endpoints[event.endpoint] = EndpointTally(event.caller, event.at * MILLISECOND)
+            if known is not None:
+                known.requests += 1
+                known.last, known.caller = event.at * MILLISECOND, event.caller
+
+    def _count_hit(
+        self, number: int, sure: bool, record: DecisionRecord, event: BehaviorEvent, tally: CallerTally,
+        facts: dict[str, object],
+    ) -> None:  # fmt: skip
+        found = self.condition_tallies[number]
+        if not sure:
+            found.unknown += 1
+            return
+        found.requests += 1
+        found.allowed += record.decision.get("allowed") is True
+        if len(found.days) < MAX_DAYS:
+            found.days.add(event.at // DAY)
+        if not tally.day_hits >> number & 1:
+            tally.day_hits |= 1 << number
+            found.caller_days += 1
+            if len(found.examples) < MAX_EXAMPLES:
+                example = ExampleDecision(record.id, event.at * MILLISECOND, event.caller, event.endpoint, facts)
+                found.examples.append(example)
+        tally.hits[number] += 1
+
+    def _count_clamped(self, number: int, value: object, event: BehaviorEvent, tally: CallerTally) -> None:
+        """Count what comes while a clamp still acts, after its condition was true for the caller."""
+        lasts = self.conditions[number].lasts
+        if lasts is None:
+            return
+        if value is True:
+            tally.clamped_until[number] = event.at + int(lasts.total_seconds() * 1_000)
+        elif not isinstance(value, Unknown) and event.at < tally.clamped_until.get(number, 0):
+            self.condition_tallies[number].within += 1
+
+    def _tally_of(self, caller: Caller, group: str) -> CallerTally:
+        found = self.callers.get(caller)
+        if found is None:
+            if len(self.callers) >= self._most:
+                oldest = next(iter(self.callers))
+                self._forget(oldest, self.callers.pop(oldest))
+            found = self.callers[caller] = CallerTally(group)
+        found.group = group
+        return found
+
+    def _forget(self, caller: Caller, tally: CallerTally) -> None:
+        self._end_day(caller, tally)
+        self.forgotten_callers += 1
+        for number in tally.hits:
+            self.condition_tallies[number].callers += 1
+
+    def _end_day(self, caller: Caller, tally: CallerTally) -> None:
+        """Count the day of a caller in its class."""
+        if tally.day < 0:
+            return
+        found = self.classes.setdefault((caller.issuer, tally.group), ClassTally())
+        found.ready_days += tally.is_ready
+        if tally.has_margins:
+            found.days += 1
+            found.bursts += tally.has_burst
+            found.add_level(ALARM_LEVEL if tally.has_burst else min(tally.level, 1.0))
+
+    def _day(self, day: int) -> DayTally:
+        found = self.days.get(day)
+        if found is None:
+            if len(self.days) >= MAX_DAYS:
+                del self.days[next(iter(self.days))]
+            found = self.days[day] = DayTally()
+        return found
+
+
+def reader_of(engine: Engine, state: BehaviorState) -> BehaviorReader:
+    """Return a reader that finds the caller, the class and the endpoint of requests as the engine does."""
+    decider = engine.decider
+    program = decider.compiled.evaluator.program
+    return BehaviorReader(engine.kernel, EndpointPatterns(decider.tree), program, BehaviorTracker(state), logs=False)
+
+
+def level_share(row: BehaviorRow, margin_slow: int, margin_fast: int) -> float:
+    """Return the highest level of the day as a share of the level that raises an alarm."""
+    slow = row.top_slow * MARGIN_UNIT / max(row.ceiling_slow * margin_slow, 1)
+    fast = row.top_fast * MARGIN_UNIT / max(row.ceiling_fast * margin_fast, 1)
+    return max(slow, fast)

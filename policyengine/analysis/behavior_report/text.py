@@ -1,0 +1,199 @@
+"""Renders a report for a terminal: lines, and tables as rows of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from policyengine.analysis.behavior_report.report import (
+    TRUST_STEPS,
+    BehaviorReport,
+    CallerRank,
+    ClassReport,
+    ConditionReport,
+    caller_words,
+    class_words,
+    format_day,
+    format_microseconds,
+    margin,
+)
+from policyengine.analysis.behavior_report.tallies import LEVEL_BOUNDS
+from policyengine.time_formats import format_duration
+
+SHOWN_CALLERS = 3
+SHOWN_DAYS = 14
+Table: TypeAlias = list[tuple[str, ...]]
+
+
+def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
+    """Yield lines and tables from top to bottom; the first row of a table is its head."""
+    yield summary_line(report)
+    yield from notes(report)
+    if report.revision is not None:
+        yield ""
+        yield "what the policies would have done"
+        if not report.conditions:
+            yield "  the policies read no learned facts"
+        for condition in report.conditions:
+            yield from condition_lines(condition)
+    if report.classes:
+        yield ""
+        yield "bursts: caller-days of ready callers with a burst"
+        yield burst_table(report.classes)
+        yield ""
+        yield "highest level of a caller-day, as a share of the level that is a burst"
+        yield level_table(report.classes)
+        yield ""
+        yield "ready callers by trust"
+        yield trust_table(report.classes)
+    if report.days:
+        yield ""
+        yield "by day" if len(report.days) <= SHOWN_DAYS else f"by day, the last {SHOWN_DAYS} of {len(report.days):,}"
+        yield day_table(report)
+    for title, ranks in (("most alarms", report.flagged), ("least trust", report.least_trusted)):
+        if ranks:
+            yield ""
+            yield title
+            yield rank_table(ranks)
+    if report.endpoints:
+        yield ""
+        yield "endpoints that were new to a ready caller and its class"
+        yield endpoint_table(report)
+
+
+def summary_line(report: BehaviorReport) -> str:
+    if report.first is None or report.last is None:
+        return "no decisions"
+    span = f"from {format_minute(report.first)} to {format_minute(report.last)} UTC"
+    return f"{count_words(report.decisions, 'decision')} of {count_words(report.callers, 'caller')}, {span}"
+
+
+def notes(report: BehaviorReport) -> Iterator[str]:
+    """Yield what a reader must know of the numbers."""
+    if report.learned_only:
+        yield f"{count_words(report.learned_only, 'earlier decision')} only learned from"
+    if report.left_out:
+        yield f"{count_words(report.left_out, 'decision')} left out: not decided for good, or about no known caller"
+    if report.late:
+        yield f"{count_words(report.late, 'line')} far out of order, counted at the time of the line before"
+
+
+def condition_lines(one: ConditionReport) -> Iterator[str]:
+    tally, condition = one.tally, one.condition
+    yield f"  {condition.rule}: {condition.words}  ({condition.at})"
+    if not tally.requests:
+        yield f"    no request{unknown_words(tally.unknown)}"
+        return
+    yield f"    {hit_words(one)}{unknown_words(tally.unknown)}"
+    if condition.lasts is not None and tally.within:
+        more = count_words(tally.within, "more request")
+        yield f"    {more} of these callers within {format_duration(condition.lasts)}"
+    shown = [f"{caller_words(caller)} ({count:,})" for caller, count in one.most[:SHOWN_CALLERS]]
+    rest = [f"{one.callers - len(shown):,} more"] if one.callers > len(shown) else []
+    yield f"    most often: {', '.join([*shown, *rest])}"
+
+
+def hit_words(one: ConditionReport) -> str:
+    tally = one.tally
+    return (
+        f"{count_words(tally.requests, 'request')} of {count_words(one.callers, 'caller')} "
+        f"on {count_words(len(tally.days), 'day')} ({count_words(tally.caller_days, 'caller-day')}); "
+        f"{tally.allowed:,} were allowed"
+    )
+
+
+def unknown_words(count: int) -> str:
+    return f"; unknown for {count_words(count, 'request')}" if count else ""
+
+
+# ── Tables ────────────────────────────────────────────────────────────────────────────────────
+
+
+def burst_table(classes: Sequence[ClassReport]) -> Table:
+    head = ("class", "callers", "ready", "caller-days", "with burst", "observed", "declared", "margins", "learned from")
+    return [head, *(burst_row(one, classes) for one in classes)]
+
+
+def burst_row(one: ClassReport, classes: Sequence[ClassReport]) -> tuple[str, ...]:
+    tally, model = one.tally, one.model
+    return (
+        class_words(one.issuer, one.name, classes), f"{one.callers:,}", f"{one.ready:,}", f"{tally.days:,}",
+        f"{tally.bursts:,}", "–" if one.observed is None else f"{100 * one.observed:.2f} %",
+        f"{100 * one.declared:.2f} %", margin_words(one), learned_words(one.burst_days, model.days, model.declared),
+    )  # fmt: skip
+
+
+def margin_words(one: ClassReport) -> str:
+    model = one.model
+    return f"×{margin(model.margin_slow)} ×{margin(model.margin_fast)}" if model.has_margins else "none yet"
+
+
+def learned_words(burst_days: int, days: int, declared: bool) -> str:
+    """Return from how many caller-days the margins come, and whether these suffice for the declared rate."""
+    found = count_words(days, "caller-day")
+    return found if declared else f"{found}; the declared rate needs {burst_days:,}"
+
+
+def level_table(classes: Sequence[ClassReport]) -> Table:
+    head = ("class", *(f"to {100 * bound:.0f} %" for bound in LEVEL_BOUNDS), "burst")
+    return [
+        head,
+        *((class_words(one.issuer, one.name, classes), *map(format_count, one.tally.levels)) for one in classes),
+    ]
+
+
+def trust_table(classes: Sequence[ClassReport]) -> Table:
+    head = ("class", *(f"from {place / TRUST_STEPS:.1f}" for place in range(TRUST_STEPS)))
+    return [head, *((class_words(one.issuer, one.name, classes), *map(format_count, one.trust)) for one in classes)]
+
+
+def day_table(report: BehaviorReport) -> Table:
+    return [
+        ("day", "decisions", "callers", "ready", "bursts", "new endpoints"),
+        *(
+            (format_day(day), *map(format_count, (tally.decisions, tally.callers, tally.ready, tally.bursts,
+                                                  tally.new_endpoints)))
+            for day, tally in report.days[-SHOWN_DAYS:]
+        ),
+    ]  # fmt: skip
+
+
+def rank_table(ranks: Sequence[CallerRank]) -> Table:
+    return [
+        ("caller", "class", "requests", "bursts", "new endpoints", "hits", "trust"),
+        *(
+            (caller_words(one.caller), one.tally.group, *map(format_count, (one.tally.requests, one.tally.bursts,
+             one.tally.new_endpoints, one.hits)), trust_words(one.trust))
+            for one in ranks
+        ),
+    ]  # fmt: skip
+
+
+def endpoint_table(report: BehaviorReport) -> Table:
+    return [
+        ("endpoint", "requests", "first", "last", "last caller"),
+        *(
+            (name or "none declared", f"{tally.requests:,}", format_minute(tally.first), format_minute(tally.last),
+             caller_words(tally.caller))
+            for name, tally in report.endpoints
+        ),
+    ]  # fmt: skip
+
+
+# ── Words ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def trust_words(trust: int | None) -> str:
+    return "not ready" if trust is None else f"{trust / 1_000:.2f}"
+
+
+def format_count(count: int) -> str:
+    return f"{count:,}"
+
+
+def format_minute(at: int) -> str:
+    return format_microseconds(at)[:16].replace("T", " ")
+
+
+def count_words(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

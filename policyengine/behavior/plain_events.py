@@ -1,0 +1,118 @@
+"""Reads plain events of callers: one JSON object a line, for tests and for measuring how well behavior is learned.
+
+| member | meaning |
+|---|---|
+| `at` | the time, as RFC 3339 or in milliseconds since 1970 |
+| `agent`, `issuer`, `instance` | the caller; the issuer and the instance may be missing |
+| `run` | the key of the run; without it, pauses separate runs |
+| `endpoint` | a pattern of the policies, or a request that one matches: `GET /data/7`, `TOOL github/search` |
+| `status` | the status of the response; 400 or more is a failure |
+| `outcome` | `deny` or `throttle` if the request did not pass |
+| `repeat` | loops, the innermost first: `[{"every": "10s", "times": 6}, {"every": "1d", "times": 20}]` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from policyengine.bounded_files import read_bounded
+from policyengine.clock import epoch_nanoseconds
+from policyengine.time_formats import parse_duration
+
+MAX_FILE_BYTES: Final = 2**30
+MAX_EVENTS: Final = 10_000_000
+MAX_MILLISECONDS: Final = 2**45  # a thousand years
+MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+class PlainEventError(Exception):
+    """A file of plain events cannot be read; the text says where and why."""
+
+
+class PlainEvent(NamedTuple):
+    """A request of a caller at a time in milliseconds. Texts that are missing are empty; `status` is 0 if it is."""
+
+    at: int
+    agent: str
+    issuer: str
+    instance: str
+    run: str
+    endpoint: str
+    status: int
+    outcome: str
+
+
+class EventLoop(msgspec.Struct, forbid_unknown_fields=True):
+    """One loop of a repeated event."""
+
+    every: str
+    times: int
+
+
+class EventLine(msgspec.Struct):
+    """One line of the file; members of other names are ignored."""
+
+    at: datetime | int
+    agent: str
+    endpoint: str
+    issuer: str = ""
+    instance: str = ""
+    run: str = ""
+    status: int = 0
+    outcome: str = ""
+    repeat: list[EventLoop] = []
+
+
+DECODER: Final = msgspec.json.Decoder(EventLine)
+
+
+def read_plain_events(path: Path) -> list[PlainEvent]:
+    """Return all events of a file in the order of their times. Raises PlainEventError."""
+    try:
+        raw = read_bounded(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise PlainEventError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+    found: list[PlainEvent] = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        if line.strip():
+            try:
+                found.extend(line_events(line, MAX_EVENTS - len(found)))
+            except (msgspec.DecodeError, ValueError) as error:
+                raise PlainEventError(f"`{path}`, line {number}: {error}") from None
+    found.sort(key=lambda event: event.at)
+    return found
+
+
+def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
+    """Yield the events of a line, at most `room` of them. Raises ValueError and msgspec.DecodeError."""
+    read = DECODER.decode(line)
+    begin = read.at if isinstance(read.at, int) else moment_of(read.at)
+    steps, count = [], 1
+    for loop in read.repeat:
+        every = parse_duration(loop.every)
+        if every is None or loop.times < 1:
+            raise ValueError('a loop is written as `{"every": "10s", "times": 6}`')
+        count *= loop.times
+        steps.append([number * (every // MILLISECOND) for number in range(min(loop.times, room + 1))])
+    if count > room:
+        raise ValueError(f"there are more than {MAX_EVENTS:,} events")
+    for offsets in product(*reversed(steps)):
+        at = begin + sum(offsets)
+        if not 0 <= at < MAX_MILLISECONDS:
+            raise ValueError("`at` is out of range")
+        yield PlainEvent(
+            at, read.agent, read.issuer, read.instance, read.run, read.endpoint, read.status, read.outcome
+        )  # fmt: skip
+
+
+def moment_of(time: datetime) -> int:
+    """Return a time in milliseconds. Raises ValueError."""
+    if time.tzinfo is None:
+        raise ValueError("`at` needs a time zone, such as `2026-01-05T09:00:00Z`")
+    return epoch_nanoseconds(time) // 1_000_000

@@ -1,0 +1,1 @@
+"""`policyengine behavior`: what is learned of callers."""

@@ -1,0 +1,146 @@
+"""`policyengine behavior report`: what the learned conditions of policies would have hit in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
+from policyengine.cli.errors import CommandError, log_error, short_log_messages
+from policyengine.cli.load_engine import BUNDLE, load_engine
+from policyengine.cli.log_input import check_log
+from policyengine.cli.options.common import TextOrJson, TrustedKeys
+from policyengine.cli.output.reading_progress import show_reading
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+
+if TYPE_CHECKING:
+    from policyengine.analysis.behavior_report import BehaviorReport
+
+OWNER_ONLY = 0o600  # as a log
+POLICY = ".policy"
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG... [POLICY...]",
+            help="Decision logs, each with its rotated files, or packed logs; then policies, folders of them, or a "
+            "bundle.",
+            show_default=False,
+        ),
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Count only from this time on, and learn from earlier decisions: a date, a time, or `7d` ago.",
+            show_default=False,
+        ),
+    ] = None,
+    trust: TrustedKeys = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write an HTML page to this file.", show_default=False),
+    ] = None,
+    format: TextOrJson = OutputFormat.TEXT,
+) -> int:
+    """Report what learned conditions would have hit.
+
+    The logs are read in the order of time, as an engine learns from decisions, also logs that were written before any
+    policy read learned facts. For each `when behavior.…` of the policies, the report says which requests, callers and
+    days it would have hit. It also compares the declared and the observed rate of false alarms, and shows levels,
+    trust, new endpoints and the callers with the most alarms. Without policies, it shows only the latter, with the
+    classes that the log names. `-o` writes a page that loads nothing and has no scripts; only its owner may read it.
+
+    \b
+    Exit codes:
+      0  reported, whatever was hit
+      1  a file cannot be read or written, is not a decision log, or a policy has an error
+      2  wrong usage
+
+    \b
+    Example:
+      policyengine behavior report decisions.jsonl payments/
+      policyengine behavior report decisions.jsonl payments/ --since 7d -o behavior.html
+    """
+    from policyengine.analysis.behavior_report import BehaviorReporter
+
+    logs = [path for path in paths if not is_policy(path)]
+    policies = [path for path in paths if is_policy(path)]
+    if not logs:
+        raise CommandError("usage", "no log is named", "name the decision log before the policies", code=2)
+    if output is not None:
+        refuse_to_replace_log(output, logs)
+    start = None if since is None else parse_since(since)
+    for log in logs:
+        check_log(log)
+    engine = None
+    if policies:
+        with short_log_messages():
+            engine = load_engine(policies, None, trust)
+    elif trust:
+        raise CommandError("usage", "`--trust` needs a bundle", "name a `.policybundle` after the logs", code=2)
+    reporter = BehaviorReporter(engine, logs, start)
+    try:
+        with show_reading(log_bytes(logs), None) as reading, show_progress("reading the log"):
+            found = reporter.report(reading)
+    except OSError as error:
+        raise log_error(Path(error.filename or logs[0]), error) from None
+    report_skipped_lines(found)
+    if output is not None:
+        from policyengine.analysis.behavior_report.page import BehaviorPage
+
+        write_file(output, BehaviorPage(found, list(map(str, paths)), since).render(), OWNER_ONLY)
+    if format is OutputFormat.JSON:
+        print_json(found.to_dict())
+    elif output is not None:
+        Screen().line(f"wrote {output}: {found.decisions:,} decisions")
+    else:
+        show_report(found)
+    return 0
+
+
+def is_policy(path: Path) -> bool:
+    return path.suffix in (POLICY, BUNDLE) or path.is_dir()
+
+
+def parse_since(text: str) -> int:
+    """Return a time in microseconds since 1970. Raises CommandError."""
+    from policyengine.audit.query.query import QueryError, parse_moment
+    from policyengine.clock import epoch_microseconds
+
+    try:
+        return epoch_microseconds(datetime.fromisoformat(parse_moment(text, datetime.now(UTC))))
+    except QueryError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
+
+
+def log_bytes(logs: Sequence[Path]) -> int:
+    from policyengine.audit.files import log_files
+
+    return sum(file.stat().st_size for log in logs for file in log_files(log))
+
+
+def report_skipped_lines(found: BehaviorReport) -> None:
+    screen = Screen(sys.stderr)
+    for file, (count, first) in found.skipped.items():
+        lines = f"{count:,} line{'' if count == 1 else 's'}"
+        screen.line(("warning: ", "bold yellow"), f"{file}: {lines} could not be read, the first: {first}")
+
+
+def show_report(found: BehaviorReport) -> None:
+    from policyengine.analysis.behavior_report.text import text_parts
+
+    screen = Screen()
+    for part in text_parts(found):
+        if isinstance(part, str):
+            screen.line(part)
+        else:
+            screen.table([(f"  {first}", *others) for first, *others in part])

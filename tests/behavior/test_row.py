@@ -1,0 +1,149 @@
+"""Rows of callers as bytes: what is packed comes back, and bytes that are no row are refused."""
+
+from array import array
+from contextlib import suppress
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.behavior.row import (
+    DAYS_KEPT,
+    HOUR,
+    HOURS_OF_DAY,
+    MAX_COUNT,
+    MAX_HOUR,
+    MAX_LEVEL,
+    MAX_SEEN,
+    MAX_SHORT,
+    MILLION,
+    NEW_TRUST,
+    ROW_BYTES,
+    BehaviorRow,
+    RowError,
+    pack_row,
+    unpack_row,
+)
+
+DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast"}
+PACKED = sorted(set(BehaviorRow.__slots__) - DERIVED)
+NGRAM_BYTES = 1_152  # what a table of n-grams takes
+EXTREMES = 0, 1, 255, MAX_SHORT
+
+
+@st.composite
+def rows(draw):
+    """Draw a row. Its lists are filled from a seed, which is much faster than to draw three hundred numbers."""
+    random = Random(draw(st.integers(0, 2**32)))
+
+    def some(most, length=1):
+        return [
+            random.choice((random.randint(0, most), most, min(random.choice(EXTREMES), most))) for _ in range(length)
+        ]
+
+    row = BehaviorRow(0)
+    row.serial, row.level_at, row.run_last = some(2**63, 3)
+    row.trust, row.novelty, row.errors = some(MILLION, 3)
+    (row.hour,), (row.gains,), (row.days,) = some(MAX_HOUR), some(8), some(2**DAYS_KEPT - 1)
+    row.hour_count, row.run_tag, row.top_slow, row.top_fast, row.fall_hour = some(MAX_COUNT, 5)
+    row.runs, row.run_length, row.gain_day = some(MAX_SHORT, 3)
+    row.hour_alarm = draw(st.booleans())
+    row.paces[:] = array("I", some(MAX_COUNT, HOURS_OF_DAY))
+    row.peaks[:] = array("I", some(MAX_COUNT, 2 * DAYS_KEPT))
+    row.ratios[:] = array("H", some(MAX_SHORT, 2 * DAYS_KEPT))
+    row.level_slow, row.level_fast, row.level_denied = some(MAX_LEVEL, 3)
+    number = draw(st.integers(0, MAX_SEEN))
+    row.seen = dict(zip(some(MAX_COUNT, number), some(MAX_SHORT, number), strict=True))
+    return row
+
+
+def members(row):
+    return {name: getattr(row, name) for name in PACKED}
+
+
+@given(rows())
+def test_a_packed_row_comes_back_whole(row):
+    assert members(unpack_row(pack_row(row))) == members(row)
+
+
+@given(rows())
+def test_equal_rows_have_equal_bytes(row):
+    other = unpack_row(pack_row(row))
+    other.seen = dict(reversed(other.seen.items()))
+    assert pack_row(other) == pack_row(row)
+    assert pack_row(row.copy()) == pack_row(row)
+
+
+@given(rows())
+def test_a_row_leaves_room_for_a_table_of_ngrams(row):
+    assert len(pack_row(row)) + NGRAM_BYTES <= ROW_BYTES
+
+
+def test_the_longest_row_leaves_room_too():
+    row = BehaviorRow(0)
+    row.seen = dict.fromkeys(range(MAX_SEEN), 1)
+    assert len(pack_row(row)) + NGRAM_BYTES <= ROW_BYTES
+
+
+@given(rows(), st.data())
+def test_a_cut_or_extended_row_is_refused(row, data):
+    raw = pack_row(row)
+    cut = data.draw(st.integers(0, len(raw) - 1))
+    for damaged in (raw[:cut], raw + b"\0"):
+        with pytest.raises(RowError, match=r"version|cut off|length"):
+            unpack_row(damaged)
+
+
+@given(st.binary(max_size=2 * ROW_BYTES))
+def test_foreign_bytes_are_refused_or_are_a_row(raw):
+    with suppress(RowError):
+        assert pack_row(unpack_row(raw)) == raw
+
+
+@given(rows(), st.data())
+def test_a_changed_byte_never_raises_anything_else(row, data):
+    raw = bytearray(pack_row(row))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(RowError):
+        pack_row(unpack_row(bytes(raw)))
+
+
+def changed(**members):
+    row = BehaviorRow(20_000 * 24 * HOUR)
+    for name, value in members.items():
+        setattr(row, name, value)
+    return pack_row(row)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "another version"),
+        (b"\x02" + changed()[1:], "another version"),
+        (changed()[:40], "cut off"),
+        (changed() + b"\0" * 6, "another length"),
+        (changed(trust=MILLION + 1), "greater than 1"),
+        (changed()[:1] + b"\x02" + changed()[2:], "neither yes nor no"),
+        (changed(novelty=MILLION + 1), "greater than 1"),
+        (changed(errors=MILLION + 1), "greater than 1"),
+        (changed(level_slow=MAX_LEVEL + 1), "higher than any"),
+        (changed(level_denied=MAX_LEVEL + 1), "higher than any"),
+        (changed(days=1 << DAYS_KEPT), "later than any"),
+        (changed(hour=MAX_HOUR + 1), "later than any"),
+        (changed(seen={1: 2, 3: 4})[:-6] + changed(seen={1: 2})[-6:], "not in order"),
+    ],
+)
+def test_what_no_row_can_have_is_refused(raw, message):
+    with pytest.raises(RowError, match=message):
+        unpack_row(raw)
+
+
+@given(rows())
+def test_the_row_of_a_new_version_has_habits_but_no_standing(row):
+    found = row.successor()
+    assert (found.paces, found.peaks, found.seen) == (row.paces, row.peaks, row.seen)
+    assert (found.serial, found.runs, found.days, set(found.ratios)) == (0, 0, 0, {0})
+    assert found.trust == min(row.trust, NEW_TRUST)
+    assert (found.level_slow, found.level_denied) == (row.level_slow, row.level_denied)
+    assert found.peaks is not row.peaks
