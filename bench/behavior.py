@@ -25,6 +25,7 @@ from policyengine.behavior.row import MAX_SEEN, ROW_BYTES, BehaviorRow, pack_row
 from policyengine.behavior.state import BehaviorState
 
 CALLERS: Final = 75
+LIMITED: Final = 15  # callers of each kind behind limits
 DECLARED: Final = {20: 45, 100: 45, 500: 80}  # caller-days to one false alarm, and the days that are simulated
 SETTLED: Final = 24  # days before alarms are counted
 LEAST_DAYS: Final = 1_000  # caller-days of a cell
@@ -51,7 +52,7 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Secti
     say("behavior: novelty")
     found_novelty = {SIMULATED: novelty(lambda random: ToolUser(random).run, "tools"), **public_novelty()}
     say("behavior: limits")
-    found_limits = limits(callers=max(callers * 3 // 20, 3), days=40, victims=3)
+    found_limits = limits(LIMITED, days=40, victims=3)
     say("behavior: trust")
     bound = max(patience(days, pace) for days in (17, 365) for pace in (100, 1_000))
     say("behavior: cost")

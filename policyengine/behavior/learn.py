@@ -23,7 +23,7 @@ LEAST_DAYS: Final = 20  # caller-days from which margins are learned
 MAX_WEIGHT: Final = 20  # a principal counts at most for one part in so many
 MAX_PART: Final = 4  # a principal causes at most one part in so many of the alarms that are allowed
 WEIGHT_UNIT: Final = 2**20
-SPARE: Final = 3, 2  # the highest ratio times this is the margin of a class with too few caller-days
+SPARE: Final = 2  # the highest ratio times this is the margin of a class with too few caller-days
 LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
 MAX_MARGIN: Final = 8 * MARGIN_UNIT  # whatever the callers of a class do
 
@@ -111,9 +111,8 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     total = sum(day.weight for day in days)
     allowed = (total + WEIGHT_UNIT) // burst_days - WEIGHT_UNIT
     if allowed < 0:
-        times, by = SPARE
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
-        return Margins(bounded(slow * times // by), bounded(fast * times // by), len(days), declared=False)
+        return Margins(bounded(SPARE * slow), bounded(SPARE * fast), len(days), declared=False)
     slows, fasts = weighted(days, 0), weighted(days, 1)
     part = max(allowed // MAX_PART, WEIGHT_UNIT)
 

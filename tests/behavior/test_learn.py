@@ -86,7 +86,7 @@ def test_too_few_days_give_no_margins():
 
 def test_with_fewer_days_than_the_rate_needs_the_margin_has_a_reserve_and_is_not_declared():
     found = learn_margins(days_of([1_500] * 20 + [2_000]), 100)
-    assert (found.slow, found.declared) == (3_000, False)
+    assert (found.slow, found.declared) == (4_000, False)
 
 
 @pytest.mark.parametrize(("ratio", "margin"), [(0, LEAST_MARGIN), (1_024, LEAST_MARGIN), (65_535, MAX_MARGIN)])
