@@ -1,7 +1,7 @@
-"""What operators ask of a folder with learned behavior: planned changes, and callers to forget.
+"""The files in which operators ask for planned changes, and for callers to be forgotten.
 
-A process that uses the folder reads both about every minute. The key of the folder authenticates them. Requests to
-forget stay for a few minutes, so that each process with the folder finds them.
+A process that uses a folder with learned behavior reads both about every minute. The key of the folder authenticates
+them. Requests to forget stay for a few minutes, so that each process with the folder finds them.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
         raise BehaviorFolderError(f"the request `{path}` is ignored: it is not of the key", "delete it") from None
 
 
-def remove_old_requests(folder: BehaviorFolder) -> None:
-    """Remove the requests that each process has found. Raises OSError."""
+def remove_requests(folder: BehaviorFolder, age: float = REQUEST_SECONDS) -> None:
+    """Remove the requests that are older than so many seconds. Raises OSError."""
     for path in request_paths(folder):
         with suppress(FileNotFoundError):
-            if time.time() - os.stat(path).st_mtime > REQUEST_SECONDS:
+            if time.time() - os.stat(path).st_mtime >= age:
                 path.unlink()

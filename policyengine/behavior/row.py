@@ -37,7 +37,7 @@ class RowError(Exception):
 
 
 class BehaviorRow:
-    """What is known of a caller.
+    """Holds what is known of a caller.
 
     `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour of which
     anything is known, with its allowed requests (`hour_count`), and whether an alarm was raised (`hour_alarm`).

@@ -66,6 +66,11 @@ def engine(tracker, tmp_path):
 # ── Planned changes ───────────────────────────────────────────────────────────────────────────
 
 
+def plan(tracker, until, group=PROFILE):
+    save_releases(tracker.folder, (ClassRelease(group, NOW, until),))
+    tracker.keep()
+
+
 def flood(engine, path="/data/x", count=60):
     limits = []
     for _ in range(count):
@@ -75,7 +80,7 @@ def flood(engine, path="/data/x", count=60):
 
 
 def test_a_planned_change_raises_no_alarm(engine, tracker):
-    tracker.state.releases = {PROFILE: NOW + DAY}
+    plan(tracker, NOW + DAY)
     assert set(flood(engine) + flood(engine, "/secret/1")) == {180}
     assert tracker.counts == {"burst": 0, "novelty": 0}
     found = facts_of_last(engine)
@@ -93,7 +98,7 @@ def test_without_a_planned_change_the_same_raises_alarms(engine, tracker):
 
 
 def test_what_was_learned_in_a_planned_change_is_usual_later(engine, tracker):
-    tracker.state.releases = {PROFILE: NOW + DAY}
+    plan(tracker, NOW + DAY)
     flood(engine)
     flood(engine, "/secret/1", 3)
     engine.test_clock.now = BEGIN + timedelta(days=11, hours=9)
@@ -104,7 +109,7 @@ def test_what_was_learned_in_a_planned_change_is_usual_later(engine, tracker):
 
 
 def test_a_planned_change_ends_at_its_time(engine, tracker):
-    tracker.state.releases = {PROFILE: int(engine.test_clock.now.timestamp() * 1_000) + 1_000}
+    plan(tracker, int(engine.test_clock.now.timestamp() * 1_000) + 1_000)
     engine.decide(question())
     assert facts_of_last(engine).released
     engine.test_clock.now += timedelta(seconds=2)
@@ -113,13 +118,13 @@ def test_a_planned_change_ends_at_its_time(engine, tracker):
 
 
 def test_a_planned_change_of_another_class_changes_nothing(engine, tracker):
-    tracker.state.releases = {"profile other": NOW + DAY}
+    plan(tracker, NOW + DAY, "profile other")
     engine.decide(question())
     assert not facts_of_last(engine).released
 
 
 def test_the_days_of_a_planned_change_teach_no_margins(engine, tracker):
-    tracker.state.releases = {PROFILE: NOW + DAY}
+    plan(tracker, NOW + DAY)
     flood(engine)
     engine.test_clock.now = BEGIN + timedelta(days=11, hours=9)
     engine.decide(question())

@@ -199,7 +199,7 @@ class SealRun:
         """Add the entries of the next lines of the current file, at most so many bytes. Nothing is written, because a
         decision waits. Raises OSError, SealError.
         """
-        if not self.tiles.is_full and not self._was_truncated():
+        if not self.tiles.is_half_full and not self._was_truncated():
             data = os.pread(self._file, most, self._offset)
             self._add_lines(data, data.rfind(b"\n"))
 

@@ -1,10 +1,11 @@
 """Seals a log while processes write to it. Each process has a thread for this; only the process that holds the lock
 seals.
 
-The sealer reads the complete lines of the files in their order and adds their digests to the tree. At the end of each
-interval with new lines, it forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line
-that a power failure can lose. After a restart or a failure, it continues at the place in the file `state`, which it
-writes before each checkpoint.
+The sealer reads the complete lines of the files in their order and adds their digests to the tree; the process that
+writes decisions does so itself for the lines that it has just written. At the end of each interval with new lines, the
+thread forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line that a power failure
+can lose. After a restart or a failure, it continues at the place in the file `state`, which it writes before each
+checkpoint.
 
 A rotated file is finished if it was not changed for 3 s. If a process that was suspended writes another line to it, the
 digest of that line is sealed in a later line.

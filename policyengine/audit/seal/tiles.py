@@ -124,13 +124,13 @@ class WaitingTiles(TileFolder):
         self._waiting: deque[tuple[int | str, int, bytes, int]] = deque()
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more tiles can wait."""
-        return len(self._waiting) >= MAX_WAITING_TILES
+    def is_half_full(self) -> bool:
+        """Whether half as many tiles wait as may."""
+        return len(self._waiting) >= MAX_WAITING_TILES // 2
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
         """Let a tile wait; write the others if there are too many. Raises OSError."""
-        if self.is_full:
+        if len(self._waiting) >= MAX_WAITING_TILES:
             self.write_waiting(lambda: None)
         self._waiting.append((level, number, raw, width))
 

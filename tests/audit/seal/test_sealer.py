@@ -92,6 +92,20 @@ def test_a_process_that_decides_seals_its_decisions_in_slices(path, monkeypatch)
     assert (verified(path).size, problems(path)) == (601, [])
 
 
+def test_a_decision_never_writes_the_tiles_of_a_seal(path, monkeypatch):
+    monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
+    monkeypatch.setattr(tiles, "MAX_WAITING_TILES", 8)
+    log = open_sealed(path)
+    engine = Engine.from_text(ALLOWING, log=log)
+    engine.decide(QUESTION)
+    log.seal()
+    for _ in range(1_500):
+        engine.decide(QUESTION)
+    assert not (folder(path) / "tile/0/000").exists()
+    log.close()
+    assert (verified(path).size, problems(path)) == (1_501, [])
+
+
 def test_a_slice_of_a_truncated_log_is_not_sealed(path, monkeypatch):
     monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
     log = open_sealed(path)
