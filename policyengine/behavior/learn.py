@@ -105,11 +105,12 @@ def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tu
 
 def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     """Return the smallest margins that at most one caller-day in `burst_days` exceeds, counting the next one as an
-    excess (conformal ranks). If there are too few days for that, the margins are the highest ratios with a reserve."""
+    excess of each bucket (conformal ranks). If there are too few days for that, the margins are the highest ratios with
+    a reserve."""
     if len(days) < LEAST_DAYS:
         return NO_MARGINS._replace(days=len(days))
     total = sum(day.weight for day in days)
-    allowed = (total + WEIGHT_UNIT) // burst_days - WEIGHT_UNIT
+    allowed = (total + WEIGHT_UNIT) // burst_days - 2 * WEIGHT_UNIT
     if allowed < 0:
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
         return Margins(bounded(SPARE * slow), bounded(SPARE * fast), len(days), declared=False)
