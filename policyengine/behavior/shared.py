@@ -25,7 +25,7 @@ from policyengine.behavior.fold import (
     FAST_FACTOR,
     LEVEL_UNIT,
     MARGIN_UNIT,
-    MOST_TIMES,
+    MAX_CEILINGS,
     PEAK_UNIT,
     SLOW_FACTOR,
     BehaviorReading,
@@ -364,7 +364,7 @@ def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
     """Return what the levels are at most after a burst."""
     if not reading.facts.ready:
         return MAX_LEVEL, MAX_LEVEL
-    most = MOST_TIMES * PEAK_UNIT
+    most = MAX_CEILINGS * PEAK_UNIT
     return most * reading.row.ceiling_slow, most * reading.row.ceiling_fast
 
 
