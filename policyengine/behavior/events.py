@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 ALLOWED: Final = 0
 DENIED: Final = 1
 HELD: Final = 2  # throttled, or it waits for an approval
+FAILED: Final = 3  # the report that an allowed request failed
 NO_RUN: Final = 0
 
 

@@ -100,6 +100,11 @@ def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
         key.verify(signature, payload)
     except (Base64Error, ValueError, InvalidSignature):
         raise ModelError("its signature is not that of the key") from None
+    return decode_content(payload)
+
+
+def decode_content(payload: bytes) -> BehaviorModel:
+    """Return the model of a payload whose signature was verified. Raises ModelError."""
     try:
         content = msgspec.json.decode(payload, type=ModelContent)
     except msgspec.DecodeError as error:

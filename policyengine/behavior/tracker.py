@@ -11,18 +11,18 @@ import os
 import secrets
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Final
+from typing import Any, Final
 
-from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
+from policyengine.runtime.behavior import CallerCharge
 
 _LOG = logging.getLogger("policyengine")
 MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
@@ -40,7 +40,7 @@ class BehaviorTracker:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
         self.counts = {"burst": 0, "novelty": 0}
-        self._lock = Lock()
+        self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None
         self._changed = False
@@ -94,6 +94,10 @@ class BehaviorTracker:
                 if known is not None:
                     state.rows[caller] = known
 
+    def tag(self, text: str) -> int:
+        """Return the tag of a text."""
+        return self.state.tagger.tag(text)
+
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
         if reading.is_latest:
@@ -105,6 +109,10 @@ class BehaviorTracker:
         return again[:FACTS] == reading.facts[:FACTS]
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
+
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> TrackedBehavior:
+        """Return what the commit of a decision changes."""
+        return TrackedBehavior(self, reading, outcome, settings_of)
 
     def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller."""
@@ -119,14 +127,20 @@ class BehaviorTracker:
             self.start()
         return number
 
-    def await_report(self, decision: str, caller: Caller) -> None:
-        """Remember the caller of an allowed request until its failure is reported. Of too many, the oldest are
-        dropped."""
-        known = self._reportable
-        with self._lock:
-            if len(known) >= MAX_REPORTABLE:
-                del known[next(iter(known))]
-            known[decision] = caller
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
+        """Nothing else is known after a commit that changed nothing."""
+        return True
+
+    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
+        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed one: its
+        caller is remembered until its failure is reported. Of too many, the oldest are dropped."""
+        if decision is not None:
+            known = self._reportable
+            with self._lock:
+                if len(known) >= MAX_REPORTABLE:
+                    del known[next(iter(known))]
+                known[decision] = reading.caller
+        return charge.number if isinstance(charge, TrackedBehavior) else 0
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn how a request came out, once."""
@@ -140,6 +154,11 @@ class BehaviorTracker:
         with self._lock:
             self._changed = True
             return self.state.rows.pop(caller, None) is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Return where learned behavior is kept, the number of the model, and the number of callers."""
+        folder = {} if self.folder is None else {"folder": str(self.folder.path)}
+        return {**folder, "model": self.state.model.content.serial, "callers": len(self.state.rows)}
 
     # ── Operators ─────────────────────────────────────────────────────────────────────────────
 
@@ -188,6 +207,10 @@ class BehaviorTracker:
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
+        with self._keeping:
+            self._keep()
+
+    def _keep(self) -> None:
         try:
             if self.folder is not None:
                 self.follow_operators(self.folder)
@@ -198,13 +221,15 @@ class BehaviorTracker:
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
-        except OSError as error:
+        except Exception as error:  # a defect must not end the thread
             self._changed = True
             if not self._failing:
                 self._failing = True
                 path = None if self.folder is None else self.folder.path
+                known = isinstance(error, OSError)
                 _LOG.error(
-                    "what is learned of callers cannot be saved in `%s`: %s", path, reason(error),
+                    "what is learned of callers cannot be saved in `%s`: %s", path,
+                    reason(error) if isinstance(error, OSError) else error, exc_info=not known,
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip
 
@@ -269,6 +294,26 @@ class BehaviorTracker:
             self._saves = -1
 
 
+class TrackedBehavior:
+    """A decision of which a tracker learns in the step of the memory store. `number` is that of its event, after the
+    step."""
+
+    __slots__ = ("_outcome", "_reading", "_settings_of", "_tracker", "number")
+
+    def __init__(
+        self, tracker: BehaviorTracker, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf
+    ) -> None:
+        self._tracker, self._reading, self._outcome, self._settings_of = tracker, reading, outcome, settings_of
+        self.number = 0
+
+    def is_current(self) -> bool:
+        return self._tracker.is_current(self._reading)
+
+    def settle(self, *, admitted: bool, clamped: bool) -> None:
+        outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
+        self.number = self._tracker.learn(self._reading, outcome, clamped, self._settings_of)
+
+
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
     """Save what a tracker learned, until it is closed or no longer used."""
     pause = 0.0
@@ -277,6 +322,5 @@ def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> Non
         found = tracker()
         if found is None:
             return
-        with suppress(Exception):
-            found.keep()
+        found.keep()
         del found

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
+from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
@@ -382,7 +383,8 @@ class Effects(Struct, frozen=True):
     apply, approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are
     charged for every outcome. `records` go into the history. The commit requires that the histories in `relied` still
     have these versions, and that the `claim` to the idempotency key still holds; the decision is stored under that key.
-    `excess` is a message to the operator if the decision took too many steps.
+    `excess` is a message to the operator if the decision took too many steps. `behavior` is what is learned from the
+    decision, whatever its outcome.
     """
 
     spends: tuple[str, ...] = ()
@@ -394,6 +396,7 @@ class Effects(Struct, frozen=True):
     claim: IdempotencyClaim | None = None
     confirms: tuple[str, ...] = ()
     excess: str = ""
+    behavior: CallerCharge | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.spends or self.limits or self.records or self.claim)
+        return bool(self.spends or self.limits or self.records or self.claim or self.behavior)
