@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench import (
     audit_query,
+    behavior,
     commands,
     decide,
     directory,
@@ -66,6 +67,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "testing": lambda _, say: policy_tests.policy_test_times(say),
     "seal": lambda options, say: seal.run(say, proved=max(options.sizes, default=seal.PROVED)),
     "simulate": lambda _, say: simulate.run(say),
+    "behavior": lambda _, say: behavior.run(say),
     "sinks": lambda _, say: sinks.run(say),
     "counting": lambda _, say: metrics.metrics_cost(say),
     "proofs": lambda _, say: identity_bound.proofs(say),

@@ -22,10 +22,9 @@ from policyengine.audit.redaction import RedactedFact, Redaction
 from policyengine.audit.token_events import format_times
 from policyengine.control_characters import printable_json
 from policyengine.entities.store import RowResult, UnknownRow
-from policyengine.runtime.decision import Decision
+from policyengine.runtime.decision import Decision, logged_json
 from policyengine.runtime.decode import MAX_DEPTH, TOO_DEEP, clean_scalar
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.fast_decode import is_shallow
 from policyengine.runtime.request import NO_OPTIONS, Approval, Options, Request, RequestError
 from policyengine.runtime.values import Invalid, MissingValue, text_hazard
 from policyengine.spec.facts import Facts
@@ -33,10 +32,10 @@ from policyengine.typesystem import EntityRef
 
 LOG_VERSION = 2
 LINE_START = b'{"v":2,'  # every line begins with this, so that readers find the next line after an incomplete one
+DECISION_START = LINE_START + b'"time":"'
 LINE_STARTS = (LINE_START, b'{"v":1,')  # of this version and the earlier ones
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
-SEQUENCE_TYPES = frozenset({list, tuple})
-NO_NAMES: frozenset[str] = frozenset()
+MAX_SHAPES, MAX_SHAPE_CHARACTERS = 1_000, 1_000  # of the names that a check remembers
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
 MAX_PLAIN_BYTES = 65_536  # in a question of at most this size, no string can be too long for a value
 
@@ -54,39 +53,50 @@ def format_moment(nanoseconds: int) -> bytes:
     return b"%b.%06dZ" % (format_second(seconds), rest // 1000)
 
 
-def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
-    """Return whether JSON represents the object exactly and none of its names is the name of a secret. Every decision
-    waits for this function. Raises AttributeError or TypeError for names that are not strings.
-    """
-    for name, value in tree.items():
-        if name in suspicious or (not name.islower() and name.lower() in suspicious):
+class PlainCheck:
+    """Checks whether JSON represents a question exactly, and none of its names is in `suspicious`. Every decision waits
+    for this check, so that the names of an object are checked once for all objects with the same names."""
+
+    def __init__(self, suspicious: frozenset[str]) -> None:
+        self._suspicious = suspicious
+        self._known: set[tuple[str, ...]] = set()
+
+    def is_plain_object(self, tree: dict[str, Any], levels: int = MAX_DEPTH - 1) -> bool:
+        """Return whether an object is plain, with at most so many levels of values in it. Raises AttributeError or
+        TypeError for names that are not strings."""
+        names = tuple(tree)
+        if names not in self._known and not self._has_plain_names(names):
             return False
-        kind = value.__class__
-        if kind in PLAIN_TYPES:
-            continue
-        if kind is dict:
-            if not is_plain_object(value, suspicious):
+        for value in tree.values():
+            kind = value.__class__  # compared one by one, which is faster than to look it up in a set
+            if kind is str or kind is int or kind is bool or value is None:
+                continue
+            if kind is dict:
+                if not levels or not self.is_plain_object(value, levels - 1):
+                    return False
+            elif (kind is tuple or kind is list) and levels and PLAIN_TYPES.issuperset(map(type, value)):
+                continue
+            elif not self._is_plain_value(value, levels):
                 return False
-        elif kind in SEQUENCE_TYPES and PLAIN_TYPES.issuperset(map(type, value)):
-            continue
-        elif not is_plain_value(value, suspicious):
-            return False
-    return True
+        return True
 
+    def _has_plain_names(self, names: tuple[str, ...]) -> bool:
+        for name in names:
+            if name in self._suspicious or (not name.islower() and name.lower() in self._suspicious):
+                return False
+        if len(self._known) < MAX_SHAPES and sum(map(len, names)) <= MAX_SHAPE_CHARACTERS:
+            self._known.add(names)
+        return True
 
-def is_plain_value(value: object, suspicious: frozenset[str]) -> bool:
-    match value:
-        case list() | tuple():
-            return all(
-                is_plain_object(one, suspicious) if one.__class__ is dict else is_plain_value(one, suspicious)
-                for one in value
-            )
-        case float():
+    def _is_plain_value(self, value: object, levels: int) -> bool:
+        kind = value.__class__
+        if kind is list or kind is tuple:
+            return levels > 0 and all(self._is_plain_value(one, levels - 1) for one in value)  # type: ignore[attr-defined]
+        if kind is dict:
+            return levels > 0 and self.is_plain_object(value, levels - 1)  # type: ignore[arg-type]
+        if isinstance(value, float):
             return isfinite(value)
-        case Decimal():
-            return has_decimal_point(value)
-        case _:
-            return value.__class__ in PLAIN_TYPES
+        return has_decimal_point(value) if isinstance(value, Decimal) else kind in PLAIN_TYPES
 
 
 def has_decimal_point(number: Decimal) -> bool:
@@ -118,6 +128,8 @@ def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] 
     if type(request.facts) is not dict:
         return None
     options = request.options
+    if options is NO_OPTIONS:
+        return request.facts
     return request.facts if options == NO_OPTIONS else {**request.facts, "options": encode_options(options)}
 
 
@@ -221,7 +233,7 @@ class LogLineEncoder:
 
     def __init__(self, redaction: Redaction) -> None:
         self.redaction = self._redaction = redaction
-        self._suspicious = redaction.suspicious
+        self._plain, self._plain_values = PlainCheck(redaction.suspicious), PlainCheck(frozenset())
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
         """Return the members of a line from `request` on, and whether messages could reveal a redacted fact."""
@@ -237,14 +249,14 @@ class LogLineEncoder:
         """Encode an ordinary question on the fast path, or return None."""
         redacted: list[RedactedFact] = []
         try:
-            if not is_plain_object(question, self._suspicious):
+            if not self._plain.is_plain_object(question):
                 question, redacted = self._redaction.applied(question)
-                if not is_plain_object(question, NO_NAMES):
+                if not self._plain_values.is_plain_object(question):
                     return None
             written = encode(question)
         except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
             return None
-        if len(written) > MAX_PLAIN_BYTES or not is_shallow(written, question):
+        if len(written) > MAX_PLAIN_BYTES:
             return None
         first = b'"request":' + written
         return (
@@ -256,15 +268,14 @@ class LogLineEncoder:
         question, tells = asked
         line = b"".join(
             (
-                LINE_START,
-                b'"time":"',
+                DECISION_START,
                 format_moment(moment),
                 b'","call":"',
                 call,
                 b'",',
                 state,
                 b'"decision":',
-                withhold_messages(decision.to_json()) if tells else decision.to_json(),
+                withhold_messages(decision.to_json()) if tells else logged_json(decision),
                 b",",
                 question,
                 b"}\n",

@@ -231,7 +231,11 @@ class DecisionLog:
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
             line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
-            return self._append(line) or self.lets_pass
+            if not self._append(line):
+                return self.lets_pass
+            if self.sealer is not None:
+                self.sealer.wrote(len(line))
+            return True
         except Exception:
             self._not_put("a decision")
             return self.lets_pass

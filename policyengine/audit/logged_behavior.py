@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from policyengine.runtime.snapshot import UNREADABLE_FACTS
+
 NUMBERS = ("trust", "novelty", "error_rate")
 WORDS = ("ready", "burst")
 
 
 class LoggedBehavior(NamedTuple):
     """The class of the caller, its instance and the tag of its version (empty without), the tag of the run (0 without),
-    and whether a clamp acted. `read` is the number of events of the row that was read with the model, and `event` the
-    number that the decision has in the row; 0 if nothing was learned from it. `facts` are the learned facts by name.
+    whether a clamp acted, and whether the request was part of a planned change. `read` is the number of events of the
+    row that was read with the model, and `event` the number that the decision has in the row; 0 if nothing was learned
+    from it. `facts` are the learned facts by name; if they could not be read, all of them are unknown, and the other
+    members are empty.
     """
 
     group: str
@@ -25,17 +29,20 @@ class LoggedBehavior(NamedTuple):
     read: int
     event: int
     facts: Mapping[str, object]
+    released: bool = False
 
 
 def parse_behavior(member: Any) -> LoggedBehavior | None:
     """Return the behavior in a log line; None without. Raises LookupError, TypeError and ValueError."""
     if member is None:
         return None
+    if member.get("unreadable") is True:
+        return LoggedBehavior("", "", "", 0, False, "", 0, 0, UNREADABLE_FACTS)
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
     for name in NUMBERS:
         facts[name] = Decimal(str(member[name]))
     return LoggedBehavior(
         str(member["class"]), str(member.get("instance", "")), str(member.get("version", "")),
         int(member.get("run", 0)), member.get("clamped") is True, str(member["model"]), int(member["read"]),
-        int(member["event"]), facts,
+        int(member["event"]), facts, member.get("released") is True,
     )  # fmt: skip

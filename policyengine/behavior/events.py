@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 ALLOWED: Final = 0
 DENIED: Final = 1
 HELD: Final = 2  # throttled, or it waits for an approval
+FAILED: Final = 3  # the report that an allowed request failed
 NO_RUN: Final = 0
 
 
@@ -22,7 +23,8 @@ class Caller(NamedTuple):
 
 class BehaviorEvent(NamedTuple):
     """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the tag
-    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request."""
+    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request, and `released` whether it was
+    part of a planned change."""
 
     at: int
     caller: Caller
@@ -31,6 +33,7 @@ class BehaviorEvent(NamedTuple):
     run: int
     outcome: int
     clamped: bool = False
+    released: bool = False
 
 
 class Tagger:

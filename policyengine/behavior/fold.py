@@ -5,9 +5,9 @@ folding a log again gives the same rows byte for byte.
 
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
 the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
-class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by a quarter
-at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts for
-bursts but not for ceilings.
+class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by an eighth
+at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts
+for bursts but not for ceilings.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ SLOW_FACTOR: Final = 2
 FAST_FACTOR: Final = 10
 LEAST_PACE: Final = 16  # one request per hour
 LEAST_PEAK: Final = 4 * 16  # requests that never are a burst
+MOST_TIMES: Final = 10  # a level is at most so many ceilings, so that a burst ends within hours of a flood
 PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
 ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by so much of the difference
-MAX_GROWTH: Final = 4  # a day raises a ceiling by a quarter at most
+MAX_GROWTH: Final = 8  # a day raises a ceiling by an eighth at most
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
 CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
@@ -53,6 +54,7 @@ class ProfileSettings(NamedTuple):
     ready_runs: int = 20
     ready_days: int = 7
     burst_days: int = 100  # caller-days to one false alarm
+    released: bool = False  # a planned change raises no alarm, and is learned fully
 
 
 class BehaviorReading(NamedTuple):
@@ -167,13 +169,20 @@ def read_behavior(
     slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
     if slow > MAX_LEVEL or fast > MAX_LEVEL:
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
-    is_new = endpoint not in row.seen and endpoint not in model.seen
+    is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
     if not model.is_ready or not is_ready(row, settings):
         return BehaviorReading(False, 500, False, 0, 0, is_new, slow, fast, denied)
-    burst = model.has_margins and (
-        (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
-        or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+    burst = (
+        model.has_margins
+        and not settings.released
+        and (
+            (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
+            or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
+        )
     )
+    if burst:
+        most_slow, most_fast = MOST_TIMES * PEAK_UNIT * row.ceiling_slow, MOST_TIMES * PEAK_UNIT * row.ceiling_fast
+        slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     return BehaviorReading(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied,
@@ -233,11 +242,12 @@ def apply_decision(
         row.errors = mix(row.errors, outcome == DENIED)
     if is_alarming or reading.burst:
         raise_alarm(row)
-    top_slow = min(slow + denied, MAX_LEVEL) // PEAK_UNIT if denied else peak_slow
-    if top_slow > row.top_slow:
-        row.top_slow = top_slow
-    if peak_fast > row.top_fast:
-        row.top_fast = peak_fast
+    if not settings.released:
+        top_slow = min(slow + denied, MAX_LEVEL) // PEAK_UNIT if denied else peak_slow
+        if top_slow > row.top_slow:
+            row.top_slow = top_slow
+        if peak_fast > row.top_fast:
+            row.top_fast = peak_fast
     if outcome != ALLOWED:
         row.level_slow, row.level_fast = slow - LEVEL_UNIT, fast - LEVEL_UNIT
         row.level_denied = min(denied + LEVEL_UNIT, MAX_LEVEL)
@@ -247,7 +257,7 @@ def apply_decision(
     row.days |= 1
     count_run(row, at, run, settings)
     learn_endpoint(row, endpoint)
-    if reading.ready:
+    if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
         peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)
     place = 2 * (row.hour // HOURS_OF_DAY % DAYS_KEPT)
@@ -290,7 +300,7 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:
-    """Return what is learned of a level: a quarter of what is above the ceiling, and nothing of that under a clamp."""
+    """Return what is learned of a level: an eighth of what is above the ceiling, and none of that under a clamp."""
     if level <= ceiling:
         return level
     return ceiling if clamped else ceiling + min(level - ceiling, ceiling) // MAX_GROWTH

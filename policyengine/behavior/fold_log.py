@@ -77,6 +77,8 @@ def fold_entries(
             if models is not None:
                 state.model = models.get(logged.model, state.model)
             event = logged_event(entry, logged)
+            if logged.event == 1:
+                state.rows.pop(event.caller, None)  # it was forgotten
             found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
             if entry.outcome is Outcome.ALLOW:
                 if len(callers) >= MAX_REPORTABLE:
@@ -91,4 +93,6 @@ def logged_event(record: DecisionRecord, logged: LoggedBehavior) -> BehaviorEven
     caller = Caller(principal.get("issuer") or "", name, logged.instance, logged.version)
     at = epoch_nanoseconds(record.time) // MILLISECOND
     outcome = OUTCOMES[record.outcome]
-    return BehaviorEvent(at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped)
+    return BehaviorEvent(
+        at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped, logged.released
+    )  # fmt: skip

@@ -6,6 +6,8 @@
 | `models/00000012.model` | the latest models, by their number |
 | `rows` | the rows at the last save, with a keyed digest |
 | `lock` | locked by the process that saves |
+| `releases` | planned changes of classes, with a keyed digest |
+| `requests/….request` | callers to forget, each with a keyed digest |
 
 Rows are refused if their digest is wrong, or if they were written with a later model than the latest in the folder:
 the model was replaced by an older one.
@@ -98,6 +100,17 @@ class BehaviorFolder:
 
     def _derive(self, purpose: bytes) -> bytes:
         return blake2b(purpose, digest_size=KEY_BYTES, key=self._key).digest()
+
+    def seal(self, purpose: bytes, payload: bytes) -> bytes:
+        """Return the content of a file that only holders of the key can write."""
+        return payload + b"\n" + hmac.new(self._derive(purpose), payload, sha256).hexdigest().encode() + b"\n"
+
+    def unseal(self, purpose: bytes, raw: bytes) -> bytes:
+        """Return the payload of a file that was sealed for a purpose. Raises ValueError."""
+        payload = raw[:-1].rpartition(b"\n")[0]
+        if not hmac.compare_digest(self.seal(purpose, payload), raw):
+            raise ValueError("it was not written with the key")
+        return payload
 
     def _signer(self) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -115,25 +115,34 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
         return Margins(bounded(slow * times // by), bounded(fast * times // by), len(days), declared=False)
     slows, fasts = weighted(days, 0), weighted(days, 1)
-    low, high = 0, total
-    best = quantile(slows, 0), quantile(fasts, 0)
-    while low <= high:  # the weight that each bucket alone may exceed
-        each = (low + high) // 2
-        slow, fast = quantile(slows, each), quantile(fasts, each)
-        if excess(days, slow, fast, allowed // MAX_PART) <= allowed:
-            best, low = (slow, fast), each + 1
+    part = max(allowed // MAX_PART, WEIGHT_UNIT)
+
+    def at(above: int) -> tuple[int, int]:
+        """Return the margins that each bucket alone exceeds with at most this weight."""
+        return quantile(slows, above), quantile(fasts, above)
+
+    low, high = 0, max(allowed, WEIGHT_UNIT)
+    while high < total and excess(days, *at(high), part) <= allowed:
+        low, high = high, 2 * high
+    slow, fast = at(high)
+    tail = [day for day in days if day.slow > slow or day.fast > fast]
+    best = at(0)
+    while low <= high:
+        above = (low + high) // 2
+        if excess(tail, *at(above), part) <= allowed:
+            best, low = at(above), above + 1
         else:
-            high = each - 1
+            high = above - 1
     return Margins(bounded(best[0]), bounded(best[1]), len(days), declared=True)
 
 
 def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
-    """Return the weight of the days with a level above the margins. A principal has this part of it, or one day."""
+    """Return the weight of the days with a level above the margins. A principal has this part of it at most."""
     above: defaultdict[int, int] = defaultdict(int)
     for day in days:
         if day.slow > slow or day.fast > fast:
             above[day.principal] += day.weight
-    return sum(min(weight, max(part, WEIGHT_UNIT)) for weight in above.values())
+    return sum(min(weight, part) for weight in above.values())
 
 
 def weighted(days: Iterable[CallerDay], column: int) -> list[tuple[int, int]]:

@@ -31,8 +31,8 @@ class ModelError(Exception):
 
 
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds what is learned of the callers of a class. `runs` and `callers` count those that teach it. `seen` are the tags of
-    endpoints that at least two of them use. The margins are in 1/1024: a level is a burst if it is above the highest
+    """Holds what is learned of a class of callers. `runs` and `callers` count those that teach it. `seen` are the tags
+    of endpoints that at least two of them use. The margins are in 1/1024: a level is a burst if it is above the highest
     level of the previous days times the margin. `days` are the caller-days from which the margins come; without any,
     they are 0. `declared` is whether there were enough of them for the declared rate of false alarms.
     """
@@ -100,6 +100,11 @@ def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
         key.verify(signature, payload)
     except (Base64Error, ValueError, InvalidSignature):
         raise ModelError("its signature is not that of the key") from None
+    return decode_content(payload)
+
+
+def decode_content(payload: bytes) -> BehaviorModel:
+    """Return the model of a payload whose signature was verified. Raises ModelError."""
     try:
         content = msgspec.json.decode(payload, type=ModelContent)
     except msgspec.DecodeError as error:

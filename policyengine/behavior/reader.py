@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from policyengine import kernel as k
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
-from policyengine.behavior.fold import ProfileSettings
+from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
-from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
+from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
@@ -32,6 +32,24 @@ OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM
 # Decisions at these gates are about callers that are not known, or about none.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
+UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
+
+
+class CallerTracker(Protocol):
+    """What is known of callers: in this process, or in a store that processes share. Each method may raise StoreError,
+    if it needs the store."""
+
+    def tag(self, text: str) -> int: ...
+    def read(
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+    ) -> CallerSnapshot: ...
+    def peek(
+        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
+    ) -> BehaviorReading: ...
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> CallerCharge: ...
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool: ...
+    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int: ...
+    def report(self, decision: str, failed: bool) -> None: ...
 
 
 class BehaviorReader:
@@ -43,7 +61,7 @@ class BehaviorReader:
         kernel: k.Kernel,
         patterns: EndpointPatterns,
         program: PolicyProgram,
-        tracker: BehaviorTracker,
+        tracker: CallerTracker,
         *,
         logs: bool,
     ) -> None:
@@ -59,16 +77,16 @@ class BehaviorReader:
     # ── Before a decision ─────────────────────────────────────────────────────────────────────
 
     def read(self, request: Request, moment: int) -> CallerSnapshot | None:
-        """Read the behavior of the caller at a time in nanoseconds; None without a caller."""
+        """Read the behavior of the caller at a time in nanoseconds; None without a caller. Raises StoreError."""
         found = self.identify(request)
         if found is None:
             return None
         caller, group, profile = found
-        run, endpoint = self.run_of(request, profile), self.endpoint_of(request)
-        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, self.classes.settings_of)
+        run, endpoint, settings_of = self.run_of(request, profile), self.endpoint_of(request), self.classes.settings_of
+        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
-        """Return the facts of a request that is not decided for good."""
+        """Return the facts of a request that is not decided for good. Raises StoreError."""
         found = self.identify(request)
         if found is None:
             return None
@@ -85,14 +103,14 @@ class BehaviorReader:
         group, profile = self.classes.find(caller.agent, naming_facts(request).get("groups"))
         if profile.version is not None:
             text = text_at(request, profile.version)
-            version = "" if text is None else f"{self.tracker.state.tagger.tag(text):08x}"
+            version = "" if text is None else f"{self.tracker.tag(text):08x}"
             caller = Caller(caller.issuer, caller.agent, caller.instance, version)
         return caller, group, profile
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""
         key = None if profile.run_key is None else text_at(request, profile.run_key)
-        return NO_RUN if key is None else self.tracker.state.tagger.tag(key)
+        return NO_RUN if key is None else self.tracker.tag(key)
 
     def endpoint_of(self, request: Request) -> str:
         """Return the declared pattern of the endpoint; empty without."""
@@ -103,26 +121,43 @@ class BehaviorReader:
 
     # ── After a decision ──────────────────────────────────────────────────────────────────────
 
-    def is_current(self, reading: CallerSnapshot) -> bool:
-        """Return whether the facts that were read still hold, although other requests were decided since."""
-        return self.tracker.is_current(reading)
+    def charge(self, reading: CallerSnapshot, decision: Decision) -> CallerCharge | None:
+        """Return what the commit of a decision changes; None if nothing is learned from it."""
+        if decision.answer.gate in UNIDENTIFIED:
+            return None
+        return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self.classes.settings_of)
 
-    def learn(self, reading: CallerSnapshot, decision: Decision) -> bytes:
-        """Learn from a decision; return the member of its log line."""
-        answer, number = decision.answer, 0
-        if answer.gate not in UNIDENTIFIED:
-            clamped = any(
-                one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings
-            )
-            number = self.tracker.learn(reading, OUTCOMES[answer.outcome], clamped, self.classes.settings_of)
-            if answer.outcome is Outcome.ALLOW:
-                self.tracker.await_report(outcome_key(decision.id), reading.caller)
-            return encode_reading(reading, number, clamped=clamped) if self._logs else b""
-        return encode_reading(reading, number, clamped=False) if self._logs else b""
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
+        """Take notice of a commit that changed nothing. Return whether learned facts can be read."""
+        return self.tracker.note(reading, charge)
+
+    def finish(self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision) -> bytes:
+        """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
+        could not be read."""
+        if reading is None:
+            return UNREADABLE_MEMBER if self._logs else b""
+        clamped, number = False, 0
+        if charge is not None:
+            clamped = is_clamped(decision)
+            reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
+            number = self.tracker.finish(reading, charge, reportable)
+        return encode_reading(reading, number, clamped=clamped) if self._logs else b""
+
+    def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
+        """Learn from a final decision that no store commits."""
+        charge = self.charge(reading, decision)
+        if charge is not None and not isinstance(charge, BehaviorCharge):
+            charge.settle(admitted=True, clamped=is_clamped(decision))
+            self.finish(reading, charge, decision)
 
     def report(self, decision: str, status: int | None) -> None:
         """Learn how the request of a decision came out; `status` is an HTTP status."""
         self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
+
+
+def is_clamped(decision: Decision) -> bool:
+    """Return whether a clamp acted on the request."""
+    return any(one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings)
 
 
 def naming_facts(request: Request) -> Any:
@@ -252,6 +287,7 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **({"version": reading.caller.version} if reading.caller.version else {}),
         **({"run": reading.run} if reading.run else {}),
         **({"clamped": True} if clamped else {}),
+        **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),
     }
     return b'"behavior":%b,' % ENCODE(told)

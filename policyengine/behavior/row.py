@@ -5,6 +5,7 @@ Times are milliseconds since 1970; hours and days are whole ones since 1970, in 
 
 from __future__ import annotations
 
+from array import array
 from struct import Struct
 from typing import Final
 
@@ -26,6 +27,8 @@ _PACES = Struct(f"<{HOURS_OF_DAY}I")
 _PEAKS = Struct(f"<{2 * DAYS_KEPT}I")
 _RATIOS = Struct(f"<{2 * DAYS_KEPT}H")
 _SEEN = Struct("<IH")
+_NO_PACES = (0,) * HOURS_OF_DAY
+_NO_DAYS = (0,) * (2 * DAYS_KEPT)
 _FIXED = _HEAD.size + _PACES.size + _PEAKS.size + _RATIOS.size
 
 
@@ -34,7 +37,7 @@ class RowError(Exception):
 
 
 class BehaviorRow:
-    """What is known of a caller.
+    """Holds what is known of a caller.
 
     `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour of which
     anything is known, with its allowed requests (`hour_count`), and whether an alarm was raised (`hour_alarm`).
@@ -80,9 +83,9 @@ class BehaviorRow:
         self.run_tag = 0
         self.run_last = 0
         self.run_length = 0
-        self.paces: list[int] = [0] * HOURS_OF_DAY
-        self.peaks: list[int] = [0] * (2 * DAYS_KEPT)
-        self.ratios: list[int] = [0] * (2 * DAYS_KEPT)
+        self.paces = array("I", _NO_PACES)  # arrays take much less memory than lists
+        self.peaks = array("I", _NO_DAYS)
+        self.ratios = array("H", _NO_DAYS)
         self.top_slow = 0
         self.top_fast = 0
         self.level_slow = 0
@@ -102,7 +105,7 @@ class BehaviorRow:
         and days that make it ready, and trust above that of a new caller, are not handed on."""
         row = self.copy()
         row.serial = row.runs = row.days = row.run_length = row.top_slow = row.top_fast = 0
-        row.ratios = [0] * (2 * DAYS_KEPT)
+        row.ratios = array("H", _NO_DAYS)
         row.trust = min(row.trust, NEW_TRUST)
         return row
 
@@ -143,10 +146,10 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     if row.days >> DAYS_KEPT or row.hour > MAX_HOUR:
         raise RowError("a time in a row is later than any can be")
     at = _HEAD.size
-    row.paces = list(_PACES.unpack_from(raw, at))
+    row.paces = array("I", _PACES.unpack_from(raw, at))
     at += _PACES.size
-    row.peaks = list(_PEAKS.unpack_from(raw, at))
-    row.ratios = list(_RATIOS.unpack_from(raw, at + _PEAKS.size))
+    row.peaks = array("I", _PEAKS.unpack_from(raw, at))
+    row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
     row.seen = dict(_SEEN.iter_unpack(raw[_FIXED:]))
     if list(row.seen) != sorted(row.seen) or len(row.seen) != count:
         raise RowError("the endpoints of a row are not in order")

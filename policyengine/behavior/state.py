@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
@@ -12,10 +12,11 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
+    is_ready,
     read_behavior,
 )
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel
+from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, BehaviorModel, ModelContent
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
@@ -60,7 +61,8 @@ class BehaviorState:
     """The rows of callers and the model. It is not thread-safe.
 
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
-    again gives the same models. The caller that was not heard of for longest makes room if there are too many.
+    again gives the same models. If there are too many callers, the one that is not ready and was not heard of for
+    longest makes room, so that a flood of new keys does not displace callers that are ready.
     """
 
     def __init__(
@@ -76,7 +78,15 @@ class BehaviorState:
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
+        self._new: dict[Caller, None] = {}  # callers that are not ready, the one heard of last at the end
         self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
+        self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
+
+    def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
+        """Return the settings of a class at a time: a planned change may be under way."""
+        if not self.releases or at >= self.releases.get(group, 0):
+            return settings
+        return settings._replace(released=True)
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
@@ -97,12 +107,12 @@ class BehaviorState:
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
         known = self.rows.get(caller)
-        if row.serial != reading.serial or (known is not None and known.row is not row):
+        if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
         endpoint = self.tagger.tag(reading.endpoint)
         apply_decision(row, facts, at, endpoint, reading.run, outcome, clamped, settings)
-        self._keep(caller, reading.group, row)
+        self._keep(caller, reading.group, row, settings)
         return row.serial
 
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
@@ -110,11 +120,13 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
+        if event.released:
+            settings = settings._replace(released=True)
         row = self.row_at(caller, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
         apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
-        self._keep(caller, group, row)
+        self._keep(caller, group, row, settings)
         return reading
 
     def fold_failure(self, caller: Caller) -> None:
@@ -135,16 +147,43 @@ class BehaviorState:
         found = None if earlier is None else self.rows.get(earlier)
         return BehaviorRow(at) if found is None else found.row.successor()
 
-    def _keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
+    def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known = self.rows.pop(caller, None)
         if known is None and len(self.rows) >= self._most:
-            del self.rows[next(iter(self.rows))]
+            self._make_room()
+        self._new.pop(caller, None)
+        if not is_ready(row, settings):
+            self._new[caller] = None
+            if len(self._new) > self._most:
+                del self._new[next(iter(self._new))]
         self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
         if known is None and caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None
+
+    def _make_room(self) -> None:
+        while self._new:
+            oldest = next(iter(self._new))
+            del self._new[oldest]
+            if self.rows.pop(oldest, None) is not None:
+                return
+        del self.rows[next(iter(self.rows))]
+
+    def forget(self, wanted: Callable[[Caller], bool]) -> int:
+        """Forget the callers for which `wanted` returns true. Return their number."""
+        found = [caller for caller in self.rows if wanted(caller)]
+        for caller in found:
+            del self.rows[caller]
+        return len(found)
+
+    def forget_model(self) -> None:
+        """Forget what is known of classes."""
+        content = self.model.content
+        self.model = BehaviorModel(
+            ModelContent(FORMAT, MODEL_VERSION, content.serial + 1, content.made, self.tags, ())
+        )  # fmt: skip
 
     def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model if a day has begun since the last one."""

@@ -11,18 +11,19 @@ import os
 import secrets
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Final
+from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
-from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
+from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
+from policyengine.runtime.behavior import CallerCharge
 
 _LOG = logging.getLogger("policyengine")
 MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
@@ -42,11 +43,13 @@ class BehaviorTracker:
         self.folder = folder
         self.counts = {"burst": 0, "novelty": 0}
         self.census = CallerCensus()
-        self._lock = Lock()
+        self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None
         self._changed = False
         self._failing = self._warned = False
+        self._handled: frozenset[str] = frozenset()  # requests of operators
+        self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._process, self._stop, self._saves = 0, Event(), -1
         self._thread: Thread | None = None
@@ -60,7 +63,9 @@ class BehaviorTracker:
             raise BehaviorFolderError(f"the model in `{path}` was learned with another key", "restore its key")
         state = BehaviorState(folder.tagger, model=model, tags=folder.key_id)
         state.rows = folder.load_rows(model.content.serial)
-        return cls(state, folder)
+        tracker = cls(state, folder)
+        tracker.follow_operators(folder)
+        return tracker
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
@@ -68,7 +73,8 @@ class BehaviorTracker:
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Read the facts of a request."""
-        state, settings = self.state, settings_of(group)
+        state = self.state
+        settings = state.settings_at(settings_of(group), group, at)
         with self._lock:
             state.learns = len(state.rows) <= MAX_INLINE_CALLERS
             state.learn_if_due(at, settings_of)
@@ -79,6 +85,7 @@ class BehaviorTracker:
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
         state = self.state
+        settings = state.settings_at(settings, group, at)
         with self._lock:
             known = state.rows.get(caller)
             if known is not None:
@@ -89,6 +96,10 @@ class BehaviorTracker:
             finally:
                 if known is not None:
                     state.rows[caller] = known
+
+    def tag(self, text: str) -> int:
+        """Return the tag of a text."""
+        return self.state.tagger.tag(text)
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
@@ -102,6 +113,10 @@ class BehaviorTracker:
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> TrackedBehavior:
+        """Return what the commit of a decision changes."""
+        return TrackedBehavior(self, reading, outcome, settings_of)
+
     def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
         """Learn from a decision, and return the number of its event in the row of the caller."""
         facts, state = reading.facts, self.state
@@ -112,17 +127,23 @@ class BehaviorTracker:
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
         if self._process != os.getpid() and (self.folder is not None or not state.learns):
-            self._start()
+            self.start()
         return number
 
-    def await_report(self, decision: str, caller: Caller) -> None:
-        """Remember the caller of an allowed request until its failure is reported. Of too many, the oldest are
-        dropped."""
-        known = self._reportable
-        with self._lock:
-            if len(known) >= MAX_REPORTABLE:
-                del known[next(iter(known))]
-            known[decision] = caller
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
+        """Nothing else is known after a commit that changed nothing."""
+        return True
+
+    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
+        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed one: its
+        caller is remembered until its failure is reported. Of too many, the oldest are dropped."""
+        if decision is not None:
+            known = self._reportable
+            with self._lock:
+                if len(known) >= MAX_REPORTABLE:
+                    del known[next(iter(known))]
+                known[decision] = reading.caller
+        return charge.number if isinstance(charge, TrackedBehavior) else 0
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn how a request came out, once."""
@@ -137,9 +158,47 @@ class BehaviorTracker:
             self._changed = True
             return self.state.rows.pop(caller, None) is not None
 
+    def describe(self) -> dict[str, Any]:
+        """Return where learned behavior is kept, the number of the model, and the number of callers."""
+        folder = {} if self.folder is None else {"folder": str(self.folder.path)}
+        return {**folder, "model": self.state.model.content.serial, "callers": len(self.state.rows)}
+
+    # ── Operators ─────────────────────────────────────────────────────────────────────────────
+
+    def follow_operators(self, folder: BehaviorFolder) -> None:
+        """Do what operators ask for in the folder: planned changes, and callers to forget. Files that cannot be used
+        are ignored, and logged once. Raises OSError."""
+        try:
+            self.state.releases, self._refused = release_ends(folder), ""
+        except BehaviorFolderError as error:
+            self.state.releases = {}
+            if self._refused != error.message:
+                self._refused = error.message
+                _LOG.error("planned changes are ignored: %s", error, extra={"event": "behavior_request"})
+        paths = list(request_paths(folder))
+        for path in paths:
+            if path.name not in self._handled:
+                self._follow_request(folder, path)
+        self._handled = frozenset(path.name for path in paths)
+
+    def _follow_request(self, folder: BehaviorFolder, path: Path) -> None:
+        try:
+            request = load_request(folder, path)
+        except BehaviorFolderError as error:
+            _LOG.error("%s", error, extra={"event": "behavior_request"})
+            return
+        with self._lock:
+            count = self.state.forget(request.names)
+            if request.everything and self.state.model.content.classes:
+                self.state.forget_model()
+            self._changed = self._changed or count > 0
+        if count:
+            _LOG.info("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
+
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread of this process. It holds the folder from now on, unless another process does."""
         with self._lock:
             if self._process == os.getpid():
                 return
@@ -151,20 +210,29 @@ class BehaviorTracker:
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
+        with self._keeping:
+            self._keep()
+
+    def _keep(self) -> None:
         try:
+            if self.folder is not None:
+                self.follow_operators(self.folder)
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
+                remove_requests(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
-        except OSError as error:
+        except Exception as error:  # a defect must not end the thread
             self._changed = True
             if not self._failing:
                 self._failing = True
                 path = None if self.folder is None else self.folder.path
+                known = isinstance(error, OSError)
                 _LOG.error(
-                    "what is learned of callers cannot be saved in `%s`: %s", path, reason(error),
+                    "what is learned of callers cannot be saved in `%s`: %s", path,
+                    reason(error) if isinstance(error, OSError) else error, exc_info=not known,
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip
 
@@ -229,12 +297,33 @@ class BehaviorTracker:
             self._saves = -1
 
 
+class TrackedBehavior:
+    """A decision of which a tracker learns in the step of the memory store. `number` is that of its event, after the
+    step."""
+
+    __slots__ = ("_outcome", "_reading", "_settings_of", "_tracker", "number")
+
+    def __init__(
+        self, tracker: BehaviorTracker, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf
+    ) -> None:
+        self._tracker, self._reading, self._outcome, self._settings_of = tracker, reading, outcome, settings_of
+        self.number = 0
+
+    def is_current(self) -> bool:
+        return self._tracker.is_current(self._reading)
+
+    def settle(self, *, admitted: bool, clamped: bool) -> None:
+        outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
+        self.number = self._tracker.learn(self._reading, outcome, clamped, self._settings_of)
+
+
 def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
     """Save what a tracker learned, until it is closed or no longer used."""
-    while not stop.wait(SAVE_SECONDS):
+    pause = 0.0
+    while not stop.wait(pause):
+        pause = SAVE_SECONDS
         found = tracker()
         if found is None:
             return
-        with suppress(Exception):
-            found.keep()
+        found.keep()
         del found

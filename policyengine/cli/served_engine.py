@@ -83,13 +83,14 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         stamp = sources.stamp() if sources is not None else None
         log = open_log(setup.log)
         engine = load_engine(setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity)
-    use_behavior(engine, behavior_folder(setup))
+    use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp)
 
 
-def behavior_folder(setup: EngineSetup) -> Path | None:
-    """Return the folder of learned behavior: next to the log, unless another one is named."""
-    log = setup.log.path
+def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:
+    """Return the folder of learned behavior: next to the log, unless another one is named, or a shared store keeps
+    it."""
+    log = None if engine.state.is_remote else setup.log.path
     return setup.behavior or (None if log is None else log.with_name(log.name + BEHAVIOR_SUFFIX))
 
 

@@ -89,7 +89,7 @@ class BatchDecider:
     def _prepare_request(self, position: int, request: Request, compiled: CompiledPolicies) -> PendingDecision | None:
         decider = self._engine.decider
         spends, moment = request.options.consume, decider.nanoseconds()
-        if compiled.entities.lookups is not None:
+        if compiled.entities.lookups is not None or decider.behavior is not None:
             return None
         planned = compiled.evaluator.plan(request, moment)
         if isinstance(planned, Needs) or request.options.at is not None:

@@ -36,14 +36,15 @@ from policyengine.runtime.idempotent_decision import decode_draft, encode_draft,
 from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import LearnedFacts, Snapshot
+from policyengine.runtime.snapshot import UNREADABLE_FACTS, LearnedFacts, Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
-from policyengine.stores.base import Store
+from policyengine.stores.base import Store, StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
     from policyengine.behavior.reader import BehaviorReader
+    from policyengine.behavior.state import CallerSnapshot
 
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while others change the state that it depends on
 
@@ -121,29 +122,31 @@ class Decider:
         """Decide, and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
-        behavior = self.behavior
+        behavior, is_readable = self.behavior, True
         for _ in range(MAX_COMMIT_TRIES):
             moment, compiled = self.nanoseconds(), self.compiled
-            read = None if behavior is None else behavior.read(request, moment)
-            facts = None if read is None else read.to_facts()
+            read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
             decision, effects, state = self._resolve(compiled, request, moment, facts)
+            charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
-            if behavior is not None and read is not None and not behavior.is_current(read):
-                continue  # another request of the caller was decided meanwhile, and changed a fact
+            if charge is not None:
+                effects = structs.replace(effects, behavior=charge)
             if effects is NO_EFFECTS or not effects:
-                if behavior is not None and read is not None:
-                    history += behavior.learn(read, decision)
+                if behavior is not None and facts is not None:
+                    history += behavior.finish(read, charge, decision)
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
-                if behavior is not None and read is not None:
-                    history += behavior.learn(read, decision)
+                if behavior is not None and facts is not None:
+                    history += behavior.finish(read, charge, decision)
                 return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
-            if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
+            if behavior is not None and read is not None and charge is not None:
+                is_readable = behavior.note(read, charge)
+            if claim is not None and is_readable and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
@@ -275,7 +278,19 @@ class Decider:
         return self.store.spent_among(approval.id for approval in request.approvals)
 
     def _peek_behavior(self, request: Request, moment: int) -> LearnedFacts | None:
-        return None if self.behavior is None else self.behavior.peek(request, moment)
+        try:
+            return None if self.behavior is None else self.behavior.peek(request, moment)
+        except StoreError:
+            return UNREADABLE_FACTS
+
+    def _read_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
+        """Return what is known of the caller, and its learned facts; None if nothing is learned of callers, or without
+        a caller."""
+        try:
+            read = None if self.behavior is None else self.behavior.read(request, moment)
+        except StoreError:
+            return None, UNREADABLE_FACTS
+        return read, None if read is None else read.to_facts()
 
     def _moment(self, request: Request) -> int:
         at = request.options.at

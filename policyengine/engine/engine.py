@@ -54,6 +54,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.shared import SharedTracker
     from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.description.model import ProgramDescription
 
@@ -470,7 +471,7 @@ class Engine:
             entities.lookups.listen(self.recorder.write_directory_state)
 
     @property
-    def behavior(self) -> BehaviorTracker | None:
+    def behavior(self) -> BehaviorTracker | SharedTracker | None:
         """The learned behavior of callers; None if no policy has read it yet."""
         return None if isinstance(self._behavior, Path) else self._behavior
 
@@ -478,17 +479,16 @@ class Engine:
     def _patterns(self) -> EndpointPatterns:
         return EndpointPatterns(self.decider.tree)
 
-    def use_behavior(self, given: BehaviorTracker | Path | None) -> None:
-        """Learn the behavior of callers, and read it, if the policies read learned facts. Raises
-        BehaviorFolderError."""
+    def use_behavior(self, given: BehaviorTracker | SharedTracker | Path | None) -> None:
+        """Learn the behavior of callers, and read it, if the policies read learned facts. A store outside this process
+        keeps what is learned. Raises BehaviorFolderError."""
         self._behavior = given
         if not self.kernel.reads_behavior:
             return
+        from policyengine.behavior.open import open_tracker
         from policyengine.behavior.reader import BehaviorReader
-        from policyengine.behavior.tracker import BehaviorTracker
 
-        tracker = BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
-        self._behavior = tracker
+        tracker = self._behavior = open_tracker(given, self.decider.store)
         program = self.decider.compiled.evaluator.program
         logs = self.log is not None
         reader = BehaviorReader(self.kernel, self._patterns, program, tracker, logs=logs)

@@ -14,6 +14,7 @@ from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.behavior.shared import SharedTracker
     from policyengine.behavior.tracker import BehaviorTracker
 
 SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors take either sources or an entity store
@@ -24,10 +25,10 @@ class EngineOptions(TypedDict, total=False):
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
     what decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps what is learned
     of callers, in memory or in a folder, which is opened when the policies read it; the default is the memory of this
-    process (`docs/behavior.md`).
+    process (`docs/behavior.md`). A store outside this process keeps it itself.
     """
 
-    behavior: BehaviorTracker | Path | None
+    behavior: BehaviorTracker | SharedTracker | Path | None
     clock: Clock
     ids: Callable[[datetime], str]
     log: DecisionLog | None

@@ -29,8 +29,8 @@ class StateUse:
 
     @cached_property
     def keeps_state(self) -> bool:
-        """Whether decisions depend on earlier ones: on limits, approvals or history."""
-        return self.has_confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
+        """Whether decisions depend on earlier ones: on limits, approvals, history or learned behavior."""
+        return self.has_confirms or bool(self.kernel.limits or self.kernel.watches or self.kernel.reads_behavior)
 
     @cached_property
     def uses_store(self) -> bool:

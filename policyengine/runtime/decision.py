@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
+from policyengine.runtime.behavior import CallerCharge
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
@@ -315,6 +316,9 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     def to_json(self) -> bytes:
         """Return the decision in JSON (UTF-8), the response of `/decide`."""
+        logged = _logged
+        if logged[0] is self:
+            return logged[1]
         before, between, after = self.answer.written.get("json") or _encode_json(self.answer)
         rates = _JSON(self.rates) if self.standings else _EMPTY
         return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, rates, after))
@@ -326,6 +330,15 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), _PACKED_RATES, rates, after))
 
 
+def logged_json(decision: Decision) -> bytes:
+    """Return the decision in JSON for the log. The response, which follows, need not encode it again."""
+    global _logged
+    written = decision.to_json()
+    _logged = decision, written
+    return written
+
+
+_logged: tuple[Decision | None, bytes] = None, b""  # the last decision that was logged
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
@@ -370,7 +383,8 @@ class Effects(Struct, frozen=True):
     apply, approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are
     charged for every outcome. `records` go into the history. The commit requires that the histories in `relied` still
     have these versions, and that the `claim` to the idempotency key still holds; the decision is stored under that key.
-    `excess` is a message to the operator if the decision took too many steps.
+    `excess` is a message to the operator if the decision took too many steps. `behavior` is what is learned from the
+    decision, whatever its outcome.
     """
 
     spends: tuple[str, ...] = ()
@@ -382,6 +396,7 @@ class Effects(Struct, frozen=True):
     claim: IdempotencyClaim | None = None
     confirms: tuple[str, ...] = ()
     excess: str = ""
+    behavior: CallerCharge | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.spends or self.limits or self.records or self.claim)
+        return bool(self.spends or self.limits or self.records or self.claim or self.behavior)

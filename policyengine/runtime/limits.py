@@ -334,3 +334,8 @@ class ChargeResult(NamedTuple):
     @property
     def admitted(self) -> bool:
         return all(one.admitted for one in self.standings)
+
+    @property
+    def clamped(self) -> bool:
+        """Whether a clamp acted on the request."""
+        return any(one.base < 1.0 for one in self.standings)

@@ -10,12 +10,14 @@ from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import LEARNED_FACTS
 
 # Learned facts of a caller, by name without `behavior.`.
 LearnedFacts: TypeAlias = Mapping[str, object]
 NOT_ANSWERED = "the entity store did not answer"
 NO_ROW = Invalid("the entity has no row")
 NOT_READABLE = Invalid("what was learned about the caller cannot be read")
+UNREADABLE_FACTS: LearnedFacts = {path[1]: NOT_READABLE for path in LEARNED_FACTS}
 PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it")
 
 

@@ -280,6 +280,8 @@ def run_server(
     beside = None if places.door is None else places.door.started()
     if log is not None:
         log.wake()  # what a former process did not seal or send does not wait for a decision
+    if reloading.current.behavior is not None:
+        reloading.current.behavior.start()
     if following is not None:
         following.started()
     try:

@@ -11,6 +11,7 @@ from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import STORE_UNANSWERED, ChargeResult
 
 if TYPE_CHECKING:
+    from policyengine.stores.behavior import BehaviorStore
     from policyengine.stores.credential_marks import CredentialMarks
 
 
@@ -63,6 +64,11 @@ class Store(Protocol):
     @property
     def marks(self) -> CredentialMarks:
         """The marks and revocations of credentials."""
+        ...
+
+    @property
+    def behavior(self) -> BehaviorStore | None:
+        """What processes that share the store share of learned behavior; None if only this process uses the store."""
         ...
 
     def check(self, now: int) -> None:

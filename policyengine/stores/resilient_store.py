@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from policyengine.circuit_breaker import PAUSE_SECONDS
+from policyengine.runtime.behavior import BehaviorCharge, CallerHistory
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import (
     History,
@@ -25,6 +26,7 @@ from policyengine.runtime.history import (
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult, LimitState, uncharged_state
 from policyengine.stores.base import CommitRequest, CommitResult, Store, StoreError
+from policyengine.stores.behavior import BehaviorStore
 from policyengine.stores.circuit_breaker import READ, WRITE, StoreBreaker, StoreListener
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
@@ -40,6 +42,11 @@ class RemoteStore(Store, Protocol):
     """A store outside this process. If `begin` fails, `fetch` begins the watch later. Each answer measures `skew`."""
 
     skew: ClockSkew
+
+    @property
+    def behavior(self) -> BehaviorStore:
+        """What processes share of learned behavior."""
+        ...
 
     def ping(self) -> None:
         """Check that the store answers. Raises StoreError."""
@@ -104,12 +111,55 @@ class ResilientMarks:
         return told
 
 
+class ResilientBehavior:
+    """Learned behavior in a store that may fail. Calls raise StoreError while the store does not answer, or while the
+    clocks differ too much."""
+
+    def __init__(
+        self, behavior: BehaviorStore, reads: StoreBreaker, writes: StoreBreaker, agree: Callable[[], None]
+    ) -> None:
+        self._behavior, self._reads, self._writes, self._agree = behavior, reads, writes, agree
+
+    def read(self, key: str, now: int) -> CallerHistory:
+        self._agree()
+        with self._reads:
+            return self._behavior.read(key, now)
+
+    def report(self, decision: str, outcome: int | None, now: int) -> str | None:
+        with self._writes:
+            return self._behavior.report(decision, outcome, now)
+
+    def forget(self, key: str) -> bool:
+        with self._writes:
+            return self._behavior.forget(key)
+
+    def callers(self, now: int) -> Iterator[CallerHistory]:
+        return self._behavior.callers(now)
+
+    def shared_key(self, proposed: bytes) -> bytes:
+        with self._writes:
+            return self._behavior.shared_key(proposed)
+
+    def model(self, known: int) -> tuple[int, bytes]:
+        with self._reads:
+            return self._behavior.model(known)
+
+    def save_model(self, number: int, model: bytes) -> None:
+        with self._writes:
+            self._behavior.save_model(number, model)
+
+    def start_learning(self, number: int, now: int) -> bool:
+        with self._writes:
+            return self._behavior.start_learning(number, now)
+
+
 class ResilientStore:
     """A store that may be down, slow or full.
 
     If it does not answer, each charge is answered as its rule says: `deny`, `local` (by the counts of this process) or
     `allow`. Without the store, a decision that spends an approval, records history or relies on it is denied: a history
-    that cannot be read is unknown.
+    that cannot be read is unknown. A decision that changes the behavior of its caller is made again: learned facts are
+    unknown without the store.
 
     Reads and writes have separate breakers, because an answered read does not prove that the store accepts writes. A
     probe write tests that from time to time, while decisions or health checks arrive. A store whose clock differs too
@@ -187,6 +237,10 @@ class ResilientStore:
     @property
     def marks(self) -> ResilientMarks:
         return ResilientMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
+
+    @property
+    def behavior(self) -> ResilientBehavior:
+        return ResilientBehavior(self._store.behavior, self.reads, self.writes, self._agree)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)
@@ -304,6 +358,9 @@ class ResilientStore:
         self.skew.check()
 
     def _without(self, effects: Effects, decision: str, now: int, peek: bool, error: StoreError) -> ChargeResult | None:
+        if isinstance(effects.behavior, BehaviorCharge) and not peek:
+            effects.behavior.unanswered = True
+            return None
         if effects.denied and effects.records and not peek:
             self._late.append((effects.records, decision))
         history = (effects.records or effects.relied) and not effects.denied

@@ -22,6 +22,7 @@ from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
+LAST_REQUEST = "last"  # the id of the decision that is learned from
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
@@ -48,11 +49,15 @@ class CaseSequence:
         return {**learned, **case.behavior}
 
     def learn(self, case: Case, decision: Decision) -> None:
-        """Learn from the final decision of a case."""
-        if self.behavior is not None:
-            read = self.behavior.read(Request.from_mapping(case.question), epoch_nanoseconds(case.now))
-            if read is not None:
-                self.behavior.learn(read, decision)
+        """Learn from the final decision of a case, and from the response that the case gives."""
+        behavior = self.behavior
+        if behavior is None:
+            return
+        read = behavior.read(Request.from_mapping(case.question), epoch_nanoseconds(case.now))
+        if read is not None:
+            behavior.learn(read, decision.with_id(LAST_REQUEST))
+            if case.responded is not None and decision.allowed:
+                behavior.report(LAST_REQUEST, case.responded.status)
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, LimitStandings]:
         """Commit a decision and report the response that the case gives; return the final decision and the states of
@@ -75,8 +80,6 @@ class CaseSequence:
         if case.responded is not None and decision.allowed:
             store.report(name, HowItCameOut(case.responded.status, case.responded.output), now)
             store.finish(name, now)
-            if self.behavior is not None:
-                self.behavior.report(name, case.responded.status)
         return decision, stood
 
     def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from policyengine import kernel as k
+from policyengine.behavior.plain_events import PlainEventError
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
@@ -45,8 +46,13 @@ class CaseDecision:
 def decide_case(
     case: Case, request: Request, entities: Entities, evaluator: Evaluator, sequence: CaseSequence
 ) -> CaseDecision:
-    """Decide a case in the state of its sequence, without changing that state. Raises RequestError."""
-    snapshot = Snapshot(entities, sequence.spent, behavior=sequence.read_behavior(case, request, evaluator))
+    """Decide a case in the state of its sequence, without changing that state. Raises RequestError and
+    CaseSetupError."""
+    try:
+        behavior = sequence.read_behavior(case, request, evaluator)
+    except PlainEventError as error:
+        raise CaseSetupError(str(error)) from None
+    snapshot = Snapshot(entities, sequence.spent, behavior=behavior)
     if case.approvals:
         given = given_approvals(case, request, snapshot, evaluator, sequence)
         request = replace(request, approvals=tuple(given))

@@ -37,7 +37,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     if known is None:
         events = [event for path in paths for event in read_plain_events(path) if event.at < until]
         for event in sorted(events, key=lambda event: event.at):
-            fold_plain_event(event, reader)
+            fold_plain_event(event, reader, tracker.state)
         rows = {caller: (found.group, pack_row(found.row)) for caller, found in tracker.state.rows.items()}
         if len(_folded) >= MAX_CACHED:
             _folded.clear()
@@ -53,9 +53,8 @@ def trace_key(paths: Sequence[Path], kernel: k.Kernel, patterns: EndpointPattern
     return files, kernel.profiles, tuple((block.label, block.who) for block in kernel.agents), patterns.all()
 
 
-def fold_plain_event(event: PlainEvent, reader: BehaviorReader) -> None:
-    """Let a reader learn from a plain event."""
-    state = reader.tracker.state
+def fold_plain_event(event: PlainEvent, reader: BehaviorReader, state: BehaviorState) -> None:
+    """Fold a plain event, as a reader would name its caller and endpoint, into a state."""
     group, profile = reader.classes.find(event.agent, None)
     caller = Caller(event.issuer, event.agent, event.instance)
     run = state.tagger.tag(event.run) if event.run and profile.run_key is not None else NO_RUN

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from policyengine.audit import DecisionLog, DecisionLogError, log_file, read_records
+from policyengine.audit.encoder import PlainCheck
 from policyengine.engine import Engine
+from policyengine.runtime.decode import MAX_DEPTH
+from policyengine.runtime.fast_decode import fits_depth
 
 POLICY = """
 anyone { may GET /health }
@@ -262,3 +265,29 @@ def test_concurrent_processes_lose_no_record_if_the_log_file_is_moved(path):
     for one in crew:
         one.join()
     assert sum(len(ids(file)) for file in (*moved, path) if file.exists()) == 900
+
+
+def test_the_answer_after_a_logged_one_is_its_own(path):
+    decider = engine(path)
+    first, second = (decider.decide({"request": {"method": "GET", "path": f"/v1/{name}"}}) for name in "ab")
+    texts = [json.loads(each.to_json())["id"] for each in (second, first, second)]
+    assert texts == [second.id, first.id, second.id]
+    assert texts[1:] == ids(path)
+
+
+def test_a_secret_is_redacted_in_objects_whose_other_names_are_known(path):
+    decider = engine(path)
+    for body in ({"a": {"b": "v"}}, {"a": {"token": "t0p"}}, {"a": {"b": "v"}, "Token": "t0p"}, {"a": [{"b": "v"}]}):
+        decider.decide({"request": {"method": "GET", "path": "/v1/a"}, "body": body})
+    text = path.read_text()
+    assert "t0p" not in text
+    assert text.count('"redacted":[') == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: {"a": [value]}])
+def test_a_plain_question_is_at_most_as_deep_as_facts_may_be(wrap):
+    check, tree = PlainCheck(frozenset()), {"a": 1}
+    while fits_depth(tree, MAX_DEPTH):
+        assert check.is_plain_object(tree)
+        tree = wrap(tree)
+    assert not check.is_plain_object(tree)

@@ -100,7 +100,7 @@ def test_a_principal_causes_a_quarter_of_the_allowed_alarms_at_most():
     callers = [*(number % 100 for number in range(1_400)), *([100] * 14)]
     found = learn_margins(days_of([*range(2_000, 3_400), *poisoner], callers), 100)
     assert alone.slow <= found.slow < 3_400
-    assert excess(days_of(poisoner, [0] * 14), 8_000, 0, 0) == WEIGHT_UNIT
+    assert excess(days_of(poisoner, [0] * 14), 8_000, 0, WEIGHT_UNIT) == WEIGHT_UNIT
 
 
 def test_a_quantile_has_at_most_its_weight_above():

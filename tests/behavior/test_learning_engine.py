@@ -15,6 +15,7 @@ from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
+from tests.audit.log_lines import problems
 
 POLICY = """language 1
 package learning
@@ -205,6 +206,26 @@ def test_folding_the_log_again_gives_every_row_and_every_fact_again(clock, tmp_p
     assert all(one.is_same and one.read_latest_row for one in folded)
 
 
+def test_folding_repeats_planned_changes_and_forgotten_callers(clock, tmp_path):
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    learned = Engine.from_text(POLICY, clock=clock, log=log)
+    work(learned, clock)
+    tracker = learned.behavior
+    for number in range(60):
+        clock.now += timedelta(seconds=number % 3)
+        at = int(clock.now.timestamp() * 1_000)
+        tracker.state.releases = {"profile reporting": at + 1_000} if number // 10 % 2 else {}
+        learned.decide(question(agent=number % 4, path="/secret/1" if number % 3 == 0 else "/data/y"))
+        if number == 30:
+            tracker.forget(Caller("idp", "report-1"))
+    again, folded = BehaviorState(tracker.state.tagger), []
+    fold_log(learned.log.path, again, learned.decider.behavior.settings_of, folded.append)
+    log.close()
+    assert {one.logged.released for one in folded} == {True, False}
+    assert packed(again) == packed(tracker.state)
+    assert all(one.is_same for one in folded)
+
+
 def test_every_decision_is_replayed_from_its_record(learned, clock):
     for number in range(60):
         clock.now += timedelta(milliseconds=100)
@@ -260,3 +281,16 @@ def test_log_lines_have_what_was_read(learned):
     assert member["model"].startswith("sha256:")
     assert member["event"] == member["read"] + 1
     assert isinstance(member["run"], int)
+
+
+def test_log_lines_are_valid_by_the_schema(learned, clock):
+    tracker = learned.behavior
+    for releases in ({}, {"profile reporting": 2**50}):
+        tracker.state.releases = releases
+        for _ in range(60):
+            clock.now += timedelta(milliseconds=50)
+            learned.decide(question(path="/secret/1", task="burst"))
+    lines = learned.log.path.read_bytes().splitlines()
+    members = {name for line in lines for name in json.loads(line)["behavior"]}
+    assert {"clamped", "released", "run"} <= members
+    assert [found for line in lines for found in problems(line)] == []

@@ -1,5 +1,6 @@
 """Rows of callers as bytes: what is packed comes back, and bytes that are no row are refused."""
 
+from array import array
 from contextlib import suppress
 from random import Random
 
@@ -26,7 +27,8 @@ from policyengine.behavior.row import (
 )
 
 DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast"}
-PACKED = sorted(set(BehaviorRow.__slots__) - DERIVED)
+MEMBERS = {name for name in dir(BehaviorRow(0)) if name[0] != "_" and not callable(getattr(BehaviorRow(0), name))}
+PACKED = sorted(MEMBERS - DERIVED)
 NGRAM_BYTES = 1_152  # what a table of n-grams takes
 EXTREMES = 0, 1, 255, MAX_SHORT
 
@@ -48,8 +50,9 @@ def rows(draw):
     row.hour_count, row.run_tag, row.top_slow, row.top_fast, row.fall_hour = some(MAX_COUNT, 5)
     row.runs, row.run_length, row.gain_day = some(MAX_SHORT, 3)
     row.hour_alarm = draw(st.booleans())
-    row.paces = some(MAX_COUNT, HOURS_OF_DAY)
-    row.peaks, row.ratios = some(MAX_COUNT, 2 * DAYS_KEPT), some(MAX_SHORT, 2 * DAYS_KEPT)
+    row.paces[:] = array("I", some(MAX_COUNT, HOURS_OF_DAY))
+    row.peaks[:] = array("I", some(MAX_COUNT, 2 * DAYS_KEPT))
+    row.ratios[:] = array("H", some(MAX_SHORT, 2 * DAYS_KEPT))
     row.level_slow, row.level_fast, row.level_denied = some(MAX_LEVEL, 3)
     number = draw(st.integers(0, MAX_SEEN))
     row.seen = dict(zip(some(MAX_COUNT, number), some(MAX_SHORT, number), strict=True))

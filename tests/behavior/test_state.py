@@ -182,3 +182,20 @@ def test_a_tagger_caches_a_bounded_number_of_texts():
 
 def test_texts_that_are_no_utf8_have_tags():
     assert Tagger(KEY).tag("\udcff") != Tagger(KEY).tag("\ufffd")
+
+
+def test_a_flood_of_new_keys_does_not_displace_callers_that_are_ready():
+    ready = SETTINGS._replace(ready_runs=1, ready_days=1)
+    state = BehaviorState(Tagger(b"key"), most=10)
+    for each in range(3):
+        for run in (1, 2):
+            state.fold(BehaviorEvent(START + run, caller(each), GROUP, "GET /", run, ALLOWED), lambda _: ready)
+    for each in range(100, 200):
+        state.fold(BehaviorEvent(START + each, caller(each), GROUP, "GET /", 1, ALLOWED), lambda _: ready)
+    assert len(state.rows) == 10
+    assert {caller(0), caller(1), caller(2)} <= state.rows.keys()
+    for each in range(200, 220):  # without new ones, the one heard of longest ago makes room
+        for run in (1, 2):
+            state.fold(BehaviorEvent(START + each, caller(each), GROUP, "GET /", run, ALLOWED), lambda _: ready)
+    assert len(state.rows) == 10
+    assert caller(0) not in state.rows

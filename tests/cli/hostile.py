@@ -140,6 +140,10 @@ def write_world(root: Path) -> str:
     (odd / "broken" / "policyengine.toml").write_text(f"[lint]\nselect = [{text('no ' + SIGNS)}]\n")
     (odd / "policyengine.toml").write_text(f"[serve]\nhost = {text(LINES)}\nentities = [{text(LINES)}]\n")
     (odd / "trace.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (question("/a"), question())))
+    event = {"at": 1, "agent": ALL, "issuer": ALL, "run": ALL, "endpoint": ALL}
+    (odd / "events.jsonl").write_text(json.dumps(event) + "\n" + json.dumps({**event, "at": 2, "run": SIGNS}) + "\n")
+    labels = [{"run": ALL, "label": "normal"}, {"run": SIGNS, "label": ALL}]
+    (odd / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
     return write_log(odd)
 
 

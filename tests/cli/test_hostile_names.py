@@ -116,6 +116,43 @@ ASKED: dict[str, tuple[str, ...]] = {
         "audit export NAME --format csv",
         "audit export api.json --format csv -o NAME/none",
     ),
+    "behavior learn": (
+        "behavior learn log.jsonl --policies good -o NAME",
+        "behavior learn log.jsonl -o learned",
+        "behavior learn NAME -o learned",
+        "behavior learn log.jsonl --policies broken -o learned",
+        "behavior learn api.json -o learned",
+    ),
+    "behavior show": (
+        "behavior learn log.jsonl --policies good -o NAME",
+        "behavior show --behavior NAME",
+        "behavior show --behavior NAME --policies good --sort name",
+        "behavior show AGENT --behavior NAME --policies good",
+        "behavior show NAME --behavior NAME",
+        "behavior show --behavior good",
+    ),
+    "behavior forget": (
+        "behavior learn log.jsonl --policies good -o NAME",
+        "behavior forget NAME --behavior NAME --issuer NAME",
+        "behavior forget AGENT --behavior NAME",
+        "behavior forget --all --behavior NAME",
+        "behavior forget --all --behavior good",
+    ),
+    "behavior release": (
+        "behavior learn log.jsonl --policies good -o NAME",
+        "behavior release CLASS --until 1d --behavior NAME",
+        "behavior release CLASS --end --behavior NAME",
+        "behavior release NAME --until NAME --behavior NAME",
+        "behavior release NAME --until 1d --behavior NAME",
+        "behavior release NAME --end --behavior NAME",
+    ),
+    "behavior evaluate": (
+        "behavior evaluate --train log.jsonl --test log.jsonl --labels labels.jsonl --policies good",
+        "behavior evaluate --train events.jsonl --test events.jsonl --labels labels.jsonl",
+        "behavior evaluate --train events.jsonl --test events.jsonl --labels events.jsonl",
+        "behavior evaluate --train NAME --test NAME --labels NAME",
+        "behavior evaluate --train api.json --test api.json --labels labels.jsonl",
+    ),
     "behavior report": (
         "behavior report log.jsonl good",
         "behavior report log.jsonl -o NAME.html",
@@ -162,10 +199,11 @@ def ask(template, run, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world" / hostile.FOLDER)
     monkeypatch.setattr(terminal, "PROGRESS_DELAY_SECONDS", 1e6)
-    names = {"ID": id, "NAME": hostile.IN_A_PATH}
+    agent = "a " + hostile.LINES
+    names = {"ID": id, "NAME": hostile.IN_A_PATH, "AGENT": agent, "CLASS": f'agent "{agent}"'}
 
     def words_of(line: str) -> list[str]:
-        return [re.sub("ID|NAME", lambda found: names[found[0]], word) for word in line.split(" ")]
+        return [re.sub("ID|NAME|AGENT|CLASS", lambda found: names[found[0]], word) for word in line.split(" ")]
 
     def asked(line: str, *more: str):
         return run(*words_of(line), *more, stdin="\n".join(TYPED).encode("utf-8", "surrogateescape"))

@@ -18,6 +18,7 @@ COMMANDS = [
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
     *["audit query", "audit pack", "audit report", "audit export"],
+    *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],
     *["behavior report", "keys", "config"],
 ]
 GROUPS = {"audit", "behavior"}

@@ -180,7 +180,7 @@ def test_serve_rejects_several_workers_for_a_policy_that_confirms(run, project, 
     )
     ended = run("serve", "confirms.policy", "--port", "0", "--workers", "2")
     assert ended.code == 1
-    assert "policies with `confirm`, limits or history need one worker" in ended.err
+    assert "policies with `confirm`, limits, history or learned behavior need one worker" in ended.err
 
 
 def test_the_printed_curl_command_has_a_placeholder_for_a_named_token(serving, tmp_path):

@@ -110,14 +110,14 @@ def refusal(engine: Engine, workers: int) -> ServeError:
 
 def test_a_policy_with_confirm_and_several_workers_requires_a_shared_store(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
-    assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
+    assert refused.message.startswith("policies with `confirm`, limits, history or learned behavior need one worker: ")
     assert refused.hint == "omit `--workers`, or share a store: `--store sqlite:///store.db`"
 
 
 def test_a_policy_with_limits_and_several_workers_requires_a_shared_store() -> None:
     limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
     refused = refusal(limited, 2)
-    assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
+    assert refused.message.startswith("policies with `confirm`, limits, history or learned behavior need one worker: ")
 
 
 ASKING = FREE + 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'

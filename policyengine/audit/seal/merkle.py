@@ -11,7 +11,6 @@ from hashlib import sha256
 from typing import TypeAlias
 
 HASH_BYTES = 32
-NODE_BYTES = 2 * HASH_BYTES  # the hashes below a node
 EMPTY_ROOT = sha256(b"").digest()
 Subtrees: TypeAlias = Callable[[int, int], bytes]
 """The hash of the complete subtree at a level and index: it covers the entries `index << level` to
@@ -31,8 +30,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 def fold(hashes: Sequence[bytes]) -> bytes:
     """Return the root over hashes of sibling subtrees, whose number is a power of two."""
     while len(hashes) > 1:
-        level = b"".join(hashes)
-        hashes = [sha256(b"\1" + level[at : at + NODE_BYTES]).digest() for at in range(0, len(level), NODE_BYTES)]
+        hashes = [sha256(b"\1" + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
     return hashes[0]
 
 

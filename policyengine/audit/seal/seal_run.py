@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import pairwise
 from math import inf
@@ -28,20 +29,21 @@ from policyengine.audit.seal.sealed_files import (
     SealError,
     SealState,
     ends_with_line,
+    has_line,
     identity,
     is_at,
     open_plain,
     read_state,
     write_at,
 )
-from policyengine.audit.seal.tiles import TILE_LEVELS, TILE_WIDTH, GrowingTree, TileError, write_file
+from policyengine.audit.seal.tiles import TILE_LEVELS, TILE_WIDTH, GrowingTree, TileError, WaitingTiles, write_file
 
 if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
 
 _LOG = logging.getLogger("policyengine")
 # Threads that decide wait while a chunk is hashed, and then proceed during the pause after it.
-CHUNK_BYTES, PAUSE_SECONDS = 32_768, 0.001
+CHUNK_BYTES, PAUSE_SECONDS = 1 << 18, 0.001
 MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file was truncated
 PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
 Pause: TypeAlias = Callable[[float], object]
@@ -57,7 +59,8 @@ class SealRun:
         """Continue where the last run ended. If the folder does not fit, or with `anew`, the tree is built again from
         the lines. Raises OSError, TileError, SealError, NoteError.
         """
-        self._sealer, self.log, self.tiles = sealer, sealer.log, sealer.tiles
+        self._sealer, self.log, self.tiles = sealer, sealer.log, WaitingTiles(sealer.folder)
+        self._places: list[bytes] = []  # of the last tiles, to be written with them
         self._late = LateFiles(sealer.log, sealer.write_statement)
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
@@ -186,9 +189,19 @@ class SealRun:
             if complete:
                 raise SealError(f"`{self.log}` has fewer lines than its checkpoint: {VERIFY_HINT}")
         elif self.tree.size != began or self._is_behind():
+            self._write_tiles()
+            self._sealer.turns.end()  # writers need not wait for the disk
             os.fdatasync(self._file)
             self._sign()
         return complete
+
+    def add_slice(self, most: int) -> None:
+        """Add the entries of the next lines of the current file, at most so many bytes. Nothing is written, because a
+        decision waits. Raises OSError, SealError.
+        """
+        if not self.tiles.is_half_full and not self._was_truncated():
+            data = os.pread(self._file, most, self._offset)
+            self._add_lines(data, data.rfind(b"\n"))
 
     def _is_behind(self) -> bool:
         last = self._checkpoint
@@ -275,7 +288,7 @@ class SealRun:
             return True
         if self._last_bytes > MAX_LINE_READ_AGAIN or self._changed_at == self._offset:
             return False
-        if ends_with_line(self.log, self._offset, self._last, self._last_bytes):
+        if has_line(self._file, self._offset, self._last, self._last_bytes):
             return False
         is_changed = (
             os.pread(self._file, 1, self._offset - 1) == b"\n" and self._find_copy(log_files(self.log)[:-1]) is None
@@ -316,9 +329,7 @@ class SealRun:
         while data := os.pread(self._file, CHUNK_BYTES, self._offset):
             cut = data.rfind(b"\n")
             if cut >= 0:
-                lines = data[:cut].split(b"\n")
-                self._add(lines, [sha256(line).digest() for line in lines])
-                self._offset += cut + 1
+                self._add_lines(data, cut)
             elif not self._read_long_line():
                 return monotonic() <= self._until
             if monotonic() > self._until:
@@ -327,6 +338,14 @@ class SealRun:
                 pause(PAUSE_SECONDS)
         return True
 
+    def _add_lines(self, data: bytes, cut: int) -> None:
+        """Add the entries of the lines before the newline at `cut`; there are none if it is -1. Raises OSError,
+        SealError."""
+        if cut >= 0:
+            lines = data[:cut].split(b"\n")
+            self._add(lines, [sha256(line).digest() for line in lines])
+            self._offset += cut + 1
+
     def _read_long_line(self) -> bool:
         """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. The next
         call continues where this one ended. Raises OSError.
@@ -334,7 +353,7 @@ class SealRun:
         if self._begun is None or self._begun.offset != self._offset:
             self._begun = BegunLine(self._offset)
         begun = self._begun
-        while data := os.pread(self._file, CHUNK_BYTES * 16, self._offset + begun.length):
+        while data := os.pread(self._file, CHUNK_BYTES, self._offset + begun.length):
             cut = data.find(b"\n")
             begun.digest.update(data if cut < 0 else data[:cut])
             begun.length += len(data) if cut < 0 else cut
@@ -367,8 +386,7 @@ class SealRun:
         tree, at, signed = self.tree, 0, self._signed_size
         while at < len(entries):
             if tree.size % TILE_WIDTH == 0:
-                place = offsets[at].to_bytes(8) + self._number.to_bytes(8)
-                write_at(self._sealer.folder / "places", tree.size // TILE_WIDTH * PLACE_BYTES, place)
+                self._places.append(offsets[at].to_bytes(8) + self._number.to_bytes(8))
             room = min(tree.room, signed - tree.size) if tree.size < signed else tree.room
             some = entries[at : at + room]
             tree.add(some, [sha256(b"\0" + entry).digest() for entry in some])
@@ -378,10 +396,20 @@ class SealRun:
 
     # ── The checkpoint ────────────────────────────────────────────────────────────────────────
 
+    def _write_tiles(self) -> None:
+        """Write the tiles that a checkpoint needs, and the places of their lines. Raises OSError."""
+        end = -(-self.tree.size // TILE_WIDTH)
+        if self._places:
+            first = end - len(self._places)
+            write_at(self._sealer.folder / "places", first * PLACE_BYTES, b"".join(self._places))
+            self._places.clear()
+        self.tree.write_partial_tiles()
+        pause = self._pause
+        self.tiles.write_waiting((lambda: None) if pause is None else partial(pause, PAUSE_SECONDS))
+
     def _sign(self) -> None:
-        """Write the partial tiles, the state and the checkpoint. Raises OSError."""
+        """Write the state and the checkpoint. Raises OSError."""
         sealer, tree = self._sealer, self.tree
-        tree.write_partial_tiles()
         found = os.fstat(self._file)
         state = SealState(
             tree.size, self._number, self._first, self._offset, found.st_dev, found.st_ino, self._last.hex(),

@@ -124,18 +124,27 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return False  # another file with such a name
     try:
-        if os.fstat(opened).st_size < offset:
-            return False
-        begin = max(0, offset - length - 1)
-        if begin and os.pread(opened, 1, begin - 1) != b"\n":
-            return False
-        found, at = sha256(), begin
-        while at < offset - 1 and (data := os.pread(opened, min(1 << 20, offset - 1 - at), at)):
-            found.update(data)
-            at += len(data)
-        return os.pread(opened, 1, offset - 1) == b"\n" and found.digest() == digest
+        return has_line(opened, offset, digest, length)
     finally:
         os.close(opened)
+
+
+def has_line(file: int, offset: int, digest: bytes, length: int) -> bool:
+    """Return whether the bytes of an open file before the offset are the line with this digest, followed by a newline.
+    Raises OSError.
+    """
+    if offset == 0 or not digest:
+        return offset == 0
+    if os.fstat(file).st_size < offset:
+        return False
+    begin = max(0, offset - length - 1)
+    if begin and os.pread(file, 1, begin - 1) != b"\n":
+        return False
+    found, at = sha256(), begin
+    while at < offset - 1 and (data := os.pread(file, min(1 << 20, offset - 1 - at), at)):
+        found.update(data)
+        at += len(data)
+    return os.pread(file, 1, offset - 1) == b"\n" and found.digest() == digest
 
 
 def write_at(path: Path, offset: int, raw: bytes) -> None:

@@ -1,10 +1,11 @@
 """Seals a log while processes write to it. Each process has a thread for this; only the process that holds the lock
 seals.
 
-The sealer reads the complete lines of the files in their order and adds their digests to the tree. At the end of each
-interval with new lines, it forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line
-that a power failure can lose. After a restart or a failure, it continues at the place in the file `state`, which it
-writes before each checkpoint.
+The sealer reads the complete lines of the files in their order and adds their digests to the tree; the process that
+writes decisions does so itself for the lines that it has just written. At the end of each interval with new lines, the
+thread forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line that a power failure
+can lose. After a restart or a failure, it continues at the place in the file `state`, which it writes before each
+checkpoint.
 
 A rotated file is finished if it was not changed for 3 s. If a process that was suspended writes another line to it, the
 digest of that line is sealed in a later line.
@@ -29,6 +30,7 @@ from policyengine.audit.seal.keys import SealKeyError, default_key_path, load_ke
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions, SealStatement
 from policyengine.audit.seal.seal_run import Pause, SealRun
+from policyengine.audit.seal.seal_turns import SealTurns
 from policyengine.audit.seal.sealed_files import (
     SealError,
     default_folder,
@@ -56,6 +58,9 @@ MISSING_KEY_HINT = (
     "restore it from a backup, name it with `--log-key FILE`, or move the log and its seal away to begin a new log"
 )
 ADVANCE_SECONDS = 1.0  # maximum time between two checkpoints while many lines are sealed
+# How many bytes of decisions a process writes until it seals them itself, without a checkpoint: to let the thread seal
+# them would cost more, because threads that run at once take the interpreter from each other at every system call.
+SLICE_BYTES = 262_144
 
 
 class Sealer:
@@ -88,7 +93,8 @@ class Sealer:
 
     def _reset(self) -> None:
         """Reset the state of this process, without closing what a parent process may use."""
-        self._process, self._thread, self._stop = 0, None, Event()
+        self._process, self._thread, self.turns = 0, None, SealTurns()  # a fork sets the process to 0
+        self._written = 0  # bytes of decisions that this process did not seal itself
         self._guard, self._lock, self._writing = RLock(), -1, -1
         self._run: SealRun | None = None
         self._deadline, self._is_complete, self._is_misplaced = inf, True, False
@@ -164,16 +170,37 @@ class Sealer:
 
     def wake(self) -> None:
         """Start the thread of this process, after a line was written. A failure is logged, not raised."""
-        if self._process != os.getpid():
+        if not self._process:
             with self._guard:
-                if self._process != os.getpid():
+                if not self._process:
                     self._start()
 
+    def wrote(self, length: int) -> None:
+        """Note that this process wrote a decision of so many bytes. From time to time, seal such lines."""
+        self._written += length
+        if self._written >= SLICE_BYTES:
+            self._add_slice()
+        if self.turns.is_wanted:
+            self.turns.give()
+
+    def _add_slice(self) -> None:
+        """Add the lines that were just written to the tree, if this process seals and its thread does not do so now;
+        the next checkpoint covers them."""
+        most, self._written = self._written, 0
+        if self._run is None or not self._guard.acquire(blocking=False):
+            return
+        try:
+            run = self._run
+            if run is not None:
+                self._attempt(lambda: run.add_slice(most))
+        finally:
+            self._guard.release()
+
     def _start(self) -> None:
-        self._process, self._stop = os.getpid(), Event()
+        self._process, self.turns = os.getpid(), SealTurns()
         try:
             self._writing = lock_file(self.folder / "writers", exclusive=False)
-            arguments = weakref.ref(self), self._stop, self.interval
+            arguments = weakref.ref(self), self.turns, self.interval
             self._thread = Thread(target=seal_periodically, args=arguments, name="log seal", daemon=True)
             self._thread.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
@@ -185,7 +212,7 @@ class Sealer:
     @property
     def is_awake(self) -> bool:
         """Whether the thread of this process was started."""
-        return self._process == os.getpid()
+        return bool(self._process)
 
     @property
     def pause(self) -> float:
@@ -194,7 +221,7 @@ class Sealer:
 
     def abandon(self) -> None:
         """Stop the thread and close all files without sealing; the next line starts the thread again."""
-        self._stop.set()
+        self.turns.stop()
         with self._guard:
             self._unlock()
             if self._writing >= 0:
@@ -211,7 +238,7 @@ class Sealer:
         if not self.is_awake:
             return
         self._deadline = monotonic() + WAIT_SECONDS
-        self._stop.set()
+        self.turns.stop()
         thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join(WAIT_SECONDS)
@@ -253,27 +280,37 @@ class Sealer:
         """
         with self._guard:
             self._is_complete = True
-            try:
-                if not self._holds_lock():
-                    self._watch_holder()
-                    return False
-                self._follow_key()
-                if self._run is None:
-                    if monotonic() < self._retry_at:
-                        return False
-                    self._run = SealRun(self, anew=self._is_misplaced)
-                until = min(self._deadline, monotonic() + ADVANCE_SECONDS)
-                self._is_complete = self._run.advance(finished, until, pause)
-            except (OSError, TileError, SealError, SealKeyError, NoteError) as error:
-                self._failed(error)
+            until = min(self._deadline, monotonic() + ADVANCE_SECONDS)
+            complete = self._attempt(lambda: self._advance(finished, until, pause))
+            if complete is None:
                 return False
-            except Exception as error:  # a defect must not end the thread
-                self._failed(error, exc_info=True)
-                return False
+            self._is_complete = complete
             if self._failing:
                 self._failing = False
                 _LOG.warning("the log `%s` is sealed again", self.log, extra={"event": "log_sealed"})
             return True
+
+    def _advance(self, finished: float, until: float, pause: Pause | None) -> bool | None:
+        """Return whether all lines were sealed, or None if none could be. Raises what `SealRun.advance` raises."""
+        if not self._holds_lock():
+            self._watch_holder()
+            return None
+        self._follow_key()
+        if self._run is None:
+            if monotonic() < self._retry_at:
+                return None
+            self._run = SealRun(self, anew=self._is_misplaced)
+        return self._run.advance(finished, until, pause)
+
+    def _attempt(self, work: Callable[[], bool | None]) -> bool | None:
+        """Return what `work` returns, or None if it failed."""
+        try:
+            return work()
+        except (OSError, TileError, SealError, SealKeyError, NoteError) as error:
+            self._failed(error)
+        except Exception as error:  # a defect must not end the thread
+            self._failed(error, exc_info=True)
+        return None
 
     def _watch_holder(self) -> None:
         """Report a process that holds the lock and does not seal, for example because it is suspended, and remember
@@ -354,14 +391,16 @@ class Sealer:
                 os.close(file)
 
 
-def seal_periodically(sealer: weakref.ref[Sealer], stop: Event, interval: float) -> None:
+def seal_periodically(sealer: weakref.ref[Sealer], turns: SealTurns, interval: float) -> None:
     """Seal until the sealer stops, or until its log is not used any more."""
     wait = interval
-    while not stop.wait(wait):
+    while turns.wait(wait):
         found = sealer()
         if found is None:
             return
-        found.seal(pause=stop.wait)
+        turns.begin()
+        found.seal(pause=turns.rest)
+        turns.end()
         wait = found.pause
         del found
 

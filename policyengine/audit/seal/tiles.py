@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ BUNDLE_ITEM_BYTES = len(ENTRY_PREFIX) + HASH_BYTES
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # pipes are not waited for
 ENTRIES = "entries"
+MAX_WAITING_TILES, TILES_PER_TURN = 512, 16
 MAX_FILE_BYTES, MAX_INDEX_BYTES = 1 << 20, 1 << 32  # of a tile, note or state; of the places of lines
 
 
@@ -54,7 +56,7 @@ class TileFolder:
     """Reads and writes tiles and entry bundles."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._prefix = folder, f"{folder}/"
 
     def read(self, level: int, number: int, width: int) -> bytes:
         """Return the first `width` hashes of a tile, from the partial tile of this width or else from the full tile.
@@ -84,8 +86,11 @@ class TileFolder:
         """Write a tile or bundle. If it is full, remove its partial tiles. A tile that exists is replaced atomically,
         because a checkpoint may need it. Raises OSError.
         """
-        path = self.folder / tile_name(level, number, width)
-        write_file(path, raw)
+        path = f"{self._prefix}{tile_name(level, number, width)}"
+        try:
+            write_in_place(path, raw, os.O_EXCL)
+        except FileExistsError:
+            write_file(Path(path), raw)
         partial = f"{path}.p"
         if width == TILE_WIDTH and os.path.isdir(partial):
             shutil.rmtree(partial, ignore_errors=True)
@@ -111,6 +116,35 @@ class TileFolder:
         return subtree
 
 
+class WaitingTiles(TileFolder):
+    """A folder whose tiles wait in memory until `write_waiting`: decisions are not to wait for its disk."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._waiting: deque[tuple[int | str, int, bytes, int]] = deque()
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half as many tiles wait as may."""
+        return len(self._waiting) >= MAX_WAITING_TILES // 2
+
+    def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
+        """Let a tile wait; write the others if there are too many. Raises OSError."""
+        if len(self._waiting) >= MAX_WAITING_TILES:
+            self.write_waiting(lambda: None)
+        self._waiting.append((level, number, raw, width))
+
+    def write_waiting(self, rest: Callable[[], object]) -> None:
+        """Write the tiles. `rest` is called after some of them. Raises OSError; those that are left still wait."""
+        written = 0
+        while self._waiting:
+            super().write(*self._waiting[0])
+            self._waiting.popleft()
+            written += 1
+            if written % TILES_PER_TURN == 0:
+                rest()
+
+
 def read_file(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     """Read a file of the folder. Pipes, devices and files of more than `most` bytes are refused. Raises OSError."""
     try:
@@ -124,17 +158,18 @@ def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
     """Replace a file atomically, and create its folders if they are missing. With `durable`, its content is on disk
     before it replaces the old one. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
-    write_in_place(str(new), raw, durable=durable)
+    write_in_place(str(new), raw, os.O_TRUNC, durable=durable)
     new.rename(path)
 
 
-def write_in_place(path: str, raw: bytes, *, durable: bool = False) -> None:
+def write_in_place(path: str, raw: bytes, flags: int, *, durable: bool = False) -> None:
     """Write a file, and create its folders if they are missing. Raises OSError."""
+    flags |= WRITE_FLAGS
     try:
-        opened = os.open(path, WRITE_FLAGS | os.O_TRUNC, FILE_MODE)
+        opened = os.open(path, flags, FILE_MODE)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), FOLDER_MODE, exist_ok=True)
-        opened = os.open(path, WRITE_FLAGS | os.O_TRUNC, FILE_MODE)
+        opened = os.open(path, flags, FILE_MODE)
     try:
         view = memoryview(raw)
         while view:

@@ -293,6 +293,8 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
         held.current.recorder.write_start(gateway="mcp")
         if held.current.log is not None:
             held.current.log.wake()
+        if held.current.behavior is not None:
+            held.current.behavior.start()
         try:
             yield
         finally:

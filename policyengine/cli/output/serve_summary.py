@@ -17,6 +17,7 @@ from policyengine.kernel import HttpPattern
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
+    from policyengine.behavior.shared import SharedTracker
     from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
@@ -61,7 +62,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
         unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
         log = {} if engine.log is None else {"log": describe_log(engine.log)}
-        behavior = {} if engine.behavior is None else {"behavior": describe_behavior(engine.behavior)}
+        behavior = {} if engine.behavior is None else {"behavior": engine.behavior.describe()}
         lone = {"state_in_memory": True} if served.lone else {}
         print_json(
             {
@@ -94,7 +95,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     if engine.log is not None:
         print_log(screen, engine.log)
     if engine.behavior is not None:
-        print_behavior(screen, engine.behavior, served.workers)
+        print_behavior(screen, engine.behavior)
     if engine.observing:
         screen.line(
             (
@@ -132,20 +133,14 @@ def print_log(screen: Screen, log: DecisionLog) -> None:
         screen.line(f"sinks:    {', '.join(sink.name for sink in log.sinks.sinks)}")
 
 
-def describe_behavior(tracker: BehaviorTracker) -> dict[str, object]:
-    """Return where learned behavior is kept, the number of the model, and the number of callers."""
-    folder = {} if tracker.folder is None else {"folder": str(tracker.folder.path)}
-    return {**folder, "model": tracker.state.model.content.serial, "callers": len(tracker.state.rows)}
-
-
-def print_behavior(screen: Screen, tracker: BehaviorTracker, workers: int) -> None:
-    told, known = describe_behavior(tracker), len(tracker.state.rows)
-    place = told.get("folder", "in memory: it is lost with this process (name a folder: `--behavior FOLDER`)")
-    model = tracker.state.model.content.serial
-    learned = f"{pluralize(known, 'caller')}, model {model}" if model else "nothing is learned yet"
+def print_behavior(screen: Screen, tracker: BehaviorTracker | SharedTracker) -> None:
+    known = tracker.describe()
+    place = known.get("folder", "in memory: it is lost with this process (name a folder: `--behavior FOLDER`)")
+    if "shared" in known:
+        place = "in the store, for all processes that share it"
+    callers = f"{pluralize(known['callers'], 'caller')}, " if "callers" in known else ""
+    learned = f"{callers}model {known['model']}" if known["model"] else "nothing is learned yet"
     screen.line(f"behavior: {place}; {learned}")
-    if workers > 1:
-        screen.line(("each worker learns for itself, from the requests that it decides", "yellow"))
 
 
 def curl_command(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.server.telemetry.shared_counters import OTHER, ServerCounters
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
         return
     for fact, count in list(tracker.counts.items()):
         tally.reached(ALARMS, fact, count=count, of=tracker)
-    state, census = tracker.state, tracker.census
-    census.advance(state.rows)
-    model = state.model.content
+    if isinstance(tracker, BehaviorTracker):  # of callers in a store, a process knows only its own
+        tracker.census.advance(tracker.state.rows)
+        publish_classes(tally, CALLERS, tracker.census.counts)
+        model = tracker.state.model.content
+    else:
+        model = tracker.model.content
     ready: Counter[str] = Counter()
-    for one in state.model.content.classes:
-        ready[one.name] += one.callers if one.is_ready else 0
-    publish_classes(tally, CALLERS, census.counts)
+    for known in model.classes:
+        ready[known.name] += known.callers if known.is_ready else 0
     publish_classes(tally, READY, ready)
     tally.now(NUMBER, value=model.serial)
     if model.serial:

@@ -33,7 +33,8 @@ def behavior_metrics(total: Mapping[CounterKey, Sequence[int]]) -> Iterator[Metr
         for (kind, *labels), cells in total.items():
             if kind == wanted:
                 family.add_metric(labels, cells[0])
-        yield family
+        if family.samples:
+            yield family
     for kind, name, doc in MODEL:
         if (kind,) in total:
             yield GaugeMetricFamily(name, doc, total[kind,][0])

@@ -51,8 +51,8 @@ def check_workers(engine: Engine, workers: int) -> None:
         )
     if workers > 1 and engine.state.keeps_state and not engine.state.is_shared:
         raise ServeError(
-            f"policies with `confirm`, limits or history need one worker: each of {workers} would keep its own counts "
-            "and history, and would accept an approval that another worker has spent",
+            f"policies with `confirm`, limits, history or learned behavior need one worker: each of {workers} would "
+            "keep its own counts and history, and would accept an approval that another worker has spent",
             "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
 

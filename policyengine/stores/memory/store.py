@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeAlias, assert_never
 
+from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
@@ -83,6 +84,10 @@ class MemoryStore:
             self._lock, complete=history_complete, most_keys=most_keys, fullness=self.fullness
         )
 
+    @property
+    def behavior(self) -> None:
+        return None
+
     def check(self, now: int) -> None:
         with self._lock:
             self._agreed(now)
@@ -91,25 +96,19 @@ class MemoryStore:
         return frozenset(self._spent.intersection(approvals))
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
+        behavior = effects.behavior
         with self._lock:
             now = self._peeked(now) if peek else self._agreed(now)
-            if has_only_limits(effects):
-                settled = self._charge_steady_rates(effects.limits, now, peek=peek)
-                if settled is not None:
-                    return settled
-            elif has_only_records(effects):
-                return self._record(effects, decision, now, peek=peek)
-            if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
+            if behavior is None or peek:
+                return self._commit(effects, decision, now, peek=peek)
+            if isinstance(behavior, BehaviorCharge):
+                raise TypeError("a memory store is not shared by processes")
+            if not behavior.is_current():
                 return None
-            if effects.claim is not None and not self._claims.holds(effects.claim):
-                return None
-            states = [self._state(one.charge) for one in effects.limits]
-            done = apply_charges(effects, states, self._paid(effects, now), now, decision)
-            if not peek:
-                self._done(effects, decision, now, done)
-            if effects.claim is not None:
-                self._claims.keep(effects.claim, done.settled, now)
-            return done.settled
+            settled = self._commit(effects, decision, now, peek=False)
+            if settled is not None:
+                behavior.settle(admitted=settled.admitted, clamped=settled.clamped)
+            return settled
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         with self._lock:
@@ -172,6 +171,25 @@ class MemoryStore:
             return self._memories.report(decision, report, self._moved(now))
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
+
+    def _commit(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
+        if has_only_limits(effects):
+            settled = self._charge_steady_rates(effects.limits, now, peek=peek)
+            if settled is not None:
+                return settled
+        elif has_only_records(effects):
+            return self._record(effects, decision, now, peek=peek)
+        if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
+            return None
+        if effects.claim is not None and not self._claims.holds(effects.claim):
+            return None
+        states = [self._state(one.charge) for one in effects.limits]
+        done = apply_charges(effects, states, self._paid(effects, now), now, decision)
+        if not peek:
+            self._done(effects, decision, now, done)
+        if effects.claim is not None:
+            self._claims.keep(effects.claim, done.settled, now)
+        return done.settled
 
     def _charge_steady_rates(
         self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False

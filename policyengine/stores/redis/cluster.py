@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
+from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
@@ -23,6 +24,7 @@ from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.history_rows import watch_key
 from policyengine.stores.idempotency import decode_charge_result, encode_charge_result
 from policyengine.stores.redis import cluster_history as slots
+from policyengine.stores.redis.behavior import RedisBehavior
 from policyengine.stores.redis.connection import RedisScript, find_eviction_risk, probe_server_time, translate_errors
 from policyengine.stores.redis.credential_marks import RedisMarks
 from policyengine.stores.redis.finish_decision import BACK, finish
@@ -37,6 +39,7 @@ from policyengine.stores.redis.step import (
     effect_keys,
     encode_step,
     receipts_key,
+    shared_behavior,
     state_key,
 )
 from policyengine.stores.transition import digest_parts, receipt_name, reportable_until
@@ -89,6 +92,7 @@ class ClusterStore:
             self._run, lambda draft, settled: decode_charge_result(settled), virtual=virtual
         )
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.behavior = RedisBehavior(client, self._run, virtual=virtual)
         self._begun: frozenset[str] = frozenset()
         self._following = HistoryCache()
 
@@ -165,10 +169,15 @@ class ClusterStore:
     ) -> ChargeResult | None:
         """Commit a decision part by part. Events are recorded last, because recording cannot be undone."""
         done: list[tuple[SlotEffects, SlotResult]] = []
+        behavior = shared_behavior(effects, peek=peek)
         try:
             refused = self._ask_parts(effects, decision, now, peek, done)
             if refused is None:
                 self._give_back(done, decision, now, conflict=True)
+                return None
+            settled = merge_slot_results(effects, done, now)
+            if behavior is not None and not self._add_event(behavior, settled, decision):
+                self._give_back(() if refused else done, decision, now, conflict=True)
                 return None
             if trying is not None and not peek and (effects.denied or not refused):
                 self._note_awaited(effects, decision, now)
@@ -178,7 +187,6 @@ class ClusterStore:
         except StoreError:
             self._release(done, decision, now, peek or effects.denied)
             raise
-        settled = merge_slot_results(effects, done, now)
         taken = not (refused or peek or effects.denied or effects.opens)
         # If this raises, it is unknown whether the answer was kept; then the reservations remain.
         if effects.claim is not None and not self._claims.keep(effects.claim, encode_charge_result(settled), now):
@@ -187,6 +195,14 @@ class ClusterStore:
         if taken:
             self._note(effects, decision, now)
         return settled
+
+    def _add_event(self, behavior: BehaviorCharge, settled: ChargeResult, decision: str) -> bool:
+        """Add the event of the caller after all limits have answered, because it contains the outcome. Return False if
+        the decision must be made again."""
+        added = self.behavior.add_event(behavior, admitted=settled.admitted, clamped=settled.clamped)
+        if added and behavior.allowed and settled.admitted:
+            self.behavior.remember_decision(behavior, decision)
+        return added
 
     def _ask_parts(
         self, effects: Effects, decision: str, now: int, peek: bool, done: list[tuple[SlotEffects, SlotResult]]

@@ -22,7 +22,7 @@ SLOTS = 64  # number of groups of keys, each with its own bound
 
 
 CLAIM = RedisScript.of("claim.lua")
-STEP = "".join(map(script_text, ("past.lua", "step.lua")))
+STEP = "".join(map(script_text, ("past.lua", "behavior.lua", "step.lua")))
 CLAIMED_STEP = RedisScript.saying(f"local function step() {STEP}\nend\n{script_text('once.lua')}")
 RunScript = Callable[..., Any]
 
@@ -63,11 +63,11 @@ class RedisIdempotencyKeys:
     def release(self, claim: IdempotencyClaim, now: int) -> None:
         self._do("release", claim, now, 0)
 
-    def step(self, keys: list[str], question: bytes, claim: IdempotencyClaim, now: int) -> Any:
+    def step(self, keys: list[str], arguments: list[bytes], claim: IdempotencyClaim, now: int) -> Any:
         """Run `step.lua` for a claim and return its answer; an empty answer means that nothing was done."""
         till = str(now + KEEP_MICROSECONDS) if self._virtual else ""
         return self._run(
-            CLAIMED_STEP, [*keys, claim_key(claim)], question, claim.token, claim.draft, KEEP_MICROSECONDS, till
+            CLAIMED_STEP, [*keys, claim_key(claim)], *arguments, claim.token, claim.draft, KEEP_MICROSECONDS, till
         )
 
     def _do(

@@ -32,7 +32,7 @@ def has_only_steady_rates(effects: Effects) -> bool:
     """Return whether a decision has no effects other than charges to steady rates at their usual pace, made if it is
     admitted.
     """
-    if effects.spends or effects.opens or effects.denied or effects.records or effects.relied:
+    if effects.spends or effects.opens or effects.denied or effects.records or effects.relied or effects.behavior:
         return False
     for limit in effects.limits:
         charge = limit.charge

@@ -7,6 +7,7 @@ from typing import NamedTuple, assert_never
 
 from msgspec import msgpack
 
+from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotent_decision import draft_charges
@@ -19,14 +20,16 @@ from policyengine.runtime.limits import (
     LimitState,
     RateCharge,
 )
+from policyengine.stores.behavior import REPORTABLE_SECONDS
 from policyengine.stores.history_rows import encode_record_facts, history_key, watch_key
+from policyengine.stores.redis.behavior import charge_members, encode_reportable
 from policyengine.stores.redis.connection import RedisScript
 from policyengine.stores.redis.rates import MAX_AMOUNT
 from policyengine.stores.transition import approval_lifetime, charge_digest, digest_parts, receipt_name
 
 PREFIX = "policyengine"
 RATE, BUDGET, HOLD = 1, 2, 3
-STEP = RedisScript.of("past.lua", "step.lua")
+STEP = RedisScript.of("past.lua", "behavior.lua", "step.lua")
 
 
 class RedisKeys(NamedTuple):
@@ -87,7 +90,20 @@ def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool,
     versions = [version for _, version in effects.relied]
     records = [encode_record(one) for one in effects.records]
     how = given, decision, peek, effects.denied, clocked
-    return msgpack.encode((*how, charges, len(effects.spends), name, opens, versions, records))
+    step = *how, charges, len(effects.spends), name, opens, versions, records
+    behavior = shared_behavior(effects, peek=peek)
+    return msgpack.encode(step if behavior is None else (*step, encode_behavior(behavior, decision)))
+
+
+def encode_behavior(charge: BehaviorCharge, decision: str) -> tuple[object, ...]:
+    reportable = encode_reportable(charge, decision) if charge.allowed else False
+    return charge_members(charge), reportable, REPORTABLE_SECONDS
+
+
+def shared_behavior(effects: Effects, *, peek: bool) -> BehaviorCharge | None:
+    """Return the event of the caller that the step adds, or None."""
+    behavior = effects.behavior
+    return behavior if isinstance(behavior, BehaviorCharge) and not peek else None
 
 
 def encode_record(record: HistoryRecord) -> tuple[object, ...]:

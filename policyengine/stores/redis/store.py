@@ -16,6 +16,14 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.history_rows import encode_report, watch_key
 from policyengine.stores.redis import rates
+from policyengine.stores.redis.behavior import (
+    CALLER,
+    SAVE_MODEL,
+    RedisBehavior,
+    caller_keys,
+    decode_step,
+    reportable_key,
+)
 from policyengine.stores.redis.connection import (
     PROBE,
     ConnectionPool,
@@ -41,11 +49,12 @@ from policyengine.stores.redis.step import (
     effect_keys,
     encode_step,
     record_key,
+    shared_behavior,
 )
 from policyengine.stores.transition import digest_parts
 
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, CALLER, SAVE_MODEL)
 
 
 class RedisStore:
@@ -61,6 +70,7 @@ class RedisStore:
         self._wires = ConnectionPool(client, SCRIPTS, self.ping)
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 
     def ping(self) -> None:
         """Raise StoreError if the server does not answer, or may evict entries that still count."""
@@ -97,6 +107,7 @@ class RedisStore:
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         claim, before = effects.claim, self.skew.clock()
+        behavior = shared_behavior(effects, peek=peek)
         if not peek and claim is None and rates.has_only_steady_rates(effects):
             asked = rates.RateBatch((effects.limits,), self._moved(now))
             [settled] = asked.settled(self._wires.ask(asked.words))
@@ -105,6 +116,8 @@ class RedisStore:
             answer = self._wires.ask(self._step(CommitRequest(effects, decision, peek), now))
         else:
             answer = self._claims.step(*self._asking(CommitRequest(effects, decision, peek), now), claim, now)
+        if answer is not None and behavior is not None:
+            answer = decode_step(behavior, answer)
         if answer is None:
             return None
         return self._measured(before, decode_charge_result([one.charge for one in effects.limits], answer))
@@ -132,19 +145,24 @@ class RedisStore:
         return found
 
     def _step(self, asked: CommitRequest, now: int) -> bytes:
-        return STEP.call(*self._asking(asked, now))
+        keys, arguments = self._asking(asked, now)
+        return STEP.call(keys, *arguments)
 
-    def _asking(self, asked: CommitRequest, now: int) -> tuple[list[str], bytes]:
-        """Return the keys and the argument of a step."""
+    def _asking(self, asked: CommitRequest, now: int) -> tuple[list[str], list[bytes]]:
+        """Return the keys and the arguments of a step."""
         effects, decision, peek = asked
         lines = [
             DEFAULT_KEYS.line(key) for key in (*(key for key, _ in effects.relied), *map(record_key, effects.records))
         ]
         made = f"{PREFIX}:made:{digest_parts(decision)}"
+        behavior = shared_behavior(effects, peek=peek)
+        if behavior is not None:
+            lines += [*caller_keys(behavior.key), reportable_key(decision)]
         beside = made, DEFAULT_KEYS.awaited(decision), DEFAULT_KEYS.changes, DEFAULT_KEYS.begun, DEFAULT_KEYS.clock
         given = now if peek else self._moved(now)
         question = encode_step(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
-        return [*effect_keys(effects), *lines, *beside], question
+        rows = [] if behavior is None else [behavior.row]
+        return [*effect_keys(effects), *lines, *beside], [question, *rows]
 
     def _moved(self, now: int) -> int | bool:
         """Return the time that scripts must use, or False for the server's own."""
@@ -273,4 +291,7 @@ def parse_answer(call: rates.RateBatch | CommitRequest, answer: Any) -> Sequence
         return [to_store_error(answer)] * many
     if isinstance(call, rates.RateBatch):
         return call.settled(answer)
+    behavior = shared_behavior(call.effects, peek=call.peek)
+    if answer is not None and behavior is not None:
+        answer = decode_step(behavior, answer)
     return [None if answer is None else decode_charge_result([one.charge for one in call.effects.limits], answer)]

@@ -15,13 +15,15 @@ from typing import Any
 from msgspec import msgpack
 
 from policyengine.clock import MICROSECONDS_PER_SECOND
+from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, StoreError, WriteRefusedError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
-from policyengine.stores.sqlite import credential_marks, history
+from policyengine.stores.sqlite import behavior, credential_marks, history
+from policyengine.stores.sqlite.behavior import SqliteBehavior
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
 from policyengine.stores.sqlite.idempotency import TABLE, SqliteIdempotencyKeys
@@ -120,6 +122,10 @@ class SqliteStore:
     def marks(self) -> SqliteMarks:
         return SqliteMarks(self._step, self._connection, self._looked_by_seconds)
 
+    @property
+    def behavior(self) -> SqliteBehavior:
+        return SqliteBehavior(self._step, self._looked)
+
     def check(self, now: int) -> None:
         self.time(now)
         self.skew.check()
@@ -148,6 +154,10 @@ class SqliteStore:
             return None
         if effects.claim is not None and not self._claims.holds(asking, effects.claim):
             return None
+        charge = effects.behavior if isinstance(effects.behavior, BehaviorCharge) and not peek else None
+        event = None if charge is None else behavior.prepare_event(asking, charge)
+        if charge is not None and event is None:
+            return None
         name = receipt_name(effects.confirms)
         paid = [prepaid_tokens(asking, one, name, now) if name else 0 for one in charges]
         found = apply_charges(effects, [load_state(asking, one) for one in charges], paid, now, decision)
@@ -159,6 +169,11 @@ class SqliteStore:
             if found.settled.admitted and not effects.denied and not effects.opens:
                 save_allow(asking, effects, charges, decision, now)
             self._forget_sometimes(asking, now)
+        if charge is not None and event is not None:
+            outcome = {"admitted": found.settled.admitted, "clamped": found.settled.clamped}
+            behavior.save_event(asking, charge, event, decision, now, **outcome)
+            if self._commits % STEPS_BETWEEN_EVICTIONS == 0:
+                behavior.forget_callers(asking, now, EVICTION_BATCH_SIZE)
         if effects.claim is not None:
             self._claims.keep(asking, effects.claim, found.settled, now)
         return found.settled

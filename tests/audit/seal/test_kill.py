@@ -15,6 +15,7 @@ import pytest
 from policyengine import Engine
 from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
+from policyengine.audit.seal import sealer
 from policyengine.audit.seal.options import SealOptions
 from tests.audit.seal.logs import verified
 
@@ -23,6 +24,7 @@ QUESTION = {"request": {"method": "GET", "path": "/v1/a"}}
 
 def write_decisions(path: Path, ready: int) -> None:
     """Decide until killed, and acknowledge each decision through the pipe."""
+    sealer.SLICE_BYTES = 4_096  # in a process of its own
     log = DecisionLog(path, rotation=Rotation(size=40_000), seal=SealOptions(interval=0.01))
     engine = Engine.from_text("anyone { may GET /v1/** }", log=log)
     while True:

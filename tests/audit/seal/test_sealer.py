@@ -6,11 +6,13 @@ import os
 import shutil
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
+from time import monotonic
 
 import msgspec
 import pytest
 
+from policyengine import Engine
 from policyengine.audit import DecisionLog, Rotation
 from policyengine.audit.files import log_files
 from policyengine.audit.rotation import rename_aside
@@ -26,6 +28,9 @@ from tests.audit.seal.logs import (
     verified,
     write_lines,
 )
+
+ALLOWING = "anyone { may GET /v1/** }"
+QUESTION = {"request": {"method": "GET", "path": "/v1/a"}}
 
 
 @pytest.fixture
@@ -70,6 +75,79 @@ def test_sealing_pauses_between_chunks_unless_it_falls_behind(path, monkeypatch,
     assert log.sealer.pause > 0  # all lines are sealed
     log.close()
     assert verified(path).size == 700
+
+
+def test_a_process_that_decides_seals_its_decisions_in_slices(path, monkeypatch):
+    monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
+    log = open_sealed(path)
+    engine = Engine.from_text(ALLOWING, log=log)
+    engine.decide(QUESTION)
+    log.seal()
+    for _ in range(600):
+        engine.decide(QUESTION)
+    assert 580 < log.sealer._run.tree.size <= 601
+    assert checkpoint_of(path).size == 1
+    assert not (folder(path) / "tile/0/000").exists()  # files are left to the thread
+    log.close()
+    assert (verified(path).size, problems(path)) == (601, [])
+
+
+def test_a_decision_never_writes_the_tiles_of_a_seal(path, monkeypatch):
+    monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
+    monkeypatch.setattr(tiles, "MAX_WAITING_TILES", 8)
+    log = open_sealed(path)
+    engine = Engine.from_text(ALLOWING, log=log)
+    engine.decide(QUESTION)
+    log.seal()
+    for _ in range(1_500):
+        engine.decide(QUESTION)
+    assert not (folder(path) / "tile/0/000").exists()
+    log.close()
+    assert (verified(path).size, problems(path)) == (1_501, [])
+
+
+def test_a_slice_of_a_truncated_log_is_not_sealed(path, monkeypatch):
+    monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
+    log = open_sealed(path)
+    engine = Engine.from_text(ALLOWING, log=log)
+    for _ in range(2):
+        engine.decide(QUESTION)
+    log.seal()
+    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    os.truncate(path, 0)  # as `copytruncate` of logrotate does
+    for _ in range(100):
+        engine.decide(QUESTION)
+    assert log.sealer._run.tree.size == 2
+    log.close()
+    assert (verified(path).size, problems(path)) == (102, [])
+
+
+def test_a_decision_does_not_wait_for_a_seal_that_hangs(path, monkeypatch):
+    monkeypatch.setattr(sealer, "SLICE_BYTES", 4_096)
+    log, begun, release = open_sealed(path), Event(), Event()
+    engine = Engine.from_text(ALLOWING, log=log)
+    engine.decide(QUESTION)
+    log.seal()
+
+    def hang(file: int) -> None:
+        begun.set()
+        release.wait(30)
+
+    monkeypatch.setattr(seal_run.os, "fdatasync", hang)
+    hanging = Thread(target=log.seal)
+    engine.decide(QUESTION)
+    hanging.start()
+    assert begun.wait(10)
+    log.sealer.turns.is_wanted = True  # as if the thread hung in its turn
+    began = monotonic()
+    for _ in range(50):
+        assert engine.decide(QUESTION).allowed
+    assert monotonic() - began < 5
+    log.sealer.turns.is_wanted = False
+    release.set()
+    hanging.join()
+    log.close()
+    assert (verified(path).size, problems(path)) == (52, [])
 
 
 def test_a_seal_that_was_removed_while_no_server_ran_is_reported(path, caplog):
@@ -774,6 +852,7 @@ def test_a_log_that_does_not_fit_its_checkpoint_is_not_read_again_at_once(path, 
 def test_a_long_log_is_sealed_in_several_steps(path, monkeypatch):
     log = open_sealed(path)
     write_lines(log, 2_000)
+    monkeypatch.setattr(seal_run, "CHUNK_BYTES", 32_768)
     monkeypatch.setattr(sealer, "ADVANCE_SECONDS", 0.0)
     sizes = []
     for _ in range(20):

@@ -6,8 +6,9 @@ local till, kept, draft, token = table.remove(ARGV), table.remove(ARGV), table.r
 local held = redis.call('HMGET', once, 'token', 'draft')
 if held[1] ~= token or held[2] then return false end
 local answer = step()
-if not answer then return false end
-redis.call('HSET', once, 'draft', draft, 'settled', answer)
+local settled = type(answer) == 'table' and answer[1] or answer
+if not settled or settled == '' then return answer end
+redis.call('HSET', once, 'draft', draft, 'settled', settled)
 if till ~= '' then
   redis.call('HSET', once, 'until', till)
 else

@@ -1,12 +1,15 @@
 -- One step of the Redis store: the arithmetic of runtime/limits.py, in doubles that hold whole numbers below 2^52.
 -- KEYS: a state for each charge, the approvals to spend, where there are confirms the receipts of each charge, the lines
--- relied on, the lines that records enter; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
+-- relied on, the lines that records enter, where there is behavior the caller, its row, and the place of the decision if its
+-- failure can be reported; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
 -- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, spends, the name of its confirms or false,
--- how long a confirm is open or false, versions of lines relied on, records}
+-- how long a confirm is open or false, versions of lines relied on, records, and where there is behavior {a charge of
+-- behavior.lua, the value for the place of the decision or false, seconds that it lasts}}; ARGV[2] then is a row to save or ''.
 -- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each
 -- charge {admitted, what it stands at (numbers), the same if untouched, what was paid before}} as MessagePack, and of each
--- charge the state before and after and the receipt before and after (empty: there is none).
-local given, decision, peek, denied, clocked, charges, spends, name, opens, relied, records = unpack(cmsgpack.unpack(ARGV[1]))
+-- charge the state before and after and the receipt before and after (empty: there is none). Where there is behavior, it
+-- answers {that or '' if a level says another thing than the decision, history, row}.
+local given, decision, peek, denied, clocked, charges, spends, name, opens, relied, records, behavior = unpack(cmsgpack.unpack(ARGV[1]))
 local RATE, BUDGET, MOST_ENTRIES = 1, 2, 10000
 local MOST_RECEIPTS, MOST = 1000, 9007199254740992
 local floor, max, min, virtual = math.floor, math.max, math.min, given
@@ -22,6 +25,15 @@ if not peek then
   for i, was in ipairs(relied) do
     if version(KEYS[lines + i]) ~= was then return false end
   end
+end
+
+local caller, caller_row, state_of_caller, levels
+if behavior then
+  caller = lines + #relied + #records + 1
+  caller, caller_row = KEYS[caller], KEYS[caller + 1]
+  state_of_caller = caller_at(caller)
+  levels = raised(state_of_caller, behavior[1])
+  if not levels then return {'', history_of(state_of_caller, caller_row, behavior[1][14], behavior[1][15])} end
 end
 
 local function keep(key, value, till)
@@ -252,5 +264,18 @@ end
 if all and not denied then
   for i = 1, spends do redis.call('SET', KEYS[#charges + i], 1) end
   if clocked and #made > 0 then keep(KEYS[#KEYS - 4], cmsgpack.pack({till, made}), till) end
+end
+if behavior then
+  local charge, reportable, lasts = unpack(behavior)
+  local clamped = false
+  for i, of in ipairs(charges) do
+    local _, stands, untouched = unpack(found[i])
+    if of[1] == RATE and (all and stands or not found[i][1] and stands or untouched)[5] < of[6] then clamped = true end
+  end
+  if reportable and all then
+    local place = KEYS[lines + #relied + #records + 3]
+    if virtual then redis.call('SET', place, reportable) else redis.call('SET', place, reportable, 'EX', lasts) end
+  end
+  return {raws, add_event(caller, caller_row, state_of_caller, charge, levels, all, clamped, ARGV[2], virtual)}
 end
 return raws

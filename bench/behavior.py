@@ -1,0 +1,360 @@
+"""`behavior`: false alarms of bursts and how soon abuse is seen, novelty, what adaptive rates admit, and cost.
+
+All traffic is seeded and simulated. Alarms, novelty and limits are facts of the learner and do not depend on the
+machine; the cost does.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from random import Random
+from statistics import fmean, median
+from time import process_time
+from typing import Final, NamedTuple
+
+from bench.behavior_limits import BEGAN, USUAL, AdaptiveRate, LeakyRate, LimitsResult, Pace, limits
+from bench.behavior_traffic import ALL_KINDS, DAY, HEAVY, HOUR, KINDS, MINUTE, ToolUser, caller_days, public_runs
+from bench.machine import rss_mb
+from bench.report import Section, Target
+from bench.trial import format_number
+from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.fold import ProfileSettings, advance, apply_decision, read_behavior
+from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
+from policyengine.behavior.row import MAX_SEEN, ROW_BYTES, BehaviorRow, pack_row
+from policyengine.behavior.state import BehaviorState
+
+CALLERS: Final = 75
+DECLARED: Final = {20: 45, 100: 45, 500: 80}  # caller-days to one false alarm, and the days that are simulated
+SETTLED: Final = 24  # days before alarms are counted
+LEAST_DAYS: Final = 1_000  # caller-days of a cell
+SPIKE, WITHIN, GIVE_UP = 20, 200, 2_000
+SIMULATED: Final = "simulated"
+GROUP: Final = "profile reporting"
+PRINCIPALS: Final = 100_000
+NGRAM_BYTES: Final = 1_152  # of a row, for sequences
+CLASSES, PEERS, OWN_RUNS, PEER_RUNS = 300, 12, 5, 60
+COST_EVENTS, ROUNDS = 60_000, 5
+Say = Callable[[str], None]
+
+
+def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Section:
+    cells = []
+    for kind in ALL_KINDS:
+        say(f"behavior: {kind}")
+        made = [caller_days(kind, number, max(DECLARED.values())) for number in range(callers)]
+        cells += [
+            burst_cell(kind, made, declared, days)
+            for declared, days in DECLARED.items()
+            if kind != HEAVY or declared == 100
+        ]
+    say("behavior: novelty")
+    found_novelty = {SIMULATED: novelty(lambda random: ToolUser(random).run, "tools"), **public_novelty()}
+    say("behavior: limits")
+    found_limits = limits(callers=max(callers * 3 // 20, 3), days=40, victims=3)
+    say("behavior: trust")
+    bound = max(patience(days, pace) for days in (17, 365) for pace in (100, 1_000))
+    say("behavior: cost")
+    return section(cells, found_novelty, found_limits, bound, cost(principals))
+
+
+# ── Bursts ────────────────────────────────────────────────────────────────────────────────────
+
+
+class BurstCell(NamedTuple):
+    """One kind of traffic with one declared rate. `seen` are the requests at twenty times the pace until a burst, of
+    each caller, sorted."""
+
+    kind: str
+    declared: int
+    days: int
+    alarms: int
+    margins: tuple[float, float]
+    seen: list[int]
+
+    @property
+    def times(self) -> float:
+        """Return the observed rate, as a multiple of the declared one."""
+        return self.alarms * self.declared / self.days
+
+
+def burst_cell(kind: str, made: list[list[list[int]]], declared: int, days: int) -> BurstCell:
+    settings = ProfileSettings(burst_days=declared)
+    state = BehaviorState(Tagger(b"bench"))
+    callers = [Caller("https://issuer.example", f"agent {number}") for number in range(len(made))]
+    counted = alarms = 0
+    for day in range(days):
+        for caller, moments in zip(callers, made, strict=True):
+            ready = burst = False
+            for moment in moments[day]:
+                at = day * DAY + moment
+                event = BehaviorEvent(BEGAN + at, caller, GROUP, USUAL, at // (10 * MINUTE) + 1, ALLOWED)
+                found = state.fold(event, lambda _: settings)
+                ready, burst = ready or found.ready, burst or found.burst
+            if day >= SETTLED:
+                counted, alarms = counted + ready, alarms + burst
+    model = state.model.class_of((callers[0].issuer, GROUP))
+    seen = sorted(spike(state.rows[caller].row.copy(), model, days, settings) for caller in callers)
+    return BurstCell(kind, declared, counted, alarms, (model.margin_slow / 1_024, model.margin_fast / 1_024), seen)
+
+
+def spike(row: BehaviorRow, model: ClassModel, day: int, settings: ProfileSettings) -> int:
+    """Return after how many requests, at twenty times the pace of the caller's busiest hour, there is a burst."""
+    hour = max(range(len(row.paces)), key=row.paces.__getitem__)
+    step = 16 * HOUR // (SPIKE * max(row.paces[hour], 16))
+    at, endpoint = BEGAN + day * DAY + hour * HOUR + HOUR // 4, next(iter(row.seen))
+    for number in range(1, GIVE_UP):
+        at += step
+        advance(row, at, settings)
+        found = read_behavior(row, model, endpoint, at, settings)
+        if found.burst:
+            return number
+        apply_decision(row, found, at, endpoint, 1, ALLOWED, False, settings)
+    return GIVE_UP
+
+
+# ── Novelty ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Novelty(NamedTuple):
+    """Shares of runs with a tool that is new: benign ones with and without peers, and those with a foreign tool."""
+
+    benign: float
+    alone: float
+    foreign: float
+    runs: int
+
+
+def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str) -> Novelty:
+    """Let peers and one more user work, and then see what is new in its next runs. `users` makes one more user."""
+    settings = ProfileSettings(ready_runs=OWN_RUNS - 1, ready_days=1)
+    flagged = alone = foreign = runs = 0
+    for number in range(CLASSES):
+        random = Random(f"{seed} {number}")
+        state, at = BehaviorState(Tagger(b"tools"), learns=False), BEGAN
+        peers = [users(random) for _ in range(PEERS)]
+        for turn in range(PEER_RUNS):
+            fold_run(state, f"peer {turn % PEERS}", peers[turn % PEERS](), at + turn * HOUR // 3, settings)
+        user = users(random)
+        for turn in range(OWN_RUNS):
+            fold_run(state, "user", user(), at + turn * HOUR, settings)
+        unknown, at = state.model, at + DAY
+        state.learn(at, lambda _: settings)
+        for _ in range(4):
+            used = user()
+            flagged += fold_run(state, "user", used, at, settings, keeps=False)
+            foreign += fold_run(state, "user", [*used, "POST /foreign"], at, settings, keeps=False)
+            learned, state.model = state.model, unknown
+            alone += fold_run(state, "user", used, at, settings, keeps=False)
+            state.model, runs = learned, runs + 1
+    return Novelty(flagged / runs, alone / runs, foreign / runs, runs)
+
+
+def public_novelty() -> dict[str, Novelty]:
+    """Return the novelty of runs that are drawn from the tasks of each public suite."""
+    return {
+        suite: novelty(lambda random, tasks=tasks: lambda: random.choice(tasks), suite)  # type: ignore[misc]
+        for suite, tasks in public_runs().items()
+    }
+
+
+def fold_run(
+    state: BehaviorState, agent: str, tools: list[str], at: int, settings: ProfileSettings, *, keeps: bool = True
+) -> bool:
+    """Return whether a run has a tool that is new; learn from it if `keeps`."""
+    caller, is_new = Caller("https://issuer.example", agent), False
+    for place, tool in enumerate(tools):
+        row = state.row_at(caller, at + place * 1_000, settings)
+        is_new |= state.read(row, caller.issuer, GROUP, tool, at + place * 1_000, settings).is_new
+        if keeps:
+            event = BehaviorEvent(at + place * 1_000, caller, GROUP, tool, at // MINUTE % 9_999 + 1, ALLOWED)
+            state.fold(event, lambda _: settings)
+    return is_new
+
+
+# ── Trust ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def patience(days: int, per_minute: int) -> float:
+    """Return what a caller gains over the static limit by behaving for some days and then flooding for an hour, as a
+    multiple of the bound: (K − 1) · (burst + rate · time to detect) and what the clamp lets pass."""
+    model = ClassModel("i", GROUP, 1_000, 10, frozenset(), 1_536, 1_536, 1_000, declared=True)
+    content = ModelContent(FORMAT, MODEL_VERSION, 1, BEGAN, "", (model,))
+    state = BehaviorState(Tagger(b"trust"), model=BehaviorModel(content), learns=False)
+    caller, settings = Caller("i", "patient"), ProfileSettings()
+    base, raised, clamp = Pace(40, 80), Pace(120, 120), Pace(0.1, 1)
+    for day in range(days):
+        for step in range(8 * 6):
+            at = BEGAN + day * DAY + 8 * HOUR + step * 10 * MINUTE
+            state.fold(BehaviorEvent(at, caller, GROUP, USUAL, step + 1, ALLOWED), lambda _: settings)
+    adaptive, static, gained, noticed = AdaptiveRate(base, raised), LeakyRate(), 0, None
+    began = BEGAN + days * DAY + 8 * HOUR
+    for number in range(60 * per_minute):
+        at = began + number * MINUTE // per_minute
+        found = state.read(state.row_at(caller, at, settings), "i", GROUP, USUAL, at, settings)
+        pace = adaptive.pace_of(found, at)
+        admits = adaptive.admit(at, pace)
+        gained += admits - static.admit(at, base)
+        if noticed is None and at < adaptive.until:
+            noticed = at - began
+        event = BehaviorEvent(at, caller, GROUP, USUAL, 1, ALLOWED if admits else HELD, pace is not raised)
+        state.fold(event, lambda _: settings)
+    times = raised.rate / base.rate
+    bound = (times - 1) * (base.burst + base.rate * (60 if noticed is None else noticed / MINUTE)) + clamp.burst
+    return max(gained, 0) / (bound + clamp.rate * 60)
+
+
+# ── Cost ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Cost(NamedTuple):
+    fold_us: float
+    read_us: float
+    row_bytes: int  # the longest row
+    memory_bytes: int | None  # a principal; None where it cannot be measured
+    learn_seconds: float
+
+
+def cost(principals: int) -> Cost:
+    random, settings, at = Random(1), ProfileSettings(), BEGAN
+    callers = [Caller("https://issuer.example", f"agent {number}", f"instance {number}") for number in range(100)]
+    endpoints = [f"GET /v1/things/{number}/{{id}}" for number in range(10)]
+    events = []
+    for _ in range(COST_EVENTS):
+        at += int(random.expovariate(1 / (20 * DAY / COST_EVENTS)))
+        run = at // (10 * MINUTE) % 97 + 1
+        events.append(BehaviorEvent(at, random.choice(callers), GROUP, random.choice(endpoints), run, ALLOWED))
+    folds, reads = [], []
+    for _ in range(ROUNDS):
+        state = BehaviorState(Tagger(b"cost"))
+        began = process_time()
+        for event in events:
+            state.fold(event, lambda _: settings)
+        folds.append((process_time() - began) / len(events) * 1e6)
+        began = process_time()
+        for event in events[-20_000:]:
+            row = state.row_at(event.caller, at, settings)
+            state.read(row, event.caller.issuer, event.group, event.endpoint, at, settings)
+        reads.append((process_time() - began) / 20_000 * 1e6)
+    row = state.rows[callers[0]].row
+    row.seen = dict.fromkeys(range(MAX_SEEN), 1)
+    memory, seconds = memory_of(principals)
+    return Cost(median(folds), median(reads), len(pack_row(row)) + NGRAM_BYTES, memory, seconds)
+
+
+def memory_of(principals: int) -> tuple[int | None, float]:
+    """Return the bytes of memory that a principal takes, with two weeks of history and eight endpoints, and the seconds
+    in which a model of all is learned."""
+    gc.collect()
+    before, random, settings = rss_mb(), Random(2), ProfileSettings()
+    state, tags = BehaviorState(Tagger(b"memory"), learns=False), [random.randrange(2**32) for _ in range(40)]
+    day = BEGAN // DAY
+    for number in range(principals):
+        row = BehaviorRow(BEGAN)
+        row.runs, row.days, row.serial = 100 + number % 900, (1 << 14) - 1, 1_000 + number
+        row.run_tag, row.run_last, row.level_at = random.randrange(2**32), BEGAN - number, BEGAN - number
+        row.seen = {random.choice(tags): day - number % 9 for _ in range(8)}
+        for hour in range(8, 18):
+            row.paces[hour] = random.randrange(300, 3_000)
+        for place in range(28):
+            row.peaks[place], row.ratios[place] = random.randrange(300, 3_000), random.randrange(300, 3_000)
+        caller = Caller("https://issuer.example", f"agent {number}", f"instance {number}")
+        state._keep(caller, GROUP, row)
+    gc.collect()
+    after, began = rss_mb(), process_time()
+    state.learn(BEGAN + 1, lambda _: settings)
+    return int((after - before) * 1e6 / principals) or None, process_time() - began
+
+
+# ── The section ───────────────────────────────────────────────────────────────────────────────
+
+
+def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult, bound: float, spent: Cost) -> Section:
+    static, adaptive = found.mean(0), found.mean(1)
+    worst = {
+        declared: max(cell.times for cell in cells if cell.declared == declared and cell.days >= LEAST_DAYS)
+        for declared in DECLARED
+    }
+    latest = max(cell.seen[-1] for cell in cells if cell.kind in KINDS and cell.declared == 100)
+    harm, early = found.settled_harmed / found.settled, found.harmed / found.benign
+    rows = [
+        *((f"burst, {cell.kind}, declared 1/{cell.declared}", burst_words(cell)) for cell in cells),
+        *(
+            (f"new tools, {name}, {OWN_RUNS} own and {PEER_RUNS} peer runs", novelty_words(one))
+            for name, one in new.items()
+        ),
+        *(
+            (f"admitted of {name}", f"static {one:.0%}, adaptive {other:.0%}")
+            for name, (one, other) in found.admitted.items()
+        ),
+        ("admitted, mean of the five kinds", f"static {static:.0%}, adaptive {adaptive:.0%}"),
+        ("throttled benign requests, after 24 days / of all", f"{harm:.3%} / {early:.3%}"),
+        ("gained by patience, of the bound", f"{bound:.2f}"),
+        ("an event folded / a request read", f"{format_number(spent.fold_us)} / {format_number(spent.read_us)} µs CPU"),
+        ("the longest row, with its table of n-grams", f"{spent.row_bytes:,} bytes"),
+        ("memory of a principal", "not measured" if spent.memory_bytes is None else f"{spent.memory_bytes:,} bytes"),
+        (f"a model of {PRINCIPALS:,} principals", f"{spent.learn_seconds:.1f} s CPU"),
+    ]
+    return Section(
+        name="behavior",
+        title="Learned behavior, simulated callers",
+        columns=("what", "measured"),
+        rows=tuple(rows),
+        data=(
+            *({**cell._asdict(), "seen": quartiles(cell.seen), "times": round(cell.times, 3)} for cell in cells),
+            {"novelty": {name: one._asdict() for name, one in new.items()}},
+            {"limits": found._asdict(), "patience": round(bound, 3), "cost": spent._asdict()},
+        ),
+        targets=(
+            *(
+                Target(f"false alarms of bursts, the worst kind, declared 1/{declared}", 1.5, round(times, 2), "×")
+                for declared, times in worst.items()
+            ),
+            Target("requests at × 20 until a burst, the worst caller of six kinds", WITHIN, latest, "requests"),
+            Target("benign runs with a new tool, simulated", 4, round(100 * new[SIMULATED].benign, 2), "%"),
+            Target("benign runs with a new tool, mean of public suites", 4, public_mean(new), "%"),
+            Target(
+                "runs with a foreign tool that are seen", 100, 100 * min(one.foreign for one in new.values()), "%",
+                at_least=True,
+            ),
+            Target("abuse that the adaptive rate admits, of the best static one", 0.5, round(adaptive / static, 3)),
+            Target("benign requests that it throttles after 24 days", 0.05, round(100 * harm, 4), "%"),
+            Target("gain by patience, of the bound", 1, round(bound, 3)),
+            Target("the longest row", ROW_BYTES, spent.row_bytes, "bytes"),
+        ),
+        notes=(
+            f"{CALLERS} callers a cell; alarms are counted after {SETTLED} days. `{HEAVY}` has no target: its",
+            "usual sessions are as long as a spike.",
+            f"The best static rate that throttles no benign request is {pace_words(found.static)}; the base of the",
+            f"adaptive rate is {pace_words(found.base)}. The two that grow every day are one of the five kinds.",
+            "Benign requests are throttled above all in the first days, by the clamp until callers are ready.",
+            f"A million principals take ten times the memory of {PRINCIPALS:,}.",
+        ),
+    )  # fmt: skip
+
+
+def pace_words(pace: Pace) -> str:
+    return f"{pace.rate:g}/1m burst {pace.burst:g}"
+
+
+def public_mean(new: dict[str, Novelty]) -> float | None:
+    """Return the mean share of benign runs with a new tool in percent; None if no public suite is installed."""
+    found = [one.benign for name, one in new.items() if name != SIMULATED]
+    return round(100 * fmean(found), 2) if found else None
+
+
+def novelty_words(one: Novelty) -> str:
+    return f"{one.benign:.1%} of benign runs, without peers {one.alone:.1%}; foreign tools {one.foreign:.1%}"
+
+
+def burst_words(cell: BurstCell) -> str:
+    low, middle, high = quartiles(cell.seen)
+    return (
+        f"{cell.alarms} alarms in {cell.days:,} caller-days = {cell.times:.2f} × declared; "
+        f"× {SPIKE} seen after {low}/{middle}/{high}"
+    )
+
+
+def quartiles(numbers: list[int]) -> tuple[int, int, int]:
+    """Return the lowest, the middle and the highest of sorted numbers."""
+    return numbers[0], numbers[len(numbers) // 2], numbers[-1]

@@ -1,0 +1,74 @@
+"""The facts that an evaluation scores: what each says of a run, and which alarm it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from policyengine.behavior.fold import LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, BehaviorReading
+from policyengine.behavior.model import ClassModel
+from policyengine.behavior.row import MILLION, BehaviorRow
+
+
+class RunMoment(NamedTuple):
+    """A run after one of its events: the facts of the event, the row of the caller after it, and the events so far, of
+    which `fresh` are at new endpoints. `trust` is that of the caller before the run."""
+
+    reading: BehaviorReading
+    row: BehaviorRow
+    model: ClassModel
+    events: int
+    fresh: int
+    trust: int
+
+
+class FactScore(NamedTuple):
+    """A fact of the table. `value` is its score of a run after an event: the greater, the more suspicious. The score of
+    the run is the highest, or with `uses_last` the last. `alarm` is whether the fact raises an alarm at an event; None
+    if it never does. `per_day` is whether its rate of false alarms counts the days of callers instead of runs."""
+
+    name: str
+    title: str
+    value: Callable[[RunMoment], int]
+    alarm: Callable[[RunMoment], bool] | None = None
+    uses_last: bool = False
+    per_day: bool = False
+
+
+def level_ratio(moment: RunMoment) -> int:
+    """Return the higher of the two levels relative to its ceiling."""
+    reading, row, model = moment.reading, moment.row, moment.model
+    slow = (reading.level_slow + reading.level_denied) * MILLION * MARGIN_UNIT
+    fast = reading.level_fast * MILLION * MARGIN_UNIT
+    return max(
+        slow // max(row.ceiling_slow * PEAK_UNIT * (model.margin_slow or MARGIN_UNIT), LEVEL_UNIT),
+        fast // max(row.ceiling_fast * PEAK_UNIT * (model.margin_fast or MARGIN_UNIT), LEVEL_UNIT),
+    )
+
+
+def raises_burst(moment: RunMoment) -> bool:
+    return moment.reading.burst
+
+
+def raises_novelty(moment: RunMoment) -> bool:
+    return moment.reading.is_new
+
+
+def raises_any(moment: RunMoment) -> bool:
+    return moment.reading.burst or moment.reading.is_new
+
+
+FACTS: Final = (
+    FactScore("burst", "highest level against its ceiling", level_ratio, raises_burst, per_day=True),
+    FactScore(
+        "novelty", "highest average of new endpoints", lambda moment: moment.reading.novelty * 1_000, raises_novelty
+    ),
+    FactScore(
+        "new_endpoints", "share of the run at new endpoints", lambda moment: moment.fresh * MILLION // moment.events,
+        raises_novelty, uses_last=True,
+    ),
+    FactScore("error_rate", "highest average of denials and failures", lambda moment: moment.row.errors),
+    FactScore(
+        "trust_loss", "trust that the run lost", lambda moment: max(moment.trust - moment.row.trust, 0), raises_any
+    ),
+)  # fmt: skip

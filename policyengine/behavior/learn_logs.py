@@ -1,0 +1,70 @@
+"""Learns rows and a model from decision logs, on top of what a folder has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from policyengine.audit.reader import LogEntry
+from policyengine.behavior.folder import BehaviorFolder, SavedRow
+from policyengine.behavior.log_events import FailureReport, LogEventReader
+from policyengine.behavior.operator_files import remove_requests
+from policyengine.behavior.row import pack_row
+from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
+
+
+@dataclass(slots=True)
+class LearnedCounts:
+    """How many decisions were learned, how many the folder knew already, how many were more than a day earlier than a
+    decision before them, and how many have a time in the future."""
+
+    learned: int = 0
+    known: int = 0
+    late: int = 0
+    future: int = 0
+
+
+def learn_entries(
+    entries: Iterable[LogEntry], events: LogEventReader, state: BehaviorState, settings_of: SettingsOf, now: int
+) -> LearnedCounts:
+    """Fold the entries of logs into a state, and learn a model from all of it at the end. `now` is in milliseconds.
+
+    Decisions that are not later than the last one that is known of their caller are left out, so that a log can be
+    learned twice.
+    """
+    counts = LearnedCounts()
+    known = {caller: found.row.level_at for caller, found in state.rows.items()}
+    latest = state.model.content.made
+    for entry in entries:
+        found = events.read(entry)
+        if found is None:
+            continue
+        if isinstance(found, FailureReport):
+            if found.at > known.get(found.caller, -1):
+                state.fold_failure(found.caller)
+            continue
+        event = found.event
+        row = state.rows.get(event.caller)
+        if event.at > now + DAY:
+            counts.future += 1
+        elif event.at <= known.get(event.caller, -1):
+            counts.known += 1
+        elif row is not None and event.at < row.row.level_at - DAY:
+            counts.late += 1
+        else:
+            state.fold(event, settings_of)
+            counts.learned += 1
+            latest = max(latest, event.at)
+    if counts.learned:
+        state.learn(latest, settings_of)
+    return counts
+
+
+def save_state(folder: BehaviorFolder, state: BehaviorState) -> None:
+    """Write the model and the rows of a process that holds the folder, and has done what was asked for in it. Raises
+    OSError."""
+    if state.model.content.serial:
+        folder.save_model(state.model)
+    rows = (SavedRow(caller, found.group, pack_row(found.row)) for caller, found in state.rows.items())
+    folder.save_rows(rows, len(state.rows), state.model.content.serial)
+    remove_requests(folder, 0)

@@ -1,0 +1,140 @@
+"""Reads events of behavior from decision logs, also from lines whose policies learned nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from heapq import merge
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from policyengine.audit.event_records import OutcomeRecord
+from policyengine.audit.files import Report
+from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
+from policyengine.behavior.events import BehaviorEvent, Caller
+from policyengine.behavior.fold_log import MILLISECOND, logged_event
+from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, BehaviorReader, CallerProfile, text_at
+from policyengine.behavior.tracker import MAX_REPORTABLE
+from policyengine.clock import epoch_nanoseconds
+from policyengine.runtime.decision import Outcome
+from policyengine.runtime.request import Request
+from policyengine.runtime.structure_checks import RequestError
+
+RUN_PATH: Final = ("task", "id")  # names the run of a request whose profile has no key of runs
+
+
+class FailureReport(NamedTuple):
+    """An allowed request of a caller failed."""
+
+    caller: Caller
+    at: int
+
+
+class RunEvent(NamedTuple):
+    """An event with the name of its run; empty without."""
+
+    event: BehaviorEvent
+    run: str
+
+
+class LogEventReader:
+    """Reads the events of log entries. With policies (`reader`), callers, classes, runs and missing endpoints are those
+    that the policies find in the logged request; without, those of the `behavior` member of the line.
+
+    With `names`, events have the names of their runs. `decisions` counts the decisions, `unidentified` those about no
+    caller, and `unknown` those whose class is unknown without policies.
+    """
+
+    def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
+        self._reader, self._names = reader, names
+        self._callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
+        self.decisions = self.unidentified = self.unknown = 0
+
+    def read(self, entry: LogEntry) -> RunEvent | FailureReport | None:
+        """Return the event of an entry; None if nothing is learned from it."""
+        if isinstance(entry, OutcomeRecord):
+            caller = self._callers.pop(entry.decision, None)
+            failed = entry.status is not None and entry.status >= FAILED_STATUS
+            return FailureReport(caller, milliseconds(entry)) if caller is not None and failed else None
+        if not isinstance(entry, DecisionRecord) or entry.call != "decide":
+            return None
+        self.decisions += 1
+        found = self._read_decision(entry)
+        if found is not None and entry.outcome is Outcome.ALLOW:
+            if len(self._callers) >= MAX_REPORTABLE:
+                del self._callers[next(iter(self._callers))]
+            self._callers[entry.id] = found.event.caller
+        return found
+
+    def _read_decision(self, record: DecisionRecord) -> RunEvent | None:
+        logged = record.behavior
+        if record.decision.get("gate") in UNIDENTIFIED or (logged is not None and not logged.event):
+            self.unidentified += 1
+            return None
+        reader, name = self._reader, ""
+        request = question_of(record) if reader is not None or self._names else None
+        if logged is None and request is not None and not request.options.consume:
+            return None
+        event = None if logged is None else logged_event(record, logged)
+        found = None if reader is None or request is None else reader.identify(request)
+        if reader is not None and request is not None and found is not None:
+            event = self._policy_event(reader, record, request, event, found)
+        if self._names and request is not None:
+            key = None if found is None else found[2].run_key
+            name = task_of(request) if key is None else text_at(request, key) or ""
+        if event is None:
+            if reader is None:
+                self.unknown += 1
+            else:
+                self.unidentified += 1
+            return None
+        return RunEvent(event, name or (f"{event.run:08x}" if event.run else ""))
+
+    def _policy_event(
+        self,
+        reader: BehaviorReader,
+        record: DecisionRecord,
+        request: Request,
+        logged: BehaviorEvent | None,
+        found: tuple[Caller, str, CallerProfile],
+    ) -> BehaviorEvent:
+        caller, group, profile = found
+        run, endpoint = reader.run_of(request, profile), record.endpoint
+        if logged is not None:
+            run = run or logged.run
+            caller = caller._replace(version=caller.version or logged.caller.version)
+        clamped = is_clamped(record) if logged is None else logged.clamped
+        released = logged is not None and logged.released
+        return BehaviorEvent(
+            milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
+            OUTCOMES[record.outcome], clamped, released,
+        )  # fmt: skip
+
+
+def milliseconds(entry: LogEntry) -> int:
+    return epoch_nanoseconds(entry.time) // MILLISECOND
+
+
+def question_of(record: DecisionRecord) -> Request | None:
+    """Return the request of a decision; None if it is malformed."""
+    try:
+        return record.question
+    except RequestError:
+        return None
+
+
+def task_of(request: Request) -> str:
+    task: Any = request.facts.get(RUN_PATH[0])
+    name = task.get(RUN_PATH[1]) if isinstance(task, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def is_clamped(record: DecisionRecord) -> bool:
+    """Return whether a clamp acted on a request."""
+    factors = [rate.get("factor") for rate in record.decision.get("rates", ())]
+    return any(isinstance(factor, int | float | Decimal) and factor < 1 for factor in factors)
+
+
+def read_logs(logs: Iterable[Path], tell: Report) -> Iterator[LogEntry]:
+    """Yield the entries of several logs in the order of their times. Raises OSError."""
+    return merge(*(read_log(log, tell) for log in logs), key=lambda entry: entry.time)

@@ -1,0 +1,24 @@
+"""Opens what is known of callers: in this process, or in the store that processes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policyengine.behavior.folder import BehaviorFolderError
+from policyengine.behavior.shared import SharedTracker
+from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.stores.base import Store
+
+
+def open_tracker(given: BehaviorTracker | SharedTracker | Path | None, store: Store) -> BehaviorTracker | SharedTracker:
+    """Return the tracker for a store: the given one, or one that continues with the given folder. Raises
+    BehaviorFolderError."""
+    if store.behavior is None:
+        if isinstance(given, SharedTracker):
+            raise BehaviorFolderError("a memory store does not keep what another store learned", "pass its own tracker")
+        return BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
+    if isinstance(given, Path | BehaviorTracker):
+        raise BehaviorFolderError(
+            "the store keeps what is learned of callers, for all processes that share it", "do not name a folder"
+        )
+    return given or SharedTracker(store.behavior)

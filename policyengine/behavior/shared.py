@@ -1,0 +1,434 @@
+"""The behavior that processes learn together, in the store that they share.
+
+The store numbers the events of a caller in the steps that commit decisions, and returns those that a process does not
+know yet. Every process folds the same events in the same order, so all of them have the same row. Sometimes a process
+saves the row in the store, in place of the events in it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import weakref
+from contextlib import suppress
+from hashlib import blake2b
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from msgspec import MsgspecError, msgpack
+
+from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, Tagger
+from policyengine.behavior.fold import (
+    FAST_FACTOR,
+    LEVEL_UNIT,
+    MARGIN_UNIT,
+    PEAK_UNIT,
+    SLOW_FACTOR,
+    BehaviorReading,
+    ProfileSettings,
+    advance,
+    apply_decision,
+    apply_failure,
+    is_ready,
+    read_behavior,
+    set_limits,
+)
+from policyengine.behavior.learn import learn_model
+from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError, decode_content
+from policyengine.behavior.row import (
+    HOUR,
+    HOURS_OF_DAY,
+    MAX_LEVEL,
+    ROW_VERSION,
+    BehaviorRow,
+    RowError,
+    pack_row,
+    unpack_row,
+)
+from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf
+from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerEvent, CallerHistory
+from policyengine.stores.base import StoreError
+from policyengine.stores.behavior import BehaviorStore
+
+_LOG = logging.getLogger("policyengine")
+KEY_BYTES: Final = 32
+MAC_BYTES: Final = 32
+MAX_CACHED_CALLERS: Final = 100_000
+EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
+FRESH_SECONDS: Final = 60.0  # after which a decision is made again if other processes have added events
+MODEL_SECONDS: Final = 10.0  # between two looks at the model in the store
+READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags of an event
+NO_LIMIT: Final = 2 * MAX_LEVEL  # of the sum of two levels
+
+
+class UnreadableBehaviorError(StoreError):
+    """The model, or the row of a caller, cannot be used, so that learned facts are unknown."""
+
+
+class SavedCaller(NamedTuple):
+    """The row of a caller in the store, with its class."""
+
+    issuer: str
+    group: str
+    row: BehaviorRow
+
+
+class CachedCaller:
+    """The row of a caller after the events that this process knows. The saved row in the store contains the first
+    `base` of them. `heard` is when the store last told of the caller."""
+
+    __slots__ = ("base", "heard", "row")
+
+    def __init__(self, row: BehaviorRow, base: int) -> None:
+        self.row, self.base, self.heard = row, base, monotonic()
+
+
+class SharedTracker:
+    """Reads facts of callers, and learns from decisions, with all processes that use the same store. `counts` are the
+    alarms of this process by fact."""
+
+    def __init__(self, store: BehaviorStore) -> None:
+        self.counts = {"burst": 0, "novelty": 0}
+        self.model = EMPTY_MODEL
+        self._store = store
+        self._lock = Lock()
+        self._callers: dict[str, CachedCaller] = {}
+        self._tagger: Tagger | None = None
+        self._key = self._caller_key = self._model_key = b""
+        self._refused: UnreadableBehaviorError | None = None
+        self._settings_of: SettingsOf | None = None
+        self._last = 0  # the time of the latest decision
+        self._process, self._stop = 0, Event()
+        self._thread: Thread | None = None
+        with suppress(StoreError):  # the first decision tries again
+            self._open()
+
+    def _open(self) -> Tagger:
+        """Get the key of all processes and the latest model, if this was not done yet. Raises StoreError."""
+        tagger = self._tagger
+        return self._use_key() if tagger is None else tagger
+
+    def _use_key(self) -> Tagger:
+        """Get the key of all processes, and begin anew if it is another one: the store has lost everything. Raises
+        StoreError."""
+        key = self._store.shared_key(self._key or secrets.token_bytes(KEY_BYTES))
+        tagger = self._tagger
+        if tagger is None or key != self._key:
+            tagger = Tagger(derive(key, b"tags"))
+            with self._lock:
+                self._key, self._caller_key, self._model_key = key, derive(key, b"callers"), derive(key, b"models")
+                self.model = EMPTY_MODEL
+                self._callers.clear()
+            self.refresh_model()
+            self._tagger = tagger
+        return tagger
+
+    def tag(self, text: str) -> int:
+        """Return the tag of a text. Raises StoreError."""
+        return self._open().tag(text)
+
+    # ── Facts ─────────────────────────────────────────────────────────────────────────────────
+
+    def read(
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+    ) -> CallerSnapshot:
+        """Read the facts of a request. Raises StoreError."""
+        self._last, self._settings_of = max(self._last, at), settings_of
+        if self._process != os.getpid():
+            self.start()
+        settings = settings_of(group)
+        row, model, facts = self._read(caller, group, settings, endpoint, at)
+        return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, model, facts)
+
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
+        """Return the facts of a request that is not decided for good. Raises StoreError."""
+        return self._read(caller, group, settings, endpoint, at)[-1]
+
+    def _read(
+        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
+    ) -> tuple[BehaviorRow, BehaviorModel, BehaviorReading]:
+        tag = self.tag(endpoint)
+        if self._refused is not None:
+            raise self._refused
+        key = self.key_of(caller)
+        known = self._callers.get(key)
+        if known is None:
+            known = self._merge(key, self._store.read(key, at * 1_000), -1, settings)
+        with self._lock:
+            model = self.model
+            row = BehaviorRow(at) if known is None else known.row
+            if at // HOUR != row.hour:
+                row = row.copy()  # events of the same hour may follow
+                advance(row, at, settings)
+            return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
+
+    def key_of(self, caller: Caller) -> str:
+        """Return the name of a caller in the store, which only holders of the key can compute."""
+        text = "".join(f"{len(part)}:{part}" for part in caller)
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._caller_key).hexdigest()
+
+    # ── Learning ──────────────────────────────────────────────────────────────────────────────
+
+    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> BehaviorCharge:
+        """Return what the commit of a decision changes. Raises StoreError."""
+        facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
+        flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
+        content = self.tag(reading.endpoint), reading.run, flags
+        with self._lock:
+            pace, limits, hour = reading.row.pace, level_limits(reading), at // HOUR
+            known = self._callers.get(key)
+            base = number = 0
+            packed, strict = b"", False
+            if known is not None:
+                base, number, strict = known.base, known.row.serial, monotonic() - known.heard > FRESH_SECONDS
+                if number - base >= EVENTS_PER_ROW:
+                    packed = encode_saved(reading.caller.issuer, reading.group, known.row)
+        return BehaviorCharge(
+            key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
+            (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
+            outcome, HELD if outcome == ALLOWED else outcome, content, base, number, packed,
+            (settings.learn_days + 1) * DAY, outcome == ALLOWED,
+        )  # fmt: skip
+
+    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
+        """Fold the events that the store returned with a commit, whether or not the commit changed anything. Return
+        False if the store did not answer."""
+        if isinstance(charge, BehaviorCharge) and charge.history is not None:
+            try:
+                self._merge(charge.key, charge.history, charge.base, reading.settings)
+            except StoreError:  # the row cannot be read, and the next decision says so
+                self._callers.pop(charge.key, None)
+        return not (isinstance(charge, BehaviorCharge) and charge.unanswered)
+
+    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
+        """Fold the event of a committed decision, and return its number."""
+        self.note(reading, charge)
+        if reading.facts.ready:
+            with self._lock:
+                self.counts["burst"] += reading.facts.burst
+                self.counts["novelty"] += reading.facts.is_new
+        history = charge.history if isinstance(charge, BehaviorCharge) else None
+        return 0 if history is None else history.number
+
+    def report(self, decision: str, failed: bool) -> None:
+        """Learn how a request came out, once. Raises StoreError."""
+        self._open()
+        key = self._store.report(decision, FAILED if failed else None, self._last * 1_000)
+        if failed and key is not None:
+            with self._lock:
+                self._callers.pop(key, None)  # the next decision reads it again, with the failure
+
+    def forget(self, caller: Caller) -> bool:
+        """Forget everything about a caller. Return whether anything was known. Raises StoreError."""
+        self._open()
+        key = self.key_of(caller)
+        with self._lock:
+            self._callers.pop(key, None)
+        return self._store.forget(key)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of the model; the store does not count callers."""
+        return {"shared": True, "model": self.model.content.serial}
+
+    def _merge(self, key: str, history: CallerHistory, base: int, settings: ProfileSettings) -> CachedCaller | None:
+        """Fold what the store returned to this process, which had the saved row with `base` events; -1 without. Return
+        what is known of the caller then; None if that is nothing. Raises UnreadableBehaviorError."""
+        with self._lock:
+            known = self._callers.get(key)
+            if history.row is not None and known is not None and known.base != base:
+                return known  # another thread got a later answer
+            if history.row is not None or (known is None and history.first == 1):
+                known = fold_history(history, settings)
+            elif known is not None and history.first <= known.row.serial + 1:
+                for event in history.events[known.row.serial + 1 - history.first :]:
+                    fold_event(known.row, event, settings)
+                known.base = max(known.base, history.base)
+            else:
+                known = None  # evicted meanwhile: the next decision reads it again
+            self._callers.pop(key, None)
+            if known is not None:
+                self._callers[key] = known
+                known.heard = monotonic()
+            if len(self._callers) > MAX_CACHED_CALLERS:
+                del self._callers[next(iter(self._callers))]
+            return known
+
+    # ── The model ─────────────────────────────────────────────────────────────────────────────
+
+    def keep(self) -> None:
+        """Get the latest model, and learn one if a day has begun since and no other process does. Raises StoreError."""
+        self._use_key()
+        self.refresh_model()
+        settings_of, at, serial = self._settings_of, self._last, self.model.content.serial
+        if self._refused is not None or settings_of is None or at // DAY <= self.model.content.made // DAY:
+            return
+        if serial and not self._store.start_learning(serial + 1, at * 1_000):
+            return
+        model = learn_model(self._teachers(settings_of), settings_of, at, serial + 1, "")
+        self._store.save_model(model.content.serial, sign_model(model, self._model_key))
+        self.refresh_model()
+
+    def _teachers(self, settings_of: SettingsOf) -> dict[Caller, tuple[str, BehaviorRow]]:
+        """Return the rows of callers that teach a class, with its name. The store does not know the names of callers.
+        Raises StoreError."""
+        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
+        for history in self._store.callers(self._last * 1_000):
+            with suppress(UnreadableBehaviorError):
+                saved = decode_saved(history.row or b"")
+                if saved is None:
+                    continue
+                settings = settings_of(saved.group)
+                known = fold_history(history, settings)
+                if known is not None and is_ready(known.row, settings):
+                    rows[Caller(saved.issuer, str(len(rows)))] = saved.group, known.row
+        return rows
+
+    def refresh_model(self) -> None:
+        """Get the latest model from the store. Raises StoreError."""
+        known = self.model.content.serial
+        number, raw = self._store.model(known)
+        try:
+            if number < known:
+                self._restore_model(number)
+            elif number > known:
+                self.model = verify_model(raw, number, self._model_key)
+        except ModelError as error:
+            if self._refused is None:
+                _LOG.error("the model in the store cannot be used: %s", error, extra={"event": "behavior_refused"})
+            self._refused = UnreadableBehaviorError(f"the model in the store cannot be used: {error}")
+        else:
+            self._refused = None
+
+    def _restore_model(self, number: int) -> None:
+        """Save the model of this process, because the store has none, or an older one. Raises StoreError."""
+        content = self.model.content
+        self._store.save_model(content.serial, sign_model(self.model, self._model_key))
+        _LOG.warning(
+            "the store had lost model %d of learned behavior, and had number %d: it was saved again", content.serial,
+            number, extra={"event": "behavior_model_restored"},
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start the thread of this process, which keeps the model up to date."""
+        with self._lock:
+            if self._process == os.getpid():
+                return
+            self._process, self._stop = os.getpid(), Event()
+        self._thread = Thread(
+            target=learn_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread. Everything that was learned is in the store."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive():
+            thread.join(MODEL_SECONDS)
+        self._process = 0
+
+
+def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None:
+    """Keep the model of a tracker up to date, until it is closed or no longer used."""
+    pause = 0.0
+    while not stop.wait(pause):
+        pause = MODEL_SECONDS
+        found = tracker()
+        if found is None:
+            return
+        with suppress(Exception):
+            found.keep()
+        del found
+
+
+# ── Rows ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
+    """Return the levels above which the request is a burst; they are lower only for a ready caller."""
+    model = reading.model.class_of((reading.caller.issuer, reading.group))
+    if not (reading.facts.ready and model.has_margins) or reading.settings.released:
+        return NO_LIMIT, NO_LIMIT
+    row = reading.row
+    return (
+        min(row.ceiling_slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, NO_LIMIT),
+        min(row.ceiling_fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, NO_LIMIT),
+    )
+
+
+def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
+    """Change a row by an event, with the levels of the store and the facts that the decision read."""
+    if event.outcome == FAILED:
+        apply_failure(row)
+        return
+    endpoint, run, flags = event.content
+    if flags & RELEASED:
+        settings = settings._replace(released=True)
+    advance(row, event.at, settings)
+    if row.limits_hour != row.hour:
+        set_limits(row, settings)
+    reading = BehaviorReading(
+        ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
+        is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
+    )  # fmt: skip
+    apply_decision(row, reading, event.at, endpoint, run, event.outcome, event.clamped, settings)
+
+
+def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:
+    """Return the row of a caller after all of its events; None if nothing is known of it. If the saved row is lost,
+    the caller is learned anew. Raises UnreadableBehaviorError."""
+    saved = decode_saved(history.row or b"")
+    if saved is not None:
+        row = saved.row
+    elif history.events:
+        row = BehaviorRow(history.events[0].at)
+    else:
+        return None
+    row.serial = history.base
+    for event in history.events:
+        fold_event(row, event, settings)
+    return CachedCaller(row, history.base)
+
+
+def encode_saved(issuer: str, group: str, row: BehaviorRow) -> bytes:
+    return msgpack.encode((issuer, group, pack_row(row)))
+
+
+def decode_saved(raw: bytes) -> SavedCaller | None:
+    """Return the row that a process saved; None without one, and for a row of another version of this program. Raises
+    UnreadableBehaviorError."""
+    if not raw:
+        return None
+    try:
+        issuer, group, packed = msgpack.decode(raw, type=tuple[str, str, bytes])
+        return SavedCaller(issuer, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
+    except (MsgspecError, RowError, IndexError) as error:
+        raise UnreadableBehaviorError(f"the row of a caller is damaged: {error}") from None
+
+
+# ── Keys ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def derive(key: bytes, purpose: bytes) -> bytes:
+    return blake2b(purpose, digest_size=KEY_BYTES, key=key).digest()
+
+
+def model_digest(payload: bytes, key: bytes) -> bytes:
+    return blake2b(payload, digest_size=MAC_BYTES, key=key).digest()
+
+
+def sign_model(model: BehaviorModel, key: bytes) -> bytes:
+    return model_digest(model.payload, key) + model.payload
+
+
+def verify_model(raw: bytes, number: int, key: bytes) -> BehaviorModel:
+    """Return the model with this number. Raises ModelError."""
+    if not hmac.compare_digest(raw[:MAC_BYTES], model_digest(raw[MAC_BYTES:], key)):
+        raise ModelError("its signature is not that of the key")
+    model = decode_content(raw[MAC_BYTES:])
+    if model.content.serial != number:
+        raise ModelError(f"it is number {model.content.serial} in place of number {number}")
+    return model

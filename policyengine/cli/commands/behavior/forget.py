@@ -1,0 +1,106 @@
+"""`policyengine behavior forget`: forget what is known of callers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policyengine.cli.commands.check import pluralize
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.behavior import (
+    InstanceName,
+    IssuerName,
+    KnownFolder,
+    describe_caller,
+    find_caller,
+    load_state,
+    open_folder,
+    report_folder_errors,
+)
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+
+if TYPE_CHECKING:
+    from policyengine.behavior.folder import BehaviorFolder
+    from policyengine.behavior.operator_files import ForgetRequest
+    from policyengine.behavior.state import BehaviorState
+
+
+def forget(
+    behavior: KnownFolder,
+    caller: Annotated[
+        str | None, typer.Argument(metavar="[CALLER]", help="The name of an agent.", show_default=False)
+    ] = None,
+    issuer: IssuerName = None,
+    instance: InstanceName = None,
+    all: Annotated[bool, typer.Option("--all", help="Forget all callers, and what is known of their classes.")] = False,
+    format: TextOrJson = OutputFormat.TEXT,
+) -> int:
+    """Forget what is known of a caller.
+
+    All its versions are forgotten. It is then as new: its facts are neutral until it is ready again. A server that runs
+    with the folder forgets within a minute. What a class learned from the caller is forgotten with the model of the
+    next day. Logs stay as they are, and `behavior learn` would learn from them again.
+
+    \b
+    Exit codes:
+      0  forgotten, or a running server forgets within a minute
+      1  nothing is known of the caller, its name is that of several callers, or the folder cannot be read or written
+      2  wrong usage
+
+    \b
+    Example:
+      policyengine behavior forget report-1 --issuer acme --behavior decisions.jsonl.behavior
+      policyengine behavior forget --all --behavior decisions.jsonl.behavior
+    """
+    from policyengine.behavior.operator_files import ForgetRequest
+
+    if (caller is None) is not all or (all and (issuer or instance)):
+        hint = "write `behavior forget CALLER` or `behavior forget --all`"
+        raise CommandError("usage", "name either one caller or `--all`", hint, code=2)
+    folder = open_folder(behavior)
+    with show_progress("reading the folder"):
+        state = load_state(folder)
+        request = ForgetRequest(everything=True)
+        if caller is not None:
+            request = ForgetRequest(*find_caller(state, caller, issuer, instance)[0][:3])
+    what, rows = describe_request(request, state), sum(map(request.names, state.rows))
+    running = forget_in(folder, request)
+    if format is OutputFormat.JSON:
+        print_json({"folder": str(behavior), "rows": rows, "forgotten": not running, "server": running})
+    elif running:
+        Screen().line(f"the server that keeps `{behavior}` forgets {what} within a minute")
+    else:
+        Screen().line(f"forgot {what}")
+    return 0
+
+
+def forget_in(folder: BehaviorFolder, request: ForgetRequest) -> bool:
+    """Forget in a folder, and return whether a running server does so. Raises CommandError."""
+    from policyengine.behavior.learn_logs import save_state
+    from policyengine.behavior.operator_files import request_to_forget
+
+    with report_folder_errors(folder.path), show_progress("writing the folder"):
+        held = folder.lock()
+        if held < 0:
+            request_to_forget(folder, request)
+            return True
+        try:
+            state = load_state(folder)
+            state.forget(request.names)
+            if request.everything:
+                state.forget_model()
+            save_state(folder, state)
+        finally:
+            os.close(held)
+    return False
+
+
+def describe_request(request: ForgetRequest, state: BehaviorState) -> str:
+    from policyengine.behavior.events import Caller
+
+    if request.everything:
+        return f"all {pluralize(len(state.rows), 'caller')} and their classes"
+    return describe_caller(Caller(request.issuer, request.agent, request.instance))

@@ -1,0 +1,205 @@
+"""`policyengine behavior learn`: learn the behavior of callers from decision logs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from policyengine.cli.commands.check import pluralize
+from policyengine.cli.errors import log_error
+from policyengine.cli.log_input import check_log
+from policyengine.cli.options.audit_query import Logs
+from policyengine.cli.options.behavior import (
+    LearningPolicies,
+    PolicyPaths,
+    load_learning_policies,
+    load_state,
+    lock_folder,
+    open_folder,
+    report_folder_errors,
+    unknown_profiles,
+)
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.line_warnings import LineWarnings
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+
+if TYPE_CHECKING:
+    from policyengine.behavior.fold import ProfileSettings
+    from policyengine.behavior.learn_logs import LearnedCounts
+    from policyengine.behavior.log_events import LogEventReader
+    from policyengine.behavior.model import ClassModel
+    from policyengine.behavior.state import BehaviorState
+
+
+def learn(
+    logs: Logs,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The folder to learn into; an existing one is continued.",
+            show_default=False,
+        ),
+    ],
+    policies: PolicyPaths = None,
+    format: TextOrJson = OutputFormat.TEXT,
+) -> int:
+    """Learn the behavior of callers from decision logs.
+
+    The folder then has the rows of the callers and a signed model of their classes, and `serve --behavior FOLDER`
+    continues with both. Decisions that the folder knows already are left out, so a log can be learned twice. Several
+    logs are read together, in the order of time.
+
+    With policies, callers and classes are those of the policies, and profiles say how to learn. They are needed for
+    decisions of policies that read no learned facts.
+
+    \b
+    Exit codes:
+      0  learned
+      1  a file cannot be read or written, is not a decision log, or a server keeps the folder
+      2  wrong usage
+
+    \b
+    Example:
+      policyengine behavior learn decisions.jsonl --policies payments/ -o decisions.jsonl.behavior
+    """
+    from policyengine.behavior.learn_logs import learn_entries, save_state
+    from policyengine.behavior.log_events import LogEventReader, read_logs
+    from policyengine.clock import epoch_microseconds, utc_now
+
+    for log in logs:
+        check_log(log)
+    known = load_learning_policies(policies)
+    folder = open_folder(output, create=True)
+    held, skipped = lock_folder(folder), LineWarnings()
+    try:
+        state = load_state(folder)
+        events = LogEventReader(known.reader(state))
+        try:
+            with show_progress("learning from the log"):
+                now = epoch_microseconds(utc_now()) // 1_000
+                counts = learn_entries(read_logs(logs, skipped), events, state, known.settings_of, now)
+        except OSError as error:
+            raise log_error(logs[0], error) from None
+        if counts.learned:
+            with report_folder_errors(output), show_progress("writing the folder"):
+                save_state(folder, state)
+    finally:
+        os.close(held)
+    skipped.show()
+    warn_of_gaps(events, counts, known, state)
+    found = describe_learned(state, known.settings_of)
+    if format is OutputFormat.JSON:
+        print_json({
+            "folder": str(output), "model": state.model.digest, "decisions": events.decisions,
+            "learned": counts.learned, "known": counts.known, "late": counts.late, "future": counts.future,
+            "unidentified": events.unidentified, "without_class": events.unknown, "skipped_lines": skipped.count,
+            "callers": len(state.rows), "ready": sum(one.ready for one in found),
+            "classes": [one.to_dict() for one in found],
+        })  # fmt: skip
+        return 0
+    show_learned(Screen(), counts, events, state, found)
+    Screen().line(f"wrote {output}" if counts.learned else f"{output} is as it was")
+    return 0
+
+
+class ClassSummary(NamedTuple):
+    """A class: its callers, those that are ready, the settings of its profile, and its model."""
+
+    issuer: str
+    group: str
+    callers: int
+    ready: int
+    settings: ProfileSettings
+    model: ClassModel
+
+    def to_dict(self) -> dict[str, Any]:
+        model = self.model
+        margins = {"slow": model.margin_slow / 1_024, "fast": model.margin_fast / 1_024} if model.has_margins else None
+        return {
+            "issuer": self.issuer, "class": self.group, "callers": self.callers, "ready": self.ready,
+            "class_ready": model.is_ready, "runs": model.runs, "teaching": model.callers, "endpoints": len(model.seen),
+            "margins": margins, "caller_days": model.days, "burst_once_in_days": self.settings.burst_days,
+            "calibrated": model.declared,
+        }  # fmt: skip
+
+    @property
+    def burst(self) -> str:
+        """Return in words how far bursts are known."""
+        if not self.model.has_margins:
+            return f"none yet: {pluralize(self.model.days, 'caller-day')} of 20"
+        rate = f"once in {self.settings.burst_days}d"
+        if self.model.declared:
+            return f"{rate}, calibrated"
+        return f"not yet {rate}: {pluralize(self.model.days, 'caller-day')} of {self.settings.burst_days - 1}"
+
+    @property
+    def margins(self) -> str:
+        """The two margins in words."""
+        model = self.model
+        return f"× {model.margin_slow / 1_024:.2f}, × {model.margin_fast / 1_024:.2f}" if model.has_margins else "-"
+
+
+def describe_learned(state: BehaviorState, settings_of: Any) -> list[ClassSummary]:
+    """Return the classes of a state, in the order of their names."""
+    from policyengine.behavior.fold import is_ready
+
+    callers: Counter[tuple[str, str]] = Counter()
+    ready: Counter[tuple[str, str]] = Counter()
+    for caller, found in state.rows.items():
+        name = caller.issuer, found.group
+        callers[name] += 1
+        ready[name] += state.model.class_of(name).is_ready and is_ready(found.row, settings_of(found.group))
+    return [
+        ClassSummary(*name, callers[name], ready[name], settings_of(name[1]), state.model.class_of(name))
+        for name in sorted(callers)
+    ]
+
+
+def warn_of_gaps(events: LogEventReader, counts: LearnedCounts, known: LearningPolicies, state: BehaviorState) -> None:
+    """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
+    screen = Screen(sys.stderr)
+    for text in gaps(events, counts, known, {found.group for found in state.rows.values()}):
+        screen.line(("warning: ", "bold yellow"), text)
+
+
+def gaps(events: LogEventReader, counts: LearnedCounts, known: LearningPolicies, groups: set[str]) -> Iterator[str]:
+    left_out: Mapping[str, int] = {
+        "do not say the class of their caller: name the policies with `--policies`": events.unknown,
+        "are more than a day earlier than a decision of their caller before them: sort the log by time": counts.late,
+        "have a time in the future: set the clock of the machine that wrote them": counts.future,
+    }
+    for why, count in left_out.items():
+        if count:
+            yield f"left out {pluralize(count, 'decision')} that {why}"
+    yield from unknown_profiles(known, groups)
+
+
+def show_learned(
+    screen: Screen,
+    counts: LearnedCounts,
+    events: LogEventReader,
+    state: BehaviorState,
+    classes: Sequence[ClassSummary],
+) -> None:
+    rest = [("known already", counts.known), ("about no caller", events.unidentified)]
+    also = "".join(f", {count:,} {what}" for what, count in rest if count)
+    ready = sum(one.ready for one in classes)
+    screen.line(f"learned {counts.learned:,} of {pluralize(events.decisions, 'decision')}{also}")
+    screen.line(f"{pluralize(len(state.rows), 'caller')}, {ready:,} of them ready")
+    if classes:
+        heads = ["class", "issuer", "callers", "ready", "runs", "endpoints", "margins", "burst"]
+        rows = [
+            [one.group or "-", one.issuer or "-", f"{one.callers:,}", f"{one.ready:,}", f"{one.model.runs:,}",
+             f"{len(one.model.seen):,}", one.margins, one.burst]
+            for one in classes
+        ]  # fmt: skip
+        screen.table([heads, *rows], whole=True)

@@ -1,0 +1,195 @@
+"""Options that the `behavior` commands share, and functions that open what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.load_engine import load_engine
+from policyengine.diagnostics.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from policyengine.behavior.events import Caller
+    from policyengine.behavior.fold import ProfileSettings
+    from policyengine.behavior.folder import BehaviorFolder
+    from policyengine.behavior.reader import BehaviorReader
+    from policyengine.behavior.state import BehaviorState
+    from policyengine.engine import Engine
+
+PROFILE = "profile "
+MAX_LISTED = 20
+FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` makes one"
+LOCK_HINT = "stop that server first, or name another folder"
+KnownFolder: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--behavior",
+        metavar="FOLDER",
+        help="The folder with learned behavior: `FILE.behavior` beside the log, unless `serve` named another one.",
+        show_default=False,
+    ),
+]
+PolicyPaths: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--policies", metavar="PATH", help="Policies, or a bundle; may be repeated.", show_default=False),
+]
+IssuerName: TypeAlias = Annotated[
+    str | None, typer.Option("--issuer", metavar="NAME", help="The issuer of the caller.", show_default=False)
+]
+InstanceName: TypeAlias = Annotated[
+    str | None, typer.Option("--instance", metavar="NAME", help="The instance of the caller.", show_default=False)
+]
+
+
+@contextmanager
+def report_folder_errors(path: Path) -> Iterator[None]:
+    """Report a folder that cannot be used as an error of the command line."""
+    from policyengine.behavior.folder import BehaviorFolderError
+
+    try:
+        yield
+    except BehaviorFolderError as error:
+        raise CommandError("behavior", error.message, error.hint, (("folder", str(path)),)) from None
+    except OSError as error:
+        raise file_error(error.filename or path, error) from None
+
+
+def open_folder(path: Path, *, create: bool = False) -> BehaviorFolder:
+    """Open a folder with learned behavior. Raises CommandError."""
+    from policyengine.behavior.folder import BehaviorFolder
+
+    with report_folder_errors(path):
+        if not create and not (path / "key").exists():
+            raise CommandError(
+                "behavior", f"`{path}` is no folder with learned behavior", FOLDER_HINT, (("folder", str(path)),)
+            )
+        return BehaviorFolder(path)
+
+
+def load_state(folder: BehaviorFolder) -> BehaviorState:
+    """Load the model and the rows of a folder. Raises CommandError."""
+    from policyengine.behavior.tracker import BehaviorTracker
+
+    with report_folder_errors(folder.path):
+        return BehaviorTracker.open(folder.path).state
+
+
+def lock_folder(folder: BehaviorFolder) -> int:
+    """Become the process that saves, and return the descriptor of the lock. Raises CommandError."""
+    with report_folder_errors(folder.path):
+        held = folder.lock()
+    if held < 0:
+        message = f"a running server keeps learned behavior in `{folder.path}`"
+        raise CommandError("behavior", message, LOCK_HINT, (("folder", str(folder.path)),))
+    return held
+
+
+def has_server(folder: BehaviorFolder) -> bool:
+    """Return whether a running server keeps learned behavior in a folder. Raises CommandError."""
+    import os
+
+    with report_folder_errors(folder.path):
+        held = folder.lock()
+        if held >= 0:
+            os.close(held)
+    return held < 0
+
+
+# ── Policies ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class LearningPolicies:
+    """Settings of learning from policies; without policies, the defaults hold for each class."""
+
+    engine: Engine | None = None
+    settings_of: Callable[[str], ProfileSettings] = field(default_factory=lambda: default_settings)
+
+    def reader(self, state: BehaviorState) -> BehaviorReader | None:
+        """Return a reader of the callers of requests; None without policies."""
+        from policyengine.behavior.reader import BehaviorReader
+        from policyengine.behavior.tracker import BehaviorTracker
+        from policyengine.compiler.endpoint_patterns import EndpointPatterns
+
+        if self.engine is None:
+            return None
+        decider = self.engine.decider
+        program = decider.compiled.evaluator.program
+        return BehaviorReader(
+            self.engine.kernel, EndpointPatterns(decider.tree), program, BehaviorTracker(state), logs=False
+        )
+
+    def endpoints(self, folder: BehaviorFolder) -> Mapping[int, str]:
+        """Return the declared endpoints by their tags."""
+        from policyengine.compiler.endpoint_patterns import declared_endpoints
+
+        if self.engine is None:
+            return {}
+        names = declared_endpoints(self.engine.kernel, self.engine.decider.tree)
+        return {folder.tagger.tag(name): name for name in names}
+
+
+def default_settings(group: str) -> ProfileSettings:
+    from policyengine.behavior.fold import ProfileSettings
+
+    return ProfileSettings()
+
+
+def load_learning_policies(paths: Sequence[Path] | None) -> LearningPolicies:
+    """Raises CommandError."""
+    from policyengine.behavior.reader import CallerClasses
+
+    if not paths:
+        return LearningPolicies()
+    engine = load_engine(paths, None)
+    return LearningPolicies(engine, CallerClasses(engine.kernel).settings_of)
+
+
+def unknown_profiles(known: LearningPolicies, groups: Iterable[str]) -> Iterator[str]:
+    """Yield a warning if the classes have profiles whose settings are not known."""
+    profiles = sorted({group for group in groups if group.startswith(PROFILE)})
+    if profiles and known.engine is None:
+        named = ", ".join(f"`{name}`" for name in profiles[:3])
+        yield f"the settings of {named} are not known, and the defaults are used: name the policies with `--policies`"
+
+
+# ── Callers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: str | None) -> list[Caller]:
+    """Return the versions of one caller, the latest first. Raises CommandError if there is none, or if the name is that
+    of several callers."""
+    from policyengine.behavior.events import Caller
+
+    found = [
+        caller
+        for caller in state.rows
+        if caller.agent == name and issuer in (None, caller.issuer) and instance in (None, caller.instance)
+    ]
+    callers = sorted({caller[:3] for caller in found})
+    if not callers:
+        hint = did_you_mean(name, {caller.agent for caller in state.rows})
+        raise CommandError("caller", f"nothing is known of `{name}`", hint or "`behavior show` lists the callers")
+    if len(callers) > 1:
+        shown = "\n".join(f"  {describe_caller(Caller(*names))}" for names in callers[:MAX_LISTED])
+        more = f"\n  and {len(callers) - MAX_LISTED:,} more" if len(callers) > MAX_LISTED else ""
+        members = [{"issuer": one, "agent": two, "instance": three} for one, two, three in callers[:MAX_LISTED]]
+        raise CommandError(
+            "caller", f"`{name}` is the name of {len(callers):,} callers",
+            "say which one with `--issuer` and `--instance`", (("callers", members),), detail=shown + more,
+        )  # fmt: skip
+    return sorted(found, key=lambda caller: state.rows[caller].row.level_at, reverse=True)
+
+
+def describe_caller(caller: Caller) -> str:
+    """Return a caller in words."""
+    words = [f"{caller.agent} of {caller.issuer}" if caller.issuer else caller.agent]
+    words += [f"instance {caller.instance}"] if caller.instance else []
+    words += [f"version {caller.version}"] if caller.version else []
+    return ", ".join(words)

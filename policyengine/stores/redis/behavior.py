@@ -1,0 +1,131 @@
+"""Learned behavior in Redis, Valkey or a Redis Cluster, shared by machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from msgspec import msgpack
+
+from policyengine.runtime.behavior import BehaviorCharge, CallerEvent, CallerHistory
+from policyengine.stores.behavior import (
+    LEARNER_SECONDS,
+    MAX_WAITING_FAILURES,
+    REPORTABLE_SECONDS,
+    report_place,
+)
+from policyengine.stores.redis.connection import RedisScript, translate_errors
+
+CALLER = RedisScript.of("behavior.lua", "caller.lua")
+PREFIX = "policyengine:behavior"
+SHARED_KEY, MODEL, LEARNER = f"{PREFIX}:key", f"{PREFIX}:model", f"{PREFIX}:learner"
+CALLERS_AT_ONCE = 1_000
+HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
+SAVE_MODEL = RedisScript.saying(
+    "-- KEYS[1]: the model. ARGV: its number, the model.\n"
+    "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0)\n"
+    "if known < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'number', ARGV[1], 'model', ARGV[2]) end\n"
+)
+
+
+class RedisBehavior:
+    """Learned behavior in Redis. `run` calls a script with keys and arguments; with `virtual` time, nothing expires."""
+
+    def __init__(self, client: Any, run: Callable[..., Any], *, virtual: bool) -> None:
+        self._client, self._run, self._virtual = client, run, virtual
+
+    def read(self, key: str, now: int) -> CallerHistory:
+        _, history, row = self._run(CALLER, caller_keys(key), "read")
+        return decode_history(history, row)
+
+    def add_event(self, charge: BehaviorCharge, *, admitted: bool, clamped: bool) -> bool:
+        """Add an event in a step of its own. Return False if the decision must be made again."""
+        flags = int(admitted), int(clamped), charge.row, int(self._virtual)
+        done, history, row = self._run(
+            CALLER, caller_keys(charge.key), "event", msgpack.encode(charge_members(charge)), *flags
+        )
+        charge.history = decode_history(history, row)
+        return bool(done)
+
+    def remember_decision(self, charge: BehaviorCharge, decision: str) -> None:
+        """Remember the caller of a reportable decision."""
+        seconds = None if self._virtual else REPORTABLE_SECONDS
+        with translate_errors():
+            self._client.set(reportable_key(decision), encode_reportable(charge, decision), ex=seconds)
+
+    def report(self, decision: str, outcome: int | None, now: int) -> str | None:
+        place = reportable_key(decision)
+        with translate_errors():
+            raw = self._client.get(place)
+            if raw is None:
+                return None
+            key, _, known = raw.decode("utf-8", "surrogatepass").partition(" ")
+            if known != decision or not self._client.delete(place):
+                return None
+        if outcome is not None:
+            self._run(CALLER, caller_keys(key), "failure", outcome, MAX_WAITING_FAILURES)
+        return str(key)
+
+    def forget(self, key: str) -> bool:
+        with translate_errors():
+            return bool(self._client.delete(*caller_keys(key)))
+
+    def callers(self, now: int) -> Iterator[CallerHistory]:
+        with translate_errors():
+            for name in self._client.scan_iter(match=f"{PREFIX}:{{*}}", count=CALLERS_AT_ONCE):
+                history = self.read(name.decode().partition("{")[2][:-1], now)
+                if history.row:
+                    yield history
+
+    def shared_key(self, proposed: bytes) -> bytes:
+        with translate_errors():
+            self._client.set(SHARED_KEY, proposed, nx=True)
+            return bytes(self._client.get(SHARED_KEY))
+
+    def model(self, known: int) -> tuple[int, bytes]:
+        with translate_errors():
+            number = int(self._client.hget(MODEL, "number") or 0)
+            if number in (known, 0):
+                return number, b""
+            raw, model = self._client.hmget(MODEL, "number", "model")
+            return int(raw), bytes(model)
+
+    def save_model(self, number: int, model: bytes) -> None:
+        self._run(SAVE_MODEL, [MODEL], number, model)
+
+    def start_learning(self, number: int, now: int) -> bool:
+        with translate_errors():
+            return bool(self._client.set(f"{LEARNER}:{number}", b"", nx=True, ex=LEARNER_SECONDS))
+
+
+def caller_keys(key: str) -> list[str]:
+    """Return the keys of a caller and of its row, in one slot."""
+    return [f"{PREFIX}:{{{key}}}", f"{PREFIX}:row:{{{key}}}"]
+
+
+def reportable_key(decision: str) -> str:
+    return f"{PREFIX}:reportable:{report_place(decision)}"
+
+
+def encode_reportable(charge: BehaviorCharge, decision: str) -> str:
+    return f"{charge.key} {decision}"
+
+
+def charge_members(charge: BehaviorCharge) -> tuple[object, ...]:
+    return (
+        charge.at, charge.unit, charge.top, charge.falls, charge.ceilings, charge.since, charge.until, charge.burst,
+        charge.strict, charge.outcome, charge.refused, charge.allowed, charge.content, charge.base, charge.number,
+        charge.lasts,
+    )  # fmt: skip
+
+
+def decode_history(raw: bytes, row: bytes) -> CallerHistory:
+    base, replaced, first, events = HISTORY_DECODER.decode(raw)
+    return CallerHistory(base, row if replaced else None, first, events)
+
+
+def decode_step(charge: BehaviorCharge, answer: Sequence[bytes]) -> bytes | None:
+    """Return the answer of `step.lua` without what it says of the caller; None if the decision must be made again."""
+    settled, history, row = answer
+    charge.history = decode_history(history, row)
+    return settled or None

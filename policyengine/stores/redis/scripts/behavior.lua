@@ -1,0 +1,64 @@
+-- Learned behavior in Redis, in front of the scripts that use it: the arithmetic of stores/behavior.py. Of each caller there are
+-- two keys: {at, slow, fast, denied, base, events}, and the saved row, which contains the first `base` events. An event is {at,
+-- slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}.
+-- A charge is {at, unit, top, how fast the levels fall, their ceilings, since, until, burst, strict, outcome, refused, allowed,
+-- numbers, base, number, milliseconds that it lasts}.
+local function caller_at(key)
+  local raw = redis.call('GET', key)
+  if raw then return cmsgpack.unpack(raw) end
+  return {0, 0, 0, 0, 0, {}}
+end
+
+-- The levels with the request, and the time of the last event then; nothing if the decision must be made again.
+local function raised(state, charge)
+  local at, unit, top, falls, ceilings, since, till, burst, strict = unpack(charge, 1, 9)
+  local slow, fast, denied, last = 0, 0, 0, state[1]
+  if last >= till then
+    last = at
+  elseif last >= since then
+    local passed = math.max(at - last, 0)
+    slow, fast = math.max(state[2] - passed * falls[1], 0), math.max(state[3] - passed * falls[2], 0)
+    denied = math.max(state[4] - passed * falls[1], 0)
+  end
+  slow, fast = math.min(slow + unit, top), math.min(fast + unit, top)
+  if (slow + denied > ceilings[1] or fast > ceilings[2]) ~= burst then return nil end
+  if strict and state[5] + #state[6] ~= charge[15] then return nil end
+  return {slow, fast, denied, math.max(at, last)}
+end
+
+-- What a process does not know yet: {base, whether the row is another one, number of the first event, events}, and that row.
+local function history_of(state, row_key, base, number)
+  if base ~= state[5] or number > state[5] + #state[6] then
+    return cmsgpack.pack({state[5], true, state[5] + 1, state[6]}), redis.call('GET', row_key) or ''
+  end
+  return cmsgpack.pack({base, false, number + 1, {unpack(state[6], number - base + 1)}}), ''
+end
+
+local function keep_caller(key, row_key, state, lasts, virtual)
+  local value = cmsgpack.pack(state)
+  if virtual then
+    redis.call('SET', key, value)
+  else
+    local milliseconds = string.format('%d', lasts)
+    redis.call('SET', key, value, 'PX', milliseconds)
+    redis.call('PEXPIRE', row_key, milliseconds)
+  end
+end
+
+local function add_event(key, row_key, state, charge, levels, admitted, clamped, row, virtual)
+  local base, number, unit, top = charge[14], charge[15], charge[2], charge[3]
+  local slow, fast, denied, last = unpack(levels)
+  local events = state[6]
+  if row ~= '' and base == state[5] and number > base and number <= base + #events then
+    redis.call('SET', row_key, row)
+    events, state[5], base = {unpack(events, number - base + 1)}, number, number
+  end
+  local outcome = admitted and charge[10] or charge[11]
+  events[#events + 1] = {charge[1], slow, fast, denied, outcome, clamped, charge[13]}
+  if not (admitted and charge[12]) then
+    slow, fast, denied = slow - unit, fast - unit, math.min(denied + unit, top)
+  end
+  state[1], state[2], state[3], state[4], state[6] = last, slow, fast, denied, events
+  keep_caller(key, row_key, state, charge[16], virtual)
+  return history_of(state, row_key, base, number)
+end

@@ -1,0 +1,189 @@
+"""Learned behavior in SQLite tables, which are created when it is first used."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from msgspec import msgpack
+
+from policyengine.clock import MICROSECONDS_PER_SECOND
+from policyengine.runtime.behavior import BehaviorCharge, CallerHistory
+from policyengine.stores.behavior import (
+    LEARNER_SECONDS,
+    MAX_WAITING_FAILURES,
+    REPORTABLE_SECONDS,
+    UNKNOWN_CALLER,
+    Levels,
+    StoredCaller,
+    add_event,
+    add_failure,
+    history_after,
+    is_outdated,
+    raise_levels,
+    report_place,
+    saves_row,
+)
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS caller (key TEXT PRIMARY KEY, state BLOB NOT NULL, until INTEGER NOT NULL) "
+    "WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS caller_until ON caller (until)",
+    "CREATE TABLE IF NOT EXISTS caller_row (key TEXT PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS reportable (place INTEGER PRIMARY KEY, decision TEXT NOT NULL, key TEXT NOT NULL, "
+    "until INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS behavior (name TEXT PRIMARY KEY, number INTEGER NOT NULL, value BLOB NOT NULL) "
+    "WITHOUT ROWID",
+)
+INSERT_MODEL = (
+    "INSERT INTO behavior VALUES ('model', ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE number < excluded.number"
+)
+START_LEARNING = (
+    "INSERT INTO behavior VALUES ('learner', ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE number <= ? OR value <> excluded.value"
+)
+CALLERS_AT_ONCE = 256
+
+
+class SqliteBehavior:
+    """Learned behavior in a SQLite file. `step` is one transaction, for reading or writing; `clock` returns the store's
+    time in a transaction."""
+
+    def __init__(
+        self,
+        step: Callable[[bool], AbstractContextManager[sqlite3.Connection]],
+        clock: Callable[[sqlite3.Connection, int], int],
+    ) -> None:
+        self._step, self._clock = step, clock
+
+    def read(self, key: str, now: int) -> CallerHistory:
+        with self._step(False) as asked:
+            return load_history(asked, key)
+
+    def report(self, decision: str, outcome: int | None, now: int) -> str | None:
+        with self._step(True) as asked:
+            now, place = self._clock(asked, now), report_place(decision)
+            row = asked.execute(
+                "DELETE FROM reportable WHERE place = ? AND decision = ? AND until > ? RETURNING key",
+                (place, decision, now),
+            ).fetchone()
+            if row is None:
+                return None
+            state = load_caller(asked, row[0])
+            if outcome is not None and state.number and len(state.events) < MAX_WAITING_FAILURES:
+                encoded = msgpack.encode(add_failure(state, outcome))
+                asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, row[0]))
+            return str(row[0])
+
+    def forget(self, key: str) -> bool:
+        with self._step(True) as asked:
+            asked.execute("DELETE FROM caller_row WHERE key = ?", (key,))
+            return asked.execute("DELETE FROM caller WHERE key = ?", (key,)).rowcount > 0
+
+    def callers(self, now: int) -> Iterator[CallerHistory]:
+        after, page = "", "SELECT key FROM caller_row WHERE key > ? ORDER BY key LIMIT ?"
+        while True:
+            with self._step(False) as asked:
+                keys = [key for (key,) in asked.execute(page, (after, CALLERS_AT_ONCE)).fetchall()]
+                histories = [load_history(asked, key) for key in keys]
+            yield from histories
+            if len(keys) < CALLERS_AT_ONCE:
+                return
+            after = keys[-1]
+
+    def shared_key(self, proposed: bytes) -> bytes:
+        known = "SELECT value FROM behavior WHERE name = 'key'"
+        with self._step(False) as asked:
+            if asked.execute("SELECT 1 FROM sqlite_master WHERE name = 'behavior'").fetchone():
+                row = asked.execute(known).fetchone()
+                if row is not None:
+                    return bytes(row[0])
+        with self._step(True) as asked:
+            for table in TABLES:
+                asked.execute(table)
+            asked.execute("INSERT OR IGNORE INTO behavior VALUES ('key', 0, ?)", (proposed,))
+            (key,) = asked.execute(known).fetchone()
+            return bytes(key)
+
+    def model(self, known: int) -> tuple[int, bytes]:
+        with self._step(False) as asked:
+            row = asked.execute("SELECT number FROM behavior WHERE name = 'model'").fetchone()
+            if row is None or row[0] == known:
+                return 0 if row is None else known, b""
+            (value,) = asked.execute("SELECT value FROM behavior WHERE name = 'model'").fetchone()
+            return int(row[0]), bytes(value)
+
+    def save_model(self, number: int, model: bytes) -> None:
+        with self._step(True) as asked:
+            asked.execute(INSERT_MODEL, (number, model))
+
+    def start_learning(self, number: int, now: int) -> bool:
+        with self._step(True) as asked:
+            now = self._clock(asked, now)
+            earlier = now - LEARNER_SECONDS * MICROSECONDS_PER_SECOND
+            return asked.execute(START_LEARNING, (now, str(number), earlier)).rowcount > 0
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────
+
+
+def load_caller(asked: sqlite3.Connection, key: str) -> StoredCaller:
+    row = asked.execute("SELECT state FROM caller WHERE key = ?", (key,)).fetchone()
+    return UNKNOWN_CALLER if row is None else msgpack.decode(row[0], type=StoredCaller)
+
+
+def load_row(asked: sqlite3.Connection, key: str) -> bytes | None:
+    row = asked.execute("SELECT row FROM caller_row WHERE key = ?", (key,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def load_history(asked: sqlite3.Connection, key: str) -> CallerHistory:
+    return history_after(load_caller(asked, key), load_row(asked, key), -1, 0)
+
+
+def prepare_event(asked: sqlite3.Connection, charge: BehaviorCharge) -> tuple[StoredCaller, Levels] | None:
+    """Return the caller and the levels with the request; None if the decision must be made again."""
+    state = load_caller(asked, charge.key)
+    levels = raise_levels(state, charge)
+    if is_outdated(state, levels, charge):
+        charge.history = answer_charge(asked, charge, state, charge.base)
+        return None
+    return state, levels
+
+
+def save_event(
+    asked: sqlite3.Connection,
+    charge: BehaviorCharge,
+    prepared: tuple[StoredCaller, Levels],
+    decision: str,
+    now: int,
+    *,
+    admitted: bool,
+    clamped: bool,
+) -> None:
+    known, base = prepared[0], charge.base
+    if saves_row(known, charge):
+        base = charge.number
+        asked.execute("INSERT OR REPLACE INTO caller_row VALUES (?, ?)", (charge.key, charge.row))
+    state = add_event(*prepared, charge, admitted=admitted, clamped=clamped)
+    until = now + charge.lasts * 1_000
+    asked.execute("INSERT OR REPLACE INTO caller VALUES (?, ?, ?)", (charge.key, msgpack.encode(state), until))
+    if charge.allowed and admitted:
+        row = report_place(decision), decision, charge.key, now + REPORTABLE_SECONDS * MICROSECONDS_PER_SECOND
+        asked.execute("INSERT OR REPLACE INTO reportable VALUES (?, ?, ?, ?)", row)
+    charge.history = answer_charge(asked, charge, state, base)
+
+
+def answer_charge(asked: sqlite3.Connection, charge: BehaviorCharge, state: StoredCaller, base: int) -> CallerHistory:
+    """Return what the process of the charge does not know yet."""
+    history = history_after(state, None, base, charge.number)
+    return history if history.row is None else history._replace(row=load_row(asked, charge.key) or b"")
+
+
+def forget_callers(asked: sqlite3.Connection, now: int, most: int) -> None:
+    """Delete callers of which nothing was heard for long."""
+    old = "SELECT key FROM caller WHERE until <= ? LIMIT ?"
+    asked.execute(f"DELETE FROM caller_row WHERE key IN ({old})", (now, most))
+    asked.execute(f"DELETE FROM caller WHERE key IN ({old})", (now, most))

@@ -1,0 +1,415 @@
+"""`policyengine behavior learn`, `show`, `forget` and `release`."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from policyengine import Engine
+from policyengine.audit import DecisionLog
+from policyengine.audit.query.pack import pack_log
+from policyengine.behavior.events import Caller
+from policyengine.behavior.folder import BehaviorFolder
+from policyengine.behavior.row import pack_row
+from policyengine.behavior.tracker import BehaviorTracker
+from tests import forking
+from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, packed, question, work
+
+PLAIN = "\n".join(line for line in POLICY.splitlines() if "behavior." not in line)
+
+
+def write_log(path, policy, **options):
+    clock = FakeClock()
+    log = DecisionLog(path, seal=None)
+    engine = Engine.from_text(policy, clock=clock, log=log, **options)
+    work(engine, clock)
+    log.close()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A log of policies that learn, one of policies that do not, the policies, and what the first have learned."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "p.policy").write_text(POLICY)
+    engine = write_log(folder / "log.jsonl", POLICY, behavior=folder / "served")
+    engine.behavior.close()
+    write_log(folder / "plain.jsonl", PLAIN)
+    return folder
+
+
+@pytest.fixture
+def world(template, run, tmp_path):
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def server(world):
+    """A process that keeps the folder `served`."""
+    tracker = BehaviorTracker.open(world / "served")
+    tracker.keep()
+    yield tracker
+    tracker.close()
+
+
+def state_of(path):
+    return BehaviorTracker.open(path).state
+
+
+# ── Learn ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_log_is_learned_into_a_new_folder(run, world):
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == "learned 1,200 of 1,200 decisions"
+    assert "4 callers, 4 of them ready" in ended.out
+    assert "not yet once in 100d: 24 caller-days of 99" in ended.out
+    assert ended.err == ""
+    state = state_of(world / "new")
+    assert len(state.rows) == 4
+    assert state.model.class_of(("idp", "profile reporting")).is_ready
+
+
+def test_a_learned_folder_gives_the_rows_that_a_server_has(run, world):
+    shutil.copytree(world / "served", world / "again")
+    for name in ("rows", "models"):
+        path = world / "again" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "again")  # with the key of the server
+    assert packed(state_of(world / "again")) == packed(state_of(world / "served"))
+
+
+def test_lines_of_policies_that_learn_nothing_give_the_same_rows(run, world):
+    for log in ("log", "plain"):
+        (world / log).mkdir()
+        shutil.copy(world / "served" / "key", world / log / "key")
+        run("behavior", "learn", f"{log}.jsonl", "--policies", "p.policy", "-o", log)
+    assert packed(state_of(world / "plain")) == packed(state_of(world / "log"))
+
+
+def test_questions_that_only_ask_teach_nothing(run, world):
+    log = DecisionLog(world / "more.jsonl", seal=None)
+    engine = Engine.from_text(PLAIN, log=log)
+    engine.decide({**question(), "options": {"consume": False}})
+    engine.evaluate(question())
+    engine.decide(question())
+    log.close()
+    ended = run("behavior", "learn", "more.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert ended.json["learned"] == 1
+
+
+def test_such_lines_need_the_policies(run, world):
+    ended = run("behavior", "learn", "plain.jsonl", "-o", "new")
+    assert "learned 0 of 1,200 decisions" in ended.out
+    assert "left out 1,200 decisions that do not say the class of their caller: name the policies" in ended.err
+
+
+def test_without_policies_the_defaults_are_used_and_said(run, world):
+    ended = run("behavior", "learn", "log.jsonl", "-o", "new", "--format", "json")
+    assert "the settings of `profile reporting` are not known" in ended.err
+    assert (ended.json["learned"], ended.json["classes"][0]["class"]) == (1_200, "profile reporting")
+
+
+def test_a_log_can_be_learned_twice(run, world):
+    run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
+    before = (world / "new" / "rows").read_bytes()
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
+    assert ended.out.splitlines()[0] == "learned 0 of 1,200 decisions, 1,200 known already"
+    assert ended.out.splitlines()[-1] == "new is as it was"
+    assert (world / "new" / "rows").read_bytes() == before
+
+
+def test_a_log_in_two_parts_gives_the_rows_of_the_whole(run, world):
+    lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (world / "a.jsonl").write_bytes(b"".join(lines[:700]))
+    (world / "b.jsonl").write_bytes(b"".join(lines[700:]))
+    (world / "a.jsonl.gz").write_bytes(gzip.compress((world / "a.jsonl").read_bytes()))
+    for name, logs in {"whole": ["log.jsonl"], "one": ["b.jsonl", "a.jsonl"], "two": ["a.jsonl.gz"]}.items():
+        (world / name).mkdir()
+        shutil.copy(world / "served" / "key", world / name / "key")
+        assert run("behavior", "learn", *logs, "--policies", "p.policy", "-o", name).code == 0
+    run("behavior", "learn", "b.jsonl", "--policies", "p.policy", "-o", "two")
+    whole = packed(state_of(world / "whole"))
+    assert packed(state_of(world / "one")) == whole
+    assert {caller: row.row.serial for caller, row in state_of(world / "two").rows.items()} == dict.fromkeys(whole, 300)
+
+
+def test_a_packed_log_is_learned(run, world):
+    pack_log([world / "log.jsonl"], world / "log.parquet")
+    ended = run("behavior", "learn", "log.parquet", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert ended.json["learned"] == 1_200
+
+
+def test_damaged_lines_are_skipped_with_a_few_messages(run, world):
+    lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
+    for place in range(100, 200, 10):
+        lines[place] = b'{"v":2,"time":"broken"}\n'
+    lines[300] = b'{"v":9}\n'
+    (world / "log.jsonl").write_bytes(b"".join(lines))
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert (ended.json["learned"], ended.json["skipped_lines"]) == (1_189, 11)
+    assert ended.err.count("warning: ") == 4
+    assert "8 more lines were skipped" in ended.err
+
+
+def test_a_log_out_of_order_says_so(run, world):
+    lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (world / "log.jsonl").write_bytes(b"".join(lines[600:] + lines[:600]))
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert ended.json["late"] > 400
+    assert "more than a day earlier than a decision of their caller before them: sort the log" in ended.err
+
+
+def test_decisions_of_the_future_are_left_out(run, world):
+    text = (world / "log.jsonl").read_text().replace('"time":"2026-01-07', '"time":"2996-01-07')
+    (world / "log.jsonl").write_text(text)
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert (ended.json["future"], ended.json["learned"]) == (120, 1_080)
+    assert "have a time in the future" in ended.err
+
+
+def test_a_file_that_is_no_log_is_refused(run, world):
+    ended = run("behavior", "learn", "p.policy", "-o", "new", "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "log")
+    assert not (world / "new").exists()
+
+
+def test_a_folder_that_a_server_keeps_is_not_learned_into(run, world, server):
+    ended = run("behavior", "learn", "log.jsonl", "-o", "served")
+    assert ended.code == 1
+    assert ended.err.splitlines() == [
+        "error: a running server keeps learned behavior in `served`",
+        "hint: stop that server first, or name another folder",
+    ]
+
+
+def test_learning_says_when_the_declared_rate_is_calibrated(run, world):
+    policy = POLICY.replace("ready 20 runs, 3d", "ready 20 runs, 3d   burst once in 20d")
+    (world / "p.policy").write_text(policy)
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    [found] = ended.json["classes"]
+    assert (found["calibrated"], found["caller_days"], found["burst_once_in_days"]) == (True, 24, 20)
+
+
+def test_broken_policies_are_one_error(run, world):
+    (world / "p.policy").write_text("package x\nagent {")
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "policy")
+
+
+def test_a_damaged_folder_is_one_error(run, world):
+    (world / "served" / "rows").write_bytes(b"damaged")
+    ended = run("behavior", "learn", "log.jsonl", "-o", "served", "--format", "json")
+    assert ended.json["error"]["kind"] == "behavior"
+    assert "changed, or are damaged" in ended.json["error"]["message"]
+
+
+# ── Show ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_all_callers_are_shown_as_a_table(run, world):
+    ended = run("behavior", "show", "--behavior", "served", "--policies", "p.policy", "--limit", "3")
+    head, *rows = ended.out.splitlines()
+    assert head.split()[:4] == ["caller", "issuer", "class", "ready"]
+    assert [row.split()[0] for row in rows[:3]] == ["report-3", "report-2", "report-1"]
+    assert rows[3] == "and 1 more caller: `--limit 0` shows all"
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize(("sort", "first"), [("name", "report-0"), ("trust", "report-2"), ("errors", "report-1")])
+def test_callers_are_sorted(run, world, sort, first):
+    tracker = BehaviorTracker.open(world / "served")
+    tracker.state.rows[Caller("idp", "report-2")].row.trust = 1
+    tracker.state.rows[Caller("idp", "report-1")].row.errors = 500_000
+    tracker._changed = True
+    tracker.close()
+    ended = run("behavior", "show", "--behavior", "served", "--sort", sort, "--format", "json")
+    assert ended.json["callers"][0]["agent"] == first
+
+
+def test_a_caller_is_shown_with_its_class(run, world):
+    ended = run("behavior", "show", "report-1", "--behavior", "served", "--policies", "p.policy")
+    assert "report-1 of idp\n" in ended.out
+    assert "  active days  10 of the last 14\n" in ended.out
+    assert "a burst above" in ended.out
+    assert "2026-01-14  GET /data/**\n" in ended.out
+    assert "its class has 4 callers, 4 of them ready, and is ready" in ended.out
+
+
+def test_endpoints_are_tags_without_the_policies(run, world):
+    ended = run("behavior", "show", "report-1", "--behavior", "served", "--format", "json")
+    [found] = ended.json["callers"]
+    assert [one["endpoint"] for one in found["endpoints"]] == [None]
+    assert len(found["pace"]) == 24
+    assert found["pace"][9] == 5
+
+
+def test_an_unknown_caller_gets_a_suggestion(run, world):
+    ended = run("behavior", "show", "report-l", "--behavior", "served", "--format", "json")
+    assert ended.code == 1
+    assert "did you mean" in ended.json["error"]["hint"]
+
+
+@pytest.mark.parametrize("command", [["show"], ["show", "x"], ["forget", "x"], ["release", "x", "--end"]])
+def test_a_folder_that_does_not_exist_is_not_made(run, tmp_path, command):
+    ended = run("behavior", *command, "--behavior", "none")
+    assert ended.code == 1
+    assert "is no folder with learned behavior" in ended.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_new_folder_knows_no_caller(run, tmp_path):
+    BehaviorFolder(tmp_path / "new")
+    assert run("behavior", "show", "--behavior", "new").out == "nothing is known of any caller yet\n"
+
+
+# ── Forget ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_caller_is_forgotten_in_a_folder_without_a_server(run, world):
+    ended = run("behavior", "forget", "report-1", "--behavior", "served")
+    assert (ended.code, ended.out) == (0, "forgot report-1 of idp\n")
+    state = state_of(world / "served")
+    assert sorted(caller.agent for caller in state.rows) == ["report-0", "report-2", "report-3"]
+    assert state.model.content.classes
+    assert not list((world / "served").glob("requests/*"))
+
+
+def test_a_running_server_forgets_within_a_minute(run, world, server):
+    ended = run("behavior", "forget", "report-1", "--behavior", "served")
+    assert ended.out == "the server that keeps `served` forgets report-1 of idp within a minute\n"
+    assert len(server.state.rows) == 4
+    server.keep()
+    assert len(server.state.rows) == 3
+
+
+def test_a_served_folder_is_held_from_the_start_and_follows_requests(run, world):
+    words = ["serve", "p.policy", "--behavior", "served", "--port", "0", "--format", "json"]
+    with subprocess.Popen([*forking.command(), *words], cwd=world, stdout=subprocess.PIPE) as server:
+        try:
+            assert json.loads(server.stdout.readline())["listening"]
+            until = time.monotonic() + 30
+            while (held := BehaviorFolder(world / "served").lock()) >= 0 and time.monotonic() < until:
+                os.close(held)
+                time.sleep(0.05)
+            refused = run("behavior", "learn", "log.jsonl", "-o", "served")
+            ended = run("behavior", "forget", "report-1", "--behavior", "served")
+        finally:
+            server.terminate()
+    assert "a running server keeps learned behavior" in refused.err
+    assert ended.out == "the server that keeps `served` forgets report-1 of idp within a minute\n"
+    assert Caller("idp", "report-1") not in BehaviorFolder(world / "served").load_rows(10**6)
+
+
+def test_all_callers_and_classes_are_forgotten(run, world):
+    assert run("behavior", "forget", "--all", "--behavior", "served").out == "forgot all 4 callers and their classes\n"
+    state = state_of(world / "served")
+    assert (state.rows, state.model.content.classes) == ({}, ())
+
+
+@pytest.fixture
+def namesakes(world):
+    """Four callers with one name."""
+    tracker = BehaviorTracker.open(world / "served")
+    known = tracker.state.rows[Caller("idp", "report-1")]
+    for caller in (("x", "report-1"), ("idp", "report-1", "a"), ("idp", "report-1", "a", "v2")):
+        tracker.state.rows[Caller(*caller)] = known
+    tracker._changed = True
+    tracker.close()
+
+
+@pytest.mark.parametrize("command", ["forget", "show"])
+def test_a_name_of_several_callers_is_refused_with_the_list(run, world, namesakes, command):
+    ended = run("behavior", command, "report-1", "--behavior", "served", "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"]["message"] == "`report-1` is the name of 3 callers"
+    assert ended.json["error"]["callers"][1] == {"issuer": "idp", "agent": "report-1", "instance": "a"}
+    assert "report-1 of x" in ended.err
+    assert len(state_of(world / "served").rows) == 7
+
+
+def test_issuer_and_instance_name_one_caller_in_all_its_versions(run, world, namesakes):
+    ended = run("behavior", "forget", "report-1", "--issuer", "idp", "--instance", "a", "--behavior", "served")
+    assert ended.out == "forgot report-1 of idp, instance a\n"
+    left = [caller for caller in state_of(world / "served").rows if caller.agent == "report-1"]
+    assert left == [Caller("idp", "report-1"), Caller("x", "report-1")]
+
+
+@pytest.mark.parametrize("words", [[], ["report-1", "--all"], ["--all", "--issuer", "idp"]])
+def test_forgetting_needs_one_caller_or_all(run, world, words):
+    assert run("behavior", "forget", *words, "--behavior", "served").code == 2
+
+
+# ── Release ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_change_is_planned_listed_and_ended(run, world):
+    ended = run("behavior", "release", "reporting", "--until", "2d", "--behavior", "served")
+    assert ended.out.startswith("planned a change of profile reporting until 20")
+    assert ended.out.endswith("in 2d\n")
+    assert "planned change of profile reporting until" in run("behavior", "show", "--behavior", "served").out
+    until = state_of(world / "served").releases["profile reporting"]
+    assert until / 1_000 == pytest.approx((datetime.now(UTC) + timedelta(days=2)).timestamp(), abs=120)
+    ended = run("behavior", "release", "reporting", "--end", "--behavior", "served")
+    assert ended.out == "the planned change of profile reporting has ended\n"
+    assert state_of(world / "served").releases == {}
+
+
+def test_a_running_server_follows_a_planned_change(run, world, server):
+    ended = run("behavior", "release", "profile reporting", "--until", "1h", "--behavior", "served")
+    assert ended.out.endswith("in 1h; the running server follows within a minute\n")
+    clock = FakeClock()
+    clock.now = BEGIN + timedelta(days=10)
+    log = DecisionLog(world / "later.jsonl", seal=None)
+    engine = Engine.from_text(POLICY, clock=clock, behavior=server, log=log)
+    engine.decide(question())
+    server.keep()
+    engine.decide(question())
+    log.close()
+    lines = [json.loads(line)["behavior"] for line in (world / "later.jsonl").read_bytes().splitlines()]
+    assert [line.get("released") for line in lines] == [None, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--until", "15d"], "at most 14 days"),
+        (["--until", "2099-01-01"], "at most 14 days"),
+        (["--until", "2020-01-01T00:00:00Z"], "in the past"),
+        (["--until", "2020-01-01T00:00:00"], "has no zone"),
+        (["--until", "soon"], "neither a time nor a duration"),
+        ([], "either until when"),
+        (["--until", "1d", "--end"], "either until when"),
+    ],
+)
+def test_a_change_needs_an_end_in_the_next_days(run, world, words, message):
+    ended = run("behavior", "release", "reporting", *words, "--behavior", "served")
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_a_change_of_an_unknown_class_is_refused(run, world):
+    ended = run("behavior", "release", "reportin", "--until", "1d", "--behavior", "served", "--format", "json")
+    assert ended.code == 1
+    assert ended.json["error"]["hint"] == "did you mean `reporting`?"
+    ended = run("behavior", "release", "reporting", "--end", "--behavior", "served")
+    assert "no change of `reporting` is planned" in ended.err
+
+
+def test_what_cannot_be_written_is_one_error(run, world, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, os.strerror(28), "served/rows")
+
+    monkeypatch.setattr(BehaviorFolder, "save_rows", fail)
+    before = packed(state_of(world / "served"))
+    ended = run("behavior", "forget", "report-1", "--behavior", "served")
+    assert (ended.code, ended.err) == (1, "error: `served/rows`: no space left on device\n")
+    assert packed(state_of(world / "served")) == before
+    assert all(pack_row(found.row) for found in state_of(world / "served").rows.values())

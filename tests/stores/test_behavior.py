@@ -1,0 +1,508 @@
+"""Learned behavior is the same in every store, and processes that share a store share what they learn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+
+from policyengine import Engine
+from policyengine.behavior.events import ALLOWED, DENIED, FAILED, HELD, Caller, Tagger
+from policyengine.behavior.fold import ProfileSettings
+from policyengine.behavior.row import HOUR, MAX_LEVEL, pack_row, unpack_row
+from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker, derive, encode_saved, sign_model
+from policyengine.behavior.state import BehaviorState, CallerRow
+from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.runtime.behavior import BehaviorCharge, CallerHistory
+from policyengine.runtime.decision import Decision, Effects
+from policyengine.runtime.idempotency import IdempotencyKey
+from policyengine.stores.base import Store
+from policyengine.stores.behavior import (
+    MAX_WAITING_FAILURES,
+    UNKNOWN_CALLER,
+    StoredCaller,
+    add_event,
+    add_failure,
+    history_after,
+    is_outdated,
+    raise_levels,
+    saves_row,
+)
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
+from tests.stores.charges import START, asks, rate
+from tests.stores.conftest import Fresh
+
+POLICY = """language 1
+package learning
+issuer idp { url "https://idp.example"  scopes none }
+agent "report-*" {
+  issued by idp
+  acts alone
+  may GET /data/**, POST /report, GET /secret/{id}
+}
+profile "reporting" for agent "report-*" { run by task.id within 5m   ready 20 runs, 3d }
+rate "r" per agent.id on /** {
+  60/1m burst 100
+  raise x3 at most 180/1m when behavior.trust > 0.6
+  clamp 2/1m for 10m when behavior.burst or behavior.novelty > 0.3
+}
+guard "failing" on POST /report { deny when behavior.error_rate > 0.3 }
+"""
+KEY = b"k" * 32
+BEGIN = datetime(2027, 1, 4, tzinfo=UTC)
+CALLER = Caller("idp", "report-0")
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = BEGIN
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def question(agent: int = 0, path: str = "/data/x", method: str = "GET", task: str = "t") -> dict[str, Any]:
+    return {
+        "request": {"method": method, "path": path},
+        "agent": {"id": f"report-{agent}", "issuer": "idp"},
+        "task": {"id": task},
+    }
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+class Stores:
+    """Creates empty stores, and opens them again as another process does."""
+
+    def __init__(self, fresh: Fresh) -> None:
+        self._fresh, self._opened = fresh, list[Any]()
+
+    def __call__(self) -> Store:
+        return self._keep(self._fresh())
+
+    def again(self, store: Any) -> Store:
+        if isinstance(store, MemoryStore):
+            return store
+        if isinstance(store, SqliteStore):
+            return self._keep(SqliteStore(store.path))
+        return self._keep(type(store)(store._client, virtual=True))
+
+    def _keep(self, store: Any) -> Store:
+        self._opened.append(store)
+        found: Store = store
+        return found
+
+    def close(self) -> None:
+        for store in self._opened:
+            if not isinstance(store, MemoryStore):
+                getattr(store, "_wires", store).close()
+
+
+@pytest.fixture
+def shared(fresh: Fresh) -> Iterator[Stores]:
+    stores = Stores(fresh)
+    yield stores
+    stores.close()
+
+
+class RecordingCommits:
+    """A store, and the results of its commits."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.results = store, list[object]()
+
+    def commit(self, *of: Any, **how: Any) -> Any:
+        self.results.append(self._store.commit(*of, **how))
+        return self.results[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.fixture(autouse=True)
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the threads of trackers: tests learn models when they want to."""
+    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
+
+
+def engine_of(store: Store, clock: FakeClock) -> Engine:
+    return Engine.from_text(POLICY, clock=clock, store=store)
+
+
+def work(engines: list[Engine], clock: FakeClock, days: range, agents: range = range(4)) -> list[str]:
+    """Let agents work, each hour one run of five requests; the engines take turns. Return the outcomes."""
+    outcomes = []
+    for day in days:
+        for hour in range(9, 15):
+            for agent in agents:
+                for number in range(5):
+                    clock.now = BEGIN + timedelta(days=day, hours=hour, minutes=10 * agent, seconds=10 * number)
+                    if not number:
+                        keep(engines, clock)
+                    engine = engines[number % len(engines)]
+                    outcomes.append(told(engine.decide(question(agent, task=f"{day}/{hour}"))))
+    return outcomes
+
+
+def keep(engines: list[Engine], clock: FakeClock) -> None:
+    """Learn the model of a new day before its first request, as one process does by itself."""
+    for engine in engines:
+        tracker = engine.behavior
+        if isinstance(tracker, SharedTracker):
+            at = int(clock.now.timestamp() * 1_000)
+            tracker._last, tracker._settings_of = max(at, tracker._last), engine.decider.behavior.settings_of
+            tracker.keep()
+
+
+def told(decision: Decision) -> str:
+    return f"{decision.outcome} {decision.rates[0].limit if decision.rates else ''}"
+
+
+def rows_of(engine: Engine) -> dict[Caller, bytes]:
+    tracker, callers = engine.behavior, [Caller("idp", f"report-{number}") for number in range(9)]
+    if isinstance(tracker, BehaviorTracker):
+        return {caller: pack_row(tracker.state.rows[caller].row) for caller in callers if caller in tracker.state.rows}
+    assert isinstance(tracker, SharedTracker)
+    found = {caller: tracker._callers.get(tracker.key_of(caller)) for caller in callers}
+    return {caller: pack_row(known.row) for caller, known in found.items() if known is not None}
+
+
+def model_of(engine: Engine) -> Any:
+    tracker = engine.behavior
+    assert tracker is not None
+    return (tracker.model if isinstance(tracker, SharedTracker) else tracker.state.model).content.classes
+
+
+def odd_work(engines: list[Engine], clock: FakeClock) -> list[str]:
+    """A burst, new endpoints, failures and denied requests after ten days."""
+    outcomes, ids = [], []
+    clock.now = BEGIN + timedelta(days=10, hours=9)
+    keep(engines, clock)
+    for number in range(120):
+        clock.now += timedelta(milliseconds=50 if number < 80 else 700)
+        path, method = ("/secret/1", "GET") if number % 9 == 8 else ("/data/x", "GET")
+        if number % 13 == 12:
+            path, method = "/report", "POST"
+        if number % 17 == 16:
+            path = "/nowhere"
+        decision = engines[number % len(engines)].decide(question(number % 2, path, method, "odd"))
+        outcomes.append(told(decision))
+        ids.append(decision.id)
+        if number % 3 == 0:
+            engines[(number + 1) % len(engines)].report(ids[number // 2], status=500)
+    return outcomes
+
+
+# ── One sequence, all stores ──────────────────────────────────────────────────────────────────
+
+
+def alike(engine: Engine, clock: FakeClock) -> Engine:
+    """An engine with a memory store and with the same tags."""
+    tracker = engine.behavior
+    tagger = tracker._tagger if isinstance(tracker, SharedTracker) else tracker.state.tagger  # type: ignore[union-attr]
+    assert tagger is not None
+    return Engine.from_text(POLICY, clock=clock, behavior=BehaviorTracker(BehaviorState(tagger)))
+
+
+def test_the_same_requests_give_the_same_decisions_and_rows(shared: Stores, clock: FakeClock) -> None:
+    """Two processes that share a store give what one process gives that knows everything."""
+    store = shared()
+    engines = [engine_of(store, clock)]
+    engines += [] if store.behavior is None else [engine_of(shared.again(store), clock)]
+    reference = alike(engines[0], clock)
+    outcomes = work(engines, clock, range(10)) + odd_work(engines, clock)
+    clock.now = BEGIN
+    assert work([reference], clock, range(10)) + odd_work([reference], clock) == outcomes
+    assert {"allow 2", "throttle 2", "allow 180", "allow 100", "deny "} <= set(outcomes)
+    for engine in engines:  # the last events of other processes arrive with the next commit
+        for agent in range(2):
+            assert told(engine.decide(question(agent, task="last"))) == told(
+                reference.decide(question(agent, task="last"))
+            )
+    assert model_of(engines[-1]) == model_of(reference)
+    for caller in (CALLER, Caller("idp", "report-1")):
+        assert rows_of(engines[-1])[caller] == rows_of(reference)[caller]
+
+
+# ── One step ──────────────────────────────────────────────────────────────────────────────────
+
+
+class ReferenceCallers:
+    """The steps of stores/behavior.py on a dictionary."""
+
+    def __init__(self) -> None:
+        self.callers: dict[str, StoredCaller] = {}
+        self.rows: dict[str, bytes] = {}
+
+    def commit(self, charge: BehaviorCharge, *, admitted: bool) -> CallerHistory | None:
+        """Return None if the decision must be made again; the history is in the charge."""
+        state, base = self.callers.get(charge.key, UNKNOWN_CALLER), charge.base
+        levels = raise_levels(state, charge)
+        if is_outdated(state, levels, charge):
+            charge.history = self._answer(charge.key, state, base, charge.number)
+            return None
+        if saves_row(state, charge):
+            base, self.rows[charge.key] = charge.number, charge.row
+        state = add_event(state, levels, charge, admitted=admitted, clamped=False)
+        self.callers[charge.key] = state
+        return self._answer(charge.key, state, base, charge.number)
+
+    def fail(self, key: str) -> None:
+        state = self.callers[key]
+        if len(state.events) < MAX_WAITING_FAILURES:
+            self.callers[key] = add_failure(state, FAILED)
+
+    def _answer(self, key: str, state: StoredCaller, base: int, number: int) -> CallerHistory:
+        history = history_after(state, None, base, number)
+        return history if history.row is None else history._replace(row=self.rows.get(key, b""))
+
+
+def charge_of(chance: random.Random, at: int) -> BehaviorCharge:
+    outcome = chance.choice([ALLOWED, ALLOWED, DENIED, HELD])
+    base = chance.choice([0, 0, 0, 3, 20])
+    pace = chance.choice([16, 10**4, 2**32])
+    ceilings = chance.choice([MAX_LEVEL, 10**8, 10**9]), chance.choice([MAX_LEVEL, 10**8, 3 * 10**8])
+    row = chance.choice([b"", bytes(range(256))])
+    return BehaviorCharge(
+        chance.choice(["a" * 32, "b" * 32]), at, 16 * HOUR, MAX_LEVEL, (2 * pace, 10 * pace), ceilings,
+        chance.choice([0, at - 50]), at + chance.choice([10**9, 2]), chance.random() < 0.4, chance.random() < 0.1,
+        outcome, HELD if outcome == ALLOWED else outcome, (2**32 - 1, 7, 3), base, base + chance.randrange(8), row,
+        10**6, outcome == ALLOWED,
+    )  # fmt: skip
+
+
+def test_a_step_is_the_same_in_every_shared_store(shared: Stores) -> None:
+    store, reference, chance = shared(), ReferenceCallers(), random.Random(7)
+    if store.behavior is None:
+        pytest.skip("only this process uses a memory store")
+    behavior = store.behavior
+    behavior.shared_key(b"k" * 32)
+    at, allowed, conflicts = START // 1_000, [], 0
+    for number in range(600):
+        at += chance.choice([-5, 0, 1, 30, 5_000])
+        charge = charge_of(chance, at)
+        known = reference.callers.get(charge.key)
+        if known is not None and chance.random() < 0.5:  # what a process sends that knows everything
+            charge.base, charge.number = known.base, known.number
+        admitted = chance.random() < 0.7
+        effects = asks(rate(1 if admitted else 0, 86_400_000_000, burst=10**6 if admitted else 1, key=str(number)))
+        if not admitted:
+            effects = asks(rate(1, 86_400_000_000, burst=1, cost=2, key=str(number)))
+        effects = Effects(limits=effects.limits, behavior=charge)
+        result = store.commit(effects, f"d{number}", START)
+        told_history, charge.history = charge.history, None
+        expected = reference.commit(charge, admitted=admitted)
+        if result is None:
+            conflicts += 1
+            assert expected is None
+            assert told_history == charge.history
+            continue
+        assert result.admitted is admitted
+        assert told_history == expected
+        if admitted and charge.allowed:
+            allowed.append((f"d{number}", charge.key))
+        if allowed and chance.random() < 0.1:
+            decision, key = allowed.pop()
+            behavior.report(decision, FAILED, START)
+            behavior.report(decision, FAILED, START)  # is known once
+            reference.fail(key)
+    assert 50 < conflicts < 550
+    for key, state in reference.callers.items():
+        history = behavior.read(key, START)
+        assert history == CallerHistory(state.base, reference.rows.get(key, b""), state.base + 1, state.events)
+    assert {one.base for one in behavior.callers(START)} == {reference.callers[key].base for key in reference.rows}
+    assert behavior.forget("a" * 32)
+    assert not behavior.forget("a" * 32)
+    assert behavior.read("a" * 32, START) == CallerHistory(0, b"", 1, ())
+    assert len(reference.rows) == 2
+
+
+def test_a_conflict_changes_nothing(shared: Stores) -> None:
+    store = shared()
+    if store.behavior is None:
+        pytest.skip("only this process uses a memory store")
+    store.behavior.shared_key(b"k" * 32)
+    charge = charge_of(random.Random(1), START // 1_000)
+    charge.burst, charge.ceilings, charge.strict = True, (MAX_LEVEL, MAX_LEVEL), False
+    limits = asks(rate(1, 86_400_000_000, burst=1)).limits
+    assert store.commit(Effects(limits=limits, behavior=charge), "d", START) is None
+    charge.burst = False
+    settled = store.commit(Effects(limits=limits, behavior=charge), "d", START)
+    assert settled is not None
+    assert settled.admitted
+    settled = store.commit(Effects(limits=limits, behavior=charge), "e", START)
+    assert settled is not None
+    assert not settled.admitted
+    assert [event.outcome for event in store.behavior.read(charge.key, START).events] == [
+        charge.outcome,
+        charge.refused,
+    ]
+
+
+def test_the_key_and_the_model_are_those_of_the_first_process(shared: Stores) -> None:
+    behavior = shared().behavior
+    if behavior is None:
+        pytest.skip("only this process uses a memory store")
+    assert behavior.shared_key(b"first") == b"first"
+    assert behavior.shared_key(b"second") == b"first"
+    assert behavior.model(0) == (0, b"")
+    behavior.save_model(2, b"\xff two")
+    behavior.save_model(1, b"one")
+    behavior.save_model(2, b"other")
+    assert behavior.model(0) == (2, b"\xff two")
+    assert behavior.model(2) == (2, b"")
+    assert behavior.start_learning(3, START)
+    assert not behavior.start_learning(3, START)
+    assert behavior.start_learning(4, START)
+
+
+# ── Processes and threads ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def ten_days() -> BehaviorState:
+    """What an engine learned in ten days."""
+    clock = FakeClock()
+    tracker = BehaviorTracker(BehaviorState(Tagger(derive(KEY, b"tags"))))
+    work([Engine.from_text(POLICY, clock=clock, behavior=tracker)], clock, range(10))
+    tracker.state.learn(int(clock.now.timestamp() * 1_000) + 18 * HOUR, lambda group: ProfileSettings("reporting"))
+    return tracker.state
+
+
+@pytest.fixture
+def ready(shared: Stores, clock: FakeClock, ten_days: BehaviorState) -> list[Engine]:
+    """Two engines, as in two processes, that share a store, or only a tracker; their callers are ready."""
+    clock.now, store = BEGIN + timedelta(days=10, hours=9), shared()
+    if store.behavior is None:
+        state = BehaviorState(ten_days.tagger, model=ten_days.model)
+        state.rows = {caller: CallerRow(group, row.copy()) for caller, (group, row) in ten_days.rows.items()}
+        first = Engine.from_text(POLICY, clock=clock, behavior=BehaviorTracker(state))
+        return [first, first.successor(first.kernel)]
+    teach(store, ten_days)
+    return [engine_of(store, clock), engine_of(shared.again(store), clock)]
+
+
+def teach(store: Store, learned: BehaviorState) -> None:
+    """Put what was learned into a shared store."""
+    behavior = store.behavior
+    assert behavior is not None
+    behavior.shared_key(KEY)
+    behavior.save_model(learned.model.content.serial, sign_model(learned.model, derive(KEY, b"models")))
+    tracker = SharedTracker(behavior)
+    for caller, (group, row) in learned.rows.items():
+        charge = charge_of(random.Random(1), row.level_at)
+        charge.key, charge.outcome, charge.content = tracker.key_of(caller), DENIED, (0, 0, 0)
+        charge.burst, charge.ceilings, charge.falls, charge.strict = (
+            False,
+            (MAX_LEVEL, MAX_LEVEL),
+            (10**6, 10**6),
+            False,
+        )
+        for base, number, saved in ((0, 0, b""), (0, 1, encode_saved(caller.issuer, group, row))):
+            charge.base, charge.number, charge.row, charge.lasts = base, number, saved, 10**9
+            assert store.commit(Effects(behavior=charge), "", row.level_at * 1_000) is not None
+
+
+def test_a_burst_that_is_spread_over_processes_is_seen(ready: list[Engine], clock: FakeClock) -> None:
+    limits = []
+    for number in range(60):
+        clock.now += timedelta(milliseconds=50)
+        limits.append(ready[number % 2].decide(question(task="burst")).rates[0].limit)
+    first = limits.index(2)
+    assert 0 < first < 40
+    assert limits[0] == limits[1] == 180
+
+
+def test_threads_and_processes_admit_no_request_too_many_in_a_burst(ready: list[Engine], clock: FakeClock) -> None:
+    """Sequential requests show after how many the clamp begins: concurrent ones are admitted no further."""
+    agents = [question(0, task="burst"), question(1, task="burst")]
+    outcomes = [told(ready[0].decide(agents[0])) for _ in range(60)]
+    expected = outcomes.count("allow 180") + outcomes.count("allow 2")
+    assert "throttle 2" in outcomes
+    found: list[str] = []
+    barrier = Barrier(4)
+
+    def ask(engine: Engine) -> None:
+        barrier.wait()
+        for _ in range(15):
+            found.append(told(engine.decide(agents[1])))
+
+    threads = [Thread(target=ask, args=(ready[number % 2],)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(found) == 60
+    assert found.count("allow 180") + found.count("allow 2") == expected
+    assert found.count("allow 180") == outcomes.count("allow 180")
+
+
+def test_a_decision_is_made_again_if_the_level_in_the_store_is_another_one(
+    ready: list[Engine], clock: FakeClock
+) -> None:
+    if not isinstance(ready[0].behavior, SharedTracker):
+        pytest.skip("only this process uses a memory store")
+    ready[1].decide(question(task="before"))  # now the second process knows the caller
+    recording = ready[1].decider.store = RecordingCommits(ready[1].store)
+    while told(ready[0].decide(question(task="burst"))) != "throttle 2":
+        clock.now += timedelta(milliseconds=50)
+    assert told(ready[1].decide(question(task="burst"))) == "throttle 2"
+    assert [result is None for result in recording.results] == [True, False]
+    assert told(ready[1].decide(question(task="burst"))) == "throttle 2"
+    assert len(recording.results) == 3
+
+
+def test_what_a_process_learned_is_not_lost_with_it(ready: list[Engine], clock: FakeClock) -> None:
+    first = ready[0]
+    if not isinstance(first.behavior, SharedTracker):
+        pytest.skip("only this process uses a memory store")
+    for number in range(EVENTS_PER_ROW + 3):
+        first.decide(question(path="/secret/1" if number % 3 else "/data/x", task="last"))
+        later = engine_of(first.store, clock)
+        later.evaluate(question(task="last"))
+        assert isinstance(later.behavior, SharedTracker)
+        assert later.behavior.model.content == first.behavior.model.content
+        assert rows_of(later) == {CALLER: rows_of(first)[CALLER]}
+
+
+def test_a_process_finds_the_caller_of_a_decision_of_another_one(ready: list[Engine], clock: FakeClock) -> None:
+    denied, ids = None, []
+    for number in range(20):
+        clock.now += timedelta(seconds=5)
+        ids.append(ready[number % 2].decide(question(task="failing")).id)
+    for number, each in enumerate(ids):
+        ready[(number + 1) % 2].report(each, status=500)
+        ready[number % 2].report(each, status=500)
+    for engine in (*ready, ready[0]):
+        clock.now += timedelta(seconds=5)
+        denied = engine.decide(question(path="/report", method="POST", task="failing"))
+    assert denied is not None
+    assert denied.outcome == "deny"
+
+
+def test_a_batch_learns_as_single_decisions_do(ready: list[Engine], clock: FakeClock) -> None:
+    answers = ready[0].decide_many([question(task="batch")] * 60)
+    assert {"allow 180", "throttle 2"} == {told(one) for one in answers if isinstance(one, Decision)}
+
+
+def test_a_repeated_idempotency_key_teaches_once(ready: list[Engine]) -> None:
+    key = IdempotencyKey("gateway", "k", "a" * 32)
+    first = ready[0].decide_once(question(task="once"), key)
+    number = number_of(ready[0])
+    again = ready[1].decide_once(question(task="once"), key)
+    assert (first.again, again.again) == (False, True)
+    assert first.decision.id == again.decision.id
+    ready[0].decide(question(task="once"))
+    assert number_of(ready[0]) == number + 1
+
+
+def number_of(engine: Engine) -> int:
+    return unpack_row(rows_of(engine)[CALLER]).serial
