@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Final
 
+from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
@@ -34,12 +35,14 @@ CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
 class BehaviorTracker:
-    """Reads facts of callers, and learns from decisions. `counts` are the alarms by fact."""
+    """Reads facts of callers, and learns from decisions. `counts` are the alarms by fact, and `census` counts the
+    callers by class."""
 
     def __init__(self, state: BehaviorState | None = None, folder: BehaviorFolder | None = None) -> None:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
         self.counts = {"burst": 0, "novelty": 0}
+        self.census = CallerCensus()
         self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None

@@ -31,15 +31,13 @@ class SimulatedTracker(BehaviorTracker):
     def read(
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
-        state, settings = self.state, settings_of(group)
-        state.learn_if_due(at, settings_of)
-        row = state.row_at(caller, at, settings)
-        facts = state.read(row, caller.issuer, group, endpoint, at, settings)
-        return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, state.model, facts)
+        self.state.learns = True  # in this thread, however many callers there are: other clocks are not virtual
+        self.state.learn_if_due(at, settings_of)
+        return super().read(caller, group, endpoint, run, at, settings_of)
 
     def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
-        self._latest = reading
-        return self.state.settle(reading, outcome, clamped)
+        self._latest, self.state.learns = reading, True
+        return super().learn(reading, outcome, clamped, settings_of)
 
 
 class DeclaredPaces:

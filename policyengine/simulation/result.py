@@ -11,7 +11,7 @@ from policyengine.behavior.events import Caller
 from policyengine.clock import MICROSECOND
 from policyengine.runtime.decision import Principal, PrincipalTuple
 from policyengine.simulation.microseconds import format_timestamp
-from policyengine.simulation.time_slots import LearnedCounts, LimitCounts, OutcomeCounts, Series, TimeSlot
+from policyengine.simulation.time_slots import CallerCounts, LimitCounts, OutcomeCounts, Series, TimeSlot
 from policyengine.spec.limits import format_pace
 from policyengine.time_formats import format_duration
 
@@ -62,8 +62,8 @@ class SimulatedCaller:
 
     caller: Caller
     group: str
-    total: LearnedCounts
-    slots: list[LearnedCounts | None]
+    total: CallerCounts
+    slots: list[CallerCounts | None]
 
     @property
     def words(self) -> str:
@@ -142,9 +142,9 @@ class SimulationResult:
         )
 
     @property
-    def learned_total(self) -> LearnedCounts:
+    def learned_total(self) -> CallerCounts:
         """The learned behavior of all callers together; its trust and its paces are of no caller."""
-        found = LearnedCounts()
+        found = CallerCounts()
         for slot in self.slots:
             for counts in (*slot.learned.values(), *([slot.other] if slot.other else [])):
                 found.take(counts)
@@ -240,7 +240,7 @@ def _outcome_data(slot: OutcomeCounts) -> dict[str, int]:
     return {"allow": slot.allow, "confirm": slot.confirm, "throttle": slot.throttle, "deny": slot.deny}
 
 
-def _learned_data(counts: LearnedCounts) -> dict[str, Any]:
+def _learned_data(counts: CallerCounts) -> dict[str, Any]:
     return {
         **_outcome_data(counts), "bursts": counts.bursts, "new_endpoints": counts.new_endpoints, "ready": counts.ready,
         "trust": None if counts.trust is None else counts.trust / 1_000, "slowest": counts.slowest,

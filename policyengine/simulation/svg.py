@@ -15,7 +15,7 @@ from policyengine.simulation.text import (
     sum_limit_counts,
     trust_range,
 )
-from policyengine.simulation.time_slots import LearnedCounts, sum_slots
+from policyengine.simulation.time_slots import CallerCounts, sum_slots
 from policyengine.templates import render_template
 
 WIDTH, LEFT, RIGHT = 720, 76, 12
@@ -162,7 +162,7 @@ def learned_panel(played: SimulationResult) -> Panel:
 def caller_panel(one: SimulatedCaller) -> Panel:
     """Return the requests of a caller over time, its trust, its pace and its alarms."""
     folded = [sum_learned(some) for some in fold_slots(one.slots, MAX_COLUMNS)]
-    columns = [dict(outcome_counts(slot or LearnedCounts())) for slot in folded]
+    columns = [dict(outcome_counts(slot or CallerCounts())) for slot in folded]
     shown = [name for name, count in outcome_counts(one.total) if count or name == "admitted"]
     counts = tuple((name, [column[name] for column in columns]) for name in shown)
     trust = [None if slot is None or slot.trust is None else slot.trust / 1_000 for slot in folded]

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from policyengine.clock import MICROSECOND
 from policyengine.simulation.microseconds import format_time
 from policyengine.simulation.result import SimulatedCaller, SimulatedLimit, SimulationResult, outcome_counts
-from policyengine.simulation.time_slots import LearnedCounts, LimitCounts, sum_slots
+from policyengine.simulation.time_slots import CallerCounts, LimitCounts, sum_slots
 from policyengine.time_formats import format_duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -97,7 +97,7 @@ def _learned_rows(played: SimulationResult, columns: int, blocks: str) -> Iterat
         yield from _learned_caller_rows(caller, columns, blocks)
 
 
-def _alarm_rows(columns: Sequence[Sequence[LearnedCounts]], total: LearnedCounts, blocks: str) -> Iterator[ChartRow]:
+def _alarm_rows(columns: Sequence[Sequence[CallerCounts]], total: CallerCounts, blocks: str) -> Iterator[ChartRow]:
     for name, member, count in (("bursts", "bursts", total.bursts), ("new", "new_endpoints", total.new_endpoints)):
         if count:
             counts = [sum(getattr(one, member) for one in column) for column in columns]
@@ -107,7 +107,7 @@ def _alarm_rows(columns: Sequence[Sequence[LearnedCounts]], total: LearnedCounts
 
 def _learned_caller_rows(one: SimulatedCaller, columns: int, blocks: str) -> Iterator[ChartRow]:
     folded = [sum_learned(some) for some in fold_slots(one.slots, columns)]
-    counts = [dict(outcome_counts(slot or LearnedCounts())) for slot in folded]
+    counts = [dict(outcome_counts(slot or CallerCounts())) for slot in folded]
     most = max((max(each.values()) for each in counts), default=0)
     yield ChartRow(one.words)
     for name, count in outcome_counts(one.total):
@@ -121,22 +121,22 @@ def _learned_caller_rows(one: SimulatedCaller, columns: int, blocks: str) -> Ite
     yield from _alarm_rows([[] if slot is None else [slot] for slot in folded], one.total, blocks)
 
 
-def sum_learned(slots: Sequence[LearnedCounts | None]) -> LearnedCounts | None:
+def sum_learned(slots: Sequence[CallerCounts | None]) -> CallerCounts | None:
     """Return the sum of slots; None if there was no request."""
     known = [slot for slot in slots if slot is not None]
     if not known:
         return None
-    found = LearnedCounts()
+    found = CallerCounts()
     for slot in known:
         found.take(slot)
     return found
 
 
-def pace_changes(total: LearnedCounts) -> bool:
+def pace_changes(total: CallerCounts) -> bool:
     return total.slowest < 1 or total.fastest > 1
 
 
-def pace_words(total: LearnedCounts) -> str:
+def pace_words(total: CallerCounts) -> str:
     return f"×{total.slowest:.2g} to ×{total.fastest:.2g} of the rates"
 
 

@@ -71,7 +71,7 @@ class OutcomeCounts:
 
 
 @dataclass(slots=True)
-class LearnedCounts(OutcomeCounts):
+class CallerCounts(OutcomeCounts):
     """The decisions about a caller, its alarms, whether it was ready, its latest trust in thousandths, and the lowest
     and highest pace of its rates, relative to the paces of their rules."""
 
@@ -91,7 +91,7 @@ class LearnedCounts(OutcomeCounts):
         """The pace that differs most from that of the rule; a lower one counts more."""
         return self.slowest if self.slowest < 1 else self.fastest
 
-    def take(self, other: LearnedCounts) -> None:
+    def take(self, other: CallerCounts) -> None:
         """Add later counts."""
         self.take_outcomes(other)
         self.bursts += other.bursts
@@ -122,17 +122,17 @@ class TimeSlot(OutcomeCounts):
     requests, and `other` those beyond MAX_LEARNED_CALLERS."""
 
     rules: dict[str, LimitCounts] = field(default_factory=dict)
-    learned: dict[Caller, LearnedCounts] = field(default_factory=dict)
-    other: LearnedCounts | None = None
+    learned: dict[Caller, CallerCounts] = field(default_factory=dict)
+    other: CallerCounts | None = None
 
     def take(self, other: TimeSlot) -> None:
         self.take_outcomes(other)
         for rule, line in other.rules.items():
             self.rules.setdefault(rule, LimitCounts()).take(line)
         for caller, counts in other.learned.items():
-            self.learned.setdefault(caller, LearnedCounts()).take(counts)
+            self.learned.setdefault(caller, CallerCounts()).take(counts)
         if other.other is not None:
-            self.other = self.other or LearnedCounts()
+            self.other = self.other or CallerCounts()
             self.other.take(other.other)
 
 
@@ -194,9 +194,9 @@ class Series:
         if found is None:
             if caller in self.classes or len(self.classes) < MAX_LEARNED_CALLERS:
                 self.classes[caller] = reading.group
-                found = slot.learned[caller] = LearnedCounts()
+                found = slot.learned[caller] = CallerCounts()
             else:
-                found = slot.other = slot.other or LearnedCounts()
+                found = slot.other = slot.other or CallerCounts()
         found.count(decision, reading, paces)
 
     def _stopped(self, decision: Decision, outcome: Outcome, slot: TimeSlot) -> None:
