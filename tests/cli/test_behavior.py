@@ -190,6 +190,17 @@ def test_a_folder_that_a_server_keeps_is_not_learned_into(run, world, server):
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "why"), [(".", "a folder with other files"), ("log.jsonl", "cannot be written: file exists")]
+)
+def test_a_path_with_something_else_is_not_learned_into(run, world, path, why):
+    before = sorted(file.name for file in world.iterdir())
+    ended = run("behavior", "learn", "log.jsonl", "-o", path)
+    assert ended.code == 1
+    assert why in ended.err
+    assert sorted(file.name for file in world.iterdir()) == before
+
+
 def test_learning_says_when_the_declared_rate_is_calibrated(run, world):
     policy = POLICY.replace("ready 20 runs, 3d", "ready 20 runs, 3d   burst once in 10d")
     (world / "p.policy").write_text(policy)
