@@ -1,4 +1,4 @@
-"""What a decision does to the learned behavior of its caller, in the step of the store that commits the decision."""
+"""Describes what a decision changes of the learned behavior of its caller, in the step that commits the decision."""
 
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ local function add_event(key, row_key, state, charge, levels, admitted, clamped,
   local base, number, unit, top = charge[14], charge[15], charge[2], charge[3]
   local slow, fast, denied, last = unpack(levels)
   local events = state[6]
-  if row ~= '' and base == state[5] and number > base and number <= base + #events then
+  local starts = number == 0 and base + #events == 0
+  if row ~= '' and base == state[5] and (starts or number > base and number <= base + #events) then
     redis.call('SET', row_key, row)
     events, state[5], base = {unpack(events, number - base + 1)}, number, number
   end
