@@ -104,7 +104,8 @@ def test_without_policies_the_classes_are_those_of_the_log(logs: Path) -> None:
     named = reported(logs / "learning.jsonl", text=None)
     assert named.conditions == ()
     assert [(one.issuer, one.name, one.ready) for one in named.classes] == [("acme", 'agent "report-*"', 5)]
-    assert [one.name for one in reported(logs / "static.jsonl", text=None).classes] == [""]
+    unknown = reported(logs / "static.jsonl", text=None)
+    assert (unknown.classes, unknown.decisions, unknown.unknown) == ((), 0, REQUESTS + 104)
 
 
 def test_lines_that_are_slightly_out_of_order_are_sorted(logs: Path, tmp_path: Path) -> None:
