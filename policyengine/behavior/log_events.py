@@ -103,7 +103,7 @@ class LogEventReader:
         if logged is not None:
             run = run or logged.run
             caller = caller._replace(version=caller.version or logged.caller.version)
-        clamped = is_clamped(record) if logged is None else logged.clamped
+        clamped = record_was_clamped(record) if logged is None else logged.clamped
         released = logged is not None and logged.released
         return BehaviorEvent(
             milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
@@ -129,7 +129,7 @@ def task_of(request: Request) -> str:
     return name if isinstance(name, str) else ""
 
 
-def is_clamped(record: DecisionRecord) -> bool:
+def record_was_clamped(record: DecisionRecord) -> bool:
     """Return whether a clamp acted on a request."""
     factors = [rate.get("factor") for rate in record.decision.get("rates", ())]
     return any(isinstance(factor, int | float | Decimal) and factor < 1 for factor in factors)

@@ -36,8 +36,8 @@ UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
 
 
 class CallerTracker(Protocol):
-    """What is known of callers: in this process, or in a store that processes share. Each method may raise StoreError,
-    if it needs the store."""
+    """Reads and learns what is known of callers, in this process or in a store that processes share. Each method may
+    raise StoreError, if it needs the store."""
 
     def tag(self, text: str) -> int: ...
     def read(
@@ -138,7 +138,7 @@ class BehaviorReader:
             return UNREADABLE_MEMBER if self._logs else b""
         clamped, number = False, 0
         if charge is not None:
-            clamped = is_clamped(decision)
+            clamped = has_clamp(decision)
             reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
             number = self.tracker.finish(reading, charge, reportable)
         return encode_reading(reading, number, clamped=clamped) if self._logs else b""
@@ -147,7 +147,7 @@ class BehaviorReader:
         """Learn from a final decision that no store commits."""
         charge = self.charge(reading, decision)
         if charge is not None and not isinstance(charge, BehaviorCharge):
-            charge.settle(admitted=True, clamped=is_clamped(decision))
+            charge.settle(admitted=True, clamped=has_clamp(decision))
             self.finish(reading, charge, decision)
 
     def report(self, decision: str, status: int | None) -> None:
@@ -155,7 +155,7 @@ class BehaviorReader:
         self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
 
 
-def is_clamped(decision: Decision) -> bool:
+def has_clamp(decision: Decision) -> bool:
     """Return whether a clamp acted on the request."""
     return any(one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings)
 

@@ -25,6 +25,7 @@ from policyengine.behavior.fold import (
     FAST_FACTOR,
     LEVEL_UNIT,
     MARGIN_UNIT,
+    MAX_CEILINGS,
     PEAK_UNIT,
     SLOW_FACTOR,
     BehaviorReading,
@@ -48,7 +49,7 @@ from policyengine.behavior.row import (
     pack_row,
     unpack_row,
 )
-from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf
+from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, unversioned
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerEvent, CallerHistory
 from policyengine.stores.base import StoreError
 from policyengine.stores.behavior import BehaviorStore
@@ -78,7 +79,7 @@ class SavedCaller(NamedTuple):
 
 class CachedCaller:
     """The row of a caller after the events that this process knows. The saved row in the store contains the first
-    `base` of them. `heard` is when the store last told of the caller."""
+    `base` of them. `heard` is when the store last answered about the caller."""
 
     __slots__ = ("base", "heard", "row")
 
@@ -112,7 +113,7 @@ class SharedTracker:
         return self._use_key() if tagger is None else tagger
 
     def _use_key(self) -> Tagger:
-        """Get the key of all processes, and begin anew if it is another one: the store has lost everything. Raises
+        """Get the key of all processes, and drop everything if it is another one: the store has lost everything. Raises
         StoreError."""
         key = self._store.shared_key(self._key or secrets.token_bytes(KEY_BYTES))
         tagger = self._tagger
@@ -157,6 +158,8 @@ class SharedTracker:
         known = self._callers.get(key)
         if known is None:
             known = self._merge(key, self._store.read(key, at * 1_000), -1, settings)
+            if known is None and caller.version:
+                known = self._begin_version(caller, key, at, settings)
         with self._lock:
             model = self.model
             row = BehaviorRow(at) if known is None else known.row
@@ -164,6 +167,15 @@ class SharedTracker:
                 row = row.copy()  # events of the same hour may follow
                 advance(row, at, settings)
             return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
+
+    def _begin_version(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
+        """Return the start of a new version of a caller, from its latest other version. Raises StoreError."""
+        earlier = self._store.latest_version(self.key_of(unversioned(caller)), at * 1_000)
+        found = None if earlier is None else fold_history(self._store.read(earlier, at * 1_000), settings)
+        if found is None:
+            return None
+        with self._lock:
+            return self._callers.setdefault(key, CachedCaller(found.row.successor(), 0))
 
     def key_of(self, caller: Caller) -> str:
         """Return the name of a caller in the store, which only holders of the key can compute."""
@@ -184,13 +196,13 @@ class SharedTracker:
             packed, strict = b"", False
             if known is not None:
                 base, number, strict = known.base, known.row.serial, monotonic() - known.heard > FRESH_SECONDS
-                if number - base >= EVENTS_PER_ROW:
+                if number - base >= EVENTS_PER_ROW or not number:
                     packed = encode_saved(reading.caller.issuer, reading.group, known.row)
         return BehaviorCharge(
             key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
             (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
             outcome, HELD if outcome == ALLOWED else outcome, content, base, number, packed,
-            (settings.learn_days + 1) * DAY, outcome == ALLOWED,
+            kept_milliseconds(settings), outcome == ALLOWED, level_caps(reading),
         )  # fmt: skip
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
@@ -211,6 +223,10 @@ class SharedTracker:
                 self.counts["burst"] += reading.facts.burst
                 self.counts["novelty"] += reading.facts.is_new
         history = charge.history if isinstance(charge, BehaviorCharge) else None
+        if history is not None and history.number == 1 and reading.caller.version:
+            with suppress(StoreError):
+                family, lasts = self.key_of(unversioned(reading.caller)), kept_milliseconds(reading.settings)
+                self._store.add_version(family, self.key_of(reading.caller), lasts, reading.at * 1_000)
         return 0 if history is None else history.number
 
     def report(self, decision: str, failed: bool) -> None:
@@ -347,6 +363,11 @@ def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
+def kept_milliseconds(settings: ProfileSettings) -> int:
+    """Return how long a store keeps a caller of which nothing is heard."""
+    return (settings.learn_days + 1) * DAY
+
+
 def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
     """Return the levels above which the request is a burst; they are lower only for a ready caller."""
     model = reading.model.class_of((reading.caller.issuer, reading.group))
@@ -357,6 +378,14 @@ def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
         min(row.ceiling_slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, NO_LIMIT),
         min(row.ceiling_fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, NO_LIMIT),
     )
+
+
+def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
+    """Return what the levels are at most after a burst."""
+    if not reading.facts.ready:
+        return MAX_LEVEL, MAX_LEVEL
+    most = MAX_CEILINGS * PEAK_UNIT
+    return most * reading.row.ceiling_slow, most * reading.row.ceiling_fast
 
 
 def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
@@ -379,7 +408,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
 
 def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:
     """Return the row of a caller after all of its events; None if nothing is known of it. If the saved row is lost,
-    the caller is learned anew. Raises UnreadableBehaviorError."""
+    the caller begins as a new one. Raises UnreadableBehaviorError."""
     saved = decode_saved(history.row or b"")
     if saved is not None:
         row = saved.row

@@ -79,7 +79,7 @@ class BehaviorState:
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
         self._new: dict[Caller, None] = {}  # callers that are not ready, the one heard of last at the end
-        self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
+        self._versions: dict[Caller, Caller] | None = None  # of each caller, the version heard of last
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
 
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
@@ -136,13 +136,11 @@ class BehaviorState:
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
-        """Return the first row of a caller. The latest other version of it is a start, if there is one."""
+        """Return the first row of a caller. The version of it that was heard of last is a start, if there is one."""
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:
-            self._versions = {}
-            for known in sorted(self.rows, key=lambda known: (self.rows[known].row.level_at, known)):
-                self._versions[unversioned(known)] = known
+            self._versions = {unversioned(known): known for known in self.rows if known.version}
         earlier = self._versions.get(unversioned(caller))
         found = None if earlier is None else self.rows.get(earlier)
         return BehaviorRow(at) if found is None else found.row.successor()
@@ -158,7 +156,7 @@ class BehaviorState:
             if len(self._new) > self._most:
                 del self._new[next(iter(self._new))]
         self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
-        if known is None and caller.version and self._versions is not None:
+        if caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None

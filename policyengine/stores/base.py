@@ -68,7 +68,7 @@ class Store(Protocol):
 
     @property
     def behavior(self) -> BehaviorStore | None:
-        """What processes that share the store share of learned behavior; None if only this process uses the store."""
+        """The learned behavior that processes share; None if only this process uses the store."""
         ...
 
     def check(self, now: int) -> None:

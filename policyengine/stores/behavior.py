@@ -19,7 +19,7 @@ LEARNER_SECONDS: Final = 600  # for which a process may be the only one that lea
 
 
 class BehaviorStore(Protocol):
-    """What processes share of learned behavior, except for `Effects.behavior`, which `commit` changes. Times are
+    """Keeps learned behavior that processes share; `commit` adds the events in `Effects.behavior`. Times are
     microseconds since 1970. Each method may raise StoreError."""
 
     def read(self, key: str, now: int) -> CallerHistory:
@@ -37,6 +37,14 @@ class BehaviorStore(Protocol):
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
         """Yield all callers of which a row was saved."""
+        ...
+
+    def latest_version(self, family: str, now: int) -> str | None:
+        """Return the key of the latest version of a caller; `family` stands for all of its versions."""
+        ...
+
+    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+        """Remember a new version for `lasts` milliseconds."""
         ...
 
     def shared_key(self, proposed: bytes) -> bytes:
@@ -58,8 +66,8 @@ class BehaviorStore(Protocol):
 
 
 class StoredCaller(NamedTuple):
-    """What a store keeps of a caller: the levels at the time of the last event, and the events after the first `base`,
-    which are in the saved row."""
+    """Holds what a store keeps of a caller: the levels at the time of the last event, and the events after the first
+    `base`, which are in the saved row."""
 
     at: int = 0
     slow: int = 0
@@ -99,7 +107,11 @@ def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
         fast = max(state.fast - passed * charge.falls[1], 0)
         denied = max(state.denied - passed * charge.falls[0], 0)
     slow, fast = min(slow + charge.unit, charge.top), min(fast + charge.unit, charge.top)
-    return Levels(at, slow, fast, denied, slow + denied > charge.ceilings[0] or fast > charge.ceilings[1])
+    burst = slow + denied > charge.ceilings[0] or fast > charge.ceilings[1]
+    if burst:
+        most, most_fast = charge.caps
+        slow, fast, denied = min(slow, most), min(fast, most_fast), min(denied, most)
+    return Levels(at, slow, fast, denied, burst)
 
 
 def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> bool:
@@ -108,8 +120,10 @@ def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> 
 
 
 def saves_row(state: StoredCaller, charge: BehaviorCharge) -> bool:
-    """Return whether the row of the charge replaces the saved one: it is based on that one, and contains more."""
-    return bool(charge.row) and charge.base == state.base < charge.number <= state.number
+    """Return whether the row of the charge is saved: it is based on the saved one and contains more, or it is a start
+    for a new caller."""
+    is_start = charge.number == state.number == 0
+    return bool(charge.row) and charge.base == state.base and (is_start or state.base < charge.number <= state.number)
 
 
 def add_event(

@@ -45,7 +45,7 @@ class RemoteStore(Store, Protocol):
 
     @property
     def behavior(self) -> BehaviorStore:
-        """What processes share of learned behavior."""
+        """The learned behavior that processes share."""
         ...
 
     def ping(self) -> None:
@@ -132,6 +132,14 @@ class ResilientBehavior:
     def forget(self, key: str) -> bool:
         with self._writes:
             return self._behavior.forget(key)
+
+    def latest_version(self, family: str, now: int) -> str | None:
+        with self._reads:
+            return self._behavior.latest_version(family, now)
+
+    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+        with self._writes:
+            self._behavior.add_version(family, key, lasts, now)
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
         return self._behavior.callers(now)

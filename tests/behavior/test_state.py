@@ -140,6 +140,16 @@ def test_a_new_version_starts_from_the_version_heard_of_last(worked):
     assert tag in worked.row(caller(version="c")).seen
 
 
+def test_the_version_heard_of_last_is_the_same_in_a_process_that_loaded_the_rows(worked):
+    for version in "bcb":
+        worked.send(caller(version=version), f"GET /only-{version}")
+    worked.send(caller(version="a"))
+    live = worked.row(caller(version="d"))
+    worked.state._versions = None
+    assert pack_row(worked.row(caller(version="d"))) == pack_row(live)
+    assert live.seen == worked.row(caller(version="a")).seen
+
+
 def test_callers_without_a_version_or_with_another_instance_start_anew(worked):
     for who in (caller(), caller(instance="i", version="b"), caller(1, version="b")):
         assert worked.row(who).seen == {}

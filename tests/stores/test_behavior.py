@@ -13,7 +13,7 @@ import pytest
 from policyengine import Engine
 from policyengine.behavior.events import ALLOWED, DENIED, FAILED, HELD, Caller, Tagger
 from policyengine.behavior.fold import ProfileSettings
-from policyengine.behavior.row import HOUR, MAX_LEVEL, pack_row, unpack_row
+from policyengine.behavior.row import HOUR, MAX_LEVEL, BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker, derive, encode_saved, sign_model
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
@@ -275,7 +275,7 @@ def charge_of(chance: random.Random, at: int) -> BehaviorCharge:
         chance.choice(["a" * 32, "b" * 32]), at, 16 * HOUR, MAX_LEVEL, (2 * pace, 10 * pace), ceilings,
         chance.choice([0, at - 50]), at + chance.choice([10**9, 2]), chance.random() < 0.4, chance.random() < 0.1,
         outcome, HELD if outcome == ALLOWED else outcome, (2**32 - 1, 7, 3), base, base + chance.randrange(8), row,
-        10**6, outcome == ALLOWED,
+        10**6, outcome == ALLOWED, chance.choice([(MAX_LEVEL, MAX_LEVEL), (10**9, 2 * 10**9)]),
     )  # fmt: skip
 
 
@@ -506,3 +506,39 @@ def test_a_repeated_idempotency_key_teaches_once(ready: list[Engine]) -> None:
 
 def number_of(engine: Engine) -> int:
     return unpack_row(rows_of(engine)[CALLER]).serial
+
+
+def test_a_new_version_starts_with_what_is_known_of_the_latest_one(shared: Stores, clock: FakeClock) -> None:
+    store, text = shared(), POLICY.replace("ready 20", 'version by request.headers["x-v"]   ready 20')
+    first = Engine.from_text(text, clock=clock, store=store)
+    second = (
+        first.successor(first.kernel)
+        if store.behavior is None
+        else Engine.from_text(text, clock=clock, store=shared.again(store))
+    )
+
+    def ask(engine: Engine, version: str) -> None:
+        clock.now += timedelta(minutes=1)
+        asked = question()
+        asked["request"]["headers"] = {"x-v": version}
+        engine.decide(asked)
+
+    def row_of(engine: Engine, version: str) -> BehaviorRow:
+        tracker = engine.behavior
+        assert tracker is not None
+        caller = CALLER._replace(version=f"{tracker.tag(version):08x}")
+        if isinstance(tracker, BehaviorTracker):
+            return tracker.state.rows[caller].row
+        return tracker._callers[tracker.key_of(caller)].row
+
+    for _ in range(30):
+        clock.now += timedelta(hours=1)
+        ask(first, "one")
+    ask(second, "two")
+    start, earlier = row_of(second, "two"), row_of(first, "one")
+    assert (start.serial, start.runs, sum(start.paces)) == (1, 0, sum(earlier.paces))
+    ask(first, "two")
+    assert (row_of(first, "two").serial, sum(row_of(first, "two").paces)) == (2, sum(earlier.paces))
+    ask(first, "three")
+    assert row_of(first, "three").serial == 1
+    assert sum(row_of(first, "three").paces) > 0

@@ -13,7 +13,7 @@ import pytest
 
 from policyengine.stores.sqlite.store import STEPS_BETWEEN_EVICTIONS, SqliteStore
 from tests import forking
-from tests.stores import paying
+from tests.stores import learning, paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
 
@@ -63,6 +63,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server: Server = request.getfixturevalue(f"{request.param}_server")
     redis.Redis(port=server.port, protocol=2).flushall()
     return f"{server.url}?timeout=5s"
+
+
+@contextmanager
+def learner(url: str, times: str) -> Iterator[subprocess.Popen[str]]:
+    command = [*forking.module("tests.stores.learning"), url, times]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", VALKEY], indirect=True)
@@ -227,3 +239,21 @@ def test_lost_redis_scripts_are_loaded_again(redis_server: Server) -> None:
         store = RedisStore(client)
         client.script_flush()
         assert store.commit(asks(rate()), "one", START)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis", "cluster"], indirect=True)
+def test_processes_learn_from_each_others_decisions_and_lose_none(url: str) -> None:
+    """Every decision has a number of its own, also if a process is killed while others decide."""
+    with ExitStack() as stack:
+        *crew, killed = [stack.enter_context(learner(url, times)) for times in ("60", "60", "forever")]
+        for process in (*crew, killed):
+            go(process)
+        assert killed.stdout is not None
+        numbers = [int(killed.stdout.readline()) for _ in range(20)]
+        killed.kill()
+        rest = killed.stdout.read().splitlines(keepends=True)
+        numbers += [int(line) for line in rest if line.endswith("\n")]
+        numbers += [int(line) for process in crew for line in process.communicate()[0].split()]
+    assert len(set(numbers)) == len(numbers) >= 140
+    unprinted = learning.decide(learning.engine_with(url)) - 1 - len(numbers)
+    assert 0 <= unprinted <= 1

@@ -70,6 +70,15 @@ class RedisBehavior:
         with translate_errors():
             return bool(self._client.delete(*caller_keys(key)))
 
+    def latest_version(self, family: str, now: int) -> str | None:
+        with translate_errors():
+            raw = self._client.get(f"{PREFIX}:version:{family}")
+        return None if raw is None else str(raw.decode())
+
+    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+        with translate_errors():
+            self._client.set(f"{PREFIX}:version:{family}", key, px=None if self._virtual else lasts)
+
     def callers(self, now: int) -> Iterator[CallerHistory]:
         with translate_errors():
             for name in self._client.scan_iter(match=f"{PREFIX}:{{*}}", count=CALLERS_AT_ONCE):
@@ -115,7 +124,7 @@ def charge_members(charge: BehaviorCharge) -> tuple[object, ...]:
     return (
         charge.at, charge.unit, charge.top, charge.falls, charge.ceilings, charge.since, charge.until, charge.burst,
         charge.strict, charge.outcome, charge.refused, charge.allowed, charge.content, charge.base, charge.number,
-        charge.lasts,
+        charge.lasts, charge.caps,
     )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS caller_row (key TEXT PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS reportable (place INTEGER PRIMARY KEY, decision TEXT NOT NULL, key TEXT NOT NULL, "
     "until INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS caller_version (family TEXT PRIMARY KEY, key TEXT NOT NULL, until INTEGER NOT NULL) "
+    "WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS behavior (name TEXT PRIMARY KEY, number INTEGER NOT NULL, value BLOB NOT NULL) "
     "WITHOUT ROWID",
 )
@@ -81,6 +83,18 @@ class SqliteBehavior:
         with self._step(True) as asked:
             asked.execute("DELETE FROM caller_row WHERE key = ?", (key,))
             return asked.execute("DELETE FROM caller WHERE key = ?", (key,)).rowcount > 0
+
+    def latest_version(self, family: str, now: int) -> str | None:
+        with self._step(False) as asked:
+            row = asked.execute("SELECT key FROM caller_version WHERE family = ?", (family,)).fetchone()
+            return None if row is None else str(row[0])
+
+    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+        with self._step(True) as asked:
+            now = self._clock(asked, now)
+            asked.execute("DELETE FROM caller_version WHERE until <= ?", (now,))
+            row = family, key, now + lasts * 1_000
+            asked.execute("INSERT OR REPLACE INTO caller_version VALUES (?, ?, ?)", row)
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
         after, page = "", "SELECT key FROM caller_row WHERE key > ? ORDER BY key LIMIT ?"
