@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import merge
 from itertools import accumulate, count
 from math import cos, tau
 from random import Random
@@ -121,6 +122,19 @@ def runaway(plan: TrafficPlan) -> Iterator[Arrival]:
         at += plan.gap / LOOP_FACTOR if loops else plan.gap
 
 
+def spike(plan: TrafficPlan) -> Iterator[Arrival]:
+    """Yield the arrivals of the daily curve, and in the end those of the last caller in a loop between them."""
+    start = spike_start(plan)
+    gap = plan.gap * plan.callers / LOOP_FACTOR
+    loop = ((start + int(number * gap), plan.callers - 1) for number in range(int((plan.span - start) / gap)))
+    yield from merge(daily(plan), loop)
+
+
+def spike_start(plan: TrafficPlan) -> int:
+    """Return the start of the last hour; of the last tenth, if that is shorter."""
+    return plan.span - min(60 * MINUTE_US, plan.span // 10)
+
+
 WORKFLOWS = {
     "steady": Workflow("evenly spaced requests", steady),
     "burst": Workflow("half of each minute's requests in its first second", burst),
@@ -128,12 +142,20 @@ WORKFLOWS = {
     "many": Workflow("many callers, a few of which send most requests", zipf, callers=1_000),
     "lockstep": Workflow("all callers at the same instants", lockstep, callers=100),
     "runaway": Workflow(f"an agent that retries in a loop, {LOOP_FACTOR} times as fast, in the middle third", runaway),
+    "spike": Workflow(
+        f"the daily curve for weeks; in the last hour, the last caller is {LOOP_FACTOR} times as fast",
+        spike,
+        callers=5,
+        span=30 * MICROSECONDS_PER_DAY,
+    ),
 }
 
 
 def expected_count(name: str, plan: TrafficPlan) -> int:
     """Return the approximate number of requests."""
     loops = (LOOP_FACTOR + 2) / 3 if name == "runaway" else 1
+    if name == "spike":
+        loops += LOOP_FACTOR / plan.callers * (plan.span - spike_start(plan)) / plan.span
     return int(plan.rate * plan.span / MICROSECONDS_PER_SECOND * loops)
 
 

@@ -12,6 +12,7 @@ from policyengine.analysis.behavior_report import BehaviorReport, BehaviorReport
 from policyengine.analysis.behavior_report.conditions import learned_conditions
 from policyengine.analysis.behavior_report.report import ConditionReport
 from policyengine.audit import read_records
+from policyengine.audit.query.pack import pack_log
 from policyengine.clock import epoch_microseconds
 from tests.analysis.working_agents import DAYS, LEARNING, LIMITS, START, STATIC, WorkingAgents, seconds
 
@@ -103,7 +104,8 @@ def test_without_policies_the_classes_are_those_of_the_log(logs: Path) -> None:
     named = reported(logs / "learning.jsonl", text=None)
     assert named.conditions == ()
     assert [(one.issuer, one.name, one.ready) for one in named.classes] == [("acme", 'agent "report-*"', 5)]
-    assert [one.name for one in reported(logs / "static.jsonl", text=None).classes] == [""]
+    unknown = reported(logs / "static.jsonl", text=None)
+    assert (unknown.classes, unknown.decisions, unknown.unknown) == ((), 0, REQUESTS + 104)
 
 
 def test_lines_that_are_slightly_out_of_order_are_sorted(logs: Path, tmp_path: Path) -> None:
@@ -114,6 +116,12 @@ def test_lines_that_are_slightly_out_of_order_are_sorted(logs: Path, tmp_path: P
     again, straight = reported(tmp_path / "log.jsonl"), reported(logs / "static.jsonl")
     assert again.late == 0
     assert {**again.to_dict(), "logs": []} == {**straight.to_dict(), "logs": []}
+
+
+def test_a_packed_log_gives_the_same(logs: Path, tmp_path: Path) -> None:
+    pack_log([logs / "static.jsonl"], tmp_path / "log.parquet")
+    packed = reported(tmp_path / "log.parquet")
+    assert {**packed.to_dict(), "logs": []} == {**reported(logs / "static.jsonl").to_dict(), "logs": []}
 
 
 def test_several_logs_are_read_as_one(logs: Path, tmp_path: Path) -> None:

@@ -61,11 +61,11 @@ def test_the_json_has_the_conditions_with_their_places(report) -> None:
     assert found["days"][-1]["day"] == "2050-01-19"
 
 
-def test_without_policies_only_the_classes_are_reported(report) -> None:
+def test_without_policies_only_classes_in_the_log_are_reported(report) -> None:
     ended = report("log.jsonl")
     assert ended.code == 0
     assert "what the policies would have done" not in ended.out
-    assert "without a profile or an agent block" in ended.out
+    assert "2,624 of them without a class in the log: name the policies after the logs\n" in ended.out
 
 
 def test_policies_that_read_no_learned_facts_are_reported_as_such(report, world: Path) -> None:
@@ -107,7 +107,7 @@ def test_lines_that_cannot_be_read_are_one_message(report, world: Path) -> None:
     assert ended.out.startswith("2,624 decisions")
     assert len(ended.err.splitlines()) == 1
     assert "damaged.jsonl: 4 lines could not be read, the first: damaged.jsonl:51: " in ended.err
-    assert report("damaged.jsonl", *JSON).json["skipped"] == {"damaged.jsonl": 4}
+    assert report("damaged.jsonl", "policies", *JSON).json["skipped"] == {"damaged.jsonl": 4}
 
 
 # ── The page ──────────────────────────────────────────────────────────────────────────────────

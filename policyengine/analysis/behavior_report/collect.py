@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from policyengine.analysis.behavior_report.conditions import ConditionEvaluator
 from policyengine.analysis.behavior_report.ordered_log import OrderedLog
@@ -18,36 +18,28 @@ from policyengine.analysis.behavior_report.tallies import (
     EndpointTally,
     ExampleDecision,
 )
-from policyengine.audit import DecisionRecord, OutcomeRecord
-from policyengine.behavior.events import NO_RUN, BehaviorEvent, Caller, Tagger
+from policyengine.audit import DecisionRecord
+from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings
+from policyengine.behavior.log_events import FailureReport, LogEventReader, question_of
 from policyengine.behavior.model import ClassName
-from policyengine.behavior.reader import FAILED_STATUS, NO_SETTINGS, OUTCOMES, UNIDENTIFIED, BehaviorReader, caller_of
+from policyengine.behavior.reader import NO_SETTINGS, BehaviorReader
 from policyengine.behavior.row import BehaviorRow
 from policyengine.behavior.state import DAY, MAX_CALLERS, BehaviorState
-from policyengine.behavior.tracker import MAX_REPORTABLE, BehaviorTracker
-from policyengine.clock import epoch_microseconds
+from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.engine import Engine
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.decision import Outcome
 from policyengine.runtime.values import Unknown
 
 MAX_DAYS: Final = 4_000  # days that are counted one by one
 MAX_ENDPOINTS: Final = 10_000
-SKIPPED_GATES: Final = frozenset(map(str, UNIDENTIFIED))
 ALARM_LEVEL: Final = 2.0  # above the last bound
 MILLISECOND: Final = 1_000  # microseconds
 
 
-class RecordedCall(NamedTuple):
-    """A recorded decision as an event to learn from."""
-
-    request: Request
-    event: BehaviorEvent
-
-
 class BehaviorReporter:
-    """Reads logs once. Without an engine, classes and endpoints are those that the log names, and there are no
+    """Reads logs once. Without an engine, callers and classes are those that the log names, and there are no
     conditions. Only decisions from `since` on (microseconds since 1970) are counted; the earlier ones are learned."""
 
     def __init__(
@@ -58,6 +50,7 @@ class BehaviorReporter:
         self.state = BehaviorState(Tagger(b"report"), most=most_callers)
         self._evaluator = None if engine is None else ConditionEvaluator(engine.kernel)
         self._reader = None if engine is None else reader_of(engine, self.state)
+        self._events = LogEventReader(self._reader)
         self.conditions = () if self._evaluator is None else self._evaluator.conditions
         self.condition_tallies = [ConditionTally() for _ in self.conditions]
         self.classes: dict[ClassName, ClassTally] = {}
@@ -65,80 +58,36 @@ class BehaviorReporter:
         self.callers: dict[Caller, CallerTally] = {}
         self.endpoints: dict[str, EndpointTally] = {}
         self.forgotten_callers = 0
-        self.decisions = self.learned_only = self.left_out = self.late = 0
+        self.decisions = self.learned_only = self.left_out = self.late = self.unknown = 0
         self.first: int | None = None
         self.last: int | None = None
         self.skipped: dict[str, tuple[int, str]] = {}
-        self._reportable: dict[str, Caller] = {}
 
     def report(self, progress: Callable[[int], None] = lambda _: None) -> BehaviorReport:
         """Read the logs. Raises OSError."""
         log = OrderedLog(self.logs, progress)
         latest = 0
         for entry in log.read():
-            if isinstance(entry, OutcomeRecord):
-                self._fold_outcome(entry)
-                continue
-            call = self._call(entry)
-            if call is None:
-                self.left_out += 1
-                continue
-            latest = max(latest, call.event.at)
-            self._count(entry, call._replace(event=call.event._replace(at=latest)))
+            found = self._events.read(entry)
+            if isinstance(found, FailureReport):
+                self.state.fold_failure(found.caller)
+            elif isinstance(entry, DecisionRecord) and found is not None and found.event.at >= 0:
+                latest = max(latest, found.event.at)
+                self._count(entry, found.event._replace(at=latest))
+            else:
+                self.left_out += isinstance(entry, DecisionRecord)
         for caller, tally in self.callers.items():
             self._end_day(caller, tally)
-        self.skipped, self.late = log.skipped, log.late
+        self.skipped, self.late, self.unknown = log.skipped, log.late, self._events.unknown
         return make_report(self)
 
     def settings_of(self, group: str) -> ProfileSettings:
         return NO_SETTINGS if self._reader is None else self._reader.classes.settings_of(group)
 
-    # ── Events ────────────────────────────────────────────────────────────────────────────────
-
-    def _call(self, record: DecisionRecord) -> RecordedCall | None:
-        """Return a decision as an event; None if nothing is learned from it."""
-        if record.call != "decide" or record.decision.get("gate") in SKIPPED_GATES:
-            return None
-        try:
-            request = record.question
-        except RequestError:
-            return None
-        at = epoch_microseconds(record.time) // MILLISECOND
-        if at < 0 or not request.options.consume:
-            return None
-        logged = record.behavior
-        clamped = any(rate.get("factor", 1) < 1 for rate in record.decision.get("rates", ()))
-        if self._reader is not None:
-            known = self._reader.identify(request)
-            if known is None:
-                return None
-            caller, group, profile = known
-            run, endpoint = self._reader.run_of(request, profile), self._reader.endpoint_of(request)
-        else:
-            named = caller_of(request)
-            if named is None:
-                return None
-            caller, group, run = named, "", NO_RUN
-            endpoint = record.endpoint or ""
-            if logged is not None:
-                caller, group, run = caller._replace(version=logged.version), logged.group, logged.run
-        outcome, released = OUTCOMES[record.outcome], logged is not None and logged.released
-        return RecordedCall(request, BehaviorEvent(at, caller, group, endpoint, run, outcome, clamped, released))
-
-    def _fold_outcome(self, record: OutcomeRecord) -> None:
-        caller = self._reportable.pop(record.decision, None)
-        if caller is not None and record.status is not None and record.status >= FAILED_STATUS:
-            self.state.fold_failure(caller)
-
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
-    def _count(self, record: DecisionRecord, call: RecordedCall) -> None:
-        event = call.event
+    def _count(self, record: DecisionRecord, event: BehaviorEvent) -> None:
         reading = self.state.fold(event, self.settings_of)
-        if record.decision.get("allowed") is True:
-            if len(self._reportable) >= MAX_REPORTABLE:
-                del self._reportable[next(iter(self._reportable))]
-            self._reportable[record.id] = event.caller
         at = event.at * MILLISECOND
         if self.since is not None and at < self.since:
             self.learned_only += 1
@@ -157,9 +106,10 @@ class BehaviorReporter:
                 tally.is_ready = True
                 day.ready += 1
             self._count_alarms(event, reading.burst, reading.is_new, tally, day)
-        if self._evaluator is not None:
+        request = question_of(record)
+        if self._evaluator is not None and request is not None:
             facts = reading.to_facts()
-            for number, value in self._evaluator.evaluate(record, call.request, facts):
+            for number, value in self._evaluator.evaluate(record, request, facts):
                 if value is not False:
                     self._count_hit(number, value is True, record, event, tally, facts)
                 self._count_clamped(number, value, event, tally)
@@ -192,7 +142,7 @@ class BehaviorReporter:
             found.unknown += 1
             return
         found.requests += 1
-        found.allowed += record.decision.get("allowed") is True
+        found.allowed += record.outcome is Outcome.ALLOW
         if len(found.days) < MAX_DAYS:
             found.days.add(event.at // DAY)
         if not tally.day_hits >> number & 1:

@@ -115,13 +115,15 @@ class ClassReport:
 
 @dataclass(frozen=True, slots=True)
 class BehaviorReport:
-    """The result of reading logs. Times are microseconds since 1970; `days` are in order."""
+    """The result of reading logs. `unknown` counts the decisions that were left out because their class is unknown
+    without policies. Times are microseconds since 1970; `days` are in order."""
 
     logs: tuple[str, ...]
     revision: str | None
     decisions: int
     learned_only: int
     left_out: int
+    unknown: int
     late: int
     skipped: dict[str, tuple[int, str]]
     callers: int
@@ -139,7 +141,8 @@ class BehaviorReport:
         return {
             "logs": list(self.logs), "revision": self.revision,
             "decisions": self.decisions, "learned_only": self.learned_only, "left_out": self.left_out,
-            "late": self.late, "skipped": {file: count for file, (count, _) in self.skipped.items()},
+            "unknown": self.unknown, "late": self.late,
+            "skipped": {file: count for file, (count, _) in self.skipped.items()},
             "callers": self.callers,
             "first": None if self.first is None else format_microseconds(self.first),
             "last": None if self.last is None else format_microseconds(self.last),
@@ -186,7 +189,7 @@ def make_report(source: BehaviorReporter) -> BehaviorReport:
     engine = source.engine
     return BehaviorReport(
         tuple(map(str, source.logs)), None if engine is None else engine.revision, source.decisions,
-        source.learned_only, source.left_out, source.late, source.skipped,
+        source.learned_only, source.left_out, source.unknown, source.late, source.skipped,
         len(source.callers) + source.forgotten_callers, source.first, source.last, tuple(condition_reports(source)),
         classes, tuple(sorted(source.days.items())), tuple(flagged_callers(source, ready)),
         tuple(least_trusted(source, ready)),

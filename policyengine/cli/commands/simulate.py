@@ -76,6 +76,7 @@ def simulate(
       many      many callers, a few of which send most requests (Zipf)
       lockstep  all callers at the same instants
       runaway   an agent that retries in a loop, 50 times as fast, in the middle third
+      spike     the daily curve for 30 days; in the last hour, the last caller is 50 times as fast
 
     \b
     Exit codes:
@@ -87,7 +88,7 @@ def simulate(
     Example:
       policyengine simulate payments/ --workflow runaway --rate 10/m
       policyengine simulate payments/ --trace requests.jsonl -o chart.html
-      policyengine simulate payments/ --trace month.jsonl --learn
+      policyengine simulate payments/ --workflow spike --rate 2/m --learn
     """
     plays = SimulateCommand(paths, entities, trust, start, seed, learn)
     width = None if every is None else plays.microseconds("--every", every)

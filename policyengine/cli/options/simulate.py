@@ -23,6 +23,7 @@ class WorkflowName(StrEnum):
     MANY = "many"
     LOCKSTEP = "lockstep"
     RUNAWAY = "runaway"
+    SPIKE = "spike"
 
 
 TraceFile: TypeAlias = Annotated[
@@ -53,7 +54,10 @@ RequestRate: TypeAlias = Annotated[
 CallerCount: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--callers", metavar="N", min=1, help="Number of callers. [default: `many` 1000, `lockstep` 100, others 1]"
+        "--callers",
+        metavar="N",
+        min=1,
+        help="Number of callers. [default: `many` 1000, `lockstep` 100, `spike` 5, others 1]",
     ),
 ]
 VaryFact: TypeAlias = Annotated[
@@ -67,7 +71,9 @@ VaryFact: TypeAlias = Annotated[
 ]
 TrafficDuration: TypeAlias = Annotated[
     str | None,
-    typer.Option("--for", metavar="TIME", help="Duration. [default: `daily` 1d, others 1h]", show_default=False),
+    typer.Option(
+        "--for", metavar="TIME", help="Duration. [default: `daily` 1d, `spike` 30d, others 1h]", show_default=False
+    ),
 ]
 SeriesInterval: TypeAlias = Annotated[
     str | None,
