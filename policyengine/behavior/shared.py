@@ -120,7 +120,7 @@ class SharedTracker:
             tagger = Tagger(derive(key, b"tags"))
             with self._lock:
                 self._key, self._caller_key, self._model_key = key, derive(key, b"callers"), derive(key, b"models")
-                self.model = EMPTY_MODEL
+                self.model, self._tagger = EMPTY_MODEL, None
                 self._callers.clear()
             self.refresh_model()
             self._tagger = tagger
