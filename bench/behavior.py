@@ -22,9 +22,10 @@ from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, T
 from policyengine.behavior.fold import ProfileSettings, advance, apply_decision, read_behavior
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
 from policyengine.behavior.row import MAX_SEEN, ROW_BYTES, BehaviorRow, pack_row
-from policyengine.behavior.state import BehaviorState
+from policyengine.behavior.state import BehaviorState, CallerRow
 
-CALLERS: Final = 100
+CALLERS: Final = 75
+LIMITED: Final = 15  # callers of each kind behind limits
 DECLARED: Final = {20: 45, 100: 45, 500: 80}  # caller-days to one false alarm, and the days that are simulated
 SETTLED: Final = 24  # days before alarms are counted
 LEAST_DAYS: Final = 1_000  # caller-days of a cell
@@ -51,7 +52,7 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Secti
     say("behavior: novelty")
     found_novelty = {SIMULATED: novelty(lambda random: ToolUser(random).run, "tools"), **public_novelty()}
     say("behavior: limits")
-    found_limits = limits(callers=max(callers * 3 // 20, 3), days=40, victims=3)
+    found_limits = limits(LIMITED, days=40, victims=3)
     say("behavior: trust")
     bound = max(patience(days, pace) for days in (17, 365) for pace in (100, 1_000))
     say("behavior: cost")
@@ -259,7 +260,7 @@ def memory_of(principals: int) -> tuple[int | None, float]:
         for place in range(28):
             row.peaks[place], row.ratios[place] = random.randrange(300, 3_000), random.randrange(300, 3_000)
         caller = Caller("https://issuer.example", f"agent {number}", f"instance {number}")
-        state._keep(caller, GROUP, row)
+        state.rows[caller] = CallerRow(GROUP, row)
     gc.collect()
     after, began = rss_mb(), process_time()
     state.learn(BEGAN + 1, lambda _: settings)
@@ -275,10 +276,12 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
         declared: max(cell.times for cell in cells if cell.declared == declared and cell.days >= LEAST_DAYS)
         for declared in DECLARED
     }
-    latest = max(cell.seen[-1] for cell in cells if cell.kind in KINDS and cell.declared == 100)
+    seen = [number for cell in cells if cell.kind in KINDS and cell.declared == 100 for number in cell.seen]
+    within = sum(number <= WITHIN for number in seen) / len(seen)
     harm, early = found.settled_harmed / found.settled, found.harmed / found.benign
     rows = [
         *((f"burst, {cell.kind}, declared 1/{cell.declared}", burst_words(cell)) for cell in cells),
+        (f"× {SPIKE} seen within {WITHIN} requests, six kinds, declared 1/100", f"{within:.1%} of callers"),
         *(
             (f"new tools, {name}, {OWN_RUNS} own and {PEER_RUNS} peer runs", novelty_words(one))
             for name, one in new.items()
@@ -310,7 +313,7 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
                 Target(f"false alarms of bursts, the worst kind, declared 1/{declared}", 1.5, round(times, 2), "×")
                 for declared, times in worst.items()
             ),
-            Target("requests at × 20 until a burst, the worst caller of six kinds", WITHIN, latest, "requests"),
+            Target("requests at × 20 until a burst, the worst caller of six kinds", WITHIN, max(seen), "requests"),
             Target("benign runs with a new tool, simulated", 4, round(100 * new[SIMULATED].benign, 2), "%"),
             Target("benign runs with a new tool, mean of public suites", 4, public_mean(new), "%"),
             Target(

@@ -239,10 +239,10 @@ def limits(callers: int, days: int, victims: int) -> LimitsResult:
     worlds = [
         (world := World(BehaviorState(Tagger(b"limits")), pace), play(world, traffic, days)) for pace in paces[:3]
     ]
+    harmless = [found for found in worlds if found[1][3] <= MAX_HARM * found[1][2]]
     adaptive = [
         (world, counts, {name: share(with_adaptive(name, one, world) for one in chosen) for name in ABUSE})
-        for world, counts in worlds
-        if counts[3] <= MAX_HARM * counts[2]
+        for world, counts in harmless or [min(worlds, key=lambda found: found[1][3])]
     ]
     world, counts, shares = min(adaptive, key=lambda found: mean_share(found[2]))
     return LimitsResult(best, world.base, *counts, {name: (static_shares[name], shares[name]) for name in ABUSE})

@@ -35,6 +35,7 @@ SLOW_FACTOR: Final = 2
 FAST_FACTOR: Final = 10
 LEAST_PACE: Final = 16  # one request per hour
 LEAST_PEAK: Final = 4 * 16  # requests that never are a burst
+MAX_CEILINGS: Final = 10  # a level is at most so many ceilings, so that a burst ends within hours of a flood
 PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
 ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by so much of the difference
 MAX_GROWTH: Final = 8  # a day raises a ceiling by an eighth at most
@@ -179,6 +180,9 @@ def read_behavior(
             or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
         )
     )
+    if burst:
+        most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
+        slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     return BehaviorReading(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied,

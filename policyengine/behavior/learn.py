@@ -23,7 +23,7 @@ LEAST_DAYS: Final = 20  # caller-days from which margins are learned
 MAX_WEIGHT: Final = 20  # a principal counts at most for one part in so many
 MAX_PART: Final = 4  # a principal causes at most one part in so many of the alarms that are allowed
 WEIGHT_UNIT: Final = 2**20
-SPARE: Final = 3, 2  # the highest ratio times this is the margin of a class with too few caller-days
+SPARE: Final = 2  # the highest ratio times this is the margin of a class with too few caller-days
 LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
 MAX_MARGIN: Final = 8 * MARGIN_UNIT  # whatever the callers of a class do
 
@@ -105,15 +105,15 @@ def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tu
 
 def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     """Return the smallest margins that at most one caller-day in `burst_days` exceeds, counting the next one as an
-    excess (conformal ranks). If there are too few days for that, the margins are the highest ratios with a reserve."""
+    excess of each bucket (conformal ranks). If there are too few days for that, the margins are the highest ratios with
+    a reserve."""
     if len(days) < LEAST_DAYS:
         return NO_MARGINS._replace(days=len(days))
     total = sum(day.weight for day in days)
-    allowed = (total + WEIGHT_UNIT) // burst_days - WEIGHT_UNIT
+    allowed = (total + WEIGHT_UNIT) // burst_days - 2 * WEIGHT_UNIT
     if allowed < 0:
-        times, by = SPARE
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
-        return Margins(bounded(slow * times // by), bounded(fast * times // by), len(days), declared=False)
+        return Margins(bounded(SPARE * slow), bounded(SPARE * fast), len(days), declared=False)
     slows, fasts = weighted(days, 0), weighted(days, 1)
     part = max(allowed // MAX_PART, WEIGHT_UNIT)
 

@@ -14,7 +14,7 @@ from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
 
 
 @dataclass(slots=True)
-class LearnedCounts:
+class LogTally:
     """How many decisions were learned, how many the folder knew already, how many were more than a day earlier than a
     decision before them, and how many have a time in the future."""
 
@@ -26,13 +26,13 @@ class LearnedCounts:
 
 def learn_entries(
     entries: Iterable[LogEntry], events: LogEventReader, state: BehaviorState, settings_of: SettingsOf, now: int
-) -> LearnedCounts:
+) -> LogTally:
     """Fold the entries of logs into a state, and learn a model from all of it at the end. `now` is in milliseconds.
 
     Decisions that are not later than the last one that is known of their caller are left out, so that a log can be
     learned twice.
     """
-    counts = LearnedCounts()
+    counts = LogTally()
     known = {caller: found.row.level_at for caller, found in state.rows.items()}
     latest = state.model.content.made
     for entry in entries:

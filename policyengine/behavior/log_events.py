@@ -41,12 +41,12 @@ class LogEventReader:
     """Reads the events of log entries. With policies (`reader`), callers, classes, runs and missing endpoints are those
     that the policies find in the logged request; without, those of the `behavior` member of the line.
 
-    `decisions` counts the decisions, `unidentified` those about no caller, and `unknown` those whose class is unknown
-    without policies.
+    With `names`, events have the names of their runs. `decisions` counts the decisions, `unidentified` those about no
+    caller, and `unknown` those whose class is unknown without policies.
     """
 
-    def __init__(self, reader: BehaviorReader | None) -> None:
-        self._reader = reader
+    def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
+        self._reader, self._names = reader, names
         self._callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
         self.decisions = self.unidentified = self.unknown = 0
 
@@ -71,16 +71,19 @@ class LogEventReader:
         if record.decision.get("gate") in UNIDENTIFIED or (logged is not None and not logged.event):
             self.unidentified += 1
             return None
-        request = question_of(record)
+        reader, name = self._reader, ""
+        request = question_of(record) if reader is not None or self._names else None
+        if logged is None and request is not None and not request.options.consume:
+            return None
         event = None if logged is None else logged_event(record, logged)
-        name = "" if request is None else task_of(request)
-        found = None if self._reader is None or request is None else self._reader.identify(request)
-        if found is not None and self._reader is not None and request is not None:
-            event = self._policy_event(self._reader, record, request, event, found)
-            key = found[2].run_key
-            name = (name if key is None else text_at(request, key)) or ""
+        found = None if reader is None or request is None else reader.identify(request)
+        if reader is not None and request is not None and found is not None:
+            event = self._policy_event(reader, record, request, event, found)
+        if self._names and request is not None:
+            key = None if found is None else found[2].run_key
+            name = task_of(request) if key is None else text_at(request, key) or ""
         if event is None:
-            if self._reader is None:
+            if reader is None:
                 self.unknown += 1
             else:
                 self.unidentified += 1
@@ -100,7 +103,7 @@ class LogEventReader:
         if logged is not None:
             run = run or logged.run
             caller = caller._replace(version=caller.version or logged.caller.version)
-        clamped = is_clamped(record) if logged is None else logged.clamped
+        clamped = record_was_clamped(record) if logged is None else logged.clamped
         released = logged is not None and logged.released
         return BehaviorEvent(
             milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
@@ -126,7 +129,7 @@ def task_of(request: Request) -> str:
     return name if isinstance(name, str) else ""
 
 
-def is_clamped(record: DecisionRecord) -> bool:
+def record_was_clamped(record: DecisionRecord) -> bool:
     """Return whether a clamp acted on a request."""
     factors = [rate.get("factor") for rate in record.decision.get("rates", ())]
     return any(isinstance(factor, int | float | Decimal) and factor < 1 for factor in factors)

@@ -83,7 +83,7 @@ def read_plain_events(path: Path) -> list[PlainEvent]:
         if line.strip():
             try:
                 found.extend(line_events(line, MAX_EVENTS - len(found)))
-            except (msgspec.DecodeError, ValueError) as error:
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise PlainEventError(f"`{path}`, line {number}: {error}") from None
     found.sort(key=lambda event: event.at)
     return found

@@ -25,6 +25,7 @@ from policyengine.behavior.fold import (
     FAST_FACTOR,
     LEVEL_UNIT,
     MARGIN_UNIT,
+    MAX_CEILINGS,
     PEAK_UNIT,
     SLOW_FACTOR,
     BehaviorReading,
@@ -201,7 +202,7 @@ class SharedTracker:
             key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
             (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
             outcome, HELD if outcome == ALLOWED else outcome, content, base, number, packed,
-            kept_milliseconds(settings), outcome == ALLOWED,
+            kept_milliseconds(settings), outcome == ALLOWED, level_caps(reading),
         )  # fmt: skip
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
@@ -377,6 +378,14 @@ def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
         min(row.ceiling_slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, NO_LIMIT),
         min(row.ceiling_fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, NO_LIMIT),
     )
+
+
+def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
+    """Return what the levels are at most after a burst."""
+    if not reading.facts.ready:
+        return MAX_LEVEL, MAX_LEVEL
+    most = MAX_CEILINGS * PEAK_UNIT
+    return most * reading.row.ceiling_slow, most * reading.row.ceiling_fast
 
 
 def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:

@@ -12,6 +12,7 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
+    is_ready,
     read_behavior,
 )
 from policyengine.behavior.learn import learn_model
@@ -60,7 +61,8 @@ class BehaviorState:
     """The rows of callers and the model. It is not thread-safe.
 
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
-    again gives the same models. The caller that was not heard of for longest makes room if there are too many.
+    again gives the same models. If there are too many callers, the one that is not ready and was not heard of for
+    longest makes room, so that a flood of new keys does not displace callers that are ready.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class BehaviorState:
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
-        self._versions: dict[Caller, Caller] | None = None  # the latest version of each caller
+        self._new: dict[Caller, None] = {}  # callers that are not ready, the one heard of last at the end
+        self._versions: dict[Caller, Caller] | None = None  # of each caller, the version heard of last
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
 
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
@@ -109,7 +112,7 @@ class BehaviorState:
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
         endpoint = self.tagger.tag(reading.endpoint)
         apply_decision(row, facts, at, endpoint, reading.run, outcome, clamped, settings)
-        self._keep(caller, reading.group, row)
+        self._keep(caller, reading.group, row, settings)
         return row.serial
 
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
@@ -123,7 +126,7 @@ class BehaviorState:
         endpoint = self.tagger.tag(event.endpoint)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
         apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
-        self._keep(caller, group, row)
+        self._keep(caller, group, row, settings)
         return reading
 
     def fold_failure(self, caller: Caller) -> None:
@@ -133,27 +136,38 @@ class BehaviorState:
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
-        """Return the first row of a caller. The latest other version of it is a start, if there is one."""
+        """Return the first row of a caller. The version of it that was heard of last is a start, if there is one."""
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:
-            self._versions = {}
-            for known in sorted(self.rows, key=lambda known: (self.rows[known].row.level_at, known)):
-                self._versions[unversioned(known)] = known
+            self._versions = {unversioned(known): known for known in self.rows if known.version}
         earlier = self._versions.get(unversioned(caller))
         found = None if earlier is None else self.rows.get(earlier)
         return BehaviorRow(at) if found is None else found.row.successor()
 
-    def _keep(self, caller: Caller, group: str, row: BehaviorRow) -> None:
+    def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known = self.rows.pop(caller, None)
         if known is None and len(self.rows) >= self._most:
-            del self.rows[next(iter(self.rows))]
+            self._make_room()
+        self._new.pop(caller, None)
+        if not is_ready(row, settings):
+            self._new[caller] = None
+            if len(self._new) > self._most:
+                del self._new[next(iter(self._new))]
         self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
-        if known is None and caller.version and self._versions is not None:
+        if caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None
+
+    def _make_room(self) -> None:
+        while self._new:
+            oldest = next(iter(self._new))
+            del self._new[oldest]
+            if self.rows.pop(oldest, None) is not None:
+                return
+        del self.rows[next(iter(self.rows))]
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
         """Forget the callers for which `wanted` returns true. Return their number."""

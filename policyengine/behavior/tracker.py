@@ -11,11 +11,11 @@ import os
 import secrets
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Final
 
+from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import BehaviorReading, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
@@ -35,13 +35,15 @@ CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
 class BehaviorTracker:
-    """Reads facts of callers, and learns from decisions. `counts` are the alarms by fact."""
+    """Reads facts of callers, and learns from decisions. `counts` are the alarms by fact, and `census` counts the
+    callers by class."""
 
     def __init__(self, state: BehaviorState | None = None, folder: BehaviorFolder | None = None) -> None:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
         self.counts = {"burst": 0, "novelty": 0}
-        self._lock = Lock()
+        self.census = CallerCensus()
+        self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
         self._settings_of: SettingsOf | None = None
         self._changed = False
@@ -208,6 +210,10 @@ class BehaviorTracker:
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
+        with self._keeping:
+            self._keep()
+
+    def _keep(self) -> None:
         try:
             if self.folder is not None:
                 self.follow_operators(self.folder)
@@ -218,13 +224,15 @@ class BehaviorTracker:
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
-        except OSError as error:
+        except Exception as error:  # a defect must not end the thread
             self._changed = True
             if not self._failing:
                 self._failing = True
                 path = None if self.folder is None else self.folder.path
+                known = isinstance(error, OSError)
                 _LOG.error(
-                    "what is learned of callers cannot be saved in `%s`: %s", path, reason(error),
+                    "what is learned of callers cannot be saved in `%s`: %s", path,
+                    reason(error) if isinstance(error, OSError) else error, exc_info=not known,
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip
 
@@ -317,6 +325,5 @@ def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> Non
         found = tracker()
         if found is None:
             return
-        with suppress(Exception):
-            found.keep()
+        found.keep()
         del found

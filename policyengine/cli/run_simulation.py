@@ -15,7 +15,15 @@ from policyengine.cli.request_input import describe_place, read_requests
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
-    from policyengine.simulation import Callers, Series, SimulationResult, TrafficEvent, TrafficPlan, VirtualClock
+    from policyengine.simulation import (
+        Callers,
+        Series,
+        SimulatedTracker,
+        SimulationResult,
+        TrafficEvent,
+        TrafficPlan,
+        VirtualClock,
+    )
     from policyengine.simulation.sample_requests import SampleRequests
 
 MAX_REQUESTS = 50_000_000
@@ -43,9 +51,12 @@ class SimulateCommand:
     trust: Sequence[Path] | None
     begins: str | None
     seed: int
+    learns: bool = False
     world: SampleRequests | None = None
     clock: VirtualClock = field(init=False)
     engine: Engine = field(init=False)
+    tracker: SimulatedTracker | None = field(init=False, default=None)
+    reads_behavior: bool = field(init=False, default=False)
 
     @property
     def started(self) -> bool:
@@ -78,13 +89,23 @@ class SimulateCommand:
         return lasts // MICROSECOND
 
     def load(self) -> None:
+        """Load the policies. They learn from the traffic if this is requested; otherwise learned facts are neutral."""
+        from dataclasses import replace
+
         from policyengine.engine import Engine
-        from policyengine.simulation import VirtualClock
+        from policyengine.simulation import SimulatedTracker, VirtualClock
 
         self.clock = VirtualClock(self.start)
         engine = load_engine(self.paths, self.entities, self.trust, clock=self.clock)
+        kernel, directory = engine.kernel, engine.directory
         if self.world is not None and self.entities is None:
-            engine = Engine(engine.kernel, directory=self.world.directory, clock=self.clock)
+            directory = self.world.directory
+        self.reads_behavior = kernel.reads_behavior
+        if kernel.reads_behavior and self.learns:
+            self.tracker = SimulatedTracker()
+            engine = Engine(kernel, directory=directory, clock=self.clock, behavior=self.tracker)
+        elif kernel.reads_behavior or directory is not engine.directory:
+            engine = Engine(replace(kernel, reads_behavior=False), directory=directory, clock=self.clock)
         self.engine = engine
 
     def played(self, series: Series, words: tuple[str, ...], about: Mapping[str, Any]) -> SimulationResult:
@@ -92,7 +113,10 @@ class SimulateCommand:
         from policyengine.simulation.result import SimulatedLimit
 
         limits = tuple(map(SimulatedLimit.of, self.engine.kernel.limits))
-        return SimulationResult(self.engine.revision, words, dict(about), limits, series)
+        learning = self.learns if self.reads_behavior else None
+        if self.learns and not self.reads_behavior:
+            words = (*words, "nothing is learned: the policies read no learned facts")
+        return SimulationResult(self.engine.revision, words, dict(about), limits, series, learning)
 
     # ── Workflows ─────────────────────────────────────────────────────────────────────────────
 

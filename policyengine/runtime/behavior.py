@@ -57,8 +57,9 @@ class BehaviorCharge(Struct):
     `denied`; each is at most `top`. Since the last event they fell by `falls` in each millisecond (`slow` and `denied`
     equally). Levels are empty if the last event is from before `since`, or from `until` or later: then the clock was
     wrong. The request is a burst if it would raise `slow` and `denied` together above the first of the `ceilings`, or
-    `fast` above the second. If this differs from `burst`, with which the request was decided, or if `strict` and there
-    are events after `number`, the commit changes nothing and returns None.
+    `fast` above the second; after a burst, `slow` and `denied` are at most the first of the `caps`, and `fast` at most
+    the second. If this differs from `burst`, with which the request was decided, or if `strict` and there are events
+    after `number`, the commit changes nothing and returns None.
 
     Otherwise the event gets the next number. Its outcome is `outcome`, or `refused` if a limit does not admit the
     request. If `allowed`, and all limits admit it, the request is allowed, and any process can find the caller of the
@@ -86,6 +87,7 @@ class BehaviorCharge(Struct):
     row: bytes
     lasts: int
     allowed: bool
+    caps: tuple[int, int]
     history: CallerHistory | None = None
     unanswered: bool = False
 

@@ -1,6 +1,7 @@
 """Simulates traffic against a policy under a virtual clock: counts and draws the effect of its rates and budgets."""
 
 from policyengine.simulation.generated_traffic import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
+from policyengine.simulation.learned_behavior import SimulatedTracker
 from policyengine.simulation.renamed_callers import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult
 from policyengine.simulation.run import VirtualClock, simulate
@@ -12,6 +13,7 @@ __all__ = [
     "Callers",
     "NoOtherCallerError",
     "Series",
+    "SimulatedTracker",
     "SimulationResult",
     "TooManySlotsError",
     "TrafficEvent",

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.behavior.events import Caller
 from policyengine.clock import MICROSECOND
 from policyengine.runtime.decision import Principal, PrincipalTuple
 from policyengine.simulation.microseconds import format_timestamp
-from policyengine.simulation.time_slots import LimitCounts, Series, TimeSlot
+from policyengine.simulation.time_slots import CallerCounts, LimitCounts, OutcomeCounts, Series, TimeSlot
 from policyengine.spec.limits import format_pace
 from policyengine.time_formats import format_duration
 
 MAX_CALLERS_SHOWN = 10
+MAX_LEARNED_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,54 @@ class ThrottledCaller:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatedCaller:
+    """A caller with its class and its learned behavior: in all, and in each slot, None without a request."""
+
+    caller: Caller
+    group: str
+    total: CallerCounts
+    slots: list[CallerCounts | None]
+
+    @property
+    def words(self) -> str:
+        caller = self.caller
+        found = [f"caller {caller.agent}"]
+        found += [f"instance {caller.instance}"] if caller.instance else []
+        found += [f"version {caller.version}"] if caller.version else []
+        return ", ".join([*found, self.group or "without a class"])
+
+    @property
+    def fastest(self) -> float:
+        return self.total.fastest
+
+    def trusts(self) -> list[int]:
+        return [one.trust for one in self.slots if one is not None and one.trust is not None]
+
+    def to_dict(self, start: int, width: int) -> dict[str, Any]:
+        caller = self.caller
+        return {
+            "agent": caller.agent, "issuer": caller.issuer or None,
+            **({"instance": caller.instance} if caller.instance else {}),
+            **({"version": caller.version} if caller.version else {}),
+            "class": self.group or None, **_learned_data(self.total),
+            "series": [
+                {"at": format_timestamp(start + place * width), **_learned_data(slot)}
+                for place, slot in enumerate(self.slots) if slot is not None
+            ],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """The result of a simulation. `words` describes the traffic for people, `about` as data."""
+    """The result of a simulation. `words` describes the traffic for people, `about` as data. `learning` is whether
+    behavior was learned, None if the policies read no learned facts."""
 
     revision: str
     words: tuple[str, ...]
     about: dict[str, Any]
     limits: tuple[SimulatedLimit, ...]
     series: Series
+    learning: bool | None = None
 
     @property
     def slots(self) -> list[TimeSlot]:
@@ -100,12 +142,43 @@ class SimulationResult:
         )
 
     @property
+    def learned_total(self) -> CallerCounts:
+        """The learned behavior of all callers together; its trust and its paces are of no caller."""
+        found = CallerCounts()
+        for slot in self.slots:
+            for counts in (*slot.learned.values(), *([slot.other] if slot.other else [])):
+                found.take(counts)
+        return found
+
+    @property
+    def ready_callers(self) -> int:
+        return len({caller for slot in self.slots for caller, counts in slot.learned.items() if counts.ready})
+
+    @property
+    def learned(self) -> tuple[SimulatedCaller, ...]:
+        """The callers to show: those with the most alarms, then those that were stopped most, then the busiest."""
+        slots = self.slots
+        total = self.total.learned
+
+        def rank(caller: Caller) -> tuple[int, int, int]:
+            counts = total[caller]
+            return -counts.alarms, counts.allow - counts.events, -counts.events
+
+        shown = sorted(total, key=rank)[:MAX_LEARNED_SHOWN]
+        return tuple(
+            SimulatedCaller(one, self.series.classes[one], total[one], [slot.learned.get(one) for slot in slots])
+            for one in shown
+        )
+
+    @property
     def notes(self) -> Iterator[str]:
         """Notes on results that a reader could misunderstand."""
         if not self.limits:
             yield "the policy has no rates and no budgets"
         elif not any(one.name in self.total.rules for one in self.limits):
             yield "no rate and no budget applies to any of these requests"
+        if self.learning is False:
+            yield "the policies read learned facts, which are neutral here: `--learn` learns them from the traffic"
         if self.series.failures:
             yield f"{self.series.failures:,} decisions failed internally and were denied"
 
@@ -126,7 +199,16 @@ class SimulationResult:
                 for one in self.limits
             ],
             "callers": [one.to_dict() for one in self.callers],
+            **({"learned": self._learned()} if self.learning else {}),
             "series": [self._slot(place, slot) for place, slot in enumerate(self.slots)],
+        }  # fmt: skip
+
+    def _learned(self) -> dict[str, Any]:
+        total = self.learned_total
+        return {
+            "callers": len(self.series.classes), "ready": self.ready_callers, "bursts": total.bursts,
+            "new_endpoints": total.new_endpoints,
+            "shown": [one.to_dict(self.start, self.series.width) for one in self.learned],
         }  # fmt: skip
 
     def _slot(self, place: int, slot: TimeSlot) -> dict[str, Any]:
@@ -137,7 +219,7 @@ class SimulationResult:
         }
 
 
-def outcome_counts(slot: TimeSlot) -> Sequence[tuple[str, int]]:
+def outcome_counts(slot: OutcomeCounts) -> Sequence[tuple[str, int]]:
     """Return the outcomes of a slot with their names in charts."""
     return (
         ("admitted", slot.allow),
@@ -154,8 +236,16 @@ def to_principal(who: PrincipalTuple | Principal) -> Principal:
     return Principal(agent, issuer, user)
 
 
-def _outcome_data(slot: TimeSlot) -> dict[str, int]:
+def _outcome_data(slot: OutcomeCounts) -> dict[str, int]:
     return {"allow": slot.allow, "confirm": slot.confirm, "throttle": slot.throttle, "deny": slot.deny}
+
+
+def _learned_data(counts: CallerCounts) -> dict[str, Any]:
+    return {
+        **_outcome_data(counts), "bursts": counts.bursts, "new_endpoints": counts.new_endpoints, "ready": counts.ready,
+        "trust": None if counts.trust is None else counts.trust / 1_000, "slowest": counts.slowest,
+        "fastest": counts.fastest,
+    }  # fmt: skip
 
 
 def _limit_data(line: LimitCounts) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import islice
 from policyengine.clock import from_epoch_microseconds
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
+from policyengine.simulation.learned_behavior import DeclaredPaces, SimulatedTracker
 from policyengine.simulation.time_slots import Series
 from policyengine.simulation.traffic_file import TrafficEvent, TrafficLineError
 
@@ -37,18 +38,24 @@ def simulate(
     traffic: Iterable[TrafficEvent],
     series: Series,
     told: Callable[[], None] = lambda: None,
+    tracker: SimulatedTracker | None = None,
 ) -> None:
-    """Simulate all requests in order; `told` is called after each thousand. `clock` must be the engine's clock.
+    """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must be those of the
+    engine; with a tracker, what is learned is counted, too.
 
     Raises TrafficLineError for a line that is not a valid request, and TooManySlotsError if the traffic does not fit
     the series.
     """
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
+    paces = DeclaredPaces(engine.kernel)
     while chunk := list(islice(events, CHUNK)):
         try:
             for at, question, line in chunk:  # noqa: B007 - a mistake is reported by its line
                 clock.at = at
-                count(at, decide(question))
+                decision = decide(question)
+                count(at, decision)
+                if tracker is not None and (reading := tracker.take_latest()) is not None:
+                    series.count_learned(decision, reading, paces.relative(decision))
         except RequestError as error:
             raise TrafficLineError(line, error.message, error.hint, error.member) from None
         told()

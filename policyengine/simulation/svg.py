@@ -6,9 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from policyengine.clock import MICROSECONDS_PER_DAY, from_epoch_microseconds
-from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
-from policyengine.simulation.text import fold_slots, sum_limit_counts
-from policyengine.simulation.time_slots import sum_slots
+from policyengine.simulation.result import SimulatedCaller, SimulatedLimit, SimulationResult, outcome_counts
+from policyengine.simulation.text import (
+    fold_slots,
+    pace_changes,
+    pace_words,
+    sum_learned,
+    sum_limit_counts,
+    trust_range,
+)
+from policyengine.simulation.time_slots import CallerCounts, sum_slots
 from policyengine.templates import render_template
 
 WIDTH, LEFT, RIGHT = 720, 76, 12
@@ -16,7 +23,16 @@ TOP, BARS, GAP, LEVEL, BOTTOM = 58, 110, 12, 44, 26
 LEGEND = 34
 MAX_COLUMNS = 240
 TICKS = 6
-CSS_CLASSES = {"admitted": "admitted", "throttled": "throttled", "to confirm": "confirm", "denied": "denied"}
+WEEK = 7 * MICROSECONDS_PER_DAY
+CSS_CLASSES = {
+    "admitted": "admitted",
+    "throttled": "throttled",
+    "to confirm": "confirm",
+    "denied": "denied",
+    "bursts": "denied",
+    "new endpoints": "throttled",
+}
+OUTCOMES = 4  # the first of them, in the legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +44,6 @@ class ChartAxes:
     label: int = LEFT - 6
     top: int = TOP
     bottom: int = TOP + BARS
-    level_top: int = TOP + BARS + GAP
-    level_bottom: int = TOP + BARS + GAP + LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,16 @@ class TimeTick:
 
 
 @dataclass(frozen=True, slots=True)
+class StripShape:
+    """A curve below the columns, with its label and its edges."""
+
+    label: str
+    path: str
+    top: int
+    bottom: int
+
+
+@dataclass(frozen=True, slots=True)
 class PanelShape:
     """A panel with its layout; `heading` and `subheading` are its texts, truncated to fit."""
 
@@ -71,22 +95,32 @@ class PanelShape:
     y: int
     most: str = "0"
     columns: Sequence[ColumnPath] = ()
-    remaining: str = ""
+    strips: Sequence[StripShape] = ()
     ticks: Sequence[TimeTick] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class PanelStrip:
+    """A share over time, 0 to 1; None for a column without requests, which keeps the level before it. `first` is the
+    level before the first request."""
+
+    label: str
+    shares: Sequence[float | None]
+    first: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
-    """Counts as stacked columns, the first at the bottom; below them the remaining share, 0 to 1 (None: unknown)."""
+    """Counts as stacked columns, the first at the bottom; below them shares as curves."""
 
     title: str
     told: str
     counts: tuple[tuple[str, Sequence[int]], ...]
-    left: Sequence[float | None] = ()
+    strips: tuple[PanelStrip, ...] = ()
 
     @property
     def height(self) -> int:
-        return TOP + BARS + (GAP + LEVEL if self.left else 0) + BOTTOM
+        return TOP + BARS + (GAP + LEVEL) * len(self.strips) + BOTTOM
 
     @property
     def columns(self) -> int:
@@ -101,6 +135,47 @@ def panels(played: SimulationResult) -> Iterator[Panel]:
     yield Panel("All requests", played.title, counts)
     for limit in played.limits:
         yield limit_panel(played, limit)
+    if played.learning:
+        yield learned_panel(played)
+        for caller in played.learned:
+            yield caller_panel(caller)
+
+
+def learned_panel(played: SimulationResult) -> Panel:
+    """Return the alarms of all callers over time, and the share of callers that are ready."""
+    folded = [sum_slots(some) for some in fold_slots(played.slots, MAX_COLUMNS)]
+    callers, total = len(played.series.classes), played.learned_total
+    counts = (
+        ("bursts", [sum(one.bursts for one in slot.learned.values()) for slot in folded]),
+        ("new endpoints", [sum(one.new_endpoints for one in slot.learned.values()) for slot in folded]),
+    )
+    ready = [
+        sum(one.ready for one in slot.learned.values()) / len(slot.learned) if slot.learned else None for slot in folded
+    ]
+    told = (
+        f"{played.ready_callers:,} of {callers:,} callers ready; alarms: {total.bursts:,} bursts (red), "
+        f"{total.new_endpoints:,} at new endpoints (orange)"
+    )
+    return Panel("Learned behavior", told, counts, (PanelStrip("ready", ready),))
+
+
+def caller_panel(one: SimulatedCaller) -> Panel:
+    """Return the requests of a caller over time, its trust, its pace and its alarms."""
+    folded = [sum_learned(some) for some in fold_slots(one.slots, MAX_COLUMNS)]
+    columns = [dict(outcome_counts(slot or CallerCounts())) for slot in folded]
+    shown = [name for name, count in outcome_counts(one.total) if count or name == "admitted"]
+    counts = tuple((name, [column[name] for column in columns]) for name in shown)
+    trust = [None if slot is None or slot.trust is None else slot.trust / 1_000 for slot in folded]
+    strips = [PanelStrip("trust", trust, 0.5)]
+    told = [f"trust {trust_range(one)}"]
+    if pace_changes(one.total):
+        paces = [None if slot is None else slot.pace / one.fastest for slot in folded]
+        strips.append(PanelStrip("pace", paces, 1 / one.fastest))
+        told.append(f"pace {pace_words(one.total)}")
+    if one.total.alarms:
+        strips.append(PanelStrip("alarms", [float(slot is not None and slot.alarms > 0) for slot in folded]))
+        told.append(f"{one.total.bursts:,} bursts, {one.total.new_endpoints:,} at new endpoints")
+    return Panel(one.words, "; ".join(told), counts, tuple(strips))
 
 
 def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:
@@ -114,7 +189,7 @@ def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:
         told += f"; at least {whole.remaining:,} of {whole.limit:,} left"
     counts = (("admitted", [one.admitted for one in lines]), ("throttled", [one.throttled for one in lines]))
     left = [None if one.remaining is None else one.remaining / max(one.limit, 1) for one in lines]
-    return Panel(title, told, counts, left)
+    return Panel(title, told, counts, (PanelStrip("left", left, 1.0),))
 
 
 def render_svg(played: SimulationResult) -> str:
@@ -139,7 +214,7 @@ def describe_panels(drawings: Sequence[PanelShape]) -> str:
 
 def legend(played: SimulationResult) -> list[LegendEntry]:
     """Return the legend in the order of the columns, from below."""
-    each = (WIDTH - LEFT - RIGHT) // len(CSS_CLASSES)
+    each = (WIDTH - LEFT - RIGHT) // OUTCOMES
     return [
         LegendEntry(name, CSS_CLASSES[name], LEFT + place * each, count, short_count(count))
         for place, (name, count) in enumerate(outcome_counts(played.total))
@@ -164,8 +239,8 @@ def draw_panel(played: SimulationResult, panel: Panel, y: int) -> PanelShape:
         return PanelShape(*words, panel.height, y)
     most = max(map(sum, zip(*(counts for _, counts in panel.counts), strict=True)), default=0)
     columns = list(_stacked_columns(panel, max(most, 1)))
-    curve, ticks = _remaining_curve(panel), list(_ticks(played))
-    return PanelShape(*words, panel.height, y, short_count(most), columns, curve, ticks)
+    strips, ticks = list(_strips(panel)), list(_ticks(played))
+    return PanelShape(*words, panel.height, y, short_count(most), columns, strips, ticks)
 
 
 def _stacked_columns(panel: Panel, most: int) -> Iterator[ColumnPath]:
@@ -182,24 +257,23 @@ def _stacked_columns(panel: Panel, most: int) -> Iterator[ColumnPath]:
         yield ColumnPath(CSS_CLASSES[name], "".join(steps))
 
 
-def _remaining_curve(panel: Panel) -> str:
-    """Return a curve with a step for each column; columns without requests keep the level. The top of the panel is a
-    full limit.
-    """
-    if not panel.left:
-        return ""
-    wide, top = (WIDTH - LEFT - RIGHT) / panel.columns, TOP + BARS + GAP
-    known, steps = 1.0, []
-    for place, share in enumerate(panel.left):
-        known = known if share is None else share
-        steps.append(f"V{top + LEVEL * (1 - known):.1f}H{LEFT + (place + 1) * wide:.1f}")
-    return f"M{LEFT} {top + LEVEL}{''.join(steps)}V{top + LEVEL}z"
+def _strips(panel: Panel) -> Iterator[StripShape]:
+    """Yield a curve for each share, with a step for each column; columns without requests keep the level."""
+    wide = (WIDTH - LEFT - RIGHT) / panel.columns
+    for number, strip in enumerate(panel.strips):
+        top = TOP + BARS + GAP + number * (GAP + LEVEL)
+        level, steps = strip.first, []
+        for place, share in enumerate(strip.shares):
+            level = level if share is None else share
+            steps.append(f"V{top + LEVEL * (1 - level):.1f}H{LEFT + (place + 1) * wide:.1f}")
+        path = f"M{LEFT} {top + LEVEL}{''.join(steps)}V{top + LEVEL}z"
+        yield StripShape(strip.label, path, top, top + LEVEL)
 
 
 def _ticks(played: SimulationResult) -> Iterator[TimeTick]:
     width = played.series.width * len(played.slots)
     short = "%H:%M" if width >= MICROSECONDS_PER_DAY // 144 else "%H:%M:%S"
-    form = "%m-%d %H:%M" if width > MICROSECONDS_PER_DAY else short
+    form = "%m-%d" if width > WEEK else "%m-%d %Hh" if width > MICROSECONDS_PER_DAY else short
     for tick in range(TICKS + 1):
         at = from_epoch_microseconds(played.start + width * tick // TICKS)
         x = LEFT + (WIDTH - LEFT - RIGHT) * tick / TICKS

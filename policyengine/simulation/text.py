@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from policyengine.clock import MICROSECOND
 from policyengine.simulation.microseconds import format_time
-from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
-from policyengine.simulation.time_slots import LimitCounts, sum_slots
+from policyengine.simulation.result import SimulatedCaller, SimulatedLimit, SimulationResult, outcome_counts
+from policyengine.simulation.time_slots import CallerCounts, LimitCounts, sum_slots
 from policyengine.time_formats import format_duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -24,6 +24,11 @@ STYLES = {
     "to confirm": "blue",
     "denied": "red",
     "left": "cyan",
+    "pace": "cyan",
+    "trust": "green",
+    "ready": "green",
+    "bursts": "red",
+    "new": "yellow",
 }
 
 
@@ -47,6 +52,8 @@ def chart_rows(played: SimulationResult, columns: int, *, ascii: bool = False) -
     for limit in played.limits:
         yield ChartRow("")
         yield from _limit_rows(played, limit, columns, blocks)
+    if played.learning:
+        yield from _learned_rows(played, columns, blocks)
     yield from _caller_rows(played)
     yield from (ChartRow(f"note: {note}") for note in played.notes)
 
@@ -74,6 +81,68 @@ def _limit_rows(played: SimulationResult, limit: SimulatedLimit, columns: int, b
     if whole.remaining is not None:
         share = [None if one.remaining is None else one.remaining / max(one.limit, 1) for one in lines]
         yield ChartRow("left", levels(share, blocks), f"at least {whole.remaining:,} of {whole.limit:,}")
+
+
+def _learned_rows(played: SimulationResult, columns: int, blocks: str) -> Iterator[ChartRow]:
+    """Yield what was learned, of all callers and of some."""
+    total, callers = played.learned_total, len(played.series.classes)
+    folded = [sum_slots(some) for some in fold_slots(played.slots, columns)]
+    ready = [sum(one.ready for one in slot.learned.values()) for slot in folded]
+    yield ChartRow("")
+    yield ChartRow(f"learned: {played.ready_callers:,} of {callers:,} caller{'' if callers == 1 else 's'} ready")
+    yield ChartRow("ready", bars(ready, max(ready, default=0), blocks), f"{played.ready_callers:,}")
+    yield from _alarm_rows([list(slot.learned.values()) for slot in folded], total, blocks)
+    for caller in played.learned:
+        yield ChartRow("")
+        yield from _learned_caller_rows(caller, columns, blocks)
+
+
+def _alarm_rows(columns: Sequence[Sequence[CallerCounts]], total: CallerCounts, blocks: str) -> Iterator[ChartRow]:
+    for name, member, count in (("bursts", "bursts", total.bursts), ("new", "new_endpoints", total.new_endpoints)):
+        if count:
+            counts = [sum(getattr(one, member) for one in column) for column in columns]
+            told = f"{count:,}" if name == "bursts" else f"{count:,} at new endpoints"
+            yield ChartRow(name, bars(counts, max(counts), blocks), told)
+
+
+def _learned_caller_rows(one: SimulatedCaller, columns: int, blocks: str) -> Iterator[ChartRow]:
+    folded = [sum_learned(some) for some in fold_slots(one.slots, columns)]
+    counts = [dict(outcome_counts(slot or CallerCounts())) for slot in folded]
+    most = max((max(each.values()) for each in counts), default=0)
+    yield ChartRow(one.words)
+    for name, count in outcome_counts(one.total):
+        if count or name == "admitted":
+            yield ChartRow(name, bars([each[name] for each in counts], most, blocks), f"{count:,}")
+    if pace_changes(one.total):
+        share = [None if slot is None else slot.pace / one.fastest for slot in folded]
+        yield ChartRow("pace", levels(share, blocks), pace_words(one.total))
+    trust = [None if slot is None or slot.trust is None else slot.trust / 1_000 for slot in folded]
+    yield ChartRow("trust", levels(trust, blocks), trust_range(one))
+    yield from _alarm_rows([[] if slot is None else [slot] for slot in folded], one.total, blocks)
+
+
+def sum_learned(slots: Sequence[CallerCounts | None]) -> CallerCounts | None:
+    """Return the sum of slots; None if there was no request."""
+    known = [slot for slot in slots if slot is not None]
+    if not known:
+        return None
+    found = CallerCounts()
+    for slot in known:
+        found.take(slot)
+    return found
+
+
+def pace_changes(total: CallerCounts) -> bool:
+    return total.slowest < 1 or total.fastest > 1
+
+
+def pace_words(total: CallerCounts) -> str:
+    return f"×{total.slowest:.2g} to ×{total.fastest:.2g} of the rates"
+
+
+def trust_range(one: SimulatedCaller) -> str:
+    trusts = one.trusts() or [0]
+    return f"{min(trusts) / 1_000:.2f} to {max(trusts) / 1_000:.2f}, {trusts[-1] / 1_000:.2f} in the end"
 
 
 def _caller_rows(played: SimulationResult) -> Iterator[ChartRow]:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from policyengine.behavior.events import Caller
+from policyengine.behavior.state import CallerSnapshot
 from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, PrincipalTuple, RateState
 
@@ -16,6 +18,7 @@ SLOT_WIDTHS_US = tuple(
 )
 MAX_SLOTS = 240  # default maximum of slots in a chart
 MAX_REQUESTED_SLOTS = 10_000
+MAX_LEARNED_CALLERS = 1_000  # callers whose learned behavior is counted one by one
 
 
 class TooManySlotsError(Exception):
@@ -48,26 +51,89 @@ class LimitCounts:
 
 
 @dataclass(slots=True)
-class TimeSlot:
-    """The counts of one slot of time."""
+class OutcomeCounts:
+    """The outcomes of decisions."""
 
     allow: int = 0
     confirm: int = 0
     throttle: int = 0
     deny: int = 0
-    rules: dict[str, LimitCounts] = field(default_factory=dict)
 
     @property
     def events(self) -> int:
         return self.allow + self.confirm + self.throttle + self.deny
 
-    def take(self, other: TimeSlot) -> None:
+    def take_outcomes(self, other: OutcomeCounts) -> None:
         self.allow += other.allow
         self.confirm += other.confirm
         self.throttle += other.throttle
         self.deny += other.deny
+
+
+@dataclass(slots=True)
+class CallerCounts(OutcomeCounts):
+    """The decisions about a caller, its alarms, whether it was ready, its latest trust in thousandths, and the lowest
+    and highest pace of its rates, relative to the paces of their rules."""
+
+    bursts: int = 0
+    new_endpoints: int = 0
+    ready: bool = False
+    trust: int | None = None
+    slowest: float = 1.0
+    fastest: float = 1.0
+
+    @property
+    def alarms(self) -> int:
+        return self.bursts + self.new_endpoints
+
+    @property
+    def pace(self) -> float:
+        """The pace that differs most from that of the rule; a lower one counts more."""
+        return self.slowest if self.slowest < 1 else self.fastest
+
+    def take(self, other: CallerCounts) -> None:
+        """Add later counts."""
+        self.take_outcomes(other)
+        self.bursts += other.bursts
+        self.new_endpoints += other.new_endpoints
+        self.ready |= other.ready
+        self.trust = self.trust if other.trust is None else other.trust
+        self.slowest, self.fastest = min(self.slowest, other.slowest), max(self.fastest, other.fastest)
+
+    def count(self, decision: Decision, reading: CallerSnapshot, paces: Iterable[float]) -> None:
+        facts = reading.facts
+        outcome = str(decision.answer.outcome)
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        if facts.ready:
+            self.ready = True
+            self.bursts += facts.burst
+            self.new_endpoints += facts.is_new
+        self.trust = facts.trust
+        for pace in paces:
+            if pace < self.slowest:
+                self.slowest = pace
+            elif pace > self.fastest:
+                self.fastest = pace
+
+
+@dataclass(slots=True)
+class TimeSlot(OutcomeCounts):
+    """The counts of one slot of time. `learned` has the callers with learned behavior, in the order of their first
+    requests, and `other` those beyond MAX_LEARNED_CALLERS."""
+
+    rules: dict[str, LimitCounts] = field(default_factory=dict)
+    learned: dict[Caller, CallerCounts] = field(default_factory=dict)
+    other: CallerCounts | None = None
+
+    def take(self, other: TimeSlot) -> None:
+        self.take_outcomes(other)
         for rule, line in other.rules.items():
             self.rules.setdefault(rule, LimitCounts()).take(line)
+        for caller, counts in other.learned.items():
+            self.learned.setdefault(caller, CallerCounts()).take(counts)
+        if other.other is not None:
+            self.other = self.other or CallerCounts()
+            self.other.take(other.other)
 
 
 def sum_slots(slots: Iterable[TimeSlot]) -> TimeSlot:
@@ -87,6 +153,7 @@ class Series:
         self.width = width or SLOT_WIDTHS_US[0]
         self.slots: list[TimeSlot] = []
         self.throttled: Counter[PrincipalTuple | Principal] = Counter()
+        self.classes: dict[Caller, str] = {}  # the callers with learned behavior
         self.failures = 0
         self.events = 0
         self.latest = 0
@@ -119,6 +186,18 @@ class Series:
             slot.allow += 1
         else:
             self._stopped(decision, outcome, slot)
+
+    def count_learned(self, decision: Decision, reading: CallerSnapshot, paces: Iterable[float]) -> None:
+        """Count the learned behavior that the last counted decision read, and the current paces of its rates."""
+        slot, caller = self._slot, reading.caller
+        found = slot.learned.get(caller)
+        if found is None:
+            if caller in self.classes or len(self.classes) < MAX_LEARNED_CALLERS:
+                self.classes[caller] = reading.group
+                found = slot.learned[caller] = CallerCounts()
+            else:
+                found = slot.other = slot.other or CallerCounts()
+        found.count(decision, reading, paces)
 
     def _stopped(self, decision: Decision, outcome: Outcome, slot: TimeSlot) -> None:
         if outcome is Outcome.THROTTLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,16 +13,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.audit.files import is_packed
 from policyengine.audit.reader import is_log_line, read_records
-from policyengine.clock import MICROSECONDS_PER_SECOND, epoch_microseconds
+from policyengine.clock import MICROSECOND, MICROSECONDS_PER_SECOND, epoch_microseconds
 from policyengine.runtime import decode
 from policyengine.runtime.fast_decode import decode_json_fast
 from policyengine.runtime.request import Request, RequestError, read_request
 from policyengine.runtime.values import Invalid
-from policyengine.time_formats import parse_time
+from policyengine.time_formats import parse_duration, parse_time
 
 Question: TypeAlias = dict[str, Any] | Request
 
 MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values are probably relative to another start
+MAX_REPEATED_LINES = 100_000  # lines that repeat at the same time
 CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # the end of the calendar
 
 
@@ -31,6 +33,17 @@ class TrafficEvent(NamedTuple):
     at: int
     question: Question
     line: int = 0
+
+
+class RepeatLoop(NamedTuple):
+    """One loop of a repeated request: how often, and the time between in microseconds."""
+
+    times: int
+    every: int
+
+    @property
+    def span(self) -> int:
+        return (self.times - 1) * self.every
 
 
 class TrafficLineError(Exception):
@@ -44,6 +57,8 @@ class TrafficLineError(Exception):
 @dataclass(slots=True)
 class TrafficTrace:
     """Requests, one on each line, with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
+    With `repeat`, a line stands for many requests: `[{"every": "10s", "times": 6}, {"every": "1d", "times": 20}]`, the
+    innermost loop first.
 
     A decision log is also a trace: the requests that were decided and charged are decided again. Its processes write
     slightly out of order, so a time that goes back counts as the time of the previous line. `far` allows any number of
@@ -73,24 +88,39 @@ class TrafficTrace:
             yield from self._in_order(chain([first], numbered))
 
     def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[TrafficEvent]:
-        before = None
+        """Yield the events of all lines in the order of time, with the repeated requests of earlier lines between."""
+        before: int | None = None
+        repeated: list[tuple[int, int, TrafficEvent, Iterator[int]]] = []
         for number, line in lines:
-            event = self._event(number, line)
+            event, loops = self._event(number, line)
             if before is not None and event.at < before:
                 raise TrafficLineError(
                     number, "the time is earlier than that of the line above", "sort the trace by `at`", "at"
                 )
             before = event.at
-            yield event
+            yield from repeated_until(repeated, event.at)
+            if not loops:
+                yield event
+                continue
+            if len(repeated) >= MAX_REPEATED_LINES:
+                hint = "write several traces, or fewer lines with more loops"
+                raise TrafficLineError(number, f"more than {MAX_REPEATED_LINES:,} lines repeat at once", hint, "repeat")
+            times = repeated_times(event.at, loops)
+            heapq.heappush(repeated, (next(times), number, event, times))
+        yield from repeated_until(repeated, None)
 
-    def _event(self, number: int, line: bytes) -> TrafficEvent:
+    def _event(self, number: int, line: bytes) -> tuple[TrafficEvent, tuple[RepeatLoop, ...]]:
         question, plain = parse_line(number, line)
         if "at" not in question:
             raise TrafficLineError(
                 number, "the request has no `at`", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at"
             )
         at = self._moment(number, question.pop("at"))
-        return TrafficEvent(at, question if plain else parse_request(question, number), number)
+        loops = parse_repeat(number, question.pop("repeat")) if "repeat" in question else ()
+        if at + sum(one.span for one in loops) > CALENDAR_END_SECONDS * MICROSECONDS_PER_SECOND:
+            raise TrafficLineError(number, "the last request is after the end of the calendar", None, "repeat")
+        event = TrafficEvent(at, question if plain else parse_request(question, number), number)
+        return event, loops
 
     def _moment(self, number: int, at: object) -> int:
         if isinstance(at, str) and (moment := parse_time(at)) is not None:
@@ -117,6 +147,56 @@ class TrafficTrace:
 
     def _leave_out(self, message: str) -> None:
         self.left_out += 1
+
+
+# ── Repeated requests ─────────────────────────────────────────────────────────────────────────
+
+
+def parse_repeat(number: int, given: object) -> tuple[RepeatLoop, ...]:
+    """Return the loops of a line, the innermost first. Raises TrafficLineError."""
+    items = given if isinstance(given, list | tuple) else [given]
+    loops: list[RepeatLoop] = []
+    for item in items:
+        known: Mapping[object, object] = item if isinstance(item, Mapping) else {}
+        every, times = known.get("every"), known.get("times")
+        between = parse_duration(every) if isinstance(every, str) else None
+        if not between or not isinstance(times, int) or isinstance(times, bool) or times < 1 or len(known) != 2:
+            raise TrafficLineError(number, "a loop is malformed", 'write `{"every": "10s", "times": 6}`', "repeat")
+        loop = RepeatLoop(times, between // MICROSECOND)
+        if loop.every < sum(inner.span for inner in loops):
+            hint = "make it longer than all loops before it together"
+            raise TrafficLineError(
+                number, f"the loop of every `{every}` begins before the inner loops end", hint, "repeat"
+            )
+        loops.append(loop)
+    return tuple(loops)
+
+
+def repeated_times(at: int, loops: tuple[RepeatLoop, ...]) -> Iterator[int]:
+    """Yield the times of a repeated request."""
+    if not loops:
+        yield at
+        return
+    *inner, last = loops
+    for turn in range(last.times):
+        yield from repeated_times(at + turn * last.every, tuple(inner))
+
+
+def repeated_until(
+    repeated: list[tuple[int, int, TrafficEvent, Iterator[int]]], until: int | None
+) -> Iterator[TrafficEvent]:
+    """Yield the repeated requests up to a time, or all of them. `repeated` is a heap by their next times."""
+    while repeated and (until is None or repeated[0][0] <= until):
+        at, number, event, times = repeated[0]
+        yield event._replace(at=at)
+        following = next(times, None)
+        if following is None:
+            heapq.heappop(repeated)
+        else:
+            heapq.heapreplace(repeated, (following, number, event, times))
+
+
+# ── Lines ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:

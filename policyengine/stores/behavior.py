@@ -107,7 +107,11 @@ def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
         fast = max(state.fast - passed * charge.falls[1], 0)
         denied = max(state.denied - passed * charge.falls[0], 0)
     slow, fast = min(slow + charge.unit, charge.top), min(fast + charge.unit, charge.top)
-    return Levels(at, slow, fast, denied, slow + denied > charge.ceilings[0] or fast > charge.ceilings[1])
+    burst = slow + denied > charge.ceilings[0] or fast > charge.ceilings[1]
+    if burst:
+        most, most_fast = charge.caps
+        slow, fast, denied = min(slow, most), min(fast, most_fast), min(denied, most)
+    return Levels(at, slow, fast, denied, burst)
 
 
 def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> bool:

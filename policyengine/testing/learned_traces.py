@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Final
 
 from policyengine import kernel as k
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.model import BehaviorModel
-from policyengine.behavior.plain_events import PlainEvent, read_plain_events
-from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader
+from policyengine.behavior.plain_event_reader import PlainEventReader
+from policyengine.behavior.plain_events import read_plain_events
+from policyengine.behavior.reader import BehaviorReader
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.runtime.request import Request, RequestError
 
 KEY: Final = b"tests"
 MAX_CACHED: Final = 64  # folded traces
-OUTCOMES: Final = {"": ALLOWED, "allow": ALLOWED, "deny": DENIED, "throttle": HELD, "confirm": HELD}
 
 PackedState = tuple[dict[Caller, tuple[str, bytes]], BehaviorModel]
 _folded: dict[tuple[object, ...], PackedState] = {}
@@ -36,8 +35,11 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     known = _folded.get(key)
     if known is None:
         events = [event for path in paths for event in read_plain_events(path) if event.at < until]
+        readings = PlainEventReader(reader, tracker.state.tagger)
         for event in sorted(events, key=lambda event: event.at):
-            fold_plain_event(event, reader, tracker.state)
+            tracker.state.fold(found := readings.read(event), reader.settings_of)
+            if readings.failed(event):
+                tracker.state.fold_failure(found.caller)
         rows = {caller: (found.group, pack_row(found.row)) for caller, found in tracker.state.rows.items()}
         if len(_folded) >= MAX_CACHED:
             _folded.clear()
@@ -51,27 +53,3 @@ def trace_key(paths: Sequence[Path], kernel: k.Kernel, patterns: EndpointPattern
     """Return everything on which the result of folding the traces depends."""
     files = tuple((str(path), path.stat().st_mtime_ns) for path in paths)
     return files, kernel.profiles, tuple((block.label, block.who) for block in kernel.agents), patterns.all()
-
-
-def fold_plain_event(event: PlainEvent, reader: BehaviorReader, state: BehaviorState) -> None:
-    """Fold a plain event, as a reader would name its caller and endpoint, into a state."""
-    group, profile = reader.classes.find(event.agent, None)
-    caller = Caller(event.issuer, event.agent, event.instance)
-    run = state.tagger.tag(event.run) if event.run and profile.run_key is not None else NO_RUN
-    endpoint = declared_endpoint(event.endpoint, reader)
-    outcome = OUTCOMES.get(event.outcome, ALLOWED)
-    state.fold(BehaviorEvent(event.at, caller, group, endpoint, run, outcome), reader.settings_of)
-    if outcome == ALLOWED and event.status >= FAILED_STATUS:
-        state.fold_failure(caller)
-
-
-def declared_endpoint(text: str, reader: BehaviorReader) -> str:
-    """Return the declared pattern that a request matches (`GET /data/7`), or the text itself."""
-    word, _, rest = text.partition(" ")
-    server, _, name = rest.rpartition("/")
-    tool = {"tool": {"name": name, **({"server": server} if server else {})}}
-    question = tool if word == "TOOL" else {"request": {"method": word, "path": rest}}
-    try:
-        return reader.endpoint_of(Request.from_mapping(question)) or text
-    except RequestError:
-        return text

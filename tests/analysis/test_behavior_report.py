@@ -190,3 +190,12 @@ def test_unknown_conditions_of_a_log_without_its_entities_are_counted(logs: Path
     text = STATIC + 'guard "g" on /data/** { deny when behavior.trust < 0.9 and agent.id == "report-0" }'
     found = reported(tmp_path / "log.jsonl", text=text)
     assert [(one.tally.requests, one.tally.unknown) for one in found.conditions] == [(0, 1)]
+
+
+def test_requests_of_a_planned_change_are_no_burst_and_no_new_endpoint(logs: Path, tmp_path: Path) -> None:
+    text = (logs / "learning.jsonl").read_text()
+    (tmp_path / "log.jsonl").write_text(text.replace('"behavior":{', '"behavior":{"released":true,'))
+    found = reported(tmp_path / "log.jsonl")
+    assert found.decisions == REQUESTS + 104
+    assert condition(found, "clamp").tally.requests == 0
+    assert condition(reported(logs / "learning.jsonl"), "clamp").tally.requests > 0

@@ -198,7 +198,7 @@ def test_a_burst_needs_margins():
     assert not any(step(row, START, model=plain).burst for _ in range(100))
 
 
-@given(st.lists(st.tuples(st.integers(0, MINUTE), st.sampled_from([ALLOWED, DENIED, HELD])), max_size=200))
+@given(st.lists(st.tuples(st.integers(0, MINUTE), st.sampled_from([ALLOWED, DENIED, HELD])), max_size=90))
 def test_requests_that_are_not_allowed_raise_only_their_own_bucket(steps):
     row, at = ready_row(), START
     for gap, outcome in steps:
@@ -218,6 +218,15 @@ def test_requests_that_are_not_allowed_make_a_burst():
     row = ready_row()
     assert [step(row, START, outcome=DENIED).burst for _ in range(16)] == [False] * 15 + [True]
     assert (row.level_slow, row.level_denied) == (0, 16 * LEVEL_UNIT)
+
+
+@pytest.mark.parametrize("outcome", [ALLOWED, DENIED])
+def test_a_burst_ends_within_hours_of_a_flood(outcome):
+    row = ready_row()
+    for _ in range(10_000):
+        step(row, START, outcome=outcome)
+    assert step(row, START + 3 * HOUR).burst
+    assert not step(row, START + 6 * HOUR).burst
 
 
 def test_levels_stay_exact_however_many_requests_come_at_once():

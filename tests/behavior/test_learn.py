@@ -50,18 +50,16 @@ def days_of(ratios, callers=None):
 # ── Margins ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("declared", [20, 100])
-def test_on_exchangeable_days_one_in_n_is_a_false_alarm(declared):
-    random, alarms, trials = Random(5), 0, 4_000
-    drawn = [[(ratio(random), ratio(random)) for _ in range(4 * declared)] for _ in range(40)]
-    for days in drawn:
+@pytest.mark.parametrize(("declared", "times"), [(20, 4), (100, 4), (100, 2.1)])
+def test_on_exchangeable_days_one_in_n_is_a_false_alarm(declared, times):
+    random, alarms, drawn = Random(5), 0, 10_000
+    for _ in range(100):
+        days = [(ratio(random), ratio(random)) for _ in range(int(times * declared))]
         found = learn_margins(days_of(days), declared)
         assert found.declared
-        alarms += sum(
-            slow > found.slow or fast > found.fast
-            for slow, fast in [(ratio(random), ratio(random)) for _ in range(trials // 40)]
-        )
-    assert 0.3 / declared <= alarms / trials <= 1.5 / declared
+        fresh = [(ratio(random), ratio(random)) for _ in range(drawn // 100)]
+        alarms += sum(slow > found.slow or fast > found.fast for slow, fast in fresh)
+    assert 0.3 / declared <= alarms / drawn <= 1.2 / declared
 
 
 def ratio(random):
@@ -70,7 +68,7 @@ def ratio(random):
 
 def test_margins_are_the_smallest_that_keep_the_rate():
     found = learn_margins(days_of(range(2_000, 3_000)), 100)  # a thousand days, and the next one
-    assert (found.declared, found.slow) == (True, 2_990)
+    assert (found.declared, found.slow) == (True, 2_991)
     assert found.fast == LEAST_MARGIN
 
 
@@ -86,7 +84,7 @@ def test_too_few_days_give_no_margins():
 
 def test_with_fewer_days_than_the_rate_needs_the_margin_has_a_reserve_and_is_not_declared():
     found = learn_margins(days_of([1_500] * 20 + [2_000]), 100)
-    assert (found.slow, found.declared) == (3_000, False)
+    assert (found.slow, found.declared) == (4_000, False)
 
 
 @pytest.mark.parametrize(("ratio", "margin"), [(0, LEAST_MARGIN), (1_024, LEAST_MARGIN), (65_535, MAX_MARGIN)])

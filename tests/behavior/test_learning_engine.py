@@ -15,6 +15,7 @@ from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
+from tests.audit.log_lines import problems
 
 POLICY = """language 1
 package learning
@@ -280,3 +281,16 @@ def test_log_lines_have_what_was_read(learned):
     assert member["model"].startswith("sha256:")
     assert member["event"] == member["read"] + 1
     assert isinstance(member["run"], int)
+
+
+def test_log_lines_are_valid_by_the_schema(learned, clock):
+    tracker = learned.behavior
+    for releases in ({}, {"profile reporting": 2**50}):
+        tracker.state.releases = releases
+        for _ in range(60):
+            clock.now += timedelta(milliseconds=50)
+            learned.decide(question(path="/secret/1", task="burst"))
+    lines = learned.log.path.read_bytes().splitlines()
+    members = {name for line in lines for name in json.loads(line)["behavior"]}
+    assert {"clamped", "released", "run"} <= members
+    assert [found for line in lines for found in problems(line)] == []

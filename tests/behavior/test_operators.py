@@ -130,7 +130,7 @@ def test_the_days_of_a_planned_change_teach_no_margins(engine, tracker):
     engine.decide(question())
     row = tracker.state.rows[Caller("idp", "report-0")].row
     place = 2 * ((NOW // DAY) % 28)
-    assert row.ratios[place : place + 2] == [0, 0]
+    assert list(row.ratios[place : place + 2]) == [0, 0]
     assert row.peaks[place] > 50 * 16
 
 

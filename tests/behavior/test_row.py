@@ -27,7 +27,8 @@ from policyengine.behavior.row import (
 )
 
 DERIVED = {"limits_hour", "pace", "ceiling_slow", "ceiling_fast"}
-PACKED = sorted(set(BehaviorRow.__slots__) - DERIVED)
+MEMBERS = {name for name in dir(BehaviorRow(0)) if name[0] != "_" and not callable(getattr(BehaviorRow(0), name))}
+PACKED = sorted(MEMBERS - DERIVED)
 NGRAM_BYTES = 1_152  # what a table of n-grams takes
 EXTREMES = 0, 1, 255, MAX_SHORT
 

@@ -140,6 +140,16 @@ def test_a_new_version_starts_from_the_version_heard_of_last(worked):
     assert tag in worked.row(caller(version="c")).seen
 
 
+def test_the_version_heard_of_last_is_the_same_in_a_process_that_loaded_the_rows(worked):
+    for version in "bcb":
+        worked.send(caller(version=version), f"GET /only-{version}")
+    worked.send(caller(version="a"))
+    live = worked.row(caller(version="d"))
+    worked.state._versions = None
+    assert pack_row(worked.row(caller(version="d"))) == pack_row(live)
+    assert live.seen == worked.row(caller(version="a")).seen
+
+
 def test_callers_without_a_version_or_with_another_instance_start_anew(worked):
     for who in (caller(), caller(instance="i", version="b"), caller(1, version="b")):
         assert worked.row(who).seen == {}
@@ -182,3 +192,20 @@ def test_a_tagger_caches_a_bounded_number_of_texts():
 
 def test_texts_that_are_no_utf8_have_tags():
     assert Tagger(KEY).tag("\udcff") != Tagger(KEY).tag("\ufffd")
+
+
+def test_a_flood_of_new_keys_does_not_displace_callers_that_are_ready():
+    ready = SETTINGS._replace(ready_runs=1, ready_days=1)
+    state = BehaviorState(Tagger(b"key"), most=10)
+    for each in range(3):
+        for run in (1, 2):
+            state.fold(BehaviorEvent(START + run, caller(each), GROUP, "GET /", run, ALLOWED), lambda _: ready)
+    for each in range(100, 200):
+        state.fold(BehaviorEvent(START + each, caller(each), GROUP, "GET /", 1, ALLOWED), lambda _: ready)
+    assert len(state.rows) == 10
+    assert {caller(0), caller(1), caller(2)} <= state.rows.keys()
+    for each in range(200, 220):  # without new ones, the one heard of longest ago makes room
+        for run in (1, 2):
+            state.fold(BehaviorEvent(START + each, caller(each), GROUP, "GET /", run, ALLOWED), lambda _: ready)
+    assert len(state.rows) == 10
+    assert caller(0) not in state.rows

@@ -36,7 +36,7 @@ def abuse(day: int) -> Iterator[tuple[str, str, list[Event]]]:
     at = START + day * DAY + 16 * HOUR
     yield "flood", f"flood-{day}", run_of("bot-0", f"flood-{day}", at, ["GET /data"] * 120, 100)
     yield "scan", f"scan-{day}", run_of("bot-1", f"scan-{day}", at, [f"GET /secret/{day}/{each}" for each in range(8)])
-    yield "probe", f"probe-{day}", run_of("bot-2", f"probe-{day}", at, ["GET /data"] * 12, status=403)
+    yield "probe", f"probe-{day}", run_of("bot-2", f"probe-{day}", at, ["GET /data"] * 12, outcome="deny")
 
 
 def write_lines(path: Path, lines: Iterable[Event]) -> Path:

@@ -10,6 +10,7 @@ from policyengine import kernel as k
 from policyengine.check import check, check_text
 from policyengine.kernel.fingerprint import compute_revision
 from policyengine.source import Source
+from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
 AGENTS = """issuer idp { scopes none }
@@ -297,3 +298,29 @@ def test_a_clamp_that_new_callers_escape_is_reported(more: str, escapes: bool) -
 def test_another_rule_may_be_about_new_callers(rule: str, escapes: bool) -> None:
     text = f"entity user {{ roles: set<string> }}\n{RATE % ''}\n{rule}"
     assert ("W913" in [code for code, _ in found(text)]) is escapes
+
+
+# ── How a profile is written ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("ready 20, 7d", "expected `runs`, got `,`"),
+        ("burst twice in 5d", "expected `once`, got `twice`"),
+        ("lern 14d", "unknown word `lern`"),
+        ("learn", "expected a duration, got `}`"),
+        ("run task.id", "expected `by` or `within`, got `task.id`"),
+        ("version task.id", "expected `by`, got `task.id`"),
+        ("floor 5/1m", "expected `burst`, `expect`, `run`, … or `}`, got `floor`"),
+    ],
+)
+def test_a_misspelled_item_is_explained(inside: str, message: str) -> None:
+    assert messages(f'profile "p" for agent "bot" {{ {inside} }}') == [message]
+
+
+def test_the_formatter_separates_the_items_of_a_profile() -> None:
+    written = 'profile "p" for agent "x" {learn 14d ready 20 runs ,7d  burst   once in 100d\nrun by task.id within 5m}'
+    assert format_module(Source("p", written)) == (
+        'profile "p" for agent "x" { learn 14d   ready 20 runs, 7d   burst once in 100d\n  run by task.id within 5m }\n'
+    )

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +17,7 @@ from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.tracker import BehaviorTracker
+from tests import forking
 from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, packed, question, work
 
 PLAIN = "\n".join(line for line in POLICY.splitlines() if "behavior." not in line)
@@ -89,6 +92,17 @@ def test_lines_of_policies_that_learn_nothing_give_the_same_rows(run, world):
         shutil.copy(world / "served" / "key", world / log / "key")
         run("behavior", "learn", f"{log}.jsonl", "--policies", "p.policy", "-o", log)
     assert packed(state_of(world / "plain")) == packed(state_of(world / "log"))
+
+
+def test_questions_that_only_ask_teach_nothing(run, world):
+    log = DecisionLog(world / "more.jsonl", seal=None)
+    engine = Engine.from_text(PLAIN, log=log)
+    engine.decide({**question(), "options": {"consume": False}})
+    engine.evaluate(question())
+    engine.decide(question())
+    log.close()
+    ended = run("behavior", "learn", "more.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
+    assert ended.json["learned"] == 1
 
 
 def test_such_lines_need_the_policies(run, world):
@@ -274,6 +288,24 @@ def test_a_running_server_forgets_within_a_minute(run, world, server):
     assert len(server.state.rows) == 4
     server.keep()
     assert len(server.state.rows) == 3
+
+
+def test_a_served_folder_is_held_from_the_start_and_follows_requests(run, world):
+    words = ["serve", "p.policy", "--behavior", "served", "--port", "0", "--format", "json"]
+    with subprocess.Popen([*forking.command(), *words], cwd=world, stdout=subprocess.PIPE) as server:
+        try:
+            assert json.loads(server.stdout.readline())["listening"]
+            until = time.monotonic() + 30
+            while (held := BehaviorFolder(world / "served").lock()) >= 0 and time.monotonic() < until:
+                os.close(held)
+                time.sleep(0.05)
+            refused = run("behavior", "learn", "log.jsonl", "-o", "served")
+            ended = run("behavior", "forget", "report-1", "--behavior", "served")
+        finally:
+            server.terminate()
+    assert "a running server keeps learned behavior" in refused.err
+    assert ended.out == "the server that keeps `served` forgets report-1 of idp within a minute\n"
+    assert Caller("idp", "report-1") not in BehaviorFolder(world / "served").load_rows(10**6)
 
 
 def test_all_callers_and_classes_are_forgotten(run, world):

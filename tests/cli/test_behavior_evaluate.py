@@ -73,7 +73,7 @@ def test_a_bad_line_is_one_message(run, world):
     ended = run(*WORDS, "--format", "json")
     assert ended.code == 1
     assert ended.json["error"]["kind"] == "events"
-    assert ended.json["error"]["message"].startswith("test.jsonl:1301: ")
+    assert ended.json["error"]["message"].startswith("`test.jsonl`, line 1301: ")
     assert len(ended.err.splitlines()) == 2
 
 
@@ -110,4 +110,4 @@ def test_a_file_that_is_neither_a_log_nor_events_is_one_message(run, world):
     (world / "train.jsonl").write_text("package x\n")
     ended = run(*WORDS)
     assert ended.code == 1
-    assert ended.err.startswith("error: train.jsonl:1: ")
+    assert ended.err.startswith("error: `train.jsonl`, line 1: ")

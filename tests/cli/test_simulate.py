@@ -195,3 +195,40 @@ def test_simulate_says_that_it_does_not_use_the_entities_of_a_log(run, policy, t
     log.close()
     note = "the entities of the log are not used: name those to use with `--entities`"
     assert note in run("simulate", policy, "--trace", "d.jsonl").out
+
+
+# ── Learned behavior ──────────────────────────────────────────────────────────────────────────
+
+LEARNING = POLICY.replace("60/1m burst 5", "60/1m burst 5   clamp 1/1m when not behavior.ready")
+NEUTRAL = "the policies read learned facts, which are neutral here: `--learn` learns them from the traffic"
+REPEATED = {"at": 0, **SEARCH, "repeat": [{"every": "2s", "times": 3}, {"every": "1d", "times": 2}]}
+
+
+def test_simulate_says_that_learned_facts_are_neutral_without_learn(run, tmp_path):
+    (tmp_path / "calls.policy").write_text(LEARNING)
+    name = lines(tmp_path / "trace.jsonl", REPEATED)
+    ended = run("simulate", "calls.policy", "--trace", name)
+    assert (ended.code, f"note: {NEUTRAL}\n" in ended.out) == (0, True)
+    assert "learned" not in run("simulate", "calls.policy", "--trace", name, "--format", "json").json
+
+
+def test_simulate_learns_from_the_traffic(run, tmp_path):
+    (tmp_path / "calls.policy").write_text(LEARNING)
+    name = lines(tmp_path / "trace.jsonl", REPEATED)
+    ended = run("simulate", "calls.policy", "--trace", name, "--learn")
+    assert ended.code == 0
+    assert "6 requests of `trace.jsonl`" in ended.out
+    assert "learned: 0 of 1 caller ready" in ended.out
+    assert NEUTRAL not in ended.out
+
+
+def test_simulate_learns_with_the_entities_of_the_tests(run, tmp_path):
+    (tmp_path / "calls.policy").write_text(LEARNING + TESTS)
+    ended = run("simulate", "calls.policy", "--workflow", "steady", "--for", "1m", "--learn", "--format", "json")
+    assert (ended.code, ended.json["learned"]["callers"]) == (0, 1)
+
+
+def test_simulate_says_that_nothing_is_learned_if_no_policy_reads_it(run, policy):
+    ended = run("simulate", policy, "--workflow", "steady", "--for", "1m", "--learn")
+    assert "nothing is learned: the policies read no learned facts" in ended.out
+    assert "ready" not in ended.out

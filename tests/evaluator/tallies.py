@@ -85,8 +85,8 @@ LEAST: dict[str, dict[str, int]] = {
         "outcome confirm": 60,
     },
     "learned": {
-        "learned outcome allow": 800, "learned outcome confirm": 28, "learned outcome deny": 120,
-        "learned gate guard": 120, "learned gate rate": 7, "learned effect ratecharges": 160,
+        "learned outcome allow": 800, "learned outcome confirm": 28, "learned outcome deny": 110,
+        "learned gate guard": 110, "learned effect ratecharges": 160,
         "learned obligation warn": 7, "learned unknown expected": 20, "learned unknown otherwise": 20,
     },
     "payments": {

@@ -275,7 +275,7 @@ def charge_of(chance: random.Random, at: int) -> BehaviorCharge:
         chance.choice(["a" * 32, "b" * 32]), at, 16 * HOUR, MAX_LEVEL, (2 * pace, 10 * pace), ceilings,
         chance.choice([0, at - 50]), at + chance.choice([10**9, 2]), chance.random() < 0.4, chance.random() < 0.1,
         outcome, HELD if outcome == ALLOWED else outcome, (2**32 - 1, 7, 3), base, base + chance.randrange(8), row,
-        10**6, outcome == ALLOWED,
+        10**6, outcome == ALLOWED, chance.choice([(MAX_LEVEL, MAX_LEVEL), (10**9, 2 * 10**9)]),
     )  # fmt: skip
 
 

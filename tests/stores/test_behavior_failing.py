@@ -315,7 +315,7 @@ def test_the_limits_of_levels_are_those_of_the_fold() -> None:
         row.peaks = array("I", [chance.choice([0, 64, top]) for _ in range(2 * DAYS_KEPT)])
         levels = [chance.choice([0, 10**9, 10**12, 2**53 - 1]) for _ in range(3)]
         row.level_slow, row.level_fast, row.level_denied = levels
-        margins = chance.choice([1_024, 1_025, 1_777, 70_000]), chance.choice([1_024, 1_333])
+        margins = chance.choice([1_024, 1_025, 1_777, 8_192]), chance.choice([1_024, 1_333])
         found = ClassModel("i", "g", 200, 3, frozenset(), *margins, 20)
         content = ModelContent(FORMAT, MODEL_VERSION, 1, 0, "", (found,))
         settings = ProfileSettings()

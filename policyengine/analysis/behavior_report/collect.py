@@ -122,8 +122,8 @@ class BehaviorReporter:
             endpoint = record.endpoint or ""
             if logged is not None:
                 caller, group, run = caller._replace(version=logged.version), logged.group, logged.run
-        outcome = OUTCOMES[record.outcome]
-        return RecordedCall(request, BehaviorEvent(at, caller, group, endpoint, run, outcome, clamped))
+        outcome, released = OUTCOMES[record.outcome], logged is not None and logged.released
+        return RecordedCall(request, BehaviorEvent(at, caller, group, endpoint, run, outcome, clamped, released))
 
     def _fold_outcome(self, record: OutcomeRecord) -> None:
         caller = self._reportable.pop(record.decision, None)

@@ -5,41 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import msgspec
 
 from policyengine.audit.files import Report, is_packed, read_lines
 from policyengine.audit.reader import is_log_line
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.log_events import FailureReport, LogEventReader, RunEvent, read_logs
-from policyengine.behavior.reader import FAILED_STATUS, CallerClasses
-from policyengine.behavior.row import HOUR, MAX_HOUR
-from policyengine.clock import epoch_microseconds
-from policyengine.time_formats import parse_time
+from policyengine.behavior.plain_event_reader import PlainEventReader
+from policyengine.behavior.plain_events import PlainEventError, read_plain_events
 
 NORMAL: Final = "normal"
-DENIALS: Final = frozenset({401, 403})
-THROTTLED: Final = 429
-MAX_TIME: Final = MAX_HOUR * HOUR  # milliseconds
 Traffic: TypeAlias = RunEvent | FailureReport
-LineT = TypeVar("LineT")
 
 
 class TrafficError(Exception):
     """A line of traffic or labels cannot be used; the text says where and why."""
-
-
-class TrafficLine(msgspec.Struct, frozen=True):
-    """A line of plain events. `at` is RFC 3339, or milliseconds since 1970."""
-
-    at: str | int
-    agent: str
-    endpoint: str
-    issuer: str = ""
-    run: str = ""
-    body: msgspec.Raw = msgspec.Raw()
-    status: int | None = None
 
 
 class RunLabel(msgspec.Struct, frozen=True):
@@ -52,13 +33,12 @@ class RunLabel(msgspec.Struct, frozen=True):
 
 
 def read_traffic(
-    files: Sequence[Path], logs: LogEventReader, classes: CallerClasses | None, tagger: Tagger, tell: Report
+    files: Sequence[Path], logs: LogEventReader, events: PlainEventReader, tell: Report
 ) -> Iterator[Traffic]:
-    """Yield the events of all files in the order of their times. `classes` are those of the policies. Raises
-    TrafficError, OSError."""
+    """Yield the events of all files in the order of their times. Raises TrafficError, OSError."""
     plain = [file for file in files if not is_log(file)]
     logged = read_logs([file for file in files if file not in plain], tell)
-    streams = [plain_traffic(file, classes, tagger) for file in plain]
+    streams = [plain_traffic(file, events) for file in plain]
     return merge(filter(None, map(logs.read, logged)), *streams, key=time_of)
 
 
@@ -74,57 +54,34 @@ def time_of(found: Traffic) -> int:
     return found.at if isinstance(found, FailureReport) else found.event.at
 
 
-# ── Plain events ──────────────────────────────────────────────────────────────────────────────
+def plain_traffic(file: Path, events: PlainEventReader) -> Iterator[Traffic]:
+    """Yield the events of a file. Raises TrafficError."""
+    try:
+        plain = read_plain_events(file)
+    except PlainEventError as error:
+        raise TrafficError(str(error)) from None
+    for item in plain:
+        event = events.read(item)
+        yield RunEvent(event, item.run)
+        if events.failed(item):
+            yield FailureReport(event.caller, event.at)
 
 
-def plain_traffic(file: Path, classes: CallerClasses | None, tagger: Tagger) -> Iterator[Traffic]:
-    """Yield the events of a file. Raises TrafficError, OSError."""
-    for place, found in decoded_lines(file, TrafficLine):
-        at = milliseconds_of(found.at)
-        if at is None:
-            raise TrafficError(f"{place}: `at` is neither an RFC 3339 time nor milliseconds since 1970")
-        caller = Caller(found.issuer, found.agent)
-        group = "" if classes is None else classes.find(found.agent, None)[0]
-        run = tagger.tag(found.run) if found.run else NO_RUN
-        outcome = outcome_of(found.status)
-        yield RunEvent(BehaviorEvent(at, caller, group, found.endpoint, run, outcome), found.run)
-        if outcome == ALLOWED and found.status is not None and found.status >= FAILED_STATUS:
-            yield FailureReport(caller, at)
+# ── Labels ────────────────────────────────────────────────────────────────────────────────────
 
 
-def outcome_of(status: int | None) -> int:
-    """Return the outcome of a request with a status: 401 and 403 are denials, 429 is a limit."""
-    if status in DENIALS:
-        return DENIED
-    return HELD if status == THROTTLED else ALLOWED
-
-
-def milliseconds_of(at: str | int) -> int | None:
-    if isinstance(at, str):
-        moment = parse_time(at)
-        at = -1 if moment is None else epoch_microseconds(moment) // 1_000
-    return at if 0 <= at <= MAX_TIME else None
-
-
-def decoded_lines(file: Path, type: type[LineT]) -> Iterator[tuple[str, LineT]]:
+def read_labels(file: Path) -> Iterator[tuple[str, RunLabel]]:
     """Yield the place and the content of each line. Raises TrafficError, OSError."""
-    decoder = msgspec.json.Decoder(type)
+    decoder = msgspec.json.Decoder(RunLabel)
     for number, line in read_lines(file, refuse):
         try:
-            yield f"{file}:{number}", decoder.decode(line)
+            yield f"`{file}`, line {number}", decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise TrafficError(f"{file}:{number}: {lower_first(str(error))}") from None
+            raise TrafficError(f"`{file}`, line {number}: {error}") from None
 
 
 def refuse(message: str) -> None:
     raise TrafficError(message)
-
-
-def lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-# ── Labels ────────────────────────────────────────────────────────────────────────────────────
 
 
 class RunLabels:

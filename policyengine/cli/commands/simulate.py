@@ -16,6 +16,7 @@ from policyengine.cli.options.simulate import (
     CallerCount,
     ChartFormat,
     ChartFormatOption,
+    Learn,
     Output,
     RequestRate,
     Seed,
@@ -54,6 +55,7 @@ def simulate(
     every: SeriesInterval = None,
     start: Start = None,
     seed: Seed = 0,
+    learn: Learn = False,
     entities: EntitySources = None,
     trust: TrustedKeys = None,
     format: ChartFormatOption = None,
@@ -62,7 +64,9 @@ def simulate(
     """Simulate traffic against rates and budgets.
 
     The clock is virtual and nothing is spent permanently, so a simulated day takes seconds and changes nothing. The
-    result shows what was admitted, throttled, denied, or needed approval, and how much of each limit remained.
+    result shows what was admitted, throttled, denied, or needed approval, and how much of each limit remained. With
+    `--learn`, behavior is learned from the traffic, and the result also shows trust, alarms and paces of callers;
+    otherwise learned facts are neutral.
 
     \b
     Workflows:
@@ -83,8 +87,9 @@ def simulate(
     Example:
       policyengine simulate payments/ --workflow runaway --rate 10/m
       policyengine simulate payments/ --trace requests.jsonl -o chart.html
+      policyengine simulate payments/ --trace month.jsonl --learn
     """
-    plays = SimulateCommand(paths, entities, trust, start, seed)
+    plays = SimulateCommand(paths, entities, trust, start, seed, learn)
     width = None if every is None else plays.microseconds("--every", every)
     with short_log_messages():
         if trace is not None and workflow is None:
@@ -145,7 +150,7 @@ def _play_events(
         with show_progress(
             "simulating the traffic, in thousands", None if total is None else total // 1_000
         ) as counted:
-            simulate(plays.engine, plays.clock, events, series, counted)
+            simulate(plays.engine, plays.clock, events, series, counted, plays.tracker)
     except TrafficLineError as error:
         at = f" at `{error.member}`" if error.member else ""
         facts = (("file", name), ("line", error.line or None), ("member", error.member or None))

@@ -92,3 +92,6 @@ ChartFormatOption: TypeAlias = Annotated[
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
 ]
+Learn: TypeAlias = Annotated[
+    bool, typer.Option("--learn", help="Learn behavior from the traffic; without it, learned facts are neutral.")
+]

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from policyengine.clock import MICROSECONDS_PER_SECOND, NANOSECONDS_PER_SECOND
+from policyengine.server.telemetry.behavior_metrics import behavior_metrics
 from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.stores.circuit_breaker import READ, WRITE
 
@@ -101,6 +102,7 @@ class MetricsCollector(Collector):
         yield from outcome_metrics(total)
         yield from counter_metrics(total)
         yield from policy_metrics(total)
+        yield from behavior_metrics(total)
         for name, doc, key in GAUGES:
             if (key,) in total:
                 yield GaugeMetricFamily(name, doc, total[key,][0])

@@ -14,6 +14,7 @@ from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.engine import Engine
 from policyengine.executor import run_in_thread
 from policyengine.reload import ReloadableEngine
+from policyengine.server.telemetry.behavior_counts import publish_behavior
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
@@ -66,6 +67,7 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
             tally.reached("credentials", code, count=count, of=engine.identity)
     if lookups is not None:
         tally.reached("directory_failures", count=lookups.failures, of=lookups)
+    publish_behavior(tally, engine)
     tally.reached("cpu", count=int(process_time() * MICROSECONDS_PER_SECOND))
     publish_memory(tally)
 

@@ -48,7 +48,10 @@ UNKNOWN_STATUS = "unknown"  # the class of a status that was not reported
 MAX_LATENCY_MS = 3_600_000  # a longer latency is counted as this latency, one hour
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
-MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed"})
+MAX_MERGED_KEYS = frozenset(
+    {"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed"}
+    | {"behavior_model_age", "behavior_model_number", "behavior_callers", "behavior_ready"}
+)
 
 encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).decode
 
@@ -279,6 +282,11 @@ class ServerCounters:
             cell = self.threads.cells(key)
             if cell is not None:
                 self.threads.numbers[cell] = value
+
+    def labels(self, word: str) -> list[str]:
+        """Return the labels of the gauges of this worker with one label."""
+        with self._lock:
+            return [key[1] for key, _, _ in self.threads.entries() if key[0] == word and len(key) > 1]
 
     def only(self, *key: str) -> None:
         """Set the gauge of this key to 1, and all others of this worker with the same first word to 0."""

@@ -124,7 +124,7 @@ def charge_members(charge: BehaviorCharge) -> tuple[object, ...]:
     return (
         charge.at, charge.unit, charge.top, charge.falls, charge.ceilings, charge.since, charge.until, charge.burst,
         charge.strict, charge.outcome, charge.refused, charge.allowed, charge.content, charge.base, charge.number,
-        charge.lasts,
+        charge.lasts, charge.caps,
     )  # fmt: skip
 
 

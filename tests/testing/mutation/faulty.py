@@ -36,7 +36,7 @@ def checked_sources(sources: Iterator[Source]) -> CheckResult:
 @cache
 def example(name: str) -> CheckResult:
     files = sorted((EXAMPLES / name).rglob("*.policy"))
-    return checked_sources(Source(str(file.relative_to(EXAMPLES)), file.read_text(encoding="utf-8")) for file in files)
+    return checked_sources(Source(str(file), file.read_text(encoding="utf-8")) for file in files)
 
 
 def faults(policy: str) -> tuple[Fault, ...]:

@@ -65,29 +65,25 @@ def evaluate(
     """
     from policyengine.behavior.evaluation.figures import evaluate_runs
     from policyengine.behavior.evaluation.runs import score_traffic, train
-    from policyengine.behavior.evaluation.traffic import RunLabel, RunLabels, decoded_lines, read_traffic
+    from policyengine.behavior.evaluation.traffic import RunLabels, read_labels, read_traffic
     from policyengine.behavior.events import Tagger
     from policyengine.behavior.log_events import LogEventReader
+    from policyengine.behavior.plain_event_reader import PlainEventReader
     from policyengine.behavior.state import BehaviorState
 
     known, skipped = load_learning_policies(policies), LineWarnings()
     state = BehaviorState(Tagger(EVALUATION_KEY))
     reader = known.reader(state)
-    classes = None if reader is None else reader.classes
     with report_traffic_errors(labels):
-        named = RunLabels(decoded_lines(labels, RunLabel))
+        named = RunLabels(read_labels(labels))
     with report_traffic_errors(training[0]):
         check_files([*training, *test])
-        logs = LogEventReader(reader)
+        logs, plain = LogEventReader(reader, names=True), PlainEventReader(reader, state.tagger)
         with show_progress("learning the training traffic"):
-            events, late = train(
-                read_traffic(training, logs, classes, state.tagger, skipped), state, known.settings_of
-            )  # fmt: skip
+            events, late = train(read_traffic(training, logs, plain, skipped), state, known.settings_of)
         callers = len(state.rows)
         with show_progress("scoring the test traffic"):
-            scored = score_traffic(
-                read_traffic(test, logs, classes, state.tagger, skipped), state, known.settings_of
-            )  # fmt: skip
+            scored = score_traffic(read_traffic(test, logs, plain, skipped), state, known.settings_of)
     with report_traffic_errors(labels):
         matched = named.match(scored.runs)
     found = evaluate_runs(scored, matched, state.model, known.settings_of)

@@ -31,7 +31,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 
 if TYPE_CHECKING:
     from policyengine.behavior.fold import ProfileSettings
-    from policyengine.behavior.learn_logs import LearnedCounts
+    from policyengine.behavior.learn_logs import LogTally
     from policyengine.behavior.log_events import LogEventReader
     from policyengine.behavior.model import ClassModel
     from policyengine.behavior.state import BehaviorState
@@ -164,14 +164,14 @@ def describe_learned(state: BehaviorState, settings_of: Any) -> list[ClassSummar
     ]
 
 
-def warn_of_gaps(events: LogEventReader, counts: LearnedCounts, known: LearningPolicies, state: BehaviorState) -> None:
+def warn_of_gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
     """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
     screen = Screen(sys.stderr)
     for text in gaps(events, counts, known, {found.group for found in state.rows.values()}):
         screen.line(("warning: ", "bold yellow"), text)
 
 
-def gaps(events: LogEventReader, counts: LearnedCounts, known: LearningPolicies, groups: set[str]) -> Iterator[str]:
+def gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, groups: set[str]) -> Iterator[str]:
     left_out: Mapping[str, int] = {
         "do not say the class of their caller: name the policies with `--policies`": events.unknown,
         "are more than a day earlier than a decision of their caller before them: sort the log by time": counts.late,
@@ -185,7 +185,7 @@ def gaps(events: LogEventReader, counts: LearnedCounts, known: LearningPolicies,
 
 def show_learned(
     screen: Screen,
-    counts: LearnedCounts,
+    counts: LogTally,
     events: LogEventReader,
     state: BehaviorState,
     classes: Sequence[ClassSummary],

@@ -2,7 +2,7 @@
 -- two keys: {at, slow, fast, denied, base, events}, and the saved row, which contains the first `base` events. An event is {at,
 -- slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}.
 -- A charge is {at, unit, top, how fast the levels fall, their ceilings, since, until, burst, strict, outcome, refused, allowed,
--- numbers, base, number, milliseconds that it lasts}.
+-- numbers, base, number, milliseconds that it lasts, caps}.
 local function caller_at(key)
   local raw = redis.call('GET', key)
   if raw then return cmsgpack.unpack(raw) end
@@ -22,6 +22,10 @@ local function raised(state, charge)
   end
   slow, fast = math.min(slow + unit, top), math.min(fast + unit, top)
   if (slow + denied > ceilings[1] or fast > ceilings[2]) ~= burst then return nil end
+  if burst then
+    local caps = charge[17]
+    slow, fast, denied = math.min(slow, caps[1]), math.min(fast, caps[2]), math.min(denied, caps[1])
+  end
   if strict and state[5] + #state[6] ~= charge[15] then return nil end
   return {slow, fast, denied, math.max(at, last)}
 end

@@ -1,0 +1,62 @@
+"""Turns plain events into events of behavior, as policies name their callers and endpoints."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.plain_events import PlainEvent
+from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader
+from policyengine.runtime.request import Request
+from policyengine.runtime.structure_checks import RequestError
+
+OUTCOMES: Final = {"": ALLOWED, "allow": ALLOWED, "deny": DENIED, "throttle": HELD, "confirm": HELD}
+MAX_CACHED: Final = 65_536  # endpoints
+
+
+class PlainEventReader:
+    """Reads plain events. Without policies (`reader`), all callers of an issuer are one class, endpoints are as the
+    events name them, and each run has its name as its key."""
+
+    def __init__(self, reader: BehaviorReader | None, tagger: Tagger) -> None:
+        self._reader, self._tagger = reader, tagger
+        self._endpoints: dict[str, str] = {}
+
+    def read(self, event: PlainEvent) -> BehaviorEvent:
+        """Return the event of behavior."""
+        group, has_key = "", True
+        if self._reader is not None:
+            group, profile = self._reader.classes.find(event.agent, None)
+            has_key = profile.run_key is not None
+        run = self._tagger.tag(event.run) if event.run and has_key else NO_RUN
+        caller = Caller(event.issuer, event.agent, event.instance)
+        return BehaviorEvent(event.at, caller, group, self._endpoint(event.endpoint), run, outcome_of(event))
+
+    def failed(self, event: PlainEvent) -> bool:
+        """Return whether the request was allowed and failed."""
+        return outcome_of(event) == ALLOWED and event.status >= FAILED_STATUS
+
+    def _endpoint(self, text: str) -> str:
+        if self._reader is None:
+            return text
+        if text not in self._endpoints:
+            if len(self._endpoints) >= MAX_CACHED:
+                self._endpoints.clear()
+            self._endpoints[text] = declared_endpoint(text, self._reader)
+        return self._endpoints[text]
+
+
+def outcome_of(event: PlainEvent) -> int:
+    return OUTCOMES.get(event.outcome, ALLOWED)
+
+
+def declared_endpoint(text: str, reader: BehaviorReader) -> str:
+    """Return the declared pattern that a request matches (`GET /data/7`), or the text itself."""
+    word, _, rest = text.partition(" ")
+    server, _, name = rest.rpartition("/")
+    tool = {"tool": {"name": name, **({"server": server} if server else {})}}
+    question = tool if word == "TOOL" else {"request": {"method": word, "path": rest}}
+    try:
+        return reader.endpoint_of(Request.from_mapping(question)) or text
+    except RequestError:
+        return text

@@ -1,0 +1,53 @@
+"""Publishes what one worker knows of the behavior of callers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.server.telemetry.shared_counters import OTHER, ServerCounters
+
+if TYPE_CHECKING:
+    from policyengine.engine import Engine
+
+ALARMS, CALLERS, READY = "behavior_alarms", "behavior_callers", "behavior_ready"
+AGE, NUMBER = "behavior_model_age", "behavior_model_number"
+MAX_CLASSES = 200  # with a label of their own
+NO_CLASS_LABEL = "none"  # of callers without a profile or an agent block
+
+
+def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
+    """Publish alarms, known and ready callers, and the model, if the policies read learned facts."""
+    tracker = engine.behavior
+    if tracker is None or not engine.kernel.reads_behavior:
+        return
+    for fact, count in list(tracker.counts.items()):
+        tally.reached(ALARMS, fact, count=count, of=tracker)
+    if isinstance(tracker, BehaviorTracker):  # of callers in a store, a process knows only its own
+        tracker.census.advance(tracker.state.rows)
+        publish_classes(tally, CALLERS, tracker.census.counts)
+        model = tracker.state.model.content
+    else:
+        model = tracker.model.content
+    ready: Counter[str] = Counter()
+    for known in model.classes:
+        ready[known.name] += known.callers if known.is_ready else 0
+    publish_classes(tally, READY, ready)
+    tally.now(NUMBER, value=model.serial)
+    if model.serial:
+        now = engine.decider.nanoseconds() // 1_000_000
+        tally.now(AGE, value=max(now - model.made, 0) // 1_000)
+
+
+def publish_classes(tally: ServerCounters, key: str, counts: Mapping[str, int]) -> None:
+    """Set the gauges of classes; those that are gone become 0."""
+    shown: Counter[str] = Counter()
+    for name in sorted(counts):
+        label = name or NO_CLASS_LABEL
+        shown[label if label in shown or len(shown) < MAX_CLASSES else OTHER] += counts[name]
+    for label in tally.labels(key):
+        shown.setdefault(label, 0)
+    for label, count in shown.items():
+        tally.now(key, label, value=count)
