@@ -331,6 +331,7 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
             f"The best static rate that throttles no benign request is {pace_words(found.static)}; the base of the",
             f"adaptive rate is {pace_words(found.base)}. The two that grow every day are one of the five kinds.",
             "Benign requests are throttled above all in the first days, by the clamp until callers are ready.",
+            "A rate of 1/500 needs 1,000 learned caller-days; with fewer, it is not declared, and margins are doubled.",
             f"A million principals take ten times the memory of {PRINCIPALS:,}.",
         ),
     )  # fmt: skip

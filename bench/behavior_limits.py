@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from bench.behavior_traffic import DAY, HOUR, KINDS, MINUTE, caller_days
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, Tagger
-from policyengine.behavior.fold import BehaviorReading, ProfileSettings
+from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.row import HOURS_OF_DAY
 from policyengine.behavior.state import BehaviorState, CallerRow
 
@@ -58,7 +58,7 @@ class AdaptiveRate(LeakyRate):
         super().__init__()
         self.base, self.raised, self.until = base, raised, 0
 
-    def pace_of(self, reading: BehaviorReading, at: int) -> Pace:
+    def pace_of(self, reading: CallerFacts, at: int) -> Pace:
         if reading.burst or reading.novelty > 300:
             self.until = at + LATCH
         if at < self.until:

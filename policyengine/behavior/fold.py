@@ -57,7 +57,7 @@ class ProfileSettings(NamedTuple):
     released: bool = False  # a planned change raises no alarm, and is learned fully
 
 
-class BehaviorReading(NamedTuple):
+class CallerFacts(NamedTuple):
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
     thousandths."""
 
@@ -152,7 +152,7 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
 
 def read_behavior(
     row: BehaviorRow, model: ClassModel, endpoint: int, at: int, settings: ProfileSettings
-) -> BehaviorReading:
+) -> CallerFacts:
     """Return the facts of a request to an endpoint (its tag), this request included. The row must be at that time."""
     if row.limits_hour != row.hour:
         set_limits(row, settings)
@@ -171,7 +171,7 @@ def read_behavior(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
     if not model.is_ready or not is_ready(row, settings):
-        return BehaviorReading(False, 500, False, 0, 0, is_new, slow, fast, denied)
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied)
     burst = (
         model.has_margins
         and not settings.released
@@ -183,7 +183,7 @@ def read_behavior(
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
-    return BehaviorReading(
+    return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied,
     )  # fmt: skip
@@ -221,7 +221,7 @@ def mix(share: int, hit: bool) -> int:
 
 def apply_decision(
     row: BehaviorRow,
-    reading: BehaviorReading,
+    reading: CallerFacts,
     at: int,
     endpoint: int,
     run: int,

@@ -11,7 +11,7 @@ from policyengine.audit.files import Report
 from policyengine.audit.logged_behavior import LoggedBehavior
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
 from policyengine.behavior.events import BehaviorEvent, Caller
-from policyengine.behavior.fold import BehaviorReading
+from policyengine.behavior.fold import CallerFacts
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES
 from policyengine.behavior.state import BehaviorState, SettingsOf
@@ -27,7 +27,7 @@ class FoldedDecision(NamedTuple):
 
     record: DecisionRecord
     logged: LoggedBehavior
-    facts: BehaviorReading
+    facts: CallerFacts
 
     @property
     def is_same(self) -> bool:

@@ -103,6 +103,11 @@ def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tu
     return [(row.ratios[place], row.ratios[place + 1]) for place in places if row.ratios[place]]
 
 
+def days_to_calibrate(burst_days: int) -> int:
+    """Return how many caller-days of equal weight `learn_margins` needs for the declared rate of false alarms."""
+    return 2 * burst_days - 1
+
+
 def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     """Return the smallest margins that at most one caller-day in `burst_days` exceeds, counting the next one as an
     excess of each bucket (conformal ranks). If there are too few days for that, the margins are the highest ratios with

@@ -10,7 +10,7 @@ import msgspec
 
 from policyengine import kernel as k
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
-from policyengine.behavior.fold import BehaviorReading, ProfileSettings
+from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
@@ -43,9 +43,7 @@ class CallerTracker(Protocol):
     def read(
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot: ...
-    def peek(
-        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
-    ) -> BehaviorReading: ...
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts: ...
     def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> CallerCharge: ...
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool: ...
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int: ...

@@ -28,7 +28,7 @@ from policyengine.behavior.fold import (
     MAX_CEILINGS,
     PEAK_UNIT,
     SLOW_FACTOR,
-    BehaviorReading,
+    CallerFacts,
     ProfileSettings,
     advance,
     apply_decision,
@@ -144,13 +144,13 @@ class SharedTracker:
         row, model, facts = self._read(caller, group, settings, endpoint, at)
         return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, model, facts)
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
         return self._read(caller, group, settings, endpoint, at)[-1]
 
     def _read(
         self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
-    ) -> tuple[BehaviorRow, BehaviorModel, BehaviorReading]:
+    ) -> tuple[BehaviorRow, BehaviorModel, CallerFacts]:
         tag = self.tag(endpoint)
         if self._refused is not None:
             raise self._refused
@@ -401,7 +401,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
     advance(row, event.at, settings)
     if row.limits_hour != row.hour:
         set_limits(row, settings)
-    reading = BehaviorReading(
+    reading = CallerFacts(
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
     )  # fmt: skip

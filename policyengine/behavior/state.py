@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import (
-    BehaviorReading,
+    CallerFacts,
     ProfileSettings,
     advance,
     apply_decision,
@@ -45,12 +45,7 @@ class CallerSnapshot(NamedTuple):
     row: BehaviorRow
     serial: int
     model: BehaviorModel
-    facts: BehaviorReading
-
-    @property
-    def is_latest(self) -> bool:
-        """Whether no other request of the caller was decided since."""
-        return self.row.serial == self.serial
+    facts: CallerFacts
 
     def to_facts(self) -> dict[str, object]:
         """Return the facts by their names after `behavior.`."""
@@ -95,9 +90,19 @@ class BehaviorState:
         advance(row, at, settings)
         return row
 
+    def row_to_read(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
+        """Return the row of a caller at this time, for facts. Decisions of an earlier hour may not be settled yet, so a
+        row of an earlier hour is copied."""
+        found = self.rows.get(caller)
+        if found is None or found.row.hour == at // HOUR:
+            return self.row_at(caller, at, settings)
+        row = found.row.copy()
+        advance(row, at, settings)
+        return row
+
     def read(
         self, row: BehaviorRow, issuer: str, group: str, endpoint: str, at: int, settings: ProfileSettings
-    ) -> BehaviorReading:
+    ) -> CallerFacts:
         """Return the facts of a request, from a row at its time."""
         return read_behavior(row, self.model.class_of((issuer, group)), self.tagger.tag(endpoint), at, settings)
 
@@ -115,7 +120,7 @@ class BehaviorState:
         self._keep(caller, reading.group, row, settings)
         return row.serial
 
-    def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> BehaviorReading:
+    def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
         """Change the row of the caller by a decision. Return the facts of its request."""
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
-from policyengine.behavior.fold import BehaviorReading, ProfileSettings
+from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
@@ -78,24 +78,17 @@ class BehaviorTracker:
         with self._lock:
             state.learns = len(state.rows) <= MAX_INLINE_CALLERS
             state.learn_if_due(at, settings_of)
-            row = state.row_at(caller, at, settings)
+            row = state.row_to_read(caller, at, settings)
             found = state.read(row, caller.issuer, group, endpoint, at, settings)
             return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, state.model, found)
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> BehaviorReading:
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
         state = self.state
         settings = state.settings_at(settings, group, at)
         with self._lock:
-            known = state.rows.get(caller)
-            if known is not None:
-                state.rows[caller] = known._replace(row=known.row.copy())
-            try:
-                row = state.row_at(caller, at, settings)
-                return state.read(row, caller.issuer, group, endpoint, at, settings)
-            finally:
-                if known is not None:
-                    state.rows[caller] = known
+            row = state.row_to_read(caller, at, settings)
+            return state.read(row, caller.issuer, group, endpoint, at, settings)
 
     def tag(self, text: str) -> int:
         """Return the tag of a text."""
@@ -103,11 +96,12 @@ class BehaviorTracker:
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
-        if reading.is_latest:
-            return True
         caller, state = reading.caller, self.state
+        known = state.rows.get(caller)
+        if reading.serial == (0 if known is None else known.row.serial):
+            return True
         with self._lock:
-            row = state.row_at(caller, reading.at, reading.settings)
+            row = state.row_to_read(caller, reading.at, reading.settings)
             again = state.read(row, caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings)
         return again[:FACTS] == reading.facts[:FACTS]
 

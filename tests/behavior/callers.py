@@ -7,7 +7,7 @@ from random import Random
 from typing import NamedTuple
 
 from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, Tagger
-from policyengine.behavior.fold import BehaviorReading, ProfileSettings
+from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.model import (
     FORMAT,
     MODEL_VERSION,
@@ -49,13 +49,13 @@ class Callers:
 
     def send(
         self, who: Caller, endpoint: str = USUAL, *, outcome: int = ALLOWED, clamped: bool = False, run: int = 0
-    ) -> BehaviorReading:
+    ) -> CallerFacts:
         """Fold a request of now. Without a run, every ten minutes are one."""
         run = run or self.now // (10 * MINUTE) % 1_000 + 1
         event = BehaviorEvent(self.now, who, GROUP, endpoint, run, outcome, clamped)
         return self.state.fold(event, lambda _: self.settings)
 
-    def read(self, who: Caller, endpoint: str = USUAL) -> BehaviorReading:
+    def read(self, who: Caller, endpoint: str = USUAL) -> CallerFacts:
         row = self.state.row_at(who, self.now, self.settings)
         return self.state.read(row, who.issuer, GROUP, endpoint, self.now, self.settings)
 
@@ -107,7 +107,7 @@ class AdaptiveLimiter:
     def __init__(self) -> None:
         self.level, self.at, self.until, self.admitted = 0.0, 0, 0, 0
 
-    def pace_of(self, reading: BehaviorReading, now: int) -> Pace:
+    def pace_of(self, reading: CallerFacts, now: int) -> Pace:
         if reading.burst or reading.novelty > 300:
             self.until = now + 10 * MINUTE
         if now < self.until:
@@ -116,7 +116,7 @@ class AdaptiveLimiter:
             return self.NOT_READY
         return self.RAISED if reading.trust > 900 else self.BASE
 
-    def ask(self, callers: Callers, who: Caller, endpoint: str = USUAL) -> BehaviorReading:
+    def ask(self, callers: Callers, who: Caller, endpoint: str = USUAL) -> CallerFacts:
         """Decide a request, and let the state learn from it."""
         reading = callers.read(who, endpoint)
         pace = self.pace_of(reading, callers.now)

@@ -15,7 +15,7 @@ from policyengine.behavior.fold import (
     LEVEL_UNIT,
     PEAK_UNIT,
     SLOW_FACTOR,
-    BehaviorReading,
+    CallerFacts,
     ProfileSettings,
     advance,
     apply_decision,
@@ -454,7 +454,7 @@ def test_facts_are_neutral_until_the_class_is_ready(model):
 
 
 def test_facts_have_thousandths():
-    found = BehaviorReading(True, 987, True, 31, 0, True, 1, 2, 3).to_facts()
+    found = CallerFacts(True, 987, True, 31, 0, True, 1, 2, 3).to_facts()
     assert found == {
         "ready": True, "trust": Decimal("0.987"), "burst": True, "novelty": Decimal("0.031"), "error_rate": Decimal(0),
     }  # fmt: skip

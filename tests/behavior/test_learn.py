@@ -13,6 +13,7 @@ from policyengine.behavior.learn import (
     WEIGHT_UNIT,
     CallerDay,
     caller_days,
+    days_to_calibrate,
     excess,
     learn_margins,
     learn_model,
@@ -85,6 +86,13 @@ def test_too_few_days_give_no_margins():
 def test_with_fewer_days_than_the_rate_needs_the_margin_has_a_reserve_and_is_not_declared():
     found = learn_margins(days_of([1_500] * 20 + [2_000]), 100)
     assert (found.slow, found.declared) == (4_000, False)
+
+
+@pytest.mark.parametrize("burst_days", [20, 100])
+def test_the_number_of_days_that_the_declared_rate_needs(burst_days):
+    needed = days_to_calibrate(burst_days)
+    assert learn_margins(days_of([1_500] * needed), burst_days).declared
+    assert not learn_margins(days_of([1_500] * (needed - 1)), burst_days).declared
 
 
 @pytest.mark.parametrize(("ratio", "margin"), [(0, LEAST_MARGIN), (1_024, LEAST_MARGIN), (65_535, MAX_MARGIN)])

@@ -250,6 +250,27 @@ def test_two_threads_lose_no_event(learned):
     assert len(numbers) == len(set(numbers))
 
 
+def test_a_request_of_the_next_hour_that_is_read_first_does_not_move_an_earlier_decision(tmp_path, ten_days):
+    """Two threads: one has read its facts before the hour ends, and learns after the other has read in the next."""
+    rows, model, tagger = ten_days
+    caller = Caller("idp", "report-0")
+    settings_of = Engine.from_text(POLICY).decider.behavior.settings_of
+    hour = int((BEGIN + timedelta(days=10, hours=10)).timestamp() * 1_000)
+    packed_rows = []
+    for reads_first in (False, True):
+        state = BehaviorState(tagger, model=model)
+        state.rows = {one: CallerRow(group, unpack_row(raw)) for one, (group, raw) in rows.items()}
+        tracker = BehaviorTracker(state)
+        earlier = tracker.read(caller, "profile reporting", "GET /data/**", 1, hour - 1_000, settings_of)
+        if reads_first:
+            tracker.read(caller, "profile reporting", "GET /data/**", 1, hour + 1_000, settings_of)
+        tracker.learn(earlier, 0, False, settings_of)
+        later = tracker.read(caller, "profile reporting", "GET /data/**", 1, hour + 1_000, settings_of)
+        tracker.learn(later, 0, False, settings_of)
+        packed_rows.append(pack_row(state.rows[caller].row))
+    assert packed_rows[0] == packed_rows[1]
+
+
 # ── The folder ────────────────────────────────────────────────────────────────────────────────
 
 

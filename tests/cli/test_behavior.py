@@ -70,7 +70,7 @@ def test_a_log_is_learned_into_a_new_folder(run, world):
     assert ended.code == 0
     assert ended.out.splitlines()[0] == "learned 1,200 of 1,200 decisions"
     assert "4 callers, 4 of them ready" in ended.out
-    assert "not yet once in 100d: 24 caller-days of 99" in ended.out
+    assert "not yet once in 100d: 24 caller-days of 199" in ended.out
     assert ended.err == ""
     state = state_of(world / "new")
     assert len(state.rows) == 4
@@ -190,12 +190,23 @@ def test_a_folder_that_a_server_keeps_is_not_learned_into(run, world, server):
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "why"), [(".", "a folder with other files"), ("log.jsonl", "cannot be written: file exists")]
+)
+def test_a_path_with_something_else_is_not_learned_into(run, world, path, why):
+    before = sorted(file.name for file in world.iterdir())
+    ended = run("behavior", "learn", "log.jsonl", "-o", path)
+    assert ended.code == 1
+    assert why in ended.err
+    assert sorted(file.name for file in world.iterdir()) == before
+
+
 def test_learning_says_when_the_declared_rate_is_calibrated(run, world):
-    policy = POLICY.replace("ready 20 runs, 3d", "ready 20 runs, 3d   burst once in 20d")
+    policy = POLICY.replace("ready 20 runs, 3d", "ready 20 runs, 3d   burst once in 10d")
     (world / "p.policy").write_text(policy)
     ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
     [found] = ended.json["classes"]
-    assert (found["calibrated"], found["caller_days"], found["burst_once_in_days"]) == (True, 24, 20)
+    assert (found["calibrated"], found["caller_days"], found["burst_once_in_days"]) == (True, 24, 10)
 
 
 def test_broken_policies_are_one_error(run, world):

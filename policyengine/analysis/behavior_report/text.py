@@ -18,6 +18,7 @@ from policyengine.analysis.behavior_report.report import (
     margin,
 )
 from policyengine.analysis.behavior_report.tallies import LEVEL_BOUNDS
+from policyengine.behavior.learn import days_to_calibrate
 from policyengine.time_formats import format_duration
 
 SHOWN_CALLERS = 3
@@ -131,7 +132,7 @@ def margin_words(one: ClassReport) -> str:
 def learned_words(burst_days: int, days: int, declared: bool) -> str:
     """Return from how many caller-days the margins come, and whether these suffice for the declared rate."""
     found = count_words(days, "caller-day")
-    return found if declared else f"{found}; the declared rate needs {burst_days:,}"
+    return found if declared else f"{found}; the declared rate needs {days_to_calibrate(burst_days):,}"
 
 
 def level_table(classes: Sequence[ClassReport]) -> Table:

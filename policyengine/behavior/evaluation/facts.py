@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from policyengine.behavior.fold import LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, BehaviorReading
+from policyengine.behavior.fold import LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, CallerFacts
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import MILLION, BehaviorRow
 
@@ -14,7 +14,7 @@ class RunMoment(NamedTuple):
     """A run after one of its events: the facts of the event, the row of the caller after it, and the events so far, of
     which `fresh` are at new endpoints. `trust` is that of the caller before the run."""
 
-    reading: BehaviorReading
+    reading: CallerFacts
     row: BehaviorRow
     model: ClassModel
     events: int

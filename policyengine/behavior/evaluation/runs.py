@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from policyengine.behavior.evaluation.facts import FACTS, RunMoment
 from policyengine.behavior.evaluation.traffic import Traffic
 from policyengine.behavior.events import BehaviorEvent, Caller
-from policyengine.behavior.fold import BehaviorReading
+from policyengine.behavior.fold import CallerFacts
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
 
@@ -142,7 +142,7 @@ def score_moment(run: ScoredRun, moment: RunMoment) -> None:
             run.alarms[place] = True
 
 
-def note_day(days: CallerDays, event: BehaviorEvent, reading: BehaviorReading) -> None:
+def note_day(days: CallerDays, event: BehaviorEvent, reading: CallerFacts) -> None:
     if reading.ready:
         key = event.caller, event.at // DAY
         days.burst[key] = days.burst.get(key, False) or reading.burst

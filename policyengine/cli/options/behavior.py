@@ -69,7 +69,18 @@ def open_folder(path: Path, *, create: bool = False) -> BehaviorFolder:
             raise CommandError(
                 "behavior", f"`{path}` is no folder with learned behavior", FOLDER_HINT, (("folder", str(path)),)
             )
+        if create and is_other_folder(path):
+            message = f"`{path}` is a folder with other files, and without learned behavior"
+            raise CommandError("behavior", message, "name a new folder", (("folder", str(path)),))
         return BehaviorFolder(path)
+
+
+def is_other_folder(path: Path) -> bool:
+    """Return whether a folder has files, but none of learned behavior. Raises OSError."""
+    if not path.is_dir():
+        return False
+    names = {file.name for file in path.iterdir()}
+    return bool(names) and not names & {"key", "models", "rows"}
 
 
 def load_state(folder: BehaviorFolder) -> BehaviorState:

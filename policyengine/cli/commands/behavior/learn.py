@@ -134,12 +134,15 @@ class ClassSummary(NamedTuple):
     @property
     def burst(self) -> str:
         """Return in words how far bursts are known."""
+        from policyengine.behavior.learn import days_to_calibrate
+
         if not self.model.has_margins:
             return f"none yet: {pluralize(self.model.days, 'caller-day')} of 20"
         rate = f"once in {self.settings.burst_days}d"
         if self.model.declared:
             return f"{rate}, calibrated"
-        return f"not yet {rate}: {pluralize(self.model.days, 'caller-day')} of {self.settings.burst_days - 1}"
+        needed = days_to_calibrate(self.settings.burst_days)
+        return f"not yet {rate}: {pluralize(self.model.days, 'caller-day')} of {needed:,}"
 
     @property
     def margins(self) -> str:
