@@ -132,14 +132,18 @@ class BehaviorReader:
     def finish(self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision) -> bytes:
         """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
         could not be read."""
-        if reading is None:
-            return UNREADABLE_MEMBER if self._logs else b""
         clamped, number = False, 0
-        if charge is not None:
+        if reading is not None and charge is not None:
             clamped = has_clamp(decision)
             reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
             number = self.tracker.finish(reading, charge, reportable)
-        return encode_reading(reading, number, clamped=clamped) if self._logs else b""
+        return self.encode(reading, number, clamped=clamped)
+
+    def encode(self, reading: CallerSnapshot | None, number: int = 0, *, clamped: bool = False) -> bytes:
+        """Return the member of a log line; `number` is that of the event that was learned."""
+        if not self._logs:
+            return b""
+        return UNREADABLE_MEMBER if reading is None else encode_reading(reading, number, clamped=clamped)
 
     def learn(self, reading: CallerSnapshot, decision: Decision) -> None:
         """Learn from a final decision that no store commits."""

@@ -121,7 +121,7 @@ class SharedTracker:
             tagger = Tagger(derive(key, b"tags"))
             with self._lock:
                 self._key, self._caller_key, self._model_key = key, derive(key, b"callers"), derive(key, b"models")
-                self.model = EMPTY_MODEL
+                self.model, self._tagger = EMPTY_MODEL, None
                 self._callers.clear()
             self.refresh_model()
             self._tagger = tagger
@@ -222,12 +222,14 @@ class SharedTracker:
             with self._lock:
                 self.counts["burst"] += reading.facts.burst
                 self.counts["novelty"] += reading.facts.is_new
-        history = charge.history if isinstance(charge, BehaviorCharge) else None
-        if history is not None and history.number == 1 and reading.caller.version:
+        if not isinstance(charge, BehaviorCharge) or charge.history is None:
+            return 0
+        number = charge.history.number
+        if reading.caller.version and (charge.row or number == 1):
             with suppress(StoreError):
                 family, lasts = self.key_of(unversioned(reading.caller)), kept_milliseconds(reading.settings)
-                self._store.add_version(family, self.key_of(reading.caller), lasts, reading.at * 1_000)
-        return 0 if history is None else history.number
+                self._store.add_version(family, charge.key, lasts, reading.at * 1_000)
+        return number
 
     def report(self, decision: str, failed: bool) -> None:
         """Learn how a request came out, once. Raises StoreError."""

@@ -130,7 +130,8 @@ class Decider:
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state
             if claim is not None:
-                draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
+                past = history if behavior is None or facts is None else history + behavior.encode(read)
+                draft = encode_draft(decision, effects, spent, past, moment, self._encode_proved(request))
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
             if charge is not None:
                 effects = structs.replace(effects, behavior=charge)

@@ -40,11 +40,11 @@ class BehaviorStore(Protocol):
         ...
 
     def latest_version(self, family: str, now: int) -> str | None:
-        """Return the key of the latest version of a caller; `family` stands for all of its versions."""
+        """Return the key of the version of a caller that was heard of last; `family` stands for all of its versions."""
         ...
 
     def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
-        """Remember a new version for `lasts` milliseconds."""
+        """Remember for `lasts` milliseconds that a version was heard of."""
         ...
 
     def shared_key(self, proposed: bytes) -> bytes:
@@ -67,7 +67,8 @@ class BehaviorStore(Protocol):
 
 class StoredCaller(NamedTuple):
     """Holds what a store keeps of a caller: the levels at the time of the last event, and the events after the first
-    `base`, which are in the saved row."""
+    `base`, which are in the saved row. Another form of this needs other keys and tables, because processes of two
+    versions may share a store."""
 
     at: int = 0
     slow: int = 0

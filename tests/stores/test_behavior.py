@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
 from policyengine import Engine
+from policyengine.audit import DecisionLog
+from policyengine.audit.reader import read_records
+from policyengine.audit.replay import replay_decision
 from policyengine.behavior.events import ALLOWED, DENIED, FAILED, HELD, Caller, Tagger
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.row import HOUR, MAX_LEVEL, BehaviorRow, pack_row, unpack_row
@@ -493,15 +497,28 @@ def test_a_batch_learns_as_single_decisions_do(ready: list[Engine], clock: FakeC
     assert {"allow 180", "throttle 2"} == {told(one) for one in answers if isinstance(one, Decision)}
 
 
-def test_a_repeated_idempotency_key_teaches_once(ready: list[Engine]) -> None:
+def test_a_repeated_idempotency_key_teaches_once(ready: list[Engine], tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    first = ready[0]
+    second = Engine.from_text(
+        POLICY,
+        clock=first.decider.clock,
+        store=first.store,
+        log=log,
+        behavior=first.behavior,  # as in one process
+    )
     key = IdempotencyKey("gateway", "k", "a" * 32)
-    first = ready[0].decide_once(question(task="once"), key)
-    number = number_of(ready[0])
-    again = ready[1].decide_once(question(task="once"), key)
-    assert (first.again, again.again) == (False, True)
-    assert first.decision.id == again.decision.id
-    ready[0].decide(question(task="once"))
-    assert number_of(ready[0]) == number + 1
+    made = second.decide_once(question(task="once"), key)
+    number = number_of(second)
+    again = second.decide_once(question(task="once"), key)
+    assert (made.again, again.again) == (False, True)
+    assert made.decision.id == again.decision.id
+    second.decide(question(task="once"))
+    assert number_of(second) == number + 1
+    log.close()
+    records = list(read_records(log.path))
+    assert [record.behavior.event for record in records if record.behavior] == [number, 0, number + 1]
+    assert all(replay_decision(record, second.kernel).same for record in records)
 
 
 def number_of(engine: Engine) -> int:

@@ -35,6 +35,7 @@ TABLES = (
     "until INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS caller_version (family TEXT PRIMARY KEY, key TEXT NOT NULL, until INTEGER NOT NULL) "
     "WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS caller_version_until ON caller_version (until)",
     "CREATE TABLE IF NOT EXISTS behavior (name TEXT PRIMARY KEY, number INTEGER NOT NULL, value BLOB NOT NULL) "
     "WITHOUT ROWID",
 )
