@@ -55,7 +55,7 @@ Answer: TypeAlias = Said | Refusal
 
 
 class RecordingStore(MemoryStore):
-    """Keeps the effects that the engine committed."""
+    """Keeps the effects that the engine committed, without what it learned of callers."""
 
     def __init__(self) -> None:
         super().__init__(history_complete=True, max_skew=ANY_TIME)
@@ -63,7 +63,8 @@ class RecordingStore(MemoryStore):
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:  # type: ignore[override]
         if not peek:
-            self.committed.append(structs.replace(effects, relied=()))
+            kept = structs.replace(effects, relied=(), behavior=None)
+            self.committed += [kept] if kept else []
         return super().commit(effects, decision, now, peek=peek)
 
 
