@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
 
+MAX_RUN = 2**32 - 1
 NUMBERS = ("trust", "novelty", "error_rate")
 WORDS = ("ready", "burst")
 
@@ -41,8 +42,11 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
     for name in NUMBERS:
         facts[name] = Decimal(str(member[name]))
+    run = int(member.get("run", 0))
+    if not 0 <= run <= MAX_RUN:
+        raise ValueError("its run is out of range")
     return LoggedBehavior(
         str(member["class"]), str(member.get("instance", "")), str(member.get("version", "")),
-        int(member.get("run", 0)), member.get("clamped") is True, str(member["model"]), int(member["read"]),
+        run, member.get("clamped") is True, str(member["model"]), int(member["read"]),
         int(member["event"]), facts, member.get("released") is True,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from policyengine.audit.event_records import OutcomeRecord
 from policyengine.audit.files import Report
 from policyengine.audit.logged_behavior import LoggedBehavior
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
-from policyengine.behavior.events import BehaviorEvent, Caller
+from policyengine.behavior.events import BehaviorEvent, Caller, event_time, name_caller
 from policyengine.behavior.fold import CallerFacts
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES
@@ -89,9 +89,9 @@ def fold_entries(
 def logged_event(record: DecisionRecord, logged: LoggedBehavior) -> BehaviorEvent:
     """Return the event of a logged decision."""
     principal = record.decision.get("principal") or {}
-    name = principal.get("agent") or principal.get("user") or ""
-    caller = Caller(principal.get("issuer") or "", name, logged.instance, logged.version)
-    at = epoch_nanoseconds(record.time) // MILLISECOND
+    names = principal.get("issuer") or "", principal.get("agent") or ""
+    caller = name_caller(*names, logged.instance, logged.version)
+    at = event_time(epoch_nanoseconds(record.time))
     outcome = OUTCOMES[record.outcome]
     return BehaviorEvent(
         at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped, logged.released

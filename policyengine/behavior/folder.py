@@ -16,12 +16,14 @@ the model was replaced by an older one.
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b, sha256
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
@@ -37,6 +39,7 @@ from policyengine.trusted_files import UntrustedPathError, open_trusted, write_p
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+_LOG = logging.getLogger("policyengine")
 KEY_BYTES: Final = 32
 KEPT_MODELS: Final = 32
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -46,6 +49,7 @@ LENGTH_BYTES: Final = 4
 MAX_NAME_BYTES: Final = 16_384  # of a caller and its class
 MAX_ITEM_BYTES: Final = ROW_BYTES + MAX_NAME_BYTES
 DIGEST_BYTES: Final = 32
+OWN_NAMES: Final = frozenset({"key", "models", "rows"})
 RESTORE_HINT = "restore it from a backup, or move the folder away to begin again"
 
 
@@ -83,10 +87,12 @@ class BehaviorFolder:
     def __init__(self, path: Path | str) -> None:
         """Open the folder, or create it with a new key. Raises BehaviorFolderError."""
         self.path = Path(path)
+        self._check_place()
         try:
             self.path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
             (self.path / "models").mkdir(FOLDER_MODE, exist_ok=True)
-            if problem := write_problem(self.path, os.stat(self.path)):
+            places = (self.path, self.path / "models")
+            if problem := next(filter(None, (write_problem(place, os.stat(place)) for place in places)), None):
                 raise BehaviorFolderError(f"what is learned can be changed by others: {problem}", "`chmod go-w` it")
         except OSError as error:
             raise BehaviorFolderError(
@@ -95,6 +101,19 @@ class BehaviorFolder:
         self._key = self._load_or_create_key()
         self.tagger = Tagger(self._derive(b"tags"))
         self.key_id = blake2b(self._derive(b"id"), digest_size=8).hexdigest()
+
+    def _check_place(self) -> None:
+        """Check that the path is a folder of learned behavior, or a new or empty one. Raises BehaviorFolderError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise BehaviorFolderError(f"`{self.path}` is a file", "name a folder")
+        try:
+            names = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            message = f"the folder `{self.path}` cannot be read: {reason(error)}"
+            raise BehaviorFolderError(message, "make it readable") from None
+        if names and not names & OWN_NAMES:
+            message = f"`{self.path}` is a folder with other files, and without learned behavior"
+            raise BehaviorFolderError(message, "name a new folder")
 
     # ── The key ───────────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +238,8 @@ class BehaviorFolder:
             opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
             with os.fdopen(opened, "wb") as file:
                 header = msgspec.msgpack.encode(RowsHeader(ROWS_FORMAT, ROWS_VERSION, model, callers))
-                for item in (header, *(msgspec.msgpack.encode((*row.caller, row.group, row.packed)) for row in rows)):
+                items = (msgspec.msgpack.encode((*row.caller, row.group, row.packed)) for row in rows)
+                for item in chain((header,), items):
                     part = len(item).to_bytes(LENGTH_BYTES) + item
                     digest.update(part)
                     file.write(part)
@@ -243,6 +263,11 @@ class BehaviorFolder:
                     raise BehaviorFolderError(f"the rows `{path}` have another version", RESTORE_HINT)
                 if header.model > model:
                     raise BehaviorFolderError(f"an older model was put into `{self.path}`", RESTORE_HINT)
+                if header.model < model - 1:  # a model is saved just before the rows
+                    _LOG.warning(
+                        "the rows in `%s` are %d models older than the latest one: they were put back, or not "
+                        "saved", self.path, model - header.model, extra={"event": "behavior_rows_old"},
+                    )  # fmt: skip
                 for item in items:
                     *names, group, packed = msgspec.msgpack.decode(item, type=ItemTuple)
                     found[Caller(*names)] = CallerRow(group, unpack_row(packed))

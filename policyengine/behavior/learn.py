@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from policyengine.behavior.events import Caller
@@ -16,7 +18,7 @@ from policyengine.behavior.model import (
     ClassName,
     ModelContent,
 )
-from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, BehaviorRow
+from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, MAX_SHORT, BehaviorRow
 
 LEAST_TEACHERS: Final = 2  # principals that must use an endpoint before the class has it
 LEAST_DAYS: Final = 20  # caller-days from which margins are learned
@@ -28,9 +30,6 @@ LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
 MAX_MARGIN: Final = 8 * MARGIN_UNIT  # whatever the callers of a class do
 
 SettingsOf = Callable[[str], ProfileSettings]
-
-
-Principal = tuple[str, str]  # an agent of an issuer, and its instance; its versions are the same principal
 
 
 class CallerDay(NamedTuple):
@@ -57,12 +56,12 @@ def learn_model(
     rows: Mapping[Caller, tuple[str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
 ) -> BehaviorModel:
     """Return the model of the rows, each with the name of its class. Only callers that are ready by their own runs and
-    days, and that are not forgotten, teach a class."""
-    classes: defaultdict[ClassName, defaultdict[Principal, list[BehaviorRow]]] = defaultdict(lambda: defaultdict(list))
+    days, and that are not forgotten, teach a class. All instances and versions of an agent are one principal."""
+    classes: defaultdict[ClassName, defaultdict[str, list[BehaviorRow]]] = defaultdict(lambda: defaultdict(list))
     for caller, (group, row) in rows.items():
         settings = settings_of(group)
         if is_ready(row, settings) and now - row.level_at <= settings.learn_days * HOURS_OF_DAY * HOUR:
-            classes[caller.issuer, group][caller.agent, caller.instance].append(row)
+            classes[caller.issuer, group][caller.agent].append(row)
     learned = [
         learn_class(name, [found for _, found in sorted(principals.items())], settings_of(name[1]), now)
         for name, principals in sorted(classes.items())
@@ -119,12 +118,12 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     if allowed < 0:
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
         return Margins(bounded(SPARE * slow), bounded(SPARE * fast), len(days), declared=False)
-    slows, fasts = weighted(days, 0), weighted(days, 1)
+    slows, fasts = RatioWeights(days, 0), RatioWeights(days, 1)
     part = max(allowed // MAX_PART, WEIGHT_UNIT)
 
     def at(above: int) -> tuple[int, int]:
         """Return the margins that each bucket alone exceeds with at most this weight."""
-        return quantile(slows, above), quantile(fasts, above)
+        return slows.quantile(above), fasts.quantile(above)
 
     low, high = 0, max(allowed, WEIGHT_UNIT)
     while high < total and excess(days, *at(high), part) <= allowed:
@@ -150,19 +149,21 @@ def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
     return sum(min(weight, part) for weight in above.values())
 
 
-def weighted(days: Iterable[CallerDay], column: int) -> list[tuple[int, int]]:
-    """Return the ratios of a bucket with their weights, highest first."""
-    return sorted([(day[column], day.weight) for day in days], reverse=True)
+class RatioWeights:
+    """The weights of the ratios of one bucket. Python sorts in one step, in which no decision can be made, so they are
+    counted instead."""
 
+    def __init__(self, days: Iterable[CallerDay], column: int) -> None:
+        weights = [0] * (MAX_SHORT + 1)
+        for day in days:
+            weights[day[column]] += day.weight
+        self._least = next((ratio for ratio, weight in enumerate(weights) if weight), 0)
+        # Of each ratio, the negative weight of those above it, which rises with the ratio.
+        self._above = [-weight for weight in accumulate(reversed(weights[1:]), initial=0)][::-1]
 
-def quantile(ratios: Sequence[tuple[int, int]], weight: int) -> int:
-    """Return the smallest ratio such that at most this weight is above it."""
-    above = 0
-    for ratio, each in ratios:
-        above += each
-        if above > weight:
-            return ratio
-    return ratios[-1][0]
+    def quantile(self, weight: int) -> int:
+        """Return the smallest ratio such that at most this weight is above it."""
+        return max(bisect_left(self._above, -weight), self._least)
 
 
 def bounded(margin: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from policyengine.audit.reader import LogEntry
 from policyengine.behavior.folder import BehaviorFolder, SavedRow
 from policyengine.behavior.log_events import FailureReport, LogEventReader
-from policyengine.behavior.operator_files import remove_requests
+from policyengine.behavior.operator_files import remove_requests, request_paths
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
 
@@ -67,4 +67,4 @@ def save_state(folder: BehaviorFolder, state: BehaviorState) -> None:
         folder.save_model(state.model)
     rows = (SavedRow(caller, found.group, pack_row(found.row)) for caller, found in state.rows.items())
     folder.save_rows(rows, len(state.rows), state.model.content.serial)
-    remove_requests(folder, 0)
+    remove_requests(folder, [path.name for path in request_paths(folder)])

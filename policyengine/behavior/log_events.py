@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 from policyengine.audit.event_records import OutcomeRecord
 from policyengine.audit.files import Report
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
-from policyengine.behavior.events import BehaviorEvent, Caller
-from policyengine.behavior.fold_log import MILLISECOND, logged_event
+from policyengine.behavior.events import BehaviorEvent, Caller, event_time
+from policyengine.behavior.fold_log import logged_event
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, BehaviorReader, CallerProfile, text_at
 from policyengine.behavior.tracker import MAX_REPORTABLE
 from policyengine.clock import epoch_nanoseconds
@@ -47,6 +47,7 @@ class LogEventReader:
 
     def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
         self._reader, self._names = reader, names
+        self._seen: dict[str, None] = {}  # decisions; a repeated idempotency key has a line of its own
         self._callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
         self.decisions = self.unidentified = self.unknown = 0
 
@@ -58,6 +59,11 @@ class LogEventReader:
             return FailureReport(caller, milliseconds(entry)) if caller is not None and failed else None
         if not isinstance(entry, DecisionRecord) or entry.call != "decide":
             return None
+        if entry.id in self._seen:
+            return None
+        if len(self._seen) >= MAX_REPORTABLE:
+            del self._seen[next(iter(self._seen))]
+        self._seen[entry.id] = None
         self.decisions += 1
         found = self._read_decision(entry)
         if found is not None and entry.outcome is Outcome.ALLOW:
@@ -112,7 +118,7 @@ class LogEventReader:
 
 
 def milliseconds(entry: LogEntry) -> int:
-    return epoch_nanoseconds(entry.time) // MILLISECOND
+    return event_time(epoch_nanoseconds(entry.time))
 
 
 def question_of(record: DecisionRecord) -> Request | None:

@@ -1,15 +1,14 @@
 """The files in which operators ask for planned changes, and for callers to be forgotten.
 
 A process that uses a folder with learned behavior reads both about every minute. The key of the folder authenticates
-them. Requests to forget stay for a few minutes, so that each process with the folder finds them.
+them. The process that saves the rows removes a request to forget when it has followed it.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,6 @@ from policyengine.bounded_files import read_bounded
 MAX_RELEASE: Final = 14 * HOURS_OF_DAY * HOUR  # milliseconds
 MAX_RELEASES: Final = 1_000
 MAX_FILE_BYTES: Final = 2**20
-REQUEST_SECONDS: Final = 300.0  # for which a request stays
 RELEASES, REQUESTS = b"releases", b"requests"
 RELEASES_HINT = "delete it: planned changes then end"
 
@@ -109,9 +107,8 @@ def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
         raise BehaviorFolderError(f"the request `{path}` is ignored: it is not of the key", "delete it") from None
 
 
-def remove_requests(folder: BehaviorFolder, age: float = REQUEST_SECONDS) -> None:
-    """Remove the requests that are older than so many seconds. Raises OSError."""
+def remove_requests(folder: BehaviorFolder, names: Collection[str]) -> None:
+    """Remove the requests with these names, which were followed. Raises OSError."""
     for path in request_paths(folder):
-        with suppress(FileNotFoundError):
-            if time.time() - os.stat(path).st_mtime >= age:
-                path.unlink()
+        if path.name in names:
+            path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Tagger, name_caller
 from policyengine.behavior.plain_events import PlainEvent
 from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader
 from policyengine.runtime.request import Request
@@ -29,7 +29,7 @@ class PlainEventReader:
             group, profile = self._reader.classes.find(event.agent, None)
             has_key = profile.run_key is not None
         run = self._tagger.tag(event.run) if event.run and has_key else NO_RUN
-        caller = Caller(event.issuer, event.agent, event.instance)
+        caller = name_caller(event.issuer, event.agent, event.instance)
         return BehaviorEvent(event.at, caller, group, self._endpoint(event.endpoint), run, outcome_of(event))
 
     def failed(self, event: PlainEvent) -> bool:

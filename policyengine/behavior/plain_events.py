@@ -21,13 +21,16 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from policyengine.behavior.events import MAX_TIME
 from policyengine.bounded_files import read_bounded
 from policyengine.clock import epoch_nanoseconds
 from policyengine.time_formats import parse_duration
 
 MAX_FILE_BYTES: Final = 2**30
 MAX_EVENTS: Final = 10_000_000
-MAX_MILLISECONDS: Final = 2**45  # a thousand years
+LEAST_TIME: Final = 946_684_800_000  # the year 2000, in milliseconds: a smaller number is in seconds
+OUTCOMES: Final = ("", "allow", "deny", "throttle", "confirm")
+MAX_STATUS: Final = 599
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -55,8 +58,8 @@ class EventLoop(msgspec.Struct, forbid_unknown_fields=True):
     times: int
 
 
-class EventLine(msgspec.Struct):
-    """One line of the file; members of other names are ignored."""
+class EventLine(msgspec.Struct, forbid_unknown_fields=True):
+    """One line of the file. Nothing is learned of bodies yet."""
 
     at: datetime | int
     agent: str
@@ -67,6 +70,7 @@ class EventLine(msgspec.Struct):
     status: int = 0
     outcome: str = ""
     repeat: list[EventLoop] = []
+    body: msgspec.Raw = msgspec.Raw()
 
 
 DECODER: Final = msgspec.json.Decoder(EventLine)
@@ -92,6 +96,10 @@ def read_plain_events(path: Path) -> list[PlainEvent]:
 def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
     """Yield the events of a line, at most `room` of them. Raises ValueError and msgspec.DecodeError."""
     read = DECODER.decode(line)
+    if read.outcome not in OUTCOMES:
+        raise ValueError(f"`outcome` is one of {', '.join(filter(None, OUTCOMES))}")
+    if not 0 <= read.status <= MAX_STATUS:
+        raise ValueError("`status` is no HTTP status")
     begin = read.at if isinstance(read.at, int) else moment_of(read.at)
     steps, count = [], 1
     for loop in read.repeat:
@@ -99,13 +107,13 @@ def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
         if every is None or loop.times < 1:
             raise ValueError('a loop is written as `{"every": "10s", "times": 6}`')
         count *= loop.times
-        steps.append([number * (every // MILLISECOND) for number in range(min(loop.times, room + 1))])
-    if count > room:
-        raise ValueError(f"there are more than {MAX_EVENTS:,} events")
+        if count > room:
+            raise ValueError(f"there are more than {MAX_EVENTS:,} events")
+        steps.append([number * (every // MILLISECOND) for number in range(loop.times)])
     for offsets in product(*reversed(steps)):
         at = begin + sum(offsets)
-        if not 0 <= at < MAX_MILLISECONDS:
-            raise ValueError("`at` is out of range")
+        if not LEAST_TIME <= at <= MAX_TIME:
+            raise ValueError("`at` is out of range: write RFC 3339, or milliseconds since 1970")
         yield PlainEvent(
             at, read.agent, read.issuer, read.instance, read.run, read.endpoint, read.status, read.outcome
         )  # fmt: skip

@@ -9,7 +9,16 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from policyengine import kernel as k
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, Caller
+from policyengine.behavior.events import (
+    ALLOWED,
+    DENIED,
+    HELD,
+    MAX_NAME_CHARACTERS,
+    NO_RUN,
+    Caller,
+    event_time,
+    name_caller,
+)
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
@@ -65,7 +74,7 @@ class BehaviorReader:
     ) -> None:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
-        self.classes = CallerClasses(kernel)
+        self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
 
     @property
     def settings_of(self) -> SettingsOf:
@@ -81,7 +90,7 @@ class BehaviorReader:
             return None
         caller, group, profile = found
         run, endpoint, settings_of = self.run_of(request, profile), self.endpoint_of(request), self.classes.settings_of
-        return self.tracker.read(caller, group, endpoint, run, moment // 1_000_000, settings_of)
+        return self.tracker.read(caller, group, endpoint, run, event_time(moment), settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
@@ -90,15 +99,15 @@ class BehaviorReader:
             return None
         caller, group, profile = found
         return self.tracker.peek(
-            caller, group, profile.settings, self.endpoint_of(request), moment // 1_000_000
+            caller, group, profile.settings, self.endpoint_of(request), event_time(moment)
         ).to_facts()
 
     def identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
         """Return the caller of a request, its class and its profile."""
         caller = caller_of(request)
-        if caller is None:
+        if caller is None or (self._issuers and caller.issuer not in self._issuers):
             return None
-        group, profile = self.classes.find(caller.agent, naming_facts(request).get("groups"))
+        group, profile = self.classes.find(caller.agent, groups_of(request))
         if profile.version is not None:
             text = text_at(request, profile.version)
             version = "" if text is None else f"{self.tracker.tag(text):08x}"
@@ -162,16 +171,10 @@ def has_clamp(decision: Decision) -> bool:
     return any(one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings)
 
 
-def naming_facts(request: Request) -> Any:
-    """Return the facts of the agent; those of the user without an agent."""
-    agent = request.facts.get("agent")
-    return request.facts.get("user") if agent is None else agent
-
-
 def caller_of(request: Request) -> Caller | None:
-    """Return the caller of a request, without its version. A caller has a name; agents without an issuer, as in
-    policies without issuers, have the issuer `""`."""
-    agent = naming_facts(request)
+    """Return the caller of a request, without its version. Nothing is learned of users without an agent. Agents without
+    an issuer, as in policies without issuers, have the issuer `""`."""
+    agent: Any = request.facts.get("agent")
     if agent.__class__ is not dict:
         return None
     name, issuer, instance = agent.get("id"), agent.get("issuer"), agent.get("instance")
@@ -180,7 +183,12 @@ def caller_of(request: Request) -> Caller | None:
     if issuer.__class__ is not str:
         credential: Any = request.facts.get("credential")
         issuer = credential.get("issuer") if credential.__class__ is dict else None
-    return Caller(issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "")
+    return name_caller(issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "")
+
+
+def groups_of(request: Request) -> object:
+    agent: Any = request.facts.get("agent")
+    return agent.get("groups") if agent.__class__ is dict else None
 
 
 def text_at(request: Request, fact: k.Fact) -> str | None:
@@ -213,22 +221,23 @@ class CallerClasses:
         self._profiles = {f"profile {profile.name}": caller_profile(profile) for profile in kernel.profiles}
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
+        self._groups = self._heads.groups | self._blocks.groups  # those that the policies name
         self._known: dict[object, tuple[str, CallerProfile]] = {}
 
     def find(self, name: str, groups: object) -> tuple[str, CallerProfile]:
         """Return the class of a caller, and its profile."""
-        key = name, groups
-        try:
-            found = self._known.get(key)
-        except TypeError:  # groups are no tuple of texts
-            key, groups = (name, None), None
-            found = self._known.get(key)
+        named: tuple[str, ...] = ()
+        if self._groups and groups.__class__ is tuple:
+            named = tuple([one for one in groups if one.__class__ is str and one in self._groups])
+        key = name, named
+        found = self._known.get(key)
         if found is None:
-            named = tuple(one for one in groups if isinstance(one, str)) if isinstance(groups, tuple) else ()
             group = self._heads.find(name, named) or self._blocks.find(name, named) or ""
-            if len(self._known) >= MAX_GROUPS:
-                self._known.clear()
-            found = self._known[key] = group, self._profiles.get(group, NO_PROFILE)
+            found = group, self._profiles.get(group, NO_PROFILE)
+            if len(name) <= MAX_NAME_CHARACTERS:
+                if len(self._known) >= MAX_GROUPS:
+                    self._known.clear()
+                self._known[key] = found
         return found
 
     def settings_of(self, group: str) -> ProfileSettings:
@@ -251,6 +260,7 @@ class HeadIndex:
                     globs.append((Glob(glob), label))
                 case k.InGroup(group):
                     self._groups.setdefault(group, label)
+        self.groups = frozenset(self._groups)
         self._globs = sorted(globs, key=lambda one: (-len(one[0].pattern), one[0].pattern))
 
     def find(self, name: str, groups: Iterable[str]) -> str | None:

@@ -70,9 +70,10 @@ class UnreadableBehaviorError(StoreError):
 
 
 class SavedCaller(NamedTuple):
-    """The row of a caller in the store, with its class."""
+    """The row of a caller in the store, with its class. `agent` is the tag of its name."""
 
     issuer: str
+    agent: str
     group: str
     row: BehaviorRow
 
@@ -137,7 +138,7 @@ class SharedTracker:
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Read the facts of a request. Raises StoreError."""
-        self._last, self._settings_of = max(self._last, at), settings_of
+        self._settings_of = settings_of
         if self._process != os.getpid():
             self.start()
         settings = settings_of(group)
@@ -197,13 +198,17 @@ class SharedTracker:
             if known is not None:
                 base, number, strict = known.base, known.row.serial, monotonic() - known.heard > FRESH_SECONDS
                 if number - base >= EVENTS_PER_ROW or not number:
-                    packed = encode_saved(reading.caller.issuer, reading.group, known.row)
+                    packed = encode_saved(*self._agent_of(reading.caller), reading.group, known.row)
         return BehaviorCharge(
             key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
             (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
             outcome, HELD if outcome == ALLOWED else outcome, content, base, number, packed,
             kept_milliseconds(settings), outcome == ALLOWED, level_caps(reading),
         )  # fmt: skip
+
+    def _agent_of(self, caller: Caller) -> tuple[str, str]:
+        """Return the issuer of a caller, and the name of its agent in the store."""
+        return caller.issuer, blake2b(caller.agent.encode(), digest_size=8, key=self._caller_key).hexdigest()
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Fold the events that the store returned with a commit, whether or not the commit changed anything. Return
@@ -218,6 +223,7 @@ class SharedTracker:
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
         """Fold the event of a committed decision, and return its number."""
         self.note(reading, charge)
+        self._last = max(self._last, reading.at)
         if reading.facts.ready:
             with self._lock:
                 self.counts["burst"] += reading.facts.burst
@@ -281,7 +287,7 @@ class SharedTracker:
         self._use_key()
         self.refresh_model()
         settings_of, at, serial = self._settings_of, self._last, self.model.content.serial
-        if self._refused is not None or settings_of is None or at // DAY <= self.model.content.made // DAY:
+        if self._refused is not None or settings_of is None or not is_due(at, self.model):
             return
         if serial and not self._store.start_learning(serial + 1, at * 1_000):
             return
@@ -301,7 +307,7 @@ class SharedTracker:
                 settings = settings_of(saved.group)
                 known = fold_history(history, settings)
                 if known is not None and is_ready(known.row, settings):
-                    rows[Caller(saved.issuer, str(len(rows)))] = saved.group, known.row
+                    rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = saved.group, known.row
         return rows
 
     def refresh_model(self) -> None:
@@ -347,6 +353,12 @@ class SharedTracker:
         if thread is not None and thread.is_alive():
             thread.join(MODEL_SECONDS)
         self._process = 0
+
+
+def is_due(at: int, model: BehaviorModel) -> bool:
+    """Return whether a day has begun since a model was learned, or the clock was wrong then."""
+    day, learned = at // DAY, model.content.made // DAY
+    return day > learned or day < learned - 1
 
 
 def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None:
@@ -424,8 +436,8 @@ def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCal
     return CachedCaller(row, history.base)
 
 
-def encode_saved(issuer: str, group: str, row: BehaviorRow) -> bytes:
-    return msgpack.encode((issuer, group, pack_row(row)))
+def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes:
+    return msgpack.encode((issuer, agent, group, pack_row(row)))
 
 
 def decode_saved(raw: bytes) -> SavedCaller | None:
@@ -434,8 +446,8 @@ def decode_saved(raw: bytes) -> SavedCaller | None:
     if not raw:
         return None
     try:
-        issuer, group, packed = msgpack.decode(raw, type=tuple[str, str, bytes])
-        return SavedCaller(issuer, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
+        issuer, agent, group, packed = msgpack.decode(raw, type=tuple[str, str, str, bytes])
+        return SavedCaller(issuer, agent, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
     except (MsgspecError, RowError, IndexError) as error:
         raise UnreadableBehaviorError(f"the row of a caller is damaged: {error}") from None
 

@@ -21,6 +21,8 @@ from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
 MAX_CALLERS: Final = 1_000_000
+MAX_INSTANCES: Final = 1_000  # callers of one agent
+USUAL: Final = ProfileSettings()
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 
@@ -57,7 +59,8 @@ class BehaviorState:
 
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
     again gives the same models. If there are too many callers, the one that is not ready and was not heard of for
-    longest makes room, so that a flood of new keys does not displace callers that are ready.
+    longest makes room, so that a flood of new keys does not displace callers that are ready. One agent has at most
+    MAX_INSTANCES callers.
     """
 
     def __init__(
@@ -69,13 +72,29 @@ class BehaviorState:
         learns: bool = True,
         tags: str = "",
     ) -> None:
-        self.rows: dict[Caller, CallerRow] = {}
+        self._instances: dict[
+            tuple[str, str], dict[Caller, None]
+        ] = {}  # of each agent, the one heard of last at the end
+        self._new: dict[Caller, None] = {}  # callers that are not ready
+        self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
-        self._new: dict[Caller, None] = {}  # callers that are not ready, the one heard of last at the end
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the version heard of last
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
+
+    @property
+    def rows(self) -> dict[Caller, CallerRow]:
+        """The rows, the one heard of last at the end."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: dict[Caller, CallerRow]) -> None:
+        self._rows = rows
+        self._instances.clear()
+        self._new = {caller: None for caller, found in rows.items() if not is_ready(found.row, USUAL)}
+        for caller in rows:
+            self._instances.setdefault((caller.issuer, caller.agent), {})[caller] = None
 
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
         """Return the settings of a class at a time: a planned change may be under way."""
@@ -85,7 +104,7 @@ class BehaviorState:
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
-        found = self.rows.get(caller)
+        found = self._rows.get(caller)
         row = self._new_row(caller, at) if found is None else found.row
         advance(row, at, settings)
         return row
@@ -93,7 +112,7 @@ class BehaviorState:
     def row_to_read(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time, for facts. Decisions of an earlier hour may not be settled yet, so a
         row of an earlier hour is copied."""
-        found = self.rows.get(caller)
+        found = self._rows.get(caller)
         if found is None or found.row.hour == at // HOUR:
             return self.row_at(caller, at, settings)
         row = found.row.copy()
@@ -111,7 +130,7 @@ class BehaviorState:
         the number of events of the row."""
         at, caller, settings = reading.at, reading.caller, reading.settings
         row, facts = reading.row, reading.facts
-        known = self.rows.get(caller)
+        known = self._rows.get(caller)
         if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
@@ -136,7 +155,7 @@ class BehaviorState:
 
     def fold_failure(self, caller: Caller) -> None:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
-        found = self.rows.get(caller)
+        found = self._rows.get(caller)
         if found is not None:
             apply_failure(found.row)
 
@@ -145,41 +164,50 @@ class BehaviorState:
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:
-            self._versions = {unversioned(known): known for known in self.rows if known.version}
+            self._versions = {unversioned(known): known for known in self._rows if known.version}
         earlier = self._versions.get(unversioned(caller))
-        found = None if earlier is None else self.rows.get(earlier)
+        found = None if earlier is None else self._rows.get(earlier)
         return BehaviorRow(at) if found is None else found.row.successor()
 
     def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller, as the one heard of last."""
-        known = self.rows.pop(caller, None)
-        if known is None and len(self.rows) >= self._most:
-            self._make_room()
+        known, agent = self._rows.pop(caller, None), (caller.issuer, caller.agent)
+        instances = self._instances.get(agent)
+        if instances is None:
+            instances = self._instances[agent] = {}
+        if known is None:
+            self._make_room(instances)
         self._new.pop(caller, None)
         if not is_ready(row, settings):
             self._new[caller] = None
-            if len(self._new) > self._most:
-                del self._new[next(iter(self._new))]
-        self.rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
+        instances.pop(caller, None)
+        instances[caller] = None
+        self._rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
         if caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None
 
-    def _make_room(self) -> None:
-        while self._new:
-            oldest = next(iter(self._new))
-            del self._new[oldest]
-            if self.rows.pop(oldest, None) is not None:
-                return
-        del self.rows[next(iter(self.rows))]
+    def _make_room(self, instances: Mapping[Caller, None]) -> None:
+        """Make room for a new caller of an agent with these callers."""
+        if len(instances) >= MAX_INSTANCES:
+            self._drop(next((one for one in instances if one in self._new), next(iter(instances))))
+        elif len(self._rows) >= self._most:
+            self._drop(next(iter(self._new), None) or next(iter(self._rows)))
+
+    def _drop(self, caller: Caller) -> bool:
+        """Drop a caller. Return whether anything was known of it."""
+        agent = caller.issuer, caller.agent
+        instances = self._instances.get(agent, {})
+        instances.pop(caller, None)
+        if not instances:
+            self._instances.pop(agent, None)
+        self._new.pop(caller, None)
+        return self._rows.pop(caller, None) is not None
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
         """Forget the callers for which `wanted` returns true. Return their number."""
-        found = [caller for caller in self.rows if wanted(caller)]
-        for caller in found:
-            del self.rows[caller]
-        return len(found)
+        return sum(map(self._drop, [caller for caller in self._rows if wanted(caller)]))
 
     def forget_model(self) -> None:
         """Forget what is known of classes."""
@@ -190,13 +218,18 @@ class BehaviorState:
 
     def learn_if_due(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model if a day has begun since the last one."""
-        if self.learns and at // DAY > self.learned_day:
+        if self.learns and self.is_due(at):
             self.learn(at, settings_of)
+
+    def is_due(self, at: int) -> bool:
+        """Return whether a day has begun since the last model was learned, or the clock was wrong then."""
+        day = at // DAY
+        return day > self.learned_day or day < self.learned_day - 1
 
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
         self.learned_day = at // DAY
-        rows = {caller: (found.group, found.row) for caller, found in self.rows.items()}
+        rows = {caller: (found.group, found.row) for caller, found in self._rows.items()}
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
 
 

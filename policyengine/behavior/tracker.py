@@ -30,7 +30,7 @@ MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
 KEY_BYTES: Final = 32
 FACTS: Final = 5  # the first members of a reading are facts
 SAVE_SECONDS: Final = 60.0
-MAX_INLINE_CALLERS: Final = 1_000  # with more of them, a model is learned in the thread
+MAX_INLINE_CALLERS: Final = 200  # with more of them, a model is learned in the thread
 CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
@@ -55,15 +55,22 @@ class BehaviorTracker:
         self._thread: Thread | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> BehaviorTracker:
+    def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
         """Continue with what the folder has; create it if it does not exist. Raises BehaviorFolderError."""
         folder = BehaviorFolder(path)
+        try:
+            saves = folder.lock() if locks else -1  # first: no other process saves what is read here
+        except OSError as error:
+            raise BehaviorFolderError(
+                f"the folder `{path}` cannot be locked: {reason(error)}", "make it writable"
+            ) from None
         model = folder.latest_model()
         if model.content.tags not in ("", folder.key_id):
             raise BehaviorFolderError(f"the model in `{path}` was learned with another key", "restore its key")
         state = BehaviorState(folder.tagger, model=model, tags=folder.key_id)
         state.rows = folder.load_rows(model.content.serial)
         tracker = cls(state, folder)
+        tracker._saves = saves
         tracker.follow_operators(folder)
         return tracker
 
@@ -150,7 +157,7 @@ class BehaviorTracker:
         """Forget everything about a caller. Return whether anything was known."""
         with self._lock:
             self._changed = True
-            return self.state.rows.pop(caller, None) is not None
+            return self.state.forget(lambda known: known == caller) > 0
 
     def describe(self) -> dict[str, Any]:
         """Return where learned behavior is kept, the number of the model, and the number of callers."""
@@ -196,7 +203,7 @@ class BehaviorTracker:
         with self._lock:
             if self._process == os.getpid():
                 return
-            self._process, self._stop, self._saves = os.getpid(), Event(), -1
+            self._process, self._stop = os.getpid(), Event()
         self._thread = Thread(
             target=keep_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
         )
@@ -214,7 +221,7 @@ class BehaviorTracker:
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
-                remove_requests(self.folder)
+                remove_requests(self.folder, self._handled)
             if self._failing:
                 self._failing = False
                 _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
@@ -231,10 +238,12 @@ class BehaviorTracker:
                 )  # fmt: skip
 
     def _may_save(self, folder: BehaviorFolder) -> bool:
-        """Return whether this process saves. If another one does, what this process learns is lost with it. Raises
-        OSError."""
+        """Return whether this process saves. If another one does, what this process learns is lost with it. When that
+        one has ended, this process continues with what it saved. Raises OSError and BehaviorFolderError."""
         if self._saves < 0:
             self._saves = folder.lock()
+            if self._saves >= 0:
+                self._continue(folder)
             if self._saves < 0 and not self._warned:
                 self._warned = True
                 _LOG.warning(
@@ -243,12 +252,22 @@ class BehaviorTracker:
                 )  # fmt: skip
         return self._saves >= 0
 
+    def _continue(self, folder: BehaviorFolder) -> None:
+        """Continue with what another process saved, in place of what this one learned meanwhile."""
+        model = folder.latest_model()
+        rows = folder.load_rows(model.content.serial)
+        with self._lock:
+            if rows:
+                self.state.rows, self.state.model = rows, model
+            self.state.learned_day = self.state.model.content.made // DAY
+            self._saved_model = model.content.serial
+
     def _save(self, folder: BehaviorFolder) -> None:
         """Save the model, if it is new, and the rows, if they changed. Raises OSError."""
         model = self.state.model
         if model.content.serial > self._saved_model:
             folder.save_model(model)
-            self._saved_model = model.content.serial
+            self._saved_model, self._changed = model.content.serial, True  # the rows name the model
         if self._changed:
             self._changed = False
             folder.save_rows(self._packed_rows(), len(self.state.rows), model.content.serial)
@@ -257,7 +276,7 @@ class BehaviorTracker:
         """Learn a model from copies of the rows, if a day has begun since the last one."""
         state, settings_of = self.state, self._settings_of
         last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
-        if state.learns or settings_of is None or last // DAY <= state.learned_day:
+        if state.learns or settings_of is None or not state.is_due(last):
             return
         rows: dict[Caller, tuple[str, BehaviorRow]] = {}
         for saved in self._packed_rows():

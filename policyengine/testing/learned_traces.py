@@ -9,8 +9,8 @@ from typing import Final
 from policyengine import kernel as k
 from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.model import BehaviorModel
-from policyengine.behavior.plain_event_reader import PlainEventReader
-from policyengine.behavior.plain_events import read_plain_events
+from policyengine.behavior.plain_event_reader import PlainEventReader, declared_endpoint
+from policyengine.behavior.plain_events import PlainEventError, read_plain_events
 from policyengine.behavior.reader import BehaviorReader
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
@@ -35,6 +35,9 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     known = _folded.get(key)
     if known is None:
         events = [event for path in paths for event in read_plain_events(path) if event.at < until]
+        if not events:
+            names = ", ".join(f"`{path}`" for path in paths)
+            raise PlainEventError(f"no event of {names} is before the time of the test")
         readings = PlainEventReader(reader, tracker.state.tagger)
         for event in sorted(events, key=lambda event: event.at):
             tracker.state.fold(found := readings.read(event), reader.settings_of)
@@ -47,6 +50,25 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     packed, tracker.state.model = known
     tracker.state.rows = {caller: CallerRow(group, unpack_row(raw)) for caller, (group, raw) in packed.items()}
     return reader
+
+
+def check_traces(paths: Sequence[Path], evaluator: Evaluator) -> None:
+    """Check that the policies name every issuer, agent and endpoint of the traces. Raises PlainEventError."""
+    kernel, patterns = evaluator.kernel, EndpointPatterns(evaluator.tree)
+    reader = BehaviorReader(kernel, patterns, evaluator.program, BehaviorTracker(), logs=False)
+    declared, seen = frozenset(patterns.all()), set[tuple[str, str, str]]()
+    for path in paths:
+        for event in read_plain_events(path):
+            named = event.issuer, event.agent, event.endpoint
+            if named in seen:
+                continue
+            seen.add(named)
+            if kernel.issuers and event.issuer not in kernel.issuers:
+                raise PlainEventError(f"`{path}`: the policies have no issuer `{event.issuer}`")
+            if not reader.classes.find(event.agent, None)[0]:
+                raise PlainEventError(f"`{path}`: no agent block or profile names `{event.agent}`")
+            if declared_endpoint(event.endpoint, reader) not in declared:
+                raise PlainEventError(f"`{path}`: no pattern of the policies matches `{event.endpoint}`")
 
 
 def trace_key(paths: Sequence[Path], kernel: k.Kernel, patterns: EndpointPatterns) -> tuple[object, ...]:

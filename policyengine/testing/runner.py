@@ -7,10 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
 from policyengine import kernel as k
+from policyengine.behavior.plain_events import PlainEventError
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.sizes import AnySizes
 from policyengine.compiler.tree import Tree, tree_of
@@ -36,6 +38,7 @@ from policyengine.testing.decide_case import (
     traced_snapshot,
 )
 from policyengine.testing.expectations import detail_differences, meets_expectation
+from policyengine.testing.learned_traces import check_traces
 from policyengine.testing.report import CaseResult, ResultStatus, RunReport
 from policyengine.typesystem import EntityRef
 
@@ -108,6 +111,7 @@ class CaseRunner:
     evaluators: deque[tuple[Rows, Evaluator]] = field(default_factory=lambda: deque(maxlen=MAX_EVALUATORS))
     histories: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
     varied: Evaluator | None = None
+    checked_traces: set[tuple[Path, ...]] = field(default_factory=set)
 
     @classmethod
     def of(cls, kernel: k.Kernel) -> CaseRunner:
@@ -145,11 +149,21 @@ class CaseRunner:
     def decide(self, case: Case) -> tuple[CaseDecision, Snapshot]:
         """Return the decision of a case, and the state before it that a trace may read."""
         request, sequence = Request.from_mapping(case.question), self._sequence(case)
+        if case.traces and case.traces not in self.checked_traces:
+            self._check_traces(case.traces)
         entities = case_entities(case, request, self._evaluator(case.rows).entities, self.kernel)
         evaluator = self._of_any_size if case.attributes else self._evaluator(case.rows)
         asked = decide_case(case, request, entities, evaluator, sequence)
         conditions = self._history_conditions()
         return asked, traced_snapshot(asked.snapshot, asked.request, case, self.kernel, conditions, sequence)
+
+    def _check_traces(self, traces: tuple[Path, ...]) -> None:
+        """Check traces once. Raises CaseSetupError."""
+        try:
+            check_traces(traces, self._of_any_size)
+        except PlainEventError as error:
+            raise CaseSetupError(str(error)) from None
+        self.checked_traces.add(traces)
 
     def _commit(self, asked: CaseDecision) -> tuple[Decision, LimitStandings]:
         if not asked.effects and not asked.case.traces:

@@ -12,12 +12,12 @@ from policyengine.behavior.learn import (
     MAX_MARGIN,
     WEIGHT_UNIT,
     CallerDay,
+    RatioWeights,
     caller_days,
     days_to_calibrate,
     excess,
     learn_margins,
     learn_model,
-    quantile,
 )
 from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, BehaviorRow
 from tests.behavior.callers import DAY, GROUP, ISSUER, SETTINGS, START, caller
@@ -110,8 +110,9 @@ def test_a_principal_causes_a_quarter_of_the_allowed_alarms_at_most():
 
 
 def test_a_quantile_has_at_most_its_weight_above():
-    ratios = [(9, 2), (7, 1), (5, 3)]
-    assert [quantile(ratios, weight) for weight in (0, 1, 2, 3, 5, 6, 99)] == [9, 9, 7, 5, 5, 5, 5]
+    days = [CallerDay(ratio, 0, weight, 0) for ratio, weight in ((5, 1), (9, 2), (5, 2), (7, 1))]
+    ratios = RatioWeights(days, 0)
+    assert [ratios.quantile(weight) for weight in (0, 1, 2, 3, 5, 6, 99)] == [9, 9, 7, 5, 5, 5, 5]
 
 
 # ── Weights ───────────────────────────────────────────────────────────────────────────────────
@@ -157,8 +158,8 @@ def test_two_versions_of_a_caller_are_one_principal():
     assert (found.callers, found.seen) == (2, frozenset())
 
 
-def test_two_instances_are_two_principals():
-    assert learned({caller(0, instance=name): ready_row([1]) for name in "ab"}).seen == {1}
+def test_the_instances_of_an_agent_are_one_principal():
+    assert learned({caller(0, instance=name): ready_row([1]) for name in "ab"}).seen == frozenset()
 
 
 @pytest.mark.parametrize("row", [ready_row([1], runs=19), BehaviorRow(START)], ids=["runs", "days"])

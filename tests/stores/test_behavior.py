@@ -410,7 +410,7 @@ def teach(store: Store, learned: BehaviorState) -> None:
             (10**6, 10**6),
             False,
         )
-        for base, number, saved in ((0, 0, b""), (0, 1, encode_saved(caller.issuer, group, row))):
+        for base, number, saved in ((0, 0, b""), (0, 1, encode_saved(caller.issuer, caller.agent, group, row))):
             charge.base, charge.number, charge.row, charge.lasts = base, number, saved, 10**9
             assert store.commit(Effects(behavior=charge), "", row.level_at * 1_000) is not None
 

@@ -69,18 +69,7 @@ def open_folder(path: Path, *, create: bool = False) -> BehaviorFolder:
             raise CommandError(
                 "behavior", f"`{path}` is no folder with learned behavior", FOLDER_HINT, (("folder", str(path)),)
             )
-        if create and is_other_folder(path):
-            message = f"`{path}` is a folder with other files, and without learned behavior"
-            raise CommandError("behavior", message, "name a new folder", (("folder", str(path)),))
         return BehaviorFolder(path)
-
-
-def is_other_folder(path: Path) -> bool:
-    """Return whether a folder has files, but none of learned behavior. Raises OSError."""
-    if not path.is_dir():
-        return False
-    names = {file.name for file in path.iterdir()}
-    return bool(names) and not names & {"key", "models", "rows"}
 
 
 def load_state(folder: BehaviorFolder) -> BehaviorState:
@@ -88,7 +77,7 @@ def load_state(folder: BehaviorFolder) -> BehaviorState:
     from policyengine.behavior.tracker import BehaviorTracker
 
     with report_folder_errors(folder.path):
-        return BehaviorTracker.open(folder.path).state
+        return BehaviorTracker.open(folder.path, locks=False).state
 
 
 def lock_folder(folder: BehaviorFolder) -> int:
@@ -185,8 +174,14 @@ def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: s
     ]
     callers = sorted({caller[:3] for caller in found})
     if not callers:
+        named = [caller for caller in state.rows if caller.agent == name]
+        if named:
+            places = ", ".join(sorted({describe_caller(caller) for caller in named})[:MAX_LISTED])
+            message = f"nothing is known of `{name}` with this issuer or instance"
+            raise CommandError("caller", message, f"known are {places}")
         hint = did_you_mean(name, {caller.agent for caller in state.rows})
-        raise CommandError("caller", f"nothing is known of `{name}`", hint or "`behavior show` lists the callers")
+        other = "`behavior show` lists the callers; a running server saves what it learns each minute"
+        raise CommandError("caller", f"nothing is known of `{name}`", hint or other)
     if len(callers) > 1:
         shown = "\n".join(f"  {describe_caller(Caller(*names))}" for names in callers[:MAX_LISTED])
         more = f"\n  and {len(callers) - MAX_LISTED:,} more" if len(callers) > MAX_LISTED else ""

@@ -108,7 +108,8 @@ def test_a_decision_has_attributes(receiver, transport):
         "policyengine.gate": "guard", "policyengine.rule": "no nights", "policyengine.agent": "bot",
         "policyengine.issuer": "acme", "user.id": "alice", "policyengine.chain": ["alice", "bot"],
         "http.request.method": "GET", "url.path": "/x", "server.address": "api", "client.address": "10.1.2.3",
-        "policyengine.endpoint": "GET /x", "policyengine.resource": "invoice/42", "policyengine.package": "shop",
+        "policyengine.endpoint": "GET /x", "policyengine.target": "GET /x",
+        "policyengine.resource": "invoice/42", "policyengine.package": "shop",
         "policyengine.revision": "sha256:1", "policyengine.observed": True,
     }  # fmt: skip
     assert record["severity_number"] == WARN
