@@ -297,6 +297,11 @@ class BehaviorTracker:
                 ]
             yield from packed
 
+    def __del__(self) -> None:
+        if getattr(self, "_saves", -1) >= 0:
+            os.close(self._saves)
+            self._saves = -1
+
     def close(self) -> None:
         """Stop the thread, and save what changed."""
         self._stop.set()
