@@ -152,7 +152,10 @@ class LogFollower:
         files, cursor = list_log_files(self.log), self.cursor
         last = bytes.fromhex(cursor.last)
         place = cursor_place(files, self.log, cursor)
-        for file in [*([files[place]] if place is not None else []), *reversed(files)]:
+        # Files may begin with the same line, such as that of the entities, and an inode may be used again: of the files
+        # that were rotated since the cursor came to its file, the first with its line is that file.
+        since = [file for file in files if last_rotated(self.log, [file]) > cursor.after]
+        for file in [*since, *([files[place]] if place is not None else []), *reversed(files)]:
             if has_line_before(file, cursor, last):
                 self._open(file)
                 return

@@ -403,6 +403,24 @@ def test_a_cursor_that_cannot_be_written_whole_stays_as_it_was(log, folder, foll
     assert ids(following.take()) == numbered(1)
 
 
+def test_a_file_that_was_compressed_is_continued_although_the_next_one_begins_with_the_same_line(
+    log, folder, following
+):
+    append(log, DIRECTORY, decision(1))
+    assert len(following.take(1)) == 1
+    rotate(log, "20270115T080001.000000Z")
+    [rotated] = log.parent.glob("*.jsonl.*Z")
+    with gzip.open(f"{rotated}.gz", "wb") as packed:
+        packed.write(rotated.read_bytes())
+    rotated.unlink()
+    log.touch()
+    append(log, DIRECTORY, decision(2))
+    following.settle()
+    following.restart()
+    assert ids(line for line in following.rest() if line + b"\n" != DIRECTORY) == numbered(1, 2)
+    assert following.lost == 0
+
+
 STEPS = st.lists(
     st.sampled_from(["write", "write", "read", "half read", "rotate", "compress", "restart", "tear"]), max_size=30
 )
