@@ -101,7 +101,7 @@ def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     user, _, password = where.partition(":")
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
-    if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
+    if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2 or not parts.path.startswith("/")):
         raise StoreUrlError("a SQLite URL must have the form `sqlite:///path`", "an absolute path has four slashes")
     if parts.scheme != "sqlite" and not hosts:
         raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())

@@ -105,6 +105,7 @@ def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:
         ("redis", "`redis` is not a known kind of store"),
         ("mysql://host/x", "`mysql:` is not a known kind of store"),
         ("sqlite:", "a SQLite URL must have the form `sqlite:///path`"),
+        ("sqlite:here.db", "a SQLite URL must have the form `sqlite:///path`"),
         ("sqlite://here.db", "a SQLite URL must have the form `sqlite:///path`"),
         ("redis://", "`redis://` names no host"),
         ("redis://a,b", "only a URL of a Cluster or of Sentinels may name several hosts"),
