@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 import secrets
-import weakref
 from contextlib import suppress
 from hashlib import blake2b
-from threading import Event, Lock, Thread
+from threading import Lock
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +35,7 @@ from policyengine.behavior.fold import (
     read_behavior,
     set_limits,
 )
+from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError, decode_content
 from policyengine.behavior.row import (
@@ -103,8 +102,7 @@ class SharedTracker:
         self._refused: UnreadableBehaviorError | None = None
         self._settings_of: SettingsOf | None = None
         self._last = 0  # the time of the latest decision
-        self._process, self._stop = 0, Event()
-        self._thread: Thread | None = None
+        self._thread = KeeperThread(self, MODEL_SECONDS)
         with suppress(StoreError):  # the first decision tries again
             self._open()
 
@@ -139,7 +137,7 @@ class SharedTracker:
     ) -> CallerSnapshot:
         """Read the facts of a request. Raises StoreError."""
         self._settings_of = settings_of
-        if self._process != os.getpid():
+        if not self._thread.is_running:
             self.start()
         settings = settings_of(group)
         row, model, facts = self._read(caller, group, settings, endpoint, at)
@@ -336,42 +334,18 @@ class SharedTracker:
         )  # fmt: skip
 
     def start(self) -> None:
-        """Start the thread of this process, which keeps the model up to date."""
-        with self._lock:
-            if self._process == os.getpid():
-                return
-            self._process, self._stop = os.getpid(), Event()
-        self._thread = Thread(
-            target=learn_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
-        )
+        """Start the thread of this process."""
         self._thread.start()
 
     def close(self) -> None:
         """Stop the thread. Everything that was learned is in the store."""
-        self._stop.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():
-            thread.join(MODEL_SECONDS)
-        self._process = 0
+        self._thread.close()
 
 
 def is_due(at: int, model: BehaviorModel) -> bool:
     """Return whether a day has begun since a model was learned, or the clock was wrong then."""
     day, learned = at // DAY, model.content.made // DAY
     return day > learned or day < learned - 1
-
-
-def learn_periodically(tracker: weakref.ref[SharedTracker], stop: Event) -> None:
-    """Keep the model of a tracker up to date, until it is closed or no longer used."""
-    pause = 0.0
-    while not stop.wait(pause):
-        pause = MODEL_SECONDS
-        found = tracker()
-        if found is None:
-            return
-        with suppress(Exception):
-            found.keep()
-        del found
 
 
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────

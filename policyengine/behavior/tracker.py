@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
@@ -51,8 +51,7 @@ class BehaviorTracker:
         self._handled: frozenset[str] = frozenset()  # requests of operators
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
-        self._process, self._stop, self._saves = 0, Event(), -1
-        self._thread: Thread | None = None
+        self._thread, self._saves = KeeperThread(self, SAVE_SECONDS), -1
 
     @classmethod
     def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
@@ -127,7 +126,7 @@ class BehaviorTracker:
                 self.counts["novelty"] += facts.is_new
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
-        if self._process != os.getpid() and (self.folder is not None or not state.learns):
+        if not self._thread.is_running and (self.folder is not None or not state.learns):
             self.start()
         return number
 
@@ -200,13 +199,6 @@ class BehaviorTracker:
 
     def start(self) -> None:
         """Start the thread of this process. It holds the folder from now on, unless another process does."""
-        with self._lock:
-            if self._process == os.getpid():
-                return
-            self._process, self._stop = os.getpid(), Event()
-        self._thread = Thread(
-            target=keep_periodically, args=(weakref.ref(self), self._stop), name="behavior", daemon=True
-        )
         self._thread.start()
 
     def keep(self) -> None:
@@ -304,11 +296,7 @@ class BehaviorTracker:
 
     def close(self) -> None:
         """Stop the thread, and save what changed."""
-        self._stop.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():
-            thread.join(SAVE_SECONDS)
-        self._process = 0
+        self._thread.close()
         self.keep()
         if self._saves >= 0:
             os.close(self._saves)
@@ -333,15 +321,3 @@ class TrackedBehavior:
     def settle(self, *, admitted: bool, clamped: bool) -> None:
         outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
         self.number = self._tracker.learn(self._reading, outcome, clamped, self._settings_of)
-
-
-def keep_periodically(tracker: weakref.ref[BehaviorTracker], stop: Event) -> None:
-    """Save what a tracker learned, until it is closed or no longer used."""
-    pause = 0.0
-    while not stop.wait(pause):
-        pause = SAVE_SECONDS
-        found = tracker()
-        if found is None:
-            return
-        found.keep()
-        del found

@@ -1,0 +1,72 @@
+"""The thread in which a process keeps what it learned: it learns models, and saves or gets them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from threading import Event, Lock, Thread
+from typing import Any, Protocol
+
+from policyengine.stores.base import StoreError
+
+_LOG = logging.getLogger("policyengine")
+
+
+class BehaviorKeeper(Protocol):
+    def keep(self) -> None:
+        """Learn a model if it is due, and save or get what changed."""
+        ...
+
+
+class KeeperThread:
+    """Calls `keep` at once, and then after each pause of so many seconds, until it is closed or `keeper` is no longer
+    used. A forked process starts a thread of its own."""
+
+    def __init__(self, keeper: BehaviorKeeper, seconds: float) -> None:
+        self._keeper: weakref.ref[Any] = weakref.ref(keeper)
+        self._seconds, self._lock = seconds, Lock()
+        self._process, self._stop = 0, Event()
+        self._thread: Thread | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process has the thread."""
+        return self._process == os.getpid()
+
+    def start(self) -> None:
+        """Start the thread, unless this process has it."""
+        with self._lock:
+            if self.is_running:
+                return
+            self._process, self._stop = os.getpid(), Event()
+        arguments = self._keeper, self._stop, self._seconds
+        self._thread = Thread(target=keep_periodically, args=arguments, name="behavior", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread, and wait for what it is doing."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive():
+            thread.join(self._seconds)
+        self._process = 0
+
+
+def keep_periodically(keeper: weakref.ref[Any], stop: Event, seconds: float) -> None:
+    pause, failing = 0.0, False
+    while not stop.wait(pause):
+        pause = seconds
+        found = keeper()
+        if found is None:
+            return
+        try:
+            found.keep()
+            failing = False
+        except StoreError:  # the circuit breaker logs it
+            pass
+        except Exception:  # a defect must not end the thread
+            if not failing:
+                _LOG.exception("learned behavior cannot be kept", extra={"event": "behavior_fails"})
+            failing = True
+        del found
