@@ -47,7 +47,8 @@ from tests.server.fast_exchanges import (
     usual_ids,
 )
 
-FINGERPRINT = re.compile(rb"(?<=[:\"])[0-9a-f]{16}(?=\")")  # by a key of the log
+# Fingerprints by a key of the log, and the spans of its traces, which are random.
+FINGERPRINT = re.compile(rb"(?<=[:\"])[0-9a-f]{16}(?=\")|(?<=\"trace\":\"00-[0-9a-f]{32}-)[0-9a-f]{16}")
 
 # ── Equal ─────────────────────────────────────────────────────────────────────────────────────
 
