@@ -172,14 +172,12 @@ class BehaviorState:
     def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller, as the one heard of last."""
         known, agent = self._rows.pop(caller, None), (caller.issuer, caller.agent)
-        instances = self._instances.get(agent)
-        if instances is None:
-            instances = self._instances[agent] = {}
         if known is None:
-            self._make_room(instances)
+            self._make_room(self._instances.get(agent, {}))
         self._new.pop(caller, None)
         if not is_ready(row, settings):
             self._new[caller] = None
+        instances = self._instances.setdefault(agent, {})
         instances.pop(caller, None)
         instances[caller] = None
         self._rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
