@@ -23,7 +23,7 @@ from policyengine.behavior.state import DAY, MAX_INSTANCES, BehaviorState
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.runtime.idempotency import IdempotencyKey
 from tests.behavior.callers import GROUP, SETTINGS, START, caller
-from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, question, work
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, work
 
 OPEN = POLICY + "anyone { may GET /open }\n"
 

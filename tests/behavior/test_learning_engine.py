@@ -1,7 +1,7 @@
 """Engines that learn: facts before decisions, learning after them, and the log that repeats both."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from threading import Thread
 
 import pytest
@@ -16,59 +16,12 @@ from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from tests.audit.log_lines import problems
-
-POLICY = """language 1
-package learning
-issuer idp { url "https://idp.example"  scopes none }
-agent "report-*" {
-  issued by idp
-  acts alone
-  may GET /data/**, POST /report, GET /secret/{id}
-}
-profile "reporting" for agent "report-*" { run by task.id within 5m   ready 20 runs, 3d }
-rate "r" per agent.id on /** {
-  60/1m burst 100
-  raise x3 at most 180/1m when behavior.trust > 0.6
-  clamp 2/1m for 10m when behavior.burst or behavior.novelty > 0.3
-}
-guard "failing" on POST /report { deny when behavior.error_rate > 0.3 }
-"""
-BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
-
-
-class FakeClock:
-    def __init__(self):
-        self.now = BEGIN
-
-    def __call__(self):
-        return self.now
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, packed, question, work
 
 
 @pytest.fixture
 def clock():
     return FakeClock()
-
-
-def question(agent=0, path="/data/x", method="GET", task="t"):
-    return {
-        "request": {"method": method, "path": path},
-        "agent": {"id": f"report-{agent}", "issuer": "idp"},
-        "task": {"id": task},
-    }
-
-
-def work(engine, clock, days=range(10), agents=range(4), hours=range(9, 15)):
-    """Let agents work for some days: each hour one run of five requests."""
-    for day in days:
-        for hour in hours:
-            for agent in agents:
-                for number in range(5):
-                    clock.now = BEGIN + timedelta(days=day, hours=hour, minutes=10 * agent, seconds=10 * number)
-                    engine.decide(question(agent, task=f"{day}/{hour}"))
-
-
-def packed(state):
-    return {caller: pack_row(found.row) for caller, found in state.rows.items()}
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +45,6 @@ def learned(tmp_path, clock, ten_days):
     clock.now = BEGIN + timedelta(days=10, hours=9)
     yield engine
     log.close()
-
-
-def facts_of_last(engine):
-    return list(read_records(engine.log.path))[-1].behavior
 
 
 # ── Facts ─────────────────────────────────────────────────────────────────────────────────────

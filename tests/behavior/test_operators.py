@@ -20,7 +20,7 @@ from policyengine.behavior.operator_files import (
     save_releases,
 )
 from policyengine.behavior.tracker import BehaviorTracker
-from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, facts_of_last, packed, question, work
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, packed, question, work
 
 PROFILE = "profile reporting"
 DAY = 86_400_000

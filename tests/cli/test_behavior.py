@@ -18,7 +18,7 @@ from policyengine.behavior.folder import BehaviorFolder
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.tracker import BehaviorTracker
 from tests import forking
-from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, packed, question, work
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, packed, question, work
 
 PLAIN = "\n".join(line for line in POLICY.splitlines() if "behavior." not in line)
 

@@ -7,7 +7,7 @@ import pytest
 
 from policyengine import Engine
 from policyengine.audit import DecisionLog
-from tests.behavior.test_learning_engine import BEGIN, POLICY, FakeClock, question, work
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, work
 from tests.behavior.traffic import write_lines, write_traffic
 
 WORDS = ("behavior", "evaluate", "--train", "train.jsonl", "--test", "test.jsonl", "--labels", "labels.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -38,44 +38,12 @@ from policyengine.stores.behavior import (
 )
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, requests_of, work
 from tests.stores.charges import START, asks, rate
 from tests.stores.conftest import Fresh
 
-POLICY = """language 1
-package learning
-issuer idp { url "https://idp.example"  scopes none }
-agent "report-*" {
-  issued by idp
-  acts alone
-  may GET /data/**, POST /report, GET /secret/{id}
-}
-profile "reporting" for agent "report-*" { run by task.id within 5m   ready 20 runs, 3d }
-rate "r" per agent.id on /** {
-  60/1m burst 100
-  raise x3 at most 180/1m when behavior.trust > 0.6
-  clamp 2/1m for 10m when behavior.burst or behavior.novelty > 0.3
-}
-guard "failing" on POST /report { deny when behavior.error_rate > 0.3 }
-"""
 KEY = b"k" * 32
-BEGIN = datetime(2027, 1, 4, tzinfo=UTC)
 CALLER = Caller("idp", "report-0")
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = BEGIN
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-def question(agent: int = 0, path: str = "/data/x", method: str = "GET", task: str = "t") -> dict[str, Any]:
-    return {
-        "request": {"method": method, "path": path},
-        "agent": {"id": f"report-{agent}", "issuer": "idp"},
-        "task": {"id": task},
-    }
 
 
 @pytest.fixture
@@ -141,18 +109,13 @@ def engine_of(store: Store, clock: FakeClock) -> Engine:
     return Engine.from_text(POLICY, clock=clock, store=store)
 
 
-def work(engines: list[Engine], clock: FakeClock, days: range, agents: range = range(4)) -> list[str]:
-    """Let agents work, each hour one run of five requests; the engines take turns. Return the outcomes."""
+def work_in_turns(engines: list[Engine], clock: FakeClock, days: range) -> list[str]:
+    """Let agents work; the engines take turns. Return the outcomes."""
     outcomes = []
-    for day in days:
-        for hour in range(9, 15):
-            for agent in agents:
-                for number in range(5):
-                    clock.now = BEGIN + timedelta(days=day, hours=hour, minutes=10 * agent, seconds=10 * number)
-                    if not number:
-                        keep(engines, clock)
-                    engine = engines[number % len(engines)]
-                    outcomes.append(told(engine.decide(question(agent, task=f"{day}/{hour}"))))
+    for number, asked in requests_of(clock, days):
+        if not number:
+            keep(engines, clock)
+        outcomes.append(told(engines[number % len(engines)].decide(asked)))
     return outcomes
 
 
@@ -222,9 +185,9 @@ def test_the_same_requests_give_the_same_decisions_and_rows(shared: Stores, cloc
     engines = [engine_of(store, clock)]
     engines += [] if store.behavior is None else [engine_of(shared.again(store), clock)]
     reference = alike(engines[0], clock)
-    outcomes = work(engines, clock, range(10)) + odd_work(engines, clock)
+    outcomes = work_in_turns(engines, clock, range(10)) + odd_work(engines, clock)
     clock.now = BEGIN
-    assert work([reference], clock, range(10)) + odd_work([reference], clock) == outcomes
+    assert work_in_turns([reference], clock, range(10)) + odd_work([reference], clock) == outcomes
     assert {"allow 2", "throttle 2", "allow 180", "allow 100", "deny "} <= set(outcomes)
     for engine in engines:  # the last events of other processes arrive with the next commit
         for agent in range(2):
@@ -371,14 +334,18 @@ def test_the_key_and_the_model_are_those_of_the_first_process(shared: Stores) ->
 # ── Processes and threads ─────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(scope="module")
-def ten_days() -> BehaviorState:
-    """What an engine learned in ten days."""
+def learn_ten_days() -> BehaviorState:
+    """Return what an engine learned in ten days."""
     clock = FakeClock()
     tracker = BehaviorTracker(BehaviorState(Tagger(derive(KEY, b"tags"))))
-    work([Engine.from_text(POLICY, clock=clock, behavior=tracker)], clock, range(10))
+    work(Engine.from_text(POLICY, clock=clock, behavior=tracker), clock)
     tracker.state.learn(int(clock.now.timestamp() * 1_000) + 18 * HOUR, lambda group: ProfileSettings("reporting"))
     return tracker.state
+
+
+@pytest.fixture(scope="module")
+def ten_days() -> BehaviorState:
+    return learn_ten_days()
 
 
 @pytest.fixture

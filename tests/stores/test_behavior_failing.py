@@ -19,7 +19,7 @@ from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.behavior import shared as shared_module
-from policyengine.behavior.events import NO_RUN, Tagger
+from policyengine.behavior.events import NO_RUN
 from policyengine.behavior.fold import ProfileSettings, read_behavior
 from policyengine.behavior.folder import BehaviorFolderError
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
@@ -31,8 +31,9 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
+from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
 from tests.stores.servers import Server
-from tests.stores.test_behavior import BEGIN, CALLER, KEY, POLICY, FakeClock, question, teach, told, work
+from tests.stores.test_behavior import CALLER, KEY, learn_ten_days, teach, told
 
 LOCAL = POLICY.replace("  60/1m burst 100", "  60/1m burst 100   on store failure local")
 
@@ -50,11 +51,7 @@ class BreakableStore(SqliteStore):
 
 @pytest.fixture(scope="module")
 def ten_days() -> BehaviorState:
-    clock = FakeClock()
-    tracker = BehaviorTracker(BehaviorState(Tagger(derive(KEY, b"tags"))))
-    work([Engine.from_text(POLICY, clock=clock, behavior=tracker)], clock, range(10))
-    tracker.state.learn(int(clock.now.timestamp() * 1_000) + 18 * HOUR, lambda group: ProfileSettings("reporting"))
-    return tracker.state
+    return learn_ten_days()
 
 
 @pytest.fixture
