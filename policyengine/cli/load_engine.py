@@ -146,9 +146,9 @@ def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: Entit
         told += [f"{names}: {doubt}" for doubt in check_rows(directory, kernel.entities)]
     screen = Screen(sys.stderr)
     for doubt in told[:MAX_LISTED_DOUBTS]:
-        screen.line(("warning: ", "bold yellow"), doubt)
+        screen.warn(doubt)
     if len(told) > MAX_LISTED_DOUBTS:
-        screen.line(("warning: ", "bold yellow"), f"entities: {len(told) - MAX_LISTED_DOUBTS} more like these")
+        screen.warn(f"entities: {len(told) - MAX_LISTED_DOUBTS} more like these")
 
 
 def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
@@ -157,7 +157,7 @@ def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
 
     screen = Screen(sys.stderr)
     for message in misspelled_redactions(log.redaction, kernel):
-        screen.line(("warning: ", "bold yellow"), message)
+        screen.warn(message)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def read_tokens(path: Path | None) -> tuple[str, ...] | None:
         return None
     found = read_token_file(path)
     if found.warning:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), found.warning)
+        Screen(sys.stderr).warn(found.warning)
     return found.tokens
 
 

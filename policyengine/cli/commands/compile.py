@@ -80,7 +80,7 @@ def compile_policies(
     facts = _compile_bundle(engine, output, signing, _policy_texts(engine, paths))
     if output.suffix != BUNDLE:
         message = f"commands accept a bundle only if its name ends in `{BUNDLE}`"
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
+        Screen(sys.stderr).warn(message)
     if format is OutputFormat.JSON:
         print_json(facts)
     else:

@@ -135,9 +135,7 @@ def _compare(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed:
     try:
         check_log(log)
         with show_progress("replaying the log"):
-            return replace(
-                found, log=replay(log, old, new, lambda told: screen.line(("warning: ", "bold yellow"), told))
-            )
+            return replace(found, log=replay(log, old, new, lambda told: screen.warn(told)))
     except CommandError as error:
         error.code = UNREADABLE
         raise

@@ -248,7 +248,7 @@ class ReplLoop:
             self.screen.text(text)
 
     def note(self, message: str) -> None:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
+        Screen(sys.stderr).warn(message)
 
 
 COMMANDS: dict[str, CommandFunction] = {

@@ -116,9 +116,7 @@ def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
         raise policy_error(checked)
     try:
         with show_progress("replaying the log"):
-            return PolicySuggester(
-                modules, checked, log, lambda told: screen.line(("warning: ", "bold yellow"), told)
-            ).suggested()
+            return PolicySuggester(modules, checked, log, lambda told: screen.warn(told)).suggested()
     except OSError as error:
         raise log_error(log, error) from None
 

@@ -128,7 +128,7 @@ def read_entries(log: Path, wanted: LineFilter = lambda line: True) -> Iterator[
     check_log(log)
     screen = Screen(sys.stderr)
     try:
-        yield from search_log(log, wanted, lambda message: screen.line(("warning: ", "bold yellow"), message))
+        yield from search_log(log, wanted, lambda message: screen.warn(message))
     except OSError as error:
         raise log_error(log, error) from None
 

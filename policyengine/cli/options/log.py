@@ -76,7 +76,7 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
     )
     if found.others_may_read:
         warning = f"others can read `{asked.path}`, which records requests (`chmod 600` restricts it to its owner)"
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
+        Screen(sys.stderr).warn(warning)
     return found
 
 

@@ -81,16 +81,16 @@ def _warn_observing(engine: Engine, until: str) -> None:
     screen, observing = Screen(sys.stderr), engine.observing
     if observing is None:
         words = f"observing ended at {until}: everything is enforced; remove the options"
-        screen.line(("warning: ", "bold yellow"), words)
+        screen.warn(words)
         return
     words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {describe_scope(engine)} is let through"
-    screen.line(("warning: ", "bold yellow"), (words, "bold yellow"))
+    screen.warn((words, "bold yellow"))
     if engine.log is None:
         unrecorded = "no decisions are recorded: name a file with `--log` for `policyengine suggest`"
-        screen.line(("warning: ", "bold yellow"), unrecorded)
+        screen.warn(unrecorded)
     if parse_duration(until) is not None:
         again = "each restart begins a new period: set a fixed time if this server restarts automatically"
-        screen.line(("warning: ", "bold yellow"), again)
+        screen.warn(again)
 
 
 def describe_scope(engine: Engine) -> str:

@@ -25,6 +25,6 @@ class LineWarnings:
         """Print the first messages, and the number of the others."""
         screen = Screen(sys.stderr)
         for message in self._first:
-            screen.line(("warning: ", "bold yellow"), message)
+            screen.warn(message)
         if self.count > SHOWN:
-            screen.line(("warning: ", "bold yellow"), f"{self.count - SHOWN:,} more lines were skipped")
+            screen.warn(f"{self.count - SHOWN:,} more lines were skipped")

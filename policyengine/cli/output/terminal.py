@@ -47,6 +47,10 @@ class Screen:
         else:
             print("".join(words for words, _ in shown), file=self.stream)
 
+    def warn(self, *parts: TextPart) -> None:
+        """Print a line that begins with `warning: `."""
+        self.line(("warning: ", "bold yellow"), *parts)
+
     def _styled_line(self, parts: Sequence[TextPart]) -> None:
         from rich.console import Console
         from rich.text import Text

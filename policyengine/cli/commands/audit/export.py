@@ -75,7 +75,7 @@ class LogExport:
 
     def _skip(self, message: str) -> None:
         self.skipped += 1
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
+        Screen(sys.stderr).warn(message)
 
 
 def export(

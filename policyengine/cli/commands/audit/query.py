@@ -241,6 +241,6 @@ def report_skipped(skipped: SkippedLines, what: str = "skipped {lines}") -> None
     screen = Screen(sys.stderr)
     for file, number in skipped.lines.items():
         text = what.format(lines=f"{number:,} malformed line{'' if number == 1 else 's'}")
-        screen.line(("warning: ", "bold yellow"), f"{file}: {text}")
+        screen.warn(f"{file}: {text}")
     for file, why in skipped.broken.items():
-        screen.line(("warning: ", "bold yellow"), f"{file}: skipped the rest of this file: {why}")
+        screen.warn(f"{file}: skipped the rest of this file: {why}")
