@@ -103,7 +103,13 @@ def test_decision_logs_are_evaluated(run, world):
     ended = run("behavior", "evaluate", *words, "--policies", "p.policy", "--format", "json")
     assert (ended.json["normal"], ended.json["kinds"], ended.json["unlabelled"]) == (48, {"flood": 1}, 0)
     assert ended.json["facts"]["burst"]["auc"] == 1
-    assert run("behavior", "evaluate", *words, "--format", "json").json["normal"] == 48  # with the class of the lines
+    assert ended.err == ""
+    without = run("behavior", "evaluate", *words, "--format", "json")
+    assert without.json["normal"] == 48  # with the class of the lines
+    assert without.err == (
+        "warning: the settings of `profile reporting` are not known, and the defaults are used: name the policies with "
+        "`--policies`\n"
+    )
 
 
 def test_a_file_that_is_neither_a_log_nor_events_is_one_message(run, world):

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from policyengine import Engine
+from policyengine.audit import DecisionLog
 from policyengine.cli import main
 from tests import browser
 from tests.analysis.working_agents import LEARNING, STATIC, WorkingAgents, seconds
+from tests.behavior.reporting_agents import POLICY, FakeClock, work
 
 JSON = ("--format", "json")
 
@@ -66,6 +69,18 @@ def test_without_policies_only_classes_in_the_log_are_reported(report) -> None:
     assert ended.code == 0
     assert "what the policies would have done" not in ended.out
     assert "2,624 of them without a class in the log: name the policies after the logs\n" in ended.out
+
+
+def test_profiles_whose_policies_are_not_named_are_one_warning(run, tmp_path: Path) -> None:
+    clock, log = FakeClock(), DecisionLog(tmp_path / "log.jsonl", seal=None)
+    work(Engine.from_text(POLICY, clock=clock, log=log), clock, days=range(1))
+    log.close()
+    ended = run("behavior", "report", tmp_path / "log.jsonl")
+    assert ended.code == 0
+    assert ended.err == (
+        "warning: the settings of `profile reporting` are not known, and the defaults are used: name the policies "
+        "after the logs\n"
+    )
 
 
 def test_policies_that_read_no_learned_facts_are_reported_as_such(report, world: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
+from policyengine.cli.output.terminal import Screen
 from policyengine.diagnostics.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -151,12 +153,15 @@ def load_learning_policies(paths: Sequence[Path] | None) -> LearningPolicies:
     return LearningPolicies(engine, CallerClasses(engine.kernel).settings_of)
 
 
-def unknown_profiles(known: LearningPolicies, groups: Iterable[str]) -> Iterator[str]:
-    """Yield a warning if the classes have profiles whose settings are not known."""
+def warn_of_profiles(engine: Engine | None, groups: Iterable[str], place: str = "with `--policies`") -> None:
+    """Warn on stderr if the classes have profiles whose settings are not known. `place` says where the command line
+    names policies."""
     profiles = sorted({group for group in groups if group.startswith(PROFILE)})
-    if profiles and known.engine is None:
+    if profiles and engine is None:
         named = ", ".join(f"`{name}`" for name in profiles[:3])
-        yield f"the settings of {named} are not known, and the defaults are used: name the policies with `--policies`"
+        Screen(sys.stderr).warn(
+            f"the settings of {named} are not known, and the defaults are used: name the policies {place}"
+        )
 
 
 # ── Callers ───────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ import typer
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, log_error
 from policyengine.cli.log_input import check_log
-from policyengine.cli.options.behavior import PolicyPaths, load_learning_policies
+from policyengine.cli.options.behavior import PolicyPaths, load_learning_policies, warn_of_profiles
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
@@ -88,6 +88,7 @@ def evaluate(
         matched = named.match(scored.runs)
     found = evaluate_runs(scored, matched, state.model, known.settings_of)
     skipped.show()
+    warn_of_profiles(known.engine, {row.group for row in state.rows.values()})
     counts = {
         "training_events": events, "training_callers": callers, "test_events": scored.events, "normal": found.normal,
         "kinds": found.kinds, "unlabelled": found.unlabelled, "labels_without_run": len(named) - len(matched),
@@ -141,7 +142,7 @@ def show_counts(screen: Screen, counts: Mapping[str, Any]) -> None:
     runs = f"{pluralize(counts['normal'], 'normal run')}, {abusive:,} others{f' ({kinds})' if kinds else ''}"
     screen.line(f"tested on {pluralize(counts['test_events'], 'event')}: {runs}")
     for text in doubts(counts):
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), text)
+        Screen(sys.stderr).warn(text)
 
 
 def doubts(counts: Mapping[str, Any]) -> Iterator[str]:

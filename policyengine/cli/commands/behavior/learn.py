@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -23,7 +23,7 @@ from policyengine.cli.options.behavior import (
     lock_folder,
     open_folder,
     report_folder_errors,
-    unknown_profiles,
+    warn_of_profiles,
 )
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
@@ -170,11 +170,6 @@ def describe_learned(state: BehaviorState, settings_of: Any) -> list[ClassSummar
 def warn_of_gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
     """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
     screen = Screen(sys.stderr)
-    for text in gaps(events, counts, known, {found.group for found in state.rows.values()}):
-        screen.line(("warning: ", "bold yellow"), text)
-
-
-def gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, groups: set[str]) -> Iterator[str]:
     left_out: Mapping[str, int] = {
         "do not say the class of their caller: name the policies with `--policies`": events.unknown,
         "are more than a day earlier than a decision of their caller before them: sort the log by time": counts.late,
@@ -182,8 +177,8 @@ def gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, grou
     }
     for why, count in left_out.items():
         if count:
-            yield f"left out {pluralize(count, 'decision')} that {why}"
-    yield from unknown_profiles(known, groups)
+            screen.warn(f"left out {pluralize(count, 'decision')} that {why}")
+    warn_of_profiles(known.engine, {found.group for found in state.rows.values()})
 
 
 def show_learned(

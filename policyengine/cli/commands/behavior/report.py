@@ -14,6 +14,7 @@ from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.errors import CommandError, log_error, short_log_messages
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.log_input import check_log
+from policyengine.cli.options.behavior import warn_of_profiles
 from policyengine.cli.options.common import TextOrJson, TrustedKeys
 from policyengine.cli.output.reading_progress import show_reading
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
@@ -94,6 +95,7 @@ def report(
     except OSError as error:
         raise log_error(Path(error.filename or logs[0]), error) from None
     report_skipped_lines(found)
+    warn_of_profiles(engine, (one.name for one in found.classes), "after the logs")
     if output is not None:
         from policyengine.analysis.behavior_report.page import BehaviorPage
 
@@ -132,7 +134,7 @@ def report_skipped_lines(found: BehaviorReport) -> None:
     screen = Screen(sys.stderr)
     for file, (count, first) in found.skipped.items():
         lines = f"{count:,} line{'' if count == 1 else 's'}"
-        screen.line(("warning: ", "bold yellow"), f"{file}: {lines} could not be read, the first: {first}")
+        screen.warn(f"{file}: {lines} could not be read, the first: {first}")
 
 
 def show_report(found: BehaviorReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,7 +23,7 @@ from policyengine.cli.options.behavior import (
     load_state,
     open_folder,
     report_folder_errors,
-    unknown_profiles,
+    warn_of_profiles,
 )
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
@@ -205,7 +204,7 @@ def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
 
 
 def show_table(screen: Screen, shown: Sequence[Mapping[str, Any]], total: int, known: LearningPolicies) -> None:
-    warn(unknown_profiles(known, (one["class"] for one in shown)))
+    warn_of_profiles(known.engine, (one["class"] for one in shown))
     if not total:
         screen.line("nothing is known of any caller yet")
         return
@@ -225,11 +224,6 @@ def name_of(found: Mapping[str, Any]) -> str:
     return "/".join(part for part in (found["agent"], found["instance"], found["version"]) if part)
 
 
-def warn(texts: Iterator[str]) -> None:
-    for text in texts:
-        Screen(sys.stderr).line(("warning: ", "bold yellow"), text)
-
-
 def show_details(
     screen: Screen,
     details: Sequence[Mapping[str, Any]],
@@ -237,7 +231,7 @@ def show_details(
     callers: Sequence[Caller],
     known: LearningPolicies,
 ) -> None:
-    warn(unknown_profiles(known, (one["class"] for one in details)))
+    warn_of_profiles(known.engine, (one["class"] for one in details))
     classes = {(one.issuer, one.group): one for one in describe_learned(state, known.settings_of)}
     for caller, found in zip(callers, details, strict=True):
         screen.line((describe_caller(caller), "bold"))
@@ -261,7 +255,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield "runs", f"{found['runs']:,} complete ones"
     yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
-    yield "requests", f"{found['events']:,}, the last at {found['last_seen']}"
+    yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
     yield "trust", f"{found['trust']:.3f}"
     yield "novelty", f"{found['novelty']:.3f}"
     yield "error rate", f"{found['error_rate']:.3f}"
