@@ -99,7 +99,7 @@ def advance(row: BehaviorRow, at: int, settings: ProfileSettings) -> None:
             row.level_at = at
         return
     if hour - row.level_at // HOUR > settings.learn_days * HOURS_OF_DAY:
-        row.clear(at)  # nothing was heard of the caller for longer than is learned
+        row.clear(at)  # the caller was inactive for longer than is learned
         return
     end_hour(row)
     for each in range(row.hour + 1, min(hour, row.hour + HOURS_OF_DAY * DAYS_KEPT)):

@@ -290,7 +290,7 @@ def caller_profile(profile: k.Profile) -> CallerProfile:
 def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> bytes:
     """Return the member of a log line: what was read, and the number of the event that was learned (0: none)."""
     found = reading.facts
-    told: dict[str, object] = {
+    members: dict[str, object] = {
         "class": reading.group,
         "model": reading.model.digest,
         "read": reading.serial,
@@ -302,4 +302,4 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),
     }
-    return b'"behavior":%b,' % ENCODE(told)
+    return b'"behavior":%b,' % ENCODE(members)

@@ -79,12 +79,12 @@ class SavedCaller(NamedTuple):
 
 class CachedCaller:
     """The row of a caller after the events that this process knows. The saved row in the store contains the first
-    `base` of them. `heard` is when the store last answered about the caller."""
+    `base` of them. `synced` is when the store last answered about the caller."""
 
-    __slots__ = ("base", "heard", "row")
+    __slots__ = ("base", "row", "synced")
 
     def __init__(self, row: BehaviorRow, base: int) -> None:
-        self.row, self.base, self.heard = row, base, monotonic()
+        self.row, self.base, self.synced = row, base, monotonic()
 
 
 class SharedTracker:
@@ -194,7 +194,7 @@ class SharedTracker:
             base = number = 0
             packed, strict = b"", False
             if known is not None:
-                base, number, strict = known.base, known.row.serial, monotonic() - known.heard > FRESH_SECONDS
+                base, number, strict = known.base, known.row.serial, monotonic() - known.synced > FRESH_SECONDS
                 if number - base >= EVENTS_PER_ROW or not number:
                     packed = encode_saved(*self._agent_of(reading.caller), reading.group, known.row)
         return BehaviorCharge(
@@ -273,7 +273,7 @@ class SharedTracker:
             self._callers.pop(key, None)
             if known is not None:
                 self._callers[key] = known
-                known.heard = monotonic()
+                known.synced = monotonic()
             if len(self._callers) > MAX_CACHED_CALLERS:
                 del self._callers[next(iter(self._callers))]
             return known
@@ -352,7 +352,7 @@ def is_due(at: int, model: BehaviorModel) -> bool:
 
 
 def kept_milliseconds(settings: ProfileSettings) -> int:
-    """Return how long a store keeps a caller of which nothing is heard."""
+    """Return how long a store keeps an inactive caller."""
     return (settings.learn_days + 1) * DAY
 
 

@@ -58,8 +58,8 @@ class BehaviorState:
     """The rows of callers and the model. It is not thread-safe.
 
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
-    again gives the same models. If there are too many callers, the one that is not ready and was not heard of for
-    longest makes room, so that a flood of new keys does not displace callers that are ready. One agent has at most
+    again gives the same models. If there are too many callers, the least recently active one that is not ready
+    makes room, so that a flood of new keys does not displace callers that are ready. One agent has at most
     MAX_INSTANCES callers.
     """
 
@@ -74,18 +74,18 @@ class BehaviorState:
     ) -> None:
         self._instances: dict[
             tuple[str, str], dict[Caller, None]
-        ] = {}  # of each agent, the one heard of last at the end
+        ] = {}  # of each agent, the most recently active at the end
         self._new: dict[Caller, None] = {}  # callers that are not ready
         self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
         self._most, self.tags = most, tags
         self.learned_day = model.content.made // DAY
-        self._versions: dict[Caller, Caller] | None = None  # of each caller, the version heard of last
+        self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
-        """The rows, the one heard of last at the end."""
+        """The rows, that of the most recently active caller at the end."""
         return self._rows
 
     @rows.setter
@@ -160,7 +160,7 @@ class BehaviorState:
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
-        """Return the first row of a caller. The version of it that was heard of last is a start, if there is one."""
+        """Return the first row of a caller. Its most recently active version is a start, if it has one."""
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:
@@ -170,7 +170,7 @@ class BehaviorState:
         return BehaviorRow(at) if found is None else found.row.successor()
 
     def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
-        """Keep the row of a caller, as the one heard of last."""
+        """Keep the row of a caller as the most recently active one."""
         known, agent = self._rows.pop(caller, None), (caller.issuer, caller.agent)
         if known is None:
             self._make_room(self._instances.get(agent, {}))

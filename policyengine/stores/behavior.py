@@ -40,11 +40,11 @@ class BehaviorStore(Protocol):
         ...
 
     def latest_version(self, family: str, now: int) -> str | None:
-        """Return the key of the version of a caller that was heard of last; `family` stands for all of its versions."""
+        """Return the key of the most recently active version of a caller; `family` stands for all of its versions."""
         ...
 
     def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
-        """Remember for `lasts` milliseconds that a version was heard of."""
+        """Remember for `lasts` milliseconds that a version was active."""
         ...
 
     def shared_key(self, proposed: bytes) -> bytes:

@@ -198,7 +198,7 @@ def answer_charge(asked: sqlite3.Connection, charge: BehaviorCharge, state: Stor
 
 
 def forget_callers(asked: sqlite3.Connection, now: int, most: int) -> None:
-    """Delete callers of which nothing was heard for long."""
+    """Delete callers that were inactive for long."""
     old = "SELECT key FROM caller WHERE until <= ? LIMIT ?"
     asked.execute(f"DELETE FROM caller_row WHERE key IN ({old})", (now, most))
     asked.execute(f"DELETE FROM caller WHERE key IN ({old})", (now, most))
