@@ -80,10 +80,10 @@ readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 	@go build -o $@ $<
 
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900
 	$(BIN)/policyengine fmt --check $(EXAMPLES)
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900
 
 # The same suite after installing every tool for whose absence `make test` skips tests.
 test-all: tools
