@@ -166,7 +166,7 @@ def fold_run(
     caller, is_new = Caller("https://issuer.example", agent), False
     for place, tool in enumerate(tools):
         row = state.row_at(caller, at + place * 1_000, settings)
-        is_new |= state.read(row, caller.issuer, GROUP, tool, at + place * 1_000, settings).is_new
+        is_new |= state.read(row, caller.issuer, GROUP, state.tagger.tag(tool), at + place * 1_000, settings).is_new
         if keeps:
             event = BehaviorEvent(at + place * 1_000, caller, GROUP, tool, at // MINUTE % 9_999 + 1, ALLOWED)
             state.fold(event, lambda _: settings)
@@ -192,7 +192,7 @@ def patience(days: int, per_minute: int) -> float:
     began = BEGAN + days * DAY + 8 * HOUR
     for number in range(60 * per_minute):
         at = began + number * MINUTE // per_minute
-        found = state.read(state.row_at(caller, at, settings), "i", GROUP, USUAL, at, settings)
+        found = state.read(state.row_at(caller, at, settings), "i", GROUP, state.tagger.tag(USUAL), at, settings)
         pace = adaptive.pace_of(found, at)
         admits = adaptive.admit(at, pace)
         gained += admits - static.admit(at, base)
@@ -235,7 +235,7 @@ def cost(principals: int) -> Cost:
         began = process_time()
         for event in events[-20_000:]:
             row = state.row_at(event.caller, at, settings)
-            state.read(row, event.caller.issuer, event.group, event.endpoint, at, settings)
+            state.read(row, event.caller.issuer, event.group, state.tagger.tag(event.endpoint), at, settings)
         reads.append((process_time() - began) / 20_000 * 1e6)
     row = state.rows[callers[0]].row
     row.seen = dict.fromkeys(range(MAX_SEEN), 1)

@@ -81,7 +81,9 @@ class World:
         if rate is None:
             rate = self.rates[caller] = AdaptiveRate(self.base, self.raised)
         row = self.state.row_at(caller, at, SETTINGS)
-        pace = rate.pace_of(self.state.read(row, caller.issuer, group, endpoint, at, SETTINGS), at)
+        pace = rate.pace_of(
+            self.state.read(row, caller.issuer, group, self.state.tagger.tag(endpoint), at, SETTINGS), at
+        )
         admits = rate.admit(at, pace)
         clamped = pace is CLAMPED or pace is NOT_READY
         event = BehaviorEvent(at, caller, group, endpoint, at // (10 * MINUTE), outcome if admits else HELD, clamped)

@@ -13,7 +13,7 @@ for bursts but not for ceilings.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from policyengine.behavior.events import ALLOWED, DENIED
 from policyengine.behavior.model import ClassModel
@@ -45,31 +45,91 @@ CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
 GAINS_PER_DAY: Final = 8
 
 
-class ProfileSettings(NamedTuple):
-    """Says how a profile lets behavior be learned; the defaults hold for callers without a profile."""
+class ProfileSettings:
+    """Says how a profile lets behavior be learned; the defaults hold for callers without a profile. It never changes.
 
-    name: str = ""
-    run_idle: int = 300_000  # milliseconds
-    learn_days: int = 14
-    ready_runs: int = 20
-    ready_days: int = 7
-    burst_days: int = 100  # caller-days to one false alarm
-    released: bool = False  # a planned change raises no alarm, and is learned fully
+    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. If `released`, a planned change
+    is under way: it raises no alarm, and is learned fully.
+    """
+
+    __slots__ = ("burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle")
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        run_idle: int = 300_000,
+        learn_days: int = 14,
+        ready_runs: int = 20,
+        ready_days: int = 7,
+        burst_days: int = 100,
+        released: bool = False,
+    ) -> None:
+        self.name = name
+        self.run_idle = run_idle
+        self.learn_days = learn_days
+        self.ready_runs = ready_runs
+        self.ready_days = ready_days
+        self.burst_days = burst_days
+        self.released = released
+
+    def release(self) -> ProfileSettings:
+        """Return the settings while a planned change is under way."""
+        return ProfileSettings(
+            self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
+            ready_days=self.ready_days, burst_days=self.burst_days, released=True,
+        )  # fmt: skip
 
 
-class CallerFacts(NamedTuple):
+class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
-    thousandths."""
+    thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class. `level_denied` is
+    without the request."""
 
-    ready: bool
-    trust: int
-    burst: bool
-    novelty: int
-    error_rate: int
-    is_new: bool  # the endpoint was used neither by the caller nor by its class
-    level_slow: int
-    level_fast: int
-    level_denied: int  # without the request
+    __slots__ = (
+        "burst", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready", "trust",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ready: bool,
+        trust: int,
+        burst: bool,
+        novelty: int,
+        error_rate: int,
+        is_new: bool,
+        level_slow: int,
+        level_fast: int,
+        level_denied: int,
+    ) -> None:
+        self.ready = ready
+        self.trust = trust
+        self.burst = burst
+        self.novelty = novelty
+        self.error_rate = error_rate
+        self.is_new = is_new
+        self.level_slow = level_slow
+        self.level_fast = level_fast
+        self.level_denied = level_denied
+
+    def values(self) -> tuple[bool, int, bool, int, int]:
+        """Return the facts, without the levels."""
+        return self.ready, self.trust, self.burst, self.novelty, self.error_rate
+
+    def levels(self) -> tuple[int, int, int]:
+        """Return the levels: slow, fast and denied."""
+        return self.level_slow, self.level_fast, self.level_denied
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CallerFacts)
+            and self.values() == other.values()
+            and self.levels() == other.levels()
+            and self.is_new == other.is_new
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.values(), self.levels()))
 
     def to_facts(self) -> dict[str, object]:
         """Return the facts by their names after `behavior.`."""

@@ -26,7 +26,7 @@ class PlainEventReader:
         """Return the event of behavior."""
         group, has_key = "", True
         if self._reader is not None:
-            group, profile = self._reader.classes.find(event.agent, None)
+            group, profile = self._reader.classes.find(event.agent)
             has_key = profile.run_key is not None
         run = self._tagger.tag(event.run) if event.run and has_key else NO_RUN
         caller = name_caller(event.issuer, event.agent, event.instance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,7 @@ from policyengine.runtime.snapshot import LearnedFacts
 MILLISECOND: Final = timedelta(milliseconds=1)
 DAY: Final = timedelta(days=1)
 MAX_GROUPS: Final = 65_536  # cached classes of callers
+MAX_IDENTIFIED: Final = 16_384  # cached callers
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
@@ -75,6 +76,7 @@ class BehaviorReader:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
         self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
+        self._identified: dict[tuple[str, str, str, tuple[str, ...]], IdentifiedCaller] = {}
 
     @property
     def settings_of(self) -> SettingsOf:
@@ -89,8 +91,8 @@ class BehaviorReader:
         if found is None:
             return None
         caller, group, profile = found
-        run, endpoint, settings_of = self.run_of(request, profile), self.endpoint_of(request), self.classes.settings_of
-        return self.tracker.read(caller, group, endpoint, run, event_time(moment), settings_of)
+        run, endpoint = self.run_of(request, profile), self.endpoint_of(request)
+        return self.tracker.read(caller, group, endpoint, run, event_time(moment), self.classes.settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
@@ -102,17 +104,42 @@ class BehaviorReader:
             caller, group, profile.settings, self.endpoint_of(request), event_time(moment)
         ).to_facts()
 
-    def identify(self, request: Request) -> tuple[Caller, str, CallerProfile] | None:
-        """Return the caller of a request, its class and its profile."""
-        caller = caller_of(request)
-        if caller is None or (self._issuers and caller.issuer not in self._issuers):
+    def identify(self, request: Request) -> IdentifiedCaller | None:
+        """Return the caller of a request, its class and its profile. Nothing is learned of users without an agent.
+        Agents without an issuer, as in policies without issuers, have the issuer `""`."""
+        agent: Any = request.facts.get("agent")
+        if agent.__class__ is not dict:
             return None
-        group, profile = self.classes.find(caller.agent, groups_of(request))
-        if profile.version is not None:
-            text = text_at(request, profile.version)
-            version = "" if text is None else f"{self.tracker.tag(text):08x}"
-            caller = Caller(caller.issuer, caller.agent, caller.instance, version)
-        return caller, group, profile
+        name, issuer, instance = agent.get("id"), agent.get("issuer"), agent.get("instance")
+        if name.__class__ is not str:
+            return None
+        if issuer.__class__ is not str:
+            issuer = credential_issuer(request)
+        if self._issuers and issuer not in self._issuers:
+            return None
+        named = self.classes.named_among(agent.get("groups"))
+        key = issuer, name, instance if instance.__class__ is str else "", named
+        found = self._identified.get(key)
+        if found is None:
+            found = self._identify(key)
+        fact = found[2].version
+        if fact is None:
+            return found
+        caller, group, profile = found
+        text = text_at(request, fact)
+        version = "" if text is None else f"{self.tracker.tag(text):08x}"
+        return Caller(caller.issuer, caller.agent, caller.instance, version), group, profile
+
+    def _identify(self, key: tuple[str, str, str, tuple[str, ...]]) -> IdentifiedCaller:
+        issuer, name, instance, named = key
+        caller = name_caller(issuer, name, instance)
+        group, profile = self.classes.find(caller.agent, named)
+        found = caller, group, profile
+        if max(len(issuer), len(name), len(instance)) <= MAX_NAME_CHARACTERS:
+            if len(self._identified) >= MAX_IDENTIFIED:
+                self._identified.clear()
+            self._identified[key] = found
+        return found
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""
@@ -138,15 +165,17 @@ class BehaviorReader:
         """Take notice of a commit that changed nothing. Return whether learned facts can be read."""
         return self.tracker.note(reading, charge)
 
-    def finish(self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision) -> bytes:
+    def finish(
+        self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision, key: str | None = None
+    ) -> bytes:
         """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
-        could not be read."""
+        could not be read. `key` is that of the decision in the store, if it is known."""
         clamped, number = False, 0
         if reading is not None and charge is not None:
             clamped = has_clamp(decision)
-            reportable = outcome_key(decision.id) if decision.answer.outcome is Outcome.ALLOW else None
+            reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
             number = self.tracker.finish(reading, charge, reportable)
-        return self.encode(reading, number, clamped=clamped)
+        return self.encode(reading, number, clamped=clamped) if self._logs else b""
 
     def encode(self, reading: CallerSnapshot | None, number: int = 0, *, clamped: bool = False) -> bytes:
         """Return the member of a log line; `number` is that of the event that was learned."""
@@ -168,27 +197,16 @@ class BehaviorReader:
 
 def has_clamp(decision: Decision) -> bool:
     """Return whether a clamp acted on the request."""
-    return any(one.factor < 1.0 if isinstance(one, RateState) else one[1].base < 1.0 for one in decision.standings)
+    for one in decision.standings:  # noqa: SIM110  # a generator takes longer
+        if (one.factor if isinstance(one, RateState) else one[1].base) < 1.0:
+            return True
+    return False
 
 
-def caller_of(request: Request) -> Caller | None:
-    """Return the caller of a request, without its version. Nothing is learned of users without an agent. Agents without
-    an issuer, as in policies without issuers, have the issuer `""`."""
-    agent: Any = request.facts.get("agent")
-    if agent.__class__ is not dict:
-        return None
-    name, issuer, instance = agent.get("id"), agent.get("issuer"), agent.get("instance")
-    if name.__class__ is not str:
-        return None
-    if issuer.__class__ is not str:
-        credential: Any = request.facts.get("credential")
-        issuer = credential.get("issuer") if credential.__class__ is dict else None
-    return name_caller(issuer if issuer.__class__ is str else "", name, instance if instance.__class__ is str else "")
-
-
-def groups_of(request: Request) -> object:
-    agent: Any = request.facts.get("agent")
-    return agent.get("groups") if agent.__class__ is dict else None
+def credential_issuer(request: Request) -> str:
+    credential: Any = request.facts.get("credential")
+    issuer = credential.get("issuer") if credential.__class__ is dict else None
+    return issuer if issuer.__class__ is str else ""
 
 
 def text_at(request: Request, fact: k.Fact) -> str | None:
@@ -210,6 +228,7 @@ class CallerProfile:
 
 
 NO_PROFILE: Final = CallerProfile(NO_SETTINGS, None, None)
+IdentifiedCaller: TypeAlias = tuple[Caller, str, CallerProfile]  # a caller, its class and its profile
 
 
 class CallerClasses:
@@ -222,13 +241,16 @@ class CallerClasses:
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
         self._groups = self._heads.groups | self._blocks.groups  # those that the policies name
-        self._known: dict[object, tuple[str, CallerProfile]] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[str, CallerProfile]] = {}
 
-    def find(self, name: str, groups: object) -> tuple[str, CallerProfile]:
-        """Return the class of a caller, and its profile."""
-        named: tuple[str, ...] = ()
-        if self._groups and groups.__class__ is tuple:
-            named = tuple([one for one in groups if one.__class__ is str and one in self._groups])
+    def named_among(self, groups: object) -> tuple[str, ...]:
+        """Return those of a caller's groups that the policies name."""
+        if not self._groups or groups.__class__ is not tuple:
+            return ()
+        return tuple([one for one in groups if one.__class__ is str and one in self._groups])
+
+    def find(self, name: str, named: tuple[str, ...] = ()) -> tuple[str, CallerProfile]:
+        """Return the class of a caller, and its profile; `named` are the groups of `named_among`."""
         key = name, named
         found = self._known.get(key)
         if found is None:
@@ -275,8 +297,8 @@ class HeadIndex:
 
 def caller_profile(profile: k.Profile) -> CallerProfile:
     settings = ProfileSettings(
-        profile.name, profile.run_idle // MILLISECOND, profile.learn // DAY, profile.ready_runs, profile.ready_days,
-        profile.burst_days,
+        profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
+        ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(

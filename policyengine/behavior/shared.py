@@ -140,8 +140,8 @@ class SharedTracker:
         if not self._thread.is_running:
             self.start()
         settings = settings_of(group)
-        row, model, facts = self._read(caller, group, settings, endpoint, at)
-        return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, model, facts)
+        row, model, tag, facts = self._read(caller, group, settings, endpoint, at)
+        return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, model, facts)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
@@ -149,7 +149,7 @@ class SharedTracker:
 
     def _read(
         self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
-    ) -> tuple[BehaviorRow, BehaviorModel, CallerFacts]:
+    ) -> tuple[BehaviorRow, BehaviorModel, int, CallerFacts]:
         tag = self.tag(endpoint)
         if self._refused is not None:
             raise self._refused
@@ -165,7 +165,7 @@ class SharedTracker:
             if at // HOUR != row.hour:
                 row = row.copy()  # events of the same hour may follow
                 advance(row, at, settings)
-            return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
+            return row, model, tag, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
 
     def _begin_version(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Return the start of a new version of a caller, from its latest other version. Raises StoreError."""
@@ -187,7 +187,7 @@ class SharedTracker:
         """Return what the commit of a decision changes. Raises StoreError."""
         facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
         flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
-        content = self.tag(reading.endpoint), reading.run, flags
+        content = reading.endpoint, reading.run, flags
         with self._lock:
             pace, limits, hour = reading.row.pace, level_limits(reading), at // HOUR
             known = self._callers.get(key)
@@ -383,7 +383,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
         return
     endpoint, run, flags = event.content
     if flags & RELEASED:
-        settings = settings._replace(released=True)
+        settings = settings.release()
     advance(row, event.at, settings)
     if row.limits_hour != row.hour:
         set_limits(row, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import (
@@ -27,27 +27,45 @@ USUAL: Final = ProfileSettings()
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 
 
-class CallerRow(NamedTuple):
+class CallerRow:
     """The class of a caller, and its row."""
 
-    group: str
-    row: BehaviorRow
+    __slots__ = ("group", "row")
+
+    def __init__(self, group: str, row: BehaviorRow) -> None:
+        self.group = group
+        self.row = row
 
 
-class CallerSnapshot(NamedTuple):
-    """The facts of one request, with the row and the model from which they were read. `serial` is the number of events
-    of the row at that time."""
+class CallerSnapshot:
+    """The facts of one request, with the row and the model from which they were read. `endpoint` and
+    `run` are tags, `at` is in milliseconds since 1970, and `serial` the number of events of the row at that time."""
 
-    caller: Caller
-    group: str
-    settings: ProfileSettings
-    endpoint: str
-    run: int
-    at: int  # milliseconds since 1970
-    row: BehaviorRow
-    serial: int
-    model: BehaviorModel
-    facts: CallerFacts
+    __slots__ = ("at", "caller", "endpoint", "facts", "group", "model", "row", "run", "serial", "settings")
+
+    def __init__(
+        self,
+        caller: Caller,
+        group: str,
+        settings: ProfileSettings,
+        endpoint: int,
+        run: int,
+        at: int,
+        row: BehaviorRow,
+        serial: int,
+        model: BehaviorModel,
+        facts: CallerFacts,
+    ) -> None:
+        self.caller = caller
+        self.group = group
+        self.settings = settings
+        self.endpoint = endpoint
+        self.run = run
+        self.at = at
+        self.row = row
+        self.serial = serial
+        self.model = model
+        self.facts = facts
 
     def to_facts(self) -> dict[str, object]:
         """Return the facts by their names after `behavior.`."""
@@ -100,7 +118,7 @@ class BehaviorState:
         """Return the settings of a class at a time: a planned change may be under way."""
         if not self.releases or at >= self.releases.get(group, 0):
             return settings
-        return settings._replace(released=True)
+        return settings.release()
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
         """Return the row of a caller at this time; a new one if nothing is known of it."""
@@ -120,10 +138,10 @@ class BehaviorState:
         return row
 
     def read(
-        self, row: BehaviorRow, issuer: str, group: str, endpoint: str, at: int, settings: ProfileSettings
+        self, row: BehaviorRow, issuer: str, group: str, endpoint: int, at: int, settings: ProfileSettings
     ) -> CallerFacts:
-        """Return the facts of a request, from a row at its time."""
-        return read_behavior(row, self.model.class_of((issuer, group)), self.tagger.tag(endpoint), at, settings)
+        """Return the facts of a request to an endpoint (its tag), from a row at its time."""
+        return read_behavior(row, self.model.class_of((issuer, group)), endpoint, at, settings)
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
@@ -134,8 +152,7 @@ class BehaviorState:
         if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
             facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
-        endpoint = self.tagger.tag(reading.endpoint)
-        apply_decision(row, facts, at, endpoint, reading.run, outcome, clamped, settings)
+        apply_decision(row, facts, at, reading.endpoint, reading.run, outcome, clamped, settings)
         self._keep(caller, reading.group, row, settings)
         return row.serial
 
@@ -145,7 +162,7 @@ class BehaviorState:
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
         if event.released:
-            settings = settings._replace(released=True)
+            settings = settings.release()
         row = self.row_at(caller, at, settings)
         endpoint = self.tagger.tag(event.endpoint)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
@@ -171,16 +188,23 @@ class BehaviorState:
 
     def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller as the most recently active one."""
-        known, agent = self._rows.pop(caller, None), (caller.issuer, caller.agent)
+        rows, new = self._rows, self._new
+        known, agent = rows.pop(caller, None), (caller.issuer, caller.agent)
         if known is None:
             self._make_room(self._instances.get(agent, {}))
-        self._new.pop(caller, None)
+            known = CallerRow(group, row)
+        else:
+            known.group, known.row = group, row
+        rows[caller] = known
+        new.pop(caller, None)
         if not is_ready(row, settings):
-            self._new[caller] = None
-        instances = self._instances.setdefault(agent, {})
-        instances.pop(caller, None)
-        instances[caller] = None
-        self._rows[caller] = CallerRow(group, row) if known is None or known.group != group else known
+            new[caller] = None
+        instances = self._instances.get(agent)
+        if instances is None:
+            self._instances[agent] = {caller: None}
+        elif len(instances) > 1 or caller not in instances:
+            instances.pop(caller, None)
+            instances[caller] = None
         if caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:

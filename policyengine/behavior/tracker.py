@@ -28,7 +28,6 @@ from policyengine.runtime.behavior import CallerCharge
 _LOG = logging.getLogger("policyengine")
 MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
 KEY_BYTES: Final = 32
-FACTS: Final = 5  # the first members of a reading are facts
 SAVE_SECONDS: Final = 60.0
 MAX_INLINE_CALLERS: Final = 200  # with more of them, a model is learned in the thread
 CHUNK: Final = 256  # rows that are packed while decisions wait
@@ -80,13 +79,13 @@ class BehaviorTracker:
     ) -> CallerSnapshot:
         """Read the facts of a request."""
         state = self.state
-        settings = state.settings_at(settings_of(group), group, at)
+        settings, tag = state.settings_at(settings_of(group), group, at), state.tagger.tag(endpoint)
         with self._lock:
             state.learns = len(state.rows) <= MAX_INLINE_CALLERS
             state.learn_if_due(at, settings_of)
             row = state.row_to_read(caller, at, settings)
-            found = state.read(row, caller.issuer, group, endpoint, at, settings)
-            return CallerSnapshot(caller, group, settings, endpoint, run, at, row, row.serial, state.model, found)
+            found = state.read(row, caller.issuer, group, tag, at, settings)
+            return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, state.model, found)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
@@ -94,7 +93,7 @@ class BehaviorTracker:
         settings = state.settings_at(settings, group, at)
         with self._lock:
             row = state.row_to_read(caller, at, settings)
-            return state.read(row, caller.issuer, group, endpoint, at, settings)
+            return state.read(row, caller.issuer, group, state.tagger.tag(endpoint), at, settings)
 
     def tag(self, text: str) -> int:
         """Return the tag of a text."""
@@ -109,7 +108,7 @@ class BehaviorTracker:
         with self._lock:
             row = state.row_to_read(caller, reading.at, reading.settings)
             again = state.read(row, caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings)
-        return again[:FACTS] == reading.facts[:FACTS]
+        return again.values() == reading.facts.values()
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 

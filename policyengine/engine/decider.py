@@ -139,11 +139,12 @@ class Decider:
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision)
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
-            result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
+            key = outcome_key(decision.id)
+            result = self.store.commit(effects, key, moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None and facts is not None:
-                    history += behavior.finish(read, charge, decision)
+                    history += behavior.finish(read, charge, decision, key)
                 return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if behavior is not None and read is not None and charge is not None:
                 is_readable = behavior.note(read, charge)

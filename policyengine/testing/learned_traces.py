@@ -65,7 +65,7 @@ def check_traces(paths: Sequence[Path], evaluator: Evaluator) -> None:
             seen.add(named)
             if kernel.issuers and event.issuer not in kernel.issuers:
                 raise PlainEventError(f"`{path}`: the policies have no issuer `{event.issuer}`")
-            if not reader.classes.find(event.agent, None)[0]:
+            if not reader.classes.find(event.agent)[0]:
                 raise PlainEventError(f"`{path}`: no agent block or profile names `{event.agent}`")
             if declared_endpoint(event.endpoint, reader) not in declared:
                 raise PlainEventError(f"`{path}`: no pattern of the policies matches `{event.endpoint}`")

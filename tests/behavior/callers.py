@@ -57,7 +57,8 @@ class Callers:
 
     def read(self, who: Caller, endpoint: str = USUAL) -> CallerFacts:
         row = self.state.row_at(who, self.now, self.settings)
-        return self.state.read(row, who.issuer, GROUP, endpoint, self.now, self.settings)
+        tag = self.state.tagger.tag(endpoint)
+        return self.state.read(row, who.issuer, GROUP, tag, self.now, self.settings)
 
     def row(self, who: Caller) -> BehaviorRow:
         return self.state.row_at(who, self.now, self.settings)

@@ -380,14 +380,14 @@ def test_attack_29_forged_failures_only_tighten(trusted):
         trusted.state.fold_failure(ME)
     after = trusted.read(ME)
     assert after.error_rate == 1_000
-    assert (after.ready, after.trust, after.burst, after.novelty) == before[:4]
+    assert (after.ready, after.trust, after.burst, after.novelty) == before.values()[:4]
     assert row.runs == trusted.row(ME).runs
 
 
 def test_what_is_known_of_a_class_that_is_lost_is_neutral(trusted):
     lost = Callers(settings=ProfileSettings())
     lost.state.rows, lost.now = trusted.state.rows, trusted.now
-    assert lost.read(ME)[:5] == (False, 500, False, 0, 0)
+    assert lost.read(ME).values() == (False, 500, False, 0, 0)
     assert AdaptiveLimiter().pace_of(lost.read(ME), lost.now) == AdaptiveLimiter.NOT_READY
 
 

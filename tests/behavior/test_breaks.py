@@ -16,6 +16,7 @@ from policyengine.behavior.events import (
     Tagger,
     name_caller,
 )
+from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.log_events import LogEventReader
 from policyengine.behavior.plain_events import PlainEventError, line_events
@@ -93,7 +94,7 @@ def test_a_caller_in_whose_place_another_of_its_agent_comes_is_counted(monkeypat
 
 
 def test_new_names_displace_no_ready_caller_after_a_restart():
-    ready = SETTINGS._replace(ready_runs=1, ready_days=1)
+    ready = ProfileSettings(ready_runs=1, ready_days=1)
     state = BehaviorState(Tagger(b"key"), most=5)
     for day in range(8):
         for run in range(4):

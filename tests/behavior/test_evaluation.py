@@ -76,7 +76,7 @@ def test_the_first_new_endpoint_is_the_detection_of_a_scan(tmp_path):
 
 def test_the_declared_and_the_observed_rate_of_bursts_count_days(tmp_path):
     write_traffic(tmp_path, days=20)
-    found, scored = evaluated(tmp_path, SETTINGS._replace(burst_days=20))
+    found, scored = evaluated(tmp_path, ProfileSettings(burst_days=20))
     assert found.facts["burst"].values["declared"] == pytest.approx(1 / 20)
     assert found.facts["burst"].values["observed"] == 0
     assert len(scored.days.burst) == 12

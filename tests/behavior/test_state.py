@@ -5,8 +5,9 @@ from random import Random
 import pytest
 
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.row import HOUR, pack_row
-from policyengine.behavior.state import BehaviorState
+from policyengine.behavior.state import BehaviorState, CallerRow
 from tests.behavior.callers import DAY, GROUP, ISSUER, KEY, SETTINGS, START, Callers, caller, class_model, jittered
 
 
@@ -51,7 +52,7 @@ def test_rows_that_were_packed_in_between_go_on_the_same():
     for number, event in enumerate(events):
         state.fold(event, lambda _: SETTINGS)
         if number % 100 == 0:
-            state.rows = {who: found._replace(row=found.row.copy()) for who, found in state.rows.items()}
+            state.rows = {who: CallerRow(found.group, found.row.copy()) for who, found in state.rows.items()}
     assert packed(state) == packed(whole)
     assert state.model.digest == whole.model.digest
 
@@ -62,7 +63,7 @@ def test_reading_changes_no_facts():
     state = BehaviorState(Tagger(KEY))
     for event in events:
         row = state.row_at(event.caller, event.at, SETTINGS)
-        read = state.read(row, ISSUER, GROUP, event.endpoint, event.at, SETTINGS)
+        read = state.read(row, ISSUER, GROUP, state.tagger.tag(event.endpoint), event.at, SETTINGS)
         if event.at // DAY == state.model.content.made // DAY:  # no model is learned with this event
             assert state.fold(event, lambda _: SETTINGS) == read
         else:
@@ -195,7 +196,7 @@ def test_texts_that_are_no_utf8_have_tags():
 
 
 def test_a_flood_of_new_keys_does_not_displace_callers_that_are_ready():
-    ready = SETTINGS._replace(ready_runs=1, ready_days=1)
+    ready = ProfileSettings(ready_runs=1, ready_days=1)
     state = BehaviorState(Tagger(b"key"), most=10)
     for each in range(3):
         for run in (1, 2):

@@ -354,7 +354,7 @@ def ready(shared: Stores, clock: FakeClock, ten_days: BehaviorState) -> list[Eng
     clock.now, store = BEGIN + timedelta(days=10, hours=9), shared()
     if store.behavior is None:
         state = BehaviorState(ten_days.tagger, model=ten_days.model)
-        state.rows = {caller: CallerRow(group, row.copy()) for caller, (group, row) in ten_days.rows.items()}
+        state.rows = {caller: CallerRow(found.group, found.row.copy()) for caller, found in ten_days.rows.items()}
         first = Engine.from_text(POLICY, clock=clock, behavior=BehaviorTracker(state))
         return [first, first.successor(first.kernel)]
     teach(store, ten_days)
@@ -368,7 +368,8 @@ def teach(store: Store, learned: BehaviorState) -> None:
     behavior.shared_key(KEY)
     behavior.save_model(learned.model.content.serial, sign_model(learned.model, derive(KEY, b"models")))
     tracker = SharedTracker(behavior)
-    for caller, (group, row) in learned.rows.items():
+    for caller, found in learned.rows.items():
+        group, row = found.group, found.row
         charge = charge_of(random.Random(1), row.level_at)
         charge.key, charge.outcome, charge.content = tracker.key_of(caller), DENIED, (0, 0, 0)
         charge.burst, charge.ceilings, charge.falls, charge.strict = (
