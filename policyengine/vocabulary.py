@@ -122,7 +122,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("lifetime", _D, "time from issue to expiry"),
         ("age", _D, "time since issue"),
         ("bound", _B, "whether the caller proved possession of the credential's key"),
-        ("shared", _B, "whether the credential or its key was recently used elsewhere or by another agent"),
+        ("shared", _B, "whether the credential came from another network, or another agent or instance used its key"),
     ], optional="subject scopes", volatile="age"),
     *_define_facts("task", FactOrigin.CREDENTIAL, [
         ("id", _S, "the task for which the agent was started"),
@@ -171,7 +171,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("ready", _B, "whether enough requests are known to judge the caller; false while there are too few"),
         ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until the caller is ready"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
-        ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
+        ("novelty", _N, "share of recent requests to endpoints that are new for the caller and its class, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
     ], volatile="ready trust burst novelty error_rate"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
@@ -205,7 +205,7 @@ def is_learned_value(path: tuple[str, ...], value: object) -> bool:
 # Roots whose members may have any name; the members are strings or are declared by `facts`.
 OPEN_ROOTS = {
     "body": "the request's body; members are declared by `facts`",
-    "args": "a tool's arguments; members are declared by `facts`",
+    "args": "the arguments of a tool call or an action; members are declared by `facts`",
     "context": "facts that the gateway adds; members are declared by `facts`",
     "params": "captures of the path, `{id}`: strings, or references if typed `{id: invoice}`",
 }
