@@ -875,7 +875,7 @@ def test_learned_facts_are_errors_in_doors(policy):
 
 
 def test_nothing_learned_is_neutral():
-    """**Until enough is known of a caller, each learned fact has its neutral value**"""
+    """**Until enough is known about a caller, each learned fact has its neutral value**"""
     neutral = "behavior.trust == 0.5 and behavior.novelty == 0 and behavior.error_rate == 0"
     neutral += " and not behavior.burst and not behavior.ready"
     policy = f'anyone {{ may GET /x }}\nguard "g" on GET /x {{ require {neutral} }}'
