@@ -111,7 +111,9 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("publisher", _S, "the publisher of the agent"),
         ("model", _S, "the model that the agent claims to run"),
     ], optional="instance groups publisher model", declarable="publisher model"),
-    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user for whom the agent acts, or the caller")]),
+    *_define_facts("user", FactOrigin.CREDENTIAL, [
+        ("id", _S, "the user for whom the agent acts; without an agent, the user who calls"),
+    ]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "the kind of credential"),
         ("issuer", _S, "the issuer, as the policy names it"),
@@ -120,7 +122,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("lifetime", _D, "time from issue to expiry"),
         ("age", _D, "time since issue"),
         ("bound", _B, "whether the caller proved possession of the credential's key"),
-        ("shared", _B, "whether the credential or its key was recently used elsewhere or by another agent"),
+        ("shared", _B, "whether the credential came from another network, or another agent or instance used its key"),
     ], optional="subject scopes", volatile="age"),
     *_define_facts("task", FactOrigin.CREDENTIAL, [
         ("id", _S, "the task for which the agent was started"),
@@ -139,7 +141,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     *_define_facts("chain", FactOrigin.CHAIN, [
         ("depth", Scalar.INT, "the number of hops before the presenter; unknown unless the issuer `records chains`"),
         ("root", _S, "the first agent of the chain, or the presenter if there is no chain"),
-        ("agents", ListType(_S), "all agents, first to last"),
+        ("agents", ListType(_S), "all agents of the chain, from first to last"),
     ]),
     *_define_facts("chain", FactOrigin.CREDENTIAL, [
         ("hops", ListType(HOP), "the hops before the presenter"),
@@ -161,28 +163,28 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("time",), Scalar.TIME, "the time of the decision", FactOrigin.ENGINE, volatile=True, always_known=True
     ),
     *_define_facts("approval", FactOrigin.ENGINE, [
-        ("granted", _B, "whether a confirm that covers this request has its approval; false without one"),
+        ("granted", _B, "whether a confirm that covers this request has its approval; otherwise false"),
         ("by", _S, "the approver"),
         ("age", _D, "time since the approval was granted"),
     ], optional="by age", volatile="granted by age", always_known="granted"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
-        ("ready", _B, "whether enough requests of the caller are known to judge it; false until then"),
-        ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until it is learned"),
+        ("ready", _B, "whether enough requests are known to judge the caller; false while there are too few"),
+        ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until the caller is ready"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
-        ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
+        ("novelty", _N, "share of recent requests to endpoints that are new for the caller and its class, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
     ], volatile="ready trust burst novelty error_rate"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
         ("deviation", _N, "how unusual the latest requests are, 0 … 1"),
-        ("sequence", _B, "whether the caller follows the declared profile; true until it is learned"),
+                ("sequence", _B, "whether the caller follows the steps of its declared profile"),
     ], volatile="deviation sequence", later="learned sequences"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
-        ("id", _S, "the group of keys that act in lock-step; the key itself if it is in no group"),
+        ("id", _S, "the group of count keys (`per …`) that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# Values for every caller of which nothing is learned; `cluster.id` is the key itself.
+# Values for every caller about which nothing is learned; `cluster.id` is the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
@@ -203,7 +205,7 @@ def is_learned_value(path: tuple[str, ...], value: object) -> bool:
 # Roots whose members may have any name; the members are strings or are declared by `facts`.
 OPEN_ROOTS = {
     "body": "the request's body; members are declared by `facts`",
-    "args": "a tool's arguments; members are declared by `facts`",
+    "args": "the arguments of a tool call or an action; members are declared by `facts`",
     "context": "facts that the gateway adds; members are declared by `facts`",
     "params": "captures of the path, `{id}`: strings, or references if typed `{id: invoice}`",
 }
@@ -319,7 +321,7 @@ FUNCTIONS: tuple[BuiltInFunction, ...] = (
         "address",
         (("ip", Scalar.IP),),
         Scalar.IP,
-        "the whole address, to count single IPv6 addresses: `per request.ip` counts their /64 networks",
+        "the full IP address: `per address(request.ip)` counts each IPv6 address, `per request.ip` each /64 network",
         "address(10.0.0.1) == 10.0.0.1",
         total=True,
     ),

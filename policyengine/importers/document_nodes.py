@@ -144,7 +144,7 @@ def _type_name(value: Value) -> str:
         case int() | float():
             return "a number"
         case str():
-            return "a text"
+            return "a string"
         case list():
             return "a list"
         case _:

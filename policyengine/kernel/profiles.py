@@ -24,11 +24,12 @@ class Profile(Node):
 
     - a run is the requests with the same `run_key`; it ends after `run_idle` without a request. Without a key, only a
       pause separates runs
-    - `learn` is how far back the learned behavior reaches
+    - `learn` is how many past days count; after a longer pause, learning starts again
     - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own; these
       days are at most those of `learn`
-    - one false alarm of a burst is expected in `burst_days` days of one caller
-    - a new value of `version` starts a new row, of which nothing is known yet
+    - for each caller, one false alarm of a burst is expected in `burst_days` days
+    - a new value of `version` starts a new version of the caller, which is not ready; the paces, peaks and endpoints of
+      the earlier version are its start
     """
 
     name: str

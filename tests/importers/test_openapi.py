@@ -350,7 +350,7 @@ def test_a_reference_outside_the_folder_or_to_nothing_is_reported_not_followed(t
         ),
         (
             '{"openapi": "3.0.0", "paths": {"/x": {"get": {"tags": "a"}}}}',
-            "at `#/paths/~1x/get/tags`: `tags` must be a list, but this is a text",
+            "at `#/paths/~1x/get/tags`: `tags` must be a list, but this is a string",
         ),
         (
             '{"openapi": "3.0.0", "paths": {"/x": {"get": {"security": {}}}}}',

@@ -295,8 +295,9 @@ def test_the_order_of_imports_and_declarations_changes_nothing():
     [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
 )
 def test_an_inherited_set_includes_the_elements_of_all_ancestors(member, allowed):
-    """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
-    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
+    """**An `inherited` set is a lower bound: every element of a level's own set is in it; whether any other value is in
+    the set is unknown if a level that declares the attribute lacks the attribute; `inherited else []` in the
+    declaration makes the own set of such a level empty.**"""
     policy = """
     entity folder { tags: set<string> inherited } in folder
     entity doc { tags: set<string> inherited } in folder
@@ -325,8 +326,9 @@ def test_an_inherited_set_includes_the_elements_of_all_ancestors(member, allowed
     ],
 )
 def test_other_elements_of_an_inherited_set_are_unknown_if_a_level_lacks_the_set(levels, folder, expected):
-    """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
-    level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
+    """**An `inherited` set is a lower bound: every element of a level's own set is in it; whether any other value is in
+    the set is unknown if a level that declares the attribute lacks the attribute; `inherited else []` in the
+    declaration makes the own set of such a level empty.**"""
     policy = f"""
     entity folder {{ tags: set<string> {levels} }} in folder
     entity doc {{ tags: set<string> {levels} }} in folder
@@ -535,8 +537,8 @@ budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 withi
 
 
 def test_a_confirm_spends_rates_once_and_its_allow_spends_the_rest():
-    """**A confirm checks all limits and takes from rates only, once per open binding; the allow takes what the
-    confirm did not take; if there is no room, the outcome is `throttle`, and the approval stays unspent.**"""
+    """**A confirm checks all limits but takes from rates only, and only once for the same binding; the allow takes what
+    the confirm did not take; if a limit has no room, the outcome is `throttle`, and the approval stays unspent.**"""
     now = [NOW]
     boss = {"user fin": {"roles": ["finance"]}}
     engine = Engine.from_text(REFUNDS, directory=directory(boss), clock=lambda: now[0])
@@ -655,7 +657,7 @@ def test_an_outcome_is_absent_until_it_is_reported(reported, waiting, without):
     [(None, 40), ({}, 40), ({"n": None}, 40), ({"n": 7}, 7), ({"n": "7"}, None), ({"n": [7]}, None)],
 )
 def test_a_default_stands_for_a_missing_report_only(output, total):
-    """**A default replaces an outcome that is not reported, but no value of the wrong type.**"""
+    """**A default replaces an outcome that is not reported, but not a value of the wrong type.**"""
     for bound in (7, 40):
         rule = f"require sum (past.output.n else 40) of POST /run within 1h == {bound}"
         trace = Trace.of(f'guard "g" on POST /pay {{ {rule} }}')
@@ -873,7 +875,7 @@ def test_learned_facts_are_errors_in_doors(policy):
 
 
 def test_nothing_learned_is_neutral():
-    """**Until enough is known of a caller, each learned fact has its neutral value**"""
+    """**Until enough is known about a caller, each learned fact has its neutral value**"""
     neutral = "behavior.trust == 0.5 and behavior.novelty == 0 and behavior.error_rate == 0"
     neutral += " and not behavior.burst and not behavior.ready"
     policy = f'anyone {{ may GET /x }}\nguard "g" on GET /x {{ require {neutral} }}'
@@ -899,8 +901,8 @@ def test_an_unknown_learned_fact_tightens(behavior, limit):
     [("bot", ["ops"], "exact"), ("bob", ["ops"], "pattern"), ("cat", ["ops"], "group"), ("cat", [], None)],
 )
 def test_at_most_one_profile_applies(agent, groups, name):
-    """**At most one profile applies to an agent: the one with its exact name, else the one whose pattern matches its
-    name, else the one of one of its groups.**"""
+    """**At most one profile applies to an agent: the profile with the agent's exact name, otherwise the profile whose
+    pattern matches the name, otherwise the profile of one of the agent's groups.**"""
     policy = 'issuer acme { scopes none }\nagent "*" { issued by acme  acts alone  may GET /x }\n'
     for one, agents in (("group", 'group "ops"'), ("pattern", 'agent "bo*"'), ("exact", 'agent "bot"')):
         policy += f'profile "{one}" for {agents} {{ learn 14d }}\n'
