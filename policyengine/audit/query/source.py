@@ -1,4 +1,4 @@
-"""Opens the logs that a question names: with the streaming reader, or with DuckDB if they are large or packed."""
+"""Opens logs for questions, with the streaming reader, or with DuckDB if the logs are large or packed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.stream import Progress, SkippedLines, StreamReader
 
-STREAMED_BYTES = 64 * 2**20  # up to this size the streaming reader answers before DuckDB has started
+STREAMED_BYTES = 64 * 2**20  # up to this size, the streaming reader is as fast as DuckDB, which takes time to start
 Reader: TypeAlias = StreamReader | DuckReader
 
 
 @dataclass(frozen=True, slots=True)
 class LogFiles:
-    """The files of logs: JSON Lines with their rotated files, oldest first, and packed ones."""
+    """The files of logs: JSON Lines files with their rotated files, oldest first, and packed files."""
 
     logs: tuple[Path, ...]
     packed: tuple[Path, ...]
@@ -44,7 +44,7 @@ class LogFiles:
 
     @property
     def with_duckdb(self) -> bool:
-        """Whether DuckDB reads them."""
+        """Whether DuckDB reads the files."""
         large = self.size > STREAMED_BYTES and has_duckdb()
         return bool(self.packed) or (large and all(map(can_name, self.logs)))
 
@@ -67,6 +67,6 @@ def open_reader(files: LogFiles, progress: Progress, *, in_order: bool = False) 
 
 
 def check_logs(skipped: SkippedLines) -> None:
-    """Raises QueryError for a file that is not a log at all."""
+    """Check that each file with lines has a line of a decision log. Raises QueryError."""
     if (file := skipped.foreign) is not None:
         raise QueryError(f"`{file}` is not a decision log", "name a file that `serve --log` or `audit pack` wrote")
