@@ -26,12 +26,7 @@ from policyengine.audit.report.charts import (
 from policyengine.audit.report.questions import ReportAnswers
 from policyengine.templates import render_template
 
-OUTCOME_CLASSES = {
-    "allow": "allow",
-    "throttle": "throttle",
-    "confirm": "confirm",
-    "deny": "deny",
-}  # from the bottom
+OUTCOME_CLASSES = {"allow": "allow", "throttle": "throttle", "confirm": "confirm", "deny": "deny"}  # from the bottom up
 OTHERS = "all others"
 MAX_TITLE_LOGS = 3
 UNITS = {"latency_ms": "ms", "size": "bytes"}

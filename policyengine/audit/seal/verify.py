@@ -116,10 +116,7 @@ class LogVerifier:
 
     def run(self) -> Verification:
         """Verify the log. Raises OSError."""
-        files, cosigned = (
-            log_files(self.path),
-            self._load_cosigned(),
-        )  # first, because a server may write more lines
+        files, cosigned = log_files(self.path), self._load_cosigned()  # first, because a server may write more lines
         last = self._load_checkpoint()
         if last is None:
             return self.result
