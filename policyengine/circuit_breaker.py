@@ -13,8 +13,9 @@ PAUSE_SECONDS = 0.25
 
 
 class CircuitBreaker:
-    """Counts consecutive failures, and opens at a `threshold`. Call `admit` before a call, and `fail` or `succeed`
-    after it. While it is open, it admits one call in each `pause`; the first success closes it. Thread-safe."""
+    """Counts consecutive failures, and opens when they reach the `threshold`. Use `admit` before a call, and `fail` or
+    `succeed` after the call. An open breaker admits one call in each `pause`; the first success closes the breaker.
+    Thread-safe."""
 
     def __init__(
         self,
@@ -32,8 +33,8 @@ class CircuitBreaker:
         return self.fails >= self.threshold
 
     def admit(self) -> bool:
-        """Return whether the caller may call. While the circuit is open, the admitted call is the trial for
-        all callers.
+        """Return whether the caller may make its call. While the circuit is open, an admitted call is the trial for all
+        callers.
         """
         if self.fails < self.threshold:
             return True

@@ -71,7 +71,7 @@ class StateUse:
             self.store.begin(self.history_names, now())
 
     def stop_history(self, names: Set[str]) -> None:
-        """Stop recording these events. A rule that needs one of them later starts without history. Raises
+        """Stop recording these events. A rule that needs one of these events later starts without history. Raises
         StoreError."""
         if names:
             self.store.end(names)

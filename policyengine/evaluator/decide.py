@@ -1,4 +1,4 @@
-"""Decide a question with a program: the decision, and the effects of committing it."""
+"""Decides a question with a program, and returns the decision and the effects of committing it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class TrustAnchor:
 
 
 class PathBranch:
-    """A set of places in the trie of path patterns that a path can reach.
+    """A set of places in the trie of path patterns, which one path can reach together.
 
     `next` are the branches after known literal segments, `wild` is the branch after any other segment. `cased` are the
     literals by their folded text: a segment that is not in `next` may spell one of them in another case.
@@ -170,7 +170,7 @@ class PolicyProgram:
 
     def rules_at(self, endpoint: Endpoint) -> EndpointRules:
         """Return the rules at an endpoint. Many paths differ only in their last segment, so the program keeps the
-        branch before it.
+        branch before the last segment.
         """
         if type(endpoint) is HttpEndpoint and endpoint.segments:
             path = endpoint.path

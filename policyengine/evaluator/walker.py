@@ -48,9 +48,9 @@ class ActingEffect:
 
 
 class Passage:
-    """How a question passed the gates. If no grant opens, `closed` holds the unknowns, and `lacking` the bits that say
-    whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate. `refused` is the code of
-    a refused credential.
+    """The result of a question at the gates. If no grant opens the endpoint, `closed` holds the unknowns, and `lacking`
+    the bits that say whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate.
+    `refused` is the code of a refused credential.
     """
 
     refused: str | None = None
@@ -81,7 +81,8 @@ def take_doubts(st: State) -> Doubts:
 
 
 def walk(st: State, exact: State, approved: State) -> Passage:
-    """Return how the question passes the gates. Grants read facts from the state `exact`, guards from `approved`."""
+    """Take the question through the gates and return the result. Grants read facts from the state `exact`, guards from
+    `approved`."""
     rules, found = st.rules, Passage()
     found.refused = refusal_code(st)
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)

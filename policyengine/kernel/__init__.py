@@ -372,7 +372,7 @@ class EventRetention(Node):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """All loaded packages as one value.
+    """The kernel of all loaded packages.
 
     `package` is the package of the first module; `unrestricted` and `advisory` are the packages with `users
     unrestricted` and `tasks advisory`; `reads_behavior` says whether a rule reads a learned fact.

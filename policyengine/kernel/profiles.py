@@ -20,15 +20,13 @@ DEFAULT_BURST_DAYS = 100
 
 @dataclass(frozen=True, slots=True)
 class Profile(Node):
-    """How the behavior of some agents is learned.
+    """A declaration of how the behavior of some agents is learned.
 
-    - a run is the requests with the same `run_key`; it ends after `run_idle` without a request. Without a key, only a
-      pause separates runs
-    - `learn` is how far back the learned behavior reaches
-    - facts about a caller are neutral before it has `ready_runs` runs and `ready_days` active days of its own; these
-      days are at most those of `learn`
-    - one false alarm of a burst is expected in `burst_days` days of one caller
-    - a new value of `version` starts a new row, of which nothing is known yet
+    - a run consists of the requests with the same `run_key`, and ends after `run_idle` without a request; without a
+    key, only pauses separate runs - `learn` is the period from which behavior is learned - facts about a caller are
+    neutral until the caller has `ready_runs` runs and `ready_days` active days within `learn` - at most one false alarm
+    of a burst is expected in `burst_days` days of one caller - a new value of `version` starts a new row of the caller,
+    which has to become ready again
     """
 
     name: str
@@ -44,8 +42,8 @@ class Profile(Node):
 
 
 def applicable_profile(profiles: Iterable[Profile], agent: str, groups: Collection[str]) -> Profile | None:
-    """Return the profile of an agent: the one with its exact name, else the one whose pattern matches, else the one
-    of one of its groups; None if there is none.
+    """Return the profile of an agent: a profile with its exact name, otherwise one whose pattern matches, otherwise one
+    of its groups; None if no profile applies.
     """
     found: list[tuple[int, Profile]] = []
     for profile in profiles:

@@ -46,7 +46,7 @@ class WideningChange:
 
 @dataclass(frozen=True, slots=True)
 class PolicyComparison:
-    """The widenings of a reload, and `unproved`: where it may widen more, with the reason."""
+    """The widenings of a reload, and `unproved`: the places where the reload may widen more, with the reasons."""
 
     widenings: tuple[WideningChange, ...] = ()
     unproved: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The inventory of a set of policies by name and file, and its items that another set lacks."""
+"""The inventory of a set of policies by name and file, and the items that another set of policies lacks."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PolicyInventory:
         yield from (Loss(DELEGATION, f"delegation {one}") for one in sorted(self.delegation - after.delegation))
 
     def changes(self, after: PolicyInventory) -> Iterator[str]:
-        """Yield in words what `after` adds, changes and removes, beginning with whole packages."""
+        """Describe the additions, changes and removals of `after`, beginning with whole packages."""
         yield from (f"package {name} added" for name in sorted(after.packages - self.packages))
         yield from (f"package {name} removed" for name in sorted(self.packages - after.packages))
         old, new = group_items(self.items), group_items(after.items)

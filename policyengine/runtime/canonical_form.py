@@ -20,7 +20,7 @@ import msgspec
 from policyengine.runtime.values import MAX_INT, MIN_INT, Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
-# The members of an object to omit: each name maps to the parts of its member to omit; an empty mapping omits the whole
+# The members of an object to omit. Each name maps to the parts of the member to omit; an empty mapping omits the whole
 # member.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})

@@ -41,7 +41,7 @@ def simulate(
     tracker: SimulatedTracker | None = None,
 ) -> None:
     """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must be those of the
-    engine; with a tracker, what is learned is counted, too.
+    engine; with a tracker, learned behavior is counted, too.
 
     Raises TrafficLineError for a line that is not a valid request, and TooManySlotsError if the traffic does not fit
     the series.

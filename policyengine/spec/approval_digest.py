@@ -38,7 +38,7 @@ HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject
 CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-# Reasons for which a fact has a value that the decision could not read.
+# Reasons that mean that a fact has a value which the decision could not read.
 UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})
 MAX_UNSEEN = 5
 

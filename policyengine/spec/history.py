@@ -1,7 +1,7 @@
 """History conditions: plain scans of the fetched events.
 
 Each event counts, does not count, or may count. All logic is Kleene's: an event that may count leaves the result
-unknown, and so does a past that was not recorded.
+unknown, and so does a period that was not recorded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ WindowEvents: TypeAlias = tuple[list[tuple[PastEvent, Value]], list[Unknown]]
 
 
 def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value: Evaluator) -> WindowEvents | Unknown:
-    """Return the events of the window, latest first, each with whether it counts; and the unknowns that gaps in the
+    """Return the events of the window, latest first, each with whether it counts, and the unknowns that gaps in the
     history cause.
     """
     main = fetched_history(node, node.event, facts, value)

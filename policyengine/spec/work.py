@@ -1,9 +1,9 @@
 """The work of one decision in steps, whose number is limited. Steps are counted from the sizes of collections, never
 with a clock.
 
-The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has parts. Other
-operations whose time depends on the size of a collection or text take steps in proportion to that size. `step_count.py`
-counts the steps of a decision.
+The size of the policy bounds the work outside loops. A loop takes, for each element, as many steps as its condition has
+parts. Other operations whose time depends on the size of a collection or text take steps in proportion to that size.
+`step_count.py` counts the steps of a decision.
 """
 
 from __future__ import annotations
