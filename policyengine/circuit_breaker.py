@@ -48,8 +48,8 @@ class CircuitBreaker:
 
     def fail(self, began: float | None = None, *, certain: bool = False) -> bool:
         """Count a failed call that `began` at the given time, and return whether it opened the circuit. Failures of
-        concurrent calls count as one failure, so that a short overload of the machine counts once, however many calls
-        were waiting. A `certain` failure opens the circuit immediately.
+        concurrent calls count as one failure, so that a short overload of the machine counts once for any number of
+        waiting calls. A `certain` failure opens the circuit immediately.
         """
         with self._lock:
             now, was_open = self.clock(), self.is_open

@@ -198,7 +198,7 @@ def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
 
 
 def other_file_hint(diagnostics: Iterable[Diagnostic]) -> str | None:
-    """Return a hint if a file with an error was read as a policy, but its name is not that of a policy."""
+    """Return a hint if a file with an error was read as a policy, although its name does not end in `.policy`."""
     sources = (one.span.source for one in diagnostics if one.is_error)
     name = next((one.name for one in sources if one.text and not one.name.endswith(POLICY_SUFFIX)), None)
     return None if name is None else f"`{name}` is not a `{POLICY_SUFFIX}` file: is it a policy?"

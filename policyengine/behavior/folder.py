@@ -157,7 +157,7 @@ class BehaviorFolder:
         return self._load_key(path)
 
     def _load_key(self, path: Path) -> bytes:
-        """Raises BehaviorFolderError, and FileNotFoundError if there is no key."""
+        """Load the key. Raises BehaviorFolderError, and FileNotFoundError if there is no key."""
         try:
             with os.fdopen(open_trusted(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 found = os.fstat(file.fileno())
@@ -222,7 +222,7 @@ class BehaviorFolder:
         return {found.digest: found for found in map(self.load_model, self._model_paths())}
 
     def save_model(self, model: BehaviorModel) -> None:
-        """Write a model, and remove the oldest ones. Raises OSError."""
+        """Write a model, and remove the oldest models. Raises OSError."""
         write_durable(self.path / "models" / f"{model.content.serial:08d}.model", model.sign(self._signer()))
         for old in self._model_paths()[:-KEPT_MODELS]:
             old.unlink(missing_ok=True)

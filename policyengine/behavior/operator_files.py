@@ -98,7 +98,7 @@ def request_paths(folder: BehaviorFolder) -> Iterator[Path]:
 
 
 def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
-    """Raises BehaviorFolderError."""
+    """Load a request to forget. Raises BehaviorFolderError."""
     try:
         payload = folder.unseal(REQUESTS, read_bounded(path, MAX_FILE_BYTES))
         return msgspec.json.decode(payload, type=ForgetRequest)

@@ -268,7 +268,8 @@ class Evaluator:
         return walker.find_windows(self.program, request, entities, moment, behavior)
 
     def required_approvals(self, request: Request, snapshot: Snapshot, moment: int) -> list[tuple[str, str]]:
-        """Return the guard and the binding of each approval that the request needs, whatever else stops it."""
+        """Return the guard and the binding of each approval that the request needs, even if other rules stop the
+        request."""
         state = self._start(request, snapshot, moment)
         if state is None:
             return []
@@ -326,7 +327,7 @@ class Evaluator:
             return False
         if sizes is not None:
             if request.entities:
-                return True  # the sizes of rows in the request are not in those of the entity store
+                return True  # the sizes of the entity store do not include rows in the request
             objects, more = objects_of(request), has_chain or bool(request.approvals)
             if sizes.exceeded(objects) or (more and sizes.takes_long(objects)):
                 return True

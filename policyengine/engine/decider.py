@@ -102,8 +102,8 @@ class Decider:
         return CompiledPolicies(entities, evaluator, mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
-        """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
-        ones stay."""
+        """Decide with other entities from now on. Raises DecisionLogError if the entities cannot be logged; then the
+        previous entities stay."""
         evaluator = self.compiled.evaluator.with_entities(entities)
         evaluator.prepare(self.compiled.evaluator)  # prepared now, because the event loop would otherwise wait for it
         self.compiled = self._compile(entities, evaluator)

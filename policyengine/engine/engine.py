@@ -395,8 +395,8 @@ class Engine:
 
     def replace_directory(self, directory: EntityStore) -> None:
         """Decide with other entities from now on. Each decision uses a single entity store from beginning to end.
-        Raises DecisionLogError if the entities cannot be logged; then the previous ones stay. Hold `directory_lock` to
-        read `directory` and replace it in one step.
+        Raises DecisionLogError if the entities cannot be logged; then the previous entities stay. Hold `directory_lock`
+        to read `directory` and replace it in one step.
         """
         with self.directory_lock:
             self.decider.replace_entities(directory)

@@ -29,12 +29,12 @@ class StateUse:
 
     @cached_property
     def keeps_state(self) -> bool:
-        """Whether decisions depend on earlier ones: on limits, approvals, history or learned behavior."""
+        """Whether decisions depend on earlier decisions: on limits, approvals, history or learned behavior."""
         return self.has_confirms or bool(self.kernel.limits or self.kernel.watches or self.kernel.reads_behavior)
 
     @cached_property
     def uses_store(self) -> bool:
-        """Whether decisions depend on earlier ones, or on used and revoked credentials."""
+        """Whether decisions depend on earlier decisions, or on used and revoked credentials."""
         return self.keeps_state or self.verifies_credentials
 
     @cached_property

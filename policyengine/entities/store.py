@@ -241,8 +241,8 @@ class EntityStore:
 
 
 def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
-    """Describe, for each type, the rows that a reload would remove, if these are all rows of the type, or so many that
-    its file was probably truncated.
+    """Describe, for each type, the rows that a reload would remove, if it would remove all rows of the type, or so many
+    rows that the file was probably truncated.
     """
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))

@@ -149,7 +149,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
 
 
 def acting_effects(st: State) -> tuple[ActingEffect, ...]:
-    """Return the lines of guards that apply to a started request, whatever its grants and approvals."""
+    """Return the lines of guards that apply to a started request, independent of its grants and approvals."""
     passage = Passage()
     pass_guards(st, st.rules, passage)
     return passage.acting

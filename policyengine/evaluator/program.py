@@ -132,7 +132,7 @@ class PolicyProgram:
     """A policy that is ready to decide.
 
     `make_rules` creates the rules of an endpoint at its first request; `heads` has the branches of paths without their
-    last segment. `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of
+    last segment. `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` the slots of
     facts that differ from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer
     without obligations, and `verdicts` caches other answers by the inputs on which they depend. `reads_history` is True
     if rules read past requests.

@@ -120,7 +120,7 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
 
 
 def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
-    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether a block
+    """Pass the grants of the presenter and, if an agent acts for a user, the grants of the user. Return whether a block
     accepts the presenter.
     """
     program = st.program
@@ -162,7 +162,7 @@ def stands_anywhere(st: State) -> bool:
 
 
 def opening_packages(st: State, side: PrincipalRules) -> list[str]:
-    """Return the packages of the blocks that open the endpoint; if none opens it, those of the blocks that accept the
+    """Return the packages of the blocks that open the endpoint or, if no block opens it, of the blocks that accept the
     presenter.
     """
     mark = len(st.doubts)

@@ -133,8 +133,8 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: the patterns that it delegates (those of `scopes`), to whom, and for how long after the hop
-    was issued.
+    """One `may delegate`: the patterns that it delegates (the patterns of `scopes`), to whom, and for how long after
+    the hop was issued.
     """
 
     scopes: tuple[str, ...]

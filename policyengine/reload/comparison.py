@@ -175,7 +175,7 @@ def describe_doubts(found: Diff) -> Iterator[str]:
 
 def find_widenings(found: Diff) -> Iterator[WideningChange]:
     """Yield every change that widens or may widen. A change of approvers may widen, because the new approvers may
-    approve requests that the previous ones did not."""
+    approve requests that the previous approvers would refuse."""
     opens = ("widening", "changed")
     for difference in found.differences:
         if difference.direction in opens:

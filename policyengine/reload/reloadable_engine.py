@@ -156,7 +156,8 @@ class ReloadableEngine:
 
     def engine_of(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> Engine:
         """Return an engine for the candidate with the store, clock and log of the current engine. Raises
-        ReloadRefusedError, also if the current entities were replaced in the meantime and the new ones would be lost.
+        ReloadRefusedError, also if the current entities were replaced in the meantime and the replacement would be
+        lost.
         """
         with refusing(), self.holding_directory() as current:
             bundle = decode_bundle(candidate.bundle)

@@ -56,7 +56,7 @@ class RateCharge(NamedTuple):
 
     @property
     def latching(self) -> bool:
-        """Whether a clamp continues after this request, whatever the outcome."""
+        """Whether a clamp continues after this request, for every outcome."""
         return any(one.lasts for one in self.clamps)
 
 

@@ -40,7 +40,7 @@ def simulate(
     told: Callable[[], None] = lambda: None,
     tracker: SimulatedTracker | None = None,
 ) -> None:
-    """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must be those of the
+    """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must belong to the
     engine; with a tracker, learned behavior is counted, too.
 
     Raises TrafficLineError for a line that is not a valid request, and TooManySlotsError if the traffic does not fit

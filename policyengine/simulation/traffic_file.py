@@ -61,8 +61,8 @@ class TrafficTrace:
     innermost loop first.
 
     A decision log is also a trace: the requests that were decided and charged are decided again. Processes write a log
-    slightly out of order, so a time that is earlier than that of the previous line counts as that time. `far` allows
-    any number of seconds.
+    slightly out of order, so a line with an earlier time than the previous line counts with the time of the previous
+    line. `far` allows any number of seconds.
     """
 
     start: int

@@ -146,7 +146,7 @@ class Facts:
         """Return an attribute from the credential or else the entity store. An inherited set is the union over the
         entity and its ancestors.
         """
-        # Its causes name the fact as it is read here.
+        # The causes of the unknown value name the fact as this expression reads it.
         key, own_key = (
             (entity, node.name),
             (entity, node.name, describe(node)),

@@ -213,8 +213,8 @@ def not_reported(name: str) -> Unknown:
 
 
 def output_value(raw: object, type_: Type, name: str) -> Value:
-    """Return a reported output as a value. An output without a type is only tested for presence: whatever was reported
-    is present, even if it was too long to keep; null and an empty id are absent.
+    """Return a reported output as a value. An output without a type is only tested for presence: every reported value
+    is present, even if it was too long to keep, except null and an empty id.
     """
     if isinstance(type_, UnresolvedType):
         reported = not isinstance(raw, (str, *NO_VALUES)) or not is_absent(coerce(raw, Scalar.STRING, name))

@@ -130,7 +130,8 @@ def head_steps(block: k.AgentBlock) -> int:
 
 
 def hop_steps(block: k.AgentBlock) -> int:
-    """Return the steps for one hop of a block that may match it: those of its requirements, grants and delegations."""
+    """Return the steps that a block may take for one hop that it matches: the steps of its requirements, grants and
+    delegations."""
     conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
     conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
     patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)

@@ -27,7 +27,7 @@ class LogFiles:
 
     @staticmethod
     def find(paths: Sequence[Path]) -> LogFiles:
-        """Raises OSError, QueryError."""
+        """Find the files of the logs at these paths. Raises OSError, QueryError."""
         logs: list[Path] = []
         packed: list[Path] = []
         for path in paths:
@@ -50,7 +50,7 @@ class LogFiles:
 
 
 def regular_file(path: Path) -> Path:
-    """Raises OSError, QueryError."""
+    """Check that the path is a regular file, and return it. Raises OSError, QueryError."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise QueryError(f"`{path}` is not a file")
     return path

@@ -45,7 +45,7 @@ class SkippedLines:
 
 
 def open_counted(path: Path) -> tuple[io.BufferedReader, gzip.GzipFile | None]:
-    """Open a file, and its decompressing reader if it is compressed."""
+    """Open a file. The second value is the decompressing reader of a compressed file, otherwise None."""
     packed = begins_with(path, GZIP)
     raw = path.open("rb")
     return raw, gzip.GzipFile(fileobj=raw, mode="rb") if packed else None
@@ -144,8 +144,8 @@ class StreamReader:
         return map(tally.shown, self._matching_rows(query, approved))
 
     def _matching_rows(self, query: AuditQuery, approved: ApprovedBindings) -> Iterator[Row]:
-        """Yield the matching rows with all fields of a question. The other fields are extracted only if those of the
-        filters match."""
+        """Yield the matching rows with all fields of a question. A row's other fields are extracted only if its filter
+        fields match."""
         narrow, whole = RowExtractor(stored_fields(query.filter_names)), RowExtractor(query.stored)
         matcher = Matcher(query, RowReader(narrow.names, approved))
         for tree, kind in self._records():

@@ -131,7 +131,8 @@ class LogIndex:
         return None
 
     def _tile_parts(self, tile: int, tiles: int) -> Iterator[tuple[Path, int, int]]:
-        """Yield the parts of files from the first line of a tile to that of the next one, or to the end of the log."""
+        """Yield the parts of files from the first line of a tile to the first line of the next tile, or to the end of
+        the log."""
         place = self._tile_place(tile)
         if place is None:
             return

@@ -21,8 +21,8 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SealProblem:
-    """A difference between a log and its seal. `line` counts the lines of `file` from 1, `entry` those of the whole log
-    from 0."""
+    """A difference between a log and its seal. `line` is a number in `file`, from 1; `entry` is an index in the whole
+    log, from 0."""
 
     kind: ProblemKind
     message: str

@@ -130,7 +130,7 @@ def list_log_files(log: Path) -> list[LogFile]:
 
 
 def find_file(path: Path) -> LogFile:
-    """Raises OSError."""
+    """Return the file at a path. Raises OSError."""
     found = path.stat()
     return LogFile(path, found.st_dev, found.st_ino, found.st_size)
 

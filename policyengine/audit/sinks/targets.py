@@ -110,7 +110,7 @@ def parse_sinks(urls: Sequence[str]) -> tuple[SinkTarget, ...]:
 
 
 def parse_sink(given: str) -> SinkTarget:
-    """Raises SinkTargetError."""
+    """Parse a sink. Raises SinkTargetError."""
     if " " in given or not given.isprintable():
         raise SinkTargetError("a sink must be a URL without spaces and control characters")
     bare, _, fragment = given.partition("#")

@@ -37,7 +37,7 @@ class FactScore(NamedTuple):
 
 
 def level_ratio(moment: RunMoment) -> int:
-    """Return the slow or the fast level relative to its ceiling, whichever is higher."""
+    """Return the maximum of the slow and the fast level, each relative to its ceiling."""
     reading, row, model = moment.reading, moment.row, moment.model
     slow = (reading.level_slow + reading.level_denied) * MILLION * MARGIN_UNIT
     fast = reading.level_fast * MILLION * MARGIN_UNIT

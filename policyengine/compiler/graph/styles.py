@@ -60,7 +60,7 @@ COLOURS = {
 
 
 def number_boxes(root: Box) -> Iterator[tuple[Box, int, int | None]]:
-    """Yield every box with its number and that of its parent, from the top down."""
+    """Yield every box with its number and the number of its parent, from the top down."""
     pending: list[tuple[Box, int | None]] = [(root, None)]
     number = 0
     while pending:
