@@ -94,7 +94,7 @@ class FairQueue:
                 raise WorkRefusedError("too many questions are waiting")
 
     def _sweep(self, caller: str) -> None:
-        """Drop the caller's items for which nobody waits any longer."""
+        """Drop the caller's items whose requester no longer waits."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
         for queued in before:
             if queued.is_dead:

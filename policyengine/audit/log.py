@@ -44,7 +44,7 @@ SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
 
 
 class OnFailure(StrEnum):
-    """What happens to a decision that cannot be logged."""
+    """The handling of a decision that cannot be logged: DENY denies it, CONTINUE returns it anyway."""
 
     DENY = "deny"
     CONTINUE = "continue"

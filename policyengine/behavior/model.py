@@ -31,7 +31,7 @@ class ModelError(Exception):
 
 
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is learned about a class of callers. `runs` and `callers` count the runs and the agents from which it was
+    """Learned data about a class of callers. `runs` and `callers` count the runs and the agents from which it was
     learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
     level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
     caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough

@@ -38,7 +38,7 @@ class RowError(Exception):
 
 
 class BehaviorRow:
-    """What is known about a caller.
+    """Learned data about a caller.
 
     `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour to which
     the row was advanced, with the number of its allowed requests (`hour_count`) and whether it had an alarm

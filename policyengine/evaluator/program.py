@@ -68,10 +68,10 @@ MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # kept heads (paths without their last 
 
 class EndpointRules:
     """All rules of the policy at one endpoint. `bindings` are the bindings of patterns for guards, which ignore letter
-    case; `exact_bindings` are those for grants, None if both are the same. `windows` are the patterns of past requests
-    that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and `conditional_grants` are
-    pairs of a block and its grant. A decision at an endpoint that `is_stateless` changes nothing, unless it uses
-    approvals.
+    case; `exact_bindings` are the bindings for grants; None if both are the same. `windows` are the patterns of past
+    requests that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and
+    `conditional_grants` are pairs of a block and its grant. A decision at an endpoint that `is_stateless` changes
+    nothing, unless it uses approvals.
     """
 
     __slots__ = (

@@ -53,7 +53,7 @@ EMPTY = PatternShape(nullable=True, first=(), tail=(), positions=0, word=())
 
 
 class NotLinearError(Exception):
-    """The proof failed. The pattern may still be linear."""
+    """The error for a proof that failed. The pattern may still be linear."""
 
 
 @lru_cache(maxsize=1_024)

@@ -76,7 +76,7 @@ def burst(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def daily(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Yield random arrivals, most of them in the afternoon and the fewest at two at night (UTC)."""
+    """Yield random arrivals, with the most in the afternoon and the fewest at 02:00 UTC."""
     chance, most = plan.chance(), (1 + DAILY_SWING) / plan.gap
     at = chance.expovariate(most)
     while at < plan.span:

@@ -78,8 +78,8 @@ class LoopReader(RuleReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistoryWindow:
-    """The past requests in a window: `events`, and `resets`, which are the requests of `since`; `all_resets` is the
-    number of the latter in the store."""
+    """The past requests in a window: `events`, and `resets`, which are the `since` requests in the window; `all_resets`
+    is the number of all `since` requests in the store."""
 
     events: Sequence[PastEvent]
     resets: Sequence[PastEvent] = ()

@@ -32,7 +32,7 @@ DURATION = re.compile(r"(\d+)(ms|s)")
 
 @dataclass(eq=False)
 class StoreUrlError(Exception):
-    """A store URL that cannot be used: the error and a hint."""
+    """The error for a store URL that cannot be used: a message and a hint."""
 
     message: str
     hint: str | None = None

@@ -261,12 +261,12 @@ class DuckReader:
         self._connection.execute(f"SET VARIABLE {name} = $1", [value])
 
     def _check_packed(self, paths: Sequence[str]) -> None:
-        """Raises QueryError if a Parquet file does not have the columns of a packed log."""
+        """Check that the Parquet files have the columns of a packed log. Raises QueryError."""
         for path in paths:
             self._check_columns(path, {name: field.kind.value for name, field in FIELDS.items()})
 
     def _check_columns(self, path: str, wanted: Mapping[str, str]) -> None:
-        """Raises QueryError if a Parquet file does not have the columns."""
+        """Check that a Parquet file has these columns. Raises QueryError."""
         described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
         found = {str(one[0]): str(one[1]) for one in described}
         if any(found.get(name) != kind for name, kind in wanted.items()):

@@ -67,8 +67,8 @@ def condition(query: AuditQuery, statement: Statement) -> str:
 
 
 def loading_condition(query: AuditQuery) -> Statement | None:
-    """Return the condition for the rows that a question needs from JSON Lines logs; None if it would not leave out many
-    rows."""
+    """Return the condition for the rows that a question needs from JSON Lines logs; None if no condition would leave
+    out many rows."""
     filtered = query.filter_names - {"kind"} or query.since or query.until
     if not filtered or ENDED in query.filter_names:
         return None

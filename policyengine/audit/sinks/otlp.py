@@ -40,7 +40,8 @@ class OtlpTransport(HttpTransport):
     """Posts batches to a collector."""
 
     def __init__(self, target: SinkTarget, clock: Callable[[], int] = time_ns) -> None:
-        """`clock` returns nanoseconds since 1970. Raises FetchError, CertificatesError."""
+        """Parse the URL and load the certificates. `clock` returns nanoseconds since 1970. Raises FetchError,
+        CertificatesError."""
         super().__init__(target)
         self.content_type = "application/json"
         self._service, self._clock = target.service, clock

@@ -45,8 +45,8 @@ class SinkKind(StrEnum):
 
 
 class OnLag(StrEnum):
-    """What happens while a sink lags beyond its bound. DENY: decisions are denied. CONTINUE: decisions are not denied,
-    and a spool deletes its oldest unsent records and counts them as lost."""
+    """The reaction to a sink that lags beyond its bound. DENY: decisions are denied. CONTINUE: decisions are not
+    denied, and a spool deletes its oldest unsent records and counts them as lost."""
 
     DENY = "deny"
     CONTINUE = "continue"

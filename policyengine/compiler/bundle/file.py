@@ -42,8 +42,8 @@ Keys: TypeAlias = Iterable[Path | str | bytes]
 
 
 class BundleError(PolicyError):
-    """A bundle that cannot be used: `file`, `code`, `message` and `hint`. It is a PolicyError with one finding, so
-    callers that handle policies need no extra case for bundles."""
+    """The error for a bundle that cannot be used: `file`, `code`, `message` and `hint`. It is a PolicyError with one
+    finding, so callers that handle policies need no extra case for bundles."""
 
     def __init__(self, file: str, code: str, message: str, hint: str | None = None) -> None:
         self.file, self.code, self.message, self.hint = file, code, message, hint
