@@ -63,7 +63,7 @@ def keep_periodically(keeper: weakref.ref[Any], stop: Event, seconds: float) -> 
         try:
             found.keep()
             failing = False
-        except StoreError:  # the circuit breaker logs it
+        except StoreError:  # the circuit breaker logs the error
             pass
         except Exception:  # a defect must not end the thread
             if not failing:

@@ -186,7 +186,7 @@ def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
 
 
 def claimed_resource_row(facts: Facts) -> object:
-    """Return the rows of the resource that the request brings."""
+    """Return the rows of the resource that the request contains."""
     ref = resource_ref(facts.raw(("resource",)))
     rows = [row for row in facts.request.entities if row.ref == ref]
     return tuple((dict(row.attributes), row.parents) for row in rows)

@@ -14,7 +14,7 @@ from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.stream import Progress, SkippedLines, StreamReader
 
-STREAMED_BYTES = 64 * 2**20  # up to this size, the streaming reader is as fast as DuckDB, which takes time to start
+STREAMED_BYTES = 64 * 2**20  # up to this size, the streaming reader is used, because DuckDB takes time to start
 Reader: TypeAlias = StreamReader | DuckReader
 
 

@@ -1,5 +1,5 @@
-"""Replaces the key of a log: first the old key names the new key in a line of the log, then the new key replaces the
-old key in the file.
+"""Replaces the key of a log: first, the old key signs a line of the log that names the new key, and then the new key
+replaces the old key in the file.
 """
 
 from __future__ import annotations
