@@ -4,8 +4,8 @@
     decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …})
     decision.allowed, decision.outcome, decision.reasons
 
-Engine.load raises PolicyError if a policy has errors; Engine.decide raises RequestError if a question is malformed.
-Neither error is a decision, so neither lets a request pass.
+Engine.load raises PolicyError if a policy has errors, and Engine.decide raises RequestError if a question is malformed.
+An error is not a decision: treat it as a deny.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class LintState:
 
 @dataclass(frozen=True, slots=True)
 class FixResult:
-    """The result of fixing: `texts` are the changed files by name, `fixed` is the number of resolved findings."""
+    """The result of fixing. `texts` are the new texts of changed files by name; `fixed` is the number of resolved
+    findings."""
 
     linted: LintState
     texts: Mapping[str, str]
@@ -49,7 +50,7 @@ def lint_sources(
 def apply_fixes(
     first: LintState, own: Collection[str], chosen: DiagnosticFilter, optional: Collection[str] = ()
 ) -> FixResult:
-    """Fix those of the `chosen` findings in the sources named in `own` that have an automatic fix."""
+    """Fix the `chosen` findings that have an automatic fix, in the sources named in `own`."""
     now = first
     for _ in range(MAX_ROUNDS):
         after = run_round(now, own, chosen, optional)
@@ -117,4 +118,4 @@ def format_source(source: Source) -> str:
     try:
         return format_module(source)
     except PolicyError:
-        return source.text  # text with syntax errors is not formatted
+        return source.text  # a text with syntax errors is not formatted

@@ -50,7 +50,7 @@ def open_regular(path: Path | str) -> int:
 
 
 def check_regular(mode: int) -> None:
-    """Check that the mode is that of a regular file. Raises OSError."""
+    """Check that the mode belongs to a regular file. Raises OSError."""
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):

@@ -1,5 +1,5 @@
-"""Starts Python child processes that do not import modules from the working directory, which contains policies and
-other files.
+"""Starts Python child processes that do not import modules from the working directory, because that directory may
+contain files of other people.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # like `python -P`, and inherited by grandchildren
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # the same as `python -P`, but inherited by grandchildren
 
 
 def python_command(code: str) -> list[str]:
@@ -23,8 +23,8 @@ def child_environment() -> dict[str, str]:
 
 @contextmanager
 def safe_multiprocessing() -> Iterator[None]:
-    """Set the environment so that processes started by `multiprocessing` are safe, because it accepts no
-    Python options.
+    """Set the environment variable for processes that `multiprocessing` starts in this block, because `multiprocessing`
+    accepts no Python options.
     """
     before = os.environ.get(SAFE_PATH_VARIABLE)
     os.environ[SAFE_PATH_VARIABLE] = "1"

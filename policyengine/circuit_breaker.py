@@ -13,8 +13,9 @@ PAUSE_SECONDS = 0.25
 
 
 class CircuitBreaker:
-    """Counts consecutive failures, and opens at a `threshold`. Call `admit` before a call, and `fail` or `succeed`
-    after it. While it is open, it admits one call in each `pause`; the first success closes it. Thread-safe."""
+    """Counts consecutive failures, and opens when they reach the `threshold`. Use `admit` before a call, and `fail` or
+    `succeed` after the call. An open breaker admits one call in each `pause`; the first success closes the breaker.
+    Thread-safe."""
 
     def __init__(
         self,
@@ -32,8 +33,8 @@ class CircuitBreaker:
         return self.fails >= self.threshold
 
     def admit(self) -> bool:
-        """Return whether the caller may call. While the circuit is open, the admitted call is the trial for
-        all callers.
+        """Return whether the caller may make its call. While the circuit is open, an admitted call is the trial for all
+        callers.
         """
         if self.fails < self.threshold:
             return True
@@ -47,8 +48,8 @@ class CircuitBreaker:
 
     def fail(self, began: float | None = None, *, certain: bool = False) -> bool:
         """Count a failed call that `began` at the given time, and return whether it opened the circuit. Failures of
-        concurrent calls count as one failure, so that a short overload of the machine counts once, however many calls
-        were waiting. A `certain` failure opens the circuit immediately.
+        concurrent calls count as one failure, so that a short overload of the machine counts once for any number of
+        waiting calls. A `certain` failure opens the circuit immediately.
         """
         with self._lock:
             now, was_open = self.clock(), self.is_open

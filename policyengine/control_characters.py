@@ -30,6 +30,6 @@ def printable_json(text: str) -> str:
 
 
 def spreadsheet_text(text: str) -> str:
-    """Return the text of a cell on one line; a text that a spreadsheet could run as a formula begins with `'`."""
+    """Return the text of a cell on one line; a text that a spreadsheet could run as a formula is prefixed with `'`."""
     shown = one_line(text)
     return f"'{shown}" if shown.lstrip(" ").startswith(FORMULA_STARTS) else shown

@@ -15,8 +15,7 @@ from typing import ParamSpec, TypeVar
 from policyengine.fair_queue import FairQueue, never_gone
 
 SWITCH_SECONDS = 0.001  # seconds until a calculating thread yields to the event loop
-# The default pool of asyncio has only about as many threads as there are CPUs, and calls to slow issuers would occupy
-# it.
+# The default pool of asyncio has few threads (about as many as CPUs), which calls to slow issuers would occupy.
 MAX_THREADS = 64
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,15 +33,15 @@ def thread_pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The caller that waits for an answer: its `name`, with which callers take turns, and whether it `is_gone`."""
+    """The caller that waits for an answer: its `name`, by which callers take turns, and whether it `is_gone`."""
 
     name: Callable[[], str]
     is_gone: Callable[[], bool]
 
 
 def enter_requester(requester: Requester) -> None:
-    """Assign the work of this task to a caller. The work is bounded, waits for the caller's turn, and is dropped if the
-    caller is gone.
+    """Assign the long work of this task to a caller. The amount of work is bounded, each item waits for the caller's
+    turn, and is dropped if the caller is gone.
     """
     _requester.set(requester)
 

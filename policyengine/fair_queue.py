@@ -51,8 +51,8 @@ class WaitingWork:
 
 class FairQueue:
     """A queue that serves callers in turn: the caller that has waited longest is next. A caller has at most
-    `most_of_caller` waiting items, all callers together at most `most_in_all`. The thread starts with the first item,
-    and does not keep the process alive.
+    `most_of_caller` waiting items, and all callers together at most `most_in_all`. The queue's thread starts with the
+    first item, and does not keep the process alive.
     """
 
     def __init__(self, name: str, most_of_caller: int = MAX_WORK_PER_CALLER, most_in_all: int = MAX_WORK) -> None:
@@ -69,7 +69,7 @@ class FairQueue:
     def submit(
         self, caller: str, work: Callable[[], T], is_gone: Callable[[], bool], *, bounded: bool = True
     ) -> Future[T]:
-        """Queue the work. Raises WorkRefusedError if too much work is waiting."""
+        """Queue the work. Raises WorkRefusedError if too much work is waiting, unless the work is not `bounded`."""
         one = WaitingWork(work, is_gone)
         with self._changed:
             if bounded:
@@ -94,7 +94,7 @@ class FairQueue:
                 raise WorkRefusedError("too many questions are waiting")
 
     def _sweep(self, caller: str) -> None:
-        """Drop the items whose caller has disconnected."""
+        """Drop the caller's items whose requester no longer waits."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
         for queued in before:
             if queued.is_dead:
@@ -122,5 +122,5 @@ class FairQueue:
         one = line.popleft()
         self._many -= 1
         if line:
-            self._waiting[caller] = line  # the caller goes behind all others
+            self._waiting[caller] = line  # the caller moves behind all others
         return one

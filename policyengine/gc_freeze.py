@@ -1,5 +1,5 @@
-"""Keeps full garbage collections of a server short: they pass over the policies and modules of its startup, and over
-the rules that the first requests build.
+"""Keeps full garbage collections of a server short by excluding the policies and modules of its startup, and the rules
+that the first requests build.
 
 A full collection visits every object of the process while no request is answered, which takes 70 ms with a thousand
 rules. Only processes that serve use this; an application that embeds the engine decides for itself.
@@ -11,10 +11,10 @@ import gc
 from typing import Any
 
 GENERATIONS = 3
-# Full collections with many survivors after which these are frozen, too. Few, because objects that refer to each other
-# are not freed after they were frozen: connections, for example.
+# The number of full collections with at least MANY survivors after which the survivors are frozen, too. The number is
+# small, because frozen objects that refer to each other, such as connections, are never freed.
 LATER_FREEZES, MANY = 3, 5_000
-_left = 0  # of LATER_FREEZES
+_left = 0  # remaining later freezes
 
 
 def freeze_startup() -> None:

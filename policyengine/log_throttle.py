@@ -38,7 +38,7 @@ class LogThrottle:
         return cls(1, seconds, clock)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
-        """Log a line unless there were too many of its kind; the next line that is logged reports how many were
+        """Log a line unless there were too many lines of its kind. The next line of the kind reports how many were
         suppressed.
         """
         if not _LOG.isEnabledFor(level):
@@ -68,6 +68,6 @@ class LogThrottle:
             return events
 
     def reset(self, kind: str = "") -> None:
-        """Start over for the kind, because its cause has ended: the next line counts as the first."""
+        """Start again for the kind, because its cause has ended: the next line counts as the first."""
         with self._lock:
             self._windows.pop(kind, None)

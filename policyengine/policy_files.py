@@ -114,8 +114,8 @@ class SourceLoader:
             self.read(path, root_above(path.parent))
 
     def deserted(self) -> None:
-        """Report named folders without policies next to others with some: such a folder is more likely unmounted than
-        intended.
+        """Report named folders without policies if other named paths have policies, because such a folder is probably
+        not mounted.
         """
         if self.sources:
             why, hint = (
@@ -198,7 +198,7 @@ def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
 
 
 def other_file_hint(diagnostics: Iterable[Diagnostic]) -> str | None:
-    """Return a hint if a file with an error was read as a policy, but its name is not that of a policy."""
+    """Return a hint if a file with an error was read as a policy, although its name does not end in `.policy`."""
     sources = (one.span.source for one in diagnostics if one.is_error)
     name = next((one.name for one in sources if one.text and not one.name.endswith(POLICY_SUFFIX)), None)
     return None if name is None else f"`{name}` is not a `{POLICY_SUFFIX}` file: is it a policy?"
@@ -217,7 +217,8 @@ def display_name(file: Path) -> str:
 
 
 def find_policies(folder: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield all `.policy` files at any depth, in the same order on every system, without hidden files and folders."""
+    """Yield all `.policy` files at any depth, except hidden files and files in hidden folders, in the same order on
+    every system."""
     walked: set[str] = set()
     for inside, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(inside)

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 
-MAX_TEXT_LENGTH = 64  # the maximum length of a duration or time as text, which bounds the arithmetic below
+MAX_TEXT_LENGTH = 64  # maximum length of a duration or time as text, which bounds the arithmetic below
 MILLISECONDS_PER_UNIT = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")

@@ -1,4 +1,4 @@
-"""Trusted paths: another user cannot redirect any symbolic link on the way to the file."""
+"""Opens files at trusted paths, on which no other user can redirect a symbolic link."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAME_FILE_HINT = "pass the path of the file itself"
 
 
 class UntrustedPathError(OSError):
-    """The error for a path that another user could redirect: the untrusted `link`, and a hint. Like the text of other
-    system errors, its text does not contain the path.
+    """The error for a path that another user could redirect: the untrusted `link`, and a hint. The text does not
+    contain the path, as with other system errors.
     """
 
     def __init__(self, why: str, link: str, hint: str) -> None:
@@ -61,8 +61,8 @@ def trusted_path(path: Path | str) -> Path:
 
 
 def check_link(link: str, found: os.stat_result, place: str) -> None:
-    """Check a link in the folder `place`. ConfigMaps of Kubernetes may be writable by everyone, but are mounted
-    read-only.
+    """Check a link and its folder `place`. A folder that others can write to is accepted only if it is sticky, or if it
+    is mounted read-only, as ConfigMaps of Kubernetes are.
 
     Raises UntrustedPathError.
     """

@@ -30,7 +30,7 @@ class FactOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuiltInFact:
-    """A built-in fact: the row from which request members, OpenAPI models, tests and documentation are derived.
+    """A built-in fact: a row from which request members, OpenAPI models, tests and documentation are derived.
 
     `later` names a missing capability: until it is available, the fact has its value in `NEUTRAL_VALUES`. An entity may
     declare an attribute with the name of a `declarable` fact. A test cannot make an `always_known` fact unknown.
@@ -248,8 +248,8 @@ def _members_by_root() -> dict[str, tuple[str, ...] | None]:
     return {**found, **{root: None for root in OPEN_ROOTS if root != "params"}}
 
 
-# The roots of facts in a request with their members; None means any. Attributes such as `user.roles` are deliberately
-# not members.
+# The roots of facts in a request with their members; None means any member. Attributes such as `user.roles` are
+# deliberately not members.
 ROOTS = _members_by_root()
 SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "dpop", "txn-token"}
@@ -266,7 +266,7 @@ class BuiltInFunction:
     doc: str
     example: str
     total: bool = (
-        # Whether there is a result for every argument; other functions are unknown for some hosts, addresses or
+        # Whether the function has a result for every argument; other functions are unknown for some hosts, addresses or
         # numbers.
         False
     )

@@ -1,5 +1,5 @@
-"""The decision log: one line for each decision, with everything that a replay needs, and lines for outcomes, tokens and
-the server itself. The engine writes it, and so does the server that issues tokens."""
+"""The decision log: one line for each decision, with everything that a replay needs, and lines about outcomes, tokens,
+the seal and the server itself. The engine and the token service write to it."""
 
 from policyengine.audit.event_records import OutcomeRecord, SealRecord, SystemEvent, SystemRecord
 from policyengine.audit.fsync import Sync

@@ -1,4 +1,4 @@
-"""Compares two decisions of one request, in the form of the wire: what only one of them says."""
+"""Compares two decisions about one request, in their JSON form, and finds the differences."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policyengine.audit.encoder import WITHHELD_MESSAGE
 from policyengine.runtime.decision import Outcome
 
 OUTCOME = "outcome"
-# The lists of a decision, each with the members by which its items are compared. Others follow from the policies or the
-# time: the places of rules, the digests to which approvals are bound.
+# The lists of a decision, each with the members by which its items are compared. Other members depend on the text of
+# the policies or on the time, such as the places of rules and the digests to which approvals are bound.
 LISTS: dict[str, tuple[str, ...]] = {
     "reasons": ("outcome", "gate", "rule", "code"),
     "remedies": ("kind", "rule", "by", "scopes", "need"),
@@ -23,8 +23,8 @@ LISTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class DecisionChange:
-    """A difference in a member of a decision: its value, or an item of its list, then and now. None stands for an item
-    that the other decision lacks."""
+    """A difference in a member of a decision: the value of the member, or an item of its list, then and now. None
+    stands for an item that one decision lacks."""
 
     member: str
     then: Any
@@ -35,7 +35,7 @@ class DecisionChange:
 
 
 def compare_decisions(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[DecisionChange, ...]:
-    """Return the differences between two decisions, of which the first is the recorded one."""
+    """Return the differences between the recorded decision (`then`) and another (`now`)."""
     return tuple(_changes(then, now))
 
 
@@ -58,7 +58,7 @@ def _key(item: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _message_changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether the messages differ; those of limits contain times."""
+    """Return whether the messages differ. Messages of limits are ignored, because they contain times."""
     messages = then.get("message"), now.get("message")
     return messages[0] != messages[1] and WITHHELD_MESSAGE not in messages and then.get(OUTCOME) != Outcome.THROTTLE
 

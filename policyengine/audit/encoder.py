@@ -1,7 +1,7 @@
 """Encodes a question and its decision as one line of the log.
 
-JSON represents most questions exactly. Values that it cannot represent (Python times and addresses, hazards that a
-decoder found) are written under `beyond_json`, so that a reader restores exactly the same facts.
+JSON represents most questions exactly. Values that JSON cannot represent (Python times and addresses, invalid values
+that a decoder marked) are written under `beyond_json`, so that a reader restores exactly the same facts.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from policyengine.typesystem import EntityRef
 LOG_VERSION = 2
 LINE_START = b'{"v":2,'  # every line begins with this, so that readers find the next line after an incomplete one
 DECISION_START = LINE_START + b'"time":"'
-LINE_STARTS = (LINE_START, b'{"v":1,')  # of this version and the earlier ones
+LINE_STARTS = (LINE_START, b'{"v":1,')  # beginnings of lines of this version and of earlier versions
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
-MAX_SHAPES, MAX_SHAPE_CHARACTERS = 1_000, 1_000  # of the names that a check remembers
+MAX_SHAPES, MAX_SHAPE_CHARACTERS = 1_000, 1_000  # maximum sets of names that a check remembers, and their length
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
 MAX_PLAIN_BYTES = 65_536  # in a question of at most this size, no string can be too long for a value
 
@@ -54,15 +54,15 @@ def format_moment(nanoseconds: int) -> bytes:
 
 
 class PlainCheck:
-    """Checks whether JSON represents a question exactly, and none of its names is in `suspicious`. Every decision waits
-    for this check, so that the names of an object are checked once for all objects with the same names."""
+    """Checks that JSON represents a question exactly, and that none of its names is in `suspicious`. Every decision
+    waits for this check, so the names of an object are checked only once for all objects with the same names."""
 
     def __init__(self, suspicious: frozenset[str]) -> None:
         self._suspicious = suspicious
         self._known: set[tuple[str, ...]] = set()
 
     def is_plain_object(self, tree: dict[str, Any], levels: int = MAX_DEPTH - 1) -> bool:
-        """Return whether an object is plain, with at most so many levels of values in it. Raises AttributeError or
+        """Return whether an object is plain and contains at most `levels` levels of values. Raises AttributeError or
         TypeError for names that are not strings."""
         names = tuple(tree)
         if names not in self._known and not self._has_plain_names(names):
@@ -100,8 +100,8 @@ class PlainCheck:
 
 
 def has_decimal_point(number: Decimal) -> bool:
-    """Return whether a reader will read the number as a decimal, not as a whole number. Many readers refuse a line with
-    a number beyond the range of 64-bit floats."""
+    """Return whether a reader will read the number as a decimal, not as an integer. A number beyond the range of 64-bit
+    floats does not qualify, because many readers would refuse its line."""
     return number.is_finite() and isfinite(float(number)) and not str(number).lstrip("-").isdigit()
 
 
@@ -121,8 +121,8 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
 
 
 def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] | None:
-    """Return the members of a request that has only facts and ordinary options, which is what most have; None for every
-    other question."""
+    """Return the members of a request that has only facts and ordinary options, as most requests; None for every other
+    question."""
     if type(request) is not Request or request.approvals or request.entities or request.pending:
         return None
     if type(request.facts) is not dict:
@@ -236,7 +236,7 @@ class LogLineEncoder:
         self._plain, self._plain_values = PlainCheck(redaction.suspicious), PlainCheck(frozenset())
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
-        """Return the members of a line from `request` on, and whether messages could reveal a redacted fact."""
+        """Return the encoded members of a line from `request` on, and whether messages could reveal a redacted fact."""
         members = question if type(question) is dict else plain_members(question)
         if members is not None and (plainly := self._plainly(members)) is not None:
             return plainly
@@ -284,8 +284,8 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of an event: of a token, an outcome, the server or the seal. `told` has facts under the names
-        that questions use; the line redacts them as in questions.
+        """Return the line of an event of a token, an outcome, the server or the seal. Facts in `told` have the names
+        that questions use, and are redacted as in questions.
         """
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)

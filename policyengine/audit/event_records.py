@@ -21,9 +21,9 @@ from policyengine.audit.redaction import RedactedFact
 from policyengine.audit.seal.options import SEAL_MEMBER
 from policyengine.audit.token_events import TokenEvent, TokenEventKind
 
-OUTCOME_MEMBER = "outcome"  # of log lines about how requests came out
-SYSTEM_MEMBER = "system"  # of log lines about the server itself
-OBJECTS = ("output", "usage", "subject")  # members of an outcome
+OUTCOME_MEMBER = "outcome"  # member of log lines about outcomes of requests
+SYSTEM_MEMBER = "system"  # member of log lines about the server itself
+OBJECTS = ("output", "usage", "subject")  # members of an outcome that are objects
 
 
 class SystemEvent(StrEnum):
@@ -45,11 +45,11 @@ class SystemEvent(StrEnum):
 
 @dataclass(frozen=True)
 class OutcomeRecord:
-    """How the request of a decision came out. `decision` is the id of the decision; `status` is that of the response,
-    `latency_ms` the duration in milliseconds, `size` that of the response in bytes. `output` has the declared fields of
-    `past.output`, `usage` numbers such as tokens. `subject` repeats who asked for what, as far as the process that
-    wrote the line knew it. Members that were not reported are None or empty. `trace`, `line` and `file` are as in a
-    DecisionRecord."""
+    """The outcome of the request of a decision. `decision` is the id of the decision, `status` the status of the
+    response, `latency_ms` the duration in milliseconds, and `size` the size of the response in bytes. `output` has the
+    declared fields of `past.output`; `usage` has numbers such as tokens. `subject` repeats facts about the decision, if
+    the process that wrote the line knew them. Members that were not reported are None or empty. `trace`, `line` and
+    `file` are as in a DecisionRecord."""
 
     line: int
     time: datetime
@@ -72,8 +72,8 @@ class OutcomeRecord:
 
 @dataclass(frozen=True)
 class SystemRecord:
-    """An event of the server itself. `event` is a SystemEvent, or a word of a later version; `details` has the other
-    members, which `docs/log-format.md` lists. `line` and `file` are as in a DecisionRecord."""
+    """An event of the server itself. `event` is a SystemEvent, or the name of an event of a later version; `details`
+    has the other members, which `docs/log-format.md` lists. `line` and `file` are as in a DecisionRecord."""
 
     line: int
     time: datetime
@@ -89,7 +89,7 @@ class SystemRecord:
 
     @property
     def worker(self) -> int | None:
-        """The number of the worker, from 0; None if there is one process."""
+        """The number of the worker, from 0; None if there is only one process."""
         found = self.details.get("worker")
         return found if isinstance(found, int) else None
 

@@ -1,4 +1,4 @@
-"""The files of one log: the current one, and those rotated by this program or by logrotate."""
+"""The files of one log: the current file, and files that this program or logrotate has rotated."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ def log_files(path: Path) -> list[Path]:
 
 
 def find_rotated(folder: Path, named: re.Pattern[str]) -> Iterator[tuple[float, Path, str]]:
-    """Yield the time of each rotated file, its path, and the end of a name that logrotate gave, or `""`. Raises
+    """Yield the time of each rotated file, its path, and the suffix that logrotate added to its name, or `""`. Raises
     OSError.
     """
     for file in folder.iterdir():
         if name := named.fullmatch(file.name):
-            with suppress(FileNotFoundError, ValueError):  # renamed or deleted since, or no time
+            with suppress(FileNotFoundError, ValueError):  # renamed or deleted in the meantime, or without a valid time
                 found = file.stat()
                 if stat.S_ISREG(found.st_mode):
                     yield rotation_time(found, name["time"]), file, name["rest"] or ""
 
 
 def rotated_from(path: Path) -> Path | None:
-    """Return the log of a file that is named like a rotated one."""
+    """Return the log to which a file belongs if it is named like a rotated file, otherwise None."""
     named = re.fullmatch(rf"(.+?)(?:\.{TIMESTAMP_PATTERN}|{ROTATED_BY_LOGROTATE})(?:\.gz)?", path.name)
     return None if named is None else path.with_name(named[1])
 
 
 def in_named_order(files: Sequence[Path], numbered: Mapping[Path, str]) -> list[Path]:
-    """Order the files that logrotate renamed by the numbers or dates in their names: the times of their last change may
-    be those of a copy. Other files stay at their places."""
+    """Order the files that logrotate renamed by the numbers or dates in their names, because a copy has another time of
+    last change. Other files stay at their places."""
     found = list(files)
     for sign, backwards in ((".", True), ("-", False)):  # `.1` is the newest file
         places = [at for at, file in enumerate(files) if numbered[file].startswith(sign)]
@@ -75,13 +75,13 @@ def in_named_order(files: Sequence[Path], numbered: Mapping[Path, str]) -> list[
 
 
 def named_number(rest: str) -> tuple[int, int]:
-    """Return the number of `.7`, or the date and what follows it of `-20270104-12`."""
+    """Return the number in `.7`, or the date and the number after it in `-20270104-12`."""
     date, more = rest[1:9], rest[9:].lstrip("-")
     return (int(date), int(more or 0)) if rest[0] == "-" else (int(rest[1:]), 0)
 
 
 def rotation_time(found: os.stat_result, named: str | None) -> float:
-    """Return when a file was rotated, in seconds since 1970: the time in its name, or else the time of its last
+    """Return when a file was rotated, in seconds since 1970: the time in its name or, without one, the time of its last
     change. Raises ValueError.
     """
     return found.st_mtime if named is None else parse_timestamp(named)
@@ -94,7 +94,7 @@ def parse_timestamp(text: str) -> float:
 
 
 def without_duplicates(files: list[Path]) -> list[Path]:
-    """Drop the compressed copy of a file that is being compressed."""
+    """Remove the compressed copy of each file that is still being compressed."""
     names = {one.name for one in files}
     return [one for one in files if not (one.suffix == ".gz" and one.name.removesuffix(".gz") in names)]
 
@@ -156,12 +156,12 @@ def file_identity(file: Path | int) -> tuple[int, int]:
 
 
 def write_beginning(file: int, lines: bytes) -> None:
-    """Write the first lines of a new file, unless another process did. Raises OSError."""
+    """Write the first lines of a new file, unless another process has written to it. Raises OSError."""
     if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
         raise NO_ROOM
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of a line."""
+    """Return whether the last line is complete; a killed process may have left part of a line."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -1,4 +1,4 @@
-"""When log lines are forced to disk (fsync), so that they survive a power failure."""
+"""Forces log lines to disk (fsync), so that they survive a power failure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class FileSyncer:
     _failed: OSError | None
 
     def wrote(self, file: int, *, at_once: bool = False) -> None:
-        """Note a write, and force it to disk as configured. Raises OSError, also for a failure in the last second.
-        `at_once` forces it in this thread, because a process with threads cannot be forked into workers."""
+        """Record a write, and force it to disk as configured. Raises OSError, also for an earlier failure in the thread
+        that forces lines every second. `at_once` forces the line in this thread instead, because a process with threads
+        cannot be forked into workers."""
         if self.sync is Sync.ALWAYS or (at_once and self.sync is Sync.SECOND):
             os.fdatasync(file)
         elif self.sync is Sync.SECOND:

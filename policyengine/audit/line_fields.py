@@ -1,4 +1,5 @@
-"""Reads the members that lines of every kind have: version, time, trace, redacted facts and values beyond JSON."""
+"""Reads the members that lines of every kind have: version, time, trace, redacted facts, and values that JSON cannot
+represent."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ READABLE_VERSIONS = tuple(range(1, LOG_VERSION + 1))
 
 
 class LogRecordError(Exception):
-    """A line is not a valid record; the message says why."""
+    """The error for a line that is not a valid record; the message says why."""
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def find_last_start(line: bytes) -> int:
-    """Return where the last record on a line begins, because the records before it may be cut off; -1 if none does."""
+    """Return where the last record on a line begins, because earlier records on the line may be cut off; -1 if no
+    record begins on the line."""
     return max(line.rfind(start) for start in LINE_STARTS)
 
 
@@ -71,7 +73,7 @@ def parse_details(tree: Mapping[str, Any], member: str) -> dict[str, Any]:
 
 
 def restore_special_values(tree: Any, beyond: Any) -> Any:
-    """Put the special values back in place. Raises LookupError, TypeError, ValueError."""
+    """Restore the values in `beyond` at their places in the tree. Raises LookupError, TypeError, ValueError."""
     for item in beyond:
         *path, last = item["at"]
         place = tree

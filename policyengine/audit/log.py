@@ -44,7 +44,7 @@ SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
 
 
 class OnFailure(StrEnum):
-    """The answer to a decision that cannot be logged."""
+    """The handling of a decision that cannot be logged: DENY denies it, CONTINUE returns it anyway."""
 
     DENY = "deny"
     CONTINUE = "continue"
@@ -53,10 +53,10 @@ class OnFailure(StrEnum):
 class DecisionLog:
     """A log in a file that only its owner may read. Threads and forked processes may share the log.
 
-    `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
-    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` is when
-    to rotate the file, and `sync` when to force lines to disk. `sinks` are the URLs of systems that also get the lines
-    (`docs/audit-export.md`). Raises DecisionLogError.
+    `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to facts with secret names. `failures`
+    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`. `rotation` says
+    when to rotate the file, and `sync` when to force lines to disk. `sinks` are options, or URLs, of other systems that
+    receive the lines (`docs/audit-export.md`). Raises DecisionLogError.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class DecisionLog:
             raise DecisionLogError(str(error), SEAL_HINT) from None
 
     def _open_sinks(self, sinks: SinkOptions | Sequence[str]) -> SinkSet:
-        """Raises DecisionLogError."""
+        """Open the sinks; if this fails, close the log. Raises DecisionLogError."""
         from policyengine.audit.sinks.sink_set import SinkSetupError, open_sinks
 
         try:
@@ -125,8 +125,9 @@ class DecisionLog:
         return self.note(SEAL_MEMBER, told, int(time()))
 
     def _delete(self, file: Path) -> bool:
-        """Delete a rotated file if the seal has as many later files as are kept, or does not have the file. Write a
-        line about it, so that its lines are not missed. Return whether it was deleted. Raises OSError."""
+        """Delete a rotated file, unless the seal has fewer later files than `rotation.keep`. For a sealed file, first
+        write a signed line, so that the verification of the log does not report its lines as missing. Return whether
+        the file was deleted. Raises OSError."""
         if self.sealer is None:
             return delete_file(file)
         from policyengine.audit.seal.line_digests import UnreadableFileError, summarize_lines
@@ -156,7 +157,7 @@ class DecisionLog:
         return self.sealer is not None and self.sealer.seal()
 
     def wake(self) -> None:
-        """Start the threads of this process that seal and send lines. A failure is logged, not raised."""
+        """Start the threads of this process that seal lines and send them to sinks. A failure is logged, not raised."""
         if self.sealer is not None:
             self.sealer.wake()
         if self.sinks is not None:
@@ -172,7 +173,7 @@ class DecisionLog:
 
     @property
     def redaction(self) -> Redaction:
-        """The redacted facts, in addition to those with secret names."""
+        """The redaction of facts, by `redact` and by secret names."""
         return self._redaction
 
     @property
@@ -185,7 +186,7 @@ class DecisionLog:
         self._file.flush()
 
     def finish(self) -> None:
-        """Seal and send what is written and force it to disk, before the process ends."""
+        """Seal the written lines, send them to the sinks, and force them to disk, before the process ends."""
         if self.sealer is not None:
             self.sealer.stop()
         if self.sinks is not None:
@@ -211,11 +212,11 @@ class DecisionLog:
         return b'"directory":' + encode(name) + b","
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
-        """Return the member with the histories that a decision used."""
+        """Return the encoded member with the histories that a decision used; empty if it used none."""
         return self._writer.past(asked, facts)
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
-        """Return the member with the rows that a decision looked up."""
+        """Return the encoded member with the rows that a decision looked up."""
         return self._writer.looked_up(found, types)
 
     def keep(
@@ -224,7 +225,8 @@ class DecisionLog:
         """Write a decision. Return whether the decision may be returned: it was written, or `on_failure` permits
         returning it anyway.
 
-        `moment` is the time of the decision in nanoseconds. Nothing is written while a sink that denies lags.
+        `moment` is the time of the decision in nanoseconds. While a sink that denies lags beyond its bound, nothing is
+        written and the decision may not be returned.
         """
         if self.sinks is not None and not self.sinks.admits():
             return False
@@ -241,28 +243,30 @@ class DecisionLog:
             return self.lets_pass
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
-        """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
+        """Write a token event or a note of the seal. Return whether it was written: an issued token is not written
+        while a sink that denies lags beyond its bound. `now` is in seconds since 1970."""
         if what == ISSUED and self.sinks is not None and not self.sinks.admits():
             return False
         return self._note(what, told, now * 1_000_000_000)
 
     def note_outcome(self, told: Mapping[str, object], moment: int) -> bool:
-        """Write how a request came out, at a time in nanoseconds. Return whether it was written."""
+        """Write the outcome of a request, at a time in nanoseconds. Return whether it was written."""
         return self._note(OUTCOME_MEMBER, told, moment)
 
     def redacts(self, decision: Decision, path: tuple[str, ...]) -> bool:
-        """Whether the line of a decision has a fingerprint in place of a fact."""
+        """Return whether the line of a decision has a fingerprint in place of a fact."""
         redaction = self._writer_for(decision).redaction if decision.obligations else self._redaction
         return redaction.hides(path)
 
     def redact_subject(self, subject: DecisionSubject) -> dict[str, object]:
-        """Return what an outcome repeats about its decision; facts that its line redacts have the same fingerprint."""
+        """Return the facts that an outcome repeats about its decision. A fact that the log redacts has the same
+        fingerprint as in the line of the decision."""
         task = self._redaction.value(subject.task, TASK_ID)
         return structs.replace(subject, task=task).to_dict()
 
     def note_system(self, told: Mapping[str, object], moment: int) -> bool:
-        """Write an event of the server, at a time in nanoseconds. It does not start the thread of the seal, because
-        processes may be forked later. Return whether it was written."""
+        """Write an event of the server, at a time in nanoseconds, without starting the threads of the seal and the
+        sinks, because the process may fork later. Return whether it was written."""
         return self._note(SYSTEM_MEMBER, told, moment, wake=False)
 
     def _note(self, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True) -> bool:
@@ -275,7 +279,7 @@ class DecisionLog:
 
     @property
     def lets_pass(self) -> bool:
-        """Return whether decisions that cannot be written are answered anyway."""
+        """Whether decisions that cannot be written are returned anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
     def _not_put(self, what: str) -> None:
@@ -284,7 +288,7 @@ class DecisionLog:
             self.failures += 1
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
-        """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""
+        """Return the encoder that also redacts the facts in the `redact` obligations of the decision."""
         facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
         if not facts:
             return self._writer
@@ -331,6 +335,6 @@ class DecisionLog:
 
 
 def trace_member() -> bytes:
-    """Return the member with the current trace; empty without a trace."""
+    """Return the encoded member with the current trace, or no bytes without a trace."""
     trace = current_trace()
     return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()

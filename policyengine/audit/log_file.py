@@ -25,7 +25,7 @@ OWNER_ONLY = 0o600
 
 
 class DecisionLogError(Exception):
-    """The error for a log that cannot be used; `hint` says how to correct it."""
+    """The error for a log that cannot be used; `hint` says how to correct that."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -35,7 +35,7 @@ class DecisionLogError(Exception):
 class RotatingLogFile:
     """The current file of a log, which only its owner may read. Threads and forked processes may share it.
 
-    `rotation` is when to rotate the file, and `delete` deletes a rotated file. A new file starts with the lines
+    `rotation` says when to rotate the file, and `delete` deletes a rotated file. A new file starts with the lines in
     `beginning`. Raises OSError, and DecisionLogError if the path is not a regular file.
     """
 
@@ -64,7 +64,7 @@ class RotatingLogFile:
         whole = b"\n" + line if self._ends_torn else line
         self._room -= len(whole)
         if os.write(self._file, whole) != len(whole):
-            self._ends_torn = True  # the rest would not fit either
+            self._ends_torn = True  # the rest of the line is not written, because it would not fit either
             raise NO_ROOM
         self._ends_torn = False
         self._syncing.wrote(self._file, at_once=at_once)
@@ -83,8 +83,8 @@ class RotatingLogFile:
         os.close(self._file)
 
     def holds(self, line: bytes) -> bool:
-        """Return whether the file already has the line, at its beginning, or near its end if the parent process wrote
-        it.
+        """Return whether the file already contains the line, at its beginning or, if the parent process wrote it, near
+        its end.
         """
         if os.pread(self._file, len(line), 0) == line:
             return True
@@ -103,7 +103,7 @@ class RotatingLogFile:
             self._due = self._looked()
             if self._is_in_place() and not (self.rotation.wanted and self._set_aside()):
                 room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
-                self._room = room if room > 0 else inf  # rotation is not possible now
+                self._room = room if room > 0 else inf  # rotation failed; the next check tries it again
                 return
             self._open_anew()
 
@@ -134,12 +134,12 @@ class RotatingLogFile:
                     rename_aside(self.path, time())
         except FileNotFoundError:
             return True
-        except BlockingIOError:  # another process renames the file, or something else
+        except BlockingIOError:  # another process holds the lock, perhaps to rename the file
             self._busy_since = min(self._busy_since, monotonic())
             if monotonic() - self._busy_since >= MAX_BUSY_SECONDS:
                 self._cannot_rotate("another process holds the lock of its folder")
             return False
-        except (OSError, ValueError, OverflowError) as error:  # rotation never denies a decision
+        except (OSError, ValueError, OverflowError) as error:  # a failed rotation must not deny a decision
             self._cannot_rotate(str(error))
             return False
         tidy_in_thread(self.path, self.rotation, self._delete)

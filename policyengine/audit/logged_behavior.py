@@ -1,4 +1,4 @@
-"""The learned behavior that a decision read, as it is in its log line."""
+"""The learned behavior that a decision read, as its log line contains it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WORDS = ("ready", "burst")
 
 
 class LoggedBehavior(NamedTuple):
-    """The class of the caller, its instance and the tag of its version (empty without), the tag of the run (0 without),
-    whether a clamp acted, and whether the request was part of a planned change. `read` is the number of events of the
-    row that was read with the model, and `event` the number that the decision has in the row; 0 if nothing was learned
-    from it. `facts` are the learned facts by name; if they could not be read, all of them are unknown, and the other
-    members are empty.
+    """The class of the caller, its instance and the tag of its version (empty if there is none), the tag of the run (0
+    if there is none), whether a clamp reduced a rate, and whether the request was part of a planned change. `model` is
+    the digest of the model that was read, and `read` the number of events in the row that was read. `event` is the
+    number of the decision's own event; 0 if nothing was learned from the decision. `facts` are the learned facts by
+    name. If they could not be read, all facts are unknown, and the other members are empty.
     """
 
     group: str
@@ -34,7 +34,8 @@ class LoggedBehavior(NamedTuple):
 
 
 def parse_behavior(member: Any) -> LoggedBehavior | None:
-    """Return the behavior in a log line; None without. Raises LookupError, TypeError and ValueError."""
+    """Return the learned behavior in a log line; None if the line has none. Raises LookupError, TypeError and
+    ValueError."""
     if member is None:
         return None
     if member.get("unreadable") is True:

@@ -1,7 +1,7 @@
 """Encodes the histories that a decision used, as members of a log line: the events that may have counted.
 
-A history is identified by its watch only, because the request contains the rest. Events that its condition certainly
-ignores are left out, so that a line contains only relevant ones.
+A history is identified only by its watch, because the request contains the values of its keys. Events that the
+condition certainly ignores are left out.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from policyengine.spec.kleene import describe
 from policyengine.spec.required_history import event_patterns
 from policyengine.typesystem import EntityRef
 
-MAX_EVENTS = 1_000  # maximum size of one history in a line
+MAX_EVENTS = 1_000  # maximum number of events of one history in a line
 
 
 class LoggedHistory(NamedTuple):
-    """A history as the decision read it. `events` is None if there were too many to write."""
+    """A history as the decision read it. `events` is None if there were more than MAX_EVENTS."""
 
     events: Sequence[PastEvent] | None
     complete_after: int
@@ -55,7 +55,7 @@ class LoggedHistory(NamedTuple):
 def encode_histories(
     asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts, redaction: Redaction
 ) -> list[dict[str, Any]]:
-    """Return the histories that the conditions read, redacted."""
+    """Return the redacted histories that the conditions read."""
     found: list[dict[str, Any]] = []
     for event, span in longest_spans(asked):
         key = history_key(event, facts, evaluate)
@@ -70,7 +70,7 @@ def encode_histories(
 
 
 def longest_spans(asked: Iterable[k.HistoryCondition | k.Aggregate]) -> Iterator[tuple[k.EventPattern, timedelta]]:
-    """Yield each event once, with the longest span that a condition reads."""
+    """Yield each event pattern once, with the longest span for which a condition reads it."""
     spans: dict[str, tuple[k.EventPattern, timedelta]] = {}
     for node in asked:
         for event in event_patterns(node):
@@ -111,7 +111,8 @@ def mask_value(known: Value, fact: k.Expr, redaction: Redaction) -> Value:
 
 
 def mask_output(raw: Any, path: tuple[str, ...], redaction: Redaction) -> Any:
-    """Return a reported output without its secrets. An absent one stays absent, so that a replay reads the same."""
+    """Return a reported output without its secrets. An absent output stays absent, so that a replay reads the same
+    history."""
     return raw if isinstance(raw, Unknown) else redact_value(raw, ("output", *path), redaction)
 
 
@@ -152,7 +153,7 @@ def decode_event(one: Mapping[str, Any]) -> PastEvent:
 
 
 class LoggedHistories(dict[WindowKey, History]):
-    """The histories of a record for one policy. `lacking` says whether the policy read a history that the
+    """The histories of a record, for a replay with one policy. `lacking` is whether the policy read a history that the
     record lacks.
     """
 

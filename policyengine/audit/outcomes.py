@@ -1,4 +1,4 @@
-"""Builds the `outcome` member of a log line from what a gateway reported."""
+"""Builds the `outcome` member of a log line from a reported outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.runtime.values import Unknown
 
 MAX_USAGE_MEMBERS = 16
 USAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-# Declared fields of the output that are also usage, if nothing else is reported.
+# Declared fields of the output that also count as usage, if no usage is reported.
 USAGE_FIELDS = frozenset({"tokens", "input_tokens", "output_tokens", "total_tokens", "cost"})
 MAX_NUMBER = 10**15
 STATUSES = range(100, 600)
@@ -66,8 +66,8 @@ def read_usage(usage: Mapping[str, object] | None) -> dict[str, int | Decimal]:
 
 
 def read_number(value: object) -> int | Decimal | None:
-    """Return a number, rounded to three decimal places, as JSON represents it exactly; None if it is not a number from
-    0 to MAX_NUMBER."""
+    """Return a number, rounded to three decimal places, in a form that JSON represents exactly; None if the value is
+    not a number from 0 to MAX_NUMBER."""
     match value:
         case bool():
             return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class PackedLogError(OSError):
-    """The error for a packed log that cannot be read; `hint` says how to correct it."""
+    """The error for a packed log that cannot be read; `hint` says how to correct that."""
 
     def __init__(self, path: Path, message: str, hint: str | None) -> None:
         super().__init__(errno.EINVAL, message, str(path))

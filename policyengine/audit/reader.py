@@ -35,7 +35,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
 from policyengine.typesystem import EntityRef
 
-DIRECTORY_MARK = b'"directory":'  # after the version, in the line of entity rows
+DIRECTORY_MARK = b'"directory":'  # follows the version in a line of entity rows
 DIRECTORY_LINE_STARTS = tuple(start + DIRECTORY_MARK for start in LINE_STARTS)
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 NO_DIRECTORY: tuple[None, None] = (None, None)
@@ -54,15 +54,15 @@ class DecisionRecord:
     """A logged decision.
 
     `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the wire. `time` is the
-    time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends` those that this
-    decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
-    `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
-    because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
-    all its files, `line_in_file` from the beginning of `file`, and so does `entities_line`, the line with the entity
-    rows; None if the decision used none. `client` is the client of the decision API that
-    asked, `resource` the entity that the endpoint binds, and `endpoint` the most specific pattern of the policies that
-    matches the request; None if there is none, or if the version that wrote the line does not write it.
-    `behavior` is what the decision read of the behavior of its caller; None if its policies read none.
+    time of the decision. `spent` contains the approvals that an earlier allow had used, and `spends` the approvals that
+    this decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
+    `history` has, by watch, all past events that may have counted. `observed` means that the request passed only
+    because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, across all
+    its files; `line_in_file` counts from the beginning of `file`. `entities_line` is the number of the line in `file`
+    with the entity rows; None if the decision used none. `client` is the client of the decision API that sent the
+    request, `resource` the entity that the endpoint binds, and `endpoint` the most specific pattern of the policies
+    that matches the request; each is None if there is none, or if the line was written by a version that does not
+    record it. `behavior` contains the learned facts that the decision read; None if its policies read none.
     """
 
     line: int
@@ -118,33 +118,33 @@ LogEntry: TypeAlias = DecisionRecord | EventRecord  # a line, except those with 
 
 
 def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[LogEntry]:
-    """Yield the records of every kind, in the order of the files (rotated ones included) and their lines. `tell`
-    receives a message for each line that is no record. Lines of earlier versions are read as those of this one.
+    """Yield the records of every kind, in the order of the files (including rotated files) and their lines. `tell`
+    receives a message for each line that is not a record. Lines of earlier versions of the format are read, too.
 
-    A packed log is read as the log of which it was made. Raises OSError when a file cannot be read; it is
-    PackedLogError for a packed log that is damaged, or if DuckDB is not installed.
+    A packed log yields the same records as the log that was packed. Raises OSError if a file cannot be read, and
+    PackedLogError if a packed log is damaged or DuckDB is not installed.
     """
     return search_log(path, lambda line: True, tell)
 
 
 def search_log(path: Path | str, wanted: LineFilter, tell: Report = lambda message: None) -> Iterator[LogEntry]:
-    """Yield, as `read_log`, the records of those lines that `wanted` accepts. The others are not parsed. Raises OSError
-    when a file cannot be read."""
+    """Yield, as `read_log`, the records of the lines that `wanted` accepts. Other lines are not parsed. Raises OSError
+    if a file cannot be read."""
     before = 0
     for file in log_files(Path(path)):
         before += yield from read_entries(file, tell, before, wanted)
 
 
 def read_records(path: Path | str, tell: Report = lambda message: None) -> Iterator[DecisionRecord]:
-    """Yield only the decisions, as `read_log` reads them. Raises OSError when a file cannot be read."""
+    """Yield only the decisions, as `read_log` reads them. Raises OSError if a file cannot be read."""
     return (one for one in read_log(path, tell) if isinstance(one, DecisionRecord))
 
 
 def read_entries(
     path: Path, tell: Report, before: int = 0, wanted: LineFilter = lambda line: True
 ) -> Generator[LogEntry, None, int]:
-    """Yield the entries of the wanted lines of one file, which can be read without the others, and return its number of
-    lines. `before` is the number of lines in earlier files."""
+    """Yield the entries of the wanted lines of one file, and return its number of lines. Each file can be read alone.
+    `before` is the number of lines in earlier files."""
     directories: Directories | None = None
     number = 0
     for number, line in read_lines(path, tell):
@@ -163,7 +163,7 @@ def read_entries(
 
 
 def placed(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
-    """Return an entry with the place of its line: the number in its file, and the lines before that file."""
+    """Return an entry with the place of its line: its number in the file and in the log, and the file."""
     if isinstance(entry, DecisionRecord):
         return replace(entry, line=before + number, file=path, line_in_file=number)
     return replace(entry, line=before + number, file=path)
@@ -277,7 +277,7 @@ def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Dir
 
 
 def parse_resource(found: Any) -> EntityRef | None:
-    """Return the resource of a decision; None for anything else that a log shipper may have added."""
+    """Return the resource of a decision; None for any other value, which a log shipper may have added."""
     match found:
         case {"type": str() as type_, "id": str() as id_}:
             return EntityRef(type_, id_)
@@ -303,8 +303,8 @@ def check_shape(record: DecisionRecord) -> None:
 
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
-    """Return the entity store as it was for a decision that looked up rows: other rows of these types are unknown.
-    Raises LookupError, TypeError, ValueError, RequestError."""
+    """Return the entity store of a decision that looked up rows: it contains these rows, and all other rows of their
+    types are unknown. Raises LookupError, TypeError, ValueError, RequestError."""
     if looked_up is None or directory is None:
         return directory
     rows = restore_special_values(looked_up["entities"], looked_up.get("beyond_json", ()))

@@ -1,7 +1,7 @@
 """The recent decisions of a log: which outcomes may be reported, and what is known about their requests.
 
 An outcome is recorded only for a decision that a process of this log made for the same caller, and only once. So a
-caller cannot fill the log with reports, or invent requests.
+caller can neither fill the log with reports nor report requests that were never decided.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
 from policyengine.runtime.ids import Stamp, time_of
 
-MAX_RECENT = 50_000  # decisions that a process remembers with their subjects
-MAX_TEXT = 512  # characters of a text in a subject; longer ones are left out
-# The table that workers share: buckets of entries, newest first. An entry is a digest; its last bit is its state.
+MAX_RECENT = 50_000  # maximum decisions that a process remembers with their subjects
+MAX_TEXT = 512  # maximum characters of a text in a subject; longer texts are left out
+# The table that workers share: buckets of entries, newest first. An entry is a digest whose last bit says whether the
+# outcome was reported.
 ENTRY_BYTES, BUCKET_BYTES = 8, 64
-BUCKETS = 16_384  # for 131,072 decisions; of the last 16,384, one in 100,000 is forgotten
+BUCKETS = 16_384  # for 131,072 decisions; one in 100,000 of the last 16,384 is forgotten
 DIGEST_MASK = 2**64 - 2
 REPORTED = 1
 
@@ -35,7 +36,7 @@ class ReportTurn(Enum):
     UNKNOWN = "unknown"
 
 
-# Not tracked by the garbage collector: a collection would traverse tens of thousands of them, for 30 ms.
+# Not tracked by the garbage collector, because traversing tens of thousands of these objects would take 30 ms.
 class DecisionSubject(Struct, frozen=True, gc=False):
     """The facts about its decision that an outcome repeats. `endpoint` is the most specific declared pattern that
     matches the request, or the endpoint itself if none does; `resource` is a type and an id; `task` and `model` are the
@@ -49,7 +50,8 @@ class DecisionSubject(Struct, frozen=True, gc=False):
     model: object = None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the known members in the form of the log. Long texts are left out, and so is a chain with one."""
+        """Return the known members in the form of the log. Long texts are left out; a long text in the chain leaves out
+        the whole chain."""
         from policyengine.explain.explanation import endpoint_words
 
         decision, principal, endpoint, resource = self.decision, self.decision.principal, self.endpoint, self.resource
@@ -79,7 +81,7 @@ def resource_member(resource: tuple[str, str]) -> dict[str, str]:
 
 
 class RecentDecision(Struct, gc=False):
-    """A decision of this process, its caller, and whether its outcome is recorded."""
+    """A decision of this process, its caller, and whether its outcome was reported."""
 
     caller: str
     subject: DecisionSubject
@@ -89,8 +91,8 @@ class RecentDecision(Struct, gc=False):
 class RecentDecisions:
     """The decisions whose outcomes may be reported, as many as fit: the oldest are forgotten first.
 
-    A process finds its own decisions by their milliseconds, so that adding one costs little. After `share`, forked
-    processes know the decisions of each other, but not their subjects.
+    A process finds its own decisions by their milliseconds, so that adding a decision costs little. After `share`,
+    forked processes also know each other's decisions, but not their subjects.
     """
 
     def __init__(self) -> None:
@@ -98,7 +100,7 @@ class RecentDecisions:
         self._by_time: dict[int | str, list[RecentDecision]] = {}
         self._order: deque[int | str] = deque()
         self._count = 0
-        self._table = mmap(-1, BUCKETS * BUCKET_BYTES)  # before a fork; memory that is not used is not taken
+        self._table = mmap(-1, BUCKETS * BUCKET_BYTES)  # created before a fork; unused pages take no memory
         self._is_shared = False
 
     def share(self) -> None:
@@ -126,7 +128,8 @@ class RecentDecisions:
                 self._publish(caller, subject.decision.id)
 
     def take_turn(self, decision: str) -> ReportTurn:
-        """Return whether this is the first report of the current caller about the decision; the next one is not."""
+        """Return whether this is the first report of the current caller about the decision, and record that it was
+        reported."""
         return self._change(decision, reported=True)
 
     def give_back(self, decision: str) -> None:
@@ -184,8 +187,8 @@ class RecentDecisions:
 
 
 def recent_key(stamp: Stamp) -> int | str:
-    """Return the milliseconds of a decision, or its id if that exists: the id may be of another form, and a decision
-    that is repeated has the same."""
+    """Return the milliseconds of a decision, or its id if that exists already, because the id may have another form, or
+    belong to a repeated decision."""
     if isinstance(stamp, str):
         return stamp
     nanoseconds, serial = stamp
@@ -193,7 +196,7 @@ def recent_key(stamp: Stamp) -> int | str:
 
 
 def find_entry(bucket: bytes, digest: bytes) -> int:
-    """Return the offset of an entry in its bucket, whatever its state, or -1."""
+    """Return the offset of an entry in its bucket, reported or not, or -1."""
     for entry in (digest, digest[:-1] + bytes((digest[-1] | REPORTED,))):
         at = bucket.find(entry)
         while at >= 0 and at % ENTRY_BYTES:

@@ -1,4 +1,4 @@
-"""The members of a log line that other systems index, as one flat row. Sinks and exports are made of these rows."""
+"""The members of a log line that other systems index, as one flat row. Sinks and exports use these rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from policyengine.time_formats import parse_time
 
 KINDS = ("decision", "outcome", "issued", "not_issued", "ended", "system", "seal", "directory")
 TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-TIME = re.compile(r"[0-9-]{10}T[0-9:]{8}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9:]{5})")  # without spaces and line ends
+TIME = re.compile(r"[0-9-]{10}T[0-9:]{8}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9:]{5})")  # allows neither spaces nor line ends
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MAX_TRIES = 8  # places on a line where a record may begin
+MAX_TRIES = 8  # maximum places on a line at which a record is searched for
 DECODER = msgspec.json.Decoder()
 LINE_STARTS = re.compile(rb'\{"v":\s?[0-9]{1,3},')
 
 
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
-    """A line of the log. `kind` is one of KINDS, `time` the time as written, `id` the ID of the decision or the `jti`
-    of the token. `endpoint` is the endpoint pattern that the request matched, or else `target`: the method and path,
-    the tool or the action of the request itself. `event` says what happened to a token or in the system. Members that
-    the line lacks are None."""
+    """The row of a log line. `kind` is one of KINDS, `time` the time as written, `id` the ID of the decision or the
+    `jti` of the token. `target` is the method and path, the tool or the action of the request; `endpoint` is the
+    endpoint pattern that the request matched or, without one, the same as `target`. `event` names what happened to a
+    token or in the system. Members that the line lacks are None."""
 
     kind: str
     time: str
@@ -75,7 +75,7 @@ class RecordSummary:
 
 def find_record(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
     """Return the record on a line and its decoded members, or None for a line without a record. If a killed process
-    left the beginning of a record on the line, the complete record follows it."""
+    left the beginning of a record on the line, return the complete record after it."""
     line = line.strip().removeprefix(BYTE_ORDER_MARK)
     tree = decode_record(line)
     if tree is not None:
@@ -89,7 +89,7 @@ def find_record(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
 
 
 def decode_record(line: bytes) -> dict[str, Any] | None:
-    """Decode a record; None if it is not one."""
+    """Decode a record; None if the line is not a record."""
     try:
         tree = DECODER.decode(line)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -187,7 +187,7 @@ def summarize_token(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def target_of(request: Mapping[str, Any]) -> str | None:
-    """Return what was requested, as policies write it: `GET /invoices`, `TOOL billing/refund`, `ACTION view`."""
+    """Return the target of a request as policies write it: `GET /invoices`, `TOOL billing/refund`, `ACTION view`."""
     tool, action = mapping(request.get("tool")), mapping(request.get("action"))
     http = mapping(request.get("request"))
     if name := text(tool.get("name")):

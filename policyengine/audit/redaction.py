@@ -19,7 +19,7 @@ access_token api_key apikey assertion auth_token authorization client_assertion 
 id_token passphrase passwd password private_key refresh_token secret session_token token x_amz_security_token
 x_auth_token x_csrf_token
 """
-# In lower case, as header names and as names in a body.
+# Secret names in lower case, as header names and as member names of a body.
 SECRET_NAMES: Final = SECRET_HEADERS | {
     name for word in _WORDS.split() for name in (word, word.replace("_", "-"), word.replace("_", ""))
 }
@@ -33,8 +33,8 @@ ANY_MEMBER, ANY_PATH = "*", "**"  # `*` matches one step of a path, `**` any num
 
 @dataclass(frozen=True, slots=True)
 class RedactedFact:
-    """A redacted fact. Within one run of the server, equal fingerprints mean equal values. `tellable` says whether a
-    rule's message could reveal the fact. Messages never contain secret headers.
+    """A redacted fact. Within one run of the server, equal fingerprints mean equal values. `tellable` is whether a
+    rule's message could reveal the fact; messages never contain secret headers.
     """
 
     fact: str
@@ -44,8 +44,9 @@ class RedactedFact:
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """The facts to redact: `paths` in addition to facts with secret names, and `patterns`, which contain stars.
-    Fingerprints use a random key that is never stored, so that readers of the log cannot guess values from them.
+    """The facts to redact in addition to facts with secret names: `paths`, and `patterns`, which are paths with stars.
+    Fingerprints use a random key that is never stored, so that readers of the log cannot guess values from
+    fingerprints.
     """
 
     paths: frozenset[Path] = frozenset()
@@ -75,7 +76,7 @@ class Redaction:
         return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
 
     def value(self, value: object, path: Path) -> Any:
-        """Return one value without its secrets."""
+        """Return the value at a path without its secrets."""
         return self._without(value, path, [])
 
     def _without(self, value: object, path: Path, found: list[RedactedFact]) -> object:
@@ -120,7 +121,7 @@ def parse_fact_path(fact: str) -> Path:
         raise ValueError(f"`{fact}` is not the name of a fact")
     path = tuple(STEP.findall(fact))
     if path[:2] == ("past", "output") and path[-1] not in (ANY_MEMBER, ANY_PATH):
-        return path[1:]  # reported outputs, in outcomes and in histories
+        return path[1:]  # reported outputs in outcomes and histories, whose paths lack `past`
     if path[0] not in FACT_ROOT_NAMES:
         raise ValueError(f"`{fact}`: the fact `{path[0]}` does not exist")
     if path[0] not in CALLER_ROOTS or path[:2] in ENDPOINT_PATHS:

@@ -1,4 +1,4 @@
-"""Replays a recorded decision with a policy: the same question with the same entities, history and time."""
+"""Replays a recorded decision with a policy: decides the same question with the same entities, history and time."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The decision of a policy on a recorded question. `read` holds the entities that it looked up. `unsure` holds
-    redacted facts that may have mattered: with their real values, the policy could decide otherwise.
+    """The decision of a policy on a recorded question. `read` contains the entities that the policy looked up. `unsure`
+    contains redacted facts that may have mattered: with their real values, the policy could decide otherwise.
     """
 
     record: DecisionRecord
@@ -59,8 +59,8 @@ class ReplayResult:
 
     @property
     def same(self) -> bool:
-        """Return whether the result equals the recorded one in its outcome and in the rules and gates of
-        its reasons.
+        """Return whether the decision equals the recorded decision in its outcome and in the rules, gates and outcomes
+        of its reasons.
         """
         then = self.record.decision
         reasons = {(one["gate"], one.get("rule"), one["outcome"]) for one in then.get("reasons", ())}
@@ -69,8 +69,8 @@ class ReplayResult:
 
 
 def replay_decision(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """Decide with the specification, with the recorded facts, entities, clock, approvals and past. Raises
-    ReplayError.
+    """Decide a recorded question with the specification and the recorded facts, entities, time, approvals and history,
+    and find the redacted facts that may have mattered. Raises ReplayError.
     """
     again = decide_from_record(record, kernel)
     if not record.redacted:
@@ -113,7 +113,7 @@ def hide_redacted(record: DecisionRecord) -> dict[str, object]:
 
 
 def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
-    """Decide a recorded question. Raises ReplayError."""
+    """Decide a recorded question with the specification. Raises ReplayError."""
     if record.directory is None:
         raise ReplayError("the log does not contain the entities that this decision used")
     try:
@@ -131,15 +131,15 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
             facts.looked_at_anew, request=replace(request, approvals=tuple(recorded_approvals(record, seen)))
         )
         seen = trace_request(facts, snapshot)
-    if past.lacking and seen.identified:  # otherwise the record has no history
+    if past.lacking and seen.identified:  # an unidentified caller reads no history
         raise ReplayError("the log does not contain the history that this decision used")
     decision = settle_from_record(*conclude(facts, seen), record)
     return ReplayResult(record, decision, facts, seen, frozenset(entities.asked))
 
 
 def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
-    """Return the result with the decision of the evaluator, which decides in production. Raises
-    EngineDisagreementError.
+    """Decide again with the evaluator, which decides in production, and return the result with its decision. Raises
+    EngineDisagreementError if it differs from the specification.
     """
     record, entities = again.record, again.record.directory
     assert entities is not None
@@ -151,7 +151,7 @@ def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
 
 
 def recorded_behavior(record: DecisionRecord) -> LearnedFacts | None:
-    """Return the learned facts that the decision read."""
+    """Return the learned facts that the recorded decision read, or None if it read none."""
     return None if record.behavior is None else record.behavior.facts
 
 
@@ -163,8 +163,8 @@ def settle_from_record(decision: Decision, effects: Effects, record: DecisionRec
 
 
 def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:
-    """Yield the approvals. A spent approval counts for every guard that asked for one, because the facts to which it
-    was bound are now redacted. Every guard had its approval: otherwise none would have been spent.
+    """Yield the recorded approvals. A spent approval counts for every guard that required one, because the facts to
+    which it was bound are now redacted. Every such guard had an approval: otherwise no approval would have been spent.
     """
     effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
     bindings = [one.approval.binding for one in effects if one.approval is not None]

@@ -29,16 +29,16 @@ COMPRESSED_SUFFIX = ".gz"
 UNFINISHED_SUFFIX = ".gz.new"
 UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which an unfinished file is treated as abandoned
 OWNER_ONLY = 0o600
-LATER = 60.0  # seconds until rotation is tried again after a failure
-LOCK_SECONDS, LOCK_RETRY_SECONDS = 0.05, 0.001  # for a process that renames or deletes a file
-MAX_BUSY_SECONDS = 10.0  # without the lock, until that is reported
+LATER = 60.0  # seconds after a failed rotation until the next attempt
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 0.05, 0.001  # wait for a process that renames or deletes a file
+MAX_BUSY_SECONDS = 10.0  # seconds without the lock after which this is reported
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """When to rotate: a file of `size` bytes is full; a file from an earlier period of `age` seconds is old (86,400:
-    from an earlier day, in UTC). `keep` is the number of old files to keep (default: all); `compress` compresses
-    them."""
+    """When to rotate. A file of `size` bytes is full. A file whose last write was in an earlier period of `age` seconds
+    is old (86,400: on an earlier day, in UTC). `keep` is the number of rotated files to keep (default: all); with
+    `compress`, rotated files are compressed."""
 
     size: int | None = None
     age: int | None = None
@@ -60,9 +60,9 @@ NO_ROTATION = Rotation()
 
 @contextmanager
 def rotation_lock(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock under which processes that share the folder rename files. Every user who can read the folder can
-    hold it, so a server does not wait long for it. Raises OSError; it is BlockingIOError if another process holds the
-    lock for so many seconds."""
+    """Hold the lock that processes which share the folder need to rename files. Every user who can read the folder can
+    hold the lock, so a server does not wait long for it. Raises BlockingIOError if another process holds the lock for
+    `seconds`, and other OSErrors."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         wait_for_lock(folder, time.monotonic() + seconds)
@@ -72,7 +72,8 @@ def rotation_lock(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def wait_for_lock(file: int, until: float) -> None:
-    """Lock a file before a time of the monotonic clock. Raises OSError; it is BlockingIOError if time is up."""
+    """Lock a file before a time of the monotonic clock. Raises BlockingIOError if that time has passed, and other
+    OSErrors."""
     import fcntl
 
     while True:
@@ -86,8 +87,8 @@ def wait_for_lock(file: int, until: float) -> None:
 
 
 def rename_aside(path: Path, now: float) -> Path:
-    """Rename the file to a name with the current time. After all rotated files it stays the last in order, even if the
-    clock was set back. Raises OSError."""
+    """Rename the file to a name with the current time, or a later time if the clock was set back, so that it is the
+    last of the rotated files. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
     if rotated := rotated_files(path):
         with suppress(OverflowError):
@@ -110,8 +111,8 @@ def rotated_files(path: Path) -> list[Path]:
 
 
 def is_plausible(rotated: Path) -> bool:
-    """Return whether a file can be one that was rotated: a file that is not empty. Its name may have a later time than
-    now, because the clock was set back. Raises OSError."""
+    """Return whether a file can be a rotated file, which is a regular file that is not empty. Its name may have a time
+    in the future, because the clock was set back. Raises OSError."""
     with suppress(FileNotFoundError):  # another process deleted or compressed it
         found = rotated.stat()
         return stat.S_ISREG(found.st_mode) and found.st_size > 0
@@ -128,7 +129,7 @@ def has_time(path: Path, rotated: Path) -> bool:
 
 
 def delete_file(file: Path) -> bool:
-    """Delete a file, and return that it was deleted. Raises OSError."""
+    """Delete a file and return True. Raises OSError."""
     file.unlink(missing_ok=True)
     return True
 

@@ -1,4 +1,5 @@
-"""Writes lines about the server itself: start and stop, reloads, observe mode, and failures of what it depends on."""
+"""Writes lines about the server itself: start and stop, reloads, observe mode, and failures of the systems that it
+depends on."""
 
 from __future__ import annotations
 
@@ -8,15 +9,15 @@ from time import time_ns
 from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
-MAX_ITEMS = 50  # items of a list in a line
-MAX_TEXT = 2_000  # characters of a text in a line
+MAX_ITEMS = 50  # maximum items of a list in a line
+MAX_TEXT = 2_000  # maximum characters of a text in a line
 
 WriteSystemLine = Callable[[Mapping[str, object], int], bool]
 
 
 class SystemNotes:
-    """The lines about one server, of which there are at most 20 of each event per minute; the next line then says how
-    many were `suppressed`. `worker` is the number of the process, from 0, if there are several."""
+    """Writes the lines about one server, at most 20 lines of each event per minute; the next line after that says how
+    many were `suppressed`. `worker` is the number of the process, from 0, if there are several processes."""
 
     def __init__(self, write: WriteSystemLine) -> None:
         self._write, self._throttle = write, LogThrottle()
@@ -40,8 +41,8 @@ class SystemNotes:
         self._log_failure = time_ns(), error.strerror or str(error)
 
     def write_log_failure(self, failures: int) -> None:
-        """Write the failure that has just ended; `failures` is the number of lines that were not written since the
-        start of this process."""
+        """Write a line about the failure that has just ended; `failures` is the number of lines that this process could
+        not write since its start."""
         failure, self._log_failure = self._log_failure, None
         if failure is not None:
             began, why = failure
@@ -50,7 +51,7 @@ class SystemNotes:
 
 
 def bound_detail(value: object) -> object:
-    """Return a detail of bounded size. A list that is cut ends with the number of its other items, in words."""
+    """Return a detail of bounded size. A list that is cut ends with a text that says how many items were left out."""
     match value:
         case str():
             return value if len(value) <= MAX_TEXT else f"{value[: MAX_TEXT - 1]}…"

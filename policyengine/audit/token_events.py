@@ -1,4 +1,4 @@
-"""Token events in the log: issued, not issued, revoked. They are not replayed."""
+"""Token events in the log: a token was issued, was not issued, or was revoked. Token events are not replayed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TokenEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """A token event. `told` is the rest of the line, with the members that `docs/decision-log.md` lists; times in it
-    are RFC 3339. `time` is the clock of the server, in whole seconds; `trace`, `line` and `file` are as in a
-    DecisionRecord."""
+    """A token event. `told` is the object with the details, whose members `docs/decision-log.md` lists; its times are
+    RFC 3339. `time` is the time of the server in whole seconds; `trace`, `line` and `file` are as in a DecisionRecord.
+    """
 
     line: int
     time: datetime

@@ -1,1 +1,1 @@
-"""Learned behavior: what is known of each caller, and the facts `behavior.*` that follow from it."""
+"""Learned behavior: what is known about each caller, and the facts `behavior.*` that are computed from it."""

@@ -1,4 +1,4 @@
-"""Counts the known callers by class, a part of them at a time, so that no call takes long."""
+"""Counts the known callers by class, a part of the callers per call, so that no call takes long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.behavior.events import Caller
 from policyengine.behavior.state import CallerRow
 
 RECOUNT_SECONDS: Final = 60.0
-COUNTED_AT_ONCE: Final = 20_000  # rows in one call
+COUNTED_AT_ONCE: Final = 20_000  # maximum rows that one call counts
 
 
 class CallerCensus:
@@ -24,7 +24,8 @@ class CallerCensus:
         self._next = 0.0
 
     def advance(self, rows: Mapping[Caller, CallerRow]) -> None:
-        """Begin a count if it is time, or count the next part of the rows. Decisions may add rows meanwhile."""
+        """Count the next part of the rows, or begin a new count if one is due. Decisions may add rows between the
+        calls."""
         part = next(self._parts, None)
         if part is None:
             now = monotonic()
@@ -39,6 +40,6 @@ class CallerCensus:
 
 
 def parts_of(callers: Sequence[Caller]) -> Iterator[Sequence[Caller]]:
-    """Yield the callers in parts; the last one is not full."""
+    """Yield the callers in parts. The last part is shorter than the others, possibly empty."""
     for start in range(0, len(callers) + 1, COUNTED_AT_ONCE):
         yield callers[start : start + COUNTED_AT_ONCE]

@@ -9,16 +9,16 @@ from policyengine.behavior.row import HOUR, MAX_HOUR
 
 ALLOWED: Final = 0
 DENIED: Final = 1
-HELD: Final = 2  # throttled, or it waits for an approval
+HELD: Final = 2  # throttled, or waiting for an approval
 FAILED: Final = 3  # the report that an allowed request failed
 NO_RUN: Final = 0
-MAX_NAME_CHARACTERS: Final = 256  # of the names of a caller; longer ones are replaced by a digest
+MAX_NAME_CHARACTERS: Final = 256  # maximum characters of each name of a caller; a longer name ends in its digest
 SHOWN_CHARACTERS: Final = 64
 MAX_TIME: Final = MAX_HOUR * HOUR  # milliseconds
 
 
 class Caller(NamedTuple):
-    """A caller: the agent at its issuer, its instance, and the tag of the version of what it runs; empty if unknown."""
+    """A caller: an agent of an issuer, its instance, and its version. Unknown parts are empty."""
 
     issuer: str
     agent: str
@@ -27,7 +27,7 @@ class Caller(NamedTuple):
 
 
 def name_caller(issuer: str, agent: str, instance: str = "", version: str = "") -> Caller:
-    """Return a caller; names that are long, or that cannot be written, end in their digest instead."""
+    """Return a caller. A name that is long, or that cannot be encoded, is shortened and ends in its digest."""
     return Caller(shorten_name(issuer), shorten_name(agent), shorten_name(instance), version)
 
 
@@ -47,14 +47,14 @@ def is_writable(text: str) -> bool:
 
 
 def event_time(nanoseconds: int) -> int:
-    """Return the time of an event in milliseconds, bounded to those that rows can have."""
+    """Return the time of an event in milliseconds, limited to the times that rows can contain."""
     return min(max(nanoseconds // 1_000_000, 0), MAX_TIME)
 
 
 class BehaviorEvent(NamedTuple):
-    """A decision about a caller, of the time `at` in milliseconds. `endpoint` is a declared pattern, and `run` the tag
-    of the key of the run, or NO_RUN. `clamped` says whether a clamp acted on the request, and `released` whether it was
-    part of a planned change."""
+    """A decision about a caller at the time `at`, in milliseconds. `endpoint` is a declared pattern. `run` is the tag
+    of the run's key, or NO_RUN. `clamped` is whether a clamp reduced a rate of the request, and `released` whether the
+    request was part of a planned change."""
 
     at: int
     caller: Caller
@@ -67,15 +67,15 @@ class BehaviorEvent(NamedTuple):
 
 
 class Tagger:
-    """Gives texts short numbers that only holders of the key can compute, so that callers cannot search for texts with
-    equal numbers. `size` is the number of cached tags."""
+    """Computes tags: short numbers of texts that only holders of the key can compute, so that callers cannot search for
+    texts with equal tags. `size` is the maximum number of cached tags."""
 
     def __init__(self, key: bytes, size: int = 65_536) -> None:
         self._key, self._size = key, size
         self._known: dict[str, int] = {}
 
     def tag(self, text: str) -> int:
-        """Return a number of 32 bits."""
+        """Return the tag of a text, a number of 32 bits."""
         found = self._known.get(text)
         if found is None:
             raw = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4, key=self._key).digest()

@@ -1,4 +1,4 @@
-"""Folds a decision log again: the rows and models to which its decisions lead."""
+"""Folds a decision log again, to compute the rows and models that its decisions lead to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MILLISECOND: Final = 1_000_000  # nanoseconds
 
 
 class FoldedDecision(NamedTuple):
-    """A decision of a log, and the facts of its request after the log was folded as far as this decision."""
+    """A decision of a log, and the facts of its request that follow from the log before this decision."""
 
     record: DecisionRecord
     logged: LoggedBehavior
@@ -31,12 +31,12 @@ class FoldedDecision(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """Whether the decision read these facts. A decision that read an older row may have read others."""
+        """Whether the decision read the same facts. A decision that read an older row may have read other facts."""
         return self.facts.to_facts() == self.logged.facts
 
     @property
     def read_latest_row(self) -> bool:
-        """Whether no other decision of the caller came between reading its row and learning from the decision."""
+        """Whether no other decision about the caller was learned after this decision read the caller's row."""
         return self.logged.read == self.logged.event - 1
 
 
@@ -49,11 +49,11 @@ def fold_log(
     models: Mapping[str, BehaviorModel] | None = None,
     tell: Report = lambda message: None,
 ) -> None:
-    """Fold the decisions of a log, and the failures that were reported, into a state, in the order of the log.
+    """Fold the decisions and the reported failures of a log into a state, in the order of the log.
 
-    `state` needs the key of the tags with which the log was written. With `models`, by their digest, each decision is
-    folded with the model that it used; without, models are learned again. Decisions without learned facts are skipped.
-    `tell` receives a message for each line that is no record. Raises OSError.
+    `state` needs the key whose tags are in the log. With `models` (by digest), each decision is folded with the model
+    that it used; without `models`, models are learned again. Decisions without learned facts are skipped. `tell`
+    receives a message for each line that is not a record. Raises OSError.
     """
     fold_entries(read_log(path, tell), state, settings_of, found, models)
 
@@ -65,7 +65,7 @@ def fold_entries(
     found: Callable[[FoldedDecision], None],
     models: Mapping[str, BehaviorModel] | None,
 ) -> None:
-    callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
+    callers: dict[str, Caller] = {}  # the callers of allowed decisions whose failure may be reported
     state.learns = models is None
     for entry in entries:
         if isinstance(entry, OutcomeRecord):
@@ -78,7 +78,7 @@ def fold_entries(
                 state.model = models.get(logged.model, state.model)
             event = logged_event(entry, logged)
             if logged.event == 1:
-                state.rows.pop(event.caller, None)  # it was forgotten
+                state.rows.pop(event.caller, None)  # the caller was forgotten
             found(FoldedDecision(entry, logged, state.fold(event, settings_of)))
             if entry.outcome is Outcome.ALLOW:
                 if len(callers) >= MAX_REPORTABLE:

@@ -1,4 +1,4 @@
-"""The folder in which a process keeps learned behavior: a secret key, signed models, and the rows of callers.
+"""The folder of learned behavior: a secret key, signed models, the rows of callers, and the files of operators.
 
 | file | what |
 |---|---|
@@ -9,8 +9,8 @@
 | `releases` | planned changes of classes, with a keyed digest |
 | `requests/….request` | callers to forget, each with a keyed digest |
 
-Rows are refused if their digest is wrong, or if they were written with a later model than the latest in the folder:
-the model was replaced by an older one.
+Rows are refused if their digest is wrong, or if they were written with a later model than the latest one in the folder,
+because then the model was replaced by an older one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FOLDER_MODE, FILE_MODE = 0o700, 0o600
 ROWS_FORMAT: Final = "policyengine behavior rows"
 ROWS_VERSION: Final = 1
 LENGTH_BYTES: Final = 4
-MAX_NAME_BYTES: Final = 16_384  # of a caller and its class
+MAX_NAME_BYTES: Final = 16_384  # maximum size of the names of a caller and its class
 MAX_ITEM_BYTES: Final = ROW_BYTES + MAX_NAME_BYTES
 DIGEST_BYTES: Final = 32
 OWN_NAMES: Final = frozenset({"key", "models", "rows"})
@@ -54,7 +54,7 @@ RESTORE_HINT = "restore it from a backup, or move the folder away to begin again
 
 
 class BehaviorFolderError(Exception):
-    """Learned behavior cannot be read or kept; `hint` says how to correct it."""
+    """The error for a folder that cannot be read or written; `hint` says how to correct that."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -66,7 +66,7 @@ class RowsHeader(msgspec.Struct, forbid_unknown_fields=True):
 
     format: str
     version: int
-    model: int  # the number of the latest model
+    model: int  # number of the latest model
     callers: int
 
 
@@ -82,7 +82,7 @@ ItemTuple = tuple[str, str, str, str, str, bytes]
 
 
 class BehaviorFolder:
-    """Reads and writes the folder of one process."""
+    """Reads and writes a folder of learned behavior. Several processes may read it, and one at a time saves."""
 
     def __init__(self, path: Path | str) -> None:
         """Open the folder, or create it with a new key. Raises BehaviorFolderError."""
@@ -125,7 +125,7 @@ class BehaviorFolder:
         return payload + b"\n" + hmac.new(self._derive(purpose), payload, sha256).hexdigest().encode() + b"\n"
 
     def unseal(self, purpose: bytes, raw: bytes) -> bytes:
-        """Return the payload of a file that was sealed for a purpose. Raises ValueError."""
+        """Return the payload of a file that `seal` sealed for the same purpose. Raises ValueError."""
         payload = raw[:-1].rpartition(b"\n")[0]
         if not hmac.compare_digest(self.seal(purpose, payload), raw):
             raise ValueError("it was not written with the key")
@@ -147,7 +147,7 @@ class BehaviorFolder:
             write_new(new, secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n")
             os.link(new, path)
         except FileExistsError:
-            pass  # another process created it
+            pass  # another process created the key
         except OSError as error:
             raise BehaviorFolderError(
                 f"the key `{path}` cannot be created: {reason(error)}", "make it possible"
@@ -157,7 +157,7 @@ class BehaviorFolder:
         return self._load_key(path)
 
     def _load_key(self, path: Path) -> bytes:
-        """Raises BehaviorFolderError, and FileNotFoundError if there is no key."""
+        """Load the key. Raises BehaviorFolderError, and FileNotFoundError if there is no key."""
         try:
             with os.fdopen(open_trusted(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 found = os.fstat(file.fileno())
@@ -181,8 +181,8 @@ class BehaviorFolder:
         return key
 
     def lock(self) -> int:
-        """Become the process that saves; return the descriptor that holds the lock, or -1 if another process saves. A
-        forked process must lock for itself. Raises OSError."""
+        """Lock the folder, so that this process is the one that saves. Return the descriptor that holds the lock, or -1
+        if another process holds it. A forked process must lock the folder itself. Raises OSError."""
         import fcntl
 
         opened = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
@@ -208,7 +208,7 @@ class BehaviorFolder:
             raise BehaviorFolderError(f"the model `{path}` cannot be used: {error}", RESTORE_HINT) from None
 
     def latest_model(self) -> BehaviorModel:
-        """Load the latest model; an empty one if nothing was learned yet. Raises BehaviorFolderError."""
+        """Load the latest model, or an empty model if nothing was learned yet. Raises BehaviorFolderError."""
         paths = self._model_paths()
         if not paths:
             return EMPTY_MODEL
@@ -218,11 +218,11 @@ class BehaviorFolder:
         return found
 
     def models(self) -> dict[str, BehaviorModel]:
-        """Load all models, by their digest. Raises BehaviorFolderError."""
+        """Load all models in the folder, by digest. Raises BehaviorFolderError."""
         return {found.digest: found for found in map(self.load_model, self._model_paths())}
 
     def save_model(self, model: BehaviorModel) -> None:
-        """Write a model, and remove the oldest ones. Raises OSError."""
+        """Write a model, and remove the oldest models. Raises OSError."""
         write_durable(self.path / "models" / f"{model.content.serial:08d}.model", model.sign(self._signer()))
         for old in self._model_paths()[:-KEPT_MODELS]:
             old.unlink(missing_ok=True)
@@ -230,7 +230,7 @@ class BehaviorFolder:
     # ── Rows ──────────────────────────────────────────────────────────────────────────────────
 
     def save_rows(self, rows: Iterator[SavedRow], callers: int, model: int) -> None:
-        """Write the rows, at most `callers` of them, with the number of the latest model. Raises OSError."""
+        """Write at most `callers` rows, with the number of the latest model. Raises OSError."""
         path = self.path / "rows"
         new = path.with_name(f".rows.{os.getpid()}.new")
         digest = hmac.new(self._derive(b"rows"), digestmod=sha256)
@@ -251,8 +251,8 @@ class BehaviorFolder:
             new.unlink(missing_ok=True)
 
     def load_rows(self, model: int) -> dict[Caller, CallerRow]:
-        """Load the rows; none if the file does not exist. `model` is the number of the latest model. Raises
-        BehaviorFolderError."""
+        """Load the rows; the result is empty if the file does not exist. `model` is the number of the latest model.
+        Raises BehaviorFolderError."""
         path = self.path / "rows"
         found: dict[Caller, CallerRow] = {}
         try:
@@ -263,7 +263,7 @@ class BehaviorFolder:
                     raise BehaviorFolderError(f"the rows `{path}` have another version", RESTORE_HINT)
                 if header.model > model:
                     raise BehaviorFolderError(f"an older model was put into `{self.path}`", RESTORE_HINT)
-                if header.model < model - 1:  # a model is saved just before the rows
+                if header.model < model - 1:  # one less is normal, because a model is saved just before the rows
                     _LOG.warning(
                         "the rows in `%s` are %d models older than the latest one: they were put back, or not "
                         "saved", self.path, model - header.model, extra={"event": "behavior_rows_old"},
@@ -280,7 +280,7 @@ class BehaviorFolder:
         return found
 
     def _checked_items(self, file: IO[bytes], path: Path) -> Iterator[bytes]:
-        """Yield the items of the file after its digest was checked. Raises BehaviorFolderError."""
+        """Check the digest of the file and yield its items. Raises BehaviorFolderError."""
         size = os.fstat(file.fileno()).st_size - DIGEST_BYTES
         digest, left = hmac.new(self._derive(b"rows"), digestmod=sha256), size
         while left > 0 and (part := file.read(min(left, 2**20))):
@@ -297,7 +297,7 @@ class BehaviorFolder:
 
 
 def write_new(path: Path, raw: bytes) -> None:
-    """Write a new file that only its owner may read, and force it to disk. Raises OSError."""
+    """Write a new file with mode 0600, and flush it to disk. Raises OSError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as file:
         file.write(raw)
         file.flush()

@@ -1,4 +1,4 @@
-"""The thread in which a process keeps what it learned: it learns models, and saves or gets them."""
+"""The background thread of a process that learns models, and saves or loads learned behavior."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOG = logging.getLogger("policyengine")
 
 class BehaviorKeeper(Protocol):
     def keep(self) -> None:
-        """Learn a model if it is due, and save or get what changed."""
+        """Learn a model if one is due, and save or load changes."""
         ...
 
 
 class KeeperThread:
-    """Calls `keep` at once, and then after each pause of so many seconds, until it is closed or `keeper` is no longer
-    used. A forked process starts a thread of its own."""
+    """A thread that calls `keep` at its start and after each pause, until it is closed or the `keeper` is no longer
+    referenced. A forked process starts its own thread."""
 
     def __init__(self, keeper: BehaviorKeeper, seconds: float) -> None:
         self._keeper: weakref.ref[Any] = weakref.ref(keeper)
@@ -31,11 +31,11 @@ class KeeperThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether this process has the thread."""
+        """Whether the thread was started in this process."""
         return self._process == os.getpid()
 
     def start(self) -> None:
-        """Start the thread, unless this process has it."""
+        """Start the thread, unless this process has already started it."""
         with self._lock:
             if self.is_running:
                 return
@@ -45,7 +45,7 @@ class KeeperThread:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread, and wait for what it is doing."""
+        """Stop the thread, and wait until its current call of `keep` ends."""
         self._stop.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
@@ -63,7 +63,7 @@ def keep_periodically(keeper: weakref.ref[Any], stop: Event, seconds: float) -> 
         try:
             found.keep()
             failing = False
-        except StoreError:  # the circuit breaker logs it
+        except StoreError:  # the circuit breaker logs the error
             pass
         except Exception:  # a defect must not end the thread
             if not failing:

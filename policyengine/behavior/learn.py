@@ -20,21 +20,21 @@ from policyengine.behavior.model import (
 )
 from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, MAX_SHORT, BehaviorRow
 
-LEAST_TEACHERS: Final = 2  # principals that must use an endpoint before the class has it
-LEAST_DAYS: Final = 20  # caller-days from which margins are learned
-MAX_WEIGHT: Final = 20  # a principal counts at most for one part in so many
-MAX_PART: Final = 4  # a principal causes at most one part in so many of the alarms that are allowed
+LEAST_TEACHERS: Final = 2  # minimum principals that use an endpoint of a class
+LEAST_DAYS: Final = 20  # minimum caller-days to learn margins
+MAX_WEIGHT: Final = 20  # a principal has at most 1/20 of the weight, if there are that many principals
+MAX_PART: Final = 4  # a principal counts for at most 1/4 of the allowed alarms
 WEIGHT_UNIT: Final = 2**20
-SPARE: Final = 2  # the highest ratio times this is the margin of a class with too few caller-days
+SPARE: Final = 2  # with too few caller-days to calibrate, the margin is the highest ratio times this factor
 LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
-MAX_MARGIN: Final = 8 * MARGIN_UNIT  # whatever the callers of a class do
+MAX_MARGIN: Final = 8 * MARGIN_UNIT  # upper bound, so that callers cannot raise a margin without limit
 
 SettingsOf = Callable[[str], ProfileSettings]
 
 
 class CallerDay(NamedTuple):
-    """How high the levels of a day were relative to the days before, in 1/1024, the weight of the day, and the number
-    of the principal."""
+    """A day of a caller: its highest levels relative to the days before it, in 1/1024, its weight, and the number of
+    its principal."""
 
     slow: int
     fast: int
@@ -55,8 +55,9 @@ NO_MARGINS: Final = Margins(0, 0, 0, False)
 def learn_model(
     rows: Mapping[Caller, tuple[str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
 ) -> BehaviorModel:
-    """Return the model of the rows, each with the name of its class. Only callers that are ready by their own runs and
-    days, and that are not forgotten, teach a class. All instances and versions of an agent are one principal."""
+    """Learn a model from rows, each with the name of its class. Classes are learned only from callers that are ready by
+    their own runs and days, and that were active within the `learn` period. All instances and versions of an agent are
+    one principal."""
     classes: defaultdict[ClassName, defaultdict[str, list[BehaviorRow]]] = defaultdict(lambda: defaultdict(list))
     for caller, (group, row) in rows.items():
         settings = settings_of(group)
@@ -82,7 +83,7 @@ def learn_class(
 
 
 def caller_days(principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSettings, now: int) -> list[CallerDay]:
-    """Return the days that are learned from; no principal has more than its part of their weight."""
+    """Return the weighted days to learn from. The weight of each principal is limited (MAX_WEIGHT)."""
     today = now // HOUR // HOURS_OF_DAY
     found = [
         days for rows in principals if (days := [day for row in rows for day in row_days(row, today, settings)])
@@ -96,7 +97,7 @@ def caller_days(principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSe
 
 
 def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tuple[int, int]]:
-    """Return the ratios of the learned days of a row."""
+    """Return the slow and fast ratios of the learned days of a row."""
     day = row.hour // HOURS_OF_DAY
     places = [2 * (each % DAYS_KEPT) for each in range(max(day - DAYS_KEPT, today - settings.learn_days) + 1, day)]
     return [(row.ratios[place], row.ratios[place + 1]) for place in places if row.ratios[place]]
@@ -108,9 +109,9 @@ def days_to_calibrate(burst_days: int) -> int:
 
 
 def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
-    """Return the smallest margins that at most one caller-day in `burst_days` exceeds, counting the next one as an
-    excess of each bucket (conformal ranks). If there are too few days for that, the margins are the highest ratios with
-    a reserve."""
+    """Return the smallest margins that at most one caller-day in `burst_days` exceeds, if the next caller-day is
+    counted as an excess of each bucket (conformal ranks). If there are too few days for that, the margins are the
+    highest ratios times SPARE. Margins are bounded."""
     if len(days) < LEAST_DAYS:
         return NO_MARGINS._replace(days=len(days))
     total = sum(day.weight for day in days)
@@ -122,7 +123,7 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     part = max(allowed // MAX_PART, WEIGHT_UNIT)
 
     def at(above: int) -> tuple[int, int]:
-        """Return the margins that each bucket alone exceeds with at most this weight."""
+        """Return the smallest margin of each bucket such that the weight of the ratios above it is at most `above`."""
         return slows.quantile(above), fasts.quantile(above)
 
     low, high = 0, max(allowed, WEIGHT_UNIT)
@@ -141,7 +142,7 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
 
 
 def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
-    """Return the weight of the days with a level above the margins. A principal has this part of it at most."""
+    """Return the weight of the days with a level above a margin. Each principal counts for at most `part`."""
     above: defaultdict[int, int] = defaultdict(int)
     for day in days:
         if day.slow > slow or day.fast > fast:
@@ -150,19 +151,19 @@ def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
 
 
 class RatioWeights:
-    """The weights of the ratios of one bucket. Python sorts in one step, in which no decision can be made, so they are
-    counted instead."""
+    """The weights of the ratios of one bucket. The ratios are counted, not sorted, because a sort in Python blocks all
+    other threads, which decide requests."""
 
     def __init__(self, days: Iterable[CallerDay], column: int) -> None:
         weights = [0] * (MAX_SHORT + 1)
         for day in days:
             weights[day[column]] += day.weight
         self._least = next((ratio for ratio, weight in enumerate(weights) if weight), 0)
-        # Of each ratio, the negative weight of those above it, which rises with the ratio.
+        # For each ratio, the negative weight of all higher ratios; the values ascend.
         self._above = [-weight for weight in accumulate(reversed(weights[1:]), initial=0)][::-1]
 
     def quantile(self, weight: int) -> int:
-        """Return the smallest ratio such that at most this weight is above it."""
+        """Return the smallest ratio such that the weight of all higher ratios is at most `weight`."""
         return max(bisect_left(self._above, -weight), self._least)
 
 

@@ -1,4 +1,4 @@
-"""Learns rows and a model from decision logs, on top of what a folder has."""
+"""Learns rows and a model from decision logs, in addition to what a folder already contains."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
 
 @dataclass(slots=True)
 class LogTally:
-    """How many decisions were learned, how many the folder knew already, how many were more than a day earlier than a
-    decision before them, and how many have a time in the future."""
+    """Numbers of decisions: learned, already `known` to the folder, `late` (more than a day earlier than the latest
+    decision of their caller), and with a time more than a day in the `future`."""
 
     learned: int = 0
     known: int = 0
@@ -27,10 +27,11 @@ class LogTally:
 def learn_entries(
     entries: Iterable[LogEntry], events: LogEventReader, state: BehaviorState, settings_of: SettingsOf, now: int
 ) -> LogTally:
-    """Fold the entries of logs into a state, and learn a model from all of it at the end. `now` is in milliseconds.
+    """Fold the entries of logs into a state, and then learn a model from the whole state. `now` is in milliseconds
+    since 1970.
 
-    Decisions that are not later than the last one that is known of their caller are left out, so that a log can be
-    learned twice.
+    Decisions that are not later than the latest decision that the state already contained about their caller are left
+    out, so that learning a log a second time changes nothing.
     """
     counts = LogTally()
     known = {caller: found.row.level_at for caller, found in state.rows.items()}
@@ -61,8 +62,8 @@ def learn_entries(
 
 
 def save_state(folder: BehaviorFolder, state: BehaviorState) -> None:
-    """Write the model and the rows of a process that holds the folder, and has done what was asked for in it. Raises
-    OSError."""
+    """Write the model and the rows, and remove the requests to forget. The process must hold the lock of the folder and
+    must have completed these requests. Raises OSError."""
     if state.model.content.serial:
         folder.save_model(state.model)
     rows = (SavedRow(caller, found.group, pack_row(found.row)) for caller, found in state.rows.items())

@@ -1,4 +1,4 @@
-"""Reads events of behavior from decision logs, also from lines whose policies learned nothing."""
+"""Reads behavior events from decision logs, also from lines of policies that learned nothing."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
 
-RUN_PATH: Final = ("task", "id")  # names the run of a request whose profile has no key of runs
+RUN_PATH: Final = ("task", "id")  # the name of a run if the profile declares no key of runs
 
 
 class FailureReport(NamedTuple):
-    """An allowed request of a caller failed."""
+    """A report that an allowed request of a caller failed."""
 
     caller: Caller
     at: int
 
 
 class RunEvent(NamedTuple):
-    """An event with the name of its run; empty without."""
+    """An event with the name of its run, which is empty if the event has no run."""
 
     event: BehaviorEvent
     run: str
 
 
 class LogEventReader:
-    """Reads the events of log entries. With policies (`reader`), callers, classes, runs and missing endpoints are those
-    that the policies find in the logged request; without, those of the `behavior` member of the line.
+    """Reads the events of log entries. With policies (`reader`), the policies determine the caller, the class, the run
+    and a missing endpoint from the logged request; without policies, these come from the `behavior` member of the line.
 
-    With `names`, events have the names of their runs. `decisions` counts the decisions, `unidentified` those about no
-    caller, and `unknown` those whose class is unknown without policies.
+    With `names`, events have the names of their runs. `decisions` counts decisions, `unidentified` decisions without an
+    identified caller, and `unknown` decisions whose class only policies could determine.
     """
 
     def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
         self._reader, self._names = reader, names
-        self._seen: dict[str, None] = {}  # decisions; a repeated idempotency key has a line of its own
-        self._callers: dict[str, Caller] = {}  # of the allowed decisions whose failure may be reported
+        self._seen: dict[str, None] = {}  # ids of decisions; each repetition of an idempotency key has its own line
+        self._callers: dict[str, Caller] = {}  # the callers of allowed decisions whose failure may be reported
         self.decisions = self.unidentified = self.unknown = 0
 
     def read(self, entry: LogEntry) -> RunEvent | FailureReport | None:
@@ -122,7 +122,7 @@ def milliseconds(entry: LogEntry) -> int:
 
 
 def question_of(record: DecisionRecord) -> Request | None:
-    """Return the request of a decision; None if it is malformed."""
+    """Return the request of a decision; None if the request is malformed."""
     try:
         return record.question
     except RequestError:
@@ -136,7 +136,7 @@ def task_of(request: Request) -> str:
 
 
 def record_was_clamped(record: DecisionRecord) -> bool:
-    """Return whether a clamp acted on a request."""
+    """Return whether a clamp reduced a rate of the request."""
     factors = [rate.get("factor") for rate in record.decision.get("rates", ())]
     return any(isinstance(factor, int | float | Decimal) and factor < 1 for factor in factors)
 

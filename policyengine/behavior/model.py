@@ -1,6 +1,6 @@
-"""The model: what is learned of a class of similar callers, and the signed file that holds it.
+"""Models: what is learned about the classes of similar callers, and the signed file that contains a model.
 
-A model never changes. Its name is the digest of its content; a newer one replaces it, as a bundle replaces a bundle.
+A model never changes. It is identified by the digest of its content, and a newer model replaces it as a whole.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "policyengine behavior model"
 MODEL_VERSION: Final = 1
-READY_RUNS: Final = 200  # of a class
+READY_RUNS: Final = 200  # minimum learned runs of a class that is ready
 READY_CALLERS: Final = 3
 MAX_MODEL_BYTES: Final = 64 * 2**20
 
-ClassName: TypeAlias = tuple[str, str]  # the issuer, and the profile or agent block
+ClassName: TypeAlias = tuple[str, str]  # issuer, and name of the profile or agent block
 
 
 class ModelError(Exception):
-    """A model cannot be used; the text says why."""
+    """The error for a model that cannot be used; the text says why."""
 
 
 class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds what is learned of a class of callers. `runs` and `callers` count those that teach it. `seen` are the tags
-    of endpoints that at least two of them use. The margins are in 1/1024: a level is a burst if it is above the highest
-    level of the previous days times the margin. `days` are the caller-days from which the margins come; without any,
-    they are 0. `declared` is whether there were enough of them for the declared rate of false alarms.
+    """Learned data about a class of callers. `runs` and `callers` count the runs and the agents from which it was
+    learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
+    level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
+    caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
+    caller-days for the declared rate of false alarms.
     """
 
     issuer: str = ""
@@ -60,7 +61,8 @@ NO_CLASS: Final = ClassModel()
 
 
 class ModelContent(Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a model file. Times are in milliseconds since 1970. `tags` identifies the key of the tags."""
+    """The content of a model file. `made` is the time at which the model was learned, in milliseconds since 1970.
+    `tags` identifies the key with which tags are computed."""
 
     format: str
     version: int
@@ -83,7 +85,7 @@ class BehaviorModel:
         return self._classes.get(name, NO_CLASS)
 
     def sign(self, key: Ed25519PrivateKey) -> bytes:
-        """Return the content of a model file: the model in one line, and its signature in the next."""
+        """Return the content of a model file: the model on the first line, and its signature on the second."""
         return self.payload + b"\n" + b64encode(key.sign(self.payload)) + b"\n"
 
 
@@ -91,7 +93,7 @@ EMPTY_MODEL: Final = BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, 0, 0, "",
 
 
 def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
-    """Return the model of a file. Raises ModelError."""
+    """Verify and decode the content of a model file. Raises ModelError."""
     from cryptography.exceptions import InvalidSignature
 
     payload, _, rest = raw.partition(b"\n")
@@ -104,7 +106,7 @@ def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
 
 
 def decode_content(payload: bytes) -> BehaviorModel:
-    """Return the model of a payload whose signature was verified. Raises ModelError."""
+    """Decode a payload whose signature was verified. Raises ModelError."""
     try:
         content = msgspec.json.decode(payload, type=ModelContent)
     except msgspec.DecodeError as error:

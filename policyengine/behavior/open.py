@@ -1,4 +1,4 @@
-"""Opens what is known of callers: in this process, or in the store that processes share."""
+"""Opens the tracker of learned behavior: in this process, or in the store that processes share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The files in which operators ask for planned changes, and for callers to be forgotten.
+"""The files with which operators announce planned changes, and request that callers are forgotten.
 
-A process that uses a folder with learned behavior reads both about every minute. The key of the folder authenticates
-them. The process that saves the rows removes a request to forget when it has followed it.
+Each process that uses a folder of learned behavior reads these files about every minute. The folder's key authenticates
+them. The process that saves the rows removes a request to forget after the callers were forgotten.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ RELEASES_HINT = "delete it: planned changes then end"
 
 
 class ClassRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A planned change of the callers of a class, and when it began and ends, in milliseconds since 1970."""
+    """A planned change of the callers of a class. It begins at `made` and ends at `until`, in milliseconds since
+    1970."""
 
     group: str
     made: int
@@ -36,7 +37,7 @@ class ClassRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ForgetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A caller to forget, with all its versions; `everything` are all callers, and what is known of classes."""
+    """A request to forget a caller with all its versions or, with `everything`, all callers and classes."""
 
     issuer: str = ""
     agent: str = ""
@@ -44,7 +45,7 @@ class ForgetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     everything: bool = False
 
     def names(self, caller: Caller) -> bool:
-        """Return whether it asks to forget a caller."""
+        """Return whether the request applies to a caller."""
         return self.everything or caller[:3] == (self.issuer, self.agent, self.instance)
 
 
@@ -52,7 +53,7 @@ class ForgetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_releases(folder: BehaviorFolder) -> tuple[ClassRelease, ...]:
-    """Load the planned changes, ended ones too. Raises BehaviorFolderError."""
+    """Load all planned changes, including those that have ended. Raises BehaviorFolderError."""
     path = folder.path / "releases"
     try:
         payload = folder.unseal(RELEASES, read_bounded(path, MAX_FILE_BYTES))
@@ -69,13 +70,13 @@ def load_releases(folder: BehaviorFolder) -> tuple[ClassRelease, ...]:
 
 
 def save_releases(folder: BehaviorFolder, releases: tuple[ClassRelease, ...]) -> None:
-    """Raises OSError."""
+    """Replace the planned changes. Raises OSError."""
     payload = msgspec.json.encode(sorted(releases, key=lambda one: one.group)[:MAX_RELEASES])
     write_durable(folder.path / "releases", folder.seal(RELEASES, payload))
 
 
 def release_ends(folder: BehaviorFolder) -> Mapping[str, int]:
-    """Return until when a change of each class is planned, in milliseconds since 1970. Raises BehaviorFolderError."""
+    """Return the end of the planned change of each class, in milliseconds since 1970. Raises BehaviorFolderError."""
     return {one.group: one.until for one in load_releases(folder)}
 
 
@@ -83,7 +84,7 @@ def release_ends(folder: BehaviorFolder) -> Mapping[str, int]:
 
 
 def request_to_forget(folder: BehaviorFolder, request: ForgetRequest) -> None:
-    """Ask the processes that use the folder to forget. Raises OSError."""
+    """Write a request, which the processes that use the folder will read. Raises OSError."""
     requests = folder.path / "requests"
     requests.mkdir(0o700, exist_ok=True)
     name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.request"
@@ -91,13 +92,13 @@ def request_to_forget(folder: BehaviorFolder, request: ForgetRequest) -> None:
 
 
 def request_paths(folder: BehaviorFolder) -> Iterator[Path]:
-    """Yield the requests, oldest first. Raises OSError."""
+    """Yield the paths of the requests, oldest first. Raises OSError."""
     with suppress(FileNotFoundError):
         yield from sorted((folder.path / "requests").glob("*.request"))
 
 
 def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
-    """Raises BehaviorFolderError."""
+    """Load a request to forget. Raises BehaviorFolderError."""
     try:
         payload = folder.unseal(REQUESTS, read_bounded(path, MAX_FILE_BYTES))
         return msgspec.json.decode(payload, type=ForgetRequest)
@@ -108,7 +109,7 @@ def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
 
 
 def remove_requests(folder: BehaviorFolder, names: Collection[str]) -> None:
-    """Remove the requests with these names, which were followed. Raises OSError."""
+    """Remove the completed requests with these file names. Raises OSError."""
     for path in request_paths(folder):
         if path.name in names:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Turns plain events into events of behavior, as policies name their callers and endpoints."""
+"""Converts plain events to behavior events, with the classes, runs and endpoints that policies declare."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MAX_CACHED: Final = 65_536  # endpoints
 
 
 class PlainEventReader:
-    """Reads plain events. Without policies (`reader`), all callers of an issuer are one class, endpoints are as the
-    events name them, and each run has its name as its key."""
+    """Converts plain events. Without policies (`reader`), all callers of an issuer are one class, endpoints keep the
+    names in the events, and each run has its name as its key."""
 
     def __init__(self, reader: BehaviorReader | None, tagger: Tagger) -> None:
         self._reader, self._tagger = reader, tagger
         self._endpoints: dict[str, str] = {}
 
     def read(self, event: PlainEvent) -> BehaviorEvent:
-        """Return the event of behavior."""
+        """Return the behavior event of a plain event."""
         group, has_key = "", True
         if self._reader is not None:
             group, profile = self._reader.classes.find(event.agent)
@@ -51,7 +51,7 @@ def outcome_of(event: PlainEvent) -> int:
 
 
 def declared_endpoint(text: str, reader: BehaviorReader) -> str:
-    """Return the declared pattern that a request matches (`GET /data/7`), or the text itself."""
+    """Return the declared pattern that a request (`GET /data/7`) matches, or the text itself."""
     word, _, rest = text.partition(" ")
     server, _, name = rest.rpartition("/")
     tool = {"tool": {"name": name, **({"server": server} if server else {})}}

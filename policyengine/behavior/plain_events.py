@@ -1,4 +1,4 @@
-"""Reads plain events of callers: one JSON object a line, for tests and for measuring how well behavior is learned.
+"""Reads plain events of callers, one JSON object per line, for tests and for evaluations of learned behavior.
 
 | member | meaning |
 |---|---|
@@ -28,18 +28,18 @@ from policyengine.time_formats import parse_duration
 
 MAX_FILE_BYTES: Final = 2**30
 MAX_EVENTS: Final = 10_000_000
-LEAST_TIME: Final = 946_684_800_000  # the year 2000, in milliseconds: a smaller number is in seconds
+LEAST_TIME: Final = 946_684_800_000  # the year 2000, in milliseconds; a smaller number is probably in seconds
 OUTCOMES: Final = ("", "allow", "deny", "throttle", "confirm")
 MAX_STATUS: Final = 599
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class PlainEventError(Exception):
-    """A file of plain events cannot be read; the text says where and why."""
+    """The error for a file of plain events that cannot be read; the text says where and why."""
 
 
 class PlainEvent(NamedTuple):
-    """A request of a caller at a time in milliseconds. Texts that are missing are empty; `status` is 0 if it is."""
+    """A request of a caller at a time in milliseconds. A missing text is empty; a missing `status` is 0."""
 
     at: int
     agent: str
@@ -59,7 +59,7 @@ class EventLoop(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EventLine(msgspec.Struct, forbid_unknown_fields=True):
-    """One line of the file. Nothing is learned of bodies yet."""
+    """One line of the file. Bodies have no member, because nothing is learned from them yet."""
 
     at: datetime | int
     agent: str
@@ -94,7 +94,7 @@ def read_plain_events(path: Path) -> list[PlainEvent]:
 
 
 def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
-    """Yield the events of a line, at most `room` of them. Raises ValueError and msgspec.DecodeError."""
+    """Yield the events of a line. Raises ValueError, also for more than `room` events, and msgspec.DecodeError."""
     read = DECODER.decode(line)
     if read.outcome not in OUTCOMES:
         raise ValueError(f"`outcome` is one of {', '.join(filter(None, OUTCOMES))}")

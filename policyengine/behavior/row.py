@@ -1,6 +1,7 @@
-"""The row of a caller: everything that is known of its behavior, in whole numbers, at most ROW_BYTES packed.
+"""The row of a caller: everything that is known about its behavior, as integers that take at most ROW_BYTES when
+packed.
 
-Times are milliseconds since 1970; hours and days are whole ones since 1970, in UTC. Shares are in millionths.
+Times are milliseconds since 1970; an hour or a day is its number since 1970, in UTC. Shares are in millionths.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ HOURS_OF_DAY: Final = 24
 DAYS_KEPT: Final = 28
 MILLION: Final = 1_000_000
 NEW_TRUST: Final = 500_000
-MAX_SEEN: Final = 56  # endpoints of a caller
-ROW_BYTES: Final = 2_048  # including what rows will hold of sequences and payloads
+MAX_SEEN: Final = 56  # maximum endpoints of a caller
+ROW_BYTES: Final = 2_048  # maximum size of a packed row, including what rows will contain about sequences and payloads
 ROW_VERSION: Final = 1
 MAX_COUNT: Final = 2**32 - 1
 MAX_SHORT: Final = 2**16 - 1
@@ -33,26 +34,28 @@ _FIXED = _HEAD.size + _PACES.size + _PEAKS.size + _RATIOS.size
 
 
 class RowError(Exception):
-    """A packed row is damaged or has another version; the text says why."""
+    """The error for a packed row that is damaged or has another version; the text says why."""
 
 
 class BehaviorRow:
-    """Holds what is known of a caller.
+    """Learned data about a caller.
 
-    `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour of which
-    anything is known, with its allowed requests (`hour_count`), and whether an alarm was raised (`hour_alarm`).
-    `gain_day` is the day of the last gains of trust, `gains` their number, and `fall_hour` the hour of the last loss.
-    Bit n of `days` is whether the caller was active n days before `hour`.
+    `serial` counts the folded events. `trust`, `novelty` and `errors` are shares. `hour` is the latest hour to which
+    the row was advanced, with the number of its allowed requests (`hour_count`) and whether it had an alarm
+    (`hour_alarm`). `gain_day` is the day of the latest gains of trust, `gains` their number, and `fall_hour` the hour
+    of the latest loss. Bit n of `days` is whether the caller was active n days before the day of `hour`.
 
-    A run has the tag of its key (`run_tag`), its last request (`run_last`) and its length. `paces` are requests per
-    hour of the day, in sixteenths. `peaks` are the learned levels of each day, two in a row, in sixteenths of a
-    request; the day has the place `day % DAYS_KEPT`. `top_slow` and `top_fast` are the highest levels of today,
-    learned or not. `ratios` are, for each earlier day, its highest levels relative to the peaks of the days before it,
-    in 1/1024; 0 if the caller was not ready. `level_slow` and `level_fast` are the leaky buckets of allowed requests at
-    `level_at`, the time of the last event, and `level_denied` is that of all others. `seen` are the tags of used
-    endpoints with the day of their last use.
+    The latest run has the tag of its key (`run_tag`), the time of its last request (`run_last`) and its length
+    (`run_length`). `paces` are the requests in each hour of the day, in 1/16. `peaks` are the learned levels of each
+    day, slow and fast, in 1/16 of a request; day d has the indexes `2 * (d % DAYS_KEPT)` and the next. `top_slow` and
+    `top_fast` are the highest levels of today, learned or not. `ratios` are the highest levels of each earlier day
+    relative to the peaks of the days before it, in 1/1024, with the same indexes; 0 if the caller was not ready.
+    `level_slow` and `level_fast` are the levels of the leaky buckets of allowed requests at `level_at`, the time of the
+    latest event; `level_denied` is the level of the bucket of all other requests. `seen` contains the tags of used
+    endpoints, with the day of their latest use.
 
-    `pace`, `ceiling_slow` and `ceiling_fast` follow from the rest, for the hour `limits_hour`. They are not packed.
+    `pace`, `ceiling_slow` and `ceiling_fast` are computed from the other fields for the hour `limits_hour`, and are not
+    packed.
     """
 
     __slots__ = (
@@ -68,7 +71,7 @@ class BehaviorRow:
         self.clear(at)
 
     def clear(self, at: int) -> None:
-        """Forget everything but the number and the time of the events."""
+        """Forget everything except the number of events and the time of the latest event."""
         self.trust = NEW_TRUST
         self.novelty = 0
         self.errors = 0
@@ -101,8 +104,8 @@ class BehaviorRow:
         return unpack_row(pack_row(self))
 
     def successor(self) -> BehaviorRow:
-        """Return the row of a new version of the caller. The earlier paces, peaks and endpoints are a start; the runs
-        and days that make it ready, and trust above that of a new caller, are not handed on."""
+        """Return the first row of a new version of the caller. It starts with the paces, peaks and endpoints of this
+        row, but without the runs and days that make a caller ready, and with at most the trust of a new caller."""
         row = self.copy()
         row.serial = row.runs = row.days = row.run_length = row.top_slow = row.top_fast = 0
         row.ratios = array("H", _NO_DAYS)
@@ -111,7 +114,7 @@ class BehaviorRow:
 
 
 def pack_row(row: BehaviorRow) -> bytes:
-    """Return the row as bytes; equal rows have equal bytes."""
+    """Pack a row; equal rows have equal bytes."""
     head = _HEAD.pack(
         ROW_VERSION, row.hour_alarm, len(row.seen), row.gains, row.level_at, row.serial, row.trust, row.novelty,
         row.errors, row.hour, row.hour_count, row.gain_day, row.fall_hour, row.days, row.run_last,
@@ -123,7 +126,7 @@ def pack_row(row: BehaviorRow) -> bytes:
 
 
 def unpack_row(raw: bytes) -> BehaviorRow:
-    """Return the row of bytes that `pack_row` wrote. Raises RowError."""
+    """Unpack a row that `pack_row` packed. Raises RowError."""
     if raw[:1] != bytes((ROW_VERSION,)):
         raise RowError("a row has another version")
     if len(raw) < _FIXED:

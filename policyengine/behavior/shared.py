@@ -1,8 +1,8 @@
-"""The behavior that processes learn together, in the store that they share.
+"""The behavior that several processes learn together in a shared store.
 
-The store numbers the events of a caller in the steps that commit decisions, and returns those that a process does not
-know yet. Every process folds the same events in the same order, so all of them have the same row. Sometimes a process
-saves the row in the store, in place of the events in it.
+When a decision is committed, the store adds a numbered event to the caller, and returns the events that the process
+does not know yet. Every process folds the same events in the same order, so all processes compute the same row. From
+time to time, a process saves its row in the store, where the row replaces the events that it contains.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ KEY_BYTES: Final = 32
 MAC_BYTES: Final = 32
 MAX_CACHED_CALLERS: Final = 100_000
 EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
-FRESH_SECONDS: Final = 60.0  # after which a decision is made again if other processes have added events
-MODEL_SECONDS: Final = 10.0  # between two looks at the model in the store
-READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags of an event
-NO_LIMIT: Final = 2 * MAX_LEVEL  # of the sum of two levels
+FRESH_SECONDS: Final = 60.0  # with an older answer of the store, new events of other processes cause a new decision
+MODEL_SECONDS: Final = 10.0  # pause between two checks for a new model in the store
+READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags in the content of an event
+NO_LIMIT: Final = 2 * MAX_LEVEL  # above every sum of two levels
 
 
 class UnreadableBehaviorError(StoreError):
-    """The model, or the row of a caller, cannot be used, so that learned facts are unknown."""
+    """The error for a model or a row that cannot be used; learned facts are then unknown."""
 
 
 class SavedCaller(NamedTuple):
-    """The row of a caller in the store, with its class. `agent` is the tag of its name."""
+    """The row of a caller in the store, with its class. `agent` is a keyed hash of the agent's name."""
 
     issuer: str
     agent: str
@@ -78,8 +78,8 @@ class SavedCaller(NamedTuple):
 
 
 class CachedCaller:
-    """The row of a caller after the events that this process knows. The saved row in the store contains the first
-    `base` of them. `synced` is when the store last answered about the caller."""
+    """The row of a caller after all events that this process knows. The row that is saved in the store contains the
+    first `base` of these events. `synced` is the time of the store's latest answer about the caller."""
 
     __slots__ = ("base", "row", "synced")
 
@@ -88,8 +88,8 @@ class CachedCaller:
 
 
 class SharedTracker:
-    """Reads facts of callers, and learns from decisions, with all processes that use the same store. `counts` are the
-    alarms of this process by fact."""
+    """Reads the learned facts of callers and learns from decisions, together with all processes that use the same
+    store. `counts` has the number of alarms in this process, by fact."""
 
     def __init__(self, store: BehaviorStore) -> None:
         self.counts = {"burst": 0, "novelty": 0}
@@ -107,12 +107,13 @@ class SharedTracker:
             self._open()
 
     def _open(self) -> Tagger:
-        """Get the key of all processes and the latest model, if this was not done yet. Raises StoreError."""
+        """Get the secret key and the latest model from the store, if this process does not have them yet. Raises
+        StoreError."""
         tagger = self._tagger
         return self._use_key() if tagger is None else tagger
 
     def _use_key(self) -> Tagger:
-        """Get the key of all processes, and drop everything if it is another one: the store has lost everything. Raises
+        """Get the secret key from the store. If it has changed, the store has lost its data: forget everything. Raises
         StoreError."""
         key = self._store.shared_key(self._key or secrets.token_bytes(KEY_BYTES))
         tagger = self._tagger
@@ -144,7 +145,7 @@ class SharedTracker:
         return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, model, facts)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
-        """Return the facts of a request that is not decided for good. Raises StoreError."""
+        """Return the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
         return self._read(caller, group, settings, endpoint, at)[-1]
 
     def _read(
@@ -163,12 +164,13 @@ class SharedTracker:
             model = self.model
             row = BehaviorRow(at) if known is None else known.row
             if at // HOUR != row.hour:
-                row = row.copy()  # events of the same hour may follow
+                row = row.copy()  # the shared row must not advance, because other events of its hour may follow
                 advance(row, at, settings)
             return row, model, tag, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
 
     def _begin_version(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
-        """Return the start of a new version of a caller, from its latest other version. Raises StoreError."""
+        """Return the first row of a new version of a caller, derived from the most recently active version; None
+        without an earlier version. Raises StoreError."""
         earlier = self._store.latest_version(self.key_of(unversioned(caller)), at * 1_000)
         found = None if earlier is None else fold_history(self._store.read(earlier, at * 1_000), settings)
         if found is None:
@@ -177,14 +179,14 @@ class SharedTracker:
             return self._callers.setdefault(key, CachedCaller(found.row.successor(), 0))
 
     def key_of(self, caller: Caller) -> str:
-        """Return the name of a caller in the store, which only holders of the key can compute."""
+        """Return the key of a caller in the store, which only holders of the secret key can compute."""
         text = "".join(f"{len(part)}:{part}" for part in caller)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._caller_key).hexdigest()
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
     def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> BehaviorCharge:
-        """Return what the commit of a decision changes. Raises StoreError."""
+        """Return the change that the commit of a decision makes to its caller. Raises StoreError."""
         facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
         flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
         content = reading.endpoint, reading.run, flags
@@ -205,7 +207,7 @@ class SharedTracker:
         )  # fmt: skip
 
     def _agent_of(self, caller: Caller) -> tuple[str, str]:
-        """Return the issuer of a caller, and the name of its agent in the store."""
+        """Return the issuer of a caller, and the keyed hash of its agent's name."""
         return caller.issuer, blake2b(caller.agent.encode(), digest_size=8, key=self._caller_key).hexdigest()
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
@@ -214,12 +216,12 @@ class SharedTracker:
         if isinstance(charge, BehaviorCharge) and charge.history is not None:
             try:
                 self._merge(charge.key, charge.history, charge.base, reading.settings)
-            except StoreError:  # the row cannot be read, and the next decision says so
+            except StoreError:  # the row is unreadable, and the next decision reports that
                 self._callers.pop(charge.key, None)
         return not (isinstance(charge, BehaviorCharge) and charge.unanswered)
 
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
-        """Fold the event of a committed decision, and return its number."""
+        """Fold the event of a committed decision and return its number; 0 if the store returned no event."""
         self.note(reading, charge)
         self._last = max(self._last, reading.at)
         if reading.facts.ready:
@@ -236,12 +238,12 @@ class SharedTracker:
         return number
 
     def report(self, decision: str, failed: bool) -> None:
-        """Learn how a request came out, once. Raises StoreError."""
+        """Learn once whether the request of a decision failed. Raises StoreError."""
         self._open()
         key = self._store.report(decision, FAILED if failed else None, self._last * 1_000)
         if failed and key is not None:
             with self._lock:
-                self._callers.pop(key, None)  # the next decision reads it again, with the failure
+                self._callers.pop(key, None)  # the next decision reads the caller again, with the failure
 
     def forget(self, caller: Caller) -> bool:
         """Forget everything about a caller. Return whether anything was known. Raises StoreError."""
@@ -252,12 +254,13 @@ class SharedTracker:
         return self._store.forget(key)
 
     def describe(self) -> dict[str, Any]:
-        """Return the number of the model; the store does not count callers."""
+        """Return the number of the model. The numbers of callers are missing, because the store does not count them."""
         return {"shared": True, "model": self.model.content.serial}
 
     def _merge(self, key: str, history: CallerHistory, base: int, settings: ProfileSettings) -> CachedCaller | None:
-        """Fold what the store returned to this process, which had the saved row with `base` events; -1 without. Return
-        what is known of the caller then; None if that is nothing. Raises UnreadableBehaviorError."""
+        """Merge the store's answer into the cached row, and return the new cached row; None if nothing is known about
+        the caller, or if the cached row was evicted in the meantime. `base` is the number of events in the saved row
+        that this process knew when it asked; -1 if it knew none. Raises UnreadableBehaviorError."""
         with self._lock:
             known = self._callers.get(key)
             if history.row is not None and known is not None and known.base != base:
@@ -269,7 +272,7 @@ class SharedTracker:
                     fold_event(known.row, event, settings)
                 known.base = max(known.base, history.base)
             else:
-                known = None  # evicted meanwhile: the next decision reads it again
+                known = None  # evicted in the meantime: the next decision reads the caller again
             self._callers.pop(key, None)
             if known is not None:
                 self._callers[key] = known
@@ -281,7 +284,8 @@ class SharedTracker:
     # ── The model ─────────────────────────────────────────────────────────────────────────────
 
     def keep(self) -> None:
-        """Get the latest model, and learn one if a day has begun since and no other process does. Raises StoreError."""
+        """Get the latest model. If a new day has begun since it was learned, and no other process has started to learn
+        its successor, learn the successor. Raises StoreError."""
         self._use_key()
         self.refresh_model()
         settings_of, at, serial = self._settings_of, self._last, self.model.content.serial
@@ -294,8 +298,8 @@ class SharedTracker:
         self.refresh_model()
 
     def _teachers(self, settings_of: SettingsOf) -> dict[Caller, tuple[str, BehaviorRow]]:
-        """Return the rows of callers that teach a class, with its name. The store does not know the names of callers.
-        Raises StoreError."""
+        """Return the rows of the callers from which models are learned, each with its class. Their names are
+        placeholders, because the store contains only hashes of names. Raises StoreError."""
         rows: dict[Caller, tuple[str, BehaviorRow]] = {}
         for history in self._store.callers(self._last * 1_000):
             with suppress(UnreadableBehaviorError):
@@ -325,7 +329,7 @@ class SharedTracker:
             self._refused = None
 
     def _restore_model(self, number: int) -> None:
-        """Save the model of this process, because the store has none, or an older one. Raises StoreError."""
+        """Save the model of this process, because the store has no model or an older one. Raises StoreError."""
         content = self.model.content
         self._store.save_model(content.serial, sign_model(self.model, self._model_key))
         _LOG.warning(
@@ -343,7 +347,8 @@ class SharedTracker:
 
 
 def is_due(at: int, model: BehaviorModel) -> bool:
-    """Return whether a day has begun since a model was learned, or the clock was wrong then."""
+    """Return whether a new day has begun since a model was learned, or whether its time is more than a day in the
+    future, because the clock was wrong."""
     day, learned = at // DAY, model.content.made // DAY
     return day > learned or day < learned - 1
 
@@ -352,12 +357,12 @@ def is_due(at: int, model: BehaviorModel) -> bool:
 
 
 def kept_milliseconds(settings: ProfileSettings) -> int:
-    """Return how long a store keeps an inactive caller."""
+    """Return how long a store keeps an inactive caller, in milliseconds."""
     return (settings.learn_days + 1) * DAY
 
 
 def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
-    """Return the levels above which the request is a burst; they are lower only for a ready caller."""
+    """Return the levels above which the request is a burst; unreachable levels unless the caller is ready."""
     model = reading.model.class_of((reading.caller.issuer, reading.group))
     if not (reading.facts.ready and model.has_margins) or reading.settings.released:
         return NO_LIMIT, NO_LIMIT
@@ -369,7 +374,7 @@ def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
 
 
 def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
-    """Return what the levels are at most after a burst."""
+    """Return the maximum levels after a burst."""
     if not reading.facts.ready:
         return MAX_LEVEL, MAX_LEVEL
     most = MAX_CEILINGS * PEAK_UNIT
@@ -377,7 +382,7 @@ def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
 
 
 def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
-    """Change a row by an event, with the levels of the store and the facts that the decision read."""
+    """Fold an event into a row, with the levels from the store and the facts that the decision read."""
     if event.outcome == FAILED:
         apply_failure(row)
         return
@@ -395,8 +400,8 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
 
 
 def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:
-    """Return the row of a caller after all of its events; None if nothing is known of it. If the saved row is lost,
-    the caller begins as a new one. Raises UnreadableBehaviorError."""
+    """Return the row of a caller after all of its events; None if the store knows nothing about it. If the saved row is
+    lost, the row starts as that of a new caller. Raises UnreadableBehaviorError."""
     saved = decode_saved(history.row or b"")
     if saved is not None:
         row = saved.row
@@ -415,7 +420,7 @@ def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes
 
 
 def decode_saved(raw: bytes) -> SavedCaller | None:
-    """Return the row that a process saved; None without one, and for a row of another version of this program. Raises
+    """Decode a saved row; None if there is no row, or if its format has another version. Raises
     UnreadableBehaviorError."""
     if not raw:
         return None
@@ -442,7 +447,7 @@ def sign_model(model: BehaviorModel, key: bytes) -> bytes:
 
 
 def verify_model(raw: bytes, number: int, key: bytes) -> BehaviorModel:
-    """Return the model with this number. Raises ModelError."""
+    """Verify and decode the model with this number. Raises ModelError."""
     if not hmac.compare_digest(raw[:MAC_BYTES], model_digest(raw[MAC_BYTES:], key)):
         raise ModelError("its signature is not that of the key")
     model = decode_content(raw[MAC_BYTES:])

@@ -28,7 +28,7 @@ class BlockIndex:
         self.in_groups = frozenset(number for numbers in self._groups.values() for number in numbers)
 
     def named(self, name: str) -> set[int]:
-        """Return the blocks for this name, and those of `others`."""
+        """Return the blocks for this name, and the blocks in `others`."""
         globs = {number for glob, number in self._globs if glob.matches(name)}
         return {*self._names.get(name, ()), *self.others, *globs}
 

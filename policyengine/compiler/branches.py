@@ -70,7 +70,7 @@ class Paths:
         return found
 
     def beyond(self, branch: PathBranch) -> PathBranch:
-        """Return a branch for paths that continue beyond all patterns, whatever their next segments are."""
+        """Return a branch for paths that continue beyond all patterns with any segments."""
         found = PathBranch((), branch.rests, branch.loose)
         found.rest = found.last = branch.rest
         return found

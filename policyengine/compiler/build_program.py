@@ -492,7 +492,7 @@ class ProgramBuilder:
         if isinstance(part, tuple | list):
             return tuple(node for one in part for node in self.histories_in(one))
         found = self._histories.get(id(part))
-        if found is None:  # parts of the kernel are never freed, so their ids stay valid
+        if found is None:  # cached by id: parts of the kernel are never freed, so their ids stay valid
             found = self._histories[id(part)] = tuple(history_conditions(part))
         return found
 
@@ -523,7 +523,8 @@ def captured_by(segment: k.Segment) -> Callable[[str], Any]:
 
 
 def about(principals: Principals) -> dict[int, tuple[str, str]]:
-    """Return the name, group or glob of each block by its number. Blocks that must be tested each time are left out."""
+    """Return the kind and text of the head (name, group or glob) of each block by its number. Blocks that must be
+    tested each time are left out."""
     return {
         **{number: ("name", name) for name, numbers in principals.names.items() for number in numbers},
         **{number: ("group", group) for group, numbers in principals.groups.items() for number in numbers},

@@ -1,9 +1,10 @@
-"""The endpoint patterns that a policy declares, as text, and the most specific one that a request matches.
+"""The endpoint patterns that a policy declares, as text, and the most specific pattern that a request matches.
 
-Records name this pattern, because the number of patterns is bounded and that of paths is not. Of several patterns, one
-without a final `**` comes first; then, at the first segment in which they differ, a literal comes before a wildcard,
-and a wildcard with more text around it before one with less; then the one with fewer unnamed wildcards, and at last the
-first as text. So a pattern comes before every other that matches all its endpoints, whatever the order of declarations.
+Records contain this pattern instead of the path, because the number of patterns is bounded and the number of paths is
+not. Patterns are compared as follows: a pattern without a final `**` is more specific; then, at the first segment in
+which the patterns differ, a literal is more specific than a wildcard, and a wildcard with more text around it than a
+wildcard with less; then the pattern with fewer unnamed wildcards; finally, the pattern that is first as text. So a
+pattern is more specific than every other pattern that matches all of its endpoints, in any order of declarations.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoin
 TOOL, ACTION = "TOOL", "ACTION"
 ANY = "ANY"  # stands for methods that are neither standard nor named in the policy
 LITERAL, WILDCARD, REST = 0, 1, 2
-Step: TypeAlias = str | Affix | WildStep  # a literal segment as its text, or a wild one
+Step: TypeAlias = str | Affix | WildStep  # a literal segment as its text, or a wildcard
 Trail: TypeAlias = "tuple[Trail, Step] | None"  # the steps from the root of the tree, as a list linked from its end
 Rank: TypeAlias = tuple[bool, tuple[tuple[int, int], ...], int, str]
 
@@ -79,7 +80,7 @@ class EndpointPatterns:
         return f"{word} {min(map(self._rank, numbers))[-1]}"
 
     def _rank(self, number: int) -> Rank:
-        """Return the text of a path pattern, after what comes before it in the order of patterns."""
+        """Return the sort key of a path pattern, which ends with its text; the most specific pattern is first."""
         trail, rest = self._trails[number]
         steps = self._tree.captured.get(number) or steps_of(trail)
         path = "/" + "/".join([*map(step_text, steps), *(["**"] if rest else [])])
@@ -87,8 +88,8 @@ class EndpointPatterns:
 
 
 def declared_endpoints(kernel: k.Kernel, tree: Tree | None = None) -> tuple[str, ...]:
-    """Return every pattern that decision records of a policy can name as `endpoint`, sorted. Their number depends on
-    the policy alone, not on requests. `tree` is that of the kernel, if it exists already.
+    """Return every pattern that decision records of a policy can contain as `endpoint`, sorted. Their number depends
+    only on the policy, not on requests. `tree` is the tree of the kernel, if it exists already.
     """
     return EndpointPatterns(tree or tree_of(kernel)).all()
 

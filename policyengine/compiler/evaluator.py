@@ -49,7 +49,8 @@ class Evaluator:
     def __init__(
         self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, sizes: EntitySizes | None = None
     ) -> None:
-        """`sizes` are the sizes of all entity stores that decisions may use; by default those of `entities`."""
+        """Build the evaluator. `sizes` are the sizes of all entity stores that decisions may use (default: the sizes of
+        `entities`)."""
         self.kernel = kernel
         self.tree = tree = tree or tree_of(kernel)
         self._builder = ProgramBuilder(kernel, tree)
@@ -95,8 +96,8 @@ class Evaluator:
         return is_large(request.facts) or rows > LARGE_EXTENT or self.loops_long(request)
 
     def loops_long(self, request: Request) -> bool:
-        """Return the same as `takes_long` for a question that is not large: only loops and chains make its decision
-        long.
+        """Return the same as `takes_long` for a question that is not large, for which only loops and chains take a long
+        time.
         """
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
@@ -188,7 +189,7 @@ class Evaluator:
 
     @property
     def _steps_of_conditions(self) -> Steps:
-        """The steps of one hop in all blocks that are found neither by a name nor by a group."""
+        """The steps of one hop in all blocks whose head is neither a name nor a group."""
         if self._condition_steps is None:
             agents = self.tree.agents
             numbers = (*(one for _, one in agents.globs), *agents.others)
@@ -203,7 +204,7 @@ class Evaluator:
         stamp: Stamp = "",
         behavior: LearnedFacts | None = None,
     ) -> tuple[Decision, Effects] | Needs:
-        """Return the decision if it depends on no state, else the state that it needs.
+        """Return the decision if it depends on no state, otherwise the state that it needs.
 
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
         while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
@@ -267,7 +268,8 @@ class Evaluator:
         return walker.find_windows(self.program, request, entities, moment, behavior)
 
     def required_approvals(self, request: Request, snapshot: Snapshot, moment: int) -> list[tuple[str, str]]:
-        """Return the guard and the binding of each approval that the request needs, whatever else stops it."""
+        """Return the guard and the binding of each approval that the request needs, even if other rules stop the
+        request."""
         state = self._start(request, snapshot, moment)
         if state is None:
             return []
@@ -325,7 +327,7 @@ class Evaluator:
             return False
         if sizes is not None:
             if request.entities:
-                return True  # the sizes of rows in the request are not in those of the entity store
+                return True  # the sizes of the entity store do not include rows in the request
             objects, more = objects_of(request), has_chain or bool(request.approvals)
             if sizes.exceeded(objects) or (more and sizes.takes_long(objects)):
                 return True

@@ -1,4 +1,4 @@
-"""How large a question may be at an endpoint, so that no decision there exceeds its maximum steps.
+"""Computes how large a question may be at an endpoint so that no decision exceeds its maximum steps.
 
 If the rules of an endpoint stay below the maximum for every valid question, the endpoint has no limit. For questions
 above a limit, `spec/step_count.py` counts the steps.
@@ -38,14 +38,14 @@ from policyengine.spec.trace import Block
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
 LONGEST_CAPTURE = 128  # steps of the longest text that a pattern captures
-PAST = (256,)  # bytes of a fact that the history stores
+PAST = (256,)  # maximum bytes of a fact that the history stores
 CLAIMS = ("credential", "claims")
 
 
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
-    """Limits for the size of these `members` of a question: up to `most`, a decision does not exceed its maximum steps;
-    up to `at_once`, no other request has to wait.
+    """Limits for the size of these `members` of a question. Up to the size `most`, a decision does not exceed its
+    maximum steps; up to the size `at_once`, other requests do not have to wait for it.
     """
 
     most: int
@@ -234,8 +234,8 @@ def largest_bound(bound: Iterable[k.Expr], sizes: Sizes, largest: int) -> int:
 
 
 def total(rules: Iterable[tuple[Block | None, object]], steps: Callable[[object], Steps]) -> Steps:
-    """Return the most steps that one question can take in these rules. A question has one name, so of the blocks that
-    name a principal, only those of the most expensive name count.
+    """Return the maximum steps that one question can take in these rules. A question has one name, so among the blocks
+    that name a principal, only those with the most expensive name count.
     """
     others, by_name = NO_STEPS, dict[tuple[type[Block], str], Steps]()
     for block, part in rules:

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 WildStep: TypeAlias = tuple[str, str, str | None, str | None]
 Steps: TypeAlias = tuple[str | WildStep, ...]  # the segments of a path pattern; a literal one is its text
 Methods: TypeAlias = tuple[str, ...] | None
-# How a block is found: by "name", "group" or "glob", with the text; by its "condition"; or "always".
+# The head of a block: "name", "group" or "glob" with its text, "condition", or "always".
 Head: TypeAlias = tuple[str, str]
 
 
@@ -82,7 +82,7 @@ class Uses(Struct):
 
 
 class Principals(Struct, frozen=True):
-    """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition or
+    """Blocks by the principals that they match: by name, by group, or by a glob of names; `others` have a condition or
     match everyone. `asking` are the blocks with a condition in their head or in a requirement.
     """
 
@@ -161,8 +161,8 @@ def tree_of(kernel: k.Kernel) -> Tree:
 
 
 def indexed_parts(rule: k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit) -> tuple[object, ...]:
-    """Return everything in a rule on which the tree depends: a rule with equal parts can replace it without a change of
-    the tree.
+    """Return everything in a rule on which the tree depends: replacing the rule by a rule with equal parts does not
+    change the tree.
     """
     match rule:
         case k.Guard() | k.Rate() | k.Budget():

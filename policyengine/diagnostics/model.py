@@ -78,7 +78,7 @@ class BoundExceededError(Exception):
 
 
 class PolicyError(Exception):
-    """A policy that cannot be loaded. `diagnostics` holds all errors and warnings, in source order."""
+    """The error for a policy that cannot be loaded. `diagnostics` holds all errors and warnings, in source order."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = sort_diagnostics(diagnostics)

@@ -271,7 +271,7 @@ class Authenticator:
         return {**facts, "credentials": prove_credentials(self.identity, facts, self.seconds)}
 
     def needs_issuer(self, question: Question) -> bool:
-        """Return whether an answer from an issuer may be needed, which can take long. Raises RequestError."""
+        """Return whether an answer from an issuer may be needed, which can take a long time. Raises RequestError."""
         return needs_issuer(self.identity, question, self.seconds)
 
     def with_cached_facts(self, question: Question) -> Request:

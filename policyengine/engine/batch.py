@@ -129,7 +129,7 @@ class BatchDecider:
         return results
 
     def _answer(self, pending: PendingDecision, result: CommitResult | Exception) -> Decision:
-        if result is None:  # another decision has changed the state that this one depends on
+        if result is None:  # another decision has changed the state on which this decision depends
             return self._engine.decide(Question(pending.question, is_authenticated=True))
         if isinstance(result, Exception):
             raise result

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from policyengine.behavior.reader import BehaviorReader
     from policyengine.behavior.state import CallerSnapshot
 
-MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while others change the state that it depends on
+MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while other decisions change the state on which it depends
 
 
 class WouldBlockError(Exception):
-    """The decision may take too long for an event loop; nothing was decided."""
+    """The error for a decision that may take too long for an event loop; nothing was decided."""
 
 
 NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
@@ -102,10 +102,10 @@ class Decider:
         return CompiledPolicies(entities, evaluator, mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
-        """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
-        ones stay."""
+        """Decide with other entities from now on. Raises DecisionLogError if the entities cannot be logged; then the
+        previous entities stay."""
         evaluator = self.compiled.evaluator.with_entities(entities)
-        evaluator.prepare(self.compiled.evaluator)  # measured now, because the event loop would otherwise wait for it
+        evaluator.prepare(self.compiled.evaluator)  # prepared now, because the event loop would otherwise wait for it
         self.compiled = self._compile(entities, evaluator)
 
     def now(self) -> int:
@@ -119,8 +119,8 @@ class Decider:
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide, and commit what the decision spends. With a claim, return the decision that another request with the
-        same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
+        """Decide, and commit the effects of the decision. With a claim, return the decision that another request with
+        the same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
         behavior, is_readable = self.behavior, True
         for _ in range(MAX_COMMIT_TRIES):
@@ -230,7 +230,8 @@ class Decider:
         self, compiled: CompiledPolicies, needs: Needs, moment: int, spent: frozenset[str],
         lookup: LookupEntityStore | None, stamp: Stamp, behavior: LearnedFacts | None,
     ) -> tuple[tuple[Decision, Effects], bytes]:  # fmt: skip
-        """Fetch the state that the decision needs; return the decision and the log members of its history."""
+        """Fetch the state that the decision needs; return the decision, its effects and the log members of its
+        history."""
         history = self._fetch_history(needs)
         snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior)
         decision, effects = compiled.evaluator.resume(needs, snapshot, moment, stamp)
@@ -252,7 +253,7 @@ class Decider:
         stamp: Stamp,
         behavior: LearnedFacts | None,
     ) -> tuple[Decision, Effects] | Needs:
-        """Plan the decision, and fetch the rows that it needs until it needs no more."""
+        """Plan the decision, and fetch the rows that it needs until no row is missing."""
         planned = compiled.evaluator.plan(request, moment, lookup, stamp, behavior)
         while lookup is not None and isinstance(planned, Needs) and planned.rows:
             lookup.fetch()
@@ -286,8 +287,8 @@ class Decider:
             return UNREADABLE_FACTS
 
     def _read_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
-        """Return what is known of the caller, and its learned facts; None if nothing is learned of callers, or without
-        a caller."""
+        """Return a snapshot of the caller's learned behavior, and its learned facts; None if the policies read no
+        learned facts, or if there is no caller."""
         try:
             read = None if self.behavior is None else self.behavior.read(request, moment)
         except StoreError:

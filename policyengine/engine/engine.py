@@ -98,7 +98,7 @@ class Engine:
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
-        # Of a successor: the entity store of its predecessor, until the successor takes over.
+        # For a successor, the entity store of its predecessor, until the successor takes over.
         self.preceding_directory: EntityStore | None = None
         self.use_identity(identity)
         if starts_history:
@@ -151,12 +151,12 @@ class Engine:
         identity: IdentitySource | None = None,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Load a file that `policyengine compile` wrote: it decides as its policies do, without parsing and checking
-        them again.
+        """Load a file that `policyengine compile` wrote. The engine decides as one with the same policies, without
+        parsing and checking them again.
 
-        With `keys`, files of public Ed25519 keys or their bytes, one of the keys must have signed it. A rule is decoded
-        when a decision first needs it; a damaged one then denies at gate `failure`. Raises PolicyError if the bundle
-        cannot be used, and EntitiesError and IdentityConfigError as `load` does.
+        With `keys` (files of public Ed25519 keys, or their bytes), one of the keys must have signed the bundle. A rule
+        is decoded when a decision first needs it; a damaged rule then causes a deny at gate `failure`. Raises
+        PolicyError if the bundle cannot be used, and EntitiesError and IdentityConfigError as `load` does.
         """
         reject_unknown_options(cls.from_bundle, options)
         bundle = read_bundle(path, keys)
@@ -173,9 +173,10 @@ class Engine:
     ) -> Self:
         """Return an engine for other policies or entities with the same store, clock and log.
 
-        It observes like this engine, until the same end. It records history only after `start_history`: call that when
-        the new engine takes over. Raises DecisionLogError if the entities cannot be logged, ObserveError if an observed
-        package is missing, and IdentityConfigError if the issuers of the new policies cannot be used.
+        The new engine has the same observe mode, until the same end. It records history only after `start_history`,
+        which you call when the new engine takes over. Raises DecisionLogError if the entities cannot be logged,
+        ObserveError if an observed package is missing, and IdentityConfigError if the issuers of the new policies
+        cannot be used.
         """
         current = self.directory
         successor = type(self)(
@@ -216,9 +217,10 @@ class Engine:
     def decide(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        `size` is the number of bytes of the encoded question: a small one need not be measured. Raises RequestError for
-        a malformed question, and for one that sets `options.at` and would spend; WouldBlockError if `without_waiting`
-        is set and the decision may take long: then nothing was decided.
+        `size` is the number of bytes of the encoded question; a small question need not be measured. Raises
+        RequestError for a malformed question, and for a question that sets `options.at` and would spend. Raises
+        WouldBlockError if `without_waiting` is set and the decision may take a long time, or wait for a store or an
+        issuer; then nothing was decided.
         """
         try:
             request = self._read(question)
@@ -254,9 +256,9 @@ class Engine:
         """Decide as `decide` does, but spend only once for each key: a repeated key returns the same decision, marked
         `again`.
 
-        A decision at gate `failure` is not stored. If the store cannot tell whether the key was used, the question is
-        decided without it; if nothing is to be spent, the key has no effect. Raises RequestError, and
-        KeyInProgressError or KeyReuseError: then nothing was decided.
+        A decision at gate `failure` is not stored. If the store does not report whether the key was used, the question
+        is decided without the key; if the question spends nothing, the key has no effect. Raises RequestError,
+        KeyInProgressError and KeyReuseError; then nothing was decided.
         """
         asked = Question.of(question)
         try:
@@ -273,7 +275,7 @@ class Engine:
             return IdempotentDecision(self._guarded.record_failure(None, error, b"decide"), False)
 
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Decide each question as `decide` does, in order, with one request to a remote store for many of them. The
+        """Decide each question as `decide` does, in order, with one request to a remote store for many questions. The
         answer to a malformed question is its RequestError."""
         return self._batch.decide(questions)
 
@@ -309,15 +311,16 @@ class Engine:
         Afterwards `past.status` and `past.output.*` are known, held concurrency places are free, and `refund` returns
         budget entries. With a log, the outcome is recorded, with the `size` of the response in bytes and the `usage`:
         numbers such as `{"input_tokens": 12}`. The server counts `latency_ms` in its metrics; an in-process engine has
-        no metrics. Returns False if nothing waits for the report: the id is unknown, or was reported before. Raises
-        StoreError, and OutcomeNotRecordedError if the log cannot be written and forbids to go on: then nothing changed.
+        no metrics. Returns False if the id is unknown, if the outcome was reported before or, without a log, if no
+        history or limit awaits the outcome. Raises StoreError, and OutcomeNotRecordedError if the outcome cannot be
+        logged and the log's `on_failure` is to deny; then nothing changed.
         """
         report = OutcomeReport(status, normalize_facts(output), latency_ms, size, usage)
         return self.report_outcome(decision, report, refund=refund) in ("first", "unrecorded")
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        """Report as `report` does; the result says whether it was reported before. Returns None for an unknown id, and
-        for the id of another caller's decision. Raises StoreError and OutcomeNotRecordedError."""
+        """Report as `report` does, and return whether the outcome was reported before. Returns None for an unknown id,
+        and for the id of another caller's decision. Raises StoreError and OutcomeNotRecordedError."""
         return self._outcomes.report(decision, report, refund=refund)
 
     async def decide_async(self, question: QuestionLike) -> Decision:
@@ -392,8 +395,8 @@ class Engine:
 
     def replace_directory(self, directory: EntityStore) -> None:
         """Decide with other entities from now on. Each decision uses a single entity store from beginning to end.
-        Raises DecisionLogError if the entities cannot be logged; then the previous ones stay. Hold `directory_lock` to
-        read `directory` and replace it in one step.
+        Raises DecisionLogError if the entities cannot be logged; then the previous entities stay. Hold `directory_lock`
+        to read `directory` and replace it in one step.
         """
         with self.directory_lock:
             self.decider.replace_entities(directory)
@@ -428,7 +431,8 @@ class Engine:
 
     @property
     def revision(self) -> str:
-        """The revision, `sha256:…`: equal for the same meaning, whatever the order of files and declarations."""
+        """The revision, `sha256:…`, which is equal for policies with the same meaning, in any order of files and
+        declarations."""
         return self.kernel.revision
 
     def describe_program(self) -> ProgramDescription:
@@ -472,7 +476,7 @@ class Engine:
 
     @property
     def behavior(self) -> BehaviorTracker | SharedTracker | None:
-        """The learned behavior of callers; None if no policy has read it yet."""
+        """The tracker of learned behavior; None if none was opened, because the policies read no learned facts."""
         return None if isinstance(self._behavior, Path) else self._behavior
 
     @cached_property
@@ -480,8 +484,8 @@ class Engine:
         return EndpointPatterns(self.decider.tree)
 
     def use_behavior(self, given: BehaviorTracker | SharedTracker | Path | None) -> None:
-        """Learn the behavior of callers, and read it, if the policies read learned facts. A store outside this process
-        keeps what is learned. Raises BehaviorFolderError."""
+        """Learn and read the behavior of callers if the policies read learned facts. A store outside this process keeps
+        the learned behavior itself. Raises BehaviorFolderError."""
         self._behavior = given
         if not self.kernel.reads_behavior:
             return

@@ -15,15 +15,15 @@ from policyengine.stores.base import StoreError
 
 
 class GuardedDecider:
-    """A decider and its recorder. Recording follows the guarded step, so that a decision that has spent something is
-    not made again."""
+    """A decider and its recorder. A decision is recorded after the guarded step, so that a decision that has spent
+    something is not made again."""
 
     def __init__(self, decider: Decider, recorder: DecisionRecorder) -> None:
         self._decider, self._recorder = decider, recorder
 
     def decide(self, request: Request, decide: Callable[[Request], DecisionBasis], call: bytes = b"decide") -> Decision:
-        """Return the recorded decision of `decide`; exceptions become a deny at gate `failure`. `call` names the
-        operation in the log. Raises IdempotencyKeyError: then nothing was decided."""
+        """Return the recorded decision of `decide`; an exception becomes a deny at gate `failure`. `call` names the
+        operation in the log. Raises IdempotencyKeyError; then nothing was decided."""
         try:
             basis = decide(request)
         except IdempotencyKeyError:

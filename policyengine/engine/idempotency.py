@@ -1,4 +1,4 @@
-"""Idempotent decisions: a question with a key is decided and charged once, however often it is retried."""
+"""Idempotent decisions: a question with a key is decided and charged once, even if it is sent several times."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class IdempotentDecider:
         self._decider, self._guard, self._authenticate = decider, guard, authenticate
 
     def decide(self, question: Question, claim: IdempotencyClaim) -> IdempotentDecision:
-        """Decide, or return the earlier decision of the key. A failure is not stored. If the store cannot tell whether
-        the key was used, the question is decided without it. Raises RequestError, KeyReuseError and KeyInProgressError,
-        before anything is decided."""
+        """Decide, or return the earlier decision of the key. A failure is not stored. If the store does not report
+        whether the key was used, the question is decided without the key. Raises RequestError, KeyReuseError and
+        KeyInProgressError, before anything is decided."""
         decider = self._decider
         try:
             record = decider.store.claim(claim, decider.now())

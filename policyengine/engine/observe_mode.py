@@ -1,5 +1,5 @@
-"""Observe mode: decides which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes
-these decisions.
+"""Observe mode: selects the decisions that are reported instead of enforced, until its end. `runtime/observe.py`
+changes these decisions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class ObserveError(ValueError):
-    """Observe mode cannot start; the message and the hint say why and what to do."""
+    """The error for an observe mode that cannot start; the message says why, and the hint says how to correct that."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -125,7 +125,7 @@ class Observer:
             self.ended(until)
 
 
-# ── What can be observed ──────────────────────────────────────────────────────────────────────
+# ── Checks of the scope ──────────────────────────────────────────────────────────────────────
 
 
 def check_time(until: datetime, now: datetime) -> None:

@@ -23,9 +23,9 @@ SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors ta
 class EngineOptions(TypedDict, total=False):
     """Keyword arguments of `Engine` and of its constructors. `clock` returns the current time, timezone-aware; `ids`
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
-    what decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps what is learned
-    of callers, in memory or in a folder, which is opened when the policies read it; the default is the memory of this
-    process (`docs/behavior.md`). A store outside this process keeps it itself.
+    the state that decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps
+    learned behavior in memory or in a folder, and is opened only if the policies read learned facts; the default is the
+    memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself.
     """
 
     behavior: BehaviorTracker | SharedTracker | Path | None

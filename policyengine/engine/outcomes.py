@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class OutcomeNotRecordedError(Exception):
-    """The outcome could not be written to the decision log, and the report had no effect. It can be sent again."""
+    """The error for an outcome that could not be written to the decision log. The report had no effect, and can be sent
+    again."""
 
 
 class OutcomeReporter:
@@ -29,12 +30,12 @@ class OutcomeReporter:
         self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
 
     def report(self, decision: str, report: OutcomeReport, *, refund: bool) -> ReportStatus | None:
-        """Record an outcome once. Returns None if the decision is unknown, or was another caller's.
+        """Record an outcome once. Returns None if the decision is unknown, or belongs to another caller.
 
-        What is recorded takes effect, unless the store fails; a repeated report then completes it. An outcome that
+        A recorded outcome takes effect, unless the store fails; then a repeated report completes it. An outcome that
         cannot be recorded has no effect, unless the log permits it. Raises StoreError and OutcomeNotRecordedError.
         """
-        if SEPARATOR in decision:  # the id could be that of another caller's decision
+        if SEPARATOR in decision:  # the key could belong to a decision of another caller
             return None
         if self._log is None:
             return self._settle(decision, report, refund)
@@ -46,7 +47,7 @@ class OutcomeReporter:
         settled = self._settle(decision, report, refund)
         if turn is ReportTurn.AGAIN:
             return settled or "again"
-        # Another server with the same store decided it, or it is too long ago: only the store knows the decision.
+        # The decision was made by another server with the same store, or too long ago: only the store knows it.
         return "unrecorded" if settled == "first" and not self._note(self._log, decision, report) else settled
 
     def _record_and_settle(
@@ -66,8 +67,7 @@ class OutcomeReporter:
         if self.behavior is not None:
             self.behavior.report(decision, report.status)
         history = self._store.report(key, report, now)
-        # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
-        # again.
+        # Finish the decision even if the history already has the report, because an interrupted report is sent again.
         return merge_reports(history, self._store.finish(key, now, refund=refund))
 
     def _note(self, log: DecisionLog, decision: str, report: OutcomeReport) -> bool:

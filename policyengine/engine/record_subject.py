@@ -1,5 +1,5 @@
-"""Reads from a decided request what every record names: the client that asked, the endpoint pattern, the resource, the
-task and the model."""
+"""Reads the facts of a decided request that every record contains: the client that sent it, the endpoint pattern, the
+resource, the task and the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SubjectReader:
         self._subject: type[DecisionSubject] = DecisionSubject
 
     def read(self, request: Request, decision: Decision, moment: int) -> DecisionSubject:
-        """Return the subject of a decision. What cannot be read is left out: it prevents no decision."""
+        """Return the subject of a decision. A fact that cannot be read is left out, so that it prevents no decision."""
         facts, endpoint = request.facts, request.endpoint
         pattern, resource = None, None
         try:
@@ -67,7 +67,7 @@ class SubjectReader:
             capture = binding.capture
             text = capture.match(endpoint.segments[capture.index])
             return (binding.type, text) if type(text) is str else None
-        if decision.gate is Gate.FAILURE:  # it may have taken too many steps
+        if decision.gate is Gate.FAILURE:  # the decision may have taken too many steps
             return None
         if any(self._log.redacts(decision, path) for path in paths_read(binding)):
             return None

@@ -81,21 +81,21 @@ class DecisionRecorder:
         return self.subjects.read(question, decision, now)
 
     def write_system(self, event: str, **details: object) -> None:
-        """Write an event of the server to the log, if there is one; `docs/log-format.md` lists them."""
+        """Write an event of the server to the log, if there is a log; `docs/log-format.md` lists the events."""
         if self.log is not None:
             self.log.system.write(event, revision=self._revision, **details)
 
     def write_start(self, **details: object) -> None:
-        """Write that a process of a server started: its number in the system, and the version of the program."""
+        """Write that a process of a server has started, with its process id and the version of the program."""
         if self.log is not None:
             self.write_system("started", packages=list(self._packages), **process_details(), **details)
 
     def write_store_state(self, fails: bool, operation: str, why: str) -> None:
-        """Write that the store fails, or works again."""
+        """Write that the store fails or works again."""
         self.write_system("store_failure" if fails else "store_recovered", operation=operation, why=why)
 
     def write_directory_state(self, fails: bool, why: str) -> None:
-        """Write that the entities cannot be read, or can be read again."""
+        """Write that the entities cannot be read or can be read again."""
         self.write_system("directory_failure" if fails else "directory_recovered", why=why)
 
     def write_observe_end(self, until: str) -> None:
@@ -131,8 +131,8 @@ class DecisionRecorder:
 
 
 def encode_subject(subject: DecisionSubject | None) -> bytes:
-    """Return the log members of the endpoint pattern, the client that asked, and the resource. A text that cannot be
-    written is left out, with those after it."""
+    """Return the log members of the endpoint pattern, the client that sent the request, and the resource. A text that
+    cannot be written is left out, with the members after it."""
     written = b""
     if subject is None:
         return written
@@ -150,7 +150,7 @@ def encode_subject(subject: DecisionSubject | None) -> bytes:
 
 
 def process_details() -> dict[str, object]:
-    """Return what identifies this process: its number in the system, and the version of the program."""
+    """Return the details that identify this process: its process id, and the version of the program."""
     from importlib.metadata import version
 
     return {"pid": os.getpid(), "version": version("agent-policyengine")}

@@ -29,12 +29,12 @@ class StateUse:
 
     @cached_property
     def keeps_state(self) -> bool:
-        """Whether decisions depend on earlier ones: on limits, approvals, history or learned behavior."""
+        """Whether decisions depend on earlier decisions: on limits, approvals, history or learned behavior."""
         return self.has_confirms or bool(self.kernel.limits or self.kernel.watches or self.kernel.reads_behavior)
 
     @cached_property
     def uses_store(self) -> bool:
-        """Whether decisions depend on earlier ones, or on used and revoked credentials."""
+        """Whether decisions depend on earlier decisions, or on used and revoked credentials."""
         return self.keeps_state or self.verifies_credentials
 
     @cached_property
@@ -71,7 +71,7 @@ class StateUse:
             self.store.begin(self.history_names, now())
 
     def stop_history(self, names: Set[str]) -> None:
-        """Stop recording these events. A rule that needs one of them later starts without history. Raises
+        """Stop recording these events. A rule that needs one of these events later starts without history. Raises
         StoreError."""
         if names:
             self.store.end(names)

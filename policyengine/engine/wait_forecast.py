@@ -1,5 +1,5 @@
-"""Forecasts whether a decision would wait or calculate for long, so that a caller with an event loop uses a thread for
-it."""
+"""Forecasts whether a decision would wait or take a long time, so that a caller with an event loop runs it in a
+thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large
 
 T = TypeVar("T")
-MAX_SMALL_BYTES = 900  # maximum bytes of a small question: `is_large` counts at most two parts for each byte
+MAX_SMALL_BYTES = 900  # maximum bytes of a small question: `is_large` counts at most two parts per byte
 UNKNOWN_SIZE = 2**31
 
 
@@ -72,14 +72,14 @@ class WaitForecast:
 
     def takes_long_to_decide(self, request: Request, size: int = UNKNOWN_SIZE) -> bool:
         """Return the same as `takes_long`, for a request whose credentials are proved. `size` is the number of bytes of
-        the encoded question; in a small question, only loops can take long.
+        the encoded question; in a small question, only loops can take a long time.
         """
         evaluator = self._decider.compiled.evaluator
         return evaluator.loops_long(request) if size <= MAX_SMALL_BYTES else evaluator.takes_long(request)
 
     @cached_property
     def has_loops(self) -> bool:
-        """Whether the policies have rules that take long for large questions."""
+        """Whether the policies may have rules that take a long time for large questions."""
         return loops(self._decider.kernel)
 
     async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:

@@ -1,4 +1,5 @@
-"""Reads entities from CSV: one file for each type, named after it, with a header of `id`, `in` and attributes."""
+"""Reads entities from CSV: one file for each type, with the name of the type and a header of `id`, `in` and
+attributes."""
 
 from __future__ import annotations
 

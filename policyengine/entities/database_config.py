@@ -52,9 +52,9 @@ class EntityTableConfig:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """The configuration of one database, with times in seconds. `timeout` limits the time that one decision waits,
-    `ttl` the age of a cached row, and `most` the number of cached rows. `refresh` is the interval at which tables that
-    were loaded whole are loaded again (0: never).
+    """The configuration of one database; times are in seconds. `timeout` is the maximum time that one decision waits,
+    `ttl` the maximum age of a cached row, and `most` the maximum number of cached rows. `refresh` is the interval at
+    which tables that were loaded whole are loaded again (0: never).
     """
 
     file: str

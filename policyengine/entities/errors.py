@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class EntitiesError(Exception):
-    """Entities that cannot be read: the `file` (or database), the place in it, the error and a hint.
+    """The error for entities that cannot be read: the `file` (or database), the place in it, a message and a hint.
 
     The place is a `member` (`entities[3].id`), or a `row` (the line in a file, counted from 1) and a `column`. `code`
     is a documented diagnostic code: `policyengine explain-code E180`. No part contains a password.

@@ -76,8 +76,8 @@ class RowSource(Protocol):
 
 
 class LookupEntityStore(EntityStore):
-    """The entity store of one decision: the loaded rows, and the rows that were looked up for this decision, each once.
-    `lacking` collects the entities that the decision needs and does not have, until `fetch` looks them up."""
+    """The entity store of one decision: the loaded rows, and rows that are looked up for this decision, each at most
+    once. `lacking` collects the entities that the decision needs but does not have, until `fetch` looks them up."""
 
     def __init__(
         self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
@@ -205,7 +205,7 @@ class EntityLookups:
         self._told = False
 
     def listen(self, tell: Callable[[bool, str], None]) -> None:
-        """Call `tell` from now on when a source does not answer, and when it answers again, with the reason."""
+        """From now on, call `tell` when a source does not answer, with the reason, and when it answers again."""
         for kept in self._kept:
             kept.tell = tell
 

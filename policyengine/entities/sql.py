@@ -1,4 +1,4 @@
-"""A database through SQLAlchemy: its tables, and how their rows become entities. Connections are read-only."""
+"""Reads a database through SQLAlchemy, and converts the rows of its tables to entities. Connections are read-only."""
 
 from __future__ import annotations
 
@@ -311,8 +311,8 @@ _reported_columns: set[tuple[str, str]] = set()
 
 
 def warn_once(type_: str, name: str, why: str) -> None:
-    """Log that an attribute of a looked-up row is invalid and therefore unknown, once for each attribute instead of
-    each row."""
+    """Log that an attribute of a looked-up row is invalid and therefore unknown, once for each attribute, not for each
+    row."""
     if (type_, name) not in _reported_columns:
         _reported_columns.add((type_, name))
         _LOG.warning("a looked-up %s has an invalid `%s`, which is therefore unknown: %s", type_, name, why)

@@ -21,7 +21,7 @@ from policyengine.typesystem import EntityRef
 if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
-MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if it keeps fewer than it removes
+MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this number
 # Maximum memberships of all entities at any depth; entities with the same parents count once.
 MAX_MEMBERSHIPS = 5_000_000
 NOT_LOOKED_UP = Invalid("it was not looked up")
@@ -189,13 +189,13 @@ class EntityStore:
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def is_older_than(self, other: EntityStore) -> bool:
-        """Return whether these rows were all read before the first row of the other store. If neither store is older,
-        they were read at the same time, and either may have the older row of an entity.
+        """Return whether all of these rows were read before the first row of the other store. If neither store is
+        older, both were read at overlapping times, and each may have the older row of an entity.
         """
         return self.read_time.end < other.read_time.begin
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
-        """Return this store with the rows of one request. If both have a row for an entity, the row of this store is
+        """Return this store with the rows of one request. If both have a row of an entity, the row of this store is
         used."""
         rows = tuple(rows)
         return RequestEntityStore(self, rows) if rows else self
@@ -241,8 +241,8 @@ class EntityStore:
 
 
 def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
-    """Describe, for each type, the rows that a reload would remove, if these are all rows of the type, or so many that
-    its file was probably truncated.
+    """Describe, for each type, the rows that a reload would remove, if it would remove all rows of the type, or so many
+    rows that the file was probably truncated.
     """
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))

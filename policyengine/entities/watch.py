@@ -46,11 +46,11 @@ class LostTypesError(Exception):
 
 
 class EntityWatcher:
-    """Reads changed entity sources again, for the engine that is `current` at that time. An error is logged once, and
+    """Reads changed entity sources again and gives the entities to the `current` engine. An error is logged once, and
     the previous entities stay in use.
 
-    `look` checks once; `started` checks in a thread until `stop`. `tell` is called with an error, and when it has
-    ended. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is missed.
+    `look` checks once; `started` checks in a thread until `stop`. `tell` is called when an error begins and when it
+    ends. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is missed.
     Without `files`, only databases are read again, at their configured interval. New entities are refused if they have
     no row of a type that had rows, unless `may_lose` allows it. If a reload replaces the engine or its entities during
     a read, the sources are read again, because the reload may have read newer rows.
@@ -111,7 +111,7 @@ class EntityWatcher:
             deciding = self._current()
             before = deciding.directory
             directory = self.sources.read(deciding.kernel.entities)
-            with deciding.directory_lock:  # a reload that replaces this engine also holds this lock
+            with deciding.directory_lock:  # a reload that replaces this engine needs the same lock
                 if self._current() is not deciding or deciding.directory is not before:
                     continue
                 if (gone := describe_lost_types(before, directory)) and not self._may_lose():

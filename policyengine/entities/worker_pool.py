@@ -1,4 +1,4 @@
-"""A few threads that wait for a database, so that callers wait only for a bounded time."""
+"""A pool of threads that wait for a database, so that callers wait only for a bounded time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_QUEUED_JOBS = 256
 
 
 class WorkerTimeoutError(Exception):
-    """The error for a job that did not finish within its time."""
+    """The error for a job that did not finish in time."""
 
 
 class Closable(Protocol):
@@ -108,8 +108,8 @@ class WorkerPool(Generic[Connection]):
         return job
 
     def _did(self, job: WorkerJob[Connection]) -> bool:
-        """Finish a job; return whether its thread continues. Another thread may have replaced the thread while it was
-        stuck.
+        """Finish a job; return whether its thread continues. While the thread was stuck, another thread may have
+        replaced it.
         """
         with self._guard:
             job.done.set()
@@ -122,8 +122,8 @@ class WorkerPool(Generic[Connection]):
             return True
 
     def _do(self, job: WorkerJob[Connection], connection: Connection | None) -> Connection | None:
-        """Do a job and return the connection, or None if it broke. A connection that broke since its last use is
-        replaced, and the job is tried once more.
+        """Do a job and return the connection, or None if the connection broke. If a connection broke after its last
+        use, it is replaced, and the job is tried once more.
         """
         for fresh in (connection is None, True):
             try:

@@ -224,7 +224,7 @@ def raw_resource(st: State) -> object:
 
 
 def claimed_resource_row(st: State) -> object:
-    """Return the rows of the resource that the request brings."""
+    """Return the rows of the resource that the request contains."""
     if not st.request.entities:
         return ()
     ref = resource_ref(raw_resource(st))

@@ -15,8 +15,8 @@ from policyengine.runtime.values import Unknown
 if TYPE_CHECKING:
     from policyengine.evaluator.history_nodes import EventRules
 
-# The result of a block for a principal, as bits: the block accepts the principal; it opens the endpoint; it would open
-# it with a scope; it would open it with a proof.
+# The result of a block for a principal, as bits: the block accepts the principal, opens the endpoint, would open it
+# with a scope, or would open it with a proof.
 STANDS: Final = 1
 OPENS: Final = 2
 LACKS_SCOPE: Final = 4

@@ -16,7 +16,7 @@ from policyengine.spec.trace import LimitTrace
 
 class LimitInputs:
     """The inputs of a limit that applies to a request: its key and, unless its charge is prepared, its trace. `unknown`
-    are the unknowns because of which the limit cannot count.
+    are the unknown inputs; with any of them, the limit cannot count the request.
     """
 
     __slots__ = ("keys", "rule", "trace", "unknown")

@@ -1,4 +1,4 @@
-"""Decide a question with a program: the decision, and the effects of committing it."""
+"""Decides a question with a program, and returns the decision and the effects of committing it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
 
 
 def acting_effects(st: State) -> tuple[ActingEffect, ...]:
-    """Return the lines of guards that apply to a started request, whatever its grants and approvals."""
+    """Return the lines of guards that apply to a started request, independent of its grants and approvals."""
     passage = Passage()
     pass_guards(st, st.rules, passage)
     return passage.acting

@@ -203,7 +203,7 @@ class HistoryTest(HistoryNode):
         return main if type(main) is Unknown else self._happened(st, main)
 
     def _happened(self, st: State, main: History) -> Any:
-        """Return whether any event of the window counts; the latest one usually does."""
+        """Return whether any event of the window counts; usually, the latest event does."""
         start, asked = self._bounds(st, main)
         unknown: list[Any] = []
         if self.counts_all:

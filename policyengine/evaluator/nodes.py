@@ -22,7 +22,7 @@ from policyengine.typesystem import EntityRef, Type
 
 Path = tuple[str, ...]
 
-# How a raw fact becomes a value. GENERAL calls `coerce`; the others first try a fast conversion.
+# How a raw fact becomes a value. GENERAL calls `coerce`; the other kinds first try a fast conversion.
 GENERAL: Final = 0
 STRING: Final = 1
 INT: Final = 2
@@ -32,7 +32,8 @@ REFERENCE: Final = 5
 STRINGS: Final = 6
 NUMBERS: Final = 7
 
-# Where a raw fact is: in a member of a trusted root, in a member that the client names, deeper, or not in the request.
+# The place of a raw fact: in a member of a trusted root, in a member that the client names, deeper, or not in the
+# request.
 TRUSTED: Final = 0
 CLIENT: Final = 1
 DEEP: Final = 2
@@ -211,8 +212,8 @@ def quick_strings(raw: Any) -> Any:
 
 
 def outer_member(st: State, path: Path, bindable: bool) -> Any:
-    """Return a member of an object that a pattern may have bound, or else of the object in the request. A null is
-    returned as None.
+    """Return a member of an object that a pattern may have bound or, if it did not, of the object in the request. A
+    null is returned as None.
     """
     if bindable and st.bindings is not None:
         binding = st.bindings.get(path)

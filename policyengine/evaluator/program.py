@@ -33,7 +33,7 @@ class TrustAnchor:
 
 
 class PathBranch:
-    """A set of places in the trie of path patterns that a path can reach.
+    """A set of places in the trie of path patterns, which one path can reach together.
 
     `next` are the branches after known literal segments, `wild` is the branch after any other segment. `cased` are the
     literals by their folded text: a segment that is not in `next` may spell one of them in another case.
@@ -68,10 +68,10 @@ MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # kept heads (paths without their last 
 
 class EndpointRules:
     """All rules of the policy at one endpoint. `bindings` are the bindings of patterns for guards, which ignore letter
-    case; `exact_bindings` are those for grants, None if both are the same. `windows` are the patterns of past requests
-    that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and `conditional_grants` are
-    pairs of a block and its grant. A decision at an endpoint that `is_stateless` changes nothing, unless it uses
-    approvals.
+    case; `exact_bindings` are the bindings for grants; None if both are the same. `windows` are the patterns of past
+    requests that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and
+    `conditional_grants` are pairs of a block and its grant. A decision at an endpoint that `is_stateless` changes
+    nothing, unless it uses approvals.
     """
 
     __slots__ = (
@@ -132,7 +132,7 @@ class PolicyProgram:
     """A policy that is ready to decide.
 
     `make_rules` creates the rules of an endpoint at its first request; `heads` has the branches of paths without their
-    last segment. `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of
+    last segment. `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` the slots of
     facts that differ from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer
     without obligations, and `verdicts` caches other answers by the inputs on which they depend. `reads_history` is True
     if rules read past requests.
@@ -170,7 +170,7 @@ class PolicyProgram:
 
     def rules_at(self, endpoint: Endpoint) -> EndpointRules:
         """Return the rules at an endpoint. Many paths differ only in their last segment, so the program keeps the
-        branch before it.
+        branch before the last segment.
         """
         if type(endpoint) is HttpEndpoint and endpoint.segments:
             path = endpoint.path

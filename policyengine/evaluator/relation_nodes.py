@@ -188,7 +188,7 @@ def equal_or_unknown(left: Any, right: Any) -> Any:
 
 
 def fold(values: Iterable[Any], *, settling: bool) -> Any:
-    """Return Kleene's `or` of the values if `settling` is True, else their `and`."""
+    """Return Kleene's `or` of the values if `settling` is True, otherwise Kleene's `and`."""
     unknown: list[Any] = []
     for value in values:
         if value is settling:

@@ -104,7 +104,7 @@ class Verdict:
                 return None
             effects += (effect.key, acting.doubts)
         supported = self.st.request.options.obligations_supported if effects else None
-        if supported is not None:  # only these kinds affect the answer; callers may send any other text
+        if supported is not None:  # only these kinds affect the answer, and callers may send any text
             supported = supported.intersection(FOR_THE_GATEWAY)
         if passage.open_to_anyone:
             return effects, supported

@@ -48,9 +48,9 @@ class ActingEffect:
 
 
 class Passage:
-    """How a question passed the gates. If no grant opens, `closed` holds the unknowns, and `lacking` the bits that say
-    whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate. `refused` is the code of
-    a refused credential.
+    """The result of a question at the gates. If no grant opens the endpoint, `closed` holds the unknowns, and `lacking`
+    the bits that say whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate.
+    `refused` is the code of a refused credential.
     """
 
     refused: str | None = None
@@ -81,7 +81,8 @@ def take_doubts(st: State) -> Doubts:
 
 
 def walk(st: State, exact: State, approved: State) -> Passage:
-    """Return how the question passes the gates. Grants read facts from the state `exact`, guards from `approved`."""
+    """Take the question through the gates and return the result. Grants read facts from the state `exact`, guards from
+    `approved`."""
     rules, found = st.rules, Passage()
     found.refused = refusal_code(st)
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
@@ -119,7 +120,7 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
 
 
 def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
-    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether a block
+    """Pass the grants of the presenter and, if an agent acts for a user, the grants of the user. Return whether a block
     accepts the presenter.
     """
     program = st.program
@@ -161,7 +162,7 @@ def stands_anywhere(st: State) -> bool:
 
 
 def opening_packages(st: State, side: PrincipalRules) -> list[str]:
-    """Return the packages of the blocks that open the endpoint; if none opens it, those of the blocks that accept the
+    """Return the packages of the blocks that open the endpoint or, if no block opens it, of the blocks that accept the
     presenter.
     """
     mark = len(st.doubts)

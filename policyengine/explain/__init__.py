@@ -1,1 +1,1 @@
-"""Explain the trace of a decision in words, for people and machines."""
+"""Explains the trace of a decision in words, for people and machines."""

@@ -1,4 +1,4 @@
-"""Explain rates and budgets, the last gate: the key, the pace and the remaining capacity of each."""
+"""Explains rates and budgets, the last gate: the key, the pace and the remaining capacity of each limit."""
 
 from __future__ import annotations
 

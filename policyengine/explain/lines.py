@@ -32,7 +32,7 @@ class Mark(StrEnum):
 
 
 MARK_SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
-# Maximum consecutive parts that do not concern the request; of a longer run, only the number is shown.
+# Maximum consecutive parts that do not concern the request; a longer run is replaced by its number of parts.
 MAX_SKIPPED_LINES = 3
 
 

@@ -133,8 +133,8 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: the patterns that it delegates (those of `scopes`), to whom, and for how long after the hop
-    was issued.
+    """One `may delegate`: the patterns that it delegates (the patterns of `scopes`), to whom, and for how long after
+    the hop was issued.
     """
 
     scopes: tuple[str, ...]
@@ -372,7 +372,7 @@ class EventRetention(Node):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """All loaded packages as one value.
+    """The kernel of all loaded packages.
 
     `package` is the package of the first module; `unrestricted` and `advisory` are the packages with `users
     unrestricted` and `tasks advisory`; `reads_behavior` says whether a rule reads a learned fact.

@@ -1,4 +1,4 @@
-"""How agent blocks, delegations and profiles name agents. The package `kernel` re-exports this module."""
+"""The names of agents in agent blocks, delegations and profiles. The package `kernel` re-exports this module."""
 
 from __future__ import annotations
 

@@ -23,17 +23,19 @@ UNORDERED_FIELDS = frozenset(
 )
 
 
-# The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that an
-# approval, an idempotency key or a log line from a version with another meaning of the same text is not accepted by
-# this version.
+# The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that
+# this version does not accept an approval, an idempotency key or a log line from a version in which the same text has
+# another meaning.
 SEMANTICS_VERSION = 4
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
 SHARED_ITEM_TYPES = (str, k.Segment)  # types of items whose tuples many rules share
-# The package appears in decisions but does not change them; watches and `reads_behavior` follow from the rules.
+# The package appears in decisions but does not change their outcome; watches and `reads_behavior` follow from the
+# rules.
 EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches", "reads_behavior"})
-# Members that policies without them leave out, so that their revisions are those from before the members existed.
+# Members that are left out if they are empty, so that policies without them keep the revisions from before these
+# members existed.
 LATER_FIELDS = frozenset({"maps", "profiles"})
 
 

@@ -16,7 +16,7 @@ def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
 
 
 def learned_facts(part: object) -> Iterator[k.Fact]:
-    """Yield every learned fact in a part of the kernel, also those of past requests."""
+    """Yield every learned fact in a part of the kernel, including learned facts of past requests."""
     if isinstance(part, tuple):
         for item in part:
             yield from learned_facts(item)

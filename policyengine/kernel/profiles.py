@@ -20,7 +20,7 @@ DEFAULT_BURST_DAYS = 100
 
 @dataclass(frozen=True, slots=True)
 class Profile(Node):
-    """How the behavior of some agents is learned.
+    """A declaration of how the behavior of some agents is learned.
 
     - a run is the requests with the same `run_key`; it ends after `run_idle` without a request. Without a key, only a
       pause separates runs
@@ -45,8 +45,8 @@ class Profile(Node):
 
 
 def applicable_profile(profiles: Iterable[Profile], agent: str, groups: Collection[str]) -> Profile | None:
-    """Return the profile of an agent: the one with its exact name, else the one whose pattern matches, else the one
-    of one of its groups; None if there is none.
+    """Return the profile of an agent: a profile with its exact name, otherwise one whose pattern matches, otherwise one
+    of its groups; None if no profile applies.
     """
     found: list[tuple[int, Profile]] = []
     for profile in profiles:

@@ -43,7 +43,8 @@ class RefusalKind(StrEnum):
 
 
 class ReloadRefusedError(Exception):
-    """The candidate must not be used: a short reason (`2 errors in the policies`), all findings, and a hint."""
+    """The error for a candidate that must not be used: a short reason (`2 errors in the policies`), all findings, and a
+    hint."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class WideningChange:
 
 @dataclass(frozen=True, slots=True)
 class PolicyComparison:
-    """The widenings of a reload, and `unproved`: where it may widen more, with the reason."""
+    """The widenings of a reload, and `unproved`: the places where the reload may widen more, with the reasons."""
 
     widenings: tuple[WideningChange, ...] = ()
     unproved: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ def describe_doubts(found: Diff) -> Iterator[str]:
 
 def find_widenings(found: Diff) -> Iterator[WideningChange]:
     """Yield every change that widens or may widen. A change of approvers may widen, because the new approvers may
-    approve requests that the previous ones did not."""
+    approve requests that the previous approvers would refuse."""
     opens = ("widening", "changed")
     for difference in found.differences:
         if difference.direction in opens:

@@ -71,8 +71,8 @@ class ReloadGate:
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
-        """Compare, or return the cached result, which is used if the operator later allows a candidate that was
-        refused."""
+        """Compare the policies, or return the cached result, for example if the operator allows a candidate that was
+        refused before."""
         key = engine.revision, revision
         if not seconds:
             return PolicyComparison((), ("policies are not compared: `compare` under `[reload]` is 0",))
@@ -104,7 +104,7 @@ class ReloadGate:
         return self._bundles[engine.revision]
 
     def describe_changes(self, before: Engine, after: Engine) -> list[str]:
-        """Return in words what the new policies add, change and remove."""
+        """Return descriptions of the additions, changes and removals of the new policies."""
         if before.revision == after.revision:
             return []
         return list(self._inventory(before).changes(self._inventory(after)))

@@ -1,4 +1,4 @@
-"""The inventory of a set of policies by name and file, and its items that another set lacks."""
+"""The inventory of a set of policies by name and file, and the items that another set of policies lacks."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PolicyInventory:
         yield from (Loss(DELEGATION, f"delegation {one}") for one in sorted(self.delegation - after.delegation))
 
     def changes(self, after: PolicyInventory) -> Iterator[str]:
-        """Yield in words what `after` adds, changes and removes, beginning with whole packages."""
+        """Describe the additions, changes and removals of `after`, beginning with whole packages."""
         yield from (f"package {name} added" for name in sorted(after.packages - self.packages))
         yield from (f"package {name} removed" for name in sorted(self.packages - after.packages))
         old, new = group_items(self.items), group_items(after.items)
@@ -128,9 +128,7 @@ class PolicyInventory:
                 yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
     def _lost_files(self, after: PolicyInventory) -> Iterator[Loss]:
-        """Yield lost files: files of which no item is left in `after`, unless their items have moved to
-        another file.
-        """
+        """Yield lost files: files that have no item in `after`, unless their items have moved to another file."""
         before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
         for file in sorted(self.files - after.files):
@@ -149,7 +147,7 @@ class PolicyInventory:
 
 
 def group_items(items: Iterable[InventoryItem]) -> dict[ItemKey, dict[bytes, InventoryItem]]:
-    """Return the items by key, and those of one key by content: blocks of one agent share a key."""
+    """Return the items by key and content, because blocks of one agent share a key."""
     found: dict[ItemKey, dict[bytes, InventoryItem]] = {}
     for item in items:
         found.setdefault(item.key, {})[item.content] = item

@@ -50,9 +50,10 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """The number of reloads and of refusals; if the last attempt was refused, `why` and `at` (RFC 3339) say why and
-    when. `widens` is the number of widenings of the last reload, and `proved` says whether these are all; both are None
-    until that is known. `reasons` counts refusals by kind, and `widened` counts the reloads that widened something.
+    """The numbers of reloads and of refusals. If the last attempt was refused, `why` is the reason and `at` (RFC 3339)
+    the time. `widens` is the number of widenings of the last reload, and `proved` is whether there are no others; both
+    are None until that is known. `reasons` counts refusals by kind, and `widened` counts the reloads that widened
+    something.
     """
 
     done: int = 0
@@ -75,14 +76,15 @@ class ReloadStatus:
 
 
 class ReloadableEngine:
-    """`current` is the engine that decides now. Read it once for each question: `reloading.current.decide(question)`.
-    It is thread-safe.
+    """An engine that can be reloaded. `current` is the engine that decides now: read this attribute once for each
+    question, as in `reloading.current.decide(question)`. Thread-safe.
 
     With an `origin`, the engine can `reload`. It refuses invalid policies, and policies that remove more than the
     current `rules` allow; then the current policies stay in use.
 
     If a watcher replaced the current entities while a reload was reading, the new policies decide with the rows that
-    were read last. If the order is not certain, or if the rows were read for other declarations, they are read again.
+    were read last. If it is unknown which rows were read last, or if the rows were read for other declarations, the
+    rows are read again.
     """
 
     def __init__(
@@ -154,7 +156,8 @@ class ReloadableEngine:
 
     def engine_of(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> Engine:
         """Return an engine for the candidate with the store, clock and log of the current engine. Raises
-        ReloadRefusedError, also if the current entities were replaced in the meantime and the new ones would be lost.
+        ReloadRefusedError, also if the current entities were replaced in the meantime and the replacement would be
+        lost.
         """
         with refusing(), self.holding_directory() as current:
             bundle = decode_bundle(candidate.bundle)
@@ -175,8 +178,8 @@ class ReloadableEngine:
                     return
 
     def _newest(self, current: Engine, kernel: Kernel, rows: EntityStore | None, allow: frozenset[str]) -> EntityStore:
-        """Return the entities for a successor of the current engine: the candidate's `rows`, or those that have
-        replaced the current ones since, or new ones if neither can be used. Raises ReloadRefusedError.
+        """Return the entities for a successor of the current engine: the candidate's `rows`, or the current rows if
+        they were read later, or rows that are read again if neither can be used. Raises ReloadRefusedError.
         """
         now = current.directory
         if rows is None or rows is now:
@@ -220,7 +223,7 @@ class ReloadableEngine:
     # ── Reloads in two steps, for several processes ───────────────────────────────────────────
 
     def swap(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
-        """Decide with this engine from now on, and return the previous one. Raises ReloadRefusedError as `install`
+        """Decide with this engine from now on, and return the previous engine. Raises ReloadRefusedError as `install`
         does."""
         before = self.install(engine, allow)
         self.reloads = replace(self.reloads, done=self.reloads.done + 1, why=None, at=None, widens=None, proved=None)
@@ -236,7 +239,8 @@ class ReloadableEngine:
         return before
 
     def _write_reload(self, before: Engine, engine: Engine) -> None:
-        """Write the reload with its changes to the log. A failure to describe them prevents nothing."""
+        """Write the reload with its changes to the log. A failure to describe the changes does not prevent the
+        reload."""
         if engine.log is None:
             return
         try:
@@ -247,9 +251,9 @@ class ReloadableEngine:
         engine.recorder.write_system("reload", before=before.revision, changes=changes, entities=entities)
 
     def install(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
-        """Make this engine the current one, and return the previous one. If the current entities were replaced since
-        this engine was created as a successor, it takes the entities that were read last. Raises ReloadRefusedError if
-        these cannot be used: then the current engine stays.
+        """Make this engine the current engine, and return the previous engine. If the current entities were replaced
+        after this engine was created as a successor, it gets the entities that were read last. Raises
+        ReloadRefusedError if these cannot be used; then the current engine stays.
         """
         with refusing(), self.holding_directory() as before:
             preceding = engine.preceding_directory

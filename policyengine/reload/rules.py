@@ -1,4 +1,5 @@
-"""The rules of reloads: what a reload may remove or widen. By default, it may do neither."""
+"""The rules of reloads: what a reload may remove or widen. By default, a reload may remove nothing, and widen
+anything."""
 
 from __future__ import annotations
 
@@ -35,9 +36,9 @@ class ReloadRuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReloadRules:
-    """The rules of reloads. `allow` holds words for losses, and revisions of policies that may be loaded with all their
-    losses. With `gate`, a reload is refused unless it is proved to widen nothing. `seconds` is the time limit of the
-    comparison; 0 disables it.
+    """The rules of reloads. `allow` contains words for the kinds of losses and widenings that a reload may make, and
+    revisions of policies that may be loaded with all of them. With `gate`, a reload is refused unless it is proved to
+    widen nothing. `seconds` is the time limit of the comparison; 0 disables the comparison.
     """
 
     allow: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""Describes what a decision changes of the learned behavior of its caller, in the step that commits the decision."""
+"""Describes the change of a caller's learned behavior in the step that commits a decision."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class LocalBehavior(Protocol):
         ...
 
     def settle(self, *, admitted: bool, clamped: bool) -> None:
-        """Learn from the decision. `admitted` is whether all limits admit it, `clamped` whether a clamp acted."""
+        """Learn from the decision. `admitted` is whether all limits admit it, and `clamped` whether a clamp reduced a
+        rate."""
         ...
 
 
 class CallerEvent(NamedTuple):
-    """An event of a caller, of the time `at` in milliseconds, with the levels `slow` and `fast` as if the request was
-    allowed, and the level `denied` before it. `content` is what the process that decided adds; stores do not interpret
-    it."""
+    """An event of a caller at the time `at`, in milliseconds, with the levels `slow` and `fast` as if the request were
+    allowed, and the level `denied` before the request. `content` comes from the process that decided; stores do not
+    interpret it."""
 
     at: int
     slow: int
@@ -36,8 +37,8 @@ class CallerEvent(NamedTuple):
 
 
 class CallerHistory(NamedTuple):
-    """The answer of a shared store about a caller: the latest saved row, which contains the first `base` events of the
-    caller (`row` is None if the process has it already), and later events, numbered from `first`."""
+    """The answer of a shared store about a caller: the saved row, which contains the first `base` events of the caller
+    (`row` is None if the process has this row already), and later events, numbered from `first`."""
 
     base: int
     row: bytes | None
@@ -53,19 +54,20 @@ class CallerHistory(NamedTuple):
 class BehaviorCharge(Struct):
     """One event of a caller, for a store that processes share.
 
-    There are three leaky levels: an allowed request raises `slow` and `fast` by `unit`, any other request raises
-    `denied`; each is at most `top`. Since the last event they fell by `falls` in each millisecond (`slow` and `denied`
-    equally). Levels are empty if the last event is from before `since`, or from `until` or later: then the clock was
-    wrong. The request is a burst if it would raise `slow` and `denied` together above the first of the `ceilings`, or
-    `fast` above the second; after a burst, `slow` and `denied` are at most the first of the `caps`, and `fast` at most
-    the second. If this differs from `burst`, with which the request was decided, or if `strict` and there are events
-    after `number`, the commit changes nothing and returns None.
+    A caller has three leaky levels. An allowed request raises `slow` and `fast` by `unit`, and any other request raises
+    `denied`; each level is at most `top`. Since the latest event, the levels have fallen in each millisecond by `falls`
+    (the first for `slow` and `denied`, the second for `fast`). Levels are empty if the latest event is earlier than
+    `since`, or not earlier than `until` because the clock was wrong. The request is a burst if it would raise the sum
+    of `slow` and `denied` above the first of the `ceilings`, or `fast` above the second. After a burst, `slow` and
+    `denied` are each at most the first of the `caps`, and `fast` at most the second. If the result differs from
+    `burst`, with which the request was decided, or if the charge is `strict` and the number of events is not `number`,
+    the commit changes nothing and returns None.
 
     Otherwise the event gets the next number. Its outcome is `outcome`, or `refused` if a limit does not admit the
-    request. If `allowed`, and all limits admit it, the request is allowed, and any process can find the caller of the
-    decision for an hour. The process knows the row that contains the first `base` events, and the events up to
-    `number`. If it has folded them into a new row, `row` is saved in place of the events. The store keeps all this
-    until `lasts` milliseconds passed without an event. `history` is the answer of the store. If the store does not
+    request. If the charge is `allowed` and all limits admit the request, any process can find the caller of the
+    decision for an hour. The process knows the row with the first `base` events, and the events up to `number`. If it
+    has folded these events into a new row, `row` is saved and replaces the events. The store keeps a caller until
+    `lasts` milliseconds have passed without an event. `history` is the answer of the store. If the store does not
     answer, `unanswered` is set, and the commit returns None.
     """
 

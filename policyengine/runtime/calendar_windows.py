@@ -1,4 +1,4 @@
-"""Time windows: whether an instant lies in a window, by the wall clock of the window's zone.
+"""Time windows. The wall clock of a window's zone decides whether an instant lies in the window.
 
 Every window is half-open: it includes its start but not its end. Because the wall clock decides, a daily window is an
 hour longer or shorter on the day of a clock change, a skipped time never occurs, and a repeated time occurs twice. An

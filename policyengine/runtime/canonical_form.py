@@ -20,7 +20,7 @@ import msgspec
 from policyengine.runtime.values import MAX_INT, MIN_INT, Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
-# The members of an object to omit: each name maps to the parts of its member to omit; an empty mapping omits the whole
+# The members of an object to omit. Each name maps to the parts of the member to omit; an empty mapping omits the whole
 # member.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
@@ -49,8 +49,8 @@ def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
 
 
 def binding_form(value: object) -> object:
-    """Return a value for `binding_digest`: itself if it is a plain text, a whole number, a bool or null, else its
-    canonical bytes.
+    """Return a value for `binding_digest`: the value itself if it is a plain text, a whole number, a bool or null,
+    otherwise its canonical bytes.
     """
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:

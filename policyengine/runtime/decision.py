@@ -331,7 +331,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
 
 def logged_json(decision: Decision) -> bytes:
-    """Return the decision in JSON for the log. The response, which follows, need not encode it again."""
+    """Return the decision in JSON for the log, and keep the JSON for the response that follows."""
     global _logged
     written = decision.to_json()
     _logged = decision, written
@@ -379,12 +379,12 @@ class Effects(Struct, frozen=True):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs
-    free capacity in all limits but charges only rates, once for the bindings in `confirms` (those of all confirms that
-    apply, approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are
-    charged for every outcome. `records` go into the history. The commit requires that the histories in `relied` still
-    have these versions, and that the `claim` to the idempotency key still holds; the decision is stored under that key.
-    `excess` is a message to the operator if the decision took too many steps. `behavior` is what is learned from the
-    decision, whatever its outcome.
+    free capacity in all limits but charges only rates, once for the bindings in `confirms` (the bindings of all
+    confirms that apply, approved or not); a later allow does not charge these rates again. If `denied`, rates that
+    count denials are charged for every outcome. `records` go into the history. The commit requires that the histories
+    in `relied` still have these versions, and that the `claim` to the idempotency key still holds; the decision is
+    stored under that key. `excess` is a message to the operator if the decision took too many steps. `behavior` is the
+    change of the caller's learned behavior, for every outcome.
     """
 
     spends: tuple[str, ...] = ()

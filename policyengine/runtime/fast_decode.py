@@ -80,9 +80,10 @@ def fits_depth(value: object, levels: int) -> bool:
 def has_unique_keys(data: bytes, again: bytes) -> bool:
     """Return whether `data` has no duplicate key; `again` is its decoded tree, encoded again.
 
-    Equal bytes have the same content. Otherwise colons are counted: `data` has one colon for each member, and those in
-    its strings; `again` has the colons of the members and strings that were kept. Encoders never escape a colon, and
-    the result is False if `data` may contain an escaped colon. So equal counts mean that nothing was dropped.
+    Equal bytes have the same content. Otherwise colons are counted: `data` has one colon for each member, and the
+    colons in its strings; `again` has the colons of the members and strings that were kept. Encoders never escape a
+    colon, and the result is False if `data` may contain an escaped colon. So equal counts mean that nothing was
+    dropped.
     """
     return again == data or (again.count(b":") == data.count(b":") and MAYBE_A_COLON not in data)
 

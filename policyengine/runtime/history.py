@@ -1,4 +1,4 @@
-"""The history of requests as plain data: events by watch and key, with their outcomes."""
+"""The history of requests as plain data: events with their outcomes, by watch and key."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.typesystem import EntityRef
 
 WindowKey: TypeAlias = tuple[str, str]  # name of a watch (a pattern of events), key as text
-# `unrecorded`: the first report, which took effect, but could not be written to the decision log.
+# `unrecorded` is a first report that took effect, but could not be written to the decision log.
 ReportStatus: TypeAlias = Word["first", "again", "unrecorded"]
 
 MAX_EVENTS_PER_KEY = 10_000  # maximum events kept for one key; the oldest are dropped
-MAX_FACT_BYTES = 256  # maximum bytes of a fact; a longer fact is unknown later
+MAX_FACT_BYTES = 256  # maximum bytes of a recorded fact; a longer fact is recorded as unknown
 NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a complete history
 EVENT_TIME = itemgetter(0)

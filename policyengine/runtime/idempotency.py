@@ -62,11 +62,11 @@ class IdempotencyKeyError(Exception):
 
 
 class KeyInProgressError(IdempotencyKeyError):
-    """Another request with the same question and key is in progress."""
+    """The error for a key whose question another request is deciding."""
 
 
 class KeyReuseError(IdempotencyKeyError):
-    """The key was already used for another question."""
+    """The error for a key that was already used for another question."""
 
 
 def _digest(size: int, *parts: str) -> str:

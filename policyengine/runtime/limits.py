@@ -1,9 +1,9 @@
 """Limits in whole numbers: the charge of a request and the state after it. Stores do no other arithmetic.
 
-A rate is a leaky bucket. Its level counts units: each request adds `token` units, and each tick removes `drain` units.
-Both are chosen so that nothing is rounded, in Python as in the doubles of a Redis script. Between requests, the level
-falls at the pace of the last admitted request; raises, clamps and data change the pace. Times are microseconds since
-1970 by the store's clock.
+A rate is a leaky bucket. Its level counts units: each request adds `token` units per token, and each tick removes
+`drain` units. Units are chosen so that nothing is rounded, neither in Python nor in the doubles of a Redis script.
+Between requests, the level falls at the pace of the last admitted request; raises, clamps and data change the pace.
+Times are microseconds since 1970 by the store's clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_BUDGET_ENTRIES = 10_000  # maximum entries for each key of a budget; later a
 
 
 class BucketParameters(NamedTuple):
-    """A bucket of `most` tokens, from which `drain` units leave in each tick."""
+    """A bucket of at most `most` tokens, from which `drain` units leave in each tick."""
 
     most: int
     drain: int
@@ -56,7 +56,7 @@ class RateCharge(NamedTuple):
 
     @property
     def latching(self) -> bool:
-        """Whether a clamp continues after this request, whatever the outcome."""
+        """Whether a clamp continues after this request, for every outcome."""
         return any(one.lasts for one in self.clamps)
 
 
@@ -146,7 +146,7 @@ class TokenBucket(NamedTuple):
 
 @lru_cache(maxsize=64)
 def idle_latches(clamps: int) -> tuple[int, ...]:
-    """Return the latches of a bucket without active clamps, one shared object for all."""
+    """Return the latches of a bucket without active clamps, as one shared object."""
     return (0,) * clamps
 
 
@@ -337,5 +337,5 @@ class ChargeResult(NamedTuple):
 
     @property
     def clamped(self) -> bool:
-        """Whether a clamp acted on the request."""
+        """Whether a clamp reduced a rate of the request."""
         return any(one.base < 1.0 for one in self.standings)

@@ -1,4 +1,4 @@
-"""The external inputs that a decision needs, by name. The decision does not fetch them; its caller does."""
+"""The external inputs that a decision needs, by name. The caller of the decision fetches them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from policyengine.typesystem import EntityRef
 
 
 class Needs(Struct, frozen=True):
-    """A question whose decision depends on state. It needs to know which `approvals` (ids) were spent, the events in
-    `windows`, and the entities `rows`. While rows are missing, the others are not requested yet. `started` is the
-    decision in progress, if it can be continued.
+    """A question whose decision depends on state: which `approvals` (ids) were spent, the events in `windows`, and the
+    entities `rows`. While rows are missing, only rows are requested. `started` is the decision in progress, if it can
+    be continued.
     """
 
     request: Request

@@ -1,4 +1,4 @@
-"""Canonical methods and paths: the first step of every HTTP decision, which also finds malformed ones.
+"""Canonical methods and paths: the first step of every HTTP decision, which also finds malformed methods and paths.
 
 A path is decoded once and compared in decoded form. A path is malformed if an upstream server could read it
 differently: if it contains the characters below, segments that end in a dot or begin or end with white space (some file
@@ -74,7 +74,7 @@ def canonical_path(path: str) -> PathResult:
 
 
 def find_path_problem(path: str) -> str | None:
-    """Return what is wrong with the path as a whole, before it is split; None if it is fine."""
+    """Return the problem of the path as a whole, before it is split; None if there is none."""
     if len(path) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if not path.startswith("/"):

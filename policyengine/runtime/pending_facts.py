@@ -26,7 +26,7 @@ FREE_OBJECTS = frozenset(
 ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
 ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
-# Lists of names that are prepared: longer ones are rare, and would take much memory.
+# Maximum size of lists of names that are prepared. Longer lists are rare, and would take much memory.
 MAX_PREPARED_NAMES = 64
 MAX_PREPARED_CHARACTERS = 2_000
 TEXT_ONLY = {str}
@@ -108,7 +108,7 @@ def pending_path(name: str, place: str) -> tuple[str, ...]:
 
 
 def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the path of the object of which a pending fact is a member; None for all other names."""
+    """Return the path of the object that contains a pending fact as a member; None for all other names."""
     name, _, path = pending
     return None if name.endswith(PENDING_WILDCARD) or is_entity_attribute(path) else path[:-1]
 

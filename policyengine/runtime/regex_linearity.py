@@ -2,7 +2,7 @@
 
 At every choice (repeat or continue; this alternative or that) the possible next characters must not overlap. Then a
 wrong choice fails at its first character, and backtracking costs a constant for each character. Two exceptions also
-keep that bound: alternatives of literal words, none of which is a prefix of another (`PUT|POST`), and a short rest
+keep that bound: alternatives of literal words that are not prefixes of each other (`PUT|POST`), and a short rest
 without unbounded repeats, which may be tried wherever the part before it could end (`.*@acme`).
 """
 
@@ -53,7 +53,7 @@ EMPTY = PatternShape(nullable=True, first=(), tail=(), positions=0, word=())
 
 
 class NotLinearError(Exception):
-    """The proof failed. The pattern may still be linear."""
+    """The error for a proof that failed. The pattern may still be linear."""
 
 
 @lru_cache(maxsize=1_024)
@@ -156,7 +156,8 @@ def shape_of_character(ranges: Ranges) -> PatternShape:
 
 
 def shape_of_alternatives(shapes: Sequence[PatternShape]) -> PatternShape:
-    """Return the shape of alternatives with disjoint first characters, or of words none of which begins another."""
+    """Return the shape of alternatives with disjoint first characters, or of words that are not prefixes of each
+    other."""
     if len(shapes) > MAX_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
         raise NotLinearError
     for index, left in enumerate(shapes):

@@ -11,9 +11,9 @@ from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe_ra
 
 
 class RequestError(Exception):
-    """A malformed question. It has no decision, and the caller must treat it as a deny. `member` is the place of the
-    problem (`user.roles`; empty for the whole question), `message` describes the problem, and `hint` says how to fix
-    it.
+    """The error for a malformed question. No decision was made, and the caller must treat the question as denied.
+    `member` is the place of the problem (`user.roles`; empty for the whole question), `message` describes the problem,
+    and `hint` says how to fix it.
     """
 
     def __init__(self, member: str, message: str, hint: str | None = None) -> None:

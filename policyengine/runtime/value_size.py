@@ -20,8 +20,8 @@ CONSTANT_SIZE_TYPES = frozenset({NoneType, bool, int, float, Decimal, datetime, 
 
 
 def measure_extent(value: object, depth: int = 0) -> int:
-    """Return the number of elements of the largest collection inside the value, or the steps of its longest text,
-    whichever is greater.
+    """Return the maximum of the number of elements of the largest collection inside the value and the steps of its
+    longest text.
     """
     kind = type(value)
     if kind is str:

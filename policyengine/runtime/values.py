@@ -75,8 +75,8 @@ class Invalid:
 
 
 class Cause:
-    """The reason for which one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may
-    see it, because it may come from the entity store; it is not compared.
+    """The reason why one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may see
+    the entity, because it may come from the entity store; it is not compared.
     """
 
     __slots__ = ("absent", "entity", "fact", "why")

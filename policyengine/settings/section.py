@@ -43,7 +43,7 @@ class Marker:
 
 
 SECRET = Marker("secret")  # the value may hold a secret: no message shows it
-RELATIVE = Marker("relative")  # a path, relative to the folder of its file
+RELATIVE = Marker("relative")  # a path, relative to the folder of the settings file
 RELATIVE_OR_URL = Marker("relative or URL")
 
 

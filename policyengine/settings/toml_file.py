@@ -23,7 +23,7 @@ MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
 
 
 class SettingsError(Exception):
-    """An error in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
+    """The error for a mistake in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
 
     def __init__(self, message: str, hint: str | None, span: Span | None = None, detail: str = "") -> None:
         super().__init__(message)

@@ -76,7 +76,7 @@ def burst(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def daily(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Yield random arrivals, most of them in the afternoon and the fewest at two at night (UTC)."""
+    """Yield random arrivals, with the most in the afternoon and the fewest at 02:00 UTC."""
     chance, most = plan.chance(), (1 + DAILY_SWING) / plan.gap
     at = chance.expovariate(most)
     while at < plan.span:
@@ -123,7 +123,8 @@ def runaway(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def spike(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Yield the arrivals of the daily curve, and in the end those of the last caller in a loop between them."""
+    """Yield the arrivals of the daily curve and, from `spike_start` on, also the arrivals of the last caller in a
+    loop."""
     start = spike_start(plan)
     gap = plan.gap * plan.callers / LOOP_FACTOR
     loop = ((start + int(number * gap), plan.callers - 1) for number in range(int((plan.span - start) / gap)))
@@ -131,7 +132,7 @@ def spike(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def spike_start(plan: TrafficPlan) -> int:
-    """Return the start of the last hour; of the last tenth, if that is shorter."""
+    """Return the start of the last hour, or of the last tenth of the span if that is shorter."""
     return plan.span - min(60 * MINUTE_US, plan.span // 10)
 
 

@@ -12,26 +12,27 @@ from policyengine.clock import MICROSECOND
 from policyengine.runtime.decision import Decision, RateState
 from policyengine.runtime.limits import RateCharge
 
-DIGITS = 9  # of a relative pace: the declared one is exactly 1
-KEY = b"simulation"  # the same tags in each simulation
+DIGITS = 9  # digits of a relative pace, so that the declared pace is exactly 1
+KEY = b"simulation"  # a fixed key, so that each simulation has the same tags
 
 
 class SimulatedTracker(BehaviorTracker):
-    """Keeps what one thread learns, without a folder. It remembers what the latest decision read."""
+    """A tracker that learns in one thread, without a folder, and remembers the snapshot that the latest decision
+    read."""
 
     def __init__(self) -> None:
         super().__init__(BehaviorState(Tagger(KEY)))
         self._latest: CallerSnapshot | None = None
 
     def take_latest(self) -> CallerSnapshot | None:
-        """Return what the latest decision read, once."""
+        """Return the snapshot that the latest decision read, and forget it."""
         found, self._latest = self._latest, None
         return found
 
     def read(
         self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
-        self.state.learns = True  # in this thread, however many callers there are: other clocks are not virtual
+        self.state.learns = True  # in this thread for any number of callers: other threads have no virtual clock
         self.state.learn_if_due(at, settings_of)
         return super().read(caller, group, endpoint, run, at, settings_of)
 
@@ -51,7 +52,7 @@ class DeclaredPaces:
         }
 
     def relative(self, decision: Decision) -> Iterator[float]:
-        """Yield the current paces of the rates of a decision, each relative to that of its rule."""
+        """Yield the current paces of the rates of a decision, each relative to the pace of its rule."""
         for standing in decision.standings:
             if isinstance(standing, RateState):
                 yield standing.factor

@@ -1,4 +1,4 @@
-"""Variations of one question: each caller sends it under another name."""
+"""Variations of questions: each caller sends them under another name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.vocabulary import ROOTS
 
 PRINCIPAL_FACTS = ("agent.id", "user.id")  # facts that may name the caller; the first that the policy accepts is used
 
-MAX_CACHED_QUESTIONS = 100_000  # maximum questions in the cache; questions of more callers are created again
+MAX_CACHED_QUESTIONS = 100_000  # maximum questions in the cache; further questions are created each time
 # The roots of a question in which callers may differ.
 VARIABLE_ROOTS = tuple(root for root in ROOTS if root not in ("action", "chain"))
 
@@ -23,8 +23,8 @@ class NoOtherCallerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """The questions of the callers, and the fact (`agent.id`) in which callers differ. The first caller sends them
-    unchanged."""
+    """The questions of the callers, and the fact (`agent.id`) in which callers differ. The first caller sends the
+    questions unchanged."""
 
     questions: tuple[Mapping[str, Any], ...]
     vary: str | None = None

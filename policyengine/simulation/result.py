@@ -58,7 +58,8 @@ class ThrottledCaller:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCaller:
-    """A caller with its class and its learned behavior: in all, and in each slot, None without a request."""
+    """A caller with its class and its learned behavior, in total and in each slot; None for a slot without a
+    request."""
 
     caller: Caller
     group: str
@@ -97,7 +98,7 @@ class SimulatedCaller:
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
     """The result of a simulation. `words` describes the traffic for people, `about` as data. `learning` is whether
-    behavior was learned, None if the policies read no learned facts."""
+    behavior was learned; None if the policies read no learned facts."""
 
     revision: str
     words: tuple[str, ...]
@@ -130,7 +131,7 @@ class SimulationResult:
         )
 
     def lines(self, limit: SimulatedLimit) -> list[LimitCounts]:
-        """Return the counts of one limit, one for each slot."""
+        """Return the counts of one limit in each slot."""
         return [slot.rules.get(limit.name) or LimitCounts() for slot in self.slots]
 
     @property
@@ -143,7 +144,7 @@ class SimulationResult:
 
     @property
     def learned_total(self) -> CallerCounts:
-        """The learned behavior of all callers together; its trust and its paces are of no caller."""
+        """The learned behavior of all callers together; its trust and its paces have no meaning."""
         found = CallerCounts()
         for slot in self.slots:
             for counts in (*slot.learned.values(), *([slot.other] if slot.other else [])):
@@ -156,7 +157,8 @@ class SimulationResult:
 
     @property
     def learned(self) -> tuple[SimulatedCaller, ...]:
-        """The callers to show: those with the most alarms, then those that were stopped most, then the busiest."""
+        """The callers to show: the callers with the most alarms first, then those that were stopped most often, then
+        the busiest."""
         slots = self.slots
         total = self.total.learned
 

@@ -40,8 +40,8 @@ def simulate(
     told: Callable[[], None] = lambda: None,
     tracker: SimulatedTracker | None = None,
 ) -> None:
-    """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must be those of the
-    engine; with a tracker, what is learned is counted, too.
+    """Simulate all requests in order; `told` is called after each thousand. `clock` and `tracker` must belong to the
+    engine; with a tracker, learned behavior is counted, too.
 
     Raises TrafficLineError for a line that is not a valid request, and TooManySlotsError if the traffic does not fit
     the series.

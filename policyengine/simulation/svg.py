@@ -32,7 +32,7 @@ CSS_CLASSES = {
     "bursts": "denied",
     "new endpoints": "throttled",
 }
-OUTCOMES = 4  # the first of them, in the legend
+OUTCOMES = 4  # number of legend entries that are outcomes; they come first
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class PanelShape:
 
 @dataclass(frozen=True, slots=True)
 class PanelStrip:
-    """A share over time, 0 to 1; None for a column without requests, which keeps the level before it. `first` is the
-    level before the first request."""
+    """A share over time, from 0 to 1; None for a column without requests, which keeps the previous level. `first` is
+    the level before the first request."""
 
     label: str
     shares: Sequence[float | None]
@@ -111,7 +111,7 @@ class PanelStrip:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Counts as stacked columns, the first at the bottom; below them shares as curves."""
+    """Counts as stacked columns, the first count at the bottom, and below the columns shares as curves."""
 
     title: str
     told: str

@@ -1,5 +1,5 @@
-"""Renders a simulation for a terminal: a line of blocks for each count; each block covers as many slots as needed for
-all to fit.
+"""Renders a simulation for a terminal: a line of blocks for each count. Each block covers as many slots as necessary to
+fit the width.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _limit_rows(played: SimulationResult, limit: SimulatedLimit, columns: int, b
 
 
 def _learned_rows(played: SimulationResult, columns: int, blocks: str) -> Iterator[ChartRow]:
-    """Yield what was learned, of all callers and of some."""
+    """Yield rows about the learned behavior of all callers together, and of some callers."""
     total, callers = played.learned_total, len(played.series.classes)
     folded = [sum_slots(some) for some in fold_slots(played.slots, columns)]
     ready = [sum(one.ready for one in slot.learned.values()) for slot in folded]
@@ -122,7 +122,7 @@ def _learned_caller_rows(one: SimulatedCaller, columns: int, blocks: str) -> Ite
 
 
 def sum_learned(slots: Sequence[CallerCounts | None]) -> CallerCounts | None:
-    """Return the sum of slots; None if there was no request."""
+    """Return the sum of the slots; None if there was no request in them."""
     known = [slot for slot in slots if slot is not None]
     if not known:
         return None

@@ -16,9 +16,9 @@ SLOT_WIDTHS_US = tuple(
     int(seconds * MICROSECONDS_PER_SECOND)
     for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
 )
-MAX_SLOTS = 240  # default maximum of slots in a chart
+MAX_SLOTS = 240  # default maximum slots in a chart
 MAX_REQUESTED_SLOTS = 10_000
-MAX_LEARNED_CALLERS = 1_000  # callers whose learned behavior is counted one by one
+MAX_LEARNED_CALLERS = 1_000  # maximum callers whose learned behavior is counted separately
 
 
 class TooManySlotsError(Exception):
@@ -27,8 +27,8 @@ class TooManySlotsError(Exception):
 
 @dataclass(slots=True)
 class LimitCounts:
-    """The counts of one limit: requests to which it applied, that passed, and that it throttled. `remaining` of `limit`
-    is the lowest capacity that any caller had left.
+    """The counts of one limit: requests to which it applied, requests that it admitted, and requests that it throttled.
+    `remaining` of `limit` is the lowest remaining capacity, relative to the limit, that any caller had.
     """
 
     asked: int = 0
@@ -73,7 +73,7 @@ class OutcomeCounts:
 @dataclass(slots=True)
 class CallerCounts(OutcomeCounts):
     """The decisions about a caller, its alarms, whether it was ready, its latest trust in thousandths, and the lowest
-    and highest pace of its rates, relative to the paces of their rules."""
+    and highest paces of its rates, relative to the paces of their rules."""
 
     bursts: int = 0
     new_endpoints: int = 0
@@ -88,11 +88,11 @@ class CallerCounts(OutcomeCounts):
 
     @property
     def pace(self) -> float:
-        """The pace that differs most from that of the rule; a lower one counts more."""
+        """The lowest pace if any pace was lower than that of its rule, otherwise the highest pace."""
         return self.slowest if self.slowest < 1 else self.fastest
 
     def take(self, other: CallerCounts) -> None:
-        """Add later counts."""
+        """Add the counts of a later period."""
         self.take_outcomes(other)
         self.bursts += other.bursts
         self.new_endpoints += other.new_endpoints
@@ -118,8 +118,8 @@ class CallerCounts(OutcomeCounts):
 
 @dataclass(slots=True)
 class TimeSlot(OutcomeCounts):
-    """The counts of one slot of time. `learned` has the callers with learned behavior, in the order of their first
-    requests, and `other` those beyond MAX_LEARNED_CALLERS."""
+    """The counts of one slot of time. `learned` has the counts of callers with learned behavior, in the order of their
+    first requests, and `other` the counts of all callers beyond MAX_LEARNED_CALLERS."""
 
     rules: dict[str, LimitCounts] = field(default_factory=dict)
     learned: dict[Caller, CallerCounts] = field(default_factory=dict)
@@ -144,8 +144,8 @@ def sum_slots(slots: Iterable[TimeSlot]) -> TimeSlot:
 
 
 class Series:
-    """Slots from `start` on (microseconds since 1970; None: from the first request). Without a `width`, the slots begin
-    narrow and widen with the traffic.
+    """Slots from `start` on (microseconds since 1970; None: from the first request). Without a `width`, the slots are
+    narrow at first, and become wider when the traffic needs more slots.
     """
 
     def __init__(self, start: int | None = None, width: int | None = None) -> None:

@@ -23,8 +23,8 @@ from policyengine.time_formats import parse_duration, parse_time
 Question: TypeAlias = dict[str, Any] | Request
 
 MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values are probably relative to another start
-MAX_REPEATED_LINES = 100_000  # lines that repeat at the same time
-CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # the end of the calendar
+MAX_REPEATED_LINES = 100_000  # maximum lines that repeat at the same time
+CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # seconds since 1970 at the end of the calendar
 
 
 class TrafficEvent(NamedTuple):
@@ -36,7 +36,7 @@ class TrafficEvent(NamedTuple):
 
 
 class RepeatLoop(NamedTuple):
-    """One loop of a repeated request: how often, and the time between in microseconds."""
+    """One loop of a repeated request: the number of repetitions, and the time between them in microseconds."""
 
     times: int
     every: int
@@ -60,9 +60,9 @@ class TrafficTrace:
     With `repeat`, a line stands for many requests: `[{"every": "10s", "times": 6}, {"every": "1d", "times": 20}]`, the
     innermost loop first.
 
-    A decision log is also a trace: the requests that were decided and charged are decided again. Its processes write
-    slightly out of order, so a time that goes back counts as the time of the previous line. `far` allows any number of
-    seconds.
+    A decision log is also a trace: the requests that were decided and charged are decided again. Processes write a log
+    slightly out of order, so a line with an earlier time than the previous line counts with the time of the previous
+    line. `far` allows any number of seconds.
     """
 
     start: int
@@ -88,7 +88,7 @@ class TrafficTrace:
             yield from self._in_order(chain([first], numbered))
 
     def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[TrafficEvent]:
-        """Yield the events of all lines in the order of time, with the repeated requests of earlier lines between."""
+        """Yield the events of all lines in the order of time, including the repeated requests of earlier lines."""
         before: int | None = None
         repeated: list[tuple[int, int, TrafficEvent, Iterator[int]]] = []
         for number, line in lines:
@@ -239,7 +239,8 @@ def is_dry_run(question: Mapping[str, object]) -> bool:
 
 
 def as_spending(question: Mapping[str, object]) -> dict[str, Any]:
-    """Return the question without options that prevent charging or set the time: the simulation charges now."""
+    """Return the question without options that prevent charging or set the time, because the simulation charges at its
+    own time."""
     options = question.get("options")
     if not isinstance(options, Mapping) or options.keys().isdisjoint(("consume", "at")):
         return dict(question)

@@ -38,7 +38,7 @@ HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject
 CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-# Reasons for which a fact has a value that the decision could not read.
+# Reasons that mean that a fact has a value which the decision could not read.
 UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})
 MAX_UNSEEN = 5
 
@@ -186,7 +186,7 @@ def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
 
 
 def claimed_resource_row(facts: Facts) -> object:
-    """Return the rows of the resource that the request brings."""
+    """Return the rows of the resource that the request contains."""
     ref = resource_ref(facts.raw(("resource",)))
     rows = [row for row in facts.request.entities if row.ref == ref]
     return tuple((dict(row.attributes), row.parents) for row in rows)

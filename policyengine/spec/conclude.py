@@ -313,7 +313,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
         for guard in seen.guards
         for one in guard.effects
         if isinstance(one.effect, k.Confirm) and one.approval is not None
-        if one.triggered or one.approval.granted  # `approval.granted` may depend on it
+        if one.triggered or one.approval.granted  # `approval.granted` may depend on such an approval
     ]
     if outcome is Outcome.ALLOW:
         return Effects(spends=tuple(dict.fromkeys(a.id for _, _, seen_ in confirms for a in seen_.counted)))

@@ -106,7 +106,7 @@ def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
 
 
 def too_many_steps(node: k.Expr, facts: Facts) -> Value:
-    """Return a value for bindings that take too many steps. The decision is a deny, whatever the value is."""
+    """Return a value for bindings that take too many steps. The decision is a deny with any value."""
     return TOO_MANY_STEPS
 
 

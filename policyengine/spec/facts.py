@@ -49,15 +49,12 @@ class ReadFact(Struct, frozen=True, eq=False):
 class Facts:
     """The facts of one request.
 
-    - `bound` are bindings, which override the request
-    - `claims` are attributes that override the entity store: those for which the credential vouches, and pending ones
-    - `seen` collects the facts that are read
-    - `who` is the presenter and the hops, once known
-    - `history` holds the fetched histories; `past` is the event that `PastFact` reads
-    - `known` caches values, because several rules read most of them
-    - `loose` holds the paths that patterns bind only without regard to case, as guards read them, and their exact
-      bindings; None if there are none
-    - `sets` caches collections as sets, by identity
+    - `bound` are bindings, which override the request - `claims` are attributes that override the entity store:
+    attributes from the claims of the credential, and pending attributes - `seen` collects the facts that are read -
+    `who` is the presenter and the hops, once known - `history` holds the fetched histories; `past` is the event that
+    `PastFact` reads - `known` caches values, because several rules read most of them - `loose` holds the paths that
+    patterns bind only without regard to case, as guards read them, and their exact bindings; None if there are none -
+    `sets` caches collections as sets, by identity
     """
 
     kernel: k.Kernel
@@ -149,7 +146,7 @@ class Facts:
         """Return an attribute from the credential or else the entity store. An inherited set is the union over the
         entity and its ancestors.
         """
-        # Its causes name the fact as it is read here.
+        # The causes of the unknown value name the fact as this expression reads it.
         key, own_key = (
             (entity, node.name),
             (entity, node.name, describe(node)),

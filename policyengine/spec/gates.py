@@ -33,9 +33,8 @@ NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
 
 
 def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
-    """Trace a request. Its steps are counted before anything is evaluated; if there are too many, nothing
-    is evaluated.
-    """
+    """Trace a request. Its steps are counted before any rule is evaluated; if there are too many, no rule is
+    evaluated."""
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.DecisionTrace(request.endpoint.why)
@@ -91,8 +90,8 @@ def _trace_block(
 
 
 def evaluate_for_others(condition: k.Expr, facts: Facts) -> Value:
-    """Return the value of a condition in a block for other callers; unknown if it takes steps, because these are not
-    counted.
+    """Return the value of a condition in a block for other callers; unknown if evaluating it takes steps, because these
+    steps are not counted.
     """
     return NOT_CONCERNED if takes_steps(condition, False) else evaluate(condition, facts)
 
@@ -237,8 +236,8 @@ def _trace_hop(agent: w.ChainAgent, then: w.ChainAgent, speakers: Iterable[HopBl
 
 
 def _trace_hop_block(block: k.AgentBlock, agent: w.ChainAgent, then: w.ChainAgent, facts: Facts) -> w.BlockTrace:
-    """Trace a block for a hop. If the block does not match, or if it only may match and does not cover the endpoint,
-    the rest of it is not evaluated.
+    """Trace a block for a hop. If the block does not match, or if it may match but does not cover the endpoint, its
+    other parts are not evaluated.
     """
     applies = _applies_to(block, facts, agent)
     if not matters(block, applies, facts.request.endpoint):

@@ -1,7 +1,7 @@
 """History conditions: plain scans of the fetched events.
 
 Each event counts, does not count, or may count. All logic is Kleene's: an event that may count leaves the result
-unknown, and so does a past that was not recorded.
+unknown, and so does a period that was not recorded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ WindowEvents: TypeAlias = tuple[list[tuple[PastEvent, Value]], list[Unknown]]
 
 
 def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value: Evaluator) -> WindowEvents | Unknown:
-    """Return the events of the window, latest first, each with whether it counts; and the unknowns that gaps in the
+    """Return the events of the window, latest first, each with whether it counts, and the unknowns that gaps in the
     history cause.
     """
     main = fetched_history(node, node.event, facts, value)
@@ -213,8 +213,8 @@ def not_reported(name: str) -> Unknown:
 
 
 def output_value(raw: object, type_: Type, name: str) -> Value:
-    """Return a reported output as a value. An output without a type is only tested for presence: whatever was reported
-    is present, even if it was too long to keep; null and an empty id are absent.
+    """Return a reported output as a value. An output without a type is only tested for presence: every reported value
+    is present, even if it was too long to keep, except null and an empty id.
     """
     if isinstance(type_, UnresolvedType):
         reported = not isinstance(raw, (str, *NO_VALUES)) or not is_absent(coerce(raw, Scalar.STRING, name))

@@ -24,8 +24,8 @@ class InheritanceLevel(NamedTuple):
 
 
 def unite_levels(levels: Sequence[InheritanceLevel], gaps: Sequence[Unknown], fact: str) -> Value:
-    """Return the union of all levels. `gaps` are the reasons for which elements may be missing. The attribute is absent
-    if there are neither elements nor gaps and no level has the attribute.
+    """Return the union of all levels. `gaps` are the reasons why elements may be missing. The attribute is absent if
+    there are neither elements nor gaps and no level has the attribute.
     """
     lacking = [(level.ref, level.held) for level in levels if isinstance(level.held, Unknown)]
     if len(lacking) == len(levels):

@@ -1,4 +1,4 @@
-"""The users that an issuer may name: `users like "*@partner.example"`."""
+"""The users for whom an issuer may speak: `users like "*@partner.example"`."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ def lift(function: Callable[..., Value], *values: Value) -> Value:
 
 
 def conjunction(values: Iterable[Value]) -> Value:
-    """Return Kleene's `and`: false if a value is false, else unknown if a value is unknown, else true."""
+    """Return Kleene's `and`: false if a value is false, otherwise unknown if a value is unknown, otherwise true."""
     values = tuple(values)
     return False if False in values else lift(lambda *_: True, *values)
 
 
 def disjunction(values: Iterable[Value]) -> Value:
-    """Return Kleene's `or`: true if a value is true, else unknown if a value is unknown, else false."""
+    """Return Kleene's `or`: true if a value is true, otherwise unknown if a value is unknown, otherwise false."""
     values = tuple(values)
     return True if True in values else lift(lambda *_: False, *values)
 

@@ -87,7 +87,7 @@ def _words(expression: k.Expr) -> str:
 
 
 def unknown_limit_inputs(seen: w.LimitTrace) -> tuple[Unknown, ...]:
-    """Return the unknowns among the inputs because of which the limit cannot count."""
+    """Return the unknown inputs of the limit; with any of them, the limit cannot count the request."""
     needed = (*seen.keys, seen.cost, seen.count, *(one for pair in seen.quotas for one in pair))
     return tuple(one for one in needed if isinstance(one, Unknown))
 
@@ -148,7 +148,7 @@ def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTra
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:
-    """Return the raised flow and burst: at most those of `most`, and at least those of the rate."""
+    """Return the raised flow and burst, which are at most those of `most` and at least those of the rate."""
     times, by = one.factor
     drain, burst = min(base.drain * times // by, most.drain), min(base.most * times // by, most.most)
     return BucketParameters(max(base.most, burst), max(base.drain, drain))
@@ -158,7 +158,8 @@ def _budget_charge(
     rule: str, key: tuple[str, ...], budget: k.Budget, quota: k.BudgetLimit, bound: Value, amount: Value
 ) -> BudgetCharge:
     assert isinstance(bound, int | Decimal)
-    # A fact may exceed the numbers that stores count exactly, so the bound is capped. Constants in policies cannot.
+    # A fact may exceed the numbers that stores count exactly, so the bound is capped. Constants in policies cannot
+    # exceed them.
     within, most = to_microseconds(quota.within), min(int(Fraction(bound) * MICRO), MAX_UNITS)
     if quota.function == "distinct":
         return BudgetCharge(rule, key, most, within, value=key_text(amount), failing=budget.failing)

@@ -15,7 +15,7 @@ NO_USER_BLOCK = "no user block grants this to the user"
 NOTHING_TO_APPROVE = "an approval is needed, but a fact to which it would be bound is unknown"
 UNKNOWN_CHAIN = "the delegating agents are not known"
 NOT_COUNTABLE = "its cost or its key is not known"
-NOT_SHOWN = "(not shown)"  # stands in a message to the caller for a fact that the caller did not send
+NOT_SHOWN = "(not shown)"  # replaces, in a message to the caller, a fact that the caller did not send
 TOOL_NOT_OF_THE_TASK = "the task does not include this tool"
 NOT_OF_THE_TASK = "the task does not include this resource"
 A_TASK_WITH_IT = "a task whose `tools` include this tool"
@@ -23,8 +23,8 @@ A_TASK_ABOUT_IT = "a task whose `entities` include this resource"
 
 FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 
-# Better proofs that may remove a deny, in the order in which they are tried: the kind and words of the remedy, the
-# fact, and its better value.
+# Proofs that may remove a deny, in the order in which they are tried: the kind and words of the remedy, the fact, and
+# the value of the fact with the proof.
 PROOFS: tuple[tuple[str, str, tuple[str, str], bool | timedelta], ...] = (
     ("attestation", "a verified attestation", ("attestation", "verified"), True),
     ("attestation", "a fresh attestation", ("attestation", "age"), timedelta(0)),

@@ -1,7 +1,7 @@
 """Counts the steps of a decision before the decision is made, from the values of the facts that rules read.
 
-All rules that apply to the caller and the endpoint count, in the order of the gates: each condition once, whether or
-not another one settles the result. The specification and the evaluator read values in their own ways (`RuleReader`,
+All rules that apply to the caller and the endpoint count, in the order of the gates: each condition once, even if
+another condition settles the result. The specification and the evaluator read values in their own ways (`RuleReader`,
 `CountedRequest`), but they count with the same functions. Counting stops as soon as a decision has no steps left, and a
 value is read only after the steps to read it were counted, so that the work of counting is bounded, too.
 """
@@ -78,7 +78,8 @@ class LoopReader(RuleReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HistoryWindow:
-    """The past requests in a window: `events`, and the `resets` of `since`; the store has `all_resets` of these."""
+    """The past requests in a window: `events`, and `resets`, which are the `since` requests in the window; `all_resets`
+    is the number of all `since` requests in the store."""
 
     events: Sequence[PastEvent]
     resets: Sequence[PastEvent] = ()
@@ -159,13 +160,13 @@ class RuleSteps:
 
 
 class TooManyStepsError(Exception):
-    """The decision would take more steps than it has."""
+    """The error for a decision that would take more steps than the limit."""
 
 
 @dataclass(slots=True)
 class StepCount:
-    """The steps of one decision, by rule. `rule` is the rule that is being counted; None for the steps of every
-    request. If the decision takes more than `most` steps, counting stopped early.
+    """The steps of one decision, by rule. `rule` is the rule that is being counted; None for steps that belong to no
+    rule. If the decision takes more than `most` steps, counting stops early.
     """
 
     most: int = field(default_factory=lambda: work.MAX_STEPS)
@@ -191,7 +192,7 @@ class StepCount:
 
     @property
     def most_expensive(self) -> tuple[Node | None, RuleSteps]:
-        """The rule with the most steps; the first one if several have the same number."""
+        """The rule with the most steps, or the first of several rules with the same number, and its steps."""
         return max(self.rules.values(), key=lambda one: one[1].steps)
 
 
@@ -220,7 +221,7 @@ def count_bindings(request: CountedRequest) -> StepCount:
 
 
 def count_all(nodes: Iterable[k.Expr | None], reader: Callable[[], RuleReader], count: StepCount) -> None:
-    """Count conditions outside loops, each once."""
+    """Count the steps of conditions outside loops, each condition once."""
     for node in nodes:
         if node is not None and takes_steps(node, False):
             count_expression(node, reader(), count, looping=False)
@@ -231,7 +232,8 @@ def binder_expressions(binder: k.Binder) -> Iterable[k.Expr]:
 
 
 def count_blocks(request: CountedRequest, count: StepCount) -> None:
-    """Count the blocks of the presenter and of the user. A refused credential identifies neither."""
+    """Count the steps of the `anyone` blocks and, unless the credential was refused, of the blocks of the presenter and
+    the user."""
     for block in request.anyone_blocks():
         count_block(block, request.presenter, request, count)
     if request.refused:
@@ -245,14 +247,14 @@ def count_blocks(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_block(block: Block, agent: CountedAgent, request: CountedRequest, count: StepCount) -> None:
-    """Count a block that matches the caller, or that may match and covers the endpoint."""
+    """Count the steps of a block if the block matches the caller, or if it may match and covers the endpoint."""
     count.rule, reader = block, request.grants
     if matters(block, block_applies(block, agent, reader, count, looping=False), request.endpoint):
         count_conditions(block, reader, request.endpoint, count, looping=False)
 
 
 def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count: StepCount, *, looping: bool) -> None:
-    """Count the conditions of a block: of its requirements, and of its grants that cover the endpoint."""
+    """Count the steps of the conditions in the requirements of a block, and in its grants that cover the endpoint."""
     if not isinstance(block, k.AnyoneBlock) and not isinstance(reader.user, Unknown):
         for requirement in block.requirements:
             if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
@@ -263,7 +265,8 @@ def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count
 
 
 def count_hops(request: CountedRequest, count: StepCount) -> None:
-    """Count the blocks of each agent before the presenter. Conditions read facts again for each hop, as in a loop."""
+    """Count the steps of the blocks of each agent before the presenter. Conditions read facts again for each hop, as in
+    a loop."""
     for hop in request.hops:
         reader = request.at_hop(hop)
         for block in request.agent_blocks(hop, reader):
@@ -279,8 +282,8 @@ def count_hops(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_guards(request: CountedRequest, count: StepCount) -> None:
-    """Count guards. If the request has approvals, first count the steps of testing for which confirms they
-    are valid.
+    """Count the steps of guards. If the request has approvals, first count the steps of testing for which confirms
+    these are valid.
     """
     guards = list(request.guards_in_place())
     read: Callable[[], RuleReader] = lambda: request.guards  # noqa: E731
@@ -377,8 +380,8 @@ def grant_covers(grant: k.Grant, endpoint: Endpoint) -> bool:
 
 
 def count_expression(node: k.Expr, reader: RuleReader, count: StepCount, *, looping: bool) -> None:
-    """Count one evaluation of an expression; `looping` says whether it is inside a loop or in the condition on a past
-    request. Raises TooManyStepsError.
+    """Count the steps of one evaluation of an expression; `looping` is whether it is inside a loop or in the condition
+    on a past request. Raises TooManyStepsError.
     """
     if not takes_steps(node, looping):
         return
@@ -442,8 +445,8 @@ def count_known(reader: RuleReader, count: StepCount, *nodes: k.Expr) -> None:
 def count_history(
     node: k.HistoryCondition | k.Aggregate, reader: RuleReader, count: StepCount, *, looping: bool
 ) -> None:
-    """Count the steps of a history: its keys, the conditions on the past requests of its window, and in a loop the
-    window.
+    """Count the steps of a history: of its keys, of the conditions on the past requests of its window and, in a loop,
+    of reading the window.
     """
     patterns = [one for one in (node.event, node.since) if one is not None]
     for pattern in patterns:
@@ -547,7 +550,7 @@ def collection_key(node: k.Expr) -> object:
 
 
 def count_comparison(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], count: StepCount) -> None:
-    """Count `overlaps` and `subset of`. Values without a hash are compared pairwise."""
+    """Count the steps of `overlaps` and `subset of`. Values without a hash are compared pairwise."""
     many, others = count_elements(left), count_elements(right)
     count.add(many + others, (node.left, left), (node.right, right))
     if is_hashed(node.left) and is_hashed(node.right):

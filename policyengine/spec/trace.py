@@ -215,7 +215,7 @@ class LimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTrace:
-    """Everything that was considered.
+    """Everything that a decision considered.
 
     `malformed` says why the path is malformed; then nothing else is traced. `refused` is the code of a refused
     credential; then there is no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open

@@ -1,9 +1,9 @@
 """The work of one decision in steps, whose number is limited. Steps are counted from the sizes of collections, never
 with a clock.
 
-The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has parts. Other
-operations whose time depends on the size of a collection or text take steps in proportion to that size. `step_count.py`
-counts the steps of a decision.
+The size of the policy bounds the work outside loops. A loop takes, for each element, as many steps as its condition has
+parts. Other operations whose time depends on the size of a collection or text take steps in proportion to that size.
+`step_count.py` counts the steps of a decision.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def head_steps(block: k.AgentBlock) -> int:
 
 
 def hop_steps(block: k.AgentBlock) -> int:
-    """Return the steps for one hop of a block that may match it: those of its requirements, grants and delegations."""
+    """Return the steps that a block may take for one hop that it matches: the steps of its requirements, grants and
+    delegations."""
     conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
     conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
     patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)

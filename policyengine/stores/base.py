@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """The error for a store that could not be reached or did not answer; the text says why. The step changed nothing.
-    `reason` is the text for callers.
+    """The error for a failed call to a store; the text says why, and `reason` is the text for callers. If the store did
+    not answer, it may have executed the step.
     """
 
     reason = STORE_UNANSWERED
@@ -29,19 +29,19 @@ class StoreError(Exception):
 
 
 class WriteRefusedError(StoreError):
-    """A store answers but refuses writes."""
+    """The error for a store that answers but refuses writes."""
 
     reason = "the store cannot be written to"
 
 
 class StoreLossError(StoreError):
-    """A store lost writes of decisions, or may lose them."""
+    """The error for a store that lost writes of decisions, or may lose them."""
 
     reason = "the store may have lost what was written to it"
 
 
 class StoreFullError(StoreError):
-    """A store answers but has no room for new keys."""
+    """The error for a store that answers but has no room for new keys."""
 
     reason = "the store is full"
 
@@ -54,7 +54,7 @@ class CommitRequest(NamedTuple):
     peek: bool = False
 
 
-CommitResult: TypeAlias = ChargeResult | StoreError | None  # the error of a failed commit
+CommitResult: TypeAlias = ChargeResult | StoreError | None  # a StoreError for a failed commit
 
 
 class Store(Protocol):
@@ -76,13 +76,13 @@ class Store(Protocol):
         ...
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
-        """Return those of the approvals that an allow has used."""
+        """Return the approvals among these (by id) that an allow has used."""
         ...
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
-        """Commit all effects of a decision in one step. If a limit does not admit it, charge only limits that count
-        denials. Return None if another decision was faster, so that this decision must be made again. `peek` changes
-        nothing.
+        """Commit all effects of a decision in one step. If a limit does not admit the decision, charge only limits that
+        count denials. Return None and change nothing if the state that the decision read has changed, so that the
+        decision must be made again. `peek` changes nothing.
         """
         ...
 
@@ -93,8 +93,8 @@ class Store(Protocol):
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Start recording the events of these watches (by name), for every engine that shares the store. A watch that
-        has already begun does not change; the history of every other watch begins now (`complete_after` is the
-        microsecond before)."""
+        has already begun does not change. The history of every other watch begins now: its `complete_after` is the
+        previous microsecond."""
         ...
 
     def end(self, watches: Iterable[str]) -> None:
@@ -121,23 +121,23 @@ class Store(Protocol):
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         """Report the outcome of a decision's request: add `status` and `reported_values(report.output, record.outputs)`
-        to all of its events whose record `awaits` it. Return "again" if the outcome was already reported, which changes
-        nothing, and None if no record waits for it, or none waits any longer."""
+        to all of its events whose record `awaits` the outcome. Return "again" and change nothing if the outcome was
+        already reported. Return None if no record awaits it, or if the wait has ended."""
         ...
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         """Finish a decision's request: free its concurrency places and, with `refund`, return its budget entries.
-        Return "again" if it was already finished, which changes nothing, and None if it holds no place and added no
-        entry that still counts."""
+        Return "again" and change nothing if the request was already finished. Return None if it holds no place and
+        added no entry that still counts."""
         ...
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """Claim an idempotency key for LEASE microseconds. Return None if the caller now has the key: it was unknown,
         or claimed by the same token without a decision, or its lease has ended. Otherwise return its record.
 
-        A `commit` with this claim keeps its draft and the states of its limits for KEPT microseconds, in the same step;
-        it changes nothing and returns None if the caller has lost the claim. If a gateway has more than MOST_KEPT keys,
-        its oldest are evicted and the eviction is logged.
+        A `commit` with this claim keeps its draft and the states of its limits for KEPT microseconds, in the same step.
+        It changes nothing and returns None if the caller has lost the claim. If a gateway has more than MOST_KEPT keys,
+        its oldest keys are evicted, and the eviction is logged.
         """
         ...
 

@@ -1,7 +1,8 @@
-"""Learned behavior in a store that processes share: what the store keeps of each caller, and one step on it.
+"""Learned behavior in a store that processes share: the stored state of each caller, and the change that one event
+makes.
 
 The store keeps the levels and the latest events of each caller, and a row into which a process has folded all earlier
-events. Any process can fold the events after the row, and gets what every other process gets.
+events. Every process that folds the later events into this row gets the same result.
 """
 
 from __future__ import annotations
@@ -12,35 +13,36 @@ from typing import Final, NamedTuple, Protocol
 from policyengine.runtime.behavior import BehaviorCharge, CallerEvent, CallerHistory
 from policyengine.stores.transition import digest_parts
 
-MAX_WAITING_FAILURES: Final = 256  # events of a caller beyond which reported failures are dropped
+MAX_WAITING_FAILURES: Final = 256  # unfolded events of a caller; with more, reported failures are dropped
 REPORTABLE_SECONDS: Final = 3_600
-REPORT_PLACES: Final = 2**17  # reportable decisions that the store remembers; of two in one place, the later one
-LEARNER_SECONDS: Final = 600  # for which a process may be the only one that learns a model
+REPORT_PLACES: Final = 2**17  # slots for reportable decisions; a later decision replaces an earlier one in its slot
+LEARNER_SECONDS: Final = 600  # seconds for which a process that learns a model excludes others
 
 
 class BehaviorStore(Protocol):
-    """Keeps learned behavior that processes share; `commit` adds the events in `Effects.behavior`. Times are
+    """Keeps learned behavior that processes share. `Store.commit` adds the events in `Effects.behavior`. Times are
     microseconds since 1970. Each method may raise StoreError."""
 
     def read(self, key: str, now: int) -> CallerHistory:
-        """Return everything that is known of a caller."""
+        """Return the saved row and the later events of a caller."""
         ...
 
     def report(self, decision: str, outcome: int | None, now: int) -> str | None:
-        """Add an event with this outcome to the caller of a reportable decision, once; without an outcome, only forget
-        that the decision is reportable. Return the key of the caller, or None if the decision is not reportable."""
+        """Add an event with this outcome to the caller of a reportable decision, and make the decision unreportable;
+        with None, add no event. Return the key of the caller, or None if the decision is not reportable."""
         ...
 
     def forget(self, key: str) -> bool:
-        """Forget a caller. Return whether anything was known of it."""
+        """Forget a caller. Return whether the store knew the caller."""
         ...
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
-        """Yield all callers of which a row was saved."""
+        """Yield all callers with a saved row."""
         ...
 
     def latest_version(self, family: str, now: int) -> str | None:
-        """Return the key of the most recently active version of a caller; `family` stands for all of its versions."""
+        """Return the key of the most recently active version of a caller; `family` is the key of the caller without a
+        version."""
         ...
 
     def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
@@ -48,26 +50,26 @@ class BehaviorStore(Protocol):
         ...
 
     def shared_key(self, proposed: bytes) -> bytes:
-        """Return the secret key of all processes: the first one that was proposed."""
+        """Return the secret key that all processes use, which is the first key that a process proposed."""
         ...
 
     def model(self, known: int) -> tuple[int, bytes]:
-        """Return the number of the model, and the model; no bytes if the number is `known`."""
+        """Return the number of the model, and the model; no bytes if there is no model or if its number is `known`."""
         ...
 
     def save_model(self, number: int, model: bytes) -> None:
-        """Replace the model, unless there is one with this number or a higher one."""
+        """Replace the model, unless the stored model has this number or a higher number."""
         ...
 
     def start_learning(self, number: int, now: int) -> bool:
-        """Return whether no other process has started to learn the model with this number in the last
-        LEARNER_SECONDS."""
+        """Return whether this process may learn the model with this number, because no other process has started to
+        learn it in the last LEARNER_SECONDS."""
         ...
 
 
 class StoredCaller(NamedTuple):
-    """Holds what a store keeps of a caller: the levels at the time of the last event, and the events after the first
-    `base`, which are in the saved row. Another form of this needs other keys and tables, because processes of two
+    """The stored state of a caller: the levels at the time `at` of the latest event, and the events after the first
+    `base`, which the saved row contains. A change of this format needs other keys and tables, because processes of two
     versions may share a store."""
 
     at: int = 0
@@ -84,8 +86,8 @@ class StoredCaller(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """The levels `slow` and `fast` with a request, as if it is allowed, and the level `denied` without it. `at` is the
-    time of the last event then."""
+    """The levels `slow` and `fast` with a request, as if it were allowed, and the level `denied` without it. `at` is
+    the time of the latest event, including the request."""
 
     at: int
     slow: int
@@ -116,13 +118,14 @@ def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
 
 
 def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> bool:
-    """Return whether the decision must be made again."""
+    """Return whether the decision must be made again, because the burst or, if `strict`, the number of events has
+    changed."""
     return levels.burst != charge.burst or (charge.strict and state.number != charge.number)
 
 
 def saves_row(state: StoredCaller, charge: BehaviorCharge) -> bool:
-    """Return whether the row of the charge is saved: it is based on the saved one and contains more, or it is a start
-    for a new caller."""
+    """Return whether the row of the charge is to be saved: it was computed from the saved row and contains more events,
+    or it is the first row of a new caller."""
     is_start = charge.number == state.number == 0
     return bool(charge.row) and charge.base == state.base and (is_start or state.base < charge.number <= state.number)
 
@@ -130,7 +133,7 @@ def saves_row(state: StoredCaller, charge: BehaviorCharge) -> bool:
 def add_event(
     state: StoredCaller, levels: Levels, charge: BehaviorCharge, *, admitted: bool, clamped: bool
 ) -> StoredCaller:
-    """Return the caller after the event of a charge."""
+    """Return the stored state of the caller with the event of a charge."""
     base, events = state.base, state.events
     if saves_row(state, charge):
         base, events = charge.number, events[charge.number - base :]
@@ -143,19 +146,19 @@ def add_event(
 
 
 def add_failure(state: StoredCaller, outcome: int) -> StoredCaller:
-    """Return the caller after the report of a failure, which changes no level."""
+    """Return the stored state of the caller with a reported failure, which changes no level."""
     event = CallerEvent(state.at, 0, 0, 0, outcome, clamped=False, content=())
     return state._replace(events=(*state.events, event))
 
 
 def history_after(state: StoredCaller, row: bytes | None, base: int, number: int) -> CallerHistory:
-    """Return what a process does not know yet that has the row with `base` events, and the events up to `number`. `row`
-    is the saved one."""
+    """Return the answer for a process that knows the row with `base` events and the events up to `number`: only the
+    later events or, if the saved row has changed, the saved `row` and all events after it."""
     if base != state.base or number > state.number:
         return CallerHistory(state.base, row or b"", state.base + 1, state.events)
     return CallerHistory(base, None, number + 1, state.events[number - base :])
 
 
 def report_place(decision: str) -> int:
-    """Return the place at which a store remembers the caller of a reportable decision."""
+    """Return the slot in which a store remembers the caller of a reportable decision."""
     return int(digest_parts(decision)[:8], 16) % REPORT_PLACES

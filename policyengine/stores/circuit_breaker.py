@@ -14,12 +14,13 @@ from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedErr
 from policyengine.stores.clock_skew import ClockSkewError
 
 _LOG = logging.getLogger("policyengine")
-# Called when the store fails and when it works again: whether it fails, the name of the operation, and why.
+# A function that is called when the store fails and when it works again, with whether it fails, the name of the
+# operation, and the reason.
 StoreListener: TypeAlias = Callable[[bool, str, str], None]
 
 
 class StoreOperation(NamedTuple):
-    """The log messages for one kind of call when it fails and when it recovers."""
+    """The log messages for one kind of call: when it fails, and when it works again."""
 
     name: str
     fails: str
@@ -34,8 +35,8 @@ class StoreBreaker:
     """Opens after several consecutive failures, and immediately if the store itself reports a permanent failure.
 
     Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller calls `succeeded`
-    when a call proves it, and the trial runs before the first admitted call, so that a read never closes a breaker of
-    writes. The breaker `refusals` counts refused writes.
+    when a call proves that the store works, and an open breaker runs the trial before it admits a call, so that a read
+    never closes a breaker of writes. The breaker `refusals` counts refused and lost writes.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class StoreBreaker:
             raise StoreError("the store failed a moment ago", self._reason)
 
     def test(self) -> None:
-        """Run the trial, for callers that only need its result; while the breaker is open, at most once per pause.
+        """Run the trial for a caller that only needs its result; while the breaker is open, at most once per pause.
         Raises StoreError."""
         assert self._trial is not None
         if self.open:

@@ -15,14 +15,15 @@ from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_duration
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
-AGREES_WITHIN = 0.8  # clocks that differed too much agree again below this fraction of the bound
+AGREES_WITHIN = 0.8  # clocks that differed too much agree again within this fraction of the bound
 MICROSECOND = timedelta(microseconds=1)
 AGREES_AGAIN = "the clocks of this server and of its store agree again"
 _LOG = logging.getLogger("policyengine")
 
 
 class ClockSkewError(StoreError):
-    """The clocks of this process and of the store differ too much. The step changed nothing."""
+    """The error for clocks of this process and of the store that differ too much. It is raised before a call, or in
+    place of the answer that revealed the difference; then the store has executed the call."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, reason)
@@ -33,9 +34,10 @@ def system_time() -> int:
 
 
 class ClockSkew:
-    """The difference between two clocks. `offset` is how far the store is ahead (microseconds; None before its first
-    answer), plus or minus `error`, half of the round trip. Beyond the `bound`, the store is not used: one of the clocks
-    is wrong, so times and ages in conditions and the expiry of credentials cannot be trusted.
+    """The difference between the clocks of this process and of the store. `offset` is how far the store's clock is
+    ahead (microseconds; None before the store's first answer), plus or minus `error`, half of the round trip. Beyond
+    the `bound`, the store is not used: one of the clocks is wrong, so times and ages in conditions and the expiry of
+    credentials cannot be trusted.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class ClockSkew:
         self.error = 0
         self.exceeded = False
         self._lock, self._throttle = Lock(), throttle or LogThrottle.every()
-        self.tell: Callable[[bool, str, str], None] | None = None  # called when an excess begins and ends
+        self.tell: Callable[[bool, str, str], None] | None = None  # called when the agreement of the clocks changes
 
     @property
     def reason(self) -> str:
@@ -58,9 +60,9 @@ class ClockSkew:
         return f"the clock of this server is {format_microseconds(abs(behind))} {word} the store's"
 
     def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
-        """Measure the skew from one answer of the store. `before` is the time of the call, by the clock of this
-        process, and `told` the time in the answer. Unless the store answered for all of its servers (`of_all`), the
-        measurement can start an excess of the bound but not end it.
+        """Measure the skew from one answer of the store. `before` is the time of the call by the clock of this process,
+        and `told` the time in the answer. An answer of a single server of several (not `of_all`) can show that the
+        bound is exceeded, but not that the clocks agree again.
         """
         self.between(before, told, self.clock(), of_all=of_all)
 

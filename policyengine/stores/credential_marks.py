@@ -1,4 +1,4 @@
-"""Marks of credentials that must be remembered: used once, or revoked."""
+"""Marks of credentials that must be remembered, because they were used or revoked."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from policyengine.stores.transition import digest_parts
 
 MAX_MARKS = 1_000_000
 MAX_NAME_LENGTH = 128  # characters; longer names are hashed
-OPERATOR_RESERVE_DIVISOR = 10  # operators have this fraction (1/n) of the room for revocations to themselves
+OPERATOR_RESERVE_DIVISOR = 10  # 1/10 of the room for revocations is reserved for operators
 LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and may be set back
 
 
 class CredentialMarks(Protocol):
-    """Marks: names with an end, in seconds since 1970 by the clock of the caller. A name that has ended does not count,
-    and is deleted LINGER_SECONDS later. Marks and revocations have separate names. Each method may raise StoreError.
+    """Marks and revocations: names with an end, in seconds since 1970 by the clock of the caller. A name that has ended
+    does not count, and is deleted LINGER_SECONDS later. Marks and revocations have separate names. Each method may
+    raise StoreError.
     """
 
     @property
@@ -30,8 +31,8 @@ class CredentialMarks(Protocol):
 
     @property
     def version(self) -> int:
-        """A number that changes with each revocation by one of the processes that share the store. Never waits. It is
-        meaningless if the marks are `remote`: call `revoked` instead."""
+        """A number that changes with each revocation by any process that shares the store. Never waits. If the marks
+        are `remote`, the number has no meaning: call `revoked` instead."""
         ...
 
     def once(self, name: str, until: int, now: int) -> bool:
@@ -44,13 +45,13 @@ class CredentialMarks(Protocol):
         ...
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
-        """Revoke all of these names, or none, from the next decision on; if a name is already revoked, the later end
-        applies. The last part of the room is reserved for operators.
+        """Revoke all of these names, or none of them, from the next decision on. If a name is already revoked, the
+        later end applies. Part of the room is reserved for revocations `by_operator`.
         """
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        """Return those of the names that are revoked, in one round trip if the marks are `remote`."""
+        """Return the revoked names among these names, in one round trip if the marks are `remote`."""
         ...
 
 
@@ -60,7 +61,7 @@ class ExpiringNames:
     def __init__(self, most: int, fullness: CapacityAlarm) -> None:
         self.until: dict[str, int] = {}
         self.most, self._fullness = most, fullness
-        self._order: list[tuple[int, str]] = []  # a heap; entries of prolonged names are stale
+        self._order: list[tuple[int, str]] = []  # a heap; an entry is stale if its name was prolonged
 
     def put(self, names: Collection[str], until: int, now: int, spare: int = 0) -> None:
         """Add all of these names, or none if that would leave less than `spare` room. Raises StoreFullError."""
@@ -81,8 +82,8 @@ class ExpiringNames:
 
 
 class MemoryMarks:
-    """Marks in the memory of this process, lost when it ends. If there is no room and no mark has ended, a new mark is
-    refused; revocations have separate room, which marks cannot use up.
+    """Marks in the memory of this process, which are lost when it ends. If there is no room and no mark has ended, a
+    new mark is refused. Revocations have separate room, which marks cannot use up.
     """
 
     remote = False
@@ -119,7 +120,7 @@ class MemoryMarks:
         return frozenset(name for name in names if known.get(bound_name(name), now) > now) if known else frozenset()
 
     def _moved(self, now: int) -> None:
-        """Raise ClockSkewError if the clock was set back so far that a deleted mark might still count."""
+        """Raise ClockSkewError if the clock was set back so far that a deleted name might still count."""
         latest = self._latest
         if now >= latest:
             self._latest = now

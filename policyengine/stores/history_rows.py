@@ -1,7 +1,8 @@
-"""History in stores outside this process: lines of events under digests, with facts and outcomes as JSON.
+"""The stored form of histories in stores outside this process: lines of events under digests, with facts and outcomes
+as JSON.
 
-A *line* contains the events of one watch and key. A line is kept for a while after its last event has left the window,
-for engines whose clocks are slightly behind.
+A *line* contains the events of one watch and key. It is kept for a short time after its last event has left the window,
+because the clocks of some engines are slightly behind.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from policyengine.typesystem import EntityRef
 
 SLACK_MICROSECONDS = 60_000_000  # microseconds
 NEVER = 2**62  # `complete_after` of a watch that has not begun, which records nothing
-# A line, the number of an event in it, and the outputs that the event needs.
+# A line, the number of an event in the line, and the outputs that the event records.
 AwaitedEvent: TypeAlias = tuple[str, int, tuple[tuple[str, ...], ...]]
 
 
 class EventRow(NamedTuple):
-    """One event as stored; `reported` is empty until its outcome is reported."""
+    """One stored event; `reported` is empty until its outcome is reported."""
 
     at: int
     serial: int
@@ -84,5 +85,5 @@ def encode_report(report: OutcomeReport, outputs: Sequence[Sequence[str]]) -> st
 
 
 def outcome_deadline(records: Sequence[HistoryRecord], now: int) -> int:
-    """Return when the store stops waiting for an outcome; 0 if no record awaits one."""
+    """Return the time at which the store stops waiting for an outcome; 0 if no record awaits an outcome."""
     return max((now + one.within for one in records if one.awaits), default=0)

@@ -1,5 +1,5 @@
-"""A wrapper around a store that may fail: calls have a time limit, and rules define what happens when the
-store fails.
+"""A wrapper around a store that may fail: circuit breakers stop calls to a store that fails, and the rules define how
+their limits are then answered.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
 
-INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks whether the store keeps writes
-MAX_LATE_DENIALS = 10_000  # maximum number of denied requests to record once the store answers again
+INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks of whether the store keeps writes
+MAX_LATE_DENIALS = 10_000  # maximum denied requests to record once the store answers again
 LATE_BATCH_SIZE = 16  # maximum denied requests that one caller records while it waits
 T = TypeVar("T")
 
 
 class RemoteStore(Store, Protocol):
-    """A store outside this process. If `begin` fails, `fetch` begins the watch later. Each answer measures `skew`."""
+    """A store outside this process. If `begin` fails, a later `fetch` begins the watch. `skew` is measured from the
+    answers."""
 
     skew: ClockSkew
 
@@ -53,8 +54,8 @@ class RemoteStore(Store, Protocol):
         ...
 
     def probe(self) -> None:
-        """Write like a decision, without changing its data. Raises StoreError if the write fails, and StoreLossError if
-        writes may be lost.
+        """Write to the store as a decision does, but without changing the data of decisions. Raises StoreError if the
+        write fails, and StoreLossError if writes may be lost.
         """
         ...
 
@@ -112,8 +113,8 @@ class ResilientMarks:
 
 
 class ResilientBehavior:
-    """Learned behavior in a store that may fail. Calls raise StoreError while the store does not answer, or while the
-    clocks differ too much."""
+    """Learned behavior in a store that may fail. Calls raise StoreError while the store does not answer; `read` also
+    raises it while the clocks differ too much."""
 
     def __init__(
         self, behavior: BehaviorStore, reads: StoreBreaker, writes: StoreBreaker, agree: Callable[[], None]
@@ -164,15 +165,15 @@ class ResilientBehavior:
 class ResilientStore:
     """A store that may be down, slow or full.
 
-    If it does not answer, each charge is answered as its rule says: `deny`, `local` (by the counts of this process) or
-    `allow`. Without the store, a decision that spends an approval, records history or relies on it is denied: a history
-    that cannot be read is unknown. A decision that changes the behavior of its caller is made again: learned facts are
-    unknown without the store.
+    If the store does not answer, each charge is answered as its rule says: `deny`, `local` (by the counts of this
+    process) or `allow`. Without the store, a decision that spends an approval, records history or relies on history is
+    denied, because a history that cannot be read is unknown. A decision that changes the learned behavior of its caller
+    is made again, with unknown learned facts.
 
-    Reads and writes have separate breakers, because an answered read does not prove that the store accepts writes. A
-    probe write tests that from time to time, while decisions or health checks arrive. A store whose clock differs too
-    much from the clock of this process counts as one that does not answer. Its time is read again from time to time,
-    until both agree.
+    Reads and writes have separate breakers, because an answered read does not prove that the store accepts writes.
+    While decisions or health checks arrive, a probe write tests this from time to time. A store whose clock differs too
+    much from the clock of this process counts as a store that does not answer; its time is read again from time to
+    time, until both clocks agree.
     """
 
     def __init__(self, store: RemoteStore, *, clock: Callable[[], float] = monotonic) -> None:
@@ -199,12 +200,12 @@ class ResilientStore:
         self._store.close()
 
     def listen(self, tell: StoreListener) -> None:
-        """Call `tell` from now on when the store fails and when it works again."""
+        """From now on, call `tell` when the store fails and when it works again."""
         self.reads.tell = self.writes.tell = self.skew.tell = tell
 
     def follow(self, clock: Callable[[], int]) -> None:
-        """Compare the store's clock with `clock` (microseconds) from now on, beginning immediately. If the store does
-        not answer, the next call raises the error.
+        """Compare the store's clock with `clock` (microseconds), now and from now on. If the store does not answer, the
+        next call raises the error.
         """
         self.skew.clock = clock
         with suppress(StoreError):
@@ -215,7 +216,7 @@ class ResilientStore:
         return self._store.about()
 
     def check(self, now: int) -> None:
-        """Check that decisions can rely on the store, by a read and a write. Raises StoreError."""
+        """Check with a read and a write that decisions can use the store. Raises StoreError."""
         self._look(now)
         self.inspect(PAUSE_SECONDS)
         self.writes.check()
@@ -300,7 +301,8 @@ class ResilientStore:
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
     def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
-        """Report to the write breaker whether the results of several commits prove that the store accepts writes."""
+        """Tell the write breaker whether the results of several commits prove that the store accepts or refuses
+        writes."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)
         if failed is not None:
             self.writes.failed(failed)
@@ -322,7 +324,8 @@ class ResilientStore:
             self._store.end(list(watches))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
-        """Return histories; a key that the result lacks is unknown."""
+        """Return the histories of the keys. If they cannot be read, the result is empty, and all histories are
+        unknown."""
         try:
             self._agree()
             with self.reads:
@@ -339,7 +342,7 @@ class ResilientStore:
             return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
-        """Finish a decision, in the store and in the counts of this process."""
+        """Finish a decision's request, in the store and in the counts of this process."""
         here = self._local.finish(decision, now, refund=refund)
         with self.writes:
             return merge_reports(self._store.finish(decision, now, refund=refund), here)

@@ -1,5 +1,5 @@
-"""One step of a store that keeps its states elsewhere: the states that it needs, its answer, and the states
-to write.
+"""One step of a store that keeps its states outside this process: the states to read, the answer, and the states to
+write.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from policyengine.runtime.limits import (
 DAY_MICROSECONDS = 86_400_000_000  # microseconds
 MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
 MAX_RECEIPTS_PER_RATE = (
-    1_000  # maximum receipts of one rate and key; beyond it the oldest is dropped, and its charge is repeated
+    1_000  # maximum receipts of one rate and key; beyond it, the oldest receipt is dropped, and its charge is repeated
 )
 CHARGE_KINDS = {RateCharge: "rate", BudgetCharge: "budget", ConcurrencyCharge: "at once"}
 
@@ -44,7 +44,7 @@ class StateUpdate(NamedTuple):
 
 class Receipt(NamedTuple):
     """Tokens of a rate that a confirm paid, and the time until which an allow does not pay them again. A receipt
-    without tokens ends it."""
+    without tokens removes an earlier receipt."""
 
     charge: RateCharge
     tokens: int
@@ -90,8 +90,8 @@ def confirm_charges(
     found: Sequence[tuple[LimitState, Any]],
     now: int,
 ) -> StoreTransition:
-    """Return the transition of a confirm that all limits admit: it charges rates for tokens that are not yet paid, and
-    nothing else."""
+    """Return the transition of a confirm that all limits admit, which only charges rates for tokens that are not yet
+    paid."""
     standings, kept, receipts = [], [], []
     lasts = now + approval_lifetime(effects.opens)
     for charge, state, tokens, (standing, after) in zip(charges, states, paid, found, strict=True):
@@ -126,9 +126,7 @@ def refuse_charges(
 
 
 def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
-    """Return the state of a limit that had room while another limit had none; a limit that is already paid needs no
-    room.
-    """
+    """Return the state of a limit when another limit had no room; a limit that is already paid needs no room."""
     return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
@@ -154,7 +152,7 @@ def refused_rate_update(charge: RateCharge, state: TokenBucket | None, paid: int
 
 
 def state_expiry(charge: Charge, state: Any) -> int:
-    """Return when (microseconds) the state will equal an empty state."""
+    """Return the time (microseconds) from which the state equals an empty state."""
     match charge:
         case RateCharge():
             return int(state.full_at()) * charge.tick
@@ -178,7 +176,7 @@ def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Ch
 
 def approval_lifetime(opens: Sequence[OpenedApproval]) -> int:
     """Return how long (microseconds) the charges of a confirm stay paid: a day for a person to answer, plus the longest
-    validity of its approvals (a day for an approval without an end)."""
+    validity of its approvals (a day for an approval without a limit)."""
     counts = max((int((one.within or 0) * 1_000_000) or DAY_MICROSECONDS for one in opens), default=DAY_MICROSECONDS)
     return min(DAY_MICROSECONDS + counts, MAX_APPROVAL_MICROSECONDS)
 
@@ -189,9 +187,9 @@ def receipt_name(confirms: Sequence[str]) -> str:
 
 
 def charge_digest(charge: Charge) -> str:
-    """Return the digest under which a charge is stored. Facts may be long and personal, so they are not stored
-    themselves. The digest includes the unit, because a level has no meaning in another unit; after a change of the
-    pace, the rate starts from zero.
+    """Return the digest under which a charge is stored. Facts may be long and personal, so only the digest is stored.
+    The digest includes the unit, because a level has no meaning in another unit; after a change of the pace, the rate
+    starts empty.
     """
     unit = (str(charge.token), str(charge.tick)) if isinstance(charge, RateCharge) else ()
     return digest_parts(CHARGE_KINDS[type(charge)], charge.rule, *unit, *charge.key)

@@ -23,8 +23,8 @@ KNOWN_URLS = (
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
 TIMEOUT_SECONDS = 0.05  # seconds to connect, and again to wait for an answer
-# Three servers and a client that routes to them share the processors of a machine, so answers may be late on a busy
-# one. `python -m bench timeouts` measures how many requests that denies.
+# The default for a Redis Cluster is longer, because on a busy machine that runs several servers, answers may be late.
+# `python -m bench timeouts` measures how many requests a timeout denies.
 CLUSTER_TIMEOUT_SECONDS = 0.25
 MAX_OPTION_SECONDS = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
 DURATION = re.compile(r"(\d+)(ms|s)")
@@ -32,7 +32,7 @@ DURATION = re.compile(r"(\d+)(ms|s)")
 
 @dataclass(eq=False)
 class StoreUrlError(Exception):
-    """A store URL that cannot be used: the error and a hint."""
+    """The error for a store URL that cannot be used: a message and a hint."""
 
     message: str
     hint: str | None = None
@@ -67,7 +67,8 @@ class StoreUrl:
 
 
 def open_store(url: str) -> Store:
-    """Open the store at a URL, wrapped in a ResilientStore unless in memory, and ping it. Raises StoreUrlError."""
+    """Open the store at a URL and check that it answers. A store outside this process is wrapped in a ResilientStore.
+    Raises StoreUrlError."""
     if url == "memory:":
         return MemoryStore()
     address = parse_store_url(url)

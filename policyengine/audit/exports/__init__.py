@@ -1,1 +1,1 @@
-"""Exports of the decision log in formats of other systems."""
+"""Exports the decision log in the formats of other systems."""

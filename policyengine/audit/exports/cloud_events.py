@@ -1,4 +1,4 @@
-"""Records as CloudEvents 1.0, in the structured JSON format."""
+"""Encodes records as CloudEvents 1.0, in the structured JSON format."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SOURCE = "urn:policyengine"
 
 
 def encode_cloud_event(line: bytes, row: RecordSummary) -> dict[str, Any]:
-    """Return the event of a record, whose data is the record as it is written. The same line always has the same
-    `id`."""
+    """Return the event of a record; the data of the event is the record as it is in the log. The same line always has
+    the same `id`."""
     source = f"{SOURCE}:{quote(row.package, safe='')}" if row.package else SOURCE
     return {
         "specversion": SPEC_VERSION,

@@ -1,4 +1,4 @@
-"""Records as OCSF events: API Activity (class 6003) with the profile Security Control."""
+"""Encodes records as OCSF events: API Activity (class 6003) with the profile Security Control."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from policyengine.audit.record_summary import RecordSummary
 
-OCSF_VERSION = "1.4.0"  # the first with the profile Security Control in this class
+OCSF_VERSION = "1.4.0"  # the first version with the profile Security Control in this class
 CATEGORY, CLASS = 6, 6003
 CREATE, READ, UPDATE, DELETE, OTHER = 1, 2, 3, 4, 99
 ACTIVITY_NAMES = {CREATE: "Create", READ: "Read", UPDATE: "Update", DELETE: "Delete"}
@@ -23,7 +23,7 @@ SUCCESS, FAILURE = (1, "Success"), (2, "Failure")
 ALLOWED, DENIED = (1, "Allowed"), (2, "Denied")
 BLOCKED = (2, "Blocked")
 USER, SERVICE = 1, "policyengine"
-# Members without an attribute of their own.
+# Members that have no OCSF attribute.
 UNMAPPED = ("issuer", "chain", "client", "task", "model", "credential", "gate", "event", "size", "latency_ms")
 
 
@@ -64,7 +64,7 @@ def program_version() -> str:
 
 
 def activity_of(row: RecordSummary) -> int:
-    """Return the activity by the method; calls of tools, actions and other events are `Other`."""
+    """Return the activity that corresponds to the method; tool calls, actions and other events are `Other`."""
     if row.kind in TOKEN_ACTIVITIES:
         return TOKEN_ACTIVITIES[row.kind]
     method = row.method or (row.endpoint or "").partition(" ")[0]
@@ -72,7 +72,7 @@ def activity_of(row: RecordSummary) -> int:
 
 
 def severity_of(row: RecordSummary) -> int:
-    """Return `Informational`, or more for what someone may have to look at."""
+    """Return the severity: `Informational`, or higher for an event that may need attention."""
     if row.gate == "failure" or (row.event or "").endswith("_failure"):
         return 4
     if row.outcome == "deny" or row.kind == "not_issued" or (row.status or 0) >= 500:
@@ -96,7 +96,7 @@ def metadata_of(row: RecordSummary) -> dict[str, Any]:
 
 
 def actor_of(row: RecordSummary) -> dict[str, Any]:
-    """Return who acted: the agent as the application, for its user. Events of the system have no caller."""
+    """Return the actor: the agent as the application, and its user. Events of the system have no actor."""
     group = None if row.package is None else {"name": row.package}
     policy = without_absent({"name": row.rule or row.package, "version": row.revision, "group": group})
     authorization = without_absent({"decision": row.outcome, "policy": policy if "name" in policy else None})
@@ -123,7 +123,7 @@ def api_of(row: RecordSummary, operation: str) -> dict[str, Any]:
 
 
 def source_of(row: RecordSummary) -> dict[str, Any]:
-    """Return where the request came from: an address, or at least the name of who sent it."""
+    """Return the source of the request: its address or, if that is unknown, the name of the sender."""
     if row.ip is not None and not row.ip.startswith("redacted:"):
         return {"ip": row.ip, "svc_name": row.agent or SERVICE}
     return {"svc_name": row.agent or row.client or SERVICE}
@@ -144,7 +144,7 @@ def status_of(row: RecordSummary) -> dict[str, Any]:
 
 
 def disposition_of(row: RecordSummary) -> dict[str, Any]:
-    """Return what the policies did with the request; in observe mode, they let it pass."""
+    """Return what happened to the request: it was blocked, or it was allowed, also if only observe mode let it pass."""
     allowed = row.outcome in (None, "allow") and row.kind != "not_issued"
     (action, name), (disposition, caption) = (ALLOWED, ALLOWED) if allowed or row.observed else (DENIED, BLOCKED)
     return {"action_id": action, "action": name, "disposition_id": disposition, "disposition": caption}

@@ -1,4 +1,4 @@
-"""Records as tables: CSV, and Parquet through DuckDB."""
+"""Writes records as tables: CSV, and Parquet through DuckDB."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ INSTALL_OPTIONS = {"autoinstall_known_extensions": "false", "autoload_known_exte
 
 
 class TableError(Exception):
-    """A table cannot be written; the message says why."""
+    """The error for a table that cannot be written; the message says why."""
 
 
 def csv_lines(rows: Iterable[RecordSummary]) -> Iterator[str]:
-    """Yield the lines of a CSV file, the first with the names of the columns. A text that a spreadsheet would take for
-    a formula gets an apostrophe before it."""
+    """Yield the lines of a CSV file; the first line has the names of the columns. A text that a spreadsheet could run
+    as a formula is prefixed with an apostrophe."""
     yield ",".join(COLUMNS) + "\n"
     for row in rows:
         line = StringIO()

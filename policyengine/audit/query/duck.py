@@ -1,4 +1,4 @@
-"""DuckDB, closed in: it reads the files of a question through links in a private folder, and nothing else. It loads no
+"""Runs DuckDB in a sandbox: it reads only the files of a question, through links in a private folder, loads no
 extensions, and has no access to the network."""
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     import duckdb
 
 EXTRA = "audit"
-TEMPORARY = ".policyengine-audit-"  # how the private folder is named
-MAX_MEMORY = 4 * 2**30  # bytes; DuckDB continues in files of the private folder
+TEMPORARY = ".policyengine-audit-"  # prefix of the name of the private folder
+MAX_MEMORY = 4 * 2**30  # bytes; beyond it, DuckDB uses files in the private folder
 MAX_DUCKDB_LINE_BYTES = 16 * 2**20  # bytes; the streaming reader reads files with longer lines
 ROWS_AT_ONCE = 10_000
 LINES_AT_ONCE = 500
-MAX_ERROR_LENGTH = 200  # because a message can quote a line
-ROWS_IN_GROUP = 16_384  # rows of a Parquet file that are read at once
+MAX_ERROR_LENGTH = 200  # characters, because a message of DuckDB can quote a line
+ROWS_IN_GROUP = 16_384  # rows of a row group, which is read as a whole
 LINE_COLUMNS = {"kind": "VARCHAR", "line": "VARCHAR"}
 ALWAYS = ("time", "kind")
 CLOSED = {
@@ -55,7 +55,7 @@ CLOSED = {
 
 
 def memory_limit() -> int:
-    """Return how much memory DuckDB may use, in bytes: at most half of the machine's."""
+    """Return how much memory DuckDB may use, in bytes: at most MAX_MEMORY and half of the machine's memory."""
     return min(MAX_MEMORY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
@@ -66,7 +66,7 @@ def has_duckdb() -> bool:
 
 
 def can_name(path: Path) -> bool:
-    """Whether DuckDB can name a file: its path must be valid Unicode."""
+    """Return whether DuckDB can name a file: its path must be valid Unicode."""
     try:
         str(path.resolve()).encode()
     except UnicodeEncodeError:
@@ -80,7 +80,8 @@ def lines_of(files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> dict
 
 
 class DuckReader:
-    """Answers questions with DuckDB. `logs` are JSON Lines files, `packed` are files of `audit pack`. Use `open`."""
+    """Answers questions with DuckDB. `logs` are JSON Lines files, `packed` are files from `audit pack`. Create it with
+    `open`."""
 
     def __init__(self, folder: Path, logs: Sequence[Path], packed: Sequence[Path], threads: int | None = None) -> None:
         self._folder, self._logs, self._packed, self._threads = folder, logs, packed, threads
@@ -99,8 +100,8 @@ class DuckReader:
     def open(
         logs: Sequence[Path], packed: Sequence[Path] = (), beside: Path | None = None, threads: int | None = None
     ) -> Iterator[DuckReader]:
-        """Open a reader whose private folder is in the folder `beside`, or in the one for temporary files. It uses all
-        cores, or a number of threads. Raises QueryError, OSError."""
+        """Open a reader whose private folder is in the folder `beside` (default: the system's temporary folder). DuckDB
+        uses `threads` threads (default: all cores). Raises QueryError, OSError."""
         if not has_duckdb():
             raise QueryError("packed logs are read with DuckDB", install_command(EXTRA))
         import duckdb
@@ -118,7 +119,7 @@ class DuckReader:
                 reader._connection.close()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        """Connect to a database in the private folder, and close it in."""
+        """Connect to a database in the private folder, and restrict what it may access."""
         import duckdb
 
         limits = {"memory_limit": f"{memory_limit()}B"}
@@ -128,11 +129,11 @@ class DuckReader:
         for setting, value in (
             ("temp_directory", str(self._folder / "spill")),
             ("allowed_directories", [str(self._folder)]),
-            ("allowed_paths", files),  # links are resolved before they are compared with these
+            ("allowed_paths", files),  # DuckDB resolves links before it compares them with these paths
         ):
             connection.execute("SET VARIABLE value = $1", [value])
             connection.execute(f"SET {setting} = getvariable('value')")
-        connection.execute("SET enable_progress_bar = false")  # it is drawn on stdout
+        connection.execute("SET enable_progress_bar = false")  # DuckDB would draw it on stdout
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         return connection
@@ -165,8 +166,8 @@ class DuckReader:
         self._connection.execute(f"CREATE OR REPLACE VIEW events AS {' UNION ALL '.join(parts)}")
 
     def _load_lines(self, text: str, values: Mapping[str, object]) -> None:
-        """Read the JSON Lines files into the table `lines`; files with lines that DuckDB cannot read, as clean copies.
-        Raises OSError, QueryError."""
+        """Read the JSON Lines files into the table `lines`. A file with lines that DuckDB cannot read is replaced by a
+        clean copy. Raises OSError, QueryError."""
         import duckdb
 
         links, create = self._link_logs(), f"CREATE OR REPLACE TABLE lines AS {text}"
@@ -189,7 +190,7 @@ class DuckReader:
         import duckdb
 
         links, names = self._link_logs(), tuple(FIELDS)
-        counts = list(map(count_lines, self._logs))  # first, because servers may append lines
+        counts = list(map(count_lines, self._logs))  # counted first, because servers may append lines
         try:
             self._copy_to(to, select_lines(names), links)
             valid = self._one("SELECT count(kind) FROM read_parquet($1)", [str(to)])
@@ -210,8 +211,8 @@ class DuckReader:
         return write_raw_lines(self._links[link], Path(copy), self.skipped)
 
     def lines(self, kind: str | None = None) -> Iterator[tuple[int, bool, str | None]]:
-        """Yield the lines of a packed file, or those of a kind, in their order: the number, whether it is malformed,
-        and the text; None for a line that was blank or too long. Raises QueryError."""
+        """Yield the lines of a packed file in order, or only the lines of a kind: the number of the line, whether it is
+        malformed, and its text, which is None for a line that was blank or too long. Raises QueryError."""
         import duckdb
 
         [path] = self._packed
@@ -260,12 +261,12 @@ class DuckReader:
         self._connection.execute(f"SET VARIABLE {name} = $1", [value])
 
     def _check_packed(self, paths: Sequence[str]) -> None:
-        """Raises QueryError if a Parquet file does not have the columns of a packed log."""
+        """Check that the Parquet files have the columns of a packed log. Raises QueryError."""
         for path in paths:
             self._check_columns(path, {name: field.kind.value for name, field in FIELDS.items()})
 
     def _check_columns(self, path: str, wanted: Mapping[str, str]) -> None:
-        """Raises QueryError if a Parquet file does not have the columns."""
+        """Check that a Parquet file has these columns. Raises QueryError."""
         described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
         found = {str(one[0]): str(one[1]) for one in described}
         if any(found.get(name) != kind for name, kind in wanted.items()):
@@ -274,7 +275,8 @@ class DuckReader:
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
     def answer(self, queries: Sequence[AuditQuery], also: frozenset[str] = frozenset()) -> list[QueryAnswer]:
-        """Answer questions; stored fields in `also` are read, too, for later ones. Raises OSError, QueryError."""
+        """Answer questions. Stored fields in `also` are loaded, too, for later questions. Raises OSError,
+        QueryError."""
         self._load(queries, also)
         return [self._list(one) if one.lists else self._groups(one) for one in queries]
 
@@ -286,8 +288,8 @@ class DuckReader:
             yield from rows
 
     def _list(self, query: AuditQuery) -> QueryAnswer:
-        """List the newest records. Of many that match, first the few fields of the filters are read, to find the time
-        from which all fields are needed."""
+        """List the newest records. If many records match, only the fields of the filters are read at first, to find the
+        time from which all fields are needed."""
         count, newest = count_statement(query), query
         total = int(self._one(count.text, count.parameters))
         if total > query.limit:

@@ -42,7 +42,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class MalformedLineError(Exception):
-    """A line is not a line of a decision log."""
+    """The error for a line that is not a line of a decision log."""
 
 
 def get(tree: Any, steps: Sequence[Step]) -> Any:
@@ -58,7 +58,7 @@ def get(tree: Any, steps: Sequence[Step]) -> Any:
 
 
 def to_text(value: Any) -> str | None:
-    """Return a JSON value as text: strings as they are, others as JSON."""
+    """Return a JSON value as text: a string unchanged, every other value as JSON."""
     return value if value is None or value.__class__ is str else encode(value).decode()
 
 
@@ -79,7 +79,7 @@ def parse_log_line(line: bytes) -> tuple[dict[str, Any], str]:
 
 
 def normalize_time(found: Any) -> str:
-    """Raises MalformedLineError."""
+    """Return a time as UTC text of fixed width. Raises MalformedLineError."""
     if found.__class__ is not str:
         raise MalformedLineError
     if LOGGED_TIME.fullmatch(found):
@@ -126,7 +126,7 @@ def extract_of(field: RecordField, kind: str) -> Extract:
 
 
 def may_have(kind: str, *paths: str) -> bool:
-    """Whether a record of the kind can have values at the paths, because they are not in a record of another kind."""
+    """Return whether records of the kind can have values at the paths."""
     roots = {split_path(path)[0] for path in paths}
     others = {root for name, (root, *_) in KIND_STEPS if name not in (kind, "directory")}
     return not roots & others

@@ -1,5 +1,5 @@
-"""SQL of DuckDB that extracts the fields of records from lines of logs, as `extract` does in Python. Only names from
-the table of fields become text of a statement."""
+"""DuckDB SQL that extracts the fields of records from lines of logs, as `extract` does in Python. Only names from the
+table of fields become text of a statement."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from policyengine.audit.query.fields import (
 
 LOGGED_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
 LINES = "read_ndjson_objects($files, ignore_errors=true, filename=true, maximum_object_size=$longest)"
-RAW_RECORD, RAW_LINE = "record", "line"  # members of the lines of `raw_lines`
+RAW_RECORD, RAW_LINE = "record", "line"  # members of the lines that `raw_lines` writes
 Columns = Sequence[str]
 
 
@@ -68,26 +68,25 @@ class PathList:
 
 
 def select_rows(names: Columns) -> str:
-    """Return the statement that reads stored fields from the lines of files, a parameter. Lines that are malformed, or
-    need the care of the streaming reader, have no kind."""
+    """Return the statement that reads stored fields from the lines of files; the files are a parameter. Lines that are
+    malformed, or that only the streaming reader can read, have no kind."""
     return _select(names, LINES, [])
 
 
 def select_lines(names: Columns) -> str:
-    """Return the statement that reads stored fields as `select_rows` does, and each line as it is."""
+    """Return the statement that reads stored fields as `select_rows` does, and each line unchanged."""
     return f"SELECT * EXCLUDE filename FROM ({_select(names, LINES, ['json::VARCHAR AS line'])})"
 
 
 def select_raw_lines(names: Columns) -> str:
-    """Return the statement that reads the files of `raw_lines`: stored fields of the records, and each line as it
-    is."""
+    """Return the statement that reads files of `raw_lines`: stored fields of the records, and each line unchanged."""
     line = f"json_extract_string(json, '$.{RAW_LINE}') AS line"
     return f"SELECT * EXCLUDE filename FROM ({_select(names, LINES, [line], f'$.{RAW_RECORD}')})"
 
 
 def select_matching_rows(names: Columns, filtered: Columns, condition: str) -> str:
-    """Return the statement that reads only rows that meet a condition on the `filtered` fields, and malformed lines.
-    The other fields are extracted from these rows alone."""
+    """Return the statement that reads malformed lines, and only those rows that meet a condition on the `filtered`
+    fields. The other fields are extracted only from these rows."""
     matching = f"SELECT * FROM ({_select(filtered, LINES, ['json'])}) AS events WHERE kind IS NULL OR ({condition})"
     return _select(names, f"({matching})", [])
 

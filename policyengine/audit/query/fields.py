@@ -1,7 +1,7 @@
 """The fields of a record that questions can name, and where a line of the log has them.
 
-Each source is a template with paths into the JSON of a line; a field has the value of the first source all of whose
-paths have one. The streaming reader and the SQL of DuckDB both derive from this table, so that they agree.
+Each source is a template with paths into the JSON of a line. A field has the value of the first source whose paths all
+have values. The streaming reader and the DuckDB SQL are both derived from this table, so that they agree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATH = re.compile(r"\{([a-z_.0-9\[\]]+)\}")
 STEP = re.compile(r"([a-z_]+)|\[(\d+)\]")
 Step = str | int
 DIRECTORY = "directory"  # the kind of lines with entity rows, which are not records
-VERSIONS = ("1", "2")  # of the format of lines
+VERSIONS = ("1", "2")  # versions of the format of lines that can be read
 VERSION_PATH, TIME_PATH = "v", "time"
 
 
@@ -43,7 +43,7 @@ RECORD_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class RecordField:
-    """A field. `sources` is empty for a field that `special_fields` or the query computes."""
+    """A field of a record. `sources` is empty for a field that `special_fields` or the query computes."""
 
     name: str
     kind: FieldKind
@@ -118,7 +118,8 @@ FIELDS: dict[str, RecordField] = {
     )
 }  # fmt: skip
 
-# Fields that a question computes. A bucket is the beginning of a time of fixed width, and the rest of its name.
+# Fields that a question computes. A bucket has the length of the prefix of a time of fixed width, and the text that
+# completes its name.
 BUCKETS = {"minute": (16, "Z"), "hour": (13, ":00Z"), "day": (10, ""), "month": (7, "")}
 ENDED = "ended"
 COMPUTED = {
@@ -128,7 +129,7 @@ COMPUTED = {
     "month": "the month of the time",
     ENDED: "how a confirm ended: `allowed` with an approval, or `open`",
 }
-MEASURES = ("latency_ms", "size", "usage")  # fields whose sums and percentiles can be asked for
+MEASURES = ("latency_ms", "size", "usage")  # fields that questions can measure
 ENDED_FIELDS = frozenset({"kind", "outcome", "time", "binding", "spent"})
 
 CHAIN_SOURCES = ("decision.principal.chain", "outcome.subject.chain")
@@ -147,7 +148,8 @@ DECIMAL_NUMBER = r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?"
 
 
 def stored_fields(names: frozenset[str]) -> frozenset[str]:
-    """Return the fields of `FIELDS` that the named fields, computed or not, need. Raises KeyError."""
+    """Return the stored fields (`FIELDS`) that the named fields need; a computed field may need several. Raises
+    KeyError."""
     found: set[str] = {"time", "kind"}
     for name in names:
         if name == ENDED:

@@ -1,5 +1,5 @@
-"""Packs a log into one Parquet file: the fields of each record in columns, and each line as it is. A malformed line has
-no fields."""
+"""Packs a log into one Parquet file, with the fields of each record in columns, and each line unchanged. A malformed
+line has no fields."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PackResult:
 
 @contextmanager
 def named_as(file: Path, folder: Path) -> Iterator[None]:
-    """Name the file in an error about a temporary file in the folder."""
+    """Replace the name of a temporary file in the folder by `file` in errors."""
     try:
         yield
     except OSError as error:
@@ -42,7 +42,8 @@ def named_as(file: Path, folder: Path) -> Iterator[None]:
 
 
 def pack_log(paths: Sequence[Path], to: Path) -> PackResult:
-    """Pack logs, with their rotated files, into a file, written whole or not at all. Raises OSError, QueryError."""
+    """Pack logs with their rotated files into the file `to`, which is written completely or not at all. Raises OSError,
+    QueryError."""
     if not has_duckdb():
         raise QueryError("logs are packed with DuckDB", install_command(EXTRA))
     if to.exists() and not (to.is_file() and is_packed(to)):

@@ -1,4 +1,4 @@
-"""A question about a log: which records, and whether to list, count or measure them."""
+"""A question about a log: which records to select, and whether to list, count or measure them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DECISION = "decision"
 ANY_KIND = "all"
 DEFAULT_LIMIT = 1_000
 OUTCOMES = ("allow", "deny", "confirm", "throttle")
-MAX_LIMIT = 100_000  # records that are sorted in memory
+MAX_LIMIT = 100_000  # maximum records that are sorted in memory
 WILDCARD = "*"
 NAMED_FILTERS = ("agent", "issuer", "user", "endpoint", "resource", "outcome", "rule", "id")  # options of the command
 GROUP_COLUMNS = ("count", "first", "last")
@@ -33,7 +33,7 @@ Row: TypeAlias = tuple[Cell, ...]
 
 
 class QueryError(Exception):
-    """A question cannot be answered; `hint` says how to correct it."""
+    """The error for a question that cannot be answered; `hint` says how to correct that."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,8 @@ class QueryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldFilter:
-    """The record's field must have one of the values; `*` stands for any text, and an empty value for no value."""
+    """A filter: the field of a record must have one of the values. `*` stands for any text, and an empty value matches
+    a missing field."""
 
     field: str
     values: tuple[str, ...]
@@ -59,7 +60,7 @@ class AuditQuery:
     count_by: tuple[str, ...] = ()
     count: bool = False
     measure: str | None = None
-    newest_first: bool = False  # the groups that began last come first
+    newest_first: bool = False  # sort groups by the time of their first record, latest first
     limit: int = DEFAULT_LIMIT
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class AuditQuery:
 
     @property
     def lists(self) -> bool:
-        """Whether the answer consists of records."""
+        """Whether the question lists records."""
         return not (self.count_by or self.count or self.measure)
 
     @property
@@ -169,7 +170,8 @@ def format_time(moment: datetime) -> str:
 
 
 def check_outcomes(wanted: FieldFilter) -> None:
-    """Refuse an outcome that no record can have: else a misspelt one would find nothing. Raises QueryError."""
+    """Refuse an outcome that no record can have, because a misspelled outcome would silently find nothing. Raises
+    QueryError."""
     for value in wanted.values if wanted.field == "outcome" else ():
         if value and WILDCARD not in value and value not in OUTCOMES:
             names = ", ".join(f"`{name}`" for name in OUTCOMES)
@@ -177,7 +179,8 @@ def check_outcomes(wanted: FieldFilter) -> None:
 
 
 def parse_moment(text: str, now: datetime) -> str:
-    """Parse `2026-12-01`, `2026-12-01T10:00Z`, RFC 3339, or `7d` before `now`. Raises QueryError."""
+    """Parse `2026-12-01`, `2026-12-01T10:00Z`, an RFC 3339 time, or a duration before `now` such as `7d`. Raises
+    QueryError."""
     span = parse_duration(text)
     if span is not None:
         try:

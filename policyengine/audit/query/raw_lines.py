@@ -1,5 +1,5 @@
-"""Writes the lines of a log as JSON Lines that DuckDB can read whatever they contain: each line as text, beside its
-record. A malformed line has no record, and a blank one or one that is too long has no text either."""
+"""Writes the lines of a log as JSON Lines that DuckDB can always read: each line as text, beside its record. A
+malformed line has no record; a blank line, or a line that is too long, has no text either."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from policyengine.audit.query.extract_sql import RAW_LINE, RAW_RECORD
 from policyengine.audit.query.stream import SkippedLines, parse_or_salvage, read_numbered_lines
 
 READ_BYTES = 1 << 20
-NOT_TEXT = "not UTF-8: "  # begins the text of such a line, so that it is malformed there, too
+NOT_TEXT = "not UTF-8: "  # prefix of the text of a line that is not UTF-8, so that the copy is malformed, too
 EMPTY = b"{}\n"
 
 
 def write_raw_lines(path: Path, to: Path, skipped: SkippedLines) -> int:
-    """Write the lines of a file, and return the length of the longest. Raises OSError."""
+    """Write the lines of a file, and return the length of the longest written line. Raises OSError."""
     longest, before = len(EMPTY), 0
     with to.open("wb") as file:
         for number, line in read_numbered_lines(path, skipped):
@@ -30,7 +30,7 @@ def write_raw_lines(path: Path, to: Path, skipped: SkippedLines) -> int:
 
 
 def raw_line(path: Path, line: bytes, skipped: SkippedLines) -> bytes:
-    """Return a line as JSON. A valid line is without its newline; a malformed one is exactly as it is."""
+    """Return a line as JSON. A valid line loses its newline; a malformed line is kept exactly."""
     try:
         tree, _, cut = parse_or_salvage(line)
     except MalformedLineError:
@@ -50,8 +50,8 @@ def raw_text(line: bytes) -> str:
 
 
 def count_lines(path: Path) -> int:
-    """Return the number of lines of a file, which may be compressed; -1 if it cannot be unpacked. The last line may
-    lack its newline. Raises OSError."""
+    """Return the number of lines of a file, which may be compressed; -1 if the file cannot be unpacked. The last line
+    may lack its newline. Raises OSError."""
     count, last = 0, b"\n"
     with open_log_file(path) as file:
         try:

@@ -1,4 +1,4 @@
-"""Opens the logs that a question names: with the streaming reader, or with DuckDB if they are large or packed."""
+"""Opens logs for questions, with the streaming reader, or with DuckDB if the logs are large or packed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.stream import Progress, SkippedLines, StreamReader
 
-STREAMED_BYTES = 64 * 2**20  # up to this size the streaming reader answers before DuckDB has started
+STREAMED_BYTES = 64 * 2**20  # up to this size, the streaming reader is used, because DuckDB takes time to start
 Reader: TypeAlias = StreamReader | DuckReader
 
 
 @dataclass(frozen=True, slots=True)
 class LogFiles:
-    """The files of logs: JSON Lines with their rotated files, oldest first, and packed ones."""
+    """The files of logs: JSON Lines files with their rotated files, oldest first, and packed files."""
 
     logs: tuple[Path, ...]
     packed: tuple[Path, ...]
 
     @staticmethod
     def find(paths: Sequence[Path]) -> LogFiles:
-        """Raises OSError, QueryError."""
+        """Find the files of the logs at these paths. Raises OSError, QueryError."""
         logs: list[Path] = []
         packed: list[Path] = []
         for path in paths:
@@ -44,13 +44,13 @@ class LogFiles:
 
     @property
     def with_duckdb(self) -> bool:
-        """Whether DuckDB reads them."""
+        """Whether DuckDB reads the files."""
         large = self.size > STREAMED_BYTES and has_duckdb()
         return bool(self.packed) or (large and all(map(can_name, self.logs)))
 
 
 def regular_file(path: Path) -> Path:
-    """Raises OSError, QueryError."""
+    """Check that the path is a regular file, and return it. Raises OSError, QueryError."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise QueryError(f"`{path}` is not a file")
     return path
@@ -67,6 +67,6 @@ def open_reader(files: LogFiles, progress: Progress, *, in_order: bool = False) 
 
 
 def check_logs(skipped: SkippedLines) -> None:
-    """Raises QueryError for a file that is not a log at all."""
+    """Check that each file with lines has a line of a decision log. Raises QueryError."""
     if (file := skipped.foreign) is not None:
         raise QueryError(f"`{file}` is not a decision log", "name a file that `serve --log` or `audit pack` wrote")

@@ -1,5 +1,5 @@
-"""SQL of DuckDB for questions about the rows of logs. Only names from our tables become text of a statement; everything
-that a user or a log supplies is a parameter."""
+"""DuckDB SQL for questions about the rows of logs. Only names from this project's tables become text of a statement;
+everything that a user or a log supplies is a parameter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Statement:
 
 
 def expression(name: str) -> str:
-    """Return the expression of a field of a question, in the types of the answer."""
+    """Return the SQL expression of a field, in the type of the answer."""
     if name in BUCKET_FORMATS:
         return f"strftime({TIME}, '{BUCKET_FORMATS[name]}')"
     if name == ENDED:
@@ -57,7 +57,7 @@ def as_text(name: str) -> str:
 
 
 def condition(query: AuditQuery, statement: Statement) -> str:
-    """Return the condition of the records that match."""
+    """Return the SQL condition for the records that match."""
     parts = ["kind <> 'directory'"]
     for moment, sign in ((query.since, ">="), (query.until, "<")):
         if moment is not None:
@@ -67,7 +67,8 @@ def condition(query: AuditQuery, statement: Statement) -> str:
 
 
 def loading_condition(query: AuditQuery) -> Statement | None:
-    """Return the condition of the rows that a question needs of logs as JSON Lines, if it leaves out many."""
+    """Return the condition for the rows that a question needs from JSON Lines logs; None if no condition would leave
+    out many rows."""
     filtered = query.filter_names - {"kind"} or query.since or query.until
     if not filtered or ENDED in query.filter_names:
         return None
@@ -94,7 +95,7 @@ def _value(text: str, value: str, statement: Statement) -> str:
 
 
 def _prefix_range(text: str, prefix: str, statement: Statement) -> str:
-    """Return the range of texts with a prefix as a further condition, by which DuckDB leaves out columns and parts of
+    """Return a further condition, the range of texts with this prefix, with which DuckDB can skip columns and parts of
     files."""
     last = ord(prefix[-1]) if prefix else sys.maxunicode
     if last == sys.maxunicode:
@@ -104,12 +105,13 @@ def _prefix_range(text: str, prefix: str, statement: Statement) -> str:
 
 
 def events(query: AuditQuery) -> str:
-    """Return what a question selects from: the rows, with the approvals if it follows them."""
+    """Return the source of the rows of a question: `events`, joined with the approvals if the question follows them."""
     return f"events {JOIN_APPROVALS}" if query.links_approvals else "events"
 
 
 def list_statement(query: AuditQuery) -> Statement:
-    """Return the statement of the newest records, oldest first; with the limit 0 of all records, as they were read."""
+    """Return the statement for the newest records, oldest first; with the limit 0, for all records in the order of
+    reading."""
     statement = Statement()
     columns = ", ".join(f"{expression(name)} AS {quote(name)}" for name in query.columns)
     rows, where = filtered_events(query), condition(query, statement)
@@ -127,12 +129,12 @@ def _by_moment(direction: str) -> str:
 
 
 def filtered_events(query: AuditQuery) -> str:
-    """Return the rows that the filters of a question read."""
+    """Return the source of the rows that the filters of a question read."""
     return f"events {JOIN_APPROVALS}" if ENDED in query.filter_names else "events"
 
 
 def oldest_statement(query: AuditQuery) -> Statement:
-    """Return the statement of the time of the oldest record within the limit."""
+    """Return the statement for the time of the oldest record within the limit."""
     statement = Statement()
     where = condition(query, statement)
     statement.text = (
@@ -149,7 +151,7 @@ def count_statement(query: AuditQuery) -> Statement:
 
 
 def group_statement(query: AuditQuery) -> Statement:
-    """Return the statement of the groups, and how many there are as the last column."""
+    """Return the statement for the groups; its last column is the number of groups."""
     statement = Statement()
     keys = [group_key(name) for name in query.count_by]
     source, value = f"{events(query)} WHERE {condition(query, statement)}", ""
@@ -175,7 +177,7 @@ def group_statement(query: AuditQuery) -> Statement:
 
 
 def group_key(name: str) -> str:
-    """Return the expression by which rows are grouped; times are formatted later, once for each group."""
+    """Return the expression by which rows are grouped; times are formatted later, once per group."""
     return f"date_trunc('{name}', {TIME})" if name in BUCKET_FORMATS else expression(name)
 
 
@@ -184,7 +186,7 @@ def shown_key(name: str, group: str) -> str:
 
 
 def _usage_numbers(keys: Sequence[str], source: str) -> str:
-    """Return the numbers in the usages, one row for each, with the name of the member."""
+    """Return the source of the numbers in usages: one row for each number, with the name of its member."""
     inner = ", ".join([*(f"{key} AS k{place}" for place, key in enumerate(keys)), "TRY_CAST(usage AS JSON) AS usage"])
     members = f"SELECT *, unnest(json_keys(usage)) AS member FROM (SELECT {inner} FROM {source})"
     value = "json_extract(usage, '/' || replace(replace(member, '~', '~0'), '/', '~1'))"

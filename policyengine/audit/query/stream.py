@@ -19,13 +19,13 @@ from policyengine.bounded_files import begins_with
 
 LINES_BETWEEN_REPORTS = 2_000
 LINE_STARTS = (b'{"v":1,', b'{"v":2,')
-Progress = Callable[[int], None]  # receives the number of bytes read, of all files
+Progress = Callable[[int], None]  # receives the number of bytes read so far, of all files
 
 
 @dataclass(slots=True)
 class SkippedLines:
-    """The malformed lines by file, files whose rest could not be read with the reason, and files that have a valid
-    line."""
+    """The numbers of malformed lines by file, the files whose rest could not be read, with the reason, and the files
+    that have a valid line."""
 
     lines: dict[Path, int] = field(default_factory=dict)
     broken: dict[Path, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class SkippedLines:
 
     @property
     def foreign(self) -> Path | None:
-        """A file that has lines, but none of a decision log."""
+        """A file that has lines, but no line of a decision log."""
         return next((file for file in self.lines if file not in self.valid), None)
 
     @property
@@ -45,7 +45,7 @@ class SkippedLines:
 
 
 def open_counted(path: Path) -> tuple[io.BufferedReader, gzip.GzipFile | None]:
-    """Open a file, and its decompressing reader if it is compressed."""
+    """Open a file. The second value is the decompressing reader of a compressed file, otherwise None."""
     packed = begins_with(path, GZIP)
     raw = path.open("rb")
     return raw, gzip.GzipFile(fileobj=raw, mode="rb") if packed else None
@@ -73,8 +73,8 @@ def read_numbered_lines(
 
 
 def parse_or_salvage(line: bytes) -> tuple[dict[str, object], str, bool]:
-    """Return the tree and kind of a line, and whether it follows a line on it that was cut off. Raises
-    MalformedLineError."""
+    """Return the tree and the kind of a line, and whether the beginning of another line, which was cut off, precedes
+    it. Raises MalformedLineError."""
     try:
         return *parse_log_line(line), False
     except MalformedLineError:
@@ -87,7 +87,7 @@ def parse_or_salvage(line: bytes) -> tuple[dict[str, object], str, bool]:
 def read_trees(
     path: Path, skipped: SkippedLines, progress: Progress = lambda _: None, before: int = 0
 ) -> Iterator[tuple[dict[str, object], str]]:
-    """Yield the lines of one file as trees with their kinds; malformed lines are counted. Raises OSError."""
+    """Yield each line of a file as a tree with its kind; malformed lines are counted in `skipped`. Raises OSError."""
     for _, line in read_numbered_lines(path, skipped, progress, before):
         try:
             tree, kind, cut = parse_or_salvage(line)
@@ -101,8 +101,8 @@ def read_trees(
 
 
 def write_clean_copy(path: Path, to: Path, skipped: SkippedLines) -> int:
-    """Write the valid lines of a file without entity rows, one object on each, and return the length of the longest.
-    Raises OSError."""
+    """Write the valid lines of a file, except those with entity rows, as one object per line, and return the length of
+    the longest. Raises OSError."""
     longest = 0
     with to.open("wb") as file:
         for tree, kind in read_trees(path, skipped):
@@ -112,7 +112,7 @@ def write_clean_copy(path: Path, to: Path, skipped: SkippedLines) -> int:
 
 
 class StreamReader:
-    """Answers questions by reading all lines of files, once, or twice to follow approvals."""
+    """Answers questions by reading all lines of the files once, or twice if a question follows approvals."""
 
     def __init__(self, files: Sequence[Path], progress: Progress = lambda _: None) -> None:
         self._files = files
@@ -120,7 +120,8 @@ class StreamReader:
         self.skipped = SkippedLines()
 
     def answer(self, queries: Sequence[AuditQuery], also: frozenset[str] = frozenset()) -> list[QueryAnswer]:
-        """Answer questions in one pass. `also` is as in DuckReader, and not needed here. Raises OSError, QueryError."""
+        """Answer questions in one pass, after a pass that reads approvals if a question follows them. `also` is only
+        for DuckReader. Raises OSError, QueryError."""
         self.skipped = SkippedLines()
         approved = self._approved(queries)
         if len(queries) == 1:
@@ -143,7 +144,8 @@ class StreamReader:
         return map(tally.shown, self._matching_rows(query, approved))
 
     def _matching_rows(self, query: AuditQuery, approved: ApprovedBindings) -> Iterator[Row]:
-        """Yield rows with all fields of a question, which are extracted only if the fields of its filters match."""
+        """Yield the matching rows with all fields of a question. A row's other fields are extracted only if its filter
+        fields match."""
         narrow, whole = RowExtractor(stored_fields(query.filter_names)), RowExtractor(query.stored)
         matcher = Matcher(query, RowReader(narrow.names, approved))
         for tree, kind in self._records():
@@ -151,7 +153,7 @@ class StreamReader:
                 yield whole.row(tree, kind)
 
     def _approved(self, queries: Sequence[AuditQuery]) -> ApprovedBindings:
-        """Read the approvals that were spent, if a question follows them."""
+        """Read the spent approvals if a question follows them."""
         found = ApprovedBindings()
         if any(one.links_approvals for one in queries):
             extractor = RowExtractor(frozenset({"kind", "time", "spent"}))

@@ -1,4 +1,4 @@
-"""Answers a question from rows, in Python: matches, lists, counts and measures them in bounded memory."""
+"""Answers questions from rows in Python: matches, lists, counts and measures rows in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from policyengine.audit.query.query import (
 )
 
 MAX_GROUPS = 1_000_000
-MAX_MEASURED = 50_000_000  # numbers of eight bytes
+MAX_MEASURED = 50_000_000  # maximum numbers, of eight bytes each
 Read: TypeAlias = Callable[[Row], Cell]
 Key: TypeAlias = tuple[str, ...]
 decode = msgspec.json.Decoder().decode
 
 
 class ApprovedBindings:
-    """The last time at which an approval of each binding was spent."""
+    """The latest time at which an approval with each binding was spent."""
 
     def __init__(self) -> None:
         self.times: dict[str, str] = {}
@@ -43,7 +43,7 @@ class ApprovedBindings:
 
 
 class RowReader:
-    """Reads fields, also computed ones, from rows with the named columns."""
+    """Reads stored and computed fields from rows with the named columns."""
 
     def __init__(self, columns: Sequence[str], approved: ApprovedBindings) -> None:
         self._at = {name: place for place, name in enumerate(columns)}
@@ -71,7 +71,7 @@ class RowReader:
         return ended
 
     def matches(self, one: FieldFilter) -> Callable[[Row], bool]:
-        """Return whether a row passes the filter."""
+        """Return a function that returns whether a row passes the filter."""
         read = self.read(one.field)
         literal = {value or None for value in one.values if WILDCARD not in value}
         patterns = [value.split(WILDCARD) for value in one.values if WILDCARD in value]
@@ -85,8 +85,8 @@ class RowReader:
 
 
 def has_parts(text: str, parts: Sequence[str]) -> bool:
-    """Return whether a text consists of at least two parts with any text between them, in time that is linear in both:
-    a client may have chosen the text."""
+    """Return whether a text consists of these parts, at least two, with any text between them. The time is linear,
+    because a client may have chosen the text."""
     first, *middle, last = parts
     if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
         return False
@@ -111,7 +111,7 @@ class Matcher:
         time = str(self._time(row))
         if time < self._since or (self._until is not None and time >= self._until):
             return False
-        return all(matches(row) for matches in self._filters)  # most rows of most questions end here
+        return all(matches(row) for matches in self._filters)  # most rows end here
 
 
 class Tally:
@@ -135,7 +135,7 @@ class Tally:
             self.collect(row)
 
     def collect(self, row: Row) -> None:
-        """Add a row that matches."""
+        """Add a matching row."""
         self.matched += 1
         if self.query.lists:
             self._list(row)
@@ -145,7 +145,7 @@ class Tally:
             self._count(tuple(read(row) for read in self._shown), str(self._time(row)))
 
     def shown(self, row: Row) -> Row:
-        """Return the cells under the columns of the answer."""
+        """Return the cells of a row in the columns of the answer."""
         return tuple(read(row) for read in self._shown)
 
     def _list(self, row: Row) -> None:
@@ -214,7 +214,7 @@ def limit_groups(query: AuditQuery, rows: Iterable[Row]) -> QueryAnswer:
 
 
 def usage_members(usage: Cell) -> dict[str, float]:
-    """Return the numbers in a usage."""
+    """Return the numbers in a usage, by member."""
     try:
         tree = decode(str(usage)) if usage is not None else None
     except msgspec.DecodeError:

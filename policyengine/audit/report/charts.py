@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from policyengine.audit.query.query import QueryAnswer
 
 WIDTH, HEIGHT = 960, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 6, 12, 26  # of the plot
+LEFT, RIGHT, TOP, BOTTOM = 52, 6, 12, 26  # edges of the plot
 GRID_LINES = 4
 MAX_COLUMNS = 400
 MIN_LABEL_DISTANCE = 96  # between labels of the time, in units of the drawing
@@ -107,7 +107,7 @@ def value_labels(most: int) -> tuple[ChartLabel, ...]:
 
 
 def nice_maximum(value: int) -> int:
-    """Return the next number above that is easy to read: 1, 2, 4, 6 or 8 times a power of ten."""
+    """Return the next number from `value` up that is 1, 2, 4, 6 or 8 times a power of ten."""
     if value <= 1:
         return 1
     power: int = 10 ** (len(str(value)) - 1)
@@ -129,7 +129,7 @@ def short_time(bucket: str) -> str:
 
 
 def all_buckets(answer: QueryAnswer, bucket: str) -> list[str]:
-    """Return all buckets from the first to the last of an answer, also those without a record."""
+    """Return all buckets from the first to the last bucket of an answer, including buckets without a record."""
     found = [str(row[0]) for row in answer.rows]
     if not found:
         return []
@@ -151,7 +151,8 @@ def months(first: str, last: str) -> list[str]:
 
 
 def counts_by_series(answer: QueryAnswer) -> dict[str, dict[str, int]]:
-    """Return the counts of an answer by bucket and another field, by that field."""
+    """Return the counts of an answer that is grouped by a bucket and another field, as counts by bucket for each value
+    of that field."""
     found: dict[str, dict[str, int]] = {}
     for bucket, name, count, *_ in answer.rows:
         found.setdefault("none" if name is None else str(name), {})[str(bucket)] = int(count or 0)

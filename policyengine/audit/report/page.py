@@ -34,8 +34,8 @@ UNITS = {"latency_ms": "ms", "size": "bytes"}
 
 @dataclass(frozen=True, slots=True)
 class ReportFigure:
-    """A number on a card, and the question that it answers. `check` is the row of the answer, or the number of
-    groups."""
+    """A number on a card, and the question that it answers. `check` is the row of the answer with the number, or the
+    number of groups."""
 
     label: str
     value: int
@@ -47,8 +47,8 @@ class ReportFigure:
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """A row of a table: `cells` under the columns, `bar` and `marks` as percentages of the width, and the row of the
-    answer as JSON."""
+    """A row of a table: `cells` are the values of the columns, `bar` and `marks` are percentages of the width, and
+    `check` is the row of the answer as JSON."""
 
     cells: tuple[str, ...]
     check: str
@@ -61,7 +61,7 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportPanel:
-    """A table of answers with its question. `kind` selects how rows are drawn."""
+    """A table with the answer to a question. `kind` selects how rows are drawn."""
 
     title: str
     kind: str
@@ -73,7 +73,7 @@ class ReportPanel:
 
 
 class ReportPage:
-    """The page of a report about logs, as they were named on the command line."""
+    """The page of a report. `logs` are named as on the command line."""
 
     def __init__(self, answers: ReportAnswers, logs: Sequence[str], skipped: SkippedLines, since: str | None) -> None:
         self._answers, self._logs, self._skipped, self._since = answers, logs, skipped, since
@@ -174,7 +174,7 @@ class ReportPage:
     # ── Tables ────────────────────────────────────────────────────────────────────────────────
 
     def _sections(self) -> list[tuple[str, list[ReportPanel]]]:
-        """Return the panels that have rows, under the headings of their sections."""
+        """Return the sections of the page, each with its heading and its panels that have rows."""
         sections = [
             ("Denied", [self._bars("Rules that denied most", "denied_rules", "deny"),
                         self._bars("Agents denied most", "denied_agents", "deny")]),
@@ -249,7 +249,7 @@ class ReportPage:
         return self._panel(title, "measures", name, (", ".join(answer.columns[:keys]), "count", *numbers), rows)
 
     def _totals(self, title: str, names: Sequence[str]) -> ReportPanel:
-        """One row for each of several questions, each with its own command."""
+        """Return a panel with one row for each of several questions, each with its own command."""
         figures = [self._count(name, name) for name in names]
         if not any(one.value for one in figures):
             return ReportPanel(title, "totals", (), (), "")

@@ -22,7 +22,7 @@ COARSEST_BUCKET = "month"
 
 @dataclass(frozen=True, slots=True)
 class ReportAnswers:
-    """The answers by name, and the name of the field that divides the time."""
+    """The answers by name, and the name of the field that divides time into buckets."""
 
     answers: Mapping[str, QueryAnswer]
     bucket: str
@@ -54,7 +54,8 @@ def _ask(
 
 
 def choose_bucket(decisions: QueryAnswer) -> str:
-    """Return the unit that divides the time of the decisions into at most 150 columns, or months."""
+    """Return the smallest unit that divides the time of the decisions into at most 150 columns, or months if there is
+    none."""
     [(_, first, last)] = decisions.rows
     if first is None or last is None:
         return "day"

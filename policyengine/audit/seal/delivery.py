@@ -1,8 +1,9 @@
 """Sends checkpoints elsewhere: to webhooks, and to witnesses that cosign them.
 
-A checkpoint that is kept elsewhere shows later that the log was not rewritten, also by the holder of the key. The
-checkpoint with its cosignatures is in the file `cosigned`. One thread sends the latest checkpoint, so that a slow
-receiver delays no decision and no seal; checkpoints in between are skipped, because each covers all lines before it.
+A checkpoint that is kept elsewhere can prove later that the log was not rewritten, not even by the holder of the key.
+The file `cosigned` contains the last checkpoint with cosignatures. One thread sends the latest checkpoint, so that a
+slow receiver delays no decision and no seal. Checkpoints between two deliveries are skipped, because each checkpoint
+covers all lines before it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from policyengine.http.fetch import Fetcher, FetchError, FetchResponse, parse_fe
 from policyengine.log_throttle import LogThrottle
 
 _LOG = logging.getLogger("policyengine")
-MIN_SECONDS = 10.0  # between two deliveries
-ANSWER_SECONDS = 5.0  # for one receiver
+MIN_SECONDS = 10.0  # minimum seconds between two deliveries
+ANSWER_SECONDS = 5.0  # maximum seconds for the answer of one receiver
 ACCEPTED = frozenset({200, 201, 202, 204})
 CONFLICT = 409
 SIZE_TYPE = "text/x.tlog.size"
@@ -46,7 +47,7 @@ class DeliveryError(Exception):
 
 
 class CheckpointWitness:
-    """A witness: it cosigns a checkpoint after it has verified the proof that the log only grew."""
+    """A witness, which cosigns a checkpoint after it has verified the proof that the log only grew."""
 
     def __init__(self, options: WitnessOptions) -> None:
         """Parse the URL and the key. Raises DeliveryError."""
@@ -60,8 +61,9 @@ class CheckpointWitness:
             raise DeliveryError(f"the key of the witness `{options.url}` is not a key for cosignatures")
 
     def cosign(self, fetcher: Fetcher, tiles: TileFolder, signed: SignedCheckpoint, old: int) -> Signature:
-        """Return the cosignature of a checkpoint. `old` is the size of the last checkpoint that this witness cosigned;
-        if the witness knows another one, it is asked once more. Raises FetchError, NoteError, TileError, OSError."""
+        """Return the cosignature of a checkpoint. `old` is the size of the last checkpoint that this witness cosigned.
+        If the witness reports another size, the request is sent once more with that size. Raises FetchError, NoteError,
+        TileError, OSError."""
         answer = self._request(fetcher, tiles, signed, old)
         if answer.status == CONFLICT:
             known = answer.body.strip()
@@ -131,7 +133,7 @@ class CheckpointDelivery:
             self._thread = thread
 
     def stop(self) -> None:
-        """Deliver the latest checkpoint, and end the thread."""
+        """Deliver the latest checkpoint, and stop the thread."""
         self._stop.set()
         self._due.set()
         if self._thread is not None:
@@ -189,8 +191,8 @@ class CheckpointDelivery:
 
 
 def read_witnessed(folder: Path) -> dict[str, int]:
-    """Return the size of the last checkpoint that each witness cosigned; empty if the file is missing or damaged,
-    because a witness tells its size. Raises OSError."""
+    """Return the size of the last checkpoint that each witness cosigned. The result is empty if the file is missing or
+    damaged, because each witness reports its size anyway. Raises OSError."""
     try:
         return msgspec.json.decode(read_file(folder / WITNESSED), type=dict[str, int])
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
@@ -206,7 +208,7 @@ def read_cosigned(folder: Path) -> SignedCheckpoint | None:
 
 
 def parse_witnesses(given: Sequence[str]) -> tuple[WitnessOptions, ...]:
-    """Parse witnesses, each `<URL> <key>`. Raises DeliveryError."""
+    """Parse witnesses of the form `<URL> <key>`. Raises DeliveryError."""
     found = []
     for text in given:
         url, space, key = text.strip().partition(" ")

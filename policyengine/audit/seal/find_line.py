@@ -1,7 +1,8 @@
-"""Finds the line of a decision in a sealed log, and the index of its entry, and reads only a few lines for it.
+"""Finds the line of a decision in a sealed log and the index of its entry, in most cases by reading only a few lines.
 
-The ID of a decision begins with its time, and lines are nearly in order of time, so the search is binary over the first
-lines of tiles; the file `places` has their offsets. A found line proves nothing: its inclusion proof must hold.
+The ID of a decision begins with its time, and lines are nearly in order of time, so a binary search over the first
+lines of tiles finds it; the file `places` has the offsets of these lines. The found line proves nothing until its
+inclusion proof holds.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # matches the b
 ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 ULID_TIME_CHARACTERS = 10
-# How many lines from the start of a tile are searched for a time.
+# The number of lines from the start of a tile that are searched for a time.
 MAX_UNTIMED_LINES = 100
-# How many tiles before and after the time of the decision are searched: lines are not exactly in order of time.
+# The number of tiles before and after the time of the decision that are searched, because lines are not exactly in
+# order of time.
 NEAR_TILES = 4
 READ_BYTES = 1 << 20
 
@@ -51,7 +53,8 @@ class FoundLine:
 
 
 class LogIndex:
-    """An index of a sealed log: where in its files each tile begins. Creating it raises OSError and SealError."""
+    """An index of a sealed log: the place in its files where each tile begins. Creating an index raises OSError and
+    SealError."""
 
     def __init__(self, log: Path, folder: Path) -> None:
         self.files = log_files(log)
@@ -62,8 +65,8 @@ class LogIndex:
         self._maps: dict[Path, mmap.mmap | bytes] = {}
 
     def _file_shift(self, state: SealState | None) -> int | None:
-        """Return the number of the oldest remaining file, counting from 0 all files that were ever sealed. Return None
-        if it is unknown.
+        """Return the number of the oldest remaining file among all files that were ever sealed, from 0; None if it is
+        unknown.
         """
         if state is None:
             return None
@@ -97,8 +100,8 @@ class LogIndex:
         return (self.files[number], self._places[2 * tile]) if 0 <= number < len(self.files) else None
 
     def _tile_time(self, tile: int) -> bytes:
-        """Return the time of the first line with a time, from the first line of the tile on; `b""` if no line has a
-        time or the file was deleted.
+        """Return the time of the first line of the tile that has a time; `b""` if the searched lines have no time or
+        the file was deleted.
         """
         place = self._tile_place(tile)
         if place is None:
@@ -128,7 +131,8 @@ class LogIndex:
         return None
 
     def _tile_parts(self, tile: int, tiles: int) -> Iterator[tuple[Path, int, int]]:
-        """Yield the parts of files from the first line of a tile to that of the next one, or to the end of the log."""
+        """Yield the parts of files from the first line of a tile to the first line of the next tile, or to the end of
+        the log."""
         place = self._tile_place(tile)
         if place is None:
             return
@@ -145,8 +149,8 @@ class LogIndex:
                 yield found
 
     def _find_between(self, path: Path, begin: int, end: int, wanted: str) -> FoundLine | None:
-        """Return the line of the decision between two offsets, or None. A line with a match is parsed, once, because a
-        request can contain the same text, many times.
+        """Return the line of the decision between two offsets, or None. A line that contains the ID is parsed, because
+        a request can contain the same text, but only once, because it can contain the text many times.
         """
         content, mark, at = self.content(path), b'"id":"' + wanted.encode() + b'"', begin
         while (at := content.find(mark, at, end)) >= 0:
@@ -161,11 +165,11 @@ class LogIndex:
         return None
 
     def is_newer(self, path: Path) -> bool:
-        """Return whether a file is newer than all files of which lines are sealed."""
+        """Return whether a file is newer than all files with sealed lines."""
         return self._shift is not None and self.files.index(path) + self._shift >= len(self._starts)
 
     def line(self, path: Path, number: int) -> FoundLine | None:
-        """Return the line of a file with a number, from 1, or None. Raises OSError, SealError."""
+        """Return a line of a file by its number, from 1, or None. Raises OSError, SealError."""
         start = line_start(self.content(path), number)
         return None if start is None else self.line_from(path, start)
 
@@ -184,8 +188,8 @@ class LogIndex:
             at = content.find(b"\n", at) + 1 or len(content)
 
     def index_of(self, path: Path, offset: int) -> int | None:
-        """Return the index of the entry of the line at an offset, counted from the nearest tile before it. Return None
-        if the line's file was not sealed.
+        """Return the index of the entry of the line at an offset, counted from the nearest tile before that offset;
+        None if the file was not sealed.
         """
         if self._shift is None:
             return None
@@ -201,7 +205,7 @@ class LogIndex:
 
 
 class TilePlaces(Sequence[tuple[int, int]]):
-    """For each tile, in order: the number of the file and the offset of the tile's first line."""
+    """The place of the first line of each tile, in order: the number of its file, and its offset."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
@@ -256,7 +260,7 @@ def decision_id(line: bytes) -> str | None:
 
 
 def ulid_time(ulid: str) -> bytes:
-    """Return the time of a ULID in the form that log lines have, as the last instant of its millisecond."""
+    """Return the time of a ULID in the format of log lines, as the last instant of its millisecond."""
     number = 0
     for each in ulid[:ULID_TIME_CHARACTERS]:
         number = number * len(ULID_DIGITS) + ULID_DIGITS.index(each)

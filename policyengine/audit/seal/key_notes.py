@@ -1,4 +1,4 @@
-"""Signed notes in which a key of a log names the next key. They are in the log and in the folder of the seal."""
+"""Signed notes in which a key of a log names its successor. The notes are in the log and in the folder of the seal."""
 
 from __future__ import annotations
 
@@ -31,28 +31,26 @@ def announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:
 
 
 def follow_announcements(notes: Iterable[str], trusted: Sequence[Verifier]) -> list[Verifier]:
-    """Return the trusted keys and all keys that they name, directly or through other keys. A malformed note names no
-    key.
-    """
+    """Return the trusted keys and all their successors, direct and indirect. A malformed note is ignored."""
     by_signer: dict[tuple[str, bytes], list[str]] = {}
     for text in islice((text for text in notes if text.startswith(KEY_NOTE_START)), MAX_KEY_NOTES):
         with suppress(NoteError):
             for each in Note.parse(text).signatures:
                 by_signer.setdefault((each.name, each.id), []).append(text)
     found = list(dict.fromkeys(trusted))
-    for key in found:  # grows meanwhile
+    for key in found:  # grows during iteration
         named = (try_announced_key(text, [key]) for text in by_signer.pop((key.name, key.id), ()))
         found += [each for each in dict.fromkeys(named) if each is not None and each not in found]
     return found
 
 
 def leads_to(notes: Sequence[str], old: Verifier, new: Verifier) -> bool:
-    """Return whether the old key is the new one, or names it, directly or through others."""
+    """Return whether the new key equals the old key or is a direct or indirect successor of the old key."""
     return old == new or new in follow_announcements(notes, [old])
 
 
 def announcing_keys(notes: Iterable[str]) -> list[Verifier]:
-    """Return the keys that say in notes that they name others; their signatures are not verified."""
+    """Return the keys that name a successor in the notes. The signatures are not verified."""
     found = []
     for text in notes:
         with suppress(NoteError):

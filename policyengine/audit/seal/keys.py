@@ -1,4 +1,4 @@
-"""The key that signs the checkpoints of a log. It is created next to the log, or configured."""
+"""The key that signs the checkpoints of a log. By default, it is created next to the log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_KEY_BYTES = 4_096
 
 
 class SealKeyError(Exception):
-    """The key cannot be used; `hint` says how to correct it."""
+    """The error for a key that cannot be used; `hint` says how to correct that."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -56,7 +56,7 @@ def load_or_create_key(path: Path, log: Path) -> Signer:
 
 
 def write_new_key(path: Path, signer: Signer) -> None:
-    """Write a key to a new file, atomically. Raises OSError; it is FileExistsError if the file exists."""
+    """Write a key to a new file, atomically. Raises FileExistsError if the file exists, and other OSErrors."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         write_key(new, signer)

@@ -1,4 +1,4 @@
-"""Rotated files that are watched for late lines: lines that a process wrote after the sealer left the file."""
+"""Watches rotated files for late lines, which a process wrote after the sealer had left the file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from policyengine.audit.files import log_files
 from policyengine.audit.seal.options import SealStatement
 from policyengine.audit.seal.sealed_files import LateMark, identity, is_at, open_plain
 
-INCOMPLETE_SECONDS = 5.0  # until an incomplete line at the end of a rotated file stays so
-LATE_SECONDS = 60.0  # how long a rotated file is watched for late lines
-MAX_LATE_BYTES = 1 << 24  # that are read at once of what a rotated file got late
-MAX_LATE_LINES = 800  # in one statement: a log line has no longer texts than 65,536 characters
+INCOMPLETE_SECONDS = 5.0  # seconds after which an incomplete line at the end of a rotated file is treated as final
+LATE_SECONDS = 60.0  # seconds for which a rotated file is watched for late lines
+MAX_LATE_BYTES = 1 << 24  # maximum bytes of late lines to read in one call
+MAX_LATE_LINES = 800  # maximum lines in one statement, because a text in a log line has at most 65,536 characters
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 
 
 @dataclass(slots=True)
 class LateFile:
-    """A rotated file that was sealed up to byte `offset`, when the tree had `size` entries. `file` is its descriptor,
-    open for reading; `since` is when the sealer left it, by the monotonic clock. `is_old`: an incomplete line at its
-    end stays so, because no process writes to it.
+    """A rotated file that was sealed up to byte `offset`; the sealer left it when the tree had `size` entries. `file`
+    is its descriptor, open for reading, and `since` the monotonic time at which it was left. With `is_old`, an
+    incomplete line at its end is final, because no process writes to the file.
     """
 
     file: int
@@ -36,8 +36,8 @@ class LateFile:
 
 
 class LateFiles:
-    """The watched files of the log `log`. `write_statement` writes a signed line about the seal, and returns whether it
-    was written."""
+    """The watched files of the log. `write_statement` writes a signed line about the seal, and returns whether it was
+    written."""
 
     def __init__(self, log: Path, write_statement: Callable[[SealStatement, Mapping[str, object]], bool]) -> None:
         self._log, self._write_statement = log, write_statement
@@ -50,7 +50,7 @@ class LateFiles:
         self._files.clear()
 
     def restore(self, marks: Iterable[LateMark]) -> None:
-        """Watch the files again that an earlier run watched. Raises OSError, SealError."""
+        """Watch the files of these marks, which an earlier run watched. Raises OSError, SealError."""
         files = [path for path in log_files(self._log) if path != self._log]
         for mark in marks:
             path = next((path for path in files if is_at(path, (mark.device, mark.inode))), None)
@@ -59,12 +59,12 @@ class LateFiles:
                 self._files.append(LateFile(open_plain(path), mark.offset, mark.size, monotonic(), is_old))
 
     def marks(self) -> tuple[LateMark, ...]:
-        """Return what `restore` needs. Raises OSError."""
+        """Return the marks of the watched files for `restore`. Raises OSError."""
         return tuple(LateMark(*identity(late.file), late.offset, late.size) for late in self._files)
 
     def watch(self, file: int, offset: int, size: int, finished: float) -> None:
-        """Watch a file that the sealer leaves at a size of the tree, unless it was truncated and is used again. With
-        `finished` 0, no process writes to it. Raises OSError.
+        """Watch a file that the sealer leaves when the tree has `size` entries, unless the file is still the current
+        file of the log, because it was truncated. If `finished` is 0, no process writes to the file. Raises OSError.
         """
         found = os.fstat(file)
         if is_at(self._log, (found.st_dev, found.st_ino)):
@@ -75,7 +75,7 @@ class LateFiles:
             os.close(self._files.popleft().file)
 
     def seal_lines(self) -> None:
-        """Seal the late lines, each with a line in the current file. Raises OSError."""
+        """Seal the late lines of each file with a statement in the current file. Raises OSError."""
         while self._files and monotonic() - self._files[0].since > LATE_SECONDS:
             os.close(self._files.popleft().file)
         for late in self._files:
@@ -89,8 +89,8 @@ class LateFiles:
 
 
 def read_late_lines(late: LateFile) -> bytes:
-    """Return the lines that were not sealed, at most MAX_LATE_LINES. The last line may have no newline, if the process
-    was killed while it wrote the line. Raises OSError.
+    """Return at most MAX_LATE_LINES lines of a file that were not sealed. The last line may have no newline, if its
+    process was killed while it wrote the line. Raises OSError.
     """
     left = os.fstat(late.file).st_size - late.offset
     if left <= 0:
@@ -98,6 +98,6 @@ def read_late_lines(late: LateFile) -> bytes:
     data = os.pread(late.file, min(left, MAX_LATE_BYTES), late.offset)
     is_over = late.is_old or monotonic() - late.since >= INCOMPLETE_SECONDS
     if not is_over or left > MAX_LATE_BYTES:
-        data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may follow
+        data = data[: data.rfind(b"\n") + 1]  # the rest of the last line may still be written
     lines = data.split(b"\n", MAX_LATE_LINES)
     return data if len(lines) <= MAX_LATE_LINES else data[: len(data) - len(lines[-1])]

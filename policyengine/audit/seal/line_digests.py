@@ -1,4 +1,4 @@
-"""Reads the digests of the lines of a log file, with little memory even for long lines."""
+"""Computes the digests of the lines of a log file, with little memory even for long lines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_KEPT_BYTES = 1 << 26
 
 @dataclass(slots=True)
 class LineBatch:
-    """Consecutive lines of a file. `number` is the number of the first line, from 1. `about_seal` has the lines that
-    may be about the seal, each with its index in the batch. `torn` says that the only line is the end of the file,
-    without a newline. `read` is the number of bytes that were read for the batch.
+    """The digests of consecutive lines of a file. `number` is the number of the first line, from 1. `about_seal` has
+    the lines that may be about the seal, each with its index in the batch. `torn` is whether the batch is the
+    incomplete last line of the file. `read` is the number of bytes that were read for the batch.
     """
 
     number: int
@@ -34,11 +34,11 @@ class LineBatch:
 
 
 class UnreadableFileError(Exception):
-    """A compressed file cannot be unpacked; the message says why."""
+    """The error for a compressed file that cannot be unpacked; the message says why."""
 
 
 def line_batches(path: Path) -> Iterator[LineBatch]:
-    """Yield the lines of a file, which may be compressed. Raises OSError, UnreadableFileError."""
+    """Yield the lines of a file, which may be compressed, in batches. Raises OSError, UnreadableFileError."""
     try:
         with open_log_file(path) as file:
             yield from read_batches(file.read)
@@ -68,7 +68,7 @@ def read_batches(read: Callable[[int], bytes]) -> Iterator[LineBatch]:
 
 
 def complete_lines(number: int, text: bytes, length: int) -> LineBatch:
-    """Return the batch of lines in `text`, which is without its last newline."""
+    """Return the batch of the lines in `text`, which lacks its last newline."""
     lines, about_seal = text.split(b"\n"), list[tuple[int, bytes]]()
     if SEAL_MARK in text:
         about_seal = [(place, line) for place, line in enumerate(lines) if SEAL_MARK in line]
@@ -76,8 +76,8 @@ def complete_lines(number: int, text: bytes, length: int) -> LineBatch:
 
 
 def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, bytes | None, int]:
-    """Return the digest of a line of which `begun` was read, the bytes that were read after the line (None if the file
-    ends without a newline), and the number of bytes that were read.
+    """Read the rest of a line that begins with `begun`. Return the digest of the line, the bytes that were read after
+    the line (None if the file ends without a newline), and the number of bytes that were read.
     """
     digest, length = sha256(begun), 0
     while chunk := read(READ_BYTES):

@@ -1,7 +1,7 @@
 """The Merkle tree of RFC 6962, section 2.1: hashes, inclusion proofs, consistency proofs, and their verification.
 
-The proof functions read the hashes of complete subtrees through `Subtrees`, so that a proof needs only a few reads
-whatever the size of the tree.
+The proof functions read the hashes of complete subtrees through `Subtrees`, so that a proof needs only a few reads,
+even in a large tree.
 """
 
 from __future__ import annotations

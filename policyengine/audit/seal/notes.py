@@ -27,7 +27,8 @@ MAX_SIZE_DIGITS = 19
 
 
 class NoteError(Exception):
-    """A note, checkpoint or key is malformed, or no trusted key signed it; the message says which."""
+    """The error for a note, checkpoint or key that is malformed, or that no trusted key signed; the message says
+    which."""
 
 
 def decode_base64(text: str) -> bytes:
@@ -162,7 +163,7 @@ def split_key(text: str, what: str) -> tuple[str, str, bytes]:
         raise NoteError(f"it is not a {what} key: `<name>+<8 hexadecimal digits>+<base64>` is expected")
     try:
         raw = decode_base64(parts[2])
-    except NoteError:  # its message has the text, which may be a private key
+    except NoteError:  # its message contains the text, which may be a private key
         raise NoteError(f"the {what} key is not base64") from None
     if not raw:
         raise NoteError(f"the {what} key is empty")
@@ -199,7 +200,7 @@ class Note:
         return cls(text + "\n", signatures)
 
     def verified_by(self, keys: Iterable[Verifier]) -> list[Verifier]:
-        """Return those of the keys that signed the note. Raises NoteError if a signature of one of them is wrong."""
+        """Return the keys that signed the note. Raises NoteError if a signature of one of the keys is wrong."""
         known = {(key.name, key.id): key for key in keys}
         found = []
         for line in self.signatures:
@@ -264,7 +265,7 @@ class SignedCheckpoint:
         return self.checkpoint.root
 
     def log_keys(self, keys: Sequence[Verifier]) -> list[Verifier]:
-        """Return those of the keys that signed the checkpoint as keys of the log. Raises NoteError if no key did."""
+        """Return the keys that signed the checkpoint as keys of the log. Raises NoteError if none of the keys did."""
         origin = self.checkpoint.origin
         found = [key for key in self.note.verified_by(keys) if key.kind == ED25519 and key.name == origin]
         if not found:
@@ -273,9 +274,7 @@ class SignedCheckpoint:
         return found
 
     def witnesses(self, keys: Sequence[Verifier]) -> list[Verifier]:
-        """Return those of the keys that cosigned the checkpoint as witnesses. Raises NoteError if a cosignature is
-        wrong.
-        """
+        """Return the keys that cosigned the checkpoint as witnesses. Raises NoteError if a cosignature is wrong."""
         return [key for key in self.note.verified_by(keys) if key.kind == COSIGNATURE]
 
     def cosigned_at(self, witness: Verifier) -> int:

@@ -1,7 +1,7 @@
-"""Counts the files that a seal has after a rotated file, to decide whether that file may be deleted.
+"""Counts the sealed files after a rotated file, to decide whether that file may be deleted.
 
-The files themselves do not show it: an attacker who can write to their folder can add files, so that old ones seem to
-be surplus.
+The files in the folder cannot be counted instead, because an attacker who can write to the folder could add files, so
+that old files seem to be surplus.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from policyengine.audit.seal.tiles import TileFolder
 
 
 def count_later_files(log: Path, folder: Path, file: Path) -> int | None:
-    """Return how many rotated files the seal has after a file; 0 if the seal cannot be read now, and None if the file
-    is not sealed. Raises OSError, SealError, UnreadableFileError."""
+    """Return the number of sealed rotated files after a file; 0 if entries of the seal cannot be read, and None if the
+    file is not sealed. Raises OSError, SealError, UnreadableFileError."""
     problems: list[str] = []
     state = read_state(folder)
     if state is None:

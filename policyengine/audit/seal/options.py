@@ -1,4 +1,4 @@
-"""How a log is sealed."""
+"""The options of sealing a log."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-INTERVAL_SECONDS = 1.0  # between checkpoints
-SEAL_MEMBER = "seal"  # of log lines about the seal itself
+INTERVAL_SECONDS = 1.0  # seconds between checkpoints
+SEAL_MEMBER = "seal"  # member of log lines about the seal itself
 
 
 class SealStatement(StrEnum):

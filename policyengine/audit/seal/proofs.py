@@ -1,9 +1,8 @@
 """Proofs that can be checked with only a checkpoint and a key: that a log contains a line (c2sp.org/tlog-proof), and
 that a log begins with an earlier state of itself.
 
-An inclusion proof has the line as its extra data; the SHA-256 digest of the line is the entry that it proves. A
-consistency proof has the form of a request to a witness (c2sp.org/tlog-witness): the old size, the hashes, the
-checkpoint.
+An inclusion proof contains the line as extra data; the proved entry is the SHA-256 digest of the line. A consistency
+proof has the form of a request to a witness (c2sp.org/tlog-witness): the old size, the hashes, the checkpoint.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
 class ProofError(Exception):
-    """A proof is malformed or does not hold, or cannot be made; the message says why."""
+    """The error for a proof that is malformed, does not hold or cannot be made; the message says why."""
 
 
 class UnsealedLineError(ProofError):
-    """No checkpoint covers the line yet."""
+    """The error for a line that no checkpoint covers yet."""
 
 
 class OtherLogError(ProofError):
-    """A checkpoint is of another log."""
+    """The error for a checkpoint of another log."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,8 @@ def decode(text: str) -> bytes:
 
 
 def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
-    """Return the proof that the log of the last checkpoint contains the line as the entry at `index`; None means that
-    the line has no entry yet. Raises ProofError, NoteError, TileError, OSError.
+    """Return the proof that the log of the last checkpoint contains the line as the entry at `index`. An `index` of
+    None, for a line without an entry, raises UnsealedLineError. Raises ProofError, NoteError, TileError, OSError.
     """
     signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
@@ -160,7 +159,7 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
 
 
 def load_checkpoint(folder: Path, size: int) -> SignedCheckpoint:
-    """Load the last cosigned checkpoint if it covers `size` lines, and else the last checkpoint. Raises NoteError,
+    """Load the last cosigned checkpoint if it covers `size` lines, otherwise the last checkpoint. Raises NoteError,
     OSError."""
     with suppress(FileNotFoundError):
         found = SignedCheckpoint.parse(read_file(folder / "cosigned"))

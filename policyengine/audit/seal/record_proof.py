@@ -1,5 +1,6 @@
-"""Proves the record of a decision by the seal of its log: its line, and the line with the entities that it used, must
-be in the tree of a signed checkpoint. Only these lines and a few tiles are read, unless a proof fails.
+"""Proves the record of a decision by the seal of its log: the line of the decision, and the line with the entities that
+the decision used, must be in the tree of a signed checkpoint. Only these lines and a few tiles are read, unless a proof
+fails.
 """
 
 from __future__ import annotations
@@ -46,15 +47,16 @@ class SealStatus(StrEnum):
 
 
 class LogChangedError(Exception):
-    """The log was rotated while it was read."""
+    """The error for a log that was rotated while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordSeal:
-    """The result of checking a record by the seal. `problem` says why it is not sealed. `entry` is the index of its
-    line, from 0; of a late line, that of the statement which seals it. `unsealed` is how many lines the record comes
-    after the checkpoint, if that is known. `keys` signed the checkpoint; `witnesses` cosigned it, each with the time in
-    seconds since 1970. `written` is the time of the checkpoint's file, which proves nothing.
+    """The result of checking a record by the seal. `problem` says why the seal does not prove the record. `entry` is
+    the index of its line, from 0, or for a late line the index of the statement that seals the line. `unsealed` is the
+    number of lines from the checkpoint to the record, if that is known. `keys` signed the checkpoint; `witnesses`
+    cosigned it, each with the time in seconds since 1970. `written` is the time of the checkpoint's file, which proves
+    nothing.
     """
 
     status: SealStatus
@@ -70,8 +72,8 @@ class RecordSeal:
 
 @dataclass(slots=True)
 class RecordProver:
-    """Proves records of a log with the seal in a folder. `keys` are the trusted keys of the log and of witnesses; the
-    checkpoints in `kept` were kept elsewhere."""
+    """Proves records of a log with the seal in a folder. `keys` are the trusted keys of the log and of witnesses;
+    `kept` are checkpoints that were kept elsewhere."""
 
     log: Path
     folder: Path
@@ -79,7 +81,7 @@ class RecordProver:
     kept: Sequence[SignedCheckpoint] = ()
 
     def check(self, record: DecisionRecord) -> RecordSeal:
-        """Return what the seal proves of a record. Raises OSError, LogChangedError."""
+        """Return what the seal proves about a record. Raises OSError, LogChangedError."""
         if not (self.folder / "checkpoint").exists():
             return RecordSeal(SealStatus.NONE, missing_seal(self.folder))
         try:
@@ -111,7 +113,7 @@ class RecordProver:
         )  # fmt: skip
 
     def _not_yet(self, record: DecisionRecord) -> RecordSeal:
-        """Return that the record is not sealed yet. Raises OSError."""
+        """Return the result for a record that is not sealed yet. Raises OSError, LogChangedError."""
         try:
             signed = load_checkpoint(self.folder, 0)
             signed.log_keys(follow_announcements(read_announcements(self.folder), self.keys))
@@ -155,8 +157,8 @@ class RecordProver:
     def _prove(
         self, line: FoundLine, index: LogIndex | None, trusted: Sequence[Verifier]
     ) -> tuple[InclusionProof, bool]:
-        """Return the proof of a line, and whether it was sealed late, by a later statement. Raises ProofError,
-        NoteError, TileError, OSError."""
+        """Return the proof of a line, and whether the line was sealed late, by a later statement. Raises ProofError,
+        NoteError, TileError, SealError, OSError."""
         try:
             return prove_line(self.folder, line.line, line.index), False
         except UnsealedLineError:
@@ -176,8 +178,7 @@ class RecordProver:
         raise ProofError(f"the seal does not contain this line: it was changed or added{place}")
 
     def _find_entry(self, line: bytes) -> int | None:
-        """Return the index of the entry of a line, wherever it is. All entries may be read. Raises NoteError,
-        OSError."""
+        """Search all entries for a line, and return the index of its entry, or None. Raises NoteError, OSError."""
         size = SignedCheckpoint.parse((self.folder / "checkpoint").read_bytes()).size
         return SealedEntries(TileFolder(self.folder), size, lambda _: None).find(sha256(line).digest(), 0)
 
@@ -197,7 +198,8 @@ class RecordProver:
     def _signers(
         self, signed: SignedCheckpoint, trusted: Sequence[Verifier]
     ) -> tuple[tuple[Verifier, ...], tuple[tuple[Verifier, int], ...]]:
-        """Return the keys that signed a checkpoint, and its witnesses. Raises NoteError, ProofError."""
+        """Return the trusted keys that signed a checkpoint, and the witnesses that cosigned it. Raises NoteError, and
+        ProofError if a trusted witness did not cosign it."""
         keys, witnesses = signed.log_keys(trusted), signed.witnesses(self.keys)
         missing = next((key for key in self.keys if key.kind == COSIGNATURE and key not in witnesses), None)
         if missing is not None:
@@ -205,8 +207,8 @@ class RecordProver:
         return tuple(keys), tuple((key, signed.cosigned_at(key)) for key in witnesses)
 
     def _check_kept(self, proof: InclusionProof, kept: SignedCheckpoint, trusted: Sequence[Verifier]) -> None:
-        """Check that a checkpoint which was kept elsewhere covers the line, or that the log begins with its lines.
-        Raises ProofError, NoteError, TileError, OSError."""
+        """Check that a checkpoint that was kept elsewhere covers the line or, if the line is newer, that the log begins
+        with the lines of that checkpoint. Raises ProofError, NoteError, TileError, OSError."""
         kept.log_keys(trusted)
         last = load_checkpoint(self.folder, max(kept.size, proof.signed.size))
         if kept.checkpoint.origin != last.checkpoint.origin:
@@ -230,7 +232,7 @@ def missing_seal(folder: Path) -> str:
 
 
 def decode_object(line: bytes) -> dict[str, object]:
-    """Return the JSON object of a line; an empty one if it is malformed."""
+    """Return the JSON object of a line; an empty object if the line is malformed."""
     with suppress(msgspec.DecodeError, ValueError, RecursionError):
         tree = msgspec.json.decode(line)
         return tree if isinstance(tree, dict) else {}

@@ -1,5 +1,5 @@
-"""Replaces the key of a log: first the old key names the new key in a line of the log, then the new key replaces the
-old key in the file.
+"""Replaces the key of a log: first, the old key signs a line of the log that names the new key, and then the new key
+replaces the old key in the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from policyengine.audit.seal.tiles import write_file
 
 
 def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
-    """Replace the key in the file `key` and return the new public key. Servers may write to the log meanwhile; of
-    several processes that replace it, one does so at a time. Raises SealKeyError, DecisionLogError, OSError; it is
-    FileNotFoundError if the file of the key does not exist.
+    """Replace the key in the file `key` and return the new public key. Servers may write to the log in the meantime.
+    Only one process at a time replaces the key. Raises SealKeyError, DecisionLogError, FileNotFoundError if the file of
+    the key does not exist, and other OSErrors.
     """
     place = folder or default_folder(log)
     load_key(key)
@@ -50,7 +50,7 @@ def replace_key(log: Path, key: Path, folder: Path | None, place: Path) -> Verif
         writer.seal()
     except OSError as error:
         if error.filename == str(beside):
-            error.filename = str(key)  # the temporary file says nothing to the user
+            error.filename = str(key)  # the user does not know the temporary file
         raise
     finally:
         beside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Seals the lines of the files of a log in their order, from one place on."""
+"""Seals the lines of the files of a log in order, starting at one place."""
 
 from __future__ import annotations
 
@@ -42,31 +42,32 @@ if TYPE_CHECKING:
     from policyengine.audit.seal.sealer import Sealer
 
 _LOG = logging.getLogger("policyengine")
-# Threads that decide wait while a chunk is hashed, and then proceed during the pause after it.
+# Threads that decide wait while a chunk is hashed, and continue during the pause after the chunk.
 CHUNK_BYTES, PAUSE_SECONDS = 1 << 18, 0.001
-MAX_LINE_READ_AGAIN = 1 << 20  # bytes of the last line to see whether the file was truncated
-PACED_BYTES = 1 << 24  # no pauses if more is to be sealed: sealing must not fall behind
+MAX_LINE_READ_AGAIN = 1 << 20  # maximum bytes of the last line to read again, to detect that the file was truncated
+PACED_BYTES = 1 << 24  # without pauses if more bytes are unsealed, so that sealing does not fall behind
 Pause: TypeAlias = Callable[[float], object]
-MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
+MAX_WAIT_SECONDS = 30.0  # seconds until the sealer leaves a rotated file that still grows
 RECENT_TILES = 512  # full tiles that are checked when sealing continues
 VERIFY_HINT = "`policyengine audit verify` shows where"
 
 
 class SealRun:
-    """Seals from one place in the files on, in the process that holds the lock. After an exception it is unusable."""
+    """Seals the files from one place on, in the process that holds the lock. After an exception, the run is
+    unusable."""
 
     def __init__(self, sealer: Sealer, *, anew: bool = False) -> None:
-        """Continue where the last run ended. If the folder does not fit, or with `anew`, the tree is built again from
-        the lines. Raises OSError, TileError, SealError, NoteError.
+        """Continue where the last run ended. If the folder does not fit the log, or with `anew`, build the tree again
+        from the lines. Raises OSError, TileError, SealError, NoteError.
         """
         self._sealer, self.log, self.tiles = sealer, sealer.log, WaitingTiles(sealer.folder)
-        self._places: list[bytes] = []  # of the last tiles, to be written with them
+        self._places: list[bytes] = []  # places of the last tiles, which are written with the tiles
         self._late = LateFiles(sealer.log, sealer.write_statement)
         self._file, self._path = -1, sealer.log
         self._last, self._last_bytes, self._changed_at = b"", 0, -1
         self._until = inf
         self._begun: BegunLine | None = None
-        # The rotated file after each file, by identity, as long as one call of `advance` lasts.
+        # The rotated file after each file, by identity, for the duration of one call of `advance`.
         self._known: dict[tuple[int, int], tuple[Path, tuple[int, int]]] = {}
         self._pause: Pause | None = None
         self._checkpoint = sealer.latest_checkpoint()
@@ -78,7 +79,7 @@ class SealRun:
             raise
 
     def _open(self, sealer: Sealer, *, anew: bool) -> None:
-        """Raises OSError, TileError, SealError."""
+        """Continue at the saved state, or begin with the oldest file. Raises OSError, TileError, SealError."""
         try:
             state = None if anew else read_state(sealer.folder)
             if state is not None:
@@ -116,7 +117,8 @@ class SealRun:
         self._late.restore(state.late)
 
     def _check_recent_tiles(self, size: int) -> None:
-        """Check the last full tiles and bundles, which a power failure may have lost. Raises OSError, TileError."""
+        """Check the last full tiles and bundles, because a power failure may have lost their content. Raises OSError,
+        TileError."""
         full, subtrees = size // TILE_WIDTH, self.tiles.subtrees(size)
         for number in range(max(0, full - RECENT_TILES), full):
             leaves = [leaf_hash(entry) for entry in self.tiles.read_entries(number, TILE_WIDTH)]
@@ -140,7 +142,7 @@ class SealRun:
     # ── Which file ────────────────────────────────────────────────────────────────────────────
 
     def _start_file(self, path: Path, number: int) -> None:
-        """Begin with the first line of a file. Raises OSError, SealError."""
+        """Start sealing a file at its first line. Raises OSError, SealError."""
         opened = open_plain(path)
         if self._file >= 0:
             os.close(self._file)
@@ -172,9 +174,9 @@ class SealRun:
         )  # fmt: skip
 
     def advance(self, finished: float, until: float, pause: Pause | None = None) -> bool:
-        """Seal the complete lines of the log, and sign a checkpoint. Return whether all were sealed before the time
-        `until` of the monotonic clock. `pause` is called between chunks with the seconds to wait. Raises OSError,
-        TileError, SealError.
+        """Seal the complete lines of the log, and sign a checkpoint. Return whether all lines were sealed before the
+        monotonic time `until`. `pause` is called between chunks with the seconds to wait. Raises OSError, TileError,
+        SealError.
         """
         began, self._until, self._pause = self.tree.size, until, pause
         self._known.clear()
@@ -190,14 +192,14 @@ class SealRun:
                 raise SealError(f"`{self.log}` has fewer lines than its checkpoint: {VERIFY_HINT}")
         elif self.tree.size != began or self._is_behind():
             self._write_tiles()
-            self._sealer.turns.end()  # writers need not wait for the disk
+            self._sealer.turns.end()  # let writers continue during the writes to disk
             os.fdatasync(self._file)
             self._sign()
         return complete
 
     def add_slice(self, most: int) -> None:
-        """Add the entries of the next lines of the current file, at most so many bytes. Nothing is written, because a
-        decision waits. Raises OSError, SealError.
+        """Add the entries of the next lines of the current file, at most `most` bytes. Nothing is written to disk,
+        because a decision waits. Raises OSError, SealError.
         """
         if not self.tiles.is_half_full and not self._was_truncated():
             data = os.pread(self._file, most, self._offset)
@@ -211,7 +213,8 @@ class SealRun:
         return not any((each.name, each.id) == (verifier.name, verifier.id) for each in last.note.signatures)
 
     def _following_file(self, finished: float) -> Path | None:
-        """Return the file after this one if this one is finished, else None. Raises OSError, SealError."""
+        """Return the file after the current file if the current file is finished, otherwise None. Raises OSError,
+        SealError."""
         found = os.fstat(self._file)
         here = found.st_dev, found.st_ino
         if self._was_truncated():
@@ -226,11 +229,11 @@ class SealRun:
         try:
             files = log_files(self.log)
         except FileNotFoundError:
-            return None  # the last file was moved, and nothing was written since
+            return None  # the last file was moved, and nothing was written after that
         self._remember(files)
         place = self._place_among(files, here)
         if place is None and not self.log.exists():
-            return None  # nothing was written since the file was moved
+            return None  # nothing was written after the file was moved
         if place is None:  # the file was deleted
             if self._offset:
                 self._report_loss()
@@ -243,32 +246,32 @@ class SealRun:
         return None
 
     def _remember(self, files: Sequence[Path]) -> None:
-        """Remember the order of the rotated files: with hundreds of them, each list takes some milliseconds."""
-        with suppress(FileNotFoundError):  # renamed or deleted since
+        """Remember the order of the rotated files, because listing hundreds of files takes some milliseconds."""
+        with suppress(FileNotFoundError):  # renamed or deleted in the meantime
             places = [(path, identity(path)) for path in files if path != self.log]
             self._known = {here: following for (_, here), following in pairwise(places)}
 
     def _reopen(self, path: Path) -> None:
-        """Continue at the same place of a copy. Raises OSError, SealError."""
+        """Continue at the same offset of a copy. Raises OSError, SealError."""
         opened = open_plain(path)
         os.close(self._file)
         self._file, self._path, self._begun = opened, path, None
 
     def _place_among(self, files: Sequence[Path], here: tuple[int, int]) -> int | None:
-        """Return the index of the file that is read now: by its inode, or else by the last sealed line, which a
-        compressed file or a copy has at its place. None if it was deleted. Raises OSError, SealError.
+        """Return the index of the current file, found by its inode or by the last sealed line, which a compressed file
+        or a copy has at the same offset. None if the file was deleted. Raises OSError, SealError.
         """
         places = list(range(len(files)))[::-1]
         by_inode = [at for at in places if is_at(files[at], here)]
         if self._offset and not by_inode:
             fits = (at for at in places if ends_with_line(files[at], self._offset, self._last, self._last_bytes))
             return next(fits, None)
-        by_path = [at for at in places if files[at] == self._path != self.log]  # of a file that was unpacked
+        by_path = [at for at in places if files[at] == self._path != self.log]  # the current file was unpacked
         return next(iter([*by_inode, *by_path]), None)
 
     def _is_finished(self, found: os.stat_result, finished: float) -> bool:
-        """Return whether a rotated file did not grow for `finished` seconds, by the system's time or by a clock that
-        cannot be set, or was rotated long ago: writing to it must not hold the seal back.
+        """Return whether a rotated file did not grow for `finished` seconds, by the system's time or by the monotonic
+        clock, or was rotated MAX_WAIT_SECONDS ago, so that a process that still writes to it cannot stop the seal.
         """
         now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen != self._seen:
@@ -278,8 +281,8 @@ class SealRun:
         return now - self._since >= finished or age >= finished or now - self._moved_at >= MAX_WAIT_SECONDS
 
     def _was_truncated(self) -> bool:
-        """Return whether the last sealed line is no longer at its place in the current file. A long line is not read
-        again. Raises OSError, SealError.
+        """Return whether the current file was truncated: the last sealed line is no longer at its place. A long line is
+        not read again. A line that was only changed is reported, and does not count. Raises OSError, SealError.
         """
         found = os.fstat(self._file)
         if not is_at(self.log, (found.st_dev, found.st_ino)):
@@ -299,8 +302,8 @@ class SealRun:
         return not is_changed
 
     def _after_truncation(self) -> Path:
-        """Seal the rest of the lines in the copy that logrotate's `copytruncate` made, and return the truncated file,
-        in which new lines begin. Raises OSError, SealError.
+        """Seal the remaining lines of the copy that `copytruncate` of logrotate made, and return the truncated file,
+        which has the next lines. Raises OSError, SealError.
         """
         copy = self._find_copy(log_files(self.log)[:-1])
         if copy is not None:
@@ -311,7 +314,8 @@ class SealRun:
         return self.log
 
     def _find_copy(self, files: Sequence[Path]) -> Path | None:
-        """Return the file that has the last sealed line at its place. Raises OSError, SealError."""
+        """Return the newest file that has the last sealed line at the same offset, or None. Raises OSError,
+        SealError."""
         for path in reversed(files):
             if ends_with_line(path, self._offset, self._last, self._last_bytes):
                 return path
@@ -320,7 +324,7 @@ class SealRun:
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────
 
     def _read_lines(self) -> bool:
-        """Add the entries of the complete lines of the file, from the offset on. Return False if time is up before.
+        """Add the entries of the remaining complete lines of the file. Return False if the time is up before the end.
         Raises OSError, SealError.
         """
         pause = self._pause
@@ -339,16 +343,16 @@ class SealRun:
         return True
 
     def _add_lines(self, data: bytes, cut: int) -> None:
-        """Add the entries of the lines before the newline at `cut`; there are none if it is -1. Raises OSError,
-        SealError."""
+        """Add the entries of the lines up to the newline at `cut`; -1 means that there is no complete line. Raises
+        OSError, SealError."""
         if cut >= 0:
             lines = data[:cut].split(b"\n")
             self._add(lines, [sha256(line).digest() for line in lines])
             self._offset += cut + 1
 
     def _read_long_line(self) -> bool:
-        """Add the entry of a line that is longer than a chunk, if the line is complete. Return whether it is. The next
-        call continues where this one ended. Raises OSError.
+        """Add the entry of a line that is longer than a chunk if the line is complete, and return whether it is. If it
+        is not, the next call continues where this call ended. Raises OSError.
         """
         if self._begun is None or self._begun.offset != self._offset:
             self._begun = BegunLine(self._offset)
@@ -380,8 +384,8 @@ class SealRun:
         self._last, self._last_bytes = entries[-1], len(lines[-1])
 
     def _add_entries(self, entries: list[bytes], offsets: Sequence[int]) -> None:
-        """Add entries. `offsets` are the offsets of their lines in the file. The offset of the first line of each tile
-        is recorded, so that a line is found without counting from the beginning. Raises OSError, SealError.
+        """Add entries; `offsets` are the offsets of their lines in the file. The offset of the first line of each tile
+        is recorded, so that a line can be found without counting from the beginning. Raises OSError, SealError.
         """
         tree, at, signed = self.tree, 0, self._signed_size
         while at < len(entries):
@@ -397,7 +401,7 @@ class SealRun:
     # ── The checkpoint ────────────────────────────────────────────────────────────────────────
 
     def _write_tiles(self) -> None:
-        """Write the tiles that a checkpoint needs, and the places of their lines. Raises OSError."""
+        """Write the tiles that the next checkpoint needs, and the places of their lines. Raises OSError."""
         end = -(-self.tree.size // TILE_WIDTH)
         if self._places:
             first = end - len(self._places)

@@ -1,14 +1,15 @@
-"""Turns of the thread of a sealer: it works while a thread that writes decisions waits for it.
+"""Synchronizes the thread of a sealer with threads that write decisions: the sealer works in turns, while a writer
+waits.
 
-Otherwise both would take the interpreter from each other at every system call, which costs more than the work.
+Otherwise both threads would take the interpreter from each other at every system call, which costs more than the work.
 """
 
 from __future__ import annotations
 
 from threading import Event
 
-TURN_SECONDS = 0.002  # how long a writer waits for the thread
-ASK_SECONDS = 0.005  # how long the thread waits for a writer
+TURN_SECONDS = 0.002  # maximum time that a writer waits for the sealer's thread
+ASK_SECONDS = 0.005  # maximum time that the sealer's thread waits for a writer
 
 
 class SealTurns:
@@ -21,24 +22,24 @@ class SealTurns:
     # ── For the thread ────────────────────────────────────────────────────────────────────────
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long. Return False if the thread must stop."""
+        """Wait for `seconds`, or until a writer calls. Return False if the thread must stop."""
         if not self._is_over:
             self._called.wait(seconds)
             self._called.clear()
         return not self._is_over
 
     def begin(self) -> None:
-        """Begin a turn: wait for a writer that waits for this thread, but only shortly, because there may be none."""
+        """Begin a turn: wait a short time until a writer waits for this thread; there may be no writer."""
         self.is_wanted = True
         self.wait(ASK_SECONDS)
         self.is_wanted = False
 
     def end(self) -> None:
-        """Let the writer proceed."""
+        """End the turn, so that the writer continues."""
         self._ended.set()
 
     def rest(self, seconds: float) -> None:
-        """Let writers proceed for so long."""
+        """Let writers continue for `seconds`, and begin the next turn."""
         self.end()
         self.wait(seconds)
         self.begin()
@@ -46,7 +47,8 @@ class SealTurns:
     # ── For writers ───────────────────────────────────────────────────────────────────────────
 
     def give(self) -> None:
-        """Give the thread its turn, and wait until it ends, but not for a disk that does not answer."""
+        """Give the sealer's thread a turn and wait until it ends, at most TURN_SECONDS, because a disk may not
+        answer."""
         self._ended.clear()
         self._called.set()
         self._ended.wait(TURN_SECONDS)

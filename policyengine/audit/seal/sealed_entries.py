@@ -1,4 +1,5 @@
-"""The entries of a sealed log as its folder has them. They prove nothing before they lead to a signed root."""
+"""Reads the entries of a sealed log from its folder. The entries prove nothing until their root hash equals a signed
+root."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from pathlib import Path
 from policyengine.audit.seal.sealed_files import START_BYTES
 from policyengine.audit.seal.tiles import TILE_WIDTH, TileError, TileFolder, read_file
 
-MAX_STARTS_BYTES = 1 << 24  # of two million files
+MAX_STARTS_BYTES = 1 << 24  # the starts of two million files
 
 
 class SealedEntries:
-    """The entries of a sealed log of `size` lines, by index. A bundle that cannot be read is reported, and has no
-    entries."""
+    """The entries of a sealed log of `size` lines, by index. A bundle that cannot be read is reported, and counts as
+    empty."""
 
     def __init__(self, tiles: TileFolder, size: int, report: Callable[[str], None]) -> None:
         self._tiles, self.size, self._report = tiles, size, report
@@ -33,7 +34,8 @@ class SealedEntries:
         return self._entries[at:]
 
     def window(self, index: int, count: int) -> list[bytes]:
-        """Return `count` entries from an index on, fewer at the end."""
+        """Return `count` entries from an index on, or fewer at the end of the log or before a bundle that cannot be
+        read."""
         found: list[bytes] = []
         while len(found) < count and (some := self.after(index + len(found))):
             found += some
@@ -47,13 +49,14 @@ class SealedEntries:
             if wanted in some:
                 return index + some.index(wanted)
             if not some:
-                return None  # a bundle is missing: the size may be wrong, too
+                return None  # a bundle cannot be read, and the size may be wrong, too
             index += len(some)
         return None
 
     def find_start(self, folder: Path, digests: Sequence[bytes]) -> tuple[int, int]:
-        """Return the index of the entry with which a file with these first lines begins, and the number of the file
-        among all that were sealed. The files before it were deleted. (0, 0) if it is the first file or no other."""
+        """Return the index of the first entry of the file with these first lines, and the number of this file among all
+        files that were ever sealed. The files before it were deleted. Return (0, 0) for the first file, and if no file
+        fits."""
         starts = read_starts(folder)
         number = self._find_number(starts, digests) or 0
         return (starts[number], number) if number else (0, 0)
@@ -63,7 +66,8 @@ class SealedEntries:
         return self._find_number(read_starts(folder), digests)
 
     def _find_number(self, starts: Sequence[int], digests: Sequence[bytes]) -> int | None:
-        """Return the number of the file of which most lines are the same. Late lines may follow its sealed lines."""
+        """Return the number of the file that has the most of these lines, because late lines may follow its sealed
+        lines; None if no file fits."""
         most, found = 0, None
         for number, start in enumerate(starts):
             end = min([self.size, *starts[number + 1 : number + 2]])
@@ -74,7 +78,7 @@ class SealedEntries:
 
 
 def read_starts(folder: Path) -> Sequence[int]:
-    """Return the indexes of the entries with which files begin."""
+    """Return the index of the first entry of each sealed file."""
     try:
         raw = read_file(folder / "starts", MAX_STARTS_BYTES)
     except OSError:

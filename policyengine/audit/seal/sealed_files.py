@@ -18,18 +18,18 @@ from policyengine.audit.files import open_log_file
 from policyengine.audit.seal.tiles import FILE_MODE, WRITE_FLAGS, read_file
 
 FOLDER_SUFFIX = ".tlog"
-PLACE_BYTES = 16  # in the file `places`: the offset of the first line of a tile, and the number of its file
+PLACE_BYTES = 16  # a record in the file `places`: the offset of the first line of a tile, and the number of its file
 MAX_UNPACKED_BYTES = 1 << 40
-START_BYTES = 8  # in the file `starts`: the index of the first entry of a file
+START_BYTES = 8  # size of a record in the file `starts`: the index of the first entry of a file
 
 
 class SealError(Exception):
-    """The log cannot be sealed; the message says why."""
+    """The error for a log that cannot be sealed; the message says why."""
 
 
 class LateMark(msgspec.Struct, frozen=True, array_like=True):
-    """A rotated file that is watched for late lines: it was sealed up to byte `offset`, when the tree had `size`
-    entries."""
+    """A rotated file that is watched for late lines. It was sealed up to byte `offset`; the sealer left it when the
+    tree had `size` entries."""
 
     device: int
     inode: int
@@ -38,9 +38,10 @@ class LateMark(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a log is sealed: `size` entries. `file` is the number of the last file, counting from 0 all files that
-    were ever sealed. This file has the entries from `first` on, and is sealed up to byte `offset`. `last` is the digest
-    of its last sealed line, and `last_bytes` the length of that line. `late` are files before it.
+    """How far a log is sealed: up to `size` entries. `file` is the number of the last sealed file among all files that
+    were ever sealed, from 0. Its first entry has the index `first`, and it is sealed up to byte `offset`. `last` is the
+    digest of its last sealed line, and `last_bytes` the length of that line. `late` are earlier files that are watched
+    for late lines.
     """
 
     size: int
@@ -56,7 +57,8 @@ class SealState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(slots=True)
 class BegunLine:
-    """The beginning of a long line at an offset of the current file, which was read up to `length`."""
+    """The beginning of a long line at an offset of the current file; `length` bytes of the line were read, and `digest`
+    covers them."""
 
     offset: int
     digest: Any = field(default_factory=sha256)
@@ -122,7 +124,7 @@ def ends_with_line(path: Path, offset: int, digest: bytes, length: int) -> bool:
     try:
         opened = open_plain(path, offset)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        return False  # another file with such a name
+        return False  # another kind of file with the name of a rotated file
     try:
         return has_line(opened, offset, digest, length)
     finally:

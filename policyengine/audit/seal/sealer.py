@@ -1,14 +1,14 @@
-"""Seals a log while processes write to it. Each process has a thread for this; only the process that holds the lock
+"""Seals a log while processes write to it. Each process has a thread for this, but only the process that holds the lock
 seals.
 
-The sealer reads the complete lines of the files in their order and adds their digests to the tree; the process that
-writes decisions does so itself for the lines that it has just written. At the end of each interval with new lines, the
+The sealer reads the complete lines of the files in order and adds their digests to the tree. While it holds the lock, a
+busy writer of decisions also adds the lines that it has just written. At the end of each interval with new lines, the
 thread forces the lines to disk and then signs a checkpoint, so that no checkpoint covers a line that a power failure
-can lose. After a restart or a failure, it continues at the place in the file `state`, which it writes before each
-checkpoint.
+can lose. After a restart or a failure, the sealer continues at the place in the file `state`, which it writes before
+each checkpoint.
 
-A rotated file is finished if it was not changed for 3 s. If a process that was suspended writes another line to it, the
-digest of that line is sealed in a later line.
+A rotated file is finished if it was not changed for 3 s. If a process that was suspended later writes a line to the
+file, the digest of that line is sealed in a later line of the log.
 """
 
 from __future__ import annotations
@@ -50,16 +50,17 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # A rotated file is finished if it was not changed for this time: writers leave it within one second.
 FINISHED_SECONDS = 3.0
-OVERDUE_SECONDS = 60.0  # without a checkpoint, although lines were written
-LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
-RETRY_SECONDS = 60.0  # until a tree that could not be built again is tried once more
+OVERDUE_SECONDS = 60.0  # seconds without a checkpoint, although lines were written, after which this is reported
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # wait for the lock of another process that may be about to stop
+RETRY_SECONDS = 60.0  # seconds after a failed rebuild of the tree until the next attempt
 WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
 MISSING_KEY_HINT = (
     "restore it from a backup, name it with `--log-key FILE`, or move the log and its seal away to begin a new log"
 )
 ADVANCE_SECONDS = 1.0  # maximum time between two checkpoints while many lines are sealed
-# How many bytes of decisions a process writes until it seals them itself, without a checkpoint: to let the thread seal
-# them would cost more, because threads that run at once take the interpreter from each other at every system call.
+# Bytes of decisions after which a process adds them to the tree itself, without a checkpoint. Leaving this to the
+# thread would cost more, because threads that run at the same time take the interpreter from each other at every system
+# call.
 SLICE_BYTES = 262_144
 
 
@@ -92,9 +93,9 @@ class Sealer:
         _SEALERS.add(self)
 
     def _reset(self) -> None:
-        """Reset the state of this process, without closing what a parent process may use."""
-        self._process, self._thread, self.turns = 0, None, SealTurns()  # a fork sets the process to 0
-        self._written = 0  # bytes of decisions that this process did not seal itself
+        """Reset the state of this process, without closing files that a parent process may use."""
+        self._process, self._thread, self.turns = 0, None, SealTurns()  # 0 without a running thread, as after a fork
+        self._written = 0  # bytes of decisions that this process has not added to the tree itself
         self._guard, self._lock, self._writing = RLock(), -1, -1
         self._run: SealRun | None = None
         self._deadline, self._is_complete, self._is_misplaced = inf, True, False
@@ -115,8 +116,8 @@ class Sealer:
             raise SealError(f"the folder `{self.folder}` of the seal cannot be written: {reason(error)}") from None
 
     def load_checkpoint(self) -> SignedCheckpoint | None:
-        """Load the last checkpoint; None before the first one. The key must have signed it, or a key that named this
-        key. Raises SealError.
+        """Load the last checkpoint; None before the first checkpoint. It must be signed by the key of this log, or by
+        an earlier key that named this key as its successor. Raises SealError.
         """
         path = self.folder / "checkpoint"
         try:
@@ -150,8 +151,8 @@ class Sealer:
 
     @property
     def unsealed_seconds(self) -> float:
-        """The seconds since a call of this property first found lines that are newer than the last checkpoint; 0 if
-        there are none. Raises OSError.
+        """The number of seconds since an access of this property first found lines that are newer than the last
+        checkpoint; 0 if there are no such lines. Raises OSError.
         """
         with suppress(FileNotFoundError):
             written, checkpoint = os.stat(self.log), stat_or_none(self.folder / "checkpoint")
@@ -176,7 +177,8 @@ class Sealer:
                     self._start()
 
     def wrote(self, length: int) -> None:
-        """Note that this process wrote a decision of so many bytes. From time to time, seal such lines."""
+        """Record that this process wrote a decision of `length` bytes. From time to time, add the written lines to the
+        tree."""
         self._written += length
         if self._written >= SLICE_BYTES:
             self._add_slice()
@@ -184,8 +186,8 @@ class Sealer:
             self.turns.give()
 
     def _add_slice(self) -> None:
-        """Add the lines that were just written to the tree, if this process seals and its thread does not do so now;
-        the next checkpoint covers them."""
+        """Add the lines that were just written to the tree, if this process holds the lock and its thread is not
+        sealing. The next checkpoint covers these lines."""
         most, self._written = self._written, 0
         if self._run is None or not self._guard.acquire(blocking=False):
             return
@@ -233,8 +235,8 @@ class Sealer:
             self.abandon()
 
     def stop(self) -> None:
-        """Stop the thread, seal the lines that are there, and leave the lock to others. If another process holds the
-        lock, wait for it shortly: it may be about to stop, too, and else it seals the lines itself."""
+        """Stop the thread, seal the remaining lines, and release the lock. If another process holds the lock, wait a
+        short time, because that process may be about to stop, too; otherwise it seals the lines itself."""
         if not self.is_awake:
             return
         self._deadline = monotonic() + WAIT_SECONDS
@@ -263,7 +265,8 @@ class Sealer:
             self.delivery.stop()
 
     def _seal_last(self) -> bool:
-        """Seal, also rotated files that were just changed if no other process writes to the log."""
+        """Seal the remaining lines. If no other process writes to the log, do not wait until rotated files are
+        unchanged for a while. Return whether this process sealed them."""
         alone = -1
         with suppress(OSError):
             alone = lock_file(self.folder / "writers", exclusive=True)
@@ -275,8 +278,9 @@ class Sealer:
 
     def seal(self, finished: float = FINISHED_SECONDS, pause: Pause | None = None) -> bool:
         """Seal the complete lines of the log, unless another process holds the lock. Return whether this process sealed
-        them. Of failures in a row, only the first is logged; each call tries again. A rotated file is finished if it
-        was not changed for `finished` seconds. `pause` is called between chunks of lines.
+        lines without a failure. Each call tries again after a failure; only the first of consecutive failures is
+        logged. A rotated file is finished if it was not changed for `finished` seconds. `pause` is called between
+        chunks of lines.
         """
         with self._guard:
             self._is_complete = True
@@ -291,7 +295,8 @@ class Sealer:
             return True
 
     def _advance(self, finished: float, until: float, pause: Pause | None) -> bool | None:
-        """Return whether all lines were sealed, or None if none could be. Raises what `SealRun.advance` raises."""
+        """Seal lines until the time `until`. Return whether all lines were sealed, or None if this process may not seal
+        now. Raises SealKeyError, and the errors of SealRun."""
         if not self._holds_lock():
             self._watch_holder()
             return None
@@ -313,11 +318,11 @@ class Sealer:
         return None
 
     def _watch_holder(self) -> None:
-        """Report a process that holds the lock and does not seal, for example because it is suspended, and remember
-        what it signed, to continue only that. Raises OSError.
+        """Report a process that holds the lock but does not seal, for example because it is suspended. Remember its
+        last checkpoint, so that this process never continues an older one. Raises OSError.
         """
         checkpoint = stat_or_none(self.folder / "checkpoint")
-        with suppress(SealError, SealKeyError):  # they are reported by the process that seals
+        with suppress(SealError, SealKeyError):  # the process that seals reports them
             self._follow_key()
             self.checkpoint = self.latest_checkpoint() or self.checkpoint
         sealed_at = self._opened_at if checkpoint is None else checkpoint.st_mtime
@@ -343,7 +348,7 @@ class Sealer:
             )  # fmt: skip
 
     def _follow_key(self) -> None:
-        """Load the key again after `audit rotate-key` replaced it. Raises SealKeyError."""
+        """Load the key again if `audit rotate-key` has replaced it. Raises SealKeyError."""
         try:
             found = os.stat(self.key_path)
         except FileNotFoundError:
@@ -381,7 +386,7 @@ class Sealer:
             self._lock = -1
 
     def after_fork(self) -> None:
-        """Give up what belongs to the parent process: close its lock in this child process, without releasing it."""
+        """Close the files of the parent process in this child process, without releasing the locks of the parent."""
         files, run = (self._lock, self._writing), self._run
         self._reset()
         if run is not None:
@@ -392,7 +397,7 @@ class Sealer:
 
 
 def seal_periodically(sealer: weakref.ref[Sealer], turns: SealTurns, interval: float) -> None:
-    """Seal until the sealer stops, or until its log is not used any more."""
+    """Seal periodically until the sealer stops or is no longer referenced."""
     wait = interval
     while turns.wait(wait):
         found = sealer()

@@ -1,6 +1,7 @@
-"""Statements about a seal: signed notes in lines of the log, which only the holder of its key can write.
+"""Statements about a seal: signed notes in lines of the log, which only the holder of the log's key can write.
 
-A statement is for one log: its text has the origin of the log and one JSON object, whose member `event` names it.
+A statement is valid for one log: its text contains the origin of the log and one JSON object, whose member `event` is
+the kind of the statement.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def sign_statement(signer: Signer, origin: str, event: SealStatement, members: M
 
 
 def read_statement(written: object, origin: str, keys: Sequence[Verifier]) -> dict[str, Any] | None:
-    """Return the members of a statement, or None if no key of this log signed it, or it is of another log."""
+    """Return the members of a statement, or None if it is malformed, belongs to another log, or is not signed by a key
+    of this log."""
     try:
         note = Note.parse(written) if isinstance(written, str) else None
         if note is None or not note.text.startswith(f"{STATEMENT_START}{origin}\n"):
@@ -38,7 +40,7 @@ def read_statement(written: object, origin: str, keys: Sequence[Verifier]) -> di
 
 
 def is_well_formed(statement: Mapping[str, Any]) -> bool:
-    """Return whether a statement has the members of its event."""
+    """Return whether a statement has the members that its event requires."""
     match statement:
         case {"event": SealStatement.LATE_LINES, "size": int(), "digests": list(digests)}:
             return all(isinstance(each, str) for each in digests)
@@ -49,7 +51,7 @@ def is_well_formed(statement: Mapping[str, Any]) -> bool:
 
 
 def digest_lines(digests: Iterable[bytes]) -> str:
-    """Return the digest of consecutive lines, by their digests."""
+    """Return the digest of consecutive lines, computed from the digests of the lines."""
     whole = sha256()
     for each in digests:
         whole.update(each)

@@ -22,14 +22,14 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 ENTRY_PREFIX = HASH_BYTES.to_bytes(2)  # the length of every entry, which is a SHA-256 digest
 BUNDLE_ITEM_BYTES = len(ENTRY_PREFIX) + HASH_BYTES
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
-WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # pipes are not waited for
+WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # opening a pipe must not block
 ENTRIES = "entries"
 MAX_WAITING_TILES, TILES_PER_TURN = 512, 16
-MAX_FILE_BYTES, MAX_INDEX_BYTES = 1 << 20, 1 << 32  # of a tile, note or state; of the places of lines
+MAX_FILE_BYTES, MAX_INDEX_BYTES = 1 << 20, 1 << 32  # maximum size of a tile, note or state, and of the file `places`
 
 
 class TileError(Exception):
-    """A tile is missing or damaged; the message names it."""
+    """The error for a tile that is missing or damaged; the message names the tile."""
 
 
 def tile_name(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
@@ -59,8 +59,8 @@ class TileFolder:
         self.folder, self._prefix = folder, f"{folder}/"
 
     def read(self, level: int, number: int, width: int) -> bytes:
-        """Return the first `width` hashes of a tile, from the partial tile of this width or else from the full tile.
-        Raises TileError, OSError.
+        """Return the first `width` hashes of a tile, from the partial tile of this width or from the full tile. Raises
+        TileError, OSError.
         """
         return self._read(tile_name(level, number, width), tile_name(level, number), width * HASH_BYTES)
 
@@ -83,7 +83,7 @@ class TileFolder:
         raise TileError(f"`{self.folder / name}` is missing")
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
-        """Write a tile or bundle. If it is full, remove its partial tiles. A tile that exists is replaced atomically,
+        """Write a tile or bundle. If it is full, remove its partial tiles. An existing tile is replaced atomically,
         because a checkpoint may need it. Raises OSError.
         """
         path = f"{self._prefix}{tile_name(level, number, width)}"
@@ -117,7 +117,7 @@ class TileFolder:
 
 
 class WaitingTiles(TileFolder):
-    """A folder whose tiles wait in memory until `write_waiting`: decisions are not to wait for its disk."""
+    """A folder whose tiles wait in memory until `write_waiting`, so that decisions do not wait for the disk."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -125,17 +125,18 @@ class WaitingTiles(TileFolder):
 
     @property
     def is_half_full(self) -> bool:
-        """Whether half as many tiles wait as may."""
+        """Whether at least half of the maximum number of tiles wait."""
         return len(self._waiting) >= MAX_WAITING_TILES // 2
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
-        """Let a tile wait; write the others if there are too many. Raises OSError."""
+        """Add a waiting tile; first write all waiting tiles if there are too many. Raises OSError."""
         if len(self._waiting) >= MAX_WAITING_TILES:
             self.write_waiting(lambda: None)
         self._waiting.append((level, number, raw, width))
 
     def write_waiting(self, rest: Callable[[], object]) -> None:
-        """Write the tiles. `rest` is called after some of them. Raises OSError; those that are left still wait."""
+        """Write the waiting tiles. `rest` is called from time to time. Raises OSError; the tiles that were not written
+        still wait."""
         written = 0
         while self._waiting:
             super().write(*self._waiting[0])
@@ -155,8 +156,8 @@ def read_file(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
 
 
 def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
-    """Replace a file atomically, and create its folders if they are missing. With `durable`, its content is on disk
-    before it replaces the old one. Raises OSError."""
+    """Replace a file atomically, and create its folders if they are missing. With `durable`, the new content is on disk
+    before it replaces the old file. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     write_in_place(str(new), raw, os.O_TRUNC, durable=durable)
     new.rename(path)
@@ -188,7 +189,7 @@ class GrowingTree:
         TileError, OSError.
         """
         self._tiles, self.size = tiles, size
-        self._edges: list[list[bytes]] = []  # for each tile level: the hashes of its partial tile
+        self._edges: list[list[bytes]] = []  # the hashes of the partial tile of each tile level
         self._bundle: list[bytes] = []
         if size and tiles is not None:
             self._resume(tiles, size)
@@ -205,7 +206,7 @@ class GrowingTree:
 
     @property
     def room(self) -> int:
-        """How many entries can be added until the current tile is full."""
+        """The number of entries that can be added until the current tile is full."""
         return TILE_WIDTH - self.size % TILE_WIDTH
 
     def add(self, entries: list[bytes], leaves: list[bytes]) -> None:

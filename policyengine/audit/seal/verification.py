@@ -21,7 +21,8 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SealProblem:
-    """A difference between a log and its seal. `line` counts from 1 in its file, `entry` from 0 in the whole log."""
+    """A difference between a log and its seal. `line` is a number in `file`, from 1; `entry` is an index in the whole
+    log, from 0."""
 
     kind: ProblemKind
     message: str
@@ -36,9 +37,9 @@ class SealProblem:
 
 @dataclass(slots=True)
 class Verification:
-    """The result of verifying a log. `size` lines are sealed; `deleted` of them were in files that `--log-keep`
-    deleted. `unsealed` lines come after the sealed lines. `late` lines were written to a rotated file after it was
-    sealed; a later line seals them. `torn` says that the last line is incomplete, as after a crash. `keys` signed the
+    """The result of verifying a log. `size` lines are sealed; `deleted` of these lines were in files that `--log-keep`
+    deleted. `unsealed` lines follow the sealed lines. `late` lines were written to a rotated file after it was sealed,
+    and are sealed by a later line. `torn` is whether the last line is incomplete, as after a crash. `keys` signed the
     checkpoint, and `witnesses` cosigned it.
     """
 

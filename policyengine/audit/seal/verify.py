@@ -1,7 +1,7 @@
 """Verifies a sealed log: its lines, its tiles and its checkpoints.
 
-The entries in the tiles must lead to the root hash of the last checkpoint, which a trusted key must have signed, and
-the digest of each line must equal its entry. The first line that differs shows where the log was damaged.
+A trusted key must have signed the last checkpoint, the entries in the tiles must have its root hash, and the digest of
+each line must equal its entry. The first line that differs shows where the log was damaged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from policyengine.audit.seal.verification import ProblemKind, SealProblem, Verif
 
 MAX_PROBLEMS = 20
 ATTEMPTS = 3
-LOOK_AHEAD = 4_096  # lines that are searched for the next entry
+LOOK_AHEAD = 4_096  # maximum following lines that are compared with the next entry
 MAX_LATE_LINES = 1_000_000
 Progress = Callable[[int], None]
 
@@ -49,7 +49,7 @@ def verify_log(
     OSError if the files cannot be read."""
     for _ in range(ATTEMPTS - 1):
         before = list_log_files(path)
-        with suppress(FileNotFoundError):  # a server rotated the log meanwhile
+        with suppress(FileNotFoundError):  # a server rotated the log in the meantime
             found = LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
             if found.is_whole or before == list_log_files(path):
                 return found
@@ -67,7 +67,7 @@ def list_log_files(path: Path) -> list[tuple[Path, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class LateLine:
-    """A line at the end of a rotated file that has no entry there: its digest and its place."""
+    """A line at the end of a rotated file that has no entry at its place."""
 
     digest: bytes
     file: Path
@@ -83,7 +83,7 @@ class ComparedTiles(TileFolder):
 
     def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
         if level == ENTRIES:
-            return  # the tree was built from them
+            return  # the tree was built from these tiles
         try:
             if self.read(int(level), number, width) != raw:
                 self._report(f"the tile `{self.folder / tile_name(level, number, width)}` was changed")
@@ -108,15 +108,15 @@ class LogVerifier:
         self.result = Verification(path)
         self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
         self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
-        self._wanted: list[int] = []  # sizes at which the root is needed
-        # Lines at the ends of rotated files that have no entry there, by the number of entries before them.
+        self._wanted: list[int] = []  # sizes of the tree whose roots are needed
+        # Lines at the ends of rotated files that have no entries at their place, by the size of the tree before them.
         self._late: dict[int, list[LateLine]] = {}
         self._begins = True  # until the first line of the log is read
         self._notes: list[Any] = []  # signed notes in sealed lines about the seal
 
     def run(self) -> Verification:
         """Verify the log. Raises OSError."""
-        files, cosigned = log_files(self.path), self._load_cosigned()  # first: a server may be writing later ones
+        files, cosigned = log_files(self.path), self._load_cosigned()  # first, because a server may write more lines
         last = self._load_checkpoint()
         if last is None:
             return self.result
@@ -253,7 +253,7 @@ class LogVerifier:
                 same = next(place for place, each in enumerate(some) if each != expected[place])
                 self._add(some[:same])
                 return at + same
-            # If a bundle cannot be read, the lines take its place: the root hash shows whether they are right.
+            # If a bundle cannot be read, the lines replace its entries, and the root hash shows whether they are right.
             self._add(some)
             at += len(some)
         return at
@@ -276,7 +276,7 @@ class LogVerifier:
         self.result.deleted = start
 
     def _differs(self, file: Path, batch: LineBatch, at: int) -> None:
-        """Report what happened to a line that differs from the next entry."""
+        """Report how the log was changed at a line that differs from the next entry."""
         line, digests, size = batch.number + at, batch.digests[at : at + LOOK_AHEAD], self.tree.size
         expected = self.entries.after(size)
         wanted = expected[0] if expected else None
@@ -301,7 +301,7 @@ class LogVerifier:
     # ── What lines say about the seal ─────────────────────────────────────────────────────────
 
     def _read_statements(self, batch: LineBatch, sealed: int) -> None:
-        """Collect what the first `sealed` lines of a batch say about the seal."""
+        """Collect the signed notes in the first `sealed` lines of a batch."""
         for place, line in batch.about_seal:
             if place >= sealed:
                 return
@@ -315,7 +315,7 @@ class LogVerifier:
 
     def _compare_statements(self, origin: str, keys: Sequence[Verifier]) -> None:
         """Compare late lines and deleted files with the statements that a key of the log signed."""
-        notes = dict.fromkeys(note for note in self._notes if isinstance(note, str))  # a copy states nothing new
+        notes = dict.fromkeys(note for note in self._notes if isinstance(note, str))  # without copies of the same note
         read = [read_statement(note, origin, keys) for note in notes]
         statements = [each for each in read if each is not None]
         late: dict[int, list[str]] = {}
@@ -327,7 +327,7 @@ class LogVerifier:
             self._compare_deleted(deleted, late)
 
     def _compare_late_lines(self, stated: Mapping[int, Sequence[str]]) -> bool:
-        """Compare the late lines of each file that is there with the statements. Return whether they are the same."""
+        """Compare the late lines of each remaining file with the statements. Return whether they are equal."""
         for size in sorted({*stated, *self._late}):
             if size <= self.result.deleted:
                 continue

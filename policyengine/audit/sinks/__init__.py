@@ -1,1 +1,2 @@
-"""Sinks of the decision log: they send its lines to other systems, from a durable cursor in its files."""
+"""Sinks of the decision log, which send its lines to other systems. A durable cursor records how far each sink has
+sent."""

@@ -1,4 +1,4 @@
-"""The durable cursor of a sink: up to where in the files of the log it has sent."""
+"""The durable cursor of a sink: the place in the files of the log up to which the sink has sent."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from policyengine.audit.rotation import COMPRESSED_SUFFIX, TIMESTAMP_PATTERN
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 CURSOR_SUFFIX = ".cursor"
-MAX_LISTINGS = 20  # of files that are renamed meanwhile
+MAX_LISTINGS = 20  # listings before giving up, if files are renamed in the meantime
 
 
 class CursorError(Exception):
-    """A cursor cannot be read or written; the message says why."""
+    """The error for a cursor that cannot be read or written; the message says why."""
 
 
 class PendingFile(msgspec.Struct, frozen=True, array_like=True):
-    """A rotated file that is not sent yet, with its number of lines, so that its loss can be counted."""
+    """A rotated file with unsent lines. `lines` is its number of lines, so that a loss can be counted."""
 
     name: str
     device: int
@@ -33,9 +33,10 @@ class PendingFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SinkCursor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A sink has sent the file `name` up to byte `offset`, which are `lines` lines. `last` is the digest of the last
-    line before the cursor, `last_bytes` its length. `sent` and `lost` count lines since the cursor was created. `after`
-    is the last rotated file before this one, if its name has the time of its rotation."""
+    """The position of a sink: it has sent the file `name` up to byte `offset`, in total `lines` lines of this file.
+    `last` is the digest of the last line before the cursor, and `last_bytes` its length. `sent` and `lost` count lines
+    since the cursor was created. `after` is the last rotated file before this file that has the time of rotation in its
+    name."""
 
     name: str
     device: int
@@ -90,13 +91,13 @@ def base_name(path: Path | str) -> str:
 
 
 def last_rotated(log: Path, files: Sequence[LogFile]) -> str:
-    """Return the name of the last file whose name has the time of its rotation; empty without such a file."""
+    """Return the name of the last file that has the time of rotation in its name, or an empty name if there is none."""
     named = re.compile(rf"{re.escape(log.name)}\.{TIMESTAMP_PATTERN}")
     return max((file.base_name for file in files if named.fullmatch(file.base_name)), default="")
 
 
 class LogFile(NamedTuple):
-    """A file of a log, as it was found: its path may name another file by now."""
+    """A file of a log when it was listed; its path may name another file later."""
 
     path: Path
     device: int
@@ -113,8 +114,8 @@ class LogFile(NamedTuple):
 
 
 def list_log_files(log: Path) -> list[LogFile]:
-    """Return the files of a log, oldest first. A file that is renamed meanwhile is neither missed nor listed twice.
-    Raises OSError."""
+    """Return the files of a log, oldest first. A file that is renamed in the meantime is neither missed nor listed
+    twice. Raises OSError."""
     problem = OSError(errno.EAGAIN, "its files are renamed all the time")
     for _ in range(MAX_LISTINGS):
         before = identity_of(log)
@@ -129,7 +130,7 @@ def list_log_files(log: Path) -> list[LogFile]:
 
 
 def find_file(path: Path) -> LogFile:
-    """Raises OSError."""
+    """Return the file at a path. Raises OSError."""
     found = path.stat()
     return LogFile(path, found.st_dev, found.st_ino, found.st_size)
 
@@ -144,8 +145,8 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def cursor_place(files: Sequence[LogFile], log: Path, cursor: SinkCursor) -> int | None:
-    """Return the index of the file with the cursor: the same inode, or a rotated file of the same name, which may be
-    compressed since. None if it is not among the files."""
+    """Return the index of the file with the cursor, which has the same inode, or is a rotated file of the same name
+    that may be compressed now. None if it is not among the files."""
     for at, file in enumerate(files):
         if file.identity == (cursor.device, cursor.inode) and file.size >= cursor.offset:
             return at
@@ -154,7 +155,8 @@ def cursor_place(files: Sequence[LogFile], log: Path, cursor: SinkCursor) -> int
 
 
 def measure_lag(log: Path, cursor: SinkCursor | None) -> int:
-    """Return how many bytes of the log are after the cursor; a compressed file counts as it is. Raises OSError."""
+    """Return how many bytes of the log are after the cursor; a compressed file counts with its compressed size. Raises
+    OSError."""
     files = list_log_files(log)
     place = None if cursor is None else cursor_place(files, log, cursor)
     size = sum(file.size for file in files[0 if place is None else place :])

@@ -1,5 +1,5 @@
-"""Sends batches over HTTP, signed as in the Standard Webhooks specification, and tells failures of the receiver from
-lines that it refuses."""
+"""Sends batches over HTTP, signed as in the Standard Webhooks specification, and distinguishes failures of the receiver
+from lines that the receiver refuses."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, Sin
 from policyengine.http.fetch import FetchError
 from policyengine.http.poster import HttpPoster, PostResponse
 
-REFUSED_STATUSES = frozenset({400, 413, 422})  # about the content; every other failure is about the receiver
+REFUSED_STATUSES = frozenset({400, 413, 422})  # the content is refused; other errors are failures of the receiver
 CONTENT_TYPES = {BatchFormat.LINES: "application/x-ndjson", BatchFormat.ARRAY: "application/json"}
 CLOUDEVENTS_BATCH = (BatchFormat.ARRAY, RecordFormat.CLOUDEVENTS)
 CLOUDEVENTS_TYPE = "application/cloudevents-batch+json"
-SECRET_PREFIX = "whsec_"  # of a secret in base64
+SECRET_PREFIX = "whsec_"  # marks a secret in base64
 
 
 class HttpTransport:
     """Posts each batch to one URL. `now` is seconds since 1970."""
 
     def __init__(self, target: SinkTarget, now: Callable[[], float] = time) -> None:
-        """Raises FetchError, CertificatesError."""
+        """Parse the URL and load the certificates. Raises FetchError, CertificatesError."""
         batch = (target.format, target.records)
         self.content_type = CONTENT_TYPES[target.format] if batch != CLOUDEVENTS_BATCH else CLOUDEVENTS_TYPE
         self._target, self._now = target, now
         self.poster = HttpPoster(target.url, ca=target.ca, plain_http=target.plain_http, timeout=target.timeout)
 
     def send(self, lines: Sequence[SinkLine]) -> int:
-        """Raises SinkError, LinesRefusedError."""
+        """Post the lines as one batch. Raises SinkError, LinesRefusedError."""
         content = self.encode(lines)
         try:
             headers = {"Content-Type": self.content_type}
@@ -74,7 +74,7 @@ class HttpTransport:
 
 
 def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
-    """Return the record of a line in its form for the receiver."""
+    """Return the record of a line in this format."""
     match format:
         case RecordFormat.LOG:
             return line.raw
@@ -85,8 +85,8 @@ def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
 
 
 def signature_key(secret: str) -> bytes:
-    """Return the key of a secret: the text itself, or with the prefix `whsec_` what it encodes in base64. Raises
-    SecretValueError."""
+    """Return the signature key of a secret: the bytes that the base64 after the prefix `whsec_` encodes or, without the
+    prefix, the text itself. Raises SecretValueError."""
     if not secret.startswith(SECRET_PREFIX):
         return secret.encode()
     try:
@@ -96,7 +96,8 @@ def signature_key(secret: str) -> bytes:
 
 
 def check_status(response: PostResponse) -> None:
-    """Raises LinesRefusedError if the receiver refuses the content, and SinkError if it fails."""
+    """Check the status of a response. Raises LinesRefusedError if the receiver refuses the content, and SinkError if
+    the receiver fails."""
     status = response.status
     if 200 <= status < 300:
         return

@@ -1,5 +1,5 @@
-"""Reads the lines of a log after a cursor, through rotated, compressed and deleted files, while processes write to
-it."""
+"""Reads the lines of a log after a cursor while processes write to the log, even if its files are rotated, compressed
+or deleted."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from policyengine.audit.sinks.cursor import (
 from policyengine.audit.sinks.transport import is_directory_start
 
 READ_BYTES = 262_144
-MAX_LINE_BYTES = 16_777_216  # a longer line is lost, unless it has entity rows, which are not sent
-FINISHED_SECONDS = 3.0  # since the last change of a rotated file; writers leave it within one second
-MAX_WAIT_SECONDS = 30.0  # until a rotated file that still grows is left
-LATE_FILES = 8  # rotated files that are watched for late lines
+MAX_LINE_BYTES = 16_777_216  # a longer line is counted as lost, unless it has entity rows, which are not sent
+FINISHED_SECONDS = 3.0  # since the last change of a rotated file, to which no process writes for longer than one second
+MAX_WAIT_SECONDS = 30.0  # until the follower leaves a rotated file that still grows
+LATE_FILES = 8  # maximum rotated files that are watched for late lines
 
 
 @dataclass(slots=True)
@@ -48,8 +48,9 @@ class LeftFile:
 
 @dataclass(frozen=True, slots=True)
 class LineRange:
-    """Complete lines after the cursor, without their newlines. They end before byte `end` of the file. `lost`: the only
-    line, which is empty here, was too long. `late`: they are in a rotated file that was left."""
+    """Complete lines after the cursor, without their newlines; they end before byte `end` of the file. With `lost`, the
+    only line was too long, and is replaced by an empty one. With `late`, the lines are in this rotated file, which the
+    follower had left."""
 
     lines: Sequence[bytes]
     end: int
@@ -58,7 +59,8 @@ class LineRange:
 
 
 class LogFollower:
-    """The reader of one sink. `clock` is the time by which files are finished. Not thread-safe."""
+    """The reader of one sink. `clock` is compared with the times of files, to see whether they are finished. Not
+    thread-safe."""
 
     def __init__(self, log: Path, folder: Path, sink: str, clock: Callable[[], float] = time) -> None:
         """Continue at the cursor, which must exist. Raises OSError, CursorError."""
@@ -82,8 +84,8 @@ class LogFollower:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────
 
     def read(self, most: int, most_bytes: int) -> LineRange | None:
-        """Return up to `most` lines of at least one and about `most_bytes` bytes, or None if nothing is new. Raises
-        OSError, CursorError."""
+        """Return at least one and up to `most` lines, with about `most_bytes` bytes in total, or None if there are no
+        new lines. Raises OSError, CursorError."""
         if self._was_truncated():
             self._open_copy()
         while (found := self._read_here(most, most_bytes)) is None:
@@ -127,7 +129,7 @@ class LogFollower:
     # ── The cursor ────────────────────────────────────────────────────────────────────────────
 
     def commit(self, passed: LineRange, sent: int, lost: int = 0) -> None:
-        """Move the cursor behind lines of which `sent` were sent and `lost` are lost. Raises CursorError."""
+        """Move the cursor behind these lines; `sent` of them were sent, and `lost` were lost. Raises CursorError."""
         cursor = self.cursor
         counts = {"sent": cursor.sent + sent, "lost": cursor.lost + lost}
         if passed.late is not None:
@@ -148,12 +150,14 @@ class LogFollower:
     # ── Which file ────────────────────────────────────────────────────────────────────────────
 
     def _resume(self) -> None:
-        """Open the file with the cursor, wherever it is now; if it is gone, count the loss and open the oldest file."""
+        """Open the file with the cursor, whatever its name is now. If that file is gone, count its unsent lines as lost
+        and open the file that followed it."""
         files, cursor = list_log_files(self.log), self.cursor
         last = bytes.fromhex(cursor.last)
         place = cursor_place(files, self.log, cursor)
-        # Files may begin with the same line, such as that of the entities, and an inode may be used again: of the files
-        # that were rotated since the cursor came to its file, the first with its line is that file.
+        # Several files may begin with the same line, such as the line of entity rows, and an inode may be reused. So
+        # the file with the cursor is the first file with the line before the cursor among those that were rotated after
+        # `cursor.after`.
         since = [file for file in files if last_rotated(self.log, [file]) > cursor.after]
         for file in [*since, *([files[place]] if place is not None else []), *reversed(files)]:
             if has_line_before(file, cursor, last):
@@ -165,13 +169,13 @@ class LogFollower:
         self._leave(files[self._first_unread(files)], vanished=True)
 
     def _first_unread(self, files: Sequence[LogFile]) -> int:
-        """Return the index of the first file after the one with the cursor, which is gone."""
+        """Return the index of the first file that follows the file with the cursor, if that file is gone."""
         after = self.cursor.after
         passed = [at for at, file in enumerate(files[:-1]) if after and last_rotated(self.log, files[at : at + 1])]
         return max((at + 1 for at in passed if files[at].base_name <= after), default=0)
 
     def _open(self, file: LogFile) -> None:
-        """Continue in a file at the same place."""
+        """Continue at the same offset in another file or under another name."""
         opened = open_listed(file)
         if self._file >= 0:
             os.close(self._file)
@@ -180,7 +184,8 @@ class LogFollower:
         self.cursor = msgspec.structs.replace(self.cursor, name=name, device=device, inode=inode)
 
     def _was_truncated(self) -> bool:
-        """Whether logrotate copied the file and emptied it (`copytruncate`): the last line is no longer there."""
+        """Whether logrotate copied the file and emptied it (`copytruncate`): the line before the cursor is no longer at
+        its place."""
         cursor = self.cursor
         if not cursor.last:
             return os.fstat(self._file).st_size < cursor.offset
@@ -200,7 +205,7 @@ class LogFollower:
         return identity_of(self.log) == identity(self._file)
 
     def _following_file(self) -> LogFile | None:
-        """Return the file after the current one, if that one is finished. Raises OSError."""
+        """Return the file after the current file if the current file is finished, otherwise None. Raises OSError."""
         found = os.fstat(self._file)
         if self._is_current() or not self.log.exists():
             return None
@@ -215,8 +220,8 @@ class LogFollower:
         return files[place + 1] if place + 1 < len(files) else None
 
     def _is_finished(self, found: os.stat_result) -> bool:
-        """Whether a rotated file did not grow for a while, by the system's time or by a clock that cannot be set, or
-        was rotated long ago: writing to it must not hold the sink back."""
+        """Whether a rotated file did not grow for FINISHED_SECONDS, by the system's time or by the monotonic clock, or
+        was rotated MAX_WAIT_SECONDS ago, so that a process that still writes to it cannot stop the sink."""
         now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen[:2] != self._seen[:2]:
             self._moved_at = now
@@ -228,8 +233,8 @@ class LogFollower:
         )
 
     def _leave(self, following: LogFile, *, vanished: bool = False) -> None:
-        """Begin with the first line of a file. The lines of pending files that are gone are lost, and those of the
-        current file, too, if it `vanished` before it was read."""
+        """Continue with the first line of the next file. The lines of pending files that are gone are counted as lost,
+        and also the unsent lines of the current file if it `vanished`."""
         cursor, files = self.cursor, list_log_files(self.log)
         opened = open_listed(following)
         if self._file >= 0:
@@ -252,8 +257,8 @@ class LogFollower:
     # ── Lines that are at risk ────────────────────────────────────────────────────────────────
 
     def survey(self) -> None:
-        """Count the lines of rotated files that are not sent yet, each once, so that their loss can be counted. Raises
-        OSError, CursorError."""
+        """Count the unsent lines of each rotated file once, so that their number is known if the file is deleted.
+        Raises OSError, CursorError."""
         cursor = self.cursor
         found = {each.name: each for each in cursor.pending}
         for file in self._waiting():
@@ -276,7 +281,7 @@ class LogFollower:
         return files[0 if place is None else place :]
 
     def skip_file(self) -> int:
-        """Give up the rest of the current file if it is rotated; return the number of lines that are lost. Raises
+        """Skip the rest of the current file if it was rotated; return the number of lines that are lost. Raises
         OSError, CursorError."""
         files = self._waiting()
         if self._is_current() or len(files) < 2:
@@ -290,7 +295,7 @@ class LogFollower:
 
 
 def open_listed(file: LogFile) -> int:
-    """Open a file, which must still be the one that was listed. Raises OSError, SealError."""
+    """Open a listed file. Raises SealError, and OSError, also if its path now names another file."""
     opened = open_plain(file.path)
     if identity_of(file.path) == file.identity:
         return opened
@@ -299,7 +304,8 @@ def open_listed(file: LogFile) -> int:
 
 
 def has_line_before(file: LogFile, cursor: SinkCursor, last: bytes) -> bool:
-    """Whether a file has the last line before the cursor at its place. Raises OSError."""
+    """Whether the file has the last line before the cursor at the same offset; without such a line, whether it is the
+    same inode. Raises OSError."""
     if not cursor.offset:
         return file.identity == (cursor.device, cursor.inode)
     try:
@@ -309,7 +315,8 @@ def has_line_before(file: LogFile, cursor: SinkCursor, last: bytes) -> bool:
 
 
 def unsent_lines(cursor: SinkCursor) -> int:
-    """Return how many lines of its file a cursor has not passed; at least 1 if they were not counted."""
+    """Return the number of lines after the cursor in its file. If they were not counted, return 1 for a cursor that is
+    not at the beginning."""
     counted = [each.lines - cursor.lines for each in cursor.pending if is_file(each, cursor)]
     return max(0, counted[0]) if counted else int(cursor.offset > 0)
 
@@ -320,12 +327,12 @@ def is_file(pending: PendingFile, cursor: SinkCursor) -> bool:
 
 
 def is_among(pending: PendingFile, files: Sequence[LogFile]) -> bool:
-    """Whether a pending file still exists, by its name or its inode."""
+    """Whether a pending file still exists, under its name or with its inode."""
     return any(file.base_name == pending.name or file.identity == (pending.device, pending.inode) for file in files)
 
 
 def count_lines(path: Path) -> int:
-    """Raises OSError, SealError."""
+    """Return the number of complete lines of a file. Raises OSError, SealError."""
     file = open_plain(path)
     try:
         return sum(chunk.count(b"\n") for chunk in chunks(file, 0))
@@ -352,7 +359,7 @@ def start_cursor(log: Path) -> SinkCursor:
 
 
 def last_line_end(file: int, before: int) -> int:
-    """Return the place after the last newline before a place. Raises OSError."""
+    """Return the offset after the last newline before the offset `before`. Raises OSError."""
     while before > 0:
         start = max(0, before - READ_BYTES)
         cut = os.pread(file, before - start, start).rfind(b"\n")

@@ -1,6 +1,6 @@
 """Sends records as OpenTelemetry logs: OTLP over HTTP, in its JSON encoding.
 
-The encoding is small enough to write here: the exporters of OpenTelemetry keep their own queue in memory, which loses
+This module encodes the records itself, because the exporters of OpenTelemetry keep a queue in memory, which loses
 records in a crash.
 """
 
@@ -22,7 +22,7 @@ from policyengine.http.poster import PostResponse
 SEVERITIES = {"info": 9, "notice": 10, "warning": 13, "error": 17}
 SEVERITY_TEXTS = {"info": "INFO", "notice": "INFO2", "warning": "WARN", "error": "ERROR"}
 SCOPE = "policyengine.audit"
-# Attributes of semantic conventions; the other members have names of their own.
+# Members with an attribute in the semantic conventions; the other members have attributes of this project.
 CONVENTIONS = {
     "user": "user.id", "method": "http.request.method", "path": "url.path", "host": "server.address",
     "ip": "client.address", "status": "http.response.status_code", "model": "gen_ai.request.model",
@@ -40,7 +40,8 @@ class OtlpTransport(HttpTransport):
     """Posts batches to a collector."""
 
     def __init__(self, target: SinkTarget, clock: Callable[[], int] = time_ns) -> None:
-        """`clock` returns nanoseconds since 1970. Raises FetchError, CertificatesError."""
+        """Parse the URL and load the certificates. `clock` returns nanoseconds since 1970. Raises FetchError,
+        CertificatesError."""
         super().__init__(target)
         self.content_type = "application/json"
         self._service, self._clock = target.service, clock
@@ -54,7 +55,7 @@ class OtlpTransport(HttpTransport):
         return msgspec.json.encode({"resourceLogs": [logs]})
 
     def count_rejected(self, response: PostResponse, lines: int) -> int:
-        """Return `rejectedLogRecords` of a partial success: a client must not send them again."""
+        """Return `rejectedLogRecords` of a partial success; a client must not send these records again."""
         try:
             partial = msgspec.json.decode(response.body)["partialSuccess"]
             rejected = int(partial.get("rejectedLogRecords") or 0)

@@ -1,4 +1,4 @@
-"""Secrets of sinks, by reference: `env:NAME` or `file:PATH`. They are read again for each request."""
+"""Secrets of sinks, by reference: `env:NAME` or `file:PATH`. A secret is read again for each request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SecretValueError(Exception):
-    """A secret cannot be read, or its reference is malformed; the message names only the reference."""
+    """The error for a secret that cannot be read, or whose reference is malformed; the message does not contain the
+    secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class SecretValue:
 
     @classmethod
     def parse(cls, reference: str) -> SecretValue:
-        """Raises SecretValueError. The message does not contain the reference, which may be a secret by mistake."""
+        """Parse a reference. Raises SecretValueError, whose message does not contain the reference, because it may be a
+        secret by mistake."""
         kind, colon, place = reference.partition(":")
         if colon and place and (kind == "file" or (kind == "env" and VARIABLE.fullmatch(place))):
             return cls(kind, place)

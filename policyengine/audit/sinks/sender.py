@@ -1,6 +1,6 @@
-"""Sends the lines of a log to one sink, at least once: the cursor moves after the receiver has accepted them.
+"""Sends the lines of a log to one sink, at least once: the cursor moves only after the receiver has accepted lines.
 
-Processes that share a log take turns: the one that holds the lock of the sink sends.
+Of several processes that share a log, only the process that holds the lock of the sink sends.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, Sin
 from policyengine.log_throttle import LogThrottle
 
 _LOG = logging.getLogger("policyengine")
-MAX_LINES, MAX_BYTES = 500, 262_144  # of a batch
-MAX_REFUSALS = 20  # of parts of a batch, before the receiver counts as failing
-IDLE_SECONDS = 1.0  # between two looks at a log without new lines
+MAX_LINES, MAX_BYTES = 500, 262_144  # maximum size of a batch
+MAX_REFUSALS = 20  # refused parts of a batch after which the receiver counts as failing
+IDLE_SECONDS = 1.0  # between two checks for new lines
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 60.0
 MAX_RETRY_AFTER_SECONDS = 300.0
-SURVEY_SECONDS = 5.0  # between two looks at rotated files
+SURVEY_SECONDS = 5.0  # between two surveys of rotated files
 LOCK_SUFFIX = ".lock"
 
 
 class SinkSender:
-    """The sender of one process for one sink. `connect` opens its transport. `spool`: the log is a spool, whose bound
-    is kept by giving up lines, unless the sink denies. `clock` is monotonic seconds, `now` the time of files, `draw` a
-    random number between two.
+    """The sender of one process for one sink. `connect` opens its transport. With `spool`, the log is a spool that is
+    kept within the bound by skipping its oldest lines, unless the sink denies. `clock` returns monotonic seconds, `now`
+    seconds since 1970, and `draw` a random number between two numbers.
 
-    `sent`, `lost` and `failures` count what this process did.
+    `sent` and `lost` count lines, and `failures` failed steps, of this process.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class SinkSender:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def step(self) -> float:
-        """Send one batch, if this process holds the lock. Return the seconds until the next step; 0 if there may be
-        more lines. Raises nothing: a failure is counted, logged, and tried again after a pause."""
+        """Send one batch if this process holds the lock. Return the seconds until the next step; 0 if there may be more
+        lines. A failure is not raised, but counted and logged, and the batch is sent again after a pause."""
         try:
             if not self._holds_lock():
                 return IDLE_SECONDS
@@ -124,7 +124,7 @@ class SinkSender:
         return 0.0
 
     def _follow(self) -> LogFollower:
-        """Continue at the cursor. Raises OSError, CursorError."""
+        """Return a follower that continues at the cursor. Raises OSError, CursorError."""
         cursor = read_cursor(self._folder, self.name)
         self._known_lost = 0 if cursor is None else cursor.lost
         return LogFollower(self._log, self._folder, self.name, self._now)
@@ -140,7 +140,7 @@ class SinkSender:
         self._count_lost(follower, why or "a line is too long")
 
     def _keep_bound(self, follower: LogFollower) -> None:
-        """Count the lines at risk, and give up the oldest ones of a spool that is full."""
+        """Count the lines that a deletion of files would lose, and skip the oldest lines of a spool that is full."""
         if self._surveyed and self._clock() - self._surveyed < (IDLE_SECONDS if self._spool else SURVEY_SECONDS):
             return
         self._surveyed = self._clock()
@@ -181,7 +181,7 @@ class SinkSender:
         self._fails, self._retry_at = 0, 0.0
 
     def _count_lost(self, follower: LogFollower, why: str) -> None:
-        """Count and log the lines that were lost since the last call."""
+        """Add the lines that were lost since the last call to the count, and log them."""
         lost, self._known_lost = follower.cursor.lost - self._known_lost, follower.cursor.lost
         if not lost:
             return
@@ -194,7 +194,7 @@ class SinkSender:
             )  # fmt: skip
 
     def lag(self) -> int:
-        """Return how many bytes of the log are not sent, whichever process sends. Raises OSError, CursorError."""
+        """Return how many bytes of the log this sink has not sent, in any process. Raises OSError, CursorError."""
         return measure_lag(self._log, read_cursor(self._folder, self.name))
 
     def _holds_lock(self) -> bool:
@@ -217,8 +217,8 @@ def lock_file(path: Path) -> int:
 
 
 def deliver(transport: Transport, lines: Sequence[SinkLine]) -> tuple[int, str]:
-    """Send lines; return how many the receiver dropped, and why. A batch that it refuses is divided, to find the lines
-    that it refuses. If it accepts none of them, it is the receiver that fails. Raises SinkError."""
+    """Send lines; return how many the receiver dropped, and why. A refused batch is divided to find the lines that the
+    receiver refuses. If the receiver accepts no line at all, it counts as failing. Raises SinkError."""
     try:
         dropped = transport.send(lines)
         return dropped, "the receiver dropped them" if dropped else ""
@@ -242,7 +242,7 @@ def deliver(transport: Transport, lines: Sequence[SinkLine]) -> tuple[int, str]:
 
 
 def halves(lines: Sequence[SinkLine]) -> list[Sequence[SinkLine]]:
-    """Return both halves of several lines, and nothing for a single one."""
+    """Return both halves of several lines; no halves for a single line."""
     middle = len(lines) // 2
     return [lines[:middle], lines[middle:]] if middle else []
 

@@ -1,4 +1,4 @@
-"""The sinks of one log: a thread for each of them, and one that measures how far they lag."""
+"""The sinks of one log: a thread for each sink, and a thread that measures how far the sinks lag."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from policyengine.http.fetch import CertificatesError, FetchError
 
 _LOG = logging.getLogger("policyengine")
 FOLDER_SUFFIX = ".sinks"
-STOP_SECONDS = 1.0  # for the last records when a process ends
-SPOOL_PARTS = 16  # files of a full spool
+STOP_SECONDS = 1.0  # to send the last records when a process ends
+SPOOL_PARTS = 16  # number of files of a full spool
 
 
 class SinkSetupError(Exception):
-    """The sinks cannot be opened; `hint` says how to correct it."""
+    """The error for sinks that cannot be opened; `hint` says how to correct that."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -45,8 +45,8 @@ class SinkSetupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SinkOptions:
-    """The sinks of a log. `folder` keeps their cursors (default: the name of the log with `.sinks`). `spool`: the log
-    is only a spool, whose files are deleted once every sink has sent them."""
+    """The sinks of a log. `folder` contains their cursors (default: the name of the log with `.sinks`). With `spool`,
+    the log is only a spool, whose files are deleted once every sink has sent them."""
 
     targets: tuple[SinkTarget, ...]
     folder: Path | None = None
@@ -54,7 +54,7 @@ class SinkOptions:
 
     @property
     def on_lag(self) -> OnLag:
-        """The default while a sink lags beyond its bound: deny if the lines are nowhere else."""
+        """The default of `on_lag`: deny for a spool, because its lines are nowhere else."""
         return OnLag.DENY if self.spool else OnLag.CONTINUE
 
     @property
@@ -64,22 +64,22 @@ class SinkOptions:
 
 
 class Sink:
-    """One sink, as its process sees it: what it counts, how far it lags in bytes, and whether it denies now."""
+    """One sink in one process: its counts, its lag in bytes, and what happens while it lags beyond its bound."""
 
     def __init__(self, sender: SinkSender) -> None:
         self.sender, self.name, self.on_lag = sender, sender.name, sender.on_lag
         self.lag = self.denials = 0
-        self._logged = False  # whether the log says that it lags
+        self._logged = False  # whether the lag was logged
         self.measure()
 
     @property
     def lagging(self) -> bool:
-        """Whether it lags beyond its bound."""
+        """Whether the sink lags beyond its bound."""
         return self.lag > self.sender.target.lag
 
     @property
     def counts(self) -> dict[str, int]:
-        """The counts of this process, by the key of their metric."""
+        """The counts of this process, by metric key."""
         sender = self.sender
         return {
             "sink_sent": sender.sent,
@@ -89,8 +89,8 @@ class Sink:
         }
 
     def measure(self) -> None:
-        """Measure how far it lags."""
-        with suppress(OSError, CursorError):  # the sender logs them
+        """Measure how far the sink lags."""
+        with suppress(OSError, CursorError):  # the sender logs the errors
             self.lag = self.sender.lag()
 
     def log_changes(self) -> None:
@@ -112,7 +112,7 @@ class SinkSet:
     """The sinks of a log in this process."""
 
     def __init__(self, log: Path, options: SinkOptions, clock: Callable[[], float] = monotonic) -> None:
-        """Open the sinks; the cursor of a new one is created at the end of the log. Raises SinkSetupError."""
+        """Open the sinks. The cursor of a new sink is created at the end of the log. Raises SinkSetupError."""
         self._log, self._options = log, options
         self.folder = options.folder or log.with_name(log.name + FOLDER_SUFFIX)
         self._clock = clock
@@ -151,7 +151,7 @@ class SinkSet:
     # ── Decisions ─────────────────────────────────────────────────────────────────────────────
 
     def admits(self) -> bool:
-        """Whether a decision may be made: no sink that denies lags beyond its bound. It never waits."""
+        """Return whether decisions may be made: not while a sink that denies lags beyond its bound. Never waits."""
         for sink in self._deny:
             if sink.lagging:
                 sink.denials += 1
@@ -159,7 +159,7 @@ class SinkSet:
         return True
 
     def wake(self) -> None:
-        """Start the threads of this process. Raises nothing: a failure is logged."""
+        """Start the threads of this process. A failure is logged, not raised."""
         if self._process == os.getpid():
             return
         with self._guard:
@@ -186,7 +186,7 @@ class SinkSet:
                 return
 
     def tick(self) -> None:
-        """Measure how far each sink lags, and delete the files of a spool that every sink has sent."""
+        """Measure and log how far each sink lags, and delete the files of a spool that every sink has sent."""
         for sink in self.sinks:
             sink.measure()
             sink.log_changes()
@@ -195,7 +195,8 @@ class SinkSet:
                 delete_sent_files(self._log, self.folder, [sink.name for sink in self.sinks])
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Send what is left within `seconds`, and end the threads. What is not sent then is sent after a restart."""
+        """Send the remaining records within `seconds`, and end the threads. Records that remain after that are sent
+        after a restart."""
         if self._process != os.getpid():
             return
         self._stop.set()
@@ -206,7 +207,7 @@ class SinkSet:
         self._process, self._threads = 0, []
 
     def after_fork(self) -> None:
-        """Leave to the parent process what belongs to it."""
+        """Leave locks, connections and threads to the parent process, and reset the counts."""
         self._reset()
         for sink in self.sinks:
             sink.sender.after_fork()
@@ -214,7 +215,7 @@ class SinkSet:
 
 
 def send_until_stopped(sender: SinkSender, stop: Event) -> None:
-    """Send until stopped, and then what is there, until nothing is left or a step fails."""
+    """Send until stopped, and then send the remaining lines until none is left or a step fails."""
     while not stop.wait(sender.step()):
         pass
     while not sender.step():
@@ -223,7 +224,7 @@ def send_until_stopped(sender: SinkSender, stop: Event) -> None:
 
 
 def open_sinks(log: Path, sinks: SinkOptions | Sequence[str]) -> SinkSet:
-    """Open sinks that are given as options, or as URLs. Raises SinkSetupError."""
+    """Open the sinks of a log, from options or from URLs. Raises SinkSetupError."""
     if isinstance(sinks, SinkOptions):
         return SinkSet(log, sinks)
     try:
@@ -233,7 +234,7 @@ def open_sinks(log: Path, sinks: SinkOptions | Sequence[str]) -> SinkSet:
 
 
 def open_transport(target: SinkTarget) -> Transport:
-    """Raises SinkSetupError."""
+    """Return a transport for the target. Raises SinkSetupError."""
     from policyengine.audit.sinks.http import HttpTransport
     from policyengine.audit.sinks.otlp import OtlpTransport
     from policyengine.audit.sinks.stdout import StdoutTransport

@@ -1,4 +1,4 @@
-"""Writes the lines to the standard output."""
+"""Writes the lines of a log to standard output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class StdoutTransport:
         self._file, self._begun = file, False
 
     def send(self, lines: Sequence[SinkLine]) -> int:
-        """Raises SinkError."""
+        """Write the lines. Raises SinkError."""
         data = memoryview((b"" if self._begun else b"\n") + b"".join(line.raw + b"\n" for line in lines))
-        self._begun = False  # if it fails, the stream may end in part of a line
+        self._begun = False  # after a failure, the stream may end in part of a line
         try:
             while data:
                 data = data[os.write(self._file, data) :]

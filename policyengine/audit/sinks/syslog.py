@@ -1,8 +1,8 @@
 """Sends records as syslog messages (RFC 5424): over UDP (RFC 5426), over TCP and TLS with octet counting (RFC 6587, RFC
 5425), or to a Unix socket.
 
-Syslog has no acknowledgements. Over TCP, a batch counts as sent once the receiver's system has acknowledged all of its
-bytes.
+Syslog has no acknowledgements. Over TCP, a batch counts as sent once the receiver's operating system has acknowledged
+all of its bytes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ APP_NAME = "policyengine"
 NIL = "-"
 MAX_DATAGRAM_BYTES = 65_507  # over UDP
 MAX_SEQUENCE = 2_147_483_647
-POLL_SECONDS = 0.005  # between two looks at what the receiver has acknowledged
+POLL_SECONDS = 0.005  # between two checks of what the receiver has acknowledged
 SIOCOUTQ = 0x5411  # Linux: bytes that the other side has not acknowledged
 SHORT_MEMBERS = ("id", "outcome", "gate", "rule", "agent", "user", "revision", "event")
-SHORT_TEXT = 256  # characters of a member of a shortened record
+SHORT_TEXT = 256  # maximum characters of each member of a shortened record
 
 
 class SyslogTransport:
     """Sends to one receiver. `clock` is monotonic seconds."""
 
     def __init__(self, target: SinkTarget, clock: Callable[[], float] = monotonic) -> None:
-        """Raises CertificatesError."""
+        """Load the certificates. Raises CertificatesError."""
         parts = urlsplit(target.url)
         self._scheme, self._path = parts.scheme, parts.path
         self._host, self._port = parts.hostname or "", parts.port or SYSLOG_PORTS.get(parts.scheme, 0)
@@ -51,7 +51,7 @@ class SyslogTransport:
         self._name, self._process = header_text(socket.gethostname(), 255), str(os.getpid())
 
     def send(self, lines: Sequence[SinkLine]) -> int:
-        """Raises SinkError."""
+        """Send each line as a message. Raises SinkError."""
         try:
             connection = self._connection()
             if self._stream:
@@ -72,7 +72,7 @@ class SyslogTransport:
     # ── Connections ───────────────────────────────────────────────────────────────────────────
 
     def _connection(self) -> socket.socket:
-        """Raises OSError."""
+        """Return the open connection, or open one. Raises OSError."""
         if self._socket is None:
             self._socket = self._connect()
             self._socket.settimeout(self._timeout)
@@ -97,7 +97,7 @@ class SyslogTransport:
             raise
 
     def _send_stream(self, connection: socket.socket, lines: Sequence[SinkLine]) -> None:
-        """Send with octet counting, and wait until the other side has acknowledged everything. Raises OSError."""
+        """Send with octet counting, and wait until the receiver has acknowledged all bytes. Raises OSError."""
         check_open(connection)
         messages = [self._message(line, line.raw) for line in lines]
         connection.sendall(b"".join(b"%d %b" % (len(message), message) for message in messages))
@@ -130,7 +130,7 @@ class SyslogTransport:
 
 
 def timestamp(line: SinkLine) -> str:
-    """Return the time of the record, which has at most six digits of seconds, as RFC 5424 requires."""
+    """Return the time of the record with at most six fractional digits, as RFC 5424 requires."""
     return line.summary.time if line.summary.nanoseconds else NIL
 
 
@@ -140,7 +140,8 @@ def header_text(text: str, most: int) -> str:
 
 
 def shorten(line: SinkLine) -> bytes:
-    """Return the record without what does not fit a datagram: `shortened` is the length of the whole line in bytes."""
+    """Return a record that fits in a datagram: long members are cut or left out, and `shortened` is the length of the
+    whole line in bytes."""
     row = line.summary
     members = {name: value[:SHORT_TEXT] for name in SHORT_MEMBERS if (value := getattr(row, name)) is not None}
     return msgspec.json.encode({"shortened": len(line.raw), "time": row.time, "kind": row.kind, **members})
@@ -162,7 +163,7 @@ def connect_unix(path: str, timeout: float) -> socket.socket:
 
 
 def unacknowledged(connection: socket.socket) -> int:
-    """Return how many sent bytes the other side has not acknowledged; 0 where the system cannot tell."""
+    """Return how many sent bytes the receiver has not acknowledged; 0 if the system does not report it."""
     import fcntl
 
     with suppress(OSError):
@@ -171,7 +172,7 @@ def unacknowledged(connection: socket.socket) -> int:
 
 
 def check_open(connection: socket.socket) -> None:
-    """Raises ConnectionResetError if the other side has closed the connection."""
+    """Check that the receiver has not closed the connection. Raises ConnectionResetError."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     if not poll.poll(0):

@@ -1,4 +1,5 @@
-"""Sinks as operators write them: a URL, with the options of the sink after `#`, where no request carries them."""
+"""Sinks as operators write them: a URL, with the options of the sink after `#`, the part that is never sent in
+requests."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class SinkKind(StrEnum):
 
 
 class OnLag(StrEnum):
-    """The consequence of a sink that lags beyond its bound. DENY: decisions are denied; CONTINUE: they are not, and
-    records that the sink has no room for are lost and counted."""
+    """The reaction to a sink that lags beyond its bound. DENY: decisions are denied. CONTINUE: decisions are not
+    denied, and a spool deletes its oldest unsent records and counts them as lost."""
 
     DENY = "deny"
     CONTINUE = "continue"
@@ -59,7 +60,7 @@ class BatchFormat(StrEnum):
 
 
 class RecordFormat(StrEnum):
-    """The form of each record over HTTP: the line of the log, or an event as `audit export` writes it."""
+    """The form of each record over HTTP: the log line itself, or an event as `audit export` writes it."""
 
     LOG = "log"
     OCSF = "ocsf"
@@ -67,7 +68,7 @@ class RecordFormat(StrEnum):
 
 
 class SinkTargetError(Exception):
-    """A sink is written wrongly; the message contains no secret, and `hint` says how to write it."""
+    """The error for a malformed sink; the message contains no secret, and `hint` says how to write the sink."""
 
     def __init__(self, message: str, hint: str | None = URL_HINT) -> None:
         super().__init__(message)
@@ -76,8 +77,9 @@ class SinkTargetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SinkTarget:
-    """A sink. `url` is where it sends to (for syslog `udp`, `tcp`, `tls` or `unix` as scheme), and may contain a
-    secret; `place` is the part of it that messages show. `lag` is the bound in bytes, `on_lag` None for the default."""
+    """A parsed sink. `url` is the destination (for syslog with the scheme `udp`, `tcp`, `tls` or `unix`), and may
+    contain a secret; `place` is the part that messages show. `lag` is the bound in bytes; an `on_lag` of None means the
+    default."""
 
     kind: SinkKind
     name: str
@@ -97,7 +99,7 @@ class SinkTarget:
 
 
 def parse_sinks(urls: Sequence[str]) -> tuple[SinkTarget, ...]:
-    """Parse sinks, whose names must differ. Raises SinkTargetError."""
+    """Parse sinks and check that their names differ. Raises SinkTargetError."""
     targets = tuple(map(parse_sink, urls))
     names: set[str] = set()
     for target in targets:
@@ -108,7 +110,7 @@ def parse_sinks(urls: Sequence[str]) -> tuple[SinkTarget, ...]:
 
 
 def parse_sink(given: str) -> SinkTarget:
-    """Raises SinkTargetError."""
+    """Parse a sink. Raises SinkTargetError."""
     if " " in given or not given.isprintable():
         raise SinkTargetError("a sink must be a URL without spaces and control characters")
     bare, _, fragment = given.partition("#")
@@ -126,7 +128,8 @@ def parse_sink(given: str) -> SinkTarget:
 
 
 def locate(parts: SplitResult) -> tuple[SinkKind, str, str]:
-    """Return the kind of a sink, the URL that it sends to, and the part of it to show. Raises SinkTargetError."""
+    """Return the kind of a sink, its destination, and the part of the destination that messages show. Raises
+    SinkTargetError."""
     scheme, host = parts.scheme, parts.netloc
     if scheme == "stdout" and not (host or parts.path.strip("-") or parts.query):
         return SinkKind.STDOUT, "stdout:", "stdout"
@@ -182,7 +185,7 @@ def parse_options(fragment: str, kind: SinkKind, scheme: str) -> dict[str, objec
 
 
 def applies(option: str, kind: SinkKind, scheme: str) -> bool:
-    """Whether a sink has the option."""
+    """Return whether a sink of this kind and scheme accepts the option."""
     if option in ("name", "lag", "on_lag"):
         return True
     if option in ("format", "records", "hmac"):
@@ -195,7 +198,7 @@ def applies(option: str, kind: SinkKind, scheme: str) -> bool:
         return scheme.endswith(("https", "tls"))
     if option == "plain_http":
         return scheme.endswith("http")
-    return kind is not SinkKind.STDOUT  # timeout
+    return kind is not SinkKind.STDOUT  # all other options, such as `timeout`
 
 
 def name_option(key: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""The interface of all transports of sinks: they send lines, or report why they cannot."""
+"""The interface of all transports of sinks, which send lines or report why they cannot send them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policyengine.audit.record_summary import RecordSummary, find_record, kind_o
 
 
 class SinkError(Exception):
-    """Lines could not be sent, and are sent again later; `why` contains nothing secret. `retry_after` is the number of
-    seconds that the receiver asks to wait."""
+    """The error for lines that could not be sent, and will be sent again later; `why` contains nothing secret.
+    `retry_after` is the number of seconds that the receiver asks to wait."""
 
     def __init__(self, why: str, retry_after: float | None = None) -> None:
         super().__init__(why)
@@ -20,7 +20,7 @@ class SinkError(Exception):
 
 
 class LinesRefusedError(SinkError):
-    """The receiver refuses these lines, and would refuse them again."""
+    """The error for lines that the receiver refuses, and would refuse again."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SinkLine:
 
     @cached_property
     def severity(self) -> str:
-        """How much attention the record needs: `info`, `notice`, `warning` or `error`."""
+        """The severity of the record: `info`, `notice`, `warning` or `error`."""
         if self.summary.kind in ("system", "seal"):
             return "error" if (self.summary.event or "").endswith(("_failure", "_refused")) else "notice"
         if self.summary.gate == "failure" or (self.summary.status or 0) >= 500:
@@ -51,8 +51,8 @@ class Transport(Protocol):
     """Sends lines to one receiver."""
 
     def send(self, lines: Sequence[SinkLine]) -> int:
-        """Send the lines; return how many of them the receiver dropped although it took the others. Raises SinkError,
-        LinesRefusedError."""
+        """Send the lines; return how many of them the receiver dropped although it accepted the batch. Raises
+        SinkError, LinesRefusedError."""
         ...
 
     def close(self) -> None:
@@ -61,7 +61,8 @@ class Transport(Protocol):
 
 
 def read_sink_line(raw: bytes) -> SinkLine | None:
-    """Return the line, or None if it is not sent: it has entity rows, or a killed process left it incomplete."""
+    """Return the line, or None if it is not to be sent, because it has entity rows, or because a killed process left it
+    incomplete."""
     found = None if is_directory_start(raw) else find_record(raw)
     if found is None:
         return None

@@ -1,1 +1,1 @@
-"""How well learned facts tell abusive runs from normal ones: traffic, labels, a score for each fact, and figures."""
+"""Measures how well learned facts distinguish abusive runs from normal runs: traffic, labels, scores and figures."""

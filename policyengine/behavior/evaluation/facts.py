@@ -1,4 +1,4 @@
-"""The facts that an evaluation scores: what each says of a run, and which alarm it raises."""
+"""The facts that an evaluation scores: the score of each fact for a run, and its alarm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from policyengine.behavior.row import MILLION, BehaviorRow
 
 
 class RunMoment(NamedTuple):
-    """A run after one of its events: the facts of the event, the row of the caller after it, and the events so far, of
-    which `fresh` are at new endpoints. `trust` is that of the caller before the run."""
+    """A run after one of its events: the facts of the event, the caller's row after the event, the number of `events`
+    so far, and how many of them were at new endpoints (`fresh`). `trust` is the caller's trust before the run."""
 
     reading: CallerFacts
     row: BehaviorRow
@@ -23,9 +23,10 @@ class RunMoment(NamedTuple):
 
 
 class FactScore(NamedTuple):
-    """A fact of the table. `value` is its score of a run after an event: the greater, the more suspicious. The score of
-    the run is the highest, or with `uses_last` the last. `alarm` is whether the fact raises an alarm at an event; None
-    if it never does. `per_day` is whether its rate of false alarms counts the days of callers instead of runs."""
+    """A scored fact. `value` returns its score for a run after an event; a higher score is more suspicious. The score
+    of the whole run is the highest of these or, with `uses_last`, the last. `alarm` returns whether the fact raises an
+    alarm at an event; None for a fact without alarms. With `per_day`, the rate of false alarms counts days of callers
+    instead of runs."""
 
     name: str
     title: str
@@ -36,7 +37,7 @@ class FactScore(NamedTuple):
 
 
 def level_ratio(moment: RunMoment) -> int:
-    """Return the higher of the two levels relative to its ceiling."""
+    """Return the maximum of the slow and the fast level, each relative to its ceiling."""
     reading, row, model = moment.reading, moment.row, moment.model
     slow = (reading.level_slow + reading.level_denied) * MILLION * MARGIN_UNIT
     fast = reading.level_fast * MILLION * MARGIN_UNIT

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: how well the scores of facts tell abusive runs from normal ones."""
+"""The figures of an evaluation: how well the scores of facts separate abusive runs from normal runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from policyengine.behavior.evaluation.traffic import NORMAL
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.state import SettingsOf
 
-RATES: Final = {"tpr_at_1": 100, "tpr_at_0_1": 1_000}  # one false alarm in so many normal runs
+RATES: Final = {"tpr_at_1": 100, "tpr_at_0_1": 1_000}  # one false alarm per this number of normal runs
 Figure = float | int | None
 
 
 @dataclass(slots=True)
 class FigureSet:
-    """Figures by name; those that cannot be given are None, and `reasons` says why."""
+    """Figures by name. A figure that cannot be computed is None, and `reasons` says why."""
 
     values: dict[str, Figure] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -40,14 +40,15 @@ class FigureSet:
 
 @dataclass(slots=True)
 class Separation:
-    """The scores of normal runs, sorted, and for each abusive run its score and the number of its first event with a
-    score above a threshold."""
+    """The sorted scores of normal runs and, for each abusive run, its score and a function that returns the number of
+    the first event with a score above a threshold."""
 
     normal: list[int]
     abusive: list[tuple[int, Callable[[int], int | None]]]
 
     def figures(self) -> FigureSet:
-        """Return the area under the curve, the detection at two rates of false alarms, and the events until it."""
+        """Return the area under the ROC curve, the share of ties, the share of abusive runs that are detected at two
+        rates of false alarms, and the median number of events until detection."""
         found = FigureSet(runs=len(self.abusive))
         missing = "there are no normal runs" if not self.normal else "there are no abusive runs"
         if not self.normal or not self.abusive:
@@ -77,14 +78,15 @@ class Separation:
         found.put(name, median(numbers) if numbers else None, "no abusive run is detected")
 
     def threshold(self, each: int) -> int | None:
-        """Return the score that at most one of `each` normal runs exceeds; None if there are too few runs."""
+        """Return the lowest score of a normal run that at most one in `each` normal runs exceeds; None if there are too
+        few runs."""
         count = len(self.normal)
         return self.normal[count - 1 - count // each] if count >= each else None
 
 
 @dataclass(slots=True)
 class Evaluation:
-    """The figures of each fact and of all together, and the numbers of runs."""
+    """The figures of each fact and of all facts together, and the numbers of normal, abusive and unlabelled runs."""
 
     facts: dict[str, FigureSet]
     together: FigureSet
@@ -121,12 +123,13 @@ Judge = Callable[[ScoredRun], tuple[int, Callable[[int], int | None]]]
 
 
 def judge_of(place: int) -> Judge:
-    """Return a function that gives the score of a run in a fact, and its first event above a threshold."""
+    """Return the judge of one fact: a function that returns the score of a run, and a function for its first event
+    above a threshold."""
     return lambda run: (run.best[place], lambda threshold: run.first_above(place, threshold))
 
 
 def compare(normal: list[int], kinds: Mapping[str, Sequence[ScoredRun]], judge: Judge) -> FigureSet:
-    """Return the figures of all abusive runs, and of each kind of them."""
+    """Return the figures of all abusive runs together, and of each kind of abuse."""
     judged = {kind: [judge(run) for run in runs] for kind, runs in sorted(kinds.items())}
     found = Separation(normal, [one for each in judged.values() for one in each]).figures()
     found.kinds = {kind: Separation(normal, each).figures() for kind, each in judged.items()}
@@ -134,7 +137,7 @@ def compare(normal: list[int], kinds: Mapping[str, Sequence[ScoredRun]], judge: 
 
 
 class CombinedRanks:
-    """The score of all facts together: the highest rank that a run has among the normal runs, in any fact."""
+    """Scores runs by all facts together: the score of a run is its highest rank among the normal runs in any fact."""
 
     def __init__(self, normal: Sequence[list[int]]) -> None:
         self._normal = normal
@@ -150,7 +153,7 @@ class CombinedRanks:
         return self.score(run), lambda threshold: self.first_above(run, threshold)
 
     def first_above(self, run: ScoredRun, threshold: int) -> int | None:
-        """Return the number of the first event at which a fact had a rank above the threshold."""
+        """Return the number of the first event after which the rank in any fact exceeds the threshold."""
         numbers = []
         for place, normal in enumerate(self._normal):
             if self.rank(place, run.best[place]) > threshold:
@@ -170,7 +173,7 @@ def put_observed(found: FigureSet, alarms: Sequence[bool], unit: str) -> None:
 
 
 def put_false_alarms(found: FigureSet, place: int, normal: Sequence[ScoredRun]) -> None:
-    """Put how many normal runs had an alarm of a fact."""
+    """Add the share of normal runs in which a fact raised an alarm."""
     put_rates(found, None, "only bursts have a declared rate")
     if FACTS[place].alarm is None:
         found.put("observed", None, "it raises no alarm by itself")
@@ -185,7 +188,8 @@ def put_burst_days(
     model: BehaviorModel,
     settings_of: SettingsOf,
 ) -> None:
-    """Put how many days of ready callers without abuse had a burst, and the declared rate of their classes."""
+    """Add the share of days with a burst among the days of ready callers without abusive or unlabelled runs, and the
+    declared rate of their classes."""
     abuse = abusive_days(traffic.runs, [name for name in traffic.runs if labels.get(name) != NORMAL])
     days = {
         key: burst for key, burst in traffic.days.burst.items() if (key[0].issuer, key[0].agent, key[1]) not in abuse

@@ -1,5 +1,5 @@
-"""Scores the runs of test traffic: the rows go on learning from it, as those of a server; the model is that of the
-training."""
+"""Scores the runs of the test traffic. As on a server, rows continue to learn from this traffic; the model remains the
+model of the training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policyengine.behavior.fold import CallerFacts
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
 
-STEP: Final = 64  # a step of a score is a 64th at least, so that long runs have few steps
+STEP: Final = 64  # a step of a score is at least 1/64 of the score, so that long runs have few steps
 RunName: TypeAlias = tuple[str, str, str]  # issuer, agent, run
 
 
 class ScoredRun:
-    """The scores of a run, in the order of the facts. `steps` are the events at which each score rose, with the score
-    then, and `alarms` whether each fact raised an alarm."""
+    """The scores of a run, in the order of the facts. For each fact, `steps` lists the events at which its score rose,
+    with the new score, and `alarms` is whether it raised an alarm."""
 
     __slots__ = ("alarms", "best", "days", "events", "fresh", "steps", "trust")
 
@@ -33,7 +33,7 @@ class ScoredRun:
         self.days: set[int] = set()
 
     def score(self, place: int, value: int) -> None:
-        """Note the score of a fact after an event."""
+        """Record the score of a fact after the latest event."""
         fact, steps = FACTS[place], self.steps[place]
         if fact.uses_last:
             self.best[place] = value
@@ -45,7 +45,8 @@ class ScoredRun:
                 steps.append((self.events, value))
 
     def first_above(self, place: int, threshold: int) -> int | None:
-        """Return the number of the event at which a score went above a threshold; None if it did not."""
+        """Return the number of the first event at which the score of a fact exceeded a threshold; None if there is
+        none."""
         if self.best[place] <= threshold:
             return None
         if FACTS[place].uses_last:
@@ -55,8 +56,8 @@ class ScoredRun:
 
 @dataclass(slots=True)
 class CallerDays:
-    """The days of ready callers, by caller and day: whether there was a burst, and the days in which a run was not
-    normal."""
+    """The days of ready callers: `burst` is whether a day had a burst, by caller and day, and `groups` is the class of
+    each caller."""
 
     burst: dict[tuple[Caller, int], bool] = field(default_factory=dict)
     groups: dict[Caller, str] = field(default_factory=dict)
@@ -64,7 +65,8 @@ class CallerDays:
 
 @dataclass(slots=True)
 class ScoredTraffic:
-    """The runs of the test traffic, the days of its callers, and the events that belong to no run or come too late."""
+    """The runs of the test traffic, the days of its callers, and the numbers of all events, of events without a run,
+    and of late events."""
 
     runs: dict[RunName, ScoredRun] = field(default_factory=dict)
     days: CallerDays = field(default_factory=CallerDays)
@@ -74,8 +76,8 @@ class ScoredTraffic:
 
 
 def train(traffic: Iterable[Traffic], state: BehaviorState, settings_of: SettingsOf) -> tuple[int, int]:
-    """Fold the training part, and learn a model from all of it. Return the number of events, and of those that are left
-    out because they come too late."""
+    """Fold the training traffic and learn a model from it. Return the number of folded events, and the number of late
+    events, which are left out."""
     count = late = latest = 0
     for item in traffic:
         if isinstance(item, FailureReport):
@@ -92,7 +94,7 @@ def train(traffic: Iterable[Traffic], state: BehaviorState, settings_of: Setting
 
 
 def is_late(state: BehaviorState, event: BehaviorEvent) -> bool:
-    """Return whether an event is more than a day earlier than the last one of its caller."""
+    """Return whether an event is more than a day earlier than the latest event of its caller."""
     known = state.rows.get(event.caller)
     return known is not None and event.at < known.row.level_at - DAY
 
@@ -150,5 +152,5 @@ def note_day(days: CallerDays, event: BehaviorEvent, reading: CallerFacts) -> No
 
 
 def abusive_days(runs: Mapping[RunName, ScoredRun], abusive: Iterable[RunName]) -> set[tuple[str, str, int]]:
-    """Return the days of callers in which they had a run that is not normal."""
+    """Return the days on which agents had these runs, as issuer, agent and day."""
     return {(*name[:2], day) for name in abusive for day in runs[name].days}

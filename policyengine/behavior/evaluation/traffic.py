@@ -1,4 +1,5 @@
-"""Reads traffic for an evaluation: decision logs, or plain events of one JSON object a line; and the labels of runs."""
+"""Reads the traffic for an evaluation, from decision logs or files with one plain event per line, and the labels of its
+runs."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ Traffic: TypeAlias = RunEvent | FailureReport
 
 
 class TrafficError(Exception):
-    """A line of traffic or labels cannot be used; the text says where and why."""
+    """The error for a line of traffic or labels that cannot be used; the text says where and why."""
 
 
 class RunLabel(msgspec.Struct, frozen=True):
-    """A line of labels: the kind of a run, which is `normal` or a kind of abuse."""
+    """A line of labels: a run and its kind, which is `normal` or a kind of abuse."""
 
     run: str
     label: str
@@ -35,7 +36,7 @@ class RunLabel(msgspec.Struct, frozen=True):
 def read_traffic(
     files: Sequence[Path], logs: LogEventReader, events: PlainEventReader, tell: Report
 ) -> Iterator[Traffic]:
-    """Yield the events of all files in the order of their times. Raises TrafficError, OSError."""
+    """Yield the events and failure reports of all files, in the order of their times. Raises TrafficError, OSError."""
     plain = [file for file in files if not is_log(file)]
     logged = read_logs([file for file in files if file not in plain], tell)
     streams = [plain_traffic(file, events) for file in plain]
@@ -71,7 +72,7 @@ def plain_traffic(file: Path, events: PlainEventReader) -> Iterator[Traffic]:
 
 
 def read_labels(file: Path) -> Iterator[tuple[str, RunLabel]]:
-    """Yield the place and the content of each line. Raises TrafficError, OSError."""
+    """Yield each label with its place (file and line). Raises TrafficError, OSError."""
     decoder = msgspec.json.Decoder(RunLabel)
     for number, line in read_lines(file, refuse):
         try:
@@ -85,10 +86,10 @@ def refuse(message: str) -> None:
 
 
 class RunLabels:
-    """The labels of runs. A label without a caller is that of the only run of its name."""
+    """The labels of runs. A label without a caller applies to the only run with its name."""
 
     def __init__(self, lines: Iterable[tuple[str, RunLabel]]) -> None:
-        """Raises TrafficError."""
+        """Collect the labels. Raises TrafficError."""
         self._labels: dict[tuple[str | None, str | None, str], str] = {}
         self._places: dict[tuple[str | None, str | None, str], str] = {}
         for place, line in lines:
@@ -103,7 +104,7 @@ class RunLabels:
         return len(self._labels)
 
     def match(self, runs: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-        """Return the labels of runs, each with its issuer, agent and name. Raises TrafficError."""
+        """Return the label of each labelled run; a run is an issuer, an agent and a name. Raises TrafficError."""
         found: dict[tuple[str, str, str], str] = {}
         owners: dict[str, tuple[str, str, str]] = {}
         for run in runs:

@@ -1,8 +1,8 @@
 """Bundles: a compiled policy as one signed file, which decides like its sources but loads faster.
 
-A file is a MessagePack array. In every format it begins with the magic word, the number of the format, and the version
+A file is a MessagePack array. In every format, it begins with the magic word, the number of the format, and the version
 of the program that wrote it. In this format, these items follow: `shape` (how the kernel's classes are stored), the
-SHA-256 of everything before it and of the payload, the payload, and the signatures.
+SHA-256 of all previous items and of the payload, the payload, and the signatures.
 
 A bundle holds rules and policy texts, but no program: the tree is built from the rules whenever a bundle is loaded, so
 that a bundle cannot decide differently from its rules. Rules are decoded and checked when a decision first needs them:
@@ -42,8 +42,8 @@ Keys: TypeAlias = Iterable[Path | str | bytes]
 
 
 class BundleError(PolicyError):
-    """A bundle that cannot be used: `file`, `code`, `message` and `hint`. It is a PolicyError with one finding, so
-    callers that handle policies need no extra case for bundles."""
+    """The error for a bundle that cannot be used: `file`, `code`, `message` and `hint`. It is a PolicyError with one
+    finding, so callers that handle policies need no extra case for bundles."""
 
     def __init__(self, file: str, code: str, message: str, hint: str | None = None) -> None:
         self.file, self.code, self.message, self.hint = file, code, message, hint
@@ -71,8 +71,8 @@ class PolicyBundle:
 def write_bundle(
     kernel: Kernel, made_by: str, key: BundleSigningKey | None = None, sources: Sequence[Source] = ()
 ) -> bytes:
-    """Return the bundle of a policy: the same bytes for the same sources, wherever they are stored. `made_by` is the
-    version of this program; `sources` are all policy texts, also those that no rule refers to.
+    """Return the bundle of a policy. The same sources give the same bytes, independent of their location. `made_by` is
+    the version of this program; `sources` are all policy texts, including texts to which no rule refers.
     """
     payload = encode_payload(kernel, sources)
     digest = digest_of(FORMAT, made_by, bundle_schema().shape, payload)

@@ -114,7 +114,7 @@ def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> bytes:
     """Encode the rules with the texts that they refer to; `sources` are the texts of all policy files, if known."""
     context, schema = EncodeContext(sources), bundle_schema()
     for pattern in placed_patterns(kernel):
-        context.pattern_number(pattern)  # so a tree that is built from the table numbers patterns as `tree_of` does
+        context.pattern_number(pattern)  # numbers patterns in the table as `tree_of` does
     parts: dict[str, list[bytes]] = {}
     for name, kind in KINDS.items():
         held: Any = getattr(kernel, name)
@@ -175,7 +175,7 @@ def build_tree(rules: RuleData) -> Tree:
     builder = TreeBuilder(rules.package, rules.revision)
     for left, raw in zip(reversed(range(len(rules.patterns))), rules.patterns, strict=True):
         rows = guarded(ROWS.decode, raw)
-        # With another length, patterns would have other numbers here than in PatternTable.
+        # If the lengths differed, patterns would have other numbers here than in PatternTable.
         require(len(rows) == CHUNK if left else len(rows) <= CHUNK, "a table of patterns with other chunks")
         add_rows(rows, builder)
     guarded(outline_reader().add_rules, builder, rules)

@@ -17,7 +17,7 @@ Index: TypeAlias = Annotated[int, Meta(ge=0)]
 
 
 class BundleDataError(Exception):
-    """Data that the compiler did not write; the text gives the reason."""
+    """The error for data that the compiler did not write; the text gives the reason."""
 
 
 # ── Patterns ──────────────────────────────────────────────────────────────────────────────────

@@ -94,8 +94,8 @@ class EndpointWalk:
         yield from self._samples({affix for node, _ in branch.places for affix in node.affixes})
 
     def _samples(self, affixes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Yield a sample text for each combination of a prefix and a suffix of the patterns, and last a text that
-        stands for any other.
+        """Yield a sample text for each combination of a prefix and a suffix of the patterns, and finally a text that
+        stands for any other text.
         """
         heads, tails = ({affix[side] for affix in affixes} | {""} for side in (0, 1))
         samples = product(sorted(heads, reverse=True), sorted(tails, reverse=True))

@@ -1,4 +1,4 @@
-"""How the nodes of a program test conditions, in words: the facts that they read, and the kind of test."""
+"""Describes how the nodes of a program test conditions: the slots that they read, and the kind of test."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def slots_of(node: n.Node) -> Iterator[int]:
 
 
 def parts_of(node: n.Node) -> tuple[n.Node, ...]:
-    """Return the nodes inside a node, without conditions that have a description of their own: those of a loop, of
-    `acts for users where`, and of patterns of past requests.
+    """Return the nodes inside a node, except conditions that have their own description: those of loops, of `acts for
+    users where`, and of patterns of past requests.
     """
     match node:
         case Connective(items=items) | n.CollectionValue(items=items) | n.FunctionValue(items=items):

@@ -38,7 +38,7 @@ def describe_program(kernel: k.Kernel, tree: Tree) -> ProgramDescription:
 
 
 def policy_items(kernel: k.Kernel) -> Iterator[ProgramItem]:
-    """Yield what the walker applies at every endpoint, apart from guards and limits."""
+    """Yield the rules that the walker applies at every endpoint, apart from guards and limits."""
     for limits in kernel.delegation:
         yield ProgramItem("chain", f"every chain: {source_words(limits)}", "", limits.span.at)
     yield from (ProgramItem("users", f"users unrestricted in {package}") for package in kernel.unrestricted)

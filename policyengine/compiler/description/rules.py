@@ -36,7 +36,7 @@ class RuleDescriber:
         self.kernel = kernel
 
     def items(self, rules: p.EndpointRules, uses: Sequence[Uses]) -> Iterator[ProgramItem]:
-        """Yield the rules of an endpoint in the order of the gates; `uses` are those of its patterns."""
+        """Yield the rules of an endpoint in the order of the gates; `uses` are the uses of its patterns."""
         yield from self._bindings(rules)
         yield from (self._block("anyones", "anyone", block, (), uses) for block in rules.anyones)
         yield from self._blocks("agents", rules.agents, rules.delegators, uses)

@@ -1,5 +1,5 @@
-"""Builds boxes from the kernel and the tree: for the whole tree, an area of it, or one endpoint; for all agents or for
-one.
+"""Builds boxes from the kernel and the tree: for the whole tree, an area of it, or one endpoint, and for all agents or
+one agent.
 """
 
 from __future__ import annotations

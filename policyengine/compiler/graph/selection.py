@@ -17,7 +17,7 @@ ENDPOINT_HINT = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or 
 
 @dataclass(eq=False)
 class SelectionError(Exception):
-    """The selected `endpoint` or `agent` (`kind`) does not exist; `hint` says how to fix it."""
+    """The error for a selected `endpoint` or `agent` (`kind`) that does not exist; `hint` says how to correct that."""
 
     kind: str
     message: str

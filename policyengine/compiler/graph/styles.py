@@ -11,7 +11,7 @@ from policyengine.compiler.graph.text import box_title
 from policyengine.control_characters import one_line
 
 MAX_LINE_COLUMNS = 72  # maximum columns of a line in a picture
-MAX_LINES = 4  # maximum columns of a text in a box; text and data formats contain the whole text
+MAX_LINES = 4  # maximum lines of a text in a box; text and data formats contain the whole text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ COLOURS = {
 
 
 def number_boxes(root: Box) -> Iterator[tuple[Box, int, int | None]]:
-    """Yield every box with its number and that of its parent, from the top down."""
+    """Yield every box with its number and the number of its parent, from the top down."""
     pending: list[tuple[Box, int | None]] = [(root, None)]
     number = 0
     while pending:

@@ -12,7 +12,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class CapacityAlarm:
-    """The refusals of a full store, shared by all of its parts."""
+    """Counts and logs the refusals of a full store; all parts of the store share it."""
 
     def __init__(self) -> None:
         self.refusals = 0  # refusals since the start

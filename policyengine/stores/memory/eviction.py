@@ -6,9 +6,9 @@ REST = 10  # microseconds of pause for each searched key, a multiple of the time
 
 
 class SweepSchedule:
-    """A schedule that bounds the cost of new keys: sending one key is cheap, but searching a million is not. A store
-    that is still full after a search pauses, for 10 s with 1,000,000 keys; keys that expire during the pause are found
-    after it. Times are microseconds by the store's clock."""
+    """A schedule that limits the cost of new keys, because sending a key is cheap, but searching a million keys is not.
+    A store that is still full after a search pauses before the next search (10 s with 1,000,000 keys), and finds keys
+    that expire during the pause only after it. Times are microseconds by the store's clock."""
 
     __slots__ = ("_until",)
 
@@ -19,5 +19,5 @@ class SweepSchedule:
         return now >= self._until
 
     def done(self, now: int, left: int) -> None:
-        """Note the end of a search that left `left` keys."""
+        """Record the end of a search after which `left` keys remain."""
         self._until = now + REST * left

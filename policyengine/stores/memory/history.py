@@ -1,4 +1,5 @@
-"""History in this process: events by watch and key, bounded by the longest window and by a maximum number."""
+"""History in the memory of this process: events by watch and key, limited by the longest window and by a maximum
+number."""
 
 from __future__ import annotations
 
@@ -69,8 +70,8 @@ class EventSeries:
         self.first += gone
 
     def index(self, place: int) -> dict[Any, deque[int]]:
-        """Return the numbers of events, in rising order, by the string or entity that is their fact at `place`; the key
-        None is for unknown facts."""
+        """Return the numbers of events, in ascending order, by the string or entity that is their fact at `place`; the
+        key None is for unknown facts."""
         found = self.places.get(place)
         if found is None:
             found = self.places[place] = {}
@@ -94,7 +95,7 @@ class EventSeries:
 
 
 def index_key(fact: Value) -> Any:
-    """Return the index key of a fact: only strings and entities are searched for."""
+    """Return the index key of a fact. Only strings and entities have one, because only these are searched for."""
     return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
 
 
@@ -103,7 +104,7 @@ ANOTHER = object()
 
 class EventSeriesView:
     """A view of the events that existed when they were fetched, without later events. If reports or evictions change
-    them in the meantime, `commit` detects it by the version.
+    these events, `commit` detects the change by the version.
     """
 
     __slots__ = ("_end", "_line", "_lock", "complete_after", "now", "version")
@@ -129,7 +130,7 @@ class EventSeriesView:
 
 @dataclass(slots=True)
 class PendingOutcome:
-    """A decision whose outcome is awaited: the events that wait for it, and the end of their wait."""
+    """A decision whose outcome is awaited: the events that await it, and the end of the wait."""
 
     until: int
     records: tuple[HistoryRecord, ...]
@@ -198,8 +199,8 @@ class MemoryHistory:
             raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:
-        """Return whether each watch may add a line: it may have at most as many lines as would remain free, so that
-        others have room."""
+        """Return whether each watch may add a line. A watch may have at most as many lines as remain free, so that
+        other watches have room."""
         free = self._most - len(self._lines) - len(grown)
         return all(self._of_watch[watch] <= free for watch in grown)
 

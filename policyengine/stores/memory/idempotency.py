@@ -25,8 +25,8 @@ class IdempotencyEntry:
 
 
 class MemoryIdempotencyKeys:
-    """Idempotency keys by gateway, oldest first, at most `most` each. The caller holds the lock of the store. The clock
-    of the store never runs backwards, so the keys stay in order."""
+    """Idempotency keys by gateway, oldest first, at most `most` for each gateway. The caller holds the lock of the
+    store. The clock of the store never runs backwards, so the keys stay in order."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._kept: dict[str, dict[str, IdempotencyEntry]] = {}

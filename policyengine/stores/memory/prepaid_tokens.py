@@ -1,5 +1,5 @@
-"""Receipts in memory for rate tokens that confirms paid: the allow that uses the approval is not charged
-for them again.
+"""Receipts in memory for rate tokens that confirms paid, so that the allow that uses the approval is not charged for
+these tokens again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
 
-MAX_RECEIPTS = 100_000  # maximum receipts; beyond it the oldest is dropped, and its charge is repeated
+MAX_RECEIPTS = 100_000  # maximum receipts; beyond it, the oldest receipt is dropped, and its charge is repeated
 
 
 class PrepaidTokens(NamedTuple):
@@ -17,8 +17,8 @@ class PrepaidTokens(NamedTuple):
 
 
 class PrepaymentReceipts:
-    """The receipts for prepaid tokens, by rate and key, and then by the confirms that they belong to; oldest first. Not
-    thread-safe: the store holds the lock."""
+    """The receipts for prepaid tokens, by rate and key, and then by their confirms; oldest first. Not thread-safe: the
+    store holds the lock."""
 
     def __init__(self) -> None:
         self._paid: dict[Any, dict[str, PrepaidTokens]] = {}

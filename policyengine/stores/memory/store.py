@@ -35,7 +35,7 @@ from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentR
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
 MAX_KEYS = 1_000_000  # maximum keys of all rules together
-BETWEEN_THREADS = 1_000  # microseconds; threads may arrive in another order than they read the clock
+BETWEEN_THREADS = 1_000  # microseconds, because threads may arrive in another order than they read the clock
 MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys for which a search for keys to evict is worthwhile
 
 
@@ -54,14 +54,14 @@ class RuleStates:
 class MemoryStore:
     """A store in memory, lost when its process ends, with at most `most_keys` keys.
 
-    A rule accepts no new key while it has more keys than are free, so that one rule fills at most half of the store and
-    there is always room for other rules. Keys that no longer count are evicted: full buckets, and entries that have
-    left their window. Spent approvals are never evicted: there are few, because people grant them. History before the
-    store was created is unknown, unless `history_complete` says that there was none.
+    A rule gets no new key while it has more keys than are free, so that one rule fills at most half of the store and
+    there is always room for other rules. Keys that no longer count (full buckets, and entries that have left their
+    window) are evicted. Spent approvals are never evicted; they are few, because people grant them. History before the
+    creation of the store is unknown, unless `history_complete` says that there was none.
 
-    The store's clock is the latest time that it was given. If the clock of the caller is set back by more than
-    `max_skew` microseconds, the store refuses calls until the caller's clock has caught up: with a clock that does not
-    advance, expired windows would still count.
+    The store's clock is the latest time that a caller gave it. If the clock of the caller is set back by more than
+    `max_skew` microseconds, the store refuses calls until the caller's clock has caught up, because with a clock that
+    does not advance, expired windows would still count.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class MemoryStore:
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}
-        # For each decision: when its outcome can no longer be reported, and its charges, which are empty after the
-        # report.
+        # For each decision, the end of the time in which its outcome can be reported, and its charges, which are empty
+        # after the report.
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         self._clock = self._keys = 0
         self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
@@ -122,16 +122,16 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def _peeked(self, now: int) -> int:
-        """Return the time for a caller that only peeks, perhaps at another time. The store's clock does not move."""
+        """Return the time for a caller that only peeks, perhaps at another time. The store's clock does not advance."""
         return max(self._clock, now)
 
     def _moved(self, now: int) -> int:
-        """Move the store's clock, which never runs backwards, and return its time."""
+        """Advance the store's clock, which never runs backwards, and return its time."""
         self._clock = moved = max(self._clock, now)
         return moved
 
     def _agreed(self, now: int) -> int:
-        """Move the store's clock and return its time, for decisions. Raises ClockSkewError."""
+        """Advance the store's clock for a decision, and return its time. Raises ClockSkewError."""
         latest = self._clock
         if now >= latest:
             self._clock = latest = now
@@ -246,7 +246,7 @@ class MemoryStore:
         return [self._receipts.tokens(receipt_owner(one.charge), name, now) if name else 0 for one in effects.limits]
 
     def _done(self, effects: Effects, decision: str, now: int, done: StoreTransition) -> None:
-        """Apply a transition. The store makes room before it changes anything, so a full store changes nothing."""
+        """Apply a transition. Room for new keys is made before any change, so a full store changes nothing."""
         kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
         counted = ((self._counts(one.charge).states, compact_key(one.charge)) for one in kept)
@@ -291,7 +291,7 @@ class MemoryStore:
             self._keys -= states.pop(key, None) is not None
             return
         self._keys += key not in states
-        # The state of a steady rate is one number: the level at which it would be empty without further charges.
+        # The state of a steady rate is one number: the units that all ticks drain until the bucket is empty.
         steady = isinstance(charge, RateCharge) and charge.steady and isinstance(state, TokenBucket)
         states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
 
@@ -341,7 +341,7 @@ class MemoryStore:
 
 
 def has_only_limits(effects: Effects) -> bool:
-    """Return whether limits that are charged in the ordinary way are all that a decision changes."""
+    """Return whether the only effects of a decision are ordinary charges to limits."""
     return not (
         effects.spends
         or effects.opens
@@ -354,12 +354,12 @@ def has_only_limits(effects: Effects) -> bool:
 
 
 def has_only_records(effects: Effects) -> bool:
-    """Return whether records in the history are all that a decision changes."""
+    """Return whether the only effects of a decision are records in the history."""
     return not (effects.limits or effects.spends or effects.opens or effects.claim is not None or effects.confirms)
 
 
 def state_beside_others(of: SteadyLevel) -> LimitState:
-    """Return the state of a rate for a request that no rate charged, because this rate or another had no room."""
+    """Return the state of a rate for a request that was not charged, because this rate or another rate had no room."""
     level, most, drain, token, tick = of
     over = level + token - most * token
     remaining, reset = max(0, most * token - level) // token, -(-level // drain) * tick

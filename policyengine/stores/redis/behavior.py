@@ -134,7 +134,8 @@ def decode_history(raw: bytes, row: bytes) -> CallerHistory:
 
 
 def decode_step(charge: BehaviorCharge, answer: Sequence[bytes]) -> bytes | None:
-    """Return the answer of `step.lua` without what it says of the caller; None if the decision must be made again."""
+    """Return the part of the answer of `step.lua` about the limits, and put the history of the caller into the charge;
+    None if the decision must be made again."""
     settled, history, row = answer
     charge.history = decode_history(history, row)
     return settled or None

@@ -46,14 +46,16 @@ from policyengine.stores.transition import digest_parts, receipt_name, reportabl
 
 
 class SlotEffects(NamedTuple):
-    """The effects of a decision in one slot; `places` are the indexes of its limits among those of the decision."""
+    """The effects of a decision in one slot; `places` are the indexes of these limits among all limits of the
+    decision."""
 
     effects: Effects
     places: tuple[int, ...]
 
 
 class SlotResult(NamedTuple):
-    """The answer of a slot: the states of its limits after the charge and without it, and the changes to undo."""
+    """The answer of a slot: the states of its limits with and without the charge, and the changes that can be
+    undone."""
 
     now: int
     admitted: bool
@@ -63,8 +65,8 @@ class SlotResult(NamedTuple):
 
 
 class SlotChange(NamedTuple):
-    """The change of one charge: its state and its receipt, each before and after, and the tokens that were already
-    paid. An empty value means that there is no state or receipt, or that the state did not change.
+    """The change that one charge made: the state and the receipt, each before and after, and the tokens that were
+    already paid. An empty value means that there is no state or receipt, or that the state did not change.
     """
 
     before: bytes
@@ -107,7 +109,7 @@ class ClusterStore:
     def probe(self) -> None:
         """Probe each server that has slots of this store, because decisions write to all of them."""
         keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SLOT_COUNT)]
-        client: Any = self._client  # the client declares no type for this
+        client: Any = self._client  # the client declares no type for this method
         with translate_errors():
             servers = {client.get_node_from_key(key).name: key for key in keys}
         for key in servers.values():
@@ -158,7 +160,7 @@ class ClusterStore:
                 return None
             return self._taken(effects, decision, now, peek, trying)
         finally:
-            with suppress(StoreError):  # locks that remain will expire
+            with suppress(StoreError):  # remaining locks expire
                 trying.free()
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
@@ -167,7 +169,8 @@ class ClusterStore:
     def _taken(
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
-        """Commit a decision part by part. Events are recorded last, because recording cannot be undone."""
+        """Commit a decision part by part. The events of histories are recorded after the limits, because recording
+        cannot be undone."""
         done: list[tuple[SlotEffects, SlotResult]] = []
         behavior = shared_behavior(effects, peek=peek)
         try:
@@ -197,8 +200,8 @@ class ClusterStore:
         return settled
 
     def _add_event(self, behavior: BehaviorCharge, settled: ChargeResult, decision: str) -> bool:
-        """Add the event of the caller after all limits have answered, because it contains the outcome. Return False if
-        the decision must be made again."""
+        """Add the event of the caller after all limits have answered, because the event contains the outcome. Return
+        False if the decision must be made again."""
         added = self.behavior.add_event(behavior, admitted=settled.admitted, clamped=settled.clamped)
         if added and behavior.allowed and settled.admitted:
             self.behavior.remember_decision(behavior, decision)
@@ -281,8 +284,8 @@ class ClusterStore:
     # ── Parts ─────────────────────────────────────────────────────────────────────────────────
 
     def _parts(self, effects: Effects) -> list[SlotEffects]:
-        """Return the parts of a decision. Approvals come first, so that a decision that comes too late fails before it
-        reserves anything.
+        """Return the parts of a decision. Approvals come first, so that a decision whose approval was already spent
+        fails before it reserves anything.
         """
         spends = [SlotEffects(Effects(spends=(one,)), ()) for one in effects.spends]
         asked = Effects(opens=effects.opens, confirms=effects.confirms)
@@ -316,7 +319,8 @@ class ClusterStore:
     def _give_back(
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
-        """Return reservations. Rates that count denials keep theirs, unless the decision is made again (`conflict`)."""
+        """Return the reservations. Rates that count denials keep their charges, unless the decision is made again
+        (`conflict`)."""
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
                 if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):
@@ -345,7 +349,7 @@ class ClusterStore:
         self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 
     def _release(self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, untaken: bool) -> None:
-        """Return the reservations on servers that answer; the others remain."""
+        """Return the reservations until a server does not answer; the remaining reservations stay."""
         if untaken or not all(told.admitted for _, told in done):
             return
         try:

@@ -19,7 +19,7 @@ from policyengine.stores.redis.store import FETCH, REPORT, fetch_histories
 from policyengine.stores.transition import digest_parts
 
 LINES = RedisScript.of("past.lua", "lines.lua")
-SLOT_COUNT = 64  # slots of all histories; each slot has its own times from which its histories are complete
+SLOT_COUNT = 64  # slots of all histories; each slot has its own times after which its histories are complete
 SlotTask: TypeAlias = Word["lock", "keep", "free", "once"]
 RunScript: TypeAlias = Callable[..., Any]
 
@@ -33,7 +33,7 @@ class HistorySlot(NamedTuple):
 
 
 class HistoryLock:
-    """One attempt to commit: it locks its slots until the commit succeeds or fails."""
+    """One attempt to commit a decision, which locks its slots until the commit succeeds or fails."""
 
     def __init__(self, run: RunScript, effects: Effects, decision: str, given: int | bool) -> None:
         self.slots = tuple(history_slots(effects))
@@ -41,7 +41,7 @@ class HistoryLock:
         self._name, self._locked, self._serial = urandom(8).hex(), list[HistorySlot](), 0
 
     def lock(self) -> bool:
-        """Lock the slots; return whether all histories are unchanged and no other attempt has locked them."""
+        """Lock the slots; return whether all histories are unchanged and no other attempt has locked a slot."""
         for slot in self.slots:
             told = self._do("lock", slot, False)
             if told is None:
@@ -100,7 +100,8 @@ def outcome_index_key(decision: str) -> str:
 
 
 def encode_outcome_index(effects: Effects, now: int) -> tuple[bytes, int] | None:
-    """Return the encoded list of lines that await the outcome of a decision, with its expiry; None if no line does."""
+    """Return the encoded list of the slots whose histories await the outcome of a decision, with its expiry; None if no
+    history awaits it."""
     until = outcome_deadline(effects.records, now)
     found = {keys_of_history(record_key(one)).prefix for one in effects.records if one.awaits}
     return (msgpack.encode(sorted(found)), until) if found else None
@@ -113,7 +114,7 @@ def begin(run: RunScript, watches: Iterable[str], given: int | bool) -> None:
 
 
 def begun_keys() -> Iterator[str]:
-    """Yield the key of the begun watches in each slot."""
+    """Yield, for each slot, the key of the watches that have begun."""
     return (slot_keys(number).begun for number in range(SLOT_COUNT))
 
 
@@ -131,7 +132,7 @@ def fetch(
 def report(
     run: RunScript, names: RedisKeys, raw: bytes, decision: str, report: OutcomeReport, given: int | bool
 ) -> ReportStatus | None:
-    """Report an outcome in one slot; `raw` is the encoded entry that lists the events that await it."""
+    """Report an outcome in one slot; `raw` is the encoded entry that lists the events that await the outcome."""
     waiting = msgpack.decode(raw)[2]
     reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
     keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]

@@ -26,7 +26,8 @@ from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedErr
 MAX_IDLE_SECONDS = 1.0  # seconds after which the server may have closed an idle connection
 SAFE_EVICTION_POLICY = "noeviction"
 PROBE_TTL_MILLISECONDS = 60_000
-# Errors of a server that refuses writes but answers reads: it is full, a replica, cannot save, or has too few replicas.
+# Errors of a server that refuses writes but answers reads: it is full, it is a replica, it cannot save, or it has too
+# few replicas.
 WRITE_REFUSAL_PREFIXES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
@@ -77,7 +78,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def find_eviction_risk(memory: Any) -> str | None:
-    """Return why a server may evict entries that still count, or None: it must not evict when its memory is full."""
+    """Return why a server may evict entries that still count; None if it evicts nothing when its memory is full."""
     policy = memory.get("maxmemory_policy", SAFE_EVICTION_POLICY)
     if not memory.get("maxmemory") or policy == SAFE_EVICTION_POLICY:
         return None
@@ -86,7 +87,7 @@ def find_eviction_risk(memory: Any) -> str | None:
 
 def probe_server_time(run: Callable[..., Any], key: str) -> int:
     """Write to the server that has the key, and return its time (microseconds). Raises StoreError if the write fails or
-    may be evicted.
+    if the server may evict the key.
     """
     seconds, micros, most, rule = run(PROBE, [key], PROBE_TTL_MILLISECONDS)
     if forgets := find_eviction_risk(
@@ -97,9 +98,9 @@ def probe_server_time(run: Callable[..., Any], key: str) -> int:
 
 
 class ConnectionPool:
-    """A pool of connections, one for each concurrently calling thread. A call is never sent twice, because it is
-    unknown whether the first one took effect. A server that is new or restarted is checked with `ping` before it gets
-    the `scripts`.
+    """A pool of connections, one for each thread that calls at the same time. A call is never sent twice, because it is
+    unknown whether the first call took effect. A new or restarted server is checked with `ping` before it gets the
+    `scripts`.
     """
 
     def __init__(self, client: redis.Redis, scripts: Sequence[RedisScript], ping: Callable[[], None]) -> None:
@@ -130,8 +131,9 @@ class ConnectionPool:
         return answer
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
-        """Send calls and return their answers in order, with an exception for a call that failed. Raises StoreError.
-        Each call is sent as soon as it is encoded, so that the server works while the next call is encoded."""
+        """Send calls and return their answers in order, with an exception in place of the answer of a failed call.
+        Raises StoreError. Each call is sent as soon as it is encoded, so that the server works while the next call is
+        encoded."""
         sent: list[bytes] = []
 
         def sending() -> Iterator[bytes]:
@@ -158,7 +160,7 @@ class ConnectionPool:
 
     def _wire(self) -> Any:
         if self._process != os.getpid():
-            # Inherited connections belong to the parent process; closing them here would also end them there.
+            # Inherited connections belong to the parent process; closing them here would also close them there.
             self._inherited, self._free, self._process = self._free, deque(), os.getpid()
         try:
             wire, used = self._free.pop()
@@ -176,7 +178,7 @@ class ConnectionPool:
 
     def _is_gone(self, wire: Any) -> bool:
         try:
-            return bool(wire.can_read(0))  # an idle connection has data only when closed
+            return bool(wire.can_read(0))  # an idle connection has data only if the server has closed it
         except (RedisError, OSError):
             return True
 

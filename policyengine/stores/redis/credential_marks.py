@@ -15,10 +15,10 @@ MARK = RedisScript.of("mark.lua")
 class RedisMarks:
     """Credential marks in Redis.
 
-    Each call is one script in one round trip; `run` calls it with keys and arguments. Ends are compared by the clock of
-    the caller, like the expiry of credentials. If that clock differs too much from the server's, which each answer
-    contains, the marks are not used (`resilient_store.py`). The server counts the expiry of a mark from when the mark
-    is written.
+    Each call is one script in one round trip; `run` calls a script with keys and arguments. Ends are compared with the
+    clock of the caller, like the expiry of credentials. Each answer contains the server's time; if the caller's clock
+    differs too much from it, the marks are not used (`resilient_store.py`). The lifetime of a mark on the server begins
+    when the mark is written.
     """
 
     remote = True

@@ -16,11 +16,11 @@ BACK = RedisScript.of("back.lua")
 def finish(
     client: Any, run: Callable[..., Any], key: str, decision: str, lasts: Callable[[int], bool], *, refund: bool
 ) -> ReportStatus | None:
-    """Finish a decision by its stored record, which says when its outcome can no longer be reported (checked by
-    `lasts`), and which charges to return.
+    """Finish a decision by its stored record, which contains the time until which its outcome can be reported (checked
+    by `lasts`) and the charges to return.
 
-    The charges are returned first, because that can safely be repeated, and the report is recorded afterwards, so that
-    an interrupted report can be sent again.
+    The charges are returned first, because returning them twice has no further effect. The report is recorded
+    afterwards, so that an interrupted report can be sent again.
     """
     with translate_errors():
         made = client.get(key)

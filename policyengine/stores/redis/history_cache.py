@@ -14,14 +14,14 @@ from policyengine.stores.history_rows import EventRow, StoredHistory
 from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
 
-MIN_CACHED_EVENTS = 32  # minimum number of events of a cached line
+MIN_CACHED_EVENTS = 32  # minimum events of a cached line
 MAX_CACHED_EVENTS = 100_000  # maximum number of cached events, of all lines together
 ROW_DECODER = msgpack.Decoder(EventRow)
 
 
 class SeriesHead(NamedTuple):
-    """The header of a line on the server (`past.lua`). `unread` is the version of the last report that the server
-    cannot send separately."""
+    """The header of a line of events on the server (`past.lua`). `unread` is the version of the last report that the
+    server cannot send separately."""
 
     version: int
     within: int
@@ -36,8 +36,8 @@ HEAD_DECODER = msgpack.Decoder(SeriesHead)
 
 
 class CachedSeries:
-    """A cached line whose events are numbered from `start`. It only grows, so views of it stay valid. When the server
-    has dropped half of the line, a new one replaces it.
+    """A cached line whose events are numbered from `start`. The line only grows, so views of it stay valid. When the
+    server has dropped half of the line, a new object replaces it.
     """
 
     __slots__ = ("born", "line", "start", "version")
@@ -87,7 +87,8 @@ class HistoryCache:
         self._many = 0
 
     def known(self, name: str) -> tuple[int, int, int] | bool:
-        """Return how much of a line is cached, so that `fetch.lua` can omit it, or False."""
+        """Return the cached part of a line, which `fetch.lua` can omit from its answer, or False if nothing is
+        cached."""
         with self._lock:
             found = self._lines.get(name)
             if found is None:

@@ -64,7 +64,7 @@ class RedisIdempotencyKeys:
         self._do("release", claim, now, 0)
 
     def step(self, keys: list[str], arguments: list[bytes], claim: IdempotencyClaim, now: int) -> Any:
-        """Run `step.lua` for a claim and return its answer; an empty answer means that nothing was done."""
+        """Run `step.lua` for a claim and return its answer; an empty answer means that the step changed nothing."""
         till = str(now + KEEP_MICROSECONDS) if self._virtual else ""
         return self._run(
             CLAIMED_STEP, [*keys, claim_key(claim)], *arguments, claim.token, claim.draft, KEEP_MICROSECONDS, till
@@ -84,5 +84,5 @@ def claim_key(claim: IdempotencyClaim) -> str:
 
 
 def claim_slot(claim: IdempotencyClaim) -> str:
-    """Return the slot of a claim; names are digests, so they spread evenly."""
+    """Return the slot of a claim. Names are digests, so claims are distributed evenly."""
     return f"policyengine:{{once {int(claim.name[-8:], 16) % SLOTS}}}"

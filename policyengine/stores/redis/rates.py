@@ -29,9 +29,7 @@ COMMAND_HEAD = b"*%%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%%d\r\n%%d\r\n%%b$%%d\r\
 
 
 def has_only_steady_rates(effects: Effects) -> bool:
-    """Return whether a decision has no effects other than charges to steady rates at their usual pace, made if it is
-    admitted.
-    """
+    """Return whether the only effects of a decision are charges to steady rates at their usual pace."""
     if effects.spends or effects.opens or effects.denied or effects.records or effects.relied or effects.behavior:
         return False
     for limit in effects.limits:
@@ -42,8 +40,8 @@ def has_only_steady_rates(effects: Effects) -> bool:
 
 
 class RateProfile(NamedTuple):
-    """The common part of all charges of one pace; `begun` is the state of the digest after the common beginning of
-    their keys.
+    """The common part of all charges with one pace; `begun` is the state of the digest after the common prefix of their
+    keys.
     """
 
     begun: Any
@@ -117,7 +115,7 @@ class RateBatch:
         return len(self._many)
 
     def settled(self, answer: bytes) -> list[ChargeResult]:
-        """Return the result of each decision from the levels before it."""
+        """Return the result of each decision, computed from the levels before the decision."""
         now, *levels = msgpack.decode(answer)
         found, place = [], 0
         for paces in self._many:

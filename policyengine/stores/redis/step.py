@@ -1,4 +1,4 @@
-"""The script that commits a decision: its keys, its argument and its answer."""
+"""The keys, the argument and the answer of the script that commits a decision."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RedisKeys(NamedTuple):
 
     @property
     def clock(self) -> str:
-        """The key of the time that never runs backwards, even if the server's clock does."""
+        """The key of the latest time, so that time never runs backwards even if the server's clock does."""
         return f"{self.prefix}:clock"
 
     def line(self, key: WindowKey) -> str:
@@ -101,7 +101,7 @@ def encode_behavior(charge: BehaviorCharge, decision: str) -> tuple[object, ...]
 
 
 def shared_behavior(effects: Effects, *, peek: bool) -> BehaviorCharge | None:
-    """Return the event of the caller that the step adds, or None."""
+    """Return the charge of the event that the step adds to a caller in this store, or None."""
     behavior = effects.behavior
     return behavior if isinstance(behavior, BehaviorCharge) and not peek else None
 

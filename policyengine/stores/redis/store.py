@@ -59,8 +59,8 @@ SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, C
 
 class RedisStore:
     """A store on one server, or on the primary that Sentinel names. Times are the server's own, and never run
-    backwards. With `virtual`, it uses the times it is given, for tests, and nothing expires. `client` must bound the
-    time of a call and must not retry: it is unknown whether a failed call took effect."""
+    backwards. With `virtual`, for tests, the store uses the given times, and nothing expires. `client` must limit the
+    time of a call and must not retry, because it is unknown whether a failed call took effect."""
 
     def __init__(self, client: redis.Redis, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
@@ -255,7 +255,7 @@ def fetch_histories(
     given: int | bool,
     following: HistoryCache,
 ) -> dict[WindowKey, History]:
-    """Fetch histories with one script call, repeated for lines whose cached part was evicted in the meantime."""
+    """Fetch histories with one script call, which is repeated if a cached part was evicted in the meantime."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):
@@ -270,7 +270,7 @@ def fetch_histories(
 
 
 def batch_requests(asked: Sequence[CommitRequest]) -> Iterator[CommitRequest | list[CommitRequest]]:
-    """Yield lists of consecutive requests that only charge steady rates, and each other request alone."""
+    """Yield consecutive requests that only charge steady rates as lists, and every other request alone."""
     plain: list[CommitRequest] = []
     for request in asked:
         is_plain = not request.peek and rates.has_only_steady_rates(request.effects)

@@ -1,4 +1,4 @@
-"""Learned behavior in SQLite tables, which are created when it is first used."""
+"""Learned behavior in SQLite tables, which are created at the first use."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ CALLERS_AT_ONCE = 256
 
 
 class SqliteBehavior:
-    """Learned behavior in a SQLite file. `step` is one transaction, for reading or writing; `clock` returns the store's
-    time in a transaction."""
+    """Learned behavior in a SQLite file. `step` runs one transaction, for reading or writing; `clock` returns the
+    store's time in a transaction."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def load_history(asked: sqlite3.Connection, key: str) -> CallerHistory:
 
 
 def prepare_event(asked: sqlite3.Connection, charge: BehaviorCharge) -> tuple[StoredCaller, Levels] | None:
-    """Return the caller and the levels with the request; None if the decision must be made again."""
+    """Return the stored caller, and the levels with the request; None if the decision must be made again."""
     state = load_caller(asked, charge.key)
     levels = raise_levels(state, charge)
     if is_outdated(state, levels, charge):
@@ -192,13 +192,13 @@ def save_event(
 
 
 def answer_charge(asked: sqlite3.Connection, charge: BehaviorCharge, state: StoredCaller, base: int) -> CallerHistory:
-    """Return what the process of the charge does not know yet."""
+    """Return the events, and the row if it has changed, that the process of the charge does not know yet."""
     history = history_after(state, None, base, charge.number)
     return history if history.row is None else history._replace(row=load_row(asked, charge.key) or b"")
 
 
 def forget_callers(asked: sqlite3.Connection, now: int, most: int) -> None:
-    """Delete callers that were inactive for long."""
+    """Delete at most `most` callers whose time has expired, with their rows."""
     old = "SELECT key FROM caller WHERE until <= ? LIMIT ?"
     asked.execute(f"DELETE FROM caller_row WHERE key IN ({old})", (now, most))
     asked.execute(f"DELETE FROM caller WHERE key IN ({old})", (now, most))

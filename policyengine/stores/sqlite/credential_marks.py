@@ -24,9 +24,9 @@ INSERT_REVOCATION = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET
 
 
 class SqliteMarks:
-    """Credential marks in SQLite, stored as hashes of names. `step` is one transaction, for reading or writing;
-    `connection` returns the connection of this thread. `looked` reads the store's clock, and moves it on request, so
-    that a clock that was set back is detected.
+    """Credential marks in SQLite, stored under hashes of their names. `step` runs one transaction, for reading or
+    writing; `connection` returns the connection of this thread. `looked` reads the store's clock, and on request
+    advances it, so that a clock that was set back is detected.
     """
 
     remote = False
@@ -41,7 +41,8 @@ class SqliteMarks:
 
     @property
     def version(self) -> int:
-        """The number of revocations, read with one statement, because nearly every decision needs it."""
+        """A number that changes with each revocation, read with one statement, because nearly every decision needs
+        it."""
         try:
             row = self._connection().execute("SELECT many FROM revocations").fetchone()
         except sqlite3.Error as error:

@@ -21,8 +21,8 @@ FileId = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """A SQLite file: `path` is the given path, and `place` the path without symbolic links. `id` is None for a database
-    in memory.
+    """A SQLite file: `path` is the given path, and `place` the path without symbolic links. `id` is the device and
+    inode, or None for a database in memory.
     """
 
     path: str
@@ -66,8 +66,8 @@ class SqliteFile:
             raise StoreLossError(f"`{self.path}` was replaced by another file while in use; {RESTART}")
 
     def check_mode(self) -> None:
-        """Raise WriteRefusedError if the file was made read-only, because an open connection could still
-        write to it.
+        """Raise WriteRefusedError if the file was made read-only. SQLite does not notice that, because an open
+        connection can still write to the file.
         """
         effective = os.access in os.supports_effective_ids
         if self.id is not None and not os.access(self.place, os.W_OK, effective_ids=effective):

@@ -110,7 +110,7 @@ def report(asked: sqlite3.Connection, decision: str, report: OutcomeReport, now:
 
 
 def forget(asked: sqlite3.Connection, now: int, most: int) -> None:
-    """Delete about `most` events of expired lines, and note that these histories are incomplete."""
+    """Delete about `most` events of expired lines, and record that these histories are incomplete."""
     old = asked.execute("SELECT key, watch, last, many FROM line WHERE until <= ? LIMIT ?", (now, most)).fetchall()
     for name, watch, last, many in old:
         most -= many
@@ -122,7 +122,7 @@ def forget(asked: sqlite3.Connection, now: int, most: int) -> None:
 
 
 def _next_change_number(asked: sqlite3.Connection, now: int) -> int:
-    """Return the number of this change, which is higher than all earlier numbers, even if data was lost."""
+    """Return the number of this change, which is higher than all earlier numbers, even if data were lost."""
     (serial,) = asked.execute("UPDATE changes SET serial = max(serial + 1, ?) RETURNING serial", (now,)).fetchone()
     return int(serial)
 

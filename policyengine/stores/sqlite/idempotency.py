@@ -16,7 +16,7 @@ from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
 
 EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
-CALLS_BETWEEN_EVICTIONS = 1_024  # number of claims of a process between two checks for too many keys
+CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two checks for too many keys
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS once (

@@ -41,12 +41,12 @@ from policyengine.stores.transition import apply_charges, receipt_name
 
 PROBE = 8_192  # bytes; more than a page, so that the file must be able to grow
 WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
-PATIENCE = 1.0  # seconds that a process waits for other writers
+PATIENCE = 1.0  # maximum seconds that a process waits for other writers
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can be blocked by a lock
 STEPS_BETWEEN_EVICTIONS = 256  # commits of a process between two deletions
 EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
-SCHEMA_VERSION = 3  # version 1 had no history, version 2 no receipts
+SCHEMA_VERSION = 3  # version 1 had no history, and version 2 no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
@@ -79,9 +79,9 @@ class AutoCloseConnection(sqlite3.Connection):
 
 
 class SqliteStore:
-    """A store in a SQLite file. Each step is one transaction. Answered steps survive a crash of the process; the last
-    moments before a power failure may be lost. The store's clock is the latest time that a process gave it. A file that
-    is removed or replaced while in use is no longer used, because other processes would count in another file. Raises
+    """A store in a SQLite file. Each step is one transaction. Committed steps survive a crash of the process; the last
+    steps before a power failure may be lost. The store's clock is the latest time that a process gave it. If the file
+    is removed or replaced, the store stops using it, because other processes would count in another file. Raises
     StoreError if the file cannot be used."""
 
     def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
@@ -210,7 +210,7 @@ class SqliteStore:
             lost = self._begun.intersection(history.missing_watches(asked, {watch for watch, _ in wanted}))
         if not lost:
             return found
-        # The file was replaced, and its clock lost. Record events from now on.
+        # The file was replaced, and the beginnings of watches were lost. Record events from now on.
         self.begin(lost, read)
         return self.fetch(wanted, now)
 
@@ -235,11 +235,11 @@ class SqliteStore:
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
     def _moved(self, asked: sqlite3.Connection, now: int) -> int:
-        """Move the store's clock, which never runs backwards, and return its time."""
+        """Advance the store's clock, which never runs backwards, and return its time."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=True))
 
     def _looked(self, asked: sqlite3.Connection, now: int) -> int:
-        """Return the store's time without moving it, for reads."""
+        """Return the store's time for a read, without advancing its clock."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=False))
 
     def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
@@ -258,8 +258,8 @@ class SqliteStore:
 
     @contextmanager
     def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        """Run a transaction, completely or not at all. A writer holds the lock from the beginning, so that it cannot
-        fail late.
+        """Run a transaction, completely or not at all. A writer takes the lock at the beginning, so that it does not
+        fail later.
         """
         with self._failing():
             connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
@@ -287,7 +287,7 @@ class SqliteStore:
 
     def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
         """Run the statements; while the file is locked, retry at random intervals for a limited time. SQLite's own
-        retries wait longer and longer, so that later callers would overtake earlier ones.
+        retries are not used, because their growing intervals would let later callers overtake earlier ones.
         """
         until = monotonic() + self._patience
         while True:
@@ -308,13 +308,13 @@ class SqliteStore:
         mine: sqlite3.Connection | None = getattr(self._own, "connection", None)
         if mine is not None and self._own.process == os.getpid():
             return mine
-        self._own.inherited = mine  # closing it would release locks of the parent
+        self._own.inherited = mine  # closing the connection would release locks of the parent
         self._own.connection, self._own.process = self._opened(), os.getpid()
         return self._own.connection  # type: ignore[no-any-return]
 
     def _opened(self) -> sqlite3.Connection:
-        # Each thread has its own connection. When a thread has ended, another thread may notice that, and closes its
-        # connection.
+        # Each thread has its own connection. After a thread has ended, another thread may release its connection, which
+        # closes it.
         connection = sqlite3.connect(
             self._file.uri,
             timeout=self._patience,
@@ -323,7 +323,7 @@ class SqliteStore:
             factory=AutoCloseConnection,
             uri=self._file.id is not None,
         )
-        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # for a new file, SQLite does not wait on its own
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # SQLite does not wait for the lock of a new file
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > SCHEMA_VERSION:
