@@ -19,13 +19,18 @@ HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512
 class Credentials:
     """The credentials of a request, each as in its header; None if the request has none of that kind.
 
-    - `authorization`: `Bearer …`, `DPoP …` - `dpop`: the proof (RFC 9449) - `txn_token`: the header `Txn-Token` -
-    `api_key`: the header `X-API-Key` - `client_certificate`: of the connection, as `Client-Cert` (RFC 9440), as Envoy's
-    `X-Forwarded-Client-Cert`, or in PEM; the caller vouches that the connection is the client's - `attestation`: an EAT
-    - `signature`, `signature_input`, `signature_agent`, `content_digest`: RFC 9421 and 9530 - `method` and `url`: of
-    the request that carried the credentials, if it is not `request`; the URL is complete, with its query as sent -
-    `digests`: of the body as received, by algorithm, from a component that saw the whole body; empty if no component
-    did
+    - `authorization`: `Bearer …`, `DPoP …`
+    - `dpop`: the proof (RFC 9449)
+    - `txn_token`: the header `Txn-Token`
+    - `api_key`: the header `X-API-Key`
+    - `client_certificate`: of the connection, as `Client-Cert` (RFC 9440), as Envoy's `X-Forwarded-Client-Cert`, or in
+      PEM; the caller vouches that the connection is the client's
+    - `attestation`: an EAT
+    - `signature`, `signature_input`, `signature_agent`, `content_digest`: RFC 9421 and 9530
+    - `method` and `url`: of the request that carried the credentials, if it is not `request`; the URL is complete, with
+      its query as sent
+    - `digests`: of the body as received, by algorithm, from a component that saw the whole body; empty if no component
+      did
     """
 
     authorization: str | None = field(default=None, repr=False)

@@ -49,12 +49,16 @@ class ReadFact(Struct, frozen=True, eq=False):
 class Facts:
     """The facts of one request.
 
-    - `bound` are bindings, which override the request - `claims` are attributes that override the entity store:
-    attributes from the claims of the credential, and pending attributes - `seen` collects the facts that are read -
-    `who` is the presenter and the hops, once known - `history` holds the fetched histories; `past` is the event that
-    `PastFact` reads - `known` caches values, because several rules read most of them - `loose` holds the paths that
-    patterns bind only without regard to case, as guards read them, and their exact bindings; None if there are none -
-    `sets` caches collections as sets, by identity
+    - `bound` are bindings, which override the request
+    - `claims` are attributes that override the entity store: attributes from the claims of the credential, and pending
+      attributes
+    - `seen` collects the facts that are read
+    - `who` is the presenter and the hops, once known
+    - `history` holds the fetched histories; `past` is the event that `PastFact` reads
+    - `known` caches values, because several rules read most of them
+    - `loose` holds the paths that patterns bind only without regard to case, as guards read them, and their exact
+      bindings; None if there are none
+    - `sets` caches collections as sets, by identity
     """
 
     kernel: k.Kernel
