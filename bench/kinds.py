@@ -160,7 +160,7 @@ def _peer_cell(row: Data | None, notes: Footnotes) -> str:
     if row is None:
         return "–"
     if "cannot" in row:
-        return "cannot say" + notes.mark(row["cannot"])
+        return "not expressible" + notes.mark(row["cannot"])
     if "skipped" in row:
         return str(row["skipped"])
     return f"{format_number(row['p50_us'])} ({format_number(row['ratio'])}×)" + notes.mark(row["partial"])

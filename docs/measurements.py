@@ -63,8 +63,8 @@ def on() -> str:
     return (
         f"Measured on {' and '.join(days)} with {machine['python']} on {machine['cores']} shared cores of an "
         f"{machine['cpu']} virtual machine. The load of the machine before each run, compiled and in parentheses pure: "
-        f"{loads}. Because machines differ and this one is shared, do not compare times, but multiples of [the "
-        "floor](#how-to-repeat-each-figure): an engine and the floor take turns in one process."
+        f"{loads}. Because machines differ and this one is shared, compare multiples of [the "
+        "floor](#how-to-repeat-each-figure) instead of times: an engine and the floor take turns in one process."
     )
 
 
@@ -91,7 +91,7 @@ def kinds() -> str:
 
     def peer_cell(row: Row | None, own: Row | None) -> str:
         if row is not None and "cannot" in row:
-            return f"cannot say{noted(row['cannot'])}"
+            return f"not expressible{noted(row['cannot'])}"
         words = timed(row)
         if row is not None and own is not None and row.get("ratio", own["ratio"]) < own["ratio"]:
             words = f"**{words}**"

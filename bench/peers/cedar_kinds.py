@@ -20,7 +20,7 @@ STATIC = "The answer is an annotation of the deciding policy, which cannot show 
 REDUCED = "The caller reduces the hops to a set of links, the scopes that all hops have, and the greatest age."
 CANNOT = {
     **kind_peer.CANNOT,
-    "quantifier over 100": "It has no expression over the elements of a set.",
+    "quantifier over 100": "The language has no expression over the elements of a set.",
 }
 PAYER = 'principal == Agent::"payer", action == Action::"POST", resource'
 PAY = f"""

@@ -1,4 +1,5 @@
-"""What the peers of `kinds` share: the questions of policyengine in a flat shape, and why a peer cannot say a kind."""
+"""What the peers of `kinds` share: the questions of policyengine in a flat shape, and the reasons why a peer cannot
+express a kind."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from bench.kind_questions import APPROVED
 
 Question = dict[str, Any]
 
-NO_STATE = "It keeps no state: the caller has to count, to remember, or to ensure that an approval is used only once."
-NO_PENDING = "It has no value for a fact that will be known later."
+NO_STATE = (
+    "The engine keeps no state: the caller has to count, to remember, or to ensure that an approval is used only once."
+)
+NO_PENDING = "The engine has no value for a fact that will be known later."
 CANNOT = {
     **dict.fromkeys(("throttle", "rate charged", "rate peeked at", "history"), NO_STATE),
     **dict.fromkeys(APPROVED, NO_STATE),
@@ -27,8 +30,8 @@ BINARY = "The decimal is passed as a binary fraction."
 class KindPeer(Protocol):
     """A peer engine that is asked about kinds of questions.
 
-    `cannot` has the kinds that it cannot say, and why; `partial` has what its answer to a kind lacks. `question` is
-    made before the clock starts; `outcome` reads the answer after it has stopped.
+    `cannot` has the kinds that the peer cannot express, and why; `partial` has what its answer to a kind lacks.
+    `question` is made before the clock starts; `outcome` reads the answer after it has stopped.
     """
 
     cannot: ClassVar[Mapping[str, str]]

@@ -87,7 +87,7 @@ def test_a_peer_checks_what_a_chain_and_an_amount_say(name: str) -> None:
 
 
 class Wrong:
-    """A peer that allows everything and cannot say a confirm."""
+    """A peer that allows everything and cannot express a confirm."""
 
     cannot: ClassVar = dict.fromkeys((*APPROVED, "confirm"), "It knows only two outcomes.")
     partial: ClassVar[dict[str, str]] = {}
@@ -123,7 +123,7 @@ PEER = {
 def test_the_table_shows_times_and_why_a_peer_cannot_say_a_kind() -> None:
     section = kinds.section([OURS, PEER])
     assert section.rows[0][2:] == ("4.00 / 8.00 (2.00×)", "4.00 (2.00×) [1]")
-    assert section.rows[1][-1] == "cannot say [2]"
+    assert section.rows[1][-1] == "not expressible [2]"
     assert section.notes[-2:] == ("[1] Half of it.", "[2] It knows no chain.")
 
 

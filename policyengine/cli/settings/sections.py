@@ -64,7 +64,7 @@ class ServeSettings(CommandSection):
     identity: t.File | None = setting(
         "none", "verify raw credentials as configured in this `identity.toml`", must_exist=True
     )
-    trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
+    trust: t.Files | None = setting("none", "public keys; one of them must have signed the bundle", must_exist=True)
     watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
     public_url: t.Text | None = setting("none", "public URL of this server, for its AuthZEN metadata")
@@ -81,7 +81,7 @@ class ServeSettings(CommandSection):
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`",
-        "maximum number of connections from one address on which no complete request has arrived yet",
+        "maximum number of connections per client address that have not sent a complete request yet",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
@@ -102,7 +102,7 @@ class LogSettings(CommandSection):
         "deny", "what to do when a decision cannot be logged", option="on_log_failure"
     )
     redact: t.RedactedFacts | None = setting(
-        "none", "facts to leave out of the log: `body.card`, `args.**.note`", option="redact"
+        "none", "facts to redact in the log: `body.card`, `args.**.note`", option="redact"
     )
     rotate: t.Rotation | None = setting("never", "when to start a new file: `100MB`, `1d`, or both")
     keep: t.WholeNumber | None = setting("all", "number of old files to keep")
@@ -110,9 +110,9 @@ class LogSettings(CommandSection):
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
     seal: t.Text | None = setting("`FILE.tlog`", "folder for the seal of the log, or `off`")
     key: t.File | None = setting("`FILE.key`", "private key that seals the log")
-    checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are posted")
+    checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are sent by POST")
     witness: t.Texts | None = setting("none", "witnesses that cosign checkpoints, each as `URL KEY`")
-    sinks: t.LogSinks | None = setting("none", "other systems that get the log, as URLs", option="log_sink")
+    sinks: t.LogSinks | None = setting("none", "URLs of the systems to which the log is sent", option="log_sink")
     spool: t.File | None = setting(
         "the name of the log with `.sinks`",
         "folder where sinks keep their state and, without a log, the records to send",
@@ -145,6 +145,11 @@ def fact_header(key: str) -> Any:
     return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key.replace('_', '.', 1)}`")
 
 
+def time_header(key: str, use: str) -> Any:
+    """Return the setting of a header with a time. Policies cannot read the time itself, only its `use`."""
+    return setting(GatewayHeaders().facts.get(key, "none"), f"header with `{key.replace('_', '.', 1)}`{use}")
+
+
 def forwarded_headers(adapter: GatewayAdapter) -> Any:
     headers = GatewayHeaders().hands_on(adapter).headers
     default = "all" if headers is None else ", ".join(sorted(headers)) or "none"
@@ -162,8 +167,12 @@ class GatewaySettings(CommandSection):
     credential_kind: t.Header | None = fact_header("credential_kind")
     credential_issuer: t.Header | None = fact_header("credential_issuer")
     credential_scopes: t.Header | None = fact_header("credential_scopes")
-    credential_issued_at: t.Header | None = fact_header("credential_issued_at")
-    credential_expires_at: t.Header | None = fact_header("credential_expires_at")
+    credential_issued_at: t.Header | None = time_header(
+        "credential_issued_at", ", from which `credential.age` and `credential.lifetime` are computed"
+    )
+    credential_expires_at: t.Header | None = time_header(
+        "credential_expires_at", ", from which `credential.lifetime` is computed; an expired credential is not accepted"
+    )
     credential_lifetime: t.Header | None = fact_header("credential_lifetime")
     credential_bound: t.Header | None = fact_header("credential_bound")
     request_ip: t.Header | None = fact_header("request_ip")
@@ -173,7 +182,7 @@ class GatewaySettings(CommandSection):
     hands_on_envoy: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY)
     hands_on_envoy_grpc: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY_GRPC)
     bodies: t.BodyAdapters | None = setting(
-        "none", "adapters that receive every body completely, or refuse the request"
+        "none", "adapters whose gateway always sends the whole body, or refuses the request"
     )
     obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfill")
     trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
@@ -206,7 +215,8 @@ class AuthzenSettings(CommandSection):
 
     consume: t.Texts | None = setting(
         "none",
-        "callers of the token file, or `*` for all, whose AuthZEN evaluations spend unless `context.consume` is false",
+        "names in the token file, or `*` for all, whose AuthZEN evaluations spend (rates, budgets, history) unless "
+        "`context.consume` is false",
     )
 
 
@@ -217,7 +227,9 @@ class ReloadSettings(CommandSection):
     option_prefix: ClassVar[str] = "reload_"
 
     allow: t.ReloadAllowances | None = setting(
-        "nothing", "what a reload may remove or open: words (`removed-guards`) and revisions (`sha256:…`)"
+        "nothing",
+        "removals and widening changes that a reload may make: kinds of change (`removed-guards`), or the revision of "
+        "the new policies (`sha256:…`)",
     )
     gate: ReloadGate | None = setting("none", "`diff`: refuse a reload unless it is proved to widen nothing")
     compare: t.SecondsOrZero | None = setting(
@@ -258,7 +270,7 @@ class McpGatewaySettings(CommandSection):
     identity: t.File | None = setting(
         "none", "verify callers as configured in this `identity.toml`", option="identity_file", must_exist=True
     )
-    trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
+    trust: t.Files | None = setting("none", "public keys; one of them must have signed the bundle", must_exist=True)
     watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
 
