@@ -14,7 +14,12 @@ from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
-from policyengine.lint.rules.learned_behavior import escaped_clamps, profiles_of_nobody, thresholds_out_of_range
+from policyengine.lint.rules.learned_behavior import (
+    escaped_clamps,
+    profiles_of_nobody,
+    thresholds_out_of_range,
+    unread_profiles,
+)
 from policyengine.lint.rules.letter_case import paths_differing_in_case
 from policyengine.lint.rules.loops import costly_loops
 from policyengine.lint.rules.shared_users import shared_users
@@ -237,6 +242,7 @@ KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     paths_differing_in_case,
     costly_loops,
     profiles_of_nobody,
+    unread_profiles,
     thresholds_out_of_range,
     escaped_clamps,
 )

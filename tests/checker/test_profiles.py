@@ -17,6 +17,7 @@ AGENTS = """issuer idp { scopes none }
 agent "bot" { issued by idp   acts alone   may GET /a, POST /b }
 agent "report-*" { issued by idp   acts alone   may GET /a }
 """
+READS = '\nguard "reads" on GET /a { warn when behavior.burst }\n'
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 
 
@@ -28,11 +29,11 @@ def kernel(text: str) -> k.Kernel:
 
 
 def found(text: str) -> list[tuple[str, str]]:
-    return [(one.code, " ".join(one.span.text.split())) for one in check_text(AGENTS + text)]
+    return [(one.code, " ".join(one.span.text.split())) for one in check_text(AGENTS + text + READS)]
 
 
 def messages(text: str) -> list[str]:
-    return [one.message for one in check_text(AGENTS + text)]
+    return [one.message for one in check_text(AGENTS + text + READS)]
 
 
 # ── What a profile becomes ────────────────────────────────────────────────────────────────────
@@ -182,6 +183,14 @@ def test_a_rule_and_a_profile_may_share_a_name() -> None:
 def test_a_profile_of_no_agent_is_reported(agents: str, known: bool) -> None:
     expected = [] if known else [("W911", f'profile "p" for {agents}')]
     assert found(f'profile "p" for {agents} {{ learn 14d }}') == expected
+
+
+@pytest.mark.parametrize("rule", ["", 'guard "g" on GET /a { warn when request.size > 5 }'])
+def test_a_profile_without_a_rule_that_reads_a_learned_fact_is_reported(rule: str) -> None:
+    text = f'{AGENTS}profile "p" for agent "bot" {{ learn 14d }}\n{rule}'
+    assert [(one.code, one.message) for one in check_text(text)] == [
+        ("W914", "nothing is learned for the profile `p`: no rule reads a learned fact")
+    ]
 
 
 def test_an_agent_block_with_a_condition_may_be_about_any_name() -> None:

@@ -1,8 +1,9 @@
-"""E911 to E914, W905 and W911 to W913: profiles, and conditions on learned facts."""
+"""E911 to E914, W905 and W911 to W914: profiles, and conditions on learned facts."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _AGENT = 'issuer idp {}\nscope see { GET /a }\nagent "bot" { issued by idp   acts alone   may see }\n'
+_LEARNS = _AGENT + 'guard "g" on GET /a { warn when behavior.burst }\n'
 _RATE = _AGENT + 'rate "r" per agent.id on GET /a {\n  60/1m\n'
 
 CODES: tuple[DiagnosticDoc, ...] = (
@@ -11,8 +12,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "an order of calls that this version cannot learn yet",
         "The steps of `expect` are checked, but no version learns the order of calls yet: `behavior.sequence` is true "
         "for every caller.",
-        _AGENT + 'profile "p" for agent "bot" { learn 14d   expect GET /a -> POST /b }\n',
-        _AGENT + 'profile "p" for agent "bot" { learn 14d }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 14d   expect GET /a -> POST /b }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
         name="order-not-learned",
     ),
     DiagnosticDoc(
@@ -21,24 +22,24 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "A profile states at least one item, and each at most once. `learn` takes 1 to 28 days, `ready` 1 to 1,000 "
         "runs and 1 to 28 days, which are no more than those of `learn`, `burst once in` 1 to 1,000 days, and `run "
         "within` 1 second to 24 hours.",
-        _AGENT + 'profile "p" for agent "bot" { learn 60d }\n',
-        _AGENT + 'profile "p" for agent "bot" { learn 28d }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 60d }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 28d }\n',
     ),
     DiagnosticDoc(
         "E912",
         "a key of a profile that is not a string of the request",
         "`run by` and `version by` take a fact that is a string of the credential, the attestation, the task or the "
         "request. Other facts are unknown when requests are counted, or are themselves learned.",
-        _AGENT + 'profile "p" for agent "bot" { run by user.id }\n',
-        _AGENT + 'profile "p" for agent "bot" { run by task.id }\n',
+        _LEARNS + 'profile "p" for agent "bot" { run by user.id }\n',
+        _LEARNS + 'profile "p" for agent "bot" { run by task.id }\n',
     ),
     DiagnosticDoc(
         "E913",
         "two profiles for one agent",
         "At most one profile applies to an agent: one with its exact name, else one with a pattern that matches the "
         "name, else one of a group. Two profiles of the same rank that may both apply to one agent are an error.",
-        _AGENT + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "*t" { learn 7d }\n',
-        _AGENT + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "bot" { learn 7d }\n',
+        _LEARNS + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "*t" { learn 7d }\n',
+        _LEARNS + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "bot" { learn 7d }\n',
     ),
     DiagnosticDoc(
         "E914",
@@ -53,8 +54,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W911",
         "a profile of no agent",
         "No agent block names an agent of this profile, so it has no effect. Usually the name is misspelled.",
-        _AGENT + 'profile "p" for agent "bat" { learn 14d }\n',
-        _AGENT + 'profile "p" for agent "bot" { learn 14d }\n',
+        _LEARNS + 'profile "p" for agent "bat" { learn 14d }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
         name="profile-without-agent",
     ),
     DiagnosticDoc(
@@ -74,5 +75,14 @@ CODES: tuple[DiagnosticDoc, ...] = (
         _RATE + "  clamp 2/1m when behavior.burst\n}\n",
         _RATE + "  clamp 2/1m when behavior.burst\n  clamp 30/1m when not behavior.ready\n}\n",
         name="clamp-escaped",
+    ),
+    DiagnosticDoc(
+        "W914",
+        "a profile that no rule reads",
+        "Behavior is learned only if a rule reads a learned fact. In this policy, no rule does, so the profile has no "
+        "effect. A `warn` on a learned fact is enough to learn without stopping a request.",
+        _AGENT + 'profile "p" for agent "bot" { learn 14d }\n',
+        _AGENT + 'profile "p" for agent "bot" { learn 14d }\nguard "g" on GET /a { warn when behavior.burst }\n',
+        name="profile-unread",
     ),
 )

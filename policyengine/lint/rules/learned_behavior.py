@@ -1,5 +1,5 @@
-"""Conditions on learned facts that do not do what they seem to: thresholds out of range, clamps that callers escape of
-which nothing is known yet, and profiles of agents that no block names.
+"""Profiles without an effect, and conditions on learned facts that do not do what they seem to: thresholds out of
+range, and clamps that new callers escape.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import globs_meet, place_overlaps
 from policyengine.diagnostics.model import Diagnostic
-from policyengine.kernel.learned_facts import learned_facts
+from policyengine.kernel.learned_facts import learned_facts, with_learned_facts
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
@@ -28,6 +28,15 @@ def profiles_of_nobody(kernel: k.Kernel) -> Iterator[Diagnostic]:
             message = f"no agent block is about an agent of the profile `{profile.name}`"
             hint = "write the name as an `agent` block has it, or remove the profile"
             yield Diagnostic("W911", message, profile.span, hint)
+
+
+def unread_profiles(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W914 for each profile of a policy in which no rule reads a learned fact."""
+    if kernel.profiles and not with_learned_facts(kernel).reads_behavior:
+        for profile in kernel.profiles:
+            message = f"nothing is learned for the profile `{profile.name}`: no rule reads a learned fact"
+            hint = "add a rule that reads one, such as `warn when behavior.burst` in a guard"
+            yield Diagnostic("W914", message, profile.span, hint)
 
 
 def may_share_agent(
