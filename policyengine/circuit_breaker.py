@@ -14,7 +14,9 @@ PAUSE_SECONDS = 0.25
 
 class CircuitBreaker:
     """Counts consecutive failures, and opens at a `threshold`. Call `admit` before a call, and `fail` or `succeed`
-    after it. While it is open, it admits one call in each `pause`; the first success closes it. Thread-safe."""
+    after it. While the circuit is open, it admits one call in each `pause`; the first success closes the circuit.
+    Thread-safe.
+    """
 
     def __init__(
         self,

@@ -34,7 +34,9 @@ def thread_pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The caller that waits for an answer: its `name`, with which callers take turns, and whether it `is_gone`."""
+    """The caller that waits for an answer: its `name`, by which the queue lets callers take turns, and whether it
+    `is_gone`.
+    """
 
     name: Callable[[], str]
     is_gone: Callable[[], bool]

@@ -11,10 +11,10 @@ import gc
 from typing import Any
 
 GENERATIONS = 3
-# Full collections with many survivors after which these are frozen, too. Few, because objects that refer to each other
-# are not freed after they were frozen: connections, for example.
+# The number of later full collections whose survivors are frozen, too, if there are at least MANY survivors. The number
+# is small, because frozen objects that refer to each other, such as connections, are never freed.
 LATER_FREEZES, MANY = 3, 5_000
-_left = 0  # of LATER_FREEZES
+_left = 0  # how many of LATER_FREEZES are left
 
 
 def freeze_startup() -> None:

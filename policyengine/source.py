@@ -47,8 +47,8 @@ class Source:
         return self.text[start:end].rstrip("\r")
 
 
-# A struct, because every node has a span: a struct costs a sixth of a dataclass, and is never part of a reference
-# cycle.
+# A struct, because every node has a span: creating a struct costs a sixth of creating a dataclass, and a span is never
+# part of a reference cycle.
 class Span(Struct, frozen=True, gc=False):
     """A range of a source in character offsets; `end` is exclusive."""
 

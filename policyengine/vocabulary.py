@@ -182,7 +182,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# Values for every caller of which nothing is learned; `cluster.id` is the key itself.
+# The values of facts for every caller about which nothing is learned; `cluster.id` is then the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
@@ -221,7 +221,7 @@ REQUEST_MEMBERS: tuple[RequestMember, ...] = (
     RequestMember(("credential", "expires_at"), Scalar.TIME),
     RequestMember(("credential", "claims"), None),
     RequestMember(("credential", "fingerprint"), _S, in_tests=False),
-    RequestMember(("credential", "refused"), _S),  # the reason for which the credential was refused
+    RequestMember(("credential", "refused"), _S),  # the reason why the credential was refused
 )
 HOP_MEMBERS: dict[str, Type] = {**{field.name: field.type for field in HOP.fields}, "groups": STRINGS}
 ENTITY_ROOTS = ("user", "agent", "tool", "resource")

@@ -1,8 +1,8 @@
 """Reduces a policy to the part that can affect one request, as a kernel, so that the specification traces policies of
 any size quickly.
 
-Left out are blocks for other principals, and rules that do not cover the endpoint: they open and delegate nothing, and
-cause no unknown.
+Left out are blocks for other principals, and rules that do not cover the endpoint: they grant and delegate nothing, and
+make no result unknown.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from policyengine.cli.errors import CommandError, log_error
 
-MAX_LINES = 100  # of each file that are read
+MAX_LINES = 100  # maximum lines of each file to read
 
 
 def check_log(log: Path) -> None:

@@ -62,8 +62,8 @@ class FetchResponse:
 class Fetcher:
     """An HTTP client; thread-safe. `ca` is a PEM file of certificates to trust instead of the system's. `plain_http`
     allows `http://` to other machines. `proxy` is the URL of a proxy for servers on other machines. `redirects` is the
-    maximum number of redirects on the same server. `clock` returns monotonic seconds. Answers have one of the
-    `statuses`.
+    maximum number of redirects on the same server. `clock` returns monotonic seconds. An answer whose status is not one
+    of `statuses` raises FetchError.
     """
 
     ca: Path | None = None

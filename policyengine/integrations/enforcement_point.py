@@ -54,11 +54,11 @@ class PolicyDecisionPoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """The obligations that the application can fulfil: their kinds, and the function that fulfils the obligations of an
-    allow.
+    """The obligations that the application can fulfill: their kinds, and the function that fulfills the obligations of
+    an allow.
 
-    An exception of `meet` denies the request. `audit`, `notify` and `warn` need not be listed: they require nothing of
-    the application.
+    An exception that `meet` raises denies the request. `audit`, `notify` and `warn` need not be listed: they require
+    nothing of the application.
     """
 
     kinds: Collection[str] = ()
@@ -122,7 +122,7 @@ async def prove_credentials(decides: object, facts: Facts) -> Facts:
 
 
 async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
-    """Decide and commit, and fulfil the obligations of an allow. Errors are not raised: they deny the request."""
+    """Decide and commit, and fulfill the obligations of an allow. Errors are not raised: they deny the request."""
     asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}
     decision = await deny_on_error(decides.decide_async, asked)
     if not decision.allowed or duties.meet is None:

@@ -52,8 +52,8 @@ def get_issuers(decides: object) -> Mapping[str, str]:
 
 def read_token_facts(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
     """Return the facts of a token: the agent is its client, the user its subject; a delegation chain is read as
-    `docs/tokens.md` describes. `issuer` applies to tokens that name none. Raises TokenFactsError if a fact would be a
-    guess.
+    `docs/tokens.md` describes. `issuer` is the issuer of tokens that name none. Raises TokenFactsError if a fact is
+    ambiguous.
     """
     claims = token.claims or {}
     name = get_issuer_name(claims, issuers, issuer)

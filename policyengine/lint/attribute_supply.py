@@ -1,4 +1,4 @@
-"""Check that entity rows, issuer claims or AuthZEN maps supply the attributes that rules read."""
+"""Checks that entity rows, issuer claims or AuthZEN maps supply the attributes that rules read."""
 
 from __future__ import annotations
 

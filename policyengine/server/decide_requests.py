@@ -158,7 +158,9 @@ async def run_off_loop(
     *,
     long: bool = False,
 ) -> T:
-    """Run `work` in a thread if it may wait for a store or an issuer, or takes long; otherwise on the event loop."""
+    """Run `work` in a thread if it may wait for a store or an issuer, or may take a long time (`long`); otherwise on
+    the event loop.
+    """
     if question is not None and engine.forecast.awaits_issuer(question):
         return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.forecast.takes_long(question)):
@@ -202,7 +204,7 @@ def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
     """Decide all items, with one commit of a shared store for consecutive items. Raises WouldBlockError, before
-    anything is decided, if an item may take long; raises WorkRefusedError if the client disconnects.
+    anything is decided, if an item may take a long time; raises WorkRefusedError if the client disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")

@@ -22,7 +22,7 @@ from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
-LAST_REQUEST = "last"  # the id of the decision that is learned from
+LAST_REQUEST = "last"  # the id of the decision from which the sequence learns
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 

@@ -184,7 +184,9 @@ class EndpointUnits:
 
     @cached_property
     def rules(self) -> tuple[RuleExcerpt, ...]:
-        """Return the rules that changed there; if no rule did, the changed issuers, delegation limits and bindings."""
+        """Return the rules that changed there; if no rule did, the changed issuers, attesters, delegation limits and
+        bindings.
+        """
         removed, added = units_missing_from(self.old, self.new), units_missing_from(self.new, self.old)
         found = removed_and_added_rules(self.comparing.sides, self.at, removed, added)
         return unique_items((*found[0], *found[1])) or changed_trust_and_bindings(

@@ -123,7 +123,7 @@ def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Rel
 
 
 def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of network conditions: the first and last address of each range and their neighbours represent all
+    """Yield states of network conditions: the first and last address of each range and their neighbors represent all
     addresses.
     """
     networks = [one.right.value for one in asked if isinstance(one.right, k.Constant)]

@@ -116,11 +116,11 @@ class SegmentChoice:
 
     @property
     def range(self) -> object:
-        """Return a key of the texts that a capture of this segment can have."""
+        """Return a value that is equal for two choices if a capture of the segment can have the same texts."""
         return self.spelled or (None if self.free else self.text), self.split
 
 
-# Each with the index of the weakest folding with which a path reaches this node.
+# A node, and the index of the weakest folding with which a path reaches it.
 TriePosition: TypeAlias = tuple[PatternTrieNode, int]
 
 

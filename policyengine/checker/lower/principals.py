@@ -24,7 +24,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_KIND, CREDENTIAL_ROOTS
 
-# Facts that a condition on the caller may read: it knows no endpoint, and hops do not present credentials.
+# Facts that a condition on the caller may read: such a condition knows no endpoint, and hops present no credentials.
 AGENT_ROOTS = frozenset({"agent", "time", "context"})
 SERVED_USER_ROOTS = AGENT_ROOTS | {"user"}
 USER_ROOTS = SERVED_USER_ROOTS | {*CREDENTIAL_ROOTS, "request"}

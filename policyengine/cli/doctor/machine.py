@@ -31,7 +31,7 @@ EXTRAS = {
 SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
-MAX_SKEW_SECONDS = 1.0  # tolerated seconds
+MAX_SKEW_SECONDS = 1.0  # tolerated difference of clocks in seconds
 NTP_HINT = "synchronize both clocks with NTP (`timedatectl set-ntp true`)"
 
 

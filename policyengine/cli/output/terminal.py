@@ -159,7 +159,7 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
 
 @contextmanager
 def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """Show progress on a terminal if the block takes long. The yielded function counts one of `total` items."""
+    """Show progress on a terminal if the block takes a long time. The yielded function counts one of `total` items."""
     if not Screen(sys.stderr).styled:
         yield lambda: None
         return

@@ -74,7 +74,7 @@ class ProjectSettings:
 
     @property
     def authzen_consume(self) -> frozenset[str]:
-        """The callers whose AuthZEN evaluations spend unless they say otherwise."""
+        """The callers whose AuthZEN evaluations spend unless `context.consume` is false."""
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     def option(self, command: str, parameter: str) -> Any:
@@ -126,7 +126,7 @@ def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None =
 
 @dataclass(frozen=True, slots=True)
 class SettingsFolders:
-    """The folders in which a settings file is searched, from the folder of the policies up to their root, and the
+    """The folders that are searched for a settings file, from the folder of the policies up to their root, and the
     settings file above the root, if any.
     """
 

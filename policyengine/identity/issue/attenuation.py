@@ -83,8 +83,8 @@ def innermost_actor(act: dict[str, object]) -> dict[str, object]:
 
 
 def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
-    """Return `cnf`. If there is a certificate, it names the certificate, because the connection proves it. Raises
-    TokenIssuanceError.
+    """Return `cnf`. If the client has a certificate, `cnf` names the certificate, because the connection proves it.
+    Raises TokenIssuanceError.
     """
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}

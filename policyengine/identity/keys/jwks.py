@@ -28,7 +28,7 @@ MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # bits of the second prime (FIPS 186-5)
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # limits of FIPS 186-5; the second in bits
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
@@ -256,7 +256,7 @@ class JwksFile:
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # equals the stamp of no file
+        self._seen: object = ()  # differs from every stamp
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 

@@ -1,5 +1,5 @@
-"""Conditions on learned facts that do not do what they seem to: thresholds out of range, clamps that callers escape of
-which nothing is known yet, and profiles of agents that no block names.
+"""Conditions on learned facts that do not do what they seem to: thresholds out of range, clamps that callers escape
+while nothing is known about them, and profiles of agents that no block names.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def constant_result(operator: str, bound: Decimal | int) -> bool | None:
     return results.pop() if len(results) == 1 and not (inside and operator in ("==", "!=")) else None
 
 
-# ── Callers of which nothing is known ─────────────────────────────────────────────────────────
+# ── Callers about which nothing is known ──────────────────────────────────────────────────────
 
 
 def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -126,7 +126,9 @@ def acts_when_fresh(condition: k.Expr) -> bool:
 
 
 def fresh_value(node: k.Expr) -> Any:
-    """Return the value of an expression for a caller of which nothing is known yet; None if it depends on more."""
+    """Return the value of an expression for a caller about which nothing is known yet; None if it depends on other
+    facts.
+    """
     match node:
         case k.Constant(value):
             return value

@@ -63,8 +63,8 @@ class EvaluationAction:
 @dataclass(frozen=True, slots=True)
 class AccessEvaluation:
     """One evaluation with checked structure; unknown members are left out. `spends` means that an allow spends what it
-    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the caller
-    nor its settings say whether to spend.
+    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the
+    evaluation nor the settings say whether to spend.
     """
 
     subject: EvaluationEntity
@@ -288,8 +288,8 @@ class QuestionTranslator:
     # ── Attributes ────────────────────────────────────────────────────────────────────────────
 
     def rows(self, asked: AccessEvaluation, facts: tuple[k.MapFact, ...], endpoint: JsonObject) -> list[JsonObject]:
-        """Return the attributes that the policy accepts from a question. If the entity store has an attribute, its
-        value takes precedence.
+        """Return the attributes that the policy accepts from a question. If the entity store has an attribute, the
+        stored value takes precedence.
         """
         found: dict[tuple[str, str], JsonObject] = {}
         for fact in (one for one in facts if one.entity):
@@ -349,7 +349,7 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
     """Return the options. A request that needs an obligation outside the gateway's list is denied; a malformed list
-    supports none.
+    counts as empty.
     """
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:

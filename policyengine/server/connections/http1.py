@@ -4,8 +4,8 @@ llhttp refuses every request whose end two servers could find at different place
 or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
 the next request. This module closes these gaps.
 
-It is faster because uvicorn creates an exchange and a task for each request, whereas a simple request that has arrived
-completely is answered here without them.
+The protocol is faster because uvicorn creates an exchange and a task for each request, whereas a simple request that
+has arrived completely is answered here without them.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ class FastPathApp:
         await send({"type": "http.response.body", "body": answer.content})
 
     async def answer_in_task(self, door: FastDoor, request: SimpleRequest, engine: Engine) -> FastAnswer | None:
-        """Answer on the event loop, or in a thread if the answer needs a store, or in turn if the decision
-        takes long.
+        """Answer on the event loop, or in a thread if the answer needs a store, or in turn if the decision may take a
+        long time.
         """
         in_threads = door.counts.in_threads
         if len(request.body) > LONG_BODY_BYTES:

@@ -1,5 +1,5 @@
 """The finder of witnesses: changes facts to make conditions true or false, guided by the structure of the conditions.
-It may fail.
+The finder may fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generate a request that a grant is likely to allow, with occasional faults."""
+"""Generates a request that a grant is likely to allow, with occasional faults."""
 
 from __future__ import annotations
 

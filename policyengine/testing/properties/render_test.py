@@ -1,4 +1,4 @@
-"""Render a generated request as a test for a test file: its setup, the request, and the expectation."""
+"""Renders a generated request as a test for a test file: its setup, the request, and the expectation."""
 
 from __future__ import annotations
 

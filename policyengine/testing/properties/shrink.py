@@ -1,4 +1,4 @@
-"""Shrink a counterexample until every remaining fact is needed."""
+"""Shrinks a counterexample until every remaining fact is needed."""
 
 from __future__ import annotations
 
