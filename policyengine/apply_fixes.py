@@ -49,7 +49,7 @@ def lint_sources(
 def apply_fixes(
     first: LintState, own: Collection[str], chosen: DiagnosticFilter, optional: Collection[str] = ()
 ) -> FixResult:
-    """Fix those of the `chosen` findings in the sources named in `own` that have an automatic fix."""
+    """Fix the `chosen` findings that have an automatic fix, in the sources named in `own`."""
     now = first
     for _ in range(MAX_ROUNDS):
         after = run_round(now, own, chosen, optional)

@@ -74,7 +74,7 @@ class Span(Struct, frozen=True, gc=False):
         return f"{self.source.label or self.source.name}:{self.line}"
 
     def to(self, other: Span) -> Span:
-        """Return the span from the start of this one to the end of the other."""
+        """Return the span from the start of this span to the end of the other span."""
         return Span(self.source, self.start, other.end)
 
 

@@ -17,7 +17,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.request import Request
 from policyengine.spec.required_history import history_conditions
 
-MAX_SLICES = 1_000  # maximum kept kernels; each is small, and each set of blocks that callers can match has one
+MAX_SLICES = 1_000  # maximum cached kernels: one small kernel for each set of blocks that callers match
 
 
 class Slices:

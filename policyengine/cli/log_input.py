@@ -1,4 +1,4 @@
-"""Refuses a file that is no decision log, with one message instead of one for each of its lines."""
+"""Refuses a file that is not a decision log, with a single message instead of a message for each line."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class ClientBase:
 
     def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
         """Build a request. An idempotency key belongs to the caller, which only a token identifies. Without a token, a
-        spending request is repeated only if its first attempt cannot have arrived.
+        spending request is repeated only if its first attempt cannot have arrived. Raises NoDecisionError.
         """
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}

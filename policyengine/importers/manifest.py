@@ -43,7 +43,7 @@ def entry_of(operation: ApiOperation) -> ManifestEntry:
 
 
 def read_manifest(folder: Path) -> ImportManifest | None:
-    """Return the manifest; None before the first import."""
+    """Return the manifest; None before the first import. Raises ApiImportError."""
     file = folder / MANIFEST_FILE
     if not file.exists():
         return None

@@ -159,7 +159,7 @@ def is_execution(name: str) -> bool:
 
 
 def unmatchable_reason(name: str) -> str:
-    """Return the reason why no pattern matches exactly this name; empty if one does."""
+    """Return the reason why no pattern matches exactly this name; empty if a pattern does."""
     if not name.strip() or name != name.strip():
         return "has an empty name, or white space at its beginning or end"
     if len(name) > MAX_TOOL_NAME_LENGTH:

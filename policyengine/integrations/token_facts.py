@@ -108,7 +108,7 @@ def get_issuer_name(claims: Mapping[str, Any], issuers: Mapping[str, str], issue
 
 def get_client(token: AccessToken, claims: Mapping[str, Any], subject: object) -> str:
     """Return the client. If a token names no client, some verifiers report its subject or a placeholder, which would
-    turn a person into an agent; such a token is refused.
+    turn a person into an agent: for such a token, raises TokenFactsError.
     """
     named = {claims.get("client_id"), claims.get("azp")} - {None}
     if claims and token.client_id in (subject, "unknown") and token.client_id not in named:

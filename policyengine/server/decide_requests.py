@@ -253,7 +253,9 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
 def decide_item(
     engine: EngineInterface, question: Question | None, place: str, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """Decide an item; None stands for an item that is not an object. Raises IdempotencyKeyError."""
+    """Decide an item; None stands for an item that is not an object. An invalid item is denied. Raises
+    IdempotencyKeyError.
+    """
     try:
         if question is None or question.members is None:
             raise RequestError("", "a request must be an object")

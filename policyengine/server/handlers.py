@@ -162,7 +162,8 @@ class DecisionApi:
 
     async def envoy(self, http: Request) -> Response:
         """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
-        below this one."""
+        after `/envoy`.
+        """
         self._authenticate(http)
         return build_response(await self.gateways.envoy.decide(self._at("envoy_http"), http))
 

@@ -89,5 +89,5 @@ class CaseSequence:
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
-    """Return the final decision of a request that is the only one in its sequence."""
+    """Return the final decision of a request without other requests in its sequence."""
     return CaseSequence().made(decision, effects, case)[0] if effects.limits else decision

@@ -32,7 +32,7 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.values import Unknown
 
-MAX_DAYS: Final = 4_000  # days that are counted one by one
+MAX_DAYS: Final = 4_000  # maximum number of days that are counted separately
 MAX_ENDPOINTS: Final = 10_000
 ALARM_LEVEL: Final = 2.0  # the level of a day with an alarm: above the last of LEVEL_BOUNDS
 MILLISECOND: Final = 1_000  # microseconds

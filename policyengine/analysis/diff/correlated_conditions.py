@@ -136,7 +136,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
-    """Return the time zone of all windows if they have the same one, else None."""
+    """Return the time zone of all windows; None if their time zones differ."""
     kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)

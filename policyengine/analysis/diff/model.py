@@ -254,8 +254,8 @@ class Diff:
 
     @property
     def opens(self) -> bool:
-        """Whether a difference grants or may grant access: other approvers may approve requests that the previous ones
-        would not.
+        """Whether a difference grants or may grant access: other approvers may approve requests that the previous
+        approvers would not.
         """
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}

@@ -98,7 +98,7 @@ def open_file_limit() -> int | None:
 
 
 def check_open_files(limit: int | None) -> DoctorResult:
-    """Check the limit of open files: each connection is one."""
+    """Check the limit of open files, because each connection uses one."""
     if limit is not None and limit < MIN_OPEN_FILES:
         hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
         return DoctorResult(

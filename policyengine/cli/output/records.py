@@ -18,7 +18,7 @@ Values = Sequence[object]
 
 
 def print_json_rows(columns: Sequence[str], rows: Iterable[Values], *, sparse: bool) -> None:
-    """Print one object a line; `sparse` omits members without a value."""
+    """Print one object on each line; `sparse` omits members without a value."""
     for row in rows:
         members = dict(zip(columns, row, strict=True))
         print(json_text({name: value for name, value in members.items() if not sparse or value is not None}, None))

@@ -164,7 +164,7 @@ def find_settings_file(path: Path) -> Path | None:
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
-    """Return the variables that are settings. An unknown variable with the prefix of a section is an error."""
+    """Return the variables that are settings. Raises CommandError for an unknown variable with a section's prefix."""
     ours = [name for name in environment if name.startswith(VARIABLE_PREFIX)]
     if not ours:
         return {}

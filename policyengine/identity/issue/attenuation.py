@@ -45,7 +45,7 @@ def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] |
 
 
 def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
-    """Return the `task` claim: the given task or a narrower one. Raises TokenIssuanceError."""
+    """Return the `task` claim: the given task or a narrower task. Raises TokenIssuanceError."""
     found: dict[str, object] = {}
     if given is not None:
         found = {name: task_start(value) for name, value in given.items()}

@@ -235,7 +235,7 @@ def find_weakness(key: object) -> str | None:
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
     """Return the algorithms that the key verifies: all of its type, or only the one that its `alg` names. `EdDSA` is
-    the older name of Ed25519, and each name matches the other.
+    the older name of Ed25519, and each name matches the other. Raises UnusableKeyError.
     """
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")

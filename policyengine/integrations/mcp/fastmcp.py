@@ -257,7 +257,7 @@ class PolicyMiddleware(Middleware):
 
 
 def read_params(params: Params) -> Params:
-    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
+    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated. Raises MCPError."""
     try:
         return check_local_params(params, get_raw_message(get_http_request()))
     except RuntimeError:  # not over HTTP

@@ -204,7 +204,10 @@ class PolicyMiddleware:
         return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     def _clear_params(self, ctx: RequestContext) -> Params:
-        """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
+        """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated.
+
+        Raises MCPError.
+        """
         try:
             return self.params(ctx.params or {}, get_raw_message(ctx.request))
         except AmbiguousMessageError as error:

@@ -130,7 +130,7 @@ def build_response(verdict: HttpVerdict) -> Response:
 
 
 def outcome_headers(answer: Answer) -> HeaderPairs:
-    """Return the header with the outcome and, in observe mode, the one with the outcome that policies would enforce."""
+    """Return the outcome as a header and, in observe mode, also the outcome that the policies would enforce."""
     known: HeaderPairs | None = answer.written.get(OUTCOME_KEY)
     if known is None:
         observed = () if answer.would_be is None else ((WOULD_BE_HEADER, answer.would_be.value),)

@@ -197,7 +197,9 @@ class QuestionTranslator:
     # ── Subject and agents ────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
-        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller."""
+        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller. Raises
+        UnmappedError.
+        """
         subject, known = asked.subject, self.becomes(asked.subject)
         if known is None:
             return {}
@@ -224,7 +226,7 @@ class QuestionTranslator:
 
     def through(self, asked: AccessEvaluation, issuer: object) -> JsonObject:
         """Return the actors: `act` holds the current actor and, nested in it, the previous actors; `context.agent`
-        names only one.
+        names only the current actor. Raises UnmappedError.
         """
         actors = list(actor_chain(asked.subject.properties.get("act")))
         named = asked.context.get("agent")
@@ -361,7 +363,7 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
     """Return an escaped segment. A value that cannot be a single segment makes the path malformed, so that the request
-    is denied.
+    is denied. Raises UnmappedError for a value that is empty or not a string.
     """
     if segment.source is None:
         return quote(segment.text, safe="")

@@ -206,7 +206,7 @@ def print_all(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -> N
     """Print records while they are read. Raises CommandError."""
     from policyengine.audit.query.source import check_logs
 
-    def rows() -> Iterator[Sequence[object]]:  # errors of writing do not pass through it
+    def rows() -> Iterator[Sequence[object]]:  # a generator, so that `report_query_errors` sees no errors of writing
         with report_query_errors(logs), opened_logs(logs, in_order=True) as reader:
             yield from reader.rows(asked)
             check_logs(reader.skipped)

@@ -1,4 +1,4 @@
-"""`policyengine audit report`: a log as one HTML page."""
+"""`policyengine audit report`: write an HTML page that reports on a log."""
 
 from __future__ import annotations
 

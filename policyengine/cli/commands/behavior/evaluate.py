@@ -121,7 +121,7 @@ def report_traffic_errors(file: Path) -> Iterator[None]:
 
 
 def check_files(files: list[Path]) -> None:
-    """Check that each decision log is one. Raises CommandError, OSError."""
+    """Check the files that have the form of a decision log. Raises CommandError, OSError."""
     from policyengine.behavior.evaluation.traffic import is_log
 
     for file in files:
