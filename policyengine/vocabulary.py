@@ -182,7 +182,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
 
-# The values of facts for every caller about which nothing is learned; `cluster.id` is then the key itself.
+# Values for every caller about which nothing is learned; `cluster.id` is then the key itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,

@@ -115,8 +115,9 @@ class SocketClient:
         size: int | None = None,
         usage: Mapping[str, object] | None = None,
     ) -> bool:
-        """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may
-        report it, and only once. Return False if the server does not expect it.
+        """Report the outcome of a decision's request, by decision id. Only the operating system user that asked for the
+        decision may report its outcome, and only once. Return False if the server does not expect a report about the
+        decision.
 
         Raises SocketError if the server does not answer, or the report is malformed.
         """

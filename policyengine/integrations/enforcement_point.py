@@ -167,7 +167,7 @@ async def report_outcome(
     size: int | None = None,
 ) -> None:
     """Report the outcome, even while the call is being cancelled. A failed report does not change the decision."""
-    more = {} if size is None else {"size": size}  # a decision point of another project may not expect it
+    more = {} if size is None else {"size": size}  # a decision point of another project may not accept `size`
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:

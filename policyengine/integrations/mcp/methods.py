@@ -119,7 +119,7 @@ def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | In
 
 
 def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
-    """Return the denial of a name or URI that the server would read as another one, or None."""
+    """Return the denial of a name or URI that the server would read as another name or URI, or None."""
     name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
         return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)

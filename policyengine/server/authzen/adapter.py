@@ -1,8 +1,8 @@
 """The OpenID AuthZEN Authorization API 1.0: asks the engine, and builds the answers.
 
 An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true, or the
-settings make the caller's evaluations spend by default. An allow that would have to spend becomes a denial if the
-question does not permit spending.
+settings make the caller's evaluations spend by default. An allow that would have to spend becomes a denial if neither
+the question nor the settings say whether to spend.
 """
 
 from __future__ import annotations
