@@ -188,7 +188,7 @@ def read_file(file: Path) -> Source | Diagnostic:
 
 
 def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
-    """Return an E152 if the data are a bundle: bundles are recognized by their file name."""
+    """Return an E152 if the data are a bundle, whose file name should end in `.policybundle`."""
     from policyengine.compiler.bundle.file import has_bundle_magic
 
     if not has_bundle_magic(data):

@@ -20,7 +20,9 @@ def authority_start(token: VerifiedToken) -> int | None:
 
 
 def authority_end(token: VerifiedToken) -> int:
-    """Return the token's own `exp`, without leeway, so that repeated exchanges gain no time."""
+    """Return the time when the token expires, without leeway, so that repeated exchanges gain no time; 0 if the token
+    is accepted only within the leeway.
+    """
     said = parse_seconds(token.claims.get("exp"))
     if token.late:
         return 0

@@ -109,7 +109,8 @@ class PolicyMiddleware(Middleware):
 
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
     about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
-    everything is denied. `also` lists further methods that pass without a decision, such as `logging/setLevel`.
+    everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
+    `logging/setLevel`.
     """
 
     def __init__(

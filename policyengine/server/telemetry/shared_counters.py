@@ -284,7 +284,7 @@ class ServerCounters:
                 self.threads.numbers[cell] = value
 
     def labels(self, word: str) -> list[str]:
-        """Return the labels of the gauges of this worker with one label."""
+        """Return the labels of this worker's counters and gauges whose keys begin with `word`."""
         with self._lock:
             return [key[1] for key, _, _ in self.threads.entries() if key[0] == word and len(key) > 1]
 

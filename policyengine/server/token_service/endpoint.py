@@ -169,7 +169,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that the token names, or any token for an operator. Raises TokenIssuanceError."""
+    """Revoke a token for a client that the token names; for an operator, revoke any token, or everything with a name."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
@@ -241,7 +241,7 @@ def authenticate_client(
 
 
 def introspect(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Introspect a token for gateways, operators and clients. Raises TokenIssuanceError."""
+    """Introspect a token for gateways, operators and clients."""
     try:
         form = parse_form(body)
         if sender.operator_of(form) is None:
