@@ -203,8 +203,9 @@ async def decide_batch(
 def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
-    """Decide all items, with one commit of a shared store for consecutive items. Raises WouldBlockError, before
-    anything is decided, if an item may take a long time; raises WorkRefusedError if the client disconnects.
+    """Decide all items, with one commit of a shared store for up to MAX_ITEMS_PER_COMMIT consecutive items. Raises
+    WouldBlockError, before anything is decided, if an item may take a long time; raises WorkRefusedError if the client
+    disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
