@@ -161,8 +161,8 @@ def lower_acts(
 
 
 def check_user_blocks(item: ast.ActsClause, package: str, draft: LoweringContext) -> None:
-    """Report agents that act for users if no user block grants anything, because such an agent would have no authority
-    to borrow.
+    """Report agents that act for users if no package has a user block and the agent's package does not have `users
+    unrestricted`, because such an agent would have no authority to borrow.
     """
     if item.mode == "alone" or any(draft.declared(ast.UserDecl)):
         return
