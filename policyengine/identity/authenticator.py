@@ -99,7 +99,7 @@ class CredentialAuthenticator:
         return self if self.again is None else self.again(kernel, self)
 
     def apart(self, tokens: TokenCheck) -> CredentialAuthenticator:
-        """Return a copy that verifies tokens with `tokens` and shares no cache with this one."""
+        """Return a copy that verifies tokens with `tokens` and shares no cache with the original."""
         parts = replace(self.parts, tokens=tokens)
         return replace(self, parts=parts, most_kept=0, _kept=OrderedDict(), _tokens=OrderedDict())
 
