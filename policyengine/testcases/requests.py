@@ -150,7 +150,9 @@ def with_issuer(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def with_chain(facts: dict[str, object], now: datetime) -> dict[str, object]:
-    """Add defaults to the hops of the chain: the presenter's issuer, and an issuing time of `now`."""
+    """Add defaults to the hops of the chain: the presenter's issuer, and an issuing time at `now`, or at the hop's age
+    before it.
+    """
     chain = facts.get("chain")
     hops = chain.get("hops") if isinstance(chain, Mapping) else None
     if not isinstance(hops, tuple):

@@ -49,7 +49,8 @@ def compare(
     old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
-    """Return the regions in which the new policy answers differently.
+    """Return the regions in which the new policy answers differently or may do so, and the changed limits, maps,
+    profiles and trust anchors.
 
     With `reasons`, also compare reasons, messages and remedies of equal answers. `samples` bounds the requests to
     regions that are not proved equal; the same seed generates the same requests. Regions that are not reached within

@@ -45,8 +45,8 @@ class CorrelatedConditions:
 
 
 def find_correlated(space: FactSpace, known: AbstractSet[int] = frozenset()) -> Iterator[CorrelatedConditions]:
-    """Yield the conditions on one operand if there are several, or if the operand itself is a fact; leave out the known
-    facts.
+    """Yield the conditions on each operand, together with the operand itself if it is a fact of the space. Leave out
+    the known facts, and operands with too many joint states.
     """
     about: dict[k.Expr, list[int]] = {}
     for number, subject in enumerate(space.subjects):

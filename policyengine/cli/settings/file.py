@@ -1,7 +1,7 @@
 """Reads `policyengine.toml` and the environment variables that override it; command line options override both.
 
-An unknown key is an error, because it would have no effect. A file that other users can write, or that is below the
-root of the policies, cannot set what the server runs, serves or trusts.
+An unknown key is an error, because it would have no effect. A file that other users can write is refused, and a file
+below the root of the policies cannot set what the server runs, serves or trusts, unless `--config` names the file.
 """
 
 from __future__ import annotations

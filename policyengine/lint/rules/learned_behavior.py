@@ -103,7 +103,7 @@ def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:
 
 
 def is_guarded_when_fresh(place: k.Place, kernel: k.Kernel) -> bool:
-    """Return whether a guard or another limit at the place is about callers that are not `ready`."""
+    """Return whether a guard or a limit at the place applies to callers that are not `ready`."""
     guarded = (
         guard.place for guard in kernel.guards for effect in guard.effects
         if isinstance(effect, k.Deny | k.Confirm) and effect.condition is not None and acts_when_fresh(effect.condition)
@@ -120,7 +120,7 @@ def places_meet(place: k.Place, other: k.Place) -> bool:
 
 
 def acts_when_fresh(condition: k.Expr) -> bool:
-    """Return whether a condition asks for `behavior.ready`, and may be true of a caller that is not."""
+    """Return whether a condition reads `behavior.ready`, and may be true for a caller that is not ready."""
     asks = any(fact.path == READY for fact in learned_facts(condition))
     return asks and fresh_value(condition) is not False
 

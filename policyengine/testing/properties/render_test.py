@@ -132,7 +132,7 @@ def test_text(sketch: DraftRequest, prop: Property) -> str:
     return "\n".join([f"test {name} {{", *(f"  {line}" for line in lines), "}"])
 
 
-test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test class
+test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def request_line(sketch: DraftRequest, prop: Property, spelling: TestNameWriter) -> str:
