@@ -34,7 +34,7 @@ class WitnessVerdict:
     whole capacity the request exceeds."""
 
     outcome: Outcome
-    details: tuple[str, ...]  # approvers of a confirm, obligations of an allow
+    details: tuple[str, ...]  # approvals and obligations
     rules: tuple[RuleExcerpt, ...]
     throttled: tuple[str, ...] = ()
 
@@ -68,7 +68,7 @@ class RequestRegion:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A request that the old and the new engine answered differently. `question` also has the learned facts of the
+    """A request that the old and the new policy answer differently. `question` also has the learned facts of the
     caller, as `behavior`.
     """
 

@@ -198,7 +198,9 @@ class StateFiller:
 def find_world(
     wanted: Iterable[tuple[k.Expr, bool]],
 ) -> tuple[States, Mapping[Subject, Sequence[AbstractValue]]] | None:
-    """Return states of facts for which all conditions have the required result, and the facts' constants."""
+    """Return states of facts for which all conditions have the required result, and the facts' constants; None if no
+    such states are found.
+    """
     space = FactSpace()
     formulas = [(to_formula(condition, space), state) for condition, state in wanted]
     choices = [subject_states(number, space) for number in range(len(space.subjects))]
