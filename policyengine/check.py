@@ -93,7 +93,7 @@ def compile_sources(
     diagnostics to include.
 
     Syntax trees and tables, which are larger than the kernel, are freed before the kernel is put in canonical order.
-    Without `advice`, the check first searches only for errors; if there is one, it reports everything.
+    Without `advice`, the check first searches only for errors; if there is an error, it reports everything.
     """
     kernel, found = check_sources(sources, problems, advice)
     return kernel and canonicalize(kernel), found

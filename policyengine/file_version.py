@@ -10,8 +10,8 @@ FILE_CHANGED_HINT = "try again; to prevent this, write to a temporary file and r
 
 
 class FileVersion(NamedTuple):
-    """The size and time of a file. Every write changes one of them, except a write of equal size within the same tick
-    of the system clock.
+    """The size and time of a file. Every write changes the size or the time, except a write of equal size within the
+    same tick of the system clock.
     """
 
     size: int

@@ -16,7 +16,7 @@ from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 
 POLICY_SUFFIX = ".policy"
 BUNDLE_SUFFIX = ".policybundle"
-# The file that marks the root of a set of policies, which are loaded together and without others.
+# The file that marks the root of a set of policies, which are loaded together and without other policies.
 ROOT_MARKER = ".policyroot"
 MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # maximum bytes, because a character takes at most four
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
@@ -47,7 +47,7 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 
 def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
     """Split the paths into sets: each marked root below a folder is a set, and all other policies together are one set.
-    So files next to marked roots are not skipped.
+    Therefore files next to marked roots are not skipped.
     """
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
@@ -188,7 +188,7 @@ def read_file(file: Path) -> Source | Diagnostic:
 
 
 def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
-    """Return an E152 if the data are a bundle: bundles are recognized by their file name."""
+    """Return an E152 if the data are a bundle, whose file name should end in `.policybundle`."""
     from policyengine.compiler.bundle.file import has_bundle_magic
 
     if not has_bundle_magic(data):

@@ -47,8 +47,8 @@ class Source:
         return self.text[start:end].rstrip("\r")
 
 
-# A struct, because every node has a span: a struct costs a sixth of a dataclass, and is never part of a reference
-# cycle.
+# A struct, because every node has a span: creating a struct costs a sixth of creating a dataclass, and a span is never
+# part of a reference cycle.
 class Span(Struct, frozen=True, gc=False):
     """A range of a source in character offsets; `end` is exclusive."""
 
@@ -74,7 +74,7 @@ class Span(Struct, frozen=True, gc=False):
         return f"{self.source.label or self.source.name}:{self.line}"
 
     def to(self, other: Span) -> Span:
-        """Return the span from the start of this one to the end of the other."""
+        """Return the span from the start of this span to the end of the other span."""
         return Span(self.source, self.start, other.end)
 
 

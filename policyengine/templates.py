@@ -47,7 +47,9 @@ def number_unprintable(text: str) -> str:
 
 
 def mark_unprintable(text: str) -> Markup:
-    """Return the text with markup that distinguishes such code points from the text around them; tabs are kept."""
+    """Return the text with the code points of invisible characters in markup that distinguishes them from the text
+    around them; tabs are kept.
+    """
     return Markup("").join(
         char if char.isprintable() or char == "\t" else Markup('<span class="odd">U+{:04X}</span>').format(ord(char))
         for char in text

@@ -76,7 +76,9 @@ def parse_offset(sign: str | None, hours: str, minutes: str) -> timezone:
 
 
 def to_utc(moment: datetime) -> datetime:
-    """Return an aware time in UTC. Raises OverflowError outside the years 2 to 9998, which exist in every zone."""
+    """Return an aware time in UTC. Raises OverflowError outside the years 2 to 9998, because other times do not exist
+    in every time zone.
+    """
     utc = moment.astimezone(UTC)
     if not 2 <= utc.year <= 9998:
         raise OverflowError

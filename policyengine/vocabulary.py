@@ -223,7 +223,7 @@ REQUEST_MEMBERS: tuple[RequestMember, ...] = (
     RequestMember(("credential", "expires_at"), Scalar.TIME),
     RequestMember(("credential", "claims"), None),
     RequestMember(("credential", "fingerprint"), _S, in_tests=False),
-    RequestMember(("credential", "refused"), _S),  # the reason for which the credential was refused
+    RequestMember(("credential", "refused"), _S),  # the reason why the credential was refused
 )
 HOP_MEMBERS: dict[str, Type] = {**{field.name: field.type for field in HOP.fields}, "groups": STRINGS}
 ENTITY_ROOTS = ("user", "agent", "tool", "resource")

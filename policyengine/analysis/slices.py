@@ -1,8 +1,8 @@
 """Reduces a policy to the part that can affect one request, as a kernel, so that the specification traces policies of
 any size quickly.
 
-Left out are blocks for other principals, and rules that do not cover the endpoint: they open and delegate nothing, and
-cause no unknown.
+Left out are blocks for other principals, and rules that do not cover the endpoint: they grant and delegate nothing, and
+make no result unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.request import Request
 from policyengine.spec.required_history import history_conditions
 
-MAX_SLICES = 1_000  # maximum kept kernels; each is small, and each set of blocks that callers can match has one
+MAX_SLICES = 1_000  # maximum cached kernels: one small kernel for each set of blocks that callers match
 
 
 class Slices:

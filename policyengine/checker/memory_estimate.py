@@ -12,8 +12,8 @@ from policyengine.spec.required_history import awaits_outcome
 from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
 
-# Bytes in CPython, rounded up; a test fills a store and measures its memory. A string has at most MOST_KEPT bytes in
-# UTF-8, and may take four bytes per character in memory.
+# Bytes in CPython, rounded up; a test fills a store and measures its memory. A string has at most MAX_FACT_BYTES bytes
+# in UTF-8, and may take four bytes per character in memory.
 BYTES_PER_KEY = 1_024
 BYTES_PER_EVENT = 448  # time, order, decision
 BYTES_PER_OUTCOME = 768  # a decision that waits for its outcome

@@ -1,4 +1,4 @@
-"""Format types and source text for the checker's messages."""
+"""Formats types and source text for the checker's messages."""
 
 from __future__ import annotations
 

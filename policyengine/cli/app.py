@@ -97,7 +97,7 @@ GROUPS = {
 
 
 PATHS = "paths"  # the parameter with the paths of the policies
-# Commands some of whose options have a setting; the settings themselves are imported when a file or a variable has one.
+# Commands with options that have a setting. The settings are imported only if a file or a variable sets one of them.
 CONFIGURED_COMMANDS = frozenset({"serve", "doctor", "mcp-gateway", "test"})
 
 
@@ -165,8 +165,9 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
 
 
 def leave_reading_to_command(command: Callable[..., int]) -> Callable[..., int]:
-    """Let a command report a file that cannot be read, which is no wrong usage."""
-    command.__annotations__ = get_type_hints(command, include_extras=True)  # else each reader makes its own objects
+    """Let a command itself report a file that cannot be read, because Typer would report wrong usage."""
+    # Evaluated once, because otherwise each reader of the annotations would create its own objects.
+    command.__annotations__ = get_type_hints(command, include_extras=True)
     for annotation in command.__annotations__.values():
         for parameter in getattr(annotation, "__metadata__", ()):
             if isinstance(parameter, ParameterInfo):

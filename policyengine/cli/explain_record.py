@@ -1,4 +1,6 @@
-"""Explains the request of a logged decision with the facts of its time, and compares the decisions of then and now."""
+"""Explains the request of a logged decision with the facts of its time, and compares the logged decision with the
+decision that the policies make now.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecordExplanation:
-    """A logged decision, and how the policies decide its request now: with the entities of then, and, if others are
-    `given`, with these."""
+    """A logged decision, and how the policies decide its request now: `recorded` with the entities of the log, and
+    `given` with other entities, if the command line names some.
+    """
 
     record: DecisionRecord
     recorded: ReplayResult | None
@@ -105,7 +108,9 @@ def explain_record(
 
 
 def exit_code(found: RecordExplanation, codes: dict[str, int]) -> int:
-    """Return the exit code of `decide` for the decision of now, or that of a record which its seal does not contain."""
+    """Return the exit code of `decide` for the current decision, or the exit code for a record that the seal
+    contradicts or does not contain.
+    """
     return EXIT_TAMPERED if found.sealed.fails else codes[found.now.decision.outcome]
 
 

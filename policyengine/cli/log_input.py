@@ -1,4 +1,4 @@
-"""Refuses a file that is no decision log, with one message instead of one for each of its lines."""
+"""Refuses a file that is not a decision log, with a single message instead of a message for each line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from policyengine.cli.errors import CommandError, log_error
 
-MAX_LINES = 100  # of each file that are read
+MAX_LINES = 100  # maximum lines of each file to read
 
 
 def check_log(log: Path) -> None:

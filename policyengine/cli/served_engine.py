@@ -88,8 +88,9 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
 
 
 def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:
-    """Return the folder of learned behavior: next to the log, unless another one is named, or a shared store keeps
-    it."""
+    """Return the folder of learned behavior: the one that the options name, otherwise the folder next to the log; None
+    without a log, and if a shared store keeps learned behavior.
+    """
     log = None if engine.state.is_remote else setup.log.path
     return setup.behavior or (None if log is None else log.with_name(log.name + BEHAVIOR_SUFFIX))
 

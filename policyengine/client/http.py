@@ -93,7 +93,7 @@ class PolicyClient(ClientBase):
         size: int | None = None,
         usage: QuestionMapping | None = None,
     ) -> bool:
-        """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
+        """Report the outcome of a request. Return False if the server expects no report or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund, size, usage)
             return self._asked(self.question("/events", event, spends=False)).status == 200
@@ -196,7 +196,7 @@ class AsyncPolicyClient(ClientBase):
         size: int | None = None,
         usage: QuestionMapping | None = None,
     ) -> bool:
-        """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
+        """Report the outcome of a request. Return False if the server expects no report or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund, size, usage)
             return (await self._asked(self.question("/events", event, spends=False))).status == 200

@@ -94,9 +94,7 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 class WireRequest(NamedTuple):
-    """A request, which is the same in each attempt. `again` means that it may be repeated after every kind
-    of failure.
-    """
+    """A request, which is the same in each attempt. `again` means that it may be repeated after any kind of failure."""
 
     path: str
     content: bytes
@@ -168,8 +166,8 @@ class ClientBase:
         }  # fmt: skip
 
     def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
-        """Build a request. An idempotency key needs an owner, and only a token identifies one; without a token, a
-        spending request is not repeated.
+        """Build a request. An idempotency key belongs to the caller, which only a token identifies. Without a token, a
+        spending request is repeated only if its first attempt cannot have arrived. Raises NoDecisionError.
         """
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}

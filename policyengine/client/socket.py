@@ -30,7 +30,7 @@ MAX_BATCH_ITEMS = 64
 NUMBER_EXTENSION = 1  # MessagePack extension: the text of a number that MessagePack cannot hold
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # the integers that MessagePack can hold
 STATUS_DECIDED = 200
-NOT_AWAITED_STATUSES = (404, 409)  # unknown, or already reported
+NOT_AWAITED_STATUSES = (404, 409)  # the decision is unknown, or its outcome is already reported
 KEY_UNDER_WAY = "key_under_way"
 RETRY_PAUSE_SECONDS = 0.05  # seconds between attempts
 
@@ -82,8 +82,9 @@ _decode_problem = msgspec.msgpack.Decoder(JsonObject).decode
 class SocketClient:
     """A client of the socket at `path`; each answer must be complete within `timeout` seconds.
 
-    It connects at the first question, and again after an error. Threads may share it and take turns. Without an answer
-    it repeats a question up to `retries` times with the same idempotency key, so that nothing is decided twice.
+    The client connects at the first question, and again after an error. Threads may share the client and take turns. A
+    question without an answer is repeated up to `retries` times with the same idempotency key, so that nothing is
+    decided twice.
     """
 
     def __init__(self, path: Path | str, timeout: float = 5.0, *, retries: int = 0) -> None:
@@ -114,8 +115,9 @@ class SocketClient:
         size: int | None = None,
         usage: Mapping[str, object] | None = None,
     ) -> bool:
-        """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may
-        report it, and only once. Return False if the server does not expect it.
+        """Report the outcome of a decision's request, by decision id. Only the operating system user that asked for the
+        decision may report its outcome, and only once. Return False if the server does not expect a report about the
+        decision.
 
         Raises SocketError if the server does not answer, or the report is malformed.
         """
@@ -132,8 +134,9 @@ class SocketClient:
         return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
-        """Decide each question, in order, as `decide` does; a malformed question is a deny with an `error`. Raises
-        SocketError: then all answers, and what was spent, are unknown; treat each answer as a deny.
+        """Decide each question, in order, as `decide` does; a malformed question is answered with a deny that has an
+        `error`. Raises SocketError if the answers are unknown; it is then also unknown what was spent, and the caller
+        must deny each question.
         """
         asked = list(questions)
         answers: list[SocketDecision] = []

@@ -44,7 +44,7 @@ def names_method(types: Sequence[str], content: bytes) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether the whole text could be JSON or a form, rather than prose that mentions one."""
+    """Return whether the whole text could be JSON or a form, rather than prose that mentions a method override."""
     bare = text.lstrip(BYTE_ORDER_MARKS).strip()
     return bare.startswith(("{", *COMMENTS)) or len(bare.split(maxsplit=1)) < 2
 

@@ -29,7 +29,7 @@ class CertificatesError(Exception):
 
 
 class FetchError(Exception):
-    """The error for a failed request; `why` is safe to log, because it contains nothing that was sent or received.
+    """The error for a failed request; `why` is safe to log, because it contains no content that was sent or received.
     `status` is the HTTP status, if there was one.
     """
 
@@ -62,8 +62,8 @@ class FetchResponse:
 class Fetcher:
     """An HTTP client; thread-safe. `ca` is a PEM file of certificates to trust instead of the system's. `plain_http`
     allows `http://` to other machines. `proxy` is the URL of a proxy for servers on other machines. `redirects` is the
-    maximum number of redirects on the same server. `clock` returns monotonic seconds. Answers have one of the
-    `statuses`.
+    maximum number of redirects on the same server. `clock` returns monotonic seconds. An answer whose status is not one
+    of `statuses` raises FetchError.
     """
 
     ca: Path | None = None
@@ -75,7 +75,9 @@ class Fetcher:
     clock: Callable[[], float] = monotonic
 
     def get(self, url: str, until: float, accept: str = "application/json, */*;q=0.1") -> FetchResponse:
-        """Return the answer. `until` is the deadline by the clock. Raises FetchError."""
+        """Return the answer. `until` is the deadline by the clock. Raises FetchError, and CertificatesError if `ca`
+        cannot be used.
+        """
         for _ in range(self.redirects + 1):
             answer = self._ask("GET", url, {"Accept": accept}, b"", until)
             if isinstance(answer, FetchResponse):
@@ -84,7 +86,9 @@ class Fetcher:
         raise FetchError(f"the server redirects more than {self.redirects} times")
 
     def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
-        """Post a form, or another body whose type is in `headers`. Raises FetchError."""
+        """Post a form, or another body whose type is in `headers`. Raises FetchError, and CertificatesError if `ca`
+        cannot be used.
+        """
         kind = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         answer = self._ask("POST", url, {**kind, **headers}, form, until)
         if isinstance(answer, FetchResponse):

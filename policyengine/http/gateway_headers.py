@@ -60,11 +60,11 @@ OPTIONAL_FACTS = ("agent_instance", "agent_groups", "credential_kind", "credenti
 class GatewayHeaders:
     """The header (in lower case; "" for none) of each fact.
 
-    `obligations` are the kinds that the gateway fulfils. `trust_domains` are SPIFFE trust domains (`acme.example`),
-    each with its issuer in the policy. `hands_on_…` are the headers that reach an adapter whenever the client sends
-    them, or `all`; `bodies` are the adapters whose gateway sends every body, or refuses the request.
-    `client_certificate` is the header with the certificate of the client's connection; None if the gateway does not set
-    this header: otherwise the client could set it itself.
+    `obligations` are the kinds of obligations that the gateway fulfills. `trust_domains` are SPIFFE trust domains
+    (`acme.example`), each with its issuer in the policy. `hands_on_…` are the headers that reach an adapter whenever
+    the client sends them, or `all`; `bodies` are the adapters whose gateway sends every body, or refuses the request.
+    `client_certificate` is the header with the certificate of the client's connection; it must be None if the gateway
+    does not set this header, because the client could then set the header itself.
     """
 
     agent_id: str = "x-agent-id"
@@ -80,7 +80,8 @@ class GatewayHeaders:
     credential_lifetime: str = "x-agent-lifetime"
     credential_bound: str = "x-agent-bound"
     request_ip: str = "x-forwarded-for"
-    # If it is configured, the gateway must remove it from client requests: an empty body may satisfy a grant.
+    # If this header is configured, the gateway must remove it from client requests: a client could claim an empty body,
+    # and an empty body may satisfy a grant.
     request_size: str = ""
     obligations: tuple[str, ...] = ()
     trust_domains: tuple[tuple[str, str], ...] = ()

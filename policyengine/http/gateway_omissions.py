@@ -27,7 +27,7 @@ WITHHELD_HEADERS = CREDENTIAL_SECRET_HEADERS | HOP_BY_HOP | {"cookie"}
 # `authorization` is often set by the gateway itself, or removed before the check.
 UNKNOWABLE_HEADERS = HOP_BY_HOP | {"authorization"}
 ENVOY_PREFIX = "x-envoy-"  # headers of Envoy's own call to this server
-# List fields, and fields with a date or a comment: a comma in one does not mean that it is repeated.
+# List fields, and fields with a date or a comment: a comma in the value does not mean that the header is repeated.
 COMMA_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language access-control-request-headers baggage cache-control "
     "content-encoding content-language date expires forwarded if-match if-modified-since if-none-match if-range "
@@ -66,8 +66,8 @@ ADAPTER_PATHS: Mapping[GatewayAdapter, str] = {
 @dataclass(frozen=True, slots=True)
 class ForwardedParts:
     """The parts of a request that a gateway passes on. `headers` are those that arrive whenever the client sends them;
-    None: all. `bodies` means that each body arrives whole, or the request is refused. `joins` means that repeated
-    headers arrive as one header.
+    None means all headers. `bodies` means that each body arrives whole, or the request is refused. `joins` means that
+    repeated headers arrive as one header.
     """
 
     headers: frozenset[str] | None = frozenset()

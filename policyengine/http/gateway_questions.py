@@ -220,7 +220,7 @@ class GatewayQuestionBuilder:
 
 
 def fact_place(key: str) -> tuple[str, str]:
-    """Return root and member of the fact with this key (`agent_id`)."""
+    """Return the root and the member of the fact with this key (`agent_id`)."""
     root, _, member = key.partition("_")
     return root, member
 
@@ -255,7 +255,7 @@ def read_body_and_size(
 
 
 def read_body(given: HeaderValues, content: Content) -> Mapping[str, object] | Invalid:
-    """Return the members of a whole body, or an Invalid with the reason for which they are unknown."""
+    """Return the members of a whole body, or an Invalid that states why they are unknown."""
     if isinstance(content, str):
         return find_body_override(given, content) or BODY_AS_TEXT
     return body_members(given.get("content-type", ()), given.get("content-encoding", ()), content)

@@ -95,7 +95,7 @@ class AllowedHosts:
         return HostRefusal("host", f"the Host `{name}` is not a name of this server", hint)
 
     def page_refusal(self, method: str, headers: RawHeaderLines) -> HostRefusal | None:
-        """Return why a request is refused because a page of another site sent it, or None."""
+        """Return the refusal of a request that a page of another site sent, or None."""
         headers = tuple(headers)
         origins, sites = header_values(headers, b"origin"), header_values(headers, b"sec-fetch-site")
         if origins:
@@ -154,7 +154,7 @@ def url_host_names(url: str | None) -> tuple[str, ...]:
 
 
 def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
-    """Return why a request at an adapter is refused because a page could have sent it without a preflight, or None."""
+    """Return the refusal of a request to an adapter that a page could have sent without a preflight, or None."""
     if any(name.startswith(GATEWAY_HEADER_PREFIXES) for name, _ in headers):
         return None
     hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; by hand add `-H 'x-forwarded-for: 127.0.0.1'`"
@@ -170,7 +170,7 @@ def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
 
 
 def is_navigation(method: str, headers: RawHeaderLines) -> bool:
-    """Return whether the request follows a link; then the linking page cannot read the answer."""
+    """Return whether the request follows a link; the linking page cannot read the answer of such a request."""
     how = header_values(headers, b"sec-fetch-mode"), header_values(headers, b"sec-fetch-dest")
     return method == "GET" and how == ([b"navigate"], [b"document"])
 

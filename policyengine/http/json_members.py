@@ -14,7 +14,7 @@ from decimal import Decimal
 from policyengine.runtime import decode
 from policyengine.runtime.values import Invalid
 
-SAFE_DIGITS = 15  # every double represents this many digits exactly
+SAFE_DIGITS = 15  # a number of this many digits survives the conversion to a double and back
 ROUNDED = "a number that some parsers round"
 DUPLICATE_IN_OTHER_CASE = Invalid("a name that is repeated in another case")
 PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototype`")

@@ -26,7 +26,7 @@ from policyengine.http.fetch import (
 )
 
 MAX_BODY_BYTES = 65_536
-KEEP_ALIVE_SECONDS = 30.0  # that an unused connection stays open
+KEEP_ALIVE_SECONDS = 30.0  # seconds that an unused connection stays open
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 others are unknown.
 
 PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names. Of `a=1&a=2`, some parsers take
-the first value, some the last, some both. Some split at `;`. A broken escape is text, an error, or no field. So a field
-has a value only if there is exactly one way to read it, and every name that some parser may give to another field is
-unknown.
+the first value, some the last, some both. Some split at `;`. A broken escape is text, an error, or no field. Therefore
+a field has a value only if there is exactly one way to read it, and every name that some parser may give to another
+field is unknown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from policyengine.runtime.values import Invalid
 
 MAX_NAME_LENGTH = 1_000  # maximum characters of a name that a policy could use
 MAX_FIELDS = 1_000  # maximum fields; PHP and Express drop further fields
-MAX_PIECES = 4 * MAX_FIELDS  # maximum number of pieces of other text that are searched for names
+MAX_PIECES = 4 * MAX_FIELDS  # maximum number of pieces, in text other than a form, that are searched for names
 BROKEN = Invalid("a `%` that does not begin an escape")
 OTHER_NAME = Invalid("a field whose name servers read differently")
 WITH_SEMICOLON = Invalid("a field with a `;` in it")

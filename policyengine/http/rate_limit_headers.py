@@ -20,7 +20,7 @@ HeaderFields = tuple[tuple[str, str], ...]
 
 class RateLimitField(NamedTuple):
     """A limit: its name, its state, and `window`, the microseconds in which it recovers completely; None for a
-    concurrency limit, and if only the state was kept.
+    concurrency limit, and for a decision from another process, which contains only the state of its limits.
     """
 
     name: str

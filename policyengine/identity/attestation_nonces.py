@@ -22,8 +22,8 @@ NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")
 @dataclass(frozen=True, slots=True)
 class AttestationNonces:
     """Nonces made of a time, random bytes and an HMAC with `key`. The store keeps only used nonces, so that clients may
-    request any number. `leeway` is the tolerated clock difference in seconds between servers that share the key.
-    Threads may share it.
+    request any number of nonces. `leeway` is the tolerated clock difference in seconds between servers that share the
+    key. Threads may share it.
     """
 
     marks: CredentialMarks = field(repr=False)

@@ -99,7 +99,7 @@ class CredentialAuthenticator:
         return self if self.again is None else self.again(kernel, self)
 
     def apart(self, tokens: TokenCheck) -> CredentialAuthenticator:
-        """Return a copy that verifies tokens with `tokens` and shares no cache with this one."""
+        """Return a copy that verifies tokens with `tokens` and shares no cache with the original."""
         parts = replace(self.parts, tokens=tokens)
         return replace(self, parts=parts, most_kept=0, _kept=OrderedDict(), _tokens=OrderedDict())
 
@@ -237,7 +237,9 @@ class CredentialAuthenticator:
     def _presented(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
-        """Return the one credential that identifies the agent and user."""
+        """Verify the only credential that identifies the agent and user. Raises CredentialError if there is none or
+        more than one.
+        """
         if sum(one is not None for one in (credentials.authorization, credentials.txn_token, credentials.api_key)) > 1:
             raise CredentialError(RefusalCode.TWO_CREDENTIALS)
         if credentials.authorization is not None:
@@ -305,7 +307,7 @@ def put_newest(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
 
 
 def drop_expired(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
-    """Evict the oldest entries that have expired."""
+    """Evict at most EVICTIONS_PER_INSERT of the oldest entries, if they have expired."""
     for _ in range(EVICTIONS_PER_INSERT):
         if kept and ended(kept[next(iter(kept))]):
             kept.popitem(last=False)

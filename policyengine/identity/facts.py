@@ -173,7 +173,8 @@ def revocable_chain_links(token: VerifiedToken) -> frozenset[str]:
 def watched_names(token: VerifiedToken, binding: ConfirmedKey) -> tuple[str, ...]:
     """Return the names that only one presenter should use: the bound keys, or the credential itself if it is not bound.
     An unbound credential is identified by its signed part, because a thief may respell the signature; a certificate
-    that comes alone is identified by its key, if the key is known."""
+    without a token is identified by its key, if the key is known.
+    """
     keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, token.key or binding.x5t) if key is not None)
     return tuple(keys) or (revocable_token_name(token),)
 

@@ -117,8 +117,8 @@ class OpenBaoClient:
 
     @property
     def times(self) -> tuple[int, int]:
-        """The number of seconds for which a value is reused, and its maximum age in seconds; the first is
-        never longer.
+        """The number of seconds for which a value is reused, and its maximum age in seconds; a value is never reused
+        beyond its maximum age.
         """
         refresh, stale = to_seconds(self.settings.refresh), to_seconds(self.settings.stale)
         return min(refresh, stale), stale

@@ -18,7 +18,7 @@ MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # maximum revocations of
 
 @dataclass
 class MarkQuota:
-    """Limits how many marks unauthenticated senders may cause within `lifetime` seconds. Threads may share it."""
+    """Limits how many marks may be made in each period of `lifetime` seconds. Threads may share it."""
 
     what: str
     most: int
@@ -39,8 +39,8 @@ class MarkQuota:
 
 @dataclass
 class ClientQuotas:
-    """Limits how many names each client may revoke within `lifetime` seconds. With very many clients, the oldest counts
-    are dropped. Threads may share it.
+    """Limits how many revocations each client may make in each period of `lifetime` seconds. With more than MAX_CLIENTS
+    clients, the oldest counts are dropped. Threads may share it.
     """
 
     most: int = MAX_REVOCATIONS_PER_HOUR

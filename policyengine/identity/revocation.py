@@ -78,8 +78,8 @@ def check_not_revoked(
 
 @dataclass(frozen=True, slots=True)
 class RevocationResult:
-    """The result of a revocation. `recorded` says whether the decision log has it, `verified` whether the token's
-    issuer is known.
+    """The result of a revocation. `recorded` says whether the decision log has it, `verified` whether the token could
+    be verified.
     """
 
     recorded: bool = True
@@ -255,8 +255,8 @@ def client_key(by: AuthenticatedClient | VerifiedCredential) -> str:
 
 
 def own_token_names(token: VerifiedToken) -> frozenset[str]:
-    """Return the names that revoke only this token. The `jti` of an attestation is left out, because it is not one of
-    its issuer's tokens.
+    """Return the names that revoke only this token. The `jti` of an attestation is left out, because an attestation is
+    not a token of an issuer.
     """
     jti = token.claims.get("jti")
     named = isinstance(jti, str) and token.kind != "attestation"
@@ -273,8 +273,8 @@ def token_end(claims: Claims, now: int) -> int:
 
 
 def unverified_token_end(raw: str, now: int) -> int:
-    """Return the expiry that an unverified token states. It is in the past if the token has expired, and at most the
-    end of a permanent revocation.
+    """Return the expiry that an unverified token states, plus the leeway. The result is in the past if the token has
+    expired, and the end of a permanent revocation if the token states no earlier expiry.
     """
     try:
         ends = time_in(read_jws(raw).claims, "exp")

@@ -26,7 +26,7 @@ TOKEN_PATTERN = re.compile(r"[\x21-\x7e]+")
 
 def revocation_name(kind: str, given: str, issuers: Collection[str], people: Mapping[str, Collection[str]]) -> str:
     """Return the mark of a name. `people` are the clients of people, by issuer. Raises TokenIssuanceError for a
-    malformed name, and for an issuer that the policy does not have, because a misspelt name would revoke nothing.
+    malformed name, and for an issuer that the policy does not have, because a misspelled name would revoke nothing.
     """
     if kind == "key":
         if not KEY_PATTERN.fullmatch(given):

@@ -27,8 +27,8 @@ def address_text(ip: object) -> str | None:
 
 @dataclass(slots=True)
 class CredentialUse:
-    """The last use of a credential: the reported `ip`, its network `place`, and the time until which the credential
-    counts as `shared`.
+    """The last use of a credential or key: the reported `ip`, its network `place`, the `presenter`, the time (`last`),
+    and the time until which the credential or key counts as `shared`.
     """
 
     ip: str | None

@@ -32,8 +32,8 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Runs at most `most` flights at a time; callers with the same key share one. Its threads do not keep the process
-    alive.
+    """Runs at most `most` flights at a time; callers with the same key share a flight. The threads do not keep the
+    process alive.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root 
 # Members of a question with which a gateway could describe the agent or user.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
-REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # reasons for facts that no credential proves
+REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # of facts that no credential proves
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class DocumentNode:
         return isinstance(self.value, dict) and key in self.value
 
     def words(self, key: str) -> str:
-        """Return a text for people; an empty text for any other value."""
+        """Return a member that is a text for people; an empty text if the member is missing or not a string."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return value if isinstance(value, str) else ""
 

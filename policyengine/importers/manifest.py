@@ -43,7 +43,7 @@ def entry_of(operation: ApiOperation) -> ManifestEntry:
 
 
 def read_manifest(folder: Path) -> ImportManifest | None:
-    """Return the manifest; None before the first import."""
+    """Return the manifest; None before the first import. Raises ApiImportError."""
     file = folder / MANIFEST_FILE
     if not file.exists():
         return None
@@ -64,7 +64,7 @@ def read_manifest(folder: Path) -> ImportManifest | None:
 
 
 def previous_server(folder: Path) -> str | None:
-    """Return the server name of the last import, so that a renamed server is recognised."""
+    """Return the server name of the last import, so that a renamed server is recognized."""
     memory = read_manifest(folder)
     tool = next((key for key in memory.entries if key.startswith("TOOL ")), None) if memory else None
     return tool.removeprefix("TOOL ").partition("/")[0] if tool else None

@@ -17,7 +17,7 @@ MAX_PAGES = 200
 
 
 def list_tools(source: str) -> tuple[Value, str]:
-    """Return the list of tools as JSON values, and the server's own name."""
+    """Return the list of tools as JSON values, and the server's own name. Raises ApiImportError."""
     try:
         from mcp.client.client import Client
         from mcp.client.stdio import StdioServerParameters

@@ -36,7 +36,9 @@ MAX_TOOLS_IN_ONE_AREA = 40  # a larger list is grouped by the first word of the 
 
 
 def read_tools(source: str, name: str | None = None) -> Api:
-    """Read tools from `source`: a JSON file, a URL, or a command. `name` is the server's name at the gateway."""
+    """Read tools from `source`: a JSON file, a URL, or a command. `name` is the server's name at the gateway. Raises
+    ApiImportError.
+    """
     if is_json_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
@@ -159,7 +161,7 @@ def is_execution(name: str) -> bool:
 
 
 def unmatchable_reason(name: str) -> str:
-    """Return the reason why no pattern matches exactly this name; empty if one does."""
+    """Return the reason why no pattern matches exactly this name; empty if a pattern does."""
     if not name.strip() or name != name.strip():
         return "has an empty name, or white space at its beginning or end"
     if len(name) > MAX_TOOL_NAME_LENGTH:

@@ -49,7 +49,7 @@ def _http_endpoint(operation: ApiOperation) -> HttpTemplate:
 
 
 def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
-    """Remove operations whose pattern is wider than the template and overlaps a neighbour."""
+    """Remove operations whose pattern is wider than the template and overlaps another operation."""
     out = {
         number
         for pair in overlapping_pairs(operations)

@@ -49,9 +49,9 @@ class PolicyMiddleware:
     form that `/decide` accepts: `{}` for a stranger, to whom only `anyone` grants anything, or None for an unknown
     caller, who gets a 401.
 
-    The body is read only if the policy reads it; with a remote decision point, `looks_into_body(method, path)` says so.
-    WebSockets are closed unless `websockets` is true: then the opening of each WebSocket is decided as a GET of its
-    path.
+    The body is read only if the policy reads it; with a remote decision point, every body is read unless
+    `looks_into_body(method, path)` returns False. WebSockets are closed unless `websockets` is true: then the opening
+    of each WebSocket is decided as a GET of its path.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class PolicyMiddleware:
     def _looks_into(self, scope: Scope) -> bool:
         try:
             return self._looks(scope["method"], route_path(scope))
-        except Exception:  # if this is uncertain, decide with the body
+        except Exception:  # if the check fails, decide with the body
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:

@@ -54,11 +54,11 @@ class PolicyDecisionPoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """The obligations that the application can fulfil: their kinds, and the function that fulfils the obligations of an
-    allow.
+    """The obligations that the application can fulfill: their kinds, and the function that fulfills the obligations of
+    an allow.
 
-    An exception of `meet` denies the request. `audit`, `notify` and `warn` need not be listed: they require nothing of
-    the application.
+    An exception that `meet` raises denies the request. `audit`, `notify` and `warn` need not be listed: they require
+    nothing of the application.
     """
 
     kinds: Collection[str] = ()
@@ -122,7 +122,7 @@ async def prove_credentials(decides: object, facts: Facts) -> Facts:
 
 
 async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
-    """Decide and commit, and fulfil the obligations of an allow. Errors are not raised: they deny the request."""
+    """Decide and commit, and fulfill the obligations of an allow. Errors are not raised: they deny the request."""
     asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}
     decision = await deny_on_error(decides.decide_async, asked)
     if not decision.allowed or duties.meet is None:
@@ -167,7 +167,7 @@ async def report_outcome(
     size: int | None = None,
 ) -> None:
     """Report the outcome, even while the call is being cancelled. A failed report does not change the decision."""
-    more = {} if size is None else {"size": size}  # a decision point of another project may not expect it
+    more = {} if size is None else {"size": size}  # a decision point of another project may not accept `size`
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:

@@ -52,8 +52,8 @@ def get_issuers(decides: object) -> Mapping[str, str]:
 
 def read_token_facts(token: AccessToken, issuers: Mapping[str, str], issuer: str | None = None) -> Facts:
     """Return the facts of a token: the agent is its client, the user its subject; a delegation chain is read as
-    `docs/tokens.md` describes. `issuer` applies to tokens that name none. Raises TokenFactsError if a fact would be a
-    guess.
+    `docs/tokens.md` describes. `issuer` is the issuer of tokens that name none. Raises TokenFactsError if a fact is
+    ambiguous.
     """
     claims = token.claims or {}
     name = get_issuer_name(claims, issuers, issuer)
@@ -108,7 +108,7 @@ def get_issuer_name(claims: Mapping[str, Any], issuers: Mapping[str, str], issue
 
 def get_client(token: AccessToken, claims: Mapping[str, Any], subject: object) -> str:
     """Return the client. If a token names no client, some verifiers report its subject or a placeholder, which would
-    turn a person into an agent; such a token is refused.
+    turn a person into an agent: for such a token, raises TokenFactsError.
     """
     named = {claims.get("client_id"), claims.get("azp")} - {None}
     if claims and token.client_id in (subject, "unknown") and token.client_id not in named:

@@ -1,4 +1,4 @@
-"""Check that entity rows, issuer claims or AuthZEN maps supply the attributes that rules read."""
+"""Checks that entity rows, issuer claims or AuthZEN maps supply the attributes that rules read."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def check_attribute(
 
 
 def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
-    """Yield a W182 for each entity with parents that have no row, because the parents of such a parent are unknown."""
+    """Yield a W182 for each entity type with parents that have no row: the parents of such a parent are unknown."""
     known = {row.ref for row in rows}
     gone = dict.fromkeys(parent for row in rows for parent in row.parents if parent not in known)
     by_type = Counter(ref.type for ref in gone if ref.type not in looked_up)

@@ -240,7 +240,7 @@ def target_covers(wider: k.GrantTarget, narrower: k.GrantTarget) -> bool:
 
 
 def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W713 for each grant at places where a guard denies everything."""
+    """Yield a W713 for each grant all of whose endpoints are at places where a guard denies everything."""
     closers = closing_guards(kernel.guards)
     if not closers:
         return

@@ -36,7 +36,7 @@ def fix_edits(found: Iterable[Diagnostic], modules: Sequence[ast.Module], own: C
 
 def drop_overlapping(found: Iterable[TextEdit]) -> list[TextEdit]:
     """Return the edits in source order. If two edits overlap, only the first is returned; the next run returns the
-    other one.
+    other edit.
     """
     kept: list[TextEdit] = []
     for edit in sorted(found, key=lambda one: (one.span.source.name, one.span.start, -one.span.end)):

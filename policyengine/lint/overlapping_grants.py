@@ -1,4 +1,6 @@
-"""Laxer twins: two agent blocks that open one endpoint to one agent, of which only one has a requirement."""
+"""Laxer twins: two agent blocks that open the same endpoint to the same agent, if only one of the blocks has a
+requirement.
+"""
 
 from __future__ import annotations
 

@@ -182,8 +182,8 @@ def vacuous_limits(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
-    """Yield a finding for each `all x in s: …` that opens an endpoint when `s` is empty, unless the condition excludes
-    an empty set.
+    """Yield a finding for each `all x in s: …` that opens an endpoint or lets a request pass when `s` is empty, unless
+    the condition tests whether `s` has an element.
     """
     pending = [(condition, positive)]
     while pending:
@@ -204,7 +204,7 @@ def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str)
 
 
 def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
-    """Return whether a set may be empty: it is not a literal, and no part of the condition implies that it has an
+    """Return whether a set may be empty: it is not a literal, and no part of the condition tests whether it has an
     element.
     """
     known = isinstance(domain, (k.Constant, k.Collection))
@@ -219,7 +219,7 @@ def vacuous_finding(quantifier: k.Quantifier, code: str, verb: str) -> Diagnosti
 
 
 def nonempty_sets(part: k.Expr) -> tuple[k.Expr, ...]:
-    """Return the sets that certainly have an element when this part of a condition is true."""
+    """Return the sets that this part of a condition tests for an element, for example with `size`."""
     match part:
         case k.Call(function="size", arguments=arguments):
             return arguments

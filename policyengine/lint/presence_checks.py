@@ -53,7 +53,8 @@ def fact_uses_over_http(kernel: k.Kernel) -> tuple[FactUse, ...]:
 
 def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
     """Return the presence checks of all rules that can apply to an HTTP request, in source order; empty if no grant
-    opens one."""
+    opens an HTTP endpoint.
+    """
     if not opens_http(kernel):
         return ()
     found = [

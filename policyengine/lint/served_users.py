@@ -18,7 +18,7 @@ from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
-# the number of the lender, and the conditions on its users
+# The number of the lender, and the conditions on its users.
 LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
 MAX_LENDING_PATHS = 50_000  # maximum for each issuer; the rest is not compared

@@ -92,7 +92,7 @@ class DecisionApp(FastAPI):
 
 
 def caller_name(scope: Scope) -> str:
-    """Return the name with which a caller takes turns: the client of the token file or, without a token, the address of
+    """Return the name by which a caller takes turns: the client of the token file or, without a token, the address of
     the connection.
     """
     return current_caller() or peer_address(scope.get("client"))
@@ -129,7 +129,7 @@ def create_app(
 
     A body has `body_timeout` seconds to arrive. `gateway` names the headers in which gateways identify the caller
     (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the URL of the metadata request
-    is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless they say otherwise
+    is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is false
     (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time. Raises BearerTokenError for a
     token that is too short, and AllowedHostError.
     """

@@ -66,7 +66,7 @@ class BearerTokens:
         if bearer is None:
             return None
         asked, found = token_digest(bearer["token"]), None
-        # Compare all of them, so that the time is constant.
+        # Compare all tokens, so that the time is constant.
         for known, gateway in zip(self.digests, self.gateways, strict=True):
             found = gateway if compare_digest(asked, known) else found
         return found

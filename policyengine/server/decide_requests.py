@@ -158,7 +158,9 @@ async def run_off_loop(
     *,
     long: bool = False,
 ) -> T:
-    """Run `work` in a thread if it may wait for a store or an issuer, or takes long; otherwise on the event loop."""
+    """Run `work` in a thread if it may wait for a store or an issuer, or may take a long time (`long`); otherwise on
+    the event loop.
+    """
     if question is not None and engine.forecast.awaits_issuer(question):
         return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.forecast.takes_long(question)):
@@ -201,8 +203,9 @@ async def decide_batch(
 def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
-    """Decide all items, with one commit of a shared store for consecutive items. Raises WouldBlockError, before
-    anything is decided, if an item may take long; raises WorkRefusedError if the client disconnects.
+    """Decide all items, with one commit of a shared store for up to MAX_ITEMS_PER_COMMIT consecutive items. Raises
+    WouldBlockError, before anything is decided, if an item may take a long time; raises WorkRefusedError if the client
+    disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
@@ -251,7 +254,9 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
 def decide_item(
     engine: EngineInterface, question: Question | None, place: str, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """Decide an item; None stands for an item that is not an object. Raises IdempotencyKeyError."""
+    """Decide an item; None stands for an item that is not an object. An invalid item is denied. Raises
+    IdempotencyKeyError.
+    """
     try:
         if question is None or question.members is None:
             raise RequestError("", "a request must be an object")

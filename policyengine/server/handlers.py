@@ -129,8 +129,9 @@ class DecisionApi:
         return build_answer(http, await run_off_loop(engine, partial(record_outcome, engine, event)))
 
     async def evaluation(self, http: Request) -> Response:
-        """Answer one AuthZEN 1.0 evaluation. It spends only if `context.consume` is true or the settings say so for the
-        caller."""
+        """Answer one AuthZEN 1.0 evaluation. It spends only if `context.consume` is true, or if the settings make the
+        caller's evaluations spend by default.
+        """
         return await self.authzen.one(*await self._asked(http, parse_evaluation_body))
 
     async def evaluations(self, http: Request) -> Response:
@@ -161,7 +162,8 @@ class DecisionApi:
 
     async def envoy(self, http: Request) -> Response:
         """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
-        below this one."""
+        after `/envoy`.
+        """
         self._authenticate(http)
         return build_response(await self.gateways.envoy.decide(self._at("envoy_http"), http))
 
@@ -194,7 +196,7 @@ class DecisionApi:
         return await self.metrics_for_anybody(http)
 
     async def metrics_for_anybody(self, http: Request) -> Response:
-        """Return the metrics on their own port, which every client that reaches it may read."""
+        """Return the metrics to every client that reaches the metrics port."""
         try:
             from policyengine.server.telemetry.metrics import render_metrics
         except ImportError:

@@ -20,14 +20,14 @@ _LOG = logging.getLogger("policyengine")
 
 
 class HostCheck:
-    """Counts every refusal, and logs the first of a kind and then one per minute. It is thread-safe."""
+    """Counts every refusal, and logs at most one line per header and minute. Thread-safe."""
 
     def __init__(self, allowed: AllowedHosts, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
         self.allowed, self._tally = allowed, tally
         self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def problem(self, scope: Scope) -> ProblemError | None:
-        """Return the problem for which a request is refused, or None."""
+        """Return the problem because of which a request is refused, or None."""
         found = self.refusal(scope)
         if found is None:
             return None

@@ -82,14 +82,15 @@ def serve(
     """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
     The server stops gracefully within `drain` seconds (`docs/deploying.md`), or immediately on a second signal, which
-    then has its usual effect. The file `mode` controls who can connect to the socket; it needs no token. `workers` is
-    the number of processes; `gateway` names the headers in which gateways identify the caller. Port `envoy` serves
-    Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the AuthZEN metadata.
-    `authzen_consume` names the callers whose AuthZEN evaluations spend unless they say otherwise (`docs/authzen.md`).
-    `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in `create_app`. `following`
-    reads the entities again when they change, in each process. `listening` is called with the URL, if there is a port,
-    as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP, and with `watching`
-    whenever their files change; SIGHUP also reopens the log.
+    then has its usual effect. For at least `drain_delay` seconds of this time, it still accepts connections. The file
+    `mode` controls who can connect to the socket; the socket needs no token. `workers` is the number of processes;
+    `limits` are the limits of connections; `gateway` names the headers in which gateways identify the caller. Port
+    `envoy` serves Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the
+    AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
+    false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
+    `create_app`. `following` reads the entities again when they change, in each process. `listening` is called with the
+    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP,
+    and with `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.
@@ -279,7 +280,7 @@ def run_server(
         log.recent.share()
     beside = None if places.door is None else places.door.started()
     if log is not None:
-        log.wake()  # what a former process did not seal or send does not wait for a decision
+        log.wake()  # seals and sends the lines of an earlier process now, not with the next decision
     if reloading.current.behavior is not None:
         reloading.current.behavior.start()
     if following is not None:

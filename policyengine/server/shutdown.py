@@ -36,9 +36,8 @@ class Drain:
         self.seconds, self.delay, self._clock = seconds, delay, clock
         self.begun: float | None = None
         self._refusing: float | None = None  # the time since which new connections are refused
-        self._silent: dict[
-            ClientConnection, tuple[float, float]
-        ] = {}  # by connection: when it last sent data, and since when that is known
+        # For each connection, the time when it last began to send, and the time since which it has been silent.
+        self._silent: dict[ClientConnection, tuple[float, float]] = {}
         self._busy: float | None = None  # the last time when there was a connection
         self._answered = 0
 

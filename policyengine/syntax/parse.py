@@ -18,7 +18,7 @@ from policyengine.syntax.tokens import Token
 MAX_ERRORS = 25
 MAX_DEPTH = 100
 MAX_DECLARATIONS = 200_000
-# Each of these characters nests at most three levels, so a text with fewer of them never nests more than a hundred
+# Each of these signs and words nests at most three levels, so a text with fewer of them never nests more than a hundred
 # levels deep.
 MAX_SAFE_NESTING_SIGNS = 30
 NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
@@ -75,8 +75,8 @@ def tokenize(source: Source) -> list[Token]:
 
 
 def check_size_limits(module: ast.Module) -> tuple[Declared, list[Diagnostic]]:
-    """Return the declarations within the size limits, and a diagnostic for each other declaration. The limits exist
-    because later stages are recursive.
+    """Return the declarations that are not nested too deeply, and a diagnostic for each other declaration; if there are
+    too many declarations, return none, and one diagnostic. The limits exist because later stages are recursive.
     """
     declarations = module.declarations
     if len(declarations) > MAX_DECLARATIONS:

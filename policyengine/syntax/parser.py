@@ -1,7 +1,7 @@
 """Parses text to phrases with the parse table, token by token; calls the builder for each complete rule.
 
-This takes a third of the time of lark with the same table, because positions are offsets and no intermediate tree is
-built.
+The parser takes a third of the time of lark with the same table, because positions are offsets and no intermediate tree
+is built.
 """
 
 from __future__ import annotations

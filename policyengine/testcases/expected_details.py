@@ -26,7 +26,7 @@ from policyengine.vocabulary import FACT_ROOT_NAMES, FUNCTIONS
 FACT_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # a result of an earlier request, as policies write it
 
-# Parses one value of a member; returns None after a report.
+# Parses one value of a member; returns None if a mistake was reported.
 DetailParser: TypeAlias = Callable[["DetailMember", ast.Value, ValueContext], str | Gate | None]
 
 
@@ -309,7 +309,7 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
 
 
 def read_values(member: DetailMember, value: ast.Value, reading: ValueContext) -> tuple[str | Gate, ...] | None:
-    """Parse the values of a member; return None after a report."""
+    """Parse the values of a member; return None if a mistake was reported."""
     is_list = isinstance(value, ast.ValueList)
     if is_list != member.several and member.name != "unknown":
         report_invalid_value(member, value, "a list" if member.several else "one value", reading)

@@ -256,7 +256,7 @@ def read_hop_member(pair: ast.RecordEntry, reading: ValueContext) -> object:
 
 
 def read_duration(value: ast.Value, reading: ValueContext) -> timedelta | None:
-    """Parse a duration; return None for `absent` and after a report."""
+    """Parse a duration; return None for `absent`, and if a mistake was reported."""
     age = raw_value(value, reading)
     if not isinstance(age, timedelta) and not is_absent(value) and not has_kind(value, "duration"):
         reading.report("E605", "an age must be a duration", value.span, "write a duration: `5m`")

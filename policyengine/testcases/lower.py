@@ -1,4 +1,4 @@
-"""Lower fixtures and tests to cases: each `given` changes the scenario for the items after it."""
+"""Lowers fixtures and tests to cases: each `given` changes the scenario for the items after it."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
 
 
 def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
-    """Lower the condition of a `forall`; return None after a report. It may read any fact of any request."""
+    """Lower the condition of a `forall`; return None if a mistake was reported. It may read any fact of any request."""
     context = all_facts_context(reading, where.span)
     found = lower_condition(where, context)
     facts = [part for part in k.walk(found) if isinstance(part, k.Fact | k.Attribute)] if found is not None else []
@@ -314,7 +314,7 @@ def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
 
 
 def read_claim(item: ast.Forall, reading: ValueContext) -> ExpectedOutcome | None:
-    """Parse the outcome of a `forall` and its rule or gate; return None after a report."""
+    """Parse the outcome of a `forall` and its rule or gate; return None if a mistake was reported."""
     details = item.expected.details
     if details is None:
         return read_expectation(item.expected, reading)

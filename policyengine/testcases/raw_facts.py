@@ -33,8 +33,8 @@ class ValueContext:
 
 
 def raw_value(value: ast.Value, reading: ValueContext, fact: CatalogueFact | None = None) -> object:
-    """Return the raw value; None for `absent` and after a report. The type only determines which bare words are
-    valid.
+    """Return the raw value; None for `absent`, and if a mistake was reported. The type only determines which bare words
+    are valid.
     """
     known = fact or CatalogueFact()
     match value:

@@ -37,7 +37,7 @@ class RequestExtras:
 
 
 def read_extras(shot: ast.Shot, wanted: ExpectedOutcome | None, reading: ValueContext) -> RequestExtras | None:
-    """Parse the extras of a request; return None after a report."""
+    """Parse the extras of a request; return None if a mistake was reported."""
     mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
     for mistake in mistakes:
         reading.report("E621", mistake.message, mistake.span, mistake.hint)

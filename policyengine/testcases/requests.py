@@ -34,7 +34,7 @@ class CaseEndpoint:
 
 
 def read_endpoints(request: ast.TestRequest, reading: ValueContext) -> tuple[CaseEndpoint, ...]:
-    """Return the endpoints of a request, one for each method; empty after a report."""
+    """Return the endpoints of a request, one for each method; empty if a mistake was reported."""
     match request:
         case ast.HttpPattern(methods, path, path_span):
             filled = fill_variables(path, path_span, reading) if not is_pattern(path, path_span, reading) else None
@@ -80,7 +80,7 @@ def is_pattern(path: str, span: Span, reading: ValueContext) -> bool:
 
 
 def fill_variables(path: str, span: Span, reading: ValueContext) -> str | None:
-    """Return the path with the values of the variables in braces; None after a report."""
+    """Return the path with the values of the variables in braces; None if a mistake was reported."""
     for hole in PLACEHOLDER.finditer(path):
         if hole[1] not in reading.variables:
             place = Span(span.source, span.start + hole.start(), span.start + hole.end())
@@ -150,7 +150,9 @@ def with_issuer(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def with_chain(facts: dict[str, object], now: datetime) -> dict[str, object]:
-    """Add defaults to the hops of the chain: the presenter's issuer, and an issuing time of `now`."""
+    """Add defaults to the hops of the chain: the presenter's issuer, and an issuing time at `now`, or at the hop's age
+    before it.
+    """
     chain = facts.get("chain")
     hops = chain.get("hops") if isinstance(chain, Mapping) else None
     if not isinstance(hops, tuple):

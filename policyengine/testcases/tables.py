@@ -1,4 +1,4 @@
-"""Expand tables and matrices to cases: one for each row or cell."""
+"""Expands tables and matrices to cases: one for each row or cell."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
-LAST_REQUEST = "last"  # the id of the decision that is learned from
+LAST_REQUEST = "last"  # the id of the decision from which the sequence learns
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
@@ -89,5 +89,5 @@ class CaseSequence:
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
-    """Return the final decision of a request that is the only one in its sequence."""
+    """Return the final decision of a request without other requests in its sequence."""
     return CaseSequence().made(decision, effects, case)[0] if effects.limits else decision

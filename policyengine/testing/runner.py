@@ -130,7 +130,7 @@ class CaseRunner:
         return CaseResult(case, ResultStatus.FAILED, decision, explain(decision, facts, seen), differences=others)
 
     def _repeated(self, case: Case) -> CaseResult:
-        """Run all repetitions; return the first unexpected result, or else the last one with an expectation."""
+        """Run all repetitions; return the first unexpected result, or else the last result with an expectation."""
         found: CaseResult | None = None
         for number, one in enumerate(case.requests, 1):
             result = self.result(one)

@@ -32,15 +32,17 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.values import Unknown
 
-MAX_DAYS: Final = 4_000  # days that are counted one by one
+MAX_DAYS: Final = 4_000  # maximum number of days that are counted separately
 MAX_ENDPOINTS: Final = 10_000
-ALARM_LEVEL: Final = 2.0  # above the last bound
+ALARM_LEVEL: Final = 2.0  # the level of a day with an alarm: above the last of LEVEL_BOUNDS
 MILLISECOND: Final = 1_000  # microseconds
 
 
 class BehaviorReporter:
     """Reads logs once. Without an engine, callers and classes are those that the log names, and there are no
-    conditions. Only decisions from `since` on (microseconds since 1970) are counted; the earlier ones are learned."""
+    conditions. Only decisions from `since` on (microseconds since 1970) are counted; earlier decisions are only learned
+    from.
+    """
 
     def __init__(
         self, engine: Engine | None, logs: Sequence[Path], since: int | None = None, most_callers: int = MAX_CALLERS
@@ -154,7 +156,9 @@ class BehaviorReporter:
         tally.hits[number] += 1
 
     def _count_clamped(self, number: int, value: object, event: BehaviorEvent, tally: CallerTally) -> None:
-        """Count what comes while a clamp still acts, after its condition was true for the caller."""
+        """Count a request of the caller that arrives while a clamp still acts, although its condition is no longer
+        true.
+        """
         lasts = self.conditions[number].lasts
         if lasts is None:
             return

@@ -36,7 +36,9 @@ NOT_READ: Final = Unknown.of("the condition", "the recorded request cannot be re
 class LearnedCondition:
     """A condition that reads a learned fact. `kind` is what it does, such as `clamp`, `rule` the rule that has it, and
     `words` the part of the policy with it. It counts at the endpoints of `place`, if all `expressions` hold.
-    `fails_closed` is whether it acts also while it is unknown, and `lasts` how long it acts after it was true."""
+    `fails_closed` says whether the condition also acts while it is unknown, and `lasts` how long it acts after it was
+    true.
+    """
 
     kind: str
     rule: str
@@ -130,7 +132,7 @@ class ConditionEvaluator:
     def evaluate(
         self, record: DecisionRecord, request: Request, learned: Mapping[str, object]
     ) -> Iterator[tuple[int, Value]]:
-        """Yield the number and the value of each condition that is about the endpoint of the request."""
+        """Yield the number and the value of each condition that applies at the endpoint of the request."""
         facts: Facts | Unknown | None = None
         for number, condition in enumerate(self.conditions):
             if not place_covers(condition.place, request.endpoint):
@@ -159,7 +161,7 @@ def value_of(condition: LearnedCondition, facts: Facts) -> Value:
 
 
 def recorded_facts(kernel: k.Kernel, record: DecisionRecord, learned: Mapping[str, object]) -> Facts | Unknown:
-    """Return the facts of a recorded request with these learned ones. Redacted facts are unknown."""
+    """Return the facts of a recorded request with these learned facts. Redacted facts are unknown."""
     if record.directory is None:
         return NO_ENTITIES
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from policyengine.audit import DecisionRecord, OutcomeRecord
 from policyengine.audit.reader import search_log
 
-WINDOW = 1_000  # lines that are sorted: processes write slightly out of order
+WINDOW = 1_000  # lines that are sorted at a time, because processes write lines slightly out of order
 LINES_BETWEEN_REPORTS = 2_000
 
 

@@ -50,7 +50,7 @@ class NumberCard:
 
 @dataclass(frozen=True, slots=True)
 class BarRow:
-    """A row with a bar of a width in percent."""
+    """A row with a bar, whose width is in percent."""
 
     name: str
     count: str

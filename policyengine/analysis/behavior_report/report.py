@@ -27,15 +27,16 @@ from policyengine.time_formats import format_rfc3339
 if TYPE_CHECKING:
     from policyengine.analysis.behavior_report.collect import BehaviorReporter
 
-ROWS: Final = 10  # of the lists of callers and endpoints
+ROWS: Final = 10  # maximum rows in the lists of callers and endpoints
 TRUST_STEPS: Final = 10
 MICROSECONDS_PER_DAY: Final = DAY * 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class CallerRank:
-    """A caller in a list, with its counts, the hits of conditions other than `raise`, and its trust in thousandths;
-    None if it is not ready."""
+    """A caller in a list, with its counts, the hits of conditions other than `raise`, and its trust in thousandths. The
+    trust is None if the caller is not ready.
+    """
 
     caller: Caller
     tally: CallerTally
@@ -78,8 +79,9 @@ class ConditionReport:
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """A class of callers: the known and the ready ones, its tally, its model, the declared number of caller-days to a
-    false alarm, and the number of ready callers by tenths of trust."""
+    """A class of callers: the numbers of known and of ready callers, its tally, its model, the declared number of
+    caller-days per false alarm, and the number of ready callers by tenths of trust.
+    """
 
     issuer: str
     name: str
@@ -240,7 +242,7 @@ def format_day(day: int) -> str:
 
 
 def caller_words(caller: Caller) -> str:
-    """Return the name of a caller as a reader knows it."""
+    """Return the name of a caller with its issuer, instance and version, if it has them."""
     more = [f"instance {caller.instance}"] * bool(caller.instance) + [f"version {caller.version}"] * bool(
         caller.version
     )

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from policyengine.behavior.events import Caller
 
-MAX_EXAMPLES: Final = 5  # of each condition: the first decisions of caller-days
+MAX_EXAMPLES: Final = 5  # maximum examples of each condition: the first decision that it hits on each caller-day
 LEVEL_BOUNDS: Final = (0.25, 0.5, 0.75, 0.9, 1.0)  # the highest level of a caller-day, as a share of the alarm level
 
 
@@ -24,10 +24,11 @@ class ExampleDecision(NamedTuple):
 
 @dataclass(slots=True)
 class ConditionTally:
-    """The requests for which a condition was true, how many of them were allowed, the days on which they came, the
-    caller-days, and the number of callers. `unknown` counts requests for which it was unknown, and `within` those that
-    came from the same caller while a clamp still acted. `callers` counts callers that are no longer known; the others
-    are in their CallerTally."""
+    """The requests for which a condition was true, how many of them were allowed, and the days and caller-days on which
+    they arrived. `unknown` counts requests for which the condition was unknown, and `within` counts requests of the
+    same caller that arrived while a clamp still acted. `callers` counts only callers whose CallerTally was evicted;
+    each CallerTally has the hits of its caller.
+    """
 
     requests: int = 0
     allowed: int = 0
@@ -41,8 +42,10 @@ class ConditionTally:
 
 @dataclass(slots=True)
 class ClassTally:
-    """The caller-days of a class on which alarms of bursts were possible (`days`), and those with one. `levels` counts
-    these days by their highest level, below the bounds of LEVEL_BOUNDS, and above the last."""
+    """The caller-days of a class on which an alarm of a burst was possible (`days`), and those with such an alarm
+    (`bursts`). `levels` counts these days by their highest level: below each bound of LEVEL_BOUNDS, and above the last
+    bound.
+    """
 
     ready_days: int = 0
     days: int = 0
@@ -65,7 +68,9 @@ class DayTally:
 
 @dataclass(slots=True)
 class EndpointTally:
-    """Requests of ready callers to an endpoint that neither they nor their class had used, and the last caller."""
+    """The requests of ready callers to an endpoint that neither they nor their class had used before, and the last of
+    these callers.
+    """
 
     caller: Caller
     first: int

@@ -70,7 +70,7 @@ def summary_line(report: BehaviorReport) -> str:
 
 
 def notes(report: BehaviorReport) -> Iterator[str]:
-    """Yield what a reader must know of the numbers."""
+    """Yield notes that a reader of the numbers needs."""
     if report.learned_only:
         yield f"{count_words(report.learned_only, 'earlier decision')} only learned from"
     if report.left_out:
@@ -132,7 +132,9 @@ def margin_words(one: ClassReport) -> str:
 
 
 def learned_words(burst_days: int, days: int, declared: bool) -> str:
-    """Return from how many caller-days the margins come, and whether these suffice for the declared rate."""
+    """Return the number of caller-days from which the margins were computed, and whether it suffices for the declared
+    rate.
+    """
     found = count_words(days, "caller-day")
     return found if declared else f"{found}; the declared rate needs {days_to_calibrate(burst_days):,}"
 

@@ -65,7 +65,7 @@ def outcome_of(answer: AnswerKey) -> Outcome:
 
 
 def details_of(answer: AnswerKey) -> tuple[str, ...]:
-    """Return the approvers of a confirm and the obligations of an allow as text."""
+    """Return the approvals and the obligations of an answer as text."""
 
     def words(key: tuple[str, ...]) -> str:
         if key[0] == CONFIRM:

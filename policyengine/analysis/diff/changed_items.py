@@ -1,4 +1,4 @@
-"""Compare the maps of other protocols and the profiles as text, because no generated request shows their change."""
+"""Compares the maps of other protocols and the profiles as text, because no generated request shows their change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def map_changes(old: k.Kernel, new: k.Kernel) -> ItemChange | None:
 
 
 def profile_changes(old: k.Kernel, new: k.Kernel) -> ItemChange | None:
-    """Return the changed profiles, if a rule reads what is learned."""
+    """Return the changed profiles, if a rule reads learned facts."""
     return item_changes(old.profiles, new.profiles) if old.reads_behavior or new.reads_behavior else None
 
 
@@ -38,7 +38,7 @@ def missing_items(
 
 
 def profile_text(profile: k.Profile) -> str:
-    """Return what a profile states, with the default values of what it leaves out."""
+    """Return the settings of a profile as text, with the defaults of the settings that it omits."""
     key = "" if profile.run_key is None else f"by {profile.run_key.span.text} "
     items = [
         f"run {key}within {format_duration(profile.run_idle)}", f"learn {format_duration(profile.learn)}",

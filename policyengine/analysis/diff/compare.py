@@ -49,7 +49,8 @@ def compare(
     old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
-    """Return the regions in which the new policy answers differently.
+    """Return the regions in which the new policy answers differently or may do so, and the changed limits, maps,
+    profiles and trust anchors.
 
     With `reasons`, also compare reasons, messages and remedies of equal answers. `samples` bounds the requests to
     regions that are not proved equal; the same seed generates the same requests. Regions that are not reached within
@@ -184,7 +185,9 @@ class EndpointUnits:
 
     @cached_property
     def rules(self) -> tuple[RuleExcerpt, ...]:
-        """Return the rules that changed there; if no rule did, the changed issuers, delegation limits and bindings."""
+        """Return the rules that changed there; if no rule did, the changed issuers, attesters, delegation limits and
+        bindings.
+        """
         removed, added = units_missing_from(self.old, self.new), units_missing_from(self.new, self.old)
         found = removed_and_added_rules(self.comparing.sides, self.at, removed, added)
         return unique_items((*found[0], *found[1])) or changed_trust_and_bindings(

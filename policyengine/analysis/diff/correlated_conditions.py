@@ -45,8 +45,8 @@ class CorrelatedConditions:
 
 
 def find_correlated(space: FactSpace, known: AbstractSet[int] = frozenset()) -> Iterator[CorrelatedConditions]:
-    """Yield the conditions on one operand if there are several, or if the operand itself is a fact; leave out the known
-    facts.
+    """Yield the conditions on each operand, together with the operand itself if it is a fact of the space. Leave out
+    the known facts, and operands with too many joint states.
     """
     about: dict[k.Expr, list[int]] = {}
     for number, subject in enumerate(space.subjects):
@@ -123,7 +123,7 @@ def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Rel
 
 
 def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of network conditions: the first and last address of each range and their neighbours represent all
+    """Yield states of network conditions: the first and last address of each range and their neighbors represent all
     addresses.
     """
     networks = [one.right.value for one in asked if isinstance(one.right, k.Constant)]
@@ -136,7 +136,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
-    """Return the time zone of all windows if they have the same one, else None."""
+    """Return the time zone of all windows; None if their time zones differ."""
     kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)

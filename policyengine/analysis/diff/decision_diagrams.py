@@ -109,7 +109,7 @@ class DiagramBuilder:
         return self.folded(items, self.end(()), self.joined)
 
     def folded(self, items: Iterable[Diagram], empty: Diagram, put: Callable[[Diagram, Diagram], Diagram]) -> Diagram:
-        """Combine diagrams in pairs, so that intermediate ones stay small."""
+        """Combine diagrams in pairs, so that intermediate diagrams stay small."""
         left = list(items)
         while len(left) > 1:
             pairs = [put(*pair) for pair in zip(left[::2], left[1::2], strict=False)]

@@ -116,11 +116,11 @@ class SegmentChoice:
 
     @property
     def range(self) -> object:
-        """Return a key of the texts that a capture of this segment can have."""
+        """Return a value that is equal for two choices if a capture of the segment can have the same texts."""
         return self.spelled or (None if self.free else self.text), self.split
 
 
-# Each with the index of the weakest folding with which a path reaches this node.
+# A node, and the index of the weakest folding with which a path reaches it.
 TriePosition: TypeAlias = tuple[PatternTrieNode, int]
 
 
@@ -149,7 +149,7 @@ def patterns_folding_at_least(patterns: Iterable[k.HttpPattern], folding: int) -
 
 def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[EndpointClass]:
     """Yield classes of HTTP endpoints. Below the last pattern, all paths are one class; so are all paths that no
-    pattern names, or that only a pattern such as `/*/**` matches.
+    pattern names, or that only a pattern such as `/*/**` matches. Raises TooManyClassesError.
     """
     count, empty = 0, False
     short: tuple[SegmentChoice, ...] | None = None
@@ -280,7 +280,7 @@ def respellings(text: str, affixes: Iterable[tuple[str, str]], literals: Iterabl
 
     The prefixes and suffixes of patterns that the text matches without regard to letter case divide it into blocks;
     each block is written as in a pattern, as in no pattern, and with characters outside ASCII. `literals` are the
-    literals that differ from the text only in letter case.
+    literals that differ from the text only in letter case. Raises TooManyClassesError.
     """
     folded, size = fold_case(text), len(text)
     fitting = [(p, s) for p, s in affixes if has_affix(folded, (fold_case(p), fold_case(s)))]

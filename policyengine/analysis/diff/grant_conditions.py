@@ -72,7 +72,7 @@ class GrantConditions:
         return all_of(door, served)
 
     def chain(self) -> k.Expr:
-        """The condition on the chain: without hops, limits exclude only issuers that do not record chains."""
+        """Return the condition on the chain: without hops, limits exclude only issuers that do not record chains."""
         if self.settled.hops != 0:
             return make_fact(SOUND, Scalar.BOOL)
         return one_of_expression(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS

@@ -1,4 +1,4 @@
-"""Compare the rates and budgets of two policies: added, removed, looser or tighter."""
+"""Compares the rates and budgets of two policies: added, removed, looser or tighter."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class WitnessVerdict:
     whole capacity the request exceeds."""
 
     outcome: Outcome
-    details: tuple[str, ...]  # approvers of a confirm, obligations of an allow
+    details: tuple[str, ...]  # approvals and obligations
     rules: tuple[RuleExcerpt, ...]
     throttled: tuple[str, ...] = ()
 
@@ -68,7 +68,7 @@ class RequestRegion:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A request that the old and the new engine answered differently. `question` also has the learned facts of the
+    """A request that the old and the new policy answer differently. `question` also has the learned facts of the
     caller, as `behavior`.
     """
 
@@ -254,8 +254,8 @@ class Diff:
 
     @property
     def opens(self) -> bool:
-        """Whether a difference grants or may grant access: other approvers may approve requests that the previous ones
-        would not.
+        """Whether a difference grants or may grant access: other approvers may approve requests that the previous
+        approvers would not.
         """
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}

@@ -18,7 +18,7 @@ def changed_rules(old: k.Kernel, new: k.Kernel) -> tuple[RuleExcerpt, ...]:
 
 
 def changed_trust_and_bindings(old: k.Kernel, new: k.Kernel) -> tuple[RuleExcerpt, ...]:
-    """Return changed issuers, delegation limits and bindings."""
+    """Return changed issuers, attesters, delegation limits and bindings."""
     return declared_in_one_only(old, new, trust_and_bindings)
 
 

@@ -106,7 +106,7 @@ def duty_key(duty: k.ObligationEffect) -> DutyKey:
 
 
 def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]:
-    """Return the obligations that an allow will carry once it is approved, according to the trace."""
+    """Yield the obligations that an allow will carry once it is approved, according to the trace."""
     if decision.outcome is not Outcome.CONFIRM:
         return
     for guard in seen.guards:
@@ -129,7 +129,7 @@ def exceeds_capacity(charge: Charge) -> bool:
 
 
 def responsible_rules(decision: Decision, seen: DecisionTrace) -> Iterator[RuleExcerpt]:
-    """Return the rules that stopped or granted the request; the gate if no rule did."""
+    """Yield the rules that granted or stopped the request, and the gates that stopped it without a rule."""
     if decision.outcome is Outcome.ALLOW:
         yield from opening_grants((*seen.anyone, *seen.presenter, *(seen.user or ())))
         return

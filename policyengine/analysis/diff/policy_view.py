@@ -130,7 +130,7 @@ class PolicyView:
                 yield RuleUnit("delegate", text, text, delegate, block)
 
     def head(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> str:
-        """Return the text of a block's principal and requirements."""
+        """Return the text of a block's principal and requirements, and of what its package waives."""
         found = self.texts.get(id(block))
         if found is None:
             waived = [block.package in self.kernel.unrestricted, block.package in self.kernel.advisory]
@@ -253,7 +253,7 @@ class PolicyView:
         )
 
     def counted_by(self, at: EndpointClass, reading: RewriteOptions) -> Iterator[k.Expr]:
-        """Return the facts that limits there read, without those of absent principals."""
+        """Yield the facts that limits there read, without those of absent principals."""
         rewrite, settled = self.rewriter(at, reading), reading.settled
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         for limit in self.kernel.limits:

@@ -222,7 +222,7 @@ class RegionDraft:
 
 
 def learned_value(path: FactPath, value: Any) -> Any:
-    """Return the value of a learned fact, with the nearest number in its range."""
+    """Return a valid value of a learned fact: the nearest number in its range, or `NOT_READABLE` for a wrong type."""
     if value is WRONG_TYPE:
         return NOT_READABLE
     return value if is_learned_value(path, value) else min(max(value, 0), 1)

@@ -45,7 +45,9 @@ def state_at_place(states: Sequence[AbstractValue]) -> Callable[..., AbstractVal
 
 
 def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., AbstractValue]:
-    """Return the depth of a chain without delegation, which is known only if the issuer records chains."""
+    """Return a function from the issuer to the depth of a chain without delegation, which is known only if the issuer
+    records chains.
+    """
     return lambda issuer: NO_HOPS if issuer in recorded else SpecialValue.BROKEN
 
 

@@ -126,8 +126,8 @@ class RegionSearch:
         return comparison
 
     def shown_apart(self, caller: CallerKind, sound: bool | None) -> bool:
-        """Return whether requests show all changes. The search asks this if the policies as a whole are too large to be
-        compared.
+        """Return whether requests show all changes. The search calls this method if the policies as a whole are too
+        large to be compared.
         """
         comparison = self.comparison(caller, sound, "apart")
         if comparison.shut:

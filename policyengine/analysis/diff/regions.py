@@ -400,7 +400,7 @@ class RegionComparison:
         return not (without and isinstance(subject, k.InWindow) and has_path_prefix(subject.instant, "time"))
 
     def missing(self, subject: Subject) -> bool:
-        """Return whether a subject certainly has no value, because its principal is absent."""
+        """Return whether a subject certainly has no value, because its principal or an approval is absent."""
         match subject:
             case k.Fact(path) if path[0] == "agent" and self.settled.agent is SpecialValue.ABSENT:
                 return True

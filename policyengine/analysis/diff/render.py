@@ -1,4 +1,4 @@
-"""Render a diff as text for a terminal, or as Markdown for a pull request comment."""
+"""Renders a diff as text for a terminal, or as Markdown for a pull request comment."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ Key: TypeAlias = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class RuleUnit:
     """A grant or effect at one class of endpoints. Two units have the same `text` if and only if they have the same
-    meaning. `who` is the principal of a grant; `told` is the text with names and messages, which do not affect the
-    outcome.
+    meaning. A grant has a `block`, an effect a `guard`. `told` is the text with the name and messages of the guard,
+    which do not affect the outcome.
     """
 
     kind: str

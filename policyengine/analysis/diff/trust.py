@@ -15,8 +15,8 @@ TrustAnchor: TypeAlias = k.Issuer | k.Attester
 
 
 def trust_changes(old: k.Kernel, new: k.Kernel) -> tuple[TrustChange, ...]:
-    """Return changed keys, audiences and claims. The compared requests do not show them, because credentials are
-    verified before the decision.
+    """Return added, removed and changed issuers and attesters. The compared requests do not show them, because
+    credentials are verified before the decision.
     """
     found = [
         *anchor_changes("issuer", old.issuers, new.issuers),

@@ -101,8 +101,8 @@ def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
 
 
 def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
-    """Return the block that accepts the agent; None if no block names the agent. Raises NotGrantableError if a block
-    names it but its requirements fail.
+    """Return the block that accepts the agent; None if no block names the agent. Raises NotGrantableError if the
+    requirements of the agent's blocks fail, the issuer is not declared, or an existing grant covers the request.
     """
     applying = [one for one in again.seen.presenter if one.applies is not False]
     standing = [one for one in applying if one.stands]
@@ -144,7 +144,9 @@ def check_writable_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedTarget:
-    """The target of a `may`. `place` is the same target as guards write it; `wilds` is the number of `*` segments."""
+    """The target of a `may`. `place` is the same target as guards write it; `wilds` is the number of `*` segments or,
+    for an existing scope, of its patterns.
+    """
 
     may: str
     place: str
@@ -207,7 +209,9 @@ class TargetFinder:
         return SuggestedTarget(name, words, destroys, wilds, free[0])
 
     def _fits(self, one: tuple[Symbol, list[k.Pattern]], endpoint: Endpoint, held: set[str], destroys: bool) -> bool:
-        """Return whether the scope covers the endpoint for the credential, and few other endpoints."""
+        """Return whether the credential carries the scope, the scope covers the endpoint, and the scope contains
+        neither `**` nor a pattern that is destructive although the request is not.
+        """
         scope, patterns = one
         owners = [owner for owner, p in self.places.of_scope(scope, True) if match_pattern(p, endpoint) is not None]
         carried = any(held.intersection(self.places.carriers(owner)) for owner in owners)

@@ -175,7 +175,7 @@ class PolicySuggester:
         self.lefts[need.line] = why, need.agent, describe_request(need), need.endpoint
 
     def doors_of_people(self, doors: Sequence[SuggestedGrant]) -> list[SuggestedGrant]:
-        """Return grants for users that are still denied after agents have their grants."""
+        """Return grants for users whose requests would still be denied if the agents had their grants."""
         kernel = self.compiled(doors, for_people=True)
         lacking: dict[int, GrantNeed] = {}
         for record in self.recorded(self.needs):
@@ -212,7 +212,9 @@ class PolicySuggester:
         yield SuggestedGrant(None, "", target, None, frozenset(one.line for one in needs), users=users, asks=asks)
 
     def useful(self, doors: Sequence[SuggestedGrant]) -> tuple[SuggestedGrant, ...]:
-        """Return the grants that allow at least one request. A guard or limit may still stop all of them."""
+        """Return the grants with which at least one request would not be denied. A grant is dropped if, for example,
+        guards deny all of its requests.
+        """
         kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()
         for record in self.recorded(self.needs):

@@ -204,7 +204,7 @@ def plain_fact_path(past: k.PastFact) -> tuple[str, ...]:
 
 
 def other_user_condition(span: Span) -> k.Expr:
-    """Return the condition for `by another user`: the earlier request had a user, and a different one."""
+    """Return the condition for `by another user`: the earlier request had a user, who is not the current user."""
     user = k.Fact(USER, Scalar.STRING, span=span)
     past = k.PastFact(user, Scalar.STRING, span=span)
     return k.And((k.IsPresent(past, span=span), k.Relation("!=", past, user, span=span)), span=span)

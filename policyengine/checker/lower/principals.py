@@ -24,7 +24,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_KIND, CREDENTIAL_ROOTS
 
-# Facts that a condition on the caller may read: it knows no endpoint, and hops do not present credentials.
+# Facts that a condition on the caller may read: such a condition knows no endpoint, and hops present no credentials.
 AGENT_ROOTS = frozenset({"agent", "time", "context"})
 SERVED_USER_ROOTS = AGENT_ROOTS | {"user"}
 USER_ROOTS = SERVED_USER_ROOTS | {*CREDENTIAL_ROOTS, "request"}
@@ -161,8 +161,8 @@ def lower_acts(
 
 
 def check_user_blocks(item: ast.ActsClause, package: str, draft: LoweringContext) -> None:
-    """Report agents that act for users if no user block grants anything, because such an agent would have no authority
-    to borrow.
+    """Report agents that act for users if no package has a user block and the agent's package does not have `users
+    unrestricted`, because such an agent would have no authority to borrow.
     """
     if item.mode == "alone" or any(draft.declared(ast.UserDecl)):
         return

@@ -22,7 +22,8 @@ from policyengine.time_formats import parse_duration
 from policyengine.typesystem import Scalar
 
 DAY = timedelta(days=1)
-# Roots of the facts that may separate runs and versions: a trusted party names them, or the request as it was received.
+# Roots of the facts that may separate runs and versions: a trusted party states these facts, or they are parts of the
+# request as it was received.
 KEY_ROOTS = ("request", "credential", "attestation", "task")
 KEY_HINT = 'name one of the credential, the attestation, the task or the request: `task.id`, `request.headers["x-run"]`'
 ITEM_NAMES: dict[type[ast.Node], str] = {
@@ -34,7 +35,7 @@ AgentNames = k.ExactName | k.NamePattern | k.InGroup
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The least and the most that an item of a profile may state."""
+    """The minimum and the maximum period that an item of a profile may state."""
 
     least: timedelta
     most: timedelta
@@ -156,7 +157,7 @@ def is_key(expression: k.Expr) -> bool:
 
 
 def report_shared_agents(profiles: Sequence[k.Profile], draft: LoweringContext) -> None:
-    """Report profiles that may apply to an agent to which an earlier one of the same rank may apply, too. An exact name
+    """Report each profile that may apply to the same agent as an earlier profile of the same rank. An exact name
     precedes a pattern, and a pattern precedes a group.
     """
     names: dict[str, k.Profile] = {}

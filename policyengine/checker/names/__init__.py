@@ -1,1 +1,1 @@
-"""Names: the declared ones, and the resolution of names in expressions."""
+"""Declared names, and the resolution of names in expressions."""

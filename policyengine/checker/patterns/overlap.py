@@ -119,8 +119,8 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 
 class LiteralMatch(Enum):
     """When a literal of one pattern counts as equal to a literal of another: if they are equal, if they are equal
-    except for case, or if they are equal and have no letters. The last rule applies if one pattern does not match
-    another spelling of the other.
+    except for case, or if they are equal and have no letters. The last rule applies if the outer pattern folds case
+    less than the inner pattern, which then matches other spellings of its letters.
     """
 
     EXACT = "exact"

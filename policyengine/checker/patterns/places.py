@@ -248,7 +248,9 @@ class PlaceResolver:
         return self._carriers[owner.package, owner.name]
 
     def check_scopes(self) -> None:
-        """Check that every scope has an endpoint, is not part of a cycle, and has a unique name in credentials."""
+        """Check that every scope has an endpoint, is not part of a cycle, and has a name in credentials that is unique
+        in its package.
+        """
         aliases: dict[Key, Symbol] = {}
         in_circles: set[Key] = set()
         for scope in self.scopes():

@@ -55,7 +55,7 @@ def compile_policies(
 
     `--verify` reads every rule of a bundle and compiles the policy texts in it again: the results must be equal.
 
-    Exit code 0: the bundle was written or verified, or the rules printed; 1: a policy, the bundle or the key has
+    Exit code 0: the bundle was written or verified, or the rules were printed; 1: a policy, the bundle or the key has
     errors, the rules of the bundle differ from its texts, or the file cannot be written.
 
     \b

@@ -97,7 +97,8 @@ def check_settings(found: ProjectSettings, format: OutputFormat) -> int:
 
 def check_callers(found: ProjectSettings) -> None:
     """Check the AuthZEN callers against the token file that the settings file names. `doctor` checks a token file given
-    as an option."""
+    as an option. Raises CommandError.
+    """
     file = found.values.get(("serve", "token_file"))
     if file is None or not found.authzen_consume:
         return

@@ -83,7 +83,7 @@ def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDoc
 def _decide_each(
     engine: Engine, questions: Iterator[RequestDocument]
 ) -> Iterator[tuple[RequestDocument, Decision | CommandError]]:
-    """Yield each request with its decision. In a file of several lines, an invalid one affects only its own line."""
+    """Yield each request with its decision. In a file of several lines, an invalid request affects only its line."""
     for question in questions:
         answer: Decision | CommandError
         try:

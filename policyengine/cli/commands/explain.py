@@ -45,7 +45,7 @@ def explain(
     The output shows every rule that took part and every fact that was missing. Nothing is spent.
 
     With `--log` and `--id`, the request is that of a logged decision, with the entities, the history and the time of
-    then, and the output also shows how the decision differed. `--entities` replaces the entities of then.
+    that decision, and the output also shows how the logged decision differs. `--entities` replaces the logged entities.
 
     The exit codes are those of `decide`. With `--log`, 1 also means that the seal of the log does not contain the
     record.

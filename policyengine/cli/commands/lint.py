@@ -123,7 +123,7 @@ class RuleSelection:
 
 @dataclass(frozen=True, slots=True)
 class LintResult:
-    """The findings in one set of policies, before and after fixing; the two are the same if nothing had to be fixed."""
+    """The findings in one set of policies, before and after fixing; both are the same if nothing had to be fixed."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]

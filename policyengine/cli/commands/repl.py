@@ -180,7 +180,7 @@ class ReplLoop:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def answered(self, rest: str, number: int) -> SessionAnswer:
-        """Decide the request on the line; without one, return the last answer. Raises CommandError."""
+        """Decide the request on the line; without a request, return the last answer. Raises CommandError."""
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
         if found is None or (rest and not answers):

@@ -48,7 +48,7 @@ class TokenIssuance(NamedTuple):
 
 
 class FoundDecision(NamedTuple):
-    """A decision in a log, with the issuance of its token and how its request came out, if the log says so."""
+    """A decision in a log, with the issuance of its token and the outcome of its request, if the log contains them."""
 
     record: DecisionRecord
     issued: TokenIssuance | None = None

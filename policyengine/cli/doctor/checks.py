@@ -1,8 +1,7 @@
 """The checks of `policyengine doctor`, in order.
 
 A check leaves nothing behind, except the file of a SQLite store that did not exist. Checks connect only to servers that
-the command line or `identity.toml` names and, if there is an `identity.toml`, to the issuers and attesters of the
-policies.
+the options or `identity.toml` name and, if there is an `identity.toml`, to the issuers and attesters of the policies.
 """
 
 from __future__ import annotations

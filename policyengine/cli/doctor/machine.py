@@ -31,7 +31,7 @@ EXTRAS = {
 SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
-MAX_SKEW_SECONDS = 1.0  # tolerated seconds
+MAX_SKEW_SECONDS = 1.0  # tolerated difference of clocks in seconds
 NTP_HINT = "synchronize both clocks with NTP (`timedatectl set-ntp true`)"
 
 
@@ -98,7 +98,7 @@ def open_file_limit() -> int | None:
 
 
 def check_open_files(limit: int | None) -> DoctorResult:
-    """Check the limit of open files: each connection is one."""
+    """Check the limit of open files, because each connection uses one."""
     if limit is not None and limit < MIN_OPEN_FILES:
         hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
         return DoctorResult(

@@ -31,7 +31,7 @@ class ServePlan:
 
     paths: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
-    ports: tuple[tuple[str, int], ...] = ()  # by option
+    ports: tuple[tuple[str, int], ...] = ()  # each with the name of its option
     socket: Path | None = None
     workers: int = 1
     tokens: Path | None = None

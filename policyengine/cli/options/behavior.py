@@ -108,7 +108,7 @@ def has_server(folder: BehaviorFolder) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LearningPolicies:
-    """Settings of learning from policies; without policies, the defaults hold for each class."""
+    """Settings of learning from policies; without policies, the defaults apply to each class."""
 
     engine: Engine | None = None
     settings_of: Callable[[str], ProfileSettings] = field(default_factory=lambda: default_settings)
@@ -168,8 +168,9 @@ def warn_of_profiles(engine: Engine | None, groups: Iterable[str], place: str = 
 
 
 def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: str | None) -> list[Caller]:
-    """Return the versions of one caller, the latest first. Raises CommandError if there is none, or if the name is that
-    of several callers."""
+    """Return the versions of one caller, the latest first. Raises CommandError if no caller or several callers have the
+    name.
+    """
     from policyengine.behavior.events import Caller
 
     found = [

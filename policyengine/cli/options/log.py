@@ -43,12 +43,12 @@ class LogOptions:
 
     @property
     def concern_the_seal(self) -> bool:
-        """Whether an option is about the seal."""
+        """Whether one of the options is about the seal."""
         return bool(self.key or self.checkpoint_urls or self.witnesses)
 
     @property
     def writes_stdout(self) -> bool:
-        """Whether records are written to the standard output, where nothing else may be then."""
+        """Whether records are written to the standard output, where the command must then print nothing else."""
         return any(sink.startswith("stdout:") for sink in self.sinks or ())
 
 

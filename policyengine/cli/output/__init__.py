@@ -1,1 +1,1 @@
-"""Terminal output with tables and colour, and SARIF."""
+"""Terminal output with tables and color, and SARIF."""

@@ -1,4 +1,4 @@
-"""Collects what readers say of lines that they skip, and shows the beginning of it on stderr."""
+"""Collects the messages of readers about the lines that they skip, and shows the first messages on stderr."""
 
 from __future__ import annotations
 

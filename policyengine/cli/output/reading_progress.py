@@ -1,4 +1,4 @@
-"""Tells how long it will take to read a large file: at once on a pipe, and continuously on a terminal."""
+"""Reports how much longer the reading of a large file takes: once on a pipe, and continuously on a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 from policyengine.cli.output.terminal import is_terminal
 
-MEASURED_SECONDS = 1.0  # of reading, from which the rest is estimated
+MEASURED_SECONDS = 1.0  # seconds of reading, from which the remaining time is estimated
 WORTH_TELLING_SECONDS = 3.0
 REDRAW_SECONDS = 0.2
 CLEAR_LINE = "\r\x1b[K"
@@ -54,7 +54,7 @@ class ReadingProgress:
 
 @contextmanager
 def show_reading(total: int, hint: str | None) -> Iterator[ReadingProgress]:
-    """Show the progress of reading on stderr, if it takes long."""
+    """Show the progress of reading on stderr, if the reading takes a long time."""
     progress = ReadingProgress(total, hint, sys.stderr)
     try:
         yield progress

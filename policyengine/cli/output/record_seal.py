@@ -1,4 +1,4 @@
-"""Shows what the seal of a log proves of a record."""
+"""Shows what the seal of a log proves about a record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CheckedSeal:
 
     @property
     def fails(self) -> bool:
-        """Whether the record is not what its log must contain."""
+        """Whether the seal contradicts the record, or does not contain a record that must be sealed."""
         return self.seal.status == "broken" or (self.required and self.seal.status != "sealed")
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,8 +102,9 @@ def print_broken_seal(screen: Screen, checked: CheckedSeal) -> None:
 
 
 def print_record_seal(screen: Screen, checked: CheckedSeal, advice: str = PASS_KEY) -> None:
-    """Print what the seal proves of a record; nothing if it is broken, which was printed first. `advice` says how to
-    check with another key."""
+    """Print what the seal proves about a record; nothing if the seal is broken, because `print_broken_seal` reports
+    that. `advice` says how to check with another key.
+    """
     seal, signed = checked.seal, checked.seal.checkpoint
     if seal.status == "none":
         screen.line((seal.problem or "", "dim"))

@@ -18,7 +18,7 @@ Values = Sequence[object]
 
 
 def print_json_rows(columns: Sequence[str], rows: Iterable[Values], *, sparse: bool) -> None:
-    """Print one object a line; `sparse` omits members without a value."""
+    """Print one object on each line; `sparse` omits members without a value."""
     for row in rows:
         members = dict(zip(columns, row, strict=True))
         print(json_text({name: value for name, value in members.items() if not sparse or value is not None}, None))
@@ -36,7 +36,7 @@ def csv_cell(value: object) -> object:
 
 
 def print_table(screen: Screen, columns: Sequence[str], rows: Sequence[Values], *, records: bool) -> None:
-    """Print a table with headings; of records only the columns that say most, and times to the second."""
+    """Print a table with headings and times to the second; for records, only the columns that add information."""
     if not rows:
         return
     places = list(range(len(columns)))
@@ -47,7 +47,7 @@ def print_table(screen: Screen, columns: Sequence[str], rows: Sequence[Values], 
 
 
 def tells_more(name: str, columns: Sequence[str], rows: Sequence[Values]) -> bool:
-    """Whether a column of a table of records says something that the others do not."""
+    """Return whether a column of a table of records adds information to the other columns."""
     cells = {row[columns.index(name)] for row in rows}
     match name:
         case "kind":
@@ -56,7 +56,7 @@ def tells_more(name: str, columns: Sequence[str], rows: Sequence[Values]) -> boo
             return any(
                 isinstance(row[columns.index("depth")], int) and row[columns.index("depth")] != 1 for row in rows
             )
-        case "endpoint":  # only records without a target need it
+        case "endpoint":  # only records without a target need the endpoint
             return any(row[columns.index("target")] is None and row[columns.index(name)] is not None for row in rows)
         case _:
             return cells != {None}

@@ -1,4 +1,4 @@
-"""The output of commands: colour and tables on a terminal, plain text for a pipe, JSON for programs."""
+"""The output of commands: color and tables on a terminal, plain text for a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Screen:
         self.stream.write(text)
 
     def findings(self, rendered: str) -> None:
-        """Print rendered diagnostics or test results, with the important parts in colour."""
+        """Print rendered diagnostics or test results, with the important parts in color."""
         for line in rendered.split("\n"):
             self.line(*_finding_line(line))
 
@@ -159,7 +159,7 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
 
 @contextmanager
 def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """Show progress on a terminal if the block takes long. The yielded function counts one of `total` items."""
+    """Show progress on a terminal if the block takes a long time. The yielded function counts one of `total` items."""
     if not Screen(sys.stderr).styled:
         yield lambda: None
         return

@@ -1,7 +1,7 @@
 """Reads `policyengine.toml` and the environment variables that override it; command line options override both.
 
-An unknown key is an error, because it would have no effect. A file that other users can write, or that is below the
-root of the policies, cannot set what the server runs, serves or trusts.
+An unknown key is an error, because it would have no effect. A file that other users can write is refused, and a file
+below the root of the policies cannot set what the server runs, serves or trusts, unless `--config` names the file.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ProjectSettings:
 
     @property
     def authzen_consume(self) -> frozenset[str]:
-        """The callers whose AuthZEN evaluations spend unless they say otherwise."""
+        """The callers whose AuthZEN evaluations spend unless `context.consume` is false."""
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     def option(self, command: str, parameter: str) -> Any:
@@ -126,7 +126,7 @@ def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None =
 
 @dataclass(frozen=True, slots=True)
 class SettingsFolders:
-    """The folders in which a settings file is searched, from the folder of the policies up to their root, and the
+    """The folders that are searched for a settings file, from the folder of the policies up to their root, and the
     settings file above the root, if any.
     """
 
@@ -164,7 +164,7 @@ def find_settings_file(path: Path) -> Path | None:
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
-    """Return the variables that are settings. An unknown variable with the prefix of a section is an error."""
+    """Return the variables that are settings. Raises CommandError for an unknown variable with a section's prefix."""
     ours = [name for name in environment if name.startswith(VARIABLE_PREFIX)]
     if not ours:
         return {}

@@ -24,8 +24,8 @@ Section = TypeVar("Section", bound=SettingsSection)
 @dataclass(frozen=True, slots=True)
 class SettingTraits:
     """Additional properties of a setting. `default` is the default as the docs show it. `option` is the parameter of
-    commands for which the setting is the default, if its name differs. `must_exist` means that the program reads the
-    file.
+    commands for which the setting is the default, if its name differs; `commands` are these commands, if they are not
+    those of the section. `must_exist` means that the program reads the file.
     """
 
     default: str

@@ -157,7 +157,7 @@ def as_list(value: object) -> object:
 
 
 def parse_timestamp(value: object) -> str:
-    """Return a TOML time, or a time or duration in quotes, as text."""
+    """Return a TOML time, or a time or duration in quotes, as text. Raises ValueError."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.isoformat()
     if not isinstance(value, str) or not value:

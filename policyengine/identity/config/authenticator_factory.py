@@ -37,7 +37,9 @@ SPIFFE_SCHEME = "spiffe://"
 
 @dataclass
 class AuthenticatorBuilder:
-    """State that outlives a policy reload: loaded keys, nonces, and marks of used and revoked credentials."""
+    """Builds the authenticator of each version of the policies, and keeps what outlives a reload: loaded keys, nonces,
+    and marks of used and revoked credentials.
+    """
 
     configuration: IdentityConfig
     marks: CredentialMarks

@@ -266,7 +266,9 @@ class ApiKeySettings(SettingsSection):
 
 
 class SharingSettings(SettingsSection):
-    """`[sharing]`: a credential is shared if it is used within `window` from networks with different prefixes."""
+    """`[sharing]`: a credential is shared if, within `window`, it is used from networks with different prefixes, or its
+    key is used by different agents.
+    """
 
     window: Duration = Field(
         default=timedelta(hours=1),

@@ -20,7 +20,9 @@ def authority_start(token: VerifiedToken) -> int | None:
 
 
 def authority_end(token: VerifiedToken) -> int:
-    """Return the token's own `exp`, without leeway, so that repeated exchanges gain no time."""
+    """Return the time when the token expires, without leeway, so that repeated exchanges gain no time; 0 if the token
+    is accepted only within the leeway.
+    """
     said = parse_seconds(token.claims.get("exp"))
     if token.late:
         return 0
@@ -45,7 +47,7 @@ def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] |
 
 
 def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
-    """Return the `task` claim: the given task or a narrower one. Raises TokenIssuanceError."""
+    """Return the `task` claim: the given task or a narrower task. Raises TokenIssuanceError."""
     found: dict[str, object] = {}
     if given is not None:
         found = {name: task_start(value) for name, value in given.items()}
@@ -83,8 +85,8 @@ def innermost_actor(act: dict[str, object]) -> dict[str, object]:
 
 
 def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
-    """Return `cnf`. If there is a certificate, it names the certificate, because the connection proves it. Raises
-    TokenIssuanceError.
+    """Return `cnf`. If the client has a certificate, `cnf` names the certificate, because the connection proves it.
+    Raises TokenIssuanceError.
     """
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}

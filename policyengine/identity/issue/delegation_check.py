@@ -72,7 +72,7 @@ class DelegationCheck:
 
     @cached_property
     def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Sample endpoints that each credential scope covers, one or two per pattern."""
+        """Sample endpoints that each credential scope covers: one or two for each pattern and method."""
         found: dict[str, dict[Endpoint, None]] = {}
         blocks: tuple[w.Block, ...] = (*self.kernel.agents, *self.kernel.users, *self.kernel.anyones)
         for grant in (grant for block in blocks for grant in block.grants):

@@ -1,4 +1,4 @@
-"""The reasons for which a token is not issued: a code for logs and metrics, and the OAuth error for each."""
+"""The reasons why a token is not issued: a code for logs and metrics, and the OAuth error for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TokenErrorCode(StrEnum):
 
 
 class IssuanceRefusal(StrEnum):
-    """The reason for which a token is not issued. Its value is the code in logs, in metrics and in docs/issuing.md."""
+    """The reason why a token is not issued. Its value is the code in logs, in metrics and in docs/issuing.md."""
 
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"

@@ -96,7 +96,7 @@ class TokenIssuer:
 
     @property
     def us(self) -> Issuer:
-        """This server's issuer in the current policy."""
+        """This server's issuer in the current policy. Raises TokenIssuanceError if the policy does not declare it."""
         found = self.handing().kernel.issuers.get(self.name)
         if found is None or found.url is None:
             _LOG.error("cannot issue tokens: the policy has no issuer `%s` with a `url`", self.name)

@@ -128,7 +128,7 @@ def parse_scopes(form: Form) -> tuple[str, ...] | None:
 
 def scopes_of_remedy(remedy: str) -> str | None:
     """Return the scopes that a remedy of a decision names, any of which suffices. A `credential` remedy needs no
-    scopes: every issued token is bound and short-lived.
+    scopes: every issued token is bound and short-lived. Raises TokenIssuanceError.
     """
     match parse_object(remedy):
         case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
@@ -140,7 +140,9 @@ def scopes_of_remedy(remedy: str) -> str | None:
 
 
 def parse_task(given: str | None) -> TaskRequest | None:
-    """Parse a task: `{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`."""
+    """Parse a task: `{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`. Raises
+    TokenIssuanceError.
+    """
     if given is None:
         return None
     found = parse_object(given)
@@ -163,8 +165,8 @@ def parse_object(text: str) -> dict[str, object] | None:
 
 
 def parse_tools(given: object) -> tuple[str, ...] | None:
-    """Parse tool names. Patterns are refused: a name with `*` would match no tool, although the client
-    means several.
+    """Parse tool names. Patterns are refused: a name with `*` would match no tool, although the client means several
+    tools. Raises TokenIssuanceError.
     """
     if given is None:
         return None

@@ -239,8 +239,8 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
 
 
 class KeySources:
-    """The key sources of issuers, as the configuration specifies. A key is loaded when it is first needed. The same
-    object serves new policies, so that keys of unchanged issuers are kept.
+    """The key sources of issuers, as the configuration specifies. Keys at a URL are loaded when they are first needed.
+    The same object serves new policies, so that keys of unchanged issuers are kept.
     """
 
     def __init__(self, configuration: IdentityConfig, clock: Callable[[], float] = monotonic) -> None:

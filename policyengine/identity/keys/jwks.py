@@ -28,7 +28,7 @@ MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # bits of the second prime (FIPS 186-5)
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # limits of FIPS 186-5; the second in bits
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
@@ -235,7 +235,7 @@ def find_weakness(key: object) -> str | None:
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
     """Return the algorithms that the key verifies: all of its type, or only the one that its `alg` names. `EdDSA` is
-    the older name of Ed25519, and each name matches the other.
+    the older name of Ed25519, and each name matches the other. Raises UnusableKeyError.
     """
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")
@@ -256,7 +256,7 @@ class JwksFile:
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # equals the stamp of no file
+        self._seen: object = ()  # differs from every stamp
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 

@@ -56,7 +56,7 @@ class TokenSigner(Protocol):
         ...
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
-        """Return the same keys without waiting; None if this would require asking a server. Raises
+        """Return the keys of `published` without waiting; None if a server would have to be asked. Raises
         IdentityConfigError.
         """
         ...

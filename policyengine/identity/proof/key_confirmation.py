@@ -203,7 +203,7 @@ def create_proof_verifiers(
 
 
 def own_hosts(configuration: IdentityConfig, issuers: Collection[Issuer]) -> OwnHosts:
-    """Return the configured hosts and those of this server itself."""
+    """Return the configured hosts and the hosts of this server's own URLs; any host if no hosts are configured."""
     named, signing = configuration.identity.hosts, configuration.signing
     if not named:
         return ANY_HOST

@@ -47,8 +47,8 @@ _LOG = logging.getLogger("policyengine")
 
 class TrustBundle:
     """The authorities of a trust domain from a PEM file or SPIFFE bundle, read again when it changes. If that fails,
-    the failure is logged and the previous authorities remain valid for an hour; after that, none is trusted. Threads
-    may share it.
+    the failure is logged and the previous authorities remain valid for an hour; after that, no authority is trusted.
+    Threads may share it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -140,7 +140,9 @@ def parse_key_id(header: Mapping[str, object]) -> str | None:
 
 
 def parse_type(header: Mapping[str, object]) -> str | None:
-    """Return `typ` in lower case, without the prefix `application/`, which is optional (RFC 7515)."""
+    """Return `typ` in lower case, without the prefix `application/`, which is optional (RFC 7515). Raises
+    CredentialError.
+    """
     if "typ" not in header:
         return None
     found = header["typ"]

@@ -59,7 +59,7 @@ def parse_int(text: str) -> int:
 
 
 def parse_fraction(text: str) -> Decimal:
-    """Parse a fraction exactly."""
+    """Parse a fraction exactly. Raises CredentialError."""
     try:
         number = DECIMAL_CONTEXT.create_decimal(text) if len(text) <= MAX_FRACTION_LENGTH else None
     except DecimalException:  # too many digits or too large an exponent

@@ -189,7 +189,7 @@ def is_signed(raw: str) -> bool:
 
 
 def build_signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> VerifiedToken:
-    """Build a token of which only the signature is verified."""
+    """Return the VerifiedToken of a token with a valid signature, before its claims are checked."""
     digest, signed = sha256(raw.encode("ascii")).digest(), sha256(jws.signed).digest()
     return VerifiedToken(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
 

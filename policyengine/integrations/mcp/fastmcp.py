@@ -76,7 +76,7 @@ class McpDeniedError(AuthorizationError):
 
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[Any]:
     """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
-    `issuers` maps URLs to issuers of the policy; `issuer` applies to tokens that name none.
+    `issuers` maps URLs to issuers of the policy; `issuer` is the issuer of tokens that name none.
     """
 
     def identify(context: object) -> Facts | None:
@@ -108,8 +108,9 @@ class PolicyMiddleware(Middleware):
     """MCP middleware.
 
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
-    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, which is
-    denied everything. `also` lists further methods that pass undecided, like `logging/setLevel`.
+    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
+    everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
+    `logging/setLevel`.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class PolicyMiddleware(Middleware):
 
 
 def read_params(params: Params) -> Params:
-    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
+    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated. Raises MCPError."""
     try:
         return check_local_params(params, get_raw_message(get_http_request()))
     except RuntimeError:  # not over HTTP

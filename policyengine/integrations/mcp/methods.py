@@ -23,9 +23,10 @@ UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resourc
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
-# Matches the reason of a fact that the arguments may still supply.
+# Matches a reason for a denial that names a pending fact; the arguments of the call may supply the fact.
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
-# FastMCP also resolves tools by a second name, a hash followed by the first name; a rule about the first would miss it.
+# FastMCP also finds a tool by a second name, a hash followed by the tool's name. A rule about the tool's name does not
+# match the second name.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS_MESSAGE = "call the tool by its listed name"
 ITEMS_PER_TURN = 16  # number of items to check before other tasks run
@@ -118,7 +119,7 @@ def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | In
 
 
 def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
-    """Return the denial of a name or URI that the server would read as another one, or None."""
+    """Return the denial of a name or URI that the server would read as another name or URI, or None."""
     name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
         return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)
@@ -170,7 +171,7 @@ async def evaluate_item(
 
 
 def might_pass(decision: Decision) -> bool:
-    """Return whether the decision is not a deny, or is a deny of which every reason names a pending fact that the
+    """Return whether the decision is not a deny, or is a deny all of whose reasons name pending facts that the
     arguments may supply.
     """
     if decision.outcome is not Outcome.DENY:

@@ -73,8 +73,8 @@ _LOG = logging.getLogger("policyengine")
 def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[RequestContext]:
     """Identify the caller by the access token that the server verified: its client, subject, scopes and issuer.
 
-    `issuers` maps URLs to issuers of the policy; `issuer` applies to tokens that name none. Without a token the caller
-    is unknown: over stdio and in process, use `always`.
+    `issuers` maps URLs to issuers of the policy; `issuer` is the issuer of tokens that name none. Without a token the
+    caller is unknown: over stdio and in process, use `always`.
     """
 
     def identify(context: RequestContext) -> Facts | None:
@@ -105,8 +105,9 @@ class PolicyMiddleware:
     """MCP middleware.
 
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
-    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, which is
-    denied everything. `also` lists further methods that pass undecided, like `logging/setLevel`.
+    about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
+    everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
+    `logging/setLevel`.
     """
 
     params = staticmethod(check_local_params)
@@ -204,7 +205,10 @@ class PolicyMiddleware:
         return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     def _clear_params(self, ctx: RequestContext) -> Params:
-        """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated."""
+        """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated.
+
+        Raises MCPError.
+        """
         try:
             return self.params(ctx.params or {}, get_raw_message(ctx.request))
         except AmbiguousMessageError as error:

@@ -31,7 +31,9 @@ class McpSession:
 
 
 class SessionTable:
-    """At most `most` sessions. One more session ends the longest idle session of an owner."""
+    """The open sessions, at most `most`. To make room for a new session, the owner with the most sessions loses a
+    session.
+    """
 
     def __init__(self, most: int = MAX_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock

@@ -59,7 +59,7 @@ def canonical_uri(uri: str) -> Spelling:
 
 
 def canonical_template(template: str) -> Spelling:
-    """Return the same for a template, whose expressions stay as they are."""
+    """Return the canonical spelling of a template; its expressions are not changed."""
     if "{" not in template:
         return canonical_uri(template)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
@@ -69,7 +69,7 @@ def canonical_template(template: str) -> Spelling:
 
 
 def find_uri_problem(uri: str) -> str | None:
-    """Return what is wrong with the whole URI, before it is split; None if it is fine."""
+    """Return the problem of the whole URI, before it is split; None if there is no problem."""
     if len(uri) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if "#" in uri:

@@ -90,7 +90,7 @@ def constant_result(operator: str, bound: Decimal | int) -> bool | None:
     return results.pop() if len(results) == 1 and not (inside and operator in ("==", "!=")) else None
 
 
-# ── Callers of which nothing is known ─────────────────────────────────────────────────────────
+# ── Callers about which nothing is known ──────────────────────────────────────────────────────
 
 
 def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -112,7 +112,7 @@ def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:
 
 
 def is_guarded_when_fresh(place: k.Place, kernel: k.Kernel) -> bool:
-    """Return whether a guard or another limit at the place is about callers that are not `ready`."""
+    """Return whether a guard or a limit at the place applies to callers that are not `ready`."""
     guarded = (
         guard.place for guard in kernel.guards for effect in guard.effects
         if isinstance(effect, k.Deny | k.Confirm) and effect.condition is not None and acts_when_fresh(effect.condition)
@@ -129,13 +129,15 @@ def places_meet(place: k.Place, other: k.Place) -> bool:
 
 
 def acts_when_fresh(condition: k.Expr) -> bool:
-    """Return whether a condition asks for `behavior.ready`, and may be true of a caller that is not."""
+    """Return whether a condition reads `behavior.ready`, and may be true for a caller that is not ready."""
     asks = any(fact.path == READY for fact in learned_facts(condition))
     return asks and fresh_value(condition) is not False
 
 
 def fresh_value(node: k.Expr) -> Any:
-    """Return the value of an expression for a caller of which nothing is known yet; None if it depends on more."""
+    """Return the value of an expression for a caller about which nothing is known yet; None if it depends on other
+    facts.
+    """
     match node:
         case k.Constant(value):
             return value

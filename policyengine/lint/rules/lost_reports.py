@@ -1,4 +1,4 @@
-"""Sums over outcomes without a default: one request without a report makes them unknown."""
+"""Sums over outcomes without a default: one request without a report makes the result unknown."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Yield a W465 or W461 for agents that act for users without a matching user grant.
 
     An agent that acts for a user needs a grant of the user, from a user block or `anyone`. If no grant of the agent has
-    one, one W465 replaces the W461 of each grant.
+    a matching user grant, a single W465 replaces the W461 of each grant.
     """
     lenders = lender_index(kernel)
     for agent in kernel.agents:

@@ -15,7 +15,7 @@ from policyengine.server.adapters.responses import PROBLEM_MEDIA_TYPE, WOULD_BE_
 GRPC_PERMISSION_DENIED = 7  # a gRPC status; the HTTP status for the client is in the response
 METADATA_NAMES = {name: name.replace("-", "_").encode() for name in ("x-decision-id", "x-decision", WOULD_BE_HEADER)}
 UPSTREAM_HEADERS = frozenset((*OWN_HEADERS, "x-decision-id", WOULD_BE_HEADER))
-PRIVATE_HEADERS = frozenset((*OWN_HEADERS, WOULD_BE_HEADER))  # Envoy's clients do not see this member
+PRIVATE_HEADERS = frozenset((*OWN_HEADERS, WOULD_BE_HEADER))  # not sent to Envoy's clients
 
 # Tags of fields, in the order of their numbers.
 KEY, VALUE = b"\x0a", b"\x12"  # tags of a header, and of an entry of a map

@@ -130,7 +130,7 @@ def build_response(verdict: HttpVerdict) -> Response:
 
 
 def outcome_headers(answer: Answer) -> HeaderPairs:
-    """Return the outcome and, in observe mode, the enforced one."""
+    """Return the outcome as a header and, in observe mode, also the outcome that the policies would enforce."""
     known: HeaderPairs | None = answer.written.get(OUTCOME_KEY)
     if known is None:
         observed = () if answer.would_be is None else ((WOULD_BE_HEADER, answer.would_be.value),)
@@ -170,7 +170,9 @@ def escape_header(name: str | None) -> str:
 
 
 def problem_of(answer: Answer, status: int, id: str) -> bytes:
-    """Return the encoded problem of a decision. Each answer is encoded once, around an id of the usual form."""
+    """Return the encoded problem of a decision. An answer is encoded once; later decisions with the same answer differ
+    only in the id, if it has the usual form.
+    """
     if not USUAL_ID(id):
         return encode_problem(problem_document(answer, status, id))
     key = PROBLEM_KEYS[status]

@@ -1,8 +1,8 @@
 """The OpenID AuthZEN Authorization API 1.0: asks the engine, and builds the answers.
 
-An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
-settings say so for the caller. An allow that would have to spend becomes a denial if the question does not permit
-spending.
+An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true, or the
+settings make the caller's evaluations spend by default. An allow that would have to spend becomes a denial if neither
+the question nor the settings say whether to spend.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class TranslatorCache:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenAdapter:
-    """Asks one engine, with the maps of its policy. `consume` has the names of the callers whose questions spend unless
-    they say otherwise, or `*` for every caller.
+    """Asks one engine, with the maps of its policy. `consume` has the names of the callers whose evaluations spend
+    unless `context.consume` is false, or `*` for every caller.
     """
 
     engine: Engine | MeteredEngine
@@ -95,7 +95,7 @@ class AuthzenAdapter:
 
     @property
     def consumes(self) -> bool:
-        """Whether questions of the current caller spend, unless they specify otherwise."""
+        """Whether evaluations of the current caller spend unless `context.consume` is false."""
         caller = current_caller()
         named = caller.startswith(NAMED_CALLER_PREFIX) and caller.removeprefix(NAMED_CALLER_PREFIX) in self.consume
         return named or EVERY_CALLER in self.consume
@@ -130,7 +130,7 @@ class AuthzenAdapter:
         return json_response({"evaluations": answers})
 
     def may_answer_at_once(self, asked: AuthzenRequest) -> bool:
-        """Return whether an event loop may answer, because no part of the body waits or takes long."""
+        """Return whether an event loop may answer, because no part of the body waits or takes a long time."""
         if len(asked.items) > MAX_INLINE_ITEMS or takes_long({name: asked.members.get(name) for name in MEMBERS}):
             return False
         if any(map(takes_long, asked.items)):
@@ -146,7 +146,7 @@ class AuthzenAdapter:
         )
 
     def item_loops_long(self, asked: AuthzenRequest, item: object) -> bool:
-        """Return whether the rules may loop for long for an item; False for an item that cannot be read."""
+        """Return whether the rules may loop for a long time for an item; False for an item that cannot be read."""
         if not self.engine.forecast.has_loops or not isinstance(item, dict):
             return False
         try:
@@ -155,8 +155,9 @@ class AuthzenAdapter:
             return False
 
     def loops_long(self, evaluation: AccessEvaluation) -> bool:
-        """Return whether the rules may loop for long, for example over attributes; False for an evaluation that cannot
-        be translated."""
+        """Return whether the rules may loop for a long time, for example over attributes; False for an evaluation that
+        cannot be translated.
+        """
         if not self.engine.forecast.has_loops:
             return False
         try:

@@ -29,7 +29,7 @@ class AuthzenRequest:
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
 
 
-MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
+MAX_SMALL_EXTENT = 8  # maximum elements of a loop that is always fast
 
 
 def takes_long(raw: object) -> bool:

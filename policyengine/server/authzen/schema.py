@@ -16,7 +16,7 @@ JSON = BodyFormat.JSON.value[0]
 
 
 class AuthzenSubject(BaseModel):
-    """The caller. Unknown members are ignored, here and everywhere."""
+    """The caller. Unknown members are ignored in every AuthZEN object."""
 
     type: str
     id: str

@@ -63,8 +63,8 @@ class EvaluationAction:
 @dataclass(frozen=True, slots=True)
 class AccessEvaluation:
     """One evaluation with checked structure; unknown members are left out. `spends` means that an allow spends what it
-    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the caller
-    nor its settings say whether to spend.
+    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the
+    evaluation nor the settings say whether to spend.
     """
 
     subject: EvaluationEntity
@@ -197,7 +197,9 @@ class QuestionTranslator:
     # ── Subject and agents ────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
-        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller."""
+        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller. Raises
+        UnmappedError.
+        """
         subject, known = asked.subject, self.becomes(asked.subject)
         if known is None:
             return {}
@@ -224,7 +226,7 @@ class QuestionTranslator:
 
     def through(self, asked: AccessEvaluation, issuer: object) -> JsonObject:
         """Return the actors: `act` holds the current actor and, nested in it, the previous actors; `context.agent`
-        names only one.
+        names only the current actor. Raises UnmappedError.
         """
         actors = list(actor_chain(asked.subject.properties.get("act")))
         named = asked.context.get("agent")
@@ -288,8 +290,8 @@ class QuestionTranslator:
     # ── Attributes ────────────────────────────────────────────────────────────────────────────
 
     def rows(self, asked: AccessEvaluation, facts: tuple[k.MapFact, ...], endpoint: JsonObject) -> list[JsonObject]:
-        """Return the attributes that the policy accepts from a question. If the entity store has an attribute, its
-        value takes precedence.
+        """Return the attributes that the policy accepts from a question. If the entity store has an attribute, the
+        stored value takes precedence.
         """
         found: dict[tuple[str, str], JsonObject] = {}
         for fact in (one for one in facts if one.entity):
@@ -349,7 +351,7 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
     """Return the options. A request that needs an obligation outside the gateway's list is denied; a malformed list
-    supports none.
+    counts as empty.
     """
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:
@@ -361,7 +363,7 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
     """Return an escaped segment. A value that cannot be a single segment makes the path malformed, so that the request
-    is denied.
+    is denied. Raises UnmappedError for a value that is empty or not a string.
     """
     if segment.source is None:
         return quote(segment.text, safe="")

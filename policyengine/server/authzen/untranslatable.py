@@ -18,8 +18,9 @@ _LOG = logging.getLogger("policyengine")
 
 
 class DenialReporter:
-    """Counts each denial, and logs the first of a kind and then one per minute, with their number and the last reason.
-    It is thread-safe."""
+    """Counts each denial, and logs at most one line per kind and minute, with the number of denials and the latest
+    reason. Thread-safe.
+    """
 
     def __init__(self, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
         self._tally = tally

@@ -1,9 +1,9 @@
 """The acceptor of one listener in one worker: it accepts connections within bounds, leaves some to less busy workers,
 and loses none when it closes.
 
-A listener that closes resets the connections in its queue. Before it closes, it therefore makes the kernel drop new
-connection attempts: such a client tries again a second later and is then refused. Every connection that is already
-queued is accepted.
+A listener that closes resets the connections in its queue. On Linux, the listener therefore makes the kernel drop new
+connection attempts before it closes: such a client tries again a second later and is then refused. Every connection
+that is already queued is accepted.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Acceptor:
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     def refuse(self) -> None:
-        """Admit no new connection to the queue, for all workers that share the listener. Queued connections are still
-        accepted.
+        """Admit no new connection to the queue, for all workers that share the listener; on platforms other than Linux,
+        only for Unix sockets. Queued connections are still accepted.
         """
         if self._path is not None and self._made is not None:
             with suppress(ServeError):  # the supervisor tries again

@@ -134,7 +134,7 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def arrive(self) -> None:
-        """Count a connection that has got its protocol, or that failed."""
+        """Stop counting a connection as expected, because it now has its protocol, or has failed."""
         self._expected -= 1
 
     def enter(self, connection: ClientConnection) -> None:
@@ -165,8 +165,8 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Yield connections that are not answering a request, from the address with the most of them: idle connections
-        first, then the oldest.
+        """Yield `many` connections or slightly more that are not answering a request, from the address with the most of
+        them: idle connections first, then the oldest.
         """
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:

@@ -4,8 +4,8 @@ llhttp refuses every request whose end two servers could find at different place
 or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
 the next request. This module closes these gaps.
 
-It is faster because uvicorn creates an exchange and a task for each request, whereas a simple request that has arrived
-completely is answered here without them.
+The protocol is faster because uvicorn creates an exchange and a task for each request, whereas a simple request that
+has arrived completely is answered here without them.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     `quiet` counts the bytes since the last complete head, piece of a body, or message. `waiting` means that the head of
     a request has arrived; uvicorn's exchange is created only if the request cannot be answered without one; `content`
-    is its body so far. `begun` is an exchange whose body has not arrived. `unwanted` counts the bytes of a body that
-    arrived after its answer. `last` means that no later request is handled, `passing` that the current request is not
-    handled, and `closing` that nothing more is read.
+    is the body of the request so far. `begun` is an exchange that is not started yet. `unwanted` counts the bytes of a
+    body that arrived after its answer. `last` means that no later request is handled, `passing` that the current
+    request is not handled, and `closing` that nothing more is read.
     """
 
     app: Any
@@ -267,7 +267,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start the exchange only when its body has arrived or is late; uvicorn calls this method after the head."""
+        """Start the exchange only after all received bytes are parsed, because they may contain the body; uvicorn calls
+        this method after the head.
+        """
         if self.starting:
             self.begun = (cycle, app)
         else:

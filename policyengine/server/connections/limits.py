@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from policyengine.server.listeners import ServeError
 
 MAX_CONNECTIONS = 4_096  # maximum per worker, if it may open that many files
-UNKNOWN_FILES = 256  # if the system does not report the limit
-# Minimum reserve, or an eighth of all: for logs, stores, issuers, and connections about to be evicted.
+UNKNOWN_FILES = 256  # assumed limit of open files, if the system does not report the limit
+# Files reserved for logs, stores, issuers, and connections about to be evicted: an eighth of all, but at least this
+# many.
 RESERVED_FILES = 64
 MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0

@@ -73,7 +73,7 @@ class FastPathApp:
     careful: ASGIApp
     reloading: ReloadableEngine
     tokens: BearerTokens | None
-    hosts: AllowedHosts  # set if there are no tokens
+    hosts: AllowedHosts  # used only if there are no tokens
     body_timeout: float
     doors: DoorTable
 
@@ -134,8 +134,8 @@ class FastPathApp:
         await send({"type": "http.response.body", "body": answer.content})
 
     async def answer_in_task(self, door: FastDoor, request: SimpleRequest, engine: Engine) -> FastAnswer | None:
-        """Answer on the event loop, or in a thread if the answer needs a store, or in turn if the decision
-        takes long.
+        """Answer on the event loop; in a thread if the answer needs a store; in turn if the body is long or the
+        decision may take a long time. Return None if the application must answer.
         """
         in_threads = door.counts.in_threads
         if len(request.body) > LONG_BODY_BYTES:

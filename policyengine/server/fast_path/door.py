@@ -64,7 +64,7 @@ class FastDoor(Protocol):
 
 
 def is_simple_body(headers: HeaderMap) -> bool:
-    """Return whether the body is not compressed and not very long, and has no idempotency key."""
+    """Return whether the body is not compressed and not very long, and the request has no idempotency key."""
     return (
         b"content-encoding" not in headers
         and b"idempotency-key" not in headers

@@ -14,7 +14,7 @@ from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.telemetry.trace_headers import trace_response_headers
 
 DECODED_KEY = "policyengine.decoded"  # the key in the scope for the decoded body
-OWN_PARTS = 100  # the number of pending facts in every question of a gateway
+OWN_PARTS = 100  # upper bound for the number of parts that every question of a gateway has
 HeaderMap = dict[bytes, bytes]
 RawHeaderLines = list[tuple[bytes, bytes]]
 

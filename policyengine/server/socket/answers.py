@@ -70,8 +70,8 @@ def answer_frame(
 
 
 def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether the question may take so long that other requests should not wait for it. Return False for one
-    simple question: the engine itself reports that it takes long.
+    """Return whether the question may take so long that other requests should not wait for it. Return False for a
+    single simple question, because the engine itself raises WouldBlockError for long work.
     """
     if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
@@ -79,7 +79,7 @@ def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
 
 
 def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether one of the questions may take long."""
+    """Return whether one of the questions may take a long time."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.forecast.has_loops and any(
         isinstance(one, dict) and engine.forecast.takes_long(one) for one in several

@@ -178,7 +178,7 @@ class FramedProtocol(asyncio.Protocol):
         self.settle(rest=questions >= MAX_QUESTIONS_PER_TURN)
 
     def work_apart(self, most: int) -> None:
-        """Answer in a thread, because the answer needs a store or takes long; only this connection waits."""
+        """Answer in a thread, because the answer needs a store or may take a long time; only this connection waits."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ALARMS, CALLERS, READY = "behavior_alarms", "behavior_callers", "behavior_ready"
 AGE, NUMBER = "behavior_model_age", "behavior_model_number"
-MAX_CLASSES = 200  # with a label of their own
-NO_CLASS_LABEL = "none"  # of callers without a profile or an agent block
+MAX_CLASSES = 200  # maximum number of classes with a label of their own
+NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 
 def publish_behavior(tally: ServerCounters, engine: Engine) -> None:

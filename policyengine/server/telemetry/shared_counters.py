@@ -26,14 +26,14 @@ CounterKey: TypeAlias = tuple[str, ...]
 CountFunction: TypeAlias = Callable[[Answer, int], None]
 TimingTurns: TypeAlias = Iterator[int]  # whether to time the next decision
 CellValues: TypeAlias = Iterator[int]  # yields the next value of a cell
-AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # a decision, and the rules in it
+AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # of a decision, and of its rules
 Places = TypeVar("Places")
 
 CELL_BYTES = 8  # bytes per cell
 REGION_BYTES = 512 * 1024  # bytes of a region; untouched pages take no memory
 # Bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room.
 RESERVED_BYTES = 192 * 1024
-HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
+HEAD = 2  # cells before a key: the length of the key in bytes, and the number of cells behind it
 # The first bound of latencies is 2**10 nanoseconds, and each further bound is twice the previous one.
 MIN_LATENCY_BITS = 10
 BOUNDS = 24  # number of exported bounds
@@ -180,7 +180,7 @@ class ServerCounters:
 
     def counter(self, door: str) -> CountFunction:
         """Return a function that counts answers of an adapter; call it from the event loop only. Every decision waits
-        for this function. No count is lost, because the shared memory is updated when it returns.
+        for this function, so it must be fast. It updates shared memory before it returns, so no count is lost.
         """
         region, clock = self.loop, self._clock
         known: AnswerCellCache[AnswerCells] = AnswerCellCache()
@@ -284,7 +284,7 @@ class ServerCounters:
                 self.threads.numbers[cell] = value
 
     def labels(self, word: str) -> list[str]:
-        """Return the labels of the gauges of this worker with one label."""
+        """Return the labels of this worker's counters and gauges whose keys begin with `word`."""
         with self._lock:
             return [key[1] for key, _, _ in self.threads.entries() if key[0] == word and len(key) > 1]
 

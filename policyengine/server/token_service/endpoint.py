@@ -169,7 +169,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that the token names, or any token for an operator."""
+    """Revoke a token for a client that the token names; for an operator, any token, or everything with a name."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)

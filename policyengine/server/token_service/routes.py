@@ -30,7 +30,7 @@ ROUTE_DESCRIPTIONS = {
     "/introspect": "Report whether a token is valid, and its claims (RFC 7662).",
 }
 JSON = msgspec.json.Encoder(decimal_format="number")  # writes decimals as tokens do
-MAX_CONCURRENT_CALLS = 8  # maximum threads, of the 40 for requests
+MAX_CONCURRENT_CALLS = 8  # maximum threads for each kind of work, of the 40 threads for requests
 EndpointFunction = Callable[["TokenServiceContext", bytes, "FormSender"], "TokenServiceReply"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from mmap import mmap
 
 CELL_BYTES = 8  # bytes per cell
-LOAD, QUIET, CLOSED = range(3)  # number of cells of each worker
+LOAD, QUIET, CLOSED = range(3)  # the cells of each worker
 CELLS_PER_WORKER = 3
 
 
@@ -26,7 +26,7 @@ class WorkerBoard:
     # ── Sharing connections ───────────────────────────────────────────────────────────────────
 
     def load(self, connections: int) -> None:
-        self._cells[self._mine + LOAD] = connections + 1  # 0 means that it accepts none
+        self._cells[self._mine + LOAD] = connections + 1  # 0 means that the worker accepts no connections
 
     @property
     def others_are_freer(self) -> bool:

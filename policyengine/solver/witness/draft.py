@@ -168,7 +168,7 @@ def neutral_operand(term: k.Arithmetic) -> object:
 
 
 def solve_term(term: k.Arithmetic, side: k.Expr, other: Any, value: Any) -> Any:
-    """Return the value of one side with which the term has the required value; None if there is none."""
+    """Return the value of one side with which the term has the required value; None if no value fits."""
     match term.operator:
         case "+":
             return compute("-", value, other)

@@ -28,7 +28,7 @@ States: TypeAlias = Mapping[Subject, AbstractValue]
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
 
 MAX_COMBINATIONS = 2_000
-OTHER_TEXTS = ("A", "0", "-", "!")  # in falling usefulness: a later text sorts before more constants
+OTHER_TEXTS = ("A", "0", "-", "!")  # the most natural first; a later text sorts before more constants
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
 # Parts are filled before the operands that are computed from them.
@@ -96,7 +96,7 @@ class StateFiller:
         elif isinstance(subject, k.Quantifier | k.InWindow) or constant_question(subject):
             return  # solved together with other subjects
         elif isinstance(subject, k.HasRow):
-            WitnessFinder(self.editor).make(subject, True)  # only for now, even if the row must not exist
+            WitnessFinder(self.editor).make(subject, True)  # a row that must not exist is removed at the end of `fill`
         elif isinstance(state, bool):
             WitnessFinder(self.editor).make(subject, state)
         else:
@@ -198,7 +198,9 @@ class StateFiller:
 def find_world(
     wanted: Iterable[tuple[k.Expr, bool]],
 ) -> tuple[States, Mapping[Subject, Sequence[AbstractValue]]] | None:
-    """Return states of facts for which all conditions have the required result, and the facts' constants."""
+    """Return states of facts for which all conditions have the required result, and the facts' constants; None if no
+    such states are found.
+    """
     space = FactSpace()
     formulas = [(to_formula(condition, space), state) for condition, state in wanted]
     choices = [subject_states(number, space) for number in range(len(space.subjects))]

@@ -1,5 +1,5 @@
 """The finder of witnesses: changes facts to make conditions true or false, guided by the structure of the conditions.
-It may fail.
+The finder may fail.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from policyengine.typesystem import EntityRef
 
 @dataclass(frozen=True, slots=True)
 class WitnessFinder:
-    """Changes a draft until a condition is true or false as required. `gently` keeps parts that already have the
-    required value.
+    """Changes a draft so that a condition is true or false as required, if possible. `gently` keeps parts that already
+    have the required value.
     """
 
     editor: DraftEditor

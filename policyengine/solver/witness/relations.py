@@ -1,4 +1,4 @@
-"""Changes that make relations true or false: one method for each kind of operands."""
+"""Changes that make relations true or false: one function for each kind of operands."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
 
 
 def sample_text(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[str] = ()) -> str | None:
-    """Return a known string that fits; otherwise one composed of pieces from all the questions, or None."""
+    """Return a known string that fits, or a string composed of pieces from all questions; None if none is found."""
     return next(fitting_texts(asked, known), None)
 
 

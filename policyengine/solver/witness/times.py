@@ -19,7 +19,7 @@ WINTER_SUMMER_LATER = (timedelta(0), timedelta(weeks=26), timedelta(weeks=160))
 
 def candidate_times(start: datetime, every: Sequence[Window]) -> Iterator[datetime]:
     """Yield the start, then every time in the following week at which a window opens or closes, and the second before.
-    A window of dates adds such a week after each of its edges, and one before the first of all edges.
+    A window of dates adds such a week after each of its edges, and a week before the earliest edge of all windows.
     """
     edges = sorted(edge.astimezone(UTC) for window in every if isinstance(window, calendar_windows.Absolute)
                    for edge in (window.start, window.end))  # fmt: skip
@@ -73,7 +73,9 @@ def window_times(window: Window, monday: datetime) -> tuple[tuple[datetime, ...]
 
 
 def candidate_mondays(moment: object) -> tuple[datetime, ...]:
-    """Return the Monday of the week of a known time, and one each in winter, in summer and some years later."""
+    """Return the Monday of the week of a known time, and three other Mondays: in winter, in summer, and some years
+    later.
+    """
     known = (monday_of(moment),) if isinstance(moment, datetime) and MIN_TIME <= moment < MAX_TIME else ()
     return (*known, *(monday_of(MONDAY) + later for later in WINTER_SUMMER_LATER))
 

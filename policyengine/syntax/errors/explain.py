@@ -264,7 +264,9 @@ def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_spelling(s: ErrorContext) -> Diagnostic | None:
-    """Explain text that is almost a name: with an upper-case first letter, a hyphen, or a letter outside ASCII."""
+    """Explain an endpoint after `may delegate`, and text that is almost a name: with an upper-case first letter, a
+    hyphen, or a letter outside ASCII.
+    """
     if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
         hint = f"declare a scope for it, `scope NAME {{ {s.found} … }}`, and write `may delegate NAME to …`"
         return s.report("E127", "an agent can delegate scopes, not endpoints", hint)

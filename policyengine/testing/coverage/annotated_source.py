@@ -1,4 +1,4 @@
-"""Split the text of a file into pieces, each with the points of the innermost part that contains it."""
+"""Splits the text of a file into pieces, each with the points of the innermost part that contains it."""
 
 from __future__ import annotations
 

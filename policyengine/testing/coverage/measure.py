@@ -1,4 +1,4 @@
-"""Measure coverage, counted by meaning, so that the layout of a policy does not change it."""
+"""Measures coverage, counted by meaning, so that the layout of a policy does not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record the points that the trace of one request shows."""
+"""Records the points that the trace of one request shows."""
 
 from __future__ import annotations
 

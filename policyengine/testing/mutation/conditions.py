@@ -1,4 +1,4 @@
-"""Faults in conditions: negated, removed, or joined by another connective."""
+"""Faults in conditions: a condition is negated, a part is dropped, or an operator or a connective is swapped."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def presence_faults(node: ast.Presence) -> Iterator[FaultChange]:
 
 
 def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
-    """Flip the connective everywhere in a condition, because the checker requires parentheses around mixed
-    connectives.
+    """Flip all connectives of a condition at once, because the checker requires parentheses around mixed connectives,
+    and drop each part.
     """
     gaps = zip(node.items, node.items[1:], strict=False)
     words = [find_word(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
@@ -77,7 +77,7 @@ def quantifier_faults(node: ast.Quantifier) -> Iterator[FaultChange]:
 
 
 def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
-    """Return the whole condition of a rule and each part joined by `and` or `or`."""
+    """Return the conditions directly in a node: the whole condition of a rule, or the parts joined by `and` or `or`."""
     match node:
         case ast.ConditionClause(_, condition) | ast.Require(condition) | ast.PrincipalCondition(condition):
             return (condition,)

@@ -135,7 +135,7 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
 
 
 def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[FaultChange]:
-    """Replace a value of an enum with a neighbour; `enums` maps each value to its neighbours."""
+    """Replace a value of an enum with an adjacent value; `enums` maps each value to its adjacent values."""
     if isinstance(node, ast.Reference) and not node.keys:
         for value in enums.get(node.name, ()):
             yield FaultChange.at(MOVE_BOUND, node, replace_span(node.span, value), name=value)
@@ -151,7 +151,7 @@ def enum_neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
 
 
 def window_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """Move a day, or change the zone; literals of windows are mutated separately."""
+    """Move each day, and change the zone; literals of windows are mutated separately."""
     match node:
         case ast.DailyWindow(first, last) | ast.WholeDaysWindow(first, last):
             days = [day for day in (first, last) if day is not None]

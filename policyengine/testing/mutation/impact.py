@@ -157,7 +157,7 @@ def member_change_affects(name: str, new: object, base: k.Kernel, question: Base
         case "delegation":
             return question.by_agent
         case "watches":
-            return False  # rules may read the recorded events
+            return False  # recorded events matter only to rules that read them, and these are checked, too
         case _:
             return True
 

@@ -1,7 +1,8 @@
 """Lowers faults to kernels without parsing again: parts that a fault cannot change are lowered once.
 
-A fault inside a rule lowers that rule; a fault in a scope, a `define` or a binding lowers the whole policy. In both
-cases the checker's own lowering determines the meaning of the changed tree, and whether it is valid.
+A fault inside a rule lowers that rule again; a fault in another declaration, or in an endpoint that binds facts, lowers
+the policy again except the rules that the fault cannot reach. In both cases the checker's own lowering determines the
+meaning of the changed tree, and whether it is valid.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class LoweringCache:
         return rule
 
     def mistakes(self, rules: Iterable[KernelRule]) -> Iterator[Diagnostic]:
-        """Yield errors about conditions that are never true or false."""
+        """Yield the errors about conditions with which a rule never has its effect."""
         some = tuple(rules)
         yield from dead_rules.dead_rule_errors(
             replace(

@@ -132,7 +132,7 @@ def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterato
 
 
 def head_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """Widen `user where …` to `user any`, and `agent where …` to every agent."""
+    """Widen `user where …` to `user any`, `agent where …` to every agent, and the glob of an agent by one character."""
     match node:
         case ast.UserDecl(head=ast.PrincipalCondition() as head):
             yield FaultChange(DROP_CONDITION, head, ast.AnyUser(span=head.span), (replace_span(head.span, "any"),))
@@ -228,7 +228,7 @@ def anchor_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def issuer_faults(node: ast.IssuerDecl) -> Iterator[FaultChange]:
-    """Toggle `records chains`, `scopes none` and `users like`, and drop claims. `url` and `audience` do not affect
+    """Toggle `records chains` and `scopes none`, and drop `users like` and claims. `url` and `audience` do not affect
     decisions, because tokens are verified before the decision.
     """
     said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.TrustAnchorOption)}

@@ -88,7 +88,9 @@ class ClaimChecker:
         return self.prop.where is None or evaluate(self.prop.where, facts.looked_at_anew) is True
 
     def breaks(self, sketch: DraftRequest, like: Decision | None = None) -> bool:
-        """Return whether the request breaks the claim; if `like` is given, also whether it does so at the same gate."""
+        """Return whether the request breaks the claim; if `like` is given, also whether its outcome and gate are those
+        of `like`.
+        """
         found = self.decided(sketch)
         if found is None or not self.is_broken_by(found):
             return False

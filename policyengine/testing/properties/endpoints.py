@@ -88,7 +88,7 @@ class EndpointContext:
 
     @cached_property
     def doors(self) -> tuple[CoveringGrant, ...]:
-        """The grants to agents, and the grants to users and to anyone without an agent."""
+        """The grants that cover this endpoint."""
         return tuple(door for block in policy_blocks(self.kernel) for door in self._doors(block))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Generate a request that a grant is likely to allow, with occasional faults."""
+"""Generates a request that a grant is likely to allow, with occasional faults."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class RequestGenerator:
     # ── What must hold ────────────────────────────────────────────────────────────────────────
 
     def hurdles_of(self, door: CoveringGrant) -> None:
-        """Add the requirements of a block and of its `may` as hurdles."""
+        """Add the conditions of a block and of its grant as hurdles."""
         block = door.block
         if not isinstance(block, k.AnyoneBlock):
             if isinstance(block.who, k.PrincipalCondition):
@@ -273,14 +273,14 @@ class RequestGenerator:
                         pass
 
     def facts(self) -> None:
-        """Set the facts that the policy and the property read, with occasional omissions."""
+        """Set the facts that the hurdles and the property read, with occasional omissions."""
         conditions = [*(node for node, _ in self.hurdles), self.prop.where]
         for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in facts_read(node)):
             if not self.choose.chance(10):
                 self.editor.settle(leaf)
 
     def approve(self) -> None:
-        """Add approvals for confirms, in half of the requests."""
+        """Add approvals for confirms in half of the requests, unless the property sets approvals."""
         confirms = [(g, e) for g in self.site.guards for e in g.effects if isinstance(e, k.Confirm)]
         if not confirms or self.sketch.world.approvals or self.choose.chance(2):
             return
@@ -322,7 +322,9 @@ class RequestGenerator:
     # ── What is amiss ─────────────────────────────────────────────────────────────────────────
 
     def spoil(self) -> None:
-        """Add a fault: remove a fact, change its value or its type, or use a similar endpoint."""
+        """Add a fault: remove a fact, make it unreadable, change its type, spoil an attribute, set an empty task, or
+        use a similar endpoint.
+        """
         paths = list(self.sketch.leaves())
         if not paths or self.choose.chance(8):
             self.sketch.spot = neighbouring_endpoint(self.sketch.spot, self.choose)
@@ -347,7 +349,9 @@ class RequestGenerator:
             self.sketch.put(("task", "entities"), ())
 
     def spoil_attribute(self) -> None:
-        """Add a fault to an attribute of the principal or resource: remove it, or give it the wrong type."""
+        """Add a fault to the row of the user, agent or resource: remove the row or an attribute, or give an attribute
+        the wrong type.
+        """
         roots = [root for root in ("user", "resource", "agent") if self.sketch.holder(root) in self.sketch.rows]
         if not roots:
             return
@@ -379,7 +383,7 @@ def is_fact_path(node: k.Expr) -> bool:
 
 
 def wrong_type_value(value: object) -> object:
-    """Return a value of another type that a lax reader might accept as equal."""
+    """Return a value of another type: for a boolean or a number its text, which a lax reader might accept."""
     match value:
         case str():
             return 5

@@ -16,7 +16,8 @@ MAX_CHOICES = 64
 @dataclass(frozen=True, slots=True)
 class RandomSource:
     """A source of choices. `below(n)` returns a number from 0 to n - 1; the first of several options should be the most
-    promising one."""
+    promising option.
+    """
 
     below: Callable[[int], int]
 

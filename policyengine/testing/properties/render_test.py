@@ -1,4 +1,4 @@
-"""Render a generated request as a test for a test file: its setup, the request, and the expectation."""
+"""Renders a generated request as a test for a test file: its setup, the request, and the expectation."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_text(sketch: DraftRequest, prop: Property) -> str:
     return "\n".join([f"test {name} {{", *(f"  {line}" for line in lines), "}"])
 
 
-test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test class
+test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def request_line(sketch: DraftRequest, prop: Property, spelling: TestNameWriter) -> str:

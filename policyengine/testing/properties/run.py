@@ -45,8 +45,9 @@ class HypothesisMissingError(Exception):
 def try_properties(
     properties: Iterable[Property], kernel: k.Kernel, seed: int = 0, examples: int = DEFAULT_EXAMPLES
 ) -> tuple[PropertyResult, ...]:
-    """Try each claim with `examples` matching requests, in order; the same `seed` generates the same requests. Raises
-    HypothesisMissingError if there is a claim to try and hypothesis is not installed."""
+    """Try each claim with at most `examples` matching requests, in order; the same `seed` generates the same requests.
+    Raises HypothesisMissingError if there is a claim to try and hypothesis is not installed.
+    """
     trial: PropertyContext | None = None
     results = []
     for prop in properties:

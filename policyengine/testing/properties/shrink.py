@@ -1,4 +1,4 @@
-"""Shrink a counterexample until every remaining fact is needed."""
+"""Shrinks a counterexample until every remaining fact is needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ShrinkStep: TypeAlias = Callable[[DraftRequest], bool]  # returns False if there
 
 
 def shrink(sketch: DraftRequest, judge: ClaimChecker) -> DraftRequest:
-    """Return a counterexample from which nothing can be removed: without any part of it, the claim would hold. Given
-    facts stay, except entity rows that do not matter.
+    """Return a counterexample from which no part can be removed: without it, the request would not break the claim with
+    the same outcome at the same gate. Given facts stay, except entity rows that do not change the outcome and its
+    reasons.
     """
     first = judge.decided(sketch)
     sketch = _shrink_fully(sketch, shrink_steps, lambda smaller: judge.breaks(smaller, like=first))

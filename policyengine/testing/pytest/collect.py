@@ -1,4 +1,4 @@
-"""Collect `.policy` files as pytest items: a file, its tests, and their requests and claims."""
+"""Collects `.policy` files as pytest items: a file, its tests, and their requests and claims."""
 
 from __future__ import annotations
 

@@ -74,7 +74,9 @@ class Policy:
         return self.engine.decide(asked)
 
     def allows(self, asked: QuestionLike | None = None, /, **facts: object) -> AllowResult:
-        """Return whether a request is allowed: `assert policy.allows("GET /health")`, `assert not policy.allows(…)`."""
+        """Decide a request as `decide` does, and return whether it is allowed: `assert policy.allows("GET /health")`,
+        `assert not policy.allows(…)`.
+        """
         return AllowResult(self.decide(asked, **facts))
 
 

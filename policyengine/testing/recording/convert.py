@@ -68,7 +68,7 @@ class RecordingResult:
 
     @property
     def reasons(self) -> dict[str, list[str]]:
-        """The reasons for which decisions were left out, each with the ids of the decisions."""
+        """The reasons why decisions were left out, each with the ids of the decisions."""
         found: dict[str, list[str]] = defaultdict(list)
         for decision in self.left_out:
             found[decision.why].append(decision.id)

@@ -45,13 +45,13 @@ def check(
 ) -> int:
     """Check a proof without the log.
 
-    The signed checkpoint in the proof must be signed by a trusted key, and the hashes must lead to it: from the line of
-    the decision, which is then shown, or from the old checkpoint.
+    The checkpoint in the proof must be signed by a trusted key, and the hashes must lead to this checkpoint from the
+    line of the decision, which is then shown, or from the checkpoint of `--checkpoint`.
 
     \b
     Exit codes:
       0  the proof holds
-      1  it does not, or it is malformed
+      1  the proof does not hold, or is malformed
 
     \b
     Example:

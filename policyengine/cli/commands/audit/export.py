@@ -1,4 +1,4 @@
-"""`policyengine audit export`: write the decision log in a format of another system."""
+"""`policyengine audit export`: convert the decision log to the format of another system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policyengine.audit.record_summary import RecordSummary
 
 STDOUT = Path("-")
-OWNER_ONLY = 0o600  # as a log
+OWNER_ONLY = 0o600  # the mode of a log
 
 
 class ExportFormat(StrEnum):
@@ -86,12 +86,12 @@ def export(
         typer.Option("--output", "-o", metavar="FILE", help="The file to write; `-` is the standard output."),
     ] = STDOUT,
 ) -> int:
-    """Write the decision log in a format of another system.
+    """Convert the decision log to the format of another system.
 
     `ocsf` writes an event of the class API Activity (6003) for each record, `cloudevents` an event with the record as
     its data: JSON, one event on each line. `csv` and `parquet` write a table with one row for each record; `parquet`
-    needs the extra `audit`. Rotated files of the log are included. The records are those of the log: what it redacts is
-    redacted here, too.
+    needs the extra `audit`. Rotated files of the log are included. A value that is redacted in the log is also redacted
+    in the export.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`policyengine audit pack`: a log as one Parquet file that answers questions in seconds."""
+"""`policyengine audit pack`: pack a log into one Parquet file, which can be queried in seconds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def pack(
 ) -> int:
     """Pack a decision log into one Parquet file.
 
-    The file has the fields of each record in columns, and each line as it is. Every command that reads a log reads it,
-    except those for seals, and so does any program that reads Parquet. Only its owner may read it. The log itself stays
-    as it is.
+    The file has the fields of each record in columns, and each line of the log unchanged. Every command that reads a
+    log also reads this file, except the commands for seals; so does every program that reads Parquet. Only the owner of
+    the file may read it. The log itself is not changed.
 
     \b
     Exit codes:

@@ -1,5 +1,5 @@
-"""`policyengine audit prove`: prove that a log contains a decision, or that it begins with an earlier state
-of itself.
+"""`policyengine audit prove`: prove that a log contains a decision, or that it begins with the lines that an earlier
+checkpoint covers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`policyengine audit query`: which records of a log match, how many, and how large their numbers are."""
+"""`policyengine audit query`: find, count and measure the records of a log."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def query(
     limit: Limit = 1_000,
     format: Format = QueryFormat.TEXT,
 ) -> int:
-    """Ask decision logs which records match.
+    """Find, count and measure the records of decision logs.
 
-    Without other options, the newest decisions are printed. An option may be repeated: one of its values must match,
-    and all options together. Lines that are malformed are skipped and counted. Times are UTC.
+    Without other options, the newest decisions are printed. A filter option may be repeated: a record must match one of
+    its values. All filter options must match. Lines that are malformed are skipped and counted. Times are UTC.
 
     \b
     Exit codes:
@@ -120,7 +120,9 @@ def query(
 
 
 def default_kind(by_id: bool, measure: str | None) -> RecordKind:
-    """Return the kind of records that is meant without `--kind`: only outcomes have numbers to measure."""
+    """Return the default of `--kind`: outcomes with `--measure`, because only outcomes have numbers to measure; all
+    records with an ID; otherwise decisions.
+    """
     if measure is not None:
         return RecordKind.OUTCOME
     return RecordKind.ALL if by_id else RecordKind.DECISION
@@ -204,7 +206,7 @@ def print_all(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -> N
     """Print records while they are read. Raises CommandError."""
     from policyengine.audit.query.source import check_logs
 
-    def rows() -> Iterator[Sequence[object]]:  # errors of writing do not pass through it
+    def rows() -> Iterator[Sequence[object]]:  # a generator, so that `report_query_errors` sees no errors of writing
         with report_query_errors(logs), opened_logs(logs, in_order=True) as reader:
             yield from reader.rows(asked)
             check_logs(reader.skipped)

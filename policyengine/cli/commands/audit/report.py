@@ -1,4 +1,4 @@
-"""`policyengine audit report`: a log as one HTML page."""
+"""`policyengine audit report`: write an HTML page that reports on a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.cli.options.audit_query import Logs, Since, Until
 from policyengine.cli.output.terminal import Screen
 
 STDOUT = Path("-")
-OWNER_ONLY = 0o600  # as a log
+OWNER_ONLY = 0o600  # the mode of a log
 
 
 def report(
@@ -34,11 +34,11 @@ def report(
     since: Since = None,
     until: Until = None,
 ) -> int:
-    """Report on decision logs as one HTML page.
+    """Write an HTML page that reports on decision logs.
 
     The page shows decisions over time, what was denied, new agents and endpoints, chains, confirms and how they ended,
-    upstreams, usage and tokens. Every number has the `audit query` that gives it. The page loads nothing and has no
-    scripts. Only its owner may read it.
+    upstreams, usage and tokens. Each number is shown with the `audit query` command that computes it. The page loads
+    nothing and has no scripts. Only the owner of the file may read it.
 
     \b
     Exit codes:

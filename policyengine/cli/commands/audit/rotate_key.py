@@ -26,8 +26,8 @@ def rotate_key(
 ) -> int:
     """Replace the key that seals a log.
 
-    The old key signs a statement that names the new one. The statement becomes a line of the log, so that a verifier
-    who trusts the old key follows it to the new one. A server that writes the log uses the new key within a second. The
+    The old key signs a statement that names the new key. The statement becomes a line of the log, so that a verifier
+    that trusts the old key also trusts the new key. A server that writes the log uses the new key within a second. The
     old private key is overwritten.
 
     \b

@@ -1,1 +1,1 @@
-"""`policyengine behavior`: what is learned of callers."""
+"""`policyengine behavior`: what is learned about callers."""

@@ -21,7 +21,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 if TYPE_CHECKING:
     from policyengine.behavior.evaluation.figures import Evaluation, FigureSet
 
-EVALUATION_KEY = b"evaluation"  # of tags that are not kept
+EVALUATION_KEY = b"evaluation"  # key of the tags, which are not stored
 PERCENTS = ("tpr_at_1", "tpr_at_0_1", "declared", "observed")
 FORMAT_HINT = "docs/behavior.md describes the lines of events and labels"
 
@@ -48,14 +48,14 @@ def evaluate(
 ) -> int:
     """Measure how well learned facts find abuse.
 
-    The training traffic is learned, then each run of the test traffic gets a score for each fact. The scores of runs
-    with the label `normal` are compared with those of all others. Traffic is decision logs, or one JSON object a line:
-    `{"at", "issuer", "agent", "run", "endpoint", "status"}`. A line of labels is `{"run", "label"}`, with `issuer` and
-    `agent` if several callers have runs of one name.
+    The command learns from the training traffic, and then scores each run of the test traffic for each fact. It
+    compares the scores of the runs with the label `normal` with the scores of all other runs. Traffic is decision logs,
+    or one JSON object a line: `{"at", "issuer", "agent", "run", "endpoint", "status"}`. A line of labels is `{"run",
+    "label"}`, with `issuer` and `agent` if runs of several callers have the same name.
 
     \b
     Exit codes:
-      0  measured, whatever the figures are
+      0  measured, with any result
       1  a file cannot be read, or a line of events or labels cannot be used
       2  wrong usage
 
@@ -121,7 +121,7 @@ def report_traffic_errors(file: Path) -> Iterator[None]:
 
 
 def check_files(files: list[Path]) -> None:
-    """Check that each decision log is one. Raises CommandError, OSError."""
+    """Check the files that have the form of a decision log. Raises CommandError, OSError."""
     from policyengine.behavior.evaluation.traffic import is_log
 
     for file in files:

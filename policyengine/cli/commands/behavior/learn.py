@@ -55,16 +55,16 @@ def learn(
     """Learn the behavior of callers from decision logs.
 
     The folder then has the rows of the callers and a signed model of their classes, and `serve --behavior FOLDER`
-    continues with both. Decisions that the folder knows already are left out, so a log can be learned twice. Several
-    logs are read together, in the order of time.
+    continues with both. Decisions that the folder already contains are left out, so the same log can be passed again.
+    Several logs are read together, in order of time.
 
-    With policies, callers and classes are those of the policies, and profiles say how to learn. They are needed for
-    decisions of policies that read no learned facts.
+    With policies, callers and classes are those of the policies, and profiles determine how to learn. Policies are
+    required for decisions that were made by policies without learned facts.
 
     \b
     Exit codes:
       0  learned
-      1  a file cannot be read or written, is not a decision log, or a server keeps the folder
+      1  a file cannot be read or written, or is not a decision log, or a running server uses the folder
       2  wrong usage
 
     \b
@@ -112,7 +112,7 @@ def learn(
 
 
 class ClassSummary(NamedTuple):
-    """A class: its callers, those that are ready, the settings of its profile, and its model."""
+    """A class: the number of its callers and of those that are ready, the settings of its profile, and its model."""
 
     issuer: str
     group: str
@@ -133,7 +133,7 @@ class ClassSummary(NamedTuple):
 
     @property
     def burst(self) -> str:
-        """Return in words how far bursts are known."""
+        """The rate of false alarms of bursts in words, and whether the model is calibrated for it."""
         from policyengine.behavior.learn import days_to_calibrate
 
         if not self.model.has_margins:

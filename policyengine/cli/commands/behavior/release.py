@@ -1,4 +1,4 @@
-"""`policyengine behavior release`: plan a change of what a class of callers does."""
+"""`policyengine behavior release`: plan a change in the behavior of a class of callers."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def release(
     end: Annotated[bool, typer.Option("--end", help="End the change now.")] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Plan a change of what a class of callers does.
+    """Plan a change in the behavior of a class of callers.
 
-    Until the time, new endpoints and bursts of its callers raise no alarm, and both are learned as usual behavior.
-    Records of their decisions say so (`released`). A burst is measured against the days before, so let the change last
-    at least until the day after the new work began. A server that runs with the folder follows within a minute.
-    `behavior show` lists the planned changes.
+    Until the time of `--until`, new endpoints and bursts of the callers raise no alarm, and both are learned as usual
+    behavior. Records of the decisions contain `released`. A burst is measured against the days before it, so let the
+    change last at least until the day after the new work began. A running server that uses the folder applies the
+    change within a minute. `behavior show` lists the planned changes.
 
     \b
     Exit codes:

@@ -1,4 +1,4 @@
-"""`policyengine behavior report`: what the learned conditions of policies would have hit in a log."""
+"""`policyengine behavior report`: report which decisions of a log the learned conditions of policies would have hit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 if TYPE_CHECKING:
     from policyengine.analysis.behavior_report import BehaviorReport
 
-OWNER_ONLY = 0o600  # as a log
+OWNER_ONLY = 0o600  # the mode of a log
 POLICY = ".policy"
 
 
@@ -54,15 +54,16 @@ def report(
 ) -> int:
     """Report what learned conditions would have hit.
 
-    The logs are read in the order of time, as an engine learns from decisions, also logs that were written before any
-    policy read learned facts. For each `when behavior.…` of the policies, the report says which requests, callers and
-    days it would have hit. It also compares the declared and the observed rate of false alarms, and shows levels,
-    trust, new endpoints and the callers with the most alarms. Without policies, it shows only the latter, with the
-    classes that the log names. `-o` writes a page that loads nothing and has no scripts; only its owner may read it.
+    The logs are read in order of time, as an engine learns from decisions; logs that were written before any policy
+    read learned facts can be read, too. For each `when behavior.…` of the policies, the report says which requests,
+    callers and days it would have hit. It also compares the declared and the observed rate of false alarms, and shows
+    levels, trust, new endpoints and the callers with the most alarms. Without policies, the report has no conditions,
+    and uses the classes that the log names. `-o` writes a page that loads nothing and has no scripts; only the owner of
+    the file may read it.
 
     \b
     Exit codes:
-      0  reported, whatever was hit
+      0  reported, whether or not a condition would have hit anything
       1  a file cannot be read or written, is not a decision log, or a policy has an error
       2  wrong usage
 

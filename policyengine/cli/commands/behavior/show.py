@@ -1,4 +1,4 @@
-"""`policyengine behavior show`: what is known of callers."""
+"""`policyengine behavior show`: show what is known about callers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DAY_SECONDS = 86_400
 
 
 class CallerOrder(StrEnum):
-    """By what callers are sorted: their last request, their lowest trust, …"""
+    """The order of callers: by last request, by lowest trust, …"""
 
     SEEN = "seen"
     TRUST = "trust"
@@ -66,16 +66,16 @@ def show(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show N callers; 0 shows all.")] = 50,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Show what is known of the behavior of callers.
+    """Show what is known about the behavior of callers.
 
-    Without a caller, a table of all of them; with one, everything that is known of it and of its class. While a server
-    runs, this is what it saved last, at most a minute ago. Names of endpoints are not kept: with the policies, those
-    that they declare are recognized.
+    Without a caller, the command prints a table of all callers; with a caller, it prints everything that is known about
+    the caller and its class. While a server runs, this is the state that it saved last, at most a minute ago. Names of
+    endpoints are not stored: with `--policies`, endpoints that the policies declare are shown by name.
 
     \b
     Exit codes:
       0  shown
-      1  the folder cannot be read, or nothing is known of the caller
+      1  the folder cannot be read, or nothing is known about the caller
       2  wrong usage
 
     \b
@@ -150,7 +150,7 @@ def format_day(day: int) -> str:
 def describe_row(
     state: BehaviorState, caller: Caller, settings_of: Any, endpoints: Mapping[int, str] | None
 ) -> dict[str, Any]:
-    """Return what is known of a caller as JSON; without `endpoints` only the beginning."""
+    """Return what is known about a caller as JSON; without `endpoints`, only the members before its habits."""
     from policyengine.behavior.fold import is_ready
 
     known = state.rows[caller]
