@@ -95,6 +95,7 @@ def test_policies_that_read_no_learned_facts_are_reported_as_such(report, world:
         (["log.jsonl", "policies", "--since", "soon"], 2, "`soon` is neither a time nor a duration"),
         (["log.jsonl", "--trust", "key.pub"], 2, "`--trust` needs a bundle"),
         (["log.jsonl", "-o", "log.jsonl"], 2, "is not replaced"),
+        (["log.jsonl", "-o", "page.pdf"], 2, "a report cannot be written as `.pdf`"),
         (["missing.jsonl"], 1, "`missing.jsonl`: no such file or directory"),
         (["log.jsonl", "missing.policy"], 1, "missing.policy:1:1: E151 the file does not exist"),
         (["policies/reports.policy", "log.jsonl", "-o", "none/page.html"], 1, "none"),
@@ -184,6 +185,12 @@ def test_only_its_owner_may_read_the_page_and_it_loads_nothing(report, world: Pa
     page = (world / "page.html").read_text()
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
     assert not re.findall(r"\b(?:src|href|srcset)=|url\(|@import|<script", page)
+
+
+def test_a_file_that_ends_in_json_has_what_the_command_prints_as_json(report, world: Path) -> None:
+    assert report("log.jsonl", "policies", "-o", "report.json").out == "wrote report.json: 2,624 decisions\n"
+    assert (world / "report.json").read_text() == report("log.jsonl", "policies", "--format", "json").out
+    assert (world / "report.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_empty_log_has_a_page(report, world: Path) -> None:

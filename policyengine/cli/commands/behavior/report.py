@@ -17,13 +17,14 @@ from policyengine.cli.log_input import check_log
 from policyengine.cli.options.behavior import warn_of_profiles
 from policyengine.cli.options.common import TextOrJson, TrustedKeys
 from policyengine.cli.output.reading_progress import show_reading
-from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.cli.output.terminal import OutputFormat, Screen, json_text, print_json, show_progress
 
 if TYPE_CHECKING:
     from policyengine.analysis.behavior_report import BehaviorReport
 
 OWNER_ONLY = 0o600  # the mode of a log
 POLICY = ".policy"
+OUTPUT_SUFFIXES = ("", ".html", ".htm", ".json")
 
 
 def report(
@@ -48,7 +49,13 @@ def report(
     trust: TrustedKeys = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write an HTML page to this file.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write an HTML page to this file; JSON if its name ends in `.json`.",
+            show_default=False,
+        ),
     ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
@@ -80,6 +87,7 @@ def report(
         raise CommandError("usage", "no log is named", "name the decision log before the policies", code=2)
     if output is not None:
         refuse_to_replace_log(output, logs)
+        check_output(output)
     start = None if since is None else parse_since(since)
     for log in logs:
         check_log(log)
@@ -98,9 +106,7 @@ def report(
     report_skipped_lines(found)
     warn_of_profiles(engine, (one.name for one in found.classes), "after the logs")
     if output is not None:
-        from policyengine.analysis.behavior_report.page import BehaviorPage
-
-        write_file(output, BehaviorPage(found, list(map(str, paths)), since).render(), OWNER_ONLY)
+        write_file(output, render_report(found, output, paths, since), OWNER_ONLY)
     if format is OutputFormat.JSON:
         print_json(found.to_dict())
     elif output is not None:
@@ -108,6 +114,21 @@ def report(
     else:
         show_report(found)
     return 0
+
+
+def check_output(output: Path) -> None:
+    """Check that the report can be written in the format that the name of the file says. Raises CommandError."""
+    if output.suffix.lower() not in OUTPUT_SUFFIXES:
+        message = f"a report cannot be written as `{output.suffix}`: `{output}`"
+        raise CommandError("usage", message, "name the file `.html` or `.json`", code=2)
+
+
+def render_report(found: BehaviorReport, output: Path, paths: Sequence[Path], since: str | None) -> str:
+    if output.suffix.lower() == ".json":
+        return json_text(found.to_dict()) + "\n"
+    from policyengine.analysis.behavior_report.page import BehaviorPage
+
+    return BehaviorPage(found, list(map(str, paths)), since).render()
 
 
 def is_policy(path: Path) -> bool:
