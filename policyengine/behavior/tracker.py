@@ -50,7 +50,7 @@ class BehaviorTracker:
         self._handled: frozenset[str] = frozenset()  # requests of operators
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
-        self._thread, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
 
     @classmethod
     def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
@@ -79,13 +79,9 @@ class BehaviorTracker:
     ) -> CallerSnapshot:
         """Read the facts of a request."""
         state = self.state
-        settings, tag = state.settings_at(settings_of(group), group, at), state.tagger.tag(endpoint)
         with self._lock:
-            state.learns = len(state.rows) <= MAX_INLINE_CALLERS
-            state.learn_if_due(at, settings_of)
-            row = state.row_to_read(caller, at, settings)
-            found = state.read(row, caller.issuer, group, tag, at, settings)
-            return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, state.model, found)
+            state.learns = state.count <= MAX_INLINE_CALLERS
+            return state.snapshot(caller, group, endpoint, run, at, settings_of)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
@@ -101,14 +97,8 @@ class BehaviorTracker:
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
-        caller, state = reading.caller, self.state
-        known = state.rows.get(caller)
-        if reading.serial == (0 if known is None else known.row.serial):
-            return True
         with self._lock:
-            row = state.row_to_read(caller, reading.at, reading.settings)
-            again = state.read(row, caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings)
-        return again.values() == reading.facts.values()
+            return self.state.is_current(reading)
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
@@ -125,7 +115,7 @@ class BehaviorTracker:
                 self.counts["novelty"] += facts.is_new
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
-        if not self._thread.is_running and (self.folder is not None or not state.learns):
+        if (self.folder is not None or not state.learns) and not self._saver.is_running:
             self.start()
         return number
 
@@ -198,7 +188,7 @@ class BehaviorTracker:
 
     def start(self) -> None:
         """Start the thread of this process. It holds the folder from now on, unless another process does."""
-        self._thread.start()
+        self._saver.start()
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
@@ -295,7 +285,7 @@ class BehaviorTracker:
 
     def close(self) -> None:
         """Stop the thread, and save what changed."""
-        self._thread.close()
+        self._saver.close()
         self.keep()
         if self._saves >= 0:
             os.close(self._saves)
