@@ -143,7 +143,10 @@ def check_attribute(
     elif lacking and owned in reads.levels and not declared.else_empty:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
         declaration = f"`{name}: {declared.type} inherited else []`"
-        hint = f"{declaration} makes the missing sets empty; otherwise values that no row holds are unknown"
+        hint = (
+            f"{declaration} makes missing sets empty; "
+            "otherwise it is unknown whether a value that no row contains is in the set"
+        )
         yield Diagnostic("W181", message, span, hint)
     elif lacking and not settled and owned not in mapped:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])

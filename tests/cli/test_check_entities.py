@@ -86,8 +86,8 @@ def test_a_missing_inherited_set_is_reported_with_a_hint_about_else(checked):
     ended = checked(less("blocked", of="doc")[:3] + WHOLE[3:])
     assert '`doc "1"` lacks `blocked`' in ended.out
     assert (
-        "hint: `blocked: set<user> inherited else []` makes the missing sets empty; "
-        "otherwise values that no row holds are unknown" in (ended.out)
+        "hint: `blocked: set<user> inherited else []` makes missing sets empty; "
+        "otherwise it is unknown whether a value that no row contains is in the set" in ended.out
     )
     assert checked(less("blocked", of="doc"), empty="else []").out == "no mistakes in 1 file\n"
 

@@ -128,8 +128,8 @@ DENIED: JsonObject = {
     "context": {
         "id": "0",
         "reason": "denied",
-        "reason_user": {LANGUAGE: "no `may` opens this"},
-        "reason_admin": {LANGUAGE: "user: no `may` opens this"},
+        "reason_user": {LANGUAGE: "no block grants this to the caller"},
+        "reason_admin": {LANGUAGE: "default: no block grants this to the caller"},
     },
 }
 
