@@ -50,7 +50,7 @@ def table(head: str, rows: list[str]) -> str:
 def facts() -> str:
     rows = []
     for fact in vocabulary.FACTS:
-        doc = fact.doc + (f" (not yet: {fact.later})" if fact.later else "")
+        doc = fact.doc + (f" (neutral until {fact.later} are available)" if fact.later else "")
         rows.append(f"| `{fact.name}` | `{fact.type}`{' ?' if fact.optional else ''} | {cell(doc)} |")
     rows += [f'| `{".".join(path)}["…"]` | `string` ? | {cell(doc)} |' for path, doc in vocabulary.STRING_MAPS.items()]
     rows += [f"| `{root}.*` | declared | {cell(doc)} |" for root, doc in vocabulary.OPEN_ROOTS.items()]

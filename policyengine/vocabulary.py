@@ -111,7 +111,9 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("publisher", _S, "the publisher of the agent"),
         ("model", _S, "the model that the agent claims to run"),
     ], optional="instance groups publisher model", declarable="publisher model"),
-    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user for whom the agent acts, or the caller")]),
+    *_define_facts("user", FactOrigin.CREDENTIAL, [
+        ("id", _S, "the user for whom the agent acts; without an agent, the user who calls"),
+    ]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "the kind of credential"),
         ("issuer", _S, "the issuer, as the policy names it"),
@@ -161,12 +163,13 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("time",), Scalar.TIME, "the time of the decision", FactOrigin.ENGINE, volatile=True, always_known=True
     ),
     *_define_facts("approval", FactOrigin.ENGINE, [
-        ("granted", _B, "whether a confirm that covers this request has its approval; false without one"),
+        ("granted", _B, "whether a confirm that covers this request has its approval; otherwise false"),
         ("by", _S, "the approver"),
         ("age", _D, "time since the approval was granted"),
     ], optional="by age", volatile="granted by age", always_known="granted"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
-        ("ready", _B, "whether enough requests of the caller are known to judge it; false until then"),
+        ("ready", _B,
+         "whether enough requests of the caller are known to judge the caller; false while there are too few"),
         ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until it is learned"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
         ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
@@ -174,10 +177,12 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], volatile="ready trust burst novelty error_rate"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
         ("deviation", _N, "how unusual the latest requests are, 0 … 1"),
-        ("sequence", _B, "whether the caller follows the declared profile; true until it is learned"),
+        ("sequence", _B,
+         "whether the caller follows the steps of its declared profile; always true, because sequences are not "
+         "learned yet"),
     ], volatile="deviation sequence", later="learned sequences"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
-        ("id", _S, "the group of keys that act in lock-step; the key itself if it is in no group"),
+        ("id", _S, "the group of count keys (`per …`) that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
@@ -319,7 +324,8 @@ FUNCTIONS: tuple[BuiltInFunction, ...] = (
         "address",
         (("ip", Scalar.IP),),
         Scalar.IP,
-        "the whole address, to count single IPv6 addresses: `per request.ip` counts their /64 networks",
+        "the full IP address: `per address(request.ip)` counts each IPv6 address, while `per request.ip` counts each "
+        "/64 network",
         "address(10.0.0.1) == 10.0.0.1",
         total=True,
     ),

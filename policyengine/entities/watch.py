@@ -97,7 +97,7 @@ class EntityWatcher:
             self._stamp, self._due = before
             return False
         if self._stamp != before[0] or self._told:
-            _LOG.warning("reloaded the entities: %d", len(directory))
+            _LOG.warning("reloaded the entities: %d rows", len(directory))
         if self._told:
             self._tell(False, f"the entities were read again: {len(directory):,} rows")
         self._told = ""

@@ -224,5 +224,5 @@ def allow_hint(words: list[str], revision: str) -> str:
     always = ", ".join(f"`{word}`" for word in words)
     return (
         f'if this is intended, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows '
-        f"only these policies, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} allows it always"
+        f"only these policies, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} always allows it"
     )

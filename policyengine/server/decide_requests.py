@@ -205,7 +205,7 @@ def decide_together(
     anything is decided, if an item may take long; raises WorkRefusedError if the client disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
-        raise WouldBlockError("an item may take long")
+        raise WouldBlockError("deciding an item may take a long time")
     answers: list[AnswerDocument] = []
     row: list[QuestionLike] = []
 

@@ -123,7 +123,7 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
             hint="report it again; the operator's log says why",
         ) from None  # fmt: skip
     if told == "again":
-        hint = "this report changes nothing; after a retry without an answer, treat it as recorded"
+        hint = "this report changes nothing; if an earlier attempt got no answer, treat the outcome as recorded"
         text = "the outcome of this decision is already reported"
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:

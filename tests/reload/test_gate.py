@@ -92,7 +92,7 @@ def test_the_log_names_the_removed_guard_its_place_and_how_to_allow_it(
     text = caplog.records[-1].getMessage()
     assert 'guard "closed" of shop, which was at guards.policy:3' in text
     assert f'write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`' in text
-    assert "or restart; `removed-guards` allows it always" in text
+    assert "or restart; `removed-guards` always allows it" in text
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_model_with_a_wrong_signature_makes_facts_unknown(
         tracker_of(engine).keep()
         tracker_of(engine).keep()
     assert [one.message for one in caplog.records] == [
-        "the model in the store cannot be used: its signature is not that of the key"
+        "the model in the store cannot be used: it was not signed with this key"
     ]
     assert told(engine.decide(question(task="a"))) == "allow 2"
     store.behavior.save_model(91, sign_model(model(90), derive(KEY, b"models")))
@@ -150,7 +150,7 @@ def test_a_process_replaces_an_older_model_by_the_one_that_it_knows(
     connection.close()
     tracker_of(engine).refresh_model()
     assert store.behavior.model(0)[0] == serial
-    assert "it was saved again" in caplog.text
+    assert "the lost model was saved again" in caplog.text
     assert told(engine.decide(question(task="a"))) == "allow 180"
 
 

@@ -227,7 +227,7 @@ class DuckReader:
                 yield from rows
         except duckdb.Error as error:
             what = str(error).splitlines()[0].replace(link, str(path))[:MAX_ERROR_LENGTH]
-            raise QueryError(f"`{path}` is damaged: {what}", "pack the log again") from None
+            raise QueryError(f"`{path}` cannot be read: {what}", "if the file is damaged, pack the log again") from None
 
     def _copy_to(self, to: Path, text: str, files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> None:
         self._connection.execute(

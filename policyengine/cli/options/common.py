@@ -71,7 +71,7 @@ BehaviorPath: TypeAlias = Annotated[
     typer.Option(
         "--behavior",
         metavar="FOLDER",
-        help="Folder for learned behavior (docs/behavior.md). [default: FILE.behavior, of the log]",
+        help="Folder for learned behavior (docs/behavior.md). [default: the name of the log with `.behavior`]",
         show_default=False,
     ),
 ]

@@ -81,7 +81,7 @@ class ServeSettings(CommandSection):
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`",
-        "maximum number of connections from one address on which no complete request has arrived yet",
+        "maximum number of connections per client address that have not sent a complete request yet",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
@@ -141,8 +141,20 @@ class BehaviorSettings(CommandSection):
     )
 
 
+# Members of a request that policies cannot read, and the facts that are computed from them.
+DERIVING_HEADERS = {
+    "credential.issued_at": (
+        "header with `credential.issued_at`, from which `credential.age` and `credential.lifetime` are computed"
+    ),
+    "credential.expires_at": "header with `credential.expires_at`, from which `credential.lifetime` is computed",
+}
+
+
 def fact_header(key: str) -> Any:
-    return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key.replace('_', '.', 1)}`")
+    name = key.replace("_", ".", 1)
+    return setting(
+        GatewayHeaders().facts.get(key, "none"), DERIVING_HEADERS.get(name, f"header with the fact `{name}`")
+    )
 
 
 def forwarded_headers(adapter: GatewayAdapter) -> Any:
@@ -173,7 +185,7 @@ class GatewaySettings(CommandSection):
     hands_on_envoy: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY)
     hands_on_envoy_grpc: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY_GRPC)
     bodies: t.BodyAdapters | None = setting(
-        "none", "adapters that receive every body completely, or refuse the request"
+        "none", "adapters whose gateway always sends the whole body, or refuses the request"
     )
     obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfill")
     trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
@@ -206,7 +218,8 @@ class AuthzenSettings(CommandSection):
 
     consume: t.Texts | None = setting(
         "none",
-        "callers of the token file, or `*` for all, whose AuthZEN evaluations spend unless `context.consume` is false",
+        "names in the token file, or `*` for all, whose AuthZEN evaluations spend (rates, budgets, history) unless "
+        "`context.consume` is false",
     )
 
 
@@ -217,7 +230,9 @@ class ReloadSettings(CommandSection):
     option_prefix: ClassVar[str] = "reload_"
 
     allow: t.ReloadAllowances | None = setting(
-        "nothing", "what a reload may remove or open: words (`removed-guards`) and revisions (`sha256:…`)"
+        "nothing",
+        "removals and widening changes that a reload may make: kinds of change (`removed-guards`), or the "
+        "revision of the new policies (`sha256:…`)",
     )
     gate: ReloadGate | None = setting("none", "`diff`: refuse a reload unless it is proved to widen nothing")
     compare: t.SecondsOrZero | None = setting(

@@ -190,7 +190,9 @@ class AttesterSettings(SettingsSection):
         default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="required `aud`; if not set, `aud` is optional, and must be the `url` of `[identity]`"
+        default=None,
+        description="required `aud`; if not set, `aud` is optional, and if present must contain the "
+        "`url` of `[identity]`",
     )
     unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
