@@ -50,7 +50,7 @@ OutcomeFilter: TypeAlias = Annotated[
 ]
 RuleFilter: TypeAlias = Annotated[Values, _filter("rule", "NAME", "Only requests that this rule stopped.")]
 IdFilter: TypeAlias = Annotated[
-    Values, _filter("id", "ID", "Only this decision, with its outcome, or this token, by its `jti`.")
+    Values, _filter("id", "ID", "Only the decision with this ID and its outcome, or the token with this `jti`.")
 ]
 KindFilter: TypeAlias = Annotated[
     list[RecordKind] | None,
@@ -87,7 +87,7 @@ Measure: TypeAlias = Annotated[
     ),
 ]
 NewestFirst: TypeAlias = Annotated[
-    bool, typer.Option("--newest-first", help="Sort counts by when the first record came, newest first.")
+    bool, typer.Option("--newest-first", help="Sort groups by the time of their first record, newest first.")
 ]
 Limit: TypeAlias = Annotated[
     int,

@@ -35,7 +35,7 @@ def check(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint", metavar="FILE", help="The old checkpoint of a proof of consistency.", show_default=False
+            "--checkpoint", metavar="FILE", help="For a proof of consistency: the old checkpoint.", show_default=False
         ),
     ] = None,
     witnesses: Annotated[
@@ -45,13 +45,13 @@ def check(
 ) -> int:
     """Check a proof without the log.
 
-    The signed checkpoint in the proof must be signed by a trusted key, and the hashes must lead to it: from the line of
-    the decision, which is then shown, or from the old checkpoint.
+    A trusted key must have signed the checkpoint in the proof, and the hashes must connect the checkpoint with the line
+    of the decision, which the command then shows, or with the old checkpoint.
 
     \b
     Exit codes:
       0  the proof holds
-      1  it does not, or it is malformed
+      1  the proof does not hold, or is malformed
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`policyengine audit export`: write the decision log in a format of another system."""
+"""`policyengine audit export`: convert a decision log to the format of another system."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def export(
         typer.Option("--output", "-o", metavar="FILE", help="The file to write; `-` is the standard output."),
     ] = STDOUT,
 ) -> int:
-    """Write the decision log in a format of another system.
+    """Convert a decision log to the format of another system.
 
     `ocsf` writes an event of the class API Activity (6003) for each record, `cloudevents` an event with the record as
     its data: JSON, one event on each line. `csv` and `parquet` write a table with one row for each record; `parquet`

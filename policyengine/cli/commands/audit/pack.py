@@ -21,9 +21,9 @@ def pack(
 ) -> int:
     """Pack a decision log into one Parquet file.
 
-    The file has the fields of each record in columns, and each line as it is. Every command that reads a log reads it,
-    except those for seals, and so does any program that reads Parquet. Only its owner may read it. The log itself stays
-    as it is.
+    The file contains the fields of each record as columns, and each line unchanged. Every command that reads a log also
+    reads a packed log, except the commands for seals, and so does any program that reads Parquet. Only the owner of the
+    file may read it. The log itself stays as it is.
 
     \b
     Exit codes:

@@ -67,10 +67,10 @@ def query(
     limit: Limit = 1_000,
     format: Format = QueryFormat.TEXT,
 ) -> int:
-    """Ask decision logs which records match.
+    """Find, count and measure the records of decision logs.
 
-    Without other options, the newest decisions are printed. An option may be repeated: one of its values must match,
-    and all options together. Lines that are malformed are skipped and counted. Times are UTC.
+    Without other options, the newest decisions are printed. A record matches if it matches every option. An option that
+    is repeated matches if one of its values does. Lines that are malformed are skipped and counted. Times are UTC.
 
     \b
     Exit codes:
@@ -182,7 +182,7 @@ def faster_hint(files: LogFiles) -> str:
     from policyengine.audit.query.duck import EXTRA, has_duckdb
     from policyengine.install_hints import install_command
 
-    pack = "`policyengine audit pack` makes a file that answers in seconds"
+    pack = "`policyengine audit pack` writes a file that is queried in seconds"
     return pack if has_duckdb() else f"{pack}; it needs DuckDB, {install_command(EXTRA)}"
 
 
@@ -231,7 +231,7 @@ def show_answer(answer: QueryAnswer) -> None:
     shown, total = len(answer.rows), answer.total
     if shown < total:
         newest = "newest " if asked.lists or asked.by_time or asked.newest_first else "largest "
-        screen.line(f"the {newest}{shown:,} of {total:,} {what}s; `--limit` changes how many")
+        screen.line(f"the {newest}{shown:,} of {total:,} {what}s; `--limit` changes this number")
     elif asked.lists or not asked.count:
         screen.line(f"{total:,} {what}{'' if total == 1 else 's'}")
 

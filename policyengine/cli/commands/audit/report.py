@@ -37,8 +37,8 @@ def report(
     """Report on decision logs as one HTML page.
 
     The page shows decisions over time, what was denied, new agents and endpoints, chains, confirms and how they ended,
-    upstreams, usage and tokens. Every number has the `audit query` that gives it. The page loads nothing and has no
-    scripts. Only its owner may read it.
+    upstreams, usage and tokens. Each number is shown with the `audit query` command that computes it. The page loads
+    nothing and has no scripts. Only the owner of the file may read it.
 
     \b
     Exit codes:

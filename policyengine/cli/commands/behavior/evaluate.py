@@ -49,9 +49,10 @@ def evaluate(
     """Measure how well learned facts find abuse.
 
     The training traffic is learned, then each run of the test traffic gets a score for each fact. The scores of runs
-    with the label `normal` are compared with those of all others. Traffic is decision logs, or one JSON object a line:
-    `{"at", "issuer", "agent", "run", "endpoint", "status"}`. A line of labels is `{"run", "label"}`, with `issuer` and
-    `agent` if several callers have runs of one name.
+    with the label `normal` are compared with those of all others. Traffic is read from decision logs, or from files
+    with one JSON object on each line: `{"at", "issuer", "agent", "run", "endpoint", "status"}`. A file of labels has
+    the line `{"run", "label"}` for each run, with `issuer` and `agent` if several callers have a run with the same
+    name.
 
     \b
     Exit codes:
@@ -149,15 +150,15 @@ def doubts(counts: Mapping[str, Any]) -> Iterator[str]:
     if not counts["class_ready"]:
         yield "no class is ready after the training, so every fact is neutral: train on more runs and callers"
     texts = {
-        "unlabelled": "runs of the test have no label, and are not counted",
-        "labels_without_run": "labels name a run that the test traffic does not have",
-        "events_without_run": "events of the test belong to no run: they are learned, and not scored",
-        "late": "events are more than a day earlier than one of their caller before them, and are left out",
-        "without_class": "decisions do not say the class of their caller: name the policies with `--policies`",
+        "unlabelled": "runs of the test traffic that have no label, and are not counted",
+        "labels_without_run": "labels of runs that the test traffic does not have",
+        "events_without_run": "events of the test traffic that belong to no run, and are learned but not scored",
+        "late": "events dated more than a day before a preceding event of their caller, and left out",
+        "without_class": "decisions that do not state the class of their caller (name the policies with `--policies`)",
     }
     for name, text in texts.items():
         if counts[name]:
-            yield f"{counts[name]:,} {text}"
+            yield f"{text}: {counts[name]:,}"
 
 
 def show_figures(screen: Screen, found: Evaluation) -> None:

@@ -35,19 +35,22 @@ def forget(
     ] = None,
     issuer: IssuerName = None,
     instance: InstanceName = None,
-    all: Annotated[bool, typer.Option("--all", help="Forget all callers, and what is known of their classes.")] = False,
+    all: Annotated[
+        bool, typer.Option("--all", help="Forget all callers, and what is known about their classes.")
+    ] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Forget what is known of a caller.
+    """Forget what is known about a caller.
 
-    All its versions are forgotten. It is then as new: its facts are neutral until it is ready again. A server that runs
-    with the folder forgets within a minute. What a class learned from the caller is forgotten with the model of the
-    next day. Logs stay as they are, and `behavior learn` would learn from them again.
+    All versions of the caller are forgotten. The caller then counts as new: its facts are neutral until it is ready
+    again. A server that runs with the folder forgets the caller within a minute. What the class learned from the caller
+    is forgotten when the next day's model is learned. Logs stay as they are, and `behavior learn` would learn from them
+    again.
 
     \b
     Exit codes:
       0  forgotten, or a running server forgets within a minute
-      1  nothing is known of the caller, its name is that of several callers, or the folder cannot be read or written
+      1  nothing is known about the caller, its name is that of several callers, or the folder cannot be read or written
       2  wrong usage
 
     \b

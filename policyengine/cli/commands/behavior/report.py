@@ -41,7 +41,8 @@ def report(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="Count only from this time on, and learn from earlier decisions: a date, a time, or `7d` ago.",
+            help="Count only decisions from this time on, and only learn from earlier ones: a date, a time, or `7d` "
+            "for a week ago.",
             show_default=False,
         ),
     ] = None,
@@ -52,13 +53,14 @@ def report(
     ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Report what learned conditions would have hit.
+    """Report which requests learned conditions would have hit.
 
-    The logs are read in the order of time, as an engine learns from decisions, also logs that were written before any
-    policy read learned facts. For each `when behavior.…` of the policies, the report says which requests, callers and
-    days it would have hit. It also compares the declared and the observed rate of false alarms, and shows levels,
-    trust, new endpoints and the callers with the most alarms. Without policies, it shows only the latter, with the
-    classes that the log names. `-o` writes a page that loads nothing and has no scripts; only its owner may read it.
+    The logs are read in chronological order, and behavior is learned from them as an engine learns it, even if they
+    were written before any policy read learned facts. For each `when behavior.…` of the policies, the report says which
+    requests, callers and days the condition would have hit. It also compares the declared and the observed rate of
+    false alarms, and shows levels, trust, new endpoints and the callers with the most alarms. Without policies, the
+    report has no conditions, and uses the classes that the log names. `-o` writes a page that loads nothing and has no
+    scripts; only the owner of the file may read it.
 
     \b
     Exit codes:

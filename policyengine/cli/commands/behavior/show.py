@@ -66,16 +66,16 @@ def show(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show N callers; 0 shows all.")] = 50,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Show what is known of the behavior of callers.
+    """Show what is known about the behavior of callers.
 
-    Without a caller, a table of all of them; with one, everything that is known of it and of its class. While a server
-    runs, this is what it saved last, at most a minute ago. Names of endpoints are not kept: with the policies, those
-    that they declare are recognized.
+    Without CALLER, the command prints a table of all callers; with CALLER, everything that is known about that caller
+    and its class. While a server runs, the command shows what the server saved last, at most a minute ago. The folder
+    does not store the names of endpoints: with `--policies`, the endpoints that the policies declare are shown by name.
 
     \b
     Exit codes:
       0  shown
-      1  the folder cannot be read, or nothing is known of the caller
+      1  the folder cannot be read, or nothing is known about the caller
       2  wrong usage
 
     \b
@@ -206,7 +206,7 @@ def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
 def show_table(screen: Screen, shown: Sequence[Mapping[str, Any]], total: int, known: LearningPolicies) -> None:
     warn_of_profiles(known.engine, (one["class"] for one in shown))
     if not total:
-        screen.line("nothing is known of any caller yet")
+        screen.line("nothing is known about any caller yet")
         return
     heads = ["caller", "issuer", "class", "ready", "runs", "days", "trust", "novelty", "errors", "last seen"]
     rows = [
@@ -289,7 +289,7 @@ def show_pace(screen: Screen, pace: Sequence[float]) -> None:
 
 def show_endpoints(screen: Screen, endpoints: Sequence[Mapping[str, Any]]) -> None:
     unnamed = sum(one["endpoint"] is None for one in endpoints)
-    hint = "; the tag stands for a name that is not kept" if unnamed else ""
+    hint = "; a tag stands for a name that is not stored" if unnamed else ""
     screen.line(f"  {pluralize(len(endpoints), 'endpoint')}, by their last use{hint}")
     if endpoints:
         screen.table([["   ", one["last_used"], one["endpoint"] or f"tag {one['tag']}"] for one in endpoints])
