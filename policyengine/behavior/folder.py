@@ -93,7 +93,9 @@ class BehaviorFolder:
             (self.path / "models").mkdir(FOLDER_MODE, exist_ok=True)
             places = (self.path, self.path / "models")
             if problem := next(filter(None, (write_problem(place, os.stat(place)) for place in places)), None):
-                raise BehaviorFolderError(f"others can change the learned behavior: {problem}", "`chmod go-w` it")
+                raise BehaviorFolderError(
+                    f"others can change the learned behavior: {problem}", "run `chmod go-w` on the folder"
+                )
         except OSError as error:
             raise BehaviorFolderError(
                 f"the folder `{self.path}` cannot be written: {reason(error)}", "make it writable"

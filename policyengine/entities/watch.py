@@ -42,7 +42,7 @@ class LostTypesError(Exception):
 
     def __init__(self, gone: list[str]) -> None:
         rows = ", ".join(gone)
-        super().__init__(f"{rows} would be removed; `--reload-allow removed-entities` allows it, and so does a restart")
+        super().__init__(f"{rows} would be removed; `--reload-allow removed-entities` or a restart allows the removal")
 
 
 class EntityWatcher:

@@ -269,7 +269,9 @@ class DuckReader:
         described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
         found = {str(one[0]): str(one[1]) for one in described}
         if any(found.get(name) != kind for name, kind in wanted.items()):
-            raise QueryError(f"`{self._links[path]}` is not a packed log", "make it with `policyengine audit pack`")
+            raise QueryError(
+                f"`{self._links[path]}` is not a packed log", "create a packed log with `policyengine audit pack`"
+            )
 
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 

@@ -98,4 +98,6 @@ Limit: TypeAlias = Annotated[
         help="Print the newest N records or N groups; 0 prints all, in the order of the log.",
     ),
 ]
-Format: TypeAlias = Annotated[QueryFormat, typer.Option("--format", help="Output format; JSON is one object a line.")]
+Format: TypeAlias = Annotated[
+    QueryFormat, typer.Option("--format", help="Output format; JSON has one object on each line.")
+]

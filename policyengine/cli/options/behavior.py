@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROFILE = "profile "
 MAX_LISTED = 20
-FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` makes one"
+FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` creates such a folder"
 LOCK_HINT = "stop that server first, or name another folder"
 KnownFolder: TypeAlias = Annotated[
     Path,

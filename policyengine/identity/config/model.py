@@ -72,10 +72,13 @@ def check_absolute_url(url: str) -> str:
     return url
 
 
-KEYS = "file or URL of its keys (JWKS), instead of the keys in the policy; without either, OpenID discovery at `url`"
-ATTESTER_KEYS = "file or URL of its keys (JWKS); if not set, OpenID discovery at `url`"
+KEYS = (
+    "file or URL of the issuer's keys (JWKS), instead of the keys in the policy; without either, OpenID "
+    "discovery at `url`"
+)
+ATTESTER_KEYS = "file or URL of the attester's keys (JWKS); if not set, OpenID discovery at `url`"
 ALGORITHMS = "accepted signature algorithms"
-CA = "file of CA certificates (PEM) for its server, instead of the system's certificates"
+CA = "file of CA certificates (PEM) for this connection, instead of the system's certificates"
 
 
 class GeneralSettings(SettingsSection):
@@ -148,7 +151,7 @@ class IssuerSettings(SettingsSection):
         description="maximum time to reuse an introspection answer",
     )
     token_prefix: str = Field(
-        default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
+        default="", description="prefix of the issuer's opaque tokens, if several issuers have opaque tokens"
     )
     client_id: str | None = Field(default=None, description="client ID of this server at the issuer")
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = Field(
@@ -159,7 +162,7 @@ class IssuerSettings(SettingsSection):
         default=None, description="reference to the private key of the client, for `private_key_jwt`"
     )
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to the issuer, even on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
         default=(), description="clients that are not agents, but applications that people use themselves"
@@ -187,7 +190,7 @@ class AttesterSettings(SettingsSection):
         default=SAFE_ALGORITHMS, description="accepted signature algorithms of the attestations"
     )
     types: tuple[str, ...] = Field(
-        default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
+        default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of the attestations"
     )
     audience: str | None = Field(
         default=None,
@@ -246,9 +249,11 @@ class SignatureSettings(SettingsSection):
 class TrustDomainSettings(SettingsSection):
     """`[trust_domains.NAME]`: a SPIFFE trust domain whose workloads authenticate with their certificates alone."""
 
-    bundle: Path | None = Field(default=None, description="file of its CA certificates: PEM, or a SPIFFE bundle")
+    bundle: Path | None = Field(
+        default=None, description="file of the CA certificates of the trust domain: PEM, or a SPIFFE bundle"
+    )
     verified_by_gateway: bool = Field(
-        default=False, description="the gateway verifies its certificates, so that no bundle is needed"
+        default=False, description="the gateway verifies the certificates of the trust domain, so no bundle is needed"
     )
 
     @model_validator(mode="after")
@@ -284,9 +289,11 @@ class OpenBaoSettings(SettingsSection):
     """`[bao]`: OpenBao or Vault, which holds secrets."""
 
     address: str = Field(description="URL of OpenBao or Vault")
-    token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
+    token: LocalSecretReference = Field(
+        description="reference to the token for OpenBao: a file or an environment variable"
+    )
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to OpenBao, even on another machine")
     namespace: str | None = Field(default=None, description="namespace in OpenBao or Vault")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
@@ -294,7 +301,7 @@ class OpenBaoSettings(SettingsSection):
         le=timedelta(seconds=30),
         description="how long to wait for an answer",
     )
-    refresh: Duration = Field(default=timedelta(minutes=5), description="how long to cache its answers")
+    refresh: Duration = Field(default=timedelta(minutes=5), description="how long to cache the answers of OpenBao")
     stale: Duration = Field(
         default=timedelta(hours=1), description="maximum age of a secret while OpenBao does not answer"
     )
@@ -318,7 +325,7 @@ class SigningSettings(SettingsSection):
 
 def check_thumbprint(raw: str) -> str:
     if not THUMBPRINT.fullmatch(raw):
-        raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as `x5t#S256` has it")
+        raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as in `x5t#S256`")
     return raw
 
 
@@ -329,10 +336,10 @@ class ClientSettings(SettingsSection):
     issuer: str = Field(description="issuer of that agent")
     method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how the agent authenticates")
     keys: Path | None = Field(
-        default=None, description="file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
+        default=None, description="file of the agent's public keys (JWKS), for `private_key_jwt` and `dpop`"
     )
     certificates: tuple[Annotated[str, AfterValidator(check_thumbprint)], ...] = Field(
-        default=(), description="SHA-256 of its certificates in base64url, as in `x5t#S256`, for `mtls`"
+        default=(), description="SHA-256 of the agent's certificates in base64url, as in `x5t#S256`, for `mtls`"
     )
 
     @model_validator(mode="after")

@@ -244,16 +244,16 @@ def show_details(
 def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the facts of a caller in words."""
     needs, model = found["needs"], found["class_model"]
-    yield "class", found["class"] or "none: no profile and no agent block of the policies names it"
+    yield "class", found["class"] or "none: no profile and no agent block of the policies names this caller"
     yield (
         "ready",
         "yes"
         if found["ready"]
         else f"no, its class is not ready: {class_needs(model)}"
         if enough(found)
-        else f"no, it needs {needs['runs']} runs and {needs['days']} active days",
+        else f"no, the caller needs {needs['runs']} runs and {needs['days']} active days",
     )
-    yield "runs", f"{found['runs']:,} complete ones"
+    yield "runs", f"{found['runs']:,} complete runs"
     yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
     yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
     yield "trust", f"{found['trust']:.3f}"
@@ -264,7 +264,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         margin = model["margins"][name] if model["margins"] else None
         limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
         text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
-        yield f"{name} level", f"{text} (falls at {fall} its pace)"
+        yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
 
 
 def enough(found: Mapping[str, Any]) -> bool:
