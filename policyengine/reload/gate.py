@@ -67,7 +67,7 @@ class ReloadGate:
             why = describe_widenings(len(findings))
             raise ReloadRefusedError(why, findings, RefusalKind.WIDENING, allow_hint([WIDENING], revision))
         if found.unproved and not rules.allows(UNPROVED, revision):
-            why = "it is not proved that the new policies allow no more"
+            why = "it is not proved that the new policies allow no more than before"
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:

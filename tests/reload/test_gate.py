@@ -370,7 +370,7 @@ def test_the_gate_rejects_a_change_when_comparing_is_disabled(folder: Path) -> N
     held = gated(folder, seconds=0)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
-    assert held.reloads.why == "it is not proved that the new policies allow no more"
+    assert held.reloads.why == "it is not proved that the new policies allow no more than before"
 
 
 def test_the_gate_accepts_a_change_without_a_widening(folder: Path, answering: type[Answering]) -> None:

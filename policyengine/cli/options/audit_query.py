@@ -38,15 +38,19 @@ Logs: TypeAlias = Annotated[
     ),
 ]
 Values: TypeAlias = list[str] | None
-AgentFilter: TypeAlias = Annotated[Values, _filter("agent", "NAME", "Only of this agent; `*` stands for any text.")]
-IssuerFilter: TypeAlias = Annotated[Values, _filter("issuer", "NAME", "Only of agents of this issuer.")]
-UserFilter: TypeAlias = Annotated[Values, _filter("user", "NAME", "Only for this user; an empty name for no user.")]
-EndpointFilter: TypeAlias = Annotated[
-    Values, _filter("endpoint", "ENDPOINT", "Only at this endpoint pattern of the policies.")
+AgentFilter: TypeAlias = Annotated[
+    Values, _filter("agent", "NAME", "Only records of this agent; `*` stands for any text.")
 ]
-ResourceFilter: TypeAlias = Annotated[Values, _filter("resource", "NAME", "Only on this resource.")]
+IssuerFilter: TypeAlias = Annotated[Values, _filter("issuer", "NAME", "Only records of agents of this issuer.")]
+UserFilter: TypeAlias = Annotated[
+    Values, _filter("user", "NAME", "Only records for this user; an empty name selects records without a user.")
+]
+EndpointFilter: TypeAlias = Annotated[
+    Values, _filter("endpoint", "ENDPOINT", "Only records at this endpoint pattern of the policies.")
+]
+ResourceFilter: TypeAlias = Annotated[Values, _filter("resource", "NAME", "Only records about this resource.")]
 OutcomeFilter: TypeAlias = Annotated[
-    Values, _filter("outcome", "OUTCOME", "Only `allow`, `deny`, `confirm` or `throttle`.")
+    Values, _filter("outcome", "OUTCOME", "Only records with this outcome: `allow`, `deny`, `confirm` or `throttle`.")
 ]
 RuleFilter: TypeAlias = Annotated[Values, _filter("rule", "NAME", "Only requests that this rule stopped.")]
 IdFilter: TypeAlias = Annotated[
@@ -64,11 +68,14 @@ WhereFilter: TypeAlias = Annotated[
 Since: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="TIME", help="Only from this time: `2026-12-01`, or `7d` for a week ago.", show_default=False
+        "--since",
+        metavar="TIME",
+        help="Only records from this time on: `2026-12-01`, or `7d` for a week ago.",
+        show_default=False,
     ),
 ]
 Until: TypeAlias = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Only before this time.", show_default=False)
+    str | None, typer.Option("--until", metavar="TIME", help="Only records from before this time.", show_default=False)
 ]
 CountBy: TypeAlias = Annotated[
     list[str] | None,

@@ -21,7 +21,7 @@ TrustedKeys: TypeAlias = Annotated[
     typer.Option(
         "--trust",
         metavar="KEY",
-        help="A file with a public key; one of these keys must have signed the bundle.",
+        help="A file with a public key; may be repeated: one of the keys must have signed the bundle.",
         show_default=False,
     ),
 ]
