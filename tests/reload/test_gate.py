@@ -143,12 +143,12 @@ def test_the_reload_rules_are_read_at_each_reload(shut: Path) -> None:
 
 def test_a_reload_is_rejected_when_its_rules_cannot_be_read(shut: Path) -> None:
     def unreadable() -> ReloadRules:
-        raise ReloadRefusedError("cannot read what a reload may remove")
+        raise ReloadRefusedError("cannot read which changes a reload may make")
 
     held = ReloadableEngine(Engine.load(shut), ReloadSource((shut,)), unreadable)
     (shut / "more.policy").write_text("language 1\npackage shop\nanyone { may GET /most }\n")
     assert not held.reload()
-    assert held.reloads.why == "cannot read what a reload may remove"
+    assert held.reloads.why == "cannot read which changes a reload may make"
 
 
 def test_a_rejected_reload_is_retried_only_after_the_settings_change(shut: Path, tmp_path: Path) -> None:
