@@ -231,7 +231,7 @@ def test_callers_are_forgotten_when_nothing_was_heard_of_them(store: Any, clock:
 
 def test_a_folder_and_a_shared_store_exclude_each_other(store: Any, tmp_path: Path) -> None:
     for given in (tmp_path / "folder", BehaviorTracker()):
-        with pytest.raises(BehaviorFolderError, match="the store keeps what is learned of callers"):
+        with pytest.raises(BehaviorFolderError, match="the store keeps what is learned about callers"):
             Engine.from_text(POLICY, store=store, behavior=given)
     with pytest.raises(BehaviorFolderError, match="a memory store does not keep what another store learned"):
         Engine.from_text(POLICY, store=MemoryStore(), behavior=SharedTracker(store.behavior))
