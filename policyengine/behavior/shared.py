@@ -333,8 +333,8 @@ class SharedTracker:
         content = self.model.content
         self._store.save_model(content.serial, sign_model(self.model, self._model_key))
         _LOG.warning(
-            "the store had lost model %d of learned behavior, and had number %d: it was saved again", content.serial,
-            number, extra={"event": "behavior_model_restored"},
+            "the store had lost model %d of learned behavior, and its latest model had number %d: the lost model was "
+            "saved again", content.serial, number, extra={"event": "behavior_model_restored"},
         )  # fmt: skip
 
     def start(self) -> None:
@@ -449,8 +449,8 @@ def sign_model(model: BehaviorModel, key: bytes) -> bytes:
 def verify_model(raw: bytes, number: int, key: bytes) -> BehaviorModel:
     """Verify and decode the model with this number. Raises ModelError."""
     if not hmac.compare_digest(raw[:MAC_BYTES], model_digest(raw[MAC_BYTES:], key)):
-        raise ModelError("its signature is not that of the key")
+        raise ModelError("it was not signed with this key")
     model = decode_content(raw[MAC_BYTES:])
     if model.content.serial != number:
-        raise ModelError(f"it is number {model.content.serial} in place of number {number}")
+        raise ModelError(f"it has number {model.content.serial} instead of {number}")
     return model

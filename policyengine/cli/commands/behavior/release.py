@@ -38,7 +38,7 @@ def release(
         typer.Option(
             "--until",
             metavar="TIME",
-            help="When the change is over: `2026-12-01`, or `7d` for a week from now; at most 14 days.",
+            help="When the change ends: `2026-12-01`, or `7d` for a week from now; at most 14 days.",
             show_default=False,
         ),
     ] = None,
@@ -67,7 +67,7 @@ def release(
 
     if (until is None) is not end:
         hint = "write `--until 7d`, or `--end`"
-        raise CommandError("usage", "say either until when, or that the change ends", hint, code=2)
+        raise CommandError("usage", "exactly one of `--until` and `--end` is needed", hint, code=2)
     now = datetime.now(UTC)
     ends = now if until is None else parse_end(until, now)
     folder = open_folder(behavior)
@@ -86,7 +86,7 @@ def release(
             "server": running,
         })  # fmt: skip
         return 0
-    soon = "; the running server follows within a minute" if running else ""
+    soon = "; the running server applies this within a minute" if running else ""
     if end:
         Screen().line(f"the planned change of {group} has ended{soon}")
     else:
@@ -111,7 +111,7 @@ def parse_end(text: str, now: datetime) -> datetime:
             message = f"`{text}` has no zone" if zone else f"`{text}` is neither a time nor a duration"
             raise CommandError("usage", message, f"write `{text}Z` for UTC" if zone else TIME_HINT, code=2)
     if found is None or found - now > MAX_SPAN:
-        hint = "name an earlier time; it can be planned again later"
+        hint = "choose an earlier time; the change can be extended later"
         raise CommandError("usage", "a change is planned for at most 14 days", hint, code=2)
     if found <= now:
         raise CommandError("usage", f"`{text}` is in the past", TIME_HINT, code=2)
