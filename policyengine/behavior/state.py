@@ -159,12 +159,14 @@ class BehaviorState:
         facts = self.read(row, caller.issuer, group, tag, at, settings)
         return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, self.model, facts)
 
-    def is_current(self, reading: CallerSnapshot) -> bool:
-        """Return whether a request would still have the facts that were read."""
+    def is_unchanged(self, reading: CallerSnapshot) -> bool:
+        """Return whether the row of a caller has no event after those that were read."""
+        known = self._rows.get(reading.caller)
+        return reading.serial == (0 if known is None else known.row.serial)
+
+    def has_same_facts(self, reading: CallerSnapshot) -> bool:
+        """Return whether a request still has the facts that were read."""
         caller, at, settings = reading.caller, reading.at, reading.settings
-        known = self._rows.get(caller)
-        if reading.serial == (0 if known is None else known.row.serial):
-            return True
         row = self.row_to_read(caller, at, settings)
         again = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
         return again.values() == reading.facts.values()

@@ -97,8 +97,10 @@ class BehaviorTracker:
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
+        if self.state.is_unchanged(reading):
+            return True
         with self._lock:
-            return self.state.is_current(reading)
+            return self.state.has_same_facts(reading)
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
