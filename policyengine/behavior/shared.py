@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from threading import Lock
@@ -31,7 +32,6 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
-    is_ready,
     read_behavior,
     set_limits,
 )
@@ -297,20 +297,15 @@ class SharedTracker:
         self._store.save_model(model.content.serial, sign_model(model, self._model_key))
         self.refresh_model()
 
-    def _teachers(self, settings_of: SettingsOf) -> dict[Caller, tuple[str, BehaviorRow]]:
-        """Return the rows of the callers from which models are learned, each with its class. Their names are
+    def _teachers(self, settings_of: SettingsOf) -> Iterator[tuple[Caller, str, BehaviorRow]]:
+        """Yield the callers from which models are learned, each with its class and its row. Their names are
         placeholders, because the store contains only hashes of names. Raises StoreError."""
-        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
         for history in self._store.callers(self._last * 1_000):
             with suppress(UnreadableBehaviorError):
                 saved = decode_saved(history.row or b"")
-                if saved is None:
-                    continue
-                settings = settings_of(saved.group)
-                known = fold_history(history, settings)
-                if known is not None and is_ready(known.row, settings):
-                    rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = saved.group, known.row
-        return rows
+                known = None if saved is None else fold_history(history, settings_of(saved.group))
+                if saved is not None and known is not None:
+                    yield Caller(saved.issuer, saved.agent), saved.group, known.row
 
     def refresh_model(self) -> None:
         """Get the latest model from the store. Raises StoreError."""

@@ -279,7 +279,7 @@ class BehaviorState:
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
         self.learned_day = at // DAY
-        rows = {caller: (found.group, found.row) for caller, found in self._rows.items()}
+        rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
 
 

@@ -21,7 +21,7 @@ from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, Sa
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
-from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 from policyengine.runtime.behavior import CallerCharge
 
@@ -261,9 +261,7 @@ class BehaviorTracker:
         last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
-        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
-        for saved in self._packed_rows():
-            rows[saved.caller] = saved.group, unpack_row(saved.packed)
+        rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._packed_rows())
         model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
