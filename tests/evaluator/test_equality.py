@@ -39,7 +39,7 @@ from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
 from tests.generate.specified import said
 from tests.security.test_generated import conditions
 
-EXAMPLES, SHARDS, POLICIES = 200, 3, 14
+EXAMPLES, SHARDS, POLICIES = 200, 2, 14
 SMALL = 100  # questions to policies that hypothesis writes
 HOSTILE = 4  # policies that are asked questions with each hazard
 
