@@ -63,7 +63,8 @@ def release(
       policyengine behavior release reporting --until 2d --behavior decisions.jsonl.behavior
       policyengine behavior release reporting --end --behavior decisions.jsonl.behavior
     """
-    from policyengine.behavior.operator_files import ClassRelease, load_releases, save_releases
+    from policyengine.behavior.operator_files import load_releases, save_releases
+    from policyengine.behavior.releases import ClassRelease
 
     if (until is None) is not end:
         hint = "write `--until 7d`, or `--end`"

@@ -32,7 +32,7 @@ from policyengine.time_formats import format_epoch_seconds, format_rfc3339
 if TYPE_CHECKING:
     from policyengine.behavior.events import Caller
     from policyengine.behavior.fold import ProfileSettings
-    from policyengine.behavior.operator_files import ClassRelease
+    from policyengine.behavior.releases import ClassRelease
     from policyengine.behavior.row import BehaviorRow
     from policyengine.behavior.state import BehaviorState
 
