@@ -41,11 +41,11 @@ from policyengine.behavior.shared_rows import (
     RELEASED,
     CachedCaller,
     UnreadableBehaviorError,
-    decode_saved,
     encode_saved,
     end_release,
     fold_event,
     fold_history,
+    load_callers,
 )
 from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, unversioned
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerHistory
@@ -286,15 +286,9 @@ class SharedTracker:
         """Return the rows of the callers from which models are learned, each with its class. Their names are
         placeholders, because the store contains only hashes of names. Raises StoreError."""
         rows: dict[Caller, tuple[str, BehaviorRow]] = {}
-        for history in self._store.callers(self._last * 1_000):
-            with suppress(UnreadableBehaviorError):
-                saved = decode_saved(history.row or b"")
-                if saved is None:
-                    continue
-                settings = settings_of(saved.group)
-                known = fold_history(history, settings)
-                if known is not None and is_ready(known.row, settings):
-                    rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = saved.group, known.row
+        for saved in load_callers(self._store.callers(self._last * 1_000), settings_of):
+            if saved is not None and is_ready(saved.row, settings_of(saved.group)):
+                rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = saved.group, saved.row
         return rows
 
     def refresh_model(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from policyengine.behavior.fold import (
     set_limits,
 )
 from policyengine.behavior.row import ROW_VERSION, BehaviorRow, RowError, pack_row, unpack_row
+from policyengine.behavior.state import SettingsOf
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
 from policyengine.stores.base import StoreError
 
@@ -88,6 +90,19 @@ def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCal
     for event in history.events:
         fold_event(row, event, settings)
     return CachedCaller(row, history.base)
+
+
+def load_callers(histories: Iterable[CallerHistory], settings_of: SettingsOf) -> Iterator[SavedCaller | None]:
+    """Yield each caller with a saved row, with its row after all of its events; None for a damaged row."""
+    for history in histories:
+        try:
+            saved = decode_saved(history.row or b"")
+            known = None if saved is None else fold_history(history, settings_of(saved.group))
+        except UnreadableBehaviorError:
+            yield None
+            continue
+        if saved is not None and known is not None:
+            yield saved._replace(row=known.row)
 
 
 def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes:

@@ -72,9 +72,9 @@ class BehaviorStore(Protocol):
         no document."""
         ...
 
-    def save_document(self, name: str, number: int, value: bytes) -> bool:
-        """Replace a document, unless the stored document has this number or a higher number. Return whether it was
-        replaced."""
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        """Replace a document, unless the stored document has this number or a higher number or, with `after`, another
+        number than that. Return whether it was replaced."""
         ...
 
     def start_learning(self, number: int, now: int) -> bool:

@@ -160,9 +160,9 @@ class ResilientBehavior:
         with self._reads:
             return self._behavior.document(name, known)
 
-    def save_document(self, name: str, number: int, value: bytes) -> bool:
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
         with self._writes:
-            return self._behavior.save_document(name, number, value)
+            return self._behavior.save_document(name, number, value, after)
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._writes:

@@ -26,9 +26,9 @@ SHARED_KEY, LEARNER = f"{PREFIX}:key", f"{PREFIX}:learner"
 CALLERS_AT_ONCE = 1_000
 HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
 SAVE_DOCUMENT = RedisScript.saying(
-    "-- KEYS[1]: a document. ARGV: its name, its number, the document.\n"
+    "-- KEYS[1]: a document. ARGV: its name, its number, the document, the number that it must replace or ''.\n"
     "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0) or 0\n"
-    "if known >= tonumber(ARGV[2]) then return 0 end\n"
+    "if known >= tonumber(ARGV[2]) or known ~= (tonumber(ARGV[4]) or known) then return 0 end\n"
     "redis.call('HSET', KEYS[1], 'number', ARGV[2], ARGV[1], ARGV[3])\n"
     "return 1\n"
 )
@@ -112,8 +112,9 @@ class RedisBehavior:
             raw, value = self._client.hmget(document_key(name), "number", name)
             return document_number(raw), bytes(value or b"")
 
-    def save_document(self, name: str, number: int, value: bytes) -> bool:
-        return bool(self._run(SAVE_DOCUMENT, [document_key(name)], name, number, value))
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        expected = "" if after is None else after
+        return bool(self._run(SAVE_DOCUMENT, [document_key(name)], name, number, value, expected))
 
     def start_learning(self, number: int, now: int) -> bool:
         with translate_errors():

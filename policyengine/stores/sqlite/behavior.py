@@ -45,8 +45,8 @@ TABLES = (
 )
 LAST_TABLE = "active_version"
 INSERT_DOCUMENT = (
-    "INSERT INTO behavior VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
-    "value = excluded.value WHERE number < excluded.number"
+    "INSERT INTO behavior VALUES (:name, :number, :value) ON CONFLICT DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE number < excluded.number AND number = coalesce(:after, number)"
 )
 INSERT_VERSION = (
     "INSERT OR REPLACE INTO active_version VALUES (:family, :version, max(:now, coalesce((SELECT max(at) + 1 "
@@ -163,9 +163,10 @@ class SqliteBehavior:
             (value,) = asked.execute("SELECT value FROM behavior WHERE name = ?", (name,)).fetchone()
             return number, value if isinstance(value, bytes) else b""
 
-    def save_document(self, name: str, number: int, value: bytes) -> bool:
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        row = {"name": name, "number": number, "value": value, "after": after}
         with self._step(True) as asked:
-            return asked.execute(INSERT_DOCUMENT, (name, number, value)).rowcount > 0
+            return asked.execute(INSERT_DOCUMENT, row).rowcount > 0
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._step(True) as asked:
