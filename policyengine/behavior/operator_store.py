@@ -23,7 +23,7 @@ from policyengine.behavior.shared_keys import SharedKeys, sign_model, verify_mod
 from policyengine.behavior.shared_releases import sign_releases, verify_releases
 from policyengine.behavior.shared_rows import decode_saved, fold_history, load_callers
 from policyengine.behavior.state import BehaviorState, CallerRow, SettingsOf
-from policyengine.stores.behavior import MODEL, RELEASES, BehaviorStore
+from policyengine.stores.behavior import MAX_DOCUMENT_NUMBER, MODEL, RELEASES, BehaviorStore
 
 MAX_VERSIONS: Final = 100_000  # versions of a caller that are shown or forgotten
 MAX_ATTEMPTS: Final = 8  # to replace a document that others replace too
@@ -139,6 +139,8 @@ class StoredBehavior:
             number, raw = self._store.document(MODEL, 0)
             if not number:
                 return
+            if number >= MAX_DOCUMENT_NUMBER:
+                break
             try:
                 made = verify_model(raw, number, self.keys.models).content.made
             except ModelError:
@@ -159,8 +161,10 @@ class StoredBehavior:
             return StoredReleases(number, (), str(error))
 
     def save_releases(self, known: StoredReleases, releases: Iterable[ClassRelease], now: int) -> bool:
-        """Replace the planned changes, unless others replaced them after `known` was loaded. `now` is in milliseconds
-        since 1970. Return whether they were replaced."""
+        """Replace the planned changes, unless others replaced them after `known` was loaded, or their number is too
+        high. `now` is in milliseconds since 1970. Return whether they were replaced."""
         number = max(known.number + 1, now)
+        if number > MAX_DOCUMENT_NUMBER:
+            return False
         document = sign_releases(number, releases, self.keys.releases)
         return self._store.save_document(RELEASES, number, document, known.number)

@@ -92,6 +92,11 @@ class SharedTracker:
         secret = self._store.shared_key(self._keys.secret or secrets.token_bytes(KEY_BYTES))
         tagger = self._tagger
         if tagger is None or secret != self._keys.secret:
+            if self._keys.secret not in (b"", secret):
+                _LOG.error(
+                    "the key of learned behavior in the store has changed: all callers are new",
+                    extra={"event": "behavior_key_changed"},
+                )  # fmt: skip
             keys = SharedKeys(secret)
             with self._lock:
                 self._keys, self.model, self._tagger = keys, EMPTY_MODEL, None

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
+from policyengine.behavior import shared as shared_module
 from policyengine.behavior.events import Caller
-from policyengine.behavior.model import ModelError
+from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ModelContent, ModelError
 from policyengine.behavior.operator_store import NoLearnedBehaviorError, StoredBehavior, StoredReleases
 from policyengine.behavior.releases import MAX_RELEASE, ClassRelease
 from policyengine.behavior.row import pack_row
@@ -25,6 +26,7 @@ from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
 from tests.stores.charges import START
 from tests.stores.conftest import Fresh
+from tests.stores.servers import wait_for
 from tests.stores.test_behavior import CALLER, KEY, Stores, engine_of, learn_ten_days, teach, told
 
 PROFILE = "profile reporting"
@@ -125,6 +127,10 @@ def row_of(engine: Engine, caller: Caller = CALLER) -> bytes | None:
 def serial_of(engine: Engine, caller: Caller = CALLER) -> int:
     tracker = tracker_of(engine)
     return tracker._callers[tracker.key_of(caller)].row.serial
+
+
+def model(serial: int) -> BehaviorModel:
+    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, NOW, "", ()))
 
 
 def messages(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
@@ -265,6 +271,19 @@ def test_a_planned_change_of_another_class_changes_nothing(
     assert flood(engines[0], clock, "/secret/1", 20)[-1] != "allow 180"
 
 
+def test_a_running_process_follows_when_it_looks(
+    store: Store, behavior: BehaviorStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "LOOK_SECONDS", 0.01)
+    tracker = tracker_of(engine_of(store, clock))
+    tracker._thread.start()
+    plan(behavior, *release_until())
+    wait_for(lambda: tracker._releases.ends == {PROFILE: NOW + DAY})
+    plan(behavior)
+    wait_for(lambda: not tracker._releases.ends)
+    tracker.close()
+
+
 def test_a_process_that_starts_later_follows_at_once(store: Store, behavior: BehaviorStore, clock: FakeClock) -> None:
     plan(behavior, ClassRelease(PROFILE, NOW, NOW + DAY))
     assert set(flood(engine_of(store, clock), clock, "/secret/1")) == {"allow 180"}
@@ -376,6 +395,22 @@ def test_planned_changes_that_the_store_lost_are_saved_again(
         store._client.delete("policyengine:behavior:releases")
     look(engines[0])
     assert StoredBehavior(behavior).load_releases() == StoredReleases(number, tuple(release_until()))
+
+
+def test_a_replaced_key_is_logged_and_makes_all_callers_new(
+    engines: list[Engine], store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert told(engines[0].decide(question(task="before"))) == "allow 180"
+    if isinstance(store, SqliteStore):
+        with store._step() as connection:
+            connection.execute("UPDATE behavior SET value = ? WHERE name = 'key'", (ATTACKER.secret,))
+    else:
+        store._client.set("policyengine:behavior:key", ATTACKER.secret)
+    look(engines[0], engines[0])
+    assert len(messages(caplog, "behavior_key_changed")) == 1
+    store.behavior.save_document(MODEL, 10**6, sign_model(model(10**6), ATTACKER.models))
+    look(engines[0])
+    assert told(engines[0].decide(question(task="after"))) == "allow 100"
 
 
 # ── Callers to forget ─────────────────────────────────────────────────────────────────────────

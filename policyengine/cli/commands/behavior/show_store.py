@@ -88,9 +88,16 @@ def show_classes(
         screen.line("nothing is known of any caller yet")
     if model.content.serial:
         learned = datetime.fromtimestamp(model.content.made / 1_000, UTC)
-        age = format_duration(timedelta(minutes=max(datetime.now(UTC) - learned, timedelta()) // timedelta(minutes=1)))
+        age = format_age(datetime.now(UTC) - learned)
         screen.line(f"model {model.content.serial}, learned {format_milliseconds(model.content.made)}, {age} ago")
     show_releases(screen, releases)
+
+
+def format_age(age: timedelta) -> str:
+    """Return an age in whole days, hours or minutes."""
+    units = (unit for unit in (timedelta(days=1), timedelta(hours=1)) if age >= unit)
+    unit = next(units, timedelta(minutes=1))
+    return format_duration(max(age, timedelta()) // unit * unit)
 
 
 def show_versions(
