@@ -1,4 +1,4 @@
-"""What operators read and change of the learned behavior in a store that processes share.
+"""The learned behavior in a store that processes share, as operators read and change it.
 
 The store contains no names: the key of a caller is computed from its name. Reading creates nothing in the store.
 """

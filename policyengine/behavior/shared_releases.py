@@ -2,7 +2,7 @@
 
 The number is the time in milliseconds at which the document was written, or one more than that of the document before.
 Every process remembers the latest document that it has read. If the store has an older one, because it lost the latest
-one or somebody put back an older one, the process saves the latest one again.
+one or an attacker restored an older one, the process saves the latest one again.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def release(
         save_releases(folder, replace_release(planned, group, now, ends))
     running = has_server(folder)
     if format is OutputFormat.JSON:
-        print_json({"folder": str(behavior), **release_dict(group, ends), "server": running})
+        print_json({"folder": str(behavior), **planned_dict(group, ends), "server": running})
     else:
         show_release(group, now, ends, "; the running server follows within a minute" if running else "")
     return 0
@@ -115,7 +115,7 @@ def release_stored(url: str, profile: str, now: datetime, ends: datetime | None,
             raise DocumentConflictError("the document of planned changes")
     warn_of_refused(known)
     if format is OutputFormat.JSON:
-        print_json({"store": opened.shown, **release_dict(group, ends), "server": None})
+        print_json({"store": opened.shown, **planned_dict(group, ends), "server": None})
     else:
         show_release(group, now, ends, "; processes that use the store follow within ten seconds")
     return 0
@@ -136,7 +136,7 @@ def replace_release(
     return others if ends is None else (*others, ClassRelease(group, milliseconds_of(now), milliseconds_of(ends)))
 
 
-def release_dict(group: str, ends: datetime | None) -> dict[str, str | None]:
+def planned_dict(group: str, ends: datetime | None) -> dict[str, str | None]:
     return {"class": group, "until": None if ends is None else format_rfc3339(ends, "seconds")}
 
 
