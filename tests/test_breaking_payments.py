@@ -57,7 +57,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "entity invoice { tenant: string }", "entity invoice { tenant: str }", "E205", "str", "did you mean `string`?"),
     "a role without its word": (
         "by role finance within 15m when", "by finance within 15m when", "E202", "finance",
-        "write `by role finance`, or name a fact that holds them: `by resource.approvers`"),
+        "write `by role finance`, or name a fact that holds the approvers: `by resource.approvers`"),
     "two guards of one name": (
         'guard "no money by night"', 'guard "large refunds need a human"', "E501", '"large refunds need a human"',
         "give one of them another name"),

@@ -9,11 +9,17 @@ import pytest
 import policyengine
 from policyengine import syntax
 from policyengine.check import check_text, lint_text
+from policyengine.checker.names.definitions import MAX_PARTS
+from policyengine.checker.patterns.places import MAX_INCLUDED
+from policyengine.compiler.bundle.file import MAX_BUNDLE_BYTES
 from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
 from policyengine.diagnostics.catalog.syntax import CODES as SYNTAX
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.entities.store import MAX_MEMBERSHIPS
 from policyengine.source import Source
-from policyengine.syntax.parse import parse
+from policyengine.spec.work import MAX_STEPS
+from policyengine.syntax.parse import MAX_DECLARATIONS, parse
+from policyengine.syntax.text_checks import MAX_BRACKETS, MAX_CHARACTERS
 
 
 def codes_in(text: str) -> set[str]:
@@ -79,6 +85,24 @@ def test_every_code_has_a_title_and_an_explanation(code: DiagnosticDoc) -> None:
     assert code.explanation.endswith(".")
     assert bool(code.bad) == bool(code.good)
     assert code.bad != code.good or not code.bad
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"),
+    [
+        ("E121", MAX_CHARACTERS),
+        ("E122", MAX_BRACKETS),
+        ("E124", MAX_DECLARATIONS),
+        ("E153", MAX_CHARACTERS),
+        ("E166", MAX_BUNDLE_BYTES),
+        ("E188", MAX_MEMBERSHIPS),
+        ("E248", MAX_PARTS),
+        ("E323", MAX_INCLUDED),
+        ("W715", MAX_STEPS),
+    ],
+)
+def test_an_explanation_states_the_limit_of_the_code(code: str, limit: int) -> None:
+    assert f"at most {limit:,} " in CODES[code].explanation
 
 
 def test_the_catalog_contains_every_syntax_code() -> None:

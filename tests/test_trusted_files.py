@@ -72,7 +72,7 @@ def test_a_link_in_a_writable_folder_is_trusted_only_on_a_read_only_mount(
 def test_a_token_file_others_can_write_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
     (tmp_path / "tokens").chmod(0o666)
-    with pytest.raises(BearerTokenError, match="a user who can write it can add a token"):
+    with pytest.raises(BearerTokenError, match="a user who can write the file can add a token"):
         read_token_file(tmp_path / "tokens")
 
 

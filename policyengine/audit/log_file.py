@@ -148,7 +148,10 @@ class RotatingLogFile:
     def _cannot_rotate(self, why: str) -> None:
         self._later = monotonic() + LATER
         _LOG.error(
-            "the decision log `%s` cannot be rotated, and grows: %s", self.path, why, extra={"event": "log_rotation"}
+            "the decision log `%s` cannot be rotated, and continues to grow: %s",
+            self.path,
+            why,
+            extra={"event": "log_rotation"},
         )
 
     def _is_due(self) -> bool:
@@ -173,6 +176,7 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
+            f"`{path}` is not a file",
+            "use a regular file: in any other kind of file, lines of several processes may be mixed",
         )
     return opened

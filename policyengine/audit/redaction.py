@@ -127,7 +127,7 @@ def parse_fact_path(fact: str) -> Path:
     if path[0] not in CALLER_ROOTS or path[:2] in ENDPOINT_PATHS:
         raise ValueError(f"`{fact}` cannot be redacted: a record must identify the caller and the endpoint")
     if path[-1] in (ANY_MEMBER, ANY_PATH):
-        raise ValueError(f"`{fact}` ends with a star: name the fact that contains it, to redact all of it")
+        raise ValueError(f"`{fact}` ends with a star: to redact everything below a fact, name the fact itself")
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 

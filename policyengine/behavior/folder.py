@@ -93,7 +93,9 @@ class BehaviorFolder:
             (self.path / "models").mkdir(FOLDER_MODE, exist_ok=True)
             places = (self.path, self.path / "models")
             if problem := next(filter(None, (write_problem(place, os.stat(place)) for place in places)), None):
-                raise BehaviorFolderError(f"what is learned can be changed by others: {problem}", "`chmod go-w` it")
+                raise BehaviorFolderError(
+                    f"others can change the learned behavior: {problem}", "run `chmod go-w` on the folder"
+                )
         except OSError as error:
             raise BehaviorFolderError(
                 f"the folder `{self.path}` cannot be written: {reason(error)}", "make it writable"
@@ -112,7 +114,7 @@ class BehaviorFolder:
             message = f"the folder `{self.path}` cannot be read: {reason(error)}"
             raise BehaviorFolderError(message, "make it readable") from None
         if names and not names & OWN_NAMES:
-            message = f"`{self.path}` is a folder with other files, and without learned behavior"
+            message = f"`{self.path}` is a folder that contains other files and no learned behavior"
             raise BehaviorFolderError(message, "name a new folder")
 
     # ── The key ───────────────────────────────────────────────────────────────────────────────
@@ -150,7 +152,7 @@ class BehaviorFolder:
             pass  # another process created the key
         except OSError as error:
             raise BehaviorFolderError(
-                f"the key `{path}` cannot be created: {reason(error)}", "make it possible"
+                f"the key `{path}` cannot be created: {reason(error)}", "let this user create files in the folder"
             ) from None
         finally:
             new.unlink(missing_ok=True)
@@ -169,7 +171,9 @@ class BehaviorFolder:
         except OSError as error:
             raise BehaviorFolderError(f"the key `{path}` cannot be read: {reason(error)}", "make it readable") from None
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
-            raise BehaviorFolderError(f"the key `{path}` is no file of this user", "move it away, or `chown` it")
+            raise BehaviorFolderError(
+                f"the key `{path}` is not a regular file of this user", "move it away, or `chown` it"
+            )
         if found.st_mode & 0o077:
             raise BehaviorFolderError(f"other users can access the key `{path}`", f"`chmod 600 {path}`")
         try:
@@ -214,7 +218,9 @@ class BehaviorFolder:
             return EMPTY_MODEL
         found = self.load_model(paths[-1])
         if found.content.serial != int(paths[-1].stem):
-            raise BehaviorFolderError(f"the model `{paths[-1]}` has another number than its name", RESTORE_HINT)
+            raise BehaviorFolderError(
+                f"the model `{paths[-1]}` has a number that differs from its file name", RESTORE_HINT
+            )
         return found
 
     def models(self) -> dict[str, BehaviorModel]:
@@ -260,13 +266,17 @@ class BehaviorFolder:
                 items = self._checked_items(file, path)
                 header = msgspec.msgpack.decode(next(items), type=RowsHeader)
                 if header.format != ROWS_FORMAT or header.version != ROWS_VERSION:
-                    raise BehaviorFolderError(f"the rows `{path}` have another version", RESTORE_HINT)
+                    raise BehaviorFolderError(f"the rows `{path}` have an unsupported version", RESTORE_HINT)
                 if header.model > model:
-                    raise BehaviorFolderError(f"an older model was put into `{self.path}`", RESTORE_HINT)
-                if header.model < model - 1:  # one less is normal, because a model is saved just before the rows
+                    raise BehaviorFolderError(
+                        f"the rows in `{self.path}` are newer than the latest model there: an older model was restored",
+                        RESTORE_HINT,
+                    )
+                if header.model < model - 1:  # a model is saved just before the rows
                     _LOG.warning(
-                        "the rows in `%s` are %d models older than the latest one: they were put back, or not "
-                        "saved", self.path, model - header.model, extra={"event": "behavior_rows_old"},
+                        "the rows in `%s` are %d models older than the latest one: an older file was restored, or "
+                        "the latest rows were not saved",
+                        self.path, model - header.model, extra={"event": "behavior_rows_old"},
                     )  # fmt: skip
                 for item in items:
                     *names, group, packed = msgspec.msgpack.decode(item, type=ItemTuple)

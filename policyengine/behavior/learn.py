@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from policyengine.behavior.events import Caller
 from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready
@@ -42,6 +43,35 @@ class CallerDay(NamedTuple):
     principal: int
 
 
+class CallerDays(Sequence[CallerDay]):
+    """Days in columns: lists of objects would be searched by the garbage collector, which blocks all threads."""
+
+    def __init__(self) -> None:
+        self._slow, self._fast = array("H"), array("H")
+        self._weights, self._principals = array("I"), array("I")
+
+    def add(self, slow: int, fast: int, weight: int, principal: int) -> None:
+        self._slow.append(slow)
+        self._fast.append(fast)
+        self._weights.append(weight)
+        self._principals.append(principal)
+
+    def __len__(self) -> int:
+        return len(self._slow)
+
+    def __iter__(self) -> Iterator[CallerDay]:
+        return map(CallerDay, self._slow, self._fast, self._weights, self._principals)
+
+    @overload
+    def __getitem__(self, at: int) -> CallerDay: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[CallerDay]: ...
+    def __getitem__(self, at: int | slice) -> CallerDay | list[CallerDay]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        return CallerDay(self._slow[at], self._fast[at], self._weights[at], self._principals[at])
+
+
 class Margins(NamedTuple):
     slow: int
     fast: int
@@ -53,54 +83,73 @@ NO_MARGINS: Final = Margins(0, 0, 0, False)
 
 
 def learn_model(
-    rows: Mapping[Caller, tuple[str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
+    rows: Iterable[tuple[Caller, str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
 ) -> BehaviorModel:
-    """Learn a model from rows, each with the name of its class. Classes are learned only from callers that are ready by
-    their own runs and days, and that were active within the `learn` period. All instances and versions of an agent are
-    one principal."""
-    classes: defaultdict[ClassName, defaultdict[str, list[BehaviorRow]]] = defaultdict(lambda: defaultdict(list))
-    for caller, (group, row) in rows.items():
+    """Learn a model from the rows of callers, each with the name of its class. Classes are learned only from callers
+    that are ready by their own runs and days, and that were active within the `learn` period. All instances and
+    versions of an agent are one principal. No row is kept."""
+    classes: dict[ClassName, ClassLearner] = {}
+    for caller, group, row in rows:
         settings = settings_of(group)
         if is_ready(row, settings) and now - row.level_at <= settings.learn_days * HOURS_OF_DAY * HOUR:
-            classes[caller.issuer, group][caller.agent].append(row)
-    learned = [
-        learn_class(name, [found for _, found in sorted(principals.items())], settings_of(name[1]), now)
-        for name, principals in sorted(classes.items())
-    ]
-    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, tuple(learned)))
+            name = caller.issuer, group
+            learner = classes.get(name)
+            if learner is None:
+                learner = classes[name] = ClassLearner(settings, now)
+            learner.add(caller.agent, row)
+    learned = tuple(learner.learn(name) for name, learner in sorted(classes.items(), key=lambda item: item[0]))
+    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, learned))
 
 
-def learn_class(
-    name: ClassName, principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSettings, now: int
-) -> ClassModel:
-    users = Counter(tag for rows in principals for tag in {tag for row in rows for tag in row.seen})
-    margins = learn_margins(caller_days(principals, settings, now), settings.burst_days)
-    return ClassModel(
-        *name, sum(row.runs for rows in principals for row in rows), len(principals),
-        frozenset(tag for tag, count in users.items() if count >= LEAST_TEACHERS),
-        margins.slow, margins.fast, margins.days, margins.declared,
-    )  # fmt: skip
+class ClassLearner:
+    """Collects what the principals of a class teach, and learns the class."""
+
+    def __init__(self, settings: ProfileSettings, now: int) -> None:
+        self._settings, self._today, self._runs = settings, now // HOUR // HOURS_OF_DAY, 0
+        self._ratios: dict[str, array[int]] = {}  # of each principal, those of its days: slow, fast, slow, fast, …
+        self._seen: dict[str, array[int]] = {}  # the tags of endpoints
+
+    def add(self, principal: str, row: BehaviorRow) -> None:
+        """Add a row of a principal."""
+        self._runs += row.runs
+        if principal not in self._ratios:
+            self._ratios[principal], self._seen[principal] = array("H"), array("I")
+        self._ratios[principal].extend(row_ratios(row, self._today, self._settings))
+        self._seen[principal].extend(row.seen)
+
+    def learn(self, name: ClassName) -> ClassModel:
+        """Return what is learned of the class."""
+        users = Counter(tag for seen in self._seen.values() for tag in set(seen))
+        margins = learn_margins(self.days(), self._settings.burst_days)
+        return ClassModel(
+            *name, self._runs, len(self._seen),
+            frozenset(tag for tag, count in users.items() if count >= LEAST_TEACHERS),
+            margins.slow, margins.fast, margins.days, margins.declared,
+        )  # fmt: skip
+
+    def days(self) -> CallerDays:
+        """Return the weighted days to learn from. The weight of each principal is limited (MAX_WEIGHT)."""
+        found = [ratios for ratios in self._ratios.values() if ratios]
+        total = sum(map(len, found)) // 2
+        most = max(-(-total // min(MAX_WEIGHT, max(len(found), 1))), 1)
+        days = CallerDays()
+        for number, ratios in enumerate(found):
+            count = len(ratios) // 2
+            weight = min(count, most) * WEIGHT_UNIT // count
+            for place in range(0, len(ratios), 2):
+                days.add(ratios[place], ratios[place + 1], weight, number)
+        return days
 
 
-def caller_days(principals: Sequence[Sequence[BehaviorRow]], settings: ProfileSettings, now: int) -> list[CallerDay]:
-    """Return the weighted days to learn from. The weight of each principal is limited (MAX_WEIGHT)."""
-    today = now // HOUR // HOURS_OF_DAY
-    found = [
-        days for rows in principals if (days := [day for row in rows for day in row_days(row, today, settings)])
-    ]  # fmt: skip
-    most = max(-(-sum(map(len, found)) // min(MAX_WEIGHT, max(len(found), 1))), 1)
-    return [
-        CallerDay(slow, fast, min(len(days), most) * WEIGHT_UNIT // len(days), number)
-        for number, days in enumerate(found)
-        for slow, fast in days
-    ]
-
-
-def row_days(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[tuple[int, int]]:
-    """Return the slow and fast ratios of the learned days of a row."""
+def row_ratios(row: BehaviorRow, today: int, settings: ProfileSettings) -> list[int]:
+    """Return the ratios of the learned days of a row: slow, fast, slow, fast, …"""
     day = row.hour // HOURS_OF_DAY
-    places = [2 * (each % DAYS_KEPT) for each in range(max(day - DAYS_KEPT, today - settings.learn_days) + 1, day)]
-    return [(row.ratios[place], row.ratios[place + 1]) for place in places if row.ratios[place]]
+    found: list[int] = []
+    for each in range(max(day - DAYS_KEPT, today - settings.learn_days) + 1, day):
+        place = 2 * (each % DAYS_KEPT)
+        if row.ratios[place]:
+            found += row.ratios[place : place + 2]
+    return found
 
 
 def days_to_calibrate(burst_days: int) -> int:

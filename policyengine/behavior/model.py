@@ -101,7 +101,7 @@ def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
         signature = b64decode(rest.strip(), validate=True)
         key.verify(signature, payload)
     except (Base64Error, ValueError, InvalidSignature):
-        raise ModelError("its signature is not that of the key") from None
+        raise ModelError("it was not signed with this key") from None
     return decode_content(payload)
 
 
@@ -110,7 +110,7 @@ def decode_content(payload: bytes) -> BehaviorModel:
     try:
         content = msgspec.json.decode(payload, type=ModelContent)
     except msgspec.DecodeError as error:
-        raise ModelError(f"its content is no model: {error}") from None
+        raise ModelError(f"its content is not a model: {error}") from None
     if content.format != FORMAT or content.version != MODEL_VERSION:
-        raise ModelError(f"it has version {content.version}, this program reads version {MODEL_VERSION}")
+        raise ModelError(f"it has version {content.version}, but this program reads version {MODEL_VERSION}")
     return BehaviorModel(content)

@@ -19,6 +19,7 @@ def open_tracker(given: BehaviorTracker | SharedTracker | Path | None, store: St
         return BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
     if isinstance(given, Path | BehaviorTracker):
         raise BehaviorFolderError(
-            "the store keeps what is learned of callers, for all processes that share it", "do not name a folder"
+            "the store keeps what is learned about callers, for all processes that share the store",
+            "do not name a folder",
         )
     return given or SharedTracker(store.behavior)

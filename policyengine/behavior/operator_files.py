@@ -90,7 +90,9 @@ def load_request(folder: BehaviorFolder, path: Path) -> ForgetRequest:
     except OSError as error:
         raise BehaviorFolderError(f"`{path}` cannot be read: {reason(error)}", "make it readable") from None
     except (msgspec.MsgspecError, ValueError):
-        raise BehaviorFolderError(f"the request `{path}` is ignored: it is not of the key", "delete it") from None
+        raise BehaviorFolderError(
+            f"the request `{path}` is ignored: it was not written with the key of the folder", "delete it"
+        ) from None
 
 
 def remove_requests(folder: BehaviorFolder, names: Collection[str]) -> None:

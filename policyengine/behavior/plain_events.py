@@ -97,9 +97,9 @@ def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
     """Yield the events of a line. Raises ValueError, also for more than `room` events, and msgspec.DecodeError."""
     read = DECODER.decode(line)
     if read.outcome not in OUTCOMES:
-        raise ValueError(f"`outcome` is one of {', '.join(filter(None, OUTCOMES))}")
+        raise ValueError(f"`outcome` must be one of {', '.join(filter(None, OUTCOMES))}")
     if not 0 <= read.status <= MAX_STATUS:
-        raise ValueError("`status` is no HTTP status")
+        raise ValueError("`status` is not an HTTP status")
     begin = read.at if isinstance(read.at, int) else moment_of(read.at)
     steps, count = [], 1
     for loop in read.repeat:

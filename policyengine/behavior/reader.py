@@ -170,12 +170,13 @@ class BehaviorReader:
     ) -> bytes:
         """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
         could not be read. `key` is that of the decision in the store, if it is known."""
-        clamped, number = False, 0
+        number = 0
         if reading is not None and charge is not None:
-            clamped = has_clamp(decision)
             reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
             number = self.tracker.finish(reading, charge, reportable)
-        return self.encode(reading, number, clamped=clamped) if self._logs else b""
+        if not self._logs:
+            return b""
+        return self.encode(reading, number, clamped=charge is not None and has_clamp(decision))
 
     def encode(self, reading: CallerSnapshot | None, number: int = 0, *, clamped: bool = False) -> bytes:
         """Return the member of a log line; `number` is that of the event that was learned."""
@@ -197,8 +198,8 @@ class BehaviorReader:
 
 def has_clamp(decision: Decision) -> bool:
     """Return whether a clamp acted on the request."""
-    for one in decision.standings:  # noqa: SIM110  # a generator takes longer
-        if (one.factor if isinstance(one, RateState) else one[1].base) < 1.0:
+    for standing in decision.standings:  # a generator takes longer
+        if (standing.factor if isinstance(standing, RateState) else standing[1].base) < 1.0:
             return True
     return False
 

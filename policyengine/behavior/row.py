@@ -128,9 +128,9 @@ def pack_row(row: BehaviorRow) -> bytes:
 def unpack_row(raw: bytes) -> BehaviorRow:
     """Unpack a row that `pack_row` packed. Raises RowError."""
     if raw[:1] != bytes((ROW_VERSION,)):
-        raise RowError("a row has another version")
+        raise RowError("the row has an unsupported version")
     if len(raw) < _FIXED:
-        raise RowError("a row is cut off")
+        raise RowError("the row is cut off")
     row = BehaviorRow(0)
     (
         _, row.hour_alarm, count, row.gains, row.level_at, row.serial, row.trust, row.novelty,
@@ -139,15 +139,15 @@ def unpack_row(raw: bytes) -> BehaviorRow:
         row.level_denied,
     ) = _HEAD.unpack_from(raw)  # fmt: skip
     if count > MAX_SEEN or len(raw) != _FIXED + count * _SEEN.size:
-        raise RowError("a row has another length than it says")
+        raise RowError("the length of the row does not match its number of endpoints")
     if raw[1] > 1:
-        raise RowError("a row says neither yes nor no where it must")
+        raise RowError("the alarm flag of the row is neither 0 nor 1")
     if max(row.trust, row.novelty, row.errors) > MILLION:
-        raise RowError("a share in a row is greater than 1")
+        raise RowError("a share in the row is greater than 1")
     if max(row.level_slow, row.level_fast, row.level_denied) > MAX_LEVEL:
-        raise RowError("a level in a row is higher than any can be")
+        raise RowError("a level in the row exceeds the maximum")
     if row.days >> DAYS_KEPT or row.hour > MAX_HOUR:
-        raise RowError("a time in a row is later than any can be")
+        raise RowError("a time in the row is out of range")
     at = _HEAD.size
     row.paces = array("I", _PACES.unpack_from(raw, at))
     at += _PACES.size
@@ -155,5 +155,5 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
     row.seen = dict(_SEEN.iter_unpack(raw[_FIXED:]))
     if list(row.seen) != sorted(row.seen) or len(row.seen) != count:
-        raise RowError("the endpoints of a row are not in order")
+        raise RowError("the endpoints of the row are not in order")
     return row

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
@@ -25,7 +26,6 @@ from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
     advance,
-    is_ready,
     read_behavior,
 )
 from policyengine.behavior.keeper_thread import KeeperThread
@@ -287,14 +287,12 @@ class SharedTracker:
         self._store.save_document(MODEL, model.content.serial, sign_model(model, self._keys.models))
         self.refresh_model()
 
-    def _teachers(self, settings_of: SettingsOf) -> dict[Caller, tuple[str, BehaviorRow]]:
-        """Return the rows of the callers from which models are learned, each with its class. Their names are
+    def _teachers(self, settings_of: SettingsOf) -> Iterator[tuple[Caller, str, BehaviorRow]]:
+        """Yield the callers from which models are learned, each with its class and its row. Their names are
         placeholders, because the store contains only hashes of names. Raises StoreError."""
-        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
         for saved in load_callers(self._store.callers(self._last * 1_000), settings_of):
-            if saved is not None and is_ready(saved.row, settings_of(saved.group)):
-                rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = saved.group, saved.row
-        return rows
+            if saved is not None:
+                yield Caller(saved.issuer, saved.agent), saved.group, saved.row
 
     def refresh_model(self) -> None:
         """Get the latest model from the store. Raises StoreError."""
@@ -317,8 +315,8 @@ class SharedTracker:
         content = self.model.content
         self._store.save_document(MODEL, content.serial, sign_model(self.model, self._keys.models))
         _LOG.warning(
-            "the store had lost model %d of learned behavior, and had number %d: it was saved again", content.serial,
-            number, extra={"event": "behavior_model_restored"},
+            "the store had lost model %d of learned behavior, and its latest model had number %d: the lost model was "
+            "saved again", content.serial, number, extra={"event": "behavior_model_restored"},
         )  # fmt: skip
 
     def start(self) -> None:

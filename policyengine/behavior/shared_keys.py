@@ -57,8 +57,8 @@ def verify_model(raw: bytes, number: int, key: bytes) -> BehaviorModel:
     """Verify and decode the model with this number. Raises ModelError."""
     payload = verify_document(raw, key)
     if payload is None:
-        raise ModelError("its signature is not that of the key")
+        raise ModelError("it was not signed with this key")
     model = decode_content(payload)
     if model.content.serial != number:
-        raise ModelError(f"it is number {model.content.serial} in place of number {number}")
+        raise ModelError(f"it has number {model.content.serial} instead of {number}")
     return model

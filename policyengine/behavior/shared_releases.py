@@ -43,13 +43,13 @@ def verify_releases(raw: bytes, number: int, key: bytes) -> tuple[ClassRelease, 
     """Verify and decode the document with this number. Raises ReleaseError."""
     payload = verify_document(raw, key) if len(raw) <= MAC_BYTES + MAX_RELEASES_BYTES else None
     if payload is None:
-        raise ReleaseError("their signature is not that of the key")
+        raise ReleaseError("they were not signed with this key")
     try:
         document = msgspec.json.decode(payload, type=ReleaseDocument)
     except msgspec.MsgspecError as error:
         raise ReleaseError(f"they are damaged: {error}") from None
     if document.number != number:
-        raise ReleaseError(f"they are document {document.number} in place of document {number}")
+        raise ReleaseError(f"their document has number {document.number} instead of {number}")
     check_releases(document.releases)
     return document.releases
 
@@ -102,6 +102,6 @@ class SharedReleases:
         """Save the document of this process, because the store has no document or an older one. Raises StoreError."""
         if self._store.save_document(RELEASES, self._number, self._raw):
             _LOG.warning(
-                "the store had lost the latest planned changes, and had document %d: they were saved again", number,
-                extra={"event": "behavior_releases_restored"},
+                "the store had lost the latest planned changes, and its document had number %d: the lost document "
+                "was saved again", number, extra={"event": "behavior_releases_restored"},
             )  # fmt: skip

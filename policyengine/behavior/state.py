@@ -114,6 +114,11 @@ class BehaviorState:
         for caller in rows:
             self._instances.setdefault((caller.issuer, caller.agent), {})[caller] = None
 
+    @property
+    def count(self) -> int:
+        """The number of callers."""
+        return len(self._rows)
+
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
         """Return the settings of a class at a time: a planned change may be under way."""
         if not self.releases or at >= self.releases.get(group, 0):
@@ -142,6 +147,29 @@ class BehaviorState:
     ) -> CallerFacts:
         """Return the facts of a request to an endpoint (its tag), from a row at its time."""
         return read_behavior(row, self.model.class_of((issuer, group)), endpoint, at, settings)
+
+    def snapshot(
+        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+    ) -> CallerSnapshot:
+        """Return the facts of a request, and what they were read from; learn a model before if it is due."""
+        if self.learns:
+            self.learn_if_due(at, settings_of)
+        settings, tag = self.settings_at(settings_of(group), group, at), self.tagger.tag(endpoint)
+        row = self.row_to_read(caller, at, settings)
+        facts = self.read(row, caller.issuer, group, tag, at, settings)
+        return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, self.model, facts)
+
+    def is_unchanged(self, reading: CallerSnapshot) -> bool:
+        """Return whether the row of a caller has no event after those that were read."""
+        known = self._rows.get(reading.caller)
+        return reading.serial == (0 if known is None else known.row.serial)
+
+    def has_same_facts(self, reading: CallerSnapshot) -> bool:
+        """Return whether a request still has the facts that were read."""
+        caller, at, settings = reading.caller, reading.at, reading.settings
+        row = self.row_to_read(caller, at, settings)
+        again = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
+        return again.values() == reading.facts.values()
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
@@ -251,7 +279,7 @@ class BehaviorState:
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
         self.learned_day = at // DAY
-        rows = {caller: (found.group, found.row) for caller, found in self._rows.items()}
+        rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
 
 

@@ -22,7 +22,7 @@ from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
 from policyengine.behavior.releases import release_ends
-from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 from policyengine.runtime.behavior import CallerCharge
 
@@ -51,7 +51,7 @@ class BehaviorTracker:
         self._handled: frozenset[str] = frozenset()  # requests of operators
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
-        self._thread, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
 
     @classmethod
     def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
@@ -80,13 +80,9 @@ class BehaviorTracker:
     ) -> CallerSnapshot:
         """Read the facts of a request."""
         state = self.state
-        settings, tag = state.settings_at(settings_of(group), group, at), state.tagger.tag(endpoint)
         with self._lock:
-            state.learns = len(state.rows) <= MAX_INLINE_CALLERS
-            state.learn_if_due(at, settings_of)
-            row = state.row_to_read(caller, at, settings)
-            found = state.read(row, caller.issuer, group, tag, at, settings)
-            return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, state.model, found)
+            state.learns = state.count <= MAX_INLINE_CALLERS
+            return state.snapshot(caller, group, endpoint, run, at, settings_of)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
@@ -102,14 +98,10 @@ class BehaviorTracker:
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
-        caller, state = reading.caller, self.state
-        known = state.rows.get(caller)
-        if reading.serial == (0 if known is None else known.row.serial):
+        if self.state.is_unchanged(reading):
             return True
         with self._lock:
-            row = state.row_to_read(caller, reading.at, reading.settings)
-            again = state.read(row, caller.issuer, reading.group, reading.endpoint, reading.at, reading.settings)
-        return again.values() == reading.facts.values()
+            return self.state.has_same_facts(reading)
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
@@ -126,7 +118,7 @@ class BehaviorTracker:
                 self.counts["novelty"] += facts.is_new
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
-        if not self._thread.is_running and (self.folder is not None or not state.learns):
+        if (self.folder is not None or not state.learns) and not self._saver.is_running:
             self.start()
         return number
 
@@ -199,7 +191,7 @@ class BehaviorTracker:
 
     def start(self) -> None:
         """Start the thread of this process. It holds the folder from now on, unless another process does."""
-        self._thread.start()
+        self._saver.start()
 
     def keep(self) -> None:
         """Learn a model if it is due, and save what changed. A failure is logged, and the work is tried again."""
@@ -270,9 +262,7 @@ class BehaviorTracker:
         last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
-        rows: dict[Caller, tuple[str, BehaviorRow]] = {}
-        for saved in self._packed_rows():
-            rows[saved.caller] = saved.group, unpack_row(saved.packed)
+        rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._packed_rows())
         model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
@@ -296,7 +286,7 @@ class BehaviorTracker:
 
     def close(self) -> None:
         """Stop the thread, and save what changed."""
-        self._thread.close()
+        self._saver.close()
         self.keep()
         if self._saves >= 0:
             os.close(self._saves)

@@ -159,7 +159,7 @@ def find_decomposed_text(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]
     if not is_composed(text.span.text) or (use is StringUse.ID and not is_composed(text.value)):
         composed = unicodedata.normalize("NFC", text.value)
         message = "this string is not in Unicode's composed form (NFC)"
-        yield Diagnostic("E143", message, text.span, f'write it composed: `"{composed}"`')
+        yield Diagnostic("E143", message, text.span, f'write it in composed form: `"{composed}"`')
 
 
 def is_composed(text: str) -> bool:

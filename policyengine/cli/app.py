@@ -92,7 +92,7 @@ COMMAND_PATHS = {
 }
 GROUPS = {
     "audit": "Verify, prove and query the decision log.",
-    "behavior": "See what is learned of callers, and what it does.",
+    "behavior": "Learn, show, evaluate and forget the behavior of callers.",
 }
 
 

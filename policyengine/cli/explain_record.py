@@ -148,7 +148,7 @@ def print_explanation(screen: Screen, found: RecordExplanation) -> None:
     screen.line(f"decision {record.id} on line {record.line:,} of {record.file.name}, with the facts of {when}")
     rows = [("then", record.outcome, record.revision)]
     if found.given is None or found.recorded is not None:
-        name = "now" if found.given is None else "now, with the entities of then"
+        name = "now" if found.given is None else "now, with the logged entities"
         recorded = found.recorded or now
         rows.append((name, recorded.decision.outcome, recorded.decision.revision))
     if found.given is not None:

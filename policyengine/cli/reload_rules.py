@@ -33,7 +33,7 @@ def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds
         try:
             return build_rules(allowed_in_file(paths) if from_file else allow, gate, seconds)
         except CommandError as error:
-            why = "cannot read what a reload may remove"
+            why = "cannot read which changes a reload may make"
             raise ReloadRefusedError(why, [f"{error.message}{f' ({error.hint})' if error.hint else ''}"]) from None
 
     build_rules(allow, gate, seconds)

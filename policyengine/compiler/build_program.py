@@ -19,7 +19,7 @@ from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
 from policyengine.evaluator.bindings import AgreedValue, CaptureValue, ConstantValue, ExpressionValue, ResourceValue
 from policyengine.evaluator.blocks import Block, DelegationGrant, Grant
-from policyengine.evaluator.charges import prepare_charge
+from policyengine.evaluator.charges import is_preparable
 from policyengine.evaluator.conditions import AT_MOST, All, AnyOf, Condition, Equal, OneOf, OrderTest, Truth
 from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.history_nodes import EventRules
@@ -41,6 +41,7 @@ from policyengine.evaluator.rules import (
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_bare_value, format_value
+from policyengine.runtime.limits import LimitCharge
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid, coerce
 from policyengine.spec.approval_digest import (
@@ -450,16 +451,16 @@ class ProgramBuilder:
         value = self.nodes.value
         condition = None if limit.when is None else value(limit.when)
         keys = tuple(count_key_node(key, value(key)) for key in limit.keys)
-        charge = prepare_charge(limit)
         if isinstance(limit, k.Budget):
             quotas = tuple(
                 (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
             )
-            return LimitRule(limit, condition, keys, None, None, (), quotas, charge)
+            return LimitRule(limit, condition, keys, None, None, (), quotas, None)
         cost = None if limit.cost is None else value(limit.cost)
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
-        return LimitRule(limit, condition, keys, cost, count, moves, (), charge)
+        prepared: dict[tuple[object, ...], LimitCharge] | None = {} if is_preparable(limit) else None
+        return LimitRule(limit, condition, keys, cost, count, moves, (), prepared)
 
     def _record(self, retention: k.EventRetention) -> RecordRule:
         event = retention.event

@@ -225,7 +225,7 @@ class Engine:
         try:
             request = self._read(question)
             if without_waiting and self.forecast.takes_long_to_decide(request, size):
-                raise WouldBlockError("it may take long")
+                raise WouldBlockError("the decision may take a long time, or wait for a store or an issuer")
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
@@ -245,7 +245,7 @@ class Engine:
         try:
             request = self._read(question)
             if without_waiting and self.forecast.takes_long_to_decide(request, size):
-                raise WouldBlockError("it may take long")
+                raise WouldBlockError("the decision may take a long time, or wait for a store or an issuer")
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:

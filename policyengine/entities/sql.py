@@ -96,7 +96,10 @@ class Database:
                     connection = connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
-            raise self.error(self.why(error), "check that it is running, and that this machine may read it") from None
+            raise self.error(
+                self.why(error),
+                "check that the database is reachable, and that the user in the URL may read its tables",
+            ) from None
 
     def tables(self) -> list[SqlTable]:
         """Return all mapped tables after checking that they exist. Raises EntitiesError."""

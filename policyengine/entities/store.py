@@ -32,7 +32,10 @@ class UnknownRow:
     """The result for a row whose existence is unknown."""
 
 
-MEMBERSHIP_HINT = "every entity that contains another, directly or through others, is one membership: avoid long chains"
+MEMBERSHIP_HINT = (
+    "each pair of an entity and an entity that it is in, directly or through others, is one "
+    "membership: avoid long chains"
+)
 NO_ANSWER = UnknownRow()
 RowResult: TypeAlias = EntityData | UnknownRow | None
 

@@ -42,7 +42,7 @@ class LostTypesError(Exception):
 
     def __init__(self, gone: list[str]) -> None:
         rows = ", ".join(gone)
-        super().__init__(f"{rows} would be removed; `--reload-allow removed-entities` allows it, and so does a restart")
+        super().__init__(f"{rows} would be removed; `--reload-allow removed-entities` or a restart allows the removal")
 
 
 class EntityWatcher:
@@ -97,7 +97,7 @@ class EntityWatcher:
             self._stamp, self._due = before
             return False
         if self._stamp != before[0] or self._told:
-            _LOG.warning("reloaded the entities: %d", len(directory))
+            _LOG.warning("reloaded the entities: %d rows", len(directory))
         if self._told:
             self._tell(False, f"the entities were read again: {len(directory):,} rows")
         self._told = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.rules import LimitRule
@@ -13,31 +13,49 @@ from policyengine.spec import limits as spec_limits
 from policyengine.spec.limits import budget_amount, key_text, request_count
 from policyengine.spec.trace import LimitTrace
 
+MAX_PREPARED: Final = 64  # kept charges of a limit
+
 
 class LimitInputs:
-    """The inputs of a limit that applies to a request: its key and, unless its charge is prepared, its trace. `unknown`
-    are the unknown inputs; with any of them, the limit cannot count the request.
+    """The inputs of a limit that applies to a request: its key and, if its charge is prepared, the values of its raises
+    and clamps (None for an unknown one), otherwise its trace. `unknown` are the unknown inputs; with any of them, the
+    limit cannot count the request.
     """
 
-    __slots__ = ("keys", "rule", "trace", "unknown")
+    __slots__ = ("keys", "moves", "rule", "trace", "unknown")
 
     def __init__(
-        self, rule: LimitRule, keys: tuple[Any, ...], trace: LimitTrace | None, unknown: tuple[Unknown, ...]
+        self,
+        rule: LimitRule,
+        keys: tuple[Any, ...],
+        moves: tuple[object, ...],
+        trace: LimitTrace | None,
+        unknown: tuple[Unknown, ...],
     ) -> None:
         self.rule = rule
         self.keys = keys
+        self.moves = moves
         self.trace = trace
         self.unknown = unknown
 
 
-def prepare_charge(limit: k.Limit) -> LimitCharge | None:
-    """Return the charge without its key for a rate with a constant pace and a cost of one; None for other limits."""
-    if isinstance(limit, k.Budget) or not isinstance(limit.pace, k.Pace):
-        return None
-    if limit.cost is not None or limit.raises or limit.clamps or limit.at_once is not None:
-        return None
-    (charge,) = spec_limits.limit_charges(LimitTrace(limit, True))
-    return charge
+def is_preparable(limit: k.Limit) -> bool:
+    """Return whether the charge of a limit follows from its key and from which raises and clamps act: the limit is a
+    rate with a constant pace and a cost of one."""
+    return isinstance(limit, k.Rate) and isinstance(limit.pace, k.Pace) and limit.cost is None and limit.at_once is None
+
+
+def prepared_charge(rule: LimitRule, moves: tuple[Any, ...]) -> LimitCharge:
+    """Return the charge without its key."""
+    prepared = rule.prepared
+    assert prepared is not None
+    found = prepared.get(moves)
+    if found is None:
+        (found,) = spec_limits.limit_charges(LimitTrace(rule.limit, True, moves=moves))
+        if len(prepared) >= MAX_PREPARED:
+            prepared.clear()
+        prepared[moves] = found
+    return found
 
 
 def read_limits(st: State) -> list[LimitInputs]:
@@ -51,10 +69,15 @@ def read_limits(st: State) -> list[LimitInputs]:
 
 def read_limit(st: State, rule: LimitRule) -> LimitInputs:
     keys = tuple([node.get(st) for node in rule.keys])
-    if rule.charge is not None:
-        return LimitInputs(rule, keys, None, tuple([key for key in keys if type(key) is Unknown]))
+    if rule.prepared is not None:
+        moves = tuple([truth_of(move.get(st)) for move in rule.moves]) if rule.moves else ()
+        return LimitInputs(rule, keys, moves, None, tuple([key for key in keys if type(key) is Unknown]))
     trace = trace_limit(st, rule, keys)
-    return LimitInputs(rule, keys, trace, spec_limits.unknown_limit_inputs(trace))
+    return LimitInputs(rule, keys, (), trace, spec_limits.unknown_limit_inputs(trace))
+
+
+def truth_of(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def trace_limit(st: State, rule: LimitRule, keys: tuple[Any, ...]) -> LimitTrace:
@@ -80,10 +103,10 @@ def trace_limit(st: State, rule: LimitRule, keys: tuple[Any, ...]) -> LimitTrace
 
 def limit_charges(one: LimitInputs) -> list[LimitCharge]:
     """Return the charges for the store. All inputs must be known."""
-    if one.rule.charge is None:
+    if one.rule.prepared is None:
         assert one.trace is not None
         return list(spec_limits.limit_charges(one.trace))
-    prepared, name, at, words = one.rule.charge
+    prepared, name, at, words = prepared_charge(one.rule, one.moves)
     assert isinstance(prepared, RateCharge)
     rule, _, cost, flow, token, tick, clamps, counts, steady, failing = prepared
     key = tuple([part if type(part) is str else key_text(part) for part in one.keys])

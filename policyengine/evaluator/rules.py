@@ -102,11 +102,12 @@ class ApprovalScope:
 
 
 class LimitRule:
-    """A rate or budget at an endpoint: its condition, key and inputs as nodes. `charge` is the charge without its key,
-    if everything else in it is constant.
+    """A rate or budget at an endpoint: its condition, key and inputs as nodes. If everything else in its charge follows
+    from which raises and clamps act (`moves`), `prepared` has the charges without their keys, by the values of the
+    moves, as they occur; otherwise it is None.
     """
 
-    __slots__ = ("charge", "condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
+    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "prepared", "quotas")
 
     def __init__(
         self,
@@ -117,10 +118,10 @@ class LimitRule:
         count: Node | None,
         moves: tuple[Node, ...],
         quotas: tuple[tuple[Node, Node | None], ...],
-        charge: LimitCharge | None,
+        prepared: dict[tuple[object, ...], LimitCharge] | None,
     ) -> None:
         self.limit = limit
-        self.charge = charge
+        self.prepared = prepared
         self.condition = condition
         self.keys = keys
         self.cost = cost

@@ -133,7 +133,7 @@ def _task(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
 def _grants_line(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     blocks = [block for block in (*seen.anyone, *seen.presenter) if block.stands]
     parts = tuple(_grant(grant, block, facts) for block in blocks for grant in block.grants)
-    note = None if seen.door_open else "no grant opens this endpoint (gate `default`)"
+    note = None if seen.door_open else "no grant covers this endpoint (gate `default`)"
     return ExplanationLine(mark_of(seen.door_open), "door", note, parts=parts)
 
 

@@ -89,8 +89,8 @@ class AllowedHosts:
             return HostRefusal("host", said, "send one, such as `Host: 127.0.0.1`")
         name = quote_input(hosts[0].decode("latin-1"))
         hint = (
-            "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
-            "with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every name"
+            "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start the "
+            "server with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every name"
         )
         return HostRefusal("host", f"the Host `{name}` is not a name of this server", hint)
 

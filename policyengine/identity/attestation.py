@@ -248,7 +248,7 @@ def iterate_submodules(claims: Claims) -> Iterator[Claims]:
             if depth == MAX_SUBMODULE_DEPTH or many > MAX_SUBMODULES:
                 raise CredentialError(
                     RefusalCode.TOO_DEEP if depth == MAX_SUBMODULE_DEPTH else RefusalCode.TOO_LARGE,
-                    "the submodules are too many or nested too deep",
+                    "there are too many submodules, or they are nested too deeply",
                 )
             if not isinstance(submodule, Mapping):
                 raise CredentialError(

@@ -10,7 +10,7 @@ PROBLEM_TEXTS = {
     RefusalCode.DUPLICATE_MEMBER: "the document has a duplicate member",
     RefusalCode.CLAIM_TYPE: "a number in the document is too long",
     RefusalCode.ENCODING: "the document contains an unpaired surrogate",
-    RefusalCode.TOO_DEEP: "the document is nested too deep",
+    RefusalCode.TOO_DEEP: "the document is nested too deeply",
 }
 
 

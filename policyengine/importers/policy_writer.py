@@ -175,7 +175,10 @@ def _scopes_condition(group: ScopeGroup) -> str:
 
 
 def shadow_lines(shadow: ShadowedEndpoint) -> Iterator[str]:
-    yield f"# A pattern of {shadow.behind.name} also matches this: without this guard, its scope would open it."
+    yield (
+        f"# A pattern of {shadow.behind.name} also matches this endpoint: without this guard, that scope would "
+        f"grant it."
+    )
     name = json.dumps(f"{shadow.operation.key} is not in {shadow.behind.name}")
     yield f"guard {name} on {shadow.operation.endpoint.written} {{"
     yield f'  require {_scopes_condition(shadow.group)} message "this request needs a separate scope"'

@@ -85,7 +85,7 @@ def block_conditions(block: Block) -> Iterator[tuple[k.Expr, str]]:
             if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
                 yield requirement.condition, "this agent acts for no user"
         yield from ((d.when, "this `may delegate` delegates nothing") for d in block.delegates if d.when is not None)
-    yield from ((grant.when, "this `may` opens nothing") for grant in block.grants if grant.when is not None)
+    yield from ((grant.when, "this `may` grants nothing") for grant in block.grants if grant.when is not None)
 
 
 def check_grant_condition(condition: k.Expr, never: str, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
@@ -223,8 +223,8 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
     for i, grant in enumerate(grants):
         for j, wider in enumerate(grants):
             if i != j and grant_covers(wider, grant) and (j < i or not grant_covers(grant, wider)):
-                related = (RelatedLocation("this `may` opens all of these endpoints", wider.span),)
-                yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "remove it", related)
+                related = (RelatedLocation("this `may` grants all of these endpoints", wider.span),)
+                yield Diagnostic("W711", "this `may` grants nothing more", grant.span, "remove it", related)
                 break
 
 
@@ -252,9 +252,9 @@ def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         by = [closer(opening.pattern) for opening in grant.openings]
         if by and all(by) and by[0] is not None:
-            message = f"this `may` opens nothing: guard `{by[0].name}` denies everything there"
+            message = f"this `may` grants nothing: guard `{by[0].name}` denies everything there"
             related = (RelatedLocation("this guard denies everything", by[0].span),)
-            yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
+            yield Diagnostic("W713", message, grant.span, "remove the `may` or the guard", related)
 
 
 def closing_guards(guards: Iterable[k.Guard]) -> list[k.Guard]:
@@ -323,7 +323,7 @@ def closed_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
         if by is not None:
             message = f"guard `{guard.name}` changes nothing: guard `{by.name}` denies everything there"
             related = (RelatedLocation("this guard denies everything", by.span),)
-            yield Diagnostic("W712", message, guard.span, "remove one of the two", related)
+            yield Diagnostic("W712", message, guard.span, "remove one of the two guards", related)
 
 
 def is_closed_by(guard: k.Guard, closer: k.Guard, earlier: bool) -> bool:

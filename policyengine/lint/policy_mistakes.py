@@ -113,7 +113,10 @@ def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
         for line in (d for d in declarations if isinstance(d, ast.UnrestrictedUsers)):
             if user is not None:
                 message = f"`users unrestricted` lets the agents of `{package}` bypass its user blocks"
-                hint = "keep one of the two: with both, user blocks apply only to users without an agent"
+                hint = (
+                    "keep `users unrestricted` or the user blocks: "
+                    "with both, user blocks apply only to users without an agent"
+                )
                 yield Diagnostic("W454", message, line.span, hint, (RelatedLocation("a user block", user.head.span),))
 
 

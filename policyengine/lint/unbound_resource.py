@@ -236,7 +236,7 @@ def diagnostic_for(
         "`resource` is unknown there"
     )
     door = next(one.door for one in bare if one.text == endpoints[0])
-    where = RelatedLocation(f"{door.label} opens it", door.pattern.span)
+    where = RelatedLocation(f"{door.label} grants it", door.pattern.span)
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, endpoint_texts(bound)), (where,))
 
 

@@ -67,7 +67,7 @@ class ReloadGate:
             why = describe_widenings(len(findings))
             raise ReloadRefusedError(why, findings, RefusalKind.WIDENING, allow_hint([WIDENING], revision))
         if found.unproved and not rules.allows(UNPROVED, revision):
-            why = "it is not proved that the new policies allow no more"
+            why = "it is not proved that the new policies allow no more than before"
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
@@ -224,5 +224,5 @@ def allow_hint(words: list[str], revision: str) -> str:
     always = ", ".join(f"`{word}`" for word in words)
     return (
         f'if this is intended, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows '
-        f"only these policies, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} allows it always"
+        f"only these policies, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} always allows it"
     )

@@ -134,7 +134,7 @@ def read_token_file(path: Path | str) -> TokenFile:
     problem = write_problem(path, found)
     if problem is not None:
         hint = f"chown {os.geteuid()} {shlex.quote(str(path))}; chmod 600 {shlex.quote(str(path))}"
-        raise BearerTokenError(f"{problem}: a user who can write it can add a token", hint)
+        raise BearerTokenError(f"{problem}: a user who can write the file can add a token", hint)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     for number, line in lines:
         if line:

@@ -208,7 +208,7 @@ def decide_together(
     disconnects.
     """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
-        raise WouldBlockError("an item may take long")
+        raise WouldBlockError("deciding an item may take a long time")
     answers: list[AnswerDocument] = []
     row: list[QuestionLike] = []
 

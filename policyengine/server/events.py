@@ -102,7 +102,7 @@ def parse_usage(given: Mapping[str, object]) -> Mapping[str, object] | None:
     for name, value in usage.items():
         if not USAGE_NAME.fullmatch(name):
             hint = "a name has lower-case letters, digits and `_`, such as `input_tokens`"
-            raise RequestError("usage", f"`{quote_input(name)}` is not a name of a usage", hint)
+            raise RequestError("usage", f"`{quote_input(name)}` is not a valid usage name", hint)
         if read_number(value) is None:
             raise RequestError(f"usage.{name}", f"`usage.{name}` is not a number from 0 to {MAX_NUMBER:,}")
     return usage
@@ -123,13 +123,14 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
             hint="report it again; the operator's log says why",
         ) from None  # fmt: skip
     if told == "again":
-        hint = "this report changes nothing; after a retry without an answer, treat it as recorded"
+        hint = "this report changes nothing; if an earlier attempt got no answer, treat the outcome as recorded"
         text = "the outcome of this decision is already reported"
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
-            "only an allow can be reported, once, by the caller that requested it (the client of the token file, or "
-            "the user of the socket): while it is among the recent decisions of a server with a log, or a rule reads it"
+            "only an allow can be reported, once, and only by the caller that requested it (the client of the token "
+            "file, or the user of the socket), while the decision is among the recent ones of a server with a log, "
+            "or a rule reads its outcome"
         )
         raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
     answer: dict[str, object] = {"decision": event.decision, "reported": True}

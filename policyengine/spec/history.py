@@ -29,7 +29,7 @@ Evaluator: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back that far"
 NOT_REPORTED = "the outcome is not reported yet"
 MAX_KEY_LENGTH = 200  # a longer key is replaced by its digest
-NOT_COMPARED = Unknown.of("past", "for values that are not of this request")
+NOT_COMPARED = Unknown.of("past", "for values that do not come from this request")
 NOBODY = "neither an agent nor a user"
 
 

@@ -104,7 +104,7 @@ def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
         reading.report("E611", f"no rate or budget is named `{name}`", value.span, hint)
         return None
     if not says and "*" not in found:
-        report_invalid_value(member, value, "what is left of a rate", reading)
+        report_invalid_value(member, value, "the remaining amount of a rate or budget", reading)
         return None
     return found
 

@@ -228,7 +228,8 @@ def test_attack_11_only_ready_principals_of_one_issuer_teach():
     foreign = {Caller("https://evil.example", f"agent-{number}"): (GROUP, teacher(66)) for number in range(50)}
     fresh = {caller(100 + number): (GROUP, teacher(66, runs=19)) for number in range(50)}
     versions = {caller(3, version=str(number)): (GROUP, teacher(66)) for number in range(50)}
-    found = learn_model(honest | foreign | fresh | versions, lambda _: SETTINGS, START, 1, "")
+    rows = honest | foreign | fresh | versions
+    found = learn_model(((who, *each) for who, each in rows.items()), lambda _: SETTINGS, START, 1, "")
     assert found.class_of((ISSUER, GROUP)).seen == {1}
 
 

@@ -180,5 +180,5 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_a_folder_of_models_that_others_can_write_is_refused(tmp_path):
     BehaviorFolder(tmp_path / "learned")
     (tmp_path / "learned" / "models").chmod(0o777)
-    with pytest.raises(BehaviorFolderError, match="can be changed by others"):
+    with pytest.raises(BehaviorFolderError, match="others can change the learned behavior"):
         BehaviorFolder(tmp_path / "learned")

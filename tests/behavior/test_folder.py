@@ -77,7 +77,7 @@ def test_rows_that_are_cut_off_are_refused(folder, length):
 def test_a_changed_model_is_refused(folder):
     path = max((folder / "models").iterdir())
     path.write_bytes(path.read_bytes().replace(b'"runs":', b'"runs":1', 1))
-    assert refusal(folder) == f"the model `{path}` cannot be used: its signature is not that of the key"
+    assert refusal(folder) == f"the model `{path}` cannot be used: it was not signed with this key"
 
 
 def test_an_older_model_is_refused(folder):
@@ -86,9 +86,11 @@ def test_an_older_model_is_refused(folder):
     latest = models[-1].read_bytes()
     models[-1].write_bytes(models[-1].with_name("00000001.model").read_bytes() if len(models) > 1 else latest)
     if len(models) > 1:
-        assert "has another number than its name" in refusal(folder)
+        assert "has a number that differs from its file name" in refusal(folder)
     models[-1].unlink()
-    assert refusal(folder) == f"an older model was put into `{folder}`"
+    assert refusal(folder) == (
+        f"the rows in `{folder}` are newer than the latest model there: an older model was restored"
+    )
 
 
 def test_a_folder_without_its_key_is_refused(folder):
@@ -109,7 +111,7 @@ def test_a_key_that_others_can_read_is_refused(folder):
 
 def test_a_folder_that_others_can_write_is_refused(folder):
     folder.chmod(0o777)
-    assert "can be changed by others" in refusal(folder)
+    assert "others can change the learned behavior" in refusal(folder)
 
 
 def test_a_pipe_in_place_of_the_rows_is_refused(folder):

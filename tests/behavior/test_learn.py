@@ -1,5 +1,6 @@
 """Learning: which callers teach their class, and margins that keep the declared rate of false alarms."""
 
+import gc
 from random import Random
 
 import pytest
@@ -12,8 +13,8 @@ from policyengine.behavior.learn import (
     MAX_MARGIN,
     WEIGHT_UNIT,
     CallerDay,
+    ClassLearner,
     RatioWeights,
-    caller_days,
     days_to_calibrate,
     excess,
     learn_margins,
@@ -35,8 +36,17 @@ def ready_row(endpoints=(), runs=100, ratios=(), at=START):
 
 
 def learned(rows, now=START):
-    found = learn_model({who: (GROUP, row) for who, row in rows.items()}, lambda _: SETTINGS, now, 3, "tags")
+    found = learn_model(((who, GROUP, row) for who, row in rows.items()), lambda _: SETTINGS, now, 3, "tags")
     return found.class_of((ISSUER, GROUP))
+
+
+def days_of_rows(principals):
+    """Return the days that the rows of some principals teach."""
+    learner = ClassLearner(SETTINGS, START)
+    for number, rows in enumerate(principals):
+        for row in rows:
+            learner.add(f"agent-{number}", row)
+    return learner.days()
 
 
 def days_of(ratios, callers=None):
@@ -120,7 +130,7 @@ def test_a_quantile_has_at_most_its_weight_above():
 
 def test_a_principal_weighs_a_twentieth_at_most():
     rows = [[ready_row(ratios=[1_500] * 13)], *([ready_row(ratios=[1_500])] for _ in range(39))]
-    days = caller_days(rows, SETTINGS, START)
+    days = days_of_rows(rows)
     weights = [sum(day.weight for day in days if day.principal == number) for number in range(40)]
     assert weights[0] <= 3 * WEIGHT_UNIT  # of 52 days
     assert set(weights[1:]) == {WEIGHT_UNIT}
@@ -128,19 +138,19 @@ def test_a_principal_weighs_a_twentieth_at_most():
 
 def test_the_principals_of_a_small_class_weigh_the_same_at_most():
     rows = [[ready_row(ratios=[1_500] * 13)], [ready_row(ratios=[1_500] * 2)]]
-    days = caller_days(rows, SETTINGS, START)
+    days = days_of_rows(rows)
     assert sum(day.weight for day in days if day.principal == 0) <= 8 * WEIGHT_UNIT
 
 
 def test_versions_of_a_principal_share_its_weight():
     rows = [[ready_row(ratios=[1_500] * 13)] * 3, *([ready_row(ratios=[1_500] * 13)] for _ in range(39))]
-    days = caller_days(rows, SETTINGS, START)
+    days = days_of_rows(rows)
     assert sum(day.weight for day in days if day.principal == 0) <= sum(day.weight for day in days) / 18
 
 
 def test_days_older_than_what_is_learned_do_not_teach():
     row = ready_row(ratios=[1_500] * 27)
-    assert len(caller_days([[row]], SETTINGS, START)) == SETTINGS.learn_days - 1
+    assert len(days_of_rows([[row]])) == SETTINGS.learn_days - 1
 
 
 # ── Teachers ──────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +205,20 @@ def test_a_class_of_many_callers_has_margins():
 
 
 def test_the_order_of_rows_does_not_change_the_model():
-    rows = {caller(number): (GROUP, ready_row([number % 3], ratios=[1_500 + number] * 5)) for number in range(9)}
+    rows = [(caller(number), GROUP, ready_row([number % 3], ratios=[1_500 + number] * 5)) for number in range(9)]
     one = learn_model(rows, lambda _: SETTINGS, START, 1, "t")
-    other = learn_model(dict(reversed(rows.items())), lambda _: SETTINGS, START, 1, "t")
+    other = learn_model(reversed(rows), lambda _: SETTINGS, START, 1, "t")
     assert one.digest == other.digest
+
+
+def test_learning_keeps_no_row():
+    """The rows of many callers, held at once, would make the garbage collector block decisions."""
+    alive = []
+
+    def rows():
+        for number in range(50):
+            yield caller(number), GROUP, ready_row([1], ratios=[1_500])
+            alive.append(sum(type(found) is BehaviorRow for found in gc.get_objects()))
+
+    learn_model(rows(), lambda _: SETTINGS, START, 1, "t")
+    assert alive[-1] <= alive[0] + 1

@@ -226,7 +226,16 @@ def test_a_request_that_was_not_written_with_the_key_is_ignored(folder, tracker,
         tracker.keep()
         tracker.keep()
     assert len(tracker.state.rows) == 4
-    assert len([one for one in caplog.records if "is ignored: it is not of the key" in one.getMessage()]) == 1
+    assert (
+        len(
+            [
+                one
+                for one in caplog.records
+                if "is ignored: it was not written with the key of the folder" in one.getMessage()
+            ]
+        )
+        == 1
+    )
 
 
 def test_a_decision_that_read_its_row_before_the_caller_was_forgotten_does_not_restore_it(tracker, engine):

@@ -196,7 +196,7 @@ GUARDS = [
                 "E510",
                 "`a b` is not a valid header name",
                 '"a b"',
-                "a header name may contain only letters, digits and dashes",
+                "a header name may contain only ASCII letters, digits and !#$%&'*+-.^_`|~",
             )
         ],
     ),

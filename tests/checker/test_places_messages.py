@@ -186,7 +186,7 @@ PATHS = [
                 "E318",
                 "`except` excludes every place",
                 "on GET /a except /**",
-                "remove one of the two, because the rule would never apply",
+                "remove `except`, or the whole rule: with `except`, the rule never applies",
             )
         ],
     ),

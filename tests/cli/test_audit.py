@@ -58,7 +58,7 @@ def test_several_logs_are_verified_with_their_own_checkpoints(run, log):
     assert run("audit", "verify", "d.jsonl", "e.jsonl", *options).code == 0
     ended = run("audit", "verify", "d.jsonl", "d.jsonl", *options)
     assert ended.code == 1
-    assert f"no log is `{checkpoint_of(other).checkpoint.origin}`" in ended.out
+    assert f"none of the logs is `{checkpoint_of(other).checkpoint.origin}`" in ended.out
 
 
 def test_a_log_that_replaced_another_one_is_noticed_by_their_keys(run, log):
@@ -68,7 +68,7 @@ def test_a_log_that_replaced_another_one_is_noticed_by_their_keys(run, log):
     ended = run("audit", "verify", "d.jsonl", "d.jsonl", *keys)
     assert (ended.code, ended.out.splitlines()[-1]) == (
         1,
-        f"✗ no log is `{key_of(other).name}`, of which a key was given",
+        f"✗ none of the logs is `{key_of(other).name}`, to which a key of `--key` belongs",
     )
 
 

@@ -96,9 +96,9 @@ def test_the_count_of_all_records(run, shop):
 @pytest.mark.parametrize(
     ("options", "last"),
     [
-        (["--limit", "2"], "the newest 2 of 44 records; `--limit` changes how many"),
-        (["--count-by", "id", "--limit", "3"], "the largest 3 of 44 groups; `--limit` changes how many"),
-        (["--count-by", "minute", "--limit", "3"], "the newest 3 of 44 groups; `--limit` changes how many"),
+        (["--limit", "2"], "the newest 2 of 44 records; `--limit` changes this number"),
+        (["--count-by", "id", "--limit", "3"], "the largest 3 of 44 groups; `--limit` changes this number"),
+        (["--count-by", "minute", "--limit", "3"], "the newest 3 of 44 groups; `--limit` changes this number"),
         (["--agent", "nobody"], "0 records"),
         (["--agent", "nobody", "--count-by", "rule"], "0 groups"),
         (["--id", "C3"], "1 record"),

@@ -108,7 +108,7 @@ def test_questions_that_only_ask_teach_nothing(run, world):
 def test_such_lines_need_the_policies(run, world):
     ended = run("behavior", "learn", "plain.jsonl", "-o", "new")
     assert "learned 0 of 1,200 decisions" in ended.out
-    assert "left out 1,200 decisions that do not say the class of their caller: name the policies" in ended.err
+    assert "left out 1,200 decisions that do not state the class of their caller: name the policies" in ended.err
 
 
 def test_without_policies_the_defaults_are_used_and_said(run, world):
@@ -121,8 +121,8 @@ def test_a_log_can_be_learned_twice(run, world):
     run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
     before = (world / "new" / "rows").read_bytes()
     ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new")
-    assert ended.out.splitlines()[0] == "learned 0 of 1,200 decisions, 1,200 known already"
-    assert ended.out.splitlines()[-1] == "new is as it was"
+    assert ended.out.splitlines()[0] == "learned 0 of 1,200 decisions, 1,200 already known"
+    assert ended.out.splitlines()[-1] == "new is unchanged"
     assert (world / "new" / "rows").read_bytes() == before
 
 
@@ -164,7 +164,7 @@ def test_a_log_out_of_order_says_so(run, world):
     (world / "log.jsonl").write_bytes(b"".join(lines[600:] + lines[:600]))
     ended = run("behavior", "learn", "log.jsonl", "--policies", "p.policy", "-o", "new", "--format", "json")
     assert ended.json["late"] > 400
-    assert "more than a day earlier than a decision of their caller before them: sort the log" in ended.err
+    assert "are dated more than a day before a preceding decision of their caller: sort the log" in ended.err
 
 
 def test_decisions_of_the_future_are_left_out(run, world):
@@ -190,7 +190,9 @@ def test_a_folder_that_a_server_keeps_is_not_learned_into(run, world, server):
     ]
 
 
-@pytest.mark.parametrize(("path", "why"), [(".", "a folder with other files"), ("log.jsonl", "`log.jsonl` is a file")])
+@pytest.mark.parametrize(
+    ("path", "why"), [(".", "a folder that contains other files"), ("log.jsonl", "`log.jsonl` is a file")]
+)
 def test_a_path_with_something_else_is_not_learned_into(run, world, path, why):
     before = sorted(file.name for file in world.iterdir())
     ended = run("behavior", "learn", "log.jsonl", "-o", path)
@@ -270,13 +272,13 @@ def test_an_unknown_caller_gets_a_suggestion(run, world):
 def test_a_folder_that_does_not_exist_is_not_made(run, tmp_path, command):
     ended = run("behavior", *command, "--behavior", "none")
     assert ended.code == 1
-    assert "is no folder with learned behavior" in ended.err
+    assert "is not a folder with learned behavior" in ended.err
     assert not (tmp_path / "none").exists()
 
 
 def test_a_new_folder_knows_no_caller(run, tmp_path):
     BehaviorFolder(tmp_path / "new")
-    assert run("behavior", "show", "--behavior", "new").out == "nothing is known of any caller yet\n"
+    assert run("behavior", "show", "--behavior", "new").out == "nothing is known about any caller yet\n"
 
 
 # ── Forget ────────────────────────────────────────────────────────────────────────────────────
@@ -371,7 +373,7 @@ def test_a_change_is_planned_listed_and_ended(run, world):
 
 def test_a_running_server_follows_a_planned_change(run, world, server):
     ended = run("behavior", "release", "profile reporting", "--until", "1h", "--behavior", "served")
-    assert ended.out.endswith("in 1h; the running server follows within a minute\n")
+    assert ended.out.endswith("in 1h; the running server applies this within a minute\n")
     clock = FakeClock()
     clock.now = BEGIN + timedelta(days=10)
     log = DecisionLog(world / "later.jsonl", seal=None)
@@ -392,8 +394,8 @@ def test_a_running_server_follows_a_planned_change(run, world, server):
         (["--until", "2020-01-01T00:00:00Z"], "in the past"),
         (["--until", "2020-01-01T00:00:00"], "has no zone"),
         (["--until", "soon"], "neither a time nor a duration"),
-        ([], "either until when"),
-        (["--until", "1d", "--end"], "either until when"),
+        ([], "exactly one of `--until` and `--end`"),
+        (["--until", "1d", "--end"], "exactly one of `--until` and `--end`"),
     ],
 )
 def test_a_change_needs_an_end_in_the_next_days(run, world, words, message):

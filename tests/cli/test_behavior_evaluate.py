@@ -62,8 +62,8 @@ def test_doubts_are_said(run, world):
     ended = run(*WORDS)
     assert ended.code == 0
     assert "no class is ready after the training" in ended.err
-    assert "134 runs of the test have no label" in ended.err
-    assert "1 labels name a run that the test traffic does not have" in ended.err
+    assert "runs of the test traffic that have no label, and are not counted: 134" in ended.err
+    assert "labels of runs that the test traffic does not have: 1" in ended.err
     assert "- auc: there are no normal runs\n" in ended.out
 
 

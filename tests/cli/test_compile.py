@@ -98,7 +98,7 @@ def test_compile_reports_an_unusable_key(run, project, tmp_path, name, kind, mes
 def test_compile_requires_exactly_one_action(run, project, options):
     ended = run("compile", "project", *options)
     assert ended.code == 2
-    assert "give one of `-o FILE`, `--show` and `--verify`" in ended.err
+    assert "pass one of `-o FILE`, `--show` and `--verify`" in ended.err
 
 
 def test_compile_show_prints_the_rules_at_each_endpoint_with_source_lines(run, project, tmp_path):

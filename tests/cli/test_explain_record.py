@@ -157,10 +157,10 @@ def test_a_changed_record_of_a_sealed_log_ends_with_1(run, project, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "which request is explained is unclear"),
-        (["--log", "d.jsonl"], 2, "which request is explained is unclear"),
-        (["--id", "X"], 2, "which request is explained is unclear"),
-        (["--log", "d.jsonl", "--id", "X", "--request", "-"], 2, "which request is explained is unclear"),
+        ([], 2, "the request to explain is ambiguous"),
+        (["--log", "d.jsonl"], 2, "the request to explain is ambiguous"),
+        (["--id", "X"], 2, "the request to explain is ambiguous"),
+        (["--log", "d.jsonl", "--id", "X", "--request", "-"], 2, "the request to explain is ambiguous"),
         (["--log", "d.jsonl", "--id", "X", "--identity", "i"], 2, "a logged request has no credentials to verify"),
         (["--log", "d.jsonl", "--id", "X"], 1, "no decision `X` in `d.jsonl`"),
     ],

@@ -93,10 +93,10 @@ def test_why_keeps_a_bounded_number_of_tokens(run, log, monkeypatch):
 
 def test_why_shows_how_the_request_came_out(run, project, log):
     first, second = ids(log)
-    line = "  the request came out: status 200, 12.5 ms, 3,120 bytes, input_tokens 85, reported at "
+    line = "  outcome of the request: status 200, 12.5 ms, 3,120 bytes, input_tokens 85, reported at "
     for command in (["why", first, "--log", log], ["why", first, project, "--log", log]):
         assert [one for one in run(*command).out.splitlines() if one.startswith(line)]
-    assert "came out" not in run("why", second, "--log", log).out
+    assert "outcome of the request" not in run("why", second, "--log", log).out
     found = run("why", first, project, "--log", log, "--format", "json").json["reported"]
     assert (found["decision"], found["status"], found["latency_ms"], found["size"]) == (first, 200, 12.5, 3_120)
     assert (found["usage"], found["subject"]["outcome"]) == ({"input_tokens": 85}, "allow")
@@ -110,4 +110,4 @@ def test_why_does_not_search_for_an_outcome_longer_than_a_day(run, log, monkeypa
     at = [place for place, line in enumerate(lines) if '"decision":{' in line][1]
     lines[at] = re.sub('"time":"[^"]+"', '"time":"2099-01-01T00:00:00Z"', lines[at])
     log.write_text("".join(lines))
-    assert "came out" not in run("why", first, "--log", log).out
+    assert "outcome of the request" not in run("why", first, "--log", log).out

@@ -109,10 +109,10 @@ def test_without_duckdb_the_hint_names_the_extra(run, shop, monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("break_", "message"),
     [
-        (lambda file: file.write_bytes(file.read_bytes()[:-50]), f"`{PACKED}` is damaged: "),
-        (lambda file: file.write_bytes(b"PAR1\n"), f"`{PACKED}` is damaged: "),
+        (lambda file: file.write_bytes(file.read_bytes()[:-50]), f"`{PACKED}` cannot be read: "),
+        (lambda file: file.write_bytes(b"PAR1\n"), f"`{PACKED}` cannot be read: "),
         (lambda file: file.unlink() or duckdb.execute(f"COPY (SELECT 1 AS x) TO '{file}'"),
-         f"`{PACKED}` is not a packed log\nhint: make it with `policyengine audit pack`"),
+         f"`{PACKED}` is not a packed log\nhint: create a packed log with `policyengine audit pack`"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", [COMMANDS[0], COMMANDS[3]], ids=" ".join)

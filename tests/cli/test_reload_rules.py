@@ -50,7 +50,7 @@ def test_an_unreadable_settings_file_refuses_the_reload_with_the_cause(project: 
     (project / "shop" / "policyengine.toml").write_text("[reload]\nallow = [")
     with pytest.raises(ReloadRefusedError) as refused:
         current()
-    assert refused.value.why == "cannot read what a reload may remove"
+    assert refused.value.why == "cannot read which changes a reload may make"
     assert "policyengine.toml" in refused.value.findings[0]
 
 

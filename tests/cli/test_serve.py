@@ -170,7 +170,7 @@ def test_a_folder_for_learned_behavior_and_a_shared_store_exclude_each_other(run
     (tmp_path / "learning.policy").write_text(f"language 1\npackage p\nanyone {{ may GET /a }}\n{guard}\n")
     ended = run("serve", "learning.policy", "--store", "sqlite:///store.db", "--behavior", "folder")
     assert ended.code == 1
-    assert "the store keeps what is learned of callers, for all processes that share it" in ended.err
+    assert "the store keeps what is learned about callers, for all processes that share the store" in ended.err
 
 
 def test_a_file_that_is_not_a_socket_is_not_replaced(run, project, tmp_path):

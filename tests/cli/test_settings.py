@@ -102,7 +102,7 @@ def test_an_invalid_serve_setting_is_reported_with_its_place(project: Path, key:
     [
         (
             '[log]\nredact = ["body.*"]',
-            "`body.*` ends with a star: name the fact that contains it, to redact all of it",
+            "`body.*` ends with a star: to redact everything below a fact, name the fact itself",
             None,
         ),
         ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "write `100MB` or `1d`, for example"),

@@ -215,7 +215,7 @@ def test_why_ends_with_1_if_the_seal_does_not_contain_the_record(run, project, l
         assert (ended.code, ended.out.splitlines()[0]) == (
             1,
             "✗ the seal of the log does not prove this record: the seal does not contain this line: "
-            "it was changed or added; line 2 of the seal is another",
+            "it was changed or added; line 2 of the seal is a different line",
         )
         found = run("why", sealed[0], *arguments, "--log", log, "--format", "json")
         assert (found.code, found.json["seal"]["status"]) == (1, "broken")

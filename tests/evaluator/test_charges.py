@@ -8,6 +8,7 @@ import pytest
 
 from policyengine.clock import epoch_nanoseconds
 from policyengine.engine import Engine
+from policyengine.evaluator.charges import MAX_PREPARED
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec import reference
@@ -25,9 +26,10 @@ KEYS = (
 )  # fmt: skip
 RATES = (
     "5/1s", "60/1h burst 3", "5/1s counting denials", "7/3s", "5/1s cost body.n", "5/1s at most 2 at once",
-    "5/1s clamp 1/1s when body.on", "5/1s raise x2 at most 9/1s when body.on", "at most 2 at once",
+    "5/1s clamp 1/1s when body.on", "5/1s raise x2 at most 9/1s when body.on clamp 1/1s for 9m when body.n > 5",
+    "at most 2 at once",
 )  # fmt: skip
-PREPARED = RATES[:4]
+PREPARED = (*RATES[:4], *RATES[6:8])
 BODIES: tuple[dict[str, Any], ...] = (
     {},
     {"n": 1, "t": "x", "tags": ["a", "b"], "on": True},
@@ -76,5 +78,18 @@ def test_rates_of_a_constant_pace_are_prepared() -> None:
     evaluator = Engine.from_text(POLICY + rates("user.id") + budget).decider.compiled.evaluator
     endpoint = Request.from_mapping({"request": {"method": "GET", "path": "/docs/1"}}).endpoint
     limits = evaluator.program.rules_at(endpoint).limits
-    prepared = [one.charge.name for one in limits if one.charge is not None]
-    assert prepared == [f"r{number}" for number in range(len(PREPARED))]
+    prepared = [one.limit.name for one in limits if one.prepared is not None]
+    assert prepared == [f"r{number}" for number, rate in enumerate(RATES) if rate in PREPARED]
+
+
+def test_the_prepared_charges_of_a_rate_are_limited() -> None:
+    clamps = "".join(f"  clamp {number + 1}/1s when body.n > {number}\n" for number in range(MAX_PREPARED + 20))
+    policy = f'{POLICY}rate "r" per request.ip on ANY /docs/{{id}} {{\n  900/1s\n{clamps}}}\n'
+    evaluator = Engine.from_text(policy).decider.compiled.evaluator
+    for number in range(MAX_PREPARED + 20):
+        request = {"method": "POST", "path": "/docs/1", "ip": "8.8.8.8"}
+        asked = Request.from_mapping({"request": request, "body": {"n": number}})
+        evaluator.plan(asked, epoch_nanoseconds(NOW))
+    [rule] = evaluator.program.rules_at(asked.endpoint).limits
+    assert rule.prepared is not None
+    assert 0 < len(rule.prepared) <= MAX_PREPARED

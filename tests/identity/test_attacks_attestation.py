@@ -158,6 +158,7 @@ ATTACKS = [
     signed("signed by another key under its name", "signature", "acme", kid="lab"),
     signed("a token of another type", "token_type", typ="at+jwt"),
     signed("without a type", "token_type", typ=None),
+    signed("an issuer in the header that is not that of the claims", "contradiction", iss="https://evil.example"),
     signed("by an algorithm that has one key", "algorithm", alg="HS256"),
     signed("by an algorithm in other letters", "algorithm", alg="NoNe"),
     signed("by an algorithm for other keys", "wrong_key_use", alg="RS256"),

@@ -22,6 +22,7 @@ from policyengine.identity.attestation_nonces import NONCE_LIFETIME_SECONDS
 from policyengine.identity.config.model import parse_identity_config
 from policyengine.server.app import create_app
 from tests.identity.bound_world import ec_key, proof
+from tests.identity.test_attacks_attestation import ATTACKS
 from tests.pages import CHECKOUT, blocks
 
 PAGE = CHECKOUT / "docs" / "attestation.md"
@@ -147,8 +148,13 @@ def test_each_failing_attestation_has_the_code_documented_on_the_page(presenter:
 
 
 def test_every_documented_attestation_code_has_a_test() -> None:
-    codes = set(re.findall(r"^\|[^|]+\| `([a-z_]+)` \|$", TEXT.partition("## What fails")[2], re.MULTILINE))
-    assert codes == FAILING.keys() | {"provider"}  # that one is tried in test_attacks_attestation.py
+    section = TEXT.partition("## What fails")[2]
+    codes = set(re.findall(r"^\|[^|]+\| `([a-z_]+)` \|$", section, re.MULTILINE))
+    of_tokens = re.findall(r"`([a-z_]+)`", section.partition("codes of tokens")[2].partition(".\n")[0])
+    # `provider` is tried beside these attacks, and `weak_key` with the key sets of every kind of issuer.
+    tried = FAILING.keys() | {attack.code for attack in ATTACKS} | {"provider", "weak_key"}
+    assert (codes | set(of_tokens)) - tried == set()
+    assert FAILING.keys() - codes == set()
 
 
 def test_the_documented_bounds_match_the_code() -> None:

@@ -390,7 +390,8 @@ def test_the_task_of_an_actor_token_bounds_the_issued_token(
     [
         ({"tools": ["fs/*"]}, "`tools` of a `task` cannot contain patterns: omit it to allow every tool"),
         ({"tools": ["*"]}, "`tools` of a `task` cannot contain patterns: omit it to allow every tool"),
-        ({"tools": "fs/read"}, "`tools` of a `task` must be a list of names: `server/name`, or `name` at any server"),
+        ({"tools": "fs/read"},
+         "`tools` of a `task` must be a list of at most 1,000 names: `server/name`, or `name` for any server"),
         ({"entities": ["42"]}, NO_THINGS), ({"entities": [{**THINGS[0], "x": 1}]}, NO_THINGS),
         ({"entities": THINGS[0]}, NO_THINGS),
     ],

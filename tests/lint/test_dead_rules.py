@@ -47,12 +47,12 @@ EVER = "body.amount > 5 or body.amount < 10"
     [
         pytest.param(
             f"anyone {{ may GET /a when {NEVER} }}",
-            ("E701", "this `may` opens nothing: its condition is never true", NEVER, CLASH),
+            ("E701", "this `may` grants nothing: its condition is never true", NEVER, CLASH),
             id="may",
         ),
         pytest.param(
             "anyone { may GET /a when 1 > 2 }",
-            ("E701", "this `may` opens nothing: its condition is always false", "1 > 2", None),
+            ("E701", "this `may` grants nothing: its condition is always false", "1 > 2", None),
             id="constants",
         ),
         pytest.param(
@@ -84,7 +84,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             f"anyone {{ may GET /a when body.urgent and ({NEVER}) }}",
             (
                 "E701",
-                "this `may` opens nothing: its condition is never true",
+                "this `may` grants nothing: its condition is never true",
                 f"body.urgent and ({NEVER})",
                 CLASH,
             ),
@@ -94,7 +94,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             "anyone { may GET /a when body.urgent and body.count > 2 and 1 > 2 }",
             (
                 "E701",
-                "this `may` opens nothing: its condition is always false",
+                "this `may` grants nothing: its condition is always false",
                 "body.urgent and body.count > 2 and 1 > 2",
                 "`1 > 2` is never true",
             ),
@@ -213,25 +213,25 @@ def test_a_condition_with_a_constant_result_is_reported(
     [
         pytest.param(
             "anyone { may GET /a   may GET /** }",
-            ("W711", "this `may` opens nothing more", "may GET /a", "remove it"),
+            ("W711", "this `may` grants nothing more", "may GET /a", "remove it"),
             "may GET /**",
             id="a wider path",
         ),
         pytest.param(
             "anyone { may GET /a   may GET|POST /a when body.urgent   may ANY /a }",
-            ("W711", "this `may` opens nothing more", "may GET /a", "remove it"),
+            ("W711", "this `may` grants nothing more", "may GET /a", "remove it"),
             "may ANY /a",
             id="more methods",
         ),
         pytest.param(
             "anyone { may GET /a when body.count > 5   may GET /a when body.count > 3 }",
-            ("W711", "this `may` opens nothing more", "may GET /a when body.count > 5", "remove it"),
+            ("W711", "this `may` grants nothing more", "may GET /a when body.count > 5", "remove it"),
             "may GET /a when body.count > 3",
             id="a weaker condition",
         ),
         pytest.param(
             "anyone { may GET /a }\nanyone { may GET /b   may GET /b }",
-            ("W711", "this `may` opens nothing more", "may GET /b", "remove it"),
+            ("W711", "this `may` grants nothing more", "may GET /b", "remove it"),
             "may GET /b",
             id="the same in one block",
         ),
@@ -295,9 +295,9 @@ def test_a_condition_with_a_constant_result_is_reported(
             "when body.urgent   may GET /** }",
             (
                 "W713",
-                "this `may` opens nothing: guard `shut` denies everything there",
+                "this `may` grants nothing: guard `shut` denies everything there",
                 "may GET /a/** when body.urgent",
-                "remove one of the two",
+                "remove the `may` or the guard",
             ),
             None,
             id="behind a shut guard",

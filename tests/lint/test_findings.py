@@ -83,7 +83,8 @@ ROLES = "entity user { roles: set<string> }\n"
                 "W454",
                 "`users unrestricted` lets the agents of `main` bypass its user blocks",
                 "users unrestricted",
-                "keep one of the two: with both, user blocks apply only to users without an agent",
+                "keep `users unrestricted` or the user blocks: "
+                "with both, user blocks apply only to users without an agent",
             ),
             id="unrestricted",
         ),

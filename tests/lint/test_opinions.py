@@ -295,7 +295,7 @@ READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.a
         ('guard "g" { deny when request.headers["x-a"] is present message "no" }', 'request.headers["x-a"]',
          "`g` acts"),
         ('guard "g" on POST /pay { confirm by role r within 5m when body.note is present }', "body.note", "`g` acts"),
-        ("anyone { may POST /pay when body.note is absent }", "body.note", "this `may` opens nothing"),
+        ("anyone { may POST /pay when body.note is absent }", "body.note", "this `may` grants nothing"),
         ("rate \"r\" per request.ip on POST /pay when body.note is present { 5/1m }", "body.note", "`r` acts"),
     ],
 )  # fmt: skip

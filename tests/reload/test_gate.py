@@ -92,7 +92,7 @@ def test_the_log_names_the_removed_guard_its_place_and_how_to_allow_it(
     text = caplog.records[-1].getMessage()
     assert 'guard "closed" of shop, which was at guards.policy:3' in text
     assert f'write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`' in text
-    assert "or restart; `removed-guards` allows it always" in text
+    assert "or restart; `removed-guards` always allows it" in text
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_the_reload_rules_are_read_at_each_reload(shut: Path) -> None:
 
 def test_a_reload_is_rejected_when_its_rules_cannot_be_read(shut: Path) -> None:
     def unreadable() -> ReloadRules:
-        raise ReloadRefusedError("cannot read what a reload may remove")
+        raise ReloadRefusedError("cannot read which changes a reload may make")
 
     held = ReloadableEngine(Engine.load(shut), ReloadSource((shut,)), unreadable)
     (shut / "more.policy").write_text("language 1\npackage shop\nanyone { may GET /most }\n")
     assert not held.reload()
-    assert held.reloads.why == "cannot read what a reload may remove"
+    assert held.reloads.why == "cannot read which changes a reload may make"
 
 
 def test_a_rejected_reload_is_retried_only_after_the_settings_change(shut: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_the_gate_rejects_a_change_when_comparing_is_disabled(folder: Path) -> N
     held = gated(folder, seconds=0)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
-    assert held.reloads.why == "it is not proved that the new policies allow no more"
+    assert held.reloads.why == "it is not proved that the new policies allow no more than before"
 
 
 def test_the_gate_accepts_a_change_without_a_widening(folder: Path, answering: type[Answering]) -> None:

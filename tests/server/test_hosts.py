@@ -68,8 +68,9 @@ def test_the_foreign_host_problem_has_a_hint(url: str) -> None:
     assert found.json() == {
         "type": "about:blank", "title": "Forbidden", "status": 403,
         "detail": "the Host `rebound.example` is not a name of this server", "code": "foreign_host",
-        "hint": "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start it "
-                "with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every name",
+        "hint": "use `127.0.0.1` or `localhost`; if this server, or a site behind its gateway, has that name, start "
+                "the server with `--allowed-host NAME` (without a port), or with `--token-file`, which accepts every "
+                "name",
     }  # fmt: skip
 
 

@@ -74,8 +74,9 @@ def test_a_report_about_an_unknown_decision_is_not_found_and_not_recorded(path: 
     answer = posting(engine(path))("/events", {"decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG", "status": 200})
     assert (answer.status_code, answer.json()["detail"]) == (404, "nothing waits for the outcome of this decision")
     assert answer.json()["hint"] == (
-        "only an allow can be reported, once, by the caller that requested it (the client of the token file, or the "
-        "user of the socket): while it is among the recent decisions of a server with a log, or a rule reads it"
+        "only an allow can be reported, once, and only by the caller that requested it (the client of the token file, "
+        "or the user of the socket), while the decision is among the recent ones of a server with a log, or a rule "
+        "reads its outcome"
     )
     assert path.read_bytes() == b""
 
@@ -92,7 +93,7 @@ def test_without_a_log_nothing_waits_for_an_outcome_that_no_rule_asks_for() -> N
         ({"size": True}, "size", "`size` must be a whole number, got bool"),
         ({"size": -1}, "size", "`-1` is not a size"),
         ({"usage": []}, "usage", "`usage` must be an object, got list"),
-        ({"usage": {"Tokens": 1}}, "usage", "`Tokens` is not a name of a usage"),
+        ({"usage": {"Tokens": 1}}, "usage", "`Tokens` is not a valid usage name"),
         ({"usage": {"tokens": "1"}}, "usage.tokens", "`usage.tokens` is not a number from 0 to 1,000,000,000,000,000"),
         ({"usage": {"tokens": -1}}, "usage.tokens", "`usage.tokens` is not a number from 0 to 1,000,000,000,000,000"),
         ({"usage": {f"n{number}": 1 for number in range(17)}}, "usage", "`usage` has 17 members"),

@@ -141,7 +141,7 @@ def test_records_on_the_standard_output_are_alone_there(policy, tmp_path):
          "error: there is no decision log\nhint: name its file: `--log decisions.jsonl`\n"),
         (["--log-sink", "http://siem.example/", "--log", "d.jsonl"], 1,
          "error: the sink `http://siem.example`: the URL must begin with `https://`\nhint: `#plain_http=true` permits "
-         "`http://` to other machines: it shows records to everyone on the way\n"),
+         "`http://` to other machines: anyone on the network path can then read the records\n"),
         (["--log-sink", "stdout:", "--log-spool", "p.policy"], 1, "error: `p.policy`: file exists\n"),
     ],
 )  # fmt: skip

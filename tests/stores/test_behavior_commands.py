@@ -191,7 +191,7 @@ def test_a_caller_without_a_saved_row_is_shown_without_its_class(run: Run, place
     assert "3 requests and reports of failures" in ended.out
     ended = run("show", "report-0", "--issuer", "idp", "--store", place.url, "--format", "json")
     assert ended.json["callers"][0]["class"] is None
-    assert run("show", "--store", place.url).out == "nothing is known of any caller yet\n"
+    assert run("show", "--store", place.url).out == "nothing is known about any caller yet\n"
 
 
 def test_before_the_first_model_a_caller_is_found_at_the_issuers_of_rows(
@@ -283,7 +283,7 @@ def test_a_planned_change_is_followed_and_ended(run: Run, learned: Place, tmp_pa
     ended = run("release", "reporting", "--until", "2d", "--store", learned.url)
     assert ended.code == 0
     assert ended.out.startswith("planned a change of profile reporting until ")
-    assert ended.out.endswith(", in 2d; processes that use the store follow within ten seconds\n")
+    assert ended.out.endswith(", in 2d; processes that use the store apply this within ten seconds\n")
     tracker.keep()
     engine.decide(question())
     assert facts_of_last(engine).released
@@ -314,7 +314,7 @@ def test_forged_planned_changes_are_reported_and_replaced(run: Run, learned: Pla
     learned.put(RELEASES, number, sign_releases(number, [], b"x" * 32))
     ended = run("show", "--store", learned.url, "--format", "json")
     assert (ended.code, ended.json["releases"]) == (0, [])
-    assert "the planned changes in the store are ignored: their signature is not that of the key" in ended.err
+    assert "the planned changes in the store are ignored: they were not signed with this key" in ended.err
     assert run("release", "reporting", "--until", "2d", "--store", learned.url).code == 0
     assert learned.store.behavior.document(RELEASES, 0)[0] == number + 1
     learned.put(RELEASES, 2**53, b"x")
@@ -355,7 +355,7 @@ def test_a_damaged_model_is_one_error(run: Run, learned: Place, command: list[st
     learned.put(MODEL, 90, sign_model(learn_nothing(), b"another key"))
     ended = run(*command, "--store", learned.url, "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "behavior")
-    assert "cannot be used: its signature is not that of the key" in ended.json["error"]["message"]
+    assert "cannot be used: it was not signed with this key" in ended.json["error"]["message"]
     assert ended.json["error"]["store"] == shown_url(learned)
     assert run("forget", "--all", "--store", learned.url).code == 0
     assert run("show", "--store", learned.url).code == 0

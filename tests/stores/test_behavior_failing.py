@@ -132,7 +132,7 @@ def test_a_model_with_a_wrong_signature_makes_facts_unknown(
         tracker_of(engine).keep()
         tracker_of(engine).keep()
     assert [one.message for one in caplog.records] == [
-        "the model in the store cannot be used: its signature is not that of the key"
+        "the model in the store cannot be used: it was not signed with this key"
     ]
     assert told(engine.decide(question(task="a"))) == "allow 2"
     store.behavior.save_document(MODEL, 91, sign_model(model(90), derive(KEY, b"models")))
@@ -153,7 +153,7 @@ def test_a_process_replaces_an_older_model_by_the_one_that_it_knows(
     connection.close()
     tracker_of(engine).refresh_model()
     assert store.behavior.document(MODEL, 0)[0] == serial
-    assert "it was saved again" in caplog.text
+    assert "the lost model was saved again" in caplog.text
     assert told(engine.decide(question(task="a"))) == "allow 180"
 
 
@@ -234,7 +234,7 @@ def test_callers_are_forgotten_when_nothing_was_heard_of_them(store: Any, clock:
 
 def test_a_folder_and_a_shared_store_exclude_each_other(store: Any, tmp_path: Path) -> None:
     for given in (tmp_path / "folder", BehaviorTracker()):
-        with pytest.raises(BehaviorFolderError, match="the store keeps what is learned of callers"):
+        with pytest.raises(BehaviorFolderError, match="the store keeps what is learned about callers"):
             Engine.from_text(POLICY, store=store, behavior=given)
     with pytest.raises(BehaviorFolderError, match="a memory store does not keep what another store learned"):
         Engine.from_text(POLICY, store=MemoryStore(), behavior=SharedTracker(store.behavior))

@@ -193,7 +193,8 @@ MISTAKES = [
     ('GET /b => deny with { rate: "smal: 1 of 2" }', "E611", '"smal: 1 of 2"', "no rate or budget is named `smal`",
      "there are none"),
     ('GET /b => deny with { rate: "small" }', "E618", '"small"',
-     "`\"small\"` is not a valid `rate`: expected what is left of a rate", 'write `rate: "per agent: 37 of 100"`'),
+     "`\"small\"` is not a valid `rate`: expected the remaining amount of a rate or budget",
+     'write `rate: "per agent: 37 of 100"`'),
     ("GET /b => deny with { rates: 3 }", "E618", "3", "`3` is not a valid `rates`: expected a list",
      'write `rates: ["per agent: 37 of 100"]`'),
     # ── Repetitions

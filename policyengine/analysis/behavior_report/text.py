@@ -74,11 +74,12 @@ def notes(report: BehaviorReport) -> Iterator[str]:
     if report.learned_only:
         yield f"{count_words(report.learned_only, 'earlier decision')} only learned from"
     if report.left_out:
-        yield f"{count_words(report.left_out, 'decision')} left out: not decided for good, or about no known caller"
+        many = count_words(report.left_out, "decision")
+        yield f"{many} left out: evaluated only, logged twice, or about no known caller"
     if report.unknown:
         yield f"{report.unknown:,} of them without a class in the log: name the policies after the logs"
     if report.late:
-        yield f"{count_words(report.late, 'line')} far out of order, counted at the time of the line before"
+        yield f"{count_words(report.late, 'line')} far out of order, counted at the time of the preceding line"
 
 
 def condition_lines(one: ConditionReport) -> Iterator[str]:

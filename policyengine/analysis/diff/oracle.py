@@ -64,7 +64,7 @@ class PolicyOracle:
         answer = self._answer(*self._asked(question), now, decision)
         if answer != self.of(decision, pending_duties(decision, seen)):
             raise EngineDisagreementError(
-                f"for {question}, the evaluator and the specification oblige to different things after an approval: "
+                f"for {question}, the evaluator and the specification require different obligations after an approval: "
                 "please report this bug"
             )
         full = tuple(unique_items(one.name for one in effects.limits if exceeds_capacity(one.charge)))

@@ -126,7 +126,9 @@ def check_existing_grants(again: ReplayResult) -> None:
     if "scope" in kinds:
         raise NotGrantableError("the credential lacks the scope of an existing grant")
     if kinds & {"credential", "attestation"}:
-        raise NotGrantableError("an existing grant needs a better credential or an attestation")
+        raise NotGrantableError(
+            "an existing grant requires properties that the credential does not have, or an attestation"
+        )
     grants = (grant for block in again.seen.presenter if block.stands for grant in block.grants)
     if any(grant.covers and grant.condition is not True for grant in grants):
         raise NotGrantableError("the condition of an existing grant is not true")

@@ -228,7 +228,7 @@ class DuckReader:
                 yield from rows
         except duckdb.Error as error:
             what = str(error).splitlines()[0].replace(link, str(path))[:MAX_ERROR_LENGTH]
-            raise QueryError(f"`{path}` is damaged: {what}", "pack the log again") from None
+            raise QueryError(f"`{path}` cannot be read: {what}", "if the file is damaged, pack the log again") from None
 
     def _copy_to(self, to: Path, text: str, files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> None:
         self._connection.execute(
@@ -270,7 +270,9 @@ class DuckReader:
         described = self._connection.execute("SELECT * FROM read_parquet($1) LIMIT 0", [path]).description or []
         found = {str(one[0]): str(one[1]) for one in described}
         if any(found.get(name) != kind for name, kind in wanted.items()):
-            raise QueryError(f"`{self._links[path]}` is not a packed log", "make it with `policyengine audit pack`")
+            raise QueryError(
+                f"`{self._links[path]}` is not a packed log", "create a packed log with `policyengine audit pack`"
+            )
 
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 

@@ -77,7 +77,7 @@ FIELDS: dict[str, RecordField] = {
         _text("chain", "the user and the agents, the presenting agent last, joined with ` > `"),
         _text("agents", "the agents of the chain, without the user"),
         RecordField("depth", FieldKind.INTEGER, "the number of agents in the chain"),
-        _text("client", "the client that asked, or that requested the token",
+        _text("client", "the client that asked for the decision, or that requested the token",
               "{client}", "{decision.client}", "{request.client.id}", "{outcome.subject.client}", *_of_token("client")),
         _text("task", "the ID of the task",
               "{task}", "{decision.task}", "{request.task.id}", "{outcome.subject.task}", *_of_token("task.id")),

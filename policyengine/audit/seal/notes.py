@@ -51,7 +51,10 @@ def key_id(name: str, kind: int, public: bytes) -> bytes:
 def check_name(name: str) -> str:
     """Return the name of a key. Raises NoteError if a note cannot contain it."""
     if not name or "+" in name or re.search(r"\s", name) or not name.isprintable():
-        raise NoteError(f"`{name[:80]}` is not a name of a key: it is empty, or has a space or a `+`")
+        raise NoteError(
+            f"`{name[:80]}` is not a valid key name: a name must not be empty, and must have no spaces, "
+            f"`+` or control characters"
+        )
     return name
 
 

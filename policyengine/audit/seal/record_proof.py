@@ -174,7 +174,7 @@ class RecordProver:
             return prove_line(self.folder, statement.line, statement.index), True
         if index is not None and index.is_newer(line.file):
             raise UnsealedLineError("the line is in a file that is not sealed yet")
-        place = "" if line.index is None else f"; line {line.index + 1:,} of the seal is another"
+        place = "" if line.index is None else f"; line {line.index + 1:,} of the seal is a different line"
         raise ProofError(f"the seal does not contain this line: it was changed or added{place}")
 
     def _find_entry(self, line: bytes) -> int | None:

@@ -141,7 +141,10 @@ class Sealer:
         """
         found, signed = self.load_checkpoint(), self.checkpoint
         if signed is not None and (found is None or found.size < signed.size):
-            raise SealError(f"`{self.folder}` was put back to an older state than this process signed: restore it")
+            raise SealError(
+                f"`{self.folder}` was replaced by a version that is older than the last one that this "
+                f"process signed: restore it"
+            )
         return found
 
     def write_statement(self, event: SealStatement, members: Mapping[str, object]) -> bool:
@@ -360,7 +363,9 @@ class Sealer:
         if signer.verifier != self.signer.verifier:
             if not leads_to(read_announcements(self.folder), self.signer.verifier, signer.verifier):
                 hint = "restore the key, or replace it with `policyengine audit rotate-key`"
-                raise SealKeyError(f"`{self.key_path}` has another key, which the key of the log did not name", hint)
+                raise SealKeyError(
+                    f"`{self.key_path}` has another key, which the previous key of the log did not announce", hint
+                )
             _LOG.warning(
                 "the log `%s` is now sealed with the key %s", self.log, signer.verifier.id.hex(),
                 extra={"event": "log_key"},

@@ -116,7 +116,7 @@ class LogFile(NamedTuple):
 def list_log_files(log: Path) -> list[LogFile]:
     """Return the files of a log, oldest first. A file that is renamed in the meantime is neither missed nor listed
     twice. Raises OSError."""
-    problem = OSError(errno.EAGAIN, "its files are renamed all the time")
+    problem = OSError(errno.EAGAIN, "its files are renamed too often to list them")
     for _ in range(MAX_LISTINGS):
         before = identity_of(log)
         try:

@@ -237,7 +237,7 @@ def deliver(transport: Transport, lines: Sequence[SinkLine]) -> tuple[int, str]:
         if not accepted and tries >= MAX_REFUSALS:
             break
     if not accepted:
-        raise SinkError(f"{refused.why}, whatever is sent")
+        raise SinkError(f"{refused.why} to every request")
     return dropped, refused.why
 
 

@@ -251,9 +251,12 @@ def open_transport(target: SinkTarget) -> Transport:
             case SinkKind.SYSLOG:
                 return SyslogTransport(target)
     except CertificatesError as error:
-        raise SinkSetupError(f"the sink `{target.name}`: {error}", "`ca` names a PEM file") from None
+        raise SinkSetupError(f"the sink `{target.name}`: {error}", "`ca` must name a PEM file") from None
     except FetchError as error:
-        hint = "`#plain_http=true` permits `http://` to other machines: it shows records to everyone on the way"
+        hint = (
+            "`#plain_http=true` permits `http://` to other machines: anyone on the network path can then read "
+            "the records"
+        )
         raise SinkSetupError(f"the sink `{target.place}`: {error.why}", hint) from None
 
 

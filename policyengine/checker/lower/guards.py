@@ -204,7 +204,7 @@ def lower_approver(
         case ast.ByRole(role):
             return k.RoleHolder(role.text) if has_roles(role, context) else None
         case ast.ByFact(fact) if is_bare_word(fact, context):
-            hint = f"write `by role {fact.text}`, or name a fact that holds them: `by resource.approvers`"
+            hint = f"write `by role {fact.text}`, or name a fact that holds the approvers: `by resource.approvers`"
             context.report("E202", f"unknown name `{fact.text}`", fact.span, hint)
             return None
         case ast.ByFact(fact):
@@ -336,7 +336,7 @@ def check_recipient(whom: ast.Text, context: ExpressionContext) -> bool:
 
 def check_header(name: ast.Text, value: ast.Text, context: ExpressionContext) -> None:
     if not HEADER_NAME.fullmatch(name.value):
-        hint = "a header name may contain only letters, digits and dashes"
+        hint = "a header name may contain only ASCII letters, digits and !#$%&'*+-.^_`|~"
         context.report("E510", f"`{name.value}` is not a valid header name", name.span, hint)
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in value.value):
         context.report(

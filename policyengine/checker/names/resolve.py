@@ -116,7 +116,7 @@ def lower_header(path: Path, name: str, reference: ast.Reference, context: Expre
             "E244",
             f"`{name}` cannot be the name of a header",
             reference.span,
-            "a header name may contain only letters, digits and `-`",
+            "a header name may contain only ASCII letters, digits and !#$%&'*+-.^_`|~",
         )
         return None
     if path[1] == "headers" and name == "host":
@@ -183,7 +183,7 @@ def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
 
 def members_hint(root: str, context: ExpressionContext) -> str | None:
     names = sorted(name for name in known_facts(context) if name.partition(".")[0] == root and "." in name)
-    return f"the known names are {join_words(names[:6])}" if names else None
+    return f"known names include {join_words(names[:6])}" if names else None
 
 
 # ── Declared facts: body, args, context ───────────────────────────────────────────────────────

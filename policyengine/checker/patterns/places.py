@@ -197,7 +197,7 @@ class PlaceResolver:
                 "E318",
                 "`except` excludes every place",
                 place.span,
-                "remove one of the two, because the rule would never apply",
+                "remove `except`, or the whole rule: with `except`, the rule never applies",
             )
 
     # ── Scopes ────────────────────────────────────────────────────────────────────────────────

@@ -44,7 +44,8 @@ def presence_hint(operand: k.Expr, word: str) -> str:
             f"`{operand.base.span.text} is known` tests whether there is a row"
         )
     return (
-        f"`{operand.base.span.text} is known` tests whether there is a row; if a row may lack it, add `?` to its type"
+        f"`{operand.base.span.text} is known` tests whether there is a row; if a row may lack the attribute, add `?` "
+        "to its type"
     )
 
 

@@ -39,7 +39,7 @@ def check(
     If a file has syntax errors, unknown names are not reported, because the faulty declarations may declare them.
 
     With --entities, also report the attributes that the policies read but no row, claim or map supplies: such
-    attributes are unknown for every caller.
+    attributes are always unknown.
 
     Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.
 

@@ -66,7 +66,7 @@ def compile_policies(
       policyengine compile payments/ --show
     """
     if [output is not None, show, verify].count(True) != 1:
-        raise CommandError("usage", "give one of `-o FILE`, `--show` and `--verify`", code=2)
+        raise CommandError("usage", "pass one of `-o FILE`, `--show` and `--verify`", code=2)
     if verify:
         return _verify_bundle(paths, trust, format)
     signing = None if key is None else _signing_key(key)

@@ -58,9 +58,9 @@ def explain(
     if request is None or log is not None or id is not None:
         if request is not None or log is None or id is None:
             hint = "pass `--request FILE`, or `--log FILE` and `--id ID`"
-            raise CommandError("usage", "which request is explained is unclear", hint, code=2)
+            raise CommandError("usage", "the request to explain is ambiguous", hint, code=2)
         if identity is not None:
-            hint = "omit `--identity`: the log has what the credentials proved"
+            hint = "omit `--identity`: the log records what the credentials proved"
             raise CommandError("usage", "a logged request has no credentials to verify", hint, code=2)
         return exit_code(explain_record(paths, log, id, entities, trust, format), EXIT_CODES)
     engine = load_engine(paths, entities, trust, identity=identity)

@@ -256,7 +256,7 @@ def _print_head(screen: Screen, found: FoundDecision) -> None:
         screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
     if reported is not None:
         when = format_rfc3339(reported.time)
-        screen.line(f"{INDENT}the request came out: {describe_outcome(reported)}, reported at {when}")
+        screen.line(f"{INDENT}outcome of the request: {describe_outcome(reported)}, reported at {when}")
 
 
 def describe_outcome(reported: OutcomeRecord) -> str:

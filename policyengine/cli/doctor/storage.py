@@ -30,7 +30,7 @@ def check_log(path: Path) -> DoctorResult:
             "log",
             DoctorStatus.FAILED,
             f"`{path}` is not a regular file",
-            "use a regular file: elsewhere, lines of several processes may be mixed",
+            "use a regular file: in any other kind of file, lines of several processes may be mixed",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(

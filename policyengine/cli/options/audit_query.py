@@ -38,19 +38,23 @@ Logs: TypeAlias = Annotated[
     ),
 ]
 Values: TypeAlias = list[str] | None
-AgentFilter: TypeAlias = Annotated[Values, _filter("agent", "NAME", "Only of this agent; `*` stands for any text.")]
-IssuerFilter: TypeAlias = Annotated[Values, _filter("issuer", "NAME", "Only of agents of this issuer.")]
-UserFilter: TypeAlias = Annotated[Values, _filter("user", "NAME", "Only for this user; an empty name for no user.")]
-EndpointFilter: TypeAlias = Annotated[
-    Values, _filter("endpoint", "ENDPOINT", "Only at this endpoint pattern of the policies.")
+AgentFilter: TypeAlias = Annotated[
+    Values, _filter("agent", "NAME", "Only records of this agent; `*` stands for any text.")
 ]
-ResourceFilter: TypeAlias = Annotated[Values, _filter("resource", "NAME", "Only on this resource.")]
+IssuerFilter: TypeAlias = Annotated[Values, _filter("issuer", "NAME", "Only records of agents of this issuer.")]
+UserFilter: TypeAlias = Annotated[
+    Values, _filter("user", "NAME", "Only records for this user; an empty name selects records without a user.")
+]
+EndpointFilter: TypeAlias = Annotated[
+    Values, _filter("endpoint", "ENDPOINT", "Only records at this endpoint pattern of the policies.")
+]
+ResourceFilter: TypeAlias = Annotated[Values, _filter("resource", "NAME", "Only records about this resource.")]
 OutcomeFilter: TypeAlias = Annotated[
-    Values, _filter("outcome", "OUTCOME", "Only `allow`, `deny`, `confirm` or `throttle`.")
+    Values, _filter("outcome", "OUTCOME", "Only records with this outcome: `allow`, `deny`, `confirm` or `throttle`.")
 ]
 RuleFilter: TypeAlias = Annotated[Values, _filter("rule", "NAME", "Only requests that this rule stopped.")]
 IdFilter: TypeAlias = Annotated[
-    Values, _filter("id", "ID", "Only this decision, with its outcome, or this token, by its `jti`.")
+    Values, _filter("id", "ID", "Only the decision with this ID and its outcome, or the token with this `jti`.")
 ]
 KindFilter: TypeAlias = Annotated[
     list[RecordKind] | None,
@@ -64,11 +68,14 @@ WhereFilter: TypeAlias = Annotated[
 Since: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="TIME", help="Only from this time: `2026-12-01`, or `7d` for a week ago.", show_default=False
+        "--since",
+        metavar="TIME",
+        help="Only records from this time on: `2026-12-01`, or `7d` for a week ago.",
+        show_default=False,
     ),
 ]
 Until: TypeAlias = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Only before this time.", show_default=False)
+    str | None, typer.Option("--until", metavar="TIME", help="Only records from before this time.", show_default=False)
 ]
 CountBy: TypeAlias = Annotated[
     list[str] | None,
@@ -87,7 +94,7 @@ Measure: TypeAlias = Annotated[
     ),
 ]
 NewestFirst: TypeAlias = Annotated[
-    bool, typer.Option("--newest-first", help="Sort counts by when the first record came, newest first.")
+    bool, typer.Option("--newest-first", help="Sort groups by the time of their first record, newest first.")
 ]
 Limit: TypeAlias = Annotated[
     int,
@@ -98,4 +105,6 @@ Limit: TypeAlias = Annotated[
         help="Print the newest N records or N groups; 0 prints all, in the order of the log.",
     ),
 ]
-Format: TypeAlias = Annotated[QueryFormat, typer.Option("--format", help="Output format; JSON is one object a line.")]
+Format: TypeAlias = Annotated[
+    QueryFormat, typer.Option("--format", help="Output format; JSON has one object on each line.")
+]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROFILE = "profile "
 MAX_LISTED = 20
-FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` makes one"
+FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` creates such a folder"
 LOCK_HINT = "stop that server first, or name another folder"
 KnownFolder: TypeAlias = Annotated[
     Path | None,
@@ -69,7 +69,7 @@ def open_folder(path: Path, *, create: bool = False) -> BehaviorFolder:
     with report_folder_errors(path):
         if not create and not (path / "key").exists():
             raise CommandError(
-                "behavior", f"`{path}` is no folder with learned behavior", FOLDER_HINT, (("folder", str(path)),)
+                "behavior", f"`{path}` is not a folder with learned behavior", FOLDER_HINT, (("folder", str(path)),)
             )
         return BehaviorFolder(path)
 
@@ -181,11 +181,11 @@ def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: s
         named = [caller for caller in state.rows if caller.agent == name]
         if named:
             places = ", ".join(sorted({describe_caller(caller) for caller in named})[:MAX_LISTED])
-            message = f"nothing is known of `{name}` with this issuer or instance"
+            message = f"nothing is known about `{name}` with this issuer or instance"
             raise CommandError("caller", message, f"known are {places}")
         hint = did_you_mean(name, {caller.agent for caller in state.rows})
         other = "`behavior show` lists the callers; a running server saves what it learns each minute"
-        raise CommandError("caller", f"nothing is known of `{name}`", hint or other)
+        raise CommandError("caller", f"nothing is known about `{name}`", hint or other)
     if len(callers) > 1:
         raise ambiguous_caller_error(name, callers)
     return sorted(found, key=lambda caller: state.rows[caller].row.level_at, reverse=True)
@@ -200,7 +200,7 @@ def ambiguous_caller_error(name: str, callers: Sequence[tuple[str, str, str]]) -
     members = [{"issuer": one, "agent": two, "instance": three} for one, two, three in callers[:MAX_LISTED]]
     return CommandError(
         "caller", f"`{name}` is the name of {len(callers):,} callers",
-        "say which one with `--issuer` and `--instance`", (("callers", members),), detail=shown + more,
+        "select one with `--issuer` and `--instance`", (("callers", members),), detail=shown + more,
     )  # fmt: skip
 
 

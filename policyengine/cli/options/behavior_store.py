@@ -120,7 +120,7 @@ def find_stored_caller(
     callers = [name_caller(one, name, instance or "") for one in sorted(issuers)]
     found = [caller for caller in callers if learned.knows(caller)]
     if not found:
-        raise CommandError("caller", f"nothing is known of `{name}`", NAMES_HINT)
+        raise CommandError("caller", f"nothing is known about `{name}`", NAMES_HINT)
     if len(found) > 1:
         raise ambiguous_caller_error(name, [caller[:3] for caller in found])
     return found[0]

@@ -21,7 +21,7 @@ TrustedKeys: TypeAlias = Annotated[
     typer.Option(
         "--trust",
         metavar="KEY",
-        help="A file with a public key; one of these keys must have signed the bundle.",
+        help="A file with a public key; may be repeated: one of the keys must have signed the bundle.",
         show_default=False,
     ),
 ]
@@ -71,7 +71,7 @@ BehaviorPath: TypeAlias = Annotated[
     typer.Option(
         "--behavior",
         metavar="FOLDER",
-        help="Folder for learned behavior (docs/behavior.md). [default: FILE.behavior, of the log]",
+        help="Folder for learned behavior (docs/behavior.md). [default: the name of the log with `.behavior`]",
         show_default=False,
     ),
 ]

@@ -91,7 +91,8 @@ ReloadAllow: TypeAlias = Annotated[
     typer.Option(
         "--reload-allow",
         metavar="WORD",
-        help="What a reload may remove or open, such as `removed-guards`; may be repeated.",
+        help="A removal or widening change that a reload may make: a kind of change (`removed-guards`), or the "
+        "revision of the new policies (`sha256:…`); may be repeated.",
         show_default=False,
     ),
 ]
@@ -148,7 +149,7 @@ MaxConnectionsPerAddress: TypeAlias = Annotated[
         "--max-connections-per-address",
         metavar="N",
         min=1,
-        help="Maximum connections from one address on which no complete request has arrived yet. "
+        help="Maximum connections per client address that have not sent a complete request yet. "
         "[default: a quarter of --max-connections]",
         show_default=False,
     ),
@@ -238,7 +239,7 @@ LogCheckpointUrls: TypeAlias = Annotated[
     typer.Option(
         "--log-checkpoint-url",
         metavar="URL",
-        help="Post each checkpoint of the log there; may be repeated.",
+        help="URL to which each checkpoint of the log is posted; may be repeated.",
         show_default=False,
     ),
 ]

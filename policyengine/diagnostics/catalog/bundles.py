@@ -52,5 +52,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "",
         "",
     ),
-    DiagnosticDoc("E166", "a bundle that is too large", "A bundle may have at most 1,000,000,000 bytes.", "", ""),
+    DiagnosticDoc(
+        "E166", "a bundle that is too large", "A bundle may have at most 1,073,741,824 bytes (1 GiB).", "", ""
+    ),
 )

@@ -54,7 +54,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W142",
         "a message that mixes alphabets",
-        "Letters of different alphabets can look the same. In a message, this is odd rather than dangerous.",
+        "Letters of different alphabets can look the same. A message does not affect decisions, so this is only a "
+        "warning.",
         'guard "a" { deny message "\u0430sk us" }\n',
         'guard "a" { deny message "ask us" }\n',
         name="mixed-alphabets",
@@ -87,8 +88,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W450",
         "a laxer block for the same grant",
-        "Two blocks grant one endpoint to one agent, and only one of them has requirements. The requirements of a "
-        "block apply only to the grants of that block, so the other block grants the endpoint without them.",
+        "Two blocks grant one endpoint to one agent, and one of them lacks a requirement of the other. The "
+        "requirements of a block apply only to the grants of that block, so the laxer block grants the endpoint "
+        "without that requirement.",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a }\n' + _ALONE + "/** }\n",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a/** }\n',
         name="laxer-twin",
@@ -122,8 +124,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W454",
         "`users unrestricted` with user blocks",
-        "With this line, agents do not need a grant of the user, so user blocks apply only to users who send requests "
-        "without an agent.",
+        "With this line, an agent that acts for a user does not need a grant to that user, so user blocks apply only "
+        "to users who send requests without an agent.",
         _BOT + _ALONE + " }\nuser any { may GET /a }\n",
         _BOT + _ALONE + " }\n",
         name="unrestricted-users",
@@ -252,7 +254,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W714",
         "a duplicate block or guard",
-        "An earlier block or guard is exactly the same.",
+        "This block or guard is identical to an earlier one, so it has no effect.",
         _DOOR + _DOOR,
         _DOOR,
         name="duplicate",

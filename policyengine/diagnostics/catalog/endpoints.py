@@ -164,8 +164,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E321",
         "one name for different segments",
-        "Two patterns that match the same endpoint use the same name for different segments, so `params.id` would be "
-        "unknown.",
+        "Two patterns that match the same endpoint use one capture name for different segments, or for ids of "
+        "different entities, so the value of the capture would be unknown.",
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",
     ),

@@ -58,7 +58,7 @@ CODES = (
         "E186",
         "an invalid database mapping",
         "`[directory]` maps entities to tables. For each entity it sets a `table` or a `query` and, where needed, the "
-        "column of its `id`, its `attributes`, and what it is `in`.",
+        "column of its `id`, its `attributes`, and what the entity is `in`.",
         "",
         "",
     ),

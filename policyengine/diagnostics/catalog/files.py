@@ -15,8 +15,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E152",
         "an unreadable file or folder",
         "The file may contain a guard, so the engine makes no decisions without it. A bundle is refused where a "
-        "command needs the text of policies: `check`, `lint`, `test`, `repl`, `record` and `suggest` take the policies "
-        "that it was compiled from.",
+        "command needs the text of policies: `check`, `lint`, `test`, `repl`, `record` and `suggest` take the "
+        "policies that the bundle was compiled from.",
         "",
         "",
     ),

@@ -193,9 +193,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "treated as your `alice`. This policy does not separate the users of the two issuers: it has no condition "
         "about users that holds for only one of the issuers, and no guard on the issuer. Let the partner's agents act "
         "alone, restrict their users by an attribute from your own entity store (the partner controls what its "
-        "`claims` assert), or deny them everything that is not the partner's. Issuers of one agent are treated as one "
-        "organization, and so are issuers whose agents delegate to each other. If both issuers name the same people, "
-        "allow this warning next to the issuer.",
+        "`claims` assert), or deny them everything that does not belong to the partner. Issuers of one agent are "
+        "treated as one organization, and so are issuers whose agents delegate to each other. If both issuers name the "
+        "same people, allow this warning next to the issuer.",
         _TWO_ISSUERS + _COURIER.format("any user"),
         _TWO_ISSUERS + _COURIER.format('users where user.org == "partner"'),
         name="shared-users",

@@ -89,7 +89,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E510",
         "not a valid header",
-        "The name of a header must be one word, and its value must be one line.",
+        "The name of a header may contain only characters that HTTP allows, such as letters, digits and `-`, and its "
+        "value must be one line.",
         _guard('header "X Reviewed" "yes"', _TEAM),
         _guard('header "X-Reviewed" "yes"', _TEAM),
     ),
@@ -127,8 +128,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E518",
         "a rule that reads `resource` at endpoints that do not bind it",
         "At an endpoint without a binding, every fact of `resource` is unknown, so a guard denies there, and a rate or "
-        "budget has no key. Restrict the rule to endpoints that bind `resource`, or state what applies without a "
-        "resource.",
+        "budget cannot count the request. Restrict the rule to endpoints that bind `resource`, or state what applies "
+        "without a resource.",
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
         'guard "owners" { require resource.owner == user }\n',
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"

@@ -61,7 +61,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W263",
         "an unused issuer or attester",
-        "Every issuer and attester is trusted. If no agent needs one, its keys are a risk without a benefit.",
+        "Every declared issuer and attester is trusted. If no agent needs that trust, the keys are a risk without a "
+        "benefit.",
         'issuer old { url "https://old.acme.example" }\n' + _DOOR,
         _DOOR,
         name="unused-anchor",
@@ -178,7 +179,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W464",
         "any agent may do anything for any user",
         '`agent "*"`, like `agent where agent.id like "*"`, does not require a name, `scopes none` does not require a '
-        "scope, and `users unrestricted` does not require a grant of the user. Together they check only that the "
+        "scope, and `users unrestricted` does not require a grant to the user. Together they check only that the "
         "issuer issued the token.",
         _BOT + _WHOEVER.replace("NAME", "*"),
         _BOT + _WHOEVER.replace("NAME", "mail-bot"),
@@ -279,10 +280,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a presence test that a gateway may not support",
         "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
         "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
-        "these gateways, all other facts are neither present nor absent, so the rule acts, or grants nothing, for "
-        "every request. A comparison by itself requires the fact to be present. If the fact may be missing, configure "
-        "the gateway to forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and "
-        "similar settings under `[gateway]`.",
+        "these gateways, facts that are not forwarded are neither present nor absent, so the rule acts, or grants "
+        "nothing, for every request. A comparison by itself requires the fact to be present. If the fact may be "
+        "missing, configure the gateway to forward the fact, and declare that in `policyengine.toml`: "
+        "`hands_on_nginx`, `bodies` and similar settings under `[gateway]`.",
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
         'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'

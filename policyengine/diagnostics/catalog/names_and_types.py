@@ -186,7 +186,7 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E243",
         "an unknown capture",
-        "`params.x` is the segment that `{x}` matches in the path of the rule, or in the path of a scope that overlaps "
+        "`params.x` is the text that `{x}` matches in the path of the rule, or in the path of a scope that overlaps "
         "the rule.",
         'user any { may POST /orgs/{org} }\nguard "example" on POST /orgs/{org} { require params.orgs == "acme" }\n',
         'user any { may POST /orgs/{org} }\nguard "example" on POST /orgs/{org} { require params.org == "acme" }\n',

@@ -64,7 +64,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E226",
         "arithmetic on values that are not numbers",
-        "`+`, `-` and `*` take numbers, durations, a time and a duration, or a duration and an integer.",
+        "`+` and `-` take two numbers, two durations, or a time and a duration. `*` takes two numbers, or a duration "
+        "and an integer.",
         'user.tenant + "x" == "acmex"',
         "user.age + 1 == 18",
     ),

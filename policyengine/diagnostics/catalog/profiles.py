@@ -20,16 +20,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E911",
         "an invalid profile",
         "A profile states at least one item, and each at most once. `learn` takes 1 to 28 days, `ready` 1 to 1,000 "
-        "runs and 1 to 28 days, which are no more than those of `learn`, `burst once in` 1 to 1,000 days, and `run "
+        "runs and 1 to 28 days but no more days than `learn`, `burst once in` 1 to 1,000 days, and `run "
         "within` 1 second to 24 hours.",
         _LEARNS + 'profile "p" for agent "bot" { learn 60d }\n',
         _LEARNS + 'profile "p" for agent "bot" { learn 28d }\n',
     ),
     DiagnosticDoc(
         "E912",
-        "a key of a profile that is not a string of the request",
-        "`run by` and `version by` take a fact that is a string of the credential, the attestation, the task or the "
-        "request. Other facts are unknown when requests are counted, or are themselves learned.",
+        "a key of a profile that is not a string fact of the request",
+        "`run by` and `version by` take a fact of type `string` that belongs to the credential, the attestation, the "
+        "task or the request. Other facts are unknown when requests are counted, or are themselves learned.",
         _LEARNS + 'profile "p" for agent "bot" { run by user.id }\n',
         _LEARNS + 'profile "p" for agent "bot" { run by task.id }\n',
     ),
@@ -37,7 +37,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E913",
         "two profiles for one agent",
         "At most one profile applies to an agent: one with its exact name, else one with a pattern that matches the "
-        "name, else one of a group. Two profiles of the same rank that may both apply to one agent are an error.",
+        "name, else one for a group of the agent. Two profiles of the same rank that may both apply to one agent are "
+        "an error.",
         _LEARNS + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "*t" { learn 7d }\n',
         _LEARNS + 'profile "p" for agent "b*" { learn 14d }\nprofile "q" for agent "bot" { learn 7d }\n',
     ),
@@ -61,8 +62,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W912",
         "a threshold out of range",
-        "`behavior.trust`, `novelty`, `deviation` and `error_rate` are numbers from 0 to 1. A comparison with a number "
-        "outside of this range, or at its end, can be true for all of them, or for none.",
+        "`behavior.trust`, `novelty`, `deviation` and `error_rate` are numbers from 0 to 1. A comparison with a "
+        "number outside this range, or at an end of the range, can be true for every value or for none.",
         _AGENT + 'guard "g" on GET /a { deny when behavior.novelty > 30 }\n',
         _AGENT + 'guard "g" on GET /a { deny when behavior.novelty > 0.3 }\n',
         name="learned-threshold",
@@ -70,8 +71,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W913",
         "a clamp that new callers escape",
-        "Learned facts are neutral for a caller of which too little is known, so this clamp never slows it down. A "
-        "caller that takes a new name for each attack is always such a caller. Clamp those, too.",
+        "Learned facts are neutral for a caller about whom too little is known, so this clamp never slows down such "
+        "a caller. An attacker who uses a new name for each attack is always such a caller. Add a clamp for callers "
+        "that are not `behavior.ready`.",
         _RATE + "  clamp 2/1m when behavior.burst\n}\n",
         _RATE + "  clamp 2/1m when behavior.burst\n  clamp 30/1m when not behavior.ready\n}\n",
         name="clamp-escaped",

@@ -119,7 +119,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E614",
         "an inconsistent matrix",
         "A matrix either has an axis `request` and states the outcome of each cell in rows, or has no such axis and "
-        "writes its requests in the braces. No axis may be repeated, and no value of an axis.",
+        "writes its requests in the braces. No axis may be repeated, and no value within an axis.",
         _test("cases for request.size in [5, 6] { otherwise allow }"),
         _test("cases for request.size in [5, 6] { GET /a => allow }"),
     ),

@@ -175,11 +175,13 @@ def check_keys_count(configuration: IdentityConfig, issuer: Issuer) -> None:
     if issuer.url is None:
         message = f"{place}: the policy gives `{issuer.name}` no `url`, so no token can name it as issuer"
         raise IdentityConfigError(
-            message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, the `iss` of its tokens'
+            message, f'write the `iss` of its tokens: `issuer {issuer.name} {{ url "https://…" }}`'
         )
     if configuration.signing is not None and configuration.signing.issuer == issuer.name:
         message = f"{place}: this server is `{issuer.name}` (`signing.issuer`) and signs with the keys of `[signing]`"
-        raise IdentityConfigError(message, "remove the keys, or set `signing.issuer` to the issuer that this server is")
+        raise IdentityConfigError(
+            message, "remove the keys, or set `signing.issuer` to the issuer that this server acts as"
+        )
 
 
 def check_names(configuration: IdentityConfig, kernel: Kernel) -> None:

@@ -172,7 +172,9 @@ def parse_tools(given: object) -> tuple[str, ...] | None:
         return None
     if not isinstance(given, list) or len(given) > MAX_NAMES or not all(map(is_name, given)):
         raise TokenIssuanceError(
-            IssuanceRefusal.TASK, "`tools` of a `task` must be a list of names: `server/name`, or `name` at any server"
+            IssuanceRefusal.TASK,
+            f"`tools` of a `task` must be a list of at most {MAX_NAMES:,} names: `server/name`, "
+            "or `name` for any server",
         )
     if any("*" in name for name in given):
         raise TokenIssuanceError(

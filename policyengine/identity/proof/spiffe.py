@@ -98,7 +98,8 @@ def parse_authorities(data: bytes, path: Path) -> list[x509.Certificate]:
         raise IdentityConfigError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
     if not 0 < len(found) <= MAX_AUTHORITIES:
         raise IdentityConfigError(
-            f"the bundle `{path}` has {len(found):,} authorities", f"write 1 to {MAX_AUTHORITIES}"
+            f"the bundle `{path}` has {len(found):,} authorities",
+            f"a bundle must contain 1 to {MAX_AUTHORITIES} authorities",
         )
     return found
 

@@ -25,8 +25,8 @@ def profiles_of_nobody(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Yield a W911 for each profile that applies to no agent of an agent block."""
     for profile in kernel.profiles:
         if not any(may_share_agent(profile.agents, block.who) for block in kernel.agents):
-            message = f"no agent block is about an agent of the profile `{profile.name}`"
-            hint = "write the name as an `agent` block has it, or remove the profile"
+            message = f"no agent block applies to an agent of the profile `{profile.name}`"
+            hint = "write the name as in an `agent` block, or remove the profile"
             yield Diagnostic("W911", message, profile.span, hint)
 
 
@@ -100,7 +100,7 @@ def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
             continue
         clamp = next((one for one in limit.clamps if any(True for _ in learned_facts(one.when))), None)
         if clamp is not None and not is_guarded_when_fresh(limit.place, kernel):
-            message = "callers of which too little is known escape this clamp"
+            message = "this clamp never slows down callers about whom too little is known"
             yield Diagnostic("W913", message, clamp.span, f"add `{fresh_clamp(limit, clamp)} when not behavior.ready`")
 
 

@@ -41,7 +41,7 @@ def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patt
             and "*" in door.glob.partition("/")[0]
             and not narrower_guard_finding(guard, door)
         ):
-            opened = f"`{quote_pattern(door)}` opens tools of any server"
+            opened = f"`{quote_pattern(door)}` grants tools of any server"
             message = f"{opened}, but this guard covers only the tools of `{server}`"
             hint = "name the servers in the grant, or write the guard `on TOOL *`"
             yield Diagnostic("W562", message, pattern.span, hint, (RelatedLocation("the grant", door.span),))
@@ -68,7 +68,7 @@ def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patter
     for door in wide:
         if len(door.segments) <= len(pattern.segments) and not narrower_guard_finding(guard, below):
             message = (
-                f"`{quote_pattern(door)}` also opens paths below `{pattern_path(pattern)}`, "
+                f"`{quote_pattern(door)}` also grants paths below `{pattern_path(pattern)}`, "
                 "which this guard does not cover"
             )
             hint = f"write `{pattern_path(pattern)}/**`, which covers the path itself as well"

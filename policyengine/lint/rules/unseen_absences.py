@@ -30,7 +30,7 @@ def conditions_over_http(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool, str]]
     """Yield each condition, the value that lets a request pass, and the consequence if the condition is unknown."""
     for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         if grant.when is not None and is_over_http(grant):
-            yield grant.when, True, "this `may` opens nothing"
+            yield grant.when, True, "this `may` grants nothing"
     for guard in kernel.guards:
         if reaches_http(guard.place):
             conditions = (one.condition for one in guard.effects if isinstance(one, k.Deny | k.Confirm))

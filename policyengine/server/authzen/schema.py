@@ -128,8 +128,8 @@ DENIED: JsonObject = {
     "context": {
         "id": "0",
         "reason": "denied",
-        "reason_user": {LANGUAGE: "no `may` opens this"},
-        "reason_admin": {LANGUAGE: "user: no `may` opens this"},
+        "reason_user": {LANGUAGE: "no block grants this to the caller"},
+        "reason_admin": {LANGUAGE: "default: no block grants this to the caller"},
     },
 }
 
@@ -147,7 +147,7 @@ def response_statuses(model: type[BaseModel], example: JsonObject) -> Statuses:
     return {
         200: {"description": "The decision, which may be `false`.", "content": example_content(model, example)},
         400: {
-            "description": "The question is malformed or is not JSON.",
+            "description": "The body is malformed or is not JSON.",
             "content": {PROBLEM_TYPES[BodyFormat.JSON]: bad},
         },
         401: problem_response("The token is missing or not accepted."),

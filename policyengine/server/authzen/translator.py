@@ -369,7 +369,9 @@ def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
         return quote(segment.text, safe="")
     value = asked.at(segment.source)
     if not isinstance(value, str) or not value:
-        raise UnmappedError(f"`{'.'.join(segment.source)}` is not a string, but the path needs it")
+        raise UnmappedError(
+            f"`{'.'.join(segment.source)}` must be a non-empty string, because the path is built from it"
+        )
     return quote(f"{segment.text}{value}{segment.after}", safe="", errors="replace")
 
 

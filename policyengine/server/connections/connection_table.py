@@ -50,7 +50,7 @@ EXPLANATIONS = {
     CloseReason.HEAD: "did not send the head of a request in time",
     CloseReason.REQUEST: "did not send the rest of a request in time",
     CloseReason.ANSWER: "did not read an answer in time",
-    CloseReason.ADDRESS: "had sent no complete request, and their address had too many of these",
+    CloseReason.ADDRESS: "had sent no complete request, and their address had too many such connections",
     CloseReason.ALL: "made room for others",
     CloseReason.MEMORY: "held more bytes than the server has room for",
     CloseReason.REFUSED: "were refused, because all other connections were busy",

@@ -41,7 +41,7 @@ def response_header(name: str, description: str, example: str) -> JsonObject:
 
 
 FACT_HEADERS = [
-    request_header(name, f"The fact `{key.replace('_', '.', 1)}`, from the gateway only.", EXAMPLES[key])
+    request_header(name, f"The value of `{key.replace('_', '.', 1)}`, which only the gateway may set.", EXAMPLES[key])
     for key, name in GatewayHeaders().facts.items()
 ]
 FORWARDED_HEADERS: list[JsonObject] = [

@@ -12,7 +12,7 @@ LIMIT_HEADERS: JsonObject = {
         '"per agent";q=20;w=12',
     ),
     "RateLimit": (
-        "The state of that limit: `r` left, fully refilled in `t` seconds.",
+        "The state of the tightest limit: `r` left, fully refilled in `t` seconds.",
         '"per agent";r=19;t=1',
     ),
     "Retry-After": ("With `throttle`: seconds until every limit allows the request.", "1"),

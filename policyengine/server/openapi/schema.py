@@ -116,7 +116,7 @@ class Credentials(StrictModel):
     ] = None
     attestation: str | None = None
     signature: Annotated[
-        str | None, Field(description="message signature (RFC 9421); the next two members belong to it")
+        str | None, Field(description="message signature (RFC 9421), with `signature_input` and `signature_agent`")
     ] = None
     signature_input: str | None = None
     signature_agent: str | None = None
@@ -148,7 +148,7 @@ class Entity(StrictModel):
     attributes: JsonObject | None = None
     in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
     partial: Annotated[
-        bool | None, Field(description="whether attributes and groups that the entity lacks are unknown")
+        bool | None, Field(description="whether attributes and groups that are not listed here are unknown")
     ] = None
 
 
@@ -301,11 +301,13 @@ class Reloads(BaseModel):
     done: int
     refused: int
     why: str | None = Field(description="The reason of the last refused reload, while earlier policies still decide.")
-    at: str | None = Field(description="The time of that reload, as in RFC 3339.")
+    at: str | None = Field(description="The time of the last refused reload, as in RFC 3339.")
     widens: int | None = Field(
-        description="The number of changes that allow more since the last reload; null: not known yet."
+        description="The number of changes of the last reload that allow more than before; null while it is not known."
     )
-    proved: bool | None = Field(description="Whether that number is proved for every request.")
+    proved: bool | None = Field(
+        description="Whether it is proved that there are no other such changes; null while it is not known."
+    )
 
 
 class Observing(BaseModel):
@@ -325,7 +327,10 @@ class Readiness(BaseModel):
         Observing | None, Field(description="present with `serve --observe`, until observe mode ends")
     ] = None
     clock_skew_ms: Annotated[
-        int | None, Field(description="how far the clock of the store is ahead, if the store has its own clock")
+        int | None,
+        Field(
+            description="how far the clock of the store is ahead of the server's clock, if the store has its own clock"
+        ),
     ] = None
 
 

@@ -41,7 +41,13 @@ def problem_response(
     return {**found, "content": {PROBLEM_TYPES[BodyFormat.JSON]: shown, PROBLEM_TYPES[BodyFormat.MSGPACK]: shape}}
 
 
-RETRY_AFTER_HEADER = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
+RETRY_AFTER_HEADER = {
+    "Retry-After": {
+        "description": "Whole seconds to wait before a retry.",
+        "schema": {"type": "string"},
+        "example": "1",
+    }
+}
 BUSY_RESPONSE = problem_response(
     "Too many long questions wait for their turn: `code` is `busy`. Deny.", headers=RETRY_AFTER_HEADER
 )
@@ -49,11 +55,11 @@ BUSY_RESPONSE = problem_response(
 
 def answer_statuses(model: type[BaseModel], example: JsonObject, headers: JsonObject | None = None) -> Statuses:
     """Return the responses of every route that accepts a body."""
-    found: JsonObject = {"description": "The decision, which may be `deny`."}
+    found: JsonObject = {"description": "The answer. A decision may be `deny`."}
     found |= {"headers": headers} if headers else {}
     return {
         200: {**found, "content": schema.content(model, {"answer": example})},
-        400: problem_response("The question is malformed.", examples.BAD_MEMBER),
+        400: problem_response("The body is malformed.", examples.BAD_MEMBER),
         401: problem_response("The token is missing or not accepted."),
         408: problem_response("The body did not arrive in time."),
         413: problem_response("The body is larger than 1 MiB."),

@@ -48,7 +48,7 @@ def answer_frame(
     try:
         with caller_scope(gateway):
             if at_once and takes_long(engine, asked):
-                raise WouldBlockError("it may take long")
+                raise WouldBlockError("the answer may take a long time")
             if at_once:
                 content, many = answer_content(engine, asked, gateway, at_once=True)
             else:

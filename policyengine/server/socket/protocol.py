@@ -158,7 +158,7 @@ class FramedProtocol(asyncio.Protocol):
                     questions = MAX_QUESTIONS_PER_TURN
                     break
                 if len(payload) > LONG_BODY_BYTES:
-                    raise WouldBlockError("it is long")
+                    raise WouldBlockError("the frame is long")
                 answer, many = answer_frame(engine, payload, self.gateway, at_once=True)
                 at += FRAME_HEADER.size + len(payload)
                 answers += (FRAME_HEADER.pack(len(answer)), answer)

@@ -12,7 +12,7 @@ from policyengine.server.telemetry.shared_counters import CounterKey
 
 FACTS = ("burst", "novelty")
 FAMILIES = (
-    (CALLERS, "policyengine_behavior_callers", "Callers of which behavior is known, by class."),
+    (CALLERS, "policyengine_behavior_callers", "Callers whose behavior is known, by class."),
     (READY, "policyengine_behavior_ready_callers", "Callers that were ready when the model was learned, by class."),
 )
 MODEL = (

@@ -211,7 +211,7 @@ def test_a_server_does_not_sign_with_a_key_that_its_own_did_not_name(path, caplo
     key.write_text(f"{stranger.encode()}\n")
     write_lines(log, 1, begin=3)
     assert not log.seal()
-    assert "which the key of the log did not name" in caplog.text
+    assert "which the previous key of the log did not announce" in caplog.text
     assert checkpoint_of(path).size == 3
     log.close()
 
@@ -226,7 +226,7 @@ def test_a_seal_that_was_removed_is_begun_anew_only_by_another_server_and_report
     write_lines(log, 1, begin=3)
     assert not log.seal()
     assert not waiting.seal()
-    assert "was put back to an older state" in caplog.text
+    assert "was replaced by a version that is older" in caplog.text
     log.close()
     waiting.close()
     assert "log_seal_begins" not in [record.event for record in caplog.records]
@@ -244,6 +244,6 @@ def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_
     (folder(path) / "checkpoint").write_bytes(old)
     log.sealer._failed(OSError(28, "No space left on device"))
     assert not log.seal()
-    assert "was put back to an older state" in caplog.text or "cannot be sealed" in caplog.text
+    assert "was replaced by a version that is older" in caplog.text or "cannot be sealed" in caplog.text
     assert checkpoint_of(path).size == 3
     log.close()

@@ -83,7 +83,7 @@ def test_a_witness_alone_does_not_sign_for_the_log():
         ("text\n\nno signature\n", "is not a signature line"),
         ("text\n\n— name !!!!\n", "is not base64"),
         ("text\n\n— name AAAA\n", "is too short"),
-        ("text\n\n— na+me AAAAAAAAAAA=\n", "is not a name of a key"),
+        ("text\n\n— na+me AAAAAAAAAAA=\n", "is not a valid key name"),
         ("te\rxt\n\n— name AAAAAAAAAAA=\n", "control characters"),
         (b"te\xffxt\n\n", "not valid UTF-8"),
         ("text\n\n" + "— name AAAAAAAAAAA=\n" * 101, "more than 100 signatures"),

@@ -252,10 +252,11 @@ def test_a_certificate_for_another_name_is_refused(tmp_path):
     ("url", "message", "hint"),
     [
         ("http://siem.example/s3cret", "the sink `http://siem.example`: the URL must begin with `https://`",
-         "`#plain_http=true` permits `http://` to other machines: it shows records to everyone on the way"),
+         "`#plain_http=true` permits `http://` to other machines: anyone on the network path can then read the "
+         "records"),
         ("https://siem.example/#name=s&ca=missing.pem",
          "the sink `s`: the certificates of `missing.pem` cannot be used: no such file or directory",
-         "`ca` names a PEM file"),
+         "`ca` must name a PEM file"),
     ],
 )  # fmt: skip
 def test_a_sink_that_could_never_send_is_reported_at_once(url, message, hint):

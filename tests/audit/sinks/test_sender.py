@@ -196,7 +196,7 @@ def test_a_receiver_that_refuses_everything_is_not_asked_for_each_line():
         raise LinesRefusedError("the receiver answers 400")
 
     lines = [line for number in range(500) if (line := read_sink_line(decision(number))) is not None]
-    with pytest.raises(SinkError, match=r"^the receiver answers 400, whatever is sent$"):
+    with pytest.raises(SinkError, match=r"^the receiver answers 400 to every request$"):
         deliver(RecordedTransport(answer), lines)
     assert calls == 1 + sender_module.MAX_REFUSALS
 

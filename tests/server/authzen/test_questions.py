@@ -260,10 +260,10 @@ def test_a_mapped_action_applies_only_to_resources_of_its_entity() -> None:
         translated(text, asked("see", "user"))
 
 
-@pytest.mark.parametrize("id_", [7, None, True, ["7"]])
+@pytest.mark.parametrize("id_", ["", 7, None, True, ["7"]])
 def test_a_path_parameter_that_is_not_a_string_is_unmapped(id_: object) -> None:
     text = 'map authzen { action "see" => GET /todos/{context.id} }'
-    with pytest.raises(UnmappedError, match=r"`context\.id` is not a string"):
+    with pytest.raises(UnmappedError, match=r"`context\.id` must be a non-empty string"):
         translated(text, asked("see", context={"id": id_}))
 
 

@@ -102,7 +102,7 @@ def test_every_link_targets_an_existing_anchor(tmp_path: Path) -> None:
 
 def test_a_fully_covered_file_shows_that_nothing_is_missing(tmp_path: Path) -> None:
     render_html(coverage("anyone { may GET /health }", "GET /health => allow"), tmp_path)
-    assert "Nothing: the tests show all there is to see." in (tmp_path / "0.policy.html").read_text(encoding="utf-8")
+    assert "Nothing is missing." in (tmp_path / "0.policy.html").read_text(encoding="utf-8")
     assert "100&nbsp;%" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 

@@ -35,7 +35,7 @@ def check(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint", metavar="FILE", help="The old checkpoint of a proof of consistency.", show_default=False
+            "--checkpoint", metavar="FILE", help="For a proof of consistency: the old checkpoint.", show_default=False
         ),
     ] = None,
     witnesses: Annotated[

@@ -184,7 +184,7 @@ def faster_hint(files: LogFiles) -> str:
     from policyengine.audit.query.duck import EXTRA, has_duckdb
     from policyengine.install_hints import install_command
 
-    pack = "`policyengine audit pack` makes a file that answers in seconds"
+    pack = "`policyengine audit pack` writes a file that is queried in seconds"
     return pack if has_duckdb() else f"{pack}; it needs DuckDB, {install_command(EXTRA)}"
 
 
@@ -233,7 +233,7 @@ def show_answer(answer: QueryAnswer) -> None:
     shown, total = len(answer.rows), answer.total
     if shown < total:
         newest = "newest " if asked.lists or asked.by_time or asked.newest_first else "largest "
-        screen.line(f"the {newest}{shown:,} of {total:,} {what}s; `--limit` changes how many")
+        screen.line(f"the {newest}{shown:,} of {total:,} {what}s; `--limit` changes this number")
     elif asked.lists or not asked.count:
         screen.line(f"{total:,} {what}{'' if total == 1 else 's'}")
 

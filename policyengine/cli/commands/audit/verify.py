@@ -36,7 +36,7 @@ def verify(
 ) -> int:
     """Verify that a log was not changed since it was sealed.
 
-    Every line must be the one that was sealed, in the same order, and the signed checkpoint must cover them. The first
+    Every sealed line must be unchanged and in its original place, and the signed checkpoint must cover it. The first
     line that differs is reported. Without `--key`, the key is read from the folder of the seal: keep a copy of the key
     and of checkpoints elsewhere, because an attacker who can replace the log can also replace that folder.
 
@@ -66,9 +66,11 @@ def verify(
         for result, pinned in results:
             _show(result, pinned)
         for origin in unused:
-            Screen().line(("✗ ", "bold red"), f"no log is `{origin}`, of which a checkpoint was kept elsewhere")
+            Screen().line(
+                ("✗ ", "bold red"), f"none of the logs is `{origin}`, to which a checkpoint of `--checkpoint` belongs"
+            )
         for origin in unused_keys:
-            Screen().line(("✗ ", "bold red"), f"no log is `{origin}`, of which a key was given")
+            Screen().line(("✗ ", "bold red"), f"none of the logs is `{origin}`, to which a key of `--key` belongs")
     return 0 if all(each.is_whole for each in checked) and not (unused or unused_keys) else EXIT_TAMPERED
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policyengine.behavior.row import BehaviorRow
     from policyengine.behavior.state import BehaviorState
 
-NO_CLASS_TEXT = "none: no profile and no agent block of the policies names it"
+NO_CLASS_TEXT = "none: no profile and no agent block of the policies names this caller"
 UNSAVED_CLASS = "unknown: the store has it after the first 16 requests"
 BARS = " ▁▂▃▄▅▆▇█"
 MILLION = 1_000_000
@@ -138,9 +138,9 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if found["ready"]
         else f"no, its class is not ready: {class_needs(model)}"
         if enough(found)
-        else f"no, it needs {needs['runs']} runs and {needs['days']} active days",
+        else f"no, the caller needs {needs['runs']} runs and {needs['days']} active days",
     )
-    yield "runs", f"{found['runs']:,} complete ones"
+    yield "runs", f"{found['runs']:,} complete runs"
     yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
     yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
     yield "trust", f"{found['trust']:.3f}"
@@ -151,7 +151,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         margin = model["margins"][name] if model["margins"] else None
         limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
         text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
-        yield f"{name} level", f"{text} (falls at {fall} its pace)"
+        yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
 
 
 def enough(found: Mapping[str, Any]) -> bool:
@@ -176,7 +176,7 @@ def show_pace(screen: Screen, pace: Sequence[float]) -> None:
 
 def show_endpoints(screen: Screen, endpoints: Sequence[Mapping[str, Any]]) -> None:
     unnamed = sum(one["endpoint"] is None for one in endpoints)
-    hint = "; the tag stands for a name that is not kept" if unnamed else ""
+    hint = "; a tag stands for a name that is not stored" if unnamed else ""
     screen.line(f"  {pluralize(len(endpoints), 'endpoint')}, by their last use{hint}")
     if endpoints:
         screen.table([["   ", one["last_used"], one["endpoint"] or f"tag {one['tag']}"] for one in endpoints])

@@ -149,15 +149,15 @@ def doubts(counts: Mapping[str, Any]) -> Iterator[str]:
     if not counts["class_ready"]:
         yield "no class is ready after the training, so every fact is neutral: train on more runs and callers"
     texts = {
-        "unlabelled": "runs of the test have no label, and are not counted",
-        "labels_without_run": "labels name a run that the test traffic does not have",
-        "events_without_run": "events of the test belong to no run: they are learned, and not scored",
-        "late": "events are more than a day earlier than one of their caller before them, and are left out",
-        "without_class": "decisions do not say the class of their caller: name the policies with `--policies`",
+        "unlabelled": "runs of the test traffic that have no label, and are not counted",
+        "labels_without_run": "labels of runs that the test traffic does not have",
+        "events_without_run": "events of the test traffic that belong to no run, and are learned but not scored",
+        "late": "events dated more than a day before a preceding event of their caller, and left out",
+        "without_class": "decisions that do not state the class of their caller (name the policies with `--policies`)",
     }
     for name, text in texts.items():
         if counts[name]:
-            yield f"{counts[name]:,} {text}"
+            yield f"{text}: {counts[name]:,}"
 
 
 def show_figures(screen: Screen, found: Evaluation) -> None:

@@ -37,7 +37,9 @@ def forget(
     ] = None,
     issuer: IssuerName = None,
     instance: InstanceName = None,
-    all: Annotated[bool, typer.Option("--all", help="Forget all callers, and what is known of their classes.")] = False,
+    all: Annotated[
+        bool, typer.Option("--all", help="Forget all callers, and what is known about their classes.")
+    ] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Forget what is known about a caller.

@@ -45,7 +45,7 @@ def learn(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="The folder to learn into; an existing one is continued.",
+            help="The folder for learned behavior; if it exists, learning continues there.",
             show_default=False,
         ),
     ],
@@ -107,7 +107,7 @@ def learn(
         })  # fmt: skip
         return 0
     show_learned(Screen(), counts, events, state, found)
-    Screen().line(f"wrote {output}" if counts.learned else f"{output} is as it was")
+    Screen().line(f"wrote {output}" if counts.learned else f"{output} is unchanged")
     return 0
 
 
@@ -171,8 +171,8 @@ def warn_of_gaps(events: LogEventReader, counts: LogTally, known: LearningPolici
     """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
     screen = Screen(sys.stderr)
     left_out: Mapping[str, int] = {
-        "do not say the class of their caller: name the policies with `--policies`": events.unknown,
-        "are more than a day earlier than a decision of their caller before them: sort the log by time": counts.late,
+        "do not state the class of their caller: name the policies with `--policies`": events.unknown,
+        "are dated more than a day before a preceding decision of their caller: sort the log by time": counts.late,
         "have a time in the future: set the clock of the machine that wrote them": counts.future,
     }
     for why, count in left_out.items():
@@ -188,7 +188,7 @@ def show_learned(
     state: BehaviorState,
     classes: Sequence[ClassSummary],
 ) -> None:
-    rest = [("known already", counts.known), ("about no caller", events.unidentified)]
+    rest = [("already known", counts.known), ("about no caller", events.unidentified)]
     also = "".join(f", {count:,} {what}" for what, count in rest if count)
     ready = sum(one.ready for one in classes)
     screen.line(f"learned {counts.learned:,} of {pluralize(events.decisions, 'decision')}{also}")

@@ -43,7 +43,7 @@ def release(
         typer.Option(
             "--until",
             metavar="TIME",
-            help="When the change is over: `2026-12-01`, or `7d` for a week from now; at most 14 days.",
+            help="When the change ends: `2026-12-01`, or `7d` for a week from now; at most 14 days.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +75,7 @@ def release(
 
     if (until is None) is not end:
         hint = "write `--until 7d`, or `--end`"
-        raise CommandError("usage", "say either until when, or that the change ends", hint, code=2)
+        raise CommandError("usage", "exactly one of `--until` and `--end` is needed", hint, code=2)
     check_place(behavior, store)
     now = datetime.now(UTC)
     ends = None if until is None else parse_end(until, now)
@@ -92,7 +92,7 @@ def release(
     if format is OutputFormat.JSON:
         print_json({"folder": str(behavior), **planned_dict(group, ends), "server": running})
     else:
-        show_release(group, now, ends, "; the running server follows within a minute" if running else "")
+        show_release(group, now, ends, "; the running server applies this within a minute" if running else "")
     return 0
 
 
@@ -117,7 +117,7 @@ def release_stored(url: str, profile: str, now: datetime, ends: datetime | None,
     if format is OutputFormat.JSON:
         print_json({"store": opened.shown, **planned_dict(group, ends), "server": None})
     else:
-        show_release(group, now, ends, "; processes that use the store follow within ten seconds")
+        show_release(group, now, ends, "; processes that use the store apply this within ten seconds")
     return 0
 
 
@@ -164,7 +164,7 @@ def parse_end(text: str, now: datetime) -> datetime:
             message = f"`{text}` has no zone" if zone else f"`{text}` is neither a time nor a duration"
             raise CommandError("usage", message, f"write `{text}Z` for UTC" if zone else TIME_HINT, code=2)
     if found is None or found - now > MAX_SPAN:
-        hint = "name an earlier time; it can be planned again later"
+        hint = "choose an earlier time; the change can be extended later"
         raise CommandError("usage", "a change is planned for at most 14 days", hint, code=2)
     if found <= now:
         raise CommandError("usage", f"`{text}` is in the past", TIME_HINT, code=2)

@@ -42,7 +42,8 @@ def report(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="Count only from this time on, and learn from earlier decisions: a date, a time, or `7d` ago.",
+            help="Count only decisions from this time on, and only learn from earlier ones: a date, a time, or `7d` "
+            "for a week ago.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +60,7 @@ def report(
     ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Report what learned conditions would have hit.
+    """Report which requests learned conditions would have hit.
 
     The logs are read in order of time, as an engine learns from decisions; logs that were written before any policy
     read learned facts can be read, too. For each `when behavior.…` of the policies, the report says which requests,

@@ -143,7 +143,7 @@ def order_of(sort: CallerOrder, state: BehaviorState, caller: Caller) -> tuple[o
 def show_table(screen: Screen, shown: Sequence[Mapping[str, Any]], total: int, known: LearningPolicies) -> None:
     warn_of_profiles(known.engine, (one["class"] for one in shown))
     if not total:
-        screen.line("nothing is known of any caller yet")
+        screen.line("nothing is known about any caller yet")
         return
     heads = ["caller", "issuer", "class", "ready", "runs", "days", "trust", "novelty", "errors", "last seen"]
     rows = [

@@ -85,7 +85,7 @@ def show_classes(
     if classes:
         screen.table(class_table(classes), whole=True)
     else:
-        screen.line("nothing is known of any caller yet")
+        screen.line("nothing is known about any caller yet")
     if model.content.serial:
         learned = datetime.fromtimestamp(model.content.made / 1_000, UTC)
         age = format_age(datetime.now(UTC) - learned)
