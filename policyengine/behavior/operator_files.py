@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,23 +17,12 @@ import msgspec
 
 from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, reason, write_durable
-from policyengine.behavior.row import HOUR, HOURS_OF_DAY
+from policyengine.behavior.releases import ClassRelease, ReleaseError, check_releases, sort_releases
 from policyengine.bounded_files import read_bounded
 
-MAX_RELEASE: Final = 14 * HOURS_OF_DAY * HOUR  # milliseconds
-MAX_RELEASES: Final = 1_000
 MAX_FILE_BYTES: Final = 2**20
 RELEASES, REQUESTS = b"releases", b"requests"
 RELEASES_HINT = "delete it: planned changes then end"
-
-
-class ClassRelease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A planned change of the callers of a class. It begins at `made` and ends at `until`, in milliseconds since
-    1970."""
-
-    group: str
-    made: int
-    until: int
 
 
 class ForgetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,26 +47,22 @@ def load_releases(folder: BehaviorFolder) -> tuple[ClassRelease, ...]:
     try:
         payload = folder.unseal(RELEASES, read_bounded(path, MAX_FILE_BYTES))
         found = msgspec.json.decode(payload, type=tuple[ClassRelease, ...])
+        check_releases(found)
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise BehaviorFolderError(f"`{path}` cannot be read: {reason(error)}", RELEASES_HINT) from None
     except (msgspec.MsgspecError, ValueError):
         raise BehaviorFolderError(f"`{path}` was changed, or is damaged", RELEASES_HINT) from None
-    if any(one.until - one.made > MAX_RELEASE for one in found):
-        raise BehaviorFolderError(f"`{path}` has a planned change of more than 14 days", RELEASES_HINT)
+    except ReleaseError as error:
+        raise BehaviorFolderError(f"`{path}` cannot be used: {error}", RELEASES_HINT) from None
     return found
 
 
 def save_releases(folder: BehaviorFolder, releases: tuple[ClassRelease, ...]) -> None:
     """Replace the planned changes. Raises OSError."""
-    payload = msgspec.json.encode(sorted(releases, key=lambda one: one.group)[:MAX_RELEASES])
+    payload = msgspec.json.encode(sort_releases(releases))
     write_durable(folder.path / "releases", folder.seal(RELEASES, payload))
-
-
-def release_ends(folder: BehaviorFolder) -> Mapping[str, int]:
-    """Return the end of the planned change of each class, in milliseconds since 1970. Raises BehaviorFolderError."""
-    return {one.group: one.until for one in load_releases(folder)}
 
 
 # ── Callers to forget ─────────────────────────────────────────────────────────────────────────

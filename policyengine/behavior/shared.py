@@ -7,17 +7,13 @@ time to time, a process saves its row in the store, where the row replaces the e
 
 from __future__ import annotations
 
-import hmac
 import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import blake2b
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, NamedTuple
-
-from msgspec import MsgspecError, msgpack
+from typing import Any, Final
 
 from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, Tagger
 from policyengine.behavior.fold import (
@@ -30,61 +26,38 @@ from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
     advance,
-    apply_decision,
-    apply_failure,
     read_behavior,
-    set_limits,
 )
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError, decode_content
-from policyengine.behavior.row import (
-    HOUR,
-    HOURS_OF_DAY,
-    MAX_LEVEL,
-    ROW_VERSION,
-    BehaviorRow,
-    RowError,
-    pack_row,
-    unpack_row,
+from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError
+from policyengine.behavior.row import HOUR, HOURS_OF_DAY, MAX_LEVEL, BehaviorRow
+from policyengine.behavior.shared_keys import KEY_BYTES, SharedKeys, sign_model, verify_model
+from policyengine.behavior.shared_releases import SharedReleases
+from policyengine.behavior.shared_rows import (
+    BURST,
+    NEW,
+    READY,
+    RELEASED,
+    CachedCaller,
+    UnreadableBehaviorError,
+    encode_saved,
+    end_release,
+    fold_event,
+    fold_history,
+    load_callers,
 )
 from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, unversioned
-from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerEvent, CallerHistory
+from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerHistory
 from policyengine.stores.base import StoreError
-from policyengine.stores.behavior import BehaviorStore
+from policyengine.stores.behavior import MODEL, BehaviorStore
 
 _LOG = logging.getLogger("policyengine")
-KEY_BYTES: Final = 32
-MAC_BYTES: Final = 32
 MAX_CACHED_CALLERS: Final = 100_000
 EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
 FRESH_SECONDS: Final = 60.0  # with an older answer of the store, new events of other processes cause a new decision
-MODEL_SECONDS: Final = 10.0  # pause between two checks for a new model in the store
-READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags in the content of an event
+LOOK_SECONDS: Final = 10.0  # pause between two checks for a new model and planned changes in the store
 NO_LIMIT: Final = 2 * MAX_LEVEL  # above every sum of two levels
-
-
-class UnreadableBehaviorError(StoreError):
-    """The error for a model or a row that cannot be used; learned facts are then unknown."""
-
-
-class SavedCaller(NamedTuple):
-    """The row of a caller in the store, with its class. `agent` is a keyed hash of the agent's name."""
-
-    issuer: str
-    agent: str
-    group: str
-    row: BehaviorRow
-
-
-class CachedCaller:
-    """The row of a caller after all events that this process knows. The row that is saved in the store contains the
-    first `base` of these events. `synced` is the time of the store's latest answer about the caller."""
-
-    __slots__ = ("base", "row", "synced")
-
-    def __init__(self, row: BehaviorRow, base: int) -> None:
-        self.row, self.base, self.synced = row, base, monotonic()
 
 
 class SharedTracker:
@@ -98,33 +71,40 @@ class SharedTracker:
         self._lock = Lock()
         self._callers: dict[str, CachedCaller] = {}
         self._tagger: Tagger | None = None
-        self._key = self._caller_key = self._model_key = b""
+        self._keys = SharedKeys(b"")
+        self._releases = SharedReleases(store)
         self._refused: UnreadableBehaviorError | None = None
         self._settings_of: SettingsOf | None = None
         self._last = 0  # the time of the latest decision
-        self._thread = KeeperThread(self, MODEL_SECONDS)
+        self._thread = KeeperThread(self, LOOK_SECONDS)
         with suppress(StoreError):  # the first decision tries again
             self._open()
 
     def _open(self) -> Tagger:
-        """Get the secret key and the latest model from the store, if this process does not have them yet. Raises
-        StoreError."""
+        """Get the secret key, the latest model and the planned changes from the store, if this process does not have
+        them yet. Raises StoreError."""
         tagger = self._tagger
         return self._use_key() if tagger is None else tagger
 
     def _use_key(self) -> Tagger:
         """Get the secret key from the store. If it has changed, the store has lost its data: forget everything. Raises
         StoreError."""
-        key = self._store.shared_key(self._key or secrets.token_bytes(KEY_BYTES))
+        secret = self._store.shared_key(self._keys.secret or secrets.token_bytes(KEY_BYTES))
         tagger = self._tagger
-        if tagger is None or key != self._key:
-            tagger = Tagger(derive(key, b"tags"))
+        if tagger is None or secret != self._keys.secret:
+            if self._keys.secret not in (b"", secret):
+                _LOG.error(
+                    "the key of learned behavior in the store has changed: all callers are new",
+                    extra={"event": "behavior_key_changed"},
+                )  # fmt: skip
+            keys = SharedKeys(secret)
             with self._lock:
-                self._key, self._caller_key, self._model_key = key, derive(key, b"callers"), derive(key, b"models")
-                self.model, self._tagger = EMPTY_MODEL, None
+                self._keys, self.model, self._tagger = keys, EMPTY_MODEL, None
                 self._callers.clear()
+                self._releases.clear()
             self.refresh_model()
-            self._tagger = tagger
+            self._releases.refresh(keys.releases)
+            self._tagger = tagger = keys.tagger
         return tagger
 
     def tag(self, text: str) -> int:
@@ -140,13 +120,13 @@ class SharedTracker:
         self._settings_of = settings_of
         if not self._thread.is_running:
             self.start()
-        settings = settings_of(group)
+        settings = self._releases.settings_at(settings_of(group), group, at)
         row, model, tag, facts = self._read(caller, group, settings, endpoint, at)
         return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, model, facts)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
         """Return the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
-        return self._read(caller, group, settings, endpoint, at)[-1]
+        return self._read(caller, group, self._releases.settings_at(settings, group, at), endpoint, at)[-1]
 
     def _read(
         self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
@@ -156,10 +136,8 @@ class SharedTracker:
             raise self._refused
         key = self.key_of(caller)
         known = self._callers.get(key)
-        if known is None:
-            known = self._merge(key, self._store.read(key, at * 1_000), -1, settings)
-            if known is None and caller.version:
-                known = self._begin_version(caller, key, at, settings)
+        if known is None or not known.row.serial:
+            known = self._load(caller, key, at, end_release(settings))
         with self._lock:
             model = self.model
             row = BehaviorRow(at) if known is None else known.row
@@ -168,20 +146,33 @@ class SharedTracker:
                 advance(row, at, settings)
             return row, model, tag, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
 
+    def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
+        """Read a caller of which this process knows no event. Raises StoreError."""
+        history = self._store.read(key, at * 1_000)
+        if caller.version and not history.row and not history.events:
+            return self._begin_version(caller, key, at, settings)
+        return self._merge(key, history, -1, settings)
+
     def _begin_version(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Return the first row of a new version of a caller, derived from the most recently active version; None
         without an earlier version. Raises StoreError."""
-        earlier = self._store.latest_version(self.key_of(unversioned(caller)), at * 1_000)
-        found = None if earlier is None else fold_history(self._store.read(earlier, at * 1_000), settings)
-        if found is None:
-            return None
+        found = None
+        for version in self._store.versions(self.key_of(unversioned(caller)), 1):
+            earlier = self.key_of(caller._replace(version=version))
+            found = fold_history(self._store.read(earlier, at * 1_000), settings)
         with self._lock:
-            return self._callers.setdefault(key, CachedCaller(found.row.successor(), 0))
+            known = self._callers.get(key)
+            if known is not None and known.row.serial:
+                return known  # another thread committed the first event
+            if found is None:
+                self._callers.pop(key, None)
+                return None
+            self._callers[key] = known = CachedCaller(found.row.successor(), 0)
+            return known
 
     def key_of(self, caller: Caller) -> str:
         """Return the key of a caller in the store, which only holders of the secret key can compute."""
-        text = "".join(f"{len(part)}:{part}" for part in caller)
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._caller_key).hexdigest()
+        return self._keys.key_of(caller)
 
     # ── Learning ──────────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +189,9 @@ class SharedTracker:
             if known is not None:
                 base, number, strict = known.base, known.row.serial, monotonic() - known.synced > FRESH_SECONDS
                 if number - base >= EVENTS_PER_ROW or not number:
-                    packed = encode_saved(*self._agent_of(reading.caller), reading.group, known.row)
+                    packed = encode_saved(
+                        reading.caller.issuer, self._keys.hash_agent(reading.caller.agent), reading.group, known.row
+                    )
         return BehaviorCharge(
             key, at, LEVEL_UNIT, MAX_LEVEL, (SLOW_FACTOR * pace, FAST_FACTOR * pace), limits,
             (hour - settings.learn_days * HOURS_OF_DAY) * HOUR, (hour + HOURS_OF_DAY + 1) * HOUR, facts.burst, strict,
@@ -206,16 +199,12 @@ class SharedTracker:
             kept_milliseconds(settings), outcome == ALLOWED, level_caps(reading),
         )  # fmt: skip
 
-    def _agent_of(self, caller: Caller) -> tuple[str, str]:
-        """Return the issuer of a caller, and the keyed hash of its agent's name."""
-        return caller.issuer, blake2b(caller.agent.encode(), digest_size=8, key=self._caller_key).hexdigest()
-
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Fold the events that the store returned with a commit, whether or not the commit changed anything. Return
         False if the store did not answer."""
         if isinstance(charge, BehaviorCharge) and charge.history is not None:
             try:
-                self._merge(charge.key, charge.history, charge.base, reading.settings)
+                self._merge(charge.key, charge.history, charge.base, end_release(reading.settings))
             except StoreError:  # the row is unreadable, and the next decision reports that
                 self._callers.pop(charge.key, None)
         return not (isinstance(charge, BehaviorCharge) and charge.unanswered)
@@ -231,10 +220,10 @@ class SharedTracker:
         if not isinstance(charge, BehaviorCharge) or charge.history is None:
             return 0
         number = charge.history.number
-        if reading.caller.version and (charge.row or number == 1):
+        if reading.caller.version and (charge.row or not charge.number):
             with suppress(StoreError):
                 family, lasts = self.key_of(unversioned(reading.caller)), kept_milliseconds(reading.settings)
-                self._store.add_version(family, charge.key, lasts, reading.at * 1_000)
+                self._store.add_version(family, reading.caller.version, lasts, reading.at * 1_000)
         return number
 
     def report(self, decision: str, failed: bool) -> None:
@@ -263,7 +252,7 @@ class SharedTracker:
         that this process knew when it asked; -1 if it knew none. Raises UnreadableBehaviorError."""
         with self._lock:
             known = self._callers.get(key)
-            if history.row is not None and known is not None and known.base != base:
+            if history.row is not None and known is not None and known.base != base and known.row.serial:
                 return known  # another thread got a later answer
             if history.row is not None or (known is None and history.first == 1):
                 known = fold_history(history, settings)
@@ -284,9 +273,10 @@ class SharedTracker:
     # ── The model ─────────────────────────────────────────────────────────────────────────────
 
     def keep(self) -> None:
-        """Get the latest model. If a new day has begun since it was learned, and no other process has started to learn
-        its successor, learn the successor. Raises StoreError."""
+        """Get the latest model and planned changes. If a new day has begun since the model was learned, and no other
+        process has started to learn its successor, learn the successor. Raises StoreError."""
         self._use_key()
+        self._releases.refresh(self._keys.releases)
         self.refresh_model()
         settings_of, at, serial = self._settings_of, self._last, self.model.content.serial
         if self._refused is not None or settings_of is None or not is_due(at, self.model):
@@ -294,28 +284,25 @@ class SharedTracker:
         if serial and not self._store.start_learning(serial + 1, at * 1_000):
             return
         model = learn_model(self._teachers(settings_of), settings_of, at, serial + 1, "")
-        self._store.save_model(model.content.serial, sign_model(model, self._model_key))
+        self._store.save_document(MODEL, model.content.serial, sign_model(model, self._keys.models))
         self.refresh_model()
 
     def _teachers(self, settings_of: SettingsOf) -> Iterator[tuple[Caller, str, BehaviorRow]]:
         """Yield the callers from which models are learned, each with its class and its row. Their names are
         placeholders, because the store contains only hashes of names. Raises StoreError."""
-        for history in self._store.callers(self._last * 1_000):
-            with suppress(UnreadableBehaviorError):
-                saved = decode_saved(history.row or b"")
-                known = None if saved is None else fold_history(history, settings_of(saved.group))
-                if saved is not None and known is not None:
-                    yield Caller(saved.issuer, saved.agent), saved.group, known.row
+        for saved in load_callers(self._store.callers(self._last * 1_000), settings_of):
+            if saved is not None:
+                yield Caller(saved.issuer, saved.agent), saved.group, saved.row
 
     def refresh_model(self) -> None:
         """Get the latest model from the store. Raises StoreError."""
         known = self.model.content.serial
-        number, raw = self._store.model(known)
+        number, raw = self._store.document(MODEL, known)
         try:
             if number < known:
                 self._restore_model(number)
             elif number > known:
-                self.model = verify_model(raw, number, self._model_key)
+                self.model = verify_model(raw, number, self._keys.models)
         except ModelError as error:
             if self._refused is None:
                 _LOG.error("the model in the store cannot be used: %s", error, extra={"event": "behavior_refused"})
@@ -326,7 +313,7 @@ class SharedTracker:
     def _restore_model(self, number: int) -> None:
         """Save the model of this process, because the store has no model or an older one. Raises StoreError."""
         content = self.model.content
-        self._store.save_model(content.serial, sign_model(self.model, self._model_key))
+        self._store.save_document(MODEL, content.serial, sign_model(self.model, self._keys.models))
         _LOG.warning(
             "the store had lost model %d of learned behavior, and its latest model had number %d: the lost model was "
             "saved again", content.serial, number, extra={"event": "behavior_model_restored"},
@@ -374,78 +361,3 @@ def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
         return MAX_LEVEL, MAX_LEVEL
     most = MAX_CEILINGS * PEAK_UNIT
     return most * reading.row.ceiling_slow, most * reading.row.ceiling_fast
-
-
-def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
-    """Fold an event into a row, with the levels from the store and the facts that the decision read."""
-    if event.outcome == FAILED:
-        apply_failure(row)
-        return
-    endpoint, run, flags = event.content
-    if flags & RELEASED:
-        settings = settings.release()
-    advance(row, event.at, settings)
-    if row.limits_hour != row.hour:
-        set_limits(row, settings)
-    reading = CallerFacts(
-        ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
-        is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
-    )  # fmt: skip
-    apply_decision(row, reading, event.at, endpoint, run, event.outcome, event.clamped, settings)
-
-
-def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:
-    """Return the row of a caller after all of its events; None if the store knows nothing about it. If the saved row is
-    lost, the row starts as that of a new caller. Raises UnreadableBehaviorError."""
-    saved = decode_saved(history.row or b"")
-    if saved is not None:
-        row = saved.row
-    elif history.events:
-        row = BehaviorRow(history.events[0].at)
-    else:
-        return None
-    row.serial = history.base
-    for event in history.events:
-        fold_event(row, event, settings)
-    return CachedCaller(row, history.base)
-
-
-def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes:
-    return msgpack.encode((issuer, agent, group, pack_row(row)))
-
-
-def decode_saved(raw: bytes) -> SavedCaller | None:
-    """Decode a saved row; None if there is no row, or if its format has another version. Raises
-    UnreadableBehaviorError."""
-    if not raw:
-        return None
-    try:
-        issuer, agent, group, packed = msgpack.decode(raw, type=tuple[str, str, str, bytes])
-        return SavedCaller(issuer, agent, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
-    except (MsgspecError, RowError, IndexError) as error:
-        raise UnreadableBehaviorError(f"the row of a caller is damaged: {error}") from None
-
-
-# ── Keys ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def derive(key: bytes, purpose: bytes) -> bytes:
-    return blake2b(purpose, digest_size=KEY_BYTES, key=key).digest()
-
-
-def model_digest(payload: bytes, key: bytes) -> bytes:
-    return blake2b(payload, digest_size=MAC_BYTES, key=key).digest()
-
-
-def sign_model(model: BehaviorModel, key: bytes) -> bytes:
-    return model_digest(model.payload, key) + model.payload
-
-
-def verify_model(raw: bytes, number: int, key: bytes) -> BehaviorModel:
-    """Verify and decode the model with this number. Raises ModelError."""
-    if not hmac.compare_digest(raw[:MAC_BYTES], model_digest(raw[MAC_BYTES:], key)):
-        raise ModelError("it was not signed with this key")
-    model = decode_content(raw[MAC_BYTES:])
-    if model.content.serial != number:
-        raise ModelError(f"it has number {model.content.serial} instead of {number}")
-    return model

@@ -20,7 +20,8 @@ from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.operator_files import load_request, release_ends, remove_requests, request_paths
+from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
+from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
 from policyengine.runtime.behavior import CallerCharge
@@ -160,7 +161,7 @@ class BehaviorTracker:
         """Do what operators ask for in the folder: planned changes, and callers to forget. Files that cannot be used
         are ignored, and logged once. Raises OSError."""
         try:
-            self.state.releases, self._refused = release_ends(folder), ""
+            self.state.releases, self._refused = release_ends(load_releases(folder)), ""
         except BehaviorFolderError as error:
             self.state.releases = {}
             if self._refused != error.message:

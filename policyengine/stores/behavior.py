@@ -17,6 +17,11 @@ MAX_WAITING_FAILURES: Final = 256  # unfolded events of a caller; with more, rep
 REPORTABLE_SECONDS: Final = 3_600
 REPORT_PLACES: Final = 2**17  # slots for reportable decisions; a later decision replaces an earlier one in its slot
 LEARNER_SECONDS: Final = 600  # seconds for which a process that learns a model excludes others
+EVENTS_PER_GENERATION: Final = 2**20  # a forgotten caller continues with the first number of its next generation
+MODEL: Final = "model"  # the document with the latest model
+RELEASES: Final = "releases"  # the document with the planned changes
+MAX_DOCUMENT_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
+UNREADABLE_NUMBER: Final = MAX_DOCUMENT_NUMBER + 1  # the number of a document whose number cannot be read
 
 
 class BehaviorStore(Protocol):
@@ -33,32 +38,43 @@ class BehaviorStore(Protocol):
         ...
 
     def forget(self, key: str) -> bool:
-        """Forget a caller. Return whether the store knew the caller."""
+        """Forget a caller. Return whether the store knew the caller. The store keeps a number for as long as it would
+        have kept the caller (see `forgotten_caller`)."""
+        ...
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of all callers, including callers without a saved row and forgotten callers."""
         ...
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
         """Yield all callers with a saved row."""
         ...
 
-    def latest_version(self, family: str, now: int) -> str | None:
-        """Return the key of the most recently active version of a caller; `family` is the key of the caller without a
-        version."""
+    def versions(self, family: str, most: int) -> list[str]:
+        """Return at most `most` versions of a caller, the most recently active one first; `family` is the key of the
+        caller without a version."""
         ...
 
-    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+    def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
         """Remember for `lasts` milliseconds that a version was active."""
+        ...
+
+    def known_key(self) -> bytes | None:
+        """Return the secret key that all processes use; None, and create nothing, if no process proposed one yet."""
         ...
 
     def shared_key(self, proposed: bytes) -> bytes:
         """Return the secret key that all processes use, which is the first key that a process proposed."""
         ...
 
-    def model(self, known: int) -> tuple[int, bytes]:
-        """Return the number of the model, and the model; no bytes if there is no model or if its number is `known`."""
+    def document(self, name: str, known: int) -> tuple[int, bytes]:
+        """Return the number of a document, and the document; no bytes if its number is `known`, or 0 because there is
+        no document."""
         ...
 
-    def save_model(self, number: int, model: bytes) -> None:
-        """Replace the model, unless the stored model has this number or a higher number."""
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        """Replace a document, unless the stored document has this number or a higher number or, with `after`, another
+        number than that. Return whether it was replaced."""
         ...
 
     def start_learning(self, number: int, now: int) -> bool:
@@ -119,8 +135,10 @@ def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
 
 def is_outdated(state: StoredCaller, levels: Levels, charge: BehaviorCharge) -> bool:
     """Return whether the decision must be made again, because the burst or, if `strict`, the number of events has
-    changed."""
-    return levels.burst != charge.burst or (charge.strict and state.number != charge.number)
+    changed, or because the caller was forgotten."""
+    if levels.burst != charge.burst or (charge.strict and state.number != charge.number):
+        return True
+    return bool(charge.number) and charge.number // EVENTS_PER_GENERATION != state.number // EVENTS_PER_GENERATION
 
 
 def saves_row(state: StoredCaller, charge: BehaviorCharge) -> bool:
@@ -143,6 +161,12 @@ def add_event(
     if not (admitted and charge.allowed):
         slow, fast, denied = slow - charge.unit, fast - charge.unit, min(denied + charge.unit, charge.top)
     return StoredCaller(at, slow, fast, denied, base, (*events, event))
+
+
+def forgotten_caller(state: StoredCaller) -> StoredCaller:
+    """Return the stored state of a caller that is forgotten. Its next event has the first number of the next
+    generation, so that no process confuses it with an event of the forgotten caller."""
+    return StoredCaller(base=(state.number // EVENTS_PER_GENERATION + 1) * EVENTS_PER_GENERATION)
 
 
 def add_failure(state: StoredCaller, outcome: int) -> StoredCaller:

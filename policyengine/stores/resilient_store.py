@@ -134,28 +134,35 @@ class ResilientBehavior:
         with self._writes:
             return self._behavior.forget(key)
 
-    def latest_version(self, family: str, now: int) -> str | None:
+    def versions(self, family: str, most: int) -> list[str]:
         with self._reads:
-            return self._behavior.latest_version(family, now)
+            return self._behavior.versions(family, most)
 
-    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+    def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
         with self._writes:
-            self._behavior.add_version(family, key, lasts, now)
+            self._behavior.add_version(family, version, lasts, now)
+
+    def keys(self) -> Iterator[str]:
+        return self._behavior.keys()
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
         return self._behavior.callers(now)
+
+    def known_key(self) -> bytes | None:
+        with self._reads:
+            return self._behavior.known_key()
 
     def shared_key(self, proposed: bytes) -> bytes:
         with self._writes:
             return self._behavior.shared_key(proposed)
 
-    def model(self, known: int) -> tuple[int, bytes]:
+    def document(self, name: str, known: int) -> tuple[int, bytes]:
         with self._reads:
-            return self._behavior.model(known)
+            return self._behavior.document(name, known)
 
-    def save_model(self, number: int, model: bytes) -> None:
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
         with self._writes:
-            self._behavior.save_model(number, model)
+            return self._behavior.save_document(name, number, value, after)
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._writes:

@@ -12,6 +12,7 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.sqlite.file import check_store_file
 from policyengine.stores.sqlite.store import PATIENCE, SqliteStore
 
 if TYPE_CHECKING:
@@ -78,6 +79,22 @@ def open_store(url: str) -> Store:
     except StoreError as error:
         raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _hint_for(error)) from error
     return ResilientStore(store)
+
+
+def open_existing_store(url: str) -> ResilientStore:
+    """Open the store of other processes at a URL, and create nothing. Raises StoreUrlError."""
+    if url == "memory:":
+        raise StoreUrlError("a memory store belongs to one process", "name the store that `serve --store` names")
+    address = parse_store_url(url)
+    if address.scheme == "sqlite":
+        try:
+            check_store_file(sqlite_path(address))
+        except StoreError as error:
+            hint = "name the file that `serve --store` names"
+            raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", hint) from error
+    store = open_store(url)
+    assert isinstance(store, ResilientStore)
+    return store
 
 
 def _hint_for(error: StoreError) -> str:

@@ -11,14 +11,13 @@ from policyengine.audit import DecisionLog
 from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.operator_files import (
-    MAX_RELEASE,
-    ClassRelease,
     ForgetRequest,
     load_releases,
     request_paths,
     request_to_forget,
     save_releases,
 )
+from policyengine.behavior.releases import MAX_RELEASE, ClassRelease
 from policyengine.behavior.tracker import BehaviorTracker
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, packed, question, work
 

@@ -18,7 +18,9 @@ from policyengine.audit.replay import replay_decision
 from policyengine.behavior.events import ALLOWED, DENIED, FAILED, HELD, Caller, Tagger
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.row import HOUR, MAX_LEVEL, BehaviorRow, pack_row, unpack_row
-from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker, derive, encode_saved, sign_model
+from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker
+from policyengine.behavior.shared_keys import derive, sign_model
+from policyengine.behavior.shared_rows import encode_saved
 from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.runtime.behavior import BehaviorCharge, CallerHistory
@@ -26,11 +28,14 @@ from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.stores.base import Store
 from policyengine.stores.behavior import (
+    EVENTS_PER_GENERATION,
     MAX_WAITING_FAILURES,
+    MODEL,
     UNKNOWN_CALLER,
     StoredCaller,
     add_event,
     add_failure,
+    forgotten_caller,
     history_after,
     is_outdated,
     raise_levels,
@@ -224,8 +229,16 @@ class ReferenceCallers:
 
     def fail(self, key: str) -> None:
         state = self.callers[key]
-        if len(state.events) < MAX_WAITING_FAILURES:
+        if 0 < len(state.events) < MAX_WAITING_FAILURES:
             self.callers[key] = add_failure(state, FAILED)
+
+    def forget(self, key: str) -> bool:
+        """Return whether anything was known."""
+        state = self.callers.get(key, UNKNOWN_CALLER)
+        self.rows.pop(key, None)
+        if state.events:
+            self.callers[key] = forgotten_caller(state)
+        return bool(state.events)
 
     def _answer(self, key: str, state: StoredCaller, base: int, number: int) -> CallerHistory:
         history = history_after(state, None, base, number)
@@ -281,15 +294,21 @@ def test_a_step_is_the_same_in_every_shared_store(shared: Stores) -> None:
             behavior.report(decision, FAILED, START)
             behavior.report(decision, FAILED, START)  # is known once
             reference.fail(key)
+        if number > 200 and chance.random() < 0.02:
+            assert behavior.forget(charge.key) is reference.forget(charge.key)
     assert 50 < conflicts < 550
     for key, state in reference.callers.items():
         history = behavior.read(key, START)
         assert history == CallerHistory(state.base, reference.rows.get(key, b""), state.base + 1, state.events)
     assert {one.base for one in behavior.callers(START)} == {reference.callers[key].base for key in reference.rows}
+    assert len(reference.rows) == 2
     assert behavior.forget("a" * 32)
     assert not behavior.forget("a" * 32)
-    assert behavior.read("a" * 32, START) == CallerHistory(0, b"", 1, ())
-    assert len(reference.rows) == 2
+    assert not behavior.forget("c" * 32)
+    base = reference.callers["a" * 32].base // EVENTS_PER_GENERATION * EVENTS_PER_GENERATION + EVENTS_PER_GENERATION
+    assert behavior.read("a" * 32, START) == CallerHistory(base, b"", base + 1, ())
+    assert base > 2 * EVENTS_PER_GENERATION
+    assert sorted(behavior.keys()) == ["a" * 32, "b" * 32]
 
 
 def test_a_conflict_changes_nothing(shared: Stores) -> None:
@@ -320,12 +339,12 @@ def test_the_key_and_the_model_are_those_of_the_first_process(shared: Stores) ->
         pytest.skip("only this process uses a memory store")
     assert behavior.shared_key(b"first") == b"first"
     assert behavior.shared_key(b"second") == b"first"
-    assert behavior.model(0) == (0, b"")
-    behavior.save_model(2, b"\xff two")
-    behavior.save_model(1, b"one")
-    behavior.save_model(2, b"other")
-    assert behavior.model(0) == (2, b"\xff two")
-    assert behavior.model(2) == (2, b"")
+    assert behavior.document(MODEL, 0) == (0, b"")
+    behavior.save_document(MODEL, 2, b"\xff two")
+    behavior.save_document(MODEL, 1, b"one")
+    behavior.save_document(MODEL, 2, b"other")
+    assert behavior.document(MODEL, 0) == (2, b"\xff two")
+    assert behavior.document(MODEL, 2) == (2, b"")
     assert behavior.start_learning(3, START)
     assert not behavior.start_learning(3, START)
     assert behavior.start_learning(4, START)
@@ -366,7 +385,7 @@ def teach(store: Store, learned: BehaviorState) -> None:
     behavior = store.behavior
     assert behavior is not None
     behavior.shared_key(KEY)
-    behavior.save_model(learned.model.content.serial, sign_model(learned.model, derive(KEY, b"models")))
+    behavior.save_document(MODEL, learned.model.content.serial, sign_model(learned.model, derive(KEY, b"models")))
     tracker = SharedTracker(behavior)
     for caller, found in learned.rows.items():
         group, row = found.group, found.row

@@ -19,15 +19,18 @@ from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.behavior import shared as shared_module
+from policyengine.behavior import shared_rows
 from policyengine.behavior.events import NO_RUN
 from policyengine.behavior.fold import ProfileSettings, read_behavior
 from policyengine.behavior.folder import BehaviorFolderError
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
 from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, MAX_COUNT, BehaviorRow
-from policyengine.behavior.shared import SharedTracker, derive, level_limits, sign_model
+from policyengine.behavior.shared import SharedTracker, level_limits
+from policyengine.behavior.shared_keys import derive, sign_model
 from policyengine.behavior.state import BehaviorState, CallerSnapshot
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.stores.base import StoreError
+from policyengine.stores.behavior import MODEL
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
@@ -124,7 +127,7 @@ def test_a_model_with_a_wrong_signature_makes_facts_unknown(
 ) -> None:
     engine = Engine.from_text(LOCAL, clock=clock, store=store)
     assert told(engine.decide(question(task="a"))) == "allow 180"
-    store.behavior.save_model(90, sign_model(model(90), b"another key"))
+    store.behavior.save_document(MODEL, 90, sign_model(model(90), b"another key"))
     with caplog.at_level(logging.ERROR):
         tracker_of(engine).keep()
         tracker_of(engine).keep()
@@ -132,10 +135,10 @@ def test_a_model_with_a_wrong_signature_makes_facts_unknown(
         "the model in the store cannot be used: it was not signed with this key"
     ]
     assert told(engine.decide(question(task="a"))) == "allow 2"
-    store.behavior.save_model(91, sign_model(model(90), derive(KEY, b"models")))
+    store.behavior.save_document(MODEL, 91, sign_model(model(90), derive(KEY, b"models")))
     tracker_of(engine).keep()
     assert told(engine.decide(question(task="a"))) == "throttle 2"
-    store.behavior.save_model(92, sign_model(model(92), derive(KEY, b"models")))
+    store.behavior.save_document(MODEL, 92, sign_model(model(92), derive(KEY, b"models")))
     tracker_of(engine).refresh_model()
     assert tracker_of(engine).model.content.serial == 92
 
@@ -149,7 +152,7 @@ def test_a_process_replaces_an_older_model_by_the_one_that_it_knows(
         connection.execute("UPDATE behavior SET number = 1 WHERE name = 'model'")
     connection.close()
     tracker_of(engine).refresh_model()
-    assert store.behavior.model(0)[0] == serial
+    assert store.behavior.document(MODEL, 0)[0] == serial
     assert "the lost model was saved again" in caplog.text
     assert told(engine.decide(question(task="a"))) == "allow 180"
 
@@ -184,7 +187,7 @@ def test_a_damaged_row_makes_facts_unknown_and_a_lost_one_new(
 def test_a_row_of_another_version_is_learned_anew(
     store: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_module, "ROW_VERSION", 99)
+    monkeypatch.setattr(shared_rows, "ROW_VERSION", 99)
     engine = Engine.from_text(LOCAL, clock=clock, store=store)
     assert told(engine.decide(question(task="a"))) == "allow 100"
 

@@ -17,7 +17,7 @@ from policyengine.cli.output.terminal import Screen
 from policyengine.diagnostics.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from policyengine.behavior.events import Caller
+    from policyengine.behavior.events import Caller, Tagger
     from policyengine.behavior.fold import ProfileSettings
     from policyengine.behavior.folder import BehaviorFolder
     from policyengine.behavior.reader import BehaviorReader
@@ -29,7 +29,7 @@ MAX_LISTED = 20
 FOLDER_HINT = "`serve --behavior FOLDER` or `behavior learn` creates such a folder"
 LOCK_HINT = "stop that server first, or name another folder"
 KnownFolder: TypeAlias = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--behavior",
         metavar="FOLDER",
@@ -127,14 +127,14 @@ class LearningPolicies:
             self.engine.kernel, EndpointPatterns(decider.tree), program, BehaviorTracker(state), logs=False
         )
 
-    def endpoints(self, folder: BehaviorFolder) -> Mapping[int, str]:
+    def endpoints(self, tagger: Tagger) -> Mapping[int, str]:
         """Return the declared endpoints by their tags."""
         from policyengine.compiler.endpoint_patterns import declared_endpoints
 
         if self.engine is None:
             return {}
         names = declared_endpoints(self.engine.kernel, self.engine.decider.tree)
-        return {folder.tagger.tag(name): name for name in names}
+        return {tagger.tag(name): name for name in names}
 
 
 def default_settings(group: str) -> ProfileSettings:
@@ -171,8 +171,6 @@ def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: s
     """Return the versions of one caller, the latest first. Raises CommandError if no caller or several callers have the
     name.
     """
-    from policyengine.behavior.events import Caller
-
     found = [
         caller
         for caller in state.rows
@@ -189,14 +187,21 @@ def find_caller(state: BehaviorState, name: str, issuer: str | None, instance: s
         other = "`behavior show` lists the callers; a running server saves what it learns each minute"
         raise CommandError("caller", f"nothing is known about `{name}`", hint or other)
     if len(callers) > 1:
-        shown = "\n".join(f"  {describe_caller(Caller(*names))}" for names in callers[:MAX_LISTED])
-        more = f"\n  and {len(callers) - MAX_LISTED:,} more" if len(callers) > MAX_LISTED else ""
-        members = [{"issuer": one, "agent": two, "instance": three} for one, two, three in callers[:MAX_LISTED]]
-        raise CommandError(
-            "caller", f"`{name}` is the name of {len(callers):,} callers",
-            "select one with `--issuer` and `--instance`", (("callers", members),), detail=shown + more,
-        )  # fmt: skip
+        raise ambiguous_caller_error(name, callers)
     return sorted(found, key=lambda caller: state.rows[caller].row.level_at, reverse=True)
+
+
+def ambiguous_caller_error(name: str, callers: Sequence[tuple[str, str, str]]) -> CommandError:
+    """Return the error for the name of several callers, which are given by issuer, agent and instance."""
+    from policyengine.behavior.events import Caller
+
+    shown = "\n".join(f"  {describe_caller(Caller(*names))}" for names in callers[:MAX_LISTED])
+    more = f"\n  and {len(callers) - MAX_LISTED:,} more" if len(callers) > MAX_LISTED else ""
+    members = [{"issuer": one, "agent": two, "instance": three} for one, two, three in callers[:MAX_LISTED]]
+    return CommandError(
+        "caller", f"`{name}` is the name of {len(callers):,} callers",
+        "select one with `--issuer` and `--instance`", (("callers", members),), detail=shown + more,
+    )  # fmt: skip
 
 
 def describe_caller(caller: Caller) -> str:

@@ -9,22 +9,28 @@ from msgspec import msgpack
 
 from policyengine.runtime.behavior import BehaviorCharge, CallerEvent, CallerHistory
 from policyengine.stores.behavior import (
+    EVENTS_PER_GENERATION,
     LEARNER_SECONDS,
+    MAX_DOCUMENT_NUMBER,
     MAX_WAITING_FAILURES,
     REPORTABLE_SECONDS,
+    UNREADABLE_NUMBER,
     report_place,
 )
 from policyengine.stores.redis.connection import RedisScript, translate_errors
 
 CALLER = RedisScript.of("behavior.lua", "caller.lua")
+VERSION = RedisScript.of("version.lua")
 PREFIX = "policyengine:behavior"
-SHARED_KEY, MODEL, LEARNER = f"{PREFIX}:key", f"{PREFIX}:model", f"{PREFIX}:learner"
+SHARED_KEY, LEARNER = f"{PREFIX}:key", f"{PREFIX}:learner"
 CALLERS_AT_ONCE = 1_000
 HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
-SAVE_MODEL = RedisScript.saying(
-    "-- KEYS[1]: the model. ARGV: its number, the model.\n"
-    "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0)\n"
-    "if known < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'number', ARGV[1], 'model', ARGV[2]) end\n"
+SAVE_DOCUMENT = RedisScript.saying(
+    "-- KEYS[1]: a document. ARGV: its name, its number, the document, the number that it must replace or ''.\n"
+    "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0) or 0\n"
+    "if known >= tonumber(ARGV[2]) or known ~= (tonumber(ARGV[4]) or known) then return 0 end\n"
+    "redis.call('HSET', KEYS[1], 'number', ARGV[2], ARGV[1], ARGV[3])\n"
+    "return 1\n"
 )
 
 
@@ -67,40 +73,48 @@ class RedisBehavior:
         return str(key)
 
     def forget(self, key: str) -> bool:
-        with translate_errors():
-            return bool(self._client.delete(*caller_keys(key)))
+        done, _, _ = self._run(CALLER, caller_keys(key), "forget", EVENTS_PER_GENERATION)
+        return bool(done)
 
-    def latest_version(self, family: str, now: int) -> str | None:
+    def versions(self, family: str, most: int) -> list[str]:
         with translate_errors():
-            raw = self._client.get(f"{PREFIX}:version:{family}")
-        return None if raw is None else str(raw.decode())
+            return [raw.decode() for raw in self._client.zrevrange(versions_key(family), 0, most - 1)]
 
-    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
-        with translate_errors():
-            self._client.set(f"{PREFIX}:version:{family}", key, px=None if self._virtual else lasts)
+    def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
+        self._run(VERSION, [versions_key(family)], version, lasts, now // 1_000 if self._virtual else "")
 
-    def callers(self, now: int) -> Iterator[CallerHistory]:
+    def keys(self) -> Iterator[str]:
         with translate_errors():
             for name in self._client.scan_iter(match=f"{PREFIX}:{{*}}", count=CALLERS_AT_ONCE):
-                history = self.read(name.decode().partition("{")[2][:-1], now)
-                if history.row:
-                    yield history
+                yield name.decode("utf-8", "replace").partition("{")[2][:-1]
+
+    def callers(self, now: int) -> Iterator[CallerHistory]:
+        for key in self.keys():
+            history = self.read(key, now)
+            if history.row:
+                yield history
+
+    def known_key(self) -> bytes | None:
+        with translate_errors():
+            raw = self._client.get(SHARED_KEY)
+            return None if raw is None else bytes(raw)
 
     def shared_key(self, proposed: bytes) -> bytes:
         with translate_errors():
             self._client.set(SHARED_KEY, proposed, nx=True)
             return bytes(self._client.get(SHARED_KEY))
 
-    def model(self, known: int) -> tuple[int, bytes]:
+    def document(self, name: str, known: int) -> tuple[int, bytes]:
         with translate_errors():
-            number = int(self._client.hget(MODEL, "number") or 0)
+            number = document_number(self._client.hget(document_key(name), "number"))
             if number in (known, 0):
                 return number, b""
-            raw, model = self._client.hmget(MODEL, "number", "model")
-            return int(raw), bytes(model)
+            raw, value = self._client.hmget(document_key(name), "number", name)
+            return document_number(raw), bytes(value or b"")
 
-    def save_model(self, number: int, model: bytes) -> None:
-        self._run(SAVE_MODEL, [MODEL], number, model)
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        expected = "" if after is None else after
+        return bool(self._run(SAVE_DOCUMENT, [document_key(name)], name, number, value, expected))
 
     def start_learning(self, number: int, now: int) -> bool:
         with translate_errors():
@@ -110,6 +124,23 @@ class RedisBehavior:
 def caller_keys(key: str) -> list[str]:
     """Return the keys of a caller and of its row, in one slot."""
     return [f"{PREFIX}:{{{key}}}", f"{PREFIX}:row:{{{key}}}"]
+
+
+def document_key(name: str) -> str:
+    return f"{PREFIX}:{name}"
+
+
+def document_number(raw: bytes | None) -> int:
+    """Return the number of a stored document, which another program may have written; 0 without a document."""
+    if raw is None:
+        return 0
+    text = raw.decode("utf-8", "replace")
+    readable = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DOCUMENT_NUMBER))
+    return min(int(text), UNREADABLE_NUMBER) if readable else UNREADABLE_NUMBER
+
+
+def versions_key(family: str) -> str:
+    return f"{PREFIX}:versions:{family}"
 
 
 def reportable_key(decision: str) -> str:

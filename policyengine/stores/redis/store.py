@@ -18,7 +18,8 @@ from policyengine.stores.history_rows import encode_report, watch_key
 from policyengine.stores.redis import rates
 from policyengine.stores.redis.behavior import (
     CALLER,
-    SAVE_MODEL,
+    SAVE_DOCUMENT,
+    VERSION,
     RedisBehavior,
     caller_keys,
     decode_step,
@@ -54,7 +55,7 @@ from policyengine.stores.redis.step import (
 from policyengine.stores.transition import digest_parts
 
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, CALLER, SAVE_MODEL)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, CALLER, SAVE_DOCUMENT, VERSION)
 
 
 class RedisStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from msgspec import msgpack
 
@@ -12,13 +13,16 @@ from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.behavior import BehaviorCharge, CallerHistory
 from policyengine.stores.behavior import (
     LEARNER_SECONDS,
+    MAX_DOCUMENT_NUMBER,
     MAX_WAITING_FAILURES,
     REPORTABLE_SECONDS,
     UNKNOWN_CALLER,
+    UNREADABLE_NUMBER,
     Levels,
     StoredCaller,
     add_event,
     add_failure,
+    forgotten_caller,
     history_after,
     is_outdated,
     raise_levels,
@@ -33,21 +37,28 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS caller_row (key TEXT PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS reportable (place INTEGER PRIMARY KEY, decision TEXT NOT NULL, key TEXT NOT NULL, "
     "until INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS caller_version (family TEXT PRIMARY KEY, key TEXT NOT NULL, until INTEGER NOT NULL) "
-    "WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS caller_version_until ON caller_version (until)",
     "CREATE TABLE IF NOT EXISTS behavior (name TEXT PRIMARY KEY, number INTEGER NOT NULL, value BLOB NOT NULL) "
     "WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS active_version (family TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL, "
+    "until INTEGER NOT NULL, PRIMARY KEY (family, version)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS active_version_until ON active_version (until)",
 )
-INSERT_MODEL = (
-    "INSERT INTO behavior VALUES ('model', ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
-    "value = excluded.value WHERE number < excluded.number"
+LAST_TABLE = "active_version"
+INSERT_DOCUMENT = (
+    "INSERT INTO behavior VALUES (:name, :number, :value) ON CONFLICT DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE number < excluded.number AND number = coalesce(:after, number)"
+)
+INSERT_VERSION = (
+    "INSERT OR REPLACE INTO active_version VALUES (:family, :version, max(:now, coalesce((SELECT max(at) + 1 "
+    "FROM active_version WHERE family = :family AND version <> :version), 0)), :until)"
 )
 START_LEARNING = (
     "INSERT INTO behavior VALUES ('learner', ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
     "value = excluded.value WHERE number <= ? OR value <> excluded.value"
 )
+SELECT_KEY = "SELECT value FROM behavior WHERE name = 'key'"
 CALLERS_AT_ONCE = 256
+Loaded = TypeVar("Loaded")
 
 
 class SqliteBehavior:
@@ -75,7 +86,7 @@ class SqliteBehavior:
             if row is None:
                 return None
             state = load_caller(asked, row[0])
-            if outcome is not None and state.number and len(state.events) < MAX_WAITING_FAILURES:
+            if outcome is not None and 0 < len(state.events) < MAX_WAITING_FAILURES:
                 encoded = msgpack.encode(add_failure(state, outcome))
                 asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, row[0]))
             return str(row[0])
@@ -83,62 +94,94 @@ class SqliteBehavior:
     def forget(self, key: str) -> bool:
         with self._step(True) as asked:
             asked.execute("DELETE FROM caller_row WHERE key = ?", (key,))
-            return asked.execute("DELETE FROM caller WHERE key = ?", (key,)).rowcount > 0
+            state = load_caller(asked, key)
+            if not state.events:
+                return False
+            encoded = msgpack.encode(forgotten_caller(state))
+            asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, key))
+            return True
 
-    def latest_version(self, family: str, now: int) -> str | None:
+    def versions(self, family: str, most: int) -> list[str]:
+        latest = "SELECT version FROM active_version WHERE family = ? ORDER BY at DESC LIMIT ?"
         with self._step(False) as asked:
-            row = asked.execute("SELECT key FROM caller_version WHERE family = ?", (family,)).fetchone()
-            return None if row is None else str(row[0])
+            return [version for (version,) in asked.execute(latest, (family, most)).fetchall()]
 
-    def add_version(self, family: str, key: str, lasts: int, now: int) -> None:
+    def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
         with self._step(True) as asked:
             now = self._clock(asked, now)
-            asked.execute("DELETE FROM caller_version WHERE until <= ?", (now,))
-            row = family, key, now + lasts * 1_000
-            asked.execute("INSERT OR REPLACE INTO caller_version VALUES (?, ?, ?)", row)
+            asked.execute("DELETE FROM active_version WHERE until <= ?", (now,))
+            row = {"family": family, "version": version, "now": now, "until": now + lasts * 1_000}
+            asked.execute(INSERT_VERSION, row)
+
+    def keys(self) -> Iterator[str]:
+        for page, _ in self._pages("caller", lambda asked, keys: None):
+            yield from page
 
     def callers(self, now: int) -> Iterator[CallerHistory]:
-        after, page = "", "SELECT key FROM caller_row WHERE key > ? ORDER BY key LIMIT ?"
+        for _, histories in self._pages("caller_row", lambda asked, keys: [load_history(asked, key) for key in keys]):
+            yield from histories
+
+    def _pages(
+        self, table: str, load: Callable[[sqlite3.Connection, list[str]], Loaded]
+    ) -> Iterator[tuple[list[str], Loaded]]:
+        """Yield the keys of a table in pages, each with what `load` returns in the transaction that read the page."""
+        after, page = "", f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?"
         while True:
             with self._step(False) as asked:
                 keys = [key for (key,) in asked.execute(page, (after, CALLERS_AT_ONCE)).fetchall()]
-                histories = [load_history(asked, key) for key in keys]
-            yield from histories
+                loaded = load(asked, keys)
+            yield keys, loaded
             if len(keys) < CALLERS_AT_ONCE:
                 return
             after = keys[-1]
 
-    def shared_key(self, proposed: bytes) -> bytes:
-        known = "SELECT value FROM behavior WHERE name = 'key'"
+    def known_key(self) -> bytes | None:
         with self._step(False) as asked:
-            if asked.execute("SELECT 1 FROM sqlite_master WHERE name = 'behavior'").fetchone():
-                row = asked.execute(known).fetchone()
-                if row is not None:
-                    return bytes(row[0])
+            if not has_table(asked, "behavior"):
+                return None
+            row = asked.execute(SELECT_KEY).fetchone()
+            return None if row is None else bytes(row[0])
+
+    def shared_key(self, proposed: bytes) -> bytes:
+        with self._step(False) as asked:
+            row = asked.execute(SELECT_KEY).fetchone() if has_table(asked, LAST_TABLE) else None
+            if row is not None:
+                return bytes(row[0])
         with self._step(True) as asked:
             for table in TABLES:
                 asked.execute(table)
             asked.execute("INSERT OR IGNORE INTO behavior VALUES ('key', 0, ?)", (proposed,))
-            (key,) = asked.execute(known).fetchone()
+            (key,) = asked.execute(SELECT_KEY).fetchone()
             return bytes(key)
 
-    def model(self, known: int) -> tuple[int, bytes]:
+    def document(self, name: str, known: int) -> tuple[int, bytes]:
         with self._step(False) as asked:
-            row = asked.execute("SELECT number FROM behavior WHERE name = 'model'").fetchone()
-            if row is None or row[0] == known:
-                return 0 if row is None else known, b""
-            (value,) = asked.execute("SELECT value FROM behavior WHERE name = 'model'").fetchone()
-            return int(row[0]), bytes(value)
+            row = asked.execute("SELECT number FROM behavior WHERE name = ?", (name,)).fetchone()
+            number = 0 if row is None else document_number(row[0])
+            if number in (0, known):
+                return number, b""
+            (value,) = asked.execute("SELECT value FROM behavior WHERE name = ?", (name,)).fetchone()
+            return number, value if isinstance(value, bytes) else b""
 
-    def save_model(self, number: int, model: bytes) -> None:
+    def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
+        row = {"name": name, "number": number, "value": value, "after": after}
         with self._step(True) as asked:
-            asked.execute(INSERT_MODEL, (number, model))
+            return asked.execute(INSERT_DOCUMENT, row).rowcount > 0
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._step(True) as asked:
             now = self._clock(asked, now)
             earlier = now - LEARNER_SECONDS * MICROSECONDS_PER_SECOND
             return asked.execute(START_LEARNING, (now, str(number), earlier)).rowcount > 0
+
+
+def has_table(asked: sqlite3.Connection, name: str) -> bool:
+    return asked.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
+
+
+def document_number(value: object) -> int:
+    """Return the number of a stored document, which another program may have written."""
+    return value if isinstance(value, int) and 0 <= value <= MAX_DOCUMENT_NUMBER else UNREADABLE_NUMBER
 
 
 # ── One step ──────────────────────────────────────────────────────────────────────────────────

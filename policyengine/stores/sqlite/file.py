@@ -5,7 +5,8 @@ removed or replaced.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -72,6 +73,20 @@ class SqliteFile:
         effective = os.access in os.supports_effective_ids
         if self.id is not None and not os.access(self.place, os.W_OK, effective_ids=effective):
             raise WriteRefusedError(f"`{self.path}` is not writable by this user")
+
+
+def check_store_file(path: str) -> None:
+    """Check that a file exists and is a store, without creating or changing anything. Raises StoreError."""
+    if not os.path.exists(path):
+        raise StoreError(f"`{path}` does not exist")
+    try:
+        uri = f"{Path(path).absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"`{path}`: {error}") from None
+    if not layout:
+        raise StoreError(f"`{path}` is not a store of policyengine")
 
 
 def file_id(place: str) -> FileId:

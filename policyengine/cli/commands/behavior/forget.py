@@ -19,6 +19,7 @@ from policyengine.cli.options.behavior import (
     open_folder,
     report_folder_errors,
 )
+from policyengine.cli.options.behavior_store import SharedStoreUrl, check_place, find_stored_caller, open_learned
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def forget(
-    behavior: KnownFolder,
+    behavior: KnownFolder = None,
+    store: SharedStoreUrl = None,
     caller: Annotated[
         str | None, typer.Argument(metavar="[CALLER]", help="The name of an agent.", show_default=False)
     ] = None,
@@ -43,25 +45,31 @@ def forget(
     """Forget what is known about a caller.
 
     All versions of the caller are forgotten. The caller is then new: its facts are neutral until it is ready again. A
-    running server that uses the folder forgets within a minute. What a class learned from the caller is forgotten with
-    the model of the next day. Logs are not changed, and `behavior learn` would learn from them again.
+    running server that uses the folder forgets within a minute. In a store, the caller is forgotten at once for all
+    processes. What a class learned from the caller is forgotten with the model of the next day. Logs are not changed,
+    and `behavior learn` would learn from them again.
 
     \b
     Exit codes:
       0  forgotten, or a running server forgets within a minute
-      1  nothing is known about the caller, several callers have its name, or the folder cannot be read or written
+      1  nothing is known about the caller, several callers have its name, or the folder or the store cannot be read or
+         written
       2  wrong usage
 
     \b
     Example:
       policyengine behavior forget report-1 --issuer acme --behavior decisions.jsonl.behavior
       policyengine behavior forget --all --behavior decisions.jsonl.behavior
+      policyengine behavior forget report-1 --issuer acme --store redis://127.0.0.1:6379
     """
     from policyengine.behavior.operator_files import ForgetRequest
 
     if (caller is None) is not all or (all and (issuer or instance)):
         hint = "write `behavior forget CALLER` or `behavior forget --all`"
         raise CommandError("usage", "name either one caller or `--all`", hint, code=2)
+    check_place(behavior, store)
+    if behavior is None:
+        return forget_stored(store or "", caller, issuer, instance, format)
     folder = open_folder(behavior)
     with show_progress("reading the folder"):
         state = load_state(folder)
@@ -74,6 +82,23 @@ def forget(
         print_json({"folder": str(behavior), "rows": rows, "forgotten": not running, "server": running})
     elif running:
         Screen().line(f"the server that keeps `{behavior}` forgets {what} within a minute")
+    else:
+        Screen().line(f"forgot {what}")
+    return 0
+
+
+def forget_stored(url: str, name: str | None, issuer: str | None, instance: str | None, format: OutputFormat) -> int:
+    """Forget a caller, or without a name all callers, in a store. Raises CommandError."""
+    with open_learned(url) as opened, show_progress("forgetting in the store"):
+        learned = opened.learned
+        if name is None:
+            rows = learned.forget_all()
+            what = describe_all(rows)
+        else:
+            caller = find_stored_caller(learned, name, issuer, instance)
+            rows, what = learned.forget(caller), describe_caller(caller)
+    if format is OutputFormat.JSON:
+        print_json({"store": opened.shown, "rows": rows, "forgotten": True, "server": False})
     else:
         Screen().line(f"forgot {what}")
     return 0
@@ -100,9 +125,13 @@ def forget_in(folder: BehaviorFolder, request: ForgetRequest) -> bool:
     return False
 
 
+def describe_all(callers: int) -> str:
+    return f"all {pluralize(callers, 'caller')} and their classes"
+
+
 def describe_request(request: ForgetRequest, state: BehaviorState) -> str:
     from policyengine.behavior.events import Caller
 
     if request.everything:
-        return f"all {pluralize(len(state.rows), 'caller')} and their classes"
+        return describe_all(len(state.rows))
     return describe_caller(Caller(request.issuer, request.agent, request.instance))

@@ -194,10 +194,15 @@ def show_learned(
     screen.line(f"learned {counts.learned:,} of {pluralize(events.decisions, 'decision')}{also}")
     screen.line(f"{pluralize(len(state.rows), 'caller')}, {ready:,} of them ready")
     if classes:
-        heads = ["class", "issuer", "callers", "ready", "runs", "endpoints", "margins", "burst"]
-        rows = [
-            [one.group or "-", one.issuer or "-", f"{one.callers:,}", f"{one.ready:,}", f"{one.model.runs:,}",
-             f"{len(one.model.seen):,}", one.margins, one.burst]
-            for one in classes
-        ]  # fmt: skip
-        screen.table([heads, *rows], whole=True)
+        screen.table(class_table(classes), whole=True)
+
+
+def class_table(classes: Sequence[ClassSummary]) -> list[list[str]]:
+    """Return a table of classes, with its heads."""
+    heads = ["class", "issuer", "callers", "ready", "runs", "endpoints", "margins", "burst"]
+    rows = [
+        [one.group or "-", one.issuer or "-", f"{one.callers:,}", f"{one.ready:,}", f"{one.model.runs:,}",
+         f"{len(one.model.seen):,}", one.margins, one.burst]
+        for one in classes
+    ]  # fmt: skip
+    return [heads, *rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +17,15 @@ from policyengine.cli.options.behavior import (
     open_folder,
     report_folder_errors,
 )
+from policyengine.cli.options.behavior_store import SharedStoreUrl, check_place, open_learned, warn_of_refused
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.time_formats import RFC3339, format_duration, format_rfc3339, parse_duration, parse_time
 
 if TYPE_CHECKING:
+    from policyengine.behavior.operator_store import StoredBehavior
+    from policyengine.behavior.releases import ClassRelease
     from policyengine.behavior.state import BehaviorState
 
 MAX_SPAN = timedelta(days=14)
@@ -32,7 +36,8 @@ def release(
     profile: Annotated[
         str, typer.Argument(metavar="PROFILE", help="The name of a profile, or a class.", show_default=False)
     ],
-    behavior: KnownFolder,
+    behavior: KnownFolder = None,
+    store: SharedStoreUrl = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -50,49 +55,97 @@ def release(
     Until the time of `--until`, new endpoints and bursts of the callers raise no alarm, and both are learned as usual
     behavior. Records of the decisions contain `released`. A burst is measured against the days before it, so let the
     change last at least until the day after the new work began. A running server that uses the folder applies the
-    change within a minute. `behavior show` lists the planned changes.
+    change within a minute, and every process that uses the store within ten seconds. `behavior show` lists the planned
+    changes.
 
     \b
     Exit codes:
       0  planned, or ended
-      1  the class is not known, no change of it is planned (`--end`), or the folder cannot be read or written
+      1  the class is not known, no change of it is planned (`--end`), or the folder or the store cannot be read or
+         written
       2  wrong usage
 
     \b
     Example:
       policyengine behavior release reporting --until 2d --behavior decisions.jsonl.behavior
       policyengine behavior release reporting --end --behavior decisions.jsonl.behavior
+      policyengine behavior release reporting --until 2d --store redis://127.0.0.1:6379
     """
-    from policyengine.behavior.operator_files import ClassRelease, load_releases, save_releases
+    from policyengine.behavior.operator_files import load_releases, save_releases
 
     if (until is None) is not end:
         hint = "write `--until 7d`, or `--end`"
         raise CommandError("usage", "exactly one of `--until` and `--end` is needed", hint, code=2)
+    check_place(behavior, store)
     now = datetime.now(UTC)
-    ends = now if until is None else parse_end(until, now)
+    ends = None if until is None else parse_end(until, now)
+    if behavior is None:
+        return release_stored(store or "", profile, now, ends, format)
     folder = open_folder(behavior)
     with report_folder_errors(behavior):
-        planned = [one for one in load_releases(folder) if one.until > milliseconds_of(now)]
+        planned = planned_at(load_releases(folder), now)
     groups = {one.group for one in planned} if end else known_groups(load_state(folder))
     group = find_group(profile, groups, end)
-    others = tuple(one for one in planned if one.group != group)
-    added = () if end else (ClassRelease(group, milliseconds_of(now), milliseconds_of(ends)),)
     with report_folder_errors(behavior):
-        save_releases(folder, others + added)
+        save_releases(folder, replace_release(planned, group, now, ends))
     running = has_server(folder)
     if format is OutputFormat.JSON:
-        print_json({
-            "folder": str(behavior), "class": group, "until": None if end else format_rfc3339(ends, "seconds"),
-            "server": running,
-        })  # fmt: skip
-        return 0
-    soon = "; the running server applies this within a minute" if running else ""
-    if end:
+        print_json({"folder": str(behavior), **planned_dict(group, ends), "server": running})
+    else:
+        show_release(group, now, ends, "; the running server applies this within a minute" if running else "")
+    return 0
+
+
+def release_stored(url: str, profile: str, now: datetime, ends: datetime | None, format: OutputFormat) -> int:
+    """Plan a change in a store until a time or, without a time, end it. Raises CommandError."""
+    from policyengine.behavior.operator_store import MAX_ATTEMPTS, DocumentConflictError
+    from policyengine.stores.clock_skew import system_time
+
+    with open_learned(url) as opened, show_progress("reading the store"):
+        opened.store.check(system_time())
+        for _ in range(MAX_ATTEMPTS):
+            known = opened.learned.load_releases()
+            planned = planned_at(known.releases, now)
+            groups = {one.group for one in planned} if ends is None else stored_groups(opened.learned, profile)
+            group = find_group(profile, groups, ends is None)
+            changed = replace_release(planned, group, now, ends)
+            if opened.learned.save_releases(known, changed, milliseconds_of(now)):
+                break
+        else:
+            raise DocumentConflictError("the document of planned changes")
+    warn_of_refused(known)
+    if format is OutputFormat.JSON:
+        print_json({"store": opened.shown, **planned_dict(group, ends), "server": None})
+    else:
+        show_release(group, now, ends, "; processes that use the store apply this within ten seconds")
+    return 0
+
+
+def planned_at(releases: Iterable[ClassRelease], now: datetime) -> list[ClassRelease]:
+    """Return the planned changes that have not ended."""
+    return [one for one in releases if one.until > milliseconds_of(now)]
+
+
+def replace_release(
+    planned: Sequence[ClassRelease], group: str, now: datetime, ends: datetime | None
+) -> tuple[ClassRelease, ...]:
+    """Return the planned changes with a change of this class until `ends`; without a time, with none."""
+    from policyengine.behavior.releases import ClassRelease
+
+    others = tuple(one for one in planned if one.group != group)
+    return others if ends is None else (*others, ClassRelease(group, milliseconds_of(now), milliseconds_of(ends)))
+
+
+def planned_dict(group: str, ends: datetime | None) -> dict[str, str | None]:
+    return {"class": group, "until": None if ends is None else format_rfc3339(ends, "seconds")}
+
+
+def show_release(group: str, now: datetime, ends: datetime | None, soon: str) -> None:
+    if ends is None:
         Screen().line(f"the planned change of {group} has ended{soon}")
     else:
         rest = format_duration(timedelta(seconds=round((ends - now).total_seconds())))
         Screen().line(f"planned a change of {group} until {format_rfc3339(ends, 'seconds')}, in {rest}{soon}")
-    return 0
 
 
 def milliseconds_of(moment: datetime) -> int:
@@ -122,6 +175,12 @@ def known_groups(state: BehaviorState) -> set[str]:
     return {found.group for found in state.rows.values()} | {one.name for one in state.model.content.classes}
 
 
+def stored_groups(learned: StoredBehavior, profile: str) -> set[str]:
+    """Return the classes of the model in a store and, if the profile is not one of them, those of all callers."""
+    groups = {one.name for one in learned.load_model().content.classes}
+    return groups if groups & {PROFILE + profile, profile} else groups | learned.groups()
+
+
 def find_group(name: str, groups: set[str], end: bool) -> str:
     """Return the class of a profile, or the class of this name. Raises CommandError."""
     for group in (PROFILE + name, name):
@@ -131,6 +190,6 @@ def find_group(name: str, groups: set[str], end: bool) -> str:
         raise CommandError("behavior", f"no change of `{name}` is planned", "`behavior show` lists the planned changes")
     short = sorted(group.removeprefix(PROFILE) for group in groups if group)
     hint = did_you_mean(name, short) or (
-        f"known: {', '.join(f'`{one}`' for one in short[:5])}" if short else "the folder knows no class yet"
+        f"known: {', '.join(f'`{one}`' for one in short[:5])}" if short else "no class is known yet"
     )
     raise CommandError("behavior", f"no caller of the class `{name}` is known", hint)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.commands.behavior.learn import ClassSummary, describe_learned
+from policyengine.cli.commands.behavior.caller_details import (
+    describe_model,
+    describe_row,
+    release_dict,
+    show_class,
+    show_details,
+    show_releases,
+)
+from policyengine.cli.commands.behavior.learn import describe_learned
+from policyengine.cli.commands.behavior.release import planned_at
+from policyengine.cli.commands.behavior.show_store import show_stored
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.options.behavior import (
     InstanceName,
@@ -17,7 +27,6 @@ from policyengine.cli.options.behavior import (
     KnownFolder,
     LearningPolicies,
     PolicyPaths,
-    describe_caller,
     find_caller,
     load_learning_policies,
     load_state,
@@ -25,21 +34,13 @@ from policyengine.cli.options.behavior import (
     report_folder_errors,
     warn_of_profiles,
 )
+from policyengine.cli.options.behavior_store import SharedStoreUrl, check_place
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
-from policyengine.time_formats import format_epoch_seconds, format_rfc3339
 
 if TYPE_CHECKING:
     from policyengine.behavior.events import Caller
-    from policyengine.behavior.fold import ProfileSettings
-    from policyengine.behavior.operator_files import ClassRelease
-    from policyengine.behavior.row import BehaviorRow
     from policyengine.behavior.state import BehaviorState
-
-BARS = " ▁▂▃▄▅▆▇█"
-MILLION = 1_000_000
-MARGIN_UNIT = 1_024
-DAY_SECONDS = 86_400
 
 
 class CallerOrder(StrEnum):
@@ -53,7 +54,8 @@ class CallerOrder(StrEnum):
 
 
 def show(
-    behavior: KnownFolder,
+    behavior: KnownFolder = None,
+    store: SharedStoreUrl = None,
     caller: Annotated[
         str | None, typer.Argument(metavar="[CALLER]", help="The name of an agent.", show_default=False)
     ] = None,
@@ -72,31 +74,38 @@ def show(
     the caller and its class. While a server runs, this is the state that it saved last, at most a minute ago. Names of
     endpoints are not stored: with `--policies`, endpoints that the policies declare are shown by name.
 
+    A store contains no names of callers. Without a caller, the command prints a table of the classes in the store.
+
     \b
     Exit codes:
       0  shown
-      1  the folder cannot be read, or nothing is known about the caller
+      1  the folder or the store cannot be read, or nothing is known about the caller
       2  wrong usage
 
     \b
     Example:
       policyengine behavior show --behavior decisions.jsonl.behavior --sort trust
       policyengine behavior show report-1 --behavior decisions.jsonl.behavior --policies payments/
+      policyengine behavior show report-1 --issuer acme --store redis://127.0.0.1:6379
     """
     from policyengine.behavior.operator_files import load_releases
 
+    check_place(behavior, store)
+    if behavior is None:
+        return show_stored(store or "", caller, issuer, instance, load_learning_policies(policies), format)
     folder, known = open_folder(behavior), load_learning_policies(policies)
     with show_progress("reading the folder"):
         state = load_state(folder)
     with report_folder_errors(behavior):
-        releases = [one for one in load_releases(folder) if one.until > datetime.now(UTC).timestamp() * 1_000]
+        releases = planned_at(load_releases(folder), datetime.now(UTC))
     if caller is not None:
         found = find_caller(state, caller, issuer, instance)
-        details = [describe_row(state, one, known.settings_of, known.endpoints(folder)) for one in found]
+        details = [describe_row(state, one, known.settings_of, known.endpoints(folder.tagger)) for one in found]
         if format is OutputFormat.JSON:
             print_json({"folder": str(behavior), "callers": details, "releases": list(map(release_dict, releases))})
             return 0
-        show_details(Screen(), details, state, found, known)
+        classes = {(one.issuer, one.group): one for one in describe_learned(state, known.settings_of)}
+        show_details(Screen(), details, found, known, lambda one: show_class(Screen(), classes[one]))
     else:
         rows = sorted(
             (each for each in state.rows if issuer in (None, each.issuer) and instance in (None, each.instance)),
@@ -105,14 +114,13 @@ def show(
         shown = [describe_row(state, one, known.settings_of, None) for one in (rows[:limit] if limit else rows)]
         if format is OutputFormat.JSON:
             print_json({
-                "folder": str(behavior), "model": state.model.digest, "total": len(rows), "callers": shown,
+                "folder": str(behavior), **describe_model(state.model), "total": len(rows), "callers": shown,
                 "classes": [one.to_dict() for one in describe_learned(state, known.settings_of)],
                 "releases": list(map(release_dict, releases)),
             })  # fmt: skip
             return 0
         show_table(Screen(), shown, len(rows), known)
-    for release in releases:
-        Screen().line(f"planned change of {release.group} until {format_milliseconds(release.until)}")
+    show_releases(Screen(), releases)
     return 0
 
 
@@ -130,77 +138,6 @@ def order_of(sort: CallerOrder, state: BehaviorState, caller: Caller) -> tuple[o
             return -row.errors, caller
         case CallerOrder.NAME:
             return caller.agent, caller
-
-
-def release_dict(release: ClassRelease) -> dict[str, str]:
-    return {"class": release.group, "until": format_milliseconds(release.until)}
-
-
-def format_milliseconds(at: int) -> str:
-    return format_epoch_seconds(at // 1_000)
-
-
-def format_day(day: int) -> str:
-    return format_rfc3339(datetime.fromtimestamp(day * DAY_SECONDS, UTC))[:10]
-
-
-# ── What is known ─────────────────────────────────────────────────────────────────────────────
-
-
-def describe_row(
-    state: BehaviorState, caller: Caller, settings_of: Any, endpoints: Mapping[int, str] | None
-) -> dict[str, Any]:
-    """Return what is known about a caller as JSON; without `endpoints`, only the members before its habits."""
-    from policyengine.behavior.fold import is_ready
-
-    known = state.rows[caller]
-    row, settings = known.row, settings_of(known.group)
-    model = state.model.class_of((caller.issuer, known.group))
-    found = {
-        "agent": caller.agent, "issuer": caller.issuer, "instance": caller.instance, "version": caller.version,
-        "class": known.group, "ready": model.is_ready and is_ready(row, settings), "runs": row.runs,
-        "active_days": active_days(row, settings), "trust": row.trust / MILLION, "novelty": row.novelty / MILLION,
-        "error_rate": row.errors / MILLION, "last_seen": format_milliseconds(row.level_at),
-    }  # fmt: skip
-    if endpoints is None:
-        return found
-    return {**found, **describe_habits(row, settings, endpoints), "class_model": describe_class(state, caller)}
-
-
-def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
-    return (row.days & ((1 << settings.learn_days) - 1)).bit_count()
-
-
-def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapping[int, str]) -> dict[str, Any]:
-    """Return the pace, the levels and the endpoints of a row."""
-    from policyengine.behavior.fold import set_limits
-
-    row = row.copy()
-    set_limits(row, settings)
-    seen = sorted(row.seen.items(), key=lambda one: (-one[1], one[0]))
-    return {
-        "events": row.serial,
-        "pace": [pace / 16 for pace in row.paces],
-        "levels": {"slow": row.top_slow / 16, "fast": row.top_fast / 16},
-        "ceilings": {"slow": row.ceiling_slow / 16, "fast": row.ceiling_fast / 16},
-        "needs": {"runs": settings.ready_runs, "days": settings.ready_days, "of_days": settings.learn_days},
-        "endpoints": [
-            {"tag": f"{tag:08x}", "endpoint": endpoints.get(tag), "last_used": format_day(day)} for tag, day in seen
-        ],
-    }
-
-
-def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
-    model = state.model.class_of((caller.issuer, state.rows[caller].group))
-    return {
-        "ready": model.is_ready, "runs": model.runs, "callers": model.callers, "endpoints": len(model.seen),
-        "margins": {"slow": model.margin_slow / MARGIN_UNIT, "fast": model.margin_fast / MARGIN_UNIT}
-        if model.has_margins else None,
-        "caller_days": model.days, "calibrated": model.declared,
-    }  # fmt: skip
-
-
-# ── Text ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def show_table(screen: Screen, shown: Sequence[Mapping[str, Any]], total: int, known: LearningPolicies) -> None:
@@ -222,84 +159,3 @@ def show_table(screen: Screen, shown: Sequence[Mapping[str, Any]], total: int, k
 
 def name_of(found: Mapping[str, Any]) -> str:
     return "/".join(part for part in (found["agent"], found["instance"], found["version"]) if part)
-
-
-def show_details(
-    screen: Screen,
-    details: Sequence[Mapping[str, Any]],
-    state: BehaviorState,
-    callers: Sequence[Caller],
-    known: LearningPolicies,
-) -> None:
-    warn_of_profiles(known.engine, (one["class"] for one in details))
-    classes = {(one.issuer, one.group): one for one in describe_learned(state, known.settings_of)}
-    for caller, found in zip(callers, details, strict=True):
-        screen.line((describe_caller(caller), "bold"))
-        screen.table([[f"  {name}", text] for name, text in facts_of(found)], whole=True)
-        show_pace(screen, found["pace"])
-        show_endpoints(screen, found["endpoints"])
-        show_class(screen, classes[caller.issuer, found["class"]])
-
-
-def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the facts of a caller in words."""
-    needs, model = found["needs"], found["class_model"]
-    yield "class", found["class"] or "none: no profile and no agent block of the policies names this caller"
-    yield (
-        "ready",
-        "yes"
-        if found["ready"]
-        else f"no, its class is not ready: {class_needs(model)}"
-        if enough(found)
-        else f"no, the caller needs {needs['runs']} runs and {needs['days']} active days",
-    )
-    yield "runs", f"{found['runs']:,} complete runs"
-    yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
-    yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
-    yield "trust", f"{found['trust']:.3f}"
-    yield "novelty", f"{found['novelty']:.3f}"
-    yield "error rate", f"{found['error_rate']:.3f}"
-    for name, fall in (("slow", "twice"), ("fast", "ten times")):
-        level, ceiling = found["levels"][name], found["ceilings"][name]
-        margin = model["margins"][name] if model["margins"] else None
-        limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
-        text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
-        yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
-
-
-def enough(found: Mapping[str, Any]) -> bool:
-    """Return whether the caller itself would be ready."""
-    return bool(found["runs"] >= found["needs"]["runs"] and found["active_days"] >= found["needs"]["days"])
-
-
-def class_needs(model: Mapping[str, Any]) -> str:
-    from policyengine.behavior.model import READY_CALLERS, READY_RUNS
-
-    return f"{model['runs']:,} of {READY_RUNS} runs, {model['callers']:,} of {READY_CALLERS} callers"
-
-
-def show_pace(screen: Screen, pace: Sequence[float]) -> None:
-    most = max(pace)
-    screen.line(f"  requests an hour, at most {most:.1f}, by hour of the day (UTC)")
-    if most:
-        bars = [BARS[-(-int(each * 16) * (len(BARS) - 1) // int(most * 16))] * 2 for each in pace]
-        screen.line("    " + "".join(bars).rstrip())
-        screen.line("    " + "".join(f"{hour:<12}" for hour in range(0, 24, 6)).rstrip())
-
-
-def show_endpoints(screen: Screen, endpoints: Sequence[Mapping[str, Any]]) -> None:
-    unnamed = sum(one["endpoint"] is None for one in endpoints)
-    hint = "; a tag stands for a name that is not stored" if unnamed else ""
-    screen.line(f"  {pluralize(len(endpoints), 'endpoint')}, by their last use{hint}")
-    if endpoints:
-        screen.table([["   ", one["last_used"], one["endpoint"] or f"tag {one['tag']}"] for one in endpoints])
-
-
-def show_class(screen: Screen, found: ClassSummary) -> None:
-    model = found.model
-    ready = "ready" if model.is_ready else "not ready"
-    screen.line(
-        f"  its class has {pluralize(found.callers, 'caller')}, {found.ready:,} of them ready, and is {ready}: "
-        f"{pluralize(model.runs, 'run')}, {pluralize(len(model.seen), 'endpoint')}"
-    )
-    screen.line(f"  margins {found.margins}; burst {found.burst}")

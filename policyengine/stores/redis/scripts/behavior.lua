@@ -3,6 +3,7 @@
 -- slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}.
 -- A charge is {at, unit, top, how fast the levels fall, their ceilings, since, until, burst, strict, outcome, refused, allowed,
 -- numbers, base, number, milliseconds that it lasts, caps}.
+local GENERATION = 1048576
 local function caller_at(key)
   local raw = redis.call('GET', key)
   if raw then return cmsgpack.unpack(raw) end
@@ -26,7 +27,9 @@ local function raised(state, charge)
     local caps = charge[17]
     slow, fast, denied = math.min(slow, caps[1]), math.min(fast, caps[2]), math.min(denied, caps[1])
   end
-  if strict and state[5] + #state[6] ~= charge[15] then return nil end
+  local number, known = state[5] + #state[6], charge[15]
+  if strict and number ~= known then return nil end
+  if known > 0 and math.floor(known / GENERATION) ~= math.floor(number / GENERATION) then return nil end
   return {slow, fast, denied, math.max(at, last)}
 end
 

@@ -1,0 +1,121 @@
+"""The rows of callers that processes learn together: their form in a store, and the folding of later events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from time import monotonic
+from typing import NamedTuple
+
+from msgspec import MsgspecError, msgpack
+
+from policyengine.behavior.events import FAILED
+from policyengine.behavior.fold import (
+    CallerFacts,
+    ProfileSettings,
+    advance,
+    apply_decision,
+    apply_failure,
+    set_limits,
+)
+from policyengine.behavior.row import ROW_VERSION, BehaviorRow, RowError, pack_row, unpack_row
+from policyengine.behavior.state import SettingsOf
+from policyengine.runtime.behavior import CallerEvent, CallerHistory
+from policyengine.stores.base import StoreError
+
+READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags in the content of an event
+
+
+class UnreadableBehaviorError(StoreError):
+    """The error for a model or a row that cannot be used; learned facts are then unknown."""
+
+
+class SavedCaller(NamedTuple):
+    """The row of a caller in the store, with its class. `agent` is a keyed hash of the agent's name."""
+
+    issuer: str
+    agent: str
+    group: str
+    row: BehaviorRow
+
+
+class CachedCaller:
+    """The row of a caller after all events that this process knows. The row that is saved in the store contains the
+    first `base` of these events. `synced` is the time of the store's latest answer about the caller."""
+
+    __slots__ = ("base", "row", "synced")
+
+    def __init__(self, row: BehaviorRow, base: int) -> None:
+        self.row, self.base, self.synced = row, base, monotonic()
+
+
+def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
+    """Fold an event into a row, with the levels from the store and the facts that the decision read."""
+    if event.outcome == FAILED:
+        apply_failure(row)
+        return
+    endpoint, run, flags = event.content
+    if flags & RELEASED:
+        settings = settings.release()
+    advance(row, event.at, settings)
+    if row.limits_hour != row.hour:
+        set_limits(row, settings)
+    reading = CallerFacts(
+        ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
+        is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
+    )  # fmt: skip
+    apply_decision(row, reading, event.at, endpoint, run, event.outcome, event.clamped, settings)
+
+
+def end_release(settings: ProfileSettings) -> ProfileSettings:
+    """Return the settings without a planned change, for events that have their own flag."""
+    if not settings.released:
+        return settings
+    return ProfileSettings(
+        settings.name, run_idle=settings.run_idle, learn_days=settings.learn_days, ready_runs=settings.ready_runs,
+        ready_days=settings.ready_days, burst_days=settings.burst_days,
+    )  # fmt: skip
+
+
+def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:
+    """Return the row of a caller after all of its events; None if the store knows nothing about it. If the saved row is
+    lost, the row starts as that of a new caller. Raises UnreadableBehaviorError."""
+    saved = decode_saved(history.row or b"")
+    if saved is not None:
+        row = saved.row
+    elif history.events:
+        row = BehaviorRow(history.events[0].at)
+    else:
+        return None
+    row.serial = history.base
+    for event in history.events:
+        fold_event(row, event, settings)
+    return CachedCaller(row, history.base)
+
+
+def load_callers(histories: Iterable[CallerHistory], settings_of: SettingsOf) -> Iterator[SavedCaller | None]:
+    """Yield each caller with a saved row, with its row after all of its events; None for a damaged row."""
+    for history in histories:
+        try:
+            saved = decode_saved(history.row or b"")
+            known = None if saved is None else fold_history(history, settings_of(saved.group))
+        except UnreadableBehaviorError:
+            yield None
+            continue
+        if saved is not None and known is not None:
+            yield saved._replace(row=known.row)
+
+
+def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes:
+    return msgpack.encode((issuer, agent, group, pack_row(row)))
+
+
+def decode_saved(raw: bytes) -> SavedCaller | None:
+    """Decode a saved row; None if there is no row, or if its format has another version. Raises
+    UnreadableBehaviorError."""
+    if not raw:
+        return None
+    try:
+        issuer, agent, group, packed = msgpack.decode(raw, type=tuple[str, str, str, bytes])
+        return SavedCaller(issuer, agent, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
+    except (MsgspecError, RowError, IndexError) as error:
+        raise UnreadableBehaviorError(f"the row of a caller is damaged: {error}") from None

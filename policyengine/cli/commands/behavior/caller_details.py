@@ -1,0 +1,192 @@
+"""The details of a caller, its class and the planned changes, as `behavior show` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from policyengine.cli.commands.behavior.learn import ClassSummary
+from policyengine.cli.commands.check import pluralize
+from policyengine.cli.options.behavior import LearningPolicies, describe_caller, warn_of_profiles
+from policyengine.cli.output.terminal import Screen
+from policyengine.time_formats import format_epoch_seconds, format_rfc3339
+
+if TYPE_CHECKING:
+    from policyengine.behavior.events import Caller
+    from policyengine.behavior.fold import ProfileSettings
+    from policyengine.behavior.model import BehaviorModel
+    from policyengine.behavior.releases import ClassRelease
+    from policyengine.behavior.row import BehaviorRow
+    from policyengine.behavior.state import BehaviorState
+
+NO_CLASS_TEXT = "none: no profile and no agent block of the policies names this caller"
+UNSAVED_CLASS = "unknown: the store has it after the first 16 requests"
+BARS = " ▁▂▃▄▅▆▇█"
+MILLION = 1_000_000
+MARGIN_UNIT = 1_024
+DAY_SECONDS = 86_400
+
+
+def show_releases(screen: Screen, releases: Sequence[ClassRelease]) -> None:
+    for release in releases:
+        screen.line(f"planned change of {release.group} until {format_milliseconds(release.until)}")
+
+
+def release_dict(release: ClassRelease) -> dict[str, str]:
+    return {"class": release.group, "until": format_milliseconds(release.until)}
+
+
+def format_milliseconds(at: int) -> str:
+    return format_epoch_seconds(at // 1_000)
+
+
+def format_day(day: int) -> str:
+    return format_rfc3339(datetime.fromtimestamp(day * DAY_SECONDS, UTC))[:10]
+
+
+def describe_model(model: BehaviorModel) -> dict[str, Any]:
+    """Return the digest, the number and the time of a model as JSON; no time before the first model."""
+    serial, made = model.content.serial, model.content.made
+    return {
+        "model": model.digest, "model_number": serial, "model_learned": format_milliseconds(made) if serial else None,
+    }  # fmt: skip
+
+
+# ── What is known ─────────────────────────────────────────────────────────────────────────────
+
+
+def describe_row(
+    state: BehaviorState, caller: Caller, settings_of: Any, endpoints: Mapping[int, str] | None
+) -> dict[str, Any]:
+    """Return what is known about a caller as JSON; without `endpoints`, only the members before its habits."""
+    from policyengine.behavior.fold import is_ready
+
+    known = state.rows[caller]
+    row, settings = known.row, settings_of(known.group)
+    model = state.model.class_of((caller.issuer, known.group))
+    found = {
+        "agent": caller.agent, "issuer": caller.issuer, "instance": caller.instance, "version": caller.version,
+        "class": known.group, "ready": model.is_ready and is_ready(row, settings), "runs": row.runs,
+        "active_days": active_days(row, settings), "trust": row.trust / MILLION, "novelty": row.novelty / MILLION,
+        "error_rate": row.errors / MILLION, "last_seen": format_milliseconds(row.level_at),
+    }  # fmt: skip
+    if endpoints is None:
+        return found
+    return {**found, **describe_habits(row, settings, endpoints), "class_model": describe_class(state, caller)}
+
+
+def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
+    return (row.days & ((1 << settings.learn_days) - 1)).bit_count()
+
+
+def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapping[int, str]) -> dict[str, Any]:
+    """Return the pace, the levels and the endpoints of a row."""
+    from policyengine.behavior.fold import set_limits
+
+    row = row.copy()
+    set_limits(row, settings)
+    seen = sorted(row.seen.items(), key=lambda one: (-one[1], one[0]))
+    return {
+        "events": row.serial,
+        "pace": [pace / 16 for pace in row.paces],
+        "levels": {"slow": row.top_slow / 16, "fast": row.top_fast / 16},
+        "ceilings": {"slow": row.ceiling_slow / 16, "fast": row.ceiling_fast / 16},
+        "needs": {"runs": settings.ready_runs, "days": settings.ready_days, "of_days": settings.learn_days},
+        "endpoints": [
+            {"tag": f"{tag:08x}", "endpoint": endpoints.get(tag), "last_used": format_day(day)} for tag, day in seen
+        ],
+    }
+
+
+def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
+    model = state.model.class_of((caller.issuer, state.rows[caller].group))
+    return {
+        "ready": model.is_ready, "runs": model.runs, "callers": model.callers, "endpoints": len(model.seen),
+        "margins": {"slow": model.margin_slow / MARGIN_UNIT, "fast": model.margin_fast / MARGIN_UNIT}
+        if model.has_margins else None,
+        "caller_days": model.days, "calibrated": model.declared,
+    }  # fmt: skip
+
+
+# ── Text ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def show_details(
+    screen: Screen,
+    details: Sequence[Mapping[str, Any]],
+    callers: Sequence[Caller],
+    known: LearningPolicies,
+    show_class_of: Callable[[tuple[str, str]], None],
+) -> None:
+    warn_of_profiles(known.engine, (one["class"] or "" for one in details))
+    for caller, found in zip(callers, details, strict=True):
+        screen.line((describe_caller(caller), "bold"))
+        screen.table([[f"  {name}", text] for name, text in facts_of(found)], whole=True)
+        show_pace(screen, found["pace"])
+        show_endpoints(screen, found["endpoints"])
+        show_class_of((caller.issuer, found["class"] or ""))
+
+
+def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the facts of a caller in words."""
+    needs, model = found["needs"], found["class_model"]
+    yield "class", found["class"] or (UNSAVED_CLASS if found["class"] is None else NO_CLASS_TEXT)
+    yield (
+        "ready",
+        "yes"
+        if found["ready"]
+        else f"no, its class is not ready: {class_needs(model)}"
+        if enough(found)
+        else f"no, the caller needs {needs['runs']} runs and {needs['days']} active days",
+    )
+    yield "runs", f"{found['runs']:,} complete runs"
+    yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
+    yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
+    yield "trust", f"{found['trust']:.3f}"
+    yield "novelty", f"{found['novelty']:.3f}"
+    yield "error rate", f"{found['error_rate']:.3f}"
+    for name, fall in (("slow", "twice"), ("fast", "ten times")):
+        level, ceiling = found["levels"][name], found["ceilings"][name]
+        margin = model["margins"][name] if model["margins"] else None
+        limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
+        text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
+        yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
+
+
+def enough(found: Mapping[str, Any]) -> bool:
+    """Return whether the caller itself would be ready."""
+    return bool(found["runs"] >= found["needs"]["runs"] and found["active_days"] >= found["needs"]["days"])
+
+
+def class_needs(model: Mapping[str, Any]) -> str:
+    from policyengine.behavior.model import READY_CALLERS, READY_RUNS
+
+    return f"{model['runs']:,} of {READY_RUNS} runs, {model['callers']:,} of {READY_CALLERS} callers"
+
+
+def show_pace(screen: Screen, pace: Sequence[float]) -> None:
+    most = max(pace)
+    screen.line(f"  requests an hour, at most {most:.1f}, by hour of the day (UTC)")
+    if most:
+        bars = [BARS[-(-int(each * 16) * (len(BARS) - 1) // int(most * 16))] * 2 for each in pace]
+        screen.line("    " + "".join(bars).rstrip())
+        screen.line("    " + "".join(f"{hour:<12}" for hour in range(0, 24, 6)).rstrip())
+
+
+def show_endpoints(screen: Screen, endpoints: Sequence[Mapping[str, Any]]) -> None:
+    unnamed = sum(one["endpoint"] is None for one in endpoints)
+    hint = "; a tag stands for a name that is not stored" if unnamed else ""
+    screen.line(f"  {pluralize(len(endpoints), 'endpoint')}, by their last use{hint}")
+    if endpoints:
+        screen.table([["   ", one["last_used"], one["endpoint"] or f"tag {one['tag']}"] for one in endpoints])
+
+
+def show_class(screen: Screen, found: ClassSummary) -> None:
+    model = found.model
+    ready = "ready" if model.is_ready else "not ready"
+    screen.line(
+        f"  its class has {pluralize(found.callers, 'caller')}, {found.ready:,} of them ready, and is {ready}: "
+        f"{pluralize(model.runs, 'run')}, {pluralize(len(model.seen), 'endpoint')}"
+    )
+    screen.line(f"  margins {found.margins}; burst {found.burst}")
