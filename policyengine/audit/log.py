@@ -231,11 +231,7 @@ class DecisionLog:
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
             line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
-            if not self._append(line):
-                return self.lets_pass
-            if self.sealer is not None:
-                self.sealer.wrote(len(line))
-            return True
+            return self._append(line) or self.lets_pass
         except Exception:
             self._not_put("a decision")
             return self.lets_pass
@@ -299,7 +295,10 @@ class DecisionLog:
         try:
             self._file.append(line, at_once=at_once)
             if wake and not at_once:
-                self.wake()
+                if self.sealer is not None:
+                    self.sealer.wrote(len(line))
+                if self.sinks is not None:
+                    self.sinks.wake()
         except OSError as error:
             self._failed(error)
             return False
