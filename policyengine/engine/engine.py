@@ -30,6 +30,7 @@ from policyengine.engine.question import (
     normalize_facts,
     reject_chosen_time,
 )
+from policyengine.engine.record_group import RecordGroup
 from policyengine.engine.record_subject import SubjectReader
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.engine.state_use import StateUse
@@ -213,12 +214,20 @@ class Engine:
 
     # ── Decisions ─────────────────────────────────────────────────────────────────────────────
 
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
+    def decide(
+        self,
+        question: QuestionLike,
+        *,
+        without_waiting: bool = False,
+        size: int = UNKNOWN_SIZE,
+        records: RecordGroup | None = None,
+    ) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        `size` is the number of bytes of the encoded question: a small one need not be measured. Raises RequestError for
-        a malformed question, and for one that sets `options.at` and would spend; WouldBlockError if `without_waiting`
-        is set and the decision may take long: then nothing was decided.
+        `size` is the number of bytes of the encoded question: a small one need not be measured. With `records`, the
+        decision may be used only after this group is written, which may replace it. Raises RequestError for a malformed
+        question, and for one that sets `options.at` and would spend; WouldBlockError if `without_waiting` is set and
+        the decision may take long: then nothing was decided.
         """
         try:
             request = self._read(question)
@@ -230,11 +239,18 @@ class Engine:
             return self._guarded.record_failure(None, error, b"decide")
         if request.options is not NO_OPTIONS:
             if not request.options.consume:
-                return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+                return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
             reject_chosen_time(request)
-        return self._guarded.decide(request, self.decider.decide)
+        return self._guarded.decide(request, self.decider.decide, b"decide", records)
 
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
+    def evaluate(
+        self,
+        question: QuestionLike,
+        *,
+        without_waiting: bool = False,
+        size: int = UNKNOWN_SIZE,
+        records: RecordGroup | None = None,
+    ) -> Decision:
         """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
         `decide` does.
 
@@ -248,7 +264,7 @@ class Engine:
             raise
         except Exception as error:
             return self._guarded.record_failure(None, error, b"evaluate")
-        return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+        return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
         """Decide as `decide` does, but spend only once for each key: a repeated key returns the same decision, marked
@@ -445,6 +461,11 @@ class Engine:
     def log(self) -> DecisionLog | None:
         """The decision log, or None."""
         return self.recorder.log
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether decisions are logged."""
+        return self.recorder.log is not None
 
     @property
     def failures(self) -> int:

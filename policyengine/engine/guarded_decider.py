@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
@@ -13,6 +14,9 @@ from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
 
+if TYPE_CHECKING:
+    from policyengine.engine.record_group import RecordGroup
+
 
 class GuardedDecider:
     """A decider and its recorder. Recording follows the guarded step, so that a decision that has spent something is
@@ -21,9 +25,16 @@ class GuardedDecider:
     def __init__(self, decider: Decider, recorder: DecisionRecorder) -> None:
         self._decider, self._recorder = decider, recorder
 
-    def decide(self, request: Request, decide: Callable[[Request], DecisionBasis], call: bytes = b"decide") -> Decision:
+    def decide(
+        self,
+        request: Request,
+        decide: Callable[[Request], DecisionBasis],
+        call: bytes = b"decide",
+        records: RecordGroup | None = None,
+    ) -> Decision:
         """Return the recorded decision of `decide`; exceptions become a deny at gate `failure`. `call` names the
-        operation in the log. Raises IdempotencyKeyError: then nothing was decided."""
+        operation in the log. With `records`, the record waits for its group. Raises IdempotencyKeyError: then nothing
+        was decided."""
         try:
             basis = decide(request)
         except IdempotencyKeyError:
@@ -36,7 +47,7 @@ class GuardedDecider:
         if basis.spent or basis.spends:
             spent = b'"spent":%b,"spends":%b,' % (encode(sorted(basis.spent)), encode(basis.spends))
         state = basis.entities_mark + spent + basis.history
-        return self._recorder.record(request, basis.decision, call, state, basis.moment)
+        return self._recorder.record(request, basis.decision, call, state, basis.moment, records)
 
     def record_failure(self, request: Request | None, error: Exception, call: bytes) -> Decision:
         """Record and return a deny for the exception that is being handled. If the request could not be read, it is
