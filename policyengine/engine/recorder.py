@@ -78,9 +78,10 @@ class DecisionRecorder:
             if records is not None:
                 records.add(self, given, line, subject)
                 return given
-            if not (log.write_decisions((line,)) or log.lets_pass):
+            if log.write_decisions((line,)):
+                log.wrote(len(line))
+            elif not log.lets_pass:
                 return self.deny_unrecorded()
-            log.wrote(len(line))
             if subject is not None:
                 log.recent.add(subject)
         return given
