@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policyengine.engine.recorder import DecisionRecorder
 
 
-class PendingRecord(Struct):
+class PendingRecord(Struct, gc=False):  # it is soon gone, and in no cycle
     """A decision whose record waits for its group to be written. Then `decision` is the decision to answer: another one
     if the record could not be written. `count` and `began` are how to count it, and `answer` is what waits for it.
     """

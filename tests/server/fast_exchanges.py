@@ -133,10 +133,24 @@ def asked_now(app: DecisionApp, exchange: Exchange) -> FastAnswer | dict[str, An
     found = copy_context().run(app.now, *arguments)
     if not isinstance(found, WaitingAnswer):
         return found
-    answers: list[FastAnswer] = []
-    found.send = answers.append
+    held = HeldAnswers()
+    found.connection = held
     app.flush()
-    return answers[0]
+    return held.answers[0]
+
+
+class HeldAnswers:
+    """A connection that collects its answers."""
+
+    def __init__(self) -> None:
+        self.answers: list[FastAnswer] = []
+        self.is_failed = False
+
+    def send_held(self, method: str, keeps: bool, answer: FastAnswer) -> None:
+        self.answers.append(answer)
+
+    def fail_held(self) -> None:
+        self.is_failed = True
 
 
 def answered_now(app: DecisionApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

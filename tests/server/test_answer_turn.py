@@ -28,6 +28,7 @@ from policyengine.server.fast_path.answer_turn import WaitingAnswer
 from policyengine.server.fast_path.exchange import FastAnswer
 from policyengine.stores.url import open_store
 from tests.server.conftest import SHUT
+from tests.server.fast_exchanges import HeldAnswers
 from tests.server.processes import started
 from tests.server.test_http1 import NEXT, OFFER, connected, post, statuses
 
@@ -84,12 +85,16 @@ class Turn:
     def __init__(self, path: Path, **options: Any) -> None:
         self.log = DecisionLog(path, seal=None, **options)
         self.app: DecisionApp = create_app(Engine.from_text(POLICY, log=self.log))
-        self.answers: list[FastAnswer] = []
+        self.connection = HeldAnswers()
 
     def ask(self, url: bytes = b"/decide", headers: Any = HEADERS, body: bytes = BODY, method: str = "POST") -> None:
         found = copy_context().run(self.app.now, method, url, headers, body)
         assert isinstance(found, WaitingAnswer)
-        found.send = self.answers.append
+        found.connection = self.connection
+
+    @property
+    def answers(self) -> list[FastAnswer]:
+        return self.connection.answers
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
@@ -173,14 +178,14 @@ def test_an_answer_that_cannot_be_sent_closes_its_connection_and_delays_no_other
     found = turn.app.now("POST", b"/decide", HEADERS, BODY)
     assert isinstance(found, WaitingAnswer)
 
-    def break_off(answer: FastAnswer) -> None:
-        raise RuntimeError("no connection")
+    class Broken(HeldAnswers):
+        def send_held(self, method: str, keeps: bool, answer: FastAnswer) -> None:
+            raise RuntimeError("no connection")
 
-    closed: list[bool] = []
-    found.send, found.fail = break_off, lambda: closed.append(True)
+    broken = found.connection = Broken()
     turn.ask()
     turn.app.flush()
-    assert (closed, len(turn.answers)) == ([True], 1)
+    assert (broken.is_failed, len(turn.answers)) == (True, 1)
 
 
 # ── Failures ──────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import httptools
@@ -37,8 +36,8 @@ ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 class HeldAnswer(Protocol):
     """An answer that waits for the end of the turn of the event loop."""
 
-    def hold(self, send: Callable[[tuple[int, bytes, bytes]], None], fail: Callable[[], None]) -> None:
-        """Call `send` with the answer at the end of this turn, or `fail` if there is none."""
+    def hold(self, connection: Http1Protocol, method: str, keeps: bool) -> None:
+        """Call `send_held` of the connection at the end of this turn, or `fail_held` if there is no answer."""
 
 
 # A function from method, URL, headers and body to the answer (status, header lines, content), to one that is sent
@@ -332,7 +331,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.send_answer(method, keeps, answer)
         else:
             self.unsent += 1
-            answer.hold(partial(self.send_held, method, keeps), self.wire.abort)
+            answer.hold(self, method, keeps)
         return True
 
     def send_held(self, method: str, keeps: bool, answer: tuple[int, bytes, bytes]) -> None:
@@ -340,6 +339,10 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.unsent -= 1
         if not self.wire.is_closing():
             self.send_answer(method, keeps, answer)
+
+    def fail_held(self) -> None:
+        """Abort the connection, because an answer that it waits for failed."""
+        self.wire.abort()
 
     def send_answer(self, method: str, keeps: bool, answer: tuple[int, bytes, bytes]) -> None:
         status, lines, content = answer

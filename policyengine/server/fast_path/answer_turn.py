@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -21,8 +20,18 @@ LOGGER = logging.getLogger("policyengine")
 MAX_WAITING = 64  # answers: more are not worth waiting for
 
 
-class WaitingAnswer(Struct):
-    """An answer that waits for its record. `fail` closes the connection if the answer cannot be sent."""
+class AnsweredConnection(Protocol):
+    """The connection of a request with an answer that waits."""
+
+    def send_held(self, method: str, keeps: bool, answer: FastAnswer) -> None:
+        """Send the answer to a request with this method. `keeps` says whether the connection stays open."""
+
+    def fail_held(self) -> None:
+        """Close the connection, because there is no answer."""
+
+
+class WaitingAnswer(Struct, gc=False):  # it is soon gone, and in no cycle
+    """An answer that waits for its record."""
 
     turn: AnswerTurn
     door: DecisionDoor
@@ -30,12 +39,13 @@ class WaitingAnswer(Struct):
     engine: Engine
     decision: Decision
     answer: FastAnswer
-    send: Callable[[FastAnswer], None] | None = None
-    fail: Callable[[], None] | None = None
+    connection: AnsweredConnection | None = None
+    method: str = ""
+    keeps: bool = True
 
-    def hold(self, send: Callable[[FastAnswer], None], fail: Callable[[], None]) -> None:
-        """Send the answer at the end of this turn of the event loop."""
-        self.send, self.fail = send, fail
+    def hold(self, connection: AnsweredConnection, method: str, keeps: bool) -> None:
+        """Send the answer to a connection at the end of this turn of the event loop."""
+        self.connection, self.method, self.keeps = connection, method, keeps
         self.turn.schedule()
 
 
@@ -74,17 +84,16 @@ class AnswerTurn:
         records = self.records.write()
         for record in records:
             waiting: WaitingAnswer | None = record.answer
-            if waiting is None or waiting.send is None:
+            if waiting is None or waiting.connection is None:
                 continue
             try:
                 answer = waiting.answer
                 if record.decision is not waiting.decision:
                     answer = respond(waiting.door, waiting.request, record.decision, waiting.engine)
-                waiting.send(answer)
+                waiting.connection.send_held(waiting.method, waiting.keeps, answer)
             except Exception:
                 LOGGER.exception("an answer could not be sent", extra={"event": "answer_failed"})
-                if waiting.fail is not None:
-                    waiting.fail()
+                waiting.connection.fail_held()
         seal_written(records)
 
 
