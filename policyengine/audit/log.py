@@ -244,6 +244,9 @@ class DecisionLog:
         except OSError as error:
             self._failed(error, len(lines))
             return 0
+        except Exception:
+            self._not_put("decisions" if len(lines) > 1 else "a decision", len(lines))
+            return 0
         if written < len(lines):
             self._failed(NO_ROOM, len(lines) - written)
         elif self._failing:
@@ -253,10 +256,13 @@ class DecisionLog:
     def wrote(self, length: int) -> None:
         """Note that lines of so many bytes were written: start the threads that seal and send them. From time to time,
         this seals them, which takes some milliseconds."""
-        if self.sealer is not None:
-            self.sealer.wrote(length)
-        if self.sinks is not None:
-            self.sinks.wake()
+        try:
+            if self.sealer is not None:
+                self.sealer.wrote(length)
+            if self.sinks is not None:
+                self.sinks.wake()
+        except Exception:  # the lines are in the log
+            _LOG.exception("the threads of the log `%s` failed", self.path, extra={"event": "log_fails"})
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
@@ -296,10 +302,10 @@ class DecisionLog:
         """Return whether decisions that cannot be written are answered anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
-    def _not_put(self, what: str) -> None:
+    def _not_put(self, what: str, lines: int = 1) -> None:
         _LOG.exception("%s could not be logged", what, extra={"event": "log_fails"})
         with self._guard:
-            self.failures += 1
+            self.failures += lines
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
         """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""

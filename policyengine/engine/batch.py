@@ -128,7 +128,7 @@ class BatchDecider:
                 else:
                     answers[item.position] = self._record(item, item.decision, records)
             except Exception as error:
-                answers[item.position] = self._guarded.record_failure(item.question, error, item.call)
+                answers[item.position] = self._guarded.record_failure(item.question, error, item.call, records)
         pending.clear()
 
     def _commit(self, requests: list[CommitRequest]) -> Sequence[CommitResult | Exception]:

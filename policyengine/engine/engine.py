@@ -236,7 +236,7 @@ class Engine:
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
-            return self._guarded.record_failure(None, error, b"decide")
+            return self._guarded.record_failure(None, error, b"decide", records)
         if request.options is not NO_OPTIONS:
             if not request.options.consume:
                 return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
@@ -263,7 +263,7 @@ class Engine:
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
-            return self._guarded.record_failure(None, error, b"evaluate")
+            return self._guarded.record_failure(None, error, b"evaluate", records)
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:

@@ -40,7 +40,7 @@ class GuardedDecider:
         except IdempotencyKeyError:
             raise
         except Exception as error:
-            return self.record_failure(request, error, call)
+            return self.record_failure(request, error, call, records)
         if self._recorder.is_idle:
             return basis.decision
         spent = b""
@@ -49,7 +49,9 @@ class GuardedDecider:
         state = basis.entities_mark + spent + basis.history
         return self._recorder.record(request, basis.decision, call, state, basis.moment, records)
 
-    def record_failure(self, request: Request | None, error: Exception, call: bytes) -> Decision:
+    def record_failure(
+        self, request: Request | None, error: Exception, call: bytes, records: RecordGroup | None = None
+    ) -> Decision:
         """Record and return a deny for the exception that is being handled. If the request could not be read, it is
         None and the log line has an empty request, because the question may contain credentials.
         """
@@ -57,4 +59,5 @@ class GuardedDecider:
             denied = self._recorder.deny_unavailable(error)
         else:
             denied = self._recorder.deny_failure()
-        return self._recorder.record(request or {}, denied, call, self._decider.compiled.entities_mark)
+        mark = self._decider.compiled.entities_mark
+        return self._recorder.record(request or {}, denied, call, mark, records=records)

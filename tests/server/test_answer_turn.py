@@ -218,6 +218,37 @@ def test_if_a_turn_cannot_be_written_its_answers_are_sent_anyway_with_continue(p
     assert turn.counted == {"allow": 3}
 
 
+def test_an_unexpected_error_of_the_log_denies_the_answers_of_a_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = Turn(path)
+
+    def fail(lines: object) -> int:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(turn.log._file, "append_all", fail)
+    for _ in range(3):
+        turn.ask()
+    turn.app.flush()
+    assert [decision["gate"] for decision in turn.decisions] == ["failure"] * 3
+    assert turn.log.failures == 3
+
+
+def test_the_denial_of_a_decision_that_failed_keeps_its_place_in_the_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = Turn(path)
+    turn.ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(turn.app.api.engine.decider, "_resolve", None)
+        turn.ask()
+    turn.ask()
+    turn.app.flush()
+    assert [decision["outcome"] for decision in turn.decisions] == ["allow", "deny", "allow"]
+    assert [record.id for record in read_records(path)] == [decision["id"] for decision in turn.decisions]
+    assert turn.counted == {"allow": 2, "deny": 1}
+
+
 @pytest.mark.parametrize("more", [0, 1, 30])
 def test_if_a_part_of_a_turn_was_written_only_the_rest_is_denied(path: Path, writes: Writes, more: int) -> None:
     turn = Turn(path)
