@@ -43,7 +43,7 @@ class CallerDay(NamedTuple):
     principal: int
 
 
-class CallerDays(Sequence[CallerDay]):
+class DayColumns(Sequence[CallerDay]):
     """Days in columns: lists of objects would be searched by the garbage collector, which blocks all threads."""
 
     def __init__(self) -> None:
@@ -127,12 +127,12 @@ class ClassLearner:
             margins.slow, margins.fast, margins.days, margins.declared,
         )  # fmt: skip
 
-    def days(self) -> CallerDays:
+    def days(self) -> DayColumns:
         """Return the weighted days to learn from. The weight of each principal is limited (MAX_WEIGHT)."""
         found = [ratios for ratios in self._ratios.values() if ratios]
         total = sum(map(len, found)) // 2
         most = max(-(-total // min(MAX_WEIGHT, max(len(found), 1))), 1)
-        days = CallerDays()
+        days = DayColumns()
         for number, ratios in enumerate(found):
             count = len(ratios) // 2
             weight = min(count, most) * WEIGHT_UNIT // count

@@ -225,9 +225,9 @@ class Engine:
     ) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        `size` is the number of bytes of the encoded question; a small question need not be measured. With `records`, the
-        decision may be used only after this group is written, which may replace the decision. Raises RequestError for a
-        malformed question, and for a question that sets `options.at` and would spend. Raises WouldBlockError if
+        `size` is the number of bytes of the encoded question; a small question need not be measured. With `records`,
+        the decision may be used only after this group is written, which may replace the decision. Raises RequestError
+        for a malformed question, and for a question that sets `options.at` and would spend. Raises WouldBlockError if
         `without_waiting` is set and the decision may take a long time, or wait for a store or an issuer; then nothing
         was decided.
         """

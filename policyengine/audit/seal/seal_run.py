@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # Threads that decide wait while a chunk is hashed, and continue during the pause after the chunk.
 CHUNK_BYTES, PAUSE_SECONDS = 1 << 18, 0.001
-SLICE_READ_BYTES = (
-    1 << 15
-)  # bytes of one read while a decision waits: a small piece stays in the cache of the processor
+SLICE_READ_BYTES = 1 << 15  # bytes of one read while a decision waits: so few stay in the cache of the processor
 MAX_LINE_READ_AGAIN = 1 << 20  # maximum bytes of the last line to read again, to detect that the file was truncated
 PACED_BYTES = 1 << 24  # without pauses if more bytes are unsealed, so that sealing does not fall behind
 Pause: TypeAlias = Callable[[float], object]

@@ -58,8 +58,8 @@ MISSING_KEY_HINT = (
     "restore it from a backup, name it with `--log-key FILE`, or move the log and its seal away to begin a new log"
 )
 ADVANCE_SECONDS = 1.0  # maximum time between two checkpoints while many lines are sealed
-# Bytes of lines after which a process adds them to the tree itself, without a checkpoint. Leaving this to the thread would
-# cost more, because threads that run at the same time take the interpreter from each other at every system call.
+# Bytes of lines after which a process adds them to the tree itself, without a checkpoint. Leaving this to the thread
+# would cost more, because threads that run at the same time take the interpreter from each other at every system call.
 # Decisions are slower after each slice, because it displaces their data from the cache of the processor.
 SLICE_BYTES = 524_288
 
