@@ -26,6 +26,7 @@ from threading import Thread, active_count
 from typing import IO, Self
 
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
+SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 # Requests the command and forwards signals. It imports almost nothing, to start fast.
 ASKING = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -98,6 +99,18 @@ def module(name: str) -> tuple[str, ...]:
     """What runs the `main` of a module with its arguments, as the first words of a command line."""
     found = program(name, f"import sys; from {name} import main; main(*sys.argv[1:])")
     return (sys.executable, "-m", name) if found is None else (str(found),)
+
+
+def code(name: str, text: str) -> tuple[str, ...]:
+    """Return the command that runs a few lines of Python."""
+    found = program(name, text)
+    return (sys.executable, "-c", text) if found is None else (str(found),)
+
+
+def script(file: Path) -> tuple[str, ...]:
+    """Return the command that runs a file of Python, as the first words of a command line."""
+    found = program("python", SCRIPT)
+    return (sys.executable, str(file)) if found is None else (str(found), str(file))
 
 
 def command() -> tuple[str, ...]:

@@ -258,7 +258,7 @@ def test_a_claim_that_cannot_be_released_still_gets_its_deny(error: Exception, m
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "explain"])
-@pytest.mark.parametrize("part", ["_writer_for", "_append"])
+@pytest.mark.parametrize("part", ["_writer_for", "_file.append_all"])
 def test_a_decision_whose_log_line_fails_is_denied_and_spent_once(
     way: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -268,7 +268,8 @@ def test_a_decision_whose_log_line_fails_is_denied_and_spent_once(
         POLICY + 'guard "all" { audit full }', directory=STAFF, store=store, log=log, clock=lambda: NOW
     )
     with monkeypatch.context() as patch:
-        patch.setattr(log, part, raising(ValueError(SECRET)))
+        owner, name = (log._file, "append_all") if part == "_file.append_all" else (log, part)
+        patch.setattr(owner, name, raising(ValueError(SECRET)))
         decision = WAYS[way](engine, PAY)
     assert (decision.outcome, decision.gate) == (Outcome.DENY, Gate.FAILURE)
     assert log.failures == 1
@@ -283,7 +284,7 @@ def test_on_failure_decides_what_happens_to_a_decision_that_cannot_be_logged(
 ) -> None:
     log = DecisionLog(tmp_path / "log.jsonl", on_failure=on_failure)
     engine = engine_of(log=log)
-    monkeypatch.setattr(log, "_append", raising(RuntimeError(SECRET)))
+    monkeypatch.setattr(log._file, "append_all", raising(RuntimeError(SECRET)))
     assert engine.decide(HEALTH).allowed is (on_failure == "continue")
 
 

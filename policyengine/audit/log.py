@@ -16,6 +16,7 @@ from msgspec import structs
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
+from policyengine.audit.files import NO_ROOM
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.log_file import DecisionLogError, RotatingLogFile
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
@@ -219,11 +220,11 @@ class DecisionLog:
         """Return the encoded member with the rows that a decision looked up."""
         return self._writer.looked_up(found, types)
 
-    def keep(
+    def encode_decision(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request
-    ) -> bool:
-        """Write a decision. Return whether the decision may be returned: it was written, or `on_failure` permits
-        returning it anyway.
+    ) -> bytes | bool:
+        """Return the line of a decision, for `write_decisions`; or, if it must not be written or cannot be encoded,
+        whether the decision may be returned anyway.
 
         `moment` is the time of the decision in nanoseconds. While a sink that denies lags beyond its bound, nothing is
         written and the decision may not be returned.
@@ -232,15 +233,38 @@ class DecisionLog:
             return False
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
-            line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
-            if not self._append(line):
-                return self.lets_pass
-            if self.sealer is not None:
-                self.sealer.wrote(len(line))
-            return True
+            return writer.line(decision, moment, call, trace_member() + state, writer.question(question))
         except Exception:
             self._not_put("a decision")
             return self.lets_pass
+
+    def write_decisions(self, lines: Sequence[bytes]) -> int:
+        """Write lines in one call. Return how many were written, from the first on: the disk may be full. Call `wrote`
+        afterwards."""
+        try:
+            written = self._file.append_all(lines)
+        except OSError as error:
+            self._failed(error, len(lines))
+            return 0
+        except Exception:
+            self._not_put("decisions" if len(lines) > 1 else "a decision", len(lines))
+            return 0
+        if written < len(lines):
+            self._failed(NO_ROOM, len(lines) - written)
+        elif self._failing:
+            self._mended()
+        return written
+
+    def wrote(self, length: int) -> None:
+        """Note that lines of so many bytes were written: start the threads that seal and send them. From time to time,
+        this seals them, which takes some milliseconds."""
+        try:
+            if self.sealer is not None:
+                self.sealer.wrote(length)
+            if self.sinks is not None:
+                self.sinks.wake()
+        except Exception:  # the lines are in the log
+            _LOG.exception("the threads of the log `%s` failed", self.path, extra={"event": "log_fails"})
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event or a note of the seal. Return whether it was written: an issued token is not written
@@ -282,10 +306,10 @@ class DecisionLog:
         """Whether decisions that cannot be written are returned anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
-    def _not_put(self, what: str) -> None:
+    def _not_put(self, what: str, lines: int = 1) -> None:
         _LOG.exception("%s could not be logged", what, extra={"event": "log_fails"})
         with self._guard:
-            self.failures += 1
+            self.failures += lines
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
         """Return the encoder that also redacts the facts in the `redact` obligations of the decision."""
@@ -303,7 +327,7 @@ class DecisionLog:
         try:
             self._file.append(line, at_once=at_once)
             if wake and not at_once:
-                self.wake()
+                self.wrote(len(line))
         except OSError as error:
             self._failed(error)
             return False
@@ -311,9 +335,9 @@ class DecisionLog:
             self._mended()
         return True
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: OSError, lines: int = 1) -> None:
         with self._guard:
-            self.failures += 1
+            self.failures += lines
             told, self._failing = self._failing, True
         if not told:
             self.system.remember_log_failure(error)

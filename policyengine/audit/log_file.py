@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -57,17 +57,29 @@ class RotatingLogFile:
 
     def append(self, line: bytes, *, at_once: bool = False) -> None:
         """Write a line in one call. `at_once` forces it to disk in this thread if lines are forced. Raises OSError."""
+        if not self.append_all((line,), at_once=at_once):
+            raise NO_ROOM
+
+    def append_all(self, lines: Sequence[bytes], *, at_once: bool = False) -> int:
+        """Write lines in one call, as `append` does. Return how many of them were written, from the first on: there is
+        no room for the others. Raises OSError: then none counts as written."""
         if self._room <= 0:
             self._due = 0.0
         if monotonic() >= self._due:
             self._look()
-        whole = b"\n" + line if self._ends_torn else line
-        self._room -= len(whole)
-        if os.write(self._file, whole) != len(whole):
-            self._ends_torn = True  # the rest of the line is not written, because it would not fit either
-            raise NO_ROOM
-        self._ends_torn = False
-        self._syncing.wrote(self._file, at_once=at_once)
+        whole = lines[0] if len(lines) == 1 else b"".join(lines)
+        if self._ends_torn:
+            whole = b"\n" + whole
+        length = len(whole)
+        self._room -= length
+        count, written = len(lines), os.write(self._file, whole)
+        if written != length:
+            count, self._ends_torn = whole_lines(lines, length - written)
+        else:
+            self._ends_torn = False
+        if count:
+            self._syncing.wrote(self._file, at_once=at_once)
+        return count
 
     def flush(self) -> None:
         """Wait until written lines are on disk, if the system can force them."""
@@ -165,6 +177,16 @@ class RotatingLogFile:
             before, self._size = self._size, os.fstat(self._file).st_size
             return file_identity(self.path) == self._place and self._size >= before
         return False
+
+
+def whole_lines(lines: Sequence[bytes], missing: int) -> tuple[int, bool]:
+    """Return how many lines are whole if so many bytes are missing at their end, and whether a part of another follows
+    them."""
+    count = len(lines)
+    while count and missing > 0:
+        count -= 1
+        missing -= len(lines[count])
+    return count, missing < 0 or not count
 
 
 def open_log(path: Path) -> int:

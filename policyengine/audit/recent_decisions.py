@@ -107,9 +107,12 @@ class RecentDecisions:
         """Make the decisions of this process known to other processes that were forked from the same one."""
         self._is_shared = True
 
-    def add(self, subject: DecisionSubject) -> None:
-        """Remember a decision for the current caller. A decision that is added again keeps its state."""
-        caller, stamp = current_caller(), subject.decision.stamp
+    def add(self, subject: DecisionSubject, caller: str | None = None) -> None:
+        """Remember a decision for a caller, by default the current one. A decision that is added again keeps its
+        state."""
+        if caller is None:
+            caller = current_caller()
+        stamp = subject.decision.stamp
         key = recent_key(stamp)
         entry = RecentDecision(caller, subject)
         with self._guard:

@@ -10,6 +10,7 @@ from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import with_consume_obligation
 from policyengine.engine.question import Question, QuestionLike, parse_request
+from policyengine.engine.record_group import RecordGroup, write_records
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.needs import Needs
@@ -47,25 +48,36 @@ class BatchDecider:
 
     def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Decide each question as `Engine.decide` does, in order, even if they share limits."""
-        engine = self._engine
         answers: list[Decision | RequestError] = []
+        records = RecordGroup()
+        try:
+            self._decide(list(questions), answers, records)
+        finally:
+            write_records(records, answers)
+        return answers
+
+    def _decide(
+        self, questions: Sequence[QuestionLike], answers: list[Decision | RequestError], records: RecordGroup
+    ) -> None:
+        engine = self._engine
         pending: list[PendingDecision] = []
-        for position, question in enumerate(list(questions)):
+        for position, question in enumerate(questions):
             try:
                 authenticated = self._authenticate(question)
                 prepared = self._prepare(position, authenticated) if engine.state.is_shared else None
                 if prepared is None:  # the decision may depend on earlier questions
-                    self._settle(pending, answers)
-                    answers.append(engine.decide(authenticated))
+                    self._settle(pending, answers, records)
+                    answers.append(engine.decide(authenticated, records=records))
                 else:
                     pending.append(prepared)
                     answers.append(prepared.decision)
             except RequestError as error:
                 answers.append(error)
             if len(pending) == MAX_PENDING_DECISIONS:
-                self._settle(pending, answers)
-        self._settle(pending, answers)
-        return answers
+                self._settle(pending, answers, records)
+            if len(records.pending) >= MAX_PENDING_DECISIONS:
+                write_records(records, answers)
+        self._settle(pending, answers, records)
 
     def _authenticate(self, question: QuestionLike) -> QuestionLike:
         """Return the authenticated question. Raises RequestError."""
@@ -102,7 +114,9 @@ class BatchDecider:
         call = b"decide" if spends else b"evaluate"
         return PendingDecision(position, request, commit, decision, moment, call, compiled)
 
-    def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
+    def _settle(
+        self, pending: list[PendingDecision], answers: list[Decision | RequestError], records: RecordGroup
+    ) -> None:
         """Commit all pending decisions, and insert their answers at the indexes of their questions."""
         asking = [item for item in pending if item.asks_store]
         results = self._commit([item.commit for item in asking]) if asking else []
@@ -110,11 +124,11 @@ class BatchDecider:
         for item in pending:
             try:
                 if item.position in settled:
-                    answers[item.position] = self._answer(item, settled[item.position])
+                    answers[item.position] = self._answer(item, settled[item.position], records)
                 else:
-                    answers[item.position] = self._record(item, item.decision)
+                    answers[item.position] = self._record(item, item.decision, records)
             except Exception as error:
-                answers[item.position] = self._guarded.record_failure(item.question, error, item.call)
+                answers[item.position] = self._guarded.record_failure(item.question, error, item.call, records)
         pending.clear()
 
     def _commit(self, requests: list[CommitRequest]) -> Sequence[CommitResult | Exception]:
@@ -128,16 +142,16 @@ class BatchDecider:
             results = [error] * len(requests)
         return results
 
-    def _answer(self, pending: PendingDecision, result: CommitResult | Exception) -> Decision:
+    def _answer(self, pending: PendingDecision, result: CommitResult | Exception, records: RecordGroup) -> Decision:
         if result is None:  # another decision has changed the state on which this decision depends
-            return self._engine.decide(Question(pending.question, is_authenticated=True))
+            return self._engine.decide(Question(pending.question, is_authenticated=True), records=records)
         if isinstance(result, Exception):
             raise result
-        return self._record(pending, apply_charges(pending.decision, pending.commit.effects, result))
+        return self._record(pending, apply_charges(pending.decision, pending.commit.effects, result), records)
 
-    def _record(self, pending: PendingDecision, decision: Decision) -> Decision:
+    def _record(self, pending: PendingDecision, decision: Decision, records: RecordGroup) -> Decision:
         engine = self._engine
         if pending.commit.peek:
             decision = with_consume_obligation(decision, pending.commit.effects)
         mark = pending.compiled.entities_mark
-        return engine.recorder.record(pending.question, decision, pending.call, mark, pending.moment)
+        return engine.recorder.record(pending.question, decision, pending.call, mark, pending.moment, records)

@@ -30,6 +30,7 @@ from policyengine.engine.question import (
     normalize_facts,
     reject_chosen_time,
 )
+from policyengine.engine.record_group import RecordGroup
 from policyengine.engine.record_subject import SubjectReader
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.engine.state_use import StateUse
@@ -214,13 +215,21 @@ class Engine:
 
     # ── Decisions ─────────────────────────────────────────────────────────────────────────────
 
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
+    def decide(
+        self,
+        question: QuestionLike,
+        *,
+        without_waiting: bool = False,
+        size: int = UNKNOWN_SIZE,
+        records: RecordGroup | None = None,
+    ) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        `size` is the number of bytes of the encoded question; a small question need not be measured. Raises
-        RequestError for a malformed question, and for a question that sets `options.at` and would spend. Raises
-        WouldBlockError if `without_waiting` is set and the decision may take a long time, or wait for a store or an
-        issuer; then nothing was decided.
+        `size` is the number of bytes of the encoded question; a small question need not be measured. With `records`, the
+        decision may be used only after this group is written, which may replace the decision. Raises RequestError for a
+        malformed question, and for a question that sets `options.at` and would spend. Raises WouldBlockError if
+        `without_waiting` is set and the decision may take a long time, or wait for a store or an issuer; then nothing
+        was decided.
         """
         try:
             request = self._read(question)
@@ -229,14 +238,21 @@ class Engine:
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
-            return self._guarded.record_failure(None, error, b"decide")
+            return self._guarded.record_failure(None, error, b"decide", records)
         if request.options is not NO_OPTIONS:
             if not request.options.consume:
-                return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+                return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
             reject_chosen_time(request)
-        return self._guarded.decide(request, self.decider.decide)
+        return self._guarded.decide(request, self.decider.decide, b"decide", records)
 
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
+    def evaluate(
+        self,
+        question: QuestionLike,
+        *,
+        without_waiting: bool = False,
+        size: int = UNKNOWN_SIZE,
+        records: RecordGroup | None = None,
+    ) -> Decision:
         """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
         `decide` does.
 
@@ -249,8 +265,8 @@ class Engine:
         except (RequestError, WouldBlockError):
             raise
         except Exception as error:
-            return self._guarded.record_failure(None, error, b"evaluate")
-        return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+            return self._guarded.record_failure(None, error, b"evaluate", records)
+        return self._guarded.decide(request, self.decider.evaluate, b"evaluate", records)
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
         """Decide as `decide` does, but spend only once for each key: a repeated key returns the same decision, marked
@@ -449,6 +465,11 @@ class Engine:
     def log(self) -> DecisionLog | None:
         """The decision log, or None."""
         return self.recorder.log
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether decisions are logged."""
+        return self.recorder.log is not None
 
     @property
     def failures(self) -> int:

@@ -47,7 +47,7 @@ class SubjectReader:
                 id_ = member(facts, "resource", "id")
                 resource = (endpoint.type, id_) if isinstance(id_, str) else None
             else:
-                rules = self._program.rules_at(endpoint)
+                rules = self._program.rules_at_again(endpoint)
                 pattern = self._patterns.find(endpoint, rules)
                 resource = self._resource(request, rules, decision, moment)
         except Exception:

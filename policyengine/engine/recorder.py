@@ -23,6 +23,7 @@ from policyengine.stores.base import StoreError
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
     from policyengine.audit.recent_decisions import DecisionSubject
+    from policyengine.engine.record_group import RecordGroup
 
 _LOG = logging.getLogger("policyengine")
 UNRECORDED = "the decision could not be recorded; the operator's log says why"
@@ -52,10 +53,12 @@ class DecisionRecorder:
         call: bytes,
         state: bytes,
         moment: int | None = None,
+        records: RecordGroup | None = None,
     ) -> Decision:
         """Log a decision and apply observe mode; return the answer. If logging fails, the answer is a denial, unless
         the operator chose otherwise. `state` holds the log members of the state on which the decision depends. `moment`
         is the time of the decision in nanoseconds; a failed decision has none, and is logged with the current time.
+        With `records`, the record is added to this group, and the answer must wait until the group is written.
         """
         log, given = self.log, decision
         now = time_ns() if moment is None else moment
@@ -67,11 +70,25 @@ class DecisionRecorder:
         if log is not None:
             subject = self._read_subject(question, decision, now)
             state = (b'"observed":true,' if given.observed else b"") + encode_subject(subject) + state
-            if not log.keep(decision, now, call, state, question):
-                return self._deny(UNRECORDED)
-            if given.allowed and subject is not None:
+            line = log.encode_decision(decision, now, call, state, question)
+            if isinstance(line, bool):
+                return given if line else self.deny_unrecorded()
+            if not given.allowed:
+                subject = None
+            if records is not None:
+                records.add(self, given, line, subject)
+                return given
+            if log.write_decisions((line,)):
+                log.wrote(len(line))
+            elif not log.lets_pass:
+                return self.deny_unrecorded()
+            if subject is not None:
                 log.recent.add(subject)
         return given
+
+    def deny_unrecorded(self) -> Decision:
+        """Return a denial for a decision that could not be recorded."""
+        return self._deny(UNRECORDED)
 
     def _read_subject(
         self, question: dict[str, object] | Request, decision: Decision, now: int

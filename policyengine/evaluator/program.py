@@ -141,7 +141,7 @@ class PolicyProgram:
     __slots__ = (
         "agent_groups", "agent_id", "agent_issuer", "allow", "blank", "blocks_read_history", "credential_issuer",
         "delegation", "everyone", "everyuser", "heads", "holders", "hop_slots", "issuers", "kernel", "make_rules",
-        "masks_users", "reads_history", "scopes", "user_id", "user_slots", "verdicts",
+        "masks_users", "reads_history", "recent", "scopes", "user_id", "user_slots", "verdicts",
     )  # fmt: skip
 
     def __init__(self, kernel: k.Kernel) -> None:
@@ -158,6 +158,8 @@ class PolicyProgram:
         self.hop_slots: tuple[int, ...] = ()
         self.holders: dict[str, Node] = {}
         self.make_rules: Any = None
+        # The last endpoint of `rules_at` and its rules: a decision and its record are about the same one.
+        self.recent: tuple[Endpoint | None, Any] = None, None
         self.heads: dict[str, PathBranch] = {}
         self.everyone: Any = None
         self.everyuser: Any = None
@@ -185,9 +187,15 @@ class PolicyProgram:
                 elif not branch.cased or fold_case(tail) not in branch.cased:
                     found = last.get(endpoint.method)
                 if found is not None:
+                    self.recent = endpoint, found
                     return found
         made: EndpointRules = self.make_rules(endpoint)
         return made
+
+    def rules_at_again(self, endpoint: Endpoint) -> EndpointRules:
+        """Return the rules at an endpoint that was probably decided last."""
+        last, rules = self.recent
+        return rules if last is endpoint else self.rules_at(endpoint)
 
     def keep_head(self, head: str, branch: PathBranch) -> None:
         """Keep the branch of a path without its last segment."""

@@ -40,6 +40,8 @@ def caller_label() -> str | None:
     """Return the name of the caller for records: the name of its token, `user 1000` for a socket, or the beginning of
     the digest of a token without a name; None for this process, or any client of a listener without tokens."""
     caller = _caller.get()
+    if caller == NO_CALLER:
+        return None
     kind, _, name = caller.partition(" ")
     match kind:
         case "":

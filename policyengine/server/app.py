@@ -31,6 +31,7 @@ from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.content_negotiation import MAX_BODY_SECONDS
+from policyengine.server.fast_path.answer_turn import WaitingAnswer
 from policyengine.server.fast_path.app import FastPathApp, ScopeEntries
 from policyengine.server.fast_path.exchange import FastAnswer
 from policyengine.server.fast_path.table import build_doors
@@ -65,11 +66,15 @@ class DecisionApp(FastAPI):
 
     def now(
         self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> FastAnswer | ScopeEntries:
+    ) -> FastAnswer | WaitingAnswer | ScopeEntries:
         """Return the answer to a simple request that has arrived completely, or entries for the scope of any other
         request.
         """
         return self.hot.now(method, url, headers, body) if self.bare else {}
+
+    def flush(self) -> None:
+        """Send the answers that wait for the end of this turn of the event loop."""
+        self.hot.turn.flush()
 
     @property
     def bare(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import Question, QuestionLike
+from policyengine.engine.record_group import RecordGroup, write_records
 from policyengine.executor import is_requester_gone, run_in_turn
 from policyengine.fair_queue import WorkRefusedError, never_gone
 from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
@@ -300,19 +301,27 @@ def read_item(raw: object) -> Request:
 
 def decide_small_batch(
     engine: EngineInterface, batch: DecisionBatch, requests: Sequence[Request | RequestError]
-) -> Iterator[Decision | AnswerDocument]:
-    """Decide the items in order, up to and including the item that ends the batch."""
-    for index, (raw, request) in enumerate(zip(batch.items, requests, strict=True)):
-        answer: Decision | AnswerDocument
-        try:
-            if isinstance(request, RequestError):
-                raise request
-            answer = engine.decide(request) if asks_to_spend(raw) else engine.evaluate(request)
-        except RequestError as error:
-            answer = error_answer(engine, error, f"requests[{index}]")
-        yield answer
-        if batch.semantics.ends_with(isinstance(answer, Decision) and answer.allowed):
-            break
+) -> list[Decision | AnswerDocument]:
+    """Decide the items in order, up to and including the item that ends the batch. If no item can end it, their records
+    are written in one call.
+    """
+    answers: list[Decision | AnswerDocument] = []
+    records = RecordGroup() if batch.semantics is BatchSemantics.EXECUTE_ALL else None
+    try:
+        for index, (raw, request) in enumerate(zip(batch.items, requests, strict=True)):
+            try:
+                if isinstance(request, RequestError):
+                    raise request
+                decide = engine.decide if asks_to_spend(raw) else engine.evaluate
+                answers.append(decide(request, records=records))
+            except RequestError as error:
+                answers.append(error_answer(engine, error, f"requests[{index}]"))
+            if batch.semantics.ends_with(isinstance(answers[-1], Decision) and answers[-1].allowed):
+                break
+    finally:
+        if records is not None:
+            write_records(records, answers)
+    return answers
 
 
 def asks_to_spend(raw: object) -> bool:

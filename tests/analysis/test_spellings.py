@@ -10,6 +10,7 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.analysis import Diff, compare
+from policyengine.analysis.diff import segment_spellings
 from policyengine.analysis.diff.endpoint_classes import endpoint_classes, patterns_of
 from policyengine.analysis.diff.oracle import PolicyOracle
 from policyengine.analysis.diff.segment_spellings import (
@@ -52,7 +53,9 @@ def diff(head: str, place: str, old: str, new: str) -> Diff:
         return head + (f'guard "y" on POST {place} {{ deny when {condition} }}\n' if condition else "")
 
     before, after = kernel_of(text(old)), kernel_of(text(new))
-    found = compare(before, after, samples=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_spellings, "MAX_SPELLINGS", 200)
+        found = compare(before, after, samples=0)
     for difference in found.differences:
         for witness in difference.witnesses:
             traced = [PolicyOracle(kernel).traced(witness.question, witness.at) for kernel in (before, after)]

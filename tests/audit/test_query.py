@@ -6,7 +6,9 @@ import gzip
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pytest
@@ -101,13 +103,21 @@ def shop(tmp_path: Path) -> Path:
 # ── The same answers from every reader ────────────────────────────────────────────────────────
 
 
+@cache
+def streamed_lines(lines: Callable[[], list[bytes]]) -> tuple[list[QueryAnswer], int]:
+    """Return the answers of the streaming reader, and the number of the lines that it skipped."""
+    with TemporaryDirectory() as folder:
+        answers, skipped = streamed(write_lines(Path(folder) / "log.jsonl", lines()), QUERIES)
+    return answers, skipped.count
+
+
 @pytest.mark.parametrize("lines", [shop_lines, odd_lines, damaged_lines])
 @pytest.mark.parametrize("answer", [streamed_together, with_duckdb, with_duckdb_alone, packed])
 def test_every_reader_gives_the_same_answers(tmp_path: Path, answer: Answer, lines: Callable[[], list[bytes]]) -> None:
     log = write_lines(tmp_path / "log.jsonl", lines())
-    expected, skipped = streamed(log, QUERIES)
+    expected, skipped = streamed_lines(lines)
     found, also_skipped = answer(log, QUERIES)
-    assert also_skipped.count == skipped.count
+    assert also_skipped.count == skipped
     for one, other in zip(expected, found, strict=True):
         assert (one.query.command(["log"]), one.rows, one.total) == (
             other.query.command(["log"]), [tuple(row) for row in other.rows], other.total

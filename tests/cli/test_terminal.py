@@ -10,18 +10,20 @@ import pytest
 
 from policyengine.cli.output.terminal import Screen, show_progress
 from policyengine.control_characters import printable
+from tests import forking
 
-COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 ESCAPE = "\x1b["
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the command writes when its output is a terminal."""
+    """Return what `policyengine` writes when its output is a terminal."""
+    return written_on_a_terminal([*forking.command(), *arguments], **environment)
+
+
+def written_on_a_terminal(command: list[str], **environment: str) -> str:
     leader, follower = pty.openpty()
     plain = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=follower, stderr=follower, env={**plain, "TERM": "xterm", **environment}
-    )
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, env={**plain, "TERM": "xterm", **environment})
     os.close(follower)
     written = b""
     try:
@@ -111,9 +113,8 @@ with terminal.show_progress("thinking"):
 
 
 @pytest.mark.parametrize(("patience", "takes", "shown"), [("0", "30", True), ("30", "0", False)])
-def test_a_terminal_shows_progress_only_after_a_delay(monkeypatch, patience, takes, shown):
-    monkeypatch.setattr(f"{__name__}.COMMAND", (sys.executable, "-c", WAITING))
-    assert ("thinking" in on_a_terminal(patience, takes)) is shown
+def test_a_terminal_shows_progress_only_after_a_delay(patience, takes, shown):
+    assert ("thinking" in written_on_a_terminal([sys.executable, "-c", WAITING, patience, takes])) is shown
 
 
 def test_a_terminal_gets_a_coloured_walk(tmp_path):

@@ -49,6 +49,7 @@ class Refusal(NamedTuple):
 
 
 Answer: TypeAlias = Said | Refusal
+OTHERS_EVERY = 16  # questions: between them, the engine answers one with other entities
 
 
 # ── The engine under test: the names of its parts are here and nowhere else ───────────────────
@@ -283,7 +284,7 @@ class Pair:
         specification. Before some questions, the engine answers the same one with other entities."""
         now, question, engine = asking.now, asking.question, self.tested.engine
         self.tested.now = now
-        if self.tally.decisions % 8 == 0:
+        if self.tally.decisions % OTHERS_EVERY == 0:
             self.tested.evaluate_with_others(question)
         asks = "evaluate" if peeks else "decide"
         before, failures = self.specified.snapshot, engine.failures

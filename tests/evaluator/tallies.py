@@ -21,9 +21,9 @@ class Share(NamedTuple):
 
 # By source: shards, policies of each, questions to each.
 SHARES: dict[str, tuple[int, int, int]] = {
-    "anything": (2, 40, 100),
-    "chains": (2, 15, 100),
-    "bindings": (2, 15, 100),
+    "anything": (1, 40, 100),
+    "chains": (1, 15, 100),
+    "bindings": (1, 15, 100),
     "credentials": (1, 40, 60),
     "elements": (1, 20, 100),
     "history": (1, 40, 60),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.decision import Outcome
+from tests.depth import examples, scaled
 from tests.evaluator.equality import Pair
 from tests.evaluator.sources import BUDGETS, LIMITS, pay
 from tests.generate.specified import Said
@@ -15,7 +16,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("limits", ["", LIMITS, BUDGETS], ids=["without limits", "limits", "budgets"])
-@settings(max_examples=40)
+@scaled
+@settings(max_examples=examples(20, 400))
 @given(seed=SEEDS)
 def test_payments_in_a_row_are_decided_as_specified(limits: str, seed: int) -> None:
     pay(seed, 12, limits)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from policyengine.importers import ApiImportError, ApiOperationKind, import_policies, read_tools
+from tests import forking
 from tests.importers.bringing import assert_sound
 
 pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
@@ -53,7 +54,7 @@ def summary(api):
 
 
 def test_tools_of_a_stdio_server_are_imported_as_a_valid_policy(server, tmp_path):
-    api = read_tools(shlex.join([sys.executable, str(server)]))
+    api = read_tools(shlex.join(forking.script(server)))
     assert summary(api) == [
         ("TOOL demo_files/read_file", ApiOperationKind.READ, ["args.path: string", "args.line: int?"]),
         ("TOOL demo_files/write_file", ApiOperationKind.DELETE, ["args.path: string"]),
@@ -66,7 +67,7 @@ def test_tools_of_an_http_server_are_listed(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with subprocess.Popen([sys.executable, str(server), str(port)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([*forking.script(server), str(port)], stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(port)
             api = read_tools(f"http://127.0.0.1:{port}/mcp", "files")

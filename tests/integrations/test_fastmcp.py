@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,7 @@ from mcp.shared.exceptions import MCPError
 
 from policyengine.integrations.mcp.fastmcp import McpDeniedError, PolicyMiddleware, always, by_token
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
+from tests import forking
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
 
@@ -285,4 +285,5 @@ def test_over_stdio_the_configured_identity_is_the_caller() -> None:
         with pytest.raises(ToolError, match="denied"):
             await client.call_tool("secret", {})
 
-    talk(StdioTransport(sys.executable, ["-c", STDIO], cwd="."), run)
+    program, *words = forking.code("billing", STDIO)
+    talk(StdioTransport(program, words, cwd="."), run)

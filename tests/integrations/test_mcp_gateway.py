@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,6 @@ from tests.integrations.serving import serving
 
 SERVER = """
 import os
-from tests import forking
 from mcp.server import MCPServer
 
 server = MCPServer("behind")
@@ -369,7 +368,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def over_stdio(files: Path, *options: str) -> Any:
-    upstream = f"{sys.executable} {files / 'server.py'}"
+    upstream = shlex.join(forking.script(files / "server.py"))
     said = ["--as", "agent=bot", "--as", "issuer=acme", "--as", "user=alice"]
     program, *command = (*forking.command(), "mcp-gateway")
     words = [*command, str(files / "billing.policy"), "--upstream", upstream, "--server", "billing", *said, *options]
@@ -402,7 +401,7 @@ def test_an_upstream_command_that_cannot_start_is_a_clear_error(files: Path) -> 
 
 @pytest.mark.parametrize("said", ["", INITIALIZE])
 def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> None:
-    words = [str(files / "billing.policy"), "--upstream", f"{sys.executable} {files / 'server.py'}"]
+    words = [str(files / "billing.policy"), "--upstream", shlex.join(forking.script(files / "server.py"))]
     command = [*forking.command(), "mcp-gateway", *words, "--server", "billing", "--as", "agent=bot"]
     ended = subprocess.run(command, input=said, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -412,7 +411,7 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     files: Path, watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
-    upstream = McpUpstream(f"{sys.executable} {files / 'server.py'}", {}, {}, 20.0)
+    upstream = McpUpstream(shlex.join(forking.script(files / "server.py")), {}, {}, 20.0)
 
     async def run(client: Client) -> None:
         for _ in range(2):

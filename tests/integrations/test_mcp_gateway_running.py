@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from tests import forking
 from tests.integrations.conftest import POLICY
 
 SERVER = """
-from tests import forking
 from mcp.server import MCPServer
 
 server = MCPServer("behind")
@@ -56,7 +56,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def words_for(files: Path, *options: str) -> list[str]:
-    upstream = f"{sys.executable} {files / 'server.py'}"
+    upstream = shlex.join(forking.script(files / "server.py"))
     return [*forking.command(), "mcp-gateway", str(files / "billing.policy"), "--upstream", upstream, *SAID, *options]
 
 

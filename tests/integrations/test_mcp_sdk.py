@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from policyengine.integrations.mcp.methods import (
     filter_visible,
 )
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, always, by_token
+from tests import forking
 from tests.integrations.conftest import BOT, Clock, Watched
 from tests.integrations.serving import serving
 
@@ -455,4 +455,5 @@ def test_over_stdio_the_configured_identity_is_the_caller() -> None:
         with pytest.raises(MCPError, match="denied"):
             await client.call_tool("secret", {})
 
-    talk(stdio_client(StdioServerParameters(command=sys.executable, args=["-c", STDIO], cwd=".")), run)
+    program, *words = forking.code("billing", STDIO)
+    talk(stdio_client(StdioServerParameters(command=program, args=words, cwd=".")), run)

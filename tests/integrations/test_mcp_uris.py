@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.mcp import fastmcp, sdk
 from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.paths import MalformedPath
+from tests import forking
 
 POLICY = """
 language 1
@@ -77,13 +78,12 @@ def by_sdk(folder: Path) -> SdkClient:
 def by_gateway(folder: Path) -> SdkClient:
     (folder / "notes.policy").write_text(POLICY)
     (folder / "server.py").write_text(SERVER)
-    words = [
-        "-c", "from policyengine.cli import main; raise SystemExit(main())", "mcp-gateway",
-        str(folder / "notes.policy"),
+    program, *words = [
+        *forking.command(), "mcp-gateway", str(folder / "notes.policy"),
         "--server", "notes", "--as", "agent=reader", "--as", "issuer=local",
-        "--upstream", f"{sys.executable} {folder / 'server.py'}",
+        "--upstream", shlex.join(forking.script(folder / "server.py")),
     ]  # fmt: skip
-    return SdkClient(stdio_client(StdioServerParameters(command=sys.executable, args=words)))
+    return SdkClient(stdio_client(StdioServerParameters(command=program, args=words)))
 
 
 @pytest.mark.parametrize("client", [by_fastmcp, by_sdk, by_gateway])

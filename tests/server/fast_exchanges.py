@@ -22,6 +22,7 @@ from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.query_fields import MAX_FIELDS
 from policyengine.server.app import DecisionApp
 from policyengine.server.content_negotiation import LONG_BODY_BYTES
+from policyengine.server.fast_path.answer_turn import WaitingAnswer
 from policyengine.server.fast_path.exchange import FastAnswer
 from tests.server.conftest import TOKEN
 
@@ -129,7 +130,27 @@ def answered(app: ASGIApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, b
 def asked_now(app: DecisionApp, exchange: Exchange) -> FastAnswer | dict[str, Any]:
     """Ask in a context of its own, because a request enters its caller and its label."""
     arguments = exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body
-    return copy_context().run(app.now, *arguments)
+    found = copy_context().run(app.now, *arguments)
+    if not isinstance(found, WaitingAnswer):
+        return found
+    held = HeldAnswers()
+    found.connection = held
+    app.flush()
+    return held.answers[0]
+
+
+class HeldAnswers:
+    """A connection that collects its answers."""
+
+    def __init__(self) -> None:
+        self.answers: list[FastAnswer] = []
+        self.is_failed = False
+
+    def send_held(self, method: str, keeps: bool, answer: FastAnswer) -> None:
+        self.answers.append(answer)
+
+    def fail_held(self) -> None:
+        self.is_failed = True
 
 
 def answered_now(app: DecisionApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # Threads that decide wait while a chunk is hashed, and continue during the pause after the chunk.
 CHUNK_BYTES, PAUSE_SECONDS = 1 << 18, 0.001
+SLICE_READ_BYTES = (
+    1 << 15
+)  # bytes of one read while a decision waits: a small piece stays in the cache of the processor
 MAX_LINE_READ_AGAIN = 1 << 20  # maximum bytes of the last line to read again, to detect that the file was truncated
 PACED_BYTES = 1 << 24  # without pauses if more bytes are unsealed, so that sealing does not fall behind
 Pause: TypeAlias = Callable[[float], object]
@@ -201,9 +204,14 @@ class SealRun:
         """Add the entries of the next lines of the current file, at most `most` bytes. Nothing is written to disk,
         because a decision waits. Raises OSError, SealError.
         """
-        if not self.tiles.is_half_full and not self._was_truncated():
-            data = os.pread(self._file, most, self._offset)
+        if self.tiles.is_half_full or self._was_truncated():
+            return
+        end = self._offset + most
+        while (begin := self._offset) < end:
+            data = os.pread(self._file, min(SLICE_READ_BYTES, end - begin), begin)
             self._add_lines(data, data.rfind(b"\n"))
+            if self._offset == begin:
+                return
 
     def _is_behind(self) -> bool:
         last = self._checkpoint
@@ -346,7 +354,8 @@ class SealRun:
         """Add the entries of the lines up to the newline at `cut`; -1 means that there is no complete line. Raises
         OSError, SealError."""
         if cut >= 0:
-            lines = data[:cut].split(b"\n")
+            lines = data.split(b"\n")
+            lines.pop()  # it is incomplete, or empty
             self._add(lines, [sha256(line).digest() for line in lines])
             self._offset += cut + 1
 

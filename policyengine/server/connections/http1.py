@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -33,10 +33,17 @@ PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound ma
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
-# A function from method, URL, headers and body to the answer (status, header lines, content), or to scope entries for
-# the application.
+class HeldAnswer(Protocol):
+    """An answer that waits for the end of the turn of the event loop."""
+
+    def hold(self, connection: Http1Protocol, method: str, keeps: bool) -> None:
+        """Call `send_held` of the connection at the end of this turn, or `fail_held` if there is no answer."""
+
+
+# A function from method, URL, headers and body to the answer (status, header lines, content), to one that is sent
+# later, or to scope entries for the application.
 AnswerFunction: TypeAlias = Callable[
-    [str, bytes, list[tuple[bytes, bytes]], bytes], tuple[int, bytes, bytes] | dict[str, Any]
+    [str, bytes, list[tuple[bytes, bytes]], bytes], tuple[int, bytes, bytes] | HeldAnswer | dict[str, Any]
 ]
 
 
@@ -58,8 +65,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     `quiet` counts the bytes since the last complete head, piece of a body, or message. `waiting` means that the head of
     a request has arrived; uvicorn's exchange is created only if the request cannot be answered without one; `content`
     is the body of the request so far. `begun` is an exchange that is not started yet. `unwanted` counts the bytes of a
-    body that arrived after its answer. `last` means that no later request is handled, `passing` that the current
-    request is not handled, and `closing` that nothing more is read.
+    body that arrived after its answer. `unsent` counts the answers that are sent at the end of this turn of the event
+    loop: `settle` sends them before anything else is sent. `last` means that no later request is handled, `passing`
+    that the current request is not handled, and `closing` that nothing more is read.
     """
 
     app: Any
@@ -71,6 +79,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
     unwanted = 0
+    unsent = 0
     in_body = False
     starting = False
     upgrading = False
@@ -81,6 +90,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def __init__(self, table: ConnectionTable, **given: Any) -> None:
         super().__init__(table, **given)
         self.now: AnswerFunction | None = None if self.root_path else getattr(self.app, "now", None)
+        self.flush: Callable[[], None] | None = getattr(self.app, "flush", None)
         self.dated = self.server_state.default_headers, b""  # the headers of every answer, and their lines
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,6 +125,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def refuse(self) -> None:
         """Refuse bytes that cannot be parsed, and all bytes after them."""
+        self.settle()
         self.closing, self.waiting = True, False
         self.logger.warning("Invalid HTTP request received.")
         if not self.in_body and self.waits_for_answer:
@@ -141,9 +152,13 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             return ConnectionStage.UNREAD
         if self.in_body and not self.pipeline and (not self.passing or not self.waits_for_answer):
             return ConnectionStage.BODY
-        if self.waits_for_answer:
+        if self.waits_for_answer or self.unsent:
             return ConnectionStage.BUSY
         return ConnectionStage.HEAD if self.quiet or self.unproved else ConnectionStage.IDLE
+
+    def eof_received(self) -> None:
+        self.settle()  # the transport closes now
+        super().eof_received()
 
     def linger(self) -> None:
         self.closing = self.passing = True
@@ -188,6 +203,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.quiet = self.hosts = self.unwanted = 0
         self.in_body = True
         if self.spare and self.unproved and self.url not in PROBES:
+            self.settle()
             self.last = True
             self.transport.write(busy_response(b"too many connections are open"))
             self.end()
@@ -202,6 +218,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def create_exchange(self, entries: dict[str, Any]) -> None:
         """Create uvicorn's scope and exchange for the request whose head has arrived. `entries` go into the scope."""
+        self.settle()
         self.waiting = False
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -286,6 +303,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def turn_away(self) -> None:
         """Refuse a request for which there is no memory."""
+        self.settle()
         self.closing = self.passing = True
         self.held = 0
         if not self.wire.is_closing():
@@ -307,17 +325,41 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.create_exchange(answer)
             return False
         self.waiting = False
-        status, lines, content = answer
         keeps = self.version != "1.0" and self.parser.should_keep_alive() and not self.table.draining and not self.spare
+        if not keeps:
+            self.last = True
+        if isinstance(answer, tuple):
+            self.settle()
+            self.send_answer(method, keeps, answer)
+        else:
+            self.unsent += 1
+            answer.hold(self, method, keeps)
+        return True
+
+    def send_held(self, method: str, keeps: bool, answer: tuple[int, bytes, bytes]) -> None:
+        """Send an answer at the end of the turn of the event loop, unless the connection was closed meanwhile."""
+        self.unsent -= 1
+        if not self.wire.is_closing():
+            self.send_answer(method, keeps, answer)
+
+    def fail_held(self) -> None:
+        """Abort the connection, because an answer that it waits for failed."""
+        self.wire.abort()
+
+    def send_answer(self, method: str, keeps: bool, answer: tuple[int, bytes, bytes]) -> None:
+        status, lines, content = answer
         end = b"\r\n" if keeps else b"connection: close\r\n\r\n"
         # As uvicorn does, but in one write: one system call instead of two.
         head = b"%b%b%b%b" % (STATUS_LINE[status], self.dated_lines(), lines, end)
         self.transport.write(head if method == "HEAD" else head + content)
         self.server_state.total_requests += 1
         if not keeps:
-            self.last = True
             self.transport.close()
-        return True
+
+    def settle(self) -> None:
+        """Send the answers now that wait for the end of this turn of the event loop."""
+        if self.unsent and self.flush is not None:
+            self.flush()
 
     def dated_lines(self) -> bytes:
         """Return the header lines of every answer, which uvicorn replaces once a second."""
@@ -344,6 +386,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def go_on_without_upgrade(self, rest: bytes) -> None:
         """Continue with the h11 parser and without the `Upgrade` header, which some clients send with every request."""
+        self.settle()
         if self.waits_for_answer:
             # This request would be answered before earlier ones, so only the earlier ones are answered, and the
             # connection closes.

@@ -150,7 +150,11 @@ class HttpConnection(asyncio.Protocol):
             self._unread = now
         return self._unread is not None and now - self._unread > self.table.limits.request
 
+    def settle(self) -> None:
+        """Send the answers that wait for the end of this turn of the event loop."""
+
     def drop(self, reason: CloseReason) -> None:
+        self.settle()
         if reason is CloseReason.HEAD and self.receiving:
             self.wire.write(TIMEOUT_RESPONSE)
         elif reason in EVICTION_REASONS and self.stage is ConnectionStage.BODY and not self.cycle.response_started:
@@ -166,6 +170,7 @@ class HttpConnection(asyncio.Protocol):
         """Close the connection. A client that is still sending gets time to read its answer; a second call closes
         immediately.
         """
+        self.settle()
         if self.lingered is None and self.receiving and not self.wire.is_closing() and self.wire.can_write_eof():
             self.linger()
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
+from policyengine.engine.record_group import RecordGroup
 from policyengine.executor import run_in_turn
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.host_check import AllowedHosts
@@ -28,6 +29,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import enter_caller
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.content_negotiation import LONG_BODY_BYTES, MAX_BODY_BYTES, read_body
+from policyengine.server.fast_path.answer_turn import AnswerTurn, WaitingAnswer
 from policyengine.server.fast_path.door import FastDoor
 from policyengine.server.fast_path.exchange import (
     DECODED_KEY,
@@ -76,11 +78,15 @@ class FastPathApp:
     hosts: AllowedHosts  # used only if there are no tokens
     body_timeout: float
     doors: DoorTable
+    turn: AnswerTurn = field(default_factory=AnswerTurn)
 
     # ── For the server's own protocol ─────────────────────────────────────────────────────────
 
-    def now(self, method: str, url: bytes, lines: RawHeaderLines, body: bytes) -> FastAnswer | ScopeEntries:
-        """Return the answer to a request that has arrived completely and waits for nothing.
+    def now(
+        self, method: str, url: bytes, lines: RawHeaderLines, body: bytes
+    ) -> FastAnswer | WaitingAnswer | ScopeEntries:
+        """Return the answer to a request that has arrived completely and waits for nothing but, with a log, the end of
+        this turn of the event loop.
 
         For any other request, return entries for the scope with which to call the ASGI application.
         """
@@ -96,13 +102,20 @@ class FastPathApp:
         request = SimpleRequest(method, path, query, lines, body)
         if not self.enter(door, request):
             return {}
+        turn = self.turn
+        if turn.is_full:
+            turn.flush()
+        records, many = turn.records, len(turn.records.pending)
         try:
-            answer = self.answer(door, request, engine, door.counts.on_loop, at_once=True)
+            answer = self.answer(door, request, engine, door.counts.on_loop, at_once=True, records=records)
         except WouldBlockError:
             return {}
         except Exception as error:
+            turn.flush()  # the decision may have been made
             return {ANSWER_FAILED_KEY: AnswerFailedError(error)}
-        return entries_for_application(request) if answer is None else answer
+        if answer is None:
+            return entries_for_application(request)
+        return answer if len(records.pending) == many else turn.add(door, request, engine, answer)
 
     # ── For every server ──────────────────────────────────────────────────────────────────────
 
@@ -193,16 +206,23 @@ class FastPathApp:
         return True
 
     def answer(
-        self, door: FastDoor, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        door: FastDoor,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         """Return the answer; None if the application must answer. Raises the errors of `FastDoor.answer`."""
         if request.trace is None:
-            answer = door.answer(request, engine, count, at_once=at_once)
+            answer = door.answer(request, engine, count, at_once=at_once, records=records)
             if answer is None or request.label is None:
                 return answer
         else:
             with trace_scope(request.trace):
-                answer = door.answer(request, engine, count, at_once=at_once)
+                answer = door.answer(request, engine, count, at_once=at_once, records=records)
         return None if answer is None else answer._replace(lines=answer.lines + request.echoes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policyengine.engine import Engine
+from policyengine.engine.record_group import RecordGroup
 from policyengine.http.host_check import AllowedHosts
 from policyengine.runtime.request import RequestError
 from policyengine.server.authzen.adapter import AuthzenAdapter, TranslatorCache
@@ -47,7 +48,13 @@ class AuthzenDoor:
         return hosts.at_once(headers)
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         members = JSON.read(request.body)
         if members is None:

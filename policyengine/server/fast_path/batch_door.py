@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policyengine.engine import Engine
+from policyengine.engine.record_group import RecordGroup
 from policyengine.http.host_check import AllowedHosts
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
@@ -44,7 +45,13 @@ class BatchDoor:
         return hosts.at_once(headers)
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         codec = CODECS[request.headers[b"content-type"]]
         request.decoded = codec.read(request.body)

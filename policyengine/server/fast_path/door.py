@@ -8,6 +8,7 @@ from typing import Protocol
 
 from policyengine.engine import Engine
 from policyengine.engine.question import QuestionLike
+from policyengine.engine.record_group import RecordGroup, count_when_written
 from policyengine.engine.wait_forecast import UNKNOWN_SIZE
 from policyengine.http.host_check import AllowedHosts
 from policyengine.runtime.decision import Decision
@@ -55,12 +56,26 @@ class FastDoor(Protocol):
         """Return whether `Host` and `Origin` are those of an ordinary client; called only if there are no tokens."""
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         """Return the answer; None if the application must answer, in which case nothing was decided.
 
-        Raises WouldBlockError if `at_once` is impossible. After other errors, something may have been spent.
+        A door of one decision may add its record to `records`: then the answer must wait until they are written. Raises
+        WouldBlockError if `at_once` is impossible. After other errors, something may have been spent.
         """
+
+
+class DecisionDoor(FastDoor, Protocol):
+    """A door whose answers have one decision."""
+
+    def respond(self, request: SimpleRequest, decision: Decision, engine: Engine) -> FastAnswer:
+        """Return the answer with a decision."""
 
 
 def is_simple_body(headers: HeaderMap) -> bool:
@@ -81,10 +96,11 @@ def decide(
     at_once: bool,
     size: int,
     spends: bool = True,
+    records: RecordGroup | None = None,
 ) -> Decision | None:
     """Decide, and spend unless `spends` is false. Return None if the credentials of the question must be verified,
-    which may wait for an issuer. `size` is the number of bytes of the encoded question. Raises RequestError and
-    WouldBlockError: then nothing was decided.
+    which may wait for an issuer. `size` is the number of bytes of the encoded question. A decision whose record waits
+    in `records` is counted when they are written. Raises RequestError and WouldBlockError: then nothing was decided.
     """
     known: QuestionLike = question
     if "credentials" in question:
@@ -94,6 +110,6 @@ def decide(
         known, size = cached, UNKNOWN_SIZE  # proved facts may be larger
     began = perf_counter_ns() if next(counts.timed) else 0
     ask = engine.decide if spends else engine.evaluate
-    decision = ask(known, without_waiting=at_once, size=size)
-    count(decision.answer, began)
+    decision = ask(known, without_waiting=at_once, size=size, records=records)
+    count_when_written(records, decision, count, began)
     return decision

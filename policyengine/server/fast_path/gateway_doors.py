@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from policyengine.engine import Engine
+from policyengine.engine.record_group import RecordGroup
 from policyengine.http.host_check import AllowedHosts, gateway_refusal
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
 from policyengine.server.adapters.forward_auth import ForwardAuthAdapter
@@ -42,15 +44,25 @@ class ForwardAuthDoor:
         return hosts.has_own_name(headers)
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         try:
             question = self.adapter.question(request.lines, verifies=engine.identity is not None)
-            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once, size=request.size)
+            decision = decide_gateway(
+                engine, question, self.counts, count, at_once=at_once, size=request.size, records=records
+            )
         except RequestError:
             return None
-        if verdict is None:
-            return None
+        return None if decision is None else self.respond(request, decision, engine)
+
+    def respond(self, request: SimpleRequest, decision: Decision, engine: Engine) -> FastAnswer:
+        verdict = to_verdict(decision, engine.identity)
         return build_verdict_answer(to_nginx_verdict(verdict) if self.for_nginx else verdict)
 
 
@@ -71,18 +83,29 @@ class EnvoyDoor:
         return hosts.has_own_name(headers) and gateway_refusal(headers.items()) is None
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         sent = request.method, request.path, request.query, request.lines, request.body
         try:
             question = self.adapter.question(*sent, verifies=engine.identity is not None)
-            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once, size=request.size)
+            decision = decide_gateway(
+                engine, question, self.counts, count, at_once=at_once, size=request.size, records=records
+            )
         except RequestError:
             return None
-        return None if verdict is None else build_verdict_answer(verdict)
+        return None if decision is None else self.respond(request, decision, engine)
+
+    def respond(self, request: SimpleRequest, decision: Decision, engine: Engine) -> FastAnswer:
+        return build_verdict_answer(to_verdict(decision, engine.identity))
 
 
-def decide_verdict(
+def decide_gateway(
     engine: Engine,
     question: Mapping[str, object],
     counts: DoorCounts,
@@ -90,10 +113,11 @@ def decide_verdict(
     *,
     at_once: bool,
     size: int,
-) -> HttpVerdict | None:
+    records: RecordGroup | None,
+) -> Decision | None:
     """Decide and spend; None if raw credentials have to be verified. Raises RequestError and WouldBlockError."""
-    decision = decide(engine, cast(dict[str, object], question), counts, count, at_once=at_once, size=size)
-    return None if decision is None else to_verdict(decision, engine.identity)
+    known = cast(dict[str, object], question)
+    return decide(engine, known, counts, count, at_once=at_once, size=size, records=records)
 
 
 def build_verdict_answer(verdict: HttpVerdict) -> FastAnswer:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policyengine.engine import Engine
+from policyengine.engine.record_group import RecordGroup
 from policyengine.http.host_check import AllowedHosts
 from policyengine.http.rate_limit_headers import rate_limit_headers
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
 from policyengine.server.fast_path.door import DoorCounts, decide, is_simple_body
 from policyengine.server.fast_path.exchange import (
@@ -41,7 +43,13 @@ class QuestionDoor:
         return hosts.at_once(headers)
 
     def answer(
-        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self,
+        request: SimpleRequest,
+        engine: Engine,
+        count: CountFunction,
+        *,
+        at_once: bool,
+        records: RecordGroup | None = None,
     ) -> FastAnswer | None:
         codec = CODECS[request.headers[b"content-type"]]
         question = codec.read(request.body)
@@ -54,12 +62,18 @@ class QuestionDoor:
             return None
         try:
             size = len(request.body)
-            decision = decide(engine, question, self.counts, count, at_once=at_once, size=size, spends=spends)
+            decision = decide(
+                engine, question, self.counts, count, at_once=at_once, size=size, spends=spends, records=records
+            )
         except RequestError:
             return None
         if decision is None:
             request.decoded = question
             return None
+        return self.respond(request, decision, engine)
+
+    def respond(self, request: SimpleRequest, decision: Decision, engine: Engine) -> FastAnswer:
+        codec = CODECS[request.headers[b"content-type"]]
         limits = header_lines(rate_limit_headers(decision)) if decision.standings else b""
         return build_answer(codec.write(decision), limits, codec.lines)
 

@@ -159,7 +159,8 @@ def answer_content(
     if not isinstance(asked.question, list):
         raise RequestError("", "a question must be a map or a list of maps")
     items = parse_items(asked.question)
-    if engine.state.is_shared and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
+    are_together = engine.state.is_shared or engine.is_recording
+    if are_together and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
         return decide_list_together(engine, items, first), len(items)
     if once is None:
         return [answer_item(engine, quickly, question, index) for index, question in enumerate(items, first)], len(
@@ -179,7 +180,7 @@ def parse_report(raw: object) -> OutcomeEvent:
 
 
 def decide_list_together(engine: EngineInterface, questions: Sequence[Any], first: int = 0) -> list[Raw]:
-    """Decide all questions with one commit of a shared store."""
+    """Decide all questions with one commit of a shared store, and one write to the log."""
     found = enumerate(engine.decide_many(questions), first)
     return [
         Raw(

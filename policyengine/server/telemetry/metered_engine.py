@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
+from policyengine.engine.record_group import RecordGroup, count_when_written
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency import IdempotencyKey, KeyInProgressError, KeyReuseError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
@@ -34,13 +35,19 @@ class EngineInterface(Protocol):
     def forecast(self) -> WaitForecast: ...
     @property
     def identity(self) -> CredentialAuthenticator | None: ...
+    @property
+    def is_recording(self) -> bool: ...
     def authenticate(self, question: QuestionLike) -> QuestionLike: ...
     @property
     def package(self) -> str: ...
     @property
     def revision(self) -> str: ...
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision: ...
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision: ...
+    def decide(
+        self, question: QuestionLike, *, without_waiting: bool = False, records: RecordGroup | None = None
+    ) -> Decision: ...
+    def evaluate(
+        self, question: QuestionLike, *, without_waiting: bool = False, records: RecordGroup | None = None
+    ) -> Decision: ...
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision: ...
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]: ...
     def explain(self, question: QuestionLike) -> Explanation: ...
@@ -89,6 +96,10 @@ class MeteredEngine:
     def identity(self) -> CredentialAuthenticator | None:
         return self.engine.identity
 
+    @property
+    def is_recording(self) -> bool:
+        return self.engine.is_recording
+
     def authenticate(self, question: QuestionLike) -> QuestionLike:
         return self.engine.authenticate(question)
 
@@ -104,16 +115,20 @@ class MeteredEngine:
     def revision(self) -> str:
         return self.engine.revision
 
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+    def decide(
+        self, question: QuestionLike, *, without_waiting: bool = False, records: RecordGroup | None = None
+    ) -> Decision:
         began = perf_counter_ns() if next(self.timed) else 0
-        decision = self.engine.decide(question, without_waiting=without_waiting)
-        self.count(decision.answer, began)
+        decision = self.engine.decide(question, without_waiting=without_waiting, records=records)
+        count_when_written(records, decision, self.count, began)
         return decision
 
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+    def evaluate(
+        self, question: QuestionLike, *, without_waiting: bool = False, records: RecordGroup | None = None
+    ) -> Decision:
         began = perf_counter_ns() if next(self.timed) else 0
-        decision = self.engine.evaluate(question, without_waiting=without_waiting)
-        self.count(decision.answer, began)
+        decision = self.engine.evaluate(question, without_waiting=without_waiting, records=records)
+        count_when_written(records, decision, self.count, began)
         return decision
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:

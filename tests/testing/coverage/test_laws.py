@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from policyengine.testing.coverage.conditions import ConditionPart, CoveredCondi
 from policyengine.testing.coverage.policy_points import find_points
 from policyengine.testing.coverage.recorder import CoverageRecorder
 from policyengine.testing.runner import CaseTrace
+from tests.depth import examples, scaled
 from tests.generate import Case, cases, directory
 from tests.testing.coverage.seeing import DOORS, coverage, coverage_of, guarded, policy, written
 from tests.testing.running import PAYMENTS, checked
@@ -86,7 +88,7 @@ def laid_out_otherwise(chance: random.Random, files: int) -> None:
     assert same(coverage_of(checked(*texts)), SEEN)
 
 
-@settings(max_examples=24)
+@settings(max_examples=8)
 @LAYOUTS
 def test_layout_order_and_files_change_neither_points_nor_figure(chance: random.Random, files: int) -> None:
     laid_out_otherwise(chance, files)
@@ -124,11 +126,22 @@ def asked(case: Case) -> CaseTrace:
     return CaseTrace(facts, seen, conclude(facts, seen)[0])
 
 
+SEEDS = pytest.mark.parametrize(
+    "seeds", [range(start, start + 10) for start in range(0, examples(20, 40), 10)], ids=str
+)
+
+
+@lru_cache(maxsize=20)
+def generated_cases(seed: int) -> tuple[Case, ...]:
+    return tuple(cases(seed))
+
+
 def whole(rows: Iterable[EntityData]) -> list[EntityData]:
     return [replace(row, partial=False) for row in rows]
 
 
-@pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 40, 10)], ids=str)
+@scaled
+@SEEDS
 def test_left_out_points_are_never_covered(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, object]] = []
     marked = 0
@@ -143,7 +156,7 @@ def test_left_out_points_are_never_covered(seeds: range, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(conditions, "mark_part", mark)
     for seed in seeds:
-        every = list(cases(seed))
+        every = generated_cases(seed)
         watcher = CoverageRecorder(find_points(every[0].kernel))
         assert watcher.sights.points
         for case in every:
@@ -152,7 +165,8 @@ def test_left_out_points_are_never_covered(seeds: range, monkeypatch: pytest.Mon
     assert seen == []
 
 
-@pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 40, 10)], ids=str)
+@scaled
+@SEEDS
 def test_coverage_observes_each_condition_as_the_specification_does(
     seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +181,7 @@ def test_coverage_observes_each_condition_as_the_specification_does(
     monkeypatch.setattr(recorder, "observe_condition", remembering)
     compared = 0
     for seed in seeds:
-        every = list(cases(seed))
+        every = generated_cases(seed)
         watcher = CoverageRecorder(find_points(every[0].kernel))
         for case in every:
             observed.clear()

@@ -98,13 +98,14 @@ def told(answer: CaseAnswer | None) -> tuple[object, ...]:
     return decision.outcome, *said, answer.spends, charges
 
 
+@scaled
 @pytest.mark.parametrize("name", ["delegation", "drive", "multi-tenant", "spending-caps", *LARGE])
 def test_the_mutant_runner_agrees_with_deciding_every_case_by_the_whole_policy(name: str) -> None:
     policy = example(name)
     workshop = LoweringCache.of(policy)
     examiner = MutantRunner.of(policy.cases, workshop.kernel)
     questions = [question for group in examiner.groups for question in group]
-    for fault in Random(name).sample(find_faults(policy.program), 8):
+    for fault in Random(name).sample(find_faults(policy.program), examples(4, 8)):
         mutant = workshop.mutant(fault)
         deciding = examiner.evaluator_of(mutant)
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
