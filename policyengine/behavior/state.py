@@ -78,7 +78,7 @@ class BehaviorState:
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
     again gives the same models. If there are too many callers, the least recently active one that is not ready
     makes room, so that a flood of new keys does not displace callers that are ready. One agent has at most
-    MAX_INSTANCES callers.
+    `most_instances` callers.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class BehaviorState:
         *,
         model: BehaviorModel = EMPTY_MODEL,
         most: int = MAX_CALLERS,
+        most_instances: int = MAX_INSTANCES,
         learns: bool = True,
         tags: str = "",
     ) -> None:
@@ -96,7 +97,7 @@ class BehaviorState:
         self._new: dict[Caller, None] = {}  # callers that are not ready
         self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
-        self._most, self.tags = most, tags
+        self._most, self._most_instances, self.tags = most, most_instances, tags
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
@@ -240,7 +241,7 @@ class BehaviorState:
 
     def _make_room(self, instances: Mapping[Caller, None]) -> None:
         """Make room for a new caller of an agent with these callers."""
-        if len(instances) >= MAX_INSTANCES:
+        if len(instances) >= self._most_instances:
             self._drop(next((one for one in instances if one in self._new), next(iter(instances))))
         elif len(self._rows) >= self._most:
             self._drop(next(iter(self._new), None) or next(iter(self._rows)))

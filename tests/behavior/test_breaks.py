@@ -84,9 +84,8 @@ def test_one_agent_has_a_bounded_number_of_callers():
     assert caller(0, instance="49") not in state.rows
 
 
-def test_a_caller_in_whose_place_another_of_its_agent_comes_is_counted(monkeypatch):
-    monkeypatch.setattr("policyengine.behavior.state.MAX_INSTANCES", 2)
-    state = BehaviorState(Tagger(b"key"), most=3)
+def test_a_caller_in_whose_place_another_of_its_agent_comes_is_counted():
+    state = BehaviorState(Tagger(b"key"), most=3, most_instances=2)
     first, others = caller(0, instance="first"), [caller(1), caller(2)]
     for number, one in enumerate([first, *others, *(caller(0, instance=str(n)) for n in range(4))]):
         state.fold(BehaviorEvent(START + number, one, GROUP, "GET /", 1, ALLOWED), lambda _: SETTINGS)
