@@ -91,9 +91,8 @@ class BehaviorState:
         learns: bool = True,
         tags: str = "",
     ) -> None:
-        self._instances: dict[
-            tuple[str, str], dict[Caller, None]
-        ] = {}  # of each agent, the most recently active at the end
+        # The callers of each agent, the most recently active at the end.
+        self._instances: dict[tuple[str, str], dict[Caller, None]] = {}
         self._new: dict[Caller, None] = {}  # callers that are not ready
         self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
