@@ -2,82 +2,27 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-from policyengine import gc_freeze
-from policyengine.engine import Engine
-from policyengine.reload import ReloadableEngine
-
-POLICY = 'language 1 package p issuer acme { scopes none } agent "bot" { issued by acme   acts alone   may GET /a }'
+from tests.gc_checks import CHECKS
 
 
-class Ring:
-    """An object that refers to itself, so that only a collection frees it."""
-
-    def __init__(self) -> None:
-        self.own = self
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[None]:
-    gc_freeze.freeze_startup()
-    yield
-    gc_freeze.unfreeze()
-    assert gc.get_freeze_count() == 0
-    gc.freeze()  # as after the collection of all tests: otherwise, collections are slow in the tests that follow
+@cache
+def failures() -> dict[str, str]:
+    """Return the failure of each check, from one process."""
+    command = [sys.executable, "-m", "tests.gc_checks"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
-def test_a_full_collection_passes_over_the_objects_of_the_startup() -> None:
-    assert gc.get_freeze_count() > len(gc.get_objects())
-
-
-def test_an_object_of_the_startup_is_freed_after_a_reload_and_the_others_are_frozen_again() -> None:
-    ring = Ring()
-    gc_freeze.freeze_startup()
-    watched = weakref.ref(ring)
-    del ring
-    gc.collect()
-    assert watched() is not None
-    gc_freeze.release_after_reload()
-    gc_freeze.release_after_reload()  # of two reloads, the first full collection ends both
-    gc.collect(1)
-    assert gc.get_freeze_count() == 0
-    gc.collect()
-    assert watched() is None
-    assert gc.get_freeze_count() > 0
-
-
-def test_what_is_built_later_is_frozen_by_the_next_full_collections_but_not_for_ever() -> None:
-    gc.collect()
-    assert len(gc.get_objects()) < gc_freeze.MANY
-    built = []
-    for _ in range(gc_freeze.LATER_FREEZES):
-        built.append([Ring() for _ in range(gc_freeze.MANY)])
-        gc.collect()
-        assert len(gc.get_objects()) < gc_freeze.MANY
-    built.append([Ring() for _ in range(gc_freeze.MANY)])
-    gc.collect()
-    assert len(gc.get_objects()) > gc_freeze.MANY
-    assert gc_freeze._freeze_when_collected not in gc.callbacks
-
-
-def test_a_reload_frees_the_previous_policies() -> None:
-    reloading = ReloadableEngine(Engine.from_text(POLICY))
-    gc_freeze.freeze_startup()
-    before = weakref.ref(reloading.current)
-    reloading.replace(Engine.from_text(POLICY.replace("/a", "/b")))
-    gc.collect()
-    assert before() is None
-    assert gc.get_freeze_count() > 0
-
-
-def test_a_reload_in_an_application_that_freezes_nothing_leaves_the_collector_alone() -> None:
-    gc_freeze.unfreeze()
-    reloading = ReloadableEngine(Engine.from_text(POLICY))
-    reloading.replace(Engine.from_text(POLICY.replace("/a", "/b")))
-    gc.collect()
-    assert gc.get_freeze_count() == 0
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_collector_passes_over_what_is_frozen_and_frees_what_is_not(name: str) -> None:
+    assert failures()[name] == ""
