@@ -1,5 +1,5 @@
 """Builds the question for the engine from a request that a gateway describes. Facts that the gateway does not show are
-pending. A header that some server takes for another header is refused.
+pending. A header is refused if some server could mistake its name for that of a header that only a gateway may set.
 """
 
 from __future__ import annotations
