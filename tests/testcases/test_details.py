@@ -166,7 +166,7 @@ MISTAKES = [
     ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
      "`aproval` is not a kind of remedy", "did you mean `approval`?"),
     ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is not a kind of remedy",
-     "the remedy must begin with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
+     "the remedy must begin with `approval`, `scope`, `credential`, `attestation`, `task`, `facts` or `wait`"),
     ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is not a kind of obligation",
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',
