@@ -53,7 +53,7 @@ def read_text(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
     found = raw_value(value, reading) if is_text(value, reading) else None
     if isinstance(found, str) and found:
         return found
-    report_invalid_value(member, value, "a text", reading)
+    report_invalid_value(member, value, "a string", reading)
     return None
 
 

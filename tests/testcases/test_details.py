@@ -126,11 +126,11 @@ MISTAKES = [
     ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` is given twice",
      "remove one of the two"),
     # ── Shapes
-    ("GET /b => deny with { message: 5 }", "E618", "5", "`5` is not a valid `message`: expected a text",
+    ("GET /b => deny with { message: 5 }", "E618", "5", "`5` is not a valid `message`: expected a string",
      'write `message: "refund of 900 to *"`'),
-    ("GET /b => deny with { message: no }", "E618", "no", "`no` is not a valid `message`: expected a text",
+    ("GET /b => deny with { message: no }", "E618", "no", "`no` is not a valid `message`: expected a string",
      'write a string in quotes: `"no"`'),
-    ('GET /b => deny with { message: "" }', "E618", '""', '`""` is not a valid `message`: expected a text',
+    ('GET /b => deny with { message: "" }', "E618", '""', '`""` is not a valid `message`: expected a string',
      'write `message: "refund of 900 to *"`'),
     ('GET /b => deny with { remedies: "scope x" }', "E618", '"scope x"',
      '`"scope x"` is not a valid `remedies`: expected a list', 'write `remedies: ["scope create:refunds"]`'),
@@ -139,7 +139,7 @@ MISTAKES = [
      'write `remedy: "approval by role finance within 15m"`'),
     ("GET /b => deny with { unknown: [5] }", "E618", "5", "`5` is not a valid `unknown`: expected the name of a fact",
      "write `unknown: [body.amount]`"),
-    ("GET /a => allow with { chain: [absent] }", "E618", "absent", "`absent` is not a valid `chain`: expected a text",
+    ("GET /a => allow with { chain: [absent] }", "E618", "absent", "`absent` is not a valid `chain`: expected a string",
      'write `chain: ["alice", "planner", "invoice-bot"]`'),
     # ── Names
     ('GET /b => deny with { reason: "smal" }', "E608", '"smal"', "no rule is named `smal`", "did you mean `small`?"),
