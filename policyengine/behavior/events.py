@@ -75,7 +75,7 @@ class Tagger:
         self._known: dict[str, int] = {}
 
     def tag(self, text: str) -> int:
-        """Return the tag of a text, a number of 32 bits."""
+        """Return the tag of a text: a 32-bit number."""
         found = self._known.get(text)
         if found is None:
             raw = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4, key=self._key).digest()

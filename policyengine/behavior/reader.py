@@ -105,7 +105,7 @@ class BehaviorReader:
         ).to_facts()
 
     def identify(self, request: Request) -> IdentifiedCaller | None:
-        """Return the caller of a request, its class and its profile. Nothing is learned of users without an agent.
+        """Return the caller of a request, its class and its profile. Nothing is learned about users without an agent.
         Agents without an issuer, as in policies without issuers, have the issuer `""`."""
         agent: Any = request.facts.get("agent")
         if agent.__class__ is not dict:

@@ -208,7 +208,7 @@ class BehaviorTracker:
                 remove_requests(self.folder, self._handled)
             if self._failing:
                 self._failing = False
-                _LOG.warning("what is learned of callers is saved again", extra={"event": "behavior_saved"})
+                _LOG.warning("learned behavior is saved again", extra={"event": "behavior_saved"})
         except Exception as error:  # a defect must not end the thread
             self._changed = True
             if not self._failing:
@@ -216,7 +216,7 @@ class BehaviorTracker:
                 path = None if self.folder is None else self.folder.path
                 known = isinstance(error, OSError)
                 _LOG.error(
-                    "what is learned of callers cannot be saved in `%s`: %s", path,
+                    "learned behavior cannot be saved in `%s`: %s", path,
                     reason(error) if isinstance(error, OSError) else error, exc_info=not known,
                     extra={"event": "behavior_fails"},
                 )  # fmt: skip

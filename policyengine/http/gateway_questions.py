@@ -1,5 +1,6 @@
 """Builds the question for the engine from a request that a gateway describes. Facts that the gateway does not show are
-pending. A header that some server takes for another header is refused.
+pending. A header is refused if its name is another spelling of a trusted header: a header that only a gateway may set,
+or one of TRUSTED_HEADERS.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class HeaderKind(NamedTuple):
 
     folded: str
     is_withheld: bool  # whether the header is never a fact
-    is_respelled: bool  # whether some server takes it for a header that only a gateway may set
+    is_respelled: bool  # whether some server takes it for a trusted header
 
 
 class StatedFact(NamedTuple):

@@ -24,7 +24,8 @@ FORMATS = {"date-time": "time", "ipv4": "ip", "ipv6": "ip"}
 
 @dataclass(frozen=True, slots=True)
 class ObjectShape:
-    """The members of an object: the type of each, and whether it is required. The type is None if schemas disagree."""
+    """The members of an object: the type of each, and whether it is required. The type is None if no type
+    of the language fits, or if schemas disagree."""
 
     members: dict[str, tuple[str | None, bool]] = field(default_factory=dict)
 

@@ -224,7 +224,8 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
         for j, wider in enumerate(grants):
             if i != j and grant_covers(wider, grant) and (j < i or not grant_covers(grant, wider)):
                 related = (RelatedLocation("this `may` grants all of these endpoints", wider.span),)
-                yield Diagnostic("W711", "this `may` grants nothing more", grant.span, "remove it", related)
+                message = "this `may` is redundant: another `may` of the block grants everything that it grants"
+                yield Diagnostic("W711", message, grant.span, "remove it", related)
                 break
 
 

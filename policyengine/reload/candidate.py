@@ -36,7 +36,7 @@ class RefusalKind(StrEnum):
     POLICIES = "policies"  # errors, or unreadable files
     TESTS = "tests"
     ENTITIES = "entities"
-    REMOVED = "removed"  # a rule or file was removed without permission
+    REMOVED = "removed"  # a rule, a file or rows were removed, or a file was cut off, without permission
     WIDENING = "widening"
     UNPROVED = "unproved"
     FAILURE = "failure"  # an internal error

@@ -170,9 +170,7 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
     RefusalCode.PROOF: RefusalInfo("the DPoP proof is malformed", _PROOF),
     RefusalCode.PROOF_METHOD: RefusalInfo("the proof is for another method", _PROOF),
     RefusalCode.PROOF_URL: RefusalInfo("the proof is for another URL", _PROOF),
-    RefusalCode.FOREIGN_HOST: RefusalInfo(
-        "the signature of the presenter is for a host that this server does not serve"
-    ),
+    RefusalCode.FOREIGN_HOST: RefusalInfo("the proof or signature is for a host that this server does not serve"),
     RefusalCode.PROOF_TOKEN: RefusalInfo("the proof is for another token", _PROOF),
     RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or from the future", _PROOF),
     RefusalCode.PROOF_REPLAYED: RefusalInfo("the proof was used before", _PROOF),
@@ -195,18 +193,18 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
     RefusalCode.MESSAGE_TIME: RefusalInfo("the signature of the message is too old, or from the future"),
     RefusalCode.MESSAGE_REPLAYED: RefusalInfo("the signature of the message was used before"),
     RefusalCode.CONTENT_DIGEST: RefusalInfo("the digest does not match the body"),
-    RefusalCode.API_KEY: RefusalInfo("the key is not known"),
+    RefusalCode.API_KEY: RefusalInfo("the static key is not known"),
     RefusalCode.ATTESTATION: RefusalInfo("the attestation is malformed"),
     RefusalCode.ATTESTER: RefusalInfo("no policy trusts the attester"),
     RefusalCode.ATTESTATION_NONCE: RefusalInfo(
-        "the nonce of the attestation is not from this server, or was used before"
+        "the attestation has no valid, unused nonce of this server, or has too many nonces"
     ),
-    RefusalCode.ATTESTATION_AGE: RefusalInfo("the attestation is too old, or from the future"),
-    RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is for another key"),
+    RefusalCode.ATTESTATION_AGE: RefusalInfo("the attestation is too old, has expired, or is from the future"),
+    RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is not bound to the key that was proved"),
     RefusalCode.ATTESTED_MODEL: RefusalInfo("the attested model is not allowed"),
     RefusalCode.ATTESTED_ENVIRONMENT: RefusalInfo("the attested environment is not allowed"),
     RefusalCode.FAILURE: RefusalInfo("the credential could not be verified; the operator's log has the reason"),
-    RefusalCode.STORE: RefusalInfo("the store does not respond, so the credential may have been used or revoked"),
+    RefusalCode.STORE: RefusalInfo("the store cannot be used, so the credential may have been used or revoked"),
 }
 
 

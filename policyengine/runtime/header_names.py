@@ -51,7 +51,7 @@ def check_spellings(headers: Iterable[str], reserved: Iterable[str]) -> None:
 
 
 class ReservedNames(NamedTuple):
-    """Headers that only a gateway may set, and their folded spellings."""
+    """Trusted headers, such as those that only a gateway may set, and their folded spellings."""
 
     names: frozenset[str]
     folded: frozenset[str]

@@ -173,7 +173,7 @@ class DecisionApi:
 
     async def readyz(self, http: Request) -> Response:
         """Report whether the server is ready: it has a policy, its store answers, accepts writes and agrees on the
-        time, and entities can be looked up. The answer names the policy and counts refused reloads."""
+        time, and entities can be looked up. The answer names the policy and counts reloads."""
         if self.drain.begun is not None:
             raise ProblemError(503, "the server is stopping", hint="send questions to another server")
         engine, reloads = self.engine, self.reloading.reloads

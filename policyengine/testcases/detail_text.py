@@ -13,6 +13,7 @@ REMEDY_OUTCOMES: Mapping[str, frozenset[Outcome]] = {
     "scope": frozenset({Outcome.DENY}),
     "credential": frozenset({Outcome.DENY}),
     "attestation": frozenset({Outcome.DENY}),
+    "task": frozenset({Outcome.DENY}),
     "facts": frozenset({Outcome.DENY}),
     "wait": frozenset({Outcome.THROTTLE}),
 }

@@ -58,5 +58,6 @@ def report_reason(written: ast.ExpectationClause, reading: ValueContext) -> None
     if written.outcome == "allow":
         message, hint = "an allow has no reason", "remove `by …`, or write `not allow by …`"
     else:
-        message, hint = f"`not {written.outcome}` names no other outcome", "write the outcome, or remove `by …`"
+        message = f"`not {written.outcome}` does not say which outcome is expected, so it can have no reason"
+        hint = "write the outcome that you expect, or remove `by …`"
     reading.report("E610", message, written.span, hint)

@@ -53,7 +53,7 @@ def read_text(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
     found = raw_value(value, reading) if is_text(value, reading) else None
     if isinstance(found, str) and found:
         return found
-    report_invalid_value(member, value, "a text", reading)
+    report_invalid_value(member, value, "a string", reading)
     return None
 
 
@@ -360,8 +360,8 @@ def without_reasons_problem(
         none = member.name == "reasons" and not values
         return ("a request that is not allowed always has a reason", "name it, or remove `reasons`") if none else None
     if claimed.negated:
-        hint = f"write the outcome, or remove `{member.name}`"
-        return f"`not {claimed.outcome}` names no other outcome", hint
+        message = f"`not {claimed.outcome}` does not say which outcome is expected, so it can have no {member.name}"
+        return message, f"write the outcome that you expect, or remove `{member.name}`"
     return (f"an allow has no {member.name}", "remove it, or write another outcome") if values else None
 
 

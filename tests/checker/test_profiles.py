@@ -272,6 +272,11 @@ def test_a_threshold_out_of_range_is_reported(condition: str, result: str | None
         assert f"`{condition}` is always {result}" in messages(text)
 
 
+def test_a_message_about_a_threshold_quotes_the_condition_as_it_is_written() -> None:
+    text = 'let maxNovelty = 30\nguard "g" on GET /a { warn when behavior.novelty > maxNovelty }'
+    assert "`behavior.novelty > maxNovelty` is always false" in messages(text)
+
+
 RATE = 'rate "r" per agent.id on GET /a { 60/1m   clamp 2/1m for 10m when behavior.burst%s }'
 
 

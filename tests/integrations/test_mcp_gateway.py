@@ -420,7 +420,7 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     with serving(http_app(McpGateway(watched, "billing", always(mistaken), upstream))) as url:
         talk(f"{url}/mcp", run)
     assert [one for one in caplog.messages if "sees none" in one] == [
-        'agent "bto" sees none of the tools of server "billing": the decision on the first, "add", is denied: '
+        'agent "bto" sees none of the tools of server "billing": the first, "add", is denied: '
         "no block of the policy accepts this caller with these credentials"
     ]
 

@@ -25,6 +25,7 @@ from tests.server.conftest import OPEN, ORDER, SHUT, Watched, small
 from tests.server.processes import started
 
 ENGINE = small()
+WRONG_FRAME = "a frame must be `[id, kind, question]` or `[id, kind, question, key]`"
 SERVE = """
 import sys
 from pathlib import Path
@@ -171,12 +172,13 @@ def test_a_malformed_frame_question_is_a_problem_and_the_next_is_answered(
         (frame(b"\xc1"), 400, "not valid MessagePack"),
         (frame(b"\x93\x01\xa6decide\x80\x80"), 400, "not valid MessagePack"),
         (frame(b"\xa1\xff"), 400, "not valid UTF-8"),
-        (frame({"id": 1}), 400, "a frame must be `[id, kind, question]`"),
-        (frame([1, "decide"]), 400, "a frame must be `[id, kind, question]`"),
-        (frame(["1", "decide", OPEN]), 400, "a frame must be `[id, kind, question]`"),
-        (frame([-1, "decide", OPEN]), 400, "a frame must be `[id, kind, question]`"),
-        (frame([2**63, "decide", OPEN]), 400, "a frame must be `[id, kind, question]`"),
-        (frame([True, "decide", OPEN]), 400, "a frame must be `[id, kind, question]`"),
+        (frame({"id": 1}), 400, WRONG_FRAME),
+        (frame([1, "decide"]), 400, WRONG_FRAME),
+        (frame(["1", "decide", OPEN]), 400, WRONG_FRAME),
+        (frame([-1, "decide", OPEN]), 400, WRONG_FRAME),
+        (frame([2**63, "decide", OPEN]), 400, WRONG_FRAME),
+        (frame([-1, "decide", OPEN, "a-key"]), 400, WRONG_FRAME),
+        (frame([True, "decide", OPEN]), 400, WRONG_FRAME),
         (FRAME_HEADER.pack(MAX_QUESTION_BYTES + 1), 413, "a frame is larger than 1 MiB"),
         (b"GET / HTTP/1.1\r\n\r\n", 413, "a frame is larger than 1 MiB"),
     ],

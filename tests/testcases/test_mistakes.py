@@ -153,8 +153,9 @@ MISTAKES = [
      "`failure`"),
     ('GET /a => allow by "small"', "E610", 'allow by "small"', "an allow has no reason",
      "remove `by …`, or write `not allow by …`"),
-    ("GET /a => not deny by default", "E610", "not deny by default", "`not deny` names no other outcome",
-     "write the outcome, or remove `by …`"),
+    ("GET /a => not deny by default", "E610", "not deny by default",
+     "`not deny` does not say which outcome is expected, so it can have no reason",
+     "write the outcome that you expect, or remove `by …`"),
     # ── Requests
     ("GET /a/** => deny", "E616", "/a/**", "`*` is not valid in the path of a test request",
      "a test request must have a single path: write it out"),

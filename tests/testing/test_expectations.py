@@ -92,6 +92,8 @@ HOLDS = [
     f'{REFUND} {{ body.amount: 5, credential.scopes: ["x"] }} => deny with {{ remedies: ["scope create:refunds"] }}',
     'GET /v1/invoices/66 => deny with { remedies: [] }',
     f'{REFUND} {{ body.amount: 77 }} => deny with {{ remedy: "attestation: a verified attestation" }}',
+    'GET /v1/invoices/42 { task.entities: [invoice "7"] } => deny by task'
+    ' with { remedies: ["task: a task whose `entities` include this resource"] }',
     # ── Obligations
     f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligations: ["audit full", "header X-Checked yes"] }}',
     f'{REFUND} {{ body.amount: 5, body.card: "1" }} => allow with {{ obligation: "redact body.card, body.recipient" }}',

@@ -121,7 +121,11 @@ def check_counted_parts(field: k.PastFact | k.Default, context: ExpressionContex
         return True
     message = f"{quote_source(other.span)} is neither a constant nor a fact of the earlier request"
     own = isinstance(other, k.Fact | k.Attribute | k.Member)
-    hint = f"write a constant, or `past.{other.span.text}`" if own else "write a constant: `past.output.n else 0`"
+    hint = (
+        f"write a constant, or `past.{other.span.text}`"
+        if own
+        else "write a constant after `else`, as in `past.output.n else 0`"
+    )
     context.report("E258", message, other.span, hint)
     return False
 

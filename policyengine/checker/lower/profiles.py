@@ -25,7 +25,10 @@ DAY = timedelta(days=1)
 # Roots of the facts that may separate runs and versions: a trusted party states these facts, or they are parts of the
 # request as it was received.
 KEY_ROOTS = ("request", "credential", "attestation", "task")
-KEY_HINT = 'name one of the credential, the attestation, the task or the request: `task.id`, `request.headers["x-run"]`'
+KEY_HINT = (
+    "name a string of the credential, the attestation, the task or the request, such as `task.id` or "
+    '`request.headers["x-run"]`'
+)
 ITEM_NAMES: dict[type[ast.Node], str] = {
     ast.ProfileSteps: "expect", ast.ProfileRun: "run", ast.ProfileLearn: "learn", ast.ProfileReady: "ready",
     ast.ProfileBurst: "burst", ast.ProfileVersion: "version",
@@ -142,7 +145,10 @@ def lower_key(written: ast.Reference, words: str, package: str, draft: LoweringC
         return None
     if not is_key(found):
         name = quote_source(written.span)
-        message = f"`{words}` takes a string of the credential or the request, but {name} is not one"
+        message = (
+            f"`{words}` takes a string of the credential, the attestation, the task or the request, but {name} is not "
+            "one"
+        )
         draft.report("E912", message, written.span, KEY_HINT)
         return None
     return found

@@ -45,7 +45,8 @@ def lower_literal(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
-    """Lower a number exactly: to an int if it is whole and fits in 64 bits, otherwise to a decimal."""
+    """Lower a number exactly: to an int if it has no decimal point and fits in 64 bits, otherwise to a
+    decimal."""
     digits = text.replace("_", "")
     if len(digits.replace(".", "").strip("0")) > DECIMAL_CONTEXT.prec:
         report(

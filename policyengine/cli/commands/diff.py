@@ -59,7 +59,7 @@ def diff(
         typer.Option(
             "--log",
             metavar="FILE",
-            help="A decision log, or a packed one, whose requests both policies decide again.",
+            help="A decision log, packed or not: both policies decide its requests again.",
             show_default=False,
         ),
     ] = None,

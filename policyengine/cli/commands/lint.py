@@ -83,7 +83,8 @@ def lint(
 def merge_options(
     settings: LintSettings, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
 ) -> LintSettings:
-    """Merge options into settings: `--select` replaces the list of the file, the others extend theirs."""
+    """Merge options into settings: `--select` replaces `select` of the file; `--extend` and `--ignore` add to `extend`
+    and `ignore` of the file."""
     return settings.model_copy(
         update={
             "select": parse_codes(select) if select else settings.select,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from policyengine.audit import DecisionRecord
     from policyengine.audit.seal.record_proof import RecordSeal
 
-PASS_KEY = "pass a copy that was kept elsewhere with `--key`"
+PASS_KEY = "with `--key`, pass a copy that was kept elsewhere"
 
 
 @dataclass(frozen=True, slots=True)

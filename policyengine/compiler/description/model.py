@@ -61,8 +61,8 @@ class EndpointDescription:
 @dataclass(frozen=True, slots=True)
 class ProgramDescription:
     """The program of a policy. `slots` is the number of facts that it reads, each at most once in a decision; `always`
-    are the rules for every endpoint other than guards and limits; `omitted` is the number of branches of paths whose
-    endpoints are left out.
+    are the rules, apart from guards and limits, that apply to every endpoint; `omitted` is the number of branches of
+    paths whose endpoints are left out.
     """
 
     packages: tuple[str, ...]

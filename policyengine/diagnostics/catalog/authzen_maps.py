@@ -69,7 +69,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W936",
-        "an action without a grant",
+        "an AuthZEN action that maps to an endpoint without a grant",
         "No rule grants the endpoint of this action, so every caller is denied. Usually the endpoint is misspelled.",
         _map('action "view" => ACTION raed record'),
         _map('action "view" => ACTION read record'),

@@ -53,8 +53,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W911",
-        "a profile of no agent",
-        "No agent block names an agent of this profile, so it has no effect. Usually the name is misspelled.",
+        "a profile that matches no agent block",
+        "No agent block names an agent of this profile, so the profile has no effect. Usually the name is misspelled.",
         _LEARNS + 'profile "p" for agent "bat" { learn 14d }\n',
         _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
         name="profile-without-agent",

@@ -1,6 +1,6 @@
-"""Clients of the token endpoint, which are the actors. Each client authenticates with a key that no other client has.
-The methods are `private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof with a known key (RFC 9449), and the
-client's own bound token.
+"""Clients of the token endpoint. The client that requests a token is its actor (`act`, RFC 8693). Each client
+authenticates with a key that no other client has. The methods are `private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP
+proof with a known key (RFC 9449), and the client's own bound token.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class PolicyMiddleware:
         agent = facts.get("agent")
         who = agent.get("id") if isinstance(agent, Mapping) else None
         _LOG.warning(
-            "agent %s sees none of the %s of server %s: the decision on the first, %s, is %s",
+            "agent %s sees none of the %s of server %s: the first, %s, is %s",
             format_value(who), listing.items, format_value(self._server), format_value(name), why,
         )  # fmt: skip
 

@@ -59,7 +59,7 @@ def thresholds_out_of_range(kernel: k.Kernel) -> Iterator[Diagnostic]:
             if isinstance(node, k.Relation) and (found := threshold(node)) is not None:
                 fact, operator, bound = found
                 if (result := constant_result(operator, bound)) is not None:
-                    message = f"`{' '.join(node.span.text.split())}` is always {result}".lower()
+                    message = f"`{' '.join(node.span.text.split())}` is always {str(result).lower()}"
                     hint = f"`{'.'.join(fact.path)}` is a number from 0 to 1"
                     yield Diagnostic("W912", message, node.span, hint)
 

@@ -1,5 +1,5 @@
-"""Counts AuthZEN evaluations that cannot be translated, and logs them for the operator, because the policy's map may be
-incomplete.
+"""Counts AuthZEN evaluations that are denied before the policy's answer applies (malformed, not mapped, failed, or
+without `consume`), and logs them for the operator.
 """
 
 from __future__ import annotations

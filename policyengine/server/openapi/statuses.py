@@ -93,7 +93,8 @@ ALIVE: Statuses = {200: {"description": "The process is alive.", "content": sche
 READY: Statuses = {
     200: {"description": "The server is ready.", "content": schema.content(schema.Readiness, {})},
     503: problem_response(
-        "The server is stopping, or the store of its policies fails: send questions to another server."
+        "The server is stopping, or its store or a database of entities cannot be used: send questions to another "
+        "server."
     ),
 }
 MEASURED: Statuses = {

@@ -96,7 +96,8 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """Answer in a pool thread. Long work waits for its turn; for a list, item by item.
+    """Answer in a pool thread. Long work waits for its turn; a list waits again for each piece: one item if a rule has
+    loops, otherwise up to 64 items.
 
     Raises the errors of `answer_content`, and WorkRefusedError.
     """

@@ -66,7 +66,9 @@ def read_frame(payload: bytes) -> QuestionFrame:
         case _:
             raise FrameError(
                 ProblemError(
-                    400, "a frame must be `[id, kind, question]`", hint="an id must be a whole number, 0 or more"
+                    400,
+                    "a frame must be `[id, kind, question]` or `[id, kind, question, key]`",
+                    hint="an id must be a whole number from 0 to 2⁶³ − 1",
                 )
             )
 

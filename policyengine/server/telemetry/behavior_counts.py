@@ -19,7 +19,9 @@ NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 
 def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
-    """Publish alarms, known and ready callers, and the model, if the policies read learned facts."""
+    """If the policies read learned facts, publish the number of alarms, of known callers (only if this process holds
+    them) and of ready callers, and the number and age of the model.
+    """
     tracker = engine.behavior
     if tracker is None or not engine.kernel.reads_behavior:
         return

@@ -63,8 +63,8 @@ class DraftEditor:
                 return False
 
     def candidates(self, side: k.Expr, value: Any) -> list[Any]:
-        """Return candidate values of a side: the value of the other side, its neighbors, then the values in this side's
-        pool."""
+        """Return candidate values of a side that have its type: the value of the other side and its neighbors, the
+        values in this side's pool, then other values of the type."""
         leaf = underlying_leaf(side)
         known = () if leaf is None or leaf.type != side.type else self.pools.values(leaf)
         every = (value, *adjacent_values(value, self.pools.step), *known, *other_values(value))

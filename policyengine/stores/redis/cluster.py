@@ -80,9 +80,9 @@ class ClusterStore:
     """A store in a Redis Cluster.
 
     If one slot reserves its part of a decision and another refuses, other decisions may temporarily see the
-    reservation, but they never miss a charge. Histories are locked during the commit, so that no decision sees events
-    that may not happen. Each slot has its own clock, which never runs backwards for any key. If a process dies between
-    the parts, its reservations remain.
+    reservation, but they never miss a charge. Histories are locked during the commit, so that no decision relies on
+    events of a decision that may still be refused. Each slot has its own clock, which never runs backwards for any key.
+    If a process dies after it made a reservation in one slot and before it finished in all, the reservation remains.
     """
 
     def __init__(

@@ -182,7 +182,7 @@ class DecisionLogConverter:
         return texts
 
     def worlds(self) -> dict[tuple[int, tuple[str, ...]], dict[EntityRef, str]]:
-        """The looked-up rows of each entity store."""
+        """The looked-up rows for each world: each entity store, together with the rows that the request contained."""
         found: dict[tuple[int, tuple[str, ...]], dict[EntityRef, str]] = defaultdict(dict)
         for case in self.kept.values():
             found[case.world].update(case.said.rows)

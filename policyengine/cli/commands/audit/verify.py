@@ -10,6 +10,7 @@ import typer
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.audit import KeptCheckpoints, PublicKeys, SealFolder, read_checkpoint, read_key, read_keys
 from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.record_seal import PASS_KEY
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def notes(result: Verification, pinned: bool) -> Iterator[str]:
         size = 0 if result.cosigned is None else result.cosigned.size
         yield f"{lines(size)} cosigned by {', '.join(key.name for key in result.witnesses)}"
     if result.keys and not pinned:
-        yield "the key is from the folder of the seal itself: pass a copy that was kept elsewhere with `--key`"
+        yield f"the key is from the folder of the seal itself: {PASS_KEY}"
 
 
 def lines(number: int) -> str:
