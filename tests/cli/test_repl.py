@@ -379,4 +379,4 @@ def test_the_tab_key_completes_a_fact(terminal):
 
 def test_the_hint_of_a_void_block_names_the_command_of_the_repl(run, project):
     ended = run("repl", "project", stdin=b'given agent "nobody" from acme\nGET /documents\n')
-    assert "would help: `explain` shows which block was void, and why" in ended.out
+    assert "would help: `explain` shows which blocks did not apply, and why" in ended.out

@@ -152,7 +152,7 @@ def print_decision(
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
     if not print_refusal_code(screen, decision) and decision.gate == "identity":
-        screen.line(f"  would help: {explain} shows which block was void, and why")
+        screen.line(f"  would help: {explain} shows which blocks did not apply, and why")
     for fact in decision.unknown:
         screen.line(f"  unknown: {fact.fact} ({fact.why})")
     for remedy in decision.remedies:
