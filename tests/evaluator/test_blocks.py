@@ -51,6 +51,18 @@ agent group "night" { issued by acme  acts alone  may GET /x }
     assert engine.decide({**asked, "agent": {**asked["agent"], "id": id}}).gate is Gate.IDENTITY
 
 
+def test_a_chain_without_an_agent_that_received_it_is_unknown() -> None:
+    engine = Engine.from_text(
+        "package p\nusers unrestricted\nissuer acme { records chains  scopes none }\nuser any { may GET /x }"
+    )
+    hop = {"agent": "bot", "issuer": "acme", "scopes": ["x"]}
+    asked = {"request": {"method": "GET", "path": "/x"}, "user": {"id": "ann"}, "credential": {"issuer": "acme"}}
+    found = engine.decide({**asked, "chain": {"hops": [hop]}})
+    assert engine.decide(asked).allowed
+    assert found.gate is Gate.CHAIN
+    assert [(one.fact, one.why) for one in found.unknown] == [("chain.hops", "no agent received a delegation")]
+
+
 def test_the_tree_of_a_policy_is_the_same_in_any_order_of_its_files() -> None:
     first = "package shop\nentity order { owner: user }\nissuer acme {}\nscope read { GET /orders/{id: order} }\n"
     other = 'package shop\nuser any { may read }\nguard "own" on read { require user == resource.owner }\n'

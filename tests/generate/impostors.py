@@ -150,10 +150,9 @@ def members(random: Random, value: dict[str, Any]) -> Pair:
         case "name":
             name = random.choice(list(value))
             odd = posed(random, name)
-            return Pair(
-                {odd.asked if one == name else one: found for one, found in value.items()},
-                renamed(value, name, odd.real),
-            )
+            asked = {odd.asked if one == name else one: found for one, found in value.items()}
+            merged = len(asked) < len(value)  # by an impostor that equals another name
+            return Pair(asked, None if merged else renamed(value, name, odd.real))
         case "changing":
             return Pair(Changing(value, {name: random.choice(STRINGS) for name in value}), value)
         case _:

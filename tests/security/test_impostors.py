@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policyengine.engine import Engine
@@ -250,6 +250,7 @@ def sides(seed: int) -> Sides:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
+@example(seed=0, which=0, chance=63828)  # a name that equals another replaces it in the dictionary
 @given(seed=st.integers(0, POLICIES - 1), which=st.integers(0, 2**16), chance=st.integers(0, 2**32))
 def test_impostor_objects_are_decided_as_specified_and_do_not_affect_later_decisions(
     seed: int, which: int, chance: int

@@ -169,6 +169,16 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
     return fields, [draw(tree) for _ in range(count)]
 
 
+def test_a_negated_constant_is_compared_by_its_value() -> None:
+    def minus(number: int) -> k.UnaryMinus:
+        return k.UnaryMinus(constant(number, Scalar.INT), Scalar.INT, span=HERE)
+
+    above, below = k.Relation(">", COUNT, minus(1), span=HERE), k.Relation("<", COUNT, minus(2), span=HERE)
+    assert True not in possible_truths(k.And((above, below), span=HERE))
+    above, below = k.Relation(">", COUNT, minus(2), span=HERE), k.Relation("<", COUNT, minus(0), span=HERE)
+    assert True in possible_truths(k.And((above, below), span=HERE))
+
+
 @scaled
 @settings(max_examples=examples(18, 140))
 @given(conditions())
