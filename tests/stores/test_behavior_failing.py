@@ -321,7 +321,7 @@ def test_the_limits_of_levels_are_those_of_the_fold() -> None:
         settings = ProfileSettings()
         facts = read_behavior(row, found, 1, at, settings)
         reading = CallerSnapshot(
-            CALLER._replace(issuer="i"), "g", settings, "", NO_RUN, at, row, 0, BehaviorModel(content), facts
+            CALLER._replace(issuer="i"), "g", settings, 0, NO_RUN, at, row, 0, BehaviorModel(content), facts
         )
         slow, fast = level_limits(reading)
         assert (facts.level_slow + facts.level_denied > slow or facts.level_fast > fast) is facts.burst
