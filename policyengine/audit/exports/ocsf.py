@@ -123,7 +123,7 @@ def api_of(row: RecordSummary, operation: str) -> dict[str, Any]:
 
 
 def source_of(row: RecordSummary) -> dict[str, Any]:
-    """Return the source of the request: its address or, if that is unknown, the name of the sender."""
+    """Return the source of the request: the name of the sender and, if the log shows it, the address."""
     if row.ip is not None and not row.ip.startswith("redacted:"):
         return {"ip": row.ip, "svc_name": row.agent or SERVICE}
     return {"svc_name": row.agent or row.client or SERVICE}

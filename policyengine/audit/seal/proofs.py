@@ -149,9 +149,7 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
     """
     signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
-        raise UnsealedLineError(
-            "the line is not sealed yet: the next checkpoint follows within a second of the last line"
-        )
+        raise UnsealedLineError("the line is not sealed yet: a running server seals it within about a second")
     path = inclusion_proof(TileFolder(folder).subtrees(signed.size), index, signed.size)
     found = InclusionProof(line, index, tuple(path), signed)
     found.check()

@@ -110,7 +110,7 @@ class SealRun:
         self.tree = GrowingTree(self.tiles, state.size)
         size, last = self._signed_size, self._checkpoint
         if last and 0 < size <= state.size and tree_root(self.tiles.subtrees(state.size), size) != last.root:
-            raise TileError(f"the tiles in `{self._sealer.folder}` do not lead to the checkpoint there")
+            raise TileError(f"the tiles in `{self._sealer.folder}` do not have the root of its checkpoint")
         self._check_recent_tiles(state.size)
         self._number, self._first, self._offset = state.file, state.first, state.offset
         self._last, self._last_bytes = bytes.fromhex(state.last), state.last_bytes
