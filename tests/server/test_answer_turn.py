@@ -137,6 +137,18 @@ def test_a_turn_with_many_answers_does_not_wait_for_its_end(
     assert (len(writes.sizes), len(turn.answers)) == (2, 16)
 
 
+def test_the_log_has_the_order_of_the_decisions_although_some_records_do_not_wait(path: Path) -> None:
+    """A batch writes its records itself: it must not overtake the decisions that were made before it."""
+    turn = Turn(path)
+    turn.ask()
+    body = json.dumps({"requests": [QUESTION] * 2}).encode()
+    batch = copy_context().run(turn.app.now, "POST", b"/decide/batch", HEADERS, body)
+    assert isinstance(batch, FastAnswer)
+    turn.app.flush()
+    [first] = turn.decisions
+    assert next(record.id for record in read_records(path)) == first["id"]
+
+
 def test_a_log_that_forces_lines_to_disk_forces_those_of_a_turn_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ class BatchDoor:
     method: ClassVar[str] = "POST"
     has_body: ClassVar[bool] = True
     has_threads: ClassVar[bool] = False
+    holds_records: ClassVar[bool] = False
 
     def accepts(self, headers: HeaderMap) -> bool:
         codec = CODECS.get(headers.get(b"content-type", b""))

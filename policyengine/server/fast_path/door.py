@@ -37,7 +37,8 @@ class FastDoor(Protocol):
 
     `method` is the only method that it accepts; None for every method. `has_body` means that the application reads the
     body. `has_threads` means that the door may answer in a thread, for a store or for long work; otherwise the
-    application answers.
+    application answers. `holds_records` means that the record of a decision may wait for the end of the turn; otherwise
+    records are written immediately.
     """
 
     @property
@@ -48,6 +49,8 @@ class FastDoor(Protocol):
     def has_body(self) -> bool: ...
     @property
     def has_threads(self) -> bool: ...
+    @property
+    def holds_records(self) -> bool: ...
 
     def accepts(self, headers: HeaderMap) -> bool:
         """Return whether the headers are those of a simple request at this door."""

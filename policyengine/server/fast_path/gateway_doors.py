@@ -36,6 +36,7 @@ class ForwardAuthDoor:
     method: ClassVar[str] = "GET"
     has_body: ClassVar[bool] = False
     has_threads: ClassVar[bool] = True
+    holds_records: ClassVar[bool] = True
 
     def accepts(self, headers: HeaderMap) -> bool:
         return True
@@ -75,6 +76,7 @@ class EnvoyDoor:
     method: ClassVar[None] = None
     has_body: ClassVar[bool] = True
     has_threads: ClassVar[bool] = True
+    holds_records: ClassVar[bool] = True
 
     def accepts(self, headers: HeaderMap) -> bool:
         return len(headers.get(b"content-length", b"")) <= MAX_LENGTH_DIGITS

@@ -34,6 +34,7 @@ class QuestionDoor:
     method: ClassVar[str] = "POST"
     has_body: ClassVar[bool] = True
     has_threads: ClassVar[bool] = True
+    holds_records: ClassVar[bool] = True
 
     def accepts(self, headers: HeaderMap) -> bool:
         codec = CODECS.get(headers.get(b"content-type", b""))
