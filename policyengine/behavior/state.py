@@ -38,8 +38,8 @@ class CallerRow:
 
 
 class CallerSnapshot:
-    """The facts of one request, with the row and the model from which they were read. `endpoint` and
-    `run` are tags, `at` is in milliseconds since 1970, and `serial` the number of events of the row at that time."""
+    """The facts of one request, with the row and the model from which they were read. `endpoint` and `run` are tags,
+    `at` is in milliseconds since 1970, and `serial` is the number of events of the row at that time."""
 
     __slots__ = ("at", "caller", "endpoint", "facts", "group", "model", "row", "run", "serial", "settings")
 
