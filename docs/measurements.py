@@ -11,6 +11,7 @@ from bench import chart, kind_chart
 from bench.paper import NAMES
 from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
 from bench.results import BUILDS, read_result
+from bench.seal import CREATED, SEALED, UNSEALED
 from bench.serving.adapters import CONSTANT
 from bench.serving.doors import ASGI, BARE, ECHO, ratio
 from bench.serving.doors import OURS as SERVER
@@ -220,7 +221,10 @@ def records() -> str:
     """Return what the decision log costs, and how fast it is verified, asked and sent, in the pure build."""
     [seal] = read_result("seal", "pure").data
     costs, rates = seal["costs_us"], seal["rates"]
+    costs = {**costs, **{f"{name}, on disk": seal["disk_us"][name] for name in (SEALED, UNSEALED)}}
     rows = [[f"a decision, {name}", f"{format_number(cost)} µs of processor time"] for name, cost in costs.items()]
+    created = format_number(seal["disk_us"][CREATED])
+    rows.append(["creating a file of 8 KiB on that disk", f"{created} µs of processor time"])
     rows += [
         [f"`/decide`, {name}", f"{one['rps']:,}/s, p99 {format_number(one['p99_us'] / 1e3)} ms"]
         for name, one in rates.items()
