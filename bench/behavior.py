@@ -18,7 +18,7 @@ from bench.behavior_traffic import ALL_KINDS, DAY, HEAVY, HOUR, KINDS, MINUTE, T
 from bench.machine import rss_mb
 from bench.report import Section, Target
 from bench.trial import format_number
-from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import ProfileSettings, advance, apply_decision, read_behavior
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
 from policyengine.behavior.row import MAX_SEEN, ROW_BYTES, BehaviorRow, pack_row
@@ -103,14 +103,14 @@ def spike(row: BehaviorRow, model: ClassModel, day: int, settings: ProfileSettin
     """Return after how many requests, at twenty times the pace of the caller's busiest hour, there is a burst."""
     hour = max(range(len(row.paces)), key=row.paces.__getitem__)
     step = 16 * HOUR // (SPIKE * max(row.paces[hour], 16))
-    at, endpoint = BEGAN + day * DAY + hour * HOUR + HOUR // 4, next(iter(row.seen))
+    at, tags = BEGAN + day * DAY + hour * HOUR + HOUR // 4, RequestTags(next(iter(row.seen)), 1)
     for number in range(1, GIVE_UP):
         at += step
         advance(row, at, settings)
-        found = read_behavior(row, model, endpoint, at, settings)
+        found = read_behavior(row, model, tags, at, settings)
         if found.burst:
             return number
-        apply_decision(row, found, at, endpoint, 1, ALLOWED, False, settings)
+        apply_decision(row, found, tags, at, ALLOWED, False, settings)
     return GIVE_UP
 
 
@@ -166,7 +166,9 @@ def fold_run(
     caller, is_new = Caller("https://issuer.example", agent), False
     for place, tool in enumerate(tools):
         row = state.row_at(caller, at + place * 1_000, settings)
-        is_new |= state.read(row, caller.issuer, GROUP, state.tagger.tag(tool), at + place * 1_000, settings).is_new
+        is_new |= state.read(
+            row, caller.issuer, GROUP, RequestTags(state.tagger.tag(tool)), at + place * 1_000, settings
+        ).is_new
         if keeps:
             event = BehaviorEvent(at + place * 1_000, caller, GROUP, tool, at // MINUTE % 9_999 + 1, ALLOWED)
             state.fold(event, lambda _: settings)
@@ -192,7 +194,9 @@ def patience(days: int, per_minute: int) -> float:
     began = BEGAN + days * DAY + 8 * HOUR
     for number in range(60 * per_minute):
         at = began + number * MINUTE // per_minute
-        found = state.read(state.row_at(caller, at, settings), "i", GROUP, state.tagger.tag(USUAL), at, settings)
+        found = state.read(
+            state.row_at(caller, at, settings), "i", GROUP, RequestTags(state.tagger.tag(USUAL)), at, settings
+        )
         pace = adaptive.pace_of(found, at)
         admits = adaptive.admit(at, pace)
         gained += admits - static.admit(at, base)
@@ -235,7 +239,14 @@ def cost(principals: int) -> Cost:
         began = process_time()
         for event in events[-20_000:]:
             row = state.row_at(event.caller, at, settings)
-            state.read(row, event.caller.issuer, event.group, state.tagger.tag(event.endpoint), at, settings)
+            state.read(
+                row,
+                event.caller.issuer,
+                event.group,
+                RequestTags(state.tagger.tag(event.endpoint), event.run),
+                at,
+                settings,
+            )
         reads.append((process_time() - began) / 20_000 * 1e6)
     row = state.rows[callers[0]].row
     row.seen = dict.fromkeys(range(MAX_SEEN), 1)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 from bench.behavior_traffic import DAY, HOUR, KINDS, MINUTE, caller_days
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.row import HOURS_OF_DAY
 from policyengine.behavior.state import BehaviorState, CallerRow
@@ -82,7 +82,7 @@ class World:
             rate = self.rates[caller] = AdaptiveRate(self.base, self.raised)
         row = self.state.row_at(caller, at, SETTINGS)
         pace = rate.pace_of(
-            self.state.read(row, caller.issuer, group, self.state.tagger.tag(endpoint), at, SETTINGS), at
+            self.state.read(row, caller.issuer, group, RequestTags(self.state.tagger.tag(endpoint)), at, SETTINGS), at
         )
         admits = rate.admit(at, pace)
         clamped = pace is CLAMPED or pace is NOT_READY

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
 
-MAX_RUN = 2**32 - 1
+MAX_TAG = 2**32 - 1
 NUMBERS = ("trust", "novelty", "error_rate")
 WORDS = ("ready", "burst")
+TAGS = ("run", "shape", "letter")
 
 
 class LoggedBehavior(NamedTuple):
@@ -31,6 +32,8 @@ class LoggedBehavior(NamedTuple):
     event: int
     facts: Mapping[str, object]
     released: bool = False
+    shape: int = 0
+    letter: int = 0
 
 
 def parse_behavior(member: Any) -> LoggedBehavior | None:
@@ -43,11 +46,11 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
     for name in NUMBERS:
         facts[name] = Decimal(str(member[name]))
-    run = int(member.get("run", 0))
-    if not 0 <= run <= MAX_RUN:
-        raise ValueError("its run is out of range")
+    run, shape, letter = (int(member.get(name, 0)) for name in TAGS)
+    if not 0 <= min(run, shape, letter) <= max(run, shape, letter) <= MAX_TAG:
+        raise ValueError("its run, shape or letter is out of range")
     return LoggedBehavior(
         str(member["class"]), str(member.get("instance", "")), str(member.get("version", "")),
         run, member.get("clamped") is True, str(member["model"]), int(member["read"]),
-        int(member["event"]), facts, member.get("released") is True,
+        int(member["event"]), facts, member.get("released") is True, shape, letter,
     )  # fmt: skip

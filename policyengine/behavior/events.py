@@ -51,10 +51,24 @@ def event_time(nanoseconds: int) -> int:
     return min(max(nanoseconds // 1_000_000, 0), MAX_TIME)
 
 
+class RequestTags:
+    """What is learned of one request, as numbers: the tag of its declared endpoint; `run`, the tag of the key of its
+    run, or NO_RUN; `shape`, the tag of the structure of its payload, 0 if the payload is unknown or missing; and
+    `letter`, the steps of the declared order of calls that the request matches, one bit each."""
+
+    __slots__ = ("endpoint", "letter", "run", "shape")
+
+    def __init__(self, endpoint: int, run: int = NO_RUN, shape: int = 0, letter: int = 0) -> None:
+        self.endpoint = endpoint
+        self.run = run
+        self.shape = shape
+        self.letter = letter
+
+
 class BehaviorEvent(NamedTuple):
-    """A decision about a caller at the time `at`, in milliseconds. `endpoint` is a declared pattern. `run` is the tag
-    of the run's key, or NO_RUN. `clamped` is whether a clamp reduced a rate of the request, and `released` whether the
-    request was part of a planned change."""
+    """A decision about a caller at the time `at`, in milliseconds. `endpoint` is a declared pattern; `run`, `shape` and
+    `letter` are those of RequestTags. `clamped` is whether a clamp reduced a rate of the request, and `released`
+    whether the request was part of a planned change."""
 
     at: int
     caller: Caller
@@ -64,6 +78,8 @@ class BehaviorEvent(NamedTuple):
     outcome: int
     clamped: bool = False
     released: bool = False
+    shape: int = 0
+    letter: int = 0
 
 
 class Tagger:

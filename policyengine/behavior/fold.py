@@ -15,7 +15,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from policyengine.behavior.events import ALLOWED, DENIED
+from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import (
     DAYS_KEPT,
@@ -211,9 +211,9 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
 
 
 def read_behavior(
-    row: BehaviorRow, model: ClassModel, endpoint: int, at: int, settings: ProfileSettings
+    row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> CallerFacts:
-    """Return the facts of a request to an endpoint (its tag), this request included. The row must be at that time."""
+    """Return the facts of a request, this request included. The row must be at that time."""
     if row.limits_hour != row.hour:
         set_limits(row, settings)
     slow, fast, denied = row.level_slow, row.level_fast, row.level_denied
@@ -229,6 +229,7 @@ def read_behavior(
     slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
     if slow > MAX_LEVEL or fast > MAX_LEVEL:
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
+    endpoint = tags.endpoint
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
     if not model.is_ready or not is_ready(row, settings):
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied)
@@ -282,14 +283,13 @@ def mix(share: int, hit: bool) -> int:
 def apply_decision(
     row: BehaviorRow,
     reading: CallerFacts,
+    tags: RequestTags,
     at: int,
-    endpoint: int,
-    run: int,
     outcome: int,
     clamped: bool,
     settings: ProfileSettings,
 ) -> None:
-    """Change the row by a decision whose facts were read from it. `run` is the tag of the run's key, or 0."""
+    """Change the row by a decision whose facts were read from it."""
     is_alarming = reading.is_new and reading.ready
     slow, fast, denied = reading.level_slow, reading.level_fast, reading.level_denied
     peak_slow, peak_fast = slow // PEAK_UNIT, fast // PEAK_UNIT
@@ -315,8 +315,8 @@ def apply_decision(
     row.level_slow, row.level_fast, row.level_denied = slow, fast, denied
     row.hour_count += 1
     row.days |= 1
-    count_run(row, at, run, settings)
-    learn_endpoint(row, endpoint)
+    count_run(row, at, tags.run, settings)
+    learn_endpoint(row, tags.endpoint)
     if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
         peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)

@@ -94,5 +94,6 @@ def logged_event(record: DecisionRecord, logged: LoggedBehavior) -> BehaviorEven
     at = event_time(epoch_nanoseconds(record.time))
     outcome = OUTCOMES[record.outcome]
     return BehaviorEvent(
-        at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped, logged.released
+        at, caller, logged.group, record.endpoint or "", logged.run, outcome, logged.clamped, logged.released,
+        logged.shape, logged.letter,
     )  # fmt: skip

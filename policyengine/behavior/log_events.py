@@ -105,7 +105,8 @@ class LogEventReader:
         found: tuple[Caller, str, CallerProfile],
     ) -> BehaviorEvent:
         caller, group, profile = found
-        run, endpoint = reader.run_of(request, profile), record.endpoint
+        tags, endpoint = reader.tags_of(request, profile), record.endpoint
+        run = tags.run
         if logged is not None:
             run = run or logged.run
             caller = caller._replace(version=caller.version or logged.caller.version)
@@ -113,7 +114,7 @@ class LogEventReader:
         released = logged is not None and logged.released
         return BehaviorEvent(
             milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
-            OUTCOMES[record.outcome], clamped, released,
+            OUTCOMES[record.outcome], clamped, released, tags.shape, tags.letter,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from policyengine.behavior.events import (
     MAX_NAME_CHARACTERS,
     NO_RUN,
     Caller,
+    RequestTags,
     event_time,
     name_caller,
 )
@@ -51,9 +52,11 @@ class CallerTracker(Protocol):
 
     def tag(self, text: str) -> int: ...
     def read(
-        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot: ...
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts: ...
+    def peek(
+        self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
+    ) -> CallerFacts: ...
     def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> CallerCharge: ...
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool: ...
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int: ...
@@ -91,8 +94,8 @@ class BehaviorReader:
         if found is None:
             return None
         caller, group, profile = found
-        run, endpoint = self.run_of(request, profile), self.endpoint_of(request)
-        return self.tracker.read(caller, group, endpoint, run, event_time(moment), self.classes.settings_of)
+        tags = self.tags_of(request, profile)
+        return self.tracker.read(caller, group, tags, event_time(moment), self.classes.settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
         """Return the facts of a request that is not decided for good. Raises StoreError."""
@@ -100,9 +103,8 @@ class BehaviorReader:
         if found is None:
             return None
         caller, group, profile = found
-        return self.tracker.peek(
-            caller, group, profile.settings, self.endpoint_of(request), event_time(moment)
-        ).to_facts()
+        tags = self.tags_of(request, profile)
+        return self.tracker.peek(caller, group, profile.settings, tags, event_time(moment)).to_facts()
 
     def identify(self, request: Request) -> IdentifiedCaller | None:
         """Return the caller of a request, its class and its profile. Nothing is learned about users without an agent.
@@ -140,6 +142,11 @@ class BehaviorReader:
                 self._identified.clear()
             self._identified[key] = found
         return found
+
+    def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
+        """Return what is learned of a request. Raises StoreError."""
+        run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
+        return RequestTags(self.tracker.tag(self.endpoint_of(request)), run)
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""
@@ -312,7 +319,7 @@ def caller_profile(profile: k.Profile) -> CallerProfile:
 
 def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> bytes:
     """Return the member of a log line: what was read, and the number of the event that was learned (0: none)."""
-    found = reading.facts
+    found, tags = reading.facts, reading.tags
     members: dict[str, object] = {
         "class": reading.group,
         "model": reading.model.digest,
@@ -320,7 +327,9 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         "event": number,
         **({"instance": reading.caller.instance} if reading.caller.instance else {}),
         **({"version": reading.caller.version} if reading.caller.version else {}),
-        **({"run": reading.run} if reading.run else {}),
+        **({"run": tags.run} if tags.run else {}),
+        **({"shape": tags.shape} if tags.shape else {}),
+        **({"letter": tags.letter} if tags.letter else {}),
         **({"clamped": True} if clamped else {}),
         **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),

@@ -16,21 +16,33 @@ DAYS_KEPT: Final = 28
 MILLION: Final = 1_000_000
 NEW_TRUST: Final = 500_000
 MAX_SEEN: Final = 56  # maximum endpoints of a caller
-ROW_BYTES: Final = 2_048  # maximum size of a packed row, including what rows will contain about sequences and payloads
-ROW_VERSION: Final = 1
+MAX_SHAPES: Final = 24  # maximum structures of payloads of a caller
+GRAM_SETS: Final = 76
+GRAM_WAYS: Final = 4  # entries of a set
+GRAM_ENTRIES: Final = GRAM_SETS * GRAM_WAYS
+SCORE_BUCKETS: Final = 24
+SCORE_LENGTHS: Final = 2  # classes of lengths of runs
+SCORE_COUNTS: Final = 2 * SCORE_LENGTHS * SCORE_BUCKETS
+ROW_BYTES: Final = 2_048  # maximum size of a packed row
+ROW_VERSION: Final = 2
+ROW_VERSIONS: Final = (1, ROW_VERSION)  # those that can be read
 MAX_COUNT: Final = 2**32 - 1
 MAX_SHORT: Final = 2**16 - 1
 MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
 MAX_HOUR: Final = (MAX_SHORT + 1) * HOURS_OF_DAY - 1  # days have 16 bits
 
-_HEAD = Struct("<B?BBQQIIIIIIIIQHHIIIQQQ")
+_HEAD_1 = Struct("<B?BBQQIIIIIIIIQHHIIIQQQ")
+_SEQUENCE = Struct("<QHHiHHB?HB?")
 _PACES = Struct(f"<{HOURS_OF_DAY}I")
 _PEAKS = Struct(f"<{2 * DAYS_KEPT}I")
 _RATIOS = Struct(f"<{2 * DAYS_KEPT}H")
-_SEEN = Struct("<IH")
+_TAG = Struct("<IH")
+_GRAMS = Struct(f"<{GRAM_ENTRIES}H{GRAM_ENTRIES}s")
 _NO_PACES = (0,) * HOURS_OF_DAY
 _NO_DAYS = (0,) * (2 * DAYS_KEPT)
-_FIXED = _HEAD.size + _PACES.size + _PEAKS.size + _RATIOS.size
+_FIXED_1 = _HEAD_1.size + _PACES.size + _PEAKS.size + _RATIOS.size
+_FIXED = _FIXED_1 + _SEQUENCE.size + SCORE_COUNTS
+_NO_SCORES = bytes(SCORE_COUNTS)
 
 
 class RowError(Exception):
@@ -52,17 +64,29 @@ class BehaviorRow:
     relative to the peaks of the days before it, in 1/1024, with the same indexes; 0 if the caller was not ready.
     `level_slow` and `level_fast` are the levels of the leaky buckets of allowed requests at `level_at`, the time of the
     latest event; `level_denied` is the level of the bucket of all other requests. `seen` contains the tags of used
-    endpoints, with the day of their latest use.
+    endpoints, with the day of their latest use, and `shapes` those of the structures of payloads.
+
+    `grams` and `gram_counts` are the table of sequences of endpoints (`behavior/grams.py`): each sequence has a 16-bit
+    tag; empty if no sequence was learned. `gram_total` is the number of learned requests, halved together with the
+    counts. `context` has the symbols of the three previous requests of the run, the latest in the lowest 16 bits.
+
+    The scored part of the latest run has `scored` requests; `surprise` is its largest surprise to the class, and
+    `excess` the sum of the surprises to the caller less those to the class; `worst` is the largest mean of this sum.
+    `is_flagged` is whether the run was unusual, so that little of it is learned. `scores` counts the scores of earlier
+    runs in buckets: those to the class for each class of lengths, then those to the caller.
+
+    `step_state` is the state of the automaton of the declared order of calls, and `step_machine` its digest.
 
     `pace`, `ceiling_slow` and `ceiling_fast` are computed from the other fields for the hour `limits_hour`, and are not
     packed.
     """
 
     __slots__ = (
-        "ceiling_fast", "ceiling_slow", "days", "errors", "fall_hour", "gain_day", "gains", "hour", "hour_alarm",
-        "hour_count", "level_at", "level_denied", "level_fast", "level_slow", "limits_hour", "novelty",
-        "pace", "paces", "peaks", "ratios", "run_last", "run_length", "run_tag", "runs", "seen", "serial", "top_fast",
-        "top_slow", "trust",
+        "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour", "gain_day", "gains",
+        "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged", "level_at",
+        "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peaks", "ratios",
+        "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial", "shapes", "step_machine",
+        "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -95,6 +119,19 @@ class BehaviorRow:
         self.level_fast = 0
         self.level_denied = 0
         self.seen: dict[int, int] = {}
+        self.shapes: dict[int, int] = {}
+        self.grams = array("H")
+        self.gram_counts = bytearray()
+        self.gram_total = 0
+        self.context = 0
+        self.scored = 0
+        self.surprise = 0
+        self.excess = 0
+        self.worst = 0
+        self.is_flagged = False
+        self.scores = bytearray(_NO_SCORES)
+        self.step_state = 0
+        self.step_machine = 0
         self.limits_hour = -1
         self.pace = 0
         self.ceiling_slow = 0
@@ -104,10 +141,13 @@ class BehaviorRow:
         return unpack_row(pack_row(self))
 
     def successor(self) -> BehaviorRow:
-        """Return the first row of a new version of the caller. It starts with the paces, peaks and endpoints of this
-        row, but without the runs and days that make a caller ready, and with at most the trust of a new caller."""
+        """Return the first row of a new version of the caller. It starts with the paces, peaks, endpoints, payloads and
+        sequences of this row, but without the runs and days that make a caller ready, and with at most the trust of a
+        new caller."""
         row = self.copy()
         row.serial = row.runs = row.days = row.run_length = row.top_slow = row.top_fast = 0
+        row.context = row.scored = row.surprise = row.excess = row.worst = row.step_state = row.step_machine = 0
+        row.is_flagged, row.scores = False, bytearray(_NO_SCORES)
         row.ratios = array("H", _NO_DAYS)
         row.trust = min(row.trust, NEW_TRUST)
         return row
@@ -115,31 +155,47 @@ class BehaviorRow:
 
 def pack_row(row: BehaviorRow) -> bytes:
     """Pack a row; equal rows have equal bytes."""
-    head = _HEAD.pack(
+    head = _HEAD_1.pack(
         ROW_VERSION, row.hour_alarm, len(row.seen), row.gains, row.level_at, row.serial, row.trust, row.novelty,
         row.errors, row.hour, row.hour_count, row.gain_day, row.fall_hour, row.days, row.run_last,
         row.runs, row.run_length, row.run_tag, row.top_slow, row.top_fast, row.level_slow, row.level_fast,
         row.level_denied,
     )  # fmt: skip
-    seen = b"".join([_SEEN.pack(tag, row.seen[tag]) for tag in sorted(row.seen)])
-    return head + _PACES.pack(*row.paces) + _PEAKS.pack(*row.peaks) + _RATIOS.pack(*row.ratios) + seen
+    sequence = _SEQUENCE.pack(
+        row.context, row.gram_total, row.surprise, row.excess, row.worst, row.step_state, row.scored, row.is_flagged,
+        row.step_machine, len(row.shapes), bool(row.grams),
+    )  # fmt: skip
+    days = _PACES.pack(*row.paces) + _PEAKS.pack(*row.peaks) + _RATIOS.pack(*row.ratios)
+    grams = _GRAMS.pack(*row.grams, bytes(row.gram_counts)) if row.grams else b""
+    tags = b"".join([_TAG.pack(tag, each[tag]) for each in (row.seen, row.shapes) for tag in sorted(each)])
+    return b"".join((head, sequence, days, row.scores, grams, tags))
 
 
 def unpack_row(raw: bytes) -> BehaviorRow:
-    """Unpack a row that `pack_row` packed. Raises RowError."""
-    if raw[:1] != bytes((ROW_VERSION,)):
+    """Unpack a row that `pack_row` packed, or that an earlier version packed, without sequences. Raises RowError."""
+    version = raw[0] if raw else 0
+    if version not in ROW_VERSIONS:
         raise RowError("the row has an unsupported version")
-    if len(raw) < _FIXED:
+    fixed = _FIXED if version == ROW_VERSION else _FIXED_1
+    if len(raw) < fixed:
         raise RowError("the row is cut off")
-    row = BehaviorRow(0)
+    row, shapes, has_grams = BehaviorRow(0), 0, False
     (
         _, row.hour_alarm, count, row.gains, row.level_at, row.serial, row.trust, row.novelty,
         row.errors, row.hour, row.hour_count, row.gain_day, row.fall_hour, row.days, row.run_last,
         row.runs, row.run_length, row.run_tag, row.top_slow, row.top_fast, row.level_slow, row.level_fast,
         row.level_denied,
-    ) = _HEAD.unpack_from(raw)  # fmt: skip
-    if count > MAX_SEEN or len(raw) != _FIXED + count * _SEEN.size:
-        raise RowError("the length of the row does not match its number of endpoints")
+    ) = _HEAD_1.unpack_from(raw)  # fmt: skip
+    at = _HEAD_1.size
+    if version == ROW_VERSION:
+        (
+            row.context, row.gram_total, row.surprise, row.excess, row.worst, row.step_state, row.scored,
+            row.is_flagged, row.step_machine, shapes, has_grams,
+        ) = _SEQUENCE.unpack_from(raw, at)  # fmt: skip
+        at += _SEQUENCE.size
+    grams = _GRAMS.size if has_grams else 0
+    if count > MAX_SEEN or shapes > MAX_SHAPES or len(raw) != fixed + grams + (count + shapes) * _TAG.size:
+        raise RowError("the length of the row does not match the numbers of its endpoints and payloads")
     if raw[1] > 1:
         raise RowError("the alarm flag of the row is neither 0 nor 1")
     if max(row.trust, row.novelty, row.errors) > MILLION:
@@ -148,12 +204,23 @@ def unpack_row(raw: bytes) -> BehaviorRow:
         raise RowError("a level in the row exceeds the maximum")
     if row.days >> DAYS_KEPT or row.hour > MAX_HOUR:
         raise RowError("a time in the row is out of range")
-    at = _HEAD.size
     row.paces = array("I", _PACES.unpack_from(raw, at))
     at += _PACES.size
     row.peaks = array("I", _PEAKS.unpack_from(raw, at))
     row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
-    row.seen = dict(_SEEN.iter_unpack(raw[_FIXED:]))
-    if list(row.seen) != sorted(row.seen) or len(row.seen) != count:
-        raise RowError("the endpoints of the row are not in order")
+    if version == ROW_VERSION:
+        row.scores = bytearray(raw[fixed - SCORE_COUNTS : fixed])
+    if has_grams:
+        *tags, counts = _GRAMS.unpack_from(raw, fixed)
+        row.grams, row.gram_counts = array("H", tags), bytearray(counts)
+    row.seen = unpack_tags(raw, fixed + grams, count)
+    row.shapes = unpack_tags(raw, fixed + grams + count * _TAG.size, shapes)
     return row
+
+
+def unpack_tags(raw: bytes, at: int, count: int) -> dict[int, int]:
+    """Unpack tags with their days from an offset. Raises RowError."""
+    found = dict(_TAG.iter_unpack(raw[at : at + count * _TAG.size]))
+    if list(found) != sorted(found) or len(found) != count:
+        raise RowError("the tags of the row are not in order")
+    return found

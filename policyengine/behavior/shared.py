@@ -15,7 +15,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
-from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     FAST_FACTOR,
     LEVEL_UNIT,
@@ -113,25 +113,23 @@ class SharedTracker:
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
-    def read(
-        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
-    ) -> CallerSnapshot:
+    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
         """Read the facts of a request. Raises StoreError."""
         self._settings_of = settings_of
         if not self._thread.is_running:
             self.start()
         settings = self._releases.settings_at(settings_of(group), group, at)
-        row, model, tag, facts = self._read(caller, group, settings, endpoint, at)
-        return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, model, facts)
+        row, model, facts = self._read(caller, group, settings, tags, at)
+        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, model, facts)
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
         """Return the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
-        return self._read(caller, group, self._releases.settings_at(settings, group, at), endpoint, at)[-1]
+        return self._read(caller, group, self._releases.settings_at(settings, group, at), tags, at)[-1]
 
     def _read(
-        self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int
-    ) -> tuple[BehaviorRow, BehaviorModel, int, CallerFacts]:
-        tag = self.tag(endpoint)
+        self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
+    ) -> tuple[BehaviorRow, BehaviorModel, CallerFacts]:
+        self._open()
         if self._refused is not None:
             raise self._refused
         key = self.key_of(caller)
@@ -144,7 +142,7 @@ class SharedTracker:
             if at // HOUR != row.hour:
                 row = row.copy()  # the shared row must not advance, because other events of its hour may follow
                 advance(row, at, settings)
-            return row, model, tag, read_behavior(row, model.class_of((caller.issuer, group)), tag, at, settings)
+            return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tags, at, settings)
 
     def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Read a caller of which this process knows no event. Raises StoreError."""
@@ -180,7 +178,8 @@ class SharedTracker:
         """Return the change that the commit of a decision makes to its caller. Raises StoreError."""
         facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
         flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
-        content = reading.endpoint, reading.run, flags
+        tags = reading.tags
+        content = tags.endpoint, tags.run, flags, tags.shape, tags.letter
         with self._lock:
             pace, limits, hour = reading.row.pace, level_limits(reading), at // HOUR
             known = self._callers.get(key)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec import MsgspecError, msgpack
 
-from policyengine.behavior.events import FAILED
+from policyengine.behavior.events import FAILED, RequestTags
 from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
@@ -17,7 +17,7 @@ from policyengine.behavior.fold import (
     apply_failure,
     set_limits,
 )
-from policyengine.behavior.row import ROW_VERSION, BehaviorRow, RowError, pack_row, unpack_row
+from policyengine.behavior.row import ROW_VERSIONS, BehaviorRow, RowError, pack_row, unpack_row
 from policyengine.behavior.state import SettingsOf
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
 from policyengine.stores.base import StoreError
@@ -53,7 +53,8 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
     if event.outcome == FAILED:
         apply_failure(row)
         return
-    endpoint, run, flags = event.content
+    endpoint, run, flags, *more = event.content  # an earlier version wrote three numbers
+    shape, letter = more or (0, 0)
     if flags & RELEASED:
         settings = settings.release()
     advance(row, event.at, settings)
@@ -63,7 +64,8 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
     )  # fmt: skip
-    apply_decision(row, reading, event.at, endpoint, run, event.outcome, event.clamped, settings)
+    tags = RequestTags(endpoint, run, shape, letter)
+    apply_decision(row, reading, tags, event.at, event.outcome, event.clamped, settings)
 
 
 def end_release(settings: ProfileSettings) -> ProfileSettings:
@@ -116,6 +118,6 @@ def decode_saved(raw: bytes) -> SavedCaller | None:
         return None
     try:
         issuer, agent, group, packed = msgpack.decode(raw, type=tuple[str, str, str, bytes])
-        return SavedCaller(issuer, agent, group, unpack_row(packed)) if packed[0] == ROW_VERSION else None
+        return SavedCaller(issuer, agent, group, unpack_row(packed)) if packed[0] in ROW_VERSIONS else None
     except (MsgspecError, RowError, IndexError) as error:
         raise UnreadableBehaviorError(f"the row of a caller is damaged: {error}") from None

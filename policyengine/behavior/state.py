@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
@@ -38,18 +38,17 @@ class CallerRow:
 
 
 class CallerSnapshot:
-    """The facts of one request, with the row and the model from which they were read. `endpoint` and `run` are tags,
-    `at` is in milliseconds since 1970, and `serial` is the number of events of the row at that time."""
+    """The facts of one request, with the row and the model from which they were read. `at` is in milliseconds since
+    1970, and `serial` is the number of events of the row at that time."""
 
-    __slots__ = ("at", "caller", "endpoint", "facts", "group", "model", "row", "run", "serial", "settings")
+    __slots__ = ("at", "caller", "facts", "group", "model", "row", "serial", "settings", "tags")
 
     def __init__(
         self,
         caller: Caller,
         group: str,
         settings: ProfileSettings,
-        endpoint: int,
-        run: int,
+        tags: RequestTags,
         at: int,
         row: BehaviorRow,
         serial: int,
@@ -59,8 +58,7 @@ class CallerSnapshot:
         self.caller = caller
         self.group = group
         self.settings = settings
-        self.endpoint = endpoint
-        self.run = run
+        self.tags = tags
         self.at = at
         self.row = row
         self.serial = serial
@@ -143,21 +141,21 @@ class BehaviorState:
         return row
 
     def read(
-        self, row: BehaviorRow, issuer: str, group: str, endpoint: int, at: int, settings: ProfileSettings
+        self, row: BehaviorRow, issuer: str, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
-        """Return the facts of a request to an endpoint (its tag), from a row at its time."""
-        return read_behavior(row, self.model.class_of((issuer, group)), endpoint, at, settings)
+        """Return the facts of a request, from a row at its time."""
+        return read_behavior(row, self.model.class_of((issuer, group)), tags, at, settings)
 
     def snapshot(
-        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
+        self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Return the facts of a request, and what they were read from; learn a model before if it is due."""
         if self.learns:
             self.learn_if_due(at, settings_of)
-        settings, tag = self.settings_at(settings_of(group), group, at), self.tagger.tag(endpoint)
+        settings = self.settings_at(settings_of(group), group, at)
         row = self.row_to_read(caller, at, settings)
-        facts = self.read(row, caller.issuer, group, tag, at, settings)
-        return CallerSnapshot(caller, group, settings, tag, run, at, row, row.serial, self.model, facts)
+        facts = self.read(row, caller.issuer, group, tags, at, settings)
+        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts)
 
     def is_unchanged(self, reading: CallerSnapshot) -> bool:
         """Return whether the row of a caller has no event after those that were read."""
@@ -168,7 +166,7 @@ class BehaviorState:
         """Return whether a request still has the facts that were read."""
         caller, at, settings = reading.caller, reading.at, reading.settings
         row = self.row_to_read(caller, at, settings)
-        again = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
+        again = self.read(row, caller.issuer, reading.group, reading.tags, at, settings)
         return again.values() == reading.facts.values()
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
@@ -179,8 +177,8 @@ class BehaviorState:
         known = self._rows.get(caller)
         if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
-            facts = self.read(row, caller.issuer, reading.group, reading.endpoint, at, settings)
-        apply_decision(row, facts, at, reading.endpoint, reading.run, outcome, clamped, settings)
+            facts = self.read(row, caller.issuer, reading.group, reading.tags, at, settings)
+        apply_decision(row, facts, reading.tags, at, outcome, clamped, settings)
         self._keep(caller, reading.group, row, settings)
         return row.serial
 
@@ -192,9 +190,9 @@ class BehaviorState:
         if event.released:
             settings = settings.release()
         row = self.row_at(caller, at, settings)
-        endpoint = self.tagger.tag(event.endpoint)
-        reading = read_behavior(row, self.model.class_of((caller.issuer, group)), endpoint, at, settings)
-        apply_decision(row, reading, at, endpoint, event.run, event.outcome, event.clamped, settings)
+        tags = RequestTags(self.tagger.tag(event.endpoint), event.run, event.shape, event.letter)
+        reading = read_behavior(row, self.model.class_of((caller.issuer, group)), tags, at, settings)
+        apply_decision(row, reading, tags, at, event.outcome, event.clamped, settings)
         self._keep(caller, group, row, settings)
         return reading
 

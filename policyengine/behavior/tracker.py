@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
-from policyengine.behavior.events import ALLOWED, HELD, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.keeper_thread import KeeperThread
@@ -75,22 +75,20 @@ class BehaviorTracker:
 
     # ── Facts ─────────────────────────────────────────────────────────────────────────────────
 
-    def read(
-        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
-    ) -> CallerSnapshot:
+    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
         """Read the facts of a request."""
         state = self.state
         with self._lock:
             state.learns = state.count <= MAX_INLINE_CALLERS
-            return state.snapshot(caller, group, endpoint, run, at, settings_of)
+            return state.snapshot(caller, group, tags, at, settings_of)
 
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, endpoint: str, at: int) -> CallerFacts:
+    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
         """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
         state = self.state
         settings = state.settings_at(settings, group, at)
         with self._lock:
             row = state.row_to_read(caller, at, settings)
-            return state.read(row, caller.issuer, group, state.tagger.tag(endpoint), at, settings)
+            return state.read(row, caller.issuer, group, tags, at, settings)
 
     def tag(self, text: str) -> int:
         """Return the tag of a text."""

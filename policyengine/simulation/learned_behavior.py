@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policyengine import kernel as k
-from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.events import Caller, RequestTags, Tagger
 from policyengine.behavior.state import BehaviorState, CallerSnapshot, SettingsOf
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.clock import MICROSECOND
@@ -29,12 +29,10 @@ class SimulatedTracker(BehaviorTracker):
         found, self._latest = self._latest, None
         return found
 
-    def read(
-        self, caller: Caller, group: str, endpoint: str, run: int, at: int, settings_of: SettingsOf
-    ) -> CallerSnapshot:
+    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
         self.state.learns = True  # in this thread for any number of callers: other threads have no virtual clock
         self.state.learn_if_due(at, settings_of)
-        return super().read(caller, group, endpoint, run, at, settings_of)
+        return super().read(caller, group, tags, at, settings_of)
 
     def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
         self._latest, self.state.learns = reading, True

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import NamedTuple
 
-from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.model import (
     FORMAT,
@@ -57,8 +57,8 @@ class Callers:
 
     def read(self, who: Caller, endpoint: str = USUAL) -> CallerFacts:
         row = self.state.row_at(who, self.now, self.settings)
-        tag = self.state.tagger.tag(endpoint)
-        return self.state.read(row, who.issuer, GROUP, tag, self.now, self.settings)
+        tags = RequestTags(self.state.tagger.tag(endpoint))
+        return self.state.read(row, who.issuer, GROUP, tags, self.now, self.settings)
 
     def row(self, who: Caller) -> BehaviorRow:
         return self.state.row_at(who, self.now, self.settings)

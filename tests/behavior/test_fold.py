@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, RequestTags
 from policyengine.behavior.fold import (
     FAST_FACTOR,
     LEAST_PACE,
@@ -50,8 +50,9 @@ events = st.lists(st.tuples(gaps, st.integers(1, 60), st.integers(0, 3), outcome
 
 def step(row, at, endpoint=A, run=1, outcome=ALLOWED, clamped=False, model=READY_CLASS, settings=SETTINGS):
     advance(row, at, settings)
-    reading = read_behavior(row, model, endpoint, at, settings)
-    apply_decision(row, reading, at, endpoint, run, outcome, clamped, settings)
+    tags = RequestTags(endpoint, run)
+    reading = read_behavior(row, model, tags, at, settings)
+    apply_decision(row, reading, tags, at, outcome, clamped, settings)
     return reading
 
 
@@ -180,7 +181,9 @@ def test_levels_fall_at_two_and_ten_times_the_pace():
     for _ in range(10):
         step(row, START)
     assert (row.level_slow, row.level_fast) == (10 * LEVEL_UNIT, 10 * LEVEL_UNIT)
-    found = read_behavior(row, READY_CLASS, A, START + 6 * MINUTE, SETTINGS)  # usually one request in that time
+    found = read_behavior(
+        row, READY_CLASS, RequestTags(A), START + 6 * MINUTE, SETTINGS
+    )  # usually one request in that time
     assert (found.level_slow, found.level_fast) == (
         (11 - SLOW_FACTOR) * LEVEL_UNIT,
         max(11 - FAST_FACTOR, 1) * LEVEL_UNIT,
@@ -408,7 +411,7 @@ def test_denials_and_failures_are_errors_and_throttled_requests_are_none():
     for _ in range(100):
         apply_failure(row)
     assert row.errors == MILLION
-    assert read_behavior(row, READY_CLASS, A, START, SETTINGS).error_rate == 1_000
+    assert read_behavior(row, READY_CLASS, RequestTags(A), START, SETTINGS).error_rate == 1_000
 
 
 # ── Runs, readiness, facts ────────────────────────────────────────────────────────────────────
@@ -447,7 +450,7 @@ def test_days_before_those_that_are_learned_do_not_make_ready():
 def test_facts_are_neutral_until_the_class_is_ready(model):
     row = ready_row()
     row.trust, row.novelty, row.errors = 1, 2, 3
-    found = read_behavior(row, model, 33, START, SETTINGS)
+    found = read_behavior(row, model, RequestTags(33), START, SETTINGS)
     assert found.values() == (False, 500, False, 0, 0)
     step(row, START, 33, model=model)
     assert row.trust == 1  # no alarm

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller
+from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller, RequestTags
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.row import pack_row
@@ -24,7 +24,9 @@ def teach(tracker, days=3, callers=3):
         for number in range(callers):
             for each in range(6):
                 at = BEGIN + day * DAY + each * 1_000
-                reading = tracker.read(Caller("idp", f"bot-{number}"), "bots", "GET /a", each, at, settings_of)
+                reading = tracker.read(
+                    Caller("idp", f"bot-{number}"), "bots", RequestTags(tracker.tag("GET /a"), each), at, settings_of
+                )
                 tracker.learn(reading, ALLOWED, False, settings_of)
 
 

@@ -10,7 +10,7 @@ from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
-from policyengine.behavior.events import Caller
+from policyengine.behavior.events import Caller, RequestTags
 from policyengine.behavior.fold_log import fold_log
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
@@ -210,11 +210,12 @@ def test_a_request_of_the_next_hour_that_is_read_first_does_not_move_an_earlier_
         state = BehaviorState(tagger, model=model)
         state.rows = {one: CallerRow(group, unpack_row(raw)) for one, (group, raw) in rows.items()}
         tracker = BehaviorTracker(state)
-        earlier = tracker.read(caller, "profile reporting", "GET /data/**", 1, hour - 1_000, settings_of)
+        tags = RequestTags(tracker.tag("GET /data/**"), 1)
+        earlier = tracker.read(caller, "profile reporting", tags, hour - 1_000, settings_of)
         if reads_first:
-            tracker.read(caller, "profile reporting", "GET /data/**", 1, hour + 1_000, settings_of)
+            tracker.read(caller, "profile reporting", tags, hour + 1_000, settings_of)
         tracker.learn(earlier, 0, False, settings_of)
-        later = tracker.read(caller, "profile reporting", "GET /data/**", 1, hour + 1_000, settings_of)
+        later = tracker.read(caller, "profile reporting", tags, hour + 1_000, settings_of)
         tracker.learn(later, 0, False, settings_of)
         packed_rows.append(pack_row(state.rows[caller].row))
     assert packed_rows[0] == packed_rows[1]

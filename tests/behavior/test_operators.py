@@ -8,7 +8,7 @@ import pytest
 
 from policyengine import Engine
 from policyengine.audit import DecisionLog
-from policyengine.behavior.events import Caller
+from policyengine.behavior.events import Caller, RequestTags
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.operator_files import (
     ForgetRequest,
@@ -242,7 +242,7 @@ def test_a_decision_that_read_its_row_before_the_caller_was_forgotten_does_not_r
     reader = engine.decider.behavior
     at = int(engine.test_clock.now.timestamp() * 1_000)
     caller = Caller("idp", "report-0")
-    reading = tracker.read(caller, PROFILE, "GET /data/**", 1, at, reader.settings_of)
+    reading = tracker.read(caller, PROFILE, RequestTags(tracker.tag("GET /data/**"), 1), at, reader.settings_of)
     tracker.state.forget(lambda known: known == caller)
     tracker.learn(reading, 0, False, reader.settings_of)
     assert tracker.state.rows[caller].row.serial == 1

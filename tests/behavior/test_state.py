@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import ALLOWED, DENIED, HELD, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.row import HOUR, pack_row
 from policyengine.behavior.state import BehaviorState, CallerRow
@@ -63,7 +63,9 @@ def test_reading_changes_no_facts():
     state = BehaviorState(Tagger(KEY))
     for event in events:
         row = state.row_at(event.caller, event.at, SETTINGS)
-        read = state.read(row, ISSUER, GROUP, state.tagger.tag(event.endpoint), event.at, SETTINGS)
+        read = state.read(
+            row, ISSUER, GROUP, RequestTags(state.tagger.tag(event.endpoint), event.run), event.at, SETTINGS
+        )
         if event.at // DAY == state.model.content.made // DAY:  # no model is learned with this event
             assert state.fold(event, lambda _: SETTINGS) == read
         else:

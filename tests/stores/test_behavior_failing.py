@@ -20,7 +20,7 @@ from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.behavior import shared as shared_module
 from policyengine.behavior import shared_rows
-from policyengine.behavior.events import NO_RUN
+from policyengine.behavior.events import RequestTags
 from policyengine.behavior.fold import ProfileSettings, read_behavior
 from policyengine.behavior.folder import BehaviorFolderError
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
@@ -187,7 +187,7 @@ def test_a_damaged_row_makes_facts_unknown_and_a_lost_one_new(
 def test_a_row_of_another_version_is_learned_anew(
     store: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_rows, "ROW_VERSION", 99)
+    monkeypatch.setattr(shared_rows, "ROW_VERSIONS", (99,))
     engine = Engine.from_text(LOCAL, clock=clock, store=store)
     assert told(engine.decide(question(task="a"))) == "allow 100"
 
@@ -319,9 +319,9 @@ def test_the_limits_of_levels_are_those_of_the_fold() -> None:
         found = ClassModel("i", "g", 200, 3, frozenset(), *margins, 20)
         content = ModelContent(FORMAT, MODEL_VERSION, 1, 0, "", (found,))
         settings = ProfileSettings()
-        facts = read_behavior(row, found, 1, at, settings)
+        facts = read_behavior(row, found, RequestTags(1), at, settings)
         reading = CallerSnapshot(
-            CALLER._replace(issuer="i"), "g", settings, 0, NO_RUN, at, row, 0, BehaviorModel(content), facts
+            CALLER._replace(issuer="i"), "g", settings, RequestTags(0), at, row, 0, BehaviorModel(content), facts
         )
         slow, fast = level_limits(reading)
         assert (facts.level_slow + facts.level_denied > slow or facts.level_fast > fast) is facts.burst
