@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
 
 MAX_TAG = 2**32 - 1
-NUMBERS = ("trust", "novelty", "error_rate")
+NUMBERS = ("trust", "novelty", "error_rate", "deviation")
 WORDS = ("ready", "burst")
+LATER = frozenset({"deviation"})  # facts that earlier versions did not log; then they are neutral
 TAGS = ("run", "shape", "letter")
 
 
@@ -45,7 +46,7 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
         return LoggedBehavior("", "", "", 0, False, "", 0, 0, UNREADABLE_FACTS)
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
     for name in NUMBERS:
-        facts[name] = Decimal(str(member[name]))
+        facts[name] = Decimal(str(member.get(name, 0) if name in LATER else member[name]))
     run, shape, letter = (int(member.get(name, 0)) for name in TAGS)
     if not 0 <= min(run, shape, letter) <= max(run, shape, letter) <= MAX_TAG:
         raise ValueError("its run, shape or letter is out of range")

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Final
 
 from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
+from policyengine.behavior.grams import class_surprise, extend_context, learn_grams, own_surprise, symbol_of
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import (
     DAYS_KEPT,
@@ -26,6 +27,8 @@ from policyengine.behavior.row import (
     MAX_SEEN,
     MAX_SHORT,
     MILLION,
+    SCORE_BUCKETS,
+    SCORE_LENGTHS,
     BehaviorRow,
 )
 
@@ -43,16 +46,25 @@ SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
 CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
 GAINS_PER_DAY: Final = 8
+MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run has several
+SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
+LEAST_SCORED: Final = 3  # requests until a run has a score to its caller
+SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
+EXCESS_STEP: Final = 107
+FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
+MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
+MAX_SCORE_COUNT: Final = 255
+LEARNED_PART: Final = 4  # one of so many flagged runs is learned
 
 
 class ProfileSettings:
     """Says how a profile lets behavior be learned; the defaults hold for callers without a profile. It never changes.
 
-    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. If `released`, a planned change
-    is under way: it raises no alarm, and is learned fully.
+    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `sequences` is whether sequences
+    of endpoints are learned. If `released`, a planned change is under way: it raises no alarm, and is learned fully.
     """
 
-    __slots__ = ("burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle")
+    __slots__ = ("burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle", "sequences")
 
     def __init__(
         self,
@@ -64,6 +76,7 @@ class ProfileSettings:
         ready_days: int = 7,
         burst_days: int = 100,
         released: bool = False,
+        sequences: bool = True,
     ) -> None:
         self.name = name
         self.run_idle = run_idle
@@ -72,22 +85,24 @@ class ProfileSettings:
         self.ready_days = ready_days
         self.burst_days = burst_days
         self.released = released
+        self.sequences = sequences
 
-    def release(self) -> ProfileSettings:
-        """Return the settings while a planned change is under way."""
+    def release(self, released: bool = True) -> ProfileSettings:
+        """Return the settings while a planned change is under way, or without it."""
         return ProfileSettings(
             self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
-            ready_days=self.ready_days, burst_days=self.burst_days, released=True,
+            ready_days=self.ready_days, burst_days=self.burst_days, released=released, sequences=self.sequences,
         )  # fmt: skip
 
 
 class CallerFacts:
-    """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
-    thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class. `level_denied` is
-    without the request."""
+    """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty`, `error_rate` and
+    `deviation` are thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class.
+    `level_denied` is without the request. `surprise` is that of the endpoint to the class."""
 
     __slots__ = (
-        "burst", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready", "trust",
+        "burst", "deviation", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready",
+        "surprise", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +116,8 @@ class CallerFacts:
         level_slow: int,
         level_fast: int,
         level_denied: int,
+        deviation: int = 0,
+        surprise: int = 0,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -111,10 +128,12 @@ class CallerFacts:
         self.level_slow = level_slow
         self.level_fast = level_fast
         self.level_denied = level_denied
+        self.deviation = deviation
+        self.surprise = surprise
 
-    def values(self) -> tuple[bool, int, bool, int, int]:
+    def values(self) -> tuple[bool, int, bool, int, int, int]:
         """Return the facts, without the levels."""
-        return self.ready, self.trust, self.burst, self.novelty, self.error_rate
+        return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.deviation
 
     def levels(self) -> tuple[int, int, int]:
         """Return the levels: slow, fast and denied."""
@@ -139,6 +158,7 @@ class CallerFacts:
             "burst": self.burst,
             "novelty": THOUSANDTHS[self.novelty],
             "error_rate": THOUSANDTHS[self.error_rate],
+            "deviation": THOUSANDTHS[self.deviation],
         }
 
 
@@ -229,10 +249,13 @@ def read_behavior(
     slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
     if slow > MAX_LEVEL or fast > MAX_LEVEL:
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
-    endpoint = tags.endpoint
+    endpoint, surprise = tags.endpoint, 0
+    if settings.sequences and model.grams.total:
+        context = 0 if begins_run(row, tags.run, at, settings) else row.context
+        surprise = class_surprise(model.grams, context, symbol_of(endpoint))
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied)
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise)
     burst = (
         model.has_margins
         and not settings.released
@@ -244,9 +267,12 @@ def read_behavior(
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
+    deviation = 0
+    if settings.sequences and model.class_tails and not settings.released:
+        deviation = read_deviation(row, model, tags, at, settings, surprise)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied,
+        denied, deviation, surprise,
     )  # fmt: skip
 
 
@@ -316,6 +342,8 @@ def apply_decision(
     row.hour_count += 1
     row.days |= 1
     count_run(row, at, tags.run, settings)
+    if settings.sequences:
+        apply_sequence(row, reading, tags, clamped, settings)
     learn_endpoint(row, tags.endpoint)
     if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
@@ -342,14 +370,22 @@ def raise_alarm(row: BehaviorRow) -> None:
 
 def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> None:
     """Count the request in its run; a run that ended is complete."""
-    if row.run_length and (run != row.run_tag or at - row.run_last > settings.run_idle):
+    if row.run_length and begins_run(row, run, at, settings):
         row.run_length = 0
         row.runs = min(row.runs + 1, MAX_SHORT)
+        end_score(row)
+        row.context = 0
     row.run_tag = run
     if at > row.run_last:
         row.run_last = at
     if row.run_length < MAX_SHORT:
         row.run_length += 1
+
+
+def begins_run(row: BehaviorRow, run: int, at: int, settings: ProfileSettings) -> bool:
+    """Return whether a request is the first of a run: its run has another key than the latest one, or that one was idle
+    for too long."""
+    return not row.run_length or run != row.run_tag or at - row.run_last > settings.run_idle
 
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
@@ -364,3 +400,95 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
     if level <= ceiling:
         return level
     return ceiling if clamped else ceiling + min(level - ceiling, ceiling) // MAX_GROWTH
+
+
+# ── Sequences ─────────────────────────────────────────────────────────────────────────────────
+
+
+def read_deviation(
+    row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings, request: int
+) -> int:
+    """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values. They
+    are the shares of runs with at least the same score: to the class, and to their own callers. `request` is the
+    surprise of the request to the class."""
+    context, scored, worst, excess, surprise = 0, 1, 0, 0, request
+    if not begins_run(row, tags.run, at, settings):
+        context, scored, worst, excess = row.context, row.scored + 1, row.worst, row.excess
+        surprise = max(surprise, row.surprise)
+    if scored >= LEAST_SCORED:
+        worst = max(worst, (excess + own_surprise(row, context, symbol_of(tags.endpoint)) - request) // scored)
+    length = 0 if scored <= SHORT_RUN else 1
+    by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
+    place = SCORE_LENGTHS * maturity(row) + length
+    by_caller = rank(model.own_tails, place, min(worst // EXCESS_STEP, SCORE_BUCKETS - 1))
+    return max(1_000 - min(by_class, by_caller), 0)
+
+
+def rank(tails: tuple[int, ...], place: int, bucket: int) -> int:
+    """Return twice the share of the scores in a bucket or above it, in thousandths, rounded up. The tails of each place
+    count the scores from each bucket on. The score itself is counted too, so that no share is 0."""
+    first = place * SCORE_BUCKETS
+    return -(-2_000 * (tails[first + bucket] + 1) // (tails[first] + 1))
+
+
+def maturity(row: BehaviorRow) -> int:
+    """Return the class of a caller by its number of runs, because scores fall while a caller is learned."""
+    if row.runs < MATURE_RUNS[0]:
+        return 0
+    return 1 if row.runs < MATURE_RUNS[1] else 2
+
+
+def apply_sequence(
+    row: BehaviorRow, reading: CallerFacts, tags: RequestTags, clamped: bool, settings: ProfileSettings
+) -> None:
+    """Score an allowed request, and learn it."""
+    symbol = symbol_of(tags.endpoint)
+    if reading.ready:
+        score_request(row, reading, symbol)
+    if not clamped and (not row.is_flagged or settings.released or row.runs % LEARNED_PART == 0):
+        learn_grams(row, row.context, symbol)
+    row.context = extend_context(row.context, symbol)
+
+
+def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
+    """Score a request of a ready caller, before it is learned."""
+    if row.scored >= MAX_SCORED:
+        end_score(row)
+    row.scored += 1
+    if reading.surprise > row.surprise:
+        row.surprise = reading.surprise
+    row.excess += own_surprise(row, row.context, symbol) - reading.surprise
+    if row.scored >= LEAST_SCORED:
+        row.worst = max(row.worst, row.excess // row.scored)
+    if row.scored == SHORT_RUN:
+        add_score(row, 0)
+    if reading.deviation >= FLAGGED:
+        row.is_flagged = True
+
+
+def end_score(row: BehaviorRow) -> None:
+    """End a run, or a part of it, for its scores."""
+    count_score(row)
+    row.scored = row.surprise = row.excess = row.worst = 0
+    row.is_flagged = False
+
+
+def count_score(row: BehaviorRow) -> None:
+    """Count the scores of the run that ended, or of a part of it."""
+    if row.scored > SHORT_RUN:
+        add_score(row, 1)
+    elif 0 < row.scored < SHORT_RUN:
+        add_score(row, 0)
+
+
+def add_score(row: BehaviorRow, length: int) -> None:
+    """Count the scores of the run so far, in the class of its length. Of flagged runs, a part is counted."""
+    if row.is_flagged and row.runs % LEARNED_PART:
+        return
+    to_class = length * SCORE_BUCKETS + min(row.surprise // SURPRISE_STEP, SCORE_BUCKETS - 1)
+    own = (SCORE_LENGTHS + length) * SCORE_BUCKETS + min(row.worst // EXCESS_STEP, SCORE_BUCKETS - 1)
+    if row.scores[to_class] == MAX_SCORE_COUNT or row.scores[own] == MAX_SCORE_COUNT:
+        for place in range(len(row.scores)):
+            row.scores[place] >>= 1
+    row.scores[to_class] += 1
+    row.scores[own] += 1

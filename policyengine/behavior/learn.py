@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import Final, NamedTuple, overload
 
 from policyengine.behavior.events import Caller
-from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready
+from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, maturity
+from policyengine.behavior.grams import NO_GRAMS, GramSums
 from policyengine.behavior.model import (
     FORMAT,
     MODEL_VERSION,
@@ -19,7 +20,15 @@ from policyengine.behavior.model import (
     ClassName,
     ModelContent,
 )
-from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, MAX_SHORT, BehaviorRow
+from policyengine.behavior.row import (
+    DAYS_KEPT,
+    HOUR,
+    HOURS_OF_DAY,
+    MAX_SHORT,
+    SCORE_BUCKETS,
+    SCORE_LENGTHS,
+    BehaviorRow,
+)
 
 LEAST_TEACHERS: Final = 2  # minimum principals that use an endpoint of a class
 LEAST_DAYS: Final = 20  # minimum caller-days to learn margins
@@ -29,6 +38,12 @@ WEIGHT_UNIT: Final = 2**20
 SPARE: Final = 2  # with too few caller-days to calibrate, the margin is the highest ratio times this factor
 LEAST_MARGIN: Final = MARGIN_UNIT * 9 // 8
 MAX_MARGIN: Final = 8 * MARGIN_UNIT  # upper bound, so that callers cannot raise a margin without limit
+
+MAX_GRAMS: Final = 16_384  # of a class
+MATURITIES: Final = 3
+CLASS_SCORES: Final = SCORE_LENGTHS * SCORE_BUCKETS  # those of the class come first in a row
+CELL_SCORES: Final = 400  # scores of one class of lengths and numbers of runs that suffice on their own
+LEAST_SCORES: Final = 20  # scores of runs, without which there is no deviation
 
 SettingsOf = Callable[[str], ProfileSettings]
 
@@ -108,6 +123,10 @@ class ClassLearner:
         self._settings, self._today, self._runs = settings, now // HOUR // HOURS_OF_DAY, 0
         self._ratios: dict[str, array[int]] = {}  # of each principal, those of its days: slow, fast, slow, fast, …
         self._seen: dict[str, array[int]] = {}  # the tags of endpoints
+        self._rows: dict[str, int] = {}  # how many rows of each principal were added
+        self._numbers: dict[str, int] = {}  # the number of each principal, from 1
+        self._grams: GramSums | None = None
+        self._scores = [0] * (CLASS_SCORES + MATURITIES * CLASS_SCORES)
 
     def add(self, principal: str, row: BehaviorRow) -> None:
         """Add a row of a principal."""
@@ -116,15 +135,44 @@ class ClassLearner:
             self._ratios[principal], self._seen[principal] = array("H"), array("I")
         self._ratios[principal].extend(row_ratios(row, self._today, self._settings))
         self._seen[principal].extend(row.seen)
+        if self._settings.sequences:
+            self._add_sequences(principal, row)
+
+    def _add_sequences(self, principal: str, row: BehaviorRow) -> None:
+        """Add the sequences and scores of a row. The nth row of a principal has a weight of 1/n², so that all of its
+        rows together have at most 1.65 times the weight of one."""
+        self._numbers.setdefault(principal, len(self._numbers) + 1)
+        number = self._rows[principal] = self._rows.get(principal, 0) + 1
+        if self._grams is None:
+            self._grams = GramSums()
+        self._grams.add(row, self._numbers[principal], number * number)
+        if number == 1:
+            own = CLASS_SCORES * (1 + maturity(row))
+            for place in range(CLASS_SCORES):
+                self._scores[place] += row.scores[place]
+                self._scores[own + place] += row.scores[CLASS_SCORES + place]
+
+    def _tails(self) -> tuple[int, ...]:
+        """Return the tails of all scores; none if there are too few. Where few callers have so many runs, the scores of
+        callers with fewer runs are added: they are higher, so no limit is tightened by them."""
+        tails: list[int] = []
+        scores = list(self._scores)
+        for first in range(0, len(scores), SCORE_BUCKETS):
+            if first >= 2 * CLASS_SCORES and sum(scores[first : first + SCORE_BUCKETS]) < CELL_SCORES:
+                for place in range(first, first + SCORE_BUCKETS):
+                    scores[place] += scores[place - CLASS_SCORES]
+            tails += list(accumulate(reversed(scores[first : first + SCORE_BUCKETS])))[::-1]
+        return tuple(tails) if tails[0] + tails[SCORE_BUCKETS] >= LEAST_SCORES else ()
 
     def learn(self, name: ClassName) -> ClassModel:
         """Return what is learned of the class."""
         users = Counter(tag for seen in self._seen.values() for tag in set(seen))
-        margins = learn_margins(self.days(), self._settings.burst_days)
+        margins, grams, tails = learn_margins(self.days(), self._settings.burst_days), self._grams, self._tails()
         return ClassModel(
             *name, self._runs, len(self._seen),
             frozenset(tag for tag, count in users.items() if count >= LEAST_TEACHERS),
             margins.slow, margins.fast, margins.days, margins.declared,
+            NO_GRAMS if grams is None else grams.shared_counts(MAX_GRAMS), tails[:CLASS_SCORES], tails[CLASS_SCORES:],
         )  # fmt: skip
 
     def days(self) -> DayColumns:

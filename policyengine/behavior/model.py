@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from policyengine.behavior.grams import NO_GRAMS, GramCounts, unpack_grams
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -35,7 +37,10 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
     level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
     caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
-    caller-days for the declared rate of false alarms.
+    caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
+    the agents use. `class_tails` and `own_tails` count the scores of
+    runs from each bucket on (`fold.rank`): to the class, for each class of lengths; and to the caller, for each class
+    of numbers of runs and of lengths. They are empty if there are too few runs.
     """
 
     issuer: str = ""
@@ -47,6 +52,9 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     margin_fast: int = 0
     days: int = 0
     declared: bool = False
+    grams: GramCounts = NO_GRAMS
+    class_tails: tuple[int, ...] = ()
+    own_tails: tuple[int, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -72,12 +80,26 @@ class ModelContent(Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[ClassModel, ...]
 
 
+def encode_grams(part: object) -> str:
+    """Return the counts of sequences as a text, for JSON."""
+    if not isinstance(part, GramCounts):
+        raise NotImplementedError
+    return b64encode(part.pack()).decode()
+
+
+def decode_grams(expected: type, part: object) -> GramCounts:
+    """Return the counts of sequences from a text. Raises ValueError."""
+    if expected is not GramCounts or not isinstance(part, str):
+        raise ValueError("the counts of sequences are not a text")
+    return unpack_grams(b64decode(part, validate=True))
+
+
 class BehaviorModel:
     """A model, its classes by name, and its digest."""
 
     def __init__(self, content: ModelContent) -> None:
         self.content = content
-        self.payload = msgspec.json.encode(content, order="deterministic")
+        self.payload = msgspec.json.encode(content, order="deterministic", enc_hook=encode_grams)
         self.digest = f"sha256:{sha256(self.payload).hexdigest()}"
         self._classes: Mapping[ClassName, ClassModel] = {(one.issuer, one.name): one for one in content.classes}
 
@@ -108,7 +130,7 @@ def decode_model(raw: bytes, key: Ed25519PublicKey) -> BehaviorModel:
 def decode_content(payload: bytes) -> BehaviorModel:
     """Decode a payload whose signature was verified. Raises ModelError."""
     try:
-        content = msgspec.json.decode(payload, type=ModelContent)
+        content = msgspec.json.decode(payload, type=ModelContent, dec_hook=decode_grams)
     except msgspec.DecodeError as error:
         raise ModelError(f"its content is not a model: {error}") from None
     if content.format != FORMAT or content.version != MODEL_VERSION:

@@ -24,6 +24,7 @@ from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
+from policyengine.kernel.learned_facts import learned_fact_names
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
@@ -235,7 +236,6 @@ class CallerProfile:
         self.settings, self.run_key, self.version = settings, run_key, version
 
 
-NO_PROFILE: Final = CallerProfile(NO_SETTINGS, None, None)
 IdentifiedCaller: TypeAlias = tuple[Caller, str, CallerProfile]  # a caller, its class and its profile
 
 
@@ -245,7 +245,9 @@ class CallerClasses:
     one, and a group last."""
 
     def __init__(self, kernel: k.Kernel) -> None:
-        self._profiles = {f"profile {profile.name}": caller_profile(profile) for profile in kernel.profiles}
+        sequences = "deviation" in learned_fact_names(kernel)
+        self._profiles = {f"profile {each.name}": caller_profile(each, sequences) for each in kernel.profiles}
+        self._without = CallerProfile(ProfileSettings(sequences=sequences), None, None)
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
         self._groups = self._heads.groups | self._blocks.groups  # those that the policies name
@@ -263,7 +265,7 @@ class CallerClasses:
         found = self._known.get(key)
         if found is None:
             group = self._heads.find(name, named) or self._blocks.find(name, named) or ""
-            found = group, self._profiles.get(group, NO_PROFILE)
+            found = group, self._profiles.get(group, self._without)
             if len(name) <= MAX_NAME_CHARACTERS:
                 if len(self._known) >= MAX_GROUPS:
                     self._known.clear()
@@ -272,7 +274,7 @@ class CallerClasses:
 
     def settings_of(self, group: str) -> ProfileSettings:
         """Return the settings of a class."""
-        return self._profiles.get(group, NO_PROFILE).settings
+        return self._profiles.get(group, self._without).settings
 
 
 class HeadIndex:
@@ -303,10 +305,11 @@ class HeadIndex:
         return found
 
 
-def caller_profile(profile: k.Profile) -> CallerProfile:
+def caller_profile(profile: k.Profile, sequences: bool) -> CallerProfile:
     settings = ProfileSettings(
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
+        sequences=sequences,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(

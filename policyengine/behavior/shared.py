@@ -18,6 +18,7 @@ from typing import Any, Final
 from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     FAST_FACTOR,
+    FLAGGED,
     LEVEL_UNIT,
     MARGIN_UNIT,
     MAX_CEILINGS,
@@ -36,6 +37,7 @@ from policyengine.behavior.shared_keys import KEY_BYTES, SharedKeys, sign_model,
 from policyengine.behavior.shared_releases import SharedReleases
 from policyengine.behavior.shared_rows import (
     BURST,
+    DEVIATES,
     NEW,
     READY,
     RELEASED,
@@ -178,8 +180,9 @@ class SharedTracker:
         """Return the change that the commit of a decision makes to its caller. Raises StoreError."""
         facts, settings, at, key = reading.facts, reading.settings, reading.at, self.key_of(reading.caller)
         flags = READY * facts.ready | NEW * facts.is_new | BURST * facts.burst | RELEASED * settings.released
+        flags |= DEVIATES * (facts.deviation >= FLAGGED)
         tags = reading.tags
-        content = tags.endpoint, tags.run, flags, tags.shape, tags.letter
+        content = tags.endpoint, tags.run, flags, tags.shape, tags.letter, facts.surprise
         with self._lock:
             pace, limits, hour = reading.row.pace, level_limits(reading), at // HOUR
             known = self._callers.get(key)

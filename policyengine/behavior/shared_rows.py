@@ -10,6 +10,7 @@ from msgspec import MsgspecError, msgpack
 
 from policyengine.behavior.events import FAILED, RequestTags
 from policyengine.behavior.fold import (
+    FLAGGED,
     CallerFacts,
     ProfileSettings,
     advance,
@@ -22,7 +23,7 @@ from policyengine.behavior.state import SettingsOf
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
 from policyengine.stores.base import StoreError
 
-READY, NEW, BURST, RELEASED = 1, 2, 4, 8  # flags in the content of an event
+READY, NEW, BURST, RELEASED, DEVIATES = 1, 2, 4, 8, 16  # flags in the content of an event
 
 
 class UnreadableBehaviorError(StoreError):
@@ -54,7 +55,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
         apply_failure(row)
         return
     endpoint, run, flags, *more = event.content  # an earlier version wrote three numbers
-    shape, letter = more or (0, 0)
+    shape, letter, surprise = more or (0, 0, 0)
     if flags & RELEASED:
         settings = settings.release()
     advance(row, event.at, settings)
@@ -63,6 +64,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
     reading = CallerFacts(
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
+        deviation=FLAGGED if flags & DEVIATES else 0, surprise=surprise,
     )  # fmt: skip
     tags = RequestTags(endpoint, run, shape, letter)
     apply_decision(row, reading, tags, event.at, event.outcome, event.clamped, settings)
@@ -70,12 +72,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
 
 def end_release(settings: ProfileSettings) -> ProfileSettings:
     """Return the settings without a planned change, for events that have their own flag."""
-    if not settings.released:
-        return settings
-    return ProfileSettings(
-        settings.name, run_idle=settings.run_idle, learn_days=settings.learn_days, ready_runs=settings.ready_runs,
-        ready_days=settings.ready_days, burst_days=settings.burst_days,
-    )  # fmt: skip
+    return settings.release(False) if settings.released else settings
 
 
 def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:

@@ -11,8 +11,19 @@ from policyengine.vocabulary import LEARNED_FACTS
 
 def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
     """Return the kernel with `reads_behavior` set as its rules require."""
-    rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
-    return replace(kernel, reads_behavior=any(True for _ in learned_facts(rules)))
+    return replace(kernel, reads_behavior=any(True for _ in learned_facts(rules_of(kernel))))
+
+
+def learned_fact_names(kernel: k.Kernel) -> frozenset[str]:
+    """Return the names, without `behavior.`, of the learned facts that the rules of a kernel read."""
+    if not kernel.reads_behavior:
+        return frozenset()
+    return frozenset(fact.path[1] for fact in learned_facts(rules_of(kernel)))
+
+
+def rules_of(kernel: k.Kernel) -> tuple[object, ...]:
+    """Return the parts of a kernel that may read learned facts."""
+    return kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits
 
 
 def learned_facts(part: object) -> Iterator[k.Fact]:

@@ -209,7 +209,7 @@ def test_an_agent_block_with_a_condition_may_be_about_any_name() -> None:
         ('define calm = behavior.trust > 0.5\nguard "g" on GET /a { deny unless calm }', True),
         ('guard "g" on GET /a { deny when after (POST /b where past.behavior.burst) within 1h }', True),
         ('define calm = behavior.trust > 0.5\nguard "g" on GET /a { deny when request.size > 5 }', False),
-        ('guard "g" on GET /a { deny when behavior.deviation > 0.9 }', False),
+        ('guard "g" on GET /a { deny when behavior.deviation > 0.9 }', True),
         ('guard "g" on GET /a { deny when request.size > 5 }', False),
     ],
 )
@@ -217,7 +217,7 @@ def test_the_kernel_says_whether_a_rule_reads_a_learned_fact(rule: str, reads: b
     assert kernel(rule).reads_behavior is reads
 
 
-@pytest.mark.parametrize("fact", ["behavior.deviation > 0.9", "not behavior.sequence"])
+@pytest.mark.parametrize("fact", ["not behavior.sequence"])
 def test_facts_that_are_not_learned_yet_are_reported(fact: str) -> None:
     name = fact.removeprefix("not ").split()[0]
     text = f'guard "g" on GET /a {{ deny when {fact} }}'

@@ -1,0 +1,226 @@
+"""Sequences of endpoints: how surprising a request is after those before it, to the caller itself and to its class.
+
+A gram is a sequence of at most GRAM_ORDER endpoints of one run, the first of which may be the start of the run. The
+table of a caller counts its grams; that of a class adds up the tables of its callers. A probability is interpolated
+from the counts of the grams with contexts of all lengths, the longest last. All numbers are whole: a surprise is
+-log2 of a probability, in 1/256 bit.
+"""
+
+from __future__ import annotations
+
+from array import array
+from math import log2
+from typing import Final
+
+from policyengine.behavior.row import GRAM_ENTRIES, GRAM_SETS, GRAM_WAYS, BehaviorRow
+
+GRAM_ORDER: Final = 3
+CONTEXT_MASK: Final = (1 << (16 * (GRAM_ORDER - 1))) - 1
+SYMBOL_MASK: Final = 0xFFFF
+START: Final = 0  # the symbol of the start of a run
+BITS: Final = 20  # of a probability
+ONE: Final = 1 << BITS
+SURPRISE_UNIT: Final = 256
+LEAST_PROBABILITY: Final = ONE // 64  # without any count: that of one of 64 endpoints
+CLASS_UNIT: Final = 16  # one request in the counts of a class
+FULL_COUNT: Final = 255
+MAX_ROW_EVENTS: Final = 256  # a caller counts for at most so many requests in its class
+MAX_GRAM_TAGS: Final = 1 << 16
+COUNT_BITS: Final = 40
+MAX_GRAM_COUNT: Final = (1 << COUNT_BITS) - 1
+PART_UNIT: Final = 1_024  # while the rows of a class are added up
+# -log2 of 1 + n/256, in 1/256 bit
+_LOGS: Final = [round(SURPRISE_UNIT * log2(1 + number / 256)) for number in range(256)]
+
+
+def symbol_of(endpoint: int) -> int:
+    """Return the symbol of an endpoint, from its tag."""
+    return endpoint & SYMBOL_MASK or 1
+
+
+def gram_tag(length: int, context: int, symbol: int) -> int:
+    """Return the 16-bit tag of a gram: a symbol after the latest `length` symbols of a context."""
+    mixed = symbol * 0x9E3779B1 + length * 0x5BD1E995 & 0xFFFFFFF
+    for _ in range(length):
+        mixed = ((mixed ^ context & SYMBOL_MASK) + 1) * 0x85EBCA6B & 0xFFFFFFF
+        mixed ^= mixed >> 13
+        context >>= 16
+    mixed = (mixed ^ mixed >> 11) * 0xC2B2AE35 & 0xFFFFFFF
+    return mixed >> 12
+
+
+def context_length(context: int) -> int:
+    """Return how many symbols of a context are known, the start of the run included."""
+    length = 1
+    while length < GRAM_ORDER and context & SYMBOL_MASK:
+        length += 1
+        context >>= 16
+    return min(length, GRAM_ORDER - 1)
+
+
+def extend_context(context: int, symbol: int) -> int:
+    """Return the context after one more request."""
+    return (context << 16 | symbol) & CONTEXT_MASK
+
+
+def surprise_of(probability: int) -> int:
+    """Return the surprise of a probability, which is in units of 1/ONE, at least one unit."""
+    length = probability.bit_length()
+    index = (probability << 9 >> length) & 0xFF if length < 9 else probability >> (length - 9) & 0xFF
+    return max((BITS + 1 - length) * SURPRISE_UNIT - _LOGS[index], 0)
+
+
+# ── The caller ────────────────────────────────────────────────────────────────────────────────
+
+
+def count_gram(row: BehaviorRow, tag: int) -> int:
+    """Return how often a caller sent a gram."""
+    grams = row.grams
+    if not grams:
+        return 0
+    first = tag % GRAM_SETS * GRAM_WAYS
+    for place in range(first, first + GRAM_WAYS):
+        if grams[place] == tag and row.gram_counts[place]:
+            return row.gram_counts[place]
+    return 0
+
+
+def own_surprise(row: BehaviorRow, context: int, symbol: int) -> int:
+    """Return how surprising a symbol after a context is to the caller."""
+    seen, count = row.gram_total, count_gram(row, gram_tag(0, 0, symbol))
+    probability = (count * ONE + LEAST_PROBABILITY) // (max(seen, count) + 1)
+    for length in range(1, context_length(context) + 1):
+        seen = count_gram(row, gram_tag(length - 1, context >> 16, context & SYMBOL_MASK))
+        count = count_gram(row, gram_tag(length, context, symbol))
+        probability = (count * ONE + probability) // (max(seen, count) + 1)
+    return surprise_of(max(probability, 1))
+
+
+def learn_grams(row: BehaviorRow, context: int, symbol: int) -> None:
+    """Count a request and its grams. At the start of a run, the start is counted too."""
+    if not row.grams:
+        row.grams, row.gram_counts = array("H", bytes(2 * GRAM_ENTRIES)), bytearray(GRAM_ENTRIES)
+    if not context:
+        add_gram(row, gram_tag(0, 0, START))
+    add_gram(row, gram_tag(0, 0, symbol))
+    for length in range(1, context_length(context) + 1):
+        add_gram(row, gram_tag(length, context, symbol))
+    if row.gram_total >= SYMBOL_MASK:
+        halve_grams(row)
+    row.gram_total += 1
+
+
+def add_gram(row: BehaviorRow, tag: int) -> None:
+    """Count a gram once more. In a full set, the rarest gram loses one, and makes room once it has none."""
+    grams, counts = row.grams, row.gram_counts
+    first = tag % GRAM_SETS * GRAM_WAYS
+    least = first
+    for place in range(first, first + GRAM_WAYS):
+        count = counts[place]
+        if count and grams[place] == tag:
+            if count == FULL_COUNT:
+                halve_grams(row)
+            counts[place] += 1
+            return
+        if count < counts[least]:
+            least = place
+    if counts[least] > 1:
+        counts[least] -= 1
+    else:
+        grams[least], counts[least] = tag, 1
+
+
+def halve_grams(row: BehaviorRow) -> None:
+    """Halve all counts, so that later requests count for more."""
+    counts = row.gram_counts
+    for place in range(GRAM_ENTRIES):
+        counts[place] >>= 1
+        if not counts[place]:
+            row.grams[place] = 0
+    row.gram_total >>= 1
+
+
+# ── The class ─────────────────────────────────────────────────────────────────────────────────
+
+
+class GramCounts:
+    """The counts of the grams of a class, by tag, and the number of requests `total`, in 1/CLASS_UNIT."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, counts: dict[int, int], total: int) -> None:
+        self.counts = counts
+        self.total = total
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GramCounts) and (self.counts, self.total) == (other.counts, other.total)
+
+    def __hash__(self) -> int:
+        return hash((len(self.counts), self.total))
+
+    def pack(self) -> bytes:
+        """Return the total and the counts as bytes; equal counts have equal bytes."""
+        tags = sorted(self.counts)
+        return array("Q", [self.total, *[tag << COUNT_BITS | self.counts[tag] for tag in tags]]).tobytes()
+
+
+def unpack_grams(raw: bytes) -> GramCounts:
+    """Return the counts that `GramCounts.pack` packed. Raises ValueError."""
+    numbers = array("Q")
+    numbers.frombytes(raw)
+    counts = {number >> COUNT_BITS: number & MAX_GRAM_COUNT for number in numbers[1:]}
+    if not numbers or len(counts) + 1 != len(numbers) or any(tag >= MAX_GRAM_TAGS for tag in counts):
+        raise ValueError("the counts of sequences are damaged")
+    return GramCounts(counts, numbers[0])
+
+
+def class_surprise(grams: GramCounts, context: int, symbol: int) -> int:
+    """Return how surprising a symbol after a context is to the class with these counts."""
+    counts, total = grams.counts, grams.total
+    count = counts.get(gram_tag(0, 0, symbol), 0)
+    probability = (count * ONE + CLASS_UNIT * LEAST_PROBABILITY) // (max(total, count) + CLASS_UNIT)
+    for length in range(1, context_length(context) + 1):
+        seen = counts.get(gram_tag(length - 1, context >> 16, context & SYMBOL_MASK), 0)
+        count = counts.get(gram_tag(length, context, symbol), 0)
+        probability = (count * ONE + CLASS_UNIT * probability) // (max(seen, count) + CLASS_UNIT)
+    return surprise_of(max(probability, 1))
+
+
+class GramSums:
+    """The sums of the grams of the callers of a class. A caller has a number from 1; all instances and versions of an
+    agent are one caller."""
+
+    def __init__(self) -> None:
+        self._counts = array("Q", bytes(8 * MAX_GRAM_TAGS))
+        self._first = array("I", bytes(4 * MAX_GRAM_TAGS))  # the first caller with a gram
+        self._shared = bytearray(MAX_GRAM_TAGS)  # whether a second caller has it
+        self.total = 0
+
+    def add(self, row: BehaviorRow, caller: int, part: int) -> None:
+        """Add a row of a caller with a weight of 1/`part`."""
+        if not row.gram_total:
+            return
+        weight = CLASS_UNIT * MAX_ROW_EVENTS // max(row.gram_total, MAX_ROW_EVENTS) * PART_UNIT // part
+        whole, first, shared = self._counts, self._first, self._shared
+        for place in range(GRAM_ENTRIES):
+            count = row.gram_counts[place]
+            if count:
+                tag = row.grams[place]
+                whole[tag] += count * weight
+                if not first[tag]:
+                    first[tag] = caller
+                elif first[tag] != caller:
+                    shared[tag] = 1
+        self.total += row.gram_total * weight
+
+    def shared_counts(self, most: int) -> GramCounts:
+        """Return the counts of the grams that at least two callers have, at most those of the `most` frequent ones."""
+        found = {tag: self._counts[tag] // PART_UNIT for tag in range(MAX_GRAM_TAGS) if self._shared[tag]}
+        if len(found) > most:
+            frequent = sorted(found, key=lambda tag: (-found[tag], tag))[:most]
+            found = {tag: found[tag] for tag in sorted(frequent)}
+        counts = {tag: min(count, MAX_GRAM_COUNT) for tag, count in found.items() if count}
+        return GramCounts(counts, self.total // PART_UNIT)
+
+
+NO_GRAMS: Final = GramCounts({}, 0)
