@@ -222,7 +222,7 @@ def test_facts_that_are_not_learned_yet_are_reported(fact: str) -> None:
     name = fact.removeprefix("not ").split()[0]
     text = f'guard "g" on GET /a {{ deny when {fact} }}'
     assert found(text)[:1] == [("W902", name)]
-    assert messages(text)[0] == f"`{name}` keeps its neutral value until learned sequences are available"
+    assert messages(text)[0] == f"`{name}` keeps its neutral value until declared sequences are available"
 
 
 GRANTS = [
