@@ -21,9 +21,15 @@ from policyengine.behavior.releases import ClassRelease, ReleaseError
 from policyengine.behavior.row import BehaviorRow
 from policyengine.behavior.shared_keys import SharedKeys, sign_model, verify_model
 from policyengine.behavior.shared_releases import sign_releases, verify_releases
-from policyengine.behavior.shared_rows import decode_saved, fold_history, load_callers
+from policyengine.behavior.shared_rows import decode_rows, decode_saved, fold_history, load_callers
 from policyengine.behavior.state import BehaviorState, CallerRow, SettingsOf
-from policyengine.stores.behavior import MAX_DOCUMENT_NUMBER, MODEL, RELEASES, BehaviorStore
+from policyengine.stores.behavior import (
+    MAX_DOCUMENT_NUMBER,
+    MODEL,
+    RELEASES,
+    BehaviorStore,
+    UnreadableBehaviorError,
+)
 
 MAX_VERSIONS: Final = 100_000  # versions of a caller that are shown or forgotten
 MAX_ATTEMPTS: Final = 8  # to replace a document that others replace too
@@ -71,15 +77,15 @@ class StoredBehavior:
         number, raw = self._store.document(MODEL, 0)
         return verify_model(raw, number, self.keys.models) if number else EMPTY_MODEL
 
-    def load_state(self, model: BehaviorModel, settings_of: SettingsOf) -> tuple[BehaviorState, int]:
-        """Load all callers with a saved row, whose names are placeholders. Also return the number of damaged rows."""
-        rows, damaged = dict[Caller, CallerRow](), 0
-        for saved in load_callers(self._store.callers(0), settings_of):
+    def load_state(self, model: BehaviorModel, settings_of: SettingsOf) -> tuple[BehaviorState, list[str]]:
+        """Load all callers with a saved row, whose names are placeholders. Also return the keys of damaged callers."""
+        rows, damaged = dict[Caller, CallerRow](), list[str]()
+        for key, saved in load_callers(self._store.callers(0), settings_of):
             if saved is None:
-                damaged += 1
+                damaged.append(key)
             else:
                 rows[Caller(saved.issuer, saved.agent, str(len(rows)))] = CallerRow(saved.group, saved.row)
-        return self.state_of(model, rows), damaged
+        return self.state_of(model, rows), sorted(damaged)
 
     def state_of(self, model: BehaviorModel, rows: dict[Caller, CallerRow]) -> BehaviorState:
         state = BehaviorState(self.keys.tagger, model=model, learns=False)
@@ -89,19 +95,23 @@ class StoredBehavior:
     def issuers(self, model: BehaviorModel) -> set[str]:
         """Return the issuers of the classes of the model or, before the first model, of the saved rows."""
         found = {one.issuer for one in model.content.classes}
-        return found or {saved.issuer for saved in map(decode_saved, self._saved_rows()) if saved is not None}
+        return found or {saved.issuer for saved in decode_rows(self._store.callers(0))}
 
     def groups(self) -> set[str]:
         """Return the classes of the saved rows."""
-        return {saved.group for saved in map(decode_saved, self._saved_rows()) if saved is not None}
-
-    def _saved_rows(self) -> Iterator[bytes]:
-        return (history.row or b"" for history in self._store.callers(0))
+        return {saved.group for saved in decode_rows(self._store.callers(0))}
 
     def knows(self, caller: Caller) -> bool:
         """Return whether anything is known of a caller in any version, even if it is damaged."""
-        histories = (self._store.read(self.keys.key_of(version), 0) for version in self._versions(caller))
-        return any(history.events or history.row for history in histories)
+        return any(self.has_key(self.keys.key_of(version)) for version in self._versions(caller))
+
+    def has_key(self, key: str) -> bool:
+        """Return whether anything is known of the caller with this key, even if it is damaged."""
+        try:
+            history = self._store.read(key, 0)
+        except UnreadableBehaviorError:
+            return True
+        return bool(history.events or history.row)
 
     def find(self, caller: Caller, settings_of: SettingsOf) -> list[StoredVersion]:
         """Return the known versions of a caller, the most recently active one first."""
@@ -125,6 +135,10 @@ class StoredBehavior:
     def forget(self, caller: Caller) -> int:
         """Forget a caller in all its versions. Return the number of versions that were known."""
         return sum(self._store.forget(self.keys.key_of(version)) for version in self._versions(caller))
+
+    def forget_key(self, key: str) -> int:
+        """Forget the caller with this key. Return 1 if it was known, else 0."""
+        return int(self._store.forget(key))
 
     def forget_all(self) -> int:
         """Forget all callers and classes. Return the number of callers. Raises DocumentConflictError."""

@@ -15,6 +15,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
+from policyengine.behavior.damaged_callers import DamagedCallers
 from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     FAST_FACTOR,
@@ -42,7 +43,6 @@ from policyengine.behavior.shared_rows import (
     READY,
     RELEASED,
     CachedCaller,
-    UnreadableBehaviorError,
     encode_saved,
     end_release,
     fold_event,
@@ -52,7 +52,7 @@ from policyengine.behavior.shared_rows import (
 from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, unversioned
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerHistory
 from policyengine.stores.base import StoreError
-from policyengine.stores.behavior import MODEL, BehaviorStore
+from policyengine.stores.behavior import MODEL, BehaviorStore, UnreadableBehaviorError
 
 _LOG = logging.getLogger("policyengine")
 MAX_CACHED_CALLERS: Final = 100_000
@@ -64,10 +64,11 @@ NO_LIMIT: Final = 2 * MAX_LEVEL  # above every sum of two levels
 
 class SharedTracker:
     """Reads the learned facts of callers and learns from decisions, together with all processes that use the same
-    store. `counts` has the number of alarms in this process, by fact."""
+    store. `counts` has the number of alarms in this process, by fact, and `damaged` the damaged callers that it met."""
 
     def __init__(self, store: BehaviorStore) -> None:
         self.counts = {"burst": 0, "novelty": 0}
+        self.damaged = DamagedCallers()
         self.model = EMPTY_MODEL
         self._store = store
         self._lock = Lock()
@@ -148,10 +149,16 @@ class SharedTracker:
 
     def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Read a caller of which this process knows no event. Raises StoreError."""
-        history = self._store.read(key, at * 1_000)
-        if caller.version and not history.row and not history.events:
-            return self._begin_version(caller, key, at, settings)
-        return self._merge(key, history, -1, settings)
+        try:
+            history = self._store.read(key, at * 1_000)
+            if not caller.version or history.row or history.events:
+                known = self._merge(key, history, -1, settings)
+                self.damaged.discard(key)
+                return known
+        except UnreadableBehaviorError:
+            self.damaged.add(key)
+            raise
+        return self._begin_version(caller, key, at, settings)
 
     def _begin_version(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Return the first row of a new version of a caller, derived from the most recently active version; None
@@ -159,7 +166,11 @@ class SharedTracker:
         found = None
         for version in self._store.versions(self.key_of(unversioned(caller)), 1):
             earlier = self.key_of(caller._replace(version=version))
-            found = fold_history(self._store.read(earlier, at * 1_000), settings)
+            try:
+                found = fold_history(self._store.read(earlier, at * 1_000), settings)
+            except UnreadableBehaviorError:
+                self.damaged.add(earlier)
+                raise
         with self._lock:
             known = self._callers.get(key)
             if known is not None and known.row.serial:
@@ -203,13 +214,20 @@ class SharedTracker:
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
         """Fold the events that the store returned with a commit, whether or not the commit changed anything. Return
-        False if the store did not answer."""
-        if isinstance(charge, BehaviorCharge) and charge.history is not None:
+        False if the store did not answer, or if the caller is damaged."""
+        if not isinstance(charge, BehaviorCharge):
+            return True
+        damaged = charge.damaged
+        if charge.history is not None:
             try:
                 self._merge(charge.key, charge.history, charge.base, end_release(reading.settings))
-            except StoreError:  # the row is unreadable, and the next decision reports that
+            except UnreadableBehaviorError:
+                damaged = True
+        if damaged:  # the next decision reads the caller, and finds the same
+            self.damaged.add(charge.key)
+            with self._lock:
                 self._callers.pop(charge.key, None)
-        return not (isinstance(charge, BehaviorCharge) and charge.unanswered)
+        return not charge.unanswered
 
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
         """Fold the event of a committed decision and return its number; 0 if the store returned no event."""
@@ -291,10 +309,15 @@ class SharedTracker:
 
     def _teachers(self, settings_of: SettingsOf) -> Iterator[tuple[Caller, str, BehaviorRow]]:
         """Yield the callers from which models are learned, each with its class and its row. Their names are
-        placeholders, because the store contains only hashes of names. Raises StoreError."""
-        for saved in load_callers(self._store.callers(self._last * 1_000), settings_of):
-            if saved is not None:
+        placeholders, because the store contains only hashes of names. Damaged callers are left out. Raises
+        StoreError."""
+        damaged = set()
+        for key, saved in load_callers(self._store.callers(self._last * 1_000), settings_of):
+            if saved is None:
+                damaged.add(key)
+            else:
                 yield Caller(saved.issuer, saved.agent), saved.group, saved.row
+        self.damaged.replace(damaged)
 
     def refresh_model(self) -> None:
         """Get the latest model from the store. Raises StoreError."""

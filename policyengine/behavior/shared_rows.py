@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
 from msgspec import MsgspecError, msgpack
 
-from policyengine.behavior.events import FAILED, RequestTags
+from policyengine.behavior.events import FAILED, MAX_TIME, RequestTags
 from policyengine.behavior.fold import (
     FLAGGED,
     CallerFacts,
@@ -18,16 +19,21 @@ from policyengine.behavior.fold import (
     apply_failure,
     set_limits,
 )
-from policyengine.behavior.row import ROW_VERSIONS, BehaviorRow, RowError, pack_row, unpack_row
+from policyengine.behavior.row import (
+    MAX_COUNT,
+    MAX_LEVEL,
+    MAX_SHORT,
+    ROW_VERSIONS,
+    BehaviorRow,
+    RowError,
+    pack_row,
+    unpack_row,
+)
 from policyengine.behavior.state import SettingsOf
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
-from policyengine.stores.base import StoreError
+from policyengine.stores.behavior import UnreadableBehaviorError
 
 READY, NEW, BURST, RELEASED, DEVIATES = 1, 2, 4, 8, 16  # flags in the content of an event
-
-
-class UnreadableBehaviorError(StoreError):
-    """The error for a model or a row that cannot be used; learned facts are then unknown."""
 
 
 class SavedCaller(NamedTuple):
@@ -50,12 +56,18 @@ class CachedCaller:
 
 
 def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) -> None:
-    """Fold an event into a row, with the levels from the store and the facts that the decision read."""
+    """Fold an event into a row, with the levels from the store and the facts that the decision read. Raises
+    UnreadableBehaviorError for an event that no process of policyengine adds."""
+    if not is_possible(event):
+        raise UnreadableBehaviorError("an event of a caller is damaged")
     if event.outcome == FAILED:
         apply_failure(row)
         return
-    endpoint, run, flags, *more = event.content  # an earlier version wrote three numbers
-    shape, letter, surprise = more or (0, 0, 0)
+    try:
+        endpoint, run, flags, *more = event.content
+        shape, letter, surprise = more or (0, 0, 0)  # an earlier version added three numbers
+    except ValueError:
+        raise UnreadableBehaviorError("an event of a caller has another format") from None
     if flags & RELEASED:
         settings = settings.release()
     advance(row, event.at, settings)
@@ -64,10 +76,18 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
     reading = CallerFacts(
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
-        deviation=FLAGGED if flags & DEVIATES else 0, surprise=surprise,
+        deviation=FLAGGED if flags & DEVIATES else 0, surprise=min(surprise, MAX_SHORT),
     )  # fmt: skip
     tags = RequestTags(endpoint, run, shape, letter)
     apply_decision(row, reading, tags, event.at, event.outcome, event.clamped, settings)
+
+
+def is_possible(event: CallerEvent) -> bool:
+    """Return whether an event has a time, levels and numbers that a row can contain."""
+    content, levels = event.content, event[1:4]
+    if content and (min(content) < 0 or max(content) > MAX_COUNT):
+        return False
+    return 0 <= event.at <= MAX_TIME and min(levels) >= 0 and max(levels) <= MAX_LEVEL
 
 
 def end_release(settings: ProfileSettings) -> ProfileSettings:
@@ -91,17 +111,30 @@ def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCal
     return CachedCaller(row, history.base)
 
 
-def load_callers(histories: Iterable[CallerHistory], settings_of: SettingsOf) -> Iterator[SavedCaller | None]:
-    """Yield each caller with a saved row, with its row after all of its events; None for a damaged row."""
-    for history in histories:
+def load_callers(
+    histories: Iterable[tuple[str, CallerHistory | None]], settings_of: SettingsOf
+) -> Iterator[tuple[str, SavedCaller | None]]:
+    """Yield each caller with a saved row, with its row after all of its events; None for a damaged caller. A history of
+    None is damaged."""
+    for key, history in histories:
         try:
-            saved = decode_saved(history.row or b"")
-            known = None if saved is None else fold_history(history, settings_of(saved.group))
+            saved = None if history is None else decode_saved(history.row or b"")
+            known = None if saved is None or history is None else fold_history(history, settings_of(saved.group))
         except UnreadableBehaviorError:
-            yield None
-            continue
-        if saved is not None and known is not None:
-            yield saved._replace(row=known.row)
+            history = known = saved = None
+        if history is None:
+            yield key, None
+        elif saved is not None and known is not None:
+            yield key, saved._replace(row=known.row)
+
+
+def decode_rows(histories: Iterable[tuple[str, CallerHistory | None]]) -> Iterator[SavedCaller]:
+    """Yield the saved rows that can be decoded."""
+    for _, history in histories:
+        with suppress(UnreadableBehaviorError):
+            saved = None if history is None else decode_saved(history.row or b"")
+            if saved is not None:
+                yield saved
 
 
 def encode_saved(issuer: str, agent: str, group: str, row: BehaviorRow) -> bytes:

@@ -68,7 +68,8 @@ class BehaviorCharge(Struct):
     decision for an hour. The process knows the row with the first `base` events, and the events up to `number`. If it
     has folded these events into a new row, `row` is saved and replaces the events. The store keeps a caller until
     `lasts` milliseconds have passed without an event. `history` is the answer of the store. If the store does not
-    answer, `unanswered` is set, and the commit returns None.
+    answer, `unanswered` is set, and the commit returns None. The same holds if the stored state of the caller is
+    damaged; then `damaged` is set, too.
     """
 
     key: str
@@ -92,6 +93,7 @@ class BehaviorCharge(Struct):
     caps: tuple[int, int]
     history: CallerHistory | None = None
     unanswered: bool = False
+    damaged: bool = False
 
 
 CallerCharge: TypeAlias = LocalBehavior | BehaviorCharge

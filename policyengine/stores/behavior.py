@@ -8,9 +8,13 @@ events. Every process that folds the later events into this row gets the same re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Annotated, Final, NamedTuple, Protocol, TypeAlias
 
+from msgspec import Meta, MsgspecError, msgpack
+
+from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.behavior import BehaviorCharge, CallerEvent, CallerHistory
+from policyengine.stores.base import StoreError
 from policyengine.stores.transition import digest_parts
 
 MAX_WAITING_FAILURES: Final = 256  # unfolded events of a caller; with more, reported failures are dropped
@@ -20,8 +24,14 @@ LEARNER_SECONDS: Final = 600  # seconds for which a process that learns a model 
 EVENTS_PER_GENERATION: Final = 2**20  # a forgotten caller continues with the first number of its next generation
 MODEL: Final = "model"  # the document with the latest model
 RELEASES: Final = "releases"  # the document with the planned changes
-MAX_DOCUMENT_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
+MAX_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
+MAX_DOCUMENT_NUMBER: Final = MAX_NUMBER
 UNREADABLE_NUMBER: Final = MAX_DOCUMENT_NUMBER + 1  # the number of a document whose number cannot be read
+
+
+class UnreadableBehaviorError(StoreError):
+    """The error for a model, or the behavior of a caller, that cannot be used although the store answers. Learned facts
+    are then unknown."""
 
 
 class BehaviorStore(Protocol):
@@ -29,7 +39,8 @@ class BehaviorStore(Protocol):
     microseconds since 1970. Each method may raise StoreError."""
 
     def read(self, key: str, now: int) -> CallerHistory:
-        """Return the saved row and the later events of a caller."""
+        """Return the saved row and the later events of a caller. Raises UnreadableBehaviorError if its state is
+        damaged."""
         ...
 
     def report(self, decision: str, outcome: int | None, now: int) -> str | None:
@@ -38,16 +49,17 @@ class BehaviorStore(Protocol):
         ...
 
     def forget(self, key: str) -> bool:
-        """Forget a caller. Return whether the store knew the caller. The store keeps a number for as long as it would
-        have kept the caller (see `forgotten_caller`)."""
+        """Forget a caller, damaged or not. Return whether the store knew the caller. The store keeps a number for as
+        long as it would have kept the caller (see `forgotten_caller`)."""
         ...
 
     def keys(self) -> Iterator[str]:
         """Yield the keys of all callers, including callers without a saved row and forgotten callers."""
         ...
 
-    def callers(self, now: int) -> Iterator[CallerHistory]:
-        """Yield all callers with a saved row."""
+    def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
+        """Yield the keys of all callers with a saved row and a state, each with its history; None for a caller with a
+        damaged state."""
         ...
 
     def versions(self, family: str, most: int) -> list[str]:
@@ -83,16 +95,20 @@ class BehaviorStore(Protocol):
         ...
 
 
+StoredNumber: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+StoredLevel: TypeAlias = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+
+
 class StoredCaller(NamedTuple):
     """The stored state of a caller: the levels at the time `at` of the latest event, and the events after the first
     `base`, which the saved row contains. A change of this format needs other keys and tables, because processes of two
     versions may share a store."""
 
-    at: int = 0
-    slow: int = 0
-    fast: int = 0
-    denied: int = 0
-    base: int = 0
+    at: StoredNumber = 0
+    slow: StoredLevel = 0
+    fast: StoredLevel = 0
+    denied: StoredLevel = 0
+    base: StoredNumber = 0
     events: tuple[CallerEvent, ...] = ()
 
     @property
@@ -113,6 +129,23 @@ class Levels(NamedTuple):
 
 
 UNKNOWN_CALLER: Final = StoredCaller()
+STATE_HEAD: Final = 0x90 + len(StoredCaller._fields)  # the first byte of a MessagePack array with all members
+STATE_DECODER: Final = msgpack.Decoder(StoredCaller)
+
+
+def decode_caller(raw: bytes) -> StoredCaller:
+    """Decode the stored state of a caller. Raises UnreadableBehaviorError."""
+    try:
+        state = STATE_DECODER.decode(raw)
+    except MsgspecError as error:
+        raise damaged_state(error) from None
+    if raw[0] != STATE_HEAD:
+        raise damaged_state("it has another format")
+    return state
+
+
+def damaged_state(why: object) -> UnreadableBehaviorError:
+    return UnreadableBehaviorError(f"the state of a caller is damaged: {why}")
 
 
 def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
@@ -167,6 +200,12 @@ def forgotten_caller(state: StoredCaller) -> StoredCaller:
     """Return the stored state of a caller that is forgotten. Its next event has the first number of the next
     generation, so that no process confuses it with an event of the forgotten caller."""
     return StoredCaller(base=(state.number // EVENTS_PER_GENERATION + 1) * EVENTS_PER_GENERATION)
+
+
+def forgotten_damaged_caller(now: int) -> StoredCaller:
+    """Return the stored state of a caller that is forgotten without knowing the number of its events. Its generation is
+    the time in seconds, which is later than the generation of any caller that was forgotten at most once a second."""
+    return StoredCaller(base=now // MICROSECONDS_PER_SECOND * EVENTS_PER_GENERATION)
 
 
 def add_failure(state: StoredCaller, outcome: int) -> StoredCaller:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from policyengine.circuit_breaker import CircuitBreaker
 from policyengine.log_throttle import LogThrottle
 from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedError
+from policyengine.stores.behavior import UnreadableBehaviorError
 from policyengine.stores.clock_skew import ClockSkewError
 
 _LOG = logging.getLogger("policyengine")
@@ -27,6 +28,7 @@ class StoreOperation(NamedTuple):
     recovers: str
 
 
+ANSWERS = ClockSkewError, UnreadableBehaviorError  # errors of a store that answers
 READ = StoreOperation("read", "the store did not answer", "the store answers again")
 WRITE = StoreOperation("write", "the store did not accept a write", "the store accepts writes again")
 
@@ -70,10 +72,10 @@ class StoreBreaker:
         self._calls.began = self._clock()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, StoreError) and not isinstance(error, ClockSkewError):
+        if isinstance(error, StoreError) and not isinstance(error, ANSWERS):
             refused = self._refusals is not None and isinstance(error, WriteRefusedError | StoreLossError)
             (self._refusals if refused and self._refusals is not None else self).failed(error, self._calls.began)
-        elif self._trial is None and self.circuit.fails and (error is None or isinstance(error, ClockSkewError)):
+        elif self._trial is None and self.circuit.fails and (error is None or isinstance(error, ANSWERS)):
             self.succeeded()
 
     def check(self) -> None:

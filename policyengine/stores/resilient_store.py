@@ -145,7 +145,7 @@ class ResilientBehavior:
     def keys(self) -> Iterator[str]:
         return self._behavior.keys()
 
-    def callers(self, now: int) -> Iterator[CallerHistory]:
+    def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
         return self._behavior.callers(now)
 
     def known_key(self) -> bytes | None:

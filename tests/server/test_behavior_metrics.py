@@ -11,6 +11,7 @@ from policyengine.behavior import census
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import Caller
 from policyengine.behavior.row import BehaviorRow
+from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.state import CallerRow
 from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine
@@ -18,6 +19,7 @@ from policyengine.server.telemetry.behavior_counts import publish_classes
 from policyengine.server.telemetry.metrics import MetricsCollector
 from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
+from policyengine.stores.url import open_store
 from tests.analysis.working_agents import LEARNING, STATIC, WorkingAgents, seconds
 from tests.server.test_metrics import Samples, samples
 
@@ -105,3 +107,14 @@ def test_there_are_few_classes_and_those_that_are_gone_become_0() -> None:
     publish_classes(tally, "behavior_callers", {"c001": 2})
     total = tally.total()
     assert (total["behavior_callers", "c000"], total["behavior_callers", "c001"]) == ([0], [2])
+
+
+def test_damaged_callers_of_a_shared_store_are_counted(tmp_path: Path) -> None:
+    engine = Engine.from_text(LEARNING, store=open_store(f"sqlite:///{tmp_path}/store.db"))
+    tracker = engine.behavior
+    assert isinstance(tracker, SharedTracker)
+    assert value(published(engine), "damaged_callers") == 0
+    tracker.damaged.add("key")
+    tracker.damaged.add("key")
+    assert value(published(engine), "damaged_callers") == 1
+    tracker.close()

@@ -20,6 +20,7 @@ from policyengine.behavior.shared_keys import SharedKeys, sign_model
 from policyengine.behavior.shared_releases import sign_releases
 from policyengine.behavior.state import BehaviorState
 from policyengine.cli import main
+from policyengine.cli.commands.behavior import show_store
 from policyengine.stores import clock_skew
 from policyengine.stores.behavior import MODEL, RELEASES
 from policyengine.stores.sqlite.store import SqliteStore
@@ -150,7 +151,7 @@ def test_the_classes_are_shown_without_names(run: Run, learned: Place) -> None:
 def test_the_classes_are_shown_as_json(run: Run, learned: Place) -> None:
     ended = run("show", "--store", learned.url, "--format", "json")
     assert set(ended.json) == {
-        "store", "model", "model_number", "model_learned", "total", "callers", "classes", "releases",
+        "store", "model", "model_number", "model_learned", "total", "callers", "classes", "damaged", "releases",
     }  # fmt: skip
     assert ended.json["store"] == shown_url(learned)
     assert (ended.json["total"], ended.json["callers"], ended.json["releases"]) == (4, [], [])
@@ -367,34 +368,87 @@ def learn_nothing() -> Any:
     return EMPTY_MODEL
 
 
-def test_a_damaged_row_is_one_error_and_can_be_forgotten(run: Run, learned: Place) -> None:
-    key = KEYS.key_of(CALLER)
+def damage_row(learned: Place, key: str) -> None:
     if isinstance(learned.store, SqliteStore):
         with learned.store._step() as connection:
             connection.execute("UPDATE caller_row SET row = ? WHERE key = ?", (b"\xff damaged", key))
     else:
         learned.store._client.set(f"policyengine:behavior:row:{{{key}}}", b"\xff damaged")
+
+
+def test_a_damaged_row_is_one_error_and_can_be_forgotten(run: Run, learned: Place) -> None:
+    key = KEYS.key_of(CALLER)
+    damage_row(learned, key)
     ended = run("show", "report-0", "--store", learned.url, "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "behavior")
     assert "the row of a caller is damaged" in ended.json["error"]["message"]
     ended = run("show", "--store", learned.url, "--format", "json")
     assert (ended.code, ended.json["total"]) == (0, 3)
-    assert "left out 1 damaged row" in ended.err
+    assert ended.json["damaged"] == [key]
+    assert "left out 1 damaged caller, whose facts are unknown until they are forgotten" in ended.err
+    assert key in ended.err
     assert run("forget", "report-0", "--store", learned.url).code == 0
     assert run("show", "report-1", "--store", learned.url).code == 0
+    assert run("show", "--store", learned.url, "--format", "json").json["damaged"] == []
 
 
-def test_a_damaged_caller_is_one_error(run: Run, learned: Place) -> None:
-    key = KEYS.key_of(CALLER)
+def damage_state(learned: Place, key: str) -> None:
     if isinstance(learned.store, SqliteStore):
         with learned.store._step() as connection:
             connection.execute("UPDATE caller SET state = ? WHERE key = ?", (b"\xc1", key))
     else:
         learned.store._client.set(f"policyengine:behavior:{{{key}}}", b"\xc1")
-    for command in (["show", "report-0"], ["show"], ["forget", "report-0"], ["forget", "--all"]):
-        ended = run(*command, "--store", learned.url, "--format", "json")
-        assert ended.code == 1
-        assert ended.json["error"]["kind"] in ("behavior", "store")
+
+
+@pytest.mark.parametrize("named_by", ["name", "key"])
+def test_a_damaged_caller_is_named_and_can_be_forgotten(run: Run, learned: Place, named_by: str) -> None:
+    key = KEYS.key_of(CALLER)
+    name = "report-0" if named_by == "name" else key
+    damage_state(learned, key)
+    ended = run("show", "report-0", "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "behavior")
+    assert "the state of a caller is damaged" in ended.json["error"]["message"]
+    ended = run("show", "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["total"], ended.json["damaged"]) == (0, 3, [key])
+    ended = run("show", key, "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "caller")
+    assert ended.json["error"]["hint"] == f"`behavior forget {key}` forgets the caller"
+    ended = run("forget", name, "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["rows"]) == (0, 1)
+    assert run("forget", name, "--store", learned.url, "--format", "json").json["error"]["kind"] == "caller"
+    ended = run("show", "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["total"], ended.json["damaged"]) == (0, 3, [])
+
+
+def test_damaged_callers_are_forgotten_with_all_others(run: Run, learned: Place) -> None:
+    damage_state(learned, KEYS.key_of(CALLER))
+    ended = run("forget", "--all", "--store", learned.url, "--format", "json")
+    assert (ended.code, ended.json["rows"]) == (0, 4)
+    assert run("show", "--store", learned.url, "--format", "json").json["damaged"] == []
+
+
+def test_many_damaged_callers_are_one_line(run: Run, learned: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show_store, "MAX_SHOWN", 2)
+    for agent in range(3):
+        damage_state(learned, KEYS.key_of(CALLER._replace(agent=f"report-{agent}")))
+    ended = run("show", "--store", learned.url)
+    assert "left out 3 damaged callers" in ended.err
+    assert " and 1 more" in ended.err
+
+
+def test_a_damaged_caller_hides_no_other_before_the_first_model(run: Run, place: Place) -> None:
+    """Before the first model, issuers and classes are read from the rows of all callers."""
+    engine = engine_of(place.store, FakeClock())
+    for agent in range(3):
+        for _ in range(20):
+            engine.decide(question(agent))
+    key = engine.behavior.key_of(CALLER)  # type: ignore[union-attr]
+    for damage in (damage_row, damage_state):
+        damage(place, key)
+        assert run("show", "report-1", "--store", place.url).code == 0
+        assert run("release", "other", "--until", "2d", "--store", place.url).code == 1
+        assert "known: `reporting`" in run("release", "other", "--until", "2d", "--store", place.url).err
+    assert run("forget", "report-1", "--store", place.url).code == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -74,13 +74,11 @@ def open_learned(url: str) -> Iterator[OpenedStore]:
 @contextmanager
 def report_store_errors(shown: str) -> Iterator[None]:
     """Report a store, or something in it, that cannot be used as an error of the command line."""
-    from msgspec import MsgspecError
-
     from policyengine.behavior.model import ModelError
     from policyengine.behavior.operator_store import DocumentConflictError
-    from policyengine.behavior.shared_rows import UnreadableBehaviorError
     from policyengine.cli.doctor.machine import NTP_HINT
     from policyengine.stores.base import StoreError
+    from policyengine.stores.behavior import UnreadableBehaviorError
     from policyengine.stores.clock_skew import ClockSkewError
 
     facts = (("store", shown),)
@@ -93,9 +91,6 @@ def report_store_errors(shown: str) -> Iterator[None]:
         raise CommandError("behavior", message, "delete it in the store (docs/stores.md)", facts) from None
     except UnreadableBehaviorError as error:
         raise CommandError("behavior", f"`{shown}`: {error}", "`behavior forget` forgets the caller", facts) from None
-    except MsgspecError as error:
-        message = f"`{shown}`: the learned behavior is damaged: {error}"
-        raise CommandError("behavior", message, "delete what is damaged (docs/stores.md)", facts) from None
     except ClockSkewError as error:
         raise CommandError("store", error.reason.replace("this server", "this machine"), NTP_HINT, facts) from None
     except StoreError as error:
@@ -109,16 +104,26 @@ def warn_of_refused(planned: StoredReleases) -> None:
         Screen(sys.stderr).warn(f"the planned changes in the store are ignored: {planned.refused}")
 
 
+def find_stored_callers(
+    learned: StoredBehavior, name: str, issuer: str | None, instance: str | None, model: BehaviorModel | None = None
+) -> list[Caller]:
+    """Return the callers with a name, without versions. Raises StoreError, ModelError."""
+    from policyengine.behavior.events import name_caller
+
+    issuers = {issuer} if issuer is not None else {"", *learned.issuers(model or learned.load_model())}
+    callers = [name_caller(one, name, instance or "") for one in sorted(issuers)]
+    return [caller for caller in callers if learned.knows(caller)]
+
+
 def find_stored_caller(
     learned: StoredBehavior, name: str, issuer: str | None, instance: str | None, model: BehaviorModel | None = None
 ) -> Caller:
     """Return one caller, without a version. Without an issuer, search at all issuers that the store knows. Raises
     CommandError if no caller or several callers have the name, StoreError, ModelError."""
-    from policyengine.behavior.events import name_caller
-
-    issuers = {issuer} if issuer is not None else {"", *learned.issuers(model or learned.load_model())}
-    callers = [name_caller(one, name, instance or "") for one in sorted(issuers)]
-    found = [caller for caller in callers if learned.knows(caller)]
+    found = find_stored_callers(learned, name, issuer, instance, model)
+    if not found and learned.has_key(name):
+        message = f"`{name}` is the key of a caller, which does not tell its name"
+        raise CommandError("caller", message, f"`behavior forget {name}` forgets the caller")
     if not found:
         raise CommandError("caller", f"nothing is known about `{name}`", NAMES_HINT)
     if len(found) > 1:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 ALARMS, CALLERS, READY = "behavior_alarms", "behavior_callers", "behavior_ready"
+DAMAGED = "behavior_damaged"
 AGE, NUMBER = "behavior_model_age", "behavior_model_number"
 MAX_CLASSES = 200  # maximum number of classes with a label of their own
 NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
@@ -20,7 +21,7 @@ NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     """If the policies read learned facts, publish the number of alarms, of known callers (only if this process holds
-    them) and of ready callers, and the number and age of the model.
+    them), of damaged callers (only in a store) and of ready callers, and the number and age of the model.
     """
     tracker = engine.behavior
     if tracker is None or not engine.kernel.reads_behavior:
@@ -32,6 +33,7 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
         publish_classes(tally, CALLERS, tracker.census.counts)
         model = tracker.state.model.content
     else:
+        tally.now(DAMAGED, value=tracker.damaged.count)
         model = tracker.model.content
     ready: Counter[str] = Counter()
     for known in model.classes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, NUMBER, READY
+from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, DAMAGED, NUMBER, READY
 from policyengine.server.telemetry.shared_counters import CounterKey
 
 FACTS = ("burst", "novelty")
@@ -15,7 +15,8 @@ FAMILIES = (
     (CALLERS, "policyengine_behavior_callers", "Callers whose behavior is known, by class."),
     (READY, "policyengine_behavior_ready_callers", "Callers that were ready when the model was learned, by class."),
 )
-MODEL = (
+SINGLE = (
+    (DAMAGED, "policyengine_behavior_damaged_callers", "Damaged callers in the store, whose facts are unknown."),
     (AGE, "policyengine_behavior_model_age_seconds", "Time since the current model was learned."),
     (NUMBER, "policyengine_behavior_model_number", "Number of the current model; 0 before the first one."),
 )
@@ -35,6 +36,6 @@ def behavior_metrics(total: Mapping[CounterKey, Sequence[int]]) -> Iterator[Metr
                 family.add_metric(labels, cells[0])
         if family.samples:
             yield family
-    for kind, name, doc in MODEL:
+    for kind, name, doc in SINGLE:
         if (kind,) in total:
             yield GaugeMetricFamily(name, doc, total[kind,][0])

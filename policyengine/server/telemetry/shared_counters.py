@@ -50,7 +50,7 @@ NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
 MAX_MERGED_KEYS = frozenset(
     {"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed"}
-    | {"behavior_model_age", "behavior_model_number", "behavior_callers", "behavior_ready"}
+    | {"behavior_model_age", "behavior_model_number", "behavior_callers", "behavior_damaged", "behavior_ready"}
 )
 
 encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).decode

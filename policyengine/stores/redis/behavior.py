@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import MsgspecError, msgpack
+from redis.exceptions import ResponseError
 
 from policyengine.runtime.behavior import BehaviorCharge, CallerEvent, CallerHistory
 from policyengine.stores.behavior import (
@@ -15,6 +16,8 @@ from policyengine.stores.behavior import (
     MAX_WAITING_FAILURES,
     REPORTABLE_SECONDS,
     UNREADABLE_NUMBER,
+    UnreadableBehaviorError,
+    damaged_state,
     report_place,
 )
 from policyengine.stores.redis.connection import RedisScript, translate_errors
@@ -24,6 +27,11 @@ VERSION = RedisScript.of("version.lua")
 PREFIX = "policyengine:behavior"
 SHARED_KEY, LEARNER = f"{PREFIX}:key", f"{PREFIX}:learner"
 CALLERS_AT_ONCE = 1_000
+DAMAGED = -1  # the answer of a script about a caller whose state is damaged
+KEPT_MILLISECONDS = (
+    30 * 86_400_000
+)  # how long the number of a forgotten caller is kept if its damaged key did not expire
+WRONG_TYPE = "WRONGTYPE"
 HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
 SAVE_DOCUMENT = RedisScript.saying(
     "-- KEYS[1]: a document. ARGV: its name, its number, the document, the number that it must replace or ''.\n"
@@ -41,7 +49,9 @@ class RedisBehavior:
         self._client, self._run, self._virtual = client, run, virtual
 
     def read(self, key: str, now: int) -> CallerHistory:
-        _, history, row = self._run(CALLER, caller_keys(key), "read")
+        done, history, row = self._run(CALLER, caller_keys(key), "read")
+        if done == DAMAGED:
+            raise damaged_state("it has another format")
         return decode_history(history, row)
 
     def add_event(self, charge: BehaviorCharge, *, admitted: bool, clamped: bool) -> bool:
@@ -50,8 +60,8 @@ class RedisBehavior:
         done, history, row = self._run(
             CALLER, caller_keys(charge.key), "event", msgpack.encode(charge_members(charge)), *flags
         )
-        charge.history = decode_history(history, row)
-        return bool(done)
+        note_history(charge, history, row, done=done > 0)
+        return bool(done > 0)
 
     def remember_decision(self, charge: BehaviorCharge, decision: str) -> None:
         """Remember the caller of a reportable decision."""
@@ -73,12 +83,19 @@ class RedisBehavior:
         return str(key)
 
     def forget(self, key: str) -> bool:
-        done, _, _ = self._run(CALLER, caller_keys(key), "forget", EVENTS_PER_GENERATION)
+        done, _, _ = self._run(CALLER, caller_keys(key), "forget", EVENTS_PER_GENERATION, KEPT_MILLISECONDS)
         return bool(done)
 
     def versions(self, family: str, most: int) -> list[str]:
+        """Versions under a key of another type are lost; `add_version` replaces the key."""
         with translate_errors():
-            return [raw.decode() for raw in self._client.zrevrange(versions_key(family), 0, most - 1)]
+            try:
+                found: list[bytes] = self._client.zrevrange(versions_key(family), 0, most - 1)
+            except ResponseError as error:
+                if str(error).startswith(WRONG_TYPE):
+                    return []
+                raise
+            return [raw.decode("utf-8", "replace") for raw in found]
 
     def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
         self._run(VERSION, [versions_key(family)], version, lasts, now // 1_000 if self._virtual else "")
@@ -88,11 +105,15 @@ class RedisBehavior:
             for name in self._client.scan_iter(match=f"{PREFIX}:{{*}}", count=CALLERS_AT_ONCE):
                 yield name.decode("utf-8", "replace").partition("{")[2][:-1]
 
-    def callers(self, now: int) -> Iterator[CallerHistory]:
+    def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
         for key in self.keys():
-            history = self.read(key, now)
+            try:
+                history = self.read(key, now)
+            except UnreadableBehaviorError:
+                yield key, None
+                continue
             if history.row:
-                yield history
+                yield key, history
 
     def known_key(self) -> bytes | None:
         with translate_errors():
@@ -160,13 +181,25 @@ def charge_members(charge: BehaviorCharge) -> tuple[object, ...]:
 
 
 def decode_history(raw: bytes, row: bytes) -> CallerHistory:
-    base, replaced, first, events = HISTORY_DECODER.decode(raw)
+    """Decode the answer of a script about a caller. Raises UnreadableBehaviorError."""
+    try:
+        base, replaced, first, events = HISTORY_DECODER.decode(raw)
+    except MsgspecError as error:
+        raise damaged_state(error) from None
     return CallerHistory(base, row if replaced else None, first, events)
+
+
+def note_history(charge: BehaviorCharge, raw: bytes, row: bytes, *, done: bool) -> None:
+    """Put the history of the caller into a charge that was committed, or that must be decided again."""
+    try:
+        charge.history = decode_history(raw, row)
+    except UnreadableBehaviorError:
+        charge.history, charge.unanswered, charge.damaged = None, not done, True
 
 
 def decode_step(charge: BehaviorCharge, answer: Sequence[bytes]) -> bytes | None:
     """Return the part of the answer of `step.lua` about the limits, and put the history of the caller into the charge;
     None if the decision must be made again."""
     settled, history, row = answer
-    charge.history = decode_history(history, row)
+    note_history(charge, history, row, done=bool(settled))
     return settled or None

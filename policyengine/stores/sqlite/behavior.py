@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from msgspec import msgpack
@@ -20,15 +20,19 @@ from policyengine.stores.behavior import (
     UNREADABLE_NUMBER,
     Levels,
     StoredCaller,
+    UnreadableBehaviorError,
     add_event,
     add_failure,
+    decode_caller,
     forgotten_caller,
+    forgotten_damaged_caller,
     history_after,
     is_outdated,
     raise_levels,
     report_place,
     saves_row,
 )
+from policyengine.stores.clock_skew import system_time
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS caller (key TEXT PRIMARY KEY, state BLOB NOT NULL, until INTEGER NOT NULL) "
@@ -85,21 +89,24 @@ class SqliteBehavior:
             ).fetchone()
             if row is None:
                 return None
-            state = load_caller(asked, row[0])
-            if outcome is not None and 0 < len(state.events) < MAX_WAITING_FAILURES:
-                encoded = msgpack.encode(add_failure(state, outcome))
-                asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, row[0]))
+            with suppress(UnreadableBehaviorError):
+                state = load_caller(asked, row[0])
+                if outcome is not None and 0 < len(state.events) < MAX_WAITING_FAILURES:
+                    encoded = msgpack.encode(add_failure(state, outcome))
+                    asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, row[0]))
             return str(row[0])
 
     def forget(self, key: str) -> bool:
         with self._step(True) as asked:
             asked.execute("DELETE FROM caller_row WHERE key = ?", (key,))
-            state = load_caller(asked, key)
-            if not state.events:
-                return False
-            encoded = msgpack.encode(forgotten_caller(state))
-            asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, key))
-            return True
+            try:
+                state = load_caller(asked, key)
+                forgotten = forgotten_caller(state) if state.events else None
+            except UnreadableBehaviorError:
+                forgotten = forgotten_damaged_caller(system_time())
+            if forgotten is not None:
+                asked.execute("UPDATE caller SET state = ? WHERE key = ?", (msgpack.encode(forgotten), key))
+            return forgotten is not None
 
     def versions(self, family: str, most: int) -> list[str]:
         latest = "SELECT version FROM active_version WHERE family = ? ORDER BY at DESC LIMIT ?"
@@ -117,9 +124,10 @@ class SqliteBehavior:
         for page, _ in self._pages("caller", lambda asked, keys: None):
             yield from page
 
-    def callers(self, now: int) -> Iterator[CallerHistory]:
-        for _, histories in self._pages("caller_row", lambda asked, keys: [load_history(asked, key) for key in keys]):
-            yield from histories
+    def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
+        table = "(SELECT key FROM caller_row JOIN caller USING (key))"
+        for page, histories in self._pages(table, lambda asked, keys: [try_load(asked, key) for key in keys]):
+            yield from zip(page, histories, strict=True)
 
     def _pages(
         self, table: str, load: Callable[[sqlite3.Connection, list[str]], Loaded]
@@ -188,22 +196,36 @@ def document_number(value: object) -> int:
 
 
 def load_caller(asked: sqlite3.Connection, key: str) -> StoredCaller:
-    row = asked.execute("SELECT state FROM caller WHERE key = ?", (key,)).fetchone()
-    return UNKNOWN_CALLER if row is None else msgpack.decode(row[0], type=StoredCaller)
+    """Load the state of a caller. Raises UnreadableBehaviorError."""
+    row = asked.execute("SELECT CAST(state AS BLOB) FROM caller WHERE key = ?", (key,)).fetchone()
+    return UNKNOWN_CALLER if row is None else decode_caller(row[0])
 
 
 def load_row(asked: sqlite3.Connection, key: str) -> bytes | None:
-    row = asked.execute("SELECT row FROM caller_row WHERE key = ?", (key,)).fetchone()
+    row = asked.execute("SELECT CAST(row AS BLOB) FROM caller_row WHERE key = ?", (key,)).fetchone()
     return None if row is None else bytes(row[0])
 
 
 def load_history(asked: sqlite3.Connection, key: str) -> CallerHistory:
+    """Load what is known of a caller. Raises UnreadableBehaviorError."""
     return history_after(load_caller(asked, key), load_row(asked, key), -1, 0)
+
+
+def try_load(asked: sqlite3.Connection, key: str) -> CallerHistory | None:
+    """Load what is known of a caller; None if its state is damaged."""
+    try:
+        return load_history(asked, key)
+    except UnreadableBehaviorError:
+        return None
 
 
 def prepare_event(asked: sqlite3.Connection, charge: BehaviorCharge) -> tuple[StoredCaller, Levels] | None:
     """Return the stored caller, and the levels with the request; None if the decision must be made again."""
-    state = load_caller(asked, charge.key)
+    try:
+        state = load_caller(asked, charge.key)
+    except UnreadableBehaviorError:
+        charge.unanswered = charge.damaged = True
+        return None
     levels = raise_levels(state, charge)
     if is_outdated(state, levels, charge):
         charge.history = answer_charge(asked, charge, state, charge.base)

@@ -19,7 +19,13 @@ from policyengine.cli.options.behavior import (
     open_folder,
     report_folder_errors,
 )
-from policyengine.cli.options.behavior_store import SharedStoreUrl, check_place, find_stored_caller, open_learned
+from policyengine.cli.options.behavior_store import (
+    SharedStoreUrl,
+    check_place,
+    find_stored_caller,
+    find_stored_callers,
+    open_learned,
+)
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
@@ -33,7 +39,10 @@ def forget(
     behavior: KnownFolder = None,
     store: SharedStoreUrl = None,
     caller: Annotated[
-        str | None, typer.Argument(metavar="[CALLER]", help="The name of an agent.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[CALLER]", help="The name of an agent or, in a store, the key of a caller.", show_default=False
+        ),
     ] = None,
     issuer: IssuerName = None,
     instance: InstanceName = None,
@@ -46,8 +55,9 @@ def forget(
 
     All versions of the caller are forgotten. The caller is then new: its facts are neutral until it is ready again. A
     running server that uses the folder forgets within a minute. In a store, the caller is forgotten at once for all
-    processes. What a class learned from the caller is forgotten with the model of the next day. Logs are not changed,
-    and `behavior learn` would learn from them again.
+    processes; a damaged caller can also be named by its key, as `behavior show` and the server log print it. What a
+    class learned from the caller is forgotten with the model of the next day. Logs are not changed, and `behavior
+    learn` would learn from them again.
 
     \b
     Exit codes:
@@ -88,15 +98,20 @@ def forget(
 
 
 def forget_stored(url: str, name: str | None, issuer: str | None, instance: str | None, format: OutputFormat) -> int:
-    """Forget a caller, or without a name all callers, in a store. Raises CommandError."""
+    """Forget a caller, or without a name all callers, in a store. A name that no caller has may be the key of a caller.
+    Raises CommandError."""
     with open_learned(url) as opened, show_progress("forgetting in the store"):
         learned = opened.learned
         if name is None:
             rows = learned.forget_all()
             what = describe_all(rows)
         else:
-            caller = find_stored_caller(learned, name, issuer, instance)
-            rows, what = learned.forget(caller), describe_caller(caller)
+            is_name = issuer or instance or find_stored_callers(learned, name, None, None)
+            if is_name or not learned.has_key(name):
+                caller = find_stored_caller(learned, name, issuer, instance)
+                rows, what = learned.forget(caller), describe_caller(caller)
+            else:
+                rows, what = learned.forget_key(name), f"the caller with the key {name}"
     if format is OutputFormat.JSON:
         print_json({"store": opened.shown, "rows": rows, "forgotten": True, "server": False})
     else:

@@ -24,6 +24,8 @@ from policyengine.cli.options.behavior_store import OpenedStore, find_stored_cal
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 from policyengine.time_formats import format_duration
 
+MAX_SHOWN = 10  # keys of damaged callers; the JSON has all
+
 if TYPE_CHECKING:
     from policyengine.behavior.model import BehaviorModel
     from policyengine.behavior.operator_store import StoredVersion
@@ -62,7 +64,7 @@ def show_stored(
 
 def show_classes(
     shown: str,
-    damaged: int,
+    damaged: Sequence[str],
     classes: Sequence[ClassSummary],
     model: BehaviorModel,
     releases: Sequence[ClassRelease],
@@ -70,14 +72,14 @@ def show_classes(
     *,
     as_json: bool,
 ) -> None:
-    """Show the classes in a store, of which this number of rows is damaged."""
+    """Show the classes in a store, and the keys of its damaged callers."""
     total = sum(one.callers for one in classes)
     if damaged:
-        Screen(sys.stderr).warn(f"left out {pluralize(damaged, 'damaged row')}, whose callers have unknown facts")
+        Screen(sys.stderr).warn(describe_damaged(damaged))
     warn_of_profiles(known.engine, (one.group for one in classes))
     if as_json:
         print_json({
-            "store": shown, **describe_model(model), "total": total, "callers": [],
+            "store": shown, **describe_model(model), "total": total, "callers": [], "damaged": list(damaged),
             "classes": [one.to_dict() for one in classes], "releases": list(map(release_dict, releases)),
         })  # fmt: skip
         return
@@ -91,6 +93,12 @@ def show_classes(
         age = format_age(datetime.now(UTC) - learned)
         screen.line(f"model {model.content.serial}, learned {format_milliseconds(model.content.made)}, {age} ago")
     show_releases(screen, releases)
+
+
+def describe_damaged(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:MAX_SHOWN]) + (f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else "")
+    facts = "whose facts are unknown until they are forgotten"
+    return f"left out {pluralize(len(keys), 'damaged caller')}, {facts} (`behavior forget KEY`): {shown}"
 
 
 def format_age(age: timedelta) -> str:

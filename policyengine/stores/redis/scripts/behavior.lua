@@ -3,11 +3,34 @@
 -- slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}.
 -- A charge is {at, unit, top, how fast the levels fall, their ceilings, since, until, burst, strict, outcome, refused, allowed,
 -- numbers, base, number, milliseconds that it lasts, caps}.
-local GENERATION = 1048576
+local GENERATION, EXACT = 1048576, 9007199254740991
+-- The value of a key; nothing, and true, if the key has another type.
+local function value_at(key)
+  local raw = redis.pcall('GET', key)
+  if type(raw) ~= 'table' then return raw end
+  if redis.call('TYPE', key).ok == 'string' then error(raw.err) end
+  return nil, true
+end
+
+-- The state of a caller; nothing if it is damaged. Of the events, only their number is used here.
 local function caller_at(key)
-  local raw = redis.call('GET', key)
-  if raw then return cmsgpack.unpack(raw) end
-  return {0, 0, 0, 0, 0, {}}
+  local raw, damaged = value_at(key)
+  if damaged then return nil end
+  if not raw then return {0, 0, 0, 0, 0, {}} end
+  local readable, state, more = pcall(cmsgpack.unpack, raw)
+  if not readable or more ~= nil or type(state) ~= 'table' or #state ~= 6 or type(state[6]) ~= 'table' then return nil end
+  for i = 1, 5 do
+    local number = state[i]
+    if type(number) ~= 'number' or number ~= math.floor(number) or math.abs(number) > EXACT then return nil end
+  end
+  if state[1] < 0 or state[5] < 0 then return nil end
+  return state
+end
+
+-- The saved row; what nobody can decode if the key has another type.
+local function row_at(key)
+  local row, damaged = value_at(key)
+  return damaged and '\193' or row or ''
 end
 
 -- The levels with the request, and the time of the last event then; nothing if the decision must be made again.
@@ -36,7 +59,7 @@ end
 -- What a process does not know yet: {base, whether the row is another one, number of the first event, events}, and that row.
 local function history_of(state, row_key, base, number)
   if base ~= state[5] or number > state[5] + #state[6] then
-    return cmsgpack.pack({state[5], true, state[5] + 1, state[6]}), redis.call('GET', row_key) or ''
+    return cmsgpack.pack({state[5], true, state[5] + 1, state[6]}), row_at(row_key)
   end
   return cmsgpack.pack({base, false, number + 1, {unpack(state[6], number - base + 1)}}), ''
 end

@@ -1,10 +1,21 @@
 -- Reads or changes what is known of one caller, apart from other effects of a decision.
 -- KEYS: the caller, its row. ARGV: `read`; or `failure`, an outcome, the most events that wait; or `forget`, the events of a
--- generation; or `event`, a charge (MessagePack), whether the request was admitted and clamped (1 or 0), a row to save or '',
+-- generation, the milliseconds that the number of a damaged caller is kept unless its key expires; or `event`, a charge (MessagePack), whether the request was admitted and clamped (1 or 0), a row to save or '',
 -- whether time is virtual (1 or 0).
--- It answers {whether the step was done, history, row}.
+-- It answers {whether the step was done, history, row}; {-1, '', ''} if the state of the caller is damaged.
 local what = ARGV[1]
 local state = caller_at(KEYS[1])
+if not state then
+  if what == 'forget' then
+    local seconds, left = tonumber(redis.call('TIME')[1]), redis.call('PTTL', KEYS[1])
+    redis.call('DEL', KEYS[2])
+    redis.call('DEL', KEYS[1])
+    local lasts = left > 0 and left or tonumber(ARGV[3])
+    redis.call('SET', KEYS[1], cmsgpack.pack({0, 0, 0, 0, seconds * tonumber(ARGV[2]), {}}), 'PX', string.format('%d', lasts))
+    return {1, '', ''}
+  end
+  return {-1, '', ''}
+end
 if what == 'failure' then
   if #state[6] > 0 and #state[6] < tonumber(ARGV[3]) then
     state[6][#state[6] + 1] = {state[1], 0, 0, 0, tonumber(ARGV[2]), false, {}}

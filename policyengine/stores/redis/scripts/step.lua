@@ -8,7 +8,7 @@
 -- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each
 -- charge {admitted, what it stands at (numbers), the same if untouched, what was paid before}} as MessagePack, and of each
 -- charge the state before and after and the receipt before and after (empty: there is none). Where there is behavior, it
--- answers {that or '' if a level says another thing than the decision, history, row}.
+-- answers {that or '' if a level says another thing than the decision, history, row}; three times '' if the caller is damaged.
 local given, decision, peek, denied, clocked, charges, spends, name, opens, relied, records, behavior = unpack(cmsgpack.unpack(ARGV[1]))
 local RATE, BUDGET, MOST_ENTRIES = 1, 2, 10000
 local MOST_RECEIPTS, MOST = 1000, 9007199254740992
@@ -32,6 +32,7 @@ if behavior then
   caller = lines + #relied + #records + 1
   caller, caller_row = KEYS[caller], KEYS[caller + 1]
   state_of_caller = caller_at(caller)
+  if not state_of_caller then return {'', '', ''} end
   levels = raised(state_of_caller, behavior[1])
   if not levels then return {'', history_of(state_of_caller, caller_row, behavior[1][14], behavior[1][15])} end
 end
