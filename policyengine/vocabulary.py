@@ -173,11 +173,11 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
         ("novelty", _N, "share of recent requests to endpoints that are new for the caller and its class, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
-    ], volatile="ready trust burst novelty error_rate"),
+        ("sequence", _B, "whether the calls of the run follow the order that `expect` declares; true without it"),
+    ], volatile="ready trust burst novelty error_rate sequence"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
         ("deviation", _N, "how unusual the latest requests are, 0 … 1"),
-                ("sequence", _B, "whether the caller follows the steps of its declared profile"),
-    ], volatile="deviation sequence", later="learned sequences"),
+    ], volatile="deviation", later="learned sequences"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
         ("id", _S, "the group of count keys (`per …`) that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),

@@ -12,17 +12,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
-        "`behavior.deviation`, `behavior.sequence` and the facts `cluster.*` are planned for a later version; tests "
-        "cannot give them yet.",
+        "`behavior.deviation` and the facts `cluster.*` are planned for a later version; tests cannot give them yet.",
         _GOOD + 'test "a" { given behavior { deviation: 0.5 }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
     DiagnosticDoc(
         "W902",
         "a fact that this version cannot learn yet",
-        "`behavior.deviation`, `behavior.sequence` and the facts `cluster.*` are planned for a later version. Until "
-        "then, each has its neutral value for every caller: no deviation, a sequence that follows the profile, and a "
-        "cluster of the caller alone. So a `clamp` that requires a deviation never acts.",
+        "`behavior.deviation` and the facts `cluster.*` are planned for a later version. Until then, each has its "
+        "neutral value for every caller: no deviation, and a cluster of the caller alone. So a `clamp` that requires a "
+        "deviation never acts.",
         _GOOD + 'guard "g" on GET /a { deny when behavior.deviation > 0.99 }\n',
         _GOOD,
         name="not-learned-yet",
