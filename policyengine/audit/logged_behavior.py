@@ -44,6 +44,7 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
     if member.get("unreadable") is True:
         return LoggedBehavior("", "", "", 0, False, "", 0, 0, UNREADABLE_FACTS)
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
+    facts["sequence"] = member.get("sequence") is not False
     for name in NUMBERS:
         facts[name] = Decimal(str(member[name]))
     run, shape, letter = (int(member.get(name, 0)) for name in TAGS)

@@ -28,6 +28,7 @@ from policyengine.behavior.row import (
     MILLION,
     BehaviorRow,
 )
+from policyengine.kernel.sequence_automaton import LEFT, NO_MACHINE, START, SequenceAutomaton
 
 LEVEL_UNIT: Final = 16 * HOUR  # one request; a pace of 1/16 request per hour removes one unit per millisecond
 PEAK_UNIT: Final = LEVEL_UNIT // 16
@@ -49,10 +50,11 @@ class ProfileSettings:
     """Says how a profile lets behavior be learned; the defaults hold for callers without a profile. It never changes.
 
     `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. If `released`, a planned change
-    is under way: it raises no alarm, and is learned fully.
+    is under way: it raises no alarm, and is learned fully. `automaton` is that of the declared order of calls, if the
+    profile declares one.
     """
 
-    __slots__ = ("burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle")
+    __slots__ = ("automaton", "burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle")
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class ProfileSettings:
         ready_days: int = 7,
         burst_days: int = 100,
         released: bool = False,
+        automaton: SequenceAutomaton | None = None,
     ) -> None:
         self.name = name
         self.run_idle = run_idle
@@ -72,22 +75,24 @@ class ProfileSettings:
         self.ready_days = ready_days
         self.burst_days = burst_days
         self.released = released
+        self.automaton = automaton
 
-    def release(self) -> ProfileSettings:
-        """Return the settings while a planned change is under way."""
+    def release(self, released: bool = True) -> ProfileSettings:
+        """Return the settings while a planned change is under way, or while none is."""
         return ProfileSettings(
             self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
-            ready_days=self.ready_days, burst_days=self.burst_days, released=True,
+            ready_days=self.ready_days, burst_days=self.burst_days, released=released, automaton=self.automaton,
         )  # fmt: skip
 
 
 class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
     thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class. `level_denied` is
-    without the request."""
+    without the request. `sequence` is whether the run follows the declared order of calls."""
 
     __slots__ = (
-        "burst", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready", "trust",
+        "burst", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready", "sequence",
+        "trust",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +106,7 @@ class CallerFacts:
         level_slow: int,
         level_fast: int,
         level_denied: int,
+        sequence: bool = True,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -111,10 +117,11 @@ class CallerFacts:
         self.level_slow = level_slow
         self.level_fast = level_fast
         self.level_denied = level_denied
+        self.sequence = sequence
 
-    def values(self) -> tuple[bool, int, bool, int, int]:
+    def values(self) -> tuple[bool, int, bool, int, int, bool]:
         """Return the facts, without the levels."""
-        return self.ready, self.trust, self.burst, self.novelty, self.error_rate
+        return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.sequence
 
     def levels(self) -> tuple[int, int, int]:
         """Return the levels: slow, fast and denied."""
@@ -139,6 +146,7 @@ class CallerFacts:
             "burst": self.burst,
             "novelty": THOUSANDTHS[self.novelty],
             "error_rate": THOUSANDTHS[self.error_rate],
+            "sequence": self.sequence,
         }
 
 
@@ -231,8 +239,10 @@ def read_behavior(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     endpoint = tags.endpoint
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
+    automaton = settings.automaton
+    sequence = automaton is None or next_step(row, automaton, tags, at, settings) != LEFT
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied)
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, sequence)
     burst = (
         model.has_margins
         and not settings.released
@@ -246,7 +256,7 @@ def read_behavior(
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied,
+        denied, sequence,
     )  # fmt: skip
 
 
@@ -270,6 +280,16 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     if row.runs < settings.ready_runs:
         return False
     return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
+
+
+def next_step(
+    row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
+) -> int:
+    """Return the state of the automaton after a request. Each run starts anew, and so does a run that began with
+    another automaton."""
+    if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
+        return automaton.next(START, tags.letter)
+    return automaton.next(row.step_state, tags.letter)
 
 
 def mix(share: int, hit: bool) -> int:
@@ -315,6 +335,11 @@ def apply_decision(
     row.level_slow, row.level_fast, row.level_denied = slow, fast, denied
     row.hour_count += 1
     row.days |= 1
+    automaton = settings.automaton
+    if automaton is not None:
+        row.step_state, row.step_machine = next_step(row, automaton, tags, at, settings), automaton.digest
+    elif row.step_machine:
+        row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)
     learn_endpoint(row, tags.endpoint)
     if reading.ready and not settings.released:
@@ -340,9 +365,14 @@ def raise_alarm(row: BehaviorRow) -> None:
     row.hour_alarm = True
 
 
+def begins_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> bool:
+    """Return whether a request begins a new run, because no run has begun or the latest one has ended."""
+    return not row.run_length or run != row.run_tag or at - row.run_last > settings.run_idle
+
+
 def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> None:
     """Count the request in its run; a run that ended is complete."""
-    if row.run_length and (run != row.run_tag or at - row.run_last > settings.run_idle):
+    if row.run_length and begins_run(row, at, run, settings):
         row.run_length = 0
         row.runs = min(row.runs + 1, MAX_SHORT)
     row.run_tag = run

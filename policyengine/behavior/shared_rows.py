@@ -70,12 +70,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
 
 def end_release(settings: ProfileSettings) -> ProfileSettings:
     """Return the settings without a planned change, for events that have their own flag."""
-    if not settings.released:
-        return settings
-    return ProfileSettings(
-        settings.name, run_idle=settings.run_idle, learn_days=settings.learn_days, ready_runs=settings.ready_runs,
-        ready_days=settings.ready_days, burst_days=settings.burst_days,
-    )  # fmt: skip
+    return settings.release(False) if settings.released else settings
 
 
 def fold_history(history: CallerHistory, settings: ProfileSettings) -> CachedCaller | None:

@@ -34,6 +34,7 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
     kept = dict(enumerate(tree.uses))
     if endpoint is not None or reach is not None:
         kept = _selected_uses(tree, endpoint, reach)
+    within: Iterator[Box]
     if endpoint is None or is_area(endpoint):
         drawing = _TreeDrawer(kernel, tree, EndpointView(kernel), kept, _captures(kernel))
         within = chain(drawing.sections(*_blocks(kernel, kept, endpoint, reach)), _orders(kernel, endpoint, reach))
