@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from policyengine import kernel as k
 from policyengine.behavior.reader import BehaviorReader
 from policyengine.clock import epoch_microseconds, epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
@@ -40,12 +41,14 @@ class CaseSequence:
 
     def read_behavior(self, case: Case, request: Request, evaluator: Evaluator) -> LearnedFacts:
         """Return the learned facts that the case gives, or those that were learned from its traces and from earlier
-        cases. Raises PlainEventError."""
-        if not case.traces or not evaluator.kernel.reads_behavior:
+        cases. Without traces, only the declared order of calls is followed. Raises PlainEventError."""
+        if not evaluator.kernel.reads_behavior or not (case.traces or declares_order(evaluator.kernel)):
             return case.behavior
         if self.behavior is None:
             self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
         learned = self.behavior.peek(request, epoch_nanoseconds(case.now)) or {}
+        if not case.traces and "sequence" in learned:
+            learned = {"sequence": learned["sequence"]}
         return {**learned, **case.behavior}
 
     def learn(self, case: Case, decision: Decision) -> None:
@@ -86,6 +89,11 @@ class CaseSequence:
         """Return the history windows with these keys. The history of a sequence is complete."""
         store = self.store or MemoryStore(history_complete=True)
         return store.fetch(keys, epoch_microseconds(moment))
+
+
+def declares_order(kernel: k.Kernel) -> bool:
+    """Return whether a profile declares an order of calls."""
+    return any(profile.order for profile in kernel.profiles)
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
