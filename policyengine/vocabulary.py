@@ -194,6 +194,9 @@ NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
 # Facts that are learned about callers: numbers from 0 to 1, and booleans.
 LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] == "behavior" and fact.later is None}
 
+# The state of the declared order of calls before the request: no fact, because no policy can name it.
+ORDER_STEP = ("behavior", "step")
+
 
 def is_learned_value(path: tuple[str, ...], value: object) -> bool:
     """Return whether a learned fact can have the value."""

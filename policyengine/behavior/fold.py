@@ -88,11 +88,12 @@ class ProfileSettings:
 class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty` and `error_rate` are
     thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class. `level_denied` is
-    without the request. `sequence` is whether the run follows the declared order of calls."""
+    without the request. `sequence` is whether the run follows the declared order of calls, and `step` the state of the
+    automaton before the request."""
 
     __slots__ = (
         "burst", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready", "sequence",
-        "trust",
+        "step", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +108,7 @@ class CallerFacts:
         level_fast: int,
         level_denied: int,
         sequence: bool = True,
+        step: int = START,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -118,6 +120,7 @@ class CallerFacts:
         self.level_fast = level_fast
         self.level_denied = level_denied
         self.sequence = sequence
+        self.step = step
 
     def values(self) -> tuple[bool, int, bool, int, int, bool]:
         """Return the facts, without the levels."""
@@ -139,7 +142,7 @@ class CallerFacts:
         return hash((self.values(), self.levels()))
 
     def to_facts(self) -> dict[str, object]:
-        """Return the facts by their names after `behavior.`."""
+        """Return the facts by their names after `behavior.`, and the step for explanations."""
         return {
             "ready": self.ready,
             "trust": THOUSANDTHS[self.trust],
@@ -147,6 +150,7 @@ class CallerFacts:
             "novelty": THOUSANDTHS[self.novelty],
             "error_rate": THOUSANDTHS[self.error_rate],
             "sequence": self.sequence,
+            "step": self.step,
         }
 
 
@@ -239,10 +243,12 @@ def read_behavior(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     endpoint = tags.endpoint
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
-    automaton = settings.automaton
-    sequence = automaton is None or next_step(row, automaton, tags, at, settings) != LEFT
+    automaton, sequence, step = settings.automaton, True, START
+    if automaton is not None:
+        step = current_step(row, automaton, tags, at, settings)
+        sequence = automaton.next(step, tags.letter) != LEFT
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, sequence)
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, sequence, step)
     burst = (
         model.has_margins
         and not settings.released
@@ -256,7 +262,7 @@ def read_behavior(
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied, sequence,
+        denied, sequence, step,
     )  # fmt: skip
 
 
@@ -282,14 +288,14 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
 
 
-def next_step(
+def current_step(
     row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> int:
-    """Return the state of the automaton after a request. Each run starts anew, and so does a run that began with
+    """Return the state of the automaton before a request. Each run starts anew, and so does a run that began with
     another automaton."""
     if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
-        return automaton.next(START, tags.letter)
-    return automaton.next(row.step_state, tags.letter)
+        return START
+    return row.step_state
 
 
 def mix(share: int, hit: bool) -> int:
@@ -337,7 +343,8 @@ def apply_decision(
     row.days |= 1
     automaton = settings.automaton
     if automaton is not None:
-        row.step_state, row.step_machine = next_step(row, automaton, tags, at, settings), automaton.digest
+        step = current_step(row, automaton, tags, at, settings)
+        row.step_state, row.step_machine = automaton.next(step, tags.letter), automaton.digest
     elif row.step_machine:
         row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)

@@ -372,5 +372,5 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **found.to_facts(),
     }
     if reading.settings.automaton is None:
-        del members["sequence"]
+        del members["sequence"], members["step"]
     return b'"behavior":%b,' % ENCODE(members)

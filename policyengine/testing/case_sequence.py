@@ -23,6 +23,7 @@ from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
+ORDER_MEMBERS = {"sequence", "step"}  # members of learned facts that belong to the declared order of calls
 LAST_REQUEST = "last"  # the id of the decision from which the sequence learns
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
@@ -47,9 +48,10 @@ class CaseSequence:
         if self.behavior is None:
             self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
         learned = self.behavior.peek(request, epoch_nanoseconds(case.now)) or {}
-        if not case.traces and "sequence" in learned:
-            learned = {"sequence": learned["sequence"]}
-        return {**learned, **case.behavior}
+        names = learned.keys() if case.traces else learned.keys() & ORDER_MEMBERS
+        if "sequence" in case.behavior:
+            names -= ORDER_MEMBERS
+        return {**{name: learned[name] for name in names}, **case.behavior}
 
     def learn(self, case: Case, decision: Decision) -> None:
         """Learn from the final decision of a case, and from the response that the case gives."""

@@ -460,7 +460,7 @@ def test_facts_have_thousandths():
     found = CallerFacts(True, 987, True, 31, 0, True, 1, 2, 3).to_facts()
     assert found == {
         "ready": True, "trust": Decimal("0.987"), "burst": True, "novelty": Decimal("0.031"), "error_rate": Decimal(0),
-        "sequence": True,
+        "sequence": True, "step": 0,
     }  # fmt: skip
 
 

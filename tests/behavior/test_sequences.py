@@ -237,6 +237,38 @@ def test_an_evaluation_includes_the_request_and_changes_nothing(caller: OrderedC
     assert caller.engine.evaluate(question(DATA)).allowed
 
 
+# ── Explanations ──────────────────────────────────────────────────────────────────────────────
+
+
+def note_of(engine: Engine, call: str, agent: str = "report-1") -> str:
+    (line,) = (
+        line for line in engine.explain(question(call, agent=agent)).render().splitlines()
+        if "behavior.sequence =" in line
+    )  # fmt: skip
+    return line.strip()
+
+
+def test_an_explanation_states_where_a_run_leaves_the_order(caller: OrderedCaller) -> None:
+    engine, false = caller.engine, "✓ behavior.sequence = false — "
+    assert note_of(engine, DATA) == f"{false}at the start, the order expects POST /auth, not GET /data/7"
+    assert note_of(engine, AUTH) == "✓ behavior.sequence = true"
+    caller.asks(AUTH)
+    expected = "the order expects GET /data/** or TOOL files/read, not POST /report"
+    assert note_of(engine, REPORT) == f"{false}after POST /auth, {expected}"
+    caller.asks(READ, DATA)
+    expected = "the order expects GET /data/** or TOOL files/read or POST /report, not POST /auth"
+    assert note_of(engine, AUTH) == f"{false}after GET /data/** or TOOL files/read, {expected}"
+    caller.asks(REPORT)
+    assert note_of(engine, READ) == f"{false}after POST /report, the order expects no further call, not TOOL files/read"
+
+
+def test_an_explanation_states_that_an_earlier_call_left_the_order(clock: FakeClock) -> None:
+    caller = OrderedCaller(HEAD + PROFILE + WARN, clock)
+    caller.asks(AUTH, REPORT)
+    line = note_of(caller.engine, DATA)
+    assert line == "✓ behavior.sequence = false — an earlier call of the run left the order"
+
+
 # ── The log ───────────────────────────────────────────────────────────────────────────────────
 
 

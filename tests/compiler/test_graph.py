@@ -11,7 +11,7 @@ from policyengine.compiler.graph.draw import draw, natural_sort_key
 from policyengine.compiler.graph.selection import SelectionError, agent_reach, read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.explain.explanation import endpoint_words
+from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.kernel import InGroup, Kernel
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
