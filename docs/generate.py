@@ -49,7 +49,6 @@ def table(head: str, rows: list[str]) -> str:
 
 # What the table of facts says about a fact whose capability is missing, by `BuiltInFact.later`.
 NEUTRAL_WORDS = {
-    "declared sequences": "has its neutral value: sequences are not learned yet",
     "clusters": "has its neutral value: clusters are not computed yet",
 }
 

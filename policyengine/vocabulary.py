@@ -174,10 +174,8 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("novelty", _N, "share of recent requests to endpoints that are new for the caller and its class, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
         ("deviation", _N, "how unusual the order of requests in the run is, 0 … 1"),
-    ], volatile="ready trust burst novelty error_rate deviation"),
-    *_define_facts("behavior", FactOrigin.ENGINE, [
-        ("sequence", _B, "whether the caller follows the steps of its declared profile"),
-    ], volatile="sequence", later="declared sequences"),
+        ("sequence", _B, "whether the calls of the run follow the order that `expect` declares; true without it"),
+    ], volatile="ready trust burst novelty error_rate deviation sequence"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
         ("id", _S, "the group of count keys (`per …`) that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),
@@ -193,6 +191,9 @@ NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
 
 # Facts that are learned about callers: numbers from 0 to 1, and booleans.
 LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] == "behavior" and fact.later is None}
+
+# The state of the declared order of calls before the request: no fact, because no policy can name it.
+ORDER_STEP = ("behavior", "step")
 
 
 def is_learned_value(path: tuple[str, ...], value: object) -> bool:

@@ -20,7 +20,8 @@ class LoggedBehavior(NamedTuple):
     if there is none), whether a clamp reduced a rate, and whether the request was part of a planned change. `model` is
     the digest of the model that was read, and `read` the number of events in the row that was read. `event` is the
     number of the decision's own event; 0 if nothing was learned from the decision. `facts` are the learned facts by
-    name. If they could not be read, all facts are unknown, and the other members are empty.
+    name, and the `step` of the declared order of calls before the request. If they could not be read, all facts are
+    unknown, and the other members are empty.
     """
 
     group: str
@@ -45,6 +46,7 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
     if member.get("unreadable") is True:
         return LoggedBehavior("", "", "", 0, False, "", 0, 0, UNREADABLE_FACTS)
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
+    facts["sequence"], facts["step"] = member.get("sequence") is not False, int(member.get("step", 0))
     for name in NUMBERS:
         facts[name] = Decimal(str(member.get(name, 0) if name in LATER else member[name]))
     run, shape, letter = (int(member.get(name, 0)) for name in TAGS)

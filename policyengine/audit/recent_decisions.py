@@ -52,7 +52,7 @@ class DecisionSubject(Struct, frozen=True, gc=False):
     def to_dict(self) -> dict[str, object]:
         """Return the known members in the form of the log. Long texts are left out; a long text in the chain leaves out
         the whole chain."""
-        from policyengine.explain.explanation import endpoint_words
+        from policyengine.explain.endpoint_words import endpoint_words
 
         decision, principal, endpoint, resource = self.decision, self.decision.principal, self.endpoint, self.resource
         reason = decision.reasons[0] if decision.reasons else None

@@ -31,6 +31,7 @@ from policyengine.behavior.row import (
     SCORE_LENGTHS,
     BehaviorRow,
 )
+from policyengine.kernel.sequence_automaton import LEFT, NO_MACHINE, START, SequenceAutomaton
 
 LEVEL_UNIT: Final = 16 * HOUR  # one request; a pace of 1/16 request per hour removes one unit per millisecond
 PEAK_UNIT: Final = LEVEL_UNIT // 16
@@ -62,9 +63,13 @@ class ProfileSettings:
 
     `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `sequences` is whether sequences
     of endpoints are learned. If `released`, a planned change is under way: it raises no alarm, and is learned fully.
+    `automaton` is that of the declared order of calls, if the profile declares one.
     """
 
-    __slots__ = ("burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle", "sequences")
+    __slots__ = (
+        "automaton", "burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle",
+        "sequences",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class ProfileSettings:
         burst_days: int = 100,
         released: bool = False,
         sequences: bool = True,
+        automaton: SequenceAutomaton | None = None,
     ) -> None:
         self.name = name
         self.run_idle = run_idle
@@ -86,23 +92,26 @@ class ProfileSettings:
         self.burst_days = burst_days
         self.released = released
         self.sequences = sequences
+        self.automaton = automaton
 
     def release(self, released: bool = True) -> ProfileSettings:
-        """Return the settings while a planned change is under way, or without it."""
+        """Return the settings while a planned change is under way, or while none is."""
         return ProfileSettings(
             self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
             ready_days=self.ready_days, burst_days=self.burst_days, released=released, sequences=self.sequences,
+            automaton=self.automaton,
         )  # fmt: skip
 
 
 class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty`, `error_rate` and
     `deviation` are thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class.
-    `level_denied` is without the request. `surprise` is that of the endpoint to the class."""
+    `level_denied` is without the request. `surprise` is that of the endpoint to the class. `sequence` is whether the
+    run follows the declared order of calls, and `step` the state of the automaton before the request."""
 
     __slots__ = (
         "burst", "deviation", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready",
-        "surprise", "trust",
+        "sequence", "step", "surprise", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +127,8 @@ class CallerFacts:
         level_denied: int,
         deviation: int = 0,
         surprise: int = 0,
+        sequence: bool = True,
+        step: int = START,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -130,10 +141,12 @@ class CallerFacts:
         self.level_denied = level_denied
         self.deviation = deviation
         self.surprise = surprise
+        self.sequence = sequence
+        self.step = step
 
-    def values(self) -> tuple[bool, int, bool, int, int, int]:
+    def values(self) -> tuple[bool, int, bool, int, int, int, bool]:
         """Return the facts, without the levels."""
-        return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.deviation
+        return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.deviation, self.sequence
 
     def levels(self) -> tuple[int, int, int]:
         """Return the levels: slow, fast and denied."""
@@ -151,7 +164,7 @@ class CallerFacts:
         return hash((self.values(), self.levels()))
 
     def to_facts(self) -> dict[str, object]:
-        """Return the facts by their names after `behavior.`."""
+        """Return the facts by their names after `behavior.`, and the step for explanations."""
         return {
             "ready": self.ready,
             "trust": THOUSANDTHS[self.trust],
@@ -159,6 +172,8 @@ class CallerFacts:
             "novelty": THOUSANDTHS[self.novelty],
             "error_rate": THOUSANDTHS[self.error_rate],
             "deviation": THOUSANDTHS[self.deviation],
+            "sequence": self.sequence,
+            "step": self.step,
         }
 
 
@@ -251,11 +266,15 @@ def read_behavior(
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
     endpoint, surprise = tags.endpoint, 0
     if settings.sequences and model.grams.total:
-        context = 0 if begins_run(row, tags.run, at, settings) else row.context
+        context = 0 if begins_run(row, at, tags.run, settings) else row.context
         surprise = class_surprise(model.grams, context, symbol_of(endpoint))
     is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
+    automaton, sequence, step = settings.automaton, True, START
+    if automaton is not None:
+        step = current_step(row, automaton, tags, at, settings)
+        sequence = automaton.next(step, tags.letter) != LEFT
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise)
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise, sequence, step)
     burst = (
         model.has_margins
         and not settings.released
@@ -272,7 +291,7 @@ def read_behavior(
         deviation = read_deviation(row, model, tags, at, settings, surprise)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied, deviation, surprise,
+        denied, deviation, surprise, sequence, step,
     )  # fmt: skip
 
 
@@ -296,6 +315,16 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     if row.runs < settings.ready_runs:
         return False
     return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
+
+
+def current_step(
+    row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
+) -> int:
+    """Return the state of the automaton before a request. Each run starts anew, and so does a run that began with
+    another automaton."""
+    if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
+        return START
+    return row.step_state
 
 
 def mix(share: int, hit: bool) -> int:
@@ -341,6 +370,12 @@ def apply_decision(
     row.level_slow, row.level_fast, row.level_denied = slow, fast, denied
     row.hour_count += 1
     row.days |= 1
+    automaton = settings.automaton
+    if automaton is not None:
+        step = current_step(row, automaton, tags, at, settings)
+        row.step_state, row.step_machine = automaton.next(step, tags.letter), automaton.digest
+    elif row.step_machine:
+        row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)
     if settings.sequences:
         apply_sequence(row, reading, tags, clamped, settings)
@@ -368,9 +403,14 @@ def raise_alarm(row: BehaviorRow) -> None:
     row.hour_alarm = True
 
 
+def begins_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> bool:
+    """Return whether a request begins a new run, because no run has begun or the latest one has ended."""
+    return not row.run_length or run != row.run_tag or at - row.run_last > settings.run_idle
+
+
 def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> None:
     """Count the request in its run; a run that ended is complete."""
-    if row.run_length and begins_run(row, run, at, settings):
+    if row.run_length and begins_run(row, at, run, settings):
         row.run_length = 0
         row.runs = min(row.runs + 1, MAX_SHORT)
         end_score(row)
@@ -380,12 +420,6 @@ def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) ->
         row.run_last = at
     if row.run_length < MAX_SHORT:
         row.run_length += 1
-
-
-def begins_run(row: BehaviorRow, run: int, at: int, settings: ProfileSettings) -> bool:
-    """Return whether a request is the first of a run: its run has another key than the latest one, or that one was idle
-    for too long."""
-    return not row.run_length or run != row.run_tag or at - row.run_last > settings.run_idle
 
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
@@ -412,7 +446,7 @@ def read_deviation(
     are the shares of runs with at least the same score: to the class, and to their own callers. `request` is the
     surprise of the request to the class."""
     context, scored, worst, excess, surprise = 0, 1, 0, 0, request
-    if not begins_run(row, tags.run, at, settings):
+    if not begins_run(row, at, tags.run, settings):
         context, scored, worst, excess = row.context, row.scored + 1, row.worst, row.excess
         surprise = max(surprise, row.surprise)
     if scored >= LEAST_SCORED:

@@ -6,7 +6,8 @@ from typing import Final
 
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Tagger, name_caller
 from policyengine.behavior.plain_events import PlainEvent
-from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader
+from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader, CallerProfile
+from policyengine.kernel.sequence_automaton import NO_LETTER
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
 
@@ -21,16 +22,19 @@ class PlainEventReader:
     def __init__(self, reader: BehaviorReader | None, tagger: Tagger) -> None:
         self._reader, self._tagger = reader, tagger
         self._endpoints: dict[str, str] = {}
+        self._letters: dict[tuple[str, str], int] = {}
 
     def read(self, event: PlainEvent) -> BehaviorEvent:
         """Return the behavior event of a plain event."""
-        group, has_key = "", True
+        group, has_key, letter = "", True, NO_LETTER
         if self._reader is not None:
             group, profile = self._reader.classes.find(event.agent)
             has_key = profile.run_key is not None
+            letter = self._letter(event.endpoint, group, profile, self._reader)
         run = self._tagger.tag(event.run) if event.run and has_key else NO_RUN
         caller = name_caller(event.issuer, event.agent, event.instance)
-        return BehaviorEvent(event.at, caller, group, self._endpoint(event.endpoint), run, outcome_of(event))
+        endpoint = self._endpoint(event.endpoint)
+        return BehaviorEvent(event.at, caller, group, endpoint, run, outcome_of(event), letter=letter)
 
     def failed(self, event: PlainEvent) -> bool:
         """Return whether the request was allowed and failed."""
@@ -45,6 +49,18 @@ class PlainEventReader:
             self._endpoints[text] = declared_endpoint(text, self._reader)
         return self._endpoints[text]
 
+    def _letter(self, text: str, group: str, profile: CallerProfile, reader: BehaviorReader) -> int:
+        """Return the steps of the declared order of calls that an endpoint matches, as a bit mask."""
+        if not profile.steps:
+            return NO_LETTER
+        key = text, group
+        if key not in self._letters:
+            if len(self._letters) >= MAX_CACHED:
+                self._letters.clear()
+            request = request_to(text)
+            self._letters[key] = NO_LETTER if request is None else reader.letter_of(request, profile)
+        return self._letters[key]
+
 
 def outcome_of(event: PlainEvent) -> int:
     return OUTCOMES.get(event.outcome, ALLOWED)
@@ -52,11 +68,17 @@ def outcome_of(event: PlainEvent) -> int:
 
 def declared_endpoint(text: str, reader: BehaviorReader) -> str:
     """Return the declared pattern that a request (`GET /data/7`) matches, or the text itself."""
+    request = request_to(text)
+    return text if request is None else reader.endpoint_of(request) or text
+
+
+def request_to(text: str) -> Request | None:
+    """Return the request that a text describes: `GET /data/7`, `TOOL server/name`; None if it is not a request."""
     word, _, rest = text.partition(" ")
     server, _, name = rest.rpartition("/")
     tool = {"tool": {"name": name, **({"server": server} if server else {})}}
     question = tool if word == "TOOL" else {"request": {"method": word, "path": rest}}
     try:
-        return reader.endpoint_of(Request.from_mapping(question)) or text
+        return Request.from_mapping(question)
     except RequestError:
-        return text
+        return None

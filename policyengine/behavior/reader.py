@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -22,22 +22,26 @@ from policyengine.behavior.events import (
 )
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
+from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.kernel.learned_facts import learned_fact_names
+from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
-from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import LearnedFacts
+from policyengine.spec.match_endpoint import match_pattern
 
 MILLISECOND: Final = timedelta(milliseconds=1)
 DAY: Final = timedelta(days=1)
 MAX_GROUPS: Final = 65_536  # cached classes of callers
 MAX_IDENTIFIED: Final = 16_384  # cached callers
+MAX_LETTERS: Final = 16_384  # cached letters of a profile
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
@@ -147,7 +151,21 @@ class BehaviorReader:
     def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
         """Return what is learned of a request. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        return RequestTags(self.tracker.tag(self.endpoint_of(request)), run)
+        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
+        return RequestTags(self.tracker.tag(self.endpoint_of(request)), run, 0, letter)
+
+    def letter_of(self, request: Request, profile: CallerProfile) -> int:
+        """Return the steps of the declared order of calls that the request matches, as a bit mask."""
+        endpoint = request.endpoint
+        if not profile.steps or type(endpoint) is MalformedEndpoint:
+            return NO_LETTER
+        patterns = self._program.rules_at(endpoint).patterns  # the steps depend only on the patterns that match
+        found = profile.letters.get(patterns)
+        if found is None:
+            if len(profile.letters) >= MAX_LETTERS:
+                profile.letters.clear()
+            found = profile.letters[patterns] = letter_at(endpoint, profile.steps)
+        return found
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""
@@ -228,12 +246,20 @@ def text_at(request: Request, fact: k.Fact) -> str | None:
 
 
 class CallerProfile:
-    """The run key, the version and the settings of the callers of a class."""
+    """The run key, the version, the settings and the distinct steps of the callers of a class. `letters` are letters by
+    the patterns that match a request."""
 
-    __slots__ = ("run_key", "settings", "version")
+    __slots__ = ("letters", "run_key", "settings", "steps", "version")
 
-    def __init__(self, settings: ProfileSettings, run_key: k.Fact | None, version: k.Fact | None) -> None:
-        self.settings, self.run_key, self.version = settings, run_key, version
+    def __init__(
+        self,
+        settings: ProfileSettings,
+        run_key: k.Fact | None,
+        version: k.Fact | None,
+        steps: tuple[k.CallStep, ...] = (),
+    ) -> None:
+        self.settings, self.run_key, self.version, self.steps = settings, run_key, version, steps
+        self.letters: dict[tuple[int, ...], int] = {}
 
 
 IdentifiedCaller: TypeAlias = tuple[Caller, str, CallerProfile]  # a caller, its class and its profile
@@ -310,10 +336,21 @@ def caller_profile(profile: k.Profile, sequences: bool) -> CallerProfile:
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
         sequences=sequences,
+        automaton=order_automaton(profile.order) if profile.order else None,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(
-        settings, key if isinstance(key, k.Fact) else None, version if isinstance(version, k.Fact) else None
+        settings, key if isinstance(key, k.Fact) else None, version if isinstance(version, k.Fact) else None,
+        distinct_steps(profile.order),
+    )  # fmt: skip
+
+
+def letter_at(endpoint: Endpoint, steps: Sequence[k.CallStep]) -> int:
+    """Return the steps that an endpoint matches, as a bit mask."""
+    return sum(
+        1 << number
+        for number, step in enumerate(steps)
+        if any(match_pattern(pattern, endpoint) is not None for pattern in step.patterns)
     )
 
 
@@ -337,4 +374,6 @@ def encode_reading(reading: CallerSnapshot, number: int, *, clamped: bool) -> by
         **({"released": True} if reading.settings.released else {}),
         **found.to_facts(),
     }
+    if reading.settings.automaton is None:
+        del members["sequence"], members["step"]
     return b'"behavior":%b,' % ENCODE(members)

@@ -122,8 +122,8 @@ class SharedTracker:
         if not self._thread.is_running:
             self.start()
         settings = self._releases.settings_at(settings_of(group), group, at)
-        row, model, facts = self._read(caller, group, settings, tags, at)
-        return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, model, facts)
+        row, serial, model, facts = self._read(caller, group, settings, tags, at)
+        return CallerSnapshot(caller, group, settings, tags, at, row, serial, model, facts)
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
         """Return the facts of a request that consumes nothing and from which nothing is learned. Raises StoreError."""
@@ -131,7 +131,7 @@ class SharedTracker:
 
     def _read(
         self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int
-    ) -> tuple[BehaviorRow, BehaviorModel, CallerFacts]:
+    ) -> tuple[BehaviorRow, int, BehaviorModel, CallerFacts]:
         self._open()
         if self._refused is not None:
             raise self._refused
@@ -145,7 +145,8 @@ class SharedTracker:
             if at // HOUR != row.hour:
                 row = row.copy()  # the shared row must not advance, because other events of its hour may follow
                 advance(row, at, settings)
-            return row, model, read_behavior(row, model.class_of((caller.issuer, group)), tags, at, settings)
+            facts = read_behavior(row, model.class_of((caller.issuer, group)), tags, at, settings)
+            return row, row.serial, model, facts
 
     def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
         """Read a caller of which this process knows no event. Raises StoreError."""
@@ -199,8 +200,12 @@ class SharedTracker:
             known = self._callers.get(key)
             base = number = 0
             packed, strict = b"", False
-            if known is not None:
-                base, number, strict = known.base, known.row.serial, monotonic() - known.synced > FRESH_SECONDS
+            is_ordered = settings.automaton is not None and reading.serial > 0  # no call before this one may be missed
+            if is_ordered and (known is None or known.row.serial != reading.serial):
+                number, strict = reading.serial, True
+            elif known is not None:
+                base, number = known.base, known.row.serial
+                strict = is_ordered or monotonic() - known.synced > FRESH_SECONDS
                 if number - base >= EVENTS_PER_ROW or not number:
                     packed = encode_saved(
                         reading.caller.issuer, self._keys.hash_agent(reading.caller.agent), reading.group, known.row

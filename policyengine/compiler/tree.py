@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar, assert_never
 from msgspec import Struct
 
 from policyengine import kernel as k
+from policyengine.kernel.sequence_automaton import leaves
 
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
@@ -157,6 +158,8 @@ def tree_of(kernel: k.Kernel) -> Tree:
         builder.add_limit(*numbers_in(limit.place, of))
     for watch in kernel.watches:
         builder.add_watch(numbers_in(watch.event.place, of)[0] or ())
+    for pattern in step_patterns(kernel):
+        of(pattern)
     return builder.tree()
 
 
@@ -194,6 +197,13 @@ def placed_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:
     yield from (binder.pattern for binder in kernel.binders)
     yield from (pattern for limit in kernel.limits for pattern in patterns_in(limit.place))
     yield from (pattern for watch in kernel.watches for pattern in patterns_in(watch.event.place))
+    yield from step_patterns(kernel)
+
+
+def step_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:
+    """Yield the patterns of the steps that profiles expect. No rule uses them, but they separate endpoints that match
+    different steps."""
+    return (pattern for profile in kernel.profiles for step in leaves(profile.order) for pattern in step.patterns)
 
 
 def patterns_in(place: k.Place) -> tuple[k.Pattern, ...]:

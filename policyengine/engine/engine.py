@@ -38,7 +38,8 @@ from policyengine.engine.wait_forecast import UNKNOWN_SIZE, WaitForecast
 from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.entities.store import EntityStore
 from policyengine.executor import run_in_thread
-from policyengine.explain.explanation import Explanation, endpoint_words
+from policyengine.explain.endpoint_words import endpoint_words
+from policyengine.explain.explanation import Explanation
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel

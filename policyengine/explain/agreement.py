@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from policyengine.explain.explanation import endpoint_words, headline
+from policyengine.explain.endpoint_words import endpoint_words
+from policyengine.explain.explanation import headline
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.spec.conclude import conclude
 from policyengine.spec.facts import Facts

@@ -10,10 +10,10 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.control_characters import one_line
 from policyengine.explain.effect_words import is_requirement
+from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.explain.limits import limits_line
 from policyengine.explain.lines import ExplanationLine, Mark, expression_line, fact_line, mark_of, note_of, source_text
 from policyengine.runtime.decision import Decision, Remedy
-from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_fact_path, format_value
 from policyengine.runtime.values import ABSENT, Invalid, MissingValue, Unknown
 from policyengine.spec import trace as w
@@ -74,18 +74,6 @@ def headline(decision: Decision) -> str:
         return str(decision.outcome)
     rule = f"{first.gate} {format_value(first.rule)}" if first.rule else str(first.gate)
     return f"{decision.outcome} by {rule}"
-
-
-def endpoint_words(endpoint: Endpoint) -> str:
-    match endpoint:
-        case HttpEndpoint(method, path):
-            return f"{method} {path}"
-        case MalformedEndpoint(_, method, path):
-            return f"{method} {format_value(path)}"
-        case ToolEndpoint():
-            return f"TOOL {endpoint.qualified}"
-        case ActionEndpoint(verb, type_):
-            return f"ACTION {verb} {type_}"
 
 
 def remedy_words(remedy: Remedy) -> str:

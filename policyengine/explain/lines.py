@@ -12,6 +12,7 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
 from policyengine.control_characters import one_line
+from policyengine.explain.call_order import SEQUENCE, order_note
 from policyengine.runtime.format_values import format_value, quote_string
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.spec.evaluate import evaluate
@@ -87,7 +88,7 @@ def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
         case k.Not(operand) if source_text(operand) != source_text(node):
             parts = (expression_line(operand, facts),)
         case _:
-            parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))
+            parts = tuple(_facts_in(node, facts))
     return ExplanationLine(mark_of(evaluate(node, facts)), source_text(node), parts=parts)
 
 
@@ -101,14 +102,17 @@ def history_line(node: k.Expr, happened: k.HistoryCondition, facts: Facts) -> Ex
     )
 
 
-def _facts_in(node: k.Expr, facts: Facts) -> Iterator[tuple[str, Value]]:
-    """Yield each fact that the expression reads, with its value, once and in source order. Quantifier variables are
-    left out."""
-    names: dict[str, Value] = {}
+def _facts_in(node: k.Expr, facts: Facts) -> Iterator[ExplanationLine]:
+    """Yield a line for each fact that the expression reads, once and in source order. Quantifier variables are left
+    out."""
+    lines: dict[str, ExplanationLine] = {}
     for part in _outermost_facts(node):
-        secret = isinstance(part, k.Fact) and part.path[-1] in SECRET_HEADERS
-        names.setdefault(source_text(part), "(secret)" if secret else evaluate(part, facts))
-    yield from names.items()
+        name, path = source_text(part), part.path if isinstance(part, k.Fact) else ()
+        if name not in lines:
+            known = "(secret)" if path[-1:] and path[-1] in SECRET_HEADERS else evaluate(part, facts)
+            line = fact_line(name, known)
+            lines[name] = replace(line, note=order_note(facts)) if path == SEQUENCE and known is False else line
+    yield from lines.values()
 
 
 def _outermost_facts(node: k.Expr) -> Iterator[k.Expr]:

@@ -81,7 +81,9 @@ from policyengine.kernel.limits import PaceByFact as PaceByFact
 from policyengine.kernel.limits import Raise as Raise
 from policyengine.kernel.limits import Rate as Rate
 from policyengine.kernel.limits import StoreFailureMode as StoreFailureMode
+from policyengine.kernel.profiles import CallStep as CallStep
 from policyengine.kernel.profiles import Profile as Profile
+from policyengine.kernel.profiles import StepGroup as StepGroup
 from policyengine.kernel.profiles import applicable_profile as applicable_profile
 from policyengine.typesystem import FieldType as FieldType
 

@@ -37,6 +37,7 @@ EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches", "reads_be
 # Members that are left out if they are empty, so that policies without them keep the revisions from before these
 # members existed.
 LATER_FIELDS = frozenset({"maps", "profiles"})
+LATER_MEMBERS: dict[type, str] = {k.Profile: "order"}  # the same, for a member of a declaration
 
 
 def canonicalize(kernel: k.Kernel) -> k.Kernel:
@@ -163,10 +164,13 @@ def record_writer(kind: type, write: CanonicalWriters) -> Write:
     def as_set(value: tuple[object, ...]) -> str:
         return f"[{','.join(sorted(map(write, value)))}]"
 
+    later = f"{LATER_MEMBERS[kind]}=" if kind in LATER_MEMBERS else None
+
     def write_record(part: object) -> str:
         written = [
             head + (as_set(value) if is_set and type(value) is tuple else write[type(value)](value))
             for (head, is_set), value in zip(heads, values(part), strict=False)
+            if value or head != later
         ]
         return f"{name}({','.join(written)})"
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from policyengine.kernel.agent_names import ExactName, InGroup, NamePattern
 from policyengine.kernel.base import Node
+from policyengine.kernel.endpoints import Pattern
 from policyengine.kernel.expressions import Expr
 from policyengine.runtime.patterns import Glob
 
@@ -16,6 +17,26 @@ DEFAULT_LEARN = timedelta(days=14)
 DEFAULT_READY_RUNS = 20
 DEFAULT_READY_DAYS = 7
 DEFAULT_BURST_DAYS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CallStep(Node):
+    """A step of an order of calls: a call to an endpoint of one of the patterns, or several calls if it is
+    `repeated`."""
+
+    patterns: tuple[Pattern, ...]
+    optional: bool = False
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepGroup(Node):
+    """A group of an order of calls: one of several sequences of steps, or several of them, one after another, if it is
+    `repeated`."""
+
+    alternatives: tuple[tuple[CallStep | StepGroup, ...], ...]
+    optional: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +51,7 @@ class Profile(Node):
     - for each caller, one false alarm of a burst is expected in `burst_days` days
     - a new value of `version` starts a new version of the caller, which is not ready; the paces, peaks and endpoints of
       the earlier version are its start
+    - the calls of a run follow `order`, if it is not empty
     """
 
     name: str
@@ -42,6 +64,7 @@ class Profile(Node):
     ready_days: int = DEFAULT_READY_DAYS
     burst_days: int = DEFAULT_BURST_DAYS
     version: Expr | None = None
+    order: tuple[CallStep | StepGroup, ...] = ()
 
 
 def applicable_profile(profiles: Iterable[Profile], agent: str, groups: Collection[str]) -> Profile | None:

@@ -14,6 +14,12 @@ from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
+from policyengine.lint.rules.call_orders import (
+    orders_without_effect,
+    unmatched_steps,
+    unread_orders,
+    vain_sequence_reads,
+)
 from policyengine.lint.rules.learned_behavior import (
     escaped_clamps,
     profiles_of_nobody,
@@ -246,6 +252,10 @@ KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     costly_loops,
     profiles_of_nobody,
     unread_profiles,
+    unmatched_steps,
+    orders_without_effect,
+    unread_orders,
+    vain_sequence_reads,
     thresholds_out_of_range,
     escaped_clamps,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from policyengine.engine.question import parse_request
-from policyengine.explain.explanation import endpoint_words
+from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision

@@ -12,7 +12,8 @@ from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import LEARNED_FACTS
 
-# Learned facts of a caller, by name without `behavior.`.
+# Learned facts of a caller, by name without `behavior.`. `step`, the state of the declared order of calls before the
+# request, is not a fact: only explanations show it.
 LearnedFacts: TypeAlias = Mapping[str, object]
 NOT_ANSWERED = "the entity store did not answer"
 NO_ROW = Invalid("the entity has no row")

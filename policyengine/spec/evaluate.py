@@ -34,7 +34,7 @@ from policyengine.spec.match_endpoint import Captures, match_pattern
 from policyengine.spec.reason_texts import NOT_SHOWN
 from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
-from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES
+from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES, ORDER_STEP
 
 Bindings: TypeAlias = dict[Path, object]
 TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
@@ -57,9 +57,10 @@ def given_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
 
 
 def learned_facts(snapshot: Snapshot) -> Bindings:
-    """Return the facts that were learned about the caller. Facts that are not learned yet stay neutral."""
+    """Return the facts that were learned about the caller, and the step of its run for explanations. Facts that are not
+    learned yet stay neutral."""
     known = snapshot.behavior or {}
-    return {path: known[path[1]] for path in LEARNED_FACTS if path[1] in known}
+    return {path: known[path[1]] for path in (*LEARNED_FACTS, ORDER_STEP) if path[1] in known}
 
 
 def _with_user(facts: Facts) -> Facts:

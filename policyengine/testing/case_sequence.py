@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from policyengine import kernel as k
 from policyengine.behavior.reader import BehaviorReader
 from policyengine.clock import epoch_microseconds, epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
@@ -22,6 +23,7 @@ from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
 
 MICROSECOND = timedelta(microseconds=1)
+ORDER_MEMBERS = {"sequence", "step"}  # members of learned facts that belong to the declared order of calls
 LAST_REQUEST = "last"  # the id of the decision from which the sequence learns
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
@@ -40,13 +42,16 @@ class CaseSequence:
 
     def read_behavior(self, case: Case, request: Request, evaluator: Evaluator) -> LearnedFacts:
         """Return the learned facts that the case gives, or those that were learned from its traces and from earlier
-        cases. Raises PlainEventError."""
-        if not case.traces or not evaluator.kernel.reads_behavior:
+        cases. Without traces, only the declared order of calls is followed. Raises PlainEventError."""
+        if not evaluator.kernel.reads_behavior or not (case.traces or declares_order(evaluator.kernel)):
             return case.behavior
         if self.behavior is None:
             self.behavior = learn_traces(case.traces, epoch_microseconds(case.now) // 1_000, evaluator)
         learned = self.behavior.peek(request, epoch_nanoseconds(case.now)) or {}
-        return {**learned, **case.behavior}
+        names = learned.keys() if case.traces else learned.keys() & ORDER_MEMBERS
+        if "sequence" in case.behavior:
+            names -= ORDER_MEMBERS
+        return {**{name: learned[name] for name in names}, **case.behavior}
 
     def learn(self, case: Case, decision: Decision) -> None:
         """Learn from the final decision of a case, and from the response that the case gives."""
@@ -86,6 +91,11 @@ class CaseSequence:
         """Return the history windows with these keys. The history of a sequence is complete."""
         store = self.store or MemoryStore(history_complete=True)
         return store.fetch(keys, epoch_microseconds(moment))
+
+
+def declares_order(kernel: k.Kernel) -> bool:
+    """Return whether a profile declares an order of calls."""
+    return any(profile.order for profile in kernel.profiles)
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:

@@ -17,20 +17,24 @@ from policyengine.behavior.state import BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.tree import Tree
 
 KEY: Final = b"tests"
 MAX_CACHED: Final = 64  # folded traces
 
 PackedState = tuple[dict[Caller, tuple[str, bytes]], BehaviorModel]
+_patterns: tuple[Tree | None, EndpointPatterns | None] = None, None
 _folded: dict[tuple[object, ...], PackedState] = {}
 
 
 def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> BehaviorReader:
     """Return a reader that has learned from the events of the traces before a time in milliseconds. Raises
     PlainEventError."""
-    kernel, patterns = evaluator.kernel, EndpointPatterns(evaluator.tree)
+    kernel, patterns = evaluator.kernel, patterns_of(evaluator)
     tracker = BehaviorTracker(BehaviorState(Tagger(KEY)))
     reader = BehaviorReader(kernel, patterns, evaluator.program, tracker, logs=False)
+    if not paths:
+        return reader
     key = until, *trace_key(paths, kernel, patterns)
     known = _folded.get(key)
     if known is None:
@@ -50,6 +54,16 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     packed, tracker.state.model = known
     tracker.state.rows = {caller: CallerRow(group, unpack_row(raw)) for caller, (group, raw) in packed.items()}
     return reader
+
+
+def patterns_of(evaluator: Evaluator) -> EndpointPatterns:
+    """Return the patterns of an evaluator. The last are kept, because each sequence of a test needs them."""
+    global _patterns
+    tree, patterns = _patterns
+    if tree is not evaluator.tree or patterns is None:
+        patterns = EndpointPatterns(evaluator.tree)
+        _patterns = evaluator.tree, patterns
+    return patterns
 
 
 def check_traces(paths: Sequence[Path], evaluator: Evaluator) -> None:

@@ -166,9 +166,10 @@ class CaseRunner:
         self.checked_traces.add(traces)
 
     def _commit(self, asked: CaseDecision) -> tuple[Decision, LimitStandings]:
-        if not asked.effects and not asked.case.traces:
+        sequence = self._sequence(asked.case)
+        if not asked.effects and sequence.behavior is None:
             return asked.decision, ()
-        return self._sequence(asked.case).made(asked.decision, asked.effects, asked.case)
+        return sequence.made(asked.decision, asked.effects, asked.case)
 
     def _sequence(self, case: Case) -> CaseSequence:
         return self.sequences.setdefault((case.package, case.test, case.sequence), CaseSequence())

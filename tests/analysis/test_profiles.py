@@ -36,6 +36,16 @@ def test_a_changed_profile_is_a_difference_that_may_widen() -> None:
     assert len(json.loads(json.dumps(found.to_dict()))["profiles"]["removed"]) == 1
 
 
+def test_a_changed_order_of_calls_is_a_difference() -> None:
+    old, new = "expect GET /a -> GET /a", "expect (GET /a | GET /a -> GET /b optional) repeated -> GET /a"
+    found = diff(
+        GUARD + f'profile "p" for agent "bot" {{ {old} }}\n', GUARD + f'profile "p" for agent "bot" {{ {new} }}\n'
+    )
+    shown = render_text(found)
+    assert f"burst once in 100d   {old} }}" in shown
+    assert f"burst once in 100d   {new} }}" in shown
+
+
 def test_a_profile_matters_only_where_a_rule_reads_what_is_learned() -> None:
     assert not diff("", PROFILE).differs
     assert not diff(GUARD + PROFILE, GUARD + 'profile "p" for agent "bot" { learn 14d   run within 5m }').differs

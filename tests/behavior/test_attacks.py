@@ -388,7 +388,7 @@ def test_attack_29_forged_failures_only_tighten(trusted):
 def test_what_is_known_of_a_class_that_is_lost_is_neutral(trusted):
     lost = Callers(settings=ProfileSettings())
     lost.state.rows, lost.now = trusted.state.rows, trusted.now
-    assert lost.read(ME).values() == (False, 500, False, 0, 0, 0)
+    assert lost.read(ME).values() == (False, 500, False, 0, 0, 0, True)
     assert AdaptiveLimiter().pace_of(lost.read(ME), lost.now) == AdaptiveLimiter.NOT_READY
 
 

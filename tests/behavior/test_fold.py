@@ -451,7 +451,7 @@ def test_facts_are_neutral_until_the_class_is_ready(model):
     row = ready_row()
     row.trust, row.novelty, row.errors = 1, 2, 3
     found = read_behavior(row, model, RequestTags(33), START, SETTINGS)
-    assert found.values() == (False, 500, False, 0, 0, 0)
+    assert found.values() == (False, 500, False, 0, 0, 0, True)
     step(row, START, 33, model=model)
     assert row.trust == 1  # no alarm
 
@@ -460,7 +460,7 @@ def test_facts_have_thousandths():
     found = CallerFacts(True, 987, True, 31, 0, True, 1, 2, 3, deviation=991).to_facts()
     assert found == {
         "ready": True, "trust": Decimal("0.987"), "burst": True, "novelty": Decimal("0.031"), "error_rate": Decimal(0),
-        "deviation": Decimal("0.991"),
+        "deviation": Decimal("0.991"), "sequence": True, "step": 0,
     }  # fmt: skip
 
 

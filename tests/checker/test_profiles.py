@@ -136,15 +136,6 @@ def test_a_key_may_name_an_unknown_fact_only_once() -> None:
     assert found('profile "p" for agent "bot" { run by task.idd }') == [("E201", "task.idd")]
 
 
-def test_the_order_of_calls_is_checked_and_not_learned_yet() -> None:
-    assert found('profile "p" for agent "bot" { expect GET /a -> POST /b repeated }') == [
-        ("W905", "expect GET /a -> POST /b repeated")
-    ]
-    assert found('profile "p" for agent "bot" { learn 14d   expect GET /a -> nowhere }') == [
-        ("W905", "expect GET /a -> nowhere"), ("E207", "nowhere")
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("one", "other", "meets"),
     [
@@ -217,12 +208,10 @@ def test_the_kernel_says_whether_a_rule_reads_a_learned_fact(rule: str, reads: b
     assert kernel(rule).reads_behavior is reads
 
 
-@pytest.mark.parametrize("fact", ["not behavior.sequence"])
-def test_facts_that_are_not_learned_yet_are_reported(fact: str) -> None:
-    name = fact.removeprefix("not ").split()[0]
-    text = f'guard "g" on GET /a {{ deny when {fact} }}'
-    assert found(text)[:1] == [("W902", name)]
-    assert messages(text)[0] == f"`{name}` keeps its neutral value until declared sequences are available"
+def test_a_fact_that_is_not_learned_yet_is_reported() -> None:
+    text = 'rate "r" per agent.id on /** { 60/1m   clamp 2/1m when cluster.size > 2 }'
+    assert found(text)[:1] == [("W902", "cluster.size")]
+    assert messages(text)[0] == "`cluster.size` keeps its neutral value until clusters are available"
 
 
 GRANTS = [

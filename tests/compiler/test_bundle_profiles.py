@@ -12,13 +12,16 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_nanoseconds
+from policyengine.compiler.bundle.consistency import find_difference
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
 from policyengine.compiler.bundle.payload import bundle_schema, read_everything
 from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_READABLE
+from policyengine.source import Source
 from tests.compiler.hostile import bundled, members_of
 
 POLICY = """language 1
@@ -63,6 +66,48 @@ def test_a_bundle_decides_with_learned_facts_like_its_policy(written: bytes, beh
 def test_a_bundle_of_a_policy_without_learned_facts_has_none() -> None:
     text = 'anyone { may GET /a }\nguard "g" on GET /a { deny when request.size > 5 }'
     assert not decode_bundle(write_bundle(Engine.from_text(text).kernel, "0.1.0")).kernel.reads_behavior
+
+
+ORDERED = """language 1
+package acme
+issuer idp { scopes none }
+agent "bot" { issued by idp   acts alone   may GET /a/**, POST /b }
+guard "g" on GET /a/** { deny when not behavior.sequence }
+profile "p" for agent "b*" { expect POST /b -> (GET /a/* | GET /a/x/{id} -> POST /b optional) repeated }
+"""
+
+
+def test_a_bundle_holds_the_orders_of_its_profiles() -> None:
+    kernel = Engine.from_text(ORDERED, "acme.policy").kernel
+    found = decode_bundle(write_bundle(kernel, "0.1.0", sources=[Source("acme.policy", ORDERED)]))
+    assert read_everything(found.kernel) == kernel
+    assert found.tree == tree_of(kernel)
+    assert find_difference(found) is None
+
+
+def order_of(members: Members) -> Any:
+    return members["profiles"][0][bundle_schema().classes[k.Profile].names.index("order") + 1]
+
+
+def many_steps(members: Members) -> None:
+    order_of(members).extend([order_of(members)[0]] * 31)
+
+
+def no_endpoint(members: Members) -> None:
+    order_of(members)[0][bundle_schema().classes[k.CallStep].names.index("patterns") + 1] = []
+
+
+def no_steps(members: Members) -> None:
+    order_of(members)[1][bundle_schema().classes[k.StepGroup].names.index("alternatives") + 1] = [[]]
+
+
+@pytest.mark.parametrize("change", [many_steps, no_endpoint, no_steps])
+def test_a_bundle_with_an_order_that_no_compiler_wrote_is_refused(change: Callable[[Members], None]) -> None:
+    members = msgpack.unpackb(msgpack.packb(members_of(write_bundle(Engine.from_text(ORDERED).kernel, "0.1.0"))))
+    change(members)
+    with pytest.raises(BundleError) as found:
+        read_everything(decode_bundle(bundled(members)).kernel)
+    assert found.value.code == "E165"
 
 
 # ── Hostile ones ──────────────────────────────────────────────────────────────────────────────

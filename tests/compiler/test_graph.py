@@ -11,7 +11,7 @@ from policyengine.compiler.graph.draw import draw, natural_sort_key
 from policyengine.compiler.graph.selection import SelectionError, agent_reach, read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
-from policyengine.explain.explanation import endpoint_words
+from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.kernel import InGroup, Kernel
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
@@ -411,3 +411,48 @@ def test_a_rate_that_excepts_an_endpoint_is_not_drawn_there() -> None:
 def test_the_tree_shows_the_location_of_each_limit() -> None:
     root = drawn(Engine.from_text(LIMITS).kernel)
     assert sorted(label for label, _, _ in limits_in(root)) == ['budget "much"', 'rate "always"', 'rate "often"']
+
+
+# ── Orders of calls ───────────────────────────────────────────────────────────────────────────
+
+ORDERED = """
+agent "report-*" { issued by idp   acts alone   may POST /auth, GET /data/**, POST /report }
+profile "reporting" for agent "report-*" {
+  expect POST /auth -> (GET /data/** | GET /data/{id}) repeated -> POST /report
+}
+profile "other" for agent "other" { expect GET /data/** repeated optional }
+profile "unordered" for agent "x" { learn 14d }
+guard "order" { deny when not behavior.sequence }
+"""
+
+
+def test_a_drawing_shows_the_states_of_each_order_of_calls():
+    boxes = at(drawn(kernel_of(ORDERED)), "orders of calls").children
+    assert [box.label for box in boxes] == [
+        'profile "other" for agent "other"',
+        'profile "reporting" for agent "report-*"',
+    ]
+    assert [(state.label, state.detail) for state in boxes[1].children] == [
+        ("0: start", "POST /auth → 1"),
+        ("1: after POST /auth", "GET /data/** or GET /data/** + GET /data/{id} → 2"),
+        (
+            "2: after GET /data/** or GET /data/{id}",
+            "GET /data/** or GET /data/** + GET /data/{id} → 2; POST /report → 3",
+        ),
+        ("3: after POST /report", "the run may end; no call may follow"),
+    ]
+    assert [(state.label, state.detail) for state in boxes[0].children] == [("0: start", "GET /data/** → 0")]
+
+
+def test_a_drawing_for_one_agent_shows_only_its_order_and_one_of_an_endpoint_shows_none():
+    kernel = kernel_of(ORDERED)
+    (box,) = at(drawn(kernel, agent="report-7"), "orders of calls").children
+    assert box.label == 'profile "reporting" for agent "report-*"'
+    assert "orders of calls" not in labels(drawn(kernel, "GET /data/**"))
+    assert "orders of calls" not in labels(drawn(kernel_of("anyone { may GET /a }")))
+
+
+def test_a_step_that_no_rule_uses_is_not_drawn_as_an_endpoint():
+    without = ORDERED[: ORDERED.index("profile")]
+    paths = of_kind(drawn(kernel_of(without)), BoxKind.PATH)
+    assert of_kind(drawn(kernel_of(ORDERED)), BoxKind.PATH) == paths

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.model import ItemChange, RuleExcerpt
+from policyengine.kernel.sequence_automaton import order_text
 from policyengine.time_formats import format_duration
 
 MAP_NAME = "map authzen"
@@ -44,6 +45,7 @@ def profile_text(profile: k.Profile) -> str:
         f"run {key}within {format_duration(profile.run_idle)}", f"learn {format_duration(profile.learn)}",
         f"ready {profile.ready_runs} runs, {profile.ready_days}d", f"burst once in {profile.burst_days}d",
         *([] if profile.version is None else [f"version by {profile.version.span.text}"]),
+        *([f"expect {order_text(profile.order)}"] if profile.order else []),
     ]  # fmt: skip
     return f"for {format_agents(profile.agents)} {{ {'   '.join(items)} }}"
 

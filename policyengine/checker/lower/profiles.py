@@ -14,9 +14,12 @@ from policyengine.checker.lower.expressions import lower_value
 from policyengine.checker.lower.guards import report_shared_names
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.checker.patterns.overlap import globs_meet
+from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.checker.type_names import quote_source
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.diagnostics.model import RelatedLocation
+from policyengine.kernel.sequence_automaton import Order, OrderSizeError
+from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.time_formats import parse_duration
 from policyengine.typesystem import Scalar
@@ -88,11 +91,6 @@ def check_items(declared: ast.ProfileDecl, package: str, draft: LoweringContext)
         draft.report("E911", "this profile states nothing", declared.name.span, hint)
     named = [(f"`{ITEM_NAMES[type(item)]}`", item.span) for item in declared.items]
     draft.once(named, "E911", "keep one")
-    for item in declared.items:
-        if isinstance(item, ast.ProfileSteps):
-            draft.places.patterns([step.target for step in item.steps], package)
-            hint = "remove it, or keep it for a later version: until then, `behavior.sequence` is true"
-            draft.report("W905", "the order of calls is not learned yet", item.span, hint)
 
 
 def lower_item(item: ast.ProfileItem, package: str, draft: LoweringContext) -> dict[str, Any]:
@@ -113,8 +111,44 @@ def lower_item(item: ast.ProfileItem, package: str, draft: LoweringContext) -> d
             return {"burst_days": None if seldom is None else seldom.days}
         case ast.ProfileVersion(key):
             return {"version": lower_key(key, "version by", package, draft)}
-        case _:
-            return {}
+        case ast.ProfileSteps(sequence):
+            return {"order": lower_order(sequence, item.span, package, draft)}
+
+
+def lower_order(sequence: ast.StepSequence, span: Span, package: str, draft: LoweringContext) -> Order | None:
+    """Lower an order of calls; its automaton must be small."""
+    found = lower_steps(sequence, package, draft)
+    if found is not None:
+        try:
+            order_automaton(found)
+        except OrderSizeError as error:
+            hint = "write fewer steps, or steps that share no endpoints"
+            draft.report("E915", f"the order of calls is too large: {error}", span, hint)
+            return None
+    return found
+
+
+def lower_steps(sequence: ast.StepSequence, package: str, draft: LoweringContext) -> Order | None:
+    found = [lower_step(step, package, draft) for step in sequence.steps]
+    return None if None in found else tuple(step for step in found if step is not None)
+
+
+def lower_step(
+    step: ast.ProfileStep | ast.ProfileStepGroup, package: str, draft: LoweringContext
+) -> k.CallStep | k.StepGroup | None:
+    draft.once([(f"`{repeat.word}`", repeat.span) for repeat in step.repeats], "E911", "keep one")
+    words = {repeat.word for repeat in step.repeats}
+    optional, repeated = "optional" in words, "repeated" in words
+    if isinstance(step, ast.ProfileStep):
+        patterns = draft.places.target(step.target, package)
+        if not patterns:
+            return None
+        unique = tuple(dict.fromkeys(patterns))
+        return k.CallStep(unique, optional, repeated, span=step.span)
+    parts = [lower_steps(alternative, package, draft) for alternative in step.alternatives]
+    if None in parts:
+        return None
+    return k.StepGroup(tuple(part for part in parts if part is not None), optional, repeated, span=step.span)
 
 
 def lower_period(written: ast.Literal, bounds: Bounds, words: str, draft: LoweringContext) -> timedelta | None:

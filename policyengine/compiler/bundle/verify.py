@@ -15,6 +15,7 @@ from policyengine.checker.lower import maps, profiles
 from policyengine.checker.lower.bound_objects import BINDABLE_OBJECTS, is_path_below
 from policyengine.checker.lower.trust import CLAIM_HOLDERS
 from policyengine.checker.patterns.endpoint_reader import tool_mistake
+from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.bundle.tables import DecodeContext
 from policyengine.compiler.bundle.verify_expressions import (
     NAME,
@@ -26,6 +27,7 @@ from policyengine.compiler.bundle.verify_expressions import (
     require,
 )
 from policyengine.compiler.bundle.verify_history import HISTORY_TERMS
+from policyengine.kernel.sequence_automaton import OrderSizeError
 from policyengine.runtime import paths
 from policyengine.spec.rate_units import is_countable
 from policyengine.typesystem import EnumType, FieldType, ListType, RefType, Scalar, SetType
@@ -182,6 +184,18 @@ def check_profile(part: k.Profile, _: DecodeContext) -> None:
     days = 1 <= part.ready_days <= part.learn.days
     require(days and 1 <= part.ready_runs <= profiles.MAX_READY_RUNS, "a caller that is never ready")
     require(1 <= part.burst_days <= profiles.BURST_DAYS.most.days, "a burst that is never expected")
+    try:
+        order_automaton(part.order)
+    except OrderSizeError:
+        require(False, "an order of calls that is too large")
+
+
+def check_step(part: k.CallStep, _: DecodeContext) -> None:
+    require(bool(part.patterns), "a step without an endpoint")
+
+
+def check_group(part: k.StepGroup, _: DecodeContext) -> None:
+    require(bool(part.alternatives) and all(part.alternatives), "a group without steps")
 
 
 def is_number(expression: k.Expr) -> bool:
@@ -272,6 +286,8 @@ CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.BudgetLimit: check_quota,
     k.Budget: check_budget,
     k.Profile: check_profile,
+    k.CallStep: check_step,
+    k.StepGroup: check_group,
     k.MapSubject: check_subject,
     k.MapResource: check_resource,
     k.MapFact: check_mapped_fact,

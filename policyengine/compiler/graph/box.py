@@ -32,6 +32,8 @@ class BoxKind(StrEnum):
     RATE = "rate"
     BUDGET = "budget"
     LIMIT = "limit"
+    PROFILE = "profile"
+    STATE = "state"
     NOTE = "note"
     MORE = "more"
 

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, overlaps
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.endpoint_view import EndpointView, source_words
+from policyengine.compiler.graph.order_view import order_boxes
 from policyengine.compiler.graph.selection import AgentReach, is_area
 from policyengine.compiler.tree import Affix, Node, Tree, Uses
 from policyengine.source import Source, Span
@@ -32,9 +34,10 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
     kept = dict(enumerate(tree.uses))
     if endpoint is not None or reach is not None:
         kept = _selected_uses(tree, endpoint, reach)
+    within: Iterator[Box]
     if endpoint is None or is_area(endpoint):
         drawing = _TreeDrawer(kernel, tree, EndpointView(kernel), kept, _captures(kernel))
-        within = drawing.sections(*_blocks(kernel, kept, endpoint, reach))
+        within = chain(drawing.sections(*_blocks(kernel, kept, endpoint, reach)), _orders(kernel, endpoint, reach))
         label = f"policy {', '.join(kernel.packages)}" if endpoint is None else source_words(endpoint)
     else:
         within = _at_endpoint(EndpointView(kernel, endpoint), list(kept.values()), tree)
@@ -119,6 +122,12 @@ def _blocks(
         opens = (opens for use in uses.values() for opens in use.opens)
         name, numbers = "agents", frozenset(one.block for one in opens if one.kind == "agents")
     return name, sorted((kernel.agents[number] for number in numbers), key=lambda block: natural_sort_key(block.label))
+
+
+def _orders(kernel: k.Kernel, endpoint: k.Pattern | None, reach: AgentReach | None) -> Iterator[Box]:
+    boxes = tuple(order_boxes(kernel, reach)) if endpoint is None else ()
+    if boxes:
+        yield Box(BoxKind.SECTION, "orders of calls", children=boxes)
 
 
 # ── The tree ──────────────────────────────────────────────────────────────────────────────────

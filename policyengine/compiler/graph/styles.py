@@ -54,6 +54,8 @@ COLOURS = {
     BoxKind.RATE: AMBER,
     BoxKind.BUDGET: AMBER,
     BoxKind.LIMIT: AMBER,
+    BoxKind.PROFILE: VIOLET,
+    BoxKind.STATE: GREY,
     BoxKind.NOTE: GREY,
     BoxKind.MORE: GREY,
 }

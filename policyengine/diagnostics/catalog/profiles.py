@@ -1,21 +1,14 @@
-"""E911 to E914, W905 and W911 to W914: profiles, and conditions on learned facts."""
+"""E911 to E915 and W911 to W918: profiles, and conditions on learned facts."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _AGENT = 'issuer idp {}\nscope see { GET /a }\nagent "bot" { issued by idp   acts alone   may see }\n'
 _LEARNS = _AGENT + 'guard "g" on GET /a { warn when behavior.burst }\n'
+_ORDERED = _AGENT + 'guard "g" on GET /a { deny when not behavior.sequence }\n'
+_EITHER = "(GET /a | GET /b)"
 _RATE = _AGENT + 'rate "r" per agent.id on GET /a {\n  60/1m\n'
 
 CODES: tuple[DiagnosticDoc, ...] = (
-    DiagnosticDoc(
-        "W905",
-        "an order of calls that this version cannot learn yet",
-        "The steps of `expect` are checked, but no version learns the order of calls yet: `behavior.sequence` is true "
-        "for every caller.",
-        _LEARNS + 'profile "p" for agent "bot" { learn 14d   expect GET /a -> POST /b }\n',
-        _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
-        name="order-not-learned",
-    ),
     DiagnosticDoc(
         "E911",
         "an invalid profile",
@@ -52,6 +45,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
         _AGENT + 'rate "r" per agent.id on GET /a { 60/1m   clamp 30/1m when not behavior.ready }\n',
     ),
     DiagnosticDoc(
+        "E915",
+        "an order of calls that is too large",
+        "An order after `expect` has at most 32 steps. An automaton of at most 256 states decides whether a run "
+        "follows the order, and one request can match at most 256 combinations of the steps. Steps that share "
+        "endpoints and are `repeated` or alternatives need the most states.",
+        _ORDERED + f'profile "p" for agent "bot" {{\n  expect {_EITHER} repeated -> GET /a{f" -> {_EITHER}" * 8}\n}}\n',
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
+    ),
+    DiagnosticDoc(
         "W911",
         "a profile that matches no agent block",
         "No agent block names an agent of this profile, so the profile has no effect. Usually the name is misspelled.",
@@ -86,5 +88,42 @@ CODES: tuple[DiagnosticDoc, ...] = (
         _AGENT + 'profile "p" for agent "bot" { learn 14d }\n',
         _AGENT + 'profile "p" for agent "bot" { learn 14d }\nguard "g" on GET /a { warn when behavior.burst }\n',
         name="profile-unread",
+    ),
+    DiagnosticDoc(
+        "W915",
+        "a step that no call can match",
+        "No block grants the agents of the profile, or anyone, an endpoint that matches this step. A run that comes to "
+        "this step cannot follow the order any further, unless the step is `optional`. Usually the endpoint is "
+        "misspelled.",
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a -> GET /b }\n',
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
+        name="step-unmatched",
+    ),
+    DiagnosticDoc(
+        "W916",
+        "an order that every sequence of calls follows",
+        "Whichever granted calls an agent of the profile makes, and in whichever order, they follow the order after "
+        "`expect`, so `behavior.sequence` is always true for these agents.",
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a repeated }\n',
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
+        name="order-without-effect",
+    ),
+    DiagnosticDoc(
+        "W917",
+        "`behavior.sequence` without a declared order",
+        "`behavior.sequence` is true for agents without a declared order of calls, and no profile of this policy "
+        "declares one, so the condition never depends on the calls. Declare the order in a profile, with `expect`.",
+        _ORDERED,
+        _ORDERED + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
+        name="sequence-undeclared",
+    ),
+    DiagnosticDoc(
+        "W918",
+        "an order of calls that no rule reads",
+        "A profile declares an order of calls, but no guard, rate or budget reads `behavior.sequence`, so the order "
+        "has no effect. A `warn when not behavior.sequence` is enough to see which calls leave the order.",
+        _LEARNS + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
+        _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
+        name="order-unread",
     ),
 )

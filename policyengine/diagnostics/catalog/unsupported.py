@@ -12,17 +12,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
-        "`behavior.sequence` and the facts `cluster.*` are planned for a later version; tests cannot give them yet.",
-        _GOOD + 'test "a" { given behavior { sequence: false }   GET /a => allow }\n',
+        "The facts `cluster.*` are planned for a later version; tests cannot give them yet.",
+        _GOOD + 'test "a" { given cluster { size: 3 }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
     DiagnosticDoc(
         "W902",
         "a fact that this version cannot learn yet",
-        "`behavior.sequence` and the facts `cluster.*` are planned for a later version. Until "
-        "then, each has its neutral value for every caller: a sequence that follows the profile, and a "
-        "cluster of the caller alone. So a `clamp` that requires a left sequence never acts.",
-        _GOOD + 'guard "g" on GET /a { deny when not behavior.sequence }\n',
+        "The facts `cluster.*` are planned for a later version. Until then, each has its neutral value for every "
+        "caller: a cluster of the caller alone. So a `clamp` that requires a cluster never acts.",
+        _GOOD + 'rate "r" per agent.id { 60/1m   clamp 2/1m when cluster.size > 2 }\n',
         _GOOD,
         name="not-learned-yet",
     ),

@@ -17,7 +17,7 @@ from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import BUILT_IN_FACTS, NEUTRAL_VALUES
 
-READY = ("behavior", "ready")
+READY, SEQUENCE = ("behavior", "ready"), ("behavior", "sequence")
 MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 
 
@@ -98,10 +98,15 @@ def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for limit in kernel.limits:
         if not isinstance(limit, k.Rate) or any(acts_when_fresh(clamp.when) for clamp in limit.clamps):
             continue
-        clamp = next((one for one in limit.clamps if any(True for _ in learned_facts(one.when))), None)
+        clamp = next((one for one in limit.clamps if reads_habits(one.when)), None)
         if clamp is not None and not is_guarded_when_fresh(limit.place, kernel):
             message = "this clamp never slows down callers about whom too little is known"
             yield Diagnostic("W913", message, clamp.span, f"add `{fresh_clamp(limit, clamp)} when not behavior.ready`")
+
+
+def reads_habits(condition: k.Expr) -> bool:
+    """Return whether a condition reads a learned fact that is neutral for new callers."""
+    return any(fact.path != SEQUENCE for fact in learned_facts(condition))
 
 
 def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:
@@ -142,7 +147,7 @@ def fresh_value(node: k.Expr) -> Any:
         case k.Constant(value):
             return value
         case k.Fact(path):
-            return NEUTRAL_VALUES.get(path)
+            return None if path == SEQUENCE else NEUTRAL_VALUES.get(path)
         case k.DefinitionRef(_, inner):
             return fresh_value(inner)
         case k.Not(operand):

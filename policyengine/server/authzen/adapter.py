@@ -19,7 +19,7 @@ from starlette.responses import Response
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.executor import run_in_turn
-from policyengine.explain.explanation import endpoint_words
+from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
 from policyengine.kernel import Kernel

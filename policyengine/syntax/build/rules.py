@@ -239,8 +239,8 @@ class RuleBuilder(BuilderBase):
     def profile(self, span: Span, name: Token, agent: ast.AgentRef, *items: ast.ProfileItem) -> ast.ProfileDecl:
         return ast.ProfileDecl(self._text(name), agent, items, span=span)
 
-    def expect(self, span: Span, *steps: ast.ProfileStep) -> ast.ProfileSteps:
-        return ast.ProfileSteps(steps, span=span)
+    def expect(self, span: Span, sequence: ast.StepSequence) -> ast.ProfileSteps:
+        return ast.ProfileSteps(sequence, span=span)
 
     def run_by(self, span: Span, key: ast.Reference, idle: Token | None = None) -> ast.ProfileRun:
         return ast.ProfileRun(key, self._literal("duration", idle) if idle else None, span=span)
@@ -260,8 +260,19 @@ class RuleBuilder(BuilderBase):
     def version_by(self, span: Span, key: ast.Reference) -> ast.ProfileVersion:
         return ast.ProfileVersion(key, span=span)
 
-    def step(self, span: Span, target: ast.Target, repeat: Any = None) -> ast.ProfileStep:
-        return ast.ProfileStep(target, repeat.text if repeat else None, span=span)
+    def steps(self, span: Span, *steps: ast.ProfileStep | ast.ProfileStepGroup) -> ast.StepSequence:
+        return ast.StepSequence(steps, span=span)
+
+    def call_step(self, span: Span, target: ast.Target, *repeats: ast.StepRepeat) -> ast.ProfileStep:
+        return ast.ProfileStep(target, repeats, span=span)
+
+    def step_group(self, span: Span, *parts: Phrase) -> ast.ProfileStepGroup:
+        alternatives = tuple(part for part in parts if isinstance(part, ast.StepSequence))
+        repeats = tuple(part for part in parts if isinstance(part, ast.StepRepeat))
+        return ast.ProfileStepGroup(alternatives, repeats, span=span)
+
+    def repeat(self, span: Span, word: Any) -> ast.StepRepeat:
+        return ast.StepRepeat(word.text, span=span)
 
     def invariant(self, span: Span, name: Token, *claims: ast.InvariantClaim) -> ast.InvariantDecl:
         return ast.InvariantDecl(self._text(name), claims, span=span)

@@ -72,7 +72,6 @@ class BuilderBase:
         return ast.Name(word.text, span=span)
 
     effect = modality
-    repeat = modality
     result = modality
     quantifier = modality
     on_failure = modality

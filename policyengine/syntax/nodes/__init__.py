@@ -93,6 +93,7 @@ from policyengine.syntax.nodes.limits import ProfileLearn as ProfileLearn
 from policyengine.syntax.nodes.limits import ProfileReady as ProfileReady
 from policyengine.syntax.nodes.limits import ProfileRun as ProfileRun
 from policyengine.syntax.nodes.limits import ProfileStep as ProfileStep
+from policyengine.syntax.nodes.limits import ProfileStepGroup as ProfileStepGroup
 from policyengine.syntax.nodes.limits import ProfileSteps as ProfileSteps
 from policyengine.syntax.nodes.limits import ProfileVersion as ProfileVersion
 from policyengine.syntax.nodes.limits import Raise as Raise
@@ -100,6 +101,8 @@ from policyengine.syntax.nodes.limits import RateDecl as RateDecl
 from policyengine.syntax.nodes.limits import RateFloor as RateFloor
 from policyengine.syntax.nodes.limits import RateItem as RateItem
 from policyengine.syntax.nodes.limits import RateLimit as RateLimit
+from policyengine.syntax.nodes.limits import StepRepeat as StepRepeat
+from policyengine.syntax.nodes.limits import StepSequence as StepSequence
 from policyengine.syntax.nodes.limits import StoreFailure as StoreFailure
 from policyengine.syntax.nodes.module import Comment as Comment
 from policyengine.syntax.nodes.module import Declaration as Declaration

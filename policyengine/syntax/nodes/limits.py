@@ -100,16 +100,40 @@ class BudgetDecl(Node):
 
 
 @node()
+class StepRepeat(Node):
+    """`optional` or `repeated` after a step."""
+
+    word: Word["optional", "repeated"]
+
+
+@node()
 class ProfileStep(Node):
+    """`GET /data/** repeated`: a call to one of the endpoints of the target."""
+
     target: Target
-    repeat: Word["optional", "repeated"] | None = None
+    repeats: tuple[StepRepeat, ...] = ()
+
+
+@node()
+class ProfileStepGroup(Node):
+    """`(GET /a -> GET /b | GET /c) repeated`: one of several sequences of steps."""
+
+    alternatives: tuple[StepSequence, ...]
+    repeats: tuple[StepRepeat, ...] = ()
+
+
+@node()
+class StepSequence(Node):
+    """`POST /auth -> GET /data/**`: steps, one after another."""
+
+    steps: tuple[ProfileStep | ProfileStepGroup, ...]
 
 
 @node()
 class ProfileSteps(Node):
     """`expect POST /auth -> GET /data/** repeated`: the order of the calls of a run."""
 
-    steps: tuple[ProfileStep, ...]
+    sequence: StepSequence
 
 
 @node()

@@ -16,7 +16,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
 from policyengine.spec.match_endpoint import place_covers
 from policyengine.testcases import Case
-from policyengine.testing.case_sequence import CaseSequence
+from policyengine.testing.case_sequence import CaseSequence, declares_order
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.mutation.baseline import (
     DELEGATION_KEY,
@@ -70,7 +70,7 @@ class MutantRunner:
         for question in baseline.cases:
             if not meets_expectation(question.case.expected, question.came):
                 raise FailingTestError(question.case)
-        groups = tuple(group_by_sequence(baseline.cases, counting=bool(kernel.limits or kernel.watches)))
+        groups = tuple(group_by_sequence(baseline.cases, counting=counts_requests(kernel)))
         return cls(kernel, baseline.tree, baseline.sizes, groups, groups_by_rule(groups), groups_by_endpoint(groups))
 
     def examine(self, mutant: Mutant) -> MutantTrial:
@@ -142,7 +142,7 @@ class MutantRunner:
         self, question: BaselineCase, mutant: Mutant, sequence: CaseSequence, same_past: bool
     ) -> bool:
         """Return whether an unaffected case depends on no changed state, so that its answer stays the same."""
-        if "watches" in mutant.whole or question.case.traces:
+        if "watches" in mutant.whole or question.case.traces or declares_order(self.kernel):
             return False
         approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
         return not approvals and (same_past or not question.asks_of_the_past)
@@ -238,6 +238,11 @@ def groups_by_rule(groups: Several[tuple[BaselineCase, ...]]) -> dict[RuleKey, l
         for key in dict.fromkeys(key for question in group for key in question.rules):
             found.setdefault(key, []).append(number)
     return found
+
+
+def counts_requests(kernel: k.Kernel) -> bool:
+    """Return whether a decision may depend on earlier requests of its sequence, other than by approvals."""
+    return bool(kernel.limits or kernel.watches) or declares_order(kernel)
 
 
 def group_by_sequence(

@@ -122,5 +122,5 @@ def draft_case(sketch: DraftRequest, prop: Property) -> Case:
         expected=prop.expected,
         skip=None,
         span=prop.span,
-        behavior=learned_facts_in(sketch.facts),
+        behavior={"sequence": True, **learned_facts_in(sketch.facts)},  # earlier calls of the run are left open
     )

@@ -159,11 +159,23 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
         yield f"given time {time_text(sketch.now)}"
     yield from entity_lines(sketch, spelling)
     yield from principal_lines(sketch.facts, spelling)
-    for root in (*GROUPED_ROOTS, "behavior"):
+    for root in GROUPED_ROOTS:
         if root in sketch.facts:
             yield f"given {root} {spelling.value(sketch.facts[root])}"
+    yield from behavior_lines(sketch.facts, spelling)
     yield from chain_lines(sketch, spelling)
     yield from approval_lines(sketch.approvals)
+
+
+def behavior_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
+    """Yield the line for learned facts. If a profile declares an order of calls, the line also states whether the
+    request follows it, because a test would otherwise begin a run with this request."""
+    found = facts.get("behavior")
+    learned = {**found} if isinstance(found, Mapping) else {}
+    if any(profile.order for profile in spelling.kernel.profiles):
+        learned.setdefault("sequence", True)
+    if learned:
+        yield f"given behavior {spelling.value(learned)}"
 
 
 def principal_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
