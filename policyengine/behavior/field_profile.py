@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 from policyengine.behavior.field_marks import Marks
-from policyengine.behavior.learn import LEAST_TEACHERS, MAX_WEIGHT, WEIGHT_UNIT
+from policyengine.behavior.known_shapes import LEAST_TEACHERS
+from policyengine.behavior.learn import MAX_WEIGHT, WEIGHT_UNIT
 
 MAX_PRINCIPALS: Final = 4_096  # of a class
 MAX_ENDPOINTS: Final = 256  # of a principal

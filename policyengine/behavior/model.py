@@ -40,7 +40,9 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
     the agents use. `class_tails` and `own_tails` count the scores of
     runs from each bucket on (`fold.rank`): to the class, for each class of lengths; and to the caller, for each class
-    of numbers of runs and of lengths. They are empty if there are too few runs.
+    of numbers of runs and of lengths. They are empty if there are too few runs. `shapes` contains the tags of the
+    structures of payloads that at least two agents send, and the part of each tag that is that of the endpoint;
+    `free_form` contains these parts for endpoints with too many structures.
     """
 
     issuer: str = ""
@@ -55,6 +57,8 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     grams: GramCounts = NO_GRAMS
     class_tails: tuple[int, ...] = ()
     own_tails: tuple[int, ...] = ()
+    shapes: frozenset[int] = frozenset()
+    free_form: frozenset[int] = frozenset()
 
     @property
     def is_ready(self) -> bool:

@@ -21,6 +21,7 @@ from policyengine.behavior.events import (
     name_caller,
 )
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
+from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
@@ -80,6 +81,7 @@ class BehaviorReader:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
         self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
+        self.reads_payloads = "novelty" in learned_fact_names(kernel)
         self._identified: dict[tuple[str, str, str, tuple[str, ...]], IdentifiedCaller] = {}
 
     @property
@@ -145,9 +147,12 @@ class BehaviorReader:
         return found
 
     def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
-        """Return what is learned of a request. Raises StoreError."""
+        """Return what is learned of a request. The structure of its payload is computed only if a rule reads
+        `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        return RequestTags(self.tracker.tag(self.endpoint_of(request)), run)
+        endpoint, tag = self.endpoint_of(request), self.tracker.tag
+        shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
+        return RequestTags(tag(endpoint), run, shape)
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""

@@ -31,7 +31,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     kernel, patterns = evaluator.kernel, EndpointPatterns(evaluator.tree)
     tracker = BehaviorTracker(BehaviorState(Tagger(KEY)))
     reader = BehaviorReader(kernel, patterns, evaluator.program, tracker, logs=False)
-    key = until, *trace_key(paths, kernel, patterns)
+    key = until, reader.reads_payloads, *trace_key(paths, kernel, patterns)
     known = _folded.get(key)
     if known is None:
         events = [event for path in paths for event in read_plain_events(path) if event.at < until]
