@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from policyengine.behavior.grams import NO_GRAMS, GramCounts, unpack_grams
+from policyengine.behavior.shape import endpoint_part
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -63,6 +64,11 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_ready(self) -> bool:
         return self.runs >= READY_RUNS and self.callers >= READY_CALLERS
+
+    @property
+    def shape_count(self) -> int:
+        """The number of structures of payloads."""
+        return sum(tag != endpoint_part(tag) for tag in self.shapes)
 
     @property
     def has_margins(self) -> bool:
