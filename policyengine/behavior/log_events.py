@@ -110,7 +110,7 @@ class LogEventReader:
         tags, endpoint = reader.tags_of(request, profile), record.endpoint
         run, shape = tags.run, NO_SHAPE if has_redacted_payload(record) else tags.shape
         if logged is not None:
-            run, shape = run or logged.run, logged.shape or shape
+            run, shape = run or logged.run, (logged.shape or shape) if reader.reads_payloads else NO_SHAPE
             caller = caller._replace(version=caller.version or logged.caller.version)
         clamped = record_was_clamped(record) if logged is None else logged.clamped
         released = logged is not None and logged.released
