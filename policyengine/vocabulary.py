@@ -171,7 +171,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("ready", _B, "whether enough requests are known to judge the caller; false while there are too few"),
         ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until the caller is ready"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
-        ("novelty", _N, "share of recent requests to endpoints that are new for the caller and its class, 0 … 1"),
+        ("novelty", _N, "share of recent requests with an endpoint or payload new for the caller and its class, 0 … 1"),
         ("error_rate", _N, "share of recent requests that failed, 0 … 1"),
         ("deviation", _N, "how unusual the order of requests in the run is, 0 … 1"),
         ("sequence", _B, "whether the calls of the run follow the order that `expect` declares; true without it"),

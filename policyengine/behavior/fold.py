@@ -17,6 +17,7 @@ from typing import Final
 
 from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
 from policyengine.behavior.grams import class_surprise, extend_context, learn_grams, own_surprise, symbol_of
+from policyengine.behavior.known_shapes import is_new_shape, learn_shape
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import (
     DAYS_KEPT,
@@ -105,13 +106,14 @@ class ProfileSettings:
 
 class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty`, `error_rate` and
-    `deviation` are thousandths. `is_new` is whether the endpoint was used neither by the caller nor by its class.
-    `level_denied` is without the request. `surprise` is that of the endpoint to the class. `sequence` is whether the
-    run follows the declared order of calls, and `step` the state of the automaton before the request."""
+    `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
+    was used neither by the caller nor by its class. `level_denied` is without the request. `surprise` is that of the
+    endpoint to the class. `sequence` is whether the run follows the declared order of calls, and `step` the state of
+    the automaton before the request."""
 
     __slots__ = (
-        "burst", "deviation", "error_rate", "is_new", "level_denied", "level_fast", "level_slow", "novelty", "ready",
-        "sequence", "step", "surprise", "trust",
+        "burst", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied", "level_fast", "level_slow",
+        "novelty", "ready", "sequence", "step", "surprise", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +131,7 @@ class CallerFacts:
         surprise: int = 0,
         sequence: bool = True,
         step: int = START,
+        has_new_shape: bool = False,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -143,6 +146,7 @@ class CallerFacts:
         self.surprise = surprise
         self.sequence = sequence
         self.step = step
+        self.has_new_shape = has_new_shape
 
     def values(self) -> tuple[bool, int, bool, int, int, int, bool]:
         """Return the facts, without the levels."""
@@ -268,13 +272,19 @@ def read_behavior(
     if settings.sequences and model.grams.total:
         context = 0 if begins_run(row, at, tags.run, settings) else row.context
         surprise = class_surprise(model.grams, context, symbol_of(endpoint))
-    is_new = endpoint not in row.seen and endpoint not in model.seen and not settings.released
+    is_new = has_new_shape = False
+    if not settings.released:
+        is_new = endpoint not in row.seen and endpoint not in model.seen
+        if tags.shape and not is_new:
+            is_new = has_new_shape = is_new_shape(row, model, tags.shape)
     automaton, sequence, step = settings.automaton, True, START
     if automaton is not None:
         step = current_step(row, automaton, tags, at, settings)
         sequence = automaton.next(step, tags.letter) != LEFT
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise, sequence, step)
+        return CallerFacts(
+            False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise, sequence, step, has_new_shape
+        )  # fmt: skip
     burst = (
         model.has_margins
         and not settings.released
@@ -291,7 +301,7 @@ def read_behavior(
         deviation = read_deviation(row, model, tags, at, settings, surprise)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied, deviation, surprise, sequence, step,
+        denied, deviation, surprise, sequence, step, has_new_shape,
     )  # fmt: skip
 
 
@@ -380,6 +390,8 @@ def apply_decision(
     if settings.sequences:
         apply_sequence(row, reading, tags, clamped, settings)
     learn_endpoint(row, tags.endpoint)
+    if tags.shape:
+        learn_shape(row, tags.shape)
     if reading.ready and not settings.released:
         peak_slow = learned_part(peak_slow, row.ceiling_slow, clamped)
         peak_fast = learned_part(peak_fast, row.ceiling_fast, clamped)

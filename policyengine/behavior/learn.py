@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, overload
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, overload
 from policyengine.behavior.events import Caller
 from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, maturity
 from policyengine.behavior.grams import NO_GRAMS, GramSums
+from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
     FORMAT,
     MODEL_VERSION,
@@ -30,7 +31,6 @@ from policyengine.behavior.row import (
     BehaviorRow,
 )
 
-LEAST_TEACHERS: Final = 2  # minimum principals that use an endpoint of a class
 LEAST_DAYS: Final = 20  # minimum caller-days to learn margins
 MAX_WEIGHT: Final = 20  # a principal has at most 1/20 of the weight, if there are that many principals
 MAX_PART: Final = 4  # a principal counts for at most 1/4 of the allowed alarms
@@ -123,6 +123,7 @@ class ClassLearner:
         self._settings, self._today, self._runs = settings, now // HOUR // HOURS_OF_DAY, 0
         self._ratios: dict[str, array[int]] = {}  # of each principal, those of its days: slow, fast, slow, fast, …
         self._seen: dict[str, array[int]] = {}  # the tags of endpoints
+        self._shapes: dict[str, array[int]] = {}  # the tags of structures of payloads
         self._rows: dict[str, int] = {}  # how many rows of each principal were added
         self._numbers: dict[str, int] = {}  # the number of each principal, from 1
         self._grams: GramSums | None = None
@@ -133,8 +134,10 @@ class ClassLearner:
         self._runs += row.runs
         if principal not in self._ratios:
             self._ratios[principal], self._seen[principal] = array("H"), array("I")
+            self._shapes[principal] = array("I")
         self._ratios[principal].extend(row_ratios(row, self._today, self._settings))
         self._seen[principal].extend(row.seen)
+        self._shapes[principal].extend(row.shapes)
         if self._settings.sequences:
             self._add_sequences(principal, row)
 
@@ -166,13 +169,14 @@ class ClassLearner:
 
     def learn(self, name: ClassName) -> ClassModel:
         """Return what is learned of the class."""
-        users = Counter(tag for seen in self._seen.values() for tag in set(seen))
+        shapes, free_form = class_shapes(list(map(set, self._shapes.values())))
         margins, grams, tails = learn_margins(self.days(), self._settings.burst_days), self._grams, self._tails()
         return ClassModel(
             *name, self._runs, len(self._seen),
-            frozenset(tag for tag, count in users.items() if count >= LEAST_TEACHERS),
+            shared_tags(list(map(set, self._seen.values()))),
             margins.slow, margins.fast, margins.days, margins.declared,
             NO_GRAMS if grams is None else grams.shared_counts(MAX_GRAMS), tails[:CLASS_SCORES], tails[CLASS_SCORES:],
+            shapes, free_form,
         )  # fmt: skip
 
     def days(self) -> DayColumns:

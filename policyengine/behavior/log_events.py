@@ -14,12 +14,14 @@ from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
 from policyengine.behavior.events import BehaviorEvent, Caller, event_time
 from policyengine.behavior.fold_log import logged_event
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, BehaviorReader, CallerProfile, text_at
+from policyengine.behavior.shape import NO_SHAPE
 from policyengine.behavior.tracker import MAX_REPORTABLE
 from policyengine.clock import epoch_nanoseconds
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
 
+PAYLOAD_FACTS: Final = ("body", "args", "request.query")
 RUN_PATH: Final = ("task", "id")  # the name of a run if the profile declares no key of runs
 
 
@@ -106,15 +108,15 @@ class LogEventReader:
     ) -> BehaviorEvent:
         caller, group, profile = found
         tags, endpoint = reader.tags_of(request, profile), record.endpoint
-        run = tags.run
+        run, shape = tags.run, NO_SHAPE if has_redacted_payload(record) else tags.shape
         if logged is not None:
-            run = run or logged.run
+            run, shape = run or logged.run, (logged.shape or shape) if reader.reads_payloads else NO_SHAPE
             caller = caller._replace(version=caller.version or logged.caller.version)
         clamped = record_was_clamped(record) if logged is None else logged.clamped
         released = logged is not None and logged.released
         return BehaviorEvent(
             milliseconds(record), caller, group, reader.endpoint_of(request) if endpoint is None else endpoint, run,
-            OUTCOMES[record.outcome], clamped, released, tags.shape, tags.letter,
+            OUTCOMES[record.outcome], clamped, released, shape, tags.letter,
         )  # fmt: skip
 
 
@@ -128,6 +130,11 @@ def question_of(record: DecisionRecord) -> Request | None:
         return record.question
     except RequestError:
         return None
+
+
+def has_redacted_payload(record: DecisionRecord) -> bool:
+    """Return whether a part of the payload is redacted, so that its structure is not known."""
+    return any(one.fact.startswith(PAYLOAD_FACTS) for one in record.redacted)
 
 
 def task_of(request: Request) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from policyengine.behavior.grams import NO_GRAMS, GramCounts, unpack_grams
+from policyengine.behavior.shape import endpoint_part
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -40,7 +41,9 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
     the agents use. `class_tails` and `own_tails` count the scores of
     runs from each bucket on (`fold.rank`): to the class, for each class of lengths; and to the caller, for each class
-    of numbers of runs and of lengths. They are empty if there are too few runs.
+    of numbers of runs and of lengths. They are empty if there are too few runs. `shapes` contains the tags of the
+    structures of payloads that at least two agents send, and the part of each tag that is that of the endpoint;
+    `free_form` contains these parts for endpoints with too many structures.
     """
 
     issuer: str = ""
@@ -55,10 +58,17 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     grams: GramCounts = NO_GRAMS
     class_tails: tuple[int, ...] = ()
     own_tails: tuple[int, ...] = ()
+    shapes: frozenset[int] = frozenset()
+    free_form: frozenset[int] = frozenset()
 
     @property
     def is_ready(self) -> bool:
         return self.runs >= READY_RUNS and self.callers >= READY_CALLERS
+
+    @property
+    def shape_count(self) -> int:
+        """The number of structures of payloads."""
+        return sum(tag != endpoint_part(tag) for tag in self.shapes)
 
     @property
     def has_margins(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Final
 from policyengine.behavior.events import ALLOWED, DENIED, HELD, NO_RUN, BehaviorEvent, Tagger, name_caller
 from policyengine.behavior.plain_events import PlainEvent
 from policyengine.behavior.reader import FAILED_STATUS, BehaviorReader, CallerProfile
+from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.kernel.sequence_automaton import NO_LETTER
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
@@ -34,7 +35,15 @@ class PlainEventReader:
         run = self._tagger.tag(event.run) if event.run and has_key else NO_RUN
         caller = name_caller(event.issuer, event.agent, event.instance)
         endpoint = self._endpoint(event.endpoint)
-        return BehaviorEvent(event.at, caller, group, endpoint, run, outcome_of(event), letter=letter)
+        return BehaviorEvent(
+            event.at, caller, group, endpoint, run, outcome_of(event), shape=self._shape(event, endpoint),
+            letter=letter,
+        )  # fmt: skip
+
+    def _shape(self, event: PlainEvent, endpoint: str) -> int:
+        if event.body is None or (self._reader is not None and not self._reader.reads_payloads):
+            return NO_SHAPE
+        return structure_tag(self._tagger.tag, endpoint, {"body": event.body})
 
     def failed(self, event: PlainEvent) -> bool:
         """Return whether the request was allowed and failed."""

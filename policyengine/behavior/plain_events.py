@@ -6,6 +6,7 @@
 | `agent`, `issuer`, `instance` | the caller; the issuer and the instance may be missing |
 | `run` | the key of the run; without it, pauses separate runs |
 | `endpoint` | a pattern of the policies, or a request that one matches: `GET /data/7`, `TOOL github/search` |
+| `body` | the body, of which the structure is learned if it is an object |
 | `status` | the status of the response; 400 or more is a failure |
 | `outcome` | `deny` or `throttle` if the request did not pass |
 | `repeat` | loops, the innermost first: `[{"every": "10s", "times": 6}, {"every": "1d", "times": 20}]` |
@@ -13,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ import msgspec
 from policyengine.behavior.events import MAX_TIME
 from policyengine.bounded_files import read_bounded
 from policyengine.clock import epoch_nanoseconds
+from policyengine.runtime.decode import DecodeError, from_json
 from policyengine.time_formats import parse_duration
 
 MAX_FILE_BYTES: Final = 2**30
@@ -49,6 +51,7 @@ class PlainEvent(NamedTuple):
     endpoint: str
     status: int
     outcome: str
+    body: Mapping[str, object] | None = None
 
 
 class EventLoop(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,7 +62,7 @@ class EventLoop(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EventLine(msgspec.Struct, forbid_unknown_fields=True):
-    """One line of the file. Bodies have no member, because nothing is learned from them yet."""
+    """One line of the file."""
 
     at: datetime | int
     agent: str
@@ -110,13 +113,23 @@ def line_events(line: bytes, room: int) -> Iterator[PlainEvent]:
         if count > room:
             raise ValueError(f"there are more than {MAX_EVENTS:,} events")
         steps.append([number * (every // MILLISECOND) for number in range(loop.times)])
+    body = None if not bytes(read.body) else body_of(bytes(read.body))
     for offsets in product(*reversed(steps)):
         at = begin + sum(offsets)
         if not LEAST_TIME <= at <= MAX_TIME:
             raise ValueError("`at` is out of range: write RFC 3339, or milliseconds since 1970")
         yield PlainEvent(
-            at, read.agent, read.issuer, read.instance, read.run, read.endpoint, read.status, read.outcome
+            at, read.agent, read.issuer, read.instance, read.run, read.endpoint, read.status, read.outcome, body
         )  # fmt: skip
+
+
+def body_of(raw: bytes) -> Mapping[str, object] | None:
+    """Return the members of a body; None if it is not an object. Raises ValueError."""
+    try:
+        body = from_json(raw)
+    except DecodeError as error:
+        raise ValueError(f"`body` is {error}") from None
+    return body if isinstance(body, dict) else None
 
 
 def moment_of(time: datetime) -> int:

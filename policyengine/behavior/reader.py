@@ -21,6 +21,7 @@ from policyengine.behavior.events import (
     name_caller,
 )
 from policyengine.behavior.fold import CallerFacts, ProfileSettings
+from policyengine.behavior.shape import NO_SHAPE, structure_tag
 from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
@@ -84,6 +85,7 @@ class BehaviorReader:
         self._logs = logs
         self.tracker, self._program, self._patterns = tracker, program, patterns
         self.classes, self._issuers = CallerClasses(kernel), frozenset(kernel.issuers)
+        self.reads_payloads = "novelty" in learned_fact_names(kernel)
         self._identified: dict[tuple[str, str, str, tuple[str, ...]], IdentifiedCaller] = {}
 
     @property
@@ -149,10 +151,13 @@ class BehaviorReader:
         return found
 
     def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
-        """Return what is learned of a request. Raises StoreError."""
+        """Return what is learned of a request. The structure of its payload is computed only if a rule reads
+        `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
         letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
-        return RequestTags(self.tracker.tag(self.endpoint_of(request)), run, 0, letter)
+        endpoint, tag = self.endpoint_of(request), self.tracker.tag
+        shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
+        return RequestTags(tag(endpoint), run, shape, letter)
 
     def letter_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the steps of the declared order of calls that the request matches, as a bit mask."""

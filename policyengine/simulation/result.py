@@ -210,6 +210,7 @@ class SimulationResult:
         return {
             "callers": len(self.series.classes), "ready": self.ready_callers, "bursts": total.bursts,
             "new_endpoints": total.new_endpoints,
+            "new_shapes": total.new_shapes,
             "shown": [one.to_dict(self.start, self.series.width) for one in self.learned],
         }  # fmt: skip
 
@@ -244,7 +245,8 @@ def _outcome_data(slot: OutcomeCounts) -> dict[str, int]:
 
 def _learned_data(counts: CallerCounts) -> dict[str, Any]:
     return {
-        **_outcome_data(counts), "bursts": counts.bursts, "new_endpoints": counts.new_endpoints, "ready": counts.ready,
+        **_outcome_data(counts), "bursts": counts.bursts, "new_endpoints": counts.new_endpoints,
+        "new_shapes": counts.new_shapes, "ready": counts.ready,
         "trust": None if counts.trust is None else counts.trust / 1_000, "slowest": counts.slowest,
         "fastest": counts.fastest,
     }  # fmt: skip

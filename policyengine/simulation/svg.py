@@ -147,7 +147,10 @@ def learned_panel(played: SimulationResult) -> Panel:
     callers, total = len(played.series.classes), played.learned_total
     counts = (
         ("bursts", [sum(one.bursts for one in slot.learned.values()) for slot in folded]),
-        ("new endpoints", [sum(one.new_endpoints for one in slot.learned.values()) for slot in folded]),
+        (
+            "new endpoints",
+            [sum(one.new_endpoints + one.new_shapes for one in slot.learned.values()) for slot in folded],
+        ),
     )
     ready = [
         sum(one.ready for one in slot.learned.values()) / len(slot.learned) if slot.learned else None for slot in folded
@@ -155,6 +158,7 @@ def learned_panel(played: SimulationResult) -> Panel:
     told = (
         f"{played.ready_callers:,} of {callers:,} callers ready; alarms: {total.bursts:,} bursts (red), "
         f"{total.new_endpoints:,} at new endpoints (orange)"
+        f"{f', {total.new_shapes:,} with new shapes of payloads (orange)' if total.new_shapes else ''}"
     )
     return Panel("Learned behavior", told, counts, (PanelStrip("ready", ready),))
 
@@ -174,7 +178,8 @@ def caller_panel(one: SimulatedCaller) -> Panel:
         told.append(f"pace {pace_words(one.total)}")
     if one.total.alarms:
         strips.append(PanelStrip("alarms", [float(slot is not None and slot.alarms > 0) for slot in folded]))
-        told.append(f"{one.total.bursts:,} bursts, {one.total.new_endpoints:,} at new endpoints")
+        shapes = f", {one.total.new_shapes:,} with new shapes" if one.total.new_shapes else ""
+        told.append(f"{one.total.bursts:,} bursts, {one.total.new_endpoints:,} at new endpoints{shapes}")
     return Panel(one.words, "; ".join(told), counts, tuple(strips))
 
 

@@ -98,11 +98,16 @@ def _learned_rows(played: SimulationResult, columns: int, blocks: str) -> Iterat
 
 
 def _alarm_rows(columns: Sequence[Sequence[CallerCounts]], total: CallerCounts, blocks: str) -> Iterator[ChartRow]:
-    for name, member, count in (("bursts", "bursts", total.bursts), ("new", "new_endpoints", total.new_endpoints)):
+    rows = (
+        ("bursts", "bursts", ""),
+        ("new", "new_endpoints", " at new endpoints"),
+        ("shapes", "new_shapes", " new shapes"),
+    )
+    for name, member, words in rows:
+        count = getattr(total, member)
         if count:
             counts = [sum(getattr(one, member) for one in column) for column in columns]
-            told = f"{count:,}" if name == "bursts" else f"{count:,} at new endpoints"
-            yield ChartRow(name, bars(counts, max(counts), blocks), told)
+            yield ChartRow(name, bars(counts, max(counts), blocks), f"{count:,}{words}")
 
 
 def _learned_caller_rows(one: SimulatedCaller, columns: int, blocks: str) -> Iterator[ChartRow]:

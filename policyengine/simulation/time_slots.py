@@ -77,6 +77,7 @@ class CallerCounts(OutcomeCounts):
 
     bursts: int = 0
     new_endpoints: int = 0
+    new_shapes: int = 0
     ready: bool = False
     trust: int | None = None
     slowest: float = 1.0
@@ -84,7 +85,7 @@ class CallerCounts(OutcomeCounts):
 
     @property
     def alarms(self) -> int:
-        return self.bursts + self.new_endpoints
+        return self.bursts + self.new_endpoints + self.new_shapes
 
     @property
     def pace(self) -> float:
@@ -96,6 +97,7 @@ class CallerCounts(OutcomeCounts):
         self.take_outcomes(other)
         self.bursts += other.bursts
         self.new_endpoints += other.new_endpoints
+        self.new_shapes += other.new_shapes
         self.ready |= other.ready
         self.trust = self.trust if other.trust is None else other.trust
         self.slowest, self.fastest = min(self.slowest, other.slowest), max(self.fastest, other.fastest)
@@ -107,7 +109,8 @@ class CallerCounts(OutcomeCounts):
         if facts.ready:
             self.ready = True
             self.bursts += facts.burst
-            self.new_endpoints += facts.is_new
+            self.new_shapes += facts.has_new_shape
+            self.new_endpoints += facts.is_new and not facts.has_new_shape
         self.trust = facts.trust
         for pace in paces:
             if pace < self.slowest:

@@ -18,6 +18,7 @@ from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
+from policyengine.kernel.learned_facts import learned_fact_names
 
 KEY: Final = b"tests"
 MAX_CACHED: Final = 64  # folded traces
@@ -35,7 +36,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     reader = BehaviorReader(kernel, patterns, evaluator.program, tracker, logs=False)
     if not paths:
         return reader
-    key = until, *trace_key(paths, kernel, patterns)
+    key = until, learned_fact_names(kernel), *trace_key(paths, kernel, patterns)
     known = _folded.get(key)
     if known is None:
         events = [event for path in paths for event in read_plain_events(path) if event.at < until]

@@ -173,7 +173,7 @@ def test_every_number_of_the_page_is_what_its_command_prints(report) -> None:
             day, series, count = number
             [row] = [one for one in found if one["day"] == day]
             counts = {"ready": row["ready"], "not ready": row["callers"] - row["ready"], "bursts": row["bursts"],
-                      "new endpoints": row["new_endpoints"]}  # fmt: skip
+                      "new endpoints": row["new_endpoints"], "new shapes": row["new_shapes"]}  # fmt: skip
             assert counts[series] == count
         else:
             assert number == found or number in found, query

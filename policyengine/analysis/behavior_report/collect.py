@@ -20,7 +20,7 @@ from policyengine.analysis.behavior_report.tallies import (
 )
 from policyengine.audit import DecisionRecord
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
-from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings
+from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings
 from policyengine.behavior.log_events import FailureReport, LogEventReader, question_of
 from policyengine.behavior.model import ClassName
 from policyengine.behavior.reader import NO_SETTINGS, BehaviorReader
@@ -59,6 +59,7 @@ class BehaviorReporter:
         self.days: dict[int, DayTally] = {}
         self.callers: dict[Caller, CallerTally] = {}
         self.endpoints: dict[str, EndpointTally] = {}
+        self.shapes: dict[str, EndpointTally] = {}
         self.forgotten_callers = 0
         self.decisions = self.learned_only = self.left_out = self.late = self.unknown = 0
         self.first: int | None = None
@@ -107,7 +108,7 @@ class BehaviorReporter:
             if not tally.is_ready:
                 tally.is_ready = True
                 day.ready += 1
-            self._count_alarms(event, reading.burst, reading.is_new, tally, day)
+            self._count_alarms(event, reading, tally, day)
         request = question_of(record)
         if self._evaluator is not None and request is not None:
             facts = reading.to_facts()
@@ -116,7 +117,8 @@ class BehaviorReporter:
                     self._count_hit(number, value is True, record, event, tally, facts)
                 self._count_clamped(number, value, event, tally)
 
-    def _count_alarms(self, event: BehaviorEvent, burst: bool, is_new: bool, tally: CallerTally, day: DayTally) -> None:
+    def _count_alarms(self, event: BehaviorEvent, reading: CallerFacts, tally: CallerTally, day: DayTally) -> None:
+        burst = reading.burst
         model = self.state.model.class_of((event.caller.issuer, event.group))
         tally.bursts += burst
         day.bursts += burst
@@ -125,15 +127,14 @@ class BehaviorReporter:
             tally.has_margins = True
             row = self.state.rows[event.caller].row
             tally.level = max(tally.level, level_share(row, model.margin_slow, model.margin_fast))
-        if is_new:
+        if reading.has_new_shape:
+            tally.new_shapes += 1
+            day.new_shapes += 1
+            count_endpoint(self.shapes, event)
+        elif reading.is_new:
             tally.new_endpoints += 1
             day.new_endpoints += 1
-            known = self.endpoints.get(event.endpoint)
-            if known is None and len(self.endpoints) < MAX_ENDPOINTS:
-                known = self.endpoints[event.endpoint] = EndpointTally(event.caller, event.at * MILLISECOND)
-            if known is not None:
-                known.requests += 1
-                known.last, known.caller = event.at * MILLISECOND, event.caller
+            count_endpoint(self.endpoints, event)
 
     def _count_hit(
         self, number: int, sure: bool, record: DecisionRecord, event: BehaviorEvent, tally: CallerTally,
@@ -201,6 +202,16 @@ class BehaviorReporter:
                 del self.days[next(iter(self.days))]
             found = self.days[day] = DayTally()
         return found
+
+
+def count_endpoint(tallies: dict[str, EndpointTally], event: BehaviorEvent) -> None:
+    """Count a request to an endpoint; of too many endpoints, later ones are left out."""
+    known = tallies.get(event.endpoint)
+    if known is None and len(tallies) < MAX_ENDPOINTS:
+        known = tallies[event.endpoint] = EndpointTally(event.caller, event.at * MILLISECOND)
+    if known is not None:
+        known.requests += 1
+        known.last, known.caller = event.at * MILLISECOND, event.caller
 
 
 def reader_of(engine: Engine, state: BehaviorState) -> BehaviorReader:

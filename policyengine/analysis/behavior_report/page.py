@@ -33,7 +33,7 @@ from policyengine.time_formats import format_duration
 
 KIND_CLASSES = {"raise": "allow", "clamp": "throttle", "deny": "deny", "confirm": "confirm", "rate": "throttle"}
 CALLER_SERIES = {"ready": "allow", "not ready": "rest"}
-ALARM_SERIES = {"bursts": "deny", "new endpoints": "throttle"}
+ALARM_SERIES = {"bursts": "deny", "new endpoints": "throttle", "new shapes": "confirm"}
 MAX_TITLE_LOGS = 3
 
 
@@ -141,6 +141,8 @@ class BehaviorPage:
         yield self._sum("caller-days with a burst", "[.classes[].with_burst] | add", bursts, "deny")
         new = sum(tally.new_endpoints for _, tally in report.days)
         yield self._sum("requests to new endpoints", "[.days[].new_endpoints] | add", new, "throttle")
+        shapes = sum(tally.new_shapes for _, tally in report.days)
+        yield self._sum("requests with new shapes", "[.days[].new_shapes] | add", shapes, "confirm")
 
     def _sum(self, label: str, path: str, value: int, css_class: str) -> NumberCard:
         return NumberCard(label, f"{value:,}", self._command(path), json.dumps(value), css_class)
@@ -177,6 +179,7 @@ class BehaviorPage:
         alarms = {
             "bursts": {format_day(day): days[day].bursts for day in shown},
             "new endpoints": {format_day(day): days[day].new_endpoints for day in shown},
+            "new shapes": {format_day(day): days[day].new_shapes for day in shown},
         }
         buckets = [format_day(day) for day in every]
         yield self._chart("Callers by day, in caller-days", callers, buckets, CALLER_SERIES)
@@ -223,7 +226,8 @@ class BehaviorPage:
         report = self._report
         yield self._table("Most alarms", rank_table(report.flagged), "flagged")
         yield self._table("Least trust", rank_table(report.least_trusted), "least_trusted")
-        yield self._table("New endpoints of ready callers", endpoint_table(report), "new_endpoints")
+        yield self._table("New endpoints of ready callers", endpoint_table(report.endpoints), "new_endpoints")
+        yield self._table("New shapes of payloads of ready callers", endpoint_table(report.shapes), "new_shapes")
 
     def _table(self, title: str, table: Sequence[Sequence[str]], name: str) -> TablePanel:
         checks = [json.dumps(one) for one in self._data[name]]

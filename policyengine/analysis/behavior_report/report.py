@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from policyengine.analysis.behavior_report.conditions import LearnedCondition
 from policyengine.analysis.behavior_report.tallies import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROWS: Final = 10  # maximum rows in the lists of callers and endpoints
 TRUST_STEPS: Final = 10
 MICROSECONDS_PER_DAY: Final = DAY * 1_000
+EndpointCount: TypeAlias = tuple[str, EndpointTally]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class CallerRank:
         tally = self.tally
         return {
             **caller_data(self.caller), "class": tally.group, "requests": tally.requests, "hits": self.hits,
-            "bursts": tally.bursts, "new_endpoints": tally.new_endpoints,
+            "bursts": tally.bursts, "new_endpoints": tally.new_endpoints, "new_shapes": tally.new_shapes,
             "trust": None if self.trust is None else self.trust / 1_000,
         }  # fmt: skip
 
@@ -136,7 +137,8 @@ class BehaviorReport:
     days: tuple[tuple[int, DayTally], ...]
     flagged: tuple[CallerRank, ...]
     least_trusted: tuple[CallerRank, ...]
-    endpoints: tuple[tuple[str, EndpointTally], ...]
+    endpoints: tuple[EndpointCount, ...]
+    shapes: tuple[EndpointCount, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON that `docs/behavior.md` describes."""
@@ -152,16 +154,13 @@ class BehaviorReport:
             "classes": [one.to_dict() for one in self.classes],
             "days": [
                 {"day": format_day(day), "decisions": tally.decisions, "callers": tally.callers, "ready": tally.ready,
-                 "bursts": tally.bursts, "new_endpoints": tally.new_endpoints}
+                 "bursts": tally.bursts, "new_endpoints": tally.new_endpoints, "new_shapes": tally.new_shapes}
                 for day, tally in self.days
             ],
             "flagged": [one.to_dict() for one in self.flagged],
             "least_trusted": [one.to_dict() for one in self.least_trusted],
-            "new_endpoints": [
-                {"endpoint": name or None, "requests": tally.requests, "first": format_microseconds(tally.first),
-                 "last": format_microseconds(tally.last), **caller_data(tally.caller)}
-                for name, tally in self.endpoints
-            ],
+            "new_endpoints": [endpoint_data(*one) for one in self.endpoints],
+            "new_shapes": [endpoint_data(*one) for one in self.shapes],
         }  # fmt: skip
 
 
@@ -195,8 +194,19 @@ def make_report(source: BehaviorReporter) -> BehaviorReport:
         len(source.callers) + source.forgotten_callers, source.first, source.last, tuple(condition_reports(source)),
         classes, tuple(sorted(source.days.items())), tuple(flagged_callers(source, ready)),
         tuple(least_trusted(source, ready)),
-        tuple(sorted(source.endpoints.items(), key=lambda one: (-one[1].requests, one[0]))[:ROWS]),
+        most_requested(source.endpoints), most_requested(source.shapes),
     )  # fmt: skip
+
+
+def most_requested(tallies: dict[str, EndpointTally]) -> tuple[EndpointCount, ...]:
+    return tuple(sorted(tallies.items(), key=lambda one: (-one[1].requests, one[0]))[:ROWS])
+
+
+def endpoint_data(name: str, tally: EndpointTally) -> dict[str, Any]:
+    return {
+        "endpoint": name or None, "requests": tally.requests, "first": format_microseconds(tally.first),
+        "last": format_microseconds(tally.last), **caller_data(tally.caller),
+    }  # fmt: skip
 
 
 def condition_reports(source: BehaviorReporter) -> Iterator[ConditionReport]:

@@ -64,12 +64,13 @@ class DayTally:
     ready: int = 0
     bursts: int = 0  # requests
     new_endpoints: int = 0  # requests
+    new_shapes: int = 0  # requests
 
 
 @dataclass(slots=True)
 class EndpointTally:
-    """The requests of ready callers to an endpoint that neither they nor their class had used before, and the last of
-    these callers.
+    """The requests of ready callers to an endpoint that neither they nor their class had used before, or with payloads
+    of new structures there, and the last of these callers.
     """
 
     caller: Caller
@@ -86,6 +87,7 @@ class CallerTally:
     requests: int = 0
     bursts: int = 0
     new_endpoints: int = 0
+    new_shapes: int = 0
     hits: Counter[int] = field(default_factory=Counter)
     clamped_until: dict[int, int] = field(default_factory=dict)
     day: int = -1
@@ -101,7 +103,7 @@ class CallerTally:
 
     @property
     def alarms(self) -> int:
-        return self.bursts + self.new_endpoints
+        return self.bursts + self.new_endpoints + self.new_shapes
 
 
 def caller_data(caller: Caller) -> dict[str, Any]:

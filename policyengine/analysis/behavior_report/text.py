@@ -11,6 +11,7 @@ from policyengine.analysis.behavior_report.report import (
     CallerRank,
     ClassReport,
     ConditionReport,
+    EndpointCount,
     caller_words,
     class_words,
     format_day,
@@ -59,7 +60,11 @@ def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
     if report.endpoints:
         yield ""
         yield "endpoints that were new to a ready caller and its class"
-        yield endpoint_table(report)
+        yield endpoint_table(report.endpoints)
+    if report.shapes:
+        yield ""
+        yield "endpoints with payloads of structures that were new to a ready caller and its class"
+        yield endpoint_table(report.shapes)
 
 
 def summary_line(report: BehaviorReport) -> str:
@@ -155,10 +160,10 @@ def trust_table(classes: Sequence[ClassReport]) -> Table:
 
 def day_table(report: BehaviorReport) -> Table:
     return [
-        ("day", "decisions", "callers", "ready", "bursts", "new endpoints"),
+        ("day", "decisions", "callers", "ready", "bursts", "new endpoints", "new shapes"),
         *(
             (format_day(day), *map(format_count, (tally.decisions, tally.callers, tally.ready, tally.bursts,
-                                                  tally.new_endpoints)))
+                                                  tally.new_endpoints, tally.new_shapes)))
             for day, tally in report.days[-SHOWN_DAYS:]
         ),
     ]  # fmt: skip
@@ -166,22 +171,22 @@ def day_table(report: BehaviorReport) -> Table:
 
 def rank_table(ranks: Sequence[CallerRank]) -> Table:
     return [
-        ("caller", "class", "requests", "bursts", "new endpoints", "hits", "trust"),
+        ("caller", "class", "requests", "bursts", "new endpoints", "new shapes", "hits", "trust"),
         *(
             (caller_words(one.caller), one.tally.group, *map(format_count, (one.tally.requests, one.tally.bursts,
-             one.tally.new_endpoints, one.hits)), trust_words(one.trust))
+             one.tally.new_endpoints, one.tally.new_shapes, one.hits)), trust_words(one.trust))
             for one in ranks
         ),
     ]  # fmt: skip
 
 
-def endpoint_table(report: BehaviorReport) -> Table:
+def endpoint_table(endpoints: Sequence[EndpointCount]) -> Table:
     return [
         ("endpoint", "requests", "first", "last", "last caller"),
         *(
             (name or "none declared", f"{tally.requests:,}", format_minute(tally.first), format_minute(tally.last),
              caller_words(tally.caller))
-            for name, tally in report.endpoints
+            for name, tally in endpoints
         ),
     ]  # fmt: skip
 

@@ -12,13 +12,15 @@ from policyengine.behavior.row import MILLION, BehaviorRow
 
 class RunMoment(NamedTuple):
     """A run after one of its events: the facts of the event, the caller's row after the event, the number of `events`
-    so far, and how many of them were at new endpoints (`fresh`). `trust` is the caller's trust before the run."""
+    so far, and how many of them were at new endpoints (`fresh`), or had payloads of a new structure (`odd`). `trust` is
+    the caller's trust before the run."""
 
     reading: CallerFacts
     row: BehaviorRow
     model: ClassModel
     events: int
     fresh: int
+    odd: int
     trust: int
 
 
@@ -55,6 +57,14 @@ def raises_novelty(moment: RunMoment) -> bool:
     return moment.reading.is_new
 
 
+def raises_new_endpoint(moment: RunMoment) -> bool:
+    return moment.reading.is_new and not moment.reading.has_new_shape
+
+
+def raises_new_shape(moment: RunMoment) -> bool:
+    return moment.reading.has_new_shape
+
+
 def raises_any(moment: RunMoment) -> bool:
     return moment.reading.burst or moment.reading.is_new
 
@@ -62,11 +72,16 @@ def raises_any(moment: RunMoment) -> bool:
 FACTS: Final = (
     FactScore("burst", "highest level against its ceiling", level_ratio, raises_burst, per_day=True),
     FactScore(
-        "novelty", "highest average of new endpoints", lambda moment: moment.reading.novelty * 1_000, raises_novelty
+        "novelty", "highest average of new endpoints and payloads", lambda moment: moment.reading.novelty * 1_000,
+        raises_novelty,
     ),
     FactScore(
         "new_endpoints", "share of the run at new endpoints", lambda moment: moment.fresh * MILLION // moment.events,
-        raises_novelty, uses_last=True,
+        raises_new_endpoint, uses_last=True,
+    ),
+    FactScore(
+        "new_shapes", "share of the run with new structures of payloads",
+        lambda moment: moment.odd * MILLION // moment.events, raises_new_shape, uses_last=True,
     ),
     FactScore("error_rate", "highest average of denials and failures", lambda moment: moment.row.errors),
     FactScore(

@@ -22,11 +22,11 @@ class ScoredRun:
     """The scores of a run, in the order of the facts. For each fact, `steps` lists the events at which its score rose,
     with the new score, and `alarms` is whether it raised an alarm."""
 
-    __slots__ = ("alarms", "best", "days", "events", "fresh", "steps", "trust")
+    __slots__ = ("alarms", "best", "days", "events", "fresh", "odd", "steps", "trust")
 
     def __init__(self, trust: int) -> None:
         self.trust = trust
-        self.events = self.fresh = 0
+        self.events = self.fresh = self.odd = 0
         self.best = [0] * len(FACTS)
         self.steps: list[list[tuple[int, int]]] = [[] for _ in FACTS]
         self.alarms = [False] * len(FACTS)
@@ -128,9 +128,10 @@ def score_traffic(traffic: Iterable[Traffic], state: BehaviorState, settings_of:
         found.runs[name] = run
         run.days.add(event.at // DAY)
         run.events += 1
-        run.fresh += reading.ready and reading.is_new
+        run.fresh += reading.ready and reading.is_new and not reading.has_new_shape
+        run.odd += reading.ready and reading.has_new_shape
         model = state.model.class_of((event.caller.issuer, event.group))
-        moment = RunMoment(reading, state.rows[event.caller].row, model, run.events, run.fresh, run.trust)
+        moment = RunMoment(reading, state.rows[event.caller].row, model, run.events, run.fresh, run.odd, run.trust)
         latest[event.caller] = run, moment
         if reading.ready:
             score_moment(run, moment)

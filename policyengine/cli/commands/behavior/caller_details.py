@@ -81,7 +81,7 @@ def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
 
 
 def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapping[int, str]) -> dict[str, Any]:
-    """Return the pace, the levels and the endpoints of a row."""
+    """Return the pace, the levels and the endpoints of a row, and the number of structures of payloads."""
     from policyengine.behavior.fold import set_limits
 
     row = row.copy()
@@ -96,6 +96,7 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
         "endpoints": [
             {"tag": f"{tag:08x}", "endpoint": endpoints.get(tag), "last_used": format_day(day)} for tag, day in seen
         ],
+        "shapes": len(row.shapes),
     }
 
 
@@ -103,6 +104,7 @@ def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
     model = state.model.class_of((caller.issuer, state.rows[caller].group))
     return {
         "ready": model.is_ready, "runs": model.runs, "callers": model.callers, "endpoints": len(model.seen),
+        "shapes": model.shape_count, "free_form_endpoints": len(model.free_form),
         "margins": {"slow": model.margin_slow / MARGIN_UNIT, "fast": model.margin_fast / MARGIN_UNIT}
         if model.has_margins else None,
         "caller_days": model.days, "calibrated": model.declared,
@@ -146,6 +148,8 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trust", f"{found['trust']:.3f}"
     yield "novelty", f"{found['novelty']:.3f}"
     yield "error rate", f"{found['error_rate']:.3f}"
+    if found["shapes"]:
+        yield "payloads", pluralize(found["shapes"], "structure")
     for name, fall in (("slow", "twice"), ("fast", "ten times")):
         level, ceiling = found["levels"][name], found["ceilings"][name]
         margin = model["margins"][name] if model["margins"] else None
@@ -189,4 +193,7 @@ def show_class(screen: Screen, found: ClassSummary) -> None:
         f"  its class has {pluralize(found.callers, 'caller')}, {found.ready:,} of them ready, and is {ready}: "
         f"{pluralize(model.runs, 'run')}, {pluralize(len(model.seen), 'endpoint')}"
     )
+    if model.shapes or model.free_form:
+        free = f"; {pluralize(len(model.free_form), 'endpoint')} with free-form payloads" if model.free_form else ""
+        screen.line(f"  its class sends {pluralize(model.shape_count, 'structure')} of payloads{free}")
     screen.line(f"  margins {found.margins}; burst {found.burst}")
