@@ -52,7 +52,7 @@ def event_time(nanoseconds: int) -> int:
 
 
 class RequestTags:
-    """What is learned of one request, as numbers: the tag of its declared endpoint; `run`, the tag of the key of its
+    """The numbers that are learned of one request: the tag of its declared `endpoint`; `run`, the tag of the key of its
     run, or NO_RUN; `shape`, the tag of the structure of its payload, 0 if the payload is unknown or missing; and
     `letter`, the steps of the declared order of calls that the request matches, one bit each."""
 

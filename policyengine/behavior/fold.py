@@ -50,9 +50,8 @@ CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
 GAINS_PER_DAY: Final = 8
 MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run has several
 SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
-LEAST_SCORED: Final = 3  # requests until a run has a score to its caller
 SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
-EXCESS_STEP: Final = 107
+EXCESS_STEP: Final = 256
 FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
 MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
 MAX_SCORE_COUNT: Final = 255
@@ -455,14 +454,14 @@ def read_deviation(
     row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings, request: int
 ) -> int:
     """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values. They
-    are the shares of runs with at least the same score: to the class, and to their own callers. `request` is the
+    are the shares of runs with at least the same score: the largest surprise to the class, and the largest excess of
+    the surprises to the caller over those to the class in any part of the run. `request` is the
     surprise of the request to the class."""
     context, scored, worst, excess, surprise = 0, 1, 0, 0, request
     if not begins_run(row, at, tags.run, settings):
         context, scored, worst, excess = row.context, row.scored + 1, row.worst, row.excess
         surprise = max(surprise, row.surprise)
-    if scored >= LEAST_SCORED:
-        worst = max(worst, (excess + own_surprise(row, context, symbol_of(tags.endpoint)) - request) // scored)
+    worst = max(worst, excess + own_surprise(row, context, symbol_of(tags.endpoint)) - request)
     length = 0 if scored <= SHORT_RUN else 1
     by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
     place = SCORE_LENGTHS * maturity(row) + length
@@ -503,9 +502,9 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
     row.scored += 1
     if reading.surprise > row.surprise:
         row.surprise = reading.surprise
-    row.excess += own_surprise(row, row.context, symbol) - reading.surprise
-    if row.scored >= LEAST_SCORED:
-        row.worst = max(row.worst, row.excess // row.scored)
+    row.excess = max(row.excess + own_surprise(row, row.context, symbol) - reading.surprise, 0)
+    if row.excess > row.worst:
+        row.worst = min(row.excess, MAX_SHORT)
     if row.scored == SHORT_RUN:
         add_score(row, 0)
     if reading.deviation >= FLAGGED:

@@ -68,10 +68,11 @@ class BehaviorRow:
 
     `grams` and `gram_counts` are the table of sequences of endpoints (`behavior/grams.py`): each sequence has a 16-bit
     tag; empty if no sequence was learned. `gram_total` is the number of learned requests, halved together with the
-    counts. `context` has the symbols of the three previous requests of the run, the latest in the lowest 16 bits.
+    counts. `context` has the symbols of the previous requests of the run, the latest in the lowest 16 bits.
 
-    The scored part of the latest run has `scored` requests; `surprise` is its largest surprise to the class, and
-    `excess` the sum of the surprises to the caller less those to the class; `worst` is the largest mean of this sum.
+    The scored part of the latest run has `scored` requests; `surprise` is its largest surprise to the class. `excess`
+    is the sum of the surprises to the caller less those to the class, which begins again at 0 where it is negative, and
+    `worst` is its largest value.
     `is_flagged` is whether the run was unusual, so that little of it is learned. `scores` counts the scores of earlier
     runs in buckets: those to the class for each class of lengths, then those to the caller.
 

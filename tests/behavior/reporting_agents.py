@@ -26,6 +26,7 @@ rate "r" per agent.id on /** {
   raise x3 at most 180/1m when behavior.trust > 0.6
   clamp 2/1m for 10m when behavior.burst or behavior.novelty > 0.3
 }
+guard "odd" on GET /data/** { warn when behavior.deviation > 0.95 }
 guard "failing" on POST /report { deny when behavior.error_rate > 0.3 }
 """
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)

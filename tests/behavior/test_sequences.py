@@ -1,379 +1,379 @@
-"""Declared orders of calls: which requests follow them, what a denied request changes, and where a run ends."""
-
-from __future__ import annotations
+"""Sequences of endpoints: how surprising they are, how their scores are ranked, and what an abuser can do about it."""
 
 import random
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from array import array
+from math import log2
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from policyengine import Engine
-from policyengine.audit import DecisionLog
-from policyengine.audit.reader import read_records
-from policyengine.audit.replay import replay_decision
-from policyengine.behavior.events import ALLOWED, DENIED, HELD, Caller, RequestTags
-from policyengine.behavior.fold import ProfileSettings, apply_decision, read_behavior
-from policyengine.behavior.fold_log import fold_log
-from policyengine.behavior.model import NO_CLASS
-from policyengine.behavior.plain_event_reader import PlainEventReader
-from policyengine.behavior.plain_events import PlainEvent
-from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.events import ALLOWED, DENIED, BehaviorEvent, RequestTags, Tagger
+from policyengine.behavior.fold import (
+    MAX_SCORED,
+    ProfileSettings,
+    advance,
+    apply_decision,
+    read_behavior,
+)
+from policyengine.behavior.grams import (
+    FULL_COUNT,
+    MAX_GRAM_TAGS,
+    ONE,
+    SURPRISE_UNIT,
+    GramCounts,
+    GramSums,
+    add_gram,
+    class_surprise,
+    context_length,
+    count_gram,
+    extend_context,
+    gram_tag,
+    halve_grams,
+    learn_grams,
+    own_surprise,
+    surprise_of,
+    symbol_of,
+    unpack_grams,
+)
+from policyengine.behavior.row import GRAM_ENTRIES, GRAM_SETS, GRAM_WAYS, BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState
-from policyengine.kernel.sequence_automaton import LEFT, SequenceAutomaton
-from policyengine.runtime.decision import Outcome
-from policyengine.stores.base import StoreError
-from tests.audit.log_lines import problems
-from tests.behavior.reporting_agents import FakeClock, packed
+from tests.behavior.callers import DAY, GROUP, HOUR, KEY, START, caller
 
-HEAD = """language 1
-package orders
-issuer idp { url "https://idp.example"  scopes none }
-agent "report-*" {
-  issued by idp
-  acts alone
-  may POST /auth, GET /data/**, POST /report, TOOL files/*
-}
-"""
-PROFILE = """profile "reporting" for agent "report-*" {
-  expect POST /auth -> (GET /data/** | TOOL files/read) repeated -> POST /report
-  run by task.id within 5m
-}
-"""
-DENY = 'guard "order" { deny when not behavior.sequence }\n'
-WARN = 'guard "order" { warn when not behavior.sequence }\n'
-AUTH, DATA, REPORT, READ = "POST /auth", "GET /data/7", "POST /report", "TOOL files/read"
-CALLER = Caller("idp", "report-1")
+SETTINGS = ProfileSettings()
 
 
-def question(call: str, task: str | None = "t", agent: str = "report-1") -> dict[str, Any]:
-    word, _, rest = call.partition(" ")
-    server, _, name = rest.partition("/")
-    endpoint = (
-        {"tool": {"server": server, "name": name}} if word == "TOOL" else {"request": {"method": word, "path": rest}}
-    )
-    run = {} if task is None else {"task": {"id": task}}
-    return {**endpoint, "agent": {"id": agent, "issuer": "idp"}, **run}
+# ── Surprises ─────────────────────────────────────────────────────────────────────────────────
 
 
-class OrderedCaller:
-    """The requests of one caller to one engine."""
-
-    def __init__(self, text: str, clock: FakeClock, **options: Any) -> None:
-        self.clock, self.engine = clock, Engine.from_text(text, clock=clock, **options)
-
-    def asks(self, *calls: str, task: str | None = "t", pause: timedelta = timedelta(seconds=1)) -> list[bool]:
-        """Return whether each call is allowed."""
-        return [self.ask(call, task, pause).allowed for call in calls]
-
-    def ask(self, call: str, task: str | None = "t", pause: timedelta = timedelta(seconds=1)) -> Any:
-        self.clock.now += pause
-        return self.engine.decide(question(call, task))
+@given(st.integers(1, ONE))
+def test_a_surprise_is_the_negative_logarithm_of_the_probability(probability):
+    assert surprise_of(probability) == pytest.approx(-SURPRISE_UNIT * log2(probability / ONE), abs=2.5)
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+@given(st.integers(1, ONE - 1))
+def test_a_smaller_probability_is_never_less_surprising(probability):
+    assert surprise_of(probability) >= surprise_of(probability + 1)
 
 
-@pytest.fixture
-def caller(clock: FakeClock) -> OrderedCaller:
-    return OrderedCaller(HEAD + PROFILE + DENY, clock)
+def test_tags_of_grams_fill_their_range_evenly():
+    chance = random.Random(1)
+    tags = {gram_tag(2, chance.getrandbits(32), chance.getrandbits(16)) for _ in range(MAX_GRAM_TAGS)}
+    assert max(tags) < MAX_GRAM_TAGS
+    assert len(tags) == pytest.approx(MAX_GRAM_TAGS * (1 - 1 / 2.71828), rel=0.02)
 
 
-# ── Which requests follow the order ───────────────────────────────────────────────────────────
+def test_a_context_has_the_latest_symbols_and_the_start_of_the_run():
+    context = extend_context(extend_context(extend_context(0, 7), 8), 9)
+    assert context == 8 << 16 | 9
+    assert [context_length(each) for each in (0, 7, context)] == [1, 2, 2]
+
+
+def learn(row, *endpoints, runs=1):
+    for _ in range(runs):
+        context = 0
+        for endpoint in endpoints:
+            learn_grams(row, context, symbol_of(endpoint))
+            context = extend_context(context, symbol_of(endpoint))
+
+
+def test_a_usual_order_surprises_less_than_another_order_of_the_same_endpoints():
+    row = BehaviorRow(START)
+    learn(row, 1, 2, 3, runs=50)
+    after = extend_context(extend_context(0, 1), 2)
+    assert own_surprise(row, after, 3) < SURPRISE_UNIT // 4
+    assert own_surprise(row, after, 1) > 6 * SURPRISE_UNIT
+    assert own_surprise(row, 0, 3) > 5 * SURPRISE_UNIT  # never at the start
+    assert own_surprise(row, after, 99) > own_surprise(row, after, 1)
+
+
+def test_a_caller_without_sequences_finds_each_endpoint_equally_surprising():
+    row = BehaviorRow(START)
+    assert own_surprise(row, 0, 5) == own_surprise(row, 77, 1_234) == 6 * SURPRISE_UNIT
+
+
+# ── The table ─────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.integers(0, MAX_GRAM_TAGS - 1), max_size=2_000), st.integers(1, 300))
+def test_the_table_counts_at_most_what_was_added_and_never_grows(tags, times):
+    row = BehaviorRow(START)
+    row.grams, row.gram_counts = array("H", bytes(2 * GRAM_ENTRIES)), bytearray(GRAM_ENTRIES)
+    for tag in tags[: 2_000 // times]:
+        for _ in range(times):
+            add_gram(row, tag)
+    for tag in set(tags):
+        assert count_gram(row, tag) <= times * tags.count(tag)
+    assert len(row.grams) == len(row.gram_counts) == GRAM_ENTRIES
+    assert unpack_row(pack_row(row)).gram_counts == row.gram_counts
+
+
+def test_a_frequent_gram_stays_when_rare_ones_come():
+    row = BehaviorRow(START)
+    row.grams, row.gram_counts = array("H", bytes(2 * GRAM_ENTRIES)), bytearray(GRAM_ENTRIES)
+    for _ in range(200):
+        add_gram(row, 5)
+    for number in range(1, 3 * GRAM_WAYS):
+        add_gram(row, 5 + number * GRAM_SETS)
+    assert count_gram(row, 5) == 200
+
+
+def test_all_counts_are_halved_before_one_is_full():
+    row = BehaviorRow(START)
+    learn(row, 1, 2, runs=FULL_COUNT + 10)
+    assert max(row.gram_counts) <= FULL_COUNT
+    assert row.gram_total < 2 * FULL_COUNT + 20
+    before = bytes(row.gram_counts)
+    halve_grams(row)
+    assert list(row.gram_counts) == [count >> 1 for count in before]
+
+
+# ── The class ─────────────────────────────────────────────────────────────────────────────────
+
+
+def sums(*rows):
+    found = GramSums()
+    for number, row in enumerate(rows, 1):
+        found.add(row, number, 1)
+    return found.shared_counts(MAX_GRAM_TAGS)
+
+
+def row_of(*endpoints, runs=50):
+    row = BehaviorRow(START)
+    learn(row, *endpoints, runs=runs)
+    return row
+
+
+def test_a_gram_counts_for_the_class_only_if_two_callers_have_it():
+    alone = sums(row_of(1, 2, 3), row_of(1, 2, 4))
+    both = sums(row_of(1, 2, 3), row_of(1, 2, 4), row_of(1, 2, 4))
+    after = extend_context(extend_context(0, 1), 2)
+    assert class_surprise(alone, after, 4) == class_surprise(alone, after, 3) > 6 * SURPRISE_UNIT
+    assert class_surprise(both, after, 4) < SURPRISE_UNIT
+    assert class_surprise(both, after, 3) > 6 * SURPRISE_UNIT
+
+
+def test_a_caller_with_many_requests_counts_for_as_much_as_others():
+    busy, usual = row_of(1, 5, runs=120), row_of(1, 6, runs=120)
+    found = sums(busy, row_of(1, 5, runs=120), usual, row_of(1, 6, runs=120))
+    assert class_surprise(found, 1, 5) == class_surprise(found, 1, 6)
+
+
+def test_only_the_most_frequent_grams_are_kept():
+    found = GramSums()
+    for number in (1, 2):
+        found.add(row_of(*range(1, 60), runs=1), number, 1)
+        found.add(row_of(1, 2, 3, runs=50), number, 1)
+    assert set(found.shared_counts(3).counts) <= set(found.shared_counts(9).counts)
+    assert len(found.shared_counts(3).counts) == 3
+
+
+@given(st.dictionaries(st.integers(0, MAX_GRAM_TAGS - 1), st.integers(1, 2**40 - 1)), st.integers(0, 2**63))
+def test_packed_counts_come_back(counts, total):
+    found = GramCounts(counts, total)
+    assert unpack_grams(found.pack()) == found
+    assert GramCounts(dict(reversed(counts.items())), total).pack() == found.pack()
 
 
 @pytest.mark.parametrize(
-    ("calls", "allowed"),
+    "raw",
     [
-        ([AUTH, DATA, DATA, READ, REPORT], [True] * 5),
-        ([DATA], [False]),
-        ([AUTH, REPORT], [True, False]),
-        ([AUTH, "TOOL files/write"], [True, False]),
-        ([AUTH, DATA, AUTH], [True, True, False]),
-        ([AUTH, READ, REPORT, DATA], [True, True, True, False]),
+        b"", b"1234567", array("Q", [1, 7 << 40 | 1, 7 << 40 | 2]).tobytes(),
+        array("Q", [1, MAX_GRAM_TAGS << 40 | 1]).tobytes(),
     ],
-)
-def test_a_request_follows_the_order_or_not(caller: OrderedCaller, calls: list[str], allowed: list[bool]) -> None:
-    assert caller.asks(*calls) == allowed
+)  # fmt: skip
+def test_damaged_counts_are_refused(raw):
+    with pytest.raises(ValueError, match=r"damaged|multiple"):
+        unpack_grams(raw)
 
 
-def test_the_order_holds_before_anything_else_is_known_about_the_caller(caller: OrderedCaller) -> None:
-    (found,) = caller.engine.explain(question(DATA)).decision.reasons
-    assert found.rule == "order"
-    assert not caller.ask(DATA).allowed
+# ── Deviation ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_denied_request_does_not_count(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, REPORT, DATA, REPORT) == [True, False, True, True]
+class Workers:
+    """Callers of one class, each with its own workflows."""
+
+    def __init__(self, count=12, seed=3, settings=SETTINGS):
+        self.random, self.settings = random.Random(seed), settings
+        self.flows = [[self.flow() for _ in range(3)] for _ in range(count)]
+        self.state = BehaviorState(Tagger(KEY))
+        self.day = 0
+        self.run_number = 0
+
+    def flow(self):
+        return [f"GET /{self.random.randrange(12)}" for _ in range(self.random.randrange(4, 9))]
+
+    def run_of(self, number):
+        """Return a run of a caller: one of its workflows, with some steps repeated or left out."""
+        steps = []
+        for step in self.random.choice(self.flows[number]):
+            steps += [step] * self.random.choices((0, 1, 2), (3, 87, 10))[0]
+        return steps or ["GET /0"]
+
+    def send(self, number, steps, at, *, outcome=ALLOWED, clamped=False, pause=1_000, run=None):
+        """Fold a run, and return the deviations."""
+        self.run_number += 1
+        found = []
+        for place, step in enumerate(steps):
+            event = BehaviorEvent(
+                at + pause * place, caller(number), GROUP, step, run or self.run_number, outcome, clamped
+            )
+            found.append(self.state.fold(event, lambda _: self.settings).deviation)
+        return found
+
+    def work(self, days, runs=8):
+        """Let all callers work, and return the highest deviation of each run."""
+        highest = []
+        for day in range(self.day, self.day + days):
+            for turn in range(runs):
+                for number in range(len(self.flows)):
+                    at = START + day * DAY + (8 + turn) * HOUR + number * 60_000
+                    highest.append(max(self.send(number, self.run_of(number), at)))
+        self.day += days
+        return highest
+
+    @property
+    def now(self):
+        return START + self.day * DAY + 8 * HOUR
+
+    def try_run(self, number, steps, *, pause=1_000):
+        """Return the deviations of a run that is not learned."""
+        row = self.state.row_at(caller(number), self.now, self.settings).copy()
+        model, found = self.state.model.class_of((caller(number).issuer, GROUP)), []
+        for place, step in enumerate(steps):
+            at = self.now + place * pause
+            advance(row, at, self.settings)
+            tags = RequestTags(self.state.tagger.tag(step), 999_999)
+            facts = read_behavior(row, model, tags, at, self.settings)
+            apply_decision(row, facts, tags, at, ALLOWED, False, self.settings)
+            found.append(facts.deviation)
+        return found
 
 
-@pytest.mark.parametrize("rule", ["deny when request.size > 5", "confirm by user when request.size > 5"])
-def test_a_request_that_another_rule_holds_up_does_not_count(clock: FakeClock, rule: str) -> None:
-    caller = OrderedCaller(HEAD + PROFILE + DENY + f'guard "size" on POST /auth {{ {rule} }}\n', clock)
-    large = question(AUTH)
-    large["request"]["size"] = 9
-    assert not caller.engine.decide(large).allowed
-    assert caller.asks(DATA, AUTH, DATA) == [False, False, False]  # the size of these is unknown
-    small = question(AUTH)
-    small["request"]["size"] = 1
-    assert caller.engine.decide(small).allowed
-    assert caller.asks(DATA) == [True]
-
-
-def test_a_throttled_request_does_not_count(clock: FakeClock) -> None:
-    caller = OrderedCaller(HEAD + PROFILE + DENY + 'rate "r" per agent.id on POST /auth { 1/1h }\n', clock)
-    assert caller.asks(AUTH) == [True]
-    throttled = caller.ask(AUTH, task="u")
-    assert throttled.outcome is Outcome.THROTTLE
-    assert caller.asks(DATA, task="u") == [False]  # the run `u` has not begun
-
-
-def test_a_run_that_has_left_the_order_stays_outside_until_it_ends(clock: FakeClock) -> None:
-    caller = OrderedCaller(HEAD + PROFILE + WARN, clock)
-
-    def warned(*calls: str, task: str = "t") -> list[bool]:
-        return [any(one.kind == "warn" for one in caller.ask(call, task).obligations) for call in calls]
-
-    assert warned(AUTH, REPORT, AUTH, DATA) == [False, True, True, True]
-    assert warned(AUTH, DATA, task="u") == [False, False]
-
-
-# ── Runs ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_another_key_begins_another_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, DATA) == [True, True]
-    assert caller.asks(DATA, task="u") == [False]
-    assert caller.asks(AUTH, DATA, task="u") == [True, True]
-    assert caller.asks(DATA, task="t") == [False]  # only the latest run is known
-
-
-def test_a_pause_ends_a_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, DATA) == [True, True]
-    assert caller.asks(DATA, pause=timedelta(minutes=5)) == [True]
-    assert caller.asks(DATA, pause=timedelta(minutes=5, milliseconds=1)) == [False]
-    assert caller.asks(AUTH) == [True]
-
-
-def test_a_denied_request_does_not_prolong_a_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH) == [True]
-    assert caller.asks(REPORT, pause=timedelta(minutes=4)) == [False]
-    assert caller.asks(DATA, pause=timedelta(minutes=2)) == [False]
-
-
-def test_requests_without_a_key_are_one_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, DATA, task=None) == [True, True]
-    assert caller.asks(DATA, task="t") == [False]
-
-
-def test_callers_do_not_share_a_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH) == [True]
-    assert not caller.engine.decide(question(DATA, agent="report-2")).allowed
-    assert caller.asks(DATA) == [True]
-
-
-def test_a_new_version_of_a_caller_begins_anew(clock: FakeClock) -> None:
-    text = HEAD + PROFILE.replace("run by", "version by attestation.model_hash\n  run by") + DENY
-    engine = Engine.from_text(text, clock=clock)
-
-    def allows(call: str, version: str) -> bool:
-        return engine.decide({**question(call), "attestation": {"model_hash": version}}).allowed
-
-    assert [allows(AUTH, "a"), allows(DATA, "a"), allows(DATA, "b"), allows(DATA, "a")] == [True, True, False, True]
-
-
-# ── Other callers, other policies ─────────────────────────────────────────────────────────────
-
-
-def test_an_agent_without_an_order_follows_it(clock: FakeClock) -> None:
-    caller = OrderedCaller(HEAD + PROFILE.replace("report-*", "report-2") + DENY, clock)
-    assert caller.asks(REPORT, DATA) == [True, True]
-
-
-def test_a_user_without_an_agent_follows_it(clock: FakeClock) -> None:
-    engine = Engine.from_text(HEAD + PROFILE + DENY + "anyone { may GET /data/** }\n", clock=clock)
-    assert engine.decide({"request": {"method": "GET", "path": "/data/7"}}).allowed
-
-
-def test_a_changed_order_begins_anew(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, DATA) == [True, True]
-    text = (HEAD + PROFILE + DENY).replace("TOOL files/read", "TOOL files/*")
-    caller.engine = caller.engine.successor(Engine.from_text(text).kernel)
-    assert caller.asks(DATA, AUTH, DATA) == [False, True, True]
-
-
-def test_a_policy_with_the_same_order_continues_a_run(caller: OrderedCaller) -> None:
-    assert caller.asks(AUTH, DATA) == [True, True]
-    text = HEAD + 'profile "other" for agent "x" { learn 14d }\n' + PROFILE + DENY
-    caller.engine = caller.engine.successor(Engine.from_text(text).kernel)
-    assert caller.asks(DATA) == [True]
-
-
-def test_a_planned_change_does_not_lift_the_order(caller: OrderedCaller) -> None:
-    state = caller.engine.behavior.state
-    state.releases = {"profile reporting": int(caller.clock.now.timestamp() * 1_000) + 60_000}
-    assert caller.asks(DATA, AUTH, DATA) == [False, True, True]
-
-
-def test_an_unreadable_row_makes_the_order_unknown(caller: OrderedCaller, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> Any:
-        raise StoreError("down")
-
-    monkeypatch.setattr(caller.engine.behavior, "read", fail)
-    decision = caller.ask(AUTH)
-    assert not decision.allowed
-    assert [one.fact for one in decision.unknown] == ["behavior.sequence"]
-
-
-def test_an_evaluation_includes_the_request_and_changes_nothing(caller: OrderedCaller) -> None:
-    for _ in range(3):
-        assert caller.engine.evaluate(question(AUTH)).allowed
-        assert not caller.engine.evaluate(question(DATA)).allowed
-    assert caller.asks(AUTH) == [True]
-    assert caller.engine.evaluate(question(DATA)).allowed
-
-
-# ── Explanations ──────────────────────────────────────────────────────────────────────────────
-
-
-def note_of(engine: Engine, call: str, agent: str = "report-1") -> str:
-    (line,) = (
-        line for line in engine.explain(question(call, agent=agent)).render().splitlines()
-        if "behavior.sequence =" in line
-    )  # fmt: skip
-    return line.strip()
-
-
-def test_an_explanation_states_where_a_run_leaves_the_order(caller: OrderedCaller) -> None:
-    engine, false = caller.engine, "✓ behavior.sequence = false — "
-    assert note_of(engine, DATA) == f"{false}at the start, the order expects POST /auth, not GET /data/7"
-    assert note_of(engine, AUTH) == "✓ behavior.sequence = true"
-    caller.asks(AUTH)
-    expected = "the order expects GET /data/** or TOOL files/read, not POST /report"
-    assert note_of(engine, REPORT) == f"{false}after POST /auth, {expected}"
-    caller.asks(READ, DATA)
-    expected = "the order expects GET /data/** or TOOL files/read or POST /report, not POST /auth"
-    assert note_of(engine, AUTH) == f"{false}after GET /data/** or TOOL files/read, {expected}"
-    caller.asks(REPORT)
-    assert note_of(engine, READ) == f"{false}after POST /report, the order expects no further call, not TOOL files/read"
-
-
-def test_an_explanation_states_that_an_earlier_call_left_the_order(clock: FakeClock) -> None:
-    caller = OrderedCaller(HEAD + PROFILE + WARN, clock)
-    caller.asks(AUTH, REPORT)
-    line = note_of(caller.engine, DATA)
-    assert line == "✓ behavior.sequence = false — an earlier call of the run left the order"
-
-
-# ── The log ───────────────────────────────────────────────────────────────────────────────────
-
-
-def random_calls(count: int) -> list[str]:
-    chosen = random.Random(7)
-    return [chosen.choice([AUTH, DATA, DATA, REPORT, READ, "GET /elsewhere"]) for _ in range(count)]
+@pytest.fixture(scope="module")
+def learned():
+    workers = Workers()
+    workers.work(21)
+    return workers
 
 
 @pytest.fixture
-def logged(tmp_path: Path, clock: FakeClock) -> Iterator[OrderedCaller]:
-    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
-    caller = OrderedCaller(HEAD + PROFILE + WARN, clock, log=log)
-    for number, call in enumerate(random_calls(300)):
-        caller.ask(call, task=f"{number // 6}")
-    yield caller
-    log.close()
-
-
-def test_folding_the_log_gives_the_same_rows_and_the_same_facts(logged: OrderedCaller) -> None:
-    tracker, folded = logged.engine.behavior, list[Any]()
-    again = BehaviorState(tracker.state.tagger)
-    fold_log(logged.engine.log.path, again, logged.engine.decider.behavior.settings_of, folded.append)
-    assert packed(again) == packed(tracker.state)
-    assert len(folded) == 300
-    assert all(one.is_same for one in folded)
-    assert {one.logged.facts["sequence"] for one in folded} == {True, False}
-    assert {one.logged.letter for one in folded} == {0, 1, 2, 4, 8}
-
-
-def test_every_decision_is_replayed_from_its_record(logged: OrderedCaller) -> None:
-    records = list(read_records(logged.engine.log.path))
-    assert len(records) == 300
-    assert all(replay_decision(record, logged.engine.kernel).same for record in records)
-    assert [problem for line in logged.engine.log.path.read_text().splitlines() for problem in problems(line)] == []
-
-
-def test_a_line_without_an_order_does_not_contain_the_fact(tmp_path: Path, clock: FakeClock) -> None:
-    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
-    caller = OrderedCaller(HEAD + 'guard "burst" { deny when behavior.burst }\n', clock, log=log)
-    caller.ask(AUTH)
-    log.close()
-    assert '"sequence"' not in log.path.read_text()
-    (record,) = read_records(log.path)
-    assert record.behavior.facts["sequence"] is True
-
-
-# ── The fold ──────────────────────────────────────────────────────────────────────────────────
-
-
-CHAIN = SequenceAutomaton(
-    7, ({1: 1}, {1: 1, 2: 2}, {}), frozenset({2}), ("a", "b"), ((), (0,), (1,)), ((0,), (0, 1), ())
-)
-ORDERED = ProfileSettings(automaton=CHAIN)
-
-
-def apply(
-    row: BehaviorRow, letters: Sequence[int], outcome: int = ALLOWED, settings: ProfileSettings = ORDERED
-) -> list[bool]:
-    """Apply decisions about requests with these letters, and return whether each follows the order."""
-    found = []
-    for letter in letters:
-        tags = RequestTags(5, 9, 0, letter)
-        reading = read_behavior(row, NO_CLASS, tags, 1_000, settings)
-        apply_decision(row, reading, tags, 1_000, outcome, False, settings)
-        found.append(reading.sequence)
+def workers(learned):
+    """The learned callers; each test has its own rows."""
+    found = Workers()
+    found.flows, found.day = learned.flows, learned.day
+    found.state.model, found.state.learned_day = learned.state.model, learned.state.learned_day
+    found.state.rows = {each: type(known)(known.group, known.row.copy()) for each, known in learned.state.rows.items()}
+    found.random.seed(7)
     return found
 
 
-def test_a_row_holds_the_state_and_the_digest_of_the_automaton() -> None:
-    row = BehaviorRow(1_000)
-    assert apply(row, [1, 1, 2]) == [True, True, True]
-    assert (row.step_state, row.step_machine) == (2, 7)
-    assert apply(row, [1, 1]) == [False, False]
-    assert (row.step_state, row.step_machine) == (LEFT, 7)
-    assert pack_row(unpack_row(pack_row(row))) == pack_row(row)
+@pytest.mark.parametrize(("threshold", "declared"), [(950, 0.05), (990, 0.01)])
+def test_a_threshold_is_the_rate_of_false_alarms(workers, threshold, declared):
+    highest = workers.work(8)
+    assert len(highest) == 8 * 8 * 12
+    assert sum(each > threshold for each in highest) / len(highest) <= 1.5 * declared
 
 
-@pytest.mark.parametrize("outcome", [DENIED, HELD])
-def test_a_request_that_is_not_allowed_does_not_change_the_state(outcome: int) -> None:
-    row = BehaviorRow(1_000)
-    apply(row, [1])
-    assert apply(row, [2, 1, 0], outcome) == [True, True, False]
-    assert (row.step_state, row.step_machine) == (1, 7)
+def test_a_stolen_key_that_works_as_another_caller_is_seen(workers):
+    found = [
+        max(workers.try_run(number, workers.run_of((number + shift) % 12)))
+        for number in range(12)
+        for shift in (3, 5, 7)
+    ]
+    assert sum(each > 990 for each in found) / len(found) >= 0.9
 
 
-def test_a_row_of_a_policy_without_an_order_forgets_the_state() -> None:
-    row = BehaviorRow(1_000)
-    apply(row, [1])
-    apply(row, [0], settings=ProfileSettings())
-    assert (row.step_state, row.step_machine) == (0, 0)
-    assert apply(row, [1]) == [True]
+def test_the_usual_endpoints_in_another_order_are_seen(workers):
+    found = []
+    for number in range(12):
+        steps = [step for flow in workers.flows[number] for step in flow][:10]
+        found.append(max(workers.try_run(number, steps[::-1])))
+    assert sum(each > 950 for each in found) >= 9
 
 
-def test_settings_of_a_planned_change_keep_the_automaton() -> None:
-    assert ORDERED.release().automaton is CHAIN
-    assert ORDERED.release().release(False).automaton is CHAIN
+def test_deviation_rises_within_the_run_and_ends_with_it(workers):
+    odd = workers.try_run(0, [*workers.run_of(5), *workers.run_of(7)])
+    assert odd[:8] == sorted(odd[:8])  # then it is ranked among longer runs
+    usual = workers.flows[0][0]
+    at = workers.now
+    workers.send(0, workers.run_of(5) * 2, at)
+    assert max(workers.send(0, usual, at + 60_000)) < 990
 
 
-def test_a_plain_event_has_the_letter_of_its_request(caller: OrderedCaller) -> None:
-    reader = PlainEventReader(caller.engine.decider.behavior, caller.engine.behavior.state.tagger)
+def test_attack_21_a_change_that_no_version_attests_deviates(workers):
+    """The agent was replaced by another program: all of its runs are those of another workflow."""
+    changed = [max(workers.try_run(2, workers.run_of(9))) for _ in range(10)]
+    assert sum(each > 990 for each in changed) >= 8
 
-    def letter(endpoint: str, agent: str = "report-1") -> int:
-        return reader.read(PlainEvent(0, agent, "idp", "", "", endpoint, 0, "")).letter
 
-    assert [letter(call) for call in (AUTH, DATA, "GET /data/**", READ, REPORT, "GET /x", "no request")] == [
-        1, 2, 2, 4, 8, 0, 0,
-    ]  # fmt: skip
-    assert letter(AUTH, "other") == 0
+def test_attack_25_short_runs_are_ranked_among_short_runs(workers):
+    """A thief pauses after each third request, so that each run is short."""
+    foreign = [step for _ in range(4) for step in workers.run_of(9)]
+    found = [max(workers.try_run(2, foreign[place : place + 3])) for place in range(0, len(foreign) - 2, 3)]
+    assert sum(each > 990 for each in found) >= len(found) // 3
+
+
+def test_attack_26_a_run_without_an_end_is_scored_in_parts(workers):
+    steps = [step for _ in range(60) for step in workers.flows[4][0]]
+    before = sum(workers.state.rows[caller(4)].row.scores)
+    workers.send(4, steps, workers.now, run=5)
+    row = workers.state.rows[caller(4)].row
+    assert row.scored <= MAX_SCORED
+    assert sum(row.scores) - before >= 2 * (len(steps) // MAX_SCORED)
+    foreign = workers.try_run(4, [*steps, *workers.run_of(9)])
+    assert foreign[-1] > 950
+
+
+def test_attack_9_who_poisons_the_class_alone_does_not_hide(workers):
+    """One caller repeats the sequence that it will use with a stolen key, before it steals the key."""
+    planned = ["GET /3", "GET /9", "GET /1", "GET /11", "GET /6", "GET /2"]
+    assert max(workers.try_run(1, planned)) > 950
+    for day in range(5):
+        for turn in range(50):
+            workers.send(0, planned, START + (workers.day + day) * DAY + 8 * HOUR + turn * 600_000)
+        workers.day += 1
+        workers.work(1)
+        workers.day -= 1
+    assert max(workers.try_run(1, planned)) > 950
+
+
+def test_a_new_caller_and_a_planned_change_have_no_deviation(workers):
+    assert set(workers.send(77, ["GET /9"] * 5, workers.now)) == {0}
+    released = SETTINGS.release()
+    found = Workers(settings=released)
+    found.state, found.flows, found.day = workers.state, workers.flows, workers.day
+    assert set(found.try_run(2, workers.run_of(9))) == {0}
+
+
+def test_a_request_that_was_not_allowed_changes_no_sequence(workers):
+    row = workers.state.row_at(caller(3), workers.now, SETTINGS)
+    before = row.context, bytes(row.gram_counts), row.scored, row.surprise, bytes(row.scores)
+    workers.send(3, ["GET /9", "GET /8"], workers.now, outcome=DENIED)
+    assert (row.context, bytes(row.gram_counts), row.scored, row.surprise, bytes(row.scores)) == before
+
+
+def test_a_clamped_request_is_scored_and_not_learned(workers):
+    row = workers.state.row_at(caller(3), workers.now, SETTINGS)
+    before = bytes(row.gram_counts)
+    workers.send(3, workers.flows[3][0], workers.now, clamped=True)
+    assert bytes(row.gram_counts) == before
+    assert row.scored > 0
+
+
+def test_of_flagged_runs_a_quarter_is_learned(workers):
+    row = workers.state.row_at(caller(2), workers.now, SETTINGS)
+    learned = 0
+    for number in range(40):
+        workers.send(2, ["GET /99", "GET /98"], workers.now + number * 600_000)  # the first request is flagged
+        total = row.gram_total
+        workers.send(2, ["GET /97"], workers.now + number * 600_000 + 3_000, run=workers.run_number)
+        learned += row.gram_total > total
+    assert 5 <= learned <= 15
+
+
+def test_nothing_is_learned_of_sequences_unless_a_rule_reads_the_deviation():
+    found = Workers(count=3, settings=ProfileSettings(sequences=False))
+    found.work(3)
+    assert all(not known.row.grams and not any(known.row.scores) for known in found.state.rows.values())
+    assert found.state.model.class_of((caller(0).issuer, GROUP)).grams.total == 0
