@@ -77,8 +77,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E408",
         "a grant that no credential allows",
-        "Credentials of agents carry scopes. An endpoint that is in no scope is reachable only if every issuer of the "
-        "block declares `scopes none`, or through an `anyone` block.",
+        "Credentials of agents carry scopes, so a `may` of an agent block must name a scope, unless an issuer of the "
+        "block declares `scopes none`: then a `may` that names an endpoint applies to the credentials of that issuer.",
         _agent("may read, GET /b"),
         _agent("may read, GET /b", _OPEN.replace("{ url", "{ scopes none   url")),
     ),
