@@ -121,9 +121,9 @@ DOORS = [
         [
             (
                 "E408",
-                "no credential can carry `GET /b`: it is in no scope",
+                "no credential can carry `GET /b`: it names no scope",
                 "GET /b",
-                "add it to a scope, or write `scopes none` in the issuer if its credentials carry none",
+                "grant a scope that contains it, or write `scopes none` in the issuer if its credentials carry none",
             )
         ],
     ),

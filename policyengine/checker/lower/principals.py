@@ -220,15 +220,15 @@ def check_scopeless(
     issuers: Mapping[str, k.Issuer],
     draft: LoweringContext,
 ) -> None:
-    """Report grants outside all scopes, unless an issuer of the block uses no scopes, because credentials can carry
+    """Report grants that name no scope, unless an issuer of the block uses no scopes, because credentials can carry
     only scopes.
     """
     names = [name for requirement in found if isinstance(requirement, k.IssuedBy) for name in requirement.issuers]
     if not names or any(name not in issuers or issuers[name].scopes_none for name in names):
         return
     for opening in (opening for one in opened for opening in one.openings if not opening.carriers):
-        message = f"no credential can carry `{rule_text(opening.span)}`: it is in no scope"
-        hint = "add it to a scope, or write `scopes none` in the issuer if its credentials carry none"
+        message = f"no credential can carry `{rule_text(opening.span)}`: it names no scope"
+        hint = "grant a scope that contains it, or write `scopes none` in the issuer if its credentials carry none"
         draft.report("E408", message, opening.span, hint)
 
 

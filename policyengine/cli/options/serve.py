@@ -239,7 +239,7 @@ LogCheckpointUrls: TypeAlias = Annotated[
     typer.Option(
         "--log-checkpoint-url",
         metavar="URL",
-        help="URL to which each checkpoint of the log is posted; may be repeated.",
+        help="URL to which checkpoints of the log are sent by POST; may be repeated.",
         show_default=False,
     ),
 ]

@@ -22,8 +22,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E141",
         "an escape for an invisible character",
-        "An id with such a character looks like another id wherever it is shown. Tests may use these escapes in "
-        "sample values, but ids may not contain them.",
+        "An ID with such a character looks like another ID wherever it is shown. Tests may use these escapes in "
+        "sample values, but IDs may not contain them.",
         'guard "a" { deny when user.id == "al\\u200bice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
@@ -38,7 +38,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E143",
         "a string that is not in NFC",
-        "Unicode encodes some letters in two ways that look the same. Write ids and strings in the composed form "
+        "Unicode encodes some letters in two ways that look the same. Write IDs and strings in the composed form "
         "(NFC).",
         'guard "a" { deny when user.id == "rene\u0301" }\n' + _DOOR,
         'guard "a" { deny when user.id == "ren\u00e9" }\n' + _DOOR,

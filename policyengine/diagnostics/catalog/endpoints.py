@@ -164,7 +164,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E321",
         "one name for different segments",
-        "Two patterns that match the same endpoint use one capture name for different segments, or for ids of "
+        "Two patterns that match the same endpoint use one capture name for different segments, or for IDs of "
         "different entities, so the value of the capture would be unknown.",
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",

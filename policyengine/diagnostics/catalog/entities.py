@@ -16,7 +16,7 @@ CODES = (
     DiagnosticDoc(
         "E181",
         "a malformed entity file",
-        "The file contains text that is not valid JSON, CSV or UTF-8, a row without a type or id, or an unknown "
+        "The file contains text that is not valid JSON, CSV or UTF-8, a row without a type or ID, or an unknown "
         "member. The message names the line, or the JSON member. No row of such a file is used.",
         "",
         "",

@@ -77,8 +77,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E408",
         "a grant that no credential allows",
-        "Credentials of agents carry scopes. An endpoint that is in no scope is reachable only if every issuer of the "
-        "block declares `scopes none`, or through an `anyone` block.",
+        "Credentials of agents carry scopes, so a `may` of an agent block must name a scope, unless an issuer of the "
+        "block declares `scopes none`: then a `may` that names an endpoint applies to the credentials of that issuer.",
         _agent("may read, GET /b"),
         _agent("may read, GET /b", _OPEN.replace("{ url", "{ scopes none   url")),
     ),
@@ -100,7 +100,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E412",
         "an attribute that a credential cannot give",
-        "`claims` maps claims of a credential to declared attributes of the user or the agent. The id of the user or "
+        "`claims` maps claims of a credential to declared attributes of the user or the agent. The ID of the user or "
         "agent never comes from a claim.",
         _USER + 'issuer acme { url "https://x"   claims { org -> user.tenat } }\nanyone { may GET /health }\n',
         _USER
@@ -143,7 +143,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E417",
         "an empty name or string",
-        "An empty value has no meaning here. An empty id is treated as absent, so no user or agent can have it.",
+        "An empty value has no meaning here. An empty ID is treated as absent, so no user or agent can have it.",
         f'{_OPEN}agent "" {{ issued by acme   acts alone   may read }}\n',
         _agent("may read"),
     ),

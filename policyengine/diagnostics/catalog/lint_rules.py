@@ -165,7 +165,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W463",
         "a user grant that accepts a token of any issuer",
-        "For a request without an agent the user block alone grants access, and a token of any declared issuer is "
+        "For a request without an agent, the user block alone grants access, and a token of any declared issuer is "
         "enough, whichever user it names: a partner's token that says `alice` is treated as your `alice`. `users like` "
         "restricts the users that an issuer may name; its statements about other users are ignored. `user where "
         "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
@@ -191,7 +191,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "an agent that acts for users without grants",
         "An agent that acts for a user needs a grant to that user, too. None of the users that this agent acts for has "
         "a grant for the agent's endpoints: either no user block grants these endpoints, or user blocks grant them "
-        "only to other users. So every request of this agent is denied.",
+        "only to other users. So the grants of this agent never apply.",
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "bob"') + _BOB,
         name="no-user-served",
@@ -211,7 +211,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W552",
         "a denial without a message",
-        "Without a message the caller sees the text of the rule. A sentence that says what is wrong and what to do "
+        "Without a message, the caller sees the text of the rule. A sentence that says what is wrong and what to do "
         "saves callers from asking the author of the policy.",
         'guard "small" { deny when request.size > 1000 }\n' + _DOOR,
         'guard "small" { deny when request.size > 1000 message "send at most 1000 bytes" }\n' + _DOOR,

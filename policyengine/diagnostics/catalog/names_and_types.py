@@ -38,7 +38,7 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E204",
         "an unknown function",
-        "Conditions may call only built-in functions, and declared entities with an id, such as `invoice(args.id)`.",
+        "Conditions may call only built-in functions, and declared entities, with an ID: `invoice(args.id)`.",
         'lowercase(user.tenant) == "acme"',
         'lower(user.tenant) == "acme"',
     ),
@@ -167,7 +167,8 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "E241",
         "a fact that does not exist here",
         "Facts declared with `facts on PLACE` exist only at that place. A rule that uses such a fact must apply to "
-        "that place or to a part of it. A condition about the caller cannot read facts of a request.",
+        "that place or to a part of it. A condition about the caller applies at every place, so it cannot use such a "
+        "fact.",
         "facts on POST /refunds { body.amount: number }\nuser any { may POST /refunds  may GET /refunds }\n"
         'guard "example" on /refunds { require body.amount < 5 }\n',
         "facts on POST /refunds { body.amount: number }\nuser any { may POST /refunds  may GET /refunds }\n"

@@ -86,8 +86,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E229",
         "`else`, `is present` or `is absent` without a fact",
-        "Only a fact, an attribute or a member of a record can be absent. `else` binds tighter than every operator; "
-        "use parentheses to apply it to a larger expression.",
+        "Only a fact, an attribute or a member of a record can be absent. `else` binds tighter than every operator, so "
+        "it applies only to the fact before it.",
         "5 is absent",
         "credential.scopes is absent",
     ),
@@ -109,7 +109,7 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E231",
         "the wrong number of arguments",
-        "Each function takes a fixed number of arguments. An entity takes only an id: `invoice(args.id)`.",
+        "Each function takes a fixed number of arguments. An entity takes only an ID: `invoice(args.id)`.",
         "starts_with(user.tenant) == true",
         'starts_with(user.tenant, "a")',
     ),
@@ -178,8 +178,8 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E240",
-        "an id or string that nothing can equal",
-        "Ids must be non-empty and in Unicode NFC, the composed form. Strings may have at most 65,536 characters.",
+        "an ID or string that nothing can equal",
+        "IDs must be non-empty and in Unicode NFC, the composed form. Strings may have at most 65,536 characters.",
         'guard "example" { require user == user "" }\n',
         'guard "example" { require user == user "alice" }\n',
     ),

@@ -16,7 +16,6 @@ import typer
 from policyengine.cli.atomic_write import is_special, refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error, log_error
 from policyengine.cli.log_input import check_log
-from policyengine.cli.options.audit import LogArgument
 from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
@@ -79,7 +78,9 @@ class LogExport:
 
 
 def export(
-    log: LogArgument,
+    log: Annotated[
+        Path, typer.Argument(help="The decision log: a file that `serve --log` or `audit pack` wrote.", metavar="LOG")
+    ],
     format: Annotated[ExportFormat, typer.Option("--format", "-f", help="The format of the file.")],
     output: Annotated[
         Path,
