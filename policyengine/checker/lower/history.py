@@ -219,7 +219,11 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
     if window is None or not isinstance(window.value, timedelta):
         return None
     if not timedelta(0) < window.value <= MAX_HISTORY_WINDOW:
-        message = "an empty window matches nothing" if not window.value else "history is not kept for that long"
+        message = (
+            "an empty window matches nothing"
+            if not window.value
+            else f"history is kept for at most {MAX_HISTORY_WINDOW.days:,} days"
+        )
         context.report("E238", message, within.span, "write how far back: `within 1h`")
         return None
     return window.value

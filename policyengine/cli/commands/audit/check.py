@@ -104,7 +104,8 @@ def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witness
 
     signers, cosigners = signed.log_keys(keys), signed.witnesses(keys)
     if len(cosigners) < witnesses:
-        raise ProofError(f"{len(cosigners)} trusted witnesses cosigned the checkpoint, fewer than {witnesses}")
+        counted = f"{len(cosigners)} trusted witness{'' if len(cosigners) == 1 else 'es'}"
+        raise ProofError(f"{counted} cosigned the checkpoint, fewer than {witnesses}")
     return {
         "origin": signed.checkpoint.origin,
         "size": signed.size,
