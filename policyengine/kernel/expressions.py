@@ -277,7 +277,7 @@ def children(expression: Expr) -> Iterator[Expr]:
     request."""
     if isinstance(expression, PastFact):
         return
-    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy checks the hashes of instances
         value = getattr(expression, name)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, EventPattern):

@@ -229,7 +229,7 @@ def expressions(part: object) -> Iterable[k.Expr]:
     elif isinstance(part, EXPRESSIONS):
         yield part
     elif is_dataclass(part):
-        for name in fields_with_expressions(type(part)):  # type: ignore[arg-type]  # mypy asks instances for a hash
+        for name in fields_with_expressions(type(part)):  # type: ignore[arg-type]  # mypy checks the hashes of instances
             yield from expressions(getattr(part, name))
 
 
