@@ -81,8 +81,8 @@ def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
 
 
 def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapping[int, str]) -> dict[str, Any]:
-    """Return the pace, the levels, the endpoints and the number of structures of a row, and what its caller needs to be
-    ready, as JSON.
+    """Return the pace, the levels and the endpoints of a row, the number of structures of payloads, and what its caller
+    needs to be ready, as JSON.
     """
     from policyengine.behavior.fold import set_limits
 
