@@ -63,8 +63,9 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Secti
 
 
 class BurstCell(NamedTuple):
-    """One kind of traffic with one declared rate. `seen` are the requests at twenty times the pace until a burst, of
-    each caller, sorted."""
+    """One kind of traffic with one declared rate. `seen` holds, for each caller, the number of requests at twenty times
+    the pace until a burst, sorted.
+    """
 
     kind: str
     declared: int
@@ -75,7 +76,7 @@ class BurstCell(NamedTuple):
 
     @property
     def times(self) -> float:
-        """Return the observed rate, as a multiple of the declared one."""
+        """The observed rate, as a multiple of the declared one."""
         return self.alarms * self.declared / self.days
 
 
@@ -100,7 +101,9 @@ def burst_cell(kind: str, made: list[list[list[int]]], declared: int, days: int)
 
 
 def spike(row: BehaviorRow, model: ClassModel, day: int, settings: ProfileSettings) -> int:
-    """Return after how many requests, at twenty times the pace of the caller's busiest hour, there is a burst."""
+    """Return the number of requests, at twenty times the pace of the caller's busiest hour, until there is a burst;
+    GIVE_UP if there is none.
+    """
     hour = max(range(len(row.paces)), key=row.paces.__getitem__)
     step = 16 * HOUR // (SPIKE * max(row.paces[hour], 16))
     at, tags = BEGAN + day * DAY + hour * HOUR + HOUR // 4, RequestTags(next(iter(row.seen)), 1)
@@ -127,7 +130,7 @@ class Novelty(NamedTuple):
 
 
 def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str) -> Novelty:
-    """Let peers and one more user work, and then see what is new in its next runs. `users` makes one more user."""
+    """Return the novelty of the next runs of users, after runs of theirs and of their peers. `users` makes a user."""
     settings = ProfileSettings(ready_runs=OWN_RUNS - 1, ready_days=1)
     flagged = alone = foreign = runs = 0
     for number in range(CLASSES):
@@ -256,7 +259,8 @@ def cost(principals: int) -> Cost:
 
 def memory_of(principals: int) -> tuple[int | None, float]:
     """Return the bytes of memory that a principal takes, with two weeks of history and eight endpoints, and the seconds
-    in which a model of all is learned."""
+    in which a model of all is learned. The bytes are None if they cannot be measured.
+    """
     gc.collect()
     before, random, settings = rss_mb(), Random(2), ProfileSettings()
     state, tags = BehaviorState(Tagger(b"memory"), learns=False), [random.randrange(2**32) for _ in range(40)]

@@ -37,7 +37,7 @@ NOT_READY: Final = Pace(20, 60)
 
 
 class LeakyRate:
-    """A bucket that drains at the pace in force, and that may be as full as the burst of it."""
+    """A bucket that drains at the pace in force, and that holds at most its burst."""
 
     def __init__(self) -> None:
         self.level, self.at = 0.0, 0
@@ -201,7 +201,7 @@ def with_static(name: str, victim: Victim, pace: Pace) -> Admitted:
 
 
 def with_adaptive(name: str, victim: Victim, world: World) -> Admitted:
-    """Play the abuse against the adaptive rate, in a copy of what is known of the victim."""
+    """Return what the adaptive rate admits of the abuse, on a copy of the victim's learned state."""
     state = BehaviorState(world.state.tagger, model=world.state.model, learns=False)
     known = world.state.rows[victim.caller]
     state.rows[victim.caller] = CallerRow(known.group, known.row.copy())
@@ -232,7 +232,9 @@ def mean_share(shares: dict[str, float]) -> float:
 
 
 def limits(callers: int, days: int, victims: int) -> LimitsResult:
-    """Compare the best static rate that harms nobody with the best adaptive one that hardly harms anybody."""
+    """Compare the best static rate that throttles no benign request with the best adaptive one that throttles at most
+    MAX_HARM of them.
+    """
     traffic = {(kind, number): caller_days(kind, number, days, 7) for kind in KINDS for number in range(callers)}
     chosen = [Victim.of(kind, number, traffic[kind, number]) for kind in KINDS for number in range(victims)]
     paces = [Pace(rate, harmless_burst(traffic.values(), rate)) for rate in RATES]
@@ -264,7 +266,9 @@ def harmless_burst(callers: Iterable[Sequence[list[int]]], rate: float) -> int:
 
 
 def play(world: World, traffic: Mapping[tuple[str, int], Sequence[list[int]]], days: int) -> tuple[int, int, int, int]:
-    """Let all callers work; return their requests and those that are throttled, of all days and of the later ones."""
+    """Run the traffic of all callers; return the numbers of requests and of throttled requests, of all days and of the
+    later ones.
+    """
     counts, harms = [0, 0], [0, 0]
     for day in range(days):
         for (kind, number), moments in traffic.items():

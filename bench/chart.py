@@ -50,7 +50,9 @@ class Scale:
 
 
 def svg(data: Sequence[Data], machine: dict[str, object]) -> str:
-    """Return the chart of the data of `decide`; an engine has no point at a size where it was not timed."""
+    """Return the chart of the data of `decide`; an engine has no point at a size where it was not timed. Raises
+    ValueError for fewer than two sizes.
+    """
     lines = _points_by_engine(data)
     titles = TITLES | BUILD_TITLES if COMPILED in lines else TITLES
     values = [one["p50_us"] for points in lines.values() for one in points]

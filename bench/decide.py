@@ -118,7 +118,9 @@ def targets(found: Sequence[Data]) -> tuple[Target, ...]:
 
 
 def nearest_peer_ratio(found: Sequence[Data]) -> float | None:
-    """Return the ratio of the fastest native peer's p50 to ours; both are multiples of their process's floor."""
+    """Return the ratio of the fastest native peer's p50 to ours; both are multiples of their process's floor. Return
+    None if no native peer was timed.
+    """
     timed = [one for one in found if "ratio" in one]
     ours = {one["size"]: one["ratio"] for one in timed if one["engine"] == OURS.name}
     native = {entry.name for entry in PEERS if entry.native}

@@ -20,7 +20,7 @@ user any { may POST /v1/** }
 """
 PAY, REVIEW = "/v1/invoices/{id}/pay", "/v1/invoices/{id}/review"
 SAME = "past.params.id == params.id"
-# What is asked at `pay`, of so many reviews; each has an invoice of its own, but where `one` says otherwise.
+# The conditions on `pay`, which read the recorded reviews; each review has its own invoice, unless `one` is set.
 CONDITIONS = {
     "correlated: after (… where past.params.id == params.id and past.status < 400)":
         f"require after (POST {REVIEW} where {SAME} and past.status < 400) within 1h",

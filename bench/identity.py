@@ -114,7 +114,7 @@ def measure_own_token(say: Say) -> dict[str, Any]:
 
 
 def measure_known_token(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str) -> dict[str, Any]:
-    """Measure a token that was verified before; `headers` are the other credentials of the request."""
+    """Measure a token that was verified before; `beside` are the other credentials of the request."""
     say(f"identity: {what} again and again")
     credentials = {"authorization": f"Bearer {raw}", **beside}
     plain = Engine.from_text(POLICY)

@@ -1,4 +1,4 @@
-"""`kinds`: one decision by kind of question, beside the floor in the same run and beside the peers that can say it.
+"""`kinds`: one decision by kind of question, beside the floor in the same run and beside the peers that can express it.
 
 The floor answers the ordinary requests of the workload meanwhile: it knows no chain, no approval and no third value.
 """
@@ -49,7 +49,7 @@ def _measure_peer(entry: PeerEntry) -> Data:
 
 
 def measure(size: int, only: Sequence[str] = (), seconds: float = SECONDS) -> Data:
-    """Time the kinds by turns with the floor; runs in the child process."""
+    """Time the kinds by turns with the floor; runs in the child process. Raises ValueError for a wrong outcome."""
     work = workload(size, requests=REQUESTS)
     engine, floor = load_engine(work), FloorPeer(work)
     named = kinds(work)
@@ -68,7 +68,7 @@ def measure(size: int, only: Sequence[str] = (), seconds: float = SECONDS) -> Da
 
 
 def measure_peer(name: str, size: int, seconds: float = SECONDS) -> Data:
-    """Time a peer with the kinds that it can say, if it agrees on the outcomes; runs in the child process."""
+    """Time a peer with the kinds that it can express, if it agrees on the outcomes; runs in the child process."""
     work = workload(size, requests=REQUESTS)
     peer: KindPeer = next(entry for entry in KIND_PEERS if entry.name == name).loader()(work)
     floor = FloorPeer(work)

@@ -77,7 +77,7 @@ class Report:
 
 
 def show(section: Section, machine: dict[str, Any], console: Console) -> None:
-    """Return the table, the targets and the notes as text."""
+    """Print the table, the machine, the targets and the notes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(section.columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place == 0)

@@ -35,7 +35,7 @@ SCENARIOS: dict[str, tuple[str, str, int]] = {
 
 
 def simulate_once(text: str, workflow: str, callers: int) -> int:
-    """Play a hundred requests per virtual second, and return their number."""
+    """Generate and decide a hundred requests per virtual second, and return their number."""
     clock = VirtualClock(START)
     engine = Engine.from_text(text, clock=clock)
     plan = TrafficPlan(START, EVENTS * SECOND // 100, 100, callers)

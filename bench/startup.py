@@ -76,7 +76,7 @@ def memory_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
 
 
 def measure_load(engine: str, size: int) -> Data:
-    """Return seconds to load and seconds of the first decision; runs in the child process."""
+    """Return the milliseconds of loading and of the first decision; runs in the child process."""
     build, ask = builder(engine, size)
     gc.collect()
     start = perf_counter()
@@ -129,7 +129,7 @@ def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
 
 
 def _bundle(size: int, folder: str) -> Path:
-    """Return a bundle that another process wrote, so that this process holds nothing of the text."""
+    """Return a bundle that another process wrote, so that this one holds nothing of the text. Raises RuntimeError."""
     file = Path(folder, f"{size}.policybundle")
     answer = in_child("bench.startup:compile_to_file", SECONDS * 2, {"size": size, "file": str(file)})
     if "error" in answer:

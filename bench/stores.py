@@ -41,7 +41,7 @@ Row = tuple[str, str, Callable[[], int]]  # store, case, and a round that return
 
 @contextmanager
 def start_redis(program: str, folder: Path) -> Iterator[int]:
-    """Start a Redis without persistence; returns its port."""
+    """Start a Redis without persistence, yield its port, and stop it at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
@@ -126,7 +126,7 @@ def engine_rows(where: str, url: str) -> Iterator[Row]:
 
 
 def credential_rows(where: str, marks: CredentialMarks) -> Iterator[Row]:
-    """Return what the store adds to a proof that must be new, and to a credential that was verified before."""
+    """Yield the calls that the store adds to a proof that must be new, and to a credential that was verified before."""
     names, now = [f"agent:acme/{number}" for number in range(NAMES)], int(time())
     marks.revoke(("agent:acme/other",), now + 600, now)
     new = count()

@@ -54,7 +54,7 @@ def busy_machine() -> Iterator[None]:
 
 @contextmanager
 def start_cluster(folder: Path) -> Iterator[int]:
-    """Start three servers that share all slots; returns the port of one."""
+    """Start three servers that share all slots, yield the port of one, and stop them at the end."""
     import redis
 
     with ExitStack() as stack:
@@ -104,7 +104,7 @@ def start_member(folder: Path) -> Iterator[int]:
 
 
 def measure_denials(url: str) -> tuple[int, float]:
-    """Return the share of denied decisions and the decisions per second."""
+    """Return the number of denied decisions and the decisions per second."""
     made = Engine.from_text(POLICY, store=open_store(url))
 
     def ask(number: int) -> str:

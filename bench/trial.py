@@ -49,7 +49,8 @@ def trial(
 
 
 def verification_problem(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], cap: float) -> str | None:
-    """Return why the engine is not timed: a verdict differs, or verifying would exceed the cap.
+    """Return why the engine is not timed: a verdict differs, or verifying would exceed the cap. Return None if it can
+    be timed.
 
     The first answer is not part of the estimate, because many engines initialize during it.
     """
@@ -68,7 +69,9 @@ def verification_problem(peer: Peer, questions: Sequence[Any], expected: Sequenc
 
 
 def _affordable_questions(ask: Callable[[Any], Any], questions: Sequence[Any]) -> int:
-    """Return the number of questions that three rounds of two loops can ask in the given seconds."""
+    """Return the number of questions that three rounds of two loops can ask in SECONDS; at least MIN_TIMED_QUESTIONS,
+    but not more than there are.
+    """
     some = questions[:50]
     start = perf_counter()
     for question in some:

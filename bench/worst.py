@@ -109,7 +109,7 @@ def measure_case(case: WorstCase, say: Say) -> dict[str, Any]:
 
 
 def ask_server(port: int, question: bytes) -> tuple[float | None, str]:
-    """Return the duration and the gate of the decision, or None after a timeout."""
+    """Return the duration in seconds (None after a timeout), and the gate of the decision, or `allow` without one."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     began = perf_counter()
     try:

@@ -203,7 +203,7 @@ async def measure_stop(
 
 
 async def wait_for_answers(clients: Sequence[SteadyClient], answers: int) -> None:
-    """Wait until each client has `count` answers or has lost one."""
+    """Wait until each client has that many answers or has lost one."""
     while any(one.answers < answers and one.lost is None for one in clients):
         await asyncio.sleep(0.01)
 

@@ -53,7 +53,7 @@ class HttpClient:
         return parse_answer(data)
 
     def load(self, lanes: Sequence[Sequence[bytes]], is_right: Callable[[bytes], bool], seconds: float) -> LoadCount:
-        """Send each lane's requests in turn, and wait for pending answers at the end."""
+        """Send each lane's requests in turn, and wait for pending answers at the end. Raises TimeoutError."""
         requests = {one.fileno(): cycle(lane) for one, lane in zip(self.sockets, lanes, strict=True)}
         sockets = {one.fileno(): one for one in self.sockets}
         partly = dict.fromkeys(sockets, b"")

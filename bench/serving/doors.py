@@ -241,7 +241,9 @@ def frame_row(one: Data) -> Data:
 
 
 def ratio(found: Sequence[Data], door: str, floor: str, connections: int) -> float | None:
-    """Return requests per second as a multiple of a floor's: the median of the rounds' multiples."""
+    """Return requests per second as a multiple of a floor's: the median of the rounds' multiples. Return None if either
+    was not measured.
+    """
     rounds = {
         one["server"]: one["rps_rounds"]
         for one in found

@@ -175,7 +175,9 @@ def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
 def relative_rate(
     found: Sequence[Data], other: str, engine: str = "policyengine", connections: int = max(CONNECTIONS)
 ) -> float | None:
-    """Return requests per second as a multiple of another server's: the median of the rounds' multiples."""
+    """Return requests per second as a multiple of another server's: the median of the rounds' multiples. Return None if
+    either was not measured.
+    """
     rounds: dict[str, list[float]] = {
         one["engine"]: one["rps_rounds"] for one in found if one.get("connections") == connections
     }

@@ -71,7 +71,9 @@ class Assistant:
         return str(answer.raise_for_status().json()["access_token"])
 
     def authorization_code(self, http: httpx.Client, person: str, challenge: str) -> str:
-        """Log in and consent on the provider's pages as the user does; returns the authorization code."""
+        """Log in and consent on the provider's pages as the user does, and return the authorization code. Raises
+        SystemExit if a page is unexpected.
+        """
         asked = {
             "client_id": "assistant", "response_type": "code", "redirect_uri": BACK, "resource": "urn:calendar",
             "scope": "openid calendar:read calendar:write", "code_challenge": challenge,
@@ -106,7 +108,9 @@ def form_fields(html: str, person: str) -> dict[str, str]:
 
 @contextmanager
 def running(*command: str | Path) -> Iterator[str]:
-    """Run a server inside the block; yields its first line of output, which is its address."""
+    """Run a server inside the block, and yield its first line of output, which is its address. Raises SystemExit if it
+    exits early.
+    """
     with subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         first = server.stdout.readline()

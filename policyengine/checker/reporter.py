@@ -26,7 +26,9 @@ class Reporter:
     __call__ = report
 
     def nearest(self, word: str, candidates: Callable[[], Iterable[str]]) -> str | None:
-        """Suggest a similar name. After many findings the search stops, because it is slow and no longer helps."""
+        """Suggest a similar name. After many findings the search stops, because it is slow and no longer helps. Return
+        None without a similar name.
+        """
         return suggest(word, candidates()) if len(self.found) < MAX_FINDINGS_WITH_SUGGESTION else None
 
     @property

@@ -55,7 +55,7 @@ def version_line() -> str:
 
 
 def _open_closed_streams() -> None:
-    """Replace standard streams that the shell closed (`>&-`) and Python therefore sets to None."""
+    """Replace standard streams that the shell closed (`>&-`), which Python sets to None, with streams in memory."""
     sys.stdin = sys.stdin or TextIOWrapper(BytesIO())
     sys.stdout = sys.stdout or StringIO()
     sys.stderr = sys.stderr or StringIO()

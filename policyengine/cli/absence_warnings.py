@@ -27,7 +27,9 @@ UNSENT_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class HiddenAbsences:
-    """The conditions that are unknown at open adapters, each with these adapters, in source order."""
+    """The conditions that depend on whether a fact is absent, each with the adapters that cannot report this, in source
+    order.
+    """
 
     found: tuple[tuple[Absence, tuple[GatewayAdapter, ...]], ...]
 
@@ -35,8 +37,8 @@ class HiddenAbsences:
     def of(
         cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
     ) -> HiddenAbsences:
-        """Return the conditions of `kernel` that are unknown at one of `adapters`. `proves` means that this server
-        verifies credentials, so that gateways need not report facts about the caller.
+        """Return the conditions of `kernel` that depend on an absence which one of `adapters` cannot report. `proves`
+        means that this server verifies credentials, so that gateways need not report facts about the caller.
         """
         there = tuple(adapters)
         asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
@@ -56,7 +58,7 @@ class HiddenAbsences:
         )
 
     def lines(self) -> Iterator[str]:
-        """Yield the first conditions, grouped by the adapters at which they are unknown."""
+        """Yield a line for each of the first conditions, grouped by adapters, then the number of the others."""
         last: tuple[GatewayAdapter, ...] = ()
         shown = sorted(self.found[:MAX_LISTED_CONDITIONS], key=lambda one: one[1])
         for absence, adapters in shown:
@@ -103,7 +105,7 @@ class UnsentFacts:
         )
 
     def lines(self) -> Iterator[str]:
-        """Yield the first facts, grouped by the adapters that never receive them."""
+        """Yield a line for each of the first facts, grouped by adapters, then the number of the other facts."""
         last: tuple[GatewayAdapter, ...] = ()
         for use, adapters in sorted(self.uses[:MAX_LISTED_CONDITIONS], key=lambda one: one[1]):
             if adapters != last:

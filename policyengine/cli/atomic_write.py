@@ -1,4 +1,4 @@
-"""Writes files atomically, so that no reader sees part of a file, and never over a decision log."""
+"""Writes files atomically, so that no reader sees part of a file, and protects decision logs from being replaced."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def write_file(file: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file, whole or not at all; replace an existing file, which keeps its mode. A device or a pipe is written
-    to. Raises CommandError.
+    """Write a file atomically. A new file gets `mode`; a replaced file keeps its mode. A device or a pipe is written
+    directly. Raises CommandError.
     """
     target = file.resolve()
     try:

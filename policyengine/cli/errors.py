@@ -84,7 +84,7 @@ def file_error(path: object, error: OSError) -> CommandError:
 
 
 def log_error(log: object, error: OSError) -> CommandError:
-    """Return a CommandError for a decision log that cannot be read; a packed log says why, and how to correct it."""
+    """Return a CommandError for a decision log that cannot be read; a PackedLogError has its own message and hint."""
     from policyengine.audit.packed_log import PackedLogError
 
     if isinstance(error, PackedLogError):

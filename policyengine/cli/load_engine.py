@@ -75,7 +75,9 @@ def load_engine(
 
 
 def entity_sources(paths: Sequence[Path], entities: Sequence[str] | EntitySources | None) -> EntitySources | None:
-    """Return the sources that `--entities` names. `policyengine.toml` maps the tables of databases to entities."""
+    """Return the sources that `--entities` names. `policyengine.toml` maps the tables of databases to entities. Return
+    None if it names none.
+    """
     from policyengine.entities.sources import EntitySources, is_url
 
     if isinstance(entities, EntitySources):
@@ -137,7 +139,7 @@ def _find_bundle(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path 
 
 
 def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: EntitySources) -> None:
-    """Warn about values that a policy cannot read, because they are unknown to its rules."""
+    """Warn about values that a policy cannot read: rules treat them as unknown."""
     from policyengine.checker.entity_rows import check_rows
 
     told = list(directory.notes)
@@ -162,7 +164,7 @@ def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
 
 @contextmanager
 def report_request_errors(question: RequestDocument) -> Iterator[None]:
-    """Report an invalid request with its file, line and member."""
+    """Convert a RequestError to a CommandError with the file, line and member."""
     from policyengine.runtime.structure_checks import RequestError
 
     try:

@@ -11,7 +11,9 @@ MAX_LINES = 100  # maximum lines of each file to read
 
 
 def check_log(log: Path) -> None:
-    """Check that a file of the log is empty or has a line of a log among its first lines. Raises CommandError."""
+    """Check that the log has no lines, or that a line of a log is among the first lines of one of its files. Raises
+    CommandError.
+    """
     from policyengine.audit.files import log_files, read_lines
     from policyengine.audit.line_fields import LogRecordError, parse_line
     from policyengine.audit.reader import is_log_line

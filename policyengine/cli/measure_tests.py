@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """The measurements of a test run. `least` is the required coverage in percent, if coverage is measured."""
+    """The measurements of a test run. `least` is the required coverage in percent, and `judged` whether `--fail-under`
+    set it; `limit` is the maximum number of faults.
+    """
 
     coverage: bool = False
     html: Path | None = None

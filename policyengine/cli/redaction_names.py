@@ -1,4 +1,4 @@
-"""Checks names in `--redact` that no rule reads although a rule reads a similar name."""
+"""Finds names in `--redact` that no rule reads, although a rule reads a fact with a similar name."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def read_tokens(path: Path | None) -> tuple[str, ...] | None:
 
 
 def check_public_url(url: str | None) -> str | None:
-    """Check the public URL and return it without a trailing slash. Raises CommandError."""
+    """Check the public URL and return it without a trailing slash. Raises CommandError. None stays None."""
     if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
         return url and url.rstrip("/")
     hint = "write it without a query, such as https://pdp.example.com"

@@ -65,7 +65,9 @@ class SimulateCommand:
 
     @cached_property
     def start(self) -> int:
-        """The start in microseconds since 1970, by default the time at which tests of policies begin."""
+        """The start in microseconds since 1970, by default the time at which tests of policies begin. Raises
+        CommandError.
+        """
         from policyengine.clock import epoch_microseconds
         from policyengine.simulation.traffic_file import parse_moment
         from policyengine.testcases.scenario import DEFAULT_TIME

@@ -67,7 +67,7 @@ class PolicyTestRun:
         return 0 if report.ok and measured.enough else FAILURES
 
     def results(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
-        """Yield the results of all sets: first those of requests, then those of claims; with `stop`, end at the first
+        """Yield the results of all sets: first those of requests, then those of `forall`; with `stop`, end at the first
         failure.
         """
         from policyengine.testing.report import FAILURE_STATUSES
@@ -106,7 +106,7 @@ class PolicyTestRun:
         from policyengine.testing.properties import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties
 
         with (
-            show_progress("checking the claims", sum(len(several) for _, several in claims)) as counted,
+            show_progress("checking `forall`", sum(len(several) for _, several in claims)) as counted,
             short_log_messages(),
         ):
             for kernel, claim in ((kernel, claim) for kernel, several in claims for claim in several):

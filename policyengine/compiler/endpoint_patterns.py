@@ -54,7 +54,7 @@ class EndpointPatterns:
         return names[word]
 
     def find_action(self, endpoint: ActionEndpoint) -> str | None:
-        """Return the pattern of an action, if the policy declares it."""
+        """Return the pattern of an action, if the policy declares it; otherwise None."""
         return self._actions.get((endpoint.verb, endpoint.type))
 
     def all(self) -> tuple[str, ...]:

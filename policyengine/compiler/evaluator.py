@@ -301,7 +301,7 @@ class Evaluator:
         self, request: Request, entities: Entities, moment: int, stamp: Stamp, behavior: LearnedFacts | None
     ) -> tuple[Decision, Effects] | None:
         """Return a deny if the bindings of the endpoint take too many steps. They are counted first, because the keys
-        of histories may read them.
+        of histories may read them. Return None if they do not.
         """
         rules = self.program.rules_at(request.endpoint)
         if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):

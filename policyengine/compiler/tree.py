@@ -211,7 +211,7 @@ def patterns_in(place: k.Place) -> tuple[k.Pattern, ...]:
 
 
 def numbers_in(place: k.Place, of: PatternNumbers) -> tuple[list[int] | None, list[int]]:
-    """Return the numbers of the patterns in a place, and of those that it excludes."""
+    """Return the numbers of the patterns in a place (None: everywhere), and of those that it excludes."""
     return None if place.patterns is None else list(map(of, place.patterns)), list(map(of, place.excepts))
 
 

@@ -93,7 +93,9 @@ class ConfirmApproval:
 
 
 def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmApproval:
-    """Return the valid approvals: bound to exactly this request, fresh, unspent, and by enough permitted approvers."""
+    """Return the approval of a confirm with the valid approvals of the request: those that are bound to exactly this
+    request, fresh, unspent and by a permitted approver. It is granted if there are enough of them.
+    """
     found = ConfirmApproval(st, effect)
     if not st.request.approvals or found.unseen:
         return found
@@ -120,7 +122,9 @@ def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
 
 
 def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
-    """Return whether the approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    """Return whether the approver is whom the confirm names: the user, a holder of the role, or a member. The user
+    (unless `by user`) and the agents of the chain may not approve.
+    """
     person, hops = EntityRef("user", approval.by), st.hops
     involved: list[Any] = []
     if st.by_agent:

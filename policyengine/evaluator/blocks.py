@@ -54,8 +54,8 @@ class DelegationGrant:
         self.source = source
 
     def test(self, st: State, then: ChainMember) -> int:
-        """Test whether the delegation names the next agent and has not expired, and whether its condition is true.
-        Leave the unknowns of all three tests on the stack.
+        """Return YES if the delegation names the next agent and has not expired, and its condition is true; otherwise
+        NO or MAYBE. Leave the unknowns of all three tests on the stack.
         """
         found = self._names(st, then)
         if self.lifetime is not None:

@@ -32,7 +32,7 @@ NO_AGENT: Final = Unknown.missing("agent.id")
 
 
 def key_of(parts: list[Any]) -> str | Unknown:
-    """Return the key of a history: a faster version of `join_key`."""
+    """Return the key of a history; Unknown if a part is unknown. This is a faster version of `join_key`."""
     texts = []
     for part in parts:
         if type(part) is not str:

@@ -119,8 +119,8 @@ class PrincipalRules:
         return bits
 
     def applying(self, st: State, name: Any) -> list[Block]:
-        """Return the blocks that match the principal by name or group, and those that are tested each time,
-        in order.
+        """Return the blocks that match the principal by name, group or glob, and those that are tested each time, in
+        order; no blocks if the name is unknown.
         """
         if type(name) is Unknown:
             return []

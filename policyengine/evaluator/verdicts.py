@@ -215,7 +215,7 @@ class Verdict:
         return StopReason(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
 
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
-        """Return the first proof that would remove the deny."""
+        """Return the first proof that would remove the deny as a remedy; an empty tuple if none would."""
         assert effect.condition is not None
         st = self.unapproved
         for proof in effect.proofs:

@@ -120,8 +120,8 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
 
 
 def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
-    """Pass the grants of the presenter and, if an agent acts for a user, the grants of the user. Return whether a block
-    accepts the presenter.
+    """Test the grants of the presenter and, if an agent acts for a user, the grants of the user, and set the results in
+    `found`. Return whether a block accepts the presenter.
     """
     program = st.program
     if found.refused is not None:
@@ -188,7 +188,7 @@ def pass_user(st: State, rules: EndpointRules, found: Passage) -> None:
 
 
 def pass_chain(st: State, found: Passage) -> None:
-    """Pass the chain: every hop needs a grant of its own and must delegate to the next."""
+    """Add the faults of the chain to `found`: every hop needs a grant of its own and must delegate to the next."""
     if not st.by_agent:
         if type(st.hops) is Unknown or st.hops:
             why = st.hops if type(st.hops) is Unknown else Unknown.of("chain.hops", "no agent received a delegation")
@@ -270,7 +270,9 @@ def enter_hop(own: State, hop: ChainMember) -> None:
 
 
 def pass_limits(st: State, limits: k.DelegationLimits, recorded: bool, found: Passage) -> None:
-    """Pass a `delegation` block: the depth of the chain, the age of its hops, and cycles."""
+    """Add the limits of a `delegation` block that the chain may exceed to `found`: its depth, the age of its hops,
+    cycles.
+    """
     hops: tuple[ChainMember, ...] = st.hops
     for words, holds in delegation_limits(st, limits, hops):
         value = holds if recorded else Unknown.of("chain.depth", NOT_RECORDED)
@@ -301,7 +303,9 @@ def delegation_limits(
 
 
 def pass_task(st: State, exact: State, rules: EndpointRules, found: Passage) -> None:
-    """Pass the bounds of the task, unless a package that opens the endpoint leaves them to guards."""
+    """Add the bounds of the task that the request may exceed to `found`, unless a package that opens the endpoint has
+    `tasks advisory`, which leaves them to guards.
+    """
     for rule in rules.tasks:
         if rule.outside.test(st) != NO:
             found.task += ((rule, take_doubts(st)),)
@@ -314,7 +318,7 @@ def pass_task(st: State, exact: State, rules: EndpointRules, found: Passage) -> 
 
 
 def pass_guards(st: State, rules: EndpointRules, found: Passage) -> None:
-    """Collect the effects whose condition is true or unknown."""
+    """Add the effects whose condition is true or unknown to `found`."""
     for effect in rules.effects:
         condition = effect.condition
         result = YES if condition is None else condition.test(st)

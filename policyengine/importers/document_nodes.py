@@ -81,7 +81,7 @@ class DocumentNode:
         return found.followed() if found is not None else None
 
     def raw(self, key: str) -> DocumentNode | None:
-        """Return the member without following its reference yet."""
+        """Return the member without following its reference; None if it is missing or this node is not a mapping."""
         if not isinstance(self.value, dict) or self.value.get(key) is None:
             return None
         return self.child(key, self.value[key])

@@ -121,7 +121,7 @@ def describe_status(status: int) -> str:
 
 def environment_proxy(url: str) -> str | None:
     """Return the proxy for a URL from the system or environment settings, because an import runs for the user of the
-    command.
+    command. Return None if there is none.
     """
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme.lower())

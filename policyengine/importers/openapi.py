@@ -170,7 +170,9 @@ class _OpenApiReader:
         return found
 
     def body_v2(self, item: DocumentNode, node: DocumentNode) -> DocumentNode | None:
-        """Return the schema of the body. Parameters of the operation override those of its path."""
+        """Return the schema of the body. Parameters of the operation override those of its path. Return None if no
+        parameter describes it.
+        """
         for level in (node, item):
             parameters = level.get("parameters")
             for parameter in parameters.elements("`parameters`") if parameters else ():
@@ -230,7 +232,7 @@ def _server_path(server: DocumentNode) -> str:
 
 
 def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
-    """Return the schema of the JSON body; other media types have no facts."""
+    """Return the schema of the JSON body; other media types have no facts. Return None if there is none."""
     body = node.get("requestBody")
     content = body.get("content") if body else None
     for media, described in content.members("`content`") if content else ():

@@ -103,7 +103,7 @@ def _singular(text: str) -> str:
 
 
 def segments_overlap(a: PathSegment, b: PathSegment) -> bool:
-    """Return whether some text may match both segments; True in case of doubt."""
+    """Return whether some text may match both segments; True for two captures, which are not compared further."""
     if a.capture and b.capture:
         return True
     if not a.capture and not b.capture:

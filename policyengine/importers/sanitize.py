@@ -30,7 +30,7 @@ RESERVED_NAMES = frozenset(
 
 
 def safe_name(text: str, otherwise: str) -> str:
-    """Return a lower-case name that is not reserved."""
+    """Return a lower-case name that is not reserved; `otherwise` if no character of the text can be part of a name."""
     plain = unicodedata.normalize("NFKD", text[:200]).encode("ascii", "ignore").decode()
     name = INVALID_CHARACTERS.sub("_", WORD_BOUNDARY.sub("_", plain).lower()).strip("_")[:MAX_NAME_LENGTH].strip("_")
     if not name:

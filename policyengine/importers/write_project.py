@@ -258,7 +258,9 @@ def _require_valid(sources: Sequence[Source]) -> None:
 
 
 def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple[Path, ...]:
-    """Write new files only, all of them or none. `memory` replaces the manifest, as the last step."""
+    """Write new files only, all of them or none. `memory` replaces the manifest, as the last step. Raises
+    ApiImportError.
+    """
     targets = [folder / name for name in files]
     there = [path for path in targets if path.exists() or path.is_symlink()]
     if there:

@@ -92,9 +92,9 @@ from policyengine.typesystem import FieldType as FieldType
 
 @dataclass(frozen=True, slots=True)
 class Binder(Node):
-    """A pattern with bindings at the endpoints that it matches: captures, the resource, facts of `with`. `resource` is
-    the entity type and name of the last typed capture; `facts` are paths and the expressions bound to them (including
-    `("resource",)`).
+    """A pattern and the facts that it binds for a request that matches it: captures, the resource, facts of `with`.
+    `resource` is the entity type and name of the last typed capture; `facts` are paths and the expressions bound to
+    them (including `("resource",)`).
     """
 
     pattern: Pattern
@@ -102,7 +102,7 @@ class Binder(Node):
     facts: tuple[tuple[tuple[str, ...], Expr], ...] = ()
 
 
-# ── Doors ─────────────────────────────────────────────────────────────────────────────────────
+# ── Blocks and grants ───────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +322,7 @@ class Guard(Node):
     effects: tuple[Effect, ...]
 
 
-# ── The whole ─────────────────────────────────────────────────────────────────────────────────
+# ── Trust anchors, entities and the kernel ──────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,13 +277,13 @@ def children(expression: Expr) -> Iterator[Expr]:
     request."""
     if isinstance(expression, PastFact):
         return
-    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # mypy checks the hashes of instances
         value = getattr(expression, name)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, EventPattern):
                 yield from (*(part.keys or ()), *(() if part.where is None else (part.where,)))
             elif isinstance(part, Node):
-                yield part  # type: ignore[misc]  # what is inside an expression is one
+                yield part  # type: ignore[misc]  # all nodes in an expression are expressions
 
 
 def walk(expression: Expr) -> Iterator[Expr]:
@@ -306,11 +306,11 @@ def rewrite(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
     def inside(value: object) -> object:
         match value:
             case Node():
-                return rewrite(value, change)  # type: ignore[arg-type]  # what is inside an expression is one
+                return rewrite(value, change)  # type: ignore[arg-type]  # all nodes in an expression are expressions
             case tuple():
                 return tuple(inside(one) for one in value)
             case _:
                 return value
 
     changed = {name: inside(getattr(expression, name)) for name in child_fields(type(expression))}  # type: ignore[arg-type]
-    return replace(expression, **changed)  # type: ignore[arg-type]  # the same members, with other expressions inside
+    return replace(expression, **changed)  # type: ignore[arg-type]  # the same fields, rewritten

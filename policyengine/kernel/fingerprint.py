@@ -65,7 +65,7 @@ def sort_declarations(declared: tuple[Declared, ...], write: CanonicalWriters) -
 
 
 def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) -> str:
-    """Return `sha256:` and 64 hexadecimal digits. `write` may already have the text of some parts."""
+    """Return the revision: `sha256:` and 64 hexadecimal digits. `write` may have cached the text of some parts."""
     hashed = hashlib.sha256()
     # Hashed in pieces, because the whole text is longer than the policy.
     for piece in canonical_pieces(kernel, write or CanonicalWriters()):
@@ -180,4 +180,4 @@ def record_writer(kind: type, write: CanonicalWriters) -> Write:
 def field_names(kind: type) -> tuple[str, ...]:
     if issubclass(kind, Struct):
         return kind.__struct_fields__
-    return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # a dataclass, asked before
+    return tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # a dataclass, if not a Struct

@@ -1,4 +1,4 @@
-"""Finds the learned facts that rules read."""
+"""Finds the learned facts that rules read: facts that compare an agent with its usual behavior."""
 
 from __future__ import annotations
 

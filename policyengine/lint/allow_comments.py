@@ -120,9 +120,11 @@ def check_allowance(comment: Span, verb: str) -> Iterator[Diagnostic]:
 
 def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
     if verb != "allow":
-        return Diagnostic("W170", "this allows nothing", comment, f"write it `{ALLOWANCE_FORM}`")
+        return Diagnostic("W170", "this comment allows nothing", comment, f"write it `{ALLOWANCE_FORM}`")
     if QUOTED.fullmatch(comment.text):
-        return Diagnostic("W170", "this allows nothing", comment, "write `because` before the reason, without quotes")
+        return Diagnostic(
+            "W170", "this comment allows nothing", comment, "write `because` before the reason, without quotes"
+        )
     return Diagnostic(
         "W170", "this comment allows nothing, because it gives no reason", comment, f"write it `{ALLOWANCE_FORM}`"
     )

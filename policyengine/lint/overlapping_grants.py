@@ -36,8 +36,8 @@ def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement)
 
 
 def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """Return the pairs of blocks with different requirements. Most blocks of a large policy have the same requirements,
-    so each list of requirements gets a number, and the numbers are compared.
+    """Return the pairs of blocks that can match the same agent and have different requirements. Most blocks of a large
+    policy have the same requirements, so each list of requirements gets a number, and the numbers are compared.
     """
     numbers: dict[tuple[k.Requirement, ...], int] = {}
     asks = {id(agent): numbers.setdefault(agent.requirements, len(numbers)) for agent in agents}

@@ -25,7 +25,7 @@ class SimulatedTracker(BehaviorTracker):
         self._latest: CallerSnapshot | None = None
 
     def take_latest(self) -> CallerSnapshot | None:
-        """Return the snapshot that the latest decision read, and forget it."""
+        """Return the snapshot that the latest decision read, and forget it. Return None if it read none."""
         found, self._latest = self._latest, None
         return found
 

@@ -88,7 +88,9 @@ class TrafficTrace:
             yield from self._in_order(chain([first], numbered))
 
     def _in_order(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[TrafficEvent]:
-        """Yield the events of all lines in the order of time, including the repeated requests of earlier lines."""
+        """Yield the events of all lines in the order of time, including the repeated requests of earlier lines. Raises
+        TrafficLineError.
+        """
         before: int | None = None
         repeated: list[tuple[int, int, TrafficEvent, Iterator[int]]] = []
         for number, line in lines:

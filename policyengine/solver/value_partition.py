@@ -33,7 +33,8 @@ AbstractValue: TypeAlias = (
 
 def to_abstract_value(value: object, type: Type) -> AbstractValue | None:
     """Return a constant in a form with the language's equality and order. Numbers, times and enum ranks become
-    fractions."""
+    fractions. Return None for a value without such a form.
+    """
     match value:
         case bool() | EntityRef() | IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return value

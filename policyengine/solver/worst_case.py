@@ -79,7 +79,7 @@ def evaluate_steps(steps: Steps, size: int) -> int:
 
 
 def largest_size(steps: Steps, most: int) -> int:
-    """Return the largest n for which the polynomial is at most `most`; -1 if it is larger for every n."""
+    """Return the largest n, up to MAX_ELEMENTS, for which the polynomial is at most `most`; -1 if there is none."""
     low, high = -1, MAX_ELEMENTS
     while low < high:
         middle = (low + high + 1) // 2
@@ -229,7 +229,7 @@ def expressions(part: object) -> Iterable[k.Expr]:
     elif isinstance(part, EXPRESSIONS):
         yield part
     elif is_dataclass(part):
-        for name in fields_with_expressions(type(part)):  # type: ignore[arg-type]  # mypy asks instances for a hash
+        for name in fields_with_expressions(type(part)):  # type: ignore[arg-type]  # mypy checks the hashes of instances
             yield from expressions(getattr(part, name))
 
 

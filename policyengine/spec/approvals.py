@@ -21,7 +21,9 @@ from policyengine.typesystem import EntityRef
 
 
 def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
-    """Return the valid approvals: bound to exactly this request, fresh, unspent, and by enough permitted approvers."""
+    """Trace the approval of a confirm: the valid approvals are bound to exactly this request, fresh, unspent and by a
+    permitted approver. It is granted if there are enough of them.
+    """
     bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
         return w.ApprovalTrace(bound, (), False)
@@ -56,7 +58,9 @@ def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
-    """Return whether the approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    """Return whether the approver is whom the confirm names: the user, a holder of the role, or a member. The user
+    (unless `by user`) and the agents of the chain may not approve.
+    """
     person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
     chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []
     involved = {agent.id for agent in chain}

@@ -66,7 +66,7 @@ def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
 
 
 def request_count(found: Value, expression: k.Expr, least: int) -> Value:
-    """Return a number of requests; a fraction is rounded against the caller."""
+    """Return a number of requests, of which a fraction is rounded against the caller; unknown below `least`."""
     if isinstance(found, Unknown):
         return found
     assert isinstance(found, int | Decimal)
@@ -75,7 +75,7 @@ def request_count(found: Value, expression: k.Expr, least: int) -> Value:
 
 
 def budget_amount(quota: k.BudgetLimit, found: Value) -> Value:
-    """Return the amount that the request adds: unknown if it is negative."""
+    """Return the amount that the request adds to the budget; unknown for a negative amount of a sum."""
     if quota.function == "sum" and isinstance(found, int | Decimal) and found < 0:
         assert quota.fact is not None
         return Unknown.of(_words(quota.fact), "below zero")

@@ -89,7 +89,7 @@ def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
     """Match a text with characters that fold to several characters, like `ß`, so that the prefix and its match may
-    differ in length.
+    differ in length. Return None if it does not match.
     """
     prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):

@@ -335,7 +335,7 @@ def limit_expressions(limit: k.Limit) -> Iterable[k.Expr | None]:
 
 
 def block_applies(block: Block, agent: CountedAgent, reader: RuleReader, count: StepCount, *, looping: bool) -> Value:
-    """Return whether a block matches, and count the steps of its `where`."""
+    """Return whether a block matches (True, False or Unknown), and count the steps of its `where`."""
     if isinstance(block, k.AnyoneBlock):
         return True
     name = agent.id if isinstance(block, k.AgentBlock) else reader.user
@@ -520,7 +520,7 @@ def count_element(
 def family_of_collection(
     node: k.Expr, collection: tuple[Value, ...], reader: RuleReader, count: StepCount
 ) -> Family | None:
-    """Return the family of the elements, and count hashing nested collections."""
+    """Return the family of the elements, or None if they have none in common; count hashing nested collections."""
     key = collection_key(node)
     if key is not None and key in reader.families:
         return reader.families[key]

@@ -89,7 +89,7 @@ def decode_table(data: Mapping[str, Any]) -> ParseTable:
 
 
 def load_saved_table(grammar: str) -> Mapping[str, Any] | None:
-    """Return the saved table if it exists and was generated from this grammar."""
+    """Return the saved table if it exists and was generated from this grammar; otherwise None."""
     if not TABLE.is_file():
         return None
     data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()))

@@ -30,7 +30,7 @@ def generate_table(grammar: str) -> dict[str, Any]:
         grammar, parser="lalr", start="module", maybe_placeholders=False, keep_all_tokens=True, postlex=WholeWords()
     )
     parser, lexers = lark.parser.parser._parse_table, lark.parser.lexer.lexer.lexers
-    assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "table.py skips other blanks before a token"
+    assert lark.get_terminal(SKIPPED).pattern.value == BLANKS, "parse_table.py skips other blanks before a token"
     rules = {rule: number for number, rule in enumerate(lark.rules)}
     start, end = parser.start_states["module"], parser.end_states["module"]
     states = {state: number for number, state in enumerate(reachable_states(parser.states, start))}

@@ -39,7 +39,7 @@ def read_expectation(
 
 
 def read_outcome(written: ast.ExpectationClause, reading: ValueContext) -> ExpectedOutcome | None:
-    """Parse the outcome and its rule or gate."""
+    """Parse the outcome and its rule or gate. Return None if an error was reported."""
     outcome, text = Outcome(written.outcome), " ".join(written.span.text.split())
     match written.reason:
         case None:

@@ -62,7 +62,7 @@ def is_text(value: ast.Value, reading: ValueContext) -> bool:
 
 
 def read_reason(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | Gate | None:
-    """Parse a rule in quotes, or a gate."""
+    """Parse a rule in quotes, or a gate. Return None if an error was reported."""
     if isinstance(value, ast.WordValue) and value.text not in reading.variables:
         return read_gate(value.text, value.span, reading, 'reason: "{}"')
     name = read_text(member, value, reading)
@@ -77,7 +77,7 @@ def read_remedy(member: DetailMember, value: ast.Value, reading: ValueContext) -
 
 def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
     """Parse an obligation that at least one guard has. The message of a `warn` depends on the request, so it is not
-    checked.
+    checked. Return None if an error was reported.
     """
     found = check_kind(read_text(member, value, reading), "obligation", OBLIGATION_KINDS, value, reading)
     known = reading.catalogue.obligations
@@ -91,7 +91,9 @@ def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContex
 
 
 def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """Parse the remaining capacity of a declared rate or budget: `per agent: 37 of 100`."""
+    """Parse the remaining capacity of a declared rate or budget: `per agent: 37 of 100`. Return None if an error was
+    reported.
+    """
     found = read_text(member, value, reading)
     if found is None:
         return None
@@ -121,7 +123,9 @@ def check_kind(
 
 
 def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """Parse the name of a fact that policies can read. Other names, like `lower()`, are in quotes."""
+    """Parse the name of a fact that policies can read. Other names, like `lower()`, are in quotes. Return None if an
+    error was reported.
+    """
     name = value.value if isinstance(value, ast.Text) else value.text if isinstance(value, ast.WordValue) else ""
     if not name:
         report_invalid_value(member, value, "the name of a fact", reading)
@@ -162,7 +166,7 @@ def quantifier_variables(name: str, reading: ValueContext) -> frozenset[str]:
 
 
 def read_principal(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """Parse `"alice"`, `agent "planner"`, or the name of an issuer."""
+    """Parse `"alice"`, `agent "planner"`, or the name of an issuer. Return None if an error was reported."""
     if isinstance(value, ast.EntityLiteral) and value.type.text in ("agent", "user"):
         return value.id.value
     if member.name == "issuer" and isinstance(value, ast.WordValue) and value.text not in reading.variables:

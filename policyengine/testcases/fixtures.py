@@ -215,7 +215,9 @@ def is_absent(value: ast.Value) -> bool:
 
 
 def read_hops(value: ast.Value, path: FactPath, reading: ValueContext) -> tuple[object, ...] | None:
-    """Parse `[agent "planner", …]`, `[{ agent: "planner", … }]` or `{ hops: […] }`, a chain without its presenter."""
+    """Parse `[agent "planner", …]`, `[{ agent: "planner", … }]` or `{ hops: […] }`, a chain without its presenter.
+    Return None if an error was reported.
+    """
     match value:
         case ast.ValueList(items):
             return tuple(read_hop(item, reading) for item in items)

@@ -18,7 +18,9 @@ def check_rule(name: str, span: Span, reading: ValueContext) -> None:
 
 
 def read_gate(name: str, span: Span, reading: ValueContext, quoted: str = 'by "{}"') -> Gate | None:
-    """Parse the name of a gate. `quoted` shows how to write a rule instead, for the hint."""
+    """Parse the name of a gate. `quoted` shows how to write a rule instead, for the hint. Return None if an error was
+    reported.
+    """
     if name in tuple(Gate):
         return Gate(name)
     meant = suggest(name, Gate)

@@ -165,7 +165,7 @@ class ReplSession:
         return "".join(re.findall(r"\b(?:after|at)\s+\S+\s+", found[0])) if found else ""
 
     def _answer(self, case: Case, expects: bool) -> SessionAnswer:
-        """Run a request with all its repetitions."""
+        """Run a request with all its repetitions. Raises UndecidableRequestError. Raises UndecidableRequestError."""
         shown: CaseTrace | None = None
         met, came = True, list[str]()
         for request in case.requests:

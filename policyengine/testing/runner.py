@@ -147,7 +147,9 @@ class CaseRunner:
         return CaseTrace(facts, seen, *self._commit(asked))
 
     def decide(self, case: Case) -> tuple[CaseDecision, Snapshot]:
-        """Return the decision of a case, and the state before it that a trace may read."""
+        """Return the decision of a case, and the state before it that a trace may read. Raises CaseSetupError and
+        RequestError.
+        """
         request, sequence = Request.from_mapping(case.question), self._sequence(case)
         if case.traces and case.traces not in self.checked_traces:
             self._check_traces(case.traces)

@@ -120,7 +120,7 @@ def watch(members: Members) -> Any:
     return members["watches"][0]
 
 
-NONE, NOTHING = [0, 0, 0], "a pace of nothing"
+NONE, NOTHING = [0, 0, 0], "a pace with a zero"
 PACE = bundle_schema().classes[k.Pace].number
 # Where, of which class, its member, what is put there, and what is said.
 WRONG: list[tuple[Where, type, str, Any, str]] = [
@@ -142,8 +142,8 @@ WRONG: list[tuple[Where, type, str, Any, str]] = [
     (CLAMP, k.Clamp, "lasts", NONE, "a clamp with an empty duration"),
     (CLAMP, k.Clamp, "lasts", [-1, 0, 0], "a clamp with an empty duration"),
     (CLAMP, k.Clamp, "pace", [PACE, 5, [0, 60, 0], 0], NOTHING),
-    (of_limit("few", "at_once"), k.ConcurrencyLimit, "most", 0, "a limit without places"),
-    (of_limit("few", "at_once"), k.ConcurrencyLimit, "lease", NONE, "a limit without places"),
+    (of_limit("few", "at_once"), k.ConcurrencyLimit, "most", 0, "a concurrency limit with a zero"),
+    (of_limit("few", "at_once"), k.ConcurrencyLimit, "lease", NONE, "a concurrency limit with a zero"),
     (limit("few"), k.Rate, "at_once", None, "a rate without a limit"),
     (MOVING, k.Rate, "pace", None, "a rate without a limit"),
     (MOVING, k.Rate, "failing", "maybe", "Invalid enum value 'maybe'"),
@@ -151,16 +151,16 @@ WRONG: list[tuple[Where, type, str, Any, str]] = [
     (MOVING, k.Rate, "floor", [PACE, 0, [0, 60, 0], 1], NOTHING),
     (limit("spent"), k.Budget, "quotas", [], "a budget without a limit"),
     (limit("spent"), k.Budget, "failing", "", "Invalid enum value ''"),
-    (SUM, k.BudgetLimit, "within", NONE, "a budget of nothing"),
-    (SUM, k.BudgetLimit, "fact", None, "a budget of nothing"),
-    (SUM, k.BudgetLimit, "function", "count", "a budget of nothing"),
+    (SUM, k.BudgetLimit, "within", NONE, "a budget without a period or a bound"),
+    (SUM, k.BudgetLimit, "fact", None, "a `count` of a fact, or a sum of none"),
+    (SUM, k.BudgetLimit, "function", "count", "a `count` of a fact, or a sum of none"),
     (SUM, k.BudgetLimit, "function", "product", "Invalid enum value 'product'"),
-    (COUNT, k.BudgetLimit, "function", "sum", "a budget of nothing"),
+    (COUNT, k.BudgetLimit, "function", "sum", "a `count` of a fact, or a sum of none"),
     (HAPPENED, k.HistoryCondition, "within", NONE, "a history with an empty window"),
     (SUMMED, k.Aggregate, "within", [-1, 0, 0], "a history with an empty window"),
-    (SUMMED, k.Aggregate, "field", None, "a count of nothing"),
-    (SUMMED, k.Aggregate, "function", "count", "a count of nothing"),
-    (COUNTED, k.Aggregate, "function", "sum", "a count of nothing"),
+    (SUMMED, k.Aggregate, "field", None, "a `count` of a fact, or a sum of none"),
+    (SUMMED, k.Aggregate, "function", "count", "a `count` of a fact, or a sum of none"),
+    (COUNTED, k.Aggregate, "function", "sum", "a `count` of a fact, or a sum of none"),
     (COUNTED, k.Aggregate, "function", "median", "Invalid enum value 'median'"),
     (DIFFERENT, k.Aggregate, "function", "sum", "a sum of values that are not numbers"),
     (EVENT, k.EventPattern, "watch", "0" * 24, "an event with another name"),
@@ -171,7 +171,7 @@ WRONG: list[tuple[Where, type, str, Any, str]] = [
     (EVENT, k.EventPattern, "keys", None, "an event with another name"),
     (FILLED_EVENT, k.EventPattern, "status", False, "an event with another name"),
     (FILLED_EVENT, k.EventPattern, "status", 1, "Expected `bool`, got `int`"),
-    (FILLED, k.Aggregate, "function", "count", "a count of nothing"),
+    (FILLED, k.Aggregate, "function", "count", "a `count` of a fact, or a sum of none"),
     (DEFAULT, k.Default, "type", 0, "`else` with a value of another type"),
     (PAST, k.PastFact, "type", 0, "an earlier fact of another type"),
     (STATE, k.Fact, "path", ["past", "secret"], "an outcome that cannot be reported"),
@@ -264,7 +264,7 @@ MISTYPED: list[tuple[Where, type, str, str]] = [
     (of_limit("by quota", "pace"), k.PaceByFact, "count", NOTHING),
     (limit("spent"), k.Budget, "when", "neither true nor false"),
     (SUM, k.BudgetLimit, "fact", "a sum of values that are not numbers"),
-    (SUM, k.BudgetLimit, "bound", "a budget of nothing"),
+    (SUM, k.BudgetLimit, "bound", "a budget without a period or a bound"),
     (EVENT, k.EventPattern, "where", "neither true nor false"),
 ]
 

@@ -64,9 +64,9 @@ def test_a_lint_comment_elsewhere_or_of_another_rule_allows_nothing(text: str) -
          "write it `# lint: allow RULE because …`"),
         ("# lint: allow because it is so", "this comment allows nothing, because it gives no reason",
          "write it `# lint: allow RULE because …`"),
-        ('# lint: allow W321 "they speak it"', "this allows nothing",
+        ('# lint: allow W321 "they speak it"', "this comment allows nothing",
          "write `because` before the reason, without quotes"),
-        ("# lint: disable W321 because no", "this allows nothing",
+        ("# lint: disable W321 because no", "this comment allows nothing",
          "write it `# lint: allow RULE because …`"),
     ],
 )  # fmt: skip

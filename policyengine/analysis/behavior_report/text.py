@@ -77,7 +77,7 @@ def summary_line(report: BehaviorReport) -> str:
 def notes(report: BehaviorReport) -> Iterator[str]:
     """Yield notes that a reader of the numbers needs."""
     if report.learned_only:
-        yield f"{count_words(report.learned_only, 'earlier decision')} only learned from"
+        yield f"{count_words(report.learned_only, 'earlier decision')} used only for learning"
     if report.left_out:
         many = count_words(report.left_out, "decision")
         yield f"{many} left out: evaluated only, logged twice, or about no known caller"

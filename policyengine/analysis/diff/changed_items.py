@@ -17,7 +17,7 @@ def map_changes(old: k.Kernel, new: k.Kernel) -> ItemChange | None:
 
 
 def profile_changes(old: k.Kernel, new: k.Kernel) -> ItemChange | None:
-    """Return the changed profiles, if a rule reads learned facts."""
+    """Return the changed profiles; None if no rule reads learned facts, or if nothing changed."""
     return item_changes(old.profiles, new.profiles) if old.reads_behavior or new.reads_behavior else None
 
 

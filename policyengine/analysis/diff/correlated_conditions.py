@@ -97,7 +97,7 @@ def is_known_segment(path: tuple[str, ...]) -> bool:
 def joint_states(
     operand: k.Expr, asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool
 ) -> Iterator[ValuedState]:
-    """Return the joint states of the conditions for every value of the operand; the state of the operand itself comes
+    """Yield the joint states of the conditions for every value of the operand; the state of the operand itself comes
     last.
     """
     if (networks := related(asked, k.Operands.NETWORKS)) and len(networks) == len(asked) and operand.type is Scalar.IP:

@@ -31,7 +31,7 @@ ChangedUnits: TypeAlias = tuple[UnitsOfPolicy, UnitsOfPolicy]
 
 
 def describe_condition(comparison: RegionComparison, path: StatePath, changed: ChangedUnits) -> str:
-    """Return the condition on the facts of changed rules; empty if they have no condition."""
+    """Return the condition on the facts of changed rules as text; empty if the rules have no condition."""
     asked, ends = newly_read_facts(changed), leaf_values(comparison, path)
     said: list[str] = []
     for place, subject in enumerate(comparison.space.subjects):
@@ -90,7 +90,7 @@ def facts_read_by(
 
 
 def describe_unproved(comparison: RegionComparison, ends: tuple[object, object]) -> str:
-    """Describe the request that the search did not find."""
+    """Return why a region is not proved, with the facts on which its answers may differ."""
     path = next(comparison.diagrams.paths(comparison.old, comparison.new, ends))
     places = [place for place in range(len(comparison.space.subjects)) if set(comparison.sources(place)) & set(path)]
     asked = [comparison.space.subjects[place] for place in places]

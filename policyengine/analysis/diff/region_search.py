@@ -105,7 +105,7 @@ class RegionSearch:
 
     def compare(self, caller: CallerKind, *, sound: bool | None, whole: bool = False) -> RegionComparison | None:
         """Compare both answers as diagrams. If they are the same object, equality is proved; otherwise search for
-        requests that show the difference.
+        requests that show the difference. Return None if the diagrams are too large.
         """
         try:
             if not whole and self.place.settled:
@@ -252,7 +252,9 @@ class RegionSearch:
     # ── Witnesses ─────────────────────────────────────────────────────────────────────────────
 
     def witnessed(self, comparison: RegionComparison, caller: CallerKind, ends: tuple[object, object]) -> bool:
-        """Search for a request that shows a difference; record every difference found during the search."""
+        """Search for a request that shows this difference, and return whether one was found. Record every difference
+        that appears during the search.
+        """
         for path in self.paths(comparison, ends):
             for question, now in self.requests.on_path(comparison, caller, path):
                 self.tell(comparison, caller, path, question, now)

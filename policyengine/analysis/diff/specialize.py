@@ -143,7 +143,7 @@ def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Ex
 
 
 def captured_path(path: FactPath) -> FactPath | None:
-    """Return the path of the capture if the fact is a capture, or a resource that a capture names."""
+    """Return the path of the capture if the fact is a capture, or a resource that a capture names; otherwise None."""
     match path:
         case ("segment", *_):
             return path
@@ -245,13 +245,13 @@ def rewrite_condition(expression: k.Expr, by: ConditionRewriter | Mapping[FactPa
     if isinstance(expression, k.Fact):
         return by.get(expression) if isinstance(by, ConditionRewriter) else replace(expression, optional=False)
     changed: dict[str, object] = {}
-    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # as in terms.parts
+    for name in child_fields(type(expression)):  # type: ignore[arg-type]  # as in `kernel.children`
         part = getattr(expression, name)
         if isinstance(part, k.EventPattern):
             inside = rewrite_condition(part, by)  # type: ignore[arg-type]  # it is made of expressions
             changed[name] = by.event(inside) if isinstance(by, ConditionRewriter) else inside  # type: ignore[arg-type]
         elif isinstance(part, Node):
-            changed[name] = rewrite_condition(part, by)  # type: ignore[arg-type]  # what is inside an expression is one
+            changed[name] = rewrite_condition(part, by)  # type: ignore[arg-type]  # all nodes in it are expressions
         elif isinstance(part, tuple) and part and isinstance(part[0], Node):
             changed[name] = tuple(rewrite_condition(one, by) for one in part)
     if isinstance(expression, k.Attribute) and isinstance(by, ConditionRewriter):

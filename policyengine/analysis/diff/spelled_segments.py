@@ -59,7 +59,7 @@ def spelling_states(
     """Return the joint states of the facts, each with a spelling for which they hold.
 
     If there are too many spellings to try, spellings that no condition names are assumed to have every combination of
-    states; None if there are too many combinations.
+    states. Return None if there are too many combinations.
     """
     subjects, constants = [space.subjects[one] for one in members], [space.constants[one] for one in members]
     named = sorted({text for several in constants for text in map(named_text, several) if text is not None})

@@ -259,7 +259,8 @@ class PolicySuggester:
 
     def compiled(self, doors: Sequence[SuggestedGrant], *, for_people: bool = False) -> k.Kernel:
         """Compile the policies with the suggestion. With `for_people`, agents may act for users without a block,
-        although no block grants these users anything.
+        although no block grants these users anything. Raises ValueError if the suggestion is not valid. Raises
+        ValueError if they do not compile.
         """
         written = self.written(doors)
         if not written:

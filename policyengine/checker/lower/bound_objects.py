@@ -37,7 +37,7 @@ class ClauseItem:
 def lower_bound_clause(
     written: ast.BoundTo | None, condition: k.Expr | None, said: k.Message | None, context: ExpressionContext
 ) -> k.BoundTo | None:
-    """Lower the clause and report its mistakes."""
+    """Lower the clause and report its mistakes. Return None if there is no clause."""
     if written is None:
         return None
     items = [item for one in written.items if (item := lower_clause_item(one, context)) is not None]

@@ -62,7 +62,9 @@ class LoweringContext:
         yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
 
     def rules(self, kind: type[Declaration], read: Callable[[Declaration, str], Rule | None]) -> tuple[Rule, ...]:
-        """Lower the declarations of a kind, except those with reported errors."""
+        """Return the rules that `read` makes of the declarations of a kind, without those for which it reported an
+        error. Rules that were lowered before are reused.
+        """
         found: list[Rule] = []
         for package, declared in self.declared(kind):
             rule = cast("Rule | None", self.known.get(id(declared))) or read(declared, package)
@@ -108,7 +110,7 @@ class LoweringContext:
 
 
 def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
-    """Lower a duration, and report a zero duration, which would allow nothing."""
+    """Lower a duration. Report a zero duration, which would allow nothing; return None if an error was reported."""
     constant = lower_literal(literal, report)
     value = constant.value if constant else None
     if value == timedelta(0):

@@ -109,7 +109,9 @@ def condition_hint(found: k.Expr) -> str:
 
 
 def lower_expression(expression: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
-    """Lower an expression. `expected` gives a type to words and empty lists; the caller checks that the type fits."""
+    """Lower an expression. `expected` gives a type to words and empty lists; the caller checks that the type fits.
+    Return None if an error was reported.
+    """
     match expression:
         case ast.Literal():
             return lower_literal(expression, context.report)
@@ -153,7 +155,9 @@ def lower_expression(expression: ast.Expr, context: ExpressionContext, expected:
 
 
 def lower_default(expression: ast.Else, context: ExpressionContext, expected: Type | None) -> k.Default | None:
-    """Lower `x else d`. If nothing else gives x a type, as for a member of an outcome, d does."""
+    """Lower `x else d`. If nothing else gives x a type, as for a member of an outcome, d does. Return None if an error
+    was reported.
+    """
     operand, fallback = expression.operand, expression.fallback
     if expected is None and needs_expected_type(operand, context) and not needs_expected_type(fallback, context):
         default = lower_expression(fallback, context)
@@ -214,7 +218,7 @@ def lower_quantified(expression: ast.Quantifier, context: ExpressionContext) -> 
 
 
 def check_domain(expression: ast.Quantifier, domain: k.Expr | None, context: ExpressionContext) -> k.Expr | None:
-    """Report a domain that is neither a set nor a list."""
+    """Return the domain. Report a domain that is neither a set nor a list, and return None for it."""
     if domain is None or isinstance(domain.type, UnresolvedType):
         return domain
     found = f"{quote_source(domain.span)} is {describe_type(domain.type)}"
@@ -248,7 +252,7 @@ def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
 
 def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr | None:
     """Lower a binary operation. The side that has a type on its own is lowered first, because its type determines the
-    meaning of words on the other side.
+    meaning of words on the other side. Return None if an error was reported.
     """
     if needs_expected_type(expression.left, context) and not needs_expected_type(expression.right, context):
         right = lower_expression(expression.right, context)
@@ -339,7 +343,7 @@ def lower_variable(reference: ast.Reference, name: str, context: ExpressionConte
 def lower_named(
     reference: ast.Reference, symbol: Symbol, length: int, context: ExpressionContext, expected: Type | None
 ) -> k.Expr | None:
-    """Lower the value of a `let` or `define` at the place of its use."""
+    """Lower the value of a `let` or `define` at the place of its use. Return None if an error was reported."""
     if not context.program.is_visible(context.package, symbol):
         report_private(symbol, reference.name, reference.span, context.report)
         return None
@@ -360,7 +364,7 @@ def lower_named(
 
 def lower_body(symbol: Symbol, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
     """Lower the body of a definition: names are resolved in the definition's own package, facts at the place where it
-    is used.
+    is used. Return None if an error was reported.
     """
     body = definition_body(symbol)
     inside = replace(context, package=symbol.package, variables={}, past=None, constant=symbol.kind == "let")

@@ -80,7 +80,7 @@ def check_guards_reach_grants(draft: LoweringContext, opened: PatternIndex[bool]
     """Report guards and limits at places that no grant covers; usually the path is misspelled."""
     for kind, done in ((ast.GuardDecl, "guarded"), (ast.RateDecl, "limited"), (ast.BudgetDecl, "limited")):
         for package, declared in draft.declared(kind):
-            check_place(declared.place, done, package, draft, opened)  # type: ignore[attr-defined]  # all have one
+            check_place(declared.place, done, package, draft, opened)  # type: ignore[attr-defined]  # all three have a place
 
 
 def check_place(

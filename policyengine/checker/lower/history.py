@@ -68,7 +68,7 @@ def lower_history_keys(
 
 
 def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Lower) -> k.PastFact | k.Default | None:
-    """Lower the fact of a `sum` or `distinct`, with its default if it has one."""
+    """Lower the fact of a `sum` or `distinct`, with its default if it has one. Return None if an error was reported."""
     written, context = node.field, reading.inside
     assert written is not None
     first = leading_operand(written)
@@ -98,7 +98,7 @@ def leading_operand(written: ast.Expr) -> ast.Expr:
 
 def expected_field_type(function: str, written: ast.Expr, context: ExpressionContext) -> Type | None:
     """Return the type of an output, which has no declaration: `sum` adds numbers, and `distinct` counts strings unless
-    a default has another type.
+    a default has another type. Return None for a fact whose type is known.
     """
     if function == "sum":
         return Scalar.NUMBER
@@ -219,7 +219,11 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
     if window is None or not isinstance(window.value, timedelta):
         return None
     if not timedelta(0) < window.value <= MAX_HISTORY_WINDOW:
-        message = "an empty window matches nothing" if not window.value else "history is not kept for that long"
+        message = (
+            "an empty window matches nothing"
+            if not window.value
+            else f"history is kept for at most {MAX_HISTORY_WINDOW.days:,} days"
+        )
         context.report("E238", message, within.span, "write how far back: `within 1h`")
         return None
     return window.value
@@ -228,7 +232,9 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
 def lower_past(
     reference: ast.Reference, context: ExpressionContext, expected: Type | None, value: Lower
 ) -> k.Expr | None:
-    """Lower `past.params.id`: a fact of the earlier request, or a member of that request's outcome."""
+    """Lower `past.params.id`: a fact of the earlier request, or a member of that request's outcome. Return None if an
+    error was reported.
+    """
     if context.past is None:
         message = f"`{reference.name}` is a fact of an earlier request, but no earlier request is matched here"
         hint = "`past` is valid in the `where` of a history: `after (POST /review where past.status < 400) within 1h`"
@@ -271,7 +277,9 @@ def lower_past(
 
 
 def lower_tested(operand: ast.Expr, context: ExpressionContext, value: Lower) -> k.Expr | None:
-    """Lower the operand of `is present` or `is absent`. A member of the outcome needs no type for that."""
+    """Lower the operand of `is present` or `is absent`. A member of the outcome needs no type for that. Return None if
+    an error was reported.
+    """
     if context.past is None or not isinstance(operand, ast.Reference) or operand.keys:
         return value(operand, context)
     reference = strip_parentheses(operand)
@@ -282,7 +290,7 @@ def lower_tested(operand: ast.Expr, context: ExpressionContext, value: Lower) ->
 
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
     """Lower a member of the outcome. A member has no declaration, so it takes the type of the value with which it is
-    compared.
+    compared. Return None if an error was reported.
     """
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected
     if type_ is None or isinstance(type_, UnresolvedType):

@@ -53,7 +53,8 @@ def lower_limit_keys(declared: ast.RateDecl | ast.BudgetDecl, context: Expressio
 
 def lower_counted(written: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
     """Lower a key, an amount or a bound of a limit. Report a learned fact in it, because behavior could then raise the
-    limit without bound; in a `raise`, `at most` bounds the effect of learned facts.
+    limit without bound; in a `raise`, `at most` bounds the effect of learned facts. Return None if an error was
+    reported.
     """
     found = lower_value(written, context, expected)
     learned = next(learned_facts(found), None) if found is not None else None

@@ -78,7 +78,7 @@ def never_condition(written: ast.Expr) -> k.Constant:
 def lower_principal_condition(
     written: ast.Expr, roots: frozenset[str], whom: str, package: str, draft: LoweringContext
 ) -> k.Expr | None:
-    """Lower a condition on the caller, for which no endpoint is known."""
+    """Lower a condition on the caller, for which no endpoint is known. Return None if an error was reported."""
     found = draft.condition(written, package, NO_ENDPOINT_FACTS)
     for fact, span in facts_read(found) if found else ():
         if fact.path[0] not in roots:

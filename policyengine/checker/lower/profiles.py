@@ -173,7 +173,7 @@ def lower_runs(written: ast.Literal, draft: LoweringContext) -> int | None:
 
 
 def lower_key(written: ast.Reference, words: str, package: str, draft: LoweringContext) -> k.Expr | None:
-    """Lower the fact that separates runs or versions."""
+    """Lower the fact that separates runs or versions. Return None if an error was reported."""
     found = lower_value(written, draft.context(package, EVERYWHERE))
     if found is None:
         return None

@@ -15,7 +15,9 @@ from policyengine.source import Span
 
 
 def declared_fact(all_places: FactPlaces, span: Span, context: ExpressionContext) -> k.Fact | None:
-    """Return the fact as declared where the rule applies. `span` is its place in the rule."""
+    """Return the fact as declared where the rule applies. `span` is its place in the rule. Return None if an error was
+    reported.
+    """
     declared = all_places.facts if context.here.everywhere else all_places.near(context.here.place)
     if not exists_everywhere(declared, context):
         report_fact_elsewhere(all_places.facts, span, context)

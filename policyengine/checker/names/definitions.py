@@ -51,7 +51,9 @@ def definition_body(symbol: Symbol) -> ast.Expr | None:
 
 
 def leading_definition(reference: ast.Reference, package: str, program: Program) -> tuple[Symbol, int] | None:
-    """Return the `let` or `define` with which a dotted name begins, and how many parts of the name belong to it."""
+    """Return the `let` or `define` with which a dotted name begins, and how many parts of the name belong to it. Return
+    None if the name begins with neither.
+    """
     names = reference.name.split(".")
     for length in (1, 2):
         text = ".".join(names[:length])

@@ -37,7 +37,7 @@ def head_span(reference: ast.Reference, length: int) -> Span:
 
 
 def navigate(base: Navigable, reference: ast.Reference, length: int, context: ExpressionContext) -> k.Expr | None:
-    """Resolve a dotted name; `base` is the value of its first `length` parts."""
+    """Resolve a dotted name; `base` is the value of its first `length` parts. Return None if an error was reported."""
     found: Navigable | None = base
     for index, name in enumerate(reference.name.split(".")[length:], length):
         if found is None:
@@ -66,7 +66,7 @@ def navigate_step(base: Navigable, name: str, span: Span, context: ExpressionCon
 def navigate_attribute(
     base: Navigable, type_: RefType, name: str, span: Span, context: ExpressionContext
 ) -> Navigable | None:
-    """Resolve an attribute, which every entity type of the base must declare."""
+    """Resolve an attribute, which every entity type of the base must declare. Return None if an error was reported."""
     if name == "id":
         return k.Attribute(base, name, Scalar.STRING, span=span)
     entities = [context.schema.entities[one] for one in sorted(type_.entities) if one in context.schema.entities]

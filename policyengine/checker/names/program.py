@@ -89,7 +89,8 @@ class Program:
 
     def built_in_entity(self, package: str, name: str) -> Symbol | None:
         """Return a built-in entity. `user` needs no declaration; `agent` and `tool` are entities only if the policy
-        declares them."""
+        declares them. Return None for an entity that is not declared.
+        """
         found = self.entities.get(name)
         if found is None:
             return IMPLICIT_USER if name == "user" else None
@@ -99,7 +100,9 @@ class Program:
         return found
 
     def find(self, package: str, kind: SymbolKind, name: ast.Name, report: Reporter | None = None) -> Symbol | None:
-        """Return the symbol to which the name refers in the package. Unknown and private names are reported."""
+        """Return the symbol to which the name refers in the package. Unknown and private names are reported. Return
+        None for an unknown or private name.
+        """
         tell = report or self.report
         found = self.lookup(package, kind, name.text)
         if found is None:
@@ -139,7 +142,7 @@ class Program:
         return names + (["user"] if "entity" in kinds and "user" not in names else [])
 
     def exporter(self, package: str, kind: SymbolKind, text: str) -> str | None:
-        """Return a hint about another package that exports the name."""
+        """Return a hint about another package that exports the name; None if no package exports it."""
         for other in self.packages.values():
             if other.name != package and text in other.names(kind, exported=True):
                 alias = next((a for a, i in self.packages[package].imports.items() if i.package == other.name), None)
@@ -200,7 +203,7 @@ def merge_misspelled_packages(
 
 
 def namesake(package: Package, program: Program) -> Package | None:
-    """Return another package with a similar name, if neither imports the other."""
+    """Return another package with a similar name, if neither imports the other; None if there is none."""
     tied = {one.package for one in package.imports.values()}
     tied |= {one.name for one in program.packages.values() if package.name in imported_by(one)}
     others = {name for name in program.packages if name != package.name} - tied

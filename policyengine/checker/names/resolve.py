@@ -37,7 +37,7 @@ HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def lower_fact(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
-    """Lower a reference that begins with a root of facts."""
+    """Lower a reference that begins with a root of facts. Return None if an error was reported."""
     if context.constant:
         message = f"a `let` is a constant, but `{reference.name}` is a fact"
         context.report("E247", message, reference.span, "write `define` for a condition on facts")
@@ -91,7 +91,7 @@ def navigate_built_in(
 
 
 def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Fact | None:
-    """Lower `request.headers.accept`, the form without brackets for plain names."""
+    """Lower `request.headers.accept`, the form without brackets for plain names. Return None after an error."""
     match path:
         case ("request", "headers" | "query"):
             example = "x-id" if path[1] == "headers" else "page"
@@ -106,7 +106,9 @@ def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionCo
 
 
 def lower_header(path: Path, name: str, reference: ast.Reference, context: ExpressionContext) -> k.Fact | None:
-    """Lower a header or a query parameter; `path` begins with the map that contains it."""
+    """Lower a header or a query parameter; `path` begins with the map that contains it. Return None if an error was
+    reported.
+    """
     if path[1] == "headers" and name != name.lower():
         hint = f'write `request.headers["{name.lower()}"]`' if name.lower() != "host" else "write `request.host`"
         context.report("E245", f"the header `{name}` is not in lower case", reference.span, hint)
@@ -160,13 +162,13 @@ def known_facts(context: ExpressionContext) -> set[str]:
 
 
 def suggest_standard_name(text: str) -> str | None:
-    """Suggest `agent.id` for `agent.name` and other common names of the same fact."""
+    """Suggest `agent.id` for `agent.name` and other common names of the same fact. Return None for other names."""
     root, _, member = text.partition(".")
     return f"{root}.id" if root in ("agent", "user") and member in ("name", "uid", "sub") else None
 
 
 def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
-    """Suggest a similar member of the same root."""
+    """Suggest a similar member of the same root. Return None if no member is similar."""
     root, _, member = text.partition(".")
     meant = context.report.nearest(
         member, lambda: [name.partition(".")[2] for name in known_facts(context) if name.startswith(f"{root}.")]
@@ -175,7 +177,9 @@ def suggest_in_group(text: str, context: ExpressionContext) -> str | None:
 
 
 def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
-    """Suggest another root, such as `credential.kind` for `user.kind`, if exactly one fact has this member name."""
+    """Suggest another root, such as `credential.kind` for `user.kind`, if exactly one fact has this member name. Return
+    None otherwise.
+    """
     member = text.partition(".")[2]
     same = sorted(name for name in known_facts(context) if name.partition(".")[2] == member)
     return same[0] if len(same) == 1 else None
@@ -215,8 +219,8 @@ def lower_declared(reference: ast.Reference, path: Path, context: ExpressionCont
 
 
 def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.Expr | None:
-    """Lower `request.headers["x-id"]` or `args["content-type"]`, whose member names are not valid names of
-    the language.
+    """Lower `request.headers["x-id"]` or `args["content-type"]`, whose member names are not valid names of the
+    language. Return None if an error was reported.
     """
     for key in reference.keys:
         if not key.value or not unicodedata.is_normalized("NFC", key.value):
@@ -236,7 +240,9 @@ def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.E
 
 
 def lower_foreign(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """Lower a declared fact written with brackets, or a fact that cannot be declared, which is an optional string."""
+    """Lower a declared fact written with brackets, or a fact that cannot be declared, which is an optional string.
+    Return None if an error was reported.
+    """
     declared = context.schema.by_path.get(path)
     if declared:
         return declared_fact(declared, reference.span, context)
@@ -271,7 +277,7 @@ def lower_capture(reference: ast.Reference, path: Path, context: ExpressionConte
 
 def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
     """Lower a fact of `user`, `agent`, `tool` or `resource`: built-in facts come from the request, declared attributes
-    from the entity.
+    from the entity. Return None if an error was reported.
     """
     root = path[0]
     if root == "resource":
@@ -337,7 +343,9 @@ FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # words for abs
 
 
 def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.Constant | None:
-    """Lower a word where no enum is expected. It must be a value of exactly one enum."""
+    """Lower a word where no enum is expected. It must be a value of exactly one enum. Report a word of several enums;
+    return None for a word of no enum.
+    """
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
         # In a `let`, the place where it is used decides which enum is meant.

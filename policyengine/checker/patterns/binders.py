@@ -179,7 +179,9 @@ def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """Yield each name that the pattern binds or that its `with` reads, with a key of how it does so."""
+    """Yield each name that the pattern binds or that its `with` reads, with a key that is equal for equal bindings and
+    for all reads.
+    """
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():
         yield f"params.{name}", (place, entity, name == resource)

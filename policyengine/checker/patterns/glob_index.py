@@ -59,5 +59,5 @@ def beginning_of(glob: str) -> str:
 
 
 def end_of(glob: str) -> str:
-    """Return the literal suffix, reversed."""
+    """Return the literal text after the last `*` of a glob, reversed."""
     return glob[::-1].partition("*")[0]

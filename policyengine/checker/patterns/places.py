@@ -101,7 +101,8 @@ class PlaceResolver:
 
     def pattern(self, endpoint: ast.Endpoint, package: str, opening: bool) -> k.Pattern | None:
         """Return the pattern of an endpoint. `opening` is true in a `may`, where `ANY` means only the standard methods.
-        Patterns are cached by the identity of the endpoint, because equal endpoints have different spans.
+        Patterns are cached by the identity of the endpoint, because equal endpoints have different spans. Return None
+        if an error was reported.
         """
         key = (id(endpoint), opening and isinstance(endpoint, ast.HttpPattern) and "ANY" in endpoint.methods)
         if key not in self._patterns:

@@ -134,7 +134,9 @@ def join_all(types: list[Type]) -> Type:
 
 
 def lower_entity_call(call: ast.Call, arguments: Arguments, context: ExpressionContext) -> k.Expr | None:
-    """Lower a reference to an entity with a computed id. A literal id makes a constant, like `invoice "42"`."""
+    """Lower a reference to an entity with a computed id. A literal id makes a constant, like `invoice "42"`. Return
+    None if an error was reported.
+    """
     symbol = context.program.find(context.package, "entity", call.function, context.report)
     if (
         symbol is None

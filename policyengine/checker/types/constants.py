@@ -45,8 +45,9 @@ def lower_literal(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
-    """Lower a number exactly: to an int if it has no decimal point and fits in 64 bits, otherwise to a
-    decimal."""
+    """Lower a number exactly: to an int if it has no decimal point and fits in 64 bits, otherwise to a decimal. Return
+    None if an error was reported.
+    """
     digits = text.replace("_", "")
     if len(digits.replace(".", "").strip("0")) > DECIMAL_CONTEXT.prec:
         report(
@@ -84,7 +85,7 @@ def lower_duration(literal: ast.Literal, report: Reporter) -> k.Constant | None:
 
 
 def lower_date(literal: ast.Literal, report: Reporter) -> k.Constant | None:
-    """Lower a date to its first moment in UTC, or a time with its zone."""
+    """Lower a date to its first moment in UTC, or a time with its zone. Return None if an error was reported."""
     if "T" in literal.text and calendar_windows.LOCAL_TIME.fullmatch(literal.text):
         message = f"the time `{literal.text}` does not name its zone"
         report("E234", message, literal.span, f"write `{literal.text}Z` for UTC, or an offset: `+02:00`")
@@ -184,7 +185,7 @@ def entity_constant(name: str, id_: str, span: Span) -> k.Constant:
 
 
 def lower_window(window: ast.Window, report: Reporter) -> calendar_windows.Window | None:
-    """Lower a time window and report all of its errors, not only the first."""
+    """Lower a time window and report all of its errors, not only the first. Return None if one was reported."""
     zone = lower_zone(window.zone, report)
     match window:
         case ast.DailyWindow():

@@ -14,7 +14,9 @@ HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(
 
 
 def bracket_hint(span: Span) -> str | None:
-    """Return a hint for a word of `request.headers.x-id`, which parses as a subtraction: write the name in brackets."""
+    """Return a hint for a word of `request.headers.x-id`, which parses as a subtraction: write the name in brackets.
+    Return None for other words.
+    """
     line, column = span.source.line(span.line), span.column - 1
     for reference in HYPHENATED.finditer(line):
         if reference.start() < column < reference.end():
@@ -35,7 +37,7 @@ def order_hint(type_: Type) -> str:
 
 
 def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> str | None:
-    """Return a hint that makes `mine` comparable with `other`."""
+    """Return a hint that makes `mine` comparable with `other`; None if no hint applies."""
     match type_, wanted:
         case RefType(), Scalar.STRING:
             return f"compare the id: `{mine.span.text}.id`"
@@ -71,7 +73,9 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
 
 
 def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:
-    """Return a hint for a collection where one element is expected: test for any of its elements, or for all."""
+    """Return a hint for a collection where one element is expected: test for any of its elements, or for all. Return
+    None for other operands.
+    """
     if not isinstance(type_, SetType | ListType) or not are_comparable(type_.element, element):
         return None
     return (

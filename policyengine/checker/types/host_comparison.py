@@ -70,7 +70,9 @@ def constant_texts(expression: k.Expr) -> Iterator[tuple[str, Span]]:
 
 
 def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
-    """Return a description of the mistake in a host, and a hint. In a pattern, `*` matches anything."""
+    """Return a description of the mistake in a host, and a hint. In a pattern, `*` matches anything. Return None if
+    there is no mistake.
+    """
     if pattern and "*" in text:
         return host_pattern_mistake(text)
     found = parse_host(text)
@@ -82,7 +84,7 @@ def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
 
 def host_part_mistake(text: str) -> tuple[str, str] | None:
     """Return a description of the mistake in a string with which a host may begin or end, such as `.example` or
-    `2001:db8:`, and a hint.
+    `2001:db8:`, and a hint. Return None if there is no mistake.
     """
     name, colon, port = text.rpartition(":")
     bare = (name if colon and ":" not in name and port.isdigit() else text).lower()

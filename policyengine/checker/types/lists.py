@@ -16,7 +16,7 @@ from policyengine.typesystem import ListType, RefType, Scalar, SetType, Type, Un
 
 
 def expected_element(expected: Type | None) -> Type | None:
-    """Return the expected type of each element."""
+    """Return the expected type of each element; None if the expected type has no elements."""
     match expected:
         case SetType(element) | ListType(element):
             return element
@@ -29,7 +29,7 @@ def expected_element(expected: Type | None) -> Type | None:
 def build_collection(
     written: ast.ListLiteral, items: Sequence[k.Expr | None], expected: Type | None, report: Reporter
 ) -> k.Expr | None:
-    """Build a list of lowered items, or a set if one is expected."""
+    """Build a list of lowered items, or a set if one is expected. Return None if an error was reported."""
     known, wanted = [item for item in items if item is not None], expected_element(expected)
     if not items and wanted is None:
         report("E249", "the type of this empty list is unknown", written.span, "compare it with a set or a list")
@@ -70,7 +70,7 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
 
 
 def join_types(one: Type, other: Type) -> Type | None:
-    """Return the narrowest type that contains both."""
+    """Return the narrowest type that contains both; None if there is none."""
     match one, other:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return UNRESOLVED

@@ -126,7 +126,7 @@ def lower_membership(operation: OperatorApplication) -> k.Expr | None:
 def lower_element_membership(
     operation: OperatorApplication, item: Type, element: Type, deep: bool
 ) -> k.Relation | None:
-    """Lower a membership test in a set or a list."""
+    """Lower a membership test in a set or a list. Return None if an error was reported."""
     if isinstance(item, RefType) and isinstance(element, RefType):
         if not can_be_in(item, element, operation.schema):
             report_unrelated_entities(operation, item, element)
@@ -229,7 +229,7 @@ def lower_within(operation: OperatorApplication) -> k.Relation | None:
 
 
 def lower_relation(operation: OperatorApplication, row: k.RelationRow) -> k.Relation | None:
-    """Check the operands of an operator in the table of relations."""
+    """Lower an operator in the table of relations. Check its operands; return None if an error was reported."""
     match row.operands:
         case k.Operands.VALUES:
             sound = lower_comparison(operation) is not None

@@ -110,7 +110,9 @@ def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagno
 
 
 def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:
-    """Check all policies under the paths, together with their imports. Return the result and the number of files."""
+    """Check all policies under the paths, together with their imports. Return the result and the number of files.
+    Raises CommandError if there are no policies.
+    """
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
@@ -151,7 +153,9 @@ def print_findings(found: Sequence[Diagnostic], files: int) -> None:
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:
-    """Return the maximum size of each key of history. Policies with errors have no estimate."""
+    """Return how much memory each key of a history needs at most, in order of position. Policies with errors have no
+    estimate.
+    """
     from policyengine.checker.memory_estimate import estimate_memory
 
     found = (one for checked, _ in sets if checked.kernel is not None for one in estimate_memory(checked.kernel))

@@ -187,7 +187,7 @@ def _signing_key(path: Path) -> BundleSigningKey:
 
 
 def _write(output: Path, data: bytes) -> None:
-    """Write the bundle atomically, so that no reader sees part of it."""
+    """Write the bundle atomically. Raises CommandError, also if the file to replace is not a bundle."""
     try:
         _refuse_to_replace(output)
         target = output.resolve()
@@ -203,7 +203,9 @@ def _write(output: Path, data: bytes) -> None:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Refuse to replace any file but a bundle, because a policy that is named by mistake would be lost."""
+    """Raise CommandError if the file exists and is not a bundle, because a policy that is named by mistake would be
+    lost.
+    """
     from policyengine.compiler.bundle.file import is_bundle
 
     if output.is_dir():

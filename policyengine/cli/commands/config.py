@@ -160,7 +160,9 @@ def mask_sink(value: str) -> str:
 
 
 def mask_passwords(setting: SettingSpec, value: Any) -> Any:
-    """Return the value with the passwords in its URLs masked."""
+    """Return the value of a setting, with `***` for the passwords in URLs of secret settings and for the secret parts
+    of sinks.
+    """
     if setting.secret and isinstance(value, tuple):
         return tuple(mask_passwords(setting, one) for one in value)
     if setting.name == SINKS and isinstance(value, str):

@@ -72,7 +72,9 @@ def strongest_code(codes: Iterable[int]) -> int:
 
 
 def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
-    """Show a single request in full, even if it was piped in on one line."""
+    """Yield the requests. A single one loses its line number, so that its decision is printed in full even if the
+    request was piped in on one line.
+    """
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
     if second is not None:
@@ -121,7 +123,7 @@ def _show_text(engine: Engine, answers: Iterator[tuple[RequestDocument, Decision
 
 
 def print_refusal_code(screen: Screen, decision: Decision) -> bool:
-    """Print why the credential was refused, if it was, and return whether it was."""
+    """Print the code of the reason why a credential was refused, and return whether there is one."""
     code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
     if code is not None:
         screen.line(f"  code: {code}, see docs/identity.md")
@@ -129,7 +131,9 @@ def print_refusal_code(screen: Screen, decision: Decision) -> bool:
 
 
 def print_token_claims(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
-    """Print the claims of a refused token. The person at the command line already has the token."""
+    """Print the claims of a refused token, if the decision refuses one. This reveals nothing new: the token is in
+    `question`.
+    """
     if all(reason.code is None for reason in decision.reasons):
         return
     from policyengine.identity.token_report import describe_token

@@ -89,7 +89,8 @@ def display_name(path: Path) -> str:
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the named files and all policies in the named folders, but not their imports, which belong to other
-    projects."""
+    projects. Raises CommandError.
+    """
     from policyengine.policy_files import find_policies
 
     for path in paths:

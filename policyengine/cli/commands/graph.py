@@ -1,4 +1,4 @@
-"""`policyengine graph`: draw the rules of the program."""
+"""`policyengine graph`: draw the compiled rules as a tree."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def _draw_tree(
 
 
 def _options_that_show_more(endpoint: bool, agent: bool, depth: bool) -> str:
-    """Return the options that show folded boxes: `endpoint` and `agent` say whether these can still be selected, and
-    `depth` whether it is limited.
+    """Return a hint that names the options which show folded boxes. `endpoint` and `agent` say whether these options
+    are still free, and `depth` whether `--depth` limits the drawing.
     """
     options = [*(["`--endpoint`"] if endpoint else []), *(["`--agent`"] if agent else [])]
     last = "a larger `--depth`" if depth else "`--all`"

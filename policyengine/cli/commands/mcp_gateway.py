@@ -210,7 +210,8 @@ def check_options(front: GatewayOptions) -> None:
     """Check that the options are consistent, before a file is read. Raises CommandError."""
     if front.host not in LOOPBACK:
         hint = "listen on 127.0.0.1, behind a proxy that verifies callers"
-        message = f"`{front.host}` can be reached from other machines, and no token is verified"
+        message = f"`{front.host}` can be reached from other machines"
+        message += "" if front.verified else ", and no token is verified"
         raise CommandError("usage", message, hint, code=2)
     if front.verified and (front.said or front.headers):
         hint = "with `--identity` the credentials identify the caller: omit `--as` and `--from-header`"

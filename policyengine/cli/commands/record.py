@@ -88,7 +88,7 @@ def record(
 
 
 def _check_policies(paths: Sequence[Path], target: Path | None) -> CheckResult:
-    """Check the policies, without the test file to be written. Raises CommandError."""
+    """Return the checked policies, without the test file to be written. Raises CommandError."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
@@ -130,7 +130,7 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    """Write the file atomically, so that no reader sees part of it."""
+    """Write the file atomically, so that no reader sees part of it. Raises CommandError."""
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:

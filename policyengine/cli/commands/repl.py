@@ -36,7 +36,7 @@ HELP = """\
   why not [REQUEST]                                  show only what stops the request
   time · after 5m · at 2027-01-01T09:00:00Z          show, advance or set the clock
   facts                                              show the given facts
-  reset                                              start again: no facts, nothing spent, first time
+  reset                                              start again: no facts, nothing spent, the initial time
   load [PATH]                                        reload the policies, or load others
   save FILE_test.policy ["name"]                     write the session as a test
   help · quit"""

@@ -134,7 +134,7 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
 
 @contextmanager
 def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
-    """Yield the lines of a trace while they arrive."""
+    """Yield the lines of a trace while they arrive. Raises CommandError."""
     try:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
             yield (line for _, line in read_lines(file, MAX_REQUEST_BYTES))

@@ -137,7 +137,9 @@ def first_set(given: Wish | None, configured: Wish | None, default: Wish) -> Wis
 
 
 def rerun_on_change(paths: Sequence[Path], once: Callable[[], int]) -> int:
-    """Run until interrupted. Errors in a policy are reported, and the next change runs `once` again."""
+    """Call `once` now and after each change of a policy, until interrupted; report the errors that it raises. Raises
+    CommandError if `watchfiles` is not installed.
+    """
     try:
         from watchfiles import watch
     except ImportError:

@@ -143,7 +143,7 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
 def _search_log(id: str, log: Path) -> FoundDecision | None:
     """Return the decision, the issuance of its token, and its outcome. One pass finds them, because a token is logged
     before the client receives it, and an outcome after the decision. Of lines that are neither, only some are parsed,
-    for their times.
+    for their times. Return None if the log does not contain the decision.
     """
     from policyengine.audit import DecisionRecord, OutcomeRecord, TokenEvent, TokenEventKind
 

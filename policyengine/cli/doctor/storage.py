@@ -82,7 +82,9 @@ def check_store(url: str) -> DoctorResult:
 
 
 def check_missing_store_file(url: str) -> DoctorResult | None:
-    """Report a SQLite file that does not exist, without creating it."""
+    """Report a SQLite file that does not exist, without creating it; return None if it exists, or if the store is not
+    SQLite.
+    """
     from policyengine.stores.url import parse_store_url, sqlite_path
 
     path = Path(sqlite_path(parse_store_url(url))) if url.startswith("sqlite:") else None

@@ -96,7 +96,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
         if len(raw) > MAX_FILE_BYTES:
-            raise CommandError("file", f"`{path}` is too long", None, (("file", str(path)),))
+            raise CommandError("file", f"`{path}` is larger than 1 MB", None, (("file", str(path)),))
         return raw.decode()
     except UnicodeDecodeError:
         raise CommandError("file", f"`{path}` is not text", None, (("file", str(path)),)) from None

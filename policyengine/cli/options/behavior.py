@@ -51,7 +51,7 @@ InstanceName: TypeAlias = Annotated[
 
 @contextmanager
 def report_folder_errors(path: Path) -> Iterator[None]:
-    """Report a folder that cannot be used as an error of the command line."""
+    """Convert a BehaviorFolderError or an OSError to a CommandError."""
     from policyengine.behavior.folder import BehaviorFolderError
 
     try:
@@ -83,7 +83,9 @@ def load_state(folder: BehaviorFolder) -> BehaviorState:
 
 
 def lock_folder(folder: BehaviorFolder) -> int:
-    """Become the process that saves, and return the descriptor of the lock. Raises CommandError."""
+    """Lock a folder for writing, and return the file descriptor of the lock. Raises CommandError, also if a server
+    holds the lock.
+    """
     with report_folder_errors(folder.path):
         held = folder.lock()
     if held < 0:
@@ -144,7 +146,7 @@ def default_settings(group: str) -> ProfileSettings:
 
 
 def load_learning_policies(paths: Sequence[Path] | None) -> LearningPolicies:
-    """Raises CommandError."""
+    """Load the policies that define the classes of callers. Raises CommandError."""
     from policyengine.behavior.reader import CallerClasses
 
     if not paths:

@@ -53,8 +53,9 @@ def check_place(behavior: Path | None, store: str | None) -> None:
 
 @contextmanager
 def open_learned(url: str) -> Iterator[OpenedStore]:
-    """Open the learned behavior in a store, and create nothing. A store that cannot be used is an error of the command
-    line. Raises CommandError."""
+    """Open the learned behavior in a store, and create nothing. Raises CommandError, also for errors of the store
+    inside the `with` block.
+    """
     from policyengine.behavior.operator_store import NoLearnedBehaviorError, StoredBehavior
     from policyengine.stores.url import StoreUrlError, open_existing_store, parse_store_url
 
@@ -73,7 +74,7 @@ def open_learned(url: str) -> Iterator[OpenedStore]:
 
 @contextmanager
 def report_store_errors(shown: str) -> Iterator[None]:
-    """Report a store, or something in it, that cannot be used as an error of the command line."""
+    """Convert errors of a store, and of damaged data in it, to a CommandError."""
     from policyengine.behavior.model import ModelError
     from policyengine.behavior.operator_store import DocumentConflictError
     from policyengine.cli.doctor.machine import NTP_HINT

@@ -53,7 +53,9 @@ class LogOptions:
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
-    """Open the decision log; return None without `--log`. Raises CommandError and DecisionLogError."""
+    """Open the decision log or, if there are sinks but no `--log`, their spool; return None with neither. Raises
+    CommandError and DecisionLogError.
+    """
     from policyengine.audit import DecisionLog, Rotation
 
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
@@ -144,7 +146,7 @@ def open_spool(asked: LogOptions, sinks: SinkOptions) -> DecisionLog:
 
 @contextmanager
 def report_log_errors(path: Path | None) -> Iterator[None]:
-    """Report a log that cannot be used as an error of the command line."""
+    """Convert a DecisionLogError to a CommandError."""
     from policyengine.audit import DecisionLogError
 
     try:

@@ -22,8 +22,9 @@ PASS_KEY = "with `--key`, pass a copy that was kept elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class CheckedSeal:
-    """A checked record. `key_given` says that the key is not from the folder of the seal; `required`,
-    that a key or a checkpoint was passed, so that the record must be sealed."""
+    """The statement of the seal of a log about a record. `key_given` says that the key is not from the folder of the
+    seal; `required`, that a key or a checkpoint was passed, so that the record must be sealed.
+    """
 
     seal: RecordSeal
     key_given: bool
@@ -92,7 +93,7 @@ def check_record_seal(
 
 
 def print_broken_seal(screen: Screen, checked: CheckedSeal) -> None:
-    """Print first that the seal does not contain a record."""
+    """Print a warning if the seal contradicts a record, or lacks a record that must be sealed."""
     seal = checked.seal
     if seal.status == "broken":
         screen.line(("✗ the seal of the log does not prove this record: ", "bold red"), seal.problem or "")

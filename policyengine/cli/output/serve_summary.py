@@ -169,7 +169,9 @@ def sample_question(kernel: Kernel) -> str:
 
 
 def sample_endpoint(pattern: Pattern) -> tuple[str, str] | None:
-    """Return a method and a path that the pattern matches, with `1` for each variable text."""
+    """Return a method and a path that the pattern matches, with `1` for each variable text; None for a tool, an action
+    or a path that needs escapes.
+    """
     if not isinstance(pattern, HttpPattern):
         return None
     segments = [f"{one.prefix}{'1' if one.wild else ''}{one.suffix}" for one in pattern.segments]
@@ -180,7 +182,9 @@ def sample_endpoint(pattern: Pattern) -> tuple[str, str] | None:
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Return a shell expression for a token. A line with a name or a digest is not a plain token."""
+    """Return a shell expression for a token: the first line of the token file, or `$TOKEN` if that line has a name or a
+    digest.
+    """
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 

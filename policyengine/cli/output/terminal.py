@@ -135,7 +135,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_ascii_only() -> bool:
-    """Return whether stdout supports only ASCII, so that JSON must escape all other characters."""
+    """Return whether the encoding of stdout is not UTF-8, so that JSON must escape all characters outside ASCII."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return not encoding.lower().replace("-", "").startswith("utf8")
 

@@ -157,7 +157,7 @@ class SettingsFolders:
 
 def find_settings_file(path: Path) -> Path | None:
     """Return the settings file that the variable names, or the nearest one from the folder of these policies up to
-    their root.
+    their root; None if there is none.
     """
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else SettingsFolders.of(path).file

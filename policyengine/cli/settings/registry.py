@@ -90,7 +90,7 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(spec.section for spec in SETTING
 
 
 def is_setting_variable(variable: str) -> bool:
-    """Return whether the name of a variable begins like that of a setting."""
+    """Return whether the name of a variable begins like that of a setting, and is not one that Kubernetes sets."""
     for section in SECTIONS:
         begin = f"{VARIABLE_PREFIX}{section}_".upper().replace("-", "_")
         if variable.startswith(begin):

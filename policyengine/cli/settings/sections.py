@@ -199,7 +199,8 @@ class GatewaySettings(CommandSection):
     @model_validator(mode="after")
     def check_headers_differ(self) -> Self:
         """Check that no header carries two facts, because clients could then set one fact through the header of the
-        other."""
+        other. Raises the error of a setting.
+        """
         carries: dict[str, str] = {}
         for key, header in self.headers().facts.items():
             if header in carries:

@@ -110,7 +110,7 @@ def parse_text(spec: SettingSpec, text: str) -> object:
 
 
 def value_types(annotation: object) -> Iterator[object]:
-    """Return the types of the value itself, without `None` and without the types of list elements."""
+    """Yield the types of the value itself, without the types of list elements."""
     origin = get_origin(annotation)
     match origin:
         case None:

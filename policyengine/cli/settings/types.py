@@ -51,7 +51,7 @@ def parse_rule_codes(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_store_url(url: str) -> str:
-    """Check a store URL without connecting. No message contains its password."""
+    """Check a store URL without connecting. No message contains its password. Raises the error of a setting."""
     from policyengine.stores.url import StoreUrlError, parse_store_url
 
     try:
@@ -83,7 +83,7 @@ def check_rotation(limits: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_sinks(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """Check sinks without connecting. No message contains a secret."""
+    """Check sinks without connecting. No message contains a secret. Raises the error of a setting."""
     from policyengine.audit.sinks.targets import SinkTargetError, parse_sinks
 
     try:
@@ -117,7 +117,7 @@ def check_reload_allowances(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parse_header(value: object, info: ValidationInfo) -> str:
-    """Return the name of a header in lower case; "" for no header."""
+    """Return the name of a header in lower case; "" for no header. Raises the error of a setting for other values."""
     key = str(info.field_name)
     if value == "":
         return ""

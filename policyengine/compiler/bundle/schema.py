@@ -201,7 +201,9 @@ class BundleSchema:
         return made
 
     def read_head(self, kind: type[Item], last: str, raw: bytes, context: DecodeContext, **others: object) -> Item:
-        """Decode the fields of a class up to `last`; `values` fill the other fields. Raises BundleDataError."""
+        """Decode the fields of a class up to `last`; `others` are the values of the other fields. Raises
+        BundleDataError.
+        """
         found = self.classes[kind]
         reads = found.reads[: found.names.index(last) + 1]
 
@@ -226,7 +228,9 @@ class BundleSchema:
     # ── Types of expressions ──────────────────────────────────────────────────────────────────
 
     def read_types(self, raw: bytes, context: DecodeContext) -> tuple[typesystem.Type, ...]:
-        """Decode the table of types. Each row refers only to earlier rows, so no type contains itself."""
+        """Decode the table of types. Each row refers only to earlier rows, so no type contains itself. Raises
+        BundleDataError.
+        """
         rows = guarded(msgpack.Decoder(tuple[self._rows.wire(), ...]).decode, raw)  # type: ignore[misc]
         found: list[typesystem.Type] = []
         depths: dict[int, int] = {}

@@ -131,7 +131,8 @@ def _read_key_file(path: Path | str) -> bytes:
 
 def _require_cryptography(name: str) -> None:
     """Import the optional dependency when a key is first used, because importing it takes longer than loading many
-    policies."""
+    policies. Raises KeyFileError if it is not installed.
+    """
     try:
         import cryptography  # noqa: F401
     except ImportError:

@@ -128,12 +128,12 @@ def check_approvers(part: k.MemberOf, _: DecodeContext) -> None:
 
 
 def check_pace(part: k.Pace, _: DecodeContext) -> None:
-    require(part.count > 0 and part.burst > 0 and part.within > timedelta(0), "a pace of nothing")
+    require(part.count > 0 and part.burst > 0 and part.within > timedelta(0), "a pace with a zero")
 
 
 def check_pace_by_fact(part: k.PaceByFact, _: DecodeContext) -> None:
-    require(part.burst is None or part.burst > 0, "a pace of nothing")
-    require(part.within > timedelta(0) and is_number(part.count), "a pace of nothing")
+    require(part.burst is None or part.burst > 0, "a pace with a zero")
+    require(part.within > timedelta(0) and is_number(part.count), "a pace with a zero")
 
 
 def check_raise(part: k.Raise, _: DecodeContext) -> None:
@@ -148,7 +148,7 @@ def check_clamp(part: k.Clamp, _: DecodeContext) -> None:
 
 
 def check_at_once(part: k.ConcurrencyLimit, _: DecodeContext) -> None:
-    require(part.most > 0 and part.lease > timedelta(0), "a limit without places")
+    require(part.most > 0 and part.lease > timedelta(0), "a concurrency limit with a zero")
 
 
 def check_rate(part: k.Rate, _: DecodeContext) -> None:
@@ -160,12 +160,12 @@ def check_rate(part: k.Rate, _: DecodeContext) -> None:
 
 
 def check_quota(part: k.BudgetLimit, _: DecodeContext) -> None:
-    require((part.fact is None) == (part.function == "count"), "a budget of nothing")
+    require((part.fact is None) == (part.function == "count"), "a `count` of a fact, or a sum of none")
     require(
         part.function != "sum" or (part.fact is not None and is_number(part.fact)),
         "a sum of values that are not numbers",
     )
-    require(part.within > timedelta(0) and is_number(part.bound), "a budget of nothing")
+    require(part.within > timedelta(0) and is_number(part.bound), "a budget without a period or a bound")
 
 
 def check_budget(part: k.Budget, _: DecodeContext) -> None:

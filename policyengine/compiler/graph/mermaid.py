@@ -31,7 +31,7 @@ def _lines(root: Box) -> Iterator[str]:
 
 
 def _class(kind: BoxKind) -> str:
-    """Return a word that is not a keyword of the grammar."""
+    """Return the name of the style class of a kind: a word that is not a keyword of Mermaid."""
     return f"{kind}Box"
 
 

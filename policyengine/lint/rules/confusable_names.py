@@ -21,7 +21,7 @@ def confusable_names(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 
 
 def confusable_among(names: Iterable[NamedPlace]) -> Iterator[Diagnostic]:
-    """Yield a W264 for each name that looks like an earlier name of its kind."""
+    """Yield a W264 for each name that looks like another, earlier name of its kind."""
     first: dict[tuple[str, str], tuple[str, Span]] = {}
     for what, name, span in names:
         earlier, there = first.setdefault((what, skeleton(name)), (name, span))

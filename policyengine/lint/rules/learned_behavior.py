@@ -71,7 +71,9 @@ def read_conditions(kernel: k.Kernel) -> Iterator[k.Expr]:
 
 
 def threshold(node: k.Relation) -> tuple[k.Fact, str, Decimal | int] | None:
-    """Return the fact, the operator and the constant of a comparison such as `behavior.trust > 0.9`."""
+    """Return the fact, the operator and the constant of a comparison such as `behavior.trust > 0.9`. Return None for
+    other relations.
+    """
     for fact, other, mirrored in ((node.left, node.right, False), (node.right, node.left, True)):
         if isinstance(fact, k.Fact) and is_share(fact) and isinstance(other, k.Constant) and node.operator in MIRRORED:
             return fact, MIRRORED[node.operator] if mirrored else node.operator, other.value  # type: ignore[return-value]
@@ -83,7 +85,9 @@ def is_share(fact: k.Fact) -> bool:
 
 
 def constant_result(operator: str, bound: Decimal | int) -> bool | None:
-    """Return the result of the comparison if it is the same for all numbers from 0 to 1."""
+    """Return the result of the comparison if it is the same for all numbers from 0 to 1. Return None if it is not the
+    same.
+    """
     holds = k.RELATIONS[operator].holds
     results = {holds(0, bound), holds(1, bound)}
     inside = 0 <= bound <= 1

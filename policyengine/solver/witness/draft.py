@@ -142,7 +142,9 @@ def write_attribute(draft: Draft, node: k.Attribute, value: Any) -> bool:
 
 
 def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
-    """Set one side of a sum, difference or product: the side without a value, otherwise the left side."""
+    """Set one side of a sum, difference or product: the side without a value, otherwise the left side. Return whether
+    the draft accepted it.
+    """
     left, right = read(draft, term.left), read(draft, term.right)
     if left is None and right is None:
         right = neutral_operand(term)

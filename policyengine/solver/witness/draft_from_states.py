@@ -75,7 +75,9 @@ class StateFiller:
                 self.editor.settle(operand)
 
     def meet(self, conditions: Sequence[k.Expr], states: States) -> bool:
-        """Fill facts without a state so that all the conditions are true. Return whether that is possible."""
+        """Fill facts without a state so that all the conditions are true. Return whether such values were found; False
+        without conditions.
+        """
         world = find_world([(condition, True) for condition in conditions])
         if world is None or not conditions:
             return False

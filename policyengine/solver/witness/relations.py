@@ -73,7 +73,9 @@ def ask_text(editor: DraftEditor, name: str, left: k.Expr, right: k.Expr, wanted
 
 
 def contain(editor: DraftEditor, collection: k.Expr, item: k.Expr, wanted: bool) -> None:
-    """Change the collection, or the item if the collection cannot change."""
+    """Change the collection, or the item if the collection cannot change, so that the collection contains the item or,
+    if `wanted` is false, does not.
+    """
     if not wanted and editor.value(collection) is None and is_empty_by_default(collection):
         editor.remove(collection)
         return
@@ -129,8 +131,8 @@ def relate_collections(editor: DraftEditor, row: k.RelationRow, left: k.Expr, ri
 
 
 def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, right: k.Expr, wanted: bool) -> bool:
-    """Return whether a side could be changed. Growing is tried before shrinking, because other conditions may have
-    filled the side.
+    """Change one side so that the relation is true or false as required, and return whether this was possible. Growing
+    is tried before shrinking, because other conditions may have filled the side.
     """
     for side, other, choice in collection_choices(editor, left, right):
         pair = (choice, other) if side is left else (other, choice)

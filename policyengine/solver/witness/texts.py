@@ -55,7 +55,7 @@ def text_sides(node: object) -> tuple[str, k.Expr, k.Expr] | None:
 
 
 def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
-    """Return the operand and the question about it if the right side is a constant."""
+    """Return the operand and the question about it if the right side is a constant; otherwise None."""
     match text_sides(node):
         case (name, operand, k.Constant(str() as right)):
             return operand, TextQuestion(name, right)

@@ -11,7 +11,7 @@ from policyengine.syntax.tokens import Token
 
 
 class RuleBuilder(BuilderBase):
-    # ── Doors ─────────────────────────────────────────────────────────────────────────────────
+    # ── Grants ──────────────────────────────────────────────────────────────────────────────────
     def unrestricted(self, span: Span) -> ast.UnrestrictedUsers:
         return ast.UnrestrictedUsers(span=span)
 

@@ -152,7 +152,7 @@ def explain_separator(s: ErrorContext) -> Diagnostic | None:
         return s.report("E112", "items are not separated by `;`", "remove it: each item begins with a keyword")
     if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
         if s.previous == ",":
-            return s.report("E112", "two `,` in a row", "remove the other")
+            return s.report("E112", "two `,` in a row", "remove one of them")
         return s.report("E112", "`,` does not belong here", "remove it: each item begins with a keyword")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
         at = s.stop.previous.start if s.stop.previous is not None else s.at
@@ -265,7 +265,7 @@ def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
 
 def explain_spelling(s: ErrorContext) -> Diagnostic | None:
     """Explain an endpoint after `may delegate`, and text that is almost a name: with an upper-case first letter, a
-    hyphen, or a letter outside ASCII.
+    hyphen, or a letter outside ASCII. Return None for other errors.
     """
     if s.found in ENDPOINTS and DELEGATES.search(s.source.text, 0, s.at):
         hint = f"declare a scope for it, `scope NAME {{ {s.found} … }}`, and write `may delegate NAME to …`"

@@ -23,7 +23,7 @@ TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
 def explain_path(s: ErrorContext) -> Diagnostic | None:
-    """Explain a path that continues with a character that is invalid in paths."""
+    """Explain a path that continues with a character that is invalid in paths. Return None for other errors."""
     before = s.stop.previous
     if not s.adjoins or before is None or before.type != "PATH" or s.found[:1] not in set('<{-?*#[("'):
         return None
@@ -38,7 +38,7 @@ def explain_path(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_weekdays(s: ErrorContext) -> Diagnostic | None:
-    """Explain `mon-fri`, which parses as a subtraction."""
+    """Explain `mon-fri`, which parses as a subtraction. Return None for other errors."""
     found = WEEKDAYS.search(s.source.text, s.stop.declaration, s.at) if s.found[:1].isdigit() else None
     if found is None:
         return None
@@ -47,7 +47,9 @@ def explain_weekdays(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_missing_zone(s: ErrorContext) -> Diagnostic | None:
-    """Explain a time window without a zone. The mistake is the missing zone, not the token after the window."""
+    """Explain a time window without a zone. The mistake is the missing zone, not the token after the window. Return
+    None for other errors.
+    """
     before = s.stop.previous
     if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
         return None
@@ -57,7 +59,7 @@ def explain_missing_zone(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
-    """Explain `raise x2 when …` without `at most`."""
+    """Explain `raise x2 when …` without `at most`. Return None for other errors."""
     before = s.stop.previous
     if before is None or before.type != "FACTOR" or s.found == "at":
         return None
@@ -70,7 +72,7 @@ def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
 
 
 def foreign_syntax_hint(s: ErrorContext) -> str | None:
-    """Return the first hint that applies."""
+    """Return the first hint that applies; None if none applies."""
     return next((found for one in HINTS if (found := one(s)) is not None), None)
 
 
@@ -87,12 +89,12 @@ def _half_day_hint(s: ErrorContext) -> str | None:
 
 
 def _rate_hint(s: ErrorContext) -> str | None:
-    """Explain `10/m` and `100 per minute`."""
+    """Explain `10/m` and `100 per minute`. Return None for other errors."""
     return "write the number and the period: `100/1m`" if "RATE" in s.accepted and s.found[:1].isdigit() else None
 
 
 def _star_hint(s: ErrorContext) -> str | None:
-    """Explain `agent *` and `user *`."""
+    """Explain `agent *` and `user *`. Return None for other errors."""
     if not s.found.startswith("*") or "STRING" not in s.accepted:
         return None
     return {"agent": 'write `"*"` for every agent', "user": "write `user any` for every user"}.get(s.previous)
@@ -116,7 +118,7 @@ def _entity_hint(s: ErrorContext) -> str | None:
 
 
 def _list_hint(s: ErrorContext) -> str | None:
-    """Explain two names in a row where a list is allowed."""
+    """Explain two names in a row where a list is allowed. Return None for other errors."""
     if "," not in s.accepted or continues_expression(s.accepted) or s.at_line_start:
         return None
     if s.found in ("and", "&", "+"):
@@ -184,7 +186,7 @@ def _bound_hint(s: ErrorContext) -> str | None:
 
 
 def _bound_to_hint(s: ErrorContext) -> str | None:
-    """Explain the position and the form of `bound to (…)` in a confirm."""
+    """Explain the position and the form of `bound to (…)` in a confirm. Return None for other errors."""
     example = "`bound to (body except body.request_id)`"
     before = s.source.text[s.stop.declaration : s.at]
     if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
@@ -207,7 +209,9 @@ def _example_hint(s: ErrorContext) -> str | None:
 
 
 def _by_rule_hint(s: ErrorContext) -> str | None:
-    """Explain `=> deny by guard "g"` and `=> deny by gate user`: only the name of the rule or gate may follow `by`."""
+    """Explain `=> deny by guard "g"` and `=> deny by gate user`: only the name of the rule or gate may follow `by`.
+    Return None for other errors.
+    """
     found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
     if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
         return None
@@ -216,7 +220,7 @@ def _by_rule_hint(s: ErrorContext) -> str | None:
 
 
 def _test_outcome_hint(s: ErrorContext) -> str | None:
-    """Explain mistakes before and after the expected outcome of a test."""
+    """Explain mistakes before and after the expected outcome of a test. Return None for other errors."""
     match s.previous:
         case "with" if s.accepted == {"{"}:
             return 'write details in braces: `with { message: "…" }`'

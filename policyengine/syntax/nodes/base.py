@@ -81,7 +81,7 @@ def child_fields(kind: type[Node]) -> tuple[str, ...]:
 
 def children(node: Node) -> Iterator[Node]:
     """Yield the direct children of a node, in the order of its fields."""
-    for name in child_fields(type(node)):  # type: ignore[arg-type]  # mypy asks instances, not the class, for a hash
+    for name in child_fields(type(node)):  # type: ignore[arg-type]  # mypy checks the hashes of instances
         value = getattr(node, name)
         if isinstance(value, Node):
             yield value

@@ -168,7 +168,7 @@ class ProfileBurst(Node):
 
 @node()
 class ProfileVersion(Node):
-    """`version by attestation.model_hash`: a new value opens a new row."""
+    """`version by attestation.model_hash`: a new value starts a new version of the caller."""
 
     key: Reference
 

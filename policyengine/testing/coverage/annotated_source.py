@@ -22,7 +22,7 @@ class CoverageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourcePiece:
-    """A piece of one line. `points` is None if the piece contains nothing to cover."""
+    """A piece of one line. `points` is empty if the piece contains nothing to cover."""
 
     text: str
     points: tuple[Point, ...] = ()

@@ -62,7 +62,9 @@ def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
 
 
 def remove_item(node: ast.Logic, number: int, item: ast.Expr) -> MutationEdit:
-    """Remove an item with the connective after it, or the last item with the connective before it."""
+    """Return the edit that removes an item with the connective after it, or the last item with the connective before
+    it.
+    """
     items = node.items
     if number + 1 < len(items):
         return MutationEdit(item.span.start, items[number + 1].span.start, "")

@@ -32,7 +32,7 @@ def insert_text(at: int, text: str) -> MutationEdit:
 
 
 def cut_range(source: Source, start: int, end: int) -> MutationEdit:
-    """Remove a range, with its lines and trailing comment if nothing else is on them."""
+    """Return the edit that removes a range, with its lines and trailing comment if nothing else is on them."""
     text = source.text
     line_start = text.rfind("\n", 0, start) + 1
     line_end = text.find("\n", end) if "\n" in text[end:] else len(text)
@@ -50,7 +50,7 @@ def cut_span(span: Span) -> MutationEdit:
 
 
 def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
-    """Remove an item from a list, with its comma."""
+    """Return the edit that removes an item from a list, with its comma."""
     if number + 1 < len(spans):
         return MutationEdit(spans[number].start, spans[number + 1].start, "")
     if number:
@@ -59,7 +59,7 @@ def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
 
 
 def find_word(source: Source, start: int, end: int, words: str) -> Span | None:
-    """Return the first of the words (`and|or`) in a range, outside comments and strings."""
+    """Return the first of the words (`and|or`) in a range, outside comments and strings; None if there is none."""
     for match in re.compile(rf"{COMMENT_OR_STRING}|\b(?P<word>{words})\b").finditer(source.text, start, end):
         if match["word"] is not None:
             return Span(source, match.start("word"), match.end("word"))

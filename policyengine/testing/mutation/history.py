@@ -88,7 +88,7 @@ def owner_faults(node: ast.HistoryQuery, event: ast.EventPattern, source: Source
 
 
 def remove_phrase(source: Source, start: int, end: int) -> MutationEdit:
-    """Remove a phrase with the space before it."""
+    """Return the edit that removes a phrase with the space before it."""
     return MutationEdit(len(source.text[:start].rstrip(" \t")), end, "")
 
 

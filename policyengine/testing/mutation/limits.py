@@ -120,7 +120,7 @@ def factor_faults(node: ast.Raise, factor: str) -> Iterator[FaultChange]:
 
 
 def half_window(window: str) -> str | None:
-    """Return half of the window in a single unit."""
+    """Return half of the window in a single unit; None if there is no such unit."""
     length = parse_duration(window)
     text = format_duration(length / 2) if length else ""
     if re.fullmatch(r"\d+[a-z]+", text):

@@ -233,7 +233,9 @@ class LoweringCache:
         return Mutant(fault, self.kernel, rules, whole)
 
     def _kernel(self, fault: Fault, made: DraftAndBinders) -> k.Kernel | None:
-        """Return the kernel of a faulty draft; rules that the fault cannot reach are reused."""
+        """Return the kernel of a faulty draft; rules that the fault cannot reach are reused. Return None if the faulty
+        policy has errors.
+        """
         draft, bound = made
         known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
         kernel = lower_policy(replace(draft, known=known), bound, self.package, advice=False)

@@ -147,7 +147,7 @@ def head_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 def wider_glob(name: str) -> str | None:
     """Return a wider glob, such as `buyer*` for `buyer-*`: without the character before the first `*`, or without the
-    one after it if the glob begins with `*`.
+    one after it if the glob begins with `*`. Return None if nothing can be left out.
     """
     before, star, behind = name.partition("*")
     if not star or not before + behind:

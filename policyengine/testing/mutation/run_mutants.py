@@ -159,7 +159,7 @@ class MutantRunner:
     def answer(
         self, question: BaselineCase, deciding: MutantEvaluator, sequence: CaseSequence, memo: Memo
     ) -> CaseAnswer:
-        """Return the answer of the mutant's evaluator. Raises CaseSetupError."""
+        """Return the answer of the mutant's evaluator. Raises CaseSetupError and RequestError."""
         same_facts = keeps_facts(deciding.mutant, question, memo)
         return CaseAnswer.of(question.question.decided(deciding.evaluator, sequence, same_facts=same_facts))
 

@@ -179,7 +179,7 @@ class DraftRequest:
     # ── Changing ──────────────────────────────────────────────────────────────────────────────
 
     def put(self, path: FactPath, value: object) -> bool:
-        """Set a fact; return False if the property sets it."""
+        """Set a fact; return False if the property sets it, or if its parent is not a record."""
         if self.is_given(path):
             return False
         tree: FactTree = self.facts
@@ -208,7 +208,7 @@ class DraftRequest:
         return True
 
     def remove_fact(self, path: FactPath) -> bool:
-        """Remove the fact of a path."""
+        """Remove the fact of a path; return False if the property sets it, or if there is nothing to remove."""
         bound = self.bound(path)
         if bound is not None:
             return isinstance(bound, k.Fact) and self.remove(bound.path)

@@ -67,7 +67,7 @@ class RequestGenerator:
         return self.sketch
 
     def subject(self) -> None:
-        """Prefer a resource that has an entity row."""
+        """Choose a resource, preferably one that has an entity row."""
         known = [ref for ref in self.sketch.rows if ref.type == self.site.resource_type]
         if known and not self.choose.chance(4):
             self.sketch.be_about(self.choose.of(known))
@@ -142,7 +142,7 @@ class RequestGenerator:
         self.valid(block.requirements)
 
     def person(self) -> None:
-        """Prefer a user that has an entity row."""
+        """Choose a user, preferably one that has an entity row."""
         known = [ref.id for ref in self.sketch.rows if ref.type == "user"]
         self.sketch.put(("user", "id"), self.choose.of([*known[:8], PERSON] if known else [PERSON]))
 

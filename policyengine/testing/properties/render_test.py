@@ -56,7 +56,7 @@ class TestNameWriter:
         return f"{self.entity(ref.type)} {quote_string(ref.id)}"
 
     def value(self, value: object) -> str:
-        """Return a raw fact as the text of a test."""
+        """Return a raw fact as the text of a test. Raises TypeError for a value that tests cannot express."""
         match value:
             case None:
                 return "absent"

@@ -114,7 +114,9 @@ class CounterexampleSearch:
         return cls(prop, judge, relevant_endpoints(trial.sites, prop, trial.kernel), pools)
 
     def one(self, choose: RandomSource) -> bool:
-        """Generate one request; return whether the claim applies to it."""
+        """Generate one request; return whether the claim applies to it. Raises ClaimBrokenError if the claim is false
+        for the request.
+        """
         if not self.sites:
             return False
         site = self.site(choose)

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> PolicyFile | None:
-    """Collect a `.policy` file if `.policy` files are enabled or it is named explicitly."""
+    """Collect a `.policy` file if `.policy` files are enabled or it is named explicitly; otherwise return None."""
     if file_path.suffix != SUFFIX:
         return None
     config = parent.config

@@ -340,7 +340,7 @@ def replay_difference(again: ReplayResult) -> str:
 
 
 def parse_case(said: RecordedCase, sayer: CaseWriter) -> tuple[Case | None, str | None]:
-    """Parse the request, or return why it cannot be parsed."""
+    """Return the request as a case; without a case, return the reason, or None if no error explains it."""
     rows = f"given entities {{ {' '.join(row for _, row in said.rows)} }}" if said.rows else ""
     cases, mistakes = sayer.scratch.cases(Source("record", f'test "record" {{ {rows}\n{said.shot()} }}'))
     if mistakes or len(cases) != 1:

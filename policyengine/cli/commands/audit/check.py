@@ -97,12 +97,15 @@ def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None,
 
 
 def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witnesses: int) -> dict[str, Any]:
-    """Check who signed a checkpoint, and return it as JSON. Raises ProofError, NoteError."""
+    """Return a checkpoint with its trusted signers as JSON. Raises ProofError if fewer than `witnesses` trusted
+    witnesses cosigned it, and NoteError.
+    """
     from policyengine.audit.seal.proofs import ProofError
 
     signers, cosigners = signed.log_keys(keys), signed.witnesses(keys)
     if len(cosigners) < witnesses:
-        raise ProofError(f"{len(cosigners)} trusted witnesses cosigned the checkpoint, fewer than {witnesses}")
+        counted = f"{len(cosigners)} trusted witness{'' if len(cosigners) == 1 else 'es'}"
+        raise ProofError(f"{counted} cosigned the checkpoint, fewer than {witnesses}")
     return {
         "origin": signed.checkpoint.origin,
         "size": signed.size,
@@ -112,7 +115,9 @@ def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witness
 
 
 def describe_line(line: bytes) -> dict[str, Any]:
-    """Return a line as JSON, with its record if it has one. A client may have influenced the text."""
+    """Return a line of a log as JSON: its text, with bytes that are not UTF-8 escaped, and its record, or None if the
+    line is not a JSON object.
+    """
     import msgspec
 
     try:
@@ -123,7 +128,9 @@ def describe_line(line: bytes) -> dict[str, Any]:
 
 
 def describe_request(record: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """Yield who asked for what."""
+    """Yield the agent, the user, the endpoint and the rule of a record, each after its label; None if the record lacks
+    it.
+    """
     from policyengine.audit.record_summary import summarize
 
     row = summarize(record)

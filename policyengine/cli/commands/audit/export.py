@@ -43,8 +43,9 @@ class LogExport:
     skipped: int = 0
 
     def records(self) -> Iterator[tuple[bytes, RecordSummary]]:
-        """Yield each line with its row. Entity rows are left out; a line that is not a record is reported and
-        skipped. Raises CommandError."""
+        """Yield each record as its line and its summary. Records of entities are left out; a line that is not a record
+        is reported and skipped. Raises CommandError.
+        """
         from policyengine.audit.files import log_files
 
         try:
@@ -54,7 +55,7 @@ class LogExport:
             raise log_error(self.log, error) from None
 
     def _records_of(self, file: Path) -> Iterator[tuple[bytes, RecordSummary]]:
-        """Raises OSError."""
+        """Yield the records of one file. Raises OSError."""
         from policyengine.audit.files import read_lines
         from policyengine.audit.record_summary import find_record, summarize
 
@@ -69,7 +70,7 @@ class LogExport:
                 yield found[0], summary
 
     def rows(self) -> Iterator[RecordSummary]:
-        """Yield the row of each record. Raises CommandError."""
+        """Yield the summary of each record. Raises CommandError."""
         return (row for _, row in self.records())
 
     def _skip(self, message: str) -> None:
@@ -156,7 +157,7 @@ def write_text(lines: Iterator[str], output: Path) -> None:
 
 
 def export_parquet(source: LogExport, output: Path) -> None:
-    """Raises OSError, CommandError."""
+    """Write the records as a Parquet file. Raises OSError, CommandError."""
     from policyengine.audit.exports.tables import TableError, write_parquet
     from policyengine.install_hints import install_command
 

@@ -69,7 +69,9 @@ def prove(
 
 
 def make_proof(log: Path, seal: Path | None, id: str | None, since: Path | None) -> InclusionProof | ConsistencyProof:
-    """Raises CommandError."""
+    """Return the proof that a log contains the decision `id` or, with `since`, that it extends the checkpoint in this
+    file. Raises CommandError.
+    """
     from policyengine.audit.seal.find_line import LogIndex
     from policyengine.audit.seal.notes import NoteError
     from policyengine.audit.seal.proofs import OtherLogError, ProofError, prove_consistency, prove_line

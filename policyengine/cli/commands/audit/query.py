@@ -153,7 +153,7 @@ def where_filters(texts: Sequence[str]) -> Iterator[FieldFilter]:
 
 @contextmanager
 def report_query_errors(logs: Sequence[Path]) -> Iterator[None]:
-    """Report a question that cannot be answered as an error of the command line."""
+    """Convert a QueryError or an OSError to a CommandError."""
     from policyengine.audit.query.query import QueryError
 
     try:
@@ -166,7 +166,9 @@ def report_query_errors(logs: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def opened_logs(logs: Sequence[Path], *, in_order: bool = False) -> Iterator[Reader]:
-    """Open logs, and show on stderr how long reading takes. Raises OSError, QueryError."""
+    """Yield a reader of the logs, and show its progress on stderr. `in_order` is for reading all records in order of
+    the log. Raises OSError, QueryError.
+    """
     from policyengine.audit.query.source import LogFiles, open_reader
 
     files = LogFiles.find(logs)
@@ -189,7 +191,7 @@ def faster_hint(files: LogFiles) -> str:
 
 
 def print_answer(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -> None:
-    """Raises CommandError."""
+    """Print the records or the groups that answer a query, up to its limit. Raises CommandError."""
     from policyengine.audit.query.source import check_logs
 
     with report_query_errors(logs), opened_logs(logs) as reader:
@@ -239,7 +241,9 @@ def show_answer(answer: QueryAnswer) -> None:
 
 
 def report_skipped(skipped: SkippedLines, what: str = "skipped {lines}") -> None:
-    """Warn of lines that were not read, on stderr. `what` says what became of malformed lines."""
+    """Warn on stderr of lines that were not read. `what` is the text for malformed lines; `{lines}` stands for their
+    number.
+    """
     screen = Screen(sys.stderr)
     for file, number in skipped.lines.items():
         text = what.format(lines=f"{number:,} malformed line{'' if number == 1 else 's'}")

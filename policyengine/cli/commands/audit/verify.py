@@ -78,7 +78,9 @@ def verify(
 def _verify_logs(
     logs: Sequence[Path], given: Sequence[str] | None, seal: Path | None, kept: Sequence[SignedCheckpoint]
 ) -> Iterator[tuple[Verification, bool]]:
-    """Raises CommandError."""
+    """Yield the result for each log, and whether its keys were given rather than read from its seal. Raises
+    CommandError.
+    """
     from policyengine.audit.files import log_files
     from policyengine.audit.seal.sealed_files import default_folder
     from policyengine.audit.seal.verify import verify_log
@@ -115,8 +117,8 @@ def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
 
 
 def unused_origins(given: Sequence[str], results: Sequence[Verification]) -> list[str]:
-    """Return the origins of checkpoints or keys that belong to none of several logs: another log may have replaced
-    theirs. A single log reports them itself.
+    """Return the origins in `given` that none of several logs has, sorted: another log may have replaced theirs. For a
+    single log, the result is empty, because verifying it reports them.
     """
     if len(results) == 1:
         return []
@@ -162,7 +164,7 @@ def _show(result: Verification, pinned: bool) -> None:
 
 
 def notes(result: Verification, pinned: bool) -> Iterator[str]:
-    """Yield notes that a reader of the result should know."""
+    """Yield notes about a result in words. `pinned` is whether the keys were given."""
     if result.deleted and result.is_whole:
         yield f"{lines(result.deleted)} of them were in files that `--log-keep` deleted"
     if result.late:

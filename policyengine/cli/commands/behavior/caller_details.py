@@ -81,7 +81,9 @@ def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
 
 
 def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapping[int, str]) -> dict[str, Any]:
-    """Return the pace, the levels and the endpoints of a row, and the number of structures of payloads."""
+    """Return the pace, the levels and the endpoints of a row, the number of structures of payloads, and what its caller
+    needs to be ready, as JSON.
+    """
     from policyengine.behavior.fold import set_limits
 
     row = row.copy()
@@ -159,7 +161,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def enough(found: Mapping[str, Any]) -> bool:
-    """Return whether the caller itself would be ready."""
+    """Return whether the caller has the runs and active days of its own that it needs to be ready."""
     return bool(found["runs"] >= found["needs"]["runs"] and found["active_days"] >= found["needs"]["days"])
 
 

@@ -106,7 +106,7 @@ def evaluate(
 
 @contextmanager
 def report_traffic_errors(file: Path) -> Iterator[None]:
-    """Report a line or a file that cannot be used as an error of the command line."""
+    """Convert a TrafficError, PackedLogError or OSError to a CommandError."""
     from policyengine.audit.packed_log import PackedLogError
     from policyengine.behavior.evaluation.traffic import TrafficError
 
@@ -180,7 +180,7 @@ def show_figures(screen: Screen, found: Evaluation) -> None:
 
 
 def cells(found: FigureSet) -> list[str]:
-    """Return the figures of a row."""
+    """Return the cells of a row of figures; `-` stands for a figure that is missing."""
     values = {name: found.values.get(name) for name in ("auc", "ties", *PERCENTS, "events_until_detection")}
     return [
         "-" if value is None else f"{value:g}" if name.startswith("events") else f"{value:.3f}"

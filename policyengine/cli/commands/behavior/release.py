@@ -129,7 +129,9 @@ def planned_at(releases: Iterable[ClassRelease], now: datetime) -> list[ClassRel
 def replace_release(
     planned: Sequence[ClassRelease], group: str, now: datetime, ends: datetime | None
 ) -> tuple[ClassRelease, ...]:
-    """Return the planned changes with a change of this class until `ends`; without a time, with none."""
+    """Return the planned changes, in which a change until `ends` replaces that of this class; if `ends` is None, the
+    change of this class is removed.
+    """
     from policyengine.behavior.releases import ClassRelease
 
     others = tuple(one for one in planned if one.group != group)

@@ -72,7 +72,7 @@ def show_classes(
     *,
     as_json: bool,
 ) -> None:
-    """Show the classes in a store, and the keys of its damaged callers."""
+    """Print the classes in a store, and warn of the keys of its damaged callers, which are left out."""
     total = sum(one.callers for one in classes)
     if damaged:
         Screen(sys.stderr).warn(describe_damaged(damaged))
@@ -135,7 +135,9 @@ def show_versions(
 
 
 def show_stored_class(screen: Screen, found: ClassSummary) -> None:
-    """Show a class without the numbers of its callers, for which all rows of the store would have to be read."""
+    """Print the model of a class. How many callers the class has is left out, because counting them would read every
+    row of the store.
+    """
     model = found.model
     screen.line(
         f"  its class is {'ready' if model.is_ready else 'not ready'}: {pluralize(model.runs, 'run')} of "
