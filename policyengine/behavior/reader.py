@@ -276,8 +276,9 @@ class CallerClasses:
     one, and a group last."""
 
     def __init__(self, kernel: k.Kernel) -> None:
-        sequences = "deviation" in learned_fact_names(kernel)
-        self._profiles = {f"profile {each.name}": caller_profile(each, sequences) for each in kernel.profiles}
+        names = learned_fact_names(kernel)
+        sequences, orders = "deviation" in names, "sequence" in names
+        self._profiles = {f"profile {each.name}": caller_profile(each, sequences, orders) for each in kernel.profiles}
         self._without = CallerProfile(ProfileSettings(sequences=sequences), None, None)
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
@@ -336,17 +337,18 @@ class HeadIndex:
         return found
 
 
-def caller_profile(profile: k.Profile, sequences: bool) -> CallerProfile:
+def caller_profile(profile: k.Profile, sequences: bool, orders: bool) -> CallerProfile:
+    """Return the profile of callers. `sequences` is whether sequences are learned, and `orders` whether the declared
+    orders of calls are followed."""
     settings = ProfileSettings(
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
-        sequences=sequences,
-        automaton=order_automaton(profile.order) if profile.order else None,
+        sequences=sequences, automaton=order_automaton(profile.order) if orders and profile.order else None,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(
         settings, key if isinstance(key, k.Fact) else None, version if isinstance(version, k.Fact) else None,
-        distinct_steps(profile.order),
+        distinct_steps(profile.order) if orders else (),
     )  # fmt: skip
 
 
