@@ -382,8 +382,7 @@ def apply_decision(
     row.days |= 1
     automaton = settings.automaton
     if automaton is not None:
-        step = current_step(row, automaton, tags, at, settings)
-        row.step_state, row.step_machine = automaton.next(step, tags.letter), automaton.digest
+        row.step_state, row.step_machine = automaton.next(reading.step, tags.letter), automaton.digest
     elif row.step_machine:
         row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)

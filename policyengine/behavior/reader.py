@@ -154,8 +154,8 @@ class BehaviorReader:
         """Return what is learned of a request. The structure of its payload is computed only if a rule reads
         `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
         endpoint, tag = self.endpoint_of(request), self.tracker.tag
+        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
         shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
         return RequestTags(tag(endpoint), run, shape, letter)
 
@@ -164,7 +164,7 @@ class BehaviorReader:
         endpoint = request.endpoint
         if not profile.steps or type(endpoint) is MalformedEndpoint:
             return NO_LETTER
-        patterns = self._program.rules_at(endpoint).patterns  # the steps depend only on the patterns that match
+        patterns = self._program.rules_at_again(endpoint).patterns  # the steps depend only on the patterns that match
         found = profile.letters.get(patterns)
         if found is None:
             if len(profile.letters) >= MAX_LETTERS:
