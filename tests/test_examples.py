@@ -140,6 +140,7 @@ ASKED = {
     "delegation": "allow",
     "drive": "allow",
     "federated": "allow",
+    "fingerprint": "allow",
     "mcp-tools": "confirm",
     "multi-tenant": "deny",
     "payments": "confirm",

@@ -329,7 +329,7 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
 def current_step(
     row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> int:
-    """Return the state of the automaton before a request. Each run starts anew, and so does a run that began with
+    """Return the state of the automaton before a request. Each run begins at the start, and so does a run that began with
     another automaton."""
     if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
         return START
@@ -381,8 +381,7 @@ def apply_decision(
     row.days |= 1
     automaton = settings.automaton
     if automaton is not None:
-        step = current_step(row, automaton, tags, at, settings)
-        row.step_state, row.step_machine = automaton.next(step, tags.letter), automaton.digest
+        row.step_state, row.step_machine = automaton.next(reading.step, tags.letter), automaton.digest
     elif row.step_machine:
         row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)

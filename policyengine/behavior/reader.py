@@ -154,8 +154,8 @@ class BehaviorReader:
         """Return what is learned of a request. The structure of its payload is computed only if a rule reads
         `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
-        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
         endpoint, tag = self.endpoint_of(request), self.tracker.tag
+        letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
         shape = structure_tag(tag, endpoint, request.facts) if self.reads_payloads else NO_SHAPE
         return RequestTags(tag(endpoint), run, shape, letter)
 
@@ -164,7 +164,7 @@ class BehaviorReader:
         endpoint = request.endpoint
         if not profile.steps or type(endpoint) is MalformedEndpoint:
             return NO_LETTER
-        patterns = self._program.rules_at(endpoint).patterns  # the steps depend only on the patterns that match
+        patterns = self._program.rules_at_again(endpoint).patterns  # the steps depend only on the patterns that match
         found = profile.letters.get(patterns)
         if found is None:
             if len(profile.letters) >= MAX_LETTERS:
@@ -276,8 +276,9 @@ class CallerClasses:
     one, and a group last."""
 
     def __init__(self, kernel: k.Kernel) -> None:
-        sequences = "deviation" in learned_fact_names(kernel)
-        self._profiles = {f"profile {each.name}": caller_profile(each, sequences) for each in kernel.profiles}
+        names = learned_fact_names(kernel)
+        sequences, orders = "deviation" in names, "sequence" in names
+        self._profiles = {f"profile {each.name}": caller_profile(each, sequences, orders) for each in kernel.profiles}
         self._without = CallerProfile(ProfileSettings(sequences=sequences), None, None)
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
@@ -336,17 +337,18 @@ class HeadIndex:
         return found
 
 
-def caller_profile(profile: k.Profile, sequences: bool) -> CallerProfile:
+def caller_profile(profile: k.Profile, sequences: bool, orders: bool) -> CallerProfile:
+    """Return the profile of callers. `sequences` is whether sequences are learned, and `orders` whether the declared
+    orders of calls are followed."""
     settings = ProfileSettings(
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
-        sequences=sequences,
-        automaton=order_automaton(profile.order) if profile.order else None,
+        sequences=sequences, automaton=order_automaton(profile.order) if orders and profile.order else None,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(
         settings, key if isinstance(key, k.Fact) else None, version if isinstance(version, k.Fact) else None,
-        distinct_steps(profile.order),
+        distinct_steps(profile.order) if orders else (),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
+    current_step,
     set_limits,
 )
 from policyengine.behavior.row import (
@@ -30,6 +31,7 @@ from policyengine.behavior.row import (
     unpack_row,
 )
 from policyengine.behavior.state import SettingsOf
+from policyengine.kernel.sequence_automaton import START
 from policyengine.runtime.behavior import CallerEvent, CallerHistory
 from policyengine.stores.behavior import UnreadableBehaviorError
 
@@ -73,12 +75,13 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
     advance(row, event.at, settings)
     if row.limits_hour != row.hour:
         set_limits(row, settings)
+    tags, automaton = RequestTags(endpoint, run, shape, letter), settings.automaton
     reading = CallerFacts(
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
         deviation=FLAGGED if flags & DEVIATES else 0, surprise=min(surprise, MAX_SHORT),
+        step=START if automaton is None else current_step(row, automaton, tags, event.at, settings),
     )  # fmt: skip
-    tags = RequestTags(endpoint, run, shape, letter)
     apply_decision(row, reading, tags, event.at, event.outcome, event.clamped, settings)
 
 

@@ -422,3 +422,46 @@ def test_what_cannot_be_written_is_one_error(run, world, monkeypatch):
     assert (ended.code, ended.err) == (1, "error: `served/rows`: no space left on device\n")
     assert packed(state_of(world / "served")) == before
     assert all(pack_row(found.row) for found in state_of(world / "served").rows.values())
+
+
+# ── Orders of calls ───────────────────────────────────────────────────────────────────────────
+
+ORDERED = POLICY.replace("ready 20 runs, 3d", "expect GET /data/** repeated -> POST /report") + (
+    'guard "order" { warn when not behavior.sequence }\n'
+)
+
+
+@pytest.fixture
+def ordered(world):
+    """The policies `order.policy`, and what is known about two agents: one is in a run, and the other has left it."""
+    (world / "order.policy").write_text(ORDERED)
+    engine = Engine.from_text(ORDERED, clock=FakeClock(), behavior=world / "ordered")
+    for agent, path, method in [(0, "/data/x", "GET"), (1, "/report", "POST")]:
+        assert engine.decide(question(agent, path, method)).allowed
+    engine.behavior.close()
+    return world
+
+
+def test_the_place_of_a_run_in_its_order_is_shown(run, ordered):
+    ended = run("behavior", "show", "report-0", "--behavior", "ordered", "--policies", "order.policy")
+    assert ended.code == 0
+    (line,) = (line.split() for line in ended.out.splitlines() if line.startswith("  order "))
+    assert " ".join(line[1:]) == (
+        "its latest run is after GET /data/** (last call 2026-01-05T00:00:00Z), and GET /data/** or POST /report "
+        "may follow"
+    )
+    ended = run("behavior", "show", "report-1", "--behavior", "ordered", "--policies", "order.policy")
+    assert "  order        its latest run left the order of calls; last call 2026-01-05T00:00:00Z" in ended.out
+
+
+def test_the_place_of_a_run_is_data(run, ordered):
+    asked = "behavior", "show", "report-0", "--behavior", "ordered", "--format", "json"
+    (found,) = json.loads(run(*asked, "--policies", "order.policy").out)["callers"]
+    assert found["order"] == {
+        "follows": True, "state": 1, "last_call": "2026-01-05T00:00:00Z", "latest": ["GET /data/**"],
+        "expected": ["GET /data/**", "POST /report"],
+    }  # fmt: skip
+    (found,) = json.loads(run(*asked).out)["callers"]
+    assert found["order"] is None
+    (found,) = json.loads(run(*asked, "--policies", "p.policy").out)["callers"]
+    assert found["order"] is None

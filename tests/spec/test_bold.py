@@ -877,7 +877,7 @@ def test_learned_facts_are_errors_in_doors(policy):
 def test_nothing_learned_is_neutral():
     """**Until enough is known about a caller, each learned fact has its neutral value**"""
     neutral = "behavior.trust == 0.5 and behavior.novelty == 0 and behavior.error_rate == 0"
-    neutral += " and not behavior.burst and not behavior.ready"
+    neutral += " and not behavior.burst and not behavior.ready and behavior.sequence"
     policy = f'anyone {{ may GET /x }}\nguard "g" on GET /x {{ require {neutral} }}'
     assert decide(policy, question("GET /x")).allowed
 
@@ -894,6 +894,53 @@ def test_an_unknown_learned_fact_tightens(behavior, limit):
         snapshot = Snapshot(EntityStore(), behavior={"novelty": novelty})
         asked = Request.from_mapping(question("GET /y"))
         assert reference.decide(kernel(LEARNED), asked, snapshot, NOW)[0].allowed is allowed
+
+
+ORDER = """
+issuer acme { scopes none }
+agent "*" { issued by acme  acts alone  may GET /a, GET /b }
+profile "p" for agent "bot" { expect GET /a -> GET /b repeated }
+guard "large" on GET /a { deny when request.size > 5   confirm by user when request.size > 3 }
+guard "order" { deny when not behavior.sequence }
+rate "r" per agent.id on GET /a when request.size > 1 { 1/1h }
+"""
+
+
+def in_order(*calls, agent="bot"):
+    """Return whether each call of a run is allowed; a call is a path and the size of the request."""
+    engine, caller = Engine.from_text(ORDER), {"id": agent, "issuer": "acme"}
+    requests = [{"method": "GET", "path": path, "size": size} for path, size in calls]
+    return [engine.decide({"request": request, "agent": caller}).allowed for request in requests]
+
+
+def test_a_run_follows_the_declared_order():
+    """**`behavior.sequence` is true if the calls of the run so far, including this request, are the beginning of a
+    sequence that `expect` allows, and if the profile of the agent has no `expect`.**"""
+    assert in_order(("/a", 1), ("/b", 1), ("/b", 1), ("/a", 1)) == [True, True, True, False]
+    assert in_order(("/b", 1), ("/a", 1)) == [False, True]
+    assert in_order(("/b", 1), ("/a", 1), ("/a", 1), agent="other") == [True, True, True]
+
+
+@pytest.mark.parametrize("size", [9, 4])
+def test_only_allowed_requests_are_calls_of_a_run(size):
+    """**Only allowed requests count as calls of a run: a request that is denied, throttled or waits for an approval
+    changes nothing.**"""
+    assert in_order(("/a", size), ("/b", 1), ("/a", 1), ("/b", 1)) == [False, False, True, True]
+    assert in_order(("/a", 1), ("/a", size), ("/b", 1)) == [True, False, True]
+
+
+def test_a_throttled_request_is_no_call_of_a_run():
+    """**Only allowed requests count as calls of a run: a request that is denied, throttled or waits for an approval
+    changes nothing.**"""
+    engine = Engine.from_text(ORDER)
+    question = {"request": {"method": "GET", "path": "/a", "size": 2}, "agent": {"id": "bot", "issuer": "acme"}}
+    state = engine.behavior.state
+    assert engine.decide(question).allowed
+    (known,) = state.rows.values()
+    before = known.row.step_state
+    known.row.run_length = 0  # the run has ended
+    assert engine.decide(question).outcome == "throttle"
+    assert (known.row.step_state, known.row.run_length) == (before, 0)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ MISTAKES = [
     (f"given approval.granted true {GET}", "E604", "approval.granted",
      "`approval.granted` is derived from other facts: do not set it",
      'give the approval itself: `given approval { rule: "…", by: "…" }`'),
-    (f"given behavior.deviation 1 {GET}", "E902", "behavior.deviation",
-     "`behavior.deviation` is not available yet: it requires learned sequences", "remove it until then"),
+    (f"given cluster.size 3 {GET}", "E902", "cluster.size",
+     "`cluster.size` is not available yet: it requires clusters", "remove it until then"),
     # ── Learned facts
     (f"given behavior.trust 1.1 {GET}", "E605", "1.1", "`1.1` is not a value of `behavior.trust`",
      "write a number from 0 to 1, or `unknown`; without a value, the fact is neutral"),

@@ -73,7 +73,23 @@ def describe_row(
     }  # fmt: skip
     if endpoints is None:
         return found
-    return {**found, **describe_habits(row, settings, endpoints), "class_model": describe_class(state, caller)}
+    return {
+        **found, "order": describe_order(row, settings), **describe_habits(row, settings, endpoints),
+        "class_model": describe_class(state, caller),
+    }  # fmt: skip
+
+
+def describe_order(row: BehaviorRow, settings: ProfileSettings) -> dict[str, Any] | None:
+    """Return where the latest run is in the declared order of calls; None without an order or a run."""
+    from policyengine.kernel.sequence_automaton import LEFT
+
+    automaton = settings.automaton
+    if automaton is None or not row.run_length or row.step_machine != automaton.digest:
+        return None
+    return {
+        "follows": row.step_state != LEFT, "state": row.step_state, "last_call": format_milliseconds(row.run_last),
+        "latest": automaton.latest(row.step_state), "expected": automaton.expected(row.step_state),
+    }  # fmt: skip
 
 
 def active_days(row: BehaviorRow, settings: ProfileSettings) -> int:
@@ -147,6 +163,8 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "runs", f"{found['runs']:,} complete runs"
     yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
     yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"
+    if found["order"] is not None:
+        yield "order", order_words(found["order"])
     yield "trust", f"{found['trust']:.3f}"
     yield "novelty", f"{found['novelty']:.3f}"
     yield "error rate", f"{found['error_rate']:.3f}"
@@ -158,6 +176,15 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         limit = f"a burst above {ceiling * margin:.1f}" if margin else "no margin is known yet"
         text = f"at most {level:.1f} on its last day, {ceiling:.1f} on the days before; {limit}"
         yield f"{name} level", f"{text} (falls at {fall} the caller's pace)"
+
+
+def order_words(order: Mapping[str, Any]) -> str:
+    """Return where a run is in the declared order of calls in words."""
+    if not order["follows"]:
+        return f"its latest run left the order of calls; last call {order['last_call']}"
+    latest = " or ".join(order["latest"]) or "the start"
+    expected = " or ".join(order["expected"]) or "no call"
+    return f"its latest run is after {latest} (last call {order['last_call']}), and {expected} may follow"
 
 
 def enough(found: Mapping[str, Any]) -> bool:
