@@ -6,6 +6,7 @@ Needs numpy.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,14 @@ def regular_crowds(events: OrderedEvents, crowded: Numbers) -> list[CrowdMembers
     Crowds that repeat after an hour are left out: they follow a schedule. `crowded` is the result of `crowd_runs`; call
     this before the runs are left out of the events."""
     begins = beginnings(events)[crowded]
-    callers, starts = events.run_callers[crowded].astype(np.int64), events.run_starts[crowded]
+    order = np.argsort(begins, kind="stable")
+    callers, starts = events.run_callers[crowded][order].astype(np.int64), events.run_starts[crowded][order]
+    borders = np.append(np.flatnonzero(is_new(begins[order])), len(order)).tolist()
     found = []
-    for begin in np.unique(begins):
-        same = begins == begin
-        times = crowd_times(starts[same])
-        members, counts = np.unique(callers[same], return_counts=True)
-        least = np.maximum(LEAST_COMMON, np.maximum(len(times) / 2, LEAST_SHARE * events.runs_of[members]))
+    for first, last in pairwise(borders):
+        times = crowd_times(starts[first:last])
+        members, counts = np.unique(callers[first:last], return_counts=True)
+        least = np.maximum(max(LEAST_COMMON, len(times) / 2), LEAST_SHARE * events.runs_of[members])
         members = members[counts >= least]
         if len(members) > MAX_TOKEN_CALLERS and not is_scheduled(times):
             numbers = tuple(members[:MAX_CROWD_MEMBERS].tolist())

@@ -26,9 +26,11 @@ def name_groups(members: Sequence[Sequence[Caller]], earlier: Iterable[LockstepG
         if count >= LEAST_KEPT
     )
     kept: dict[int, str] = {}
+    used: set[str] = set()
     for _, name, place in claims:
-        if place not in kept and name not in kept.values():
+        if place not in kept and name not in used:
             kept[place] = name
+            used.add(name)
     return [kept.get(place) or group_digest(callers, key) for place, callers in enumerate(members)]
 
 

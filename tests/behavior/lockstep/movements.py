@@ -56,14 +56,14 @@ class Movements:
                     self.events.append((at, caller, 100 * workflow + step, run, ALLOWED))
                     at += self.random.randrange(400, 600)
 
-    def columns(self) -> EventColumns:
-        columns = EventColumns(BEGIN, BEGIN + DAY)
+    def columns(self, days: int = 1) -> EventColumns:
+        columns = EventColumns(BEGIN, BEGIN + days * DAY)
         for event in self.events:
             columns.add(*event)
         return columns
 
-    def find(self, earlier: Sequence[LockstepGroup] = ()) -> LockstepFindings:
-        return find_groups(self.columns(), self.callers, KEY, ready=self.ready, earlier=earlier)
+    def find(self, earlier: Sequence[LockstepGroup] = (), days: int = 1) -> LockstepFindings:
+        return find_groups(self.columns(days), self.callers, KEY, ready=self.ready, earlier=earlier)
 
     def pools(self) -> list[list[int]]:
         """Return the numbers of the callers that share limits, for each group."""

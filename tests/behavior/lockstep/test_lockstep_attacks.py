@@ -105,6 +105,20 @@ def test_attack_17_callers_with_the_same_schedule_are_no_group(period):
     assert town.find().groups == ()
 
 
+def test_attack_17_a_schedule_with_several_times_an_hour_is_no_group():
+    town = Movements(independent=50)
+    beats = [HOUR * hour + MINUTE * minute for hour in range(22) for minute in (7, 19, 26)]
+    town.move(town.newcomers(4), beats)
+    assert town.find().groups == ()
+
+
+def test_attack_17_a_schedule_with_several_times_a_day_is_no_group():
+    town = Movements(independent=0)
+    day = sorted(town.random.sample(range(1, 1_380), 12))
+    town.move(town.newcomers(4), [DAY * number + MINUTE * minute for number in range(4) for minute in day])
+    assert town.find(days=5).groups == ()
+
+
 def test_attack_17_callers_that_skip_parts_of_the_same_schedule_are_no_group():
     town = Movements(independent=0)
     beats = range(7 * MINUTE, DAY - HOUR, 10 * MINUTE)
