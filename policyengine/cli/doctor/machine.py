@@ -14,6 +14,7 @@ MIN_PYTHON = (3, 11)
 # For each extra of the distribution, the module that exists if it is installed, and what the extra provides.
 EXTRAS = {
     "audit": ("duckdb", "`audit pack`, and questions about large logs"),
+    "behavior": ("numpy", "groups of callers that move as one"),
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
     "httpx": ("httpx", "`policyengine.client.http`"),
