@@ -329,7 +329,7 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
 def current_step(
     row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> int:
-    """Return the state of the automaton before a request. Each run starts anew, and so does a run that began with
+    """Return the state of the automaton before a request: START at the beginning of a run, and in a run that began with
     another automaton."""
     if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
         return START
