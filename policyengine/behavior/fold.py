@@ -52,6 +52,7 @@ MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run ha
 SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
 SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
 EXCESS_STEP: Final = 256
+ALARM_FACTS: Final = ("burst", "novelty", "deviation")  # facts whose alarms are counted
 FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
 MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
 MAX_SCORE_COUNT: Final = 255
@@ -329,7 +330,7 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
 def current_step(
     row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> int:
-    """Return the state of the automaton before a request. Each run begins at the start, and so does a run that began with
+    """Return the state of the automaton before a request: START at the beginning of a run, and in a run that began with
     another automaton."""
     if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
         return START

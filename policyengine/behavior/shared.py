@@ -18,6 +18,7 @@ from typing import Any, Final
 from policyengine.behavior.damaged_callers import DamagedCallers
 from policyengine.behavior.events import ALLOWED, FAILED, HELD, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
+    ALARM_FACTS,
     FAST_FACTOR,
     FLAGGED,
     LEVEL_UNIT,
@@ -67,7 +68,7 @@ class SharedTracker:
     store. `counts` has the number of alarms in this process, by fact, and `damaged` the damaged callers that it met."""
 
     def __init__(self, store: BehaviorStore) -> None:
-        self.counts = {"burst": 0, "novelty": 0}
+        self.counts = dict.fromkeys(ALARM_FACTS, 0)
         self.damaged = DamagedCallers()
         self.model = EMPTY_MODEL
         self._store = store
@@ -242,6 +243,7 @@ class SharedTracker:
             with self._lock:
                 self.counts["burst"] += reading.facts.burst
                 self.counts["novelty"] += reading.facts.is_new
+                self.counts["deviation"] += reading.facts.deviation > FLAGGED
         if not isinstance(charge, BehaviorCharge) or charge.history is None:
             return 0
         number = charge.history.number

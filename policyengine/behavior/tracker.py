@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import ALLOWED, HELD, Caller, RequestTags, Tagger
-from policyengine.behavior.fold import CallerFacts, ProfileSettings
+from policyengine.behavior.fold import ALARM_FACTS, FLAGGED, CallerFacts, ProfileSettings
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
@@ -41,7 +41,7 @@ class BehaviorTracker:
     def __init__(self, state: BehaviorState | None = None, folder: BehaviorFolder | None = None) -> None:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
-        self.counts = {"burst": 0, "novelty": 0}
+        self.counts = dict.fromkeys(ALARM_FACTS, 0)
         self.census = CallerCensus()
         self._lock, self._keeping = Lock(), Lock()
         self._reportable: dict[str, Caller] = {}
@@ -114,6 +114,7 @@ class BehaviorTracker:
             if facts.ready:
                 self.counts["burst"] += facts.burst
                 self.counts["novelty"] += facts.is_new
+                self.counts["deviation"] += facts.deviation > FLAGGED
             number = state.settle(reading, outcome, clamped)
             self._changed, self._settings_of = True, settings_of
         if (self.folder is not None or not state.learns) and not self._saver.is_running:

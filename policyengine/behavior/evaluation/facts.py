@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from policyengine.behavior.fold import LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, CallerFacts
+from policyengine.behavior.fold import FLAGGED, LEVEL_UNIT, MARGIN_UNIT, PEAK_UNIT, CallerFacts
 from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import MILLION, BehaviorRow
 
@@ -28,7 +28,7 @@ class FactScore(NamedTuple):
     """A scored fact. `value` returns its score for a run after an event; a higher score is more suspicious. The score
     of the whole run is the highest of these or, with `uses_last`, the last. `alarm` returns whether the fact raises an
     alarm at an event; None for a fact without alarms. With `per_day`, the rate of false alarms counts days of callers
-    instead of runs."""
+    instead of runs. `declared` is the rate of false alarms that the fact promises, if it is the same for all runs."""
 
     name: str
     title: str
@@ -36,6 +36,7 @@ class FactScore(NamedTuple):
     alarm: Callable[[RunMoment], bool] | None = None
     uses_last: bool = False
     per_day: bool = False
+    declared: float | None = None
 
 
 def level_ratio(moment: RunMoment) -> int:
@@ -65,6 +66,10 @@ def raises_new_shape(moment: RunMoment) -> bool:
     return moment.reading.has_new_shape
 
 
+def raises_deviation(moment: RunMoment) -> bool:
+    return moment.reading.deviation > FLAGGED
+
+
 def raises_any(moment: RunMoment) -> bool:
     return moment.reading.burst or moment.reading.is_new
 
@@ -84,6 +89,10 @@ FACTS: Final = (
         lambda moment: moment.odd * MILLION // moment.events, raises_new_shape, uses_last=True,
     ),
     FactScore("error_rate", "highest average of denials and failures", lambda moment: moment.row.errors),
+    FactScore(
+        "deviation", "highest deviation of the order of requests", lambda moment: moment.reading.deviation * 1_000,
+        raises_deviation, declared=0.01,
+    ),
     FactScore(
         "trust_loss", "trust that the run lost", lambda moment: max(moment.trust - moment.row.trust, 0), raises_any
     ),

@@ -174,7 +174,7 @@ def put_observed(found: FigureSet, alarms: Sequence[bool], unit: str) -> None:
 
 def put_false_alarms(found: FigureSet, place: int, normal: Sequence[ScoredRun]) -> None:
     """Add the share of normal runs in which a fact raised an alarm."""
-    put_rates(found, None, "only bursts have a declared rate")
+    put_rates(found, FACTS[place].declared, "only bursts and deviations have a declared rate")
     if FACTS[place].alarm is None:
         found.put("observed", None, "it raises no alarm by itself")
     else:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from policyengine.behavior.fold import ALARM_FACTS
 from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, DAMAGED, NUMBER, READY
 from policyengine.server.telemetry.shared_counters import CounterKey
 
-FACTS = ("burst", "novelty")
 FAMILIES = (
     (CALLERS, "policyengine_behavior_callers", "Callers whose behavior is known, by class."),
     (READY, "policyengine_behavior_ready_callers", "Callers that were ready when the model was learned, by class."),
@@ -26,7 +26,7 @@ def behavior_metrics(total: Mapping[CounterKey, Sequence[int]]) -> Iterator[Metr
     if (NUMBER,) not in total:
         return
     alarms = CounterMetricFamily("policyengine_behavior_alarms", "Alarms of ready callers, by fact.", labels=("fact",))
-    for fact in FACTS:
+    for fact in ALARM_FACTS:
         alarms.add_metric([fact], total.get((ALARMS, fact), (0,))[0])
     yield alarms
     for wanted, name, doc in FAMILIES:
