@@ -40,7 +40,9 @@ class FixResult:
 def lint_sources(
     sources: Sequence[Source], problems: Sequence[Diagnostic], optional: Collection[str] = ()
 ) -> LintState:
-    """Parse and lint sources. `problems` are earlier diagnostics, about files that could not be read."""
+    """Parse and lint sources. `problems` are earlier diagnostics to include, about files that could not be read;
+    `optional` are the codes of rules to run although they are off by default.
+    """
     parsed = [parse(source) for source in sources]
     modules = tuple(module for module, _ in parsed if module is not None)
     found = [*problems, *(one for _, several in parsed for one in several)]
@@ -109,7 +111,7 @@ def same_meaning(a: CheckResult, b: CheckResult) -> bool:
 
 
 def rewrite_source(source: Source, changes: Sequence[fixes.TextEdit]) -> Source:
-    """Apply edits to a file. A file in canonical form is formatted afterwards; otherwise only the edits change it."""
+    """Return the source with its edits applied, and formatted if it was in canonical form before."""
     after = replace(source, text=fixes.apply_edits(source, changes))
     return replace(after, text=format_source(after)) if format_source(source) == source.text else after
 

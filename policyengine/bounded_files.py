@@ -25,7 +25,9 @@ def missing_file_hint(path: object, error: OSError) -> str | None:
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
-    """Read a whole regular file. Devices and pipes are refused, because they may never end. Raises OSError."""
+    """Read a whole regular file. Raises OSError if it is longer than `max_bytes`, and for folders, devices and pipes:
+    devices and pipes may never end.
+    """
     file: BinaryIO
     with os.fdopen(open_regular(path), "rb") as file:
         return read_stream(file, max_bytes)
@@ -66,7 +68,9 @@ def read_stream(stream: ByteStream, max_bytes: int) -> bytes:
 
 
 def read_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield numbered lines as they arrive. Raises OSError if a line is longer than `max_bytes`."""
+    """Yield each line as it arrives, with its number, counted from 1. Raises OSError if a line is longer than
+    `max_bytes`.
+    """
     number = 0
     while line := stream.readline(max_bytes + 1):
         number += 1

@@ -89,11 +89,12 @@ def lint(
 def compile_sources(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
-    """Return the kernel of sources, or None if there is an error, and all diagnostics. `problems` are earlier
+    """Return the kernel of sources, or None if there is an error, and their diagnostics. `problems` are earlier
     diagnostics to include.
 
     Syntax trees and tables, which are larger than the kernel, are freed before the kernel is put in canonical order.
-    Without `advice`, the check first searches only for errors; if there is an error, it reports everything.
+    With `advice`, the diagnostics include all warnings. Without `advice`, the search for warnings that need lint rules
+    runs only if there is an error.
     """
     kernel, found = check_sources(sources, problems, advice)
     return kernel and canonicalize(kernel), found
@@ -138,7 +139,7 @@ def _checked(
     places: PlaceResolver,
     schema: Schema,
 ) -> CheckResult:
-    """Check modules. Raises BoundExceededError."""
+    """Check modules. Raises BoundExceededError if the policies exceed a limit of the checker."""
     report = program.report
     places.check_scopes()
     bound = binders.collect_binders(program, places, schema)
@@ -172,7 +173,7 @@ def find_empty_files(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]
 
 @dataclass(frozen=True, slots=True)
 class CheckScope:
-    """The selection of diagnostics; `optional` are the codes of additional rules."""
+    """The diagnostics to report: those up to `depth`, and those of the `optional` rules, which are off by default."""
 
     depth: CheckDepth
     optional: Collection[str]
@@ -227,7 +228,7 @@ def check_language_versions(modules: Sequence[ast.Module], report: Reporter) -> 
 
 
 def check_text(text_: str) -> list[Diagnostic]:
-    """Return all diagnostics of one policy, in source order."""
+    """Return the errors and warnings of one policy, in source order."""
     module, found = parse(Source("policy", text_))
     return list(check([module] if module else [], found).diagnostics)
 

@@ -1,5 +1,5 @@
-"""Starts Python child processes that do not import modules from the working directory, because that directory may
-contain files of other people.
+"""Commands and environments of Python child processes that import no modules from the working directory, because that
+directory may contain files of other people.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # the same as `python -P`, but inherited 
 
 
 def python_command(code: str) -> list[str]:
-    """Return the command that runs this code."""
+    """Return the command that runs this code in a new Python process."""
     return [sys.executable, "-P", "-c", code]
 
 

@@ -38,8 +38,8 @@ class LogThrottle:
         return cls(1, seconds, clock)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
-        """Log a line unless there were too many lines of its kind. The next line of the kind reports how many were
-        suppressed.
+        """Log a line, unless the period already has the maximum number of lines of its kind. The next line of the kind
+        reports how many were suppressed.
         """
         if not _LOG.isEnabledFor(level):
             return

@@ -76,7 +76,7 @@ def roots_below(path: Path) -> list[Path]:
 
 
 def root_above(path: Path) -> Path | None:
-    """Return the folder itself if it is a marked root, otherwise the marked root that contains it, or None."""
+    """Return the folder itself if it is a marked root, otherwise the nearest marked root above it, or None."""
     try:
         whole = path.absolute()
     except OSError:  # the current folder was deleted
@@ -233,7 +233,9 @@ def is_policy_file(name: str) -> bool:
 
 
 def parse_head(source: Source) -> tuple[str | None, list[str]]:
-    """Return the package of a source, and its imports, which come before its first declaration."""
+    """Return the package that a source declares, or None, and the packages that it imports before its first
+    declaration.
+    """
     match = HEAD.match(source.text)
     imports = COMMENT.sub("", match["imports"]) if match else ""
     return match["package"] if match else None, list(dict.fromkeys(IMPORT.findall(imports)))

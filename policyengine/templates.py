@@ -1,7 +1,8 @@
 """Jinja templates of pages and drawings, in `templates` folders next to the modules that fill them.
 
-Every value is escaped, and an undefined name in a template is an error. Invisible characters, which may reverse the
-direction of text, are shown as their code points; XML allows only some of them.
+Every value is escaped, and an undefined name in a template is an error. The filters `numbered` and `marked` replace
+invisible characters with their code points, because such characters may reverse the direction of text, and XML allows
+only some of them.
 """
 
 from __future__ import annotations

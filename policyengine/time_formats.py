@@ -47,13 +47,15 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse an RFC 3339 time with a zone to UTC; None if invalid. Digits beyond microseconds are dropped."""
+    """Parse an RFC 3339 time with a zone to UTC; None if invalid, or outside the years 2 to 9998. Digits beyond
+    microseconds are dropped.
+    """
     return parse_short_time(text) if len(text) <= MAX_TEXT_LENGTH else None
 
 
 @lru_cache(maxsize=4_096)  # cached, because an agent asks many questions with one credential
 def parse_short_time(text: str) -> datetime | None:
-    """Parse a time whose length has been checked."""
+    """Return the time in UTC, or None, of a text whose length has been checked."""
     match = RFC3339.fullmatch(text)
     if match is None:
         return None
