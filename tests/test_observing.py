@@ -259,7 +259,7 @@ def test_enforcement_resumes_when_observing_ends_and_is_logged_once(
     assert [outcomes(observing.decide(asked("/v1/shut"))) for _ in range(2)] == [("deny", None)] * 2
     assert observing.observing is None
     assert [one.getMessage() for one in caplog.records] == [
-        "observing ended at 2026-12-03T12:00:00Z: every decision is enforced now"
+        "observe mode ended at 2026-12-03T12:00:00Z: every decision is enforced now"
     ]
 
 

@@ -49,7 +49,9 @@ def authenticate(identity: CredentialAuthenticator, question: Question, now: int
 def question_with_facts(
     identity: CredentialAuthenticator, question: Mapping[str, object], facts: Mapping[str, object]
 ) -> Request:
-    """Return the request with these facts. Raises RequestError."""
+    """Parse the question, and return its request with these facts instead of its credentials and its claims about the
+    caller. Raises RequestError.
+    """
     request = parse_request({name: value for name, value in question.items() if name not in REPLACED_MEMBERS})
     if identity.only_proved:
         request = without_claims(identity, request)
@@ -59,8 +61,8 @@ def question_with_facts(
 def recheck_proof(
     identity: CredentialAuthenticator, before: VerifiedCredential | CredentialRefusal, now: int
 ) -> Mapping[str, object]:
-    """Return the facts that were just proved for the same request. If the credential has since expired or been revoked,
-    return its refusal.
+    """Return the facts that were just proved for the same request, or the fact `credential.refused` if the credential
+    was refused, has since expired or been revoked, or cannot be looked up among the revoked ones.
     """
     if isinstance(before, CredentialRefusal):
         return {"credential": {"refused": before.refusal.value}}
@@ -81,8 +83,9 @@ def check_revocation(identity: CredentialAuthenticator, before: VerifiedCredenti
 def prove_credentials(
     identity: CredentialAuthenticator, facts: Mapping[str, object], now: int
 ) -> VerifiedCredential | CredentialRefusal:
-    """Return the facts that the raw credentials in `facts` prove, for several questions about one request. Raises
-    RequestError."""
+    """Verify the raw credentials in `facts`, for several questions about one request; return the verified credential or
+    the refusal. Raises RequestError.
+    """
     request = parse_request(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
     credentials = request.credentials or Credentials()
     try:
@@ -173,7 +176,9 @@ def without_credentials(request: Request) -> Request:
 
 
 def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
-    """Return the request with the facts that its credentials proved when its idempotency key was first used."""
+    """Return the request with the facts that its credentials proved when its idempotency key was first used. If no such
+    facts were recorded, only the credentials are removed.
+    """
     try:
         kept = b"" if found.draft is None else decode_draft(found.draft).proved
         facts = decode_facts(kept)
@@ -199,8 +204,8 @@ def proof_request(request: Request, credentials: Credentials) -> Presented:
 
 
 def body_size(request: Request, http: Mapping[str, object]) -> object:
-    """Return the body size that the gateway reports. True stands for an unknown size: the gateway reports none, or 0
-    although there are body facts.
+    """Return the body size that the gateway reports, or None. True stands for a body of unknown size: the request has
+    body facts, although the gateway reports no size or 0.
     """
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, MissingValue) else size
@@ -210,7 +215,9 @@ def body_size(request: Request, http: Mapping[str, object]) -> object:
 def log_claim_mismatches(
     identity: CredentialAuthenticator, claimed: Mapping[str, object], found: VerifiedCredential
 ) -> None:
-    """Log claims of a gateway that differ from the verified credential, which takes precedence."""
+    """Log each `id` and `issuer` that a gateway claims and that differs from the verified credential, which takes
+    precedence.
+    """
     for root in PRINCIPAL_ROOTS:
         said, proved = claimed.get(root), found.facts.get(root, {})
         for name, value in said.items() if isinstance(said, Mapping) else ():
@@ -228,8 +235,8 @@ def reject_raw_credentials(request: Request) -> Request:
 
 
 class Authenticator:
-    """Replaces the credentials of questions with the facts that they prove. It fails closed: every error is
-    a refusal.
+    """Replaces the credentials of questions with the facts that they prove. It fails closed: an internal error is a
+    refusal.
     """
 
     def __init__(

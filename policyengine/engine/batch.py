@@ -89,7 +89,9 @@ class BatchDecider:
             return question  # `Engine.decide` fails again, and records it
 
     def _prepare(self, position: int, question: QuestionLike) -> PendingDecision | None:
-        """Return the pending decision, or None if it depends on state in the store. Raises RequestError."""
+        """Return the pending decision, or None if `Engine.decide` must make it, because it needs state, looked-up rows
+        or learned facts, or failed. Raises RequestError.
+        """
         compiled = self._engine.decider.compiled
         try:
             return self._prepare_request(position, reject_raw_credentials(parse_request(question)), compiled)

@@ -8,7 +8,9 @@ from policyengine.runtime.limits import ChargeResult
 
 
 def apply_charges(decision: Decision, effects: Effects, result: ChargeResult) -> Decision:
-    """Return the decision with the store's result, if there is one."""
+    """Return the decision with the store's counts of its limits; if the store failed, the decision that the policies
+    define for that case.
+    """
     if result.failed is None:
         return apply_limits(decision, effects.limits, result.standings)
     remembered = bool(effects.records or effects.relied)

@@ -62,7 +62,7 @@ class DecisionBasis(Struct, frozen=True, gc=False):
     decision: Decision
     moment: int  # nanoseconds since 1970
     spent: frozenset[str]  # the approvals in the request that were already used, encoded for the log
-    spends: tuple[str, ...] = ()
+    spends: tuple[str, ...] = ()  # the approvals that the decision uses up
     history: bytes = b""  # further members of the log line
     entities_mark: bytes = b""
 
@@ -287,8 +287,9 @@ class Decider:
             return UNREADABLE_FACTS
 
     def _read_behavior(self, request: Request, moment: int) -> tuple[CallerSnapshot | None, LearnedFacts | None]:
-        """Return a snapshot of the caller's learned behavior, and its learned facts; None if the policies read no
-        learned facts, or if there is no caller."""
+        """Return a snapshot of the caller's learned behavior, and its learned facts. Both are None if the policies read
+        no learned facts, or if there is no caller. If the store fails, the snapshot is None and the facts are unknown.
+        """
         try:
             read = None if self.behavior is None else self.behavior.read(request, moment)
         except StoreError:

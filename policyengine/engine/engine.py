@@ -254,8 +254,8 @@ class Engine:
         size: int = UNKNOWN_SIZE,
         records: RecordGroup | None = None,
     ) -> Decision:
-        """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
-        `decide` does.
+        """Decide without spending, so that repeating the question changes no state. Raises RequestError, and
+        WouldBlockError as `decide` does.
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
@@ -474,7 +474,9 @@ class Engine:
 
     @property
     def failures(self) -> int:
-        """The number of decisions that were denied because of an internal failure."""
+        """The number of decisions denied because the engine or its store failed or the decision took too many steps,
+        and of credentials refused because of an internal error.
+        """
         return self.recorder.failures.count
 
     def observe(self, wanted: Observe) -> None:

@@ -121,7 +121,7 @@ class Observer:
             told, self._told = self._told, True
         if not told:
             until = str(self.wanted.to_dict()["until"])
-            _LOG.warning("observing ended at %s: every decision is enforced now", until)
+            _LOG.warning("observe mode ended at %s: every decision is enforced now", until)
             self.ended(until)
 
 
@@ -129,7 +129,7 @@ class Observer:
 
 
 def check_time(until: datetime, now: datetime) -> None:
-    """Check the end. A past end is valid: after a restart everything is enforced."""
+    """Check the end. A past end is valid: after a restart everything is enforced. Raises ObserveError."""
     if until.tzinfo is None:
         raise ObserveError("the end of observe mode has no time zone", "write it as `2026-12-01T00:00Z`")
     if until - now > MAX_OBSERVE_TIME:

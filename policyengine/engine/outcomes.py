@@ -22,7 +22,7 @@ class OutcomeNotRecordedError(Exception):
 
 
 class OutcomeReporter:
-    """Reports of one engine. `now` is the time in microseconds."""
+    """Records the outcomes that callers report to one engine. `now` returns microseconds since 1970."""
 
     def __init__(self, kernel: Kernel, store: Store, log: DecisionLog | None, now: Callable[[], int]) -> None:
         self._declared = tuple({path for watch in kernel.watches for path in watch.event.outputs})
@@ -62,7 +62,7 @@ class OutcomeReporter:
         return "first" if recorded else "unrecorded"
 
     def _settle(self, decision: str, report: OutcomeReport, refund: bool) -> ReportStatus | None:
-        """Pass the report to the store. Raises StoreError."""
+        """Pass the report to the store; return None if nothing there awaits the outcome. Raises StoreError."""
         key, now = outcome_key(decision), self._now()
         if self.behavior is not None:
             self.behavior.report(decision, report.status)

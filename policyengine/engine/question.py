@@ -84,7 +84,7 @@ def parse_request(question: QuestionLike) -> Request:
 
 
 def reject_chosen_time(request: Request) -> None:
-    """Check that a question that sets its time spends nothing. Raises RequestError."""
+    """Raise RequestError for a question that sets its time, because a decision for a chosen time must not spend."""
     if request.options.at is not None:
         raise RequestError(
             "options.at",
@@ -94,7 +94,8 @@ def reject_chosen_time(request: Request) -> None:
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:
-    """Return an output with exact numbers and without unsafe values, as facts are decoded. Raises RequestError."""
+    """Return facts or an output with exact numbers, as `runtime.decode` reads them; `{}` for None. Raises
+    RequestError."""
     try:
         found = {} if output is None else decode.from_python(output)
     except decode.DecodeError as error:

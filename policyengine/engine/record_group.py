@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from policyengine.engine.recorder import DecisionRecorder
 
 
-class PendingRecord(Struct, gc=False):  # it is soon gone, and in no cycle
-    """A decision whose record waits for its group to be written. Then `decision` is the decision to answer: another one
-    if the record could not be written. `count` and `began` are how to count it, and `answer` is what waits for it.
+class PendingRecord(Struct, gc=False):  # short-lived, and never part of a reference cycle
+    """A decision whose record waits for its group to be written. If it cannot be written, a denial replaces `decision`.
+    `count` counts the answered decision, which began at `began`; `answer` is the answer that waits for the record.
     """
 
     recorder: DecisionRecorder
     decision: Decision
     line: bytes
-    subject: DecisionSubject | None  # if its outcome may be reported
+    subject: DecisionSubject | None  # None if no outcome of the decision may be reported
     caller: str
     count: Callable[[Answer, int], None] | None = None
     began: int = 0
@@ -76,8 +76,9 @@ def count_when_written(
 
 
 def seal_written(records: list[PendingRecord]) -> None:
-    """Let the log seal written records when it is time. Call this after they were answered: it may take some
-    milliseconds."""
+    """Let the log seal written records if a seal is due. Call this after the decisions were answered, because sealing
+    may take some milliseconds.
+    """
     if records and (log := records[0].recorder.log) is not None:
         log.wrote(sum([len(record.line) for record in records]))
 
