@@ -61,7 +61,9 @@ class BearerTokens:
         return self.gateway(authorization) is not None
 
     def gateway(self, authorization: str) -> str | None:
-        """Return the caller whose token the value of an `Authorization` header contains, or None."""
+        """Return the caller whose token the value of an `Authorization` header contains, or None if no accepted token
+        matches.
+        """
         bearer = BEARER.fullmatch(authorization)
         if bearer is None:
             return None

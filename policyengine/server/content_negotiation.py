@@ -19,7 +19,7 @@ from policyengine.server.problems import ProblemError
 
 MAX_BODY_BYTES = 1024 * 1024
 LONG_BODY_BYTES = 32 * 1024  # bytes; longer bodies take so long to parse and decide that other requests would wait
-MAX_BODY_SECONDS = 30.0  # seconds
+MAX_BODY_SECONDS = 30.0  # maximum seconds until a body has arrived
 
 
 class BodyFormat(Enum):

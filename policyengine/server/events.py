@@ -61,7 +61,7 @@ def parse_status(given: Mapping[str, object]) -> int | None:
     if status is None:
         return None
     if not isinstance(status, int) or isinstance(status, bool):
-        raise wrong_type_error(status, "status", "a number")
+        raise wrong_type_error(status, "status", "a whole number")
     if not 100 <= status <= 599:
         raise RequestError("status", f"`{status}` is not a status", "a status must be from 100 to 599")
     return status

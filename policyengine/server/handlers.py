@@ -68,8 +68,9 @@ CHALLENGE = 'Bearer realm="policyengine"'
 
 @dataclass(frozen=True, slots=True)
 class DecisionApi:
-    """The handlers of the API. Decisions are fast and synchronous, so they run on the event loop unless they need a
-    store."""
+    """The handlers of the API. Decisions are synchronous. They run on the event loop, unless they may wait or may take
+    a long time.
+    """
 
     reloading: ReloadableEngine
     tokens: BearerTokens | None
@@ -102,7 +103,7 @@ class DecisionApi:
         return build_answer(http, *await run_off_loop(engine, work, once, question))
 
     async def evaluate(self, http: Request) -> Response:
-        """Decide one question without spending anything: the same question gets the same answer."""
+        """Decide one question without spending anything, so that asking again changes nothing."""
         question, engine = await self._question(http), self._at("evaluate")
         work = partial(decide_with_headers, engine, question, spend=False)
         return build_answer(http, *await run_off_loop(engine, work, question=question))
@@ -196,7 +197,9 @@ class DecisionApi:
         return await self.metrics_for_anybody(http)
 
     async def metrics_for_anybody(self, http: Request) -> Response:
-        """Return the metrics to every client that reaches the metrics port."""
+        """Return the metrics without checking a token, for the metrics port. Raises ProblemError if `prometheus-client`
+        is not installed.
+        """
         try:
             from policyengine.server.telemetry.metrics import render_metrics
         except ImportError:

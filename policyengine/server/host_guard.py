@@ -27,7 +27,7 @@ class HostCheck:
         self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def problem(self, scope: Scope) -> ProblemError | None:
-        """Return the problem because of which a request is refused, or None."""
+        """Return the problem with which a request is refused, or None. A refusal is counted and logged."""
         found = self.refusal(scope)
         if found is None:
             return None
@@ -51,6 +51,6 @@ class HostCheck:
         many = self._throttle.admit(refused.header)
         if many is None:
             return
-        words = "a request was" if many == 1 else f"{many:,} requests were"
+        words = "a request was refused:" if many == 1 else f"{many:,} requests were refused; the latest because"
         told = {"event": "foreign_refused", "why": refused.message, "header": refused.header}
-        _LOG.warning("%s refused, the last because %s: %s", words, refused.message, refused.hint, extra=told)
+        _LOG.warning("%s %s: %s", words, refused.message, refused.hint, extra=told)

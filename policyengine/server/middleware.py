@@ -62,7 +62,9 @@ class ExchangeMiddleware:
 
 
 def request_label(headers: Headers) -> str | None:
-    """Return `X-Request-ID`, which is echoed and logged but has no other meaning."""
+    """Return `X-Request-ID`, which is echoed and logged but has no other meaning; None if it is missing, repeated or
+    malformed.
+    """
     given = headers.getlist("x-request-id")
     return given[0] if len(given) == 1 and LABEL.fullmatch(given[0]) else None
 

@@ -192,7 +192,7 @@ def serve_in_process(
     attempts: ReloadScheduler | None,
     greet: Callable[[], None],
 ) -> int | None:
-    """Serve in this process, with a thread that reloads policies."""
+    """Serve in this process, with a thread that reloads policies. Return a second stop signal, if there was one."""
     if attempts is None:
         with handle_sighup(reloading, lambda: None):
             greet()
@@ -242,10 +242,7 @@ def open_listeners(
 
 
 def bind_metrics_port(host: str, port: int) -> socket.socket:
-    """Listen on the metrics port, which needs no token, because it serves nothing but numbers.
-
-    Raises ServeError.
-    """
+    """Listen on the metrics port, which needs no token: it serves only metrics and health. Raises ServeError."""
     if not find_spec("prometheus_client"):
         raise ServeError("the package `prometheus-client` is not installed", INSTALL_METRICS)
     return bind_listener(resolve_address(host, port), host, "--metrics-port")

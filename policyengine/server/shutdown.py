@@ -52,7 +52,7 @@ class Drain:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until the time for the shutdown is over; before it begins, its whole time."""
         return self.seconds if self.begun is None else max(self.begun + self.seconds - self._clock(), 0.0)
 
     @property
@@ -112,7 +112,7 @@ def limit_exit_time(seconds: float, code: int) -> None:
     that with the handlers that are installed now."""
     given = (seconds, code, tuple(LOGGER.handlers))
     begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
-    threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` comes when threads were waited for
+    threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` runs only after all threads ended
 
 
 def exit_after(seconds: float, code: int, handlers: Sequence[logging.Handler]) -> None:

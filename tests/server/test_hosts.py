@@ -218,5 +218,5 @@ def test_the_log_reports_refused_requests_once_a_minute_with_their_number(caplog
         now = LOG_INTERVAL_SECONDS
         check.problem(scope)
     first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith("a request was refused, the last because the Host `rebound.example`")
-    assert second.startswith("3 requests were refused")
+    assert first.startswith("a request was refused: the Host `rebound.example`")
+    assert second.startswith("3 requests were refused; the latest because the Host `rebound.example`")

@@ -20,7 +20,8 @@ PRIVATE_HEADERS = frozenset((*OWN_HEADERS, WOULD_BE_HEADER))  # not sent to Envo
 # Tags of fields, in the order of their numbers.
 KEY, VALUE = b"\x0a", b"\x12"  # tags of a header, and of an entry of a map
 HEADER, OVERWRITE = b"\x0a", b"\x18\x02"  # tag of a header option: replace the header, or add it
-# Maximum bytes for which each length is one byte.
+# Templates of a short header option and a short metadata entry, and the maximum bytes for which each of their lengths
+# fits into one byte.
 OPTION = b"%b%c" + HEADER + b"%c" + KEY + b"%c%b" + VALUE + b"%c%b" + OVERWRITE
 ENTRY = b"\x0a%c" + KEY + b"%c%b" + VALUE + b"%c\x1a%c%b"
 MAX_SHORT_OPTION, MAX_SHORT_TEXT = 124, 100

@@ -68,14 +68,16 @@ class EnvoyGrpcAdapter:
 
 
 def check_address(host: str, port: int, has_token: bool) -> str:
-    """Check the address, as for the HTTP port, and return it. Raises ServeError."""
+    """Check that the server may listen on the address, as for the HTTP port, and return it as gRPC writes it. Raises
+    ServeError.
+    """
     with port_listener(host, port, has_token) as listener:
         found, number = listener.getsockname()[:2]
     return f"[{found}]:{number}" if ":" in found else f"{found}:{number}"
 
 
 class AuthorizationService:
-    """The method `Check`, whose answers are bytes."""
+    """The gRPC method `Check`, which returns encoded answers."""
 
     def __init__(self, door: EnvoyGrpcAdapter) -> None:
         self.door, self.reader = door, CheckRequestReader(door.names)
@@ -97,7 +99,9 @@ class AuthorizationService:
         return encode_check_response(self.verdict(attributes, lines), self.gone)
 
     def caller(self, context: Any) -> str | None:
-        """Return the caller of the token in the call's metadata, or None if no token is accepted."""
+        """Return the caller of the token in the call's metadata, or None if the token is missing or not accepted. If no
+        tokens are configured, every call has the same caller.
+        """
         tokens = self.door.tokens
         if tokens is None:
             return NO_CALLER

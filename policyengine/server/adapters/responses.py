@@ -67,7 +67,7 @@ async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, obj
 
 
 def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
-    """Decide and spend in a thread, which may wait for a store."""
+    """Decide and spend, and wait for a store if necessary: the caller must not be an event loop."""
     try:
         decision = engine.decide(question.request)
     except RequestError as error:

@@ -58,7 +58,7 @@ HISTORY = "history"  # the rule name in a consume obligation
 
 
 class AuthzenResult(NamedTuple):
-    """A decision, its reason as one word, and the endpoint that was decided."""
+    """A decision, the code of its reason (empty for an allow), and the endpoint in words."""
 
     decision: Decision
     code: str
@@ -261,8 +261,9 @@ def json_response(answer: Mapping[str, object], headers: Mapping[str, str] | Non
 
 
 def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
-    """Return the answer, which is the same for the same question. If it spent, it includes the id for reporting the
-    outcome."""
+    """Return the answer. It includes the id of the decision, for reporting the outcome, only if the evaluation spent,
+    so that other evaluations of the same question get equal answers.
+    """
     decision = found.decision
     context: JsonObject = {} if decision.allowed and not decision.observed else reason_document(found)
     if decision.would_be is not None:
@@ -320,7 +321,7 @@ def obligation_documents(obligations: tuple[Obligation, ...]) -> Iterator[JsonOb
 
 
 def obligation_type(one: Obligation) -> tuple[str, JsonObject]:
-    """Return the type of an obligation, which is its registered AuthZEN type if it has one, and its properties."""
+    """Return the registered AuthZEN type of an obligation, or `custom`, and its properties."""
     match one.kind, one.arguments:
         case "step_up", (level, *_):
             return "step-up", {"acr_value": level}

@@ -40,7 +40,7 @@ def takes_long(raw: object) -> bool:
 
 
 def item_context(asked: AuthzenRequest, item: object) -> Mapping[str, object] | None:
-    """Return the context of an item, which may contain credentials."""
+    """Return the context of an item, which may contain credentials; None if it has no valid context."""
     context = asked.merged(item).get("context") if isinstance(item, dict) else None
     return context if isinstance(context, dict) else None
 

@@ -78,7 +78,7 @@ class AuthzenObligation(BaseModel):
 
 
 class AuthzenReason(BaseModel):
-    """`reason` is one of `denied`, `approval_required`, `throttled`, `unmapped`, `invalid`, `failed`."""
+    """`reason` is `denied`, `approval_required`, `throttled`, `unmapped`, `invalid`, `consume_unset` or `failed`."""
 
     id: str | None = None
     reason: str | None = None

@@ -244,8 +244,8 @@ class QuestionTranslator:
     # ── Endpoint ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """Return the map of the action on this resource type, or else the map of the action on every type. Raises
-        UnmappedError.
+        """Return the map of the action on this resource type, or else the map of the action on every type; None if the
+        policy maps no actions. Raises UnmappedError if it maps others, but not this action.
         """
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
@@ -350,8 +350,8 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
-    """Return the options. A request that needs an obligation outside the gateway's list is denied; a malformed list
-    counts as empty.
+    """Return the options of the question. A decision that needs an obligation outside the gateway's list is a denial; a
+    malformed list counts as empty.
     """
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:

@@ -32,8 +32,9 @@ class DenialReporter:
         if many is None:
             return
         words = "an AuthZEN question was" if many == 1 else f"{many:,} AuthZEN questions were"
+        cause = ":" if many == 1 else "; the latest because"
         told = {"event": "authzen_denied", "why": why}
-        _LOG.warning("%s denied as `%s`, the last because %s", words, code, why, extra=told)
+        _LOG.warning("%s denied as `%s`%s %s", words, code, cause, why, extra=told)
 
 
 def ignore_denial(code: str, why: str) -> None:

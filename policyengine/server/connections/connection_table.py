@@ -259,7 +259,7 @@ class ConnectionTable:
         address, most = addresses.most_common(1)[0]
         why = ", ".join(f"{count:,} {EXPLANATIONS[reason]}" for reason, count in many.items())
         _LOG.warning(
-            "connections were closed: %s; most, %d, from %s", why, most, address,
+            "connections were closed: %s; %d of them from %s", why, most, address,
             extra={"event": "connections_closed", "reasons": {one.value: count for one, count in many.items()}},
         )  # fmt: skip
         self._closed.clear()

@@ -302,7 +302,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.begun = None
 
     def turn_away(self) -> None:
-        """Refuse a request for which there is no memory."""
+        """Answer 503 to a request for which there is no memory, and close the connection."""
         self.settle()
         self.closing = self.passing = True
         self.held = 0
@@ -312,8 +312,8 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.wire.close()
 
     def answer_now(self) -> bool:
-        """Answer a request without an exchange, and return True, if the answer waits for nothing; otherwise create an
-        exchange.
+        """Answer a request without an exchange, now or at the end of this turn of the event loop, and return True. If
+        that is impossible, create an exchange and return False.
         """
         if self.flow.write_paused:
             self.create_exchange({})

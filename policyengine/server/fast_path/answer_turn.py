@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from policyengine.server.fast_path.door import DecisionDoor, FastDoor
 
 LOGGER = logging.getLogger("policyengine")
-MAX_WAITING = 64  # answers: more are not worth waiting for
+MAX_WAITING = 64  # maximum answers that wait for one write to the log
 
 
 class AnsweredConnection(Protocol):
@@ -30,8 +30,8 @@ class AnsweredConnection(Protocol):
         """Close the connection, because there is no answer."""
 
 
-class WaitingAnswer(Struct, gc=False):  # it is soon gone, and in no cycle
-    """An answer that waits for its record."""
+class WaitingAnswer(Struct, gc=False):  # short-lived, and never part of a reference cycle
+    """An answer that waits until the record of its decision is written."""
 
     turn: AnswerTurn
     door: DecisionDoor
@@ -57,7 +57,7 @@ class AnswerTurn:
         self._is_due = False
 
     def add(self, door: FastDoor, request: SimpleRequest, engine: Engine, answer: FastAnswer) -> WaitingAnswer:
-        """Let an answer wait for the record of its decision, which is the last one."""
+        """Let an answer wait until the record of its decision, which was added last, is written."""
         record = self.records.pending[-1]
         # Only doors of one decision add records to the group of the turn.
         waiting = WaitingAnswer(self, door, request, engine, record.decision, answer)  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ class AnswerTurn:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many answers wait that the turn should not go on."""
+        """Whether so many answers wait that they must be sent before another decision is made."""
         return len(self.records.pending) >= MAX_WAITING
 
     def schedule(self) -> None:

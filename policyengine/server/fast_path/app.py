@@ -103,7 +103,7 @@ class FastPathApp:
         if not self.enter(door, request):
             return {}
         turn = self.turn
-        if turn.is_full or not door.holds_records:  # the log has the order of the decisions
+        if turn.is_full or not door.holds_records:  # so that the log keeps the order of the decisions
             turn.flush()
         records, many = turn.records, len(turn.records.pending)
         try:

@@ -144,7 +144,8 @@ def answer_content(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, at_once: bool = False, first: int = 0
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
     """Return the content of the answer; the items of a list are numbered from `first`. Raises RequestError,
-    IdempotencyKeyError, and ProblemError for a malformed key or for a report for which no limit waits.
+    IdempotencyKeyError, WouldBlockError if `at_once` is impossible, and ProblemError for a malformed key or a report
+    that is not accepted.
     """
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1

@@ -30,7 +30,7 @@ from policyengine.server.telemetry.metered_engine import EngineProvider
 PEER_CREDENTIALS = Layout("3i")  # process, user and group
 MAX_QUESTIONS_PER_TURN = 256
 MAX_FRAMES_PER_THREAD_TURN = 16
-TURN_SECONDS = 0.01  # seconds
+TURN_SECONDS = 0.01  # maximum seconds of a turn on the event loop
 
 
 class FramedProtocol(asyncio.Protocol):

@@ -160,7 +160,7 @@ def outcome_metrics(total: CounterTotals) -> Iterator[Metric]:
 
 
 def latency_buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
-    """Return cumulative buckets."""
+    """Return the upper bound of each exported bucket in seconds, as text, with the number of values up to it."""
     found = [
         (repr((1 << MIN_LATENCY_BITS + bound) / NANOSECONDS_PER_SECOND), float(sum(cells[: bound + 1])))
         for bound in range(0, BOUNDS, BOUND_STEP)

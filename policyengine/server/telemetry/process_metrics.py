@@ -83,7 +83,7 @@ async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
 
 
 def publish_memory(tally: ServerCounters) -> None:
-    """Publish memory and open files, if the system reports them."""
+    """Publish the memory, the open files and their limit, as far as the system reports them."""
     with suppress(OSError, ValueError, IndexError):
         pages = int((PROC / "statm").read_text().split()[1])
         tally.now("memory", value=pages * os.sysconf("SC_PAGE_SIZE"))

@@ -130,7 +130,7 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """Yield whether to time the next decision: the first one, and then one in TIMING_INTERVAL."""
+    """Return an iterator of whether to time the next decision: the first one, and then one in TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
@@ -269,7 +269,9 @@ class ServerCounters:
                 self.threads.numbers[cell] += by
 
     def reached(self, *key: str, count: int, of: object = None) -> None:
-        """Add the increase of a running count that another object in this process keeps."""
+        """Add the increase of a running count since the last call. `of` is the object that keeps the count; the count
+        of another object starts at 0.
+        """
         whose, told = self._told.get(key, (of, 0))
         new = count - (told if whose is of else 0)
         if new > 0:

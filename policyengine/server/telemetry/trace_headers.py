@@ -16,7 +16,7 @@ LOGGER = logging.getLogger("policyengine")
 
 
 def parse_trace(headers: RawHeaders) -> TraceContext | None:
-    """Parse the trace headers; names are in lower case."""
+    """Return the trace of these headers, whose names are in lower case; None if they are missing or invalid."""
     found: dict[bytes, list[str]] = {b"traceparent": [], b"tracestate": []}
     for name, value in headers:
         if name in found:

@@ -33,7 +33,7 @@ from policyengine.time_formats import format_epoch_seconds
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-MAX_FORM_BYTES = 131_072  # bytes
+MAX_FORM_BYTES = 131_072
 MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
@@ -176,16 +176,17 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
         by = sender.operator_of(form) or authenticate_client(desk, form, sender, "revoke")
         what = [name for name in ("token", *NAME_KINDS) if get_single(form, name) is not None]
         if len(what) != 1:
-            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"name one of {', '.join(('token', *NAME_KINDS))}")
+            names = ", ".join(("token", *NAME_KINDS))
+            raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"send exactly one of {names}")
         given = get_single(form, what[0]) or ""
         if what == ["token"]:
             if get_single(form, "for") is not None:
                 raise TokenIssuanceError(
-                    IssuanceRefusal.PARAMETERS, "a token is revoked permanently: `for` needs a name"
+                    IssuanceRefusal.PARAMETERS, "`for` applies only to names: a token is revoked permanently"
                 )
             return ended_reply({}, revoking.token(check_token_text(given), by, sender.now))
         if isinstance(by, AuthenticatedClient):
-            return oauth_error(TokenErrorCode.UNAUTHORIZED_CLIENT, "only operators may revoke that")
+            return oauth_error(TokenErrorCode.UNAUTHORIZED_CLIENT, "only operators may revoke by name")
         name = revocation_name(what[0], given, desk.issuers, desk.identity.people)
         return ended_reply({}, revoking.named(what[0], given, name, parse_for_field(form), by, sender.now))
     except RevocationError as why:

@@ -45,7 +45,7 @@ def test_unmapped_and_invalid_questions_are_counted_and_logged(
     assert counts(call("GET", "/metrics").text) == {"unmapped": 2, "invalid": 3}
     told = [one for one in caplog.messages if "AuthZEN" in one]
     assert len(told) == 2  # one of each kind: the rest waits for a minute
-    assert told[0].startswith("an AuthZEN question was denied as `unmapped`, the last because ")
+    assert told[0].startswith("an AuthZEN question was denied as `unmapped`: ")
     assert told[0].endswith("no `map authzen` defines `brew` on `pot`")
 
 
@@ -65,6 +65,6 @@ def test_the_log_reports_denied_authzen_questions_once_per_interval_with_their_n
     now = LOG_INTERVAL_SECONDS
     refused("unmapped", "it is so")
     assert caplog.messages == [
-        "an AuthZEN question was denied as `unmapped`, the last because of 0",
-        "3 AuthZEN questions were denied as `unmapped`, the last because it is so",
+        "an AuthZEN question was denied as `unmapped`: of 0",
+        "3 AuthZEN questions were denied as `unmapped`; the latest because it is so",
     ]
