@@ -28,8 +28,9 @@ METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)
 
 
 def body_members(types: Sequence[str], codings: Sequence[str], content: bytes) -> Mapping[str, object] | Invalid:
-    """Return the members of the body. `types` and `codings` are the values of `Content-Type` and `Content-Encoding` as
-    sent."""
+    """Return the members of the body, or an Invalid that says why they are unknown. `types` and `codings` are the
+    values of `Content-Type` and `Content-Encoding` as sent.
+    """
     found = members_by_type(types, codings, content) if content else Invalid("the body is empty")
     if isinstance(found, Invalid) and names_method(types, content):
         return METHOD_OVERRIDE

@@ -32,8 +32,8 @@ COMMENTS = ("/*", "//")  # comments, which some parsers accept in JSON
 
 
 def names_method(types: Sequence[str], content: bytes) -> bool:
-    """Return whether the body names a method. `types` are the content types as sent. In UTF-16 and UTF-32, ASCII
-    letters have zero bytes between them.
+    """Return whether the body contains a method override. `types` are the content types as sent. Zero bytes are
+    ignored, because UTF-16 and UTF-32 have them between ASCII letters.
     """
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):

@@ -39,7 +39,7 @@ class FetchError(Exception):
 
 
 class UnreachableError(FetchError):
-    """The server did not answer before the deadline; the next request is likely to fail, too."""
+    """The server cannot be reached, or did not answer before the deadline; the next request is likely to fail, too."""
 
 
 class RedirectError(FetchError):
@@ -61,9 +61,9 @@ class FetchResponse:
 @dataclass(frozen=True)
 class Fetcher:
     """An HTTP client; thread-safe. `ca` is a PEM file of certificates to trust instead of the system's. `plain_http`
-    allows `http://` to other machines. `proxy` is the URL of a proxy for servers on other machines. `redirects` is the
-    maximum number of redirects on the same server. `clock` returns monotonic seconds. An answer whose status is not one
-    of `statuses` raises FetchError.
+    allows `http://` to other machines. `proxy` is the URL of a proxy for servers on other machines. `largest` is the
+    maximum size of an answer in bytes, `redirects` the maximum number of redirects on the same server. `clock` returns
+    monotonic seconds. An answer whose status is not one of `statuses` raises FetchError.
     """
 
     ca: Path | None = None
@@ -103,7 +103,7 @@ class Fetcher:
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes, until: float
     ) -> FetchResponse | str:
-        """Return the answer, or the URL on the same server to which it redirects."""
+        """Return the answer, or the URL on the same server to which it redirects. Raises FetchError."""
         parts = parse_fetch_url(url, self.plain_http)
         given = {"Host": parts.netloc, "User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         sent = {**given, **headers, **({"Content-Length": str(len(content))} if method == "POST" else {})}
@@ -186,8 +186,9 @@ def split_proxy(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
-    """Parse a URL. Raises FetchError unless it is `https://`, or `http://` to this machine, without user, fragment or
-    invalid characters."""
+    """Parse a URL. Raises FetchError unless it is `https://`, or `http://` to this machine (with `plain_http`, to any
+    machine), without user, fragment or invalid characters.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -196,7 +197,7 @@ def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
     if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
         raise FetchError("the URL is not valid")
     if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
-        raise FetchError("the URL must have a host, and no user or a fragment")
+        raise FetchError("the URL must have a host, and neither a user nor a fragment")
     if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or is_loopback(parts.hostname))):
         return parts
     raise FetchError("the URL must begin with `https://`")

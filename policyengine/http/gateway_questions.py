@@ -65,7 +65,7 @@ ANY_HEADER = ["request.headers.*"]
 
 @dataclass(frozen=True, slots=True)
 class RequestTarget:
-    """The request line as the client sent it."""
+    """The method, the URI and the host that the client requested."""
 
     method: str
     uri: str

@@ -61,7 +61,7 @@ class AllowedHosts:
         return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Return whether none of these headers is repeated and all are those of an ordinary client. If False, `refusal`
+        """Return whether these headers, none of which is repeated, are those of an ordinary client. If False, `refusal`
         decides.
         """
         return self.has_own_name(headers) and b"origin" not in headers and b"sec-fetch-site" not in headers

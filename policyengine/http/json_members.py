@@ -43,7 +43,7 @@ def object_from_pairs(pairs: list[tuple[str, object]]) -> dict[object, object] |
 
 
 def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
-    """Remove the values of names that differ only in case."""
+    """Return the members with an Invalid in place of the values of names that differ only in case."""
     spellings = Counter(str(name).casefold() for name in found)
     if len(spellings) == len(found):
         return found
@@ -53,7 +53,7 @@ def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
 
 
 def require_exact_double(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Wrap a number parser so that numbers that a double would round are unknown."""
+    """Wrap a number parser so that it returns an Invalid for numbers that a double would round."""
 
     def number(text: str) -> object:
         value = read(text)

@@ -51,7 +51,9 @@ def enter_trace(trace: TraceContext | None) -> None:
 
 
 def parse_trace_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceContext | None:
-    """Parse `traceparent`, which must occur once, and `tracestate`."""
+    """Parse `traceparent`, which must occur once, and `tracestate`, and draw the id of a new span. Return None if
+    `traceparent` is missing or invalid.
+    """
     found = (
         PARENT.fullmatch(parents[0].strip(" \t"))
         if len(parents) == 1 and len(parents[0]) <= MAX_TRACEPARENT_LENGTH
@@ -65,7 +67,7 @@ def parse_trace_context(parents: Sequence[str], states: Sequence[str] = ()) -> T
 
 
 def parse_tracestate(given: Sequence[str]) -> str:
-    """Return the whole `tracestate`, or nothing if a part is malformed."""
+    """Return the whole `tracestate`, or an empty string if a part is malformed."""
     whole = ",".join(given)
     members = [one.strip(" \t") for one in whole.split(",") if one.strip(" \t")]
     found = [MEMBER.fullmatch(one) for one in members]

@@ -243,7 +243,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "keys on another port, in the clear": lambda: metadata("another server", jwks_uri="http://127.0.0.1:9/jwks"),
     "keys in a file of this machine": lambda: metadata("must have a host", jwks_uri="file:///etc/passwd"),
     "keys over another protocol": lambda: metadata("must begin with", jwks_uri="ftp://127.0.0.1/jwks"),
-    "keys behind a user": lambda: metadata("no user", jwks_uri="https://user:secret@127.0.0.1/jwks"),
+    "keys behind a user": lambda: metadata("neither a user", jwks_uri="https://user:secret@127.0.0.1/jwks"),
     "keys at no URL": lambda: metadata("no `jwks_uri`", jwks_uri={"url": "@/jwks"}),
     "keys that are elsewhere now": lambda: keys_page("the server answers 302", redirects_to("/elsewhere")),
     "keys in an error": lambda: keys_page("the server answers 404", answers(404, good_text())),

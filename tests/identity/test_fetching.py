@@ -170,7 +170,7 @@ def test_a_trust_domain_bundle_provides_only_keys_for_jwt_svids(tmp_path: Path) 
         ({}, None, None, "issuer `acme` has no `keys`, and none can be discovered (set `keys`)"),
         ({}, "spiffe://acme.example", None, "issuer `acme` has no `keys`, and none can be discovered"),
         ({}, "http://a.example", None, "`issuer acme: url`: the URL must begin with `https://` (`plain_http = true`"),
-        ({"keys": "https://u:secret@a/"}, None, None, "`issuers.acme.keys`: the URL must have a host, and no user or"),
+        ({"keys": "https://u:secret@a/"}, None, None, "`issuers.acme.keys`: the URL must have a host, and neither"),
         ({"ca": "missing.pem"}, "https://a", None, "the certificates of `missing.pem` cannot be used: no such file"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_answer_of_another_witness_is_refused(path, witness, caplog):
     ("options", "why"),
     [
         ({"webhooks": ("http://example.com/x",)}, "must begin with `https://`"),
-        ({"webhooks": ("https://user@example.com/x",)}, "no user"),
+        ({"webhooks": ("https://user@example.com/x",)}, "neither a user"),
         ({"witnesses": (WitnessOptions("ftp://x", GO_VKEY),)}, "must begin with `https://`"),
         ({"witnesses": (WitnessOptions("https://w.example", "x"),)}, "it is not a public key"),
         ({"witnesses": (WitnessOptions("https://w.example", GO_VKEY),)}, "is not a key for cosignatures"),
