@@ -114,7 +114,9 @@ class AttestationVerifier:
         return trusted
 
     def _take_nonce(self, claims: Claims, now: Seconds) -> None:
-        """Use up all nonces of the attestation, so that an attestation with two nonces is not accepted twice."""
+        """Use up all nonces of the attestation, so that an attestation with two nonces is not accepted twice. Raises
+        CredentialError if none of them is valid, and StoreError.
+        """
         given = text_or_list_claim(claims, "eat_nonce")
         if given is None or len(given) > MAX_NONCES:
             raise CredentialError(RefusalCode.ATTESTATION_NONCE)

@@ -13,7 +13,7 @@ from policyengine.identity.base64url import encode_base64url
 from policyengine.identity.verified import Seconds
 from policyengine.stores.credential_marks import CredentialMarks
 
-NONCE_LIFETIME_SECONDS = 300  # seconds
+NONCE_LIFETIME_SECONDS = 300
 TIME_BYTES, RANDOM_BYTES, TAG_BYTES = 8, 16, 18  # bytes of the parts of a nonce
 NONCE_BYTES = TIME_BYTES + RANDOM_BYTES + TAG_BYTES  # 56 characters of base64url: RFC 9711 allows 8 to 88
 NONCE = regex(rf"[A-Za-z0-9_-]{{{NONCE_BYTES * 4 // 3}}}")

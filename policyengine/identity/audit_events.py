@@ -123,7 +123,7 @@ def actor_fields(by: EventActor) -> EventFields:
 
 
 def describe_actor(by: EventActor) -> str:
-    """Return the actor's name for a log message."""
+    """Return the actor in words for a log message: the name of a client or agent, or `an operator`."""
     match by:
         case Operator():
             return "an operator"

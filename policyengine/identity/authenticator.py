@@ -256,7 +256,7 @@ class CredentialAuthenticator:
     def _token(self, scheme: str, raw: str, now: int) -> VerifiedToken:
         """Verify a token, or return it from the cache: a token that comes with proofs stays the same while the proofs
         change. A cached token is verified again after a while, in case its issuer has withdrawn the key; this server's
-        own keys are checked each time.
+        own keys are checked each time. Raises CredentialError.
         """
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)

@@ -58,8 +58,9 @@ class TokenlessCheck(Protocol):
     def __call__(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey] | None:
-        """Verify a credential that is not a token: a certificate, a message signature or an API key. Raises
-        CredentialError."""
+        """Verify a credential that is not a token: a certificate, a message signature or an API key. Return None if the
+        request has none of these. Raises CredentialError, StoreError.
+        """
         ...
 
 

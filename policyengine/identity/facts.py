@@ -79,7 +79,7 @@ def without_none(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def to_datetime(seconds: object) -> datetime | None:
-    """Convert a NumericDate, which the verifier has checked."""
+    """Return a NumericDate, which the verifier has checked, as a time; None for any other value."""
     match seconds:
         case bool() | None:
             return None
@@ -137,8 +137,8 @@ def revocable_task_name(who: TokenPrincipal) -> str | None:
 
 
 def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """Return the agent that opened the task, as `issuer/agent`: the agent that the token names, or else the first agent
-    of its chain.
+    """Return the agent that opened the task, as `issuer/agent`: the opener that the token names, or else the first
+    agent of its chain, or else its presenter; None if no agent is known.
     """
     if who.opener is not None:
         return who.opener

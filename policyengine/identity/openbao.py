@@ -46,7 +46,9 @@ class RefreshedValue(Generic[T]):
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self, now: int) -> T:
-        """Return the value. Raises IdentityConfigError."""
+        """Return the value, after reading it again if it is due. Raises IdentityConfigError if it cannot be read and
+        there is no value, or only one that is older than `stale` seconds.
+        """
         found = self._found
         if found is not None and now < self._next:
             return self._young(found, now)
@@ -85,8 +87,9 @@ class RefreshedValue(Generic[T]):
 
 @dataclass
 class OpenBaoClient:
-    """A client of OpenBao. `token` is read for each request, because another process may renew it. `ca`: CA
-    certificates to trust instead of the system's."""
+    """A client of OpenBao. `token` is read for each request, because another process may renew it. `ca` is a file of CA
+    certificates to trust instead of the system's.
+    """
 
     settings: OpenBaoSettings
     token: Callable[[int], Secret] = field(repr=False)

@@ -39,7 +39,7 @@ from policyengine.stores.base import StoreError
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds
+PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds that a permanent revocation is kept: ten years
 MAX_TASK_SECONDS = 30 * 86_400  # seconds after which every token of an ended task has expired
 LEEWAY_SECONDS = 300  # seconds that a token may be accepted after its expiry
 RETRY_AFTER_SECONDS = 10  # seconds after which unknown keys are loaded again
@@ -70,7 +70,9 @@ def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -
 def check_not_revoked(
     identity: CredentialAuthenticator, token: VerifiedToken, who: TokenPrincipal, now: int
 ) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Check that the token is not revoked. Raises CredentialError if it is revoked, StoreError if that is unknown."""
+    """Return the token and its principal, if it is not revoked. Raises CredentialError if it is revoked, StoreError if
+    that is unknown.
+    """
     if identity.marks.revoked(revocable_names(token, who, token_binding(token)), now):
         raise CredentialError(RefusalCode.REVOKED)
     return token, who
@@ -142,7 +144,8 @@ class TokenRevoker:
         self, raw: str, refused: CredentialError, by: Operator | AuthenticatedClient, now: int
     ) -> RevocationResult:
         """Revoke a token that cannot be verified. Clients may not do this, because they could fill the store; an
-        expired token needs no mark. A token that contains its own key is a proof and is not revoked.
+        expired token needs no mark. A token that contains its own key is a proof and is not revoked. Raises
+        RevocationError, StoreError.
         """
         if refused.refusal is RefusalCode.KEY_IN_TOKEN:
             why = "the text is a proof that contains its own key: to revoke that key, send its thumbprint as `key`"
@@ -192,7 +195,7 @@ class TokenRevoker:
         return self._on_record(revocation_fields("task", revoked_task_facts(task, (issuer,)), by), now)
 
     def _mark(self, names: Collection[str], until: int, now: int, by: EventActor) -> None:
-        """Revoke only names that are not yet revoked, so that repeated requests need no space."""
+        """Revoke the names, unless all of them are already revoked, so that repeated requests need no space."""
         if self.identity.marks.revoked(names, now) != frozenset(names):
             self._revoke(names, until, now, by)
 
@@ -222,7 +225,9 @@ class TokenRevoker:
     # ── Introspection ─────────────────────────────────────────────────────────────────────────
 
     def introspected(self, raw: str, now: int) -> dict[str, object]:
-        """Introspect a token (RFC 7662), transaction tokens included. Raises StoreError."""
+        """Return the introspection response for a token (RFC 7662), which may be a transaction token. Raises
+        StoreError.
+        """
         try:
             token, who = self._held(raw, now)
         except CredentialError:

@@ -25,7 +25,7 @@ from policyengine.identity.config.secret_references import (
 )
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 
-MAX_SECRET_BYTES = 65_536  # bytes
+MAX_SECRET_BYTES = 65_536
 _LOG = logging.getLogger("policyengine")
 
 
@@ -131,7 +131,7 @@ def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise IdentityConfigError(f"`{path}` is not a file")
+            raise IdentityConfigError(f"`{path}` is not a regular file")
         if os.name == "posix" and found.st_mode & (
             stat.S_IWOTH | stat.S_IWGRP if public else stat.S_IRWXO | stat.S_IWGRP
         ):

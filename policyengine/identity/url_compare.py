@@ -23,8 +23,8 @@ DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class OwnHosts:
-    """The hosts to which clients send the requests to decide; None: any host. A gateway reports the host that its
-    client named, and a malicious server could name another host to replay a proof that it received.
+    """The hosts to which clients send the requests to decide; if `ours` is None, any host. A gateway reports the host
+    that its client named, and a malicious server could name another host to replay a proof that it received.
     """
 
     ours: frozenset[str] | None = None

@@ -145,7 +145,7 @@ def test_an_unusable_secret_file_is_rejected_with_its_cause(tmp_path: Path):
     (tmp_path / "folder").mkdir(0o700)
     for name, why in (
         ("none", "no such file"), ("empty", "is empty"), ("large", "larger than"), ("binary", "is not UTF-8 text"),
-        ("pipe", "is not a file"), ("folder", "is not a file"),
+        ("pipe", "is not a regular file"), ("folder", "is not a regular file"),
     ):  # fmt: skip
         with pytest.raises(IdentityConfigError, match=why):
             SecretReader(tmp_path).read(f"file:{name}", NOW)

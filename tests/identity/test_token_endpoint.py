@@ -591,7 +591,7 @@ def test_the_configuration_opens_the_token_service(tmp_path: Path):
         ({"signing": {"keys": "file:none.json", "issuer": "desk"}}, POLICY, "cannot read"),
         ({"signing": {"keys": "bao-transit:transit/a", "issuer": "desk"}}, POLICY, "OpenBao is not configured"),
         ({}, POLICY.replace(f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"  records chains',
-                            f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"'), "add `records chains` to it"),
+                            f'issuer desk  {{ url "{DESK}"  audience "{AUDIENCE}"'), "add `records chains` to this"),
         ({"clients": {"a": {"agent": "a", "issuer": "evil", "method": "token"}}}, POLICY, "no issuer `evil`"),
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "token"},
                       "b": {"agent": "a", "issuer": "other", "method": "token"}}}, POLICY, "two agents of different"),

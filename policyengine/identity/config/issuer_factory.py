@@ -80,11 +80,14 @@ def open_token_issuer(
         raise IdentityConfigError(message, did_you_mean(given.issuer, having))
     if not us.records_chains:
         raise IdentityConfigError(
-            f"`signing.issuer`: tokens of `{us.name}` record chains", "add `records chains` to it"
+            f"`signing.issuer`: tokens of `{us.name}` record chains",
+            "add `records chains` to this issuer in the policy",
         )
     audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))
     if not audiences:
-        raise IdentityConfigError(f"`signing.issuer`: tokens of `{us.name}` have no audience", "add `audience` to it")
+        raise IdentityConfigError(
+            f"`signing.issuer`: tokens of `{us.name}` have no audience", "add `audience` to this issuer in the policy"
+        )
     url = us.url.rstrip("/")
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
     leeway = to_seconds(configuration.identity.leeway)

@@ -13,15 +13,17 @@ from policyengine.identity.verify.task_claim import reference_to_dict
 
 
 def authority_start(token: VerifiedToken) -> int | None:
-    """Return the time since which the presenter has had this authority, even if the token has been renewed since."""
+    """Return the time since which the presenter has had this authority, even if the token has been renewed since, in
+    seconds since 1970; None if the token does not state it.
+    """
     act = token.claims.get("act")
     times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
     return min((one for one in map(parse_seconds, times) if one is not None), default=None)
 
 
 def authority_end(token: VerifiedToken) -> int:
-    """Return the time when the token expires, without leeway, so that repeated exchanges gain no time; 0 if the token
-    is accepted only within the leeway.
+    """Return the time when the token expires, in seconds since 1970, without leeway, so that repeated exchanges gain no
+    time; 0 if the token is accepted only within the leeway.
     """
     said = parse_seconds(token.claims.get("exp"))
     if token.late:
@@ -30,8 +32,9 @@ def authority_end(token: VerifiedToken) -> int:
 
 
 def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the intersection of two tokens' tasks; a token may have none. Raises TokenIssuanceError if they are
-    different tasks."""
+    """Return the intersection of two tokens' tasks. None stands for a token without a task, which sets no bounds.
+    Raises TokenIssuanceError if they are different tasks.
+    """
     if task is None or other is None:
         return task or other
     if task.get("id") != other.get("id"):
@@ -47,7 +50,9 @@ def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] |
 
 
 def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
-    """Return the `task` claim: the given task or a narrower task. Raises TokenIssuanceError."""
+    """Return the `task` claim: the `given` task, narrowed to the requested one; None if there is neither. Raises
+    TokenIssuanceError if the requested task is another one, or wider.
+    """
     found: dict[str, object] = {}
     if given is not None:
         found = {name: task_start(value) for name, value in given.items()}

@@ -24,7 +24,7 @@ from policyengine.stores.credential_marks import CredentialMarks
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_ASSERTION_LENGTH = 8_192  # characters
-MAX_ASSERTION_SECONDS = 300  # seconds
+MAX_ASSERTION_SECONDS = 300
 MAX_ASSERTION_ID_LENGTH = 512
 ASSERTION_TYPES = (None, "jwt", "client-authentication+jwt")
 JWKS_HINT = 'write a list of public keys, RSA of at least 2,048 bits, EC or Ed25519: `{"keys": […]}`'
@@ -146,7 +146,7 @@ class ClientRegistry:
 
     def _by_token(self, own: tuple[VerifiedToken, TokenPrincipal]) -> TokenClient:
         """Return the agent whose own token is its only credential. The token must be bound to a key, because otherwise
-        every holder could use the token.
+        every holder could use the token. Raises TokenIssuanceError.
         """
         token, who = own
         found = {one.method: one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)}
@@ -173,14 +173,18 @@ class ClientRegistry:
     # ── Assertions ────────────────────────────────────────────────────────────────────────────
 
     def _by_assertion(self, raw: str, now: int) -> tuple[TokenClient, str]:
-        """Return the client and the thumbprint of the key that signed the assertion."""
+        """Return the client and the thumbprint of the key that signed the assertion, which is then used up. Raises
+        TokenIssuanceError, StoreError.
+        """
         client, claims, jkt = self._signed(raw)
         if not self.marks.once(*self._mark(client, claims, now), now):
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_REPLAYED)
         return client, jkt
 
     def _signed(self, raw: str) -> tuple[TokenClient, Mapping[str, object], str]:
-        """Return the client, the claims, and the thumbprint of the key that signed the assertion."""
+        """Return the client, the claims, and the thumbprint of the key that signed the assertion. Raises
+        TokenIssuanceError.
+        """
         jws = read_assertion(raw)
         name = jws.claims.get("sub")
         if not isinstance(name, str) or jws.claims.get("iss") != name:
@@ -192,7 +196,7 @@ class ClientRegistry:
 
     def _mark(self, client: TokenClient, claims: Mapping[str, object], now: int) -> tuple[str, int]:
         """Check the audience and times of an assertion. Return its replay mark and the time until which to keep the
-        mark.
+        mark, in seconds since 1970. Raises TokenIssuanceError.
         """
         audience, identifier = claims.get("aud"), claims.get("jti")
         if not isinstance(audience, str) or audience not in self.audiences:
@@ -255,7 +259,7 @@ def client_thumbprints(client: TokenClient) -> frozenset[str]:
 
 
 def token_binding(token: VerifiedToken) -> ConfirmedKey:
-    """Return the keys to which the token states that it is bound."""
+    """Return the keys to which the token's `cnf` binds it; an unbound token has none."""
     confirmation = token.claims.get("cnf")
     if not isinstance(confirmation, Mapping):
         return ConfirmedKey()

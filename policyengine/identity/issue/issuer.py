@@ -176,7 +176,8 @@ class TokenIssuer:
 
     def _verified(self, raw: str, code: IssuanceRefusal, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
         """Verify a token. Its `may_act` is not checked here; `check_may_act` checks it against the actor instead of the
-        presenter."""
+        presenter. Raises TokenIssuanceError, StoreError.
+        """
         try:
             return verify_active_token(self.identity, raw, now)
         except CredentialError as refused:
@@ -185,7 +186,9 @@ class TokenIssuer:
             raise TokenIssuanceError(code, f"{code.words}: {refused.why}") from None
 
     def _audience(self, targets: Sequence[str]) -> str:
-        """Return one accepted audience. A token for several audiences would let one recipient use it at another."""
+        """Return one accepted audience. A token for several audiences would let one recipient use it at another. Raises
+        TokenIssuanceError.
+        """
         if not targets:
             return self.audiences[0]
         if len(set(targets)) > 1 or targets[0] not in self.audiences:
@@ -202,7 +205,9 @@ class TokenIssuer:
         actor: AuthenticatedClient,
         now: int,
     ) -> tuple[tuple[str, ...], int]:
-        """Return the scopes that are requested, held and delegated by the policy, and when the token expires."""
+        """Return the scopes that are requested, held and delegated by the policy, and when the token expires, in
+        seconds since 1970. Raises TokenIssuanceError.
+        """
         held = self._held(asked, subject, actor)
         whole = {**claims, "scope": " ".join(held)}
         roots = self._facts(self._as_token(whole, b""), actor)
@@ -221,7 +226,7 @@ class TokenIssuer:
 
     def _held(self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[str, ...]:
         """Return the requested scopes that both the subject and the actor have. Tokens of an issuer with `scopes none`
-        have every scope.
+        have every scope. Raises TokenIssuanceError if there is no such scope.
         """
         limits = [
             None if who.scopes is None and self._no_scopes(token.issuer) else (who.scopes or ())
@@ -264,7 +269,9 @@ class TokenIssuer:
         scopes: Sequence[str],
         now: int,
     ) -> None:
-        """Check that verifiers will read exactly what was decided, and that nothing that the token names is revoked."""
+        """Check that verifiers will read exactly what was decided, and that nothing that the token names is revoked.
+        Raises TokenIssuanceError, StoreError.
+        """
         token = self._as_token(claims, b"")
         read = self._who(token)
         said = (read.agent, read.user, read.hops, read.scopes)

@@ -86,7 +86,7 @@ KNOWN_PARAMETERS = (
 
 
 def get_single(form: Form, name: str) -> str | None:
-    """Return the value of a parameter; an empty parameter is treated as missing (RFC 6749, 3.2)."""
+    """Return the value of a parameter; None if it is missing or, which is the same (RFC 6749, 3.2), empty."""
     values = form.get(name, ())
     return values[0] if values and values[0] else None
 
@@ -128,7 +128,7 @@ def parse_scopes(form: Form) -> tuple[str, ...] | None:
 
 def scopes_of_remedy(remedy: str) -> str | None:
     """Return the scopes that a remedy of a decision names, any of which suffices. A `credential` remedy needs no
-    scopes: every issued token is bound and short-lived. Raises TokenIssuanceError.
+    scopes, so the result is None: every issued token is bound and short-lived. Raises TokenIssuanceError.
     """
     match parse_object(remedy):
         case {"kind": "scope", "scopes": [*scopes]} if scopes and all(isinstance(scope, str) for scope in scopes):
@@ -140,8 +140,8 @@ def scopes_of_remedy(remedy: str) -> str | None:
 
 
 def parse_task(given: str | None) -> TaskRequest | None:
-    """Parse a task: `{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`. Raises
-    TokenIssuanceError.
+    """Parse a task: `{"id": …, "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}`. None stands for
+    no task. Raises TokenIssuanceError.
     """
     if given is None:
         return None
@@ -165,8 +165,8 @@ def parse_object(text: str) -> dict[str, object] | None:
 
 
 def parse_tools(given: object) -> tuple[str, ...] | None:
-    """Parse tool names. Patterns are refused: a name with `*` would match no tool, although the client means several
-    tools. Raises TokenIssuanceError.
+    """Parse tool names; None stands for every tool. Patterns are refused: a name with `*` would match no tool, although
+    the client means several tools. Raises TokenIssuanceError.
     """
     if given is None:
         return None

@@ -32,9 +32,9 @@ from policyengine.trusted_files import read_trusted
 
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
-MAX_FILE_BYTES = 1_048_576  # bytes
+MAX_FILE_BYTES = 1_048_576
 DIRECTORY_KEY = "http-signature"  # the `alg` of a directory's key, whose type determines the algorithm
-CACHE_SECONDS = 300  # seconds
+CACHE_SECONDS = 300
 RSA_ALGORITHM = "PS512"  # JOSE name of the only algorithm for RSA message signatures
 _LOG = logging.getLogger("policyengine")
 

@@ -23,11 +23,11 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
 MAX_KEYS = 100  # maximum number of keys of one issuer
-MAX_FILE_BYTES = 1_048_576  # bytes
+MAX_FILE_BYTES = 1_048_576
 MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
-MIN_CURVE_BITS = 256  # bits
+MIN_CURVE_BITS = 256
 MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # limits of FIPS 186-5; the second in bits
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
@@ -130,7 +130,7 @@ def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -
     if not isinstance(given, list):
         raise DocumentError("the document is not a JWKS: it has no list `keys`")
     if len(given) > MAX_KEYS:
-        raise DocumentError(f"it has more than {MAX_KEYS} keys")
+        raise DocumentError(f"the document has more than {MAX_KEYS} keys")
     usable: list[PublicJwk] = []
     unusable: dict[str, RefusalCode] = {}
     told: list[str] = []

@@ -153,7 +153,7 @@ def parse_key_ring(content: bytes, name: str) -> KeyRing:
         raise IdentityConfigError(f"`{name}` is not a file of signing keys", NEW_KEY_HINT) from None
     if not 0 < len(keys) <= MAX_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
         raise IdentityConfigError(
-            f"`{name}` is not a file of signing keys: it has no key, too many, or one twice", NEW_KEY_HINT
+            f"`{name}` is not a file of signing keys: it has no key, too many keys, or a key twice", NEW_KEY_HINT
         )
     return KeyRing(keys)
 

@@ -48,7 +48,9 @@ def parse_client_certificate(text: str) -> ClientCertificate:
 
 
 def client_certificate(certificates: tuple[x509.Certificate, ...]) -> ClientCertificate:
-    """Check the leaf's key and build the result. Raises CredentialError."""
+    """Return the client certificate, the first of these, after checking the strength of its key. Raises
+    CredentialError.
+    """
     check_key_strength(certificates[0])
     return ClientCertificate(x5t_thumbprint(certificates[0]), certificates[0], certificates[1:])
 
@@ -128,7 +130,7 @@ def from_pem(text: str) -> tuple[x509.Certificate, ...]:
 
 
 def from_envoy(text: str) -> ClientCertificate:
-    """Parse Envoy's header of one connection. Raises CredentialError."""
+    """Parse `X-Forwarded-Client-Cert`, which must describe only one connection. Raises CredentialError."""
     given = parse_xfcc_pairs(text)
     said = {key: unquote(value) for key, value in given if key in SINGLE_FIELDS}
     if len(said) != sum(key in SINGLE_FIELDS for key, _ in given):

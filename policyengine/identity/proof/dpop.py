@@ -75,7 +75,7 @@ class DpopNonces:
 
 @dataclass(frozen=True, slots=True)
 class DpopProof:
-    """A parsed proof whose signature is not verified yet. `jkt`: thumbprint of its key (RFC 7638)."""
+    """A parsed proof whose signature is not verified yet. `jkt` is the thumbprint of its key (RFC 7638)."""
 
     alg: str
     key: VerifyingKey = field(repr=False)
@@ -132,7 +132,9 @@ class DpopVerifier:
         return proof.jkt
 
     def _check_time(self, claims: Mapping[str, object], now: int) -> int:
-        """Check the proof's time of creation and its optional `exp`; return the time of creation."""
+        """Check the proof's time of creation and its optional `exp`; return the time of creation, in seconds since
+        1970. Raises CredentialError.
+        """
         issued, ends = parse_numeric_date(claims.get("iat")), claims.get("exp")
         if not now - self.window <= issued <= now + self.leeway or (
             ends is not None and parse_numeric_date(ends) <= now

@@ -79,7 +79,7 @@ class SignedMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageSignatureVerifier:
-    """The verifier of signed requests. `leeway`: tolerated clock difference in seconds."""
+    """The verifier of signed requests. `leeway` is the tolerated clock difference in seconds."""
 
     settings: SignatureSettings
     directories: SignatureAgentKeys
@@ -125,7 +125,9 @@ class MessageSignatureVerifier:
             )
 
     def _check_times(self, parameters: Mapping[str, object], now: int) -> int:
-        """Return when the signature expires, according to its own `expires` or the window."""
+        """Return when the signature expires, in seconds since 1970: at its own `expires`, or earlier at the end of the
+        window. Raises CredentialError.
+        """
         created, expires = parameters.get("created"), parameters.get("expires")
         if type(created) is not int or type(expires) is not int:
             raise CredentialError(RefusalCode.MESSAGE_TIME, "the signature of the message lacks `created` or `expires`")
@@ -136,7 +138,7 @@ class MessageSignatureVerifier:
 
     def _check_once(self, parameters: Mapping[str, object], keyid: str, ends: int, now: int) -> bool:
         """If the signature has a nonce, check that it is unused, mark it as used and return True. Return False if there
-        is no nonce and none is required.
+        is no nonce and none is required. Raises CredentialError, StoreError.
         """
         nonce = parameters.get("nonce")
         if nonce is None and not self.settings.nonce:

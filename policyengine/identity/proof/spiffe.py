@@ -30,7 +30,7 @@ from policyengine.identity.verify.claims import parse_trust_domain
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MAX_BUNDLE_BYTES = 1_048_576  # bytes
+MAX_BUNDLE_BYTES = 1_048_576
 MAX_AUTHORITIES = 100
 STALE_SECONDS = 3_600  # seconds that authorities remain valid after their file became unreadable
 RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, because bundles change
@@ -123,7 +123,7 @@ class TrustedDomain:
 def load_trusted_domains(
     settings: Mapping[str, TrustDomainSettings], folder: Path, issuers: Mapping[str, str]
 ) -> dict[str, TrustedDomain]:
-    """Load the trust domains. `issuers`: names by URL. Raises IdentityConfigError."""
+    """Load the trust domains. `issuers` are the names of the issuers by URL. Raises IdentityConfigError."""
     found = {}
     for domain, setting in settings.items():
         name = issuers.get(f"spiffe://{domain}")

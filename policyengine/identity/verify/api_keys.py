@@ -23,8 +23,8 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
 MIN_KEY_LENGTH = 32  # minimum characters of a key: too many to guess it from its digest
-MAX_FILE_BYTES = 16_777_216  # bytes
-RECHECK_SECONDS = 300  # seconds
+MAX_FILE_BYTES = 16_777_216
+RECHECK_SECONDS = 300
 KEY = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?P<issuer>[A-Za-z_][A-Za-z0-9_-]*)/(?P<agent>\S(?:.*\S)?):[ \t]+sha256:(?P<digest>[0-9a-f]{64})")
 KeyOwners: TypeAlias = dict[bytes, tuple[str, str]]  # issuer and agent
@@ -45,7 +45,7 @@ class ApiKeys:
     about them."""
 
     def __init__(self, path: Path, issuers: Collection[str]) -> None:
-        """Read the file. `issuers`: names in the policy. Raises IdentityConfigError."""
+        """Read the file. `issuers` are the names of the policy's issuers. Raises IdentityConfigError."""
         self._path, self._issuers, self._secret, self._lock = path, issuers, token_bytes(32), Lock()
         self._seen = jwks_file_stamp(path)
         self._owners: KeyOwners | None = read_key_owners(path, issuers, self._secret)
@@ -81,7 +81,9 @@ class ApiKeys:
 
 
 def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyOwners:
-    """Read the owners of keys. Raises IdentityConfigError, which names lines and contains no digest."""
+    """Return the owners of the keys by HMAC of the key's digest. Raises IdentityConfigError, which names lines and
+    contains no digest.
+    """
     owners: KeyOwners = {}
     for number, line in enumerate(read_key_lines(path), start=1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -69,7 +69,9 @@ def parse_reference(found: object) -> EntityRef | None:
 
 
 def text_or_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Return a string, or a non-empty list of strings, as a tuple. Raises CredentialError."""
+    """Return a string, or a non-empty list of strings, as a tuple, or None if the claim is missing. Raises
+    CredentialError.
+    """
     found = claims.get(name)
     if name not in claims or isinstance(found, str):
         alone = text_claim(claims, name)
@@ -90,7 +92,9 @@ def object_claim(claims: Claims, name: str) -> Claims | None:
 
 
 def time_claim(claims: Claims, name: str) -> Decimal | int | None:
-    """Return a NumericDate: seconds since 1970, up to the year 9999. Raises CredentialError."""
+    """Return a NumericDate (seconds since 1970, up to the year 9999), or None if the claim is missing. Raises
+    CredentialError.
+    """
     if name not in claims:
         return None
     found = claims[name]
@@ -102,7 +106,9 @@ def time_claim(claims: Claims, name: str) -> Decimal | int | None:
 
 
 def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Return the scopes in a string, separated by spaces; an empty string has none. Raises CredentialError."""
+    """Return the scopes in a string, separated by spaces; an empty string has none. Return None if the claim is
+    missing. Raises CredentialError.
+    """
     if name not in claims:
         return None
     found = claims[name]

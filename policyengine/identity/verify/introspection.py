@@ -60,7 +60,9 @@ class IntrospectionCredentials:
     secret: Callable[[], str] = field(repr=False)
 
     def authenticated(self, form: Mapping[str, str], audience: str, now: int) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers of a request. `audience` is the issuer (RFC 7523)."""
+        """Return the body and the headers of a request. `audience` is the issuer (RFC 7523). Raises IdentityConfigError
+        if the secret cannot be used.
+        """
         match self.method:
             case "client_secret_basic":
                 pair = f"{quote_plus(self.id)}:{quote_plus(self.secret())}"

@@ -140,8 +140,8 @@ def parse_key_id(header: Mapping[str, object]) -> str | None:
 
 
 def parse_type(header: Mapping[str, object]) -> str | None:
-    """Return `typ` in lower case, without the prefix `application/`, which is optional (RFC 7515). Raises
-    CredentialError.
+    """Return `typ` in lower case, without the prefix `application/`, which is optional (RFC 7515); None if it is
+    missing. Raises CredentialError.
     """
     if "typ" not in header:
         return None

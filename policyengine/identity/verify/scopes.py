@@ -28,7 +28,9 @@ def token_scopes(claims: Claims) -> tuple[str, ...] | None:
 
 
 def scp_claim(claims: Claims) -> tuple[str, ...] | None:
-    """Return the scopes in `scp`, which is a string like `scope`, or a list. Raises CredentialError."""
+    """Return the scopes in `scp`, which is a string like `scope`, or a list; None if it is missing. Raises
+    CredentialError.
+    """
     if not isinstance(claims.get("scp"), list | tuple):
         return scope_claim(claims, "scp")
     found = text_list_claim(claims, "scp") or ()

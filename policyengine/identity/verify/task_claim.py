@@ -21,8 +21,9 @@ MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 
 def parse_task_claim(claims: Claims) -> dict[str, object] | None:
-    """Return the facts of `task`. A task with unknown members is refused, because they could restrict it further.
-    Raises CredentialError."""
+    """Return the facts of `task`, or None if the claim is missing. A task with unknown members is refused, because they
+    could restrict it further. Raises CredentialError.
+    """
     task = object_claim(claims, "task")
     if task is None:
         return None

@@ -105,7 +105,7 @@ class TokenVerifier:
         return build_signed_token(raw, jws, kind, trusted.name, now)
 
     def _trusted(self, jws: Jws) -> tuple[str, TrustedIssuer]:
-        """Return the URL and the issuer that the unverified token names."""
+        """Return the URL and issuer that the unverified token names. Raises CredentialError if it is not trusted."""
         url = unverified_issuer(jws.claims)
         trusted = self.issuers.get(url)
         if trusted is None:
