@@ -114,8 +114,8 @@ class Store(Protocol):
         and reports change the version; a key without events has version 0); `peek` skips that check.
 
         If a record is `latest`, only the last event of its key is kept, and `complete_after` does not change. Other
-        events may be dropped if they are older than the longest `within` of its records, or than the newest MOST_EVENTS
-        of its key; `complete_after` is then the time of the last dropped event.
+        events may be dropped if they are older than the longest `within` of its records, or than the newest
+        MAX_EVENTS_PER_KEY of its key; `complete_after` is then the time of the last dropped event.
         """
         ...
 
@@ -132,12 +132,12 @@ class Store(Protocol):
         ...
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """Claim an idempotency key for LEASE microseconds. Return None if the caller now has the key: it was unknown,
+        """Claim an idempotency key for LEASE_MICROSECONDS. Return None if the caller now has the key: it was unknown,
         or claimed by the same token without a decision, or its lease has ended. Otherwise return its record.
 
-        A `commit` with this claim keeps its draft and the states of its limits for KEPT microseconds, in the same step.
-        It changes nothing and returns None if the caller has lost the claim. If a gateway has more than MOST_KEPT keys,
-        its oldest keys are evicted, and the eviction is logged.
+        A `commit` with this claim keeps its draft and the states of its limits for KEEP_MICROSECONDS, in the same step.
+        It changes nothing and returns None if the caller has lost the claim. If a gateway has more than
+        MAX_KEYS_PER_GATEWAY keys, its oldest keys are evicted, and the eviction is logged.
         """
         ...
 

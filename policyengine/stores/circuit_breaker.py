@@ -118,7 +118,7 @@ class StoreBreaker:
             self.tell(True, self.operation.name, error.reason)
         if (many := self._throttle.admit()) is not None:
             _LOG.error(
-                "%s (%d times since the last report): %s", self.operation.fails, many, error,
+                "%s (failed calls since the last report: %d): %s", self.operation.fails, many, error,
                 extra={"event": "store_fails", "operation": self.operation.name, "failures": self.failures},
             )  # fmt: skip
 

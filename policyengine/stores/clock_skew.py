@@ -14,7 +14,7 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_duration
 
-MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
+MAX_SKEW_MICROSECONDS = 5_000_000
 AGREES_WITHIN = 0.8  # clocks that differed too much agree again within this fraction of the bound
 MICROSECOND = timedelta(microseconds=1)
 AGREES_AGAIN = "the clocks of this server and of its store agree again"
@@ -89,7 +89,7 @@ class ClockSkew:
         if self._throttle.admit() is None:
             return
         _LOG.error(
-            "%s, more than %s: decisions that need the store are denied until they agree",
+            "%s, more than %s: decisions that need the store are denied until the clocks agree",
             self.reason,
             format_microseconds(self.bound),
             extra={"event": "clock_skew", "skew_ms": (self.offset or 0) // 1_000},

@@ -25,7 +25,7 @@ from policyengine.runtime.history import (
 from policyengine.stores.transition import digest_parts
 from policyengine.typesystem import EntityRef
 
-SLACK_MICROSECONDS = 60_000_000  # microseconds
+SLACK_MICROSECONDS = 60_000_000
 NEVER = 2**62  # `complete_after` of a watch that has not begun, which records nothing
 # A line, the number of an event in the line, and the outputs that the event records.
 AwaitedEvent: TypeAlias = tuple[str, int, tuple[tuple[str, ...], ...]]

@@ -279,8 +279,8 @@ class ResilientStore:
         return told
 
     def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
-        """Commit a decision. A commit that a limit does not admit does not prove that the store accepts writes. Raises
-        StoreError.
+        """Commit a decision in the store, and return its result. A commit that a limit does not admit does not prove
+        that the store accepts writes. Raises StoreError.
         """
         self.inspect(waits=False)
         with self.writes:
@@ -349,7 +349,7 @@ class ResilientStore:
             return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
-        """Finish a decision's request, in the store and in the counts of this process."""
+        """Finish a decision's request, in the store and in the counts of this process, and return the common result."""
         here = self._local.finish(decision, now, refund=refund)
         with self.writes:
             return merge_reports(self._store.finish(decision, now, refund=refund), here)

@@ -26,7 +26,7 @@ from policyengine.runtime.limits import (
     uncharged_state,
 )
 
-DAY_MICROSECONDS = 86_400_000_000  # microseconds
+DAY_MICROSECONDS = 86_400_000_000
 MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
 MAX_RECEIPTS_PER_RATE = (
     1_000  # maximum receipts of one rate and key; beyond it, the oldest receipt is dropped, and its charge is repeated
@@ -165,7 +165,7 @@ def state_expiry(charge: Charge, state: Any) -> int:
 
 
 def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...]]:
-    """Return the time until which the outcome of a decision can be reported, and the charges that the
+    """Return the time (microseconds) until which the outcome of a decision can be reported, and the charges that the
     report affects.
     """
     found = tuple(one for one in charges if not isinstance(one, RateCharge))

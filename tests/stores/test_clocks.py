@@ -279,7 +279,7 @@ def test_a_clock_set_back_far_makes_the_memory_store_fail(caplog: pytest.LogCapt
     [line] = caplog.records
     assert line.getMessage() == (
         "the clock of this server is 10m4s behind the store's, more than 5s: "
-        "decisions that need the store are denied until they agree"
+        "decisions that need the store are denied until the clocks agree"
     )
     assert outcomes(engine, "GET /free") == ["allow"]
     paid = {"request": {"method": "POST", "path": "/pay/8"}}

@@ -135,7 +135,7 @@ def test_log_lines_about_a_failing_store_are_rate_limited(
             time.now += 0.05
     told = [one.getMessage() for one in caplog.records]  # of 25 seconds
     assert len(told) == 3
-    assert told[0] == "the store did not accept a write (1 times since the last report): gone"
+    assert told[0] == "the store did not accept a write (failed calls since the last report: 1): gone"
 
 
 def test_an_approval_is_not_spent_while_the_store_fails(guarded: ResilientStore) -> None:

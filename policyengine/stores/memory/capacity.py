@@ -24,7 +24,7 @@ class CapacityAlarm:
             self.refusals += 1
         if (many := self._throttle.admit()) is not None:
             _LOG.error(
-                "the store is full and refuses new keys (%d times since the last report): %s", many, text,
+                "the store is full and refuses new keys (refusals since the last report: %d): %s", many, text,
                 extra={"event": "store_full", "refusals": self.refusals},
             )  # fmt: skip
         return StoreFullError(text)

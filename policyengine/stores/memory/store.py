@@ -232,7 +232,9 @@ class MemoryStore:
         return ChargeResult(tuple(found), now)
 
     def _record(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
-        """Record the events of a decision as the general step does, without its objects."""
+        """Record the events of a decision as the general step does, without its objects. Return None, and record
+        nothing, if a history on which the decision relies has changed.
+        """
         if not peek:
             if not self._memories.are(effects.relied):
                 return None

@@ -170,7 +170,8 @@ class ClusterStore:
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
         """Commit a decision part by part. The events of histories are recorded after the limits, because recording
-        cannot be undone."""
+        cannot be undone. Return None, after undoing all parts, if the decision must be made again.
+        """
         done: list[tuple[SlotEffects, SlotResult]] = []
         behavior = shared_behavior(effects, peek=peek)
         try:
@@ -319,8 +320,9 @@ class ClusterStore:
     def _give_back(
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
-        """Return the reservations. Rates that count denials keep their charges, unless the decision is made again
-        (`conflict`)."""
+        """Undo the reservations. Rates that count denials keep their charges, unless the decision is made again
+        (`conflict`).
+        """
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
                 if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):
@@ -349,7 +351,7 @@ class ClusterStore:
         self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 
     def _release(self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, untaken: bool) -> None:
-        """Return the reservations until a server does not answer; the remaining reservations stay."""
+        """Undo the reservations one by one, until a server does not answer; the remaining reservations stay."""
         if untaken or not all(told.admitted for _, told in done):
             return
         try:

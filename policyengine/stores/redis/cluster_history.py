@@ -132,7 +132,9 @@ def fetch(
 def report(
     run: RunScript, names: RedisKeys, raw: bytes, decision: str, report: OutcomeReport, given: int | bool
 ) -> ReportStatus | None:
-    """Report an outcome in one slot; `raw` is the encoded entry that lists the events that await the outcome."""
+    """Report an outcome in one slot; `raw` is the encoded entry that lists the events that await the outcome. Return
+    None if the wait has ended.
+    """
     waiting = msgpack.decode(raw)[2]
     reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
     keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]

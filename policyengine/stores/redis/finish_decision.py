@@ -19,8 +19,9 @@ def finish(
     """Finish a decision by its stored record, which contains the time until which its outcome can be reported (checked
     by `lasts`) and the charges to return.
 
-    The charges are returned first, because returning them twice has no further effect. The report is recorded
-    afterwards, so that an interrupted report can be sent again.
+    Return None if there is no record, or if that time has passed. The charges are returned first, because returning
+    them twice has no further effect. The report is recorded afterwards, so that an interrupted report can be sent
+    again.
     """
     with translate_errors():
         made = client.get(key)

@@ -45,7 +45,7 @@ class RedisIdempotencyKeys:
         self.evicted = EvictionLog()
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """Return None if the caller now has the key, otherwise its record."""
+        """Return None if the caller now has the key, otherwise its record. Raises StoreError."""
         told = self._do("claim", claim, now, LEASE_MICROSECONDS)
         if isinstance(told, int):
             self.evicted.tell(told)

@@ -41,8 +41,9 @@ class SqliteMarks:
 
     @property
     def version(self) -> int:
-        """A number that changes with each revocation, read with one statement, because nearly every decision needs
-        it."""
+        """A number that changes with each revocation, read with one statement, because nearly every decision needs it.
+        Raises StoreError.
+        """
         try:
             row = self._connection().execute("SELECT many FROM revocations").fetchone()
         except sqlite3.Error as error:

@@ -327,7 +327,7 @@ class SqliteStore:
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > SCHEMA_VERSION:
-            raise StoreError(f"`{self.path}`: it was written by another version of policyengine")
+            raise StoreError(f"`{self.path}`: it was written by a newer version of policyengine")
         if layout < SCHEMA_VERSION:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
