@@ -83,7 +83,7 @@ class SystemRecord:
 
     @property
     def revision(self) -> str | None:
-        """The revision of the policies at the time."""
+        """The revision of the policies at the time; None if the event does not state it."""
         found = self.details.get("revision")
         return found if isinstance(found, str) else None
 

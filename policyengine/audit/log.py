@@ -179,7 +179,7 @@ class DecisionLog:
 
     @property
     def others_may_read(self) -> bool:
-        """Return whether the file existed with a mode that permits other users to read it."""
+        """Whether the file existed with a mode that permits other users to read, write or execute it."""
         return bool(self._file.mode & 0o077)
 
     def flush(self) -> None:
@@ -256,8 +256,9 @@ class DecisionLog:
         return written
 
     def wrote(self, length: int) -> None:
-        """Note that lines of so many bytes were written: start the threads that seal and send them. From time to time,
-        this seals them, which takes some milliseconds."""
+        """Note that lines of `length` bytes were written: start the threads that seal and send them. From time to time,
+        this seals them, which takes some milliseconds.
+        """
         try:
             if self.sealer is not None:
                 self.sealer.wrote(length)
@@ -352,7 +353,7 @@ class DecisionLog:
             told, self._failing = self._failing, False
         if told:
             _LOG.warning(
-                "the decision log `%s` is written again after %d failures", self.path, self.failures,
+                "the decision log `%s` is written again; lines lost since the start: %d", self.path, self.failures,
                 extra={"event": "log_written", "failures": self.failures},
             )  # fmt: skip
             self.system.write_log_failure(self.failures)

@@ -19,7 +19,7 @@ from policyengine.audit.rotation import LATER, MAX_BUSY_SECONDS, Rotation, renam
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 
 _LOG = logging.getLogger("policyengine")
-MAX_COUNTED_BYTES = 1_048_576  # bytes
+MAX_COUNTED_BYTES = 1_048_576
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
 
@@ -180,8 +180,9 @@ class RotatingLogFile:
 
 
 def whole_lines(lines: Sequence[bytes], missing: int) -> tuple[int, bool]:
-    """Return how many lines are whole if so many bytes are missing at their end, and whether a part of another follows
-    them."""
+    """Return how many of the lines were written completely, if the last `missing` bytes were not written, and whether
+    the file may now end within a line.
+    """
     count = len(lines)
     while count and missing > 0:
         count -= 1
@@ -198,7 +199,7 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file",
+            f"`{path}` is not a regular file",
             "use a regular file: in any other kind of file, lines of several processes may be mixed",
         )
     return opened

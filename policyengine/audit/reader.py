@@ -103,7 +103,7 @@ class DecisionRecord:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the credential; the event in which it was issued has the same fingerprint."""
+        """The fingerprint of the credential, or None; the event in which it was issued has the same fingerprint."""
         return get_fingerprint(self.request)
 
     @cached_property
@@ -304,7 +304,9 @@ def check_shape(record: DecisionRecord) -> None:
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
     """Return the entity store of a decision that looked up rows: it contains these rows, and all other rows of their
-    types are unknown. Raises LookupError, TypeError, ValueError, RequestError."""
+    types are unknown. Without looked-up rows or without a directory, return the directory unchanged. Raises
+    LookupError, TypeError, ValueError, RequestError.
+    """
     if looked_up is None or directory is None:
         return directory
     rows = restore_special_values(looked_up["entities"], looked_up.get("beyond_json", ()))

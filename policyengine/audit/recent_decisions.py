@@ -140,7 +140,7 @@ class RecentDecisions:
         self._change(decision, reported=False)
 
     def subject(self, decision: str) -> DecisionSubject | None:
-        """Return what this process knows about a decision of the current caller."""
+        """Return the facts about a decision of the current caller; None if this process does not know the decision."""
         with self._guard:
             entry = self._find(current_caller(), decision)
         return None if entry is None else entry.subject

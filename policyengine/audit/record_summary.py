@@ -68,7 +68,7 @@ class RecordSummary:
 
     @property
     def trace_ids(self) -> tuple[str, str] | None:
-        """The trace ID and span ID of the answer, in hexadecimal."""
+        """The trace ID and span ID of the answer, in hexadecimal; None without a valid trace."""
         found = TRACE.fullmatch(self.trace or "")
         return (found[1], found[2]) if found else None
 
@@ -98,7 +98,9 @@ def decode_record(line: bytes) -> dict[str, Any] | None:
 
 
 def kind_of(tree: Mapping[str, Any]) -> str | None:
-    """Return the kind of a line. A decision also has `directory`, the digest of its entities."""
+    """Return the kind of a line, or None if it is no record. A decision also has `directory`, the digest of its
+    entities.
+    """
     return next((kind for kind in KINDS if kind in tree), None)
 
 
@@ -187,7 +189,9 @@ def summarize_token(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def target_of(request: Mapping[str, Any]) -> str | None:
-    """Return the target of a request as policies write it: `GET /invoices`, `TOOL billing/refund`, `ACTION view`."""
+    """Return the target of a request as policies write it (`GET /invoices`, `TOOL billing/refund`, `ACTION view`), or
+    None if the request names none.
+    """
     tool, action = mapping(request.get("tool")), mapping(request.get("action"))
     http = mapping(request.get("request"))
     if name := text(tool.get("name")):

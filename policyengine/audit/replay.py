@@ -36,7 +36,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class ReplayError(Exception):
-    """The error for a record that lacks something on which its decision depended."""
+    """The error for a record whose request is malformed, or that lacks something on which its decision depended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class ReplayResult:
 
     @property
     def same(self) -> bool:
-        """Return whether the decision equals the recorded decision in its outcome and in the rules, gates and outcomes
-        of its reasons.
+        """Whether the decision equals the recorded decision in its outcome and in the rules, gates and outcomes of its
+        reasons.
         """
         then = self.record.decision
         reasons = {(one["gate"], one.get("rule"), one["outcome"]) for one in then.get("reasons", ())}

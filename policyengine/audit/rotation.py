@@ -60,9 +60,10 @@ NO_ROTATION = Rotation()
 
 @contextmanager
 def rotation_lock(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock that processes which share the folder need to rename files. Every user who can read the folder can
-    hold the lock, so a server does not wait long for it. Raises BlockingIOError if another process holds the lock for
-    `seconds`, and other OSErrors."""
+    """Hold the lock of a folder, without which no process that writes a log there renames its files. Every user who can
+    read the folder can hold the lock, so a server does not wait long for it. Raises BlockingIOError if another process
+    holds the lock for `seconds`, and other OSErrors.
+    """
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         wait_for_lock(folder, time.monotonic() + seconds)
@@ -99,7 +100,7 @@ def rename_aside(path: Path, now: float) -> Path:
 
 
 def named_time(path: Path, rotated: Path) -> datetime:
-    """Return the time in the name of a rotated file."""
+    """Return the time in the name of a rotated file. Raises ValueError if there is none."""
     written = rotated.name.removeprefix(f"{path.name}.").removesuffix(COMPRESSED_SUFFIX)
     return datetime.strptime(written, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 

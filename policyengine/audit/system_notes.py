@@ -26,7 +26,8 @@ class SystemNotes:
 
     def write(self, event: SystemEvent | str, moment: int | None = None, /, **details: object) -> bool:
         """Write a line at a time in nanoseconds, by default now; details that are None or empty are left out. Return
-        whether it was written: a failure is counted and reported by the log."""
+        whether it was written, which a line above the limit is not; a failure is counted and reported by the log.
+        """
         events = self._throttle.admit(event)
         if events is None:
             return False

@@ -37,12 +37,12 @@ class TokenEvent:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the issued or revoked token; decisions that used the token have the same fingerprint."""
+        """The fingerprint of the issued or revoked token, or None; decisions that used the token have the same one."""
         return get_fingerprint(self.told)
 
     @property
     def revision(self) -> str | None:
-        """The revision of the policies at the time."""
+        """The revision of the policies at the time; None if the event does not state it."""
         found = self.told.get("revision")
         return found if isinstance(found, str) else None
 

@@ -196,7 +196,7 @@ def test_a_log_that_works_again_continues_after_a_half_written_line(path, full, 
     assert not asked.decide(OPEN).allowed
     full[0] = 10_000
     assert asked.decide(OPEN).id == ids(path)[0]
-    assert "is written again after 1 failures" in caplog.text
+    assert "is written again; lines lost since the start: 1" in caplog.text
 
 
 def test_a_failed_decision_is_logged(path, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_directory_is_rejected_as_a_log(tmp_path):
 
 def test_a_pipe_is_rejected_as_a_log(path):
     os.mkfifo(path)
-    with pytest.raises(DecisionLogError, match="is not a file"):
+    with pytest.raises(DecisionLogError, match="is not a regular file"):
         DecisionLog(path)
 
 

@@ -180,8 +180,8 @@ def test_a_reader_that_stops_early_is_not_an_error(tmp_path):
     ("options", "code", "message"),
     [
         (["none.jsonl"], 1, "`none.jsonl`: no such file or directory\nhint: paths are relative to the current folder"),
-        (["."], 1, "`.` is not a file"),
-        (["/dev/zero"], 1, "`/dev/zero` is not a file"),
+        (["."], 1, "`.` is not a regular file"),
+        (["/dev/zero"], 1, "`/dev/zero` is not a regular file"),
         (
             ["api.json"], 1,
             "`api.json` is not a decision log\nhint: name a file that `serve --log` or `audit pack` wrote",

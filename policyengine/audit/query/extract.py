@@ -58,7 +58,7 @@ def get(tree: Any, steps: Sequence[Step]) -> Any:
 
 
 def to_text(value: Any) -> str | None:
-    """Return a JSON value as text: a string unchanged, every other value as JSON."""
+    """Return a JSON value as text: a string unchanged, None for null, every other value as JSON."""
     return value if value is None or value.__class__ is str else encode(value).decode()
 
 

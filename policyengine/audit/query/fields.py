@@ -43,7 +43,7 @@ RECORD_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class RecordField:
-    """A field of a record. `sources` is empty for a field that `special_fields` or the query computes."""
+    """A field of a record. `sources` is empty for a field that the query or the readers compute (`SPECIAL`)."""
 
     name: str
     kind: FieldKind

@@ -50,9 +50,9 @@ class LogFiles:
 
 
 def regular_file(path: Path) -> Path:
-    """Check that the path is a regular file, and return it. Raises OSError, QueryError."""
+    """Return the path, if it is one of a regular file. Raises OSError, QueryError."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise QueryError(f"`{path}` is not a file")
+        raise QueryError(f"`{path}` is not a regular file")
     return path
 
 

@@ -36,7 +36,7 @@ class SkippedLines:
 
     @property
     def foreign(self) -> Path | None:
-        """A file that has lines, but no line of a decision log."""
+        """A file that has lines, but no line of a decision log; None if there is no such file."""
         return next((file for file in self.lines if file not in self.valid), None)
 
     @property

@@ -52,7 +52,9 @@ class TimeChart:
 def stacked_chart(
     counts: Mapping[str, Mapping[str, int]], buckets: Sequence[str], styles: Mapping[str, str]
 ) -> TimeChart | None:
-    """Return the chart of counts by series and bucket; `styles` has the class of each series, from the bottom up."""
+    """Return the chart of counts by series and bucket, or None without buckets; `styles` has the class of each series,
+    from the bottom up.
+    """
     if not buckets:
         return None
     sums = [sum(some.get(bucket, 0) for some in counts.values()) for bucket in buckets]

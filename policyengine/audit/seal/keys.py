@@ -89,7 +89,7 @@ def load_key(path: Path) -> Signer:
     except OSError as error:
         raise SealKeyError(f"the key `{path}` of the log cannot be read: {reason(error)}", "make it readable") from None
     if not stat.S_ISREG(mode):
-        raise SealKeyError(f"the key `{path}` of the log is not a file", "name a regular file")
+        raise SealKeyError(f"the key `{path}` of the log is not a regular file", "name a regular file")
     if found.st_uid not in (os.geteuid(), 0):
         raise SealKeyError(f"the key `{path}` of the log belongs to another user", "move it away, or `chown` it")
     if mode & 0o077:

@@ -183,8 +183,9 @@ class RecordProver:
         return SealedEntries(TileFolder(self.folder), size, lambda _: None).find(sha256(line).digest(), 0)
 
     def _find_statement(self, line: FoundLine, index: LogIndex, trusted: Sequence[Verifier]) -> FoundLine | None:
-        """Return the statement that seals a line which was written to a file after its rotation. Raises OSError,
-        SealError, NoteError."""
+        """Return the statement that seals a line which was written to a file after its rotation, or None. Raises
+        OSError, SealError, NoteError.
+        """
         digest = sha256(line.line).hexdigest()
         origin = load_checkpoint(self.folder, 0).checkpoint.origin
         for file in index.files[index.files.index(line.file) :]:

@@ -102,7 +102,7 @@ def open_plain(path: Path, most: int | None = None) -> int:
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise SealError(f"`{path}` is not a file")
+        raise SealError(f"`{path}` is not a regular file")
     if os.pread(opened, 2, 0) != b"\x1f\x8b":
         return opened
     os.close(opened)

@@ -136,8 +136,8 @@ class Sealer:
         return found
 
     def latest_checkpoint(self) -> SignedCheckpoint | None:
-        """Return the last checkpoint in the folder, which must not be older than the last one that this process signed.
-        Raises SealError.
+        """Return the last checkpoint in the folder, or None before the first. It must not be older than the last one
+        that this process signed. Raises SealError.
         """
         found, signed = self.load_checkpoint(), self.checkpoint
         if signed is not None and (found is None or found.size < signed.size):

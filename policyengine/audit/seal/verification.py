@@ -38,9 +38,10 @@ class SealProblem:
 @dataclass(slots=True)
 class Verification:
     """The result of verifying a log. `size` lines are sealed; `deleted` of these lines were in files that `--log-keep`
-    deleted. `unsealed` lines follow the sealed lines. `late` lines were written to a rotated file after it was sealed,
-    and are sealed by a later line. `torn` is whether the last line is incomplete, as after a crash. `keys` signed the
-    checkpoint, and `witnesses` cosigned it.
+    deleted. `lines` complete lines are in the remaining files. `unsealed` lines follow the sealed lines. `late` lines
+    were written to a rotated file after it was sealed, and are sealed by a later line. `torn` is whether the last line
+    is incomplete, as after a crash. `keys` signed the last `checkpoint`, and `witnesses` cosigned the checkpoint
+    `cosigned`.
     """
 
     path: Path

@@ -55,7 +55,7 @@ class HttpTransport:
         return b"".join(record + b"\n" for record in records)
 
     def count_rejected(self, response: PostResponse, lines: int) -> int:
-        """Return how many lines of an accepted batch the receiver dropped."""
+        """Return how many lines of an accepted batch the receiver dropped: none, unless its protocol reports them."""
         return 0
 
     def close(self) -> None:

@@ -184,8 +184,9 @@ class LogFollower:
         self.cursor = msgspec.structs.replace(self.cursor, name=name, device=device, inode=inode)
 
     def _was_truncated(self) -> bool:
-        """Whether logrotate copied the file and emptied it (`copytruncate`): the line before the cursor is no longer at
-        its place."""
+        """Return whether logrotate copied the file and emptied it (`copytruncate`): the line before the cursor is no
+        longer at its place.
+        """
         cursor = self.cursor
         if not cursor.last:
             return os.fstat(self._file).st_size < cursor.offset
@@ -220,8 +221,9 @@ class LogFollower:
         return files[place + 1] if place + 1 < len(files) else None
 
     def _is_finished(self, found: os.stat_result) -> bool:
-        """Whether a rotated file did not grow for FINISHED_SECONDS, by the system's time or by the monotonic clock, or
-        was rotated MAX_WAIT_SECONDS ago, so that a process that still writes to it cannot stop the sink."""
+        """Return whether a rotated file did not grow for FINISHED_SECONDS, by the system's time or by the monotonic
+        clock, or was rotated MAX_WAIT_SECONDS ago, so that a process that still writes to it cannot stop the sink.
+        """
         now, seen = monotonic(), (found.st_dev, found.st_ino, found.st_size)
         if seen[:2] != self._seen[:2]:
             self._moved_at = now
@@ -304,8 +306,9 @@ def open_listed(file: LogFile) -> int:
 
 
 def has_line_before(file: LogFile, cursor: SinkCursor, last: bytes) -> bool:
-    """Whether the file has the last line before the cursor at the same offset; without such a line, whether it is the
-    same inode. Raises OSError."""
+    """Return whether the file has the last line before the cursor at the same offset; for a cursor at the beginning of
+    its file, whether it is the same file. Raises OSError.
+    """
     if not cursor.offset:
         return file.identity == (cursor.device, cursor.inode)
     try:
@@ -322,12 +325,12 @@ def unsent_lines(cursor: SinkCursor) -> int:
 
 
 def is_file(pending: PendingFile, cursor: SinkCursor) -> bool:
-    """Whether a pending file is the one with the cursor."""
+    """Return whether a pending file is the one with the cursor."""
     return (pending.device, pending.inode) == (cursor.device, cursor.inode) or pending.name == base_name(cursor.name)
 
 
 def is_among(pending: PendingFile, files: Sequence[LogFile]) -> bool:
-    """Whether a pending file still exists, under its name or with its inode."""
+    """Return whether a pending file still exists, under its name or with its inode."""
     return any(file.base_name == pending.name or file.identity == (pending.device, pending.inode) for file in files)
 
 

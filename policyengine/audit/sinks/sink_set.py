@@ -143,7 +143,7 @@ class SinkSet:
             why = (error.strerror or str(error)).lower()
             raise SinkSetupError(
                 f"the folder `{self.folder}` of the sinks cannot be written: {why}",
-                "make it usable, or name another one",
+                "make the folder writable, or name another folder",
             ) from None
         except CursorError as error:
             raise SinkSetupError(str(error)) from None

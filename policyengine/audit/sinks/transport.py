@@ -70,5 +70,5 @@ def read_sink_line(raw: bytes) -> SinkLine | None:
 
 
 def is_directory_start(line: bytes) -> bool:
-    """Whether a line has entity rows, which sinks do not send."""
+    """Return whether a line has entity rows, which sinks do not send."""
     return line.startswith((b'{"v":1,"directory":', b'{"v":2,"directory":'))

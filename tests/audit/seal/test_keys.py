@@ -67,7 +67,7 @@ def test_a_key_that_others_can_read_is_refused(path):
 
 def test_a_key_that_is_a_folder_is_refused(path):
     path.with_name("decisions.jsonl.key").mkdir(mode=0o700)
-    with pytest.raises(DecisionLogError, match=r"the key .* cannot be read: is a directory|is not a file"):
+    with pytest.raises(DecisionLogError, match=r"the key .* cannot be read: is a directory|is not a regular file"):
         DecisionLog(path)
 
 
@@ -122,7 +122,7 @@ def test_a_key_that_is_a_pipe_is_refused_without_waiting(path):
     key = path.with_name("decisions.jsonl.key")
     key.unlink()
     os.mkfifo(key, 0o600)
-    with pytest.raises(DecisionLogError, match="is not a file"):
+    with pytest.raises(DecisionLogError, match="is not a regular file"):
         DecisionLog(path)
 
 

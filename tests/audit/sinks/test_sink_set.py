@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_log(tmp_path):
     assert (
         raised.value.message == f"the folder `{tmp_path / 'd.jsonl.sinks'}` of the sinks cannot be written: file exists"
     )
-    assert raised.value.hint == "make it usable, or name another one"
+    assert raised.value.hint == "make the folder writable, or name another folder"
 
 
 def test_only_the_owner_can_read_the_state_of_sinks(tmp_path):
