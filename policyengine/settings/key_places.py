@@ -53,7 +53,7 @@ class TomlScanner:
             self.at += 1
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
-        """Skip a match, and return it."""
+        """Skip a match, and return it. Raises ValueError if the text does not match here."""
         match = pattern.match(self.text, self.at)
         if match is None:
             raise ValueError(f"no TOML at {self.at}")
@@ -61,7 +61,7 @@ class TomlScanner:
         return match[0]
 
     def _key(self, table: KeyPath) -> KeyPath:
-        """Read a dotted key."""
+        """Read a dotted key, note its place and those of its prefixes, and return the path of the key below `table`."""
         while True:
             self._skip(SPACES)
             start = self.at

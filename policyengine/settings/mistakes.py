@@ -110,7 +110,7 @@ def describe_choice(name: str, words: Sequence[str], given: object) -> tuple[str
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """Return the words of the `Literal` in an annotation."""
+    """Return the words of the first `Literal` in an annotation; none if there is no `Literal`."""
     waiting: list[Any] = [field.annotation]
     for part in waiting:
         if get_origin(part) is Literal:
@@ -139,7 +139,9 @@ def list_keys(keys: Collection[str]) -> str:
 
 
 def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[SettingsSection] | None:
-    """Return the model of the section at a path. The name of a named section, as in `issuers.login`, is skipped."""
+    """Return the model of the section at a path, or None. The name of a named section, as in `issuers.login`, is
+    skipped.
+    """
     left, section = list(path), model
     while left:
         field = section_fields(section).get(left.pop(0))
@@ -153,7 +155,7 @@ def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[Settin
 
 
 def field_at(path: KeyPath, model: type[SettingsSection]) -> FieldInfo | None:
-    """Return the setting at the end of a path."""
+    """Return the setting to which a path leads, or None. The path may go on into the value of the setting."""
     depth = field_depth(path, model)
     section = section_at(path[: depth - 1], model)
     return None if section is None else section_fields(section).get(path[depth - 1])

@@ -54,7 +54,7 @@ def setting_error(message: str, hint: str | None = None, key: str | None = None)
 
 
 def metadata(annotation: object) -> Iterator[object]:
-    """Return all metadata of an `Annotated` annotation, the outermost first."""
+    """Yield all metadata of the `Annotated` types in an annotation, the outermost first."""
     waiting: list[Any] = [annotation]
     for part in waiting:
         yield from getattr(part, "__metadata__", ())
