@@ -133,7 +133,7 @@ class CsvTable:
         width = len(self.header)
         for number, cells in records:
             if len(cells) != width:
-                message = f"{len(cells)} cells, but the header has{width}"
+                message = f"cells: {len(cells)}, but the header has {width}"
                 raise EntitiesError(self.name, "", message, "is a comma or a quote missing?", code="E182", row=number)
             yield number, self._row(number, cells)
 

@@ -27,7 +27,7 @@ SHAPE = 'write `{"entities": [{"type": "user", "id": "alice", "attributes": {…
 LINE = 'write a row on each line: `{"type": "user", "id": "alice", "attributes": {…}}`'
 ROW_MEMBERS = {"type", "id", "attributes", "in"}  # rows with other members take the slow path
 MAX_JSON_BYTES = 2**29  # maximum bytes, because a JSON file is read whole
-MAX_LINE_BYTES = 2**24  # bytes
+MAX_LINE_BYTES = 2**24
 BOM = b"\xef\xbb\xbf"
 
 
@@ -50,7 +50,9 @@ def read_json(path: Path, gathering: RowCollector) -> None:
 
 
 def _rows(tree: object) -> list[object] | tuple[object, ...]:
-    """Return the rows without validating them: a file may have more rows than a list in a request may have elements."""
+    """Return the rows without validating them: a file may have more rows than a list in a request may have elements.
+    Raises RequestError.
+    """
     if not isinstance(tree, dict):
         raise RequestError("", f"expected an object, got {describe_raw_value(tree)}", SHAPE)
     whole = get_object(tree, "") or {}
@@ -110,8 +112,8 @@ MAX_PLAIN_LENGTH = 1_000
 
 
 def parse_plain_row(raw: object) -> EntityData | None:
-    """Return the same as `entity_row`, but faster, for a row with only plain values; return None for every other row.
-    Most rows are plain.
+    """Return the same as `read_entity_row`, but faster, for a row with only plain values; return None for every other
+    row. Most rows are plain.
     """
     if type(raw) is not dict or not raw.keys() <= ROW_MEMBERS:
         return None

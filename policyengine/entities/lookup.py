@@ -99,8 +99,8 @@ class LookupEntityStore(EntityStore):
         return self._lookups.types
 
     def fetch(self) -> None:
-        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive by then
-        stay unknown.
+        """Look up all lacking rows. Rows that do not arrive within the time limit of the decision, which the first call
+        starts, stay unknown.
         """
         asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
         self.lacking.clear()
@@ -254,7 +254,8 @@ class EntityLookups:
     def gave_up(self) -> None:
         if not self._told:
             self._told = True
-            _LOG.warning("a decision needs more than %d rows, or more than %d steps", MAX_ROWS, MAX_ANCESTOR_STEPS)
+            limits = f"{MAX_ROWS:,} rows, {MAX_ROUNDS} rounds or {MAX_ANCESTOR_STEPS} levels of membership"
+            _LOG.warning("a decision needs more lookups than %s; what is left is unknown", limits)
 
 
 class RowCache:
@@ -325,6 +326,7 @@ class RowCache:
 
     def _mended(self) -> None:
         if self._circuit.succeed():
-            _LOG.warning("the entity store at `%s` answers again, after %d failures", self.source.shown, self.failures)
+            shown, failures = self.source.shown, self.failures
+            _LOG.warning("the entity store at `%s` answers again; failures since the start: %d", shown, failures)
             if self.tell is not None:
                 self.tell(False, f"the entity store at `{self.source.shown}` answers again")

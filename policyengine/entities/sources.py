@@ -59,15 +59,15 @@ class EntitySources:
         return tuple(str(one) for one in self.where if str(one).lower().endswith((".json", ".jsonl", ".ndjson")))
 
     def refresh(self) -> float:
-        """The interval in seconds at which databases are loaded again; 0: never. Raises EntitiesError."""
+        """Return the interval in seconds at which databases are loaded again; 0: never. Raises EntitiesError."""
         files = [Path(one) for one in self.where if str(one).endswith(".toml")]
         if self.mapping is not None and any(map(is_url, self.where)):
             files.append(self.mapping)
         return min((every for file in files if (every := read_database_config(file).refresh)), default=0.0)
 
     def stamp(self) -> SourcesStamp:
-        """The identity, size and times of all files, which change with their contents, determined without
-        reading them.
+        """Return the path, identity, size and modification time of each file, without reading it. They change with its
+        contents. A missing file has zeros.
         """
         return tuple(_file_stamp(path) for path in self.files())
 

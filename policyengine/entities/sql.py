@@ -49,7 +49,9 @@ class Database:
         self.shown = f"{self.kind}://{host}/{self.url.database or ''}"
 
     def engine(self, seconds: float) -> sa.Engine:
-        """Return an engine whose statements take at most `seconds`. Raises EntitiesError."""
+        """Return an engine. PostgreSQL ends a statement after `seconds`; SQLite only limits the wait for a lock. Raises
+        EntitiesError.
+        """
         match self.kind:
             case "sqlite" if self.url.database:
                 where = f"file:{quote(self.url.database)}?mode=ro"

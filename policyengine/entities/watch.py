@@ -38,7 +38,7 @@ class EntityEngine(Protocol):
 
 
 class LostTypesError(Exception):
-    """The error for new entities without any row of a type that had rows."""
+    """The error for new entities that lack all or most rows of a type, as `describe_lost_types` describes them."""
 
     def __init__(self, gone: list[str]) -> None:
         rows = ", ".join(gone)
@@ -51,9 +51,9 @@ class EntityWatcher:
 
     `look` checks once; `started` checks in a thread until `stop`. `tell` is called when an error begins and when it
     ends. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is missed.
-    Without `files`, only databases are read again, at their configured interval. New entities are refused if they have
-    no row of a type that had rows, unless `may_lose` allows it. If a reload replaces the engine or its entities during
-    a read, the sources are read again, because the reload may have read newer rows.
+    Without `files`, only databases are read again, at their configured interval. New entities are refused if they lack
+    all or most rows of a type (`describe_lost_types`), unless `may_lose` allows it. If a reload replaces the engine or
+    its entities during a read, the sources are read again, because the reload may have read newer rows.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class EntityWatcher:
                 return
 
     def started(self) -> EntityWatcher:
-        """Check every second in a daemon thread."""
+        """Check every second in a daemon thread; return this watcher."""
         Thread(target=self._run, name="policyengine entities", daemon=True).start()
         return self
 

@@ -55,7 +55,7 @@ class WorkerPool(Generic[Connection]):
         if os.getpid() != self._process:
             self._begin()
         if self._jobs.qsize() >= MAX_QUEUED_JOBS:
-            raise WorkerTimeoutError("too many callers are waiting for it already")
+            raise WorkerTimeoutError("too many callers are already waiting for an answer")
         job: WorkerJob[Connection] = WorkerJob(work)
         self._jobs.put(job)
         self._hire()
