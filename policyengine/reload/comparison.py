@@ -46,7 +46,9 @@ class WideningChange:
 
 @dataclass(frozen=True, slots=True)
 class PolicyComparison:
-    """The widenings of a reload, and `unproved`: the places where the reload may widen more, with the reasons."""
+    """The widenings of a reload; `unproved`, the places where the reload may widen more, with the reasons; and the
+    `seconds` that the comparison took.
+    """
 
     widenings: tuple[WideningChange, ...] = ()
     unproved: tuple[str, ...] = ()

@@ -32,10 +32,10 @@ def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SEC
             f"checking and testing took longer than {longest:g} s", reason=RefusalKind.FAILURE
         ) from None
     except OSError as error:
-        why = f"no process could be started to check them: {(error.strerror or str(error)).lower()}"
+        why = f"no process could be started to check the policies: {(error.strerror or str(error)).lower()}"
         raise ReloadRefusedError(why, reason=RefusalKind.FAILURE) from None
     if ended.returncode:
-        why = f"the process that checked them ended with status {ended.returncode}"
+        why = f"the process that checked the policies ended with status {ended.returncode}"
         raise ReloadRefusedError(why, reason=RefusalKind.FAILURE)
     found = pickle.loads(ended.stdout)
     if isinstance(found, ReloadRefusedError):

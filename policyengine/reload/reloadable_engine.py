@@ -277,7 +277,11 @@ class ReloadableEngine:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
             engine.state.start_history(engine.decider.now)
         except StoreError as error:
-            _LOG.error("the store could not record which history to keep: %s", error, extra={"event": "store_fails"})
+            _LOG.error(
+                "the store could not record which history to keep from now on: %s",
+                error,
+                extra={"event": "store_fails"},
+            )
 
     def refuse(self, refused: ReloadRefusedError) -> None:
         """Record and log a refusal; the current engine stays in use."""

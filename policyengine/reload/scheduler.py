@@ -10,7 +10,7 @@ from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.source import FileStates, ReloadSource
 
 LOOK_SECONDS = 0.5  # seconds between two checks
-MAX_TRIES = 20  # seconds between two checks while files keep changing
+MAX_TRIES = 20  # maximum checks, and maximum repeated attempts, of one reload while files keep changing
 
 PrepareFunction = Callable[[ReloadSource], Candidate]
 

@@ -34,7 +34,9 @@ class ReloadSource:
         return self.paths[0] if len(self.paths) == 1 and self.paths[0].suffix == BUNDLE_SUFFIX else None
 
     def directory(self, declared: EntityDeclarations) -> EntityStore | None:
-        """Read the entities as the policies declare them. Raises EntitiesError."""
+        """Read the entities as the policies declare them; return None without sources of entities. Raises
+        EntitiesError.
+        """
         return None if self.entities is None else self.entities.read(declared)
 
     def imported(self) -> tuple[Path, ...]:
