@@ -140,7 +140,9 @@ class PolicyClient(ClientBase):
         return self._exchanged(sent)
 
     def _exchanged(self, sent: WireRequest) -> WireResponse:
-        """Send a request once. The whole answer must arrive before the deadline."""
+        """Send a request once. Raises httpx.HTTPError, TimeoutError if the whole answer does not arrive in time, and
+        NoDecisionError if it is too large.
+        """
         deadline = monotonic() + self.timeout
         content = bytearray()
         with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:
