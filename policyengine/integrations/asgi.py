@@ -28,6 +28,7 @@ from policyengine.integrations.enforcement_point import (
     report_outcome,
 )
 from policyengine.integrations.http_facts import (
+    BODY_TOO_LARGE,
     BodyTooLargeError,
     body_facts,
     build_http_question,
@@ -87,9 +88,7 @@ class PolicyMiddleware:
             try:
                 content, receive = await read_body(receive)
             except BodyTooLargeError:
-                return await send_problem(
-                    send, 413, {"detail": "the body is larger than the limit for bodies that the policy reads"}
-                )
+                return await send_problem(send, 413, {"detail": BODY_TOO_LARGE})
             facts, body = add_content_digests(facts, content), body_facts(scope, content)
         decision = await decide_and_meet(self._decides, build_http_question(scope, facts, body, content), self._duties)
         if not decision.allowed:
@@ -156,7 +155,7 @@ def problem_document(status: int, members: Facts) -> dict[str, Any]:
 
 
 def find_authenticator(decides: PolicyDecisionPoint) -> CredentialAuthenticator | None:
-    """Return the authenticator of an engine in this process, which may issue nonces."""
+    """Return the authenticator of an engine in this process, which may issue nonces; None for other decision points."""
     found = getattr(decides, "identity", None)
     return found if isinstance(found, CredentialAuthenticator) else None
 

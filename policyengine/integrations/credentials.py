@@ -45,7 +45,9 @@ def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
 
 
 def client_certificate(scope: Scope) -> str | None:
-    """Return the certificate, unless the server did not trust it (`client_cert_error`)."""
+    """Return the client's certificate in PEM; None if it sent none, or one that the server does not trust
+    (`client_cert_error`).
+    """
     tls = (scope.get("extensions") or {}).get("tls") or {}
     if tls.get("client_cert_error"):
         return None
@@ -54,7 +56,7 @@ def client_certificate(scope: Scope) -> str | None:
 
 
 def has_content_digest(scope: Scope) -> bool:
-    """Return whether the client sent a digest of the body."""
+    """Return whether the request has a `Content-Digest` header."""
     return any(name.lower() == DIGEST for name, _ in scope["headers"])
 
 

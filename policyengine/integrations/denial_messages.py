@@ -73,8 +73,8 @@ def retry_after(decision: Decision) -> int | None:
 
 
 def wait_of_remedies(decision: Decision) -> int | None:
-    """Return the waiting time in the remedies, in seconds. A decision that came over the network states no other
-    waiting time.
+    """Return the longest waiting time in the remedies, in whole seconds; None if they name none. A decision that came
+    over the network states no other waiting time.
     """
     waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
     known = [one for one in waits if isinstance(one, timedelta)]

@@ -27,7 +27,7 @@ Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None
 # Members that describe the caller; the integration adds the endpoint and its arguments.
 CALLER_MEMBERS = (*CREDENTIAL_ROOTS, "credentials", "context", "approvals", "entities", "request")
 REQUEST_MEMBERS = tuple(name for name in ROOTS["request"] or () if ("request", name) not in ENDPOINT_FACTS)
-MAX_REPORT_SECONDS = 1.0  # seconds that a report may delay the end of a cancelled call
+MAX_REPORT_SECONDS = 1.0  # maximum seconds of a report, which continues even if the call is cancelled
 UNKNOWN_CALLER = "the caller is not identified"
 DECISION_FAILED = "the decision failed; the operator's log has the error"
 
@@ -108,7 +108,7 @@ def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
 
 async def prove_credentials(decides: object, facts: Facts) -> Facts:
     """Verify raw credentials once, if the decision point can, because several questions follow and a proof is accepted
-    only once. Errors are not raised: each question is then answered separately.
+    only once. Errors are not raised: the facts then stay unchanged, and each question presents the credentials.
     """
     prove = getattr(decides, "prove_async", None)
     if prove is None or "credentials" not in facts:
@@ -166,7 +166,9 @@ async def report_outcome(
     output: Facts | None = None,
     size: int | None = None,
 ) -> None:
-    """Report the outcome, even while the call is being cancelled. A failed report does not change the decision."""
+    """Report the outcome, even while the call is being cancelled. Errors are not raised: a failed report does not
+    change the decision. `began` is the time of `perf_counter`; `size` is in bytes.
+    """
     more = {} if size is None else {"size": size}  # a decision point of another project may not accept `size`
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):

@@ -25,14 +25,14 @@ from policyengine.integrations.enforcement_point import (
     make_denial,
     report_outcome,
 )
-from policyengine.integrations.http_facts import MAX_BODY_BYTES, body_facts, build_http_question
+from policyengine.integrations.http_facts import BODY_TOO_LARGE, MAX_BODY_BYTES, body_facts, build_http_question
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 
 BODY_READ_BEFORE = Invalid(
     "the route has a `Form` or `File` parameter, so its body was already read: use the middleware"
 )
-BODY_TOO_LARGE = Invalid("the body is larger than the limit for bodies that the policy reads")
+OVERSIZED_BODY = Invalid(BODY_TOO_LARGE)
 Dependency: TypeAlias = Callable[[Request], AsyncIterator[Decision]]
 
 
@@ -118,10 +118,12 @@ def replace_with_action(asked: dict[str, Any], action: tuple[str, str, str], req
 
 
 async def build_question(request: Request, facts: Facts) -> dict[str, Any]:
-    """Build the question with the body, which FastAPI keeps for the route, unless it was already read as a form."""
+    """Build the question with the body, which FastAPI keeps for the route. A body that was already read as a form, or
+    that is too large, is unknown.
+    """
     try:
         content = await request.body()
     except RuntimeError:  # the attribute of Starlette that says that the stream was already read
         return build_http_question(request.scope, facts, {"body": BODY_READ_BEFORE})
-    body = body_facts(request.scope, content) if len(content) <= MAX_BODY_BYTES else {"body": BODY_TOO_LARGE}
+    body = body_facts(request.scope, content) if len(content) <= MAX_BODY_BYTES else {"body": OVERSIZED_BODY}
     return build_http_question(request.scope, add_content_digests(facts, content), body, content)

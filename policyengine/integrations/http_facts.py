@@ -16,6 +16,7 @@ from policyengine.runtime.header_names import AMBIGUOUS_NAME, ambiguous_names, f
 from policyengine.vocabulary import SECRET_HEADERS
 
 MAX_BODY_BYTES = 1024 * 1024
+BODY_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES:,} bytes, the limit for bodies that the policy reads"
 MAX_SIZE_DIGITS = 15  # maximum digits of a content length
 WITHHELD_HEADERS = SECRET_HEADERS | CREDENTIAL_SECRET_HEADERS
 UNROUTABLE_PATH = "/%00"  # a path that is never canonical; it replaces a path that two parsers would read differently
@@ -29,7 +30,7 @@ def route_path(scope: Scope) -> str:
     """Return the path on the wire by which the application routes, without the prefix under which it is mounted.
 
     Applications route by the decoded path. If the path on the wire decodes to a different path, something changed one
-    of them, and neither can be trusted.
+    of them and neither can be trusted: the result is then UNROUTABLE_PATH.
     """
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     below = bool(root) and (path == root or path.startswith(f"{root}/"))
@@ -68,7 +69,7 @@ def read_headers(scope: Scope) -> dict[str, Any]:
 
 
 def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Return the size of the body in bytes, if known.
+    """Return the size of the body in bytes, or None if it is not known.
 
     HTTP/1 has no body without a header that announces one. A content length next to a transfer coding is ignored (RFC
     9112, 6.3), because some servers pass on both.

@@ -17,7 +17,7 @@ from policyengine.runtime.credential_errors import CredentialError
 
 
 class TokenFactsError(Exception):
-    """The error for a token that does not identify the caller; the message says what to do."""
+    """The error for a token that does not identify the caller; the message says why."""
 
 
 class AccessToken(Protocol):

@@ -149,7 +149,9 @@ class PolicyMiddleware(Middleware):
         return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
-        """Check requests that name entities without using them: the caller must have access to each of these."""
+        """Check requests that name entities without using them: the caller must have access to each of these. Raises
+        MCPError.
+        """
         facts, params = await self._facts(context, protocol_error), read_params(params)
         if method == "completion/complete":
             named = completion_target(params)

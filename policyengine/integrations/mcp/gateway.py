@@ -57,8 +57,8 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class McpUpstream:
-    """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway
-    passes to it.
+    """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway passes to it.
+    `limit` is the number of seconds to wait for an answer.
     """
 
     target: str
@@ -192,7 +192,7 @@ async def pump_messages(source: Any, sink: Any) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the message of the first error in a group."""
+    """Return the message of an error, or of the first error in a group; the name of its class if it has no message."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__
@@ -243,7 +243,7 @@ class SessionEndpoint:
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._group is None:
-            return await JSONResponse(problem_document("the gateway is stopping"), 503)(scope, receive, send)
+            return await JSONResponse(problem_document("the gateway has not started"), 503)(scope, receive, send)
         owner = await self._gateway.owner(Request(scope))
         if (replaced := self._open.replaceable()) is not None:
             await self._end(replaced)
@@ -274,7 +274,7 @@ class SessionEndpoint:
                 with transport.idle_scope or anyio.CancelScope():
                     await self._gateway.session(client, to_client)
         except Exception as error:
-            _LOG.error("a session ended: %s", describe_error(error))
+            _LOG.error("a session ended with an error: %s", describe_error(error))
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end(name)
@@ -312,7 +312,7 @@ def identify_by_headers(
 
 
 def parse_caller_facts(words: Mapping[str, str]) -> Facts:
-    """Return `agent`, `issuer`, `user` and `scopes` as facts."""
+    """Return the facts that the words `agent`, `issuer`, `user` and `scopes` state; each may be missing."""
     issuer = {"issuer": words["issuer"]} if "issuer" in words else {}
     scopes = {"scopes": parse_scopes(words["scopes"])} if "scopes" in words else {}
     agent = {"agent": {"id": words["agent"], **issuer}} if "agent" in words else {}

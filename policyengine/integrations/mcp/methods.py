@@ -31,7 +31,7 @@ SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS_MESSAGE = "call the tool by its listed name"
 ITEMS_PER_TURN = 16  # number of items to check before other tasks run
 
-# JSON-RPC leaves -32000 to -32019 to implementations; the SDKs use the first of them.
+# MCP leaves -32000 to -32019 to implementations; the SDKs use the first of them.
 DENIED, UNCONFIRMED, THROTTLED = -32003, -32004, -32005
 ERROR_CODES = {Outcome.DENY: DENIED, Outcome.CONFIRM: UNCONFIRMED, Outcome.THROTTLE: THROTTLED}
 METHOD_NOT_FOUND = -32601
@@ -95,7 +95,9 @@ def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: F
 
 
 def get_arguments(params: Mapping[str, Any]) -> object:
-    """Return the arguments. A value that is not an object is passed on, so that the decision refuses it."""
+    """Return the arguments, `{}` if there are none. A value that is not an object is passed on, so that the decision
+    refuses it.
+    """
     arguments = params.get("arguments")
     return {} if arguments is None else arguments
 
@@ -111,7 +113,9 @@ def action_facts(verb: str, type: str, name: object, server: str, facts: Facts) 
 
 
 def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | Invalid | None:
-    """Return a URI, or a template, in the spelling that policies compare."""
+    """Return a URI, or a template, in the spelling that policies compare; an Invalid if it is malformed, and None if
+    there is none.
+    """
     if uri is None:
         return None
     found = canonical_template(str(uri)) if is_template else canonical_uri(str(uri))
@@ -195,7 +199,9 @@ def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object]
 
 
 def subscribed_resources(params: Mapping[str, Any]) -> Sequence[object]:
-    """Return the resources that `subscriptions/listen` subscribes to."""
+    """Return the URIs that `subscriptions/listen` subscribes to. A value that is not a list counts as one resource
+    without a URI.
+    """
     wanted = params.get("notifications")
     named = wanted.get("resourceSubscriptions") if isinstance(wanted, Mapping) else None
     return named if isinstance(named, list) else [] if named is None else [None]

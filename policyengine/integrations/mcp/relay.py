@@ -185,7 +185,9 @@ class Relay:
                 raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
 
     async def _up(self, message: Any) -> None:
-        """Send a message upstream, without headers or tokens of the client."""
+        """Send a message upstream, without headers or tokens of the client. Raises MCPError if a request cannot be
+        sent; other messages are then dropped.
+        """
         headers = {} if self._version is None else {"mcp-protocol-version": self._version}
         try:
             await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))
@@ -226,7 +228,9 @@ class Relay:
                 pass
 
     def _related(self, token: object) -> RequestId | None:
-        """Return the client's request to which a message belongs, if known; over HTTP, it determines the stream."""
+        """Return the ID of the client's request to which a message belongs, or None if it is not known; over HTTP, the
+        request determines the stream.
+        """
         about = [id for id, waiting in self._waiting.items() if token is not None and waiting.token == token]
         only = list(self._waiting) if len(self._waiting) == 1 else []
         return next(iter(about or only), None)

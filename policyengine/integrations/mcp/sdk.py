@@ -185,7 +185,9 @@ class PolicyMiddleware:
         )  # fmt: skip
 
     async def _several(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        """Check requests that name entities without using them: the caller must have access to each of these."""
+        """Check requests that name entities without using them: the caller must have access to each of these. Raises
+        MCPError.
+        """
         facts, params = await self._facts(ctx), self._clear_params(ctx)
         if ctx.method == "completion/complete":
             named = completion_target(params)

@@ -33,7 +33,7 @@ class StdioRequest:
 
 
 def get_raw_message(request: object) -> Raw | None:
-    """Return the raw message of a request, if the server kept it."""
+    """Return the raw message of a request, or None if the server did not keep it."""
     if isinstance(request, StdioRequest):
         return request.text
     found = getattr(request, "_body", None)  # Starlette keeps the body here
@@ -72,7 +72,9 @@ def parse_message(raw: Raw, decoder: json.JSONDecoder) -> Mapping[str, object]:
 
 
 def drop_ambiguous_arguments(params: Params, tree: Mapping[str, object]) -> Params:
-    """Replace ambiguous arguments with unknown values, if the tree has these parameters."""
+    """Replace ambiguous arguments with unknown values, if the tree is a message with these parameters. Raises
+    AmbiguousMessageError if another part is ambiguous.
+    """
     inner = get_part(tree, "params")
     check_unambiguous(tree, MESSAGE_MEMBERS)
     check_unambiguous(inner, PARAMS_MEMBERS)
