@@ -165,8 +165,9 @@ class ZoneError(Exception):
 
 
 def load_zone(name: str) -> ZoneInfo:
-    """Return the zone of a plain IANA name, spelled exactly. Raises ZoneError for names that a system adds, and for
-    paths."""
+    """Return the zone of a plain IANA name, spelled exactly. Raises ZoneError for any other name, even if this system
+    has such a zone.
+    """
     if name not in iana_names():
         raise ZoneError(f"unknown time zone `{quote_input(name)}`", did_you_mean(name, iana_names(), CITY_CUTOFF))
     return ZoneInfo(name)

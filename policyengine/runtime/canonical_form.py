@@ -59,7 +59,7 @@ def binding_form(value: object) -> object:
 
 
 def binding_digest(parts: tuple[object, ...]) -> str:
-    """Return the digest of nested tuples of texts, whole numbers, bools, nulls and bytes."""
+    """Return the SHA-256 digest, `sha256:…`, of nested tuples of texts, whole numbers, bools, nulls and bytes."""
     return f"sha256:{hashlib.sha256(SORTED(parts)).hexdigest()}"
 
 

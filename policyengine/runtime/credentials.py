@@ -60,8 +60,9 @@ PROOF_NAMES = tuple(
 
 
 def read_credentials(raw: object) -> Credentials | None:
-    """Return the member `credentials` of a question; `digests` are in base64. Raises RequestError, which shows no
-    secret."""
+    """Return the member `credentials` of a question, or None if it is missing; `digests` are in base64. Raises
+    RequestError, which shows no secret.
+    """
     given = get_object(raw, "credentials")
     if given is None:
         return None
@@ -84,7 +85,7 @@ def check_size(name: str, text: str) -> None:
 
 
 def body_digests(content: bytes) -> dict[str, str]:
-    """Return the member `digests` for a complete body."""
+    """Return the member `digests` for a complete body: its digest in base64 for each algorithm."""
     return {name: b64encode(of(content).digest()).decode() for name, of in HASHES.items()}
 
 

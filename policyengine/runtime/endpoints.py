@@ -75,7 +75,7 @@ def read_endpoint(facts: Facts) -> Endpoint:
 
 def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
     """Return the tool. The first slash separates server and name, so a name can contain another slash only after a
-    server.
+    server. Raises RequestError.
     """
     name = get_id(given.get("name"), "tool.name")
     if given.get("server") is None:
@@ -93,7 +93,9 @@ def read_action(action: Mapping[str, object], resource: Mapping[str, object]) ->
 
 
 def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
-    """Return the endpoint. It replaces the method and path in `facts`, so that rules see no other spelling."""
+    """Return the endpoint. It replaces the method and path in `facts`, so that rules see no other spelling. Raises
+    RequestError.
+    """
     given = facts["request"]
     method, path = get_text(given.get("method"), "request.method"), read_path(given.get("path"))
     match canonical_endpoint(method, path, facts):
@@ -105,7 +107,9 @@ def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
 
 
 def read_path(raw: object) -> str | Invalid:
-    """Return the path. This function allows hazardous text; a duplicate or non-string path raises RequestError."""
+    """Return the path; an Invalid if its text is hazardous. Raises RequestError for a missing, duplicate or non-string
+    path.
+    """
     match raw:
         case None:
             raise RequestError("request.path", "`request.path` is missing")

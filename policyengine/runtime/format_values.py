@@ -80,7 +80,7 @@ def _escape_character(char: str) -> str:
 
 
 def canonical_json(value: object) -> object:
-    """Return the JSON of a value, for keys of histories. Two texts are equal if and only if the values are equal.
+    """Return the JSON of a value, for keys of histories. Two results are equal if and only if the values are equal.
     Unknown is treated as a value.
     """
     match value:

@@ -146,7 +146,7 @@ class OutcomeReport(NamedTuple):
 
 
 def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:
-    """Return the common result of stores that received the same report."""
+    """Return the common result of stores that received the same report; None if none of them accepted it."""
     return "first" if "first" in reported else "again" if "again" in reported else None
 
 

@@ -69,7 +69,7 @@ def ulid(nanoseconds: int, serial: int) -> str:
 
 
 def time_of(id: str) -> int | None:
-    """Return the milliseconds of a ULID, or None for any other id."""
+    """Return the time of a ULID in milliseconds since 1970, or None for any other id."""
     if len(id) != 26 or not id.isascii():
         return None
     milliseconds = 0

@@ -263,7 +263,7 @@ def charge_budget(
 
 
 def _time_until_room(entries: Sequence[BudgetEntry], charge: BudgetCharge, used: int, now: int) -> int | None:
-    """Return the time until enough amounts have left the window; None if that never happens."""
+    """Return the microseconds until enough amounts have left the window; None if that never happens."""
     for entry in entries:
         used -= entry.amount
         if used + charge.amount <= charge.bound:

@@ -135,7 +135,7 @@ def find_odd_edges(segment: str) -> str | None:
 
 
 def canonical_method(text: str) -> str | MalformedPath:
-    """Return the method in upper case, with GET for HEAD; a MalformedPath if it is not a token."""
+    """Return the method, with GET for HEAD; a MalformedPath if it is not a word of at most 16 upper-case letters."""
     if not METHOD.fullmatch(text):
         meant = text.upper() if METHOD.fullmatch(text.upper()) else "GET"
         return MalformedPath(f"the method is not an upper-case word: write `{meant}`")

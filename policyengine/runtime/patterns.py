@@ -90,7 +90,8 @@ def compile_regex(pattern: str) -> Regex:
 
 
 def compile_with_re2(pattern: str, mistake: str | None) -> Regex:
-    r"""Compile with re2. `mistake` is the error of `re`; re2 may still support the pattern (`\p{L}`)."""
+    r"""Compile with re2. `mistake` is the error of `re`; re2 may still support the pattern (`\p{L}`). Raises
+    PatternError."""
     if re2 is None:
         helps = mistake is None or mistake.startswith("bad escape")
         raise PatternError(mistake or "a regular expression that could take long", INSTALL if helps else None)

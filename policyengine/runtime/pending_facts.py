@@ -135,7 +135,9 @@ def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
 
 
 def mark_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
-    """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
+    """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`. Raises
+    RequestError.
+    """
     if name.endswith(PENDING_WILDCARD):
         return mark_others_pending(facts, name, place, path)
     if is_entity_attribute(path):
@@ -160,7 +162,7 @@ def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[s
 
 
 def mark_others_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
-    """Handle `body.*`: members in the question stay, and all others are pending."""
+    """Handle `body.*`: members in the question stay, and all others are pending. Raises RequestError."""
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(
             place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"
@@ -173,7 +175,7 @@ def mark_others_pending(facts: dict[str, object], name: str, place: str, path: t
 
 def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
     """Return the object at a path, created if necessary. Return None if the object is pending or was not given; an
-    object that was not given becomes pending.
+    object that was not given becomes pending. Raises RequestError.
     """
     holder = facts
     for depth, step in enumerate(path, 1):

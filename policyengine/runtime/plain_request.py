@@ -53,7 +53,7 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
 
 
 class NotOrdinaryError(Exception):
-    """The error for a part of the question that is not ordinary."""
+    """The error for a part of the question that is not ordinary; `read_plain` then returns None."""
 
 
 def read_members(members: dict[Any, Any]) -> PlainFacts:
@@ -78,7 +78,9 @@ def read_members(members: dict[Any, Any]) -> PlainFacts:
 
 
 def read_known_members(members: dict[Any, Any]) -> PlainFacts:
-    """Return the members as `read_members` does. The caller has checked that the names are texts."""
+    """Return the members of a root with fixed members, as `read_members` does. The caller compares the names with the
+    allowed names. Raises NotOrdinaryError and DecodeError.
+    """
     found: PlainFacts = {}
     for name, value in members.items():
         if type(name) is not str:

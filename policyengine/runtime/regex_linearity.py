@@ -80,7 +80,7 @@ def strip_anchors(items: list[Any]) -> list[Any]:
 
 def prove_sequence_linear(shapes: Sequence[PatternShape]) -> None:
     """Prove that there is one deterministic path through all parts, or through the first parts and, wherever these may
-    end, through a short rest.
+    end, through a short rest. Raises NotLinearError.
     """
     if sum(shape.positions for shape in shapes) > MAX_POSITIONS:
         raise NotLinearError
@@ -114,7 +114,7 @@ def shape_of_sequence(shapes: Sequence[PatternShape]) -> PatternShape:
 
 def shape_of_pair(left: PatternShape, right: PatternShape) -> PatternShape:
     """Return the shape of a sequence. The possible continuations of the left part must not overlap the start of the
-    right part.
+    right part. Raises NotLinearError.
     """
     require_disjoint(left.tail, right.first)
     if left.nullable:
@@ -156,8 +156,9 @@ def shape_of_character(ranges: Ranges) -> PatternShape:
 
 
 def shape_of_alternatives(shapes: Sequence[PatternShape]) -> PatternShape:
-    """Return the shape of alternatives with disjoint first characters, or of words that are not prefixes of each
-    other."""
+    """Return the shape of alternatives with disjoint first characters, or of words that are not prefixes of each other.
+    Raises NotLinearError.
+    """
     if len(shapes) > MAX_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
         raise NotLinearError
     for index, left in enumerate(shapes):
@@ -181,7 +182,7 @@ def are_distinguishable(left: Word | None, right: Word | None) -> bool:
 
 def shape_of_repetition(body: PatternShape, least: int, most: int | None) -> PatternShape:
     """Return the shape of a repeat. A round must not be empty, and its start must not overlap a continuation of the
-    previous round.
+    previous round. Raises NotLinearError.
     """
     if body.nullable:
         raise NotLinearError

@@ -232,8 +232,8 @@ def read_request(raw: Mapping[str, object]) -> Request:
 
 
 def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
-    """Add the URL of the request to its credentials: proofs contain the URL with the port, which `request.host`
-    lacks.
+    """Return the credentials with the URL of the request, if they have none: proofs contain the URL with the port,
+    which `request.host` lacks. None stays None.
     """
     given, path = raw.get("request"), facts.get("request", {}).get("path")
     host = given.get("host") if isinstance(given, Mapping) else None

@@ -56,7 +56,9 @@ class Entities(EntitySizes, Protocol):
         """Return whether there is a complete row; None if that is unknown."""
 
     def attribute(self, ref: EntityRef, name: str) -> object:
-        """Return the raw attribute: ABSENT if the row lacks it, NO_ROW if there is no row."""
+        """Return the raw attribute: ABSENT if the row lacks it, NO_ROW if there is no row, and another Invalid if the
+        source did not answer or the row is partial.
+        """
 
     def parents(self, ref: EntityRef) -> Membership: ...
 

@@ -46,7 +46,7 @@ def iterate_items(raw: object, member: str) -> Iterator[tuple[str, object]]:
 
 
 def get_text(raw: object, member: str) -> str:
-    """Return a required text. Raises RequestError."""
+    """Return a required text. Raises RequestError, also if it is empty."""
     match raw:
         case None | "":
             raise RequestError(member, f"`{member}` is missing")

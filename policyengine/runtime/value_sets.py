@@ -100,7 +100,9 @@ def family_of_all(values: Collection[Value]) -> Family | None:
 
 
 def common_family(one: Family | None, other: Family | None) -> Family | None:
-    """Return the common family if all values of both are comparable. Empty lists are comparable with any list."""
+    """Return the common family if all values of both are comparable; otherwise None. Empty lists are comparable with
+    any list.
+    """
     if one is None or other is None or one == other:
         return one if other is not None else None
     (levels, leaf), (others, other_leaf) = one, other
