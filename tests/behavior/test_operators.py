@@ -79,7 +79,7 @@ def flood(engine, path="/data/x", count=60):
 def test_a_planned_change_raises_no_alarm(engine, tracker):
     plan(tracker, NOW + DAY)
     assert set(flood(engine) + flood(engine, "/secret/1")) == {180}
-    assert tracker.counts == {"burst": 0, "novelty": 0}
+    assert tracker.counts == {"burst": 0, "novelty": 0, "deviation": 0}
     found = facts_of_last(engine)
     assert found.released
     assert (found.facts["burst"], found.facts["novelty"]) == (False, 0)
@@ -102,7 +102,7 @@ def test_what_was_learned_in_a_planned_change_is_usual_later(engine, tracker):
     flood(engine)
     engine.decide(question(path="/secret/2"))
     assert not facts_of_last(engine).released
-    assert tracker.counts == {"burst": 0, "novelty": 0}
+    assert tracker.counts == {"burst": 0, "novelty": 0, "deviation": 0}
 
 
 def test_a_planned_change_ends_at_its_time(engine, tracker):
