@@ -14,6 +14,7 @@ from time import process_time
 from typing import Final, NamedTuple
 
 from bench.behavior_limits import BEGAN, USUAL, AdaptiveRate, LeakyRate, LimitsResult, Pace, limits
+from bench.behavior_sequences import THRESHOLDS, WORKERS, OrderFigures, all_orders
 from bench.behavior_traffic import ALL_KINDS, DAY, HEAVY, HOUR, KINDS, MINUTE, ToolUser, caller_days, public_runs
 from bench.machine import rss_mb
 from bench.report import Section, Target
@@ -39,7 +40,7 @@ COST_EVENTS, ROUNDS = 60_000, 5
 Say = Callable[[str], None]
 
 
-def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Section:
+def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS, orders: int = WORKERS) -> Section:
     cells = []
     for kind in ALL_KINDS:
         say(f"behavior: {kind}")
@@ -56,7 +57,8 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS) -> Secti
     say("behavior: trust")
     bound = max(patience(days, pace) for days in (17, 365) for pace in (100, 1_000))
     say("behavior: cost")
-    return section(cells, found_novelty, found_limits, bound, cost(principals))
+    say("behavior: orders")
+    return section(cells, found_novelty, found_limits, bound, cost(principals), all_orders(orders))
 
 
 # ── Bursts ────────────────────────────────────────────────────────────────────────────────────
@@ -285,7 +287,14 @@ def memory_of(principals: int) -> tuple[int | None, float]:
 # ── The section ───────────────────────────────────────────────────────────────────────────────
 
 
-def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult, bound: float, spent: Cost) -> Section:
+def section(
+    cells: list[BurstCell],
+    new: dict[str, Novelty],
+    found: LimitsResult,
+    bound: float,
+    spent: Cost,
+    orders: list[OrderFigures],
+) -> Section:
     static, adaptive = found.mean(0), found.mean(1)
     worst = {
         declared: max(cell.times for cell in cells if cell.declared == declared and cell.days >= LEAST_DAYS)
@@ -308,8 +317,9 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
         ("admitted, mean of the five kinds", f"static {static:.0%}, adaptive {adaptive:.0%}"),
         ("throttled benign requests, after 24 days / of all", f"{harm:.3%} / {early:.3%}"),
         ("gained by patience, of the bound", f"{bound:.2f}"),
+        *((f"order of requests, {one.kind}", order_words(one)) for one in orders),
         ("an event folded / a request read", f"{format_number(spent.fold_us)} / {format_number(spent.read_us)} µs CPU"),
-        ("the longest row, with its table of n-grams", f"{spent.row_bytes:,} bytes"),
+        ("the longest row", f"{spent.row_bytes:,} bytes"),
         ("memory of a principal", "not measured" if spent.memory_bytes is None else f"{spent.memory_bytes:,} bytes"),
         (f"a model of {PRINCIPALS:,} principals", f"{spent.learn_seconds:.1f} s CPU"),
     ]
@@ -321,6 +331,7 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
         data=(
             *({**cell._asdict(), "seen": quartiles(cell.seen), "times": round(cell.times, 3)} for cell in cells),
             {"novelty": {name: one._asdict() for name, one in new.items()}},
+            {"orders": [{**one._asdict(), "observed": list(one.observed.values())} for one in orders]},
             {"limits": found._asdict(), "patience": round(bound, 3), "cost": spent._asdict()},
         ),
         targets=(
@@ -338,6 +349,17 @@ def section(cells: list[BurstCell], new: dict[str, Novelty], found: LimitsResult
             Target("abuse that the adaptive rate admits, of the best static one", 0.5, round(adaptive / static, 3)),
             Target("benign requests that it throttles after 24 days", 0.05, round(100 * harm, 4), "%"),
             Target("gain by patience, of the bound", 1, round(bound, 3)),
+            *(
+                Target(
+                    f"runs above the deviation for {declared:.0%}, the worst kind of order", 1.5,
+                    round(max(one.times[declared] for one in orders), 2), "×",
+                )
+                for declared in THRESHOLDS
+            ),
+            Target(
+                "runs of another caller that exceed 0.99, the worst kind of order", 95,
+                round(100 * min(one.other for one in orders), 1), "%", at_least=True,
+            ),
             Target("the longest row", ROW_BYTES, spent.row_bytes, "bytes"),
         ),
         notes=(
@@ -372,6 +394,11 @@ def burst_words(cell: BurstCell) -> str:
         f"{cell.alarms} alarms in {cell.days:,} caller-days = {cell.times:.2f} × declared; "
         f"× {SPIKE} seen after {low}/{middle}/{high}"
     )
+
+
+def order_words(one: OrderFigures) -> str:
+    shares = ", ".join(f"{share:.1%} for {declared:.0%}" for declared, share in one.observed.items())
+    return f"{shares} in {one.runs:,} runs; another caller seen in {one.other:.0%}, no order in {one.shuffled:.0%}"
 
 
 def quartiles(numbers: list[int]) -> tuple[int, int, int]:

@@ -453,10 +453,10 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 def read_deviation(
     row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings, request: int
 ) -> int:
-    """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values. They
-    are the shares of runs with at least the same score: the largest surprise to the class, and the largest excess of
-    the surprises to the caller over those to the class in any part of the run. `request` is the
-    surprise of the request to the class."""
+    """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values, or
+    four times in a longer run, which was ranked among short ones before. The p-values are the shares of runs with at
+    least the same score: the largest surprise to the class, and the largest excess of the surprises to the caller over
+    those to the class in any part of the run. `request` is the surprise of the request to the class."""
     context, scored, worst, excess, surprise = 0, 1, 0, 0, request
     if not begins_run(row, at, tags.run, settings):
         context, scored, worst, excess = row.context, row.scored + 1, row.worst, row.excess
@@ -466,7 +466,7 @@ def read_deviation(
     by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
     place = SCORE_LENGTHS * maturity(row) + length
     by_caller = rank(model.own_tails, place, min(worst // EXCESS_STEP, SCORE_BUCKETS - 1))
-    return max(1_000 - min(by_class, by_caller), 0)
+    return max(1_000 - min(by_class, by_caller) * (1 + length), 0)
 
 
 def rank(tails: tuple[int, ...], place: int, bucket: int) -> int:
@@ -527,13 +527,15 @@ def count_score(row: BehaviorRow) -> None:
 
 
 def add_score(row: BehaviorRow, length: int) -> None:
-    """Count the scores of the run so far, in the class of its length. Of flagged runs, a part is counted."""
+    """Count the scores of the run so far, in the class of its length. Of flagged runs, those that are learned count for
+    the others, so that the shares of high scores are right."""
     if row.is_flagged and row.runs % LEARNED_PART:
         return
+    times = LEARNED_PART if row.is_flagged else 1
     to_class = length * SCORE_BUCKETS + min(row.surprise // SURPRISE_STEP, SCORE_BUCKETS - 1)
     own = (SCORE_LENGTHS + length) * SCORE_BUCKETS + min(row.worst // EXCESS_STEP, SCORE_BUCKETS - 1)
-    if row.scores[to_class] == MAX_SCORE_COUNT or row.scores[own] == MAX_SCORE_COUNT:
+    if max(row.scores[to_class], row.scores[own]) > MAX_SCORE_COUNT - times:
         for place in range(len(row.scores)):
             row.scores[place] >>= 1
-    row.scores[to_class] += 1
-    row.scores[own] += 1
+    row.scores[to_class] += times
+    row.scores[own] += times

@@ -12,7 +12,7 @@ from array import array
 from math import log2
 from typing import Final
 
-from policyengine.behavior.row import GRAM_ENTRIES, GRAM_SETS, GRAM_WAYS, BehaviorRow
+from policyengine.behavior.row import GRAM_ENTRIES, GRAM_SETS, GRAM_WAYS, SCORE_BUCKETS, SCORE_LENGTHS, BehaviorRow
 
 GRAM_ORDER: Final = 3
 CONTEXT_MASK: Final = (1 << (16 * (GRAM_ORDER - 1))) - 1
@@ -221,6 +221,45 @@ class GramSums:
             found = {tag: found[tag] for tag in sorted(frequent)}
         counts = {tag: min(count, MAX_GRAM_COUNT) for tag, count in found.items() if count}
         return GramCounts(counts, self.total // PART_UNIT)
+
+
+class ScoreTails:
+    """The tails of the scores of the callers of a class: how many are in each bucket or above it. The cells are the
+    classes of lengths for the scores to the class, and then the same for each class of maturity for those to the
+    caller."""
+
+    def __init__(self, maturities: int) -> None:
+        self.cells = SCORE_LENGTHS * (1 + maturities)
+        self._sums = array("Q", bytes(8 * self.cells * SCORE_BUCKETS))
+        self._tops = array("I", bytes(4 * self.cells * SCORE_BUCKETS))  # the largest tail of one caller
+
+    def add(self, scores: bytearray, maturity: int) -> None:
+        """Add the scores of a row whose caller has a class of maturity, from 0."""
+        for kind in range(2):
+            for length in range(SCORE_LENGTHS):
+                own = SCORE_LENGTHS * (1 + maturity) + length
+                first = (own if kind else length) * SCORE_BUCKETS
+                place, tail = (kind * SCORE_LENGTHS + length) * SCORE_BUCKETS, 0
+                for bucket in range(SCORE_BUCKETS - 1, -1, -1):
+                    tail += scores[place + bucket]
+                    self._sums[first + bucket] += tail
+                    if tail > self._tops[first + bucket]:
+                        self._tops[first + bucket] = tail
+
+    def extend(self, cell: int, other: int) -> None:
+        """Add the scores of another cell to a cell."""
+        for bucket in range(SCORE_BUCKETS):
+            place, from_place = cell * SCORE_BUCKETS + bucket, other * SCORE_BUCKETS + bucket
+            self._sums[place] += self._sums[from_place]
+            self._tops[place] = max(self._tops[place], self._tops[from_place])
+
+    def tails(self, cell: int) -> list[int]:
+        """Return the tails of a cell. One caller has at most a quarter of each, so that nobody raises them alone."""
+        found: list[int] = []
+        for place in range(cell * SCORE_BUCKETS, (cell + 1) * SCORE_BUCKETS):
+            top, others = self._tops[place], self._sums[place] - self._tops[place]
+            found.append(others + min(top, max(others // 3, 1)))
+        return found
 
 
 NO_GRAMS: Final = GramCounts({}, 0)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, overload
 
 from policyengine.behavior.events import Caller
 from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, maturity
-from policyengine.behavior.grams import NO_GRAMS, GramSums
+from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails
 from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
     FORMAT,
@@ -127,7 +127,7 @@ class ClassLearner:
         self._rows: dict[str, int] = {}  # how many rows of each principal were added
         self._numbers: dict[str, int] = {}  # the number of each principal, from 1
         self._grams: GramSums | None = None
-        self._scores = [0] * (CLASS_SCORES + MATURITIES * CLASS_SCORES)
+        self._scores = ScoreTails(MATURITIES)
 
     def add(self, principal: str, row: BehaviorRow) -> None:
         """Add a row of a principal."""
@@ -150,22 +150,17 @@ class ClassLearner:
             self._grams = GramSums()
         self._grams.add(row, self._numbers[principal], number * number)
         if number == 1:
-            own = CLASS_SCORES * (1 + maturity(row))
-            for place in range(CLASS_SCORES):
-                self._scores[place] += row.scores[place]
-                self._scores[own + place] += row.scores[CLASS_SCORES + place]
+            self._scores.add(row.scores, maturity(row))
 
     def _tails(self) -> tuple[int, ...]:
         """Return the tails of all scores; none if there are too few. Where few callers have so many runs, the scores of
         callers with fewer runs are added: they are higher, so no limit is tightened by them."""
-        tails: list[int] = []
-        scores = list(self._scores)
-        for first in range(0, len(scores), SCORE_BUCKETS):
-            if first >= 2 * CLASS_SCORES and sum(scores[first : first + SCORE_BUCKETS]) < CELL_SCORES:
-                for place in range(first, first + SCORE_BUCKETS):
-                    scores[place] += scores[place - CLASS_SCORES]
-            tails += list(accumulate(reversed(scores[first : first + SCORE_BUCKETS])))[::-1]
-        return tuple(tails) if tails[0] + tails[SCORE_BUCKETS] >= LEAST_SCORES else ()
+        found, scores = list[int](), self._scores
+        for cell in range(scores.cells):
+            if cell >= 2 * SCORE_LENGTHS and scores.tails(cell)[0] < CELL_SCORES:
+                scores.extend(cell, cell - SCORE_LENGTHS)
+            found += scores.tails(cell)
+        return tuple(found) if found[0] + found[SCORE_BUCKETS] >= LEAST_SCORES else ()
 
     def learn(self, name: ClassName) -> ClassModel:
         """Return what is learned of the class."""

@@ -23,6 +23,7 @@ from policyengine.behavior.grams import (
     SURPRISE_UNIT,
     GramCounts,
     GramSums,
+    ScoreTails,
     add_gram,
     class_surprise,
     context_length,
@@ -36,7 +37,16 @@ from policyengine.behavior.grams import (
     symbol_of,
     unpack_grams,
 )
-from policyengine.behavior.row import GRAM_ENTRIES, GRAM_SETS, GRAM_WAYS, BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.row import (
+    GRAM_ENTRIES,
+    GRAM_SETS,
+    GRAM_WAYS,
+    SCORE_BUCKETS,
+    SCORE_COUNTS,
+    BehaviorRow,
+    pack_row,
+    unpack_row,
+)
 from policyengine.behavior.state import BehaviorState
 from tests.behavior.callers import DAY, GROUP, HOUR, KEY, START, caller
 
@@ -185,6 +195,30 @@ def test_packed_counts_come_back(counts, total):
 def test_damaged_counts_are_refused(raw):
     with pytest.raises(ValueError, match=r"damaged|multiple"):
         unpack_grams(raw)
+
+
+def test_tails_count_scores_from_each_bucket_on_and_limit_each_caller():
+    found, scores = ScoreTails(3), bytearray(SCORE_COUNTS)
+    scores[0], scores[5] = 3, 1  # to the class, in short runs
+    for _ in range(8):
+        found.add(scores, 0)
+    assert found.tails(0)[:7] == [32, 8, 8, 8, 8, 8, 0]
+    odd = bytearray(SCORE_COUNTS)
+    odd[20] = 200
+    found.add(odd, 0)
+    assert found.tails(0)[0] == 32 + 32 // 3
+    assert found.tails(0)[20] == 1
+    assert found.tails(0)[5] == 8 + 8 // 3
+
+
+def test_scores_to_the_caller_are_kept_by_its_number_of_runs():
+    found, scores = ScoreTails(3), bytearray(SCORE_COUNTS)
+    scores[2 * SCORE_BUCKETS + 1] = 7
+    for maturity in (0, 2, 2):
+        found.add(scores, maturity)
+    assert [found.tails(2 * (1 + maturity))[1] for maturity in range(3)] == [1, 0, 9]
+    found.extend(4, 6)
+    assert found.tails(4)[1] == 9
 
 
 # ── Deviation ─────────────────────────────────────────────────────────────────────────────────

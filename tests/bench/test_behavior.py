@@ -6,6 +6,7 @@ import pytest
 
 from bench import behavior, behavior_limits
 from bench.behavior_limits import ABUSE, BEGAN, Admitted, LeakyRate, Pace, Victim, harmless_burst
+from bench.behavior_sequences import RUNS_A_DAY, TESTED, habits, loops, order_figures, workflows
 from bench.behavior_traffic import ALL_KINDS, DAY, HOUR, MINUTE, ToolUser, caller_days, tool_calls
 
 
@@ -34,6 +35,15 @@ def test_novelty_of_simulated_tools_is_low_and_foreign_tools_are_seen(monkeypatc
     assert found.runs == 120
     assert found.benign < 0.1 < found.alone
     assert found.foreign == 1
+
+
+@pytest.mark.parametrize("user", [workflows, habits, loops])
+def test_orders_are_seeded_and_runs_of_other_callers_are_seen(user):
+    found = order_figures("test", user, workers=8)
+    assert found.runs == 8 * RUNS_A_DAY * TESTED
+    assert found.observed[0.05] <= 1.5 * 0.05
+    assert found.other > 0.7
+    assert user(Random(1))(Random(2)) == user(Random(1))(Random(2))
 
 
 def test_patience_gains_less_than_its_bound():
