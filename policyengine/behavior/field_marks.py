@@ -42,17 +42,26 @@ Marks: TypeAlias = Mapping[int, tuple[int, ...]]  # the tags of the marks of eac
 
 def payload_marks(tag: Tag, endpoint: str, facts: Mapping[str, object]) -> Marks:
     """Return the marks of the fields of a payload at an endpoint. `tag` returns the keyed hash of a text."""
+    return {
+        field_tag(tag, endpoint, path): tuple(sorted({tag(f"\0mark\0{endpoint}\0{path}\0{mark}") for mark in marks}))
+        for path, marks in payload_fields(facts).items()
+    }
+
+
+def field_tag(tag: Tag, endpoint: str, path: str) -> int:
+    """Return the tag of a field at an endpoint."""
+    return tag(f"\0field\0{endpoint}\0{path}")
+
+
+def payload_fields(facts: Mapping[str, object]) -> Mapping[str, set[str]]:
+    """Return the fields of a payload by their paths, with their marks as texts."""
     reader = MarkReader()
     request: Any = facts.get("request")
     query = request.get("query") if isinstance(request, dict) else None
-    for root, members in (("args", facts.get("args")), ("body", facts.get("body")), ("query", query)):
+    for root, members in (("args", facts.get("args")), ("body", facts.get("body")), ("request.query", query)):
         if isinstance(members, dict):
             reader.read_members(root, members, 0, False)
-    found: dict[int, tuple[int, ...]] = {}
-    for path, marks in reader.fields.items():
-        name = f"{endpoint}\0{path}"
-        found[tag(f"\0field\0{name}")] = tuple(sorted({tag(f"\0mark\0{name}\0{mark}") for mark in marks}))
-    return found
+    return reader.fields
 
 
 class MarkReader:

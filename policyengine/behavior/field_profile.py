@@ -165,14 +165,20 @@ class EndpointProfile:
 
     def score(self, payload: Marks) -> int:
         """Return by how much the most unusual field of a payload exceeds what is usual for the field."""
-        best = 0
+        return self.worst(payload)[0]
+
+    def worst(self, payload: Marks) -> tuple[int, int]:
+        """Return the score of a payload, and the tag of its most unusual field (0 if the score is 0)."""
+        best = field_of_best = 0
         for field, marks in payload.items():
-            known = self.fields.get(field)
+            known, score = self.fields.get(field), 0
             if known is None:
-                best = max(best, self.unusual)
+                score = self.unusual
             elif known.usual is not None:
-                best = max(best, known.surprise(marks) - known.usual)
-        return best
+                score = known.surprise(marks) - known.usual
+            if score > best:
+                best, field_of_best = score, field
+        return best, field_of_best
 
 
 class ScoreRanks:

@@ -34,3 +34,10 @@ def test_attacks_are_seen_and_usual_payloads_are_not():
     assert Counter(one.way for one in found) == {shape.REPLACED: 1, shape.APPENDED: 1}
     assert all(one.seen / one.count > 0.95 for one in found)
     assert found[0].false_rate <= 0.02
+
+
+def test_new_fields_are_new_structures_and_usual_payloads_are_not():
+    found = shape.structure_alarms("simulated", simulated(400))
+    assert (found.tested, found.attacks) == (1_000, 1_000)
+    assert found.alarms <= 10
+    assert found.seen >= 990

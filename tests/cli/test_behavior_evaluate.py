@@ -32,7 +32,15 @@ def test_figures_are_given_for_each_fact_and_each_kind(run, world):
     assert (ended.code, ended.err) == (0, "")
     found = ended.json
     assert (found["normal"], found["kinds"]) == (120, {"flood": 5, "probe": 5, "scan": 5})
-    assert list(found["facts"]) == ["burst", "novelty", "new_endpoints", "new_shapes", "error_rate", "trust_loss"]
+    assert list(found["facts"]) == [
+        "burst",
+        "novelty",
+        "new_endpoints",
+        "new_shapes",
+        "error_rate",
+        "deviation",
+        "trust_loss",
+    ]
     for one in (*found["facts"].values(), found["all"]):
         assert set(one) >= FIGURES
         assert {name for name in FIGURES if one[name] is None} == set(one["reasons"])

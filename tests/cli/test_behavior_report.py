@@ -179,6 +179,13 @@ def test_every_number_of_the_page_is_what_its_command_prints(report) -> None:
             assert number == found or number in found, query
 
 
+def test_odd_payloads_are_a_part_of_the_page_and_of_its_command(report, world: Path) -> None:
+    assert "odd payloads: " in report("log.jsonl", "policies", "--payloads").out
+    report("log.jsonl", "policies", "--payloads", "-o", "payloads.html")
+    assert "--payloads" in (world / "payloads.html").read_text()
+    assert report("log.jsonl", "policies", "--payloads", *JSON).json["payloads"]["odd"] == 0
+
+
 def test_only_its_owner_may_read_the_page_and_it_loads_nothing(report, world: Path) -> None:
     report("log.jsonl", "policies", "-o", "page.html")
     assert (world / "page.html").stat().st_mode & 0o777 == 0o600

@@ -8,6 +8,7 @@ from typing import Final
 
 from policyengine.analysis.behavior_report.conditions import ConditionEvaluator
 from policyengine.analysis.behavior_report.ordered_log import OrderedLog
+from policyengine.analysis.behavior_report.payloads import PayloadWatch
 from policyengine.analysis.behavior_report.report import BehaviorReport, make_report
 from policyengine.analysis.behavior_report.tallies import (
     MAX_EXAMPLES,
@@ -41,12 +42,13 @@ MILLISECOND: Final = 1_000  # microseconds
 class BehaviorReporter:
     """Reads logs once. Without an engine, callers and classes are those that the log names, and there are no
     conditions. Only decisions from `since` on (microseconds since 1970) are counted; earlier decisions are only learned
-    from.
+    from. With `payloads`, odd payloads are found, too.
     """
 
     def __init__(
-        self, engine: Engine | None, logs: Sequence[Path], since: int | None = None, most_callers: int = MAX_CALLERS
-    ) -> None:
+        self, engine: Engine | None, logs: Sequence[Path], since: int | None = None, most_callers: int = MAX_CALLERS,
+        *, payloads: bool = False,
+    ) -> None:  # fmt: skip
         self.engine, self.logs, self.since = engine, logs, since
         self._most = most_callers
         self.state = BehaviorState(Tagger(b"report"), most=most_callers)
@@ -60,6 +62,7 @@ class BehaviorReporter:
         self.callers: dict[Caller, CallerTally] = {}
         self.endpoints: dict[str, EndpointTally] = {}
         self.shapes: dict[str, EndpointTally] = {}
+        self.payloads = PayloadWatch(self.state.tagger) if payloads else None
         self.forgotten_callers = 0
         self.decisions = self.learned_only = self.left_out = self.late = self.unknown = 0
         self.first: int | None = None
@@ -91,8 +94,11 @@ class BehaviorReporter:
 
     def _count(self, record: DecisionRecord, event: BehaviorEvent) -> None:
         reading = self.state.fold(event, self.settings_of)
-        at = event.at * MILLISECOND
-        if self.since is not None and at < self.since:
+        at, request = event.at * MILLISECOND, question_of(record)
+        is_counted = self.since is None or at >= self.since
+        if self.payloads is not None and request is not None:
+            self.payloads.read(event, record.id, request.facts, counts=is_counted)
+        if not is_counted:
             self.learned_only += 1
             return
         self.decisions += 1
@@ -109,7 +115,6 @@ class BehaviorReporter:
                 tally.is_ready = True
                 day.ready += 1
             self._count_alarms(event, reading, tally, day)
-        request = question_of(record)
         if self._evaluator is not None and request is not None:
             facts = reading.to_facts()
             for number, value in self._evaluator.evaluate(record, request, facts):

@@ -22,6 +22,8 @@ from policyengine.analysis.behavior_report.text import (
     endpoint_table,
     hit_words,
     notes,
+    payload_line,
+    payload_table,
     rank_table,
     summary_line,
     unknown_words,
@@ -100,6 +102,7 @@ class BehaviorPage:
         self._report = report
         self._data = report.to_dict()
         options = [] if since is None else [f"--since={since}"]
+        options += [] if report.payloads is None else ["--payloads"]
         self._base = shlex.join(["policyengine", "behavior", "report", *arguments, *options, "--format", "json"])
 
     def render(self) -> str:
@@ -228,6 +231,13 @@ class BehaviorPage:
         yield self._table("Least trust", rank_table(report.least_trusted), "least_trusted")
         yield self._table("New endpoints of ready callers", endpoint_table(report.endpoints), "new_endpoints")
         yield self._table("New shapes of payloads of ready callers", endpoint_table(report.shapes), "new_shapes")
+        if report.payloads is not None:
+            checks = [json.dumps(one) for one in self._data["payloads"]["fields"]]
+            heads, *rows = payload_table(report.payloads)
+            numbers = list(zip(rows, checks, strict=True))
+            yield TablePanel(
+                payload_line(report.payloads).capitalize(), heads, numbers, self._command(".payloads.fields")
+            )
 
     def _table(self, title: str, table: Sequence[Sequence[str]], name: str) -> TablePanel:
         checks = [json.dumps(one) for one in self._data[name]]

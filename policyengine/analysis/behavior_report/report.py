@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from policyengine.analysis.behavior_report.conditions import LearnedCondition
+from policyengine.analysis.behavior_report.payloads import PayloadReport
 from policyengine.analysis.behavior_report.tallies import (
     LEVEL_BOUNDS,
     CallerTally,
@@ -139,6 +140,7 @@ class BehaviorReport:
     least_trusted: tuple[CallerRank, ...]
     endpoints: tuple[EndpointCount, ...]
     shapes: tuple[EndpointCount, ...]
+    payloads: PayloadReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON that `docs/behavior.md` describes."""
@@ -161,6 +163,7 @@ class BehaviorReport:
             "least_trusted": [one.to_dict() for one in self.least_trusted],
             "new_endpoints": [endpoint_data(*one) for one in self.endpoints],
             "new_shapes": [endpoint_data(*one) for one in self.shapes],
+            **({} if self.payloads is None else {"payloads": self.payloads.to_dict()}),
         }  # fmt: skip
 
 
@@ -195,6 +198,7 @@ def make_report(source: BehaviorReporter) -> BehaviorReport:
         classes, tuple(sorted(source.days.items())), tuple(flagged_callers(source, ready)),
         tuple(least_trusted(source, ready)),
         most_requested(source.endpoints), most_requested(source.shapes),
+        None if source.payloads is None else source.payloads.report(),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from policyengine.analysis.behavior_report.payloads import ODD, PayloadReport
 from policyengine.analysis.behavior_report.report import (
     TRUST_STEPS,
     BehaviorReport,
@@ -19,6 +20,7 @@ from policyengine.analysis.behavior_report.report import (
     margin,
 )
 from policyengine.analysis.behavior_report.tallies import LEVEL_BOUNDS
+from policyengine.behavior.field_profile import SCALE
 from policyengine.behavior.learn import days_to_calibrate
 from policyengine.time_formats import format_duration
 
@@ -65,6 +67,11 @@ def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
         yield ""
         yield "endpoints with payloads of structures that were new to a ready caller and its class"
         yield endpoint_table(report.shapes)
+    if report.payloads is not None:
+        yield ""
+        yield payload_line(report.payloads)
+        if report.payloads.fields:
+            yield payload_table(report.payloads)
 
 
 def summary_line(report: BehaviorReport) -> str:
@@ -187,6 +194,26 @@ def endpoint_table(endpoints: Sequence[EndpointCount]) -> Table:
             (name or "none declared", f"{tally.requests:,}", format_minute(tally.first), format_minute(tally.last),
              caller_words(tally.caller))
             for name, tally in endpoints
+        ),
+    ]  # fmt: skip
+
+
+def payload_line(found: PayloadReport) -> str:
+    if not found.judged:
+        return "odd payloads: none was judged, because too few payloads were learned on the days before"
+    share = f"{100 * found.odd / found.judged:.2f} %"
+    return (
+        f"odd payloads: {found.odd:,} of {found.judged:,}, {share}; of usual payloads, at most {100 * ODD / SCALE:g} %"
+    )
+
+
+def payload_table(found: PayloadReport) -> Table:
+    return [
+        ("endpoint", "field", "payloads", "last", "oddest of caller", "oddest decision"),
+        *(
+            (endpoint or "none declared", field, f"{one.payloads:,}", format_minute(1_000 * one.last),
+             caller_words(one.caller), one.decision)
+            for (endpoint, field), one in found.fields
         ),
     ]  # fmt: skip
 

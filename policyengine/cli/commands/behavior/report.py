@@ -47,6 +47,14 @@ def report(
             show_default=False,
         ),
     ] = None,
+    payloads: Annotated[
+        bool,
+        typer.Option(
+            "--payloads",
+            help="Find odd payloads, too: values of a size, of a length or with characters that their field does not "
+            "have. The report names the fields, without the values.",
+        ),
+    ] = False,
     trust: TrustedKeys = None,
     output: Annotated[
         Path | None,
@@ -79,6 +87,7 @@ def report(
     Example:
       policyengine behavior report decisions.jsonl payments/
       policyengine behavior report decisions.jsonl payments/ --since 7d -o behavior.html
+      policyengine behavior report decisions.jsonl --payloads
     """
     from policyengine.analysis.behavior_report import BehaviorReporter
 
@@ -98,7 +107,7 @@ def report(
             engine = load_engine(policies, None, trust)
     elif trust:
         raise CommandError("usage", "`--trust` needs a bundle", "name a `.policybundle` after the logs", code=2)
-    reporter = BehaviorReporter(engine, logs, start)
+    reporter = BehaviorReporter(engine, logs, start, payloads=payloads)
     try:
         with show_reading(log_bytes(logs), None) as reading, show_progress("reading the log"):
             found = reporter.report(reading)
