@@ -15,7 +15,7 @@ from policyengine.time_formats import format_epoch_seconds, format_rfc3339
 if TYPE_CHECKING:
     from policyengine.behavior.events import Caller
     from policyengine.behavior.fold import ProfileSettings
-    from policyengine.behavior.model import BehaviorModel
+    from policyengine.behavior.model import BehaviorModel, ClassModel
     from policyengine.behavior.releases import ClassRelease
     from policyengine.behavior.row import BehaviorRow
     from policyengine.behavior.state import BehaviorState
@@ -101,6 +101,7 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
     needs to be ready, as JSON.
     """
     from policyengine.behavior.fold import set_limits
+    from policyengine.behavior.row import SCORE_BUCKETS, SCORE_LENGTHS
 
     row = row.copy()
     set_limits(row, settings)
@@ -115,7 +116,20 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
             {"tag": f"{tag:08x}", "endpoint": endpoints.get(tag), "last_used": format_day(day)} for tag, day in seen
         ],
         "shapes": len(row.shapes),
+        "sequences": sum(map(bool, row.gram_counts)),
+        "scored_runs": sum(row.scores[: SCORE_LENGTHS * SCORE_BUCKETS]),
     }
+
+
+def highest_deviations(model: ClassModel) -> tuple[float, float]:
+    """Return the highest deviation that short and longer runs of a class can have, because few runs were scored."""
+    from policyengine.behavior.fold import rank
+    from policyengine.behavior.row import SCORE_BUCKETS
+
+    if not model.class_tails:
+        return 0.0, 0.0
+    found = [max(1_000 - rank(model.class_tails, length, SCORE_BUCKETS - 1) * (1 + length), 0) for length in (0, 1)]
+    return found[0] / 1_000, found[1] / 1_000
 
 
 def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
@@ -125,7 +139,8 @@ def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
         "shapes": model.shape_count, "free_form_endpoints": len(model.free_form),
         "margins": {"slow": model.margin_slow / MARGIN_UNIT, "fast": model.margin_fast / MARGIN_UNIT}
         if model.has_margins else None,
-        "caller_days": model.days, "calibrated": model.declared,
+        "caller_days": model.days, "calibrated": model.declared, "sequences": len(model.grams.counts),
+        "highest_deviations": dict(zip(("short_runs", "long_runs"), highest_deviations(model), strict=True)),
     }  # fmt: skip
 
 
@@ -170,6 +185,9 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "error rate", f"{found['error_rate']:.3f}"
     if found["shapes"]:
         yield "payloads", pluralize(found["shapes"], "structure")
+    if found["sequences"]:
+        runs = pluralize(found["scored_runs"], "scored run")
+        yield "sequences", f"{found['sequences']:,} of up to three endpoints; {runs}"
     for name, fall in (("slow", "twice"), ("fast", "ten times")):
         level, ceiling = found["levels"][name], found["ceilings"][name]
         margin = model["margins"][name] if model["margins"] else None
@@ -225,4 +243,10 @@ def show_class(screen: Screen, found: ClassSummary) -> None:
     if model.shapes or model.free_form:
         free = f"; {pluralize(len(model.free_form), 'endpoint')} with free-form payloads" if model.free_form else ""
         screen.line(f"  its class sends {pluralize(model.shape_count, 'structure')} of payloads{free}")
+    if model.grams.counts:
+        short, long = highest_deviations(model)
+        screen.line(
+            f"  its class has {pluralize(len(model.grams.counts), 'sequence')} of endpoints; deviations are at most "
+            f"{short:.3f}, and {long:.3f} in runs of more than eight requests"
+        )
     screen.line(f"  margins {found.margins}; burst {found.burst}")
