@@ -31,6 +31,7 @@ from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import DecisionTrace
 from policyengine.time_formats import parse_duration
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import ORDER_STEP
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -121,7 +122,7 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     except RequestError as error:
         raise ReplayError(f"its request is malformed: {error}") from None
     entities = TracingEntities(record.directory)
-    snapshot = Snapshot(entities, record.spent, behavior=recorded_behavior(record))
+    snapshot = Snapshot(entities, record.spent, behavior=recorded_behavior(record, kernel))
     facts = build_facts(kernel, request, snapshot, record.time)
     past = LoggedHistories(record.history, facts)
     facts = replace(facts, history=past)
@@ -143,16 +144,19 @@ def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
     """
     record, entities = again.record, again.record.directory
     assert entities is not None
-    snapshot = Snapshot(entities, record.spent, again.facts.history, recorded_behavior(record))
+    snapshot = Snapshot(entities, record.spent, again.facts.history, recorded_behavior(record, kernel))
     needs, moment = Needs(again.facts.request), epoch_nanoseconds(record.time)
     decision, effects = Evaluator(kernel, entities, sizes=AnySizes()).resume(needs, snapshot, moment)
     check_agreement(again.facts, again.seen, decision, effects)
     return replace(again, decision=settle_from_record(decision, effects, record))
 
 
-def recorded_behavior(record: DecisionRecord) -> LearnedFacts | None:
-    """Return the learned facts that the recorded decision read, or None if it read none."""
-    return None if record.behavior is None else record.behavior.facts
+def recorded_behavior(record: DecisionRecord, kernel: Kernel) -> LearnedFacts | None:
+    """Return the learned facts that the recorded decision read, or None if it read none. Its step in the declared order
+    of calls means nothing to other policies."""
+    if record.behavior is None or record.revision == kernel.revision:
+        return None if record.behavior is None else record.behavior.facts
+    return {name: fact for name, fact in record.behavior.facts.items() if name != ORDER_STEP[-1]}
 
 
 def settle_from_record(decision: Decision, effects: Effects, record: DecisionRecord) -> Decision:

@@ -207,3 +207,18 @@ def test_requests_of_a_planned_change_are_no_burst_and_no_new_endpoint(logs: Pat
     assert found.decisions == REQUESTS + 104
     assert condition(found, "clamp").tally.requests == 0
     assert condition(reported(logs / "learning.jsonl"), "clamp").tally.requests > 0
+
+
+def test_requests_that_would_have_left_the_declared_order_are_counted(tmp_path: Path) -> None:
+    """The log was written by policies without an order; what follows a request that leaves the order does, too."""
+    order = 'profile "order" for agent "report-*" { expect GET /data/** repeated -> POST /report   run within 5m }\n'
+    guard = 'guard "order" { deny when not behavior.sequence }\n'
+    agents = WorkingAgents(tmp_path / "log.jsonl", STATIC)
+    for number, (path, method) in enumerate([("/data/a", "GET"), ("/report", "POST"), ("/data/b", "GET")]):
+        agents.ask(1, START + seconds(number), path, method, body={"rows": 1})
+    agents.ask(1, START + seconds(400), "/report", "POST", body={"rows": 1})
+    agents.close()
+    text = STATIC.replace(STATIC[STATIC.index("profile") :].split("}")[0] + "}", "") if "profile" in STATIC else STATIC
+    (found,) = reported(tmp_path / "log.jsonl", text=text + order + guard).conditions
+    assert (found.tally.requests, found.tally.allowed) == (2, 2)
+    assert [one.endpoint for one in found.tally.examples] == ["GET /data/**"]

@@ -237,3 +237,21 @@ def test_why_parses_only_the_lines_that_it_needs(run, project, log, sealed, monk
     monkeypatch.setattr(reader, "parse_entry", lambda *arguments: parsed.append(arguments[0]) or parse(*arguments))
     assert run("why", sealed[1], "--log", log).code == 0
     assert parsed == [3]
+
+
+def test_why_states_where_a_run_left_the_declared_order(run, tmp_path, log):
+    from tests.behavior.test_call_orders import AUTH, DENY, HEAD, PROFILE, REPORT, question
+
+    policy, decisions = tmp_path / "order.policy", DecisionLog(log)
+    policy.write_text(HEAD + PROFILE + DENY)
+    engine = Engine.load(policy, log=decisions)
+    assert engine.decide(question(AUTH)).allowed
+    denied = engine.decide(question(REPORT))
+    decisions.close()
+    ended = run("why", denied.id, policy, "--log", log)
+    assert ended.code == 0
+    note = "after POST /auth, the order expects GET /data/** or TOOL files/read, not POST /report"
+    assert f"behavior.sequence = false — {note}\n" in ended.out
+    policy.write_text(HEAD + PROFILE.replace("POST /auth ->", "") + DENY)
+    ended = run("why", denied.id, policy, "--log", log)
+    assert "behavior.sequence = false\n" in ended.out  # the recorded step is one of another order

@@ -16,7 +16,7 @@ from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.stores.base import Store
 from tests.behavior.reporting_agents import FakeClock
-from tests.behavior.test_sequences import AUTH, DATA, DENY, HEAD, PROFILE, READ, REPORT, WARN, question
+from tests.behavior.test_call_orders import AUTH, DATA, DENY, HEAD, PROFILE, READ, REPORT, WARN, question
 from tests.stores.conftest import Fresh
 from tests.stores.test_behavior import Stores
 
