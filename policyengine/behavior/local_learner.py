@@ -53,7 +53,7 @@ class LocalLearner:
     def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
         """Read the facts of a request."""
         state = self.state
-        self.lock.acquire()  # `with` takes twice as long in compiled code
+        self.lock.acquire()  # `with` takes 40 ns more in compiled code
         try:
             state.learns = state.count <= self.most_inline
             return state.snapshot(caller, group, tags, at, settings_of)
