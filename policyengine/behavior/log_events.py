@@ -13,9 +13,9 @@ from policyengine.audit.files import Report
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log
 from policyengine.behavior.events import BehaviorEvent, Caller, event_time
 from policyengine.behavior.fold_log import logged_event
+from policyengine.behavior.local_learner import MAX_REPORTABLE
 from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, BehaviorReader, CallerProfile, text_at
 from policyengine.behavior.shape import NO_SHAPE
-from policyengine.behavior.tracker import MAX_REPORTABLE
 from policyengine.clock import epoch_nanoseconds
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import Request

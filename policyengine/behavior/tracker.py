@@ -15,22 +15,19 @@ from threading import Lock
 from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
-from policyengine.behavior.events import ALLOWED, HELD, Caller, RequestTags, Tagger
-from policyengine.behavior.fold import ALARM_FACTS, FLAGGED, CallerFacts, ProfileSettings
+from policyengine.behavior.events import Caller, Tagger
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
+from policyengine.behavior.local_learner import LocalLearner
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
-from policyengine.behavior.state import DAY, BehaviorState, CallerSnapshot, SettingsOf
-from policyengine.runtime.behavior import CallerCharge
+from policyengine.behavior.state import DAY, BehaviorState
 
 _LOG = logging.getLogger("policyengine")
-MAX_REPORTABLE: Final = 100_000  # decisions whose failure can still be reported
 KEY_BYTES: Final = 32
 SAVE_SECONDS: Final = 60.0
-MAX_INLINE_CALLERS: Final = 200  # with more of them, a model is learned in the thread
 CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
@@ -41,17 +38,18 @@ class BehaviorTracker:
     def __init__(self, state: BehaviorState | None = None, folder: BehaviorFolder | None = None) -> None:
         self.state = state or BehaviorState(Tagger(secrets.token_bytes(KEY_BYTES)))
         self.folder = folder
-        self.counts = dict.fromkeys(ALARM_FACTS, 0)
         self.census = CallerCensus()
-        self._lock, self._keeping = Lock(), Lock()
-        self._reportable: dict[str, Caller] = {}
-        self._settings_of: SettingsOf | None = None
-        self._changed = False
         self._failing = self._warned = False
         self._handled: frozenset[str] = frozenset()  # requests of operators
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._keeping = Lock()
+        self.learner = learner = LocalLearner(self.state, self._saver, saved=folder is not None)
+        self.counts, self._lock = learner.counts, learner.lock
+        # Bound here, so that decisions call the compiled steps directly.
+        self.tag, self.read, self.peek, self.report = learner.tag, learner.read, learner.peek, learner.report
+        self.charge, self.learn, self.note, self.finish = learner.charge, learner.learn, learner.note, learner.finish
 
     @classmethod
     def open(cls, path: Path | str, *, locks: bool = True) -> BehaviorTracker:
@@ -73,80 +71,12 @@ class BehaviorTracker:
         tracker.follow_operators(folder)
         return tracker
 
-    # ── Facts ─────────────────────────────────────────────────────────────────────────────────
-
-    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
-        """Read the facts of a request."""
-        state = self.state
-        with self._lock:
-            state.learns = state.count <= MAX_INLINE_CALLERS
-            return state.snapshot(caller, group, tags, at, settings_of)
-
-    def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
-        """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
-        state = self.state
-        settings = state.settings_at(settings, group, at)
-        with self._lock:
-            row = state.row_to_read(caller, at, settings)
-            return state.read(row, caller.issuer, group, tags, at, settings)
-
-    def tag(self, text: str) -> int:
-        """Return the tag of a text."""
-        return self.state.tagger.tag(text)
-
-    def is_current(self, reading: CallerSnapshot) -> bool:
-        """Return whether a request would still have the facts that were read."""
-        if self.state.is_unchanged(reading):
-            return True
-        with self._lock:
-            return self.state.has_same_facts(reading)
-
-    # ── Learning ──────────────────────────────────────────────────────────────────────────────
-
-    def charge(self, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf) -> TrackedBehavior:
-        """Return what the commit of a decision changes."""
-        return TrackedBehavior(self, reading, outcome, settings_of)
-
-    def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
-        """Learn from a decision, and return the number of its event in the row of the caller."""
-        facts, state = reading.facts, self.state
-        with self._lock:
-            if facts.ready:
-                self.counts["burst"] += facts.burst
-                self.counts["novelty"] += facts.is_new
-                self.counts["deviation"] += facts.deviation > FLAGGED
-            number = state.settle(reading, outcome, clamped)
-            self._changed, self._settings_of = True, settings_of
-        if (self.folder is not None or not state.learns) and not self._saver.is_running:
-            self.start()
-        return number
-
-    def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
-        """Nothing else is known after a commit that changed nothing."""
-        return True
-
-    def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
-        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed one: its
-        caller is remembered until its failure is reported. Of too many, the oldest are dropped."""
-        if decision is not None:
-            known = self._reportable
-            with self._lock:
-                if len(known) >= MAX_REPORTABLE:
-                    del known[next(iter(known))]
-                known[decision] = reading.caller
-        return charge.number if isinstance(charge, TrackedBehavior) else 0
-
-    def report(self, decision: str, failed: bool) -> None:
-        """Learn how a request came out, once."""
-        with self._lock:
-            caller = self._reportable.pop(decision, None)
-            if caller is not None and failed:
-                self.state.fold_failure(caller)
+    # ── Callers ─────────────────────────────────────────────────────────────────────────────────
 
     def forget(self, caller: Caller) -> bool:
         """Forget everything about a caller. Return whether anything was known."""
         with self._lock:
-            self._changed = True
+            self.learner.has_changed = True
             return self.state.forget(lambda known: known == caller) > 0
 
     def describe(self) -> dict[str, Any]:
@@ -182,7 +112,7 @@ class BehaviorTracker:
             count = self.state.forget(request.names)
             if request.everything and self.state.model.content.classes:
                 self.state.forget_model()
-            self._changed = self._changed or count > 0
+            self.learner.has_changed = self.learner.has_changed or count > 0
         if count:
             _LOG.info("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
 
@@ -209,7 +139,7 @@ class BehaviorTracker:
                 self._failing = False
                 _LOG.warning("learned behavior is saved again", extra={"event": "behavior_saved"})
         except Exception as error:  # a defect must not end the thread
-            self._changed = True
+            self.learner.has_changed = True
             if not self._failing:
                 self._failing = True
                 path = None if self.folder is None else self.folder.path
@@ -250,14 +180,14 @@ class BehaviorTracker:
         model = self.state.model
         if model.content.serial > self._saved_model:
             folder.save_model(model)
-            self._saved_model, self._changed = model.content.serial, True  # the rows name the model
-        if self._changed:
-            self._changed = False
+            self._saved_model, self.learner.has_changed = model.content.serial, True  # the rows name the model
+        if self.learner.has_changed:
+            self.learner.has_changed = False
             folder.save_rows(self._packed_rows(), len(self.state.rows), model.content.serial)
 
     def _learn_model(self) -> None:
         """Learn a model from copies of the rows, if a day has begun since the last one."""
-        state, settings_of = self.state, self._settings_of
+        state, settings_of = self.state, self.learner.settings_of
         last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
@@ -290,23 +220,3 @@ class BehaviorTracker:
         if self._saves >= 0:
             os.close(self._saves)
             self._saves = -1
-
-
-class TrackedBehavior:
-    """A decision of which a tracker learns in the step of the memory store. `number` is that of its event, after the
-    step."""
-
-    __slots__ = ("_outcome", "_reading", "_settings_of", "_tracker", "number")
-
-    def __init__(
-        self, tracker: BehaviorTracker, reading: CallerSnapshot, outcome: int, settings_of: SettingsOf
-    ) -> None:
-        self._tracker, self._reading, self._outcome, self._settings_of = tracker, reading, outcome, settings_of
-        self.number = 0
-
-    def is_current(self) -> bool:
-        return self._tracker.is_current(self._reading)
-
-    def settle(self, *, admitted: bool, clamped: bool) -> None:
-        outcome = HELD if self._outcome == ALLOWED and not admitted else self._outcome
-        self.number = self._tracker.learn(self._reading, outcome, clamped, self._settings_of)

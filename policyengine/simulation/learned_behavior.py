@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policyengine import kernel as k
-from policyengine.behavior.events import Caller, RequestTags, Tagger
-from policyengine.behavior.state import BehaviorState, CallerSnapshot, SettingsOf
+from policyengine.behavior.events import Tagger
+from policyengine.behavior.state import MAX_CALLERS, BehaviorState, CallerSnapshot
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.clock import MICROSECOND
 from policyengine.runtime.decision import Decision, RateState
@@ -22,21 +22,12 @@ class SimulatedTracker(BehaviorTracker):
 
     def __init__(self) -> None:
         super().__init__(BehaviorState(Tagger(KEY)))
-        self._latest: CallerSnapshot | None = None
+        self.learner.most_inline = MAX_CALLERS  # learned in this thread, because other threads have no virtual clock
 
     def take_latest(self) -> CallerSnapshot | None:
         """Return the snapshot that the latest decision read, and forget it. Return None if it read none."""
-        found, self._latest = self._latest, None
+        found, self.learner.latest = self.learner.latest, None
         return found
-
-    def read(self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf) -> CallerSnapshot:
-        self.state.learns = True  # in this thread for any number of callers: other threads have no virtual clock
-        self.state.learn_if_due(at, settings_of)
-        return super().read(caller, group, tags, at, settings_of)
-
-    def learn(self, reading: CallerSnapshot, outcome: int, clamped: bool, settings_of: SettingsOf) -> int:
-        self._latest, self.state.learns = reading, True
-        return super().learn(reading, outcome, clamped, settings_of)
 
 
 class DeclaredPaces:

@@ -239,7 +239,7 @@ def test_callers_are_sorted(run, world, sort, first):
     tracker = BehaviorTracker.open(world / "served")
     tracker.state.rows[Caller("idp", "report-2")].row.trust = 1
     tracker.state.rows[Caller("idp", "report-1")].row.errors = 500_000
-    tracker._changed = True
+    tracker.learner.has_changed = True
     tracker.close()
     ended = run("behavior", "show", "--behavior", "served", "--sort", sort, "--format", "json")
     assert ended.json["callers"][0]["agent"] == first
@@ -330,7 +330,7 @@ def namesakes(world):
     known = tracker.state.rows[Caller("idp", "report-1")]
     for caller in (("x", "report-1"), ("idp", "report-1", "a"), ("idp", "report-1", "a", "v2")):
         tracker.state.rows[Caller(*caller)] = known
-    tracker._changed = True
+    tracker.learner.has_changed = True
     tracker.close()
 
 
