@@ -127,6 +127,13 @@ def test_attack_17_callers_that_skip_parts_of_the_same_schedule_are_no_group():
     assert town.find().groups == ()
 
 
+def test_attack_17_scheduled_runs_do_not_count_as_evidence_beside_a_few_others():
+    town = Movements()
+    group = town.newcomers(5)
+    town.move(group, [5 * HOUR // 2, 11 * HOUR // 3, 31 * HOUR // 4, *(hour * HOUR for hour in (13, 14, 15))])
+    assert town.find().pairs == 0
+
+
 def test_attack_17_a_schedule_beside_the_common_runs_does_not_hide_a_group():
     town = Movements()
     group = town.newcomers(8)
@@ -206,3 +213,19 @@ def test_a_farm_is_found_among_callers_of_its_popular_workflow():
     farm = town.newcomers(6)
     town.move(farm, town.beats(40))
     assert town.pools() == [farm]
+
+
+def test_parallel_runs_at_few_times_are_little_evidence():
+    town = Movements()
+    group, moments = town.newcomers(5), town.beats(4)
+    for _ in range(10):
+        town.move(group, moments)
+    assert town.find().groups == ()
+
+
+def test_a_long_run_beside_many_short_runs_is_little_evidence():
+    town = Movements(independent=50)
+    group, beats = town.newcomers(4), [beat + step * MINUTE for beat in town.beats(3) for step in range(12)]
+    town.move(group, [beat + town.random.randrange(30 * SECOND) for beat in beats])
+    town.events = [(*event[:3], 0 if event[1] in group[:3] else event[3], 0) for event in town.events]
+    assert town.find().groups == ()
