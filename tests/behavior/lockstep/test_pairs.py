@@ -10,8 +10,12 @@ from policyengine.behavior.events import ALLOWED
 from policyengine.behavior.lockstep.bounds import LAGS, MAX_RUN_EVENTS, MAX_RUN_TIME, RUN_PAUSE, SLOTS
 from policyengine.behavior.lockstep.candidates import find_candidates
 from policyengine.behavior.lockstep.columns import EventColumns
+from policyengine.behavior.lockstep.comparison import PairColumns
+from policyengine.behavior.lockstep.membership import GroupMembers, form_groups
 from policyengine.behavior.lockstep.ordered_events import OrderedEvents
+from policyengine.behavior.lockstep.pair import LockstepPair
 from policyengine.behavior.lockstep.pair_groups import dense_groups
+from policyengine.behavior.lockstep.pair_search import significant_pairs
 from policyengine.behavior.lockstep.significance import poisson_tail, q_values
 from tests.behavior.lockstep.movements import BEGIN, DAY, SECOND, Movements
 
@@ -37,6 +41,21 @@ def test_a_count_close_to_the_mean_is_not_significant():
 def test_q_values_are_the_expected_share_of_false_pairs():
     found = q_values(np.array([0.001, 0.5, 0.0001, 0.002]), 10)
     assert found == pytest.approx([0.005, 1, 0.001, 0.02 / 3])
+
+
+@pytest.mark.parametrize(("tests", "found"), [(10, 1), (1_000_000, 0)])
+def test_a_pair_among_many_needs_more_evidence(tests, found):
+    columns = PairColumns(*(np.array([value]) for value in (3, 1, 5, 0.5, 200, 60_000)))
+    pairs = significant_pairs(columns, np.array([SLOTS[0]]), tests, BEGIN)
+    assert len(pairs) == found
+    assert all(pair[:3] == (1, 3, 5) and pair[5:] == (SLOTS[0], -200, BEGIN + 60_000) for pair in pairs)
+
+
+@pytest.mark.parametrize(("partners", "reported"), [(2, ()), (3, (9,))])
+def test_a_resident_is_reported_with_a_group_if_it_moves_with_most_of_its_members(partners, reported):
+    edges = [*combinations(range(5), 2), *((member, 9) for member in range(partners))]
+    pairs = [LockstepPair(*edge, 20, 0.1, 0.001, SLOTS[0], 0, 1) for edge in edges]
+    assert form_groups(pairs, [2] * 9 + [0], {}) == (GroupMembers(tuple(range(5)), reported),)
 
 
 def test_shifts_are_longer_than_slots_and_balanced():
