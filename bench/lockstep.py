@@ -30,7 +30,7 @@ class LockstepScore(NamedTuple):
     """What was found. `precision` is the share of the callers that share limits which belong with their group; `recall`
     the share of the callers of farms that are in a group of their farm, and `steady` the same of steady farms. `mixed`
     counts groups of more than one owner, `decoys` callers without a farm in any group, and `by_kind` the found callers
-    of each kind with their number."""
+    of each kind with their number. A resident that mimics follow may be reported, but not share limits."""
 
     precision: float
     recall: float
@@ -49,7 +49,8 @@ def score(traffic: Traffic) -> LockstepScore:
     findings = find_groups(traffic.columns, callers, b"bench", ready=traffic.ready)
     numbers = {caller: number for number, caller in enumerate(callers)}
     right: Counter[str] = Counter()
-    pooled = mixed = decoys = 0
+    wrong: Counter[str] = Counter()
+    pooled = mixed = 0
     for group in findings.groups:
         members = [numbers[caller] for caller in group.pooled]
         owners = Counter(int(traffic.farms[number]) for number in members)
@@ -57,14 +58,15 @@ def score(traffic: Traffic) -> LockstepScore:
         right.update(traffic.kinds[number] for number in members if traffic.farms[number] == owner >= 0)
         pooled, mixed = pooled + len(members), mixed + (len(owners) > 1)
         reported = [numbers[caller] for caller in group.reported]
-        decoys += owners[-1] + sum(traffic.kinds[number] not in {*OWNERS, MIMICKED} for number in reported)
+        wrong.update(kind for number in members if (kind := traffic.kinds[number]) not in OWNERS)
+        wrong.update(kind for number in reported if (kind := traffic.kinds[number]) not in {*OWNERS, MIMICKED})
     sizes = Counter(traffic.kinds)
     found = sum(right.values())
     of_farms = sum(sizes[kind] for kind in OWNERS)
     return LockstepScore(
         found / pooled if pooled else 1.0, found / max(of_farms, 1), right[STEADY] / max(sizes[STEADY], 1), mixed,
-        decoys, findings.pairs, findings.left_out, findings.token_callers,
-        {kind: (right[kind], sizes[kind]) for kind in sizes},
+        wrong.total(), findings.pairs, findings.left_out, findings.token_callers,
+        {kind: ((right if kind in OWNERS else wrong)[kind], sizes[kind]) for kind in sizes},
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from policyengine.behavior.lockstep.group import (
     SharedMoment,
 )
 from policyengine.behavior.lockstep.group_names import name_groups
-from policyengine.behavior.lockstep.membership import confirmed_times, form_groups
+from policyengine.behavior.lockstep.membership import EarlierMember, evidence_time, form_groups
 from policyengine.behavior.lockstep.pair import LockstepPair
 from policyengine.install_hints import install_command
 
@@ -44,9 +44,9 @@ def find_groups(
 
     `callers` are in the order of their numbers. `ready` has for each caller the time since which it is ready by its own
     runs, in milliseconds since 1970. A caller that becomes ready within the window is ready from then on; without
-    `ready`, no caller was ready before the window. `earlier` are the groups that
-    were found before: groups keep their names, and callers that share limits remain newcomers. The result depends on
-    nothing else. Raises LockstepError without numpy.
+    `ready`, no caller was ready before the window. `earlier` are the groups that were found before: groups keep their
+    names, and callers that share limits still share them, even if they are ready now. The result depends on nothing
+    else. Raises LockstepError without numpy.
     """
     try:
         from policyengine.behavior.lockstep import moments, pair_search, readiness
@@ -57,10 +57,10 @@ def find_groups(
     times = readiness.ready_times(search.events, columns.begin, len(callers))
     if ready is not None:
         times = [min(pair) for pair in zip(times, ready, strict=True)]
-    confirmed = confirmed_times(search.pairs, earlier_members(callers, earlier))
-    groups = form_groups(search.pairs, times, confirmed)
+    known = earlier_members(callers, earlier)
+    groups = form_groups(search.pairs, times, known)
     members = [sorted(group.pooled + group.reported) for group in groups]
-    evidence = GroupEvidence(search, confirmed, callers, columns.begin)
+    evidence = GroupEvidence(search, known, callers, columns.begin)
     inner = evidence.inner_pairs(members)
     slots = [most_used_slot(pairs) for pairs in inner]
     examples = moments.find_moments(search.events, members, slots)
@@ -90,11 +90,11 @@ def find_groups(
     )  # fmt: skip
 
 
-def earlier_members(callers: Sequence[Caller], earlier: Iterable[LockstepGroup]) -> dict[int, int]:
-    """Return the numbers of the callers that share limits, with the times since when there was evidence."""
+def earlier_members(callers: Sequence[Caller], earlier: Iterable[LockstepGroup]) -> dict[int, EarlierMember]:
+    """Return the numbers of the callers that share limits in earlier groups."""
     numbers = {caller: number for number, caller in enumerate(callers)}
     return {
-        numbers[member.caller]: member.confirmed
+        numbers[member.caller]: EarlierMember(group.id, member.confirmed)
         for group in earlier
         for member in group.evidence
         if member.caller in group.pooled and member.caller in numbers
@@ -109,8 +109,10 @@ def most_used_slot(pairs: Iterable[LockstepPair]) -> int:
 class GroupEvidence:
     """Describes why members belong to groups."""
 
-    def __init__(self, search: PairSearch, confirmed: Mapping[int, int], callers: Sequence[Caller], begin: int) -> None:
-        self._search, self._confirmed = search, confirmed
+    def __init__(
+        self, search: PairSearch, earlier: Mapping[int, EarlierMember], callers: Sequence[Caller], begin: int
+    ) -> None:
+        self._search, self._earlier = search, earlier
         self._callers, self._begin = callers, begin
 
     def inner_pairs(self, groups: Sequence[Sequence[int]]) -> list[list[LockstepPair]]:
@@ -143,7 +145,7 @@ class GroupEvidence:
             best.expected,
             best.q_value,
             best.lag if is_first else -best.lag,
-            self._confirmed[member],
+            min(evidence_time(pair, self._earlier) for pair in pairs),
         )
 
     def moments(self, examples: Iterable[MemberTimes]) -> tuple[SharedMoment, ...]:

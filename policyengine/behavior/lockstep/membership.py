@@ -17,45 +17,53 @@ class GroupMembers(NamedTuple):
     reported: tuple[int, ...]
 
 
+class EarlierMember(NamedTuple):
+    """The earlier group in which a caller shares limits, and the time since when there was evidence."""
+
+    group: str
+    confirmed: int
+
+
 def form_groups(
-    pairs: Sequence[LockstepPair], ready: Sequence[int], confirmed: Mapping[int, int]
+    pairs: Sequence[LockstepPair], ready: Sequence[int], earlier: Mapping[int, EarlierMember]
 ) -> tuple[GroupMembers, ...]:
     """Return the groups of the pairs, at most MAX_GROUPS.
 
-    A caller is a resident if it was ready (the time in `ready`) before there was evidence that it moves with others
-    (the time in `confirmed`). Groups are formed of newcomers alone, so that residents cannot decide who shares limits
-    with whom. Each resident is reported with the group it moves with; the rest forms groups that are only reported.
+    Callers share limits because of pairs for which there was evidence before any of the two callers was ready (the time
+    in `ready`). No other pair has an influence on who shares limits with whom: a caller that is known cannot be pulled
+    into a group, and cannot join two groups. Other callers are reported with the group that they move with, or in
+    groups that are only reported.
     """
-    residents = {caller for caller, at in confirmed.items() if ready[caller] <= at}
     edges = [(pair.first, pair.second) for pair in pairs]
-    pools = dense_groups(edge for edge in edges if residents.isdisjoint(edge))
-    groups = attach_residents(pools, edges, residents)
+    pools = dense_groups(
+        (pair.first, pair.second)
+        for pair in pairs
+        if evidence_time(pair, earlier) < min(ready[pair.first], ready[pair.second])
+    )
+    groups = attach_others(pools, edges)
     placed = {caller for group in groups for caller in group.pooled + group.reported}
     rest = dense_groups(edge for edge in edges if placed.isdisjoint(edge))
     groups += [GroupMembers((), group) for group in rest]
     return tuple(groups[:MAX_GROUPS])
 
 
-def confirmed_times(pairs: Iterable[LockstepPair], earlier: Mapping[int, int]) -> dict[int, int]:
-    """Return the time from which on there was evidence about each caller. `earlier` contains the callers that already
-    shared limits, with the times since when there was evidence."""
-    confirmed: dict[int, int] = {}
-    for pair in pairs:
-        for caller in (pair.first, pair.second):
-            known = confirmed.get(caller, earlier.get(caller, pair.confirmed))
-            confirmed[caller] = min(known, pair.confirmed)
-    return confirmed
+def evidence_time(pair: LockstepPair, earlier: Mapping[int, EarlierMember]) -> int:
+    """Return the time from which on there was evidence of a pair. Of members of the same earlier group there was
+    evidence before."""
+    first, second = earlier.get(pair.first), earlier.get(pair.second)
+    if first is None or second is None or first.group != second.group:
+        return pair.confirmed
+    return min(pair.confirmed, max(first.confirmed, second.confirmed))
 
 
-def attach_residents(
-    pools: Sequence[tuple[int, ...]], edges: Iterable[tuple[int, int]], residents: set[int]
-) -> list[GroupMembers]:
-    """Return the pools, each with the residents that move with most of its members."""
+def attach_others(pools: Sequence[tuple[int, ...]], edges: Iterable[tuple[int, int]]) -> list[GroupMembers]:
+    """Return the pools, each with the callers outside all pools that move with most of its members."""
     graph = closed_graph(edges)
+    pooled = {caller for pool in pools for caller in pool}
     best: dict[int, tuple[int, int]] = {}
     for place, pool in enumerate(pools):
         for caller, count in partner_counts(graph, pool).items():
-            if caller in residents and count >= LEAST_PARTNERS * len(pool):
+            if caller not in pooled and count >= LEAST_PARTNERS * len(pool):
                 best[caller] = max(best.get(caller, (0, 0)), (count, -place))
     attached: dict[int, list[int]] = {}
     for caller, (_, place) in sorted(best.items()):

@@ -112,6 +112,22 @@ def test_members_that_become_ready_still_share_limits():
     assert town.numbers(town.find([earlier._replace(evidence=tuple(late))]).groups[0].pooled) == group
 
 
+def test_callers_of_two_earlier_groups_do_not_share_limits_once_they_are_ready():
+    town = Movements()
+    groups = [town.newcomers(4), town.newcomers(4)]
+    for group in groups:
+        town.move(group, town.beats(40))
+    earlier = [
+        found._replace(evidence=tuple(member._replace(confirmed=BEGIN - DAY) for member in found.evidence))
+        for found in town.find().groups
+    ]
+    town.events = [event for event in town.events if event[1] < groups[0][0]]
+    town.ready = [BEGIN] * len(town.callers)
+    town.move([*groups[0], *groups[1]], town.beats(40))
+    found = town.find(earlier).groups
+    assert sorted(town.numbers(group.pooled) for group in found if group.pooled) == groups
+
+
 def test_readiness_is_computed_from_own_runs_and_days():
     town = Movements(independent=0)
     town.callers, known = town.callers, town.newcomers(4)

@@ -1,7 +1,12 @@
 """Attacks on the search for groups: no caller can get another throttled, and what hides a group."""
 
+from itertools import combinations
+from random import Random
+
 import pytest
 
+from policyengine.behavior.lockstep.membership import form_groups
+from policyengine.behavior.lockstep.pair import LockstepPair
 from tests.behavior.lockstep.movements import BEGIN, DAY, HOUR, MINUTE, SECOND, Movements
 
 
@@ -22,6 +27,31 @@ def test_attack_12_a_coincidence_before_a_caller_was_ready_does_not_make_it_a_ne
     victim, mimics = town.caller(ready=BEGIN + beats[3] + MINUTE), town.newcomers(10)
     town.move([victim, *mimics], beats)
     assert town.pools() == [mimics]
+
+
+def test_attack_12_one_early_mimic_does_not_open_a_resident_for_others():
+    town = Movements()
+    beats = town.beats(60)
+    victim, mimics = town.caller(ready=BEGIN + beats[25]), town.newcomers(6)
+    town.move([victim, mimics[0]], beats)
+    town.move(mimics[1:], beats[27:])
+    [group] = town.find().groups
+    assert town.numbers(group.pooled) == mimics
+    assert town.numbers(group.reported) == [victim]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pairs_with_residents_have_no_influence_on_who_shares_limits(seed):
+    random = Random(seed)
+    ready = [0] * 10 + [2**62] * 20
+    edges = {tuple(sorted(random.sample(range(30), 2))) for _ in range(random.choice([60, 150, 300]))}
+    edges |= set(combinations(range(12, 17), 2))
+    pairs = [LockstepPair(*edge, 20, 0.1, 0.001, 4_000, 0, 1) for edge in sorted(edges)]
+    expected = [group.pooled for group in form_groups(pairs, ready, {}) if group.pooled]
+    newcomers = [pair for pair in pairs if pair.first >= 10]
+    assert [group.pooled for group in form_groups(newcomers, ready, {}) if group.pooled] == expected
+    assert expected
+    assert min(min(pool) for pool in expected) >= 10
 
 
 def test_attack_12_residents_that_move_together_are_only_reported():
@@ -48,6 +78,18 @@ def test_attack_13_many_that_join_a_group_of_residents_share_limits_with_each_ot
     town.move(residents + joiners, town.beats(40))
     [group] = town.find().groups
     assert (town.numbers(group.pooled), town.numbers(group.reported)) == (joiners, residents)
+
+
+def test_attack_13_a_newcomer_that_joins_a_pool_of_ready_callers_does_not_share_their_limit():
+    town = Movements()
+    group, beats = town.newcomers(5), town.beats(60)
+    town.move(group, beats)
+    for caller in group:
+        town.ready[caller] = BEGIN + beats[20]
+    joiner = town.caller()
+    town.move([joiner], beats[25:])
+    [found] = town.find().groups
+    assert (town.numbers(found.pooled), town.numbers(found.reported)) == (group, [joiner])
 
 
 @pytest.mark.parametrize("bridges", [1, 3])
@@ -125,6 +167,13 @@ def test_attack_17_callers_that_skip_parts_of_the_same_schedule_are_no_group():
     for caller in town.newcomers(25):
         town.move([caller], [beat for beat in beats if town.random.random() < 0.6])
     assert town.find().groups == ()
+
+
+def test_attack_17_scheduled_runs_do_not_count_as_evidence_beside_a_few_others():
+    town = Movements()
+    group = town.newcomers(5)
+    town.move(group, [5 * HOUR // 2, 11 * HOUR // 3, 31 * HOUR // 4, *(hour * HOUR for hour in (13, 14, 15))])
+    assert town.find().pairs == 0
 
 
 def test_attack_17_a_schedule_beside_the_common_runs_does_not_hide_a_group():
@@ -206,3 +255,19 @@ def test_a_farm_is_found_among_callers_of_its_popular_workflow():
     farm = town.newcomers(6)
     town.move(farm, town.beats(40))
     assert town.pools() == [farm]
+
+
+def test_parallel_runs_at_few_times_are_little_evidence():
+    town = Movements()
+    group, moments = town.newcomers(5), town.beats(4)
+    for _ in range(10):
+        town.move(group, moments)
+    assert town.find().groups == ()
+
+
+def test_a_long_run_beside_many_short_runs_is_little_evidence():
+    town = Movements(independent=50)
+    group, beats = town.newcomers(4), [beat + step * MINUTE for beat in town.beats(3) for step in range(12)]
+    town.move(group, [beat + town.random.randrange(30 * SECOND) for beat in beats])
+    town.events = [(*event[:3], 0 if event[1] in group[:3] else event[3], 0) for event in town.events]
+    assert town.find().groups == ()
