@@ -7,7 +7,9 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,6 +23,8 @@ WANTS_SOMETHING = re.compile(
 MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
+LARGEST_REMEMBERED = 30_000  # characters; tests of large policies measure how long it takes to compile them
+Compiled = tuple[Any, tuple[Any, ...]]
 
 # No deadlines: on two shared cores they measure other processes. `make test-deep` tries more examples.
 settings.register_profile("local", deadline=None, max_examples=20)
@@ -30,11 +34,27 @@ settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.set_threshold(50_000, 20, 20)  # also with workers: all of their reports are kept to the end
+    gc.set_threshold(500_000, 10, 1_000)  # also with workers: all of their reports are kept to the end
+    if hasattr(config, "workerinput") and config.option.verbose <= 0 and config.option.durations is None:
+        send_only_outcomes(config)
+
+
+def send_only_outcomes(config: pytest.Config) -> None:
+    """Leave out messages to the controller that no reporter shows: the begin and end of tests, and passed fixtures."""
+    worker = next(each for each in config.pluginmanager.get_plugins() if type(each).__name__ == "WorkerInteractor")
+    send = worker.sendevent
+
+    def send_outcome(name: str, **data: Any) -> None:
+        report = data.get("data", {})
+        is_shown = report.get("when") == "call" or report.get("outcome") != "passed" or report.get("sections")
+        if name not in ("logstart", "logfinish") and (name != "testreport" or is_shown):
+            send(name, **data)
+
+    worker.sendevent = send_outcome
 
 
 def pytest_runtest_teardown() -> None:
@@ -48,6 +68,23 @@ def pytest_collection_finish() -> None:
     """Freeze the thousands of collected tests, so that the garbage collector does not traverse them repeatedly."""
     gc.collect()
     gc.freeze()
+    if engine := sys.modules.get("policyengine.engine.engine"):
+        engine.compile_sources = remember_kernels(engine.compile_sources)
+
+
+def remember_kernels(compile_sources: Callable[..., Compiled]) -> Callable[..., Compiled]:
+    """Let engines of the same sources share a kernel, which is immutable: thousands of tests load the same policies."""
+
+    @lru_cache(maxsize=500)
+    def compile_once(labelled: tuple[tuple[Any, str], ...], advice: bool) -> Compiled:
+        return compile_sources([source for source, _ in labelled], (), advice=advice)
+
+    def remembered(sources: Sequence[Any], problems: Sequence[Any] = (), *, advice: bool = False) -> Compiled:
+        if problems or sum(len(each.text) for each in sources) > LARGEST_REMEMBERED:
+            return compile_sources(sources, problems, advice=advice)
+        return compile_once(tuple((each, each.label) for each in sources), advice)
+
+    return remembered
 
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -7,7 +7,6 @@ import atexit
 import fcntl
 import gc
 import importlib
-import json
 import os
 import pkgutil
 import select
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from ast import literal_eval
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,21 +27,29 @@ from typing import IO, Self
 
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
 SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-# Requests the command and forwards signals. It imports almost nothing, to start fast.
+# Requests the command and forwards signals. It imports only modules in C, which halves the time of its start.
 ASKING = """#!{python} -IS
-import json, os, signal, socket, sys
-asking = socket.socket(socket.AF_UNIX)
+import _signal, _socket, os, sys
+asking = _socket.socket(_socket.AF_UNIX)
 asking.connect({address!r})
-said = json.dumps([{code!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode() + b"\\n"
-socket.send_fds(asking, [said[:1]], [0, 1, 2])
+said = ascii([{code!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode() + b"\\n"
+streams = b"".join(file.to_bytes(4, sys.byteorder) for file in range(3))
+asking.sendmsg([said[:1]], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
 asking.sendall(said[1:])
-answers = asking.makefile("rb")
-pid = int(answers.readline())
-for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(one, lambda number, frame: os.kill(pid, number))
-status = int(answers.readline() or 1)
+def number():
+    line = b""
+    while not line.endswith(b"\\n"):
+        byte = asking.recv(1)
+        if not byte:
+            return 1
+        line += byte
+    return int(line)
+pid = number()
+for one in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+    _signal.signal(one, lambda number, frame: os.kill(pid, number))
+status = number()
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    _signal.signal(-status, _signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
@@ -130,7 +138,7 @@ class Forked:
         nothing = os.open(os.devnull, os.O_RDONLY)
         self._asking = socket.socket(socket.AF_UNIX)
         self._asking.connect(asked)
-        said = json.dumps([code, list(arguments), str(cwd), dict(os.environ)]).encode() + b"\n"
+        said = ascii([code, list(arguments), str(cwd), dict(os.environ)]).encode() + b"\n"
         socket.send_fds(self._asking, [said[:1]], [nothing, theirs_out, theirs_err])
         for one in (nothing, theirs_out, theirs_err):
             os.close(one)
@@ -231,7 +239,7 @@ class Server:
     def _start(self, connection: socket.socket) -> None:
         first, streams, _, _ = socket.recv_fds(connection, 1, 3)
         with connection.makefile("rb") as said:
-            code, arguments, folder, environment = json.loads(first + said.readline())
+            code, arguments, folder, environment = literal_eval((first + said.readline()).decode("ascii"))
         pid = os.fork()
         if pid == 0:
             for file in (self._listening.fileno(), self._ends, connection.fileno(), *self._programs):

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.diagnostics.model import PolicyError
+from policyengine.engine import Engine
+from tests.conftest import LARGEST_REMEMBERED
+
 pytest_plugins = ["pytester"]
 
 
@@ -72,3 +76,50 @@ def test_started_programs_do_not_inherit_ignored_interrupts(suite):
         suite.runpytest_subprocess().assert_outcomes(passed=1)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+FAILURES = """
+import pytest
+@pytest.fixture
+def broken(): raise ValueError("in the setup")
+@pytest.fixture
+def unclean():
+    print("printed by a test")
+    yield
+    raise ValueError("in the teardown")
+def test_with_a_broken_setup(broken): pass
+def test_with_a_broken_teardown(unclean): pass
+@pytest.mark.parametrize("number", range(4))
+def test_it(number): assert number != 2
+"""
+
+
+@pytest.mark.parametrize("options", [["-v"], ["--durations=3"], []], ids=lambda options: "".join(options) or "quiet")
+def test_failures_in_fixtures_and_tests_are_reported_by_every_worker(suite, options):
+    suite.makepyfile(FAILURES)
+    ended = suite.runpytest_subprocess("-n", "2", *options)
+    ended.assert_outcomes(passed=4, failed=1, errors=2)
+    ended.stdout.fnmatch_lines_random(
+        ["*ValueError: in the setup", "*ValueError: in the teardown", "printed by a test"]
+    )
+
+
+POLICY = "language 1 package p anyone { may GET /a }"
+
+
+def test_engines_of_the_same_text_share_a_kernel_but_those_of_another_text_or_name_do_not():
+    kernel = Engine.from_text(POLICY).kernel
+    assert Engine.from_text(POLICY).kernel is kernel
+    assert Engine.from_text(POLICY, "other.policy").kernel is not kernel
+    assert Engine.from_text(POLICY.replace("/a", "/b")).kernel is not kernel
+    large = POLICY + " " * LARGEST_REMEMBERED
+    assert Engine.from_text(large).kernel is not Engine.from_text(large).kernel
+
+
+def test_a_policy_with_errors_raises_them_each_time():
+    errors = []
+    for text in (f"{POLICY} guard", f"{POLICY} guard"):
+        with pytest.raises(PolicyError) as raised:
+            Engine.from_text(text)
+        errors.append([each.render() for each in raised.value.diagnostics])
+    assert errors[0] == errors[1] != []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
+from policyengine import __version__
 from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.question import new_id
@@ -168,6 +169,4 @@ def encode_subject(subject: DecisionSubject | None) -> bytes:
 
 def process_details() -> dict[str, object]:
     """Return the details that identify this process: its process id, and the version of the program."""
-    from importlib.metadata import version
-
-    return {"pid": os.getpid(), "version": version("agent-policyengine")}
+    return {"pid": os.getpid(), "version": __version__}

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policyengine import __version__
 from policyengine.check import CheckResult, check, compile_sources
 from policyengine.compiler.bundle.file import decode_bundle, read_file, write_bundle
 from policyengine.diagnostics.model import PolicyError
@@ -121,7 +121,7 @@ def candidate_from_sources(origin: ReloadSource) -> Candidate:
     if not (kernel.agents or kernel.users or kernel.anyones):  # a truncated file or an emptied folder
         raise ReloadRefusedError("the policies allow nothing")
     tests = run_policy_tests(origin, sources) if origin.tested else 0
-    bundle = write_bundle(kernel, version("agent-policyengine"))
+    bundle = write_bundle(kernel, __version__)
     return Candidate(bundle, origin.directory(kernel.entities), PolicyInventory.of(kernel, sources), tests)
 
 

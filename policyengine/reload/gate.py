@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from importlib.metadata import version
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias
 
+from policyengine import __version__
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError
@@ -100,7 +100,7 @@ class ReloadGate:
 
     def _bundle(self, engine: Engine) -> bytes:
         if engine.revision not in self._bundles:
-            self._bundles[engine.revision] = write_bundle(engine.kernel, version("agent-policyengine"))
+            self._bundles[engine.revision] = write_bundle(engine.kernel, __version__)
         return self._bundles[engine.revision]
 
     def describe_changes(self, before: Engine, after: Engine) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from policyengine import __version__
 from policyengine.engine import Engine
 from policyengine.executor import Requester, enter_requester
 from policyengine.fair_queue import WorkRefusedError
@@ -180,7 +180,7 @@ def build_app(
     app = DecisionApp(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); treat any other status as a deny.",
-        version=version("agent-policyengine"),
+        version=__version__,
         docs_url=None,  # FastAPI's pages load scripts from a third-party server
         redoc_url=None,
         redirect_slashes=False,

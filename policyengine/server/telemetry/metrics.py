@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -16,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from policyengine import __version__
 from policyengine.clock import MICROSECONDS_PER_SECOND, NANOSECONDS_PER_SECOND
 from policyengine.server.telemetry.behavior_metrics import behavior_metrics
 from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
@@ -198,5 +198,5 @@ def policy_metrics(total: CounterTotals) -> Iterator[Metric]:
             workers.add_metric(values[:1], cells[0])
     yield info
     yield workers
-    build = {"version": version("agent-policyengine"), "python": platform.python_version()}
+    build = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily("policyengine_build", "Version of policyengine and Python.", build)
