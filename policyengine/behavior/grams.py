@@ -254,7 +254,7 @@ class ScoreTails:
             self._tops[place] = max(self._tops[place], self._tops[from_place])
 
     def tails(self, cell: int) -> list[int]:
-        """Return the tails of a cell. One caller has at most a quarter of each, so that nobody raises them alone."""
+        """Return the tails of a cell. One caller has at most a quarter of each, so that none raises them alone."""
         found: list[int] = []
         for place in range(cell * SCORE_BUCKETS, (cell + 1) * SCORE_BUCKETS):
             top, others = self._tops[place], self._sums[place] - self._tops[place]
