@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings, strategies
 
 IN_CI = os.environ.get("CI") == "true"
 WANTS_SOMETHING = re.compile(
@@ -66,10 +66,17 @@ def pytest_runtest_teardown() -> None:
 
 def pytest_collection_finish() -> None:
     """Freeze the thousands of collected tests, so that the garbage collector does not traverse them repeatedly."""
+    use_hypothesis()  # it looks for the owner of its random numbers when first used, and does not find frozen ones
     gc.collect()
     gc.freeze()
     if engine := sys.modules.get("policyengine.engine.engine"):
         engine.compile_sources = remember_kernels(engine.compile_sources)
+
+
+@settings(max_examples=1, database=None)
+@given(strategies.none())
+def use_hypothesis(_: None) -> None:
+    pass
 
 
 def remember_kernels(compile_sources: Callable[..., Compiled]) -> Callable[..., Compiled]:
