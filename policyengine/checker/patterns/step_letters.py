@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import by_method, covered, overlaps
 from policyengine.kernel.sequence_automaton import (
+    LEFT,
     MAX_LETTERS,
+    START,
     Order,
     OrderSizeError,
     SequenceAutomaton,
@@ -20,6 +22,33 @@ from policyengine.kernel.sequence_automaton import (
 def order_automaton(order: Order) -> SequenceAutomaton:
     """Return the automaton of an order. Raises OrderSizeError."""
     return build_automaton(order, possible_letters([step.patterns for step in distinct_steps(order)]))
+
+
+def same_order(one: Order, other: Order) -> bool:
+    """Return whether the same calls follow both orders at each point of a run; False also if this is not known."""
+    if not (one and other):
+        return not (one or other)
+    steps = [frozenset(step.patterns) for step in distinct_steps((*one, *other))]
+    try:
+        letters = possible_letters([tuple(patterns) for patterns in steps])
+        automata = order_automaton(one), order_automaton(other)
+    except OrderSizeError:
+        return False
+    places = [[steps.index(frozenset(step.patterns)) for step in distinct_steps(order)] for order in (one, other)]
+    reached, pending = {(START, START)}, [(START, START)]
+    while pending:
+        states = pending.pop()
+        for letter in letters:
+            found = tuple(
+                automaton.next(state, mask_of(n for n, place in enumerate(own) if letter >> place & 1))
+                for automaton, state, own in zip(automata, states, places, strict=True)
+            )
+            if (found[0] == LEFT) != (found[1] == LEFT):
+                return False
+            if found[0] != LEFT and found not in reached:
+                reached.add((found[0], found[1]))
+                pending.append((found[0], found[1]))
+    return True
 
 
 def possible_letters(steps: Sequence[tuple[k.Pattern, ...]]) -> frozenset[int]:

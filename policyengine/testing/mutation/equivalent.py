@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import covers, place_covers
+from policyengine.checker.patterns.step_letters import same_order
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.solver.formulas import Truth
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, ACTS_UNLESS_FALSE, implies
@@ -17,7 +18,8 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 def is_equivalent(mutant: Mutant) -> bool:
     """Return whether the mutant is proved to be equivalent; False means that there is no proof."""
     whole = all(
-        name == "watches" or same_meaning(value, getattr(mutant.base, name))  # watches follow from the rules
+        name == "watches"  # watches follow from the rules
+        or (same_profiles if name == "profiles" else same_meaning)(value, getattr(mutant.base, name))
         for name, value in mutant.whole.items()
     )
     return whole and all(
@@ -28,6 +30,16 @@ def is_equivalent(mutant: Mutant) -> bool:
 
 def same_meaning(one: object, other: object) -> bool:
     return canonical_text(one) == canonical_text(other)
+
+
+def same_profiles(one: object, other: object) -> bool:
+    """Return whether the profiles of two policies differ only in how they write their orders of calls."""
+    assert isinstance(one, tuple)
+    assert isinstance(other, tuple)
+    return len(one) == len(other) and all(
+        same_meaning(replace(a, order=()), replace(b, order=())) and same_order(a.order, b.order)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def same_rule(old: KernelRule, new: KernelRule) -> bool:

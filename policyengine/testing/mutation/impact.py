@@ -14,7 +14,7 @@ from policyengine.testing.mutation.baseline import BaselineCase
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 # Members of the kernel whose change leaves all facts unchanged; `binders` must be checked at each endpoint.
-FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches"})
+FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches", "profiles"})
 
 
 # For one mutant: whether a block, identified by its id, grants differently at an endpoint, or whether bindings differ
@@ -154,7 +154,7 @@ def member_change_affects(name: str, new: object, base: k.Kernel, question: Base
             return bool(blocks_trusting(question, base, changed_names(base.attesters, new)))
         case "binders":
             return binds_differently(new, question, memo)
-        case "delegation":
+        case "delegation" | "profiles":
             return question.by_agent
         case "watches":
             return False  # recorded events matter only to rules that read them, and these are checked, too

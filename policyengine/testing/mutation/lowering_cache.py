@@ -56,6 +56,7 @@ OTHER_KERNEL_MEMBERS = (
     "advisory",
     "delegation",
     "watches",
+    "profiles",
 )
 
 

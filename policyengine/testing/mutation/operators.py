@@ -19,6 +19,7 @@ from policyengine.testing.mutation.edits import ChangedLines
 from policyengine.testing.mutation.faults import Fault, FaultChange, number_duplicates
 from policyengine.testing.mutation.history import history_faults
 from policyengine.testing.mutation.limits import limit_faults
+from policyengine.testing.mutation.orders import order_faults
 from policyengine.testing.mutation.places import place_faults
 from policyengine.testing.mutation.rules import ReplacementNames, declaration_faults, rule_faults
 
@@ -26,7 +27,7 @@ from policyengine.testing.mutation.rules import ReplacementNames, declaration_fa
 MUTABLE_DECLARATIONS = (
     ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
     ast.AnyoneDecl, ast.PathsIgnoreCase, ast.UnrestrictedUsers, ast.TasksAdvisory, ast.DelegationDecl, ast.GuardDecl,
-    ast.RateDecl, ast.BudgetDecl,
+    ast.RateDecl, ast.BudgetDecl, ast.ProfileDecl,
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class FaultVocabulary:
 
     known: ReplacementNames
     enums: dict[str, list[str]]
+    reads_order: bool  # whether a rule reads whether calls follow the declared order
 
     @classmethod
     def of(cls, program: Program) -> FaultVocabulary:
@@ -68,7 +70,8 @@ class FaultVocabulary:
             including_scopes([one for one in declared if isinstance(one, ast.ScopeDecl)]),
         )
         values = [[value.text for value in one.values] for one in declared if isinstance(one, ast.EnumDecl)]
-        return cls(known, enum_neighbours(values))
+        rules = (one for one in declared if not isinstance(one, ast.TestDecl | ast.FixtureDecl))
+        return cls(known, enum_neighbours(values), any("behavior.sequence" in one.span.text for one in rules))
 
 
 def including_scopes(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
@@ -81,6 +84,9 @@ def including_scopes(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ..
 
 
 def declaration_changes(declaration: ast.Declaration, vocabulary: FaultVocabulary) -> Iterator[FaultChange]:
+    if isinstance(declaration, ast.ProfileDecl):
+        yield from order_faults(declaration) if vocabulary.reads_order else ()
+        return
     yield from declaration_faults(declaration)
     for node in ast.walk(declaration):
         yield from rule_faults(node, vocabulary.known)
@@ -100,6 +106,8 @@ def declaration_head(declaration: ast.Declaration) -> str:
     match declaration:
         case ast.GuardDecl(name=name):
             return f'guard "{name.value}"'
+        case ast.ProfileDecl(name=name):
+            return f'profile "{name.value}"'
         case ast.RateDecl(name=name) | ast.BudgetDecl(name=name):
             return f'{declaration.span.text.split()[0]} "{name.value}"'
         case ast.AgentDecl(head=head) | ast.UserDecl(head=head):

@@ -184,7 +184,7 @@ def keeps_tree(mutant: Mutant) -> bool:
     """Return whether the mutant has the same tree as the policy: most faults change neither an endpoint nor a caller,
     and building the tree of a large policy takes longer than deciding its cases.
     """
-    if not mutant.whole.keys().isdisjoint({"binders", "watches"}):
+    if not mutant.whole.keys().isdisjoint({"binders", "watches", "profiles"}):
         return False
     pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
     return all(new is not None and indexed_parts(old) == indexed_parts(new) for old, new in pairs)
