@@ -27,7 +27,7 @@ SHARES: dict[str, tuple[int, int, int]] = {
     "credentials": (1, 40, 60),
     "elements": (1, 20, 100),
     "history": (1, 40, 60),
-    "learned": (1, 40, 50),
+    "learned": (1, 50, 50),
     "payments": (1, 40, 40),
 }
 FIRST_SEED = 500

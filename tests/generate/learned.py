@@ -9,6 +9,7 @@ from typing import Any
 
 from policyengine.runtime.snapshot import NOT_READABLE
 from policyengine.runtime.values import Invalid
+from policyengine.typesystem import Scalar
 from policyengine.vocabulary import LEARNED_FACTS
 from tests.generate import vocabulary as v
 from tests.generate.expressions import Writer, atoms_at
@@ -18,6 +19,7 @@ FORMS = (
     "behavior.ready", "not behavior.ready", "behavior.burst", "behavior.trust > 0.9", "behavior.trust <= 0.2",
     "behavior.novelty > 0.3", "behavior.error_rate >= 0.5", "behavior.novelty > behavior.error_rate",
     "(behavior.trust + behavior.novelty) > 1", "behavior.trust == 0.5", "calm_caller",
+    "behavior.sequence", "not behavior.sequence", "behavior.deviation > 0.5",
 )  # fmt: skip
 ACTS = (
     "deny when", "deny unless", "require", "confirm by role boss when", "confirm by user unless", "audit full when",
@@ -76,9 +78,9 @@ def learned_facts(random: Random) -> dict[str, Any]:
 
 
 def _facts(random: Random) -> Iterator[tuple[str, Any]]:
-    for _, name in LEARNED_FACTS:
+    for (_, name), fact in LEARNED_FACTS.items():
         chance = random.random()
         if chance < 0.1:
             yield name, random.choice(WRONG)
         elif chance < 0.8:
-            yield name, random.choice([True, False]) if name in ("ready", "burst") else random.choice(VALUES)
+            yield name, random.choice([True, False]) if fact.type is Scalar.BOOL else random.choice(VALUES)
