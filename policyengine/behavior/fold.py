@@ -376,6 +376,8 @@ def apply_decision(
     if outcome != ALLOWED:
         row.level_slow, row.level_fast = slow - LEVEL_UNIT, fast - LEVEL_UNIT
         row.level_denied = min(denied + LEVEL_UNIT, MAX_LEVEL)
+        if settings.sequences and reading.ready:
+            score_refused(row, reading, tags, at, settings)
         return
     row.level_slow, row.level_fast, row.level_denied = slow, fast, denied
     row.hour_count += 1
@@ -490,7 +492,8 @@ def apply_sequence(
     symbol = symbol_of(tags.endpoint)
     if reading.ready:
         score_request(row, reading, symbol)
-    if not clamped and (not row.is_flagged or settings.released or row.runs % LEARNED_PART == 0):
+    is_learned = not row.is_flagged or settings.released or row.runs % LEARNED_PART == 0
+    if is_learned and not (clamped and reading.ready):  # callers that are not ready may be clamped for days
         learn_grams(row, row.context, symbol)
     row.context = extend_context(row.context, symbol)
 
@@ -511,6 +514,22 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
         row.is_flagged = True
 
 
+def score_refused(
+    row: BehaviorRow, reading: CallerFacts, tags: RequestTags, at: int, settings: ProfileSettings
+) -> None:
+    """Score a request that was not allowed: it is not learned, but its score counts. Otherwise the high scores would be
+    missing where a rule refuses them, and more and more runs would have a high rank."""
+    is_flagged = reading.deviation >= FLAGGED
+    if not begins_run(row, at, tags.run, settings):
+        excess = row.excess + own_surprise(row, row.context, symbol_of(tags.endpoint)) - reading.surprise
+        row.surprise = max(row.surprise, reading.surprise)
+        row.worst = min(max(row.worst, excess), MAX_SHORT)
+        row.is_flagged = row.is_flagged or is_flagged
+    elif not is_flagged or row.serial % LEARNED_PART == 0:
+        excess = max(own_surprise(row, 0, symbol_of(tags.endpoint)) - reading.surprise, 0)
+        put_score(row, 0, reading.surprise, excess, LEARNED_PART if is_flagged else 1)
+
+
 def end_score(row: BehaviorRow) -> None:
     """End a run, or a part of it, for its scores."""
     count_score(row)
@@ -529,11 +548,14 @@ def count_score(row: BehaviorRow) -> None:
 def add_score(row: BehaviorRow, length: int) -> None:
     """Count the scores of the run so far, in the class of its length. Of flagged runs, those that are learned count for
     the others, so that the shares of high scores are right."""
-    if row.is_flagged and row.runs % LEARNED_PART:
-        return
-    times = LEARNED_PART if row.is_flagged else 1
-    to_class = length * SCORE_BUCKETS + min(row.surprise // SURPRISE_STEP, SCORE_BUCKETS - 1)
-    own = (SCORE_LENGTHS + length) * SCORE_BUCKETS + min(row.worst // EXCESS_STEP, SCORE_BUCKETS - 1)
+    if not row.is_flagged or row.runs % LEARNED_PART == 0:
+        put_score(row, length, row.surprise, row.worst, LEARNED_PART if row.is_flagged else 1)
+
+
+def put_score(row: BehaviorRow, length: int, surprise: int, worst: int, times: int) -> None:
+    """Count scores to the class and to the caller several times."""
+    to_class = length * SCORE_BUCKETS + min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1)
+    own = (SCORE_LENGTHS + length) * SCORE_BUCKETS + min(worst // EXCESS_STEP, SCORE_BUCKETS - 1)
     if max(row.scores[to_class], row.scores[own]) > MAX_SCORE_COUNT - times:
         for place in range(len(row.scores)):
             row.scores[place] >>= 1

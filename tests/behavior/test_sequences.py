@@ -380,11 +380,54 @@ def test_a_new_caller_and_a_planned_change_have_no_deviation(workers):
     assert set(found.try_run(2, workers.run_of(9))) == {0}
 
 
-def test_a_request_that_was_not_allowed_changes_no_sequence(workers):
+def test_a_request_that_was_not_allowed_is_scored_and_not_learned(workers):
     row = workers.state.row_at(caller(3), workers.now, SETTINGS)
-    before = row.context, bytes(row.gram_counts), row.scored, row.surprise, bytes(row.scores)
-    workers.send(3, ["GET /9", "GET /8"], workers.now, outcome=DENIED)
-    assert (row.context, bytes(row.gram_counts), row.scored, row.surprise, bytes(row.scores)) == before
+    workers.send(3, workers.flows[3][0][:2], workers.now)
+    before = row.context, bytes(row.gram_counts), row.scored, row.runs
+    run, surprise = workers.run_number, row.surprise
+    workers.send(3, ["GET /99"] * 2, workers.now + 5_000, outcome=DENIED, run=run)
+    assert (row.context, bytes(row.gram_counts), row.scored, row.runs) == before
+    assert row.surprise > surprise
+
+
+def test_a_guard_that_denies_deviations_does_not_tighten_itself(workers):
+    """Where a rule refuses each request above 0.99, as many runs are refused on later days as on the first."""
+    shares = []
+    for _ in range(8):
+        refused = 0
+        for turn in range(8):
+            for number in range(12):
+                at = START + workers.day * DAY + (8 + turn) * HOUR + number * 60_000
+                workers.run_number += 1
+                highest = 0
+                for place, step in enumerate(workers.run_of(number)):
+                    moment = at + 1_000 * place
+                    row = workers.state.row_at(caller(number), moment, SETTINGS)
+                    tags = RequestTags(workers.state.tagger.tag(step), workers.run_number)
+                    found = workers.state.read(row, caller(number).issuer, GROUP, tags, moment, SETTINGS)
+                    outcome = DENIED if found.deviation > 990 else ALLOWED
+                    event = BehaviorEvent(moment, caller(number), GROUP, step, workers.run_number, outcome)
+                    workers.state.fold(event, lambda _: SETTINGS)
+                    highest = max(highest, found.deviation)
+                refused += highest > 990
+        workers.day += 1
+        shares.append(refused / 96)
+    assert sum(shares) / len(shares) < 0.025
+    assert max(shares[4:]) < 0.05
+
+
+def test_callers_that_are_clamped_until_they_are_ready_are_learned():
+    """The clamp of callers that are not ready acts for days; their sequences are usual afterwards."""
+    clamped, free = Workers(seed=5), Workers(seed=5)
+    for day in range(6):
+        for number in range(12):
+            for turn in range(8):
+                at = START + day * DAY + (8 + turn) * HOUR + number * 60_000
+                steps = clamped.run_of(number)
+                clamped.send(number, steps, at, clamped=True)
+                free.send(number, steps, at)
+    rows = [[pack_row(workers.state.rows[caller(number)].row) for number in range(12)] for workers in (clamped, free)]
+    assert rows[0] == rows[1]
 
 
 def test_a_clamped_request_is_scored_and_not_learned(workers):

@@ -212,7 +212,7 @@ def test_a_planned_change_raises_no_alarm(engines: list[Engine], behavior: Behav
     look(*engines)
     for engine in engines:
         assert set(flood(engine, clock, count=30) + flood(engine, clock, "/secret/1", 30)) == {"allow 180"}
-        assert tracker_of(engine).counts == {"burst": 0, "novelty": 0}
+        assert tracker_of(engine).counts == {"burst": 0, "novelty": 0, "deviation": 0}
 
 
 def test_without_a_planned_change_the_same_raises_alarms(engines: list[Engine], clock: FakeClock) -> None:
