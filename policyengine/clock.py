@@ -39,7 +39,9 @@ def from_epoch_nanoseconds(moment: int) -> datetime:
 
 
 def nanosecond_clock(clock: Clock) -> Callable[[], int]:
-    """Return the clock in nanoseconds: its own method `nanoseconds` if it has one, because that avoids a datetime."""
+    """Return a function that returns the time of the clock in nanoseconds since 1970. If possible, this is the
+    system's function or the clock's own method `nanoseconds`, because neither creates a datetime.
+    """
     if clock is utc_now:
         return time_ns
     own: Callable[[], int] | None = getattr(clock, "nanoseconds", None)

@@ -109,8 +109,8 @@ def has_decimal_point(number: Decimal) -> bool:
 
 
 def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, object]:
-    """Return the question as sent over the wire, even if it is malformed: parts that no rule reads are not
-    validated.
+    """Return the question as sent over the wire. A malformed question, which the engine decides if no rule reads the
+    malformed part, is returned without what cannot be written: invalid names, and parts nested too deep.
     """
     if isinstance(question, Request):
         return to_raw_request(question)

@@ -237,7 +237,9 @@ class BehaviorState:
                 self._versions = None
 
     def _make_room(self, instances: Mapping[Caller, None]) -> None:
-        """Make room for a new caller of an agent with these callers."""
+        """Make room for a new caller of an agent with the callers `instances`. If the agent or the whole state has the
+        maximum number of callers, drop the least recently active one, if possible one that is not ready.
+        """
         if len(instances) >= self._most_instances:
             self._drop(next((one for one in instances if one in self._new), next(iter(instances))))
         elif len(self._rows) >= self._most:

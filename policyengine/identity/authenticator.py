@@ -131,11 +131,11 @@ class CredentialAuthenticator:
         return kept
 
     def known(self, raw: object, now: int, *, asks: bool = False) -> VerifiedCredential | None:
-        """Return the facts that these credentials have already proved, if that suffices and nothing has since been
-        revoked. Does not block.
+        """Return the facts that these credentials proved for an earlier request, if they have not expired and nothing
+        has since been revoked. Does not block.
 
-        Return None if an issuer or the store must be asked, even if only about revocation; with `asks`, the caller
-        checks revocation itself. `raw` is the member `credentials` of a question.
+        Return None if the credentials must be verified again, or if the store must be asked about revocation; with
+        `asks`, the caller checks revocation itself. `raw` is the member `credentials` of a question.
         """
         marks = self.marks
         if type(raw) is not dict or (marks.remote and not asks) or not has_plain_names(raw):

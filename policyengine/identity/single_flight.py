@@ -15,7 +15,7 @@ _waiter_slots = BoundedSemaphore(MAX_WAITERS_IN_PROCESS)
 
 
 class SingleFlightError(Exception):
-    """The error for work without a result: too many flights, too many waiting callers, or a timeout."""
+    """The error for work without a result: too many flights or waiting callers, no free thread, or a timeout."""
 
 
 class SingleFlightTimeoutError(SingleFlightError):

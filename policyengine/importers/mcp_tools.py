@@ -100,7 +100,7 @@ class _ToolListReader:
             raise node.problem("this tool has no `name`")
         name = members["name"].text("a name")
         if why := unmatchable_reason(name):
-            self.notes.append(f"the tool `{_printable(name)}` {why}: left out, it stays denied")
+            self.notes.append(f"the tool `{_printable(name)}` {why}; it is left out and stays denied")
             return None
         schema = node.raw("inputSchema")
         facts, notes = facts_of("args", _as_own_document(schema)) if schema is not None else ((), ())

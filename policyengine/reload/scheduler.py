@@ -91,8 +91,10 @@ class ReloadScheduler:
         return LOOK_SECONDS if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
-        """Return the candidate to put into use next; None if no reload is due or if the candidate was refused. Also
-        starts or finishes the comparison of the last reload.
+        """Return the candidate to put into use next. Also starts or finishes the comparison of the last reload.
+
+        Return None if no reload is due, if the files changed while they were read, if the candidate equals the policies
+        in use, or if it was refused.
         """
         self._reloading.attend()
         if not self._due():

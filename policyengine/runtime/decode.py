@@ -261,7 +261,7 @@ def clean_scalar(raw: object) -> object:
 
 
 def clean_int(raw: int) -> int | Decimal | Invalid:
-    """Return a whole number; beyond 64 bits it is a Decimal."""
+    """Return a whole number: beyond 64 bits a Decimal, and beyond 34 significant digits an Invalid."""
     number = int.__int__(raw)
     if MIN_INT <= number <= MAX_INT:
         return number

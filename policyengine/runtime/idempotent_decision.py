@@ -108,7 +108,9 @@ def restore_decision(draft: DecisionDraft, found: ChargeResult) -> Decision:
 
 
 def draft_charges(draft: bytes) -> tuple[Charge, ...]:
-    """Return the charges of a draft, with the parts that their states need. Raises ValueError."""
+    """Return the charges of a draft. They contain only what is needed to read the states of the limits from the answer
+    of a store: no rule, key or amount. Raises ValueError.
+    """
     return tuple(from_limit_record(line).charge for line in decode_draft(draft).limits)
 
 

@@ -62,7 +62,9 @@ def has_text_fact(question: Mapping[str, Any], fact: str) -> bool:
 
 
 def vary_fact(question: Mapping[str, Any], fact: str, caller: int) -> dict[str, Any]:
-    """Return the question with another name: `worker`, `worker-2`, `worker-3` …; a number is increased."""
+    """Return the question of a caller, numbered from 0: the fact `worker` becomes `worker`, `worker-2`, `worker-3` …, a
+    number is increased by `caller`, and a missing fact or a boolean becomes `1`, `2`, `3` ….
+    """
     root, *path = fact.split(".")
     return {**question, root: _vary_member(question.get(root), path, caller)}
 

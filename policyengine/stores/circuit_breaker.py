@@ -123,7 +123,7 @@ class StoreBreaker:
             )  # fmt: skip
 
     def succeeded(self) -> None:
-        """Record that the store works, because of a successful call."""
+        """Record a successful call, which proves that the store works, and report a recovery."""
         if self.circuit.succeed():
             extra = {"event": "store_answers", "operation": self.operation.name}
             _LOG.warning(self.operation.recovers, extra=extra)

@@ -191,7 +191,7 @@ def test_inconsistent_observe_and_log_options_are_a_usage_error(
     for options, told in (
         (["--observe-until", "7d"], "nothing is observed"),
         (["--observe"], "observe mode needs an end"),
-        (["--redact", "args.amount"], "there is no decision log"),
+        (["--redact", "args.amount"], "options of the decision log are set, but there is no decision log"),
     ):
         words = ["mcp-gateway", str(files / "billing.policy"), "--upstream", sys.executable, *SAID, *options]
         assert main(words) == 2

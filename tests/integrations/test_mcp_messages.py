@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,19 @@ def test_a_message_with_a_repeated_method_name_or_arguments_is_rejected(read: An
 def test_a_key_that_differs_only_in_spelling_is_rejected_before_forwarding(message: str) -> None:
     with pytest.raises(AmbiguousMessageError):
         elsewhere(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("[1]", "the message is not a JSON object"),
+        ('{"method": "tools/call", "__proto__": {"id": 1}}',
+         "the message is ambiguous: an object with the key `__proto__` or `constructor.prototype`"),
+    ],
+)  # fmt: skip
+def test_the_error_states_whether_a_message_is_no_object_or_is_ambiguous(message: str, told: str) -> None:
+    with pytest.raises(AmbiguousMessageError, match=f"^{re.escape(told)}$"):
+        check_upstream_params({}, message)
 
 
 def test_arguments_that_servers_may_read_differently_are_invalid_when_forwarded() -> None:

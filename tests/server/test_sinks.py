@@ -138,7 +138,8 @@ def test_records_on_the_standard_output_are_alone_there(policy, tmp_path):
          "not sent yet: `--log-spool FOLDER`\n"),
         (["--log-spool", "x"], 2, "error: there is no sink\nhint: name one: `--log-sink URL`\n"),
         (["--log-sink", "stdout:", "--log-spool", "x", "--log-keep", "3", "--log-rotate", "1MB"], 2,
-         "error: there is no decision log\nhint: name its file: `--log decisions.jsonl`\n"),
+         "error: only a decision log can be rotated, and there is no decision log\nhint: name its file: "
+         "`--log decisions.jsonl`\n"),
         (["--log-sink", "http://siem.example/", "--log", "d.jsonl"], 1,
          "error: the sink `http://siem.example`: the URL must begin with `https://`\nhint: `#plain_http=true` permits "
          "`http://` to other machines: anyone on the network path can then read the records\n"),

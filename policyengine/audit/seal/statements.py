@@ -19,7 +19,7 @@ STATEMENT_START = "policyengine log statement\n"
 
 
 def sign_statement(signer: Signer, origin: str, event: SealStatement, members: Mapping[str, object]) -> str:
-    """Return the note of a statement."""
+    """Return a signed note that states what happened to the log: the event, and its details in `members`."""
     text = msgspec.json.encode({"event": event.value, **members}).decode()
     return signer.sign(f"{STATEMENT_START}{origin}\n{text}\n")
 

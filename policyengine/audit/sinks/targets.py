@@ -204,7 +204,9 @@ def applies(option: str, kind: SinkKind, scheme: str) -> bool:
 def name_option(key: str, value: str) -> str:
     if not NAME_PATTERN.fullmatch(value):
         raise SinkTargetError(
-            "the name of a sink has lower-case letters, digits, `.`, `_` and `-`", "as in `#name=siem`"
+            "the name of a sink must be 1 to 64 lower-case letters, digits, `.`, `_` and `-`, and begin with a letter "
+            "or digit",
+            "as in `#name=siem`",
         )
     return value
 

@@ -107,6 +107,8 @@ def are_crowded(begins: Numbers, minutes: Numbers, callers: Numbers) -> Numbers:
 
 
 def runs_between(words: Numbers, centers: Numbers, minutes: int) -> Numbers:
-    """Return the number of runs at most some minutes before or after the centers."""
+    """Return for each center how many of the sorted words are at most `minutes` before or after it. A word holds the
+    beginning of a run and, in its low bits, the minute in which the run starts.
+    """
     span = np.uint64(minutes)
     return np.searchsorted(words, centers + span, side="right") - np.searchsorted(words, centers - span)

@@ -65,7 +65,8 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
         if redact or not plain or asked.seal or asked.concern_the_seal:
-            raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
+            message = "options of the decision log are set, but there is no decision log"
+            raise CommandError("usage", message, "name its file: `--log decisions.jsonl`", code=2)
         return None
     found = DecisionLog(
         asked.path,
@@ -130,7 +131,8 @@ def open_spool(asked: LogOptions, sinks: SinkOptions) -> DecisionLog:
     from policyengine.audit import DecisionLog, DecisionLogError, Rotation
 
     if asked.rotate or asked.keep is not None or asked.compress:
-        raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
+        message = "only a decision log can be rotated, and there is no decision log"
+        raise CommandError("usage", message, "name its file: `--log decisions.jsonl`", code=2)
     if asked.spool is None:
         hint = "keep a log (`--log FILE`), or name a folder for records that are not sent yet: `--log-spool FOLDER`"
         raise CommandError("usage", "sinks need a log or a spool", hint, code=2)

@@ -165,7 +165,7 @@ def check_network(node: k.Relation) -> None:
 
 
 def check_has_row(node: k.HasRow, _: DecodeContext) -> None:
-    require(isinstance(node.entity.type, RefType | UnresolvedType), "a row of a value that is not an entity")
+    require(isinstance(node.entity.type, RefType | UnresolvedType), "`is known` for a value that is not an entity")
 
 
 def check_window(node: k.InWindow, _: DecodeContext) -> None:

@@ -1,7 +1,8 @@
 """Middleware for servers of the `mcp` SDK: `MCPServer(…, middleware=[PolicyMiddleware(engine, server="billing")])`.
 
 It handles every request of a client: calls are decided with their arguments, lists contain only items that the caller
-may use, and methods that policies do not support are denied.
+may use, and methods that policies do not support are denied. Notifications, and methods such as `initialize` and `ping`
+(UNDECIDED_METHODS), pass without a decision.
 """
 
 from __future__ import annotations

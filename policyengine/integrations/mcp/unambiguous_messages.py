@@ -66,8 +66,10 @@ def parse_message(raw: Raw, decoder: json.JSONDecoder) -> Mapping[str, object]:
         tree = decode.json_tree(raw, decoder)
     except decode.DecodeError as error:
         raise AmbiguousMessageError(f"the message is {error}") from None
+    if isinstance(tree, Invalid):
+        raise AmbiguousMessageError(f"the message is ambiguous: {tree.why}")
     if not isinstance(tree, dict):
-        raise AmbiguousMessageError("the message is not a JSON object, or is ambiguous")
+        raise AmbiguousMessageError("the message is not a JSON object")
     return tree
 
 

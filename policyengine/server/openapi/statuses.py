@@ -82,7 +82,10 @@ EVALUATED: Statuses = answer_statuses(schema.Decision, CONFIRM, limit_headers())
 DECIDED_MANY: Statuses = answer_statuses(schema.Decisions, {"decisions": [CONFIRM]}) | KEY_STATUSES
 EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
 REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
-    404: problem_response("Nothing waits for the outcome of this decision."),
+    404: problem_response(
+        "The outcome of this decision cannot be reported: the decision is unknown or no longer kept, did not allow the "
+        "request, or was requested by another caller."
+    ),
     409: problem_response("The outcome is already reported: `code` is `outcome_reported`."),
     503: problem_response(
         "The store does not answer, the outcome cannot be recorded (`code` is `outcome_not_recorded`), or too many "

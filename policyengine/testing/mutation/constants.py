@@ -151,7 +151,7 @@ def enum_neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
 
 
 def window_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """Move each day, and change the zone; literals of windows are mutated separately."""
+    """Yield faults that move a day of a window by one day, or change its zone; its times are mutated as literals."""
     match node:
         case ast.DailyWindow(first, last) | ast.WholeDaysWindow(first, last):
             days = [day for day in (first, last) if day is not None]

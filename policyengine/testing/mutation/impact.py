@@ -210,7 +210,7 @@ def changed_names(old: object, new: object) -> set[str]:
 
 
 def blocks_trusting(question: BaselineCase, base: k.Kernel, attesters: set[str]) -> list[int]:
-    """Return the blocks for the caller that require one of the attesters."""
+    """Return the numbers of the agent blocks that concern the request and require one of the attesters."""
     about = [number for name, number in question.rules if name == "agents"]
     return [number for number in about if not attesters.isdisjoint(required_attesters(base.agents[number]))]
 

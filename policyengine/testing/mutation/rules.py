@@ -1,4 +1,4 @@
-"""Faults in grants, guards and trust anchors: a removed line, a weaker requirement, or another approver."""
+"""Faults in grants, guards and trust anchors: a removed line, a changed requirement, or another approval."""
 
 from __future__ import annotations
 
