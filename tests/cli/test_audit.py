@@ -143,6 +143,9 @@ def test_an_earlier_state_is_proved_and_checked(run, log):
     assert "pass it: `--checkpoint FILE`" in run("audit", "check", "p", *key).err
     ended = run("audit", "check", "p", "--checkpoint", "d.jsonl.tlog/checkpoint", *key)
     assert (ended.code, "but the old checkpoint has 10" in ended.out) == (1, True)
+    run("audit", "rotate-key", "d.jsonl")
+    ended = run("audit", "check", "p", "--checkpoint", "kept", "--key", "d.jsonl.tlog/vkey")
+    assert (ended.code, "the checkpoint `kept`: no trusted key signed" in ended.out) == (1, True)
 
 
 def test_a_key_that_cannot_be_written_is_named(run, log, monkeypatch):

@@ -33,7 +33,8 @@ PublicKeys: TypeAlias = Annotated[
     typer.Option(
         "--key",
         metavar="KEY|FILE",
-        help="A trusted public key of the log or of a witness, or a file with one. [default: LOG.tlog/vkey]",
+        help="A trusted public key of the log or of a witness, or a file with one; may be repeated. "
+        "[default: LOG.tlog/vkey]",
         show_default=False,
     ),
 ]

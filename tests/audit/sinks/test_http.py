@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from policyengine.audit.sinks.http import HttpTransport
 from policyengine.audit.sinks.sink_set import SinkSetupError, open_transport
@@ -16,6 +17,7 @@ from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, Sin
 from policyengine.http.poster import retry_seconds
 from tests.audit.sinks.lines import decision, ids, numbered
 from tests.audit.sinks.receivers import Receiver, certificate, http_receiver
+from tests.pages import CHECKOUT, blocks
 
 SECRET = "whsec_c2VjcmV0IGZvciBzaWduYXR1cmVz"
 
@@ -112,6 +114,28 @@ def test_a_receiver_verifies_the_signature_with_a_library_of_the_specification(r
     Webhook(SECRET).verify(request.body, request.headers)
     with pytest.raises(Exception, match="No matching signature"):
         Webhook(SECRET).verify(request.body.replace(b"D1", b"D2"), request.headers)
+
+
+def test_the_documented_receiver_accepts_a_batch(receiver, monkeypatch):
+    monkeypatch.setenv("KEY", SECRET)
+    transport(receiver, "&hmac=env:KEY").send(lines(decision(1), decision(2)))
+    [request] = receiver.requests
+    accept = documented("audit-export.md", "def accept(")["accept"]
+    assert accept(request.body, request.headers, SECRET) == [
+        each.decode().rstrip() for each in (decision(1), decision(2))
+    ]
+    with pytest.raises(WebhookVerificationError):
+        accept(request.body.replace(b"D1", b"D2"), request.headers, SECRET)
+
+
+def documented(page: str, words: str) -> dict[str, Any]:
+    """Return the names that the Python block of a page defines that contains these words."""
+    [text] = [
+        each.text for each in blocks(CHECKOUT / "docs" / page) if each.language == "python" and words in each.text
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(text, page, "exec"), names)
+    return names
 
 
 def test_a_secret_without_prefix_is_the_key_itself(receiver, monkeypatch):

@@ -28,7 +28,7 @@ def check(
         typer.Option(
             "--key",
             metavar="KEY|FILE",
-            help="A trusted public key of the log or of a witness, or a file with one.",
+            help="A trusted public key of the log or of a witness, or a file with one; may be repeated.",
             show_default=False,
         ),
     ],
@@ -79,6 +79,7 @@ def check(
 
 def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None, witnesses: int) -> dict[str, Any]:
     """Check a proof, and return what it proves. Raises ProofError, NoteError, CommandError."""
+    from policyengine.audit.seal.notes import NoteError
     from policyengine.audit.seal.proofs import PROOF_START, ConsistencyProof, InclusionProof
 
     if written.startswith(PROOF_START):
@@ -91,7 +92,10 @@ def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None,
             "usage", "a proof of consistency begins at a checkpoint", "pass it: `--checkpoint FILE`", code=2
         )
     proof, old = ConsistencyProof.parse(written), read_checkpoint(checkpoint)
-    old.log_keys(keys)
+    try:
+        old.log_keys(keys)
+    except NoteError as error:
+        raise NoteError(f"the checkpoint `{checkpoint}`: {error}") from None
     proof.check(old)
     return {**check_signatures(proof.signed, keys, witnesses), "since": old.size}
 
