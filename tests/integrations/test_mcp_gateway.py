@@ -22,6 +22,7 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import ElicitResult, JSONRPCRequest
+from starlette.testclient import TestClient
 
 from policyengine.cli import main
 from policyengine.integrations.mcp import gateway as mcp_gateway
@@ -358,6 +359,16 @@ def test_an_allowed_host_name_is_accepted(behind: Behind, watched: Watched) -> N
             assert (found.status_code, "`--allowed-host NAME`" in found.json()["error"]["message"]) == (403, True)
 
 
+def test_the_address_of_the_connection_is_an_accepted_host(watched: Watched) -> None:
+    app = http_app(McpGateway(watched, "billing", always(BOT), McpUpstream("http://127.0.0.1:9/mcp", {}, {}, 1.0)))
+    with TestClient(app, base_url="http://192.0.2.7") as client:
+        found = [
+            client.post("/mcp", json={}, headers={"host": host, "mcp-session-id": "x"}).status_code
+            for host in ("192.0.2.7", "192.0.2.7:80", "192.0.2.8", "rebound.example")
+        ]
+    assert found == [404, 404, 403, 403]
+
+
 # ── The command, over stdio ───────────────────────────────────────────────────────────────────
 
 
@@ -457,7 +468,15 @@ def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest
         (["--as", "role=admin"], "`role=admin` is not a fact about the caller"),
         (["--as", "agent=a", "--as", "agent=b"], "`agent=b` is not a fact about the caller"),
         (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
-        (["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"], "can be reached from other machines"),
+        (
+            ["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"],
+            "`0.0.0.0` can be reached from other machines, and no token is verified\nhint: verify callers with "
+            "`--identity FILE`",
+        ),
+        (
+            ["--from-header", "agent=x-agent", "--host", "192.0.2.7", "--port", "0"],
+            "`192.0.2.7` can be reached from other machines",
+        ),
         (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "the environment variable `NO_SUCH_VARIABLE` is not set"),
     ],
 )
