@@ -254,7 +254,7 @@ def test_a_pipe_is_written_to_and_not_replaced(log, capsys):
     assert main(["audit", "export", str(log), "--format", "csv", "-o", str(pipe)]) == 0
     assert os.read(reader, 5) == b"kind,"
     assert main(["audit", "export", str(log), "--format", "parquet", "-o", str(pipe)]) == 1
-    assert (capsys.readouterr().err, pipe.is_fifo()) == (f"error: `{pipe}` is not a file\n", True)
+    assert (capsys.readouterr().err, pipe.is_fifo()) == (f"error: `{pipe}` is not a regular file\n", True)
     os.close(reader)
 
 

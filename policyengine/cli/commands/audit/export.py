@@ -165,7 +165,7 @@ def export_parquet(source: LogExport, output: Path) -> None:
     if output == STDOUT:
         raise CommandError("usage", "a Parquet file is not text", "name a file: `-o decisions.parquet`", code=2)
     if is_special(output):
-        raise CommandError("file", f"`{output}` is not a file", None, (("file", str(output)),))
+        raise CommandError("file", f"`{output}` is not a regular file", None, (("file", str(output)),))
     if not output.parent.is_dir():
         raise file_error(output, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
