@@ -27,6 +27,7 @@ from policyengine.audit.system_notes import SystemNotes
 from policyengine.audit.token_events import TokenEventKind
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
+from policyengine.plurals import pluralize
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
@@ -88,6 +89,7 @@ class DecisionLog:
             ) from None
         self._directories: dict[str, bytes] = {}
         self._guard, self._failing = Lock(), False
+        self._lost = 0  # lines that the current outage has lost
         try:
             self._file = RotatingLogFile(
                 self.path, rotation, FileSyncer(Sync(sync), FSYNC_INTERVAL_SECONDS), self._delete
@@ -339,6 +341,7 @@ class DecisionLog:
     def _failed(self, error: OSError, lines: int = 1) -> None:
         with self._guard:
             self.failures += lines
+            self._lost += lines
             told, self._failing = self._failing, True
         if not told:
             self.system.remember_log_failure(error)
@@ -351,12 +354,13 @@ class DecisionLog:
     def _mended(self) -> None:
         with self._guard:
             told, self._failing = self._failing, False
+            lost, self._lost = self._lost, 0
         if told:
             _LOG.warning(
-                "the decision log `%s` is written again; lines lost since the start: %d", self.path, self.failures,
-                extra={"event": "log_written", "failures": self.failures},
+                "the decision log `%s` is written again after the loss of %s", self.path, pluralize(lost, "line"),
+                extra={"event": "log_written", "failures": lost},
             )  # fmt: skip
-            self.system.write_log_failure(self.failures)
+            self.system.write_log_failure(lost)
 
 
 def trace_member() -> bytes:

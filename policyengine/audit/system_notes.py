@@ -43,7 +43,7 @@ class SystemNotes:
 
     def write_log_failure(self, failures: int) -> None:
         """Write a line about the failure that has just ended; `failures` is the number of lines that this process could
-        not write since its start."""
+        not write during it."""
         failure, self._log_failure = self._log_failure, None
         if failure is not None:
             began, why = failure

@@ -24,6 +24,7 @@ from policyengine.behavior.operator_files import load_releases, load_request, re
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState
+from policyengine.plurals import pluralize
 
 _LOG = logging.getLogger("policyengine")
 KEY_BYTES: Final = 32
@@ -114,7 +115,9 @@ class BehaviorTracker:
                 self.state.forget_model()
             self.learner.has_changed = self.learner.has_changed or count > 0
         if count:
-            _LOG.info("forgot %d callers, as an operator asked", count, extra={"event": "behavior_forgotten"})
+            _LOG.info(
+                "forgot %s, as an operator asked", pluralize(count, "caller"), extra={"event": "behavior_forgotten"}
+            )
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────
 

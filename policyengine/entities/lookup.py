@@ -21,6 +21,7 @@ from policyengine.entities.store import (
     get_attribute,
     with_parents,
 )
+from policyengine.plurals import pluralize
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED
 from policyengine.runtime.values import Invalid
@@ -263,6 +264,7 @@ class RowCache:
 
     def __init__(self, source: RowSource, clock: Callable[[], float]) -> None:
         self.source, self.failures = source, 0
+        self._outage_failures = 0  # failures of the current outage
         self._clock, self._guard = clock, Lock()
         self._rows: OrderedDict[EntityRef, tuple[RowResult, float]] = OrderedDict()
         self._circuit = CircuitBreaker(clock, threshold=1, pause=PAUSE_SECONDS)
@@ -280,8 +282,7 @@ class RowCache:
         """Look up rows without reading the cache, which the caller has already done."""
         now = self._clock()
         if until <= now or not self._circuit.admit():
-            with self._guard:
-                self.failures += 1
+            self._count_failure(in_outage=self._circuit.is_open)
             return dict.fromkeys(refs, NO_ANSWER)
         try:
             rows = self.source.fetch(refs, min(until - now, self.source.timeout))
@@ -314,10 +315,14 @@ class RowCache:
             while len(self._rows) > self.source.most:
                 self._rows.popitem(last=False)
 
-    def _failed(self, error: RowLookupError) -> None:
+    def _count_failure(self, *, in_outage: bool) -> None:
         with self._guard:
             self.failures += 1
+            self._outage_failures += in_outage
+
+    def _failed(self, error: RowLookupError) -> None:
         lasts = error.lasts or self._circuit.is_open
+        self._count_failure(in_outage=lasts)
         opened = lasts and self._circuit.fail()
         if not lasts or opened:
             _LOG.error("the entity store at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
@@ -326,7 +331,9 @@ class RowCache:
 
     def _mended(self) -> None:
         if self._circuit.succeed():
-            shown, failures = self.source.shown, self.failures
-            _LOG.warning("the entity store at `%s` answers again; failures since the start: %d", shown, failures)
+            with self._guard:
+                failures, self._outage_failures = self._outage_failures, 0
+            shown, after = self.source.shown, pluralize(failures, "failure")
+            _LOG.warning("the entity store at `%s` answers again after %s", shown, after)
             if self.tell is not None:
                 self.tell(False, f"the entity store at `{self.source.shown}` answers again")

@@ -20,6 +20,7 @@ from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import bound_objects, describe_bound, exclusions_of, facts_read, raw_object
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, has_agent, hop_facts, presenter_of
+from policyengine.spec.kleene import is_absent
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reason_texts import refused_credential
 from policyengine.spec.work_exceeded import describe_excess
@@ -102,12 +103,21 @@ def _reasons(decision: Decision) -> Iterator[str]:
 def _identity(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     presenter, by_agent = presenter_of(facts), has_agent(facts.request)
     kind = "agent" if by_agent else "user"
-    who = f"{kind} {format_value(presenter.id)} of issuer {format_value(presenter.issuer)}"
+    who = _presenter_words(presenter, kind)
     lines = tuple(_block(block, facts) for block in seen.presenter)
     if seen.refused is not None:
         return ExplanationLine(mark_of(seen.identified), "identity", refused_credential(seen.refused))
     note = who if seen.presenter else f"{who}; no block is for {kind}s"
     return ExplanationLine(mark_of(seen.identified), "identity", note, parts=lines)
+
+
+def _presenter_words(presenter: w.ChainAgent, kind: str) -> str:
+    """Describe the presenter by its id and issuer, each of which may be absent."""
+    issuer = "no issuer" if is_absent(presenter.issuer) else f"issuer {format_value(presenter.issuer)}"
+    if is_absent(presenter.id):
+        return f"{'an agent without an id' if kind == 'agent' else 'no agent, no user'}, {issuer}"
+    joined = "with" if is_absent(presenter.issuer) else "of"
+    return f"{kind} {format_value(presenter.id)} {joined} {issuer}"
 
 
 def _task(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:

@@ -84,7 +84,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 def _read_file(path: Path) -> bytes:
     try:
         if not path.is_file():
-            message = "the file does not exist" if not path.exists() else "this is not a file"
+            message = "the file does not exist" if not path.exists() else "this is not a regular file"
             raise ApiImportError(message, f"`{path.as_posix()}`")
         with path.open("rb") as stream:
             return _check_size(stream.read(MAX_BYTES + 1), path.as_posix())

@@ -8,6 +8,7 @@ import shlex
 from policyengine.importers.model import Api, ApiOperationKind, ServerTool
 from policyengine.importers.policy_writer import AGENT, ISSUER, USER, sample_endpoint
 from policyengine.importers.scope_plan import ImportPlan
+from policyengine.plurals import pluralize
 
 LINT_SETTINGS = """\
 [lint]
@@ -16,13 +17,14 @@ ignore = ["unread-fact"]  # facts say what the gateway can send; whether a rule 
 
 
 def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
-    what = "tools" if api.kind == "mcp" else "endpoints"
+    what = "tool" if api.kind == "mcp" else "endpoint"
+    counted = f"{pluralize(len(api.operations), what)}, {pluralize(len(plan.groups), 'scope')}"
     return f"""\
 # Who may use what
 
-{len(api.operations)} {what}, {len(plan.groups)} scopes, and nothing is allowed yet. Every file here is yours.
+{counted}, and nothing is allowed yet. Every file here is yours.
 
-1. `policyengine test .` passes: each line of a test is one of the {what}.
+1. `policyengine test .` passes: each line of a test is one of the {what}s.
 2. In `doors.policy`, set the URL of your issuer. Then copy its two blocks into a new file, for example
    `agents.policy`: name your agents, keep the `may` lines that they and their users need, and remove `valid until`.
    That opens the endpoints. Keep the expired blocks in `doors.policy`: the tests use `{AGENT}`.

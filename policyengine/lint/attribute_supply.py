@@ -171,7 +171,3 @@ def describe_lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> s
     if lacking == 1:
         return f"`{first}` lacks `{name}`"
     return f"{lacking:,} of {count:,} `{entity}` rows lack `{name}`; the first is `{first}`"
-
-
-def format_count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

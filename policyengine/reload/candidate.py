@@ -17,6 +17,7 @@ from policyengine.diagnostics.model import PolicyError
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.store import EntityStore
 from policyengine.kernel import Kernel
+from policyengine.plurals import pluralize
 from policyengine.policy_files import load_sources
 from policyengine.reload.policy_inventory import PolicyInventory
 from policyengine.reload.source import ReloadSource
@@ -158,7 +159,3 @@ def run_cases(checked: CheckResult) -> Iterator[ExampleResult]:
             yield from try_properties(claims, checked.kernel, 0, DEFAULT_EXAMPLES)
         except HypothesisMissingError as error:
             _LOG.warning("%s were not tested: %s", pluralize(len(claims), "claim"), error)
-
-
-def pluralize(many: int, what: str) -> str:
-    return f"{many:,} {what}{'' if many == 1 else 's'}"

@@ -20,7 +20,7 @@ from policyengine.runtime.structure_checks import (
     wrong_type_error,
 )
 from policyengine.server.content_negotiation import BodyFormat
-from policyengine.server.problems import ProblemError
+from policyengine.server.problems import ProblemCode, ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 from policyengine.stores.base import StoreError
 
@@ -119,13 +119,13 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         ) from None
     except OutcomeNotRecordedError:
         raise ProblemError(
-            503, "the outcome could not be recorded, and nothing was changed", code="outcome_not_recorded",
+            503, "the outcome could not be recorded, and nothing was changed", code=ProblemCode.OUTCOME_NOT_RECORDED,
             hint="report it again; the operator's log says why",
         ) from None  # fmt: skip
     if told == "again":
         hint = "this report changes nothing; if an earlier attempt got no answer, treat the outcome as recorded"
         text = "the outcome of this decision is already reported"
-        raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
+        raise ProblemError(409, text, code=ProblemCode.OUTCOME_REPORTED, member="decision", hint=hint)
     if told is None:
         hint = (
             "only an allow can be reported, once, and only by the caller that requested it (the client of the token "

@@ -10,12 +10,18 @@ from starlette.types import Scope
 
 from policyengine.http.host_check import AllowedHosts, HostRefusal, gateway_refusal
 from policyengine.log_throttle import LogThrottle
-from policyengine.server.problems import ProblemError
+from policyengine.server.problems import ProblemCode, ProblemError
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
 LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines about the same header
 # At these routes a gateway forwards the headers of its client, so their `Origin` does not concern this server.
 FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
+FOREIGN_CODES = {
+    "host": ProblemCode.FOREIGN_HOST,
+    "origin": ProblemCode.FOREIGN_ORIGIN,
+    "sec-fetch-site": ProblemCode.FOREIGN_SEC_FETCH_SITE,
+    "gateway": ProblemCode.FOREIGN_GATEWAY,
+}
 _LOG = logging.getLogger("policyengine")
 
 
@@ -34,7 +40,7 @@ class HostCheck:
         self._tally.add("foreign", found.header)
         self._tally.add("problems", "403")
         self._tell(found)
-        return ProblemError(403, found.message, code=f"foreign_{found.header.replace('-', '_')}", hint=found.hint)
+        return ProblemError(403, found.message, code=FOREIGN_CODES[found.header], hint=found.hint)
 
     def refusal(self, scope: Scope) -> HostRefusal | None:
         headers, server = scope["headers"], scope.get("server")

@@ -10,7 +10,7 @@ from threading import Event
 from starlette.datastructures import Headers
 
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError, KeyReuseError
-from policyengine.server.problems import ProblemError
+from policyengine.server.problems import ProblemCode, ProblemError
 
 HEADER = "idempotency-key"
 REPLAYED = ("idempotency-replayed", "true")
@@ -53,8 +53,10 @@ def warn_ignored_idempotency_key() -> None:
 
 def key_problem(problem: IdempotencyKeyError) -> ProblemError:
     if isinstance(problem, KeyReuseError):
-        return ProblemError(422, str(problem), code="key_used", hint="use a new key: each key is for one question")
+        return ProblemError(
+            422, str(problem), code=ProblemCode.KEY_USED, hint="use a new key: each key is for one question"
+        )
     hint = "retry with the same key"
     return ProblemError(
-        409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}
+        409, str(problem), code=ProblemCode.KEY_UNDER_WAY, hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime.request import RequestError
@@ -25,9 +26,22 @@ STATUS_TITLES = {
 }
 
 
-BUSY_CODE = "busy"
 NO_ANSWER = "the server failed to answer"
 DENY_HINT = "treat this as a deny: if a decision was made, it stays on record and is not made again"
+
+
+class ProblemCode(StrEnum):
+    """The code of a problem, which distinguishes problems of one status."""
+
+    BUSY = "busy"
+    KEY_USED = "key_used"
+    KEY_UNDER_WAY = "key_under_way"
+    OUTCOME_REPORTED = "outcome_reported"
+    OUTCOME_NOT_RECORDED = "outcome_not_recorded"
+    FOREIGN_HOST = "foreign_host"
+    FOREIGN_ORIGIN = "foreign_origin"
+    FOREIGN_SEC_FETCH_SITE = "foreign_sec_fetch_site"
+    FOREIGN_GATEWAY = "foreign_gateway"
 
 
 class ProblemError(Exception):
@@ -41,7 +55,7 @@ class ProblemError(Exception):
         detail: str,
         *,
         member: str | None = None,
-        code: str | None = None,
+        code: ProblemCode | None = None,
         hint: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -59,7 +73,7 @@ class ProblemError(Exception):
 
     @classmethod
     def of_refused(cls, error: WorkRefusedError) -> ProblemError:
-        return cls(503, str(error), code=BUSY_CODE, hint="retry in a moment", headers={"Retry-After": "1"})
+        return cls(503, str(error), code=ProblemCode.BUSY, hint="retry in a moment", headers={"Retry-After": "1"})
 
     def to_dict(self) -> dict[str, object]:
         members = {
@@ -67,7 +81,7 @@ class ProblemError(Exception):
             "title": STATUS_TITLES.get(self.status, "Error"),
             "status": self.status,
             "detail": self.detail,
-            "code": self.code,
+            "code": None if self.code is None else self.code.value,
             "member": self.member,
             "hint": self.hint,
         }

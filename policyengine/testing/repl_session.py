@@ -253,7 +253,8 @@ def parse_setup(line: str) -> SessionStatement:
     if assigned["key"] is None:
         before, after = f"given {assigned['name']} ", ""
     else:
-        before, after = f"given {assigned['name']} {{ {assigned['key'].strip('[] ')}: ", "\n}"  # after any comment
+        has_comment = any(lexeme.startswith("#") for lexeme in LEXEME.findall(rest))
+        before, after = f"given {assigned['name']} {{ {assigned['key'].strip('[] ')}: ", "\n}" if has_comment else " }"
     return SessionStatement(f"{before}{rest}{after}", len("given "), len(before), len(before) - assigned.end())
 
 

@@ -206,7 +206,7 @@ def test_lines_that_are_not_records_are_reported_and_counted(log, capsys):
         file.write(b"not json\n" + encoded()[1][:40] + encoded()[3])
     exported(log, "csv")
     told = capsys.readouterr()
-    assert told.out == f"wrote {log.parent / 'out.csv'}: 12 records, 1 lines skipped\n"
+    assert told.out == f"wrote {log.parent / 'out.csv'}: 12 records, 1 line skipped\n"
     assert told.err == f"warning: {log}:13: skipped this line: it is not a complete record\n"
 
 
@@ -254,7 +254,7 @@ def test_a_pipe_is_written_to_and_not_replaced(log, capsys):
     assert main(["audit", "export", str(log), "--format", "csv", "-o", str(pipe)]) == 0
     assert os.read(reader, 5) == b"kind,"
     assert main(["audit", "export", str(log), "--format", "parquet", "-o", str(pipe)]) == 1
-    assert (capsys.readouterr().err, pipe.is_fifo()) == (f"error: `{pipe}` is not a file\n", True)
+    assert (capsys.readouterr().err, pipe.is_fifo()) == (f"error: `{pipe}` is not a regular file\n", True)
     os.close(reader)
 
 

@@ -196,7 +196,25 @@ def test_a_log_that_works_again_continues_after_a_half_written_line(path, full, 
     assert not asked.decide(OPEN).allowed
     full[0] = 10_000
     assert asked.decide(OPEN).id == ids(path)[0]
-    assert "is written again; lines lost since the start: 1" in caplog.text
+    assert "is written again after the loss of 1 line" in caplog.text
+
+
+def test_a_log_that_works_again_reports_the_lines_lost_in_each_outage(path, full, caplog):
+    caplog.set_level(logging.WARNING)
+    asked = engine(path, seal=None)
+    for outage in (2, 1):
+        full[0] = 0
+        for _ in range(outage):
+            asked.decide(OPEN)
+        full[0] = 10_000
+        assert asked.decide(OPEN).allowed
+    again = [record for record in caplog.records if vars(record)["event"] == "log_written"]
+    assert [vars(record)["failures"] for record in again] == [2, 1]
+    assert [record.getMessage().partition(" is ")[2] for record in again] == [
+        "written again after the loss of 2 lines", "written again after the loss of 1 line",
+    ]  # fmt: skip
+    assert asked.log is not None
+    assert asked.log.failures == 3
 
 
 def test_a_failed_decision_is_logged(path, monkeypatch):

@@ -135,6 +135,18 @@ def test_facts_lists_the_given_facts(say):
     assert say("body.amount = 5", 'user "alice"', "facts").out == 'given body.amount 5\ngiven user "alice"\n'
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('request.headers["x-id"] = "7"', 'given request.headers { "x-id": "7" }\n'),
+        ('request.headers["x-id"] = "#7"', 'given request.headers { "x-id": "#7" }\n'),
+        ('request.headers["x-id"] = "7" # odd', 'given request.headers { "x-id": "7" # odd\n}\n'),
+    ],
+)
+def test_facts_shows_a_header_on_one_line_unless_a_comment_ends_the_line(say, line, shown):
+    assert say(line, "facts").out == shown
+
+
 def test_an_open_brace_continues_the_statement_on_the_next_line(say):
     assert say("entities {", '  user "carol" { roles: ["finance"] } # }', "}", "facts").out.count("\n") == 3
 

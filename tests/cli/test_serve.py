@@ -241,7 +241,7 @@ def test_observe_options_override_the_settings_file(project, capsys):
 def test_an_expired_observe_period_enforces_everything(project, capsys):
     (project / "policyengine.toml").write_text("[observe]\nuntil = 2026-01-01T00:00:00Z\n")
     assert observed(project) is None
-    assert "observing ended at 2026-01-01T00:00:00+00:00: everything is enforced" in capsys.readouterr().err
+    assert "observe mode ended at 2026-01-01T00:00:00+00:00: every decision is enforced" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,22 @@ def test_an_unreachable_database_makes_facts_unknown_and_is_logged_once(known, c
     assert "answers again" in caplog.records[-1].getMessage()
 
 
+def test_an_entity_store_that_answers_again_reports_the_failures_of_each_outage(known, clock, caplog):
+    table, directory = looked_up(known, clock, "user")
+    engine = shop(directory)
+    with caplog.at_level(logging.WARNING, logger="policyengine"):
+        for outage in (3, 1):
+            table.down = "the cable is cut"
+            for _ in range(outage):
+                assert not engine.decide(READ).allowed
+            table.down = ""
+            clock.now += module.PAUSE_SECONDS
+            assert engine.decide(READ).allowed
+            clock.now += 31  # until the cached row expires
+    words = [record.getMessage() for record in caplog.records if "again" in record.getMessage()]
+    assert words == [f"the entity store at `table` answers again after {many}" for many in ("3 failures", "1 failure")]
+
+
 def test_only_one_decision_probes_a_recovering_database_and_others_do_not_wait(known, clock):
     table, directory = looked_up(known, clock, "user")
     engine = shop(directory)

@@ -68,3 +68,24 @@ def test_the_explanation_names_a_grant_whose_path_differs_only_in_case(path, tol
     explanation = Engine.from_text("anyone { may GET /files/** }").explain(question(f"GET {path}"))
     assert ("its path differs in letter case" in explanation.render()) is told
     assert "another case" not in str(explanation.decision.to_dict())
+
+
+NAMED = {"agent": {"id": "bot"}, "user": {"id": "alice"}, "credential": {"issuer": "acme"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((), "no agent, no user, no issuer"),
+        (("credential",), 'no agent, no user, issuer "acme"'),
+        (("user",), 'user "alice" with no issuer'),
+        (("user", "credential"), 'user "alice" of issuer "acme"'),
+        (("agent", "user"), 'agent "bot" with no issuer'),
+        (("agent", "credential"), 'agent "bot" of issuer "acme"'),
+    ],
+)
+def test_an_explanation_says_which_parts_of_the_identity_are_absent(given, words):
+    engine = Engine.from_text('issuer acme { url "https://login.acme.example" scopes none }\nanyone { may GET /x }')
+    asked = {"request": {"method": "GET", "path": "/x"}, **{name: NAMED[name] for name in given}}
+    gates = engine.explain(asked).gates
+    assert gates[0].note.partition(";")[0] == words

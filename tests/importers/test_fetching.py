@@ -145,7 +145,9 @@ def test_an_overlong_specification_file_is_rejected(tmp_path, monkeypatch):
         read_openapi(str(tmp_path / "api.json"))
 
 
-@pytest.mark.parametrize(("name", "told"), [("nothing.json", "the file does not exist"), (".", "this is not a file")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("nothing.json", "the file does not exist"), (".", "this is not a regular file")]
+)
 def test_a_missing_file_and_a_folder_are_rejected_as_specification(tmp_path, monkeypatch, name, told):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ApiImportError, match=told):

@@ -474,4 +474,6 @@ def test_the_readme_shows_the_command_that_serves_the_project(tmp_path):
     assert "`policyengine serve .`" in (tmp_path / "shop/README.md").read_text()
     (tmp_path / "tools.json").write_text('[{"name": "look"}]')
     import_policies(tmp_path / "tools", read_tools(str(tmp_path / "tools.json"), "a'b"), "policyengine init")
-    assert "mcp-gateway . --server 'a'\"'\"'b' --upstream" in (tmp_path / "tools/README.md").read_text()
+    readme = (tmp_path / "tools/README.md").read_text()
+    assert "mcp-gateway . --server 'a'\"'\"'b' --upstream" in readme
+    assert "\n1 tool, 1 scope, and nothing is allowed yet." in readme

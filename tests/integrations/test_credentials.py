@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -212,12 +213,12 @@ def add_tools(tool: Callable[[Any], Any]) -> None:
 
 
 @contextmanager
-def through_gateway(engine: Engine, folder: Path) -> Iterator[str]:
+def through_gateway(engine: Engine, folder: Path, *more: str) -> Iterator[str]:
     """`mcp-gateway --identity` as a process, before a server that verifies nothing."""
     behind = MCPServer("behind")
     add_tools(behind.tool())
     with serving(behind.streamable_http_app()) as upstream:
-        options = ["--server", "billing", "--port", "0", "--identity", str(folder / "identity.toml")]
+        options = ["--server", "billing", "--port", "0", "--identity", str(folder / "identity.toml"), *more]
         command = [
             *forking.command(),
             "mcp-gateway",
@@ -285,6 +286,14 @@ def test_mcp_tools_require_a_valid_proof(engine: Engine, tmp_path: Path, door: A
         assert (names, shown) == ([], "refused: denied: the credential was refused: the credential has expired")
         names, shown, _ = talk(url, None, used)
         assert (names, shown.startswith("refused: ")) == ([], True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only one loopback address")
+def test_a_gateway_that_verifies_callers_listens_on_any_address(engine: Engine, tmp_path: Path) -> None:
+    with through_gateway(engine, tmp_path, "--host", "127.0.0.2") as url:
+        assert url.startswith("http://127.0.0.2:")
+        assert talk(url, Proving(), used)[:2] == (["list", "show"], "shown")
+        assert talk(url, None, used)[0] == []
 
 
 @pytest.mark.parametrize("door", [through_sdk, through_gateway])

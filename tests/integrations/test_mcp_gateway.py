@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import fastmcp
@@ -20,7 +20,9 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
-from mcp_types import ElicitResult
+from mcp.shared.message import SessionMessage
+from mcp_types import ElicitResult, JSONRPCRequest
+from starlette.testclient import TestClient
 
 from policyengine.cli import main
 from policyengine.integrations.mcp import gateway as mcp_gateway
@@ -32,8 +34,8 @@ from policyengine.integrations.mcp.gateway import (
     parse_caller_facts,
 )
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
-from policyengine.integrations.mcp.relay import UPSTREAM_GONE
-from policyengine.integrations.mcp.sdk import always
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE, Relay
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
 from policyengine.integrations.mcp.sessions import SessionTable
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
@@ -357,6 +359,16 @@ def test_an_allowed_host_name_is_accepted(behind: Behind, watched: Watched) -> N
             assert (found.status_code, "`--allowed-host NAME`" in found.json()["error"]["message"]) == (403, True)
 
 
+def test_the_address_of_the_connection_is_an_accepted_host(watched: Watched) -> None:
+    app = http_app(McpGateway(watched, "billing", always(BOT), McpUpstream("http://127.0.0.1:9/mcp", {}, {}, 1.0)))
+    with TestClient(app, base_url="http://192.0.2.7") as client:
+        found = [
+            client.post("/mcp", json={}, headers={"host": host, "mcp-session-id": "x"}).status_code
+            for host in ("192.0.2.7", "192.0.2.7:80", "192.0.2.8", "rebound.example")
+        ]
+    assert found == [404, 404, 403, 403]
+
+
 # ── The command, over stdio ───────────────────────────────────────────────────────────────────
 
 
@@ -425,6 +437,29 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     ]
 
 
+def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(context: Any, call_next: Any) -> Any:
+        raise RuntimeError("the disk is on fire")
+
+    async def run() -> Any:
+        to_client, client = anyio.create_memory_object_stream[SessionMessage](1)
+        to_relay, from_client = anyio.create_memory_object_stream[SessionMessage](1)
+        to_upstream, upstream = anyio.create_memory_object_stream[SessionMessage](1)
+        with to_client, client, to_relay, from_client, to_upstream, upstream:
+            relay = Relay(cast(PolicyMiddleware, fail), to_client, to_upstream, 1.0)
+            to_relay.close()
+            await relay.run(
+                SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x" * 100)), from_client, upstream
+            )
+            return client.receive_nowait().message
+
+    answer = anyio.run(run)
+    assert answer.error.message == "the gateway failed; the request was denied"
+    (record,) = caplog.records
+    assert (record.levelname, vars(record)["event"], vars(record)["method"]) == ("ERROR", "answer_failed", "x" * 80)
+    assert "RuntimeError: the disk is on fire" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -433,7 +468,15 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
         (["--as", "role=admin"], "`role=admin` is not a fact about the caller"),
         (["--as", "agent=a", "--as", "agent=b"], "`agent=b` is not a fact about the caller"),
         (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
-        (["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"], "can be reached from other machines"),
+        (
+            ["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"],
+            "`0.0.0.0` can be reached from other machines, and no token is verified\nhint: verify callers with "
+            "`--identity FILE`",
+        ),
+        (
+            ["--from-header", "agent=x-agent", "--host", "192.0.2.7", "--port", "0"],
+            "`192.0.2.7` can be reached from other machines",
+        ),
         (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "the environment variable `NO_SUCH_VARIABLE` is not set"),
     ],
 )

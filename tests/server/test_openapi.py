@@ -7,14 +7,19 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 
+from policyengine.engine.outcomes import OutcomeNotRecordedError
+from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.host_check import AllowedHosts
 from policyengine.runtime.credentials import CREDENTIAL_NAMES, HASHES
 from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.idempotency import IdempotencyKeyError, KeyReuseError
 from policyengine.runtime.request import (
     APPROVAL_MEMBERS,
     CHAIN_HOP_MEMBERS,
@@ -22,11 +27,18 @@ from policyengine.runtime.request import (
     OPTION_MEMBERS,
     Request,
 )
+from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.events import parse_event, record_outcome
+from policyengine.server.host_guard import HostCheck
+from policyengine.server.idempotency import key_problem
 from policyengine.server.openapi import examples, schema
+from policyengine.server.problems import ProblemCode, ProblemError
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.vocabulary import ROOTS
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN
 
 Call = Callable[..., httpx.Response]
+DOCS = Path(__file__).parents[2] / "docs"
 QUESTIONS = ("/decide", "/evaluate", "/explain")
 
 
@@ -99,6 +111,47 @@ def test_every_item_of_the_example_batch_is_valid(call: Call, document: dict[str
 
 def test_the_example_problem_is_the_real_answer(call: Call) -> None:
     assert call("POST", "/decide", json={"user": {"roles": []}}).json() == examples.BAD_MEMBER
+
+
+def refused_by_host(path: str, **headers: str) -> ProblemError:
+    lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    check = HostCheck(AllowedHosts.of(()), ServerCounters())
+    problem = check.problem({"type": "http", "method": "POST", "path": path, "headers": lines, "server": None})
+    assert problem is not None
+    return problem
+
+
+def report(told: Exception | str) -> ProblemError:
+    class Reporting:
+        def report_outcome(self, *args: Any, **options: Any) -> str:
+            if isinstance(told, str):
+                return told
+            raise told
+
+    with pytest.raises(ProblemError) as raised:
+        record_outcome(cast(Any, Reporting()), parse_event(b'{"decision": "d"}', BodyFormat.JSON))
+    return raised.value
+
+
+SENT = [
+    ProblemError.of_refused(WorkRefusedError()),
+    key_problem(KeyReuseError()), key_problem(IdempotencyKeyError()),
+    report("again"), report(OutcomeNotRecordedError()),
+    refused_by_host("/decide", host="rebound.example"), refused_by_host("/envoy", host="127.0.0.1"),
+    refused_by_host("/decide", host="127.0.0.1", origin="https://evil.example"),
+    refused_by_host("/decide", host="127.0.0.1", sec_fetch_site="cross-site"),
+]  # fmt: skip
+
+
+def test_the_document_lists_every_code_that_problems_have(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert "#/components/schemas/ProblemCode" in every(schemas["Problem"]["properties"]["code"], "$ref")
+    assert sorted(schemas["ProblemCode"]["enum"]) == sorted(str(one.to_dict()["code"]) for one in SENT)
+
+
+def test_each_code_of_a_problem_is_documented() -> None:
+    pages = "".join((DOCS / name).read_text("utf-8") for name in ("http-api.md", "socket.md"))
+    assert [code.value for code in ProblemCode if f"`{code.value}`" not in pages] == []
 
 
 def test_a_decision_has_the_documented_members() -> None:

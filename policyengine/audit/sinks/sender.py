@@ -19,6 +19,7 @@ from policyengine.audit.sinks.log_follower import LineRange, LogFollower
 from policyengine.audit.sinks.targets import OnLag, SinkTarget
 from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, SinkLine, Transport, read_sink_line
 from policyengine.log_throttle import LogThrottle
+from policyengine.plurals import pluralize
 
 _LOG = logging.getLogger("policyengine")
 MAX_LINES, MAX_BYTES = 500, 262_144  # maximum size of a batch
@@ -175,7 +176,7 @@ class SinkSender:
     def _succeed(self) -> None:
         if self._fails:
             _LOG.warning(
-                "the sink `%s` works again after %d failures", self.name, self._fails,
+                "the sink `%s` works again after %s", self.name, pluralize(self._fails, "failure"),
                 extra={"event": "sink_works", "sink": self.name, "failures": self._fails},
             )  # fmt: skip
         self._fails, self._retry_at = 0, 0.0
@@ -189,7 +190,7 @@ class SinkSender:
         lines = self._throttle.admit("lost", lost)
         if lines:
             _LOG.error(
-                "the sink `%s` has lost %d records: %s", self.name, lines, why,
+                "the sink `%s` has lost %s: %s", self.name, pluralize(lines, "record"), why,
                 extra={"event": "sink_lost", "sink": self.name, "count": lines, "reason": why},
             )  # fmt: skip
 

@@ -9,6 +9,7 @@ from policyengine.checker.type_names import describe_type, quote_source
 from policyengine.checker.types.compatibility import NUMBERS, are_comparable
 from policyengine.source import Span
 from policyengine.typesystem import EnumType, ListType, RecordType, RefType, Scalar, SetType, Type
+from policyengine.vocabulary import BUILT_IN_FACTS, STRING_MAPS
 
 HYPHENATED = re.compile(r"(request\.headers|request\.query|body|args|context)\.(\w+(?:-\w+)+)", re.ASCII)
 
@@ -48,14 +49,15 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
         case EnumType(), Scalar.STRING if isinstance(mine, k.Constant):
             return f'write a string in quotes: `"{mine.value}"`'
         case Scalar.STRING, (Scalar.INT | Scalar.NUMBER | Scalar.IP | Scalar.CIDR | Scalar.TIME | Scalar.DURATION):
-            return (
-                f"write {describe_type(wanted)} without quotes"
-                if isinstance(mine, k.Constant)
-                else f"declare {quote_source(mine.span)} as {describe_type(wanted)}"
-            )
+            if isinstance(mine, k.Constant):
+                return f"write {describe_type(wanted)} without quotes"
+            quoted = f': write `"{other.span.text}"`' if isinstance(other, k.Constant) and other.type == wanted else ""
+            return declaration_hint(mine, wanted) or f"{quote_source(mine.span)} is always a string{quoted}"
         case ((Scalar.INT | Scalar.NUMBER), Scalar.DURATION):
-            fact = f"declare {quote_source(mine.span)} as a duration, or compare it with a number"
-            return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
+            if isinstance(mine, k.Constant):
+                return f"write a unit: `{mine.span.text}m`"
+            declared = declaration_hint(mine, wanted)
+            return f"{declared}, or compare it with a number" if declared else "compare it with a number"
         case Scalar.DURATION, Scalar.TIME:
             return f"for a point in time, write `time - {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
@@ -70,6 +72,28 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             return f"{quote_source(mine.span)} is a condition by itself"
         case _:
             return None
+
+
+def declaration_hint(mine: k.Expr, wanted: Type) -> str | None:
+    """Return the hint to declare the fact with another type; None for expressions whose type no policy declares."""
+    return f"declare {quote_source(mine.span)} as {describe_type(wanted)}" if is_declared(mine) else None
+
+
+def is_declared(expression: k.Expr) -> bool:
+    """Return whether the policy declares the type of the expression."""
+    match expression:
+        case k.PastFact(fact=fact):
+            return is_declared(fact)
+        case k.Attribute(name=name):
+            return name != "id"
+        case k.Fact(path=path):
+            if path in BUILT_IN_FACTS:
+                return BUILT_IN_FACTS[path].declarable
+            return path[0] != "params" and path[:2] not in (*STRING_MAPS, ("past", "status"))
+        case k.Member(base=base):
+            return is_declared(base)
+        case _:
+            return False
 
 
 def sets_hint(part: k.Expr, type_: Type, whole: k.Expr, element: Type) -> str | None:

@@ -12,6 +12,7 @@ import typer
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import EntitySources, Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
@@ -169,7 +170,3 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
     for footprint in found:
         size = format_bytes(footprint.bytes)
         screen.line(f"history of `{footprint.event}`, {footprint.within} ({footprint.at}): at most {size} per key")
-
-
-def pluralize(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -12,12 +12,12 @@ import typer
 
 from policyengine import __version__
 from policyengine.bounded_files import missing_file_hint
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
 from policyengine.cli.output.serve_summary import count_rules
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.compiler.bundle.file import PolicyBundle

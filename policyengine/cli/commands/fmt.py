@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.atomic_write import replace_file
-from policyengine.cli.commands.check import no_policies_error, pluralize
+from policyengine.cli.commands.check import no_policies_error
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import Policies, TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.diagnostics.model import Diagnostic

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.atomic_write import replace_file
-from policyengine.cli.commands.check import count_severities, no_policies_error, pluralize, print_findings
+from policyengine.cli.commands.check import count_severities, no_policies_error, print_findings
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
 from policyengine.cli.settings.file import load_settings
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.apply_fixes import FixResult

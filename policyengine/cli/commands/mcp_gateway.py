@@ -93,7 +93,9 @@ CallerHeaders: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-LocalHost: TypeAlias = Annotated[str, typer.Option("--host", help="Loopback address to listen on.")]
+GatewayHost: TypeAlias = Annotated[
+    str, typer.Option("--host", help="Address to listen on; one that other machines reach needs --identity.")
+]
 HttpPort: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -121,7 +123,7 @@ def mcp_gateway(
     server: ServerName,
     identity: CallerFacts = None,
     header: CallerHeaders = None,
-    host: LocalHost = "127.0.0.1",
+    host: GatewayHost = "127.0.0.1",
     port: HttpPort = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
@@ -159,7 +161,7 @@ def mcp_gateway(
 
     The gateway is a proxy over stdio, or over HTTP with --port. It decides each call with its arguments, lists only
     what the caller may use, and refuses everything else. The caller is identified by --as or --from-header or, with
-    --identity, by the caller's token. The gateway listens only on this machine.
+    --identity, by the caller's token. Without --identity, the gateway listens only on this machine.
 
     SIGHUP reloads policies and entities, and so does each file change with `--watch`, as in `serve`: a reload with
     errors is refused, and the current policies stay in use.
@@ -208,10 +210,9 @@ class GatewayOptions:
 
 def check_options(front: GatewayOptions) -> None:
     """Check that the options are consistent, before a file is read. Raises CommandError."""
-    if front.host not in LOOPBACK:
-        hint = "listen on 127.0.0.1, behind a proxy that verifies callers"
-        message = f"`{front.host}` can be reached from other machines"
-        message += "" if front.verified else ", and no token is verified"
+    if front.host not in LOOPBACK and not front.verified:
+        hint = "verify callers with `--identity FILE`, or listen on 127.0.0.1, behind a proxy that verifies them"
+        message = f"`{front.host}` can be reached from other machines, and no token is verified"
         raise CommandError("usage", message, hint, code=2)
     if front.verified and (front.said or front.headers):
         hint = "with `--identity` the credentials identify the caller: omit `--as` and `--from-header`"

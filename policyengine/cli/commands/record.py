@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.commands.check import no_policies_error, pluralize
+from policyengine.cli.commands.check import no_policies_error
 from policyengine.cli.commands.why import read_records
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.options.common import DecisionsFile, Policies, TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policyengine.cli.atomic_write import write_file
-from policyengine.cli.commands.check import no_policies_error, pluralize
+from policyengine.cli.commands.check import no_policies_error
 from policyengine.cli.errors import CommandError, log_error, policy_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.options.common import DecisionsFile, Policies
 from policyengine.cli.output.terminal import Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.analysis.suggest.policy import PolicySuggestion

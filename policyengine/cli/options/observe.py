@@ -80,7 +80,7 @@ def _with_seconds(text: str) -> str:
 def _warn_observing(engine: Engine, until: str) -> None:
     screen, observing = Screen(sys.stderr), engine.observing
     if observing is None:
-        words = f"observing ended at {until}: everything is enforced; remove the options"
+        words = f"observe mode ended at {until}: every decision is enforced; remove the options"
         screen.warn(words)
         return
     words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {describe_scope(engine)} is let through"

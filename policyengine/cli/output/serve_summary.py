@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from policyengine.cli.absence_warnings import ABSENCE_HINT, UNSENT_HINT, HiddenAbsences, UnsentFacts
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.kernel import HttpPattern
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog

@@ -257,7 +257,7 @@ class McpGatewaySettings(CommandSection):
         "none", "facts about the caller: `agent=coder`, `issuer=local`", alias="as", option="identity"
     )
     from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
-    host: t.Text | None = setting("127.0.0.1", "loopback address to listen on")
+    host: t.Text | None = setting("127.0.0.1", "address to listen on; one that other machines reach needs `identity`")
     port: t.Port | None = setting("none: stdio", "port for HTTP")
     allowed_hosts: t.Hosts | None = setting(
         "none", "host names, besides loopback, that requests may use", option="allowed_host"

@@ -113,7 +113,7 @@ def read_file(path: Path | str) -> bytes:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe may block forever
-            raise BundleError(name, "E152", "this is not a file", f"pass a bundle: a file named `…{SUFFIX}`")
+            raise BundleError(name, "E152", "this is not a regular file", f"pass a bundle: a file named `…{SUFFIX}`")
         with open(path, "rb") as file:
             if status.st_size > MAX_BUNDLE_BYTES:
                 raise BundleError(

@@ -215,7 +215,8 @@ class SessionEndpoint:
         self.bounded = RequestBodyLimitMiddleware(self._answer, MAX_REQUEST_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._hosts.refusal(scope["method"], scope["headers"])
+        server = scope.get("server")
+        refused = self._hosts.refusal(scope["method"], scope["headers"], server[0] if server else None)
         if refused is not None:
             _LOG.warning("a request was refused: %s: %s", refused.message, refused.hint)
             return await JSONResponse(problem_document(f"{refused.message}: {refused.hint}"), 403)(scope, receive, send)

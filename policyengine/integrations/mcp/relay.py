@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ except ImportError as error:
 CLIENT_METHODS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCELLED = "notifications/cancelled"
+MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
+_LOG = logging.getLogger("policyengine")
 
 
 class MessageReader(Protocol):
@@ -145,6 +148,8 @@ class Relay:
             if isinstance(metadata, ServerMessageMetadata) and metadata.on_request_unanswered is not None:
                 await metadata.on_request_unanswered()
         except Exception:
+            extra = {"event": "answer_failed", "method": request.method[:MAX_LOGGED_METHOD]}
+            _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
             broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed; the request was denied")
             await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
         finally:

@@ -14,6 +14,7 @@ from policyengine.explain.lines import Mark
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
+from policyengine.server.problems import ProblemCode
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type
 from policyengine.vocabulary import FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -202,14 +203,13 @@ class Event(StrictModel):
 
 
 class Problem(BaseModel):
-    """A problem of RFC 9457. `member` is the invalid member of the question; `code` distinguishes problems of one
-    status."""
+    """A problem of RFC 9457. `member` is the invalid member of the question."""
 
     type: Literal["about:blank"]
     title: str
     status: int
     detail: str
-    code: Literal["key_used", "key_under_way"] | None = None
+    code: ProblemCode | None = None
     member: str | None = None
     hint: str | None = None
 

@@ -31,6 +31,7 @@ EXTRA_MEMBERS = (
     "listening",
     "workers",
     "path",
+    "method",
     "failures",
     "refusals",
     "operation",

@@ -135,17 +135,18 @@ def test_the_receiver_may_ask_for_a_longer_pause_of_up_to_five_minutes(log):
     assert (sends.step(), sends.sent) == (0.0, 1)
 
 
-def test_the_server_log_reports_when_a_sink_fails_and_when_it_works_again(log, caplog):
+@pytest.mark.parametrize(("failures", "words"), [(1, "1 failure"), (2, "2 failures")])
+def test_the_server_log_reports_when_a_sink_fails_and_when_it_works_again(log, caplog, failures, words):
     caplog.set_level(logging.INFO, "policyengine")
     clock = Clock()
-    sends = sender(log, RecordedTransport(fails(SinkError("the receiver answers 503"), SinkError("down"))), clock)
+    sends = sender(log, RecordedTransport(fails(*[SinkError("the receiver answers 503")] * failures)), clock)
     append(log, decision(1))
-    for _ in range(3):
+    for _ in range(failures + 1):
         sends.step()
         clock.now += 60
     assert [(record.event, record.getMessage()) for record in caplog.records] == [
         ("sink_fails", "the sink `s` fails: the receiver answers 503; records wait, and are sent again later"),
-        ("sink_works", "the sink `s` works again after 2 failures"),
+        ("sink_works", f"the sink `s` works again after {words}"),
     ]
 
 
@@ -160,7 +161,7 @@ def test_a_refused_line_is_lost_and_the_others_arrive(log, caplog):
     assert sorted(transport.ids) == sorted(numbered(*range(7), *range(8, 20)))
     assert (sends.sent, sends.lost) == (19, 1)
     assert read_cursor(log.parent / "sinks", "s").lost == 1
-    assert caplog.messages == ["the sink `s` has lost 1 records: the receiver answers 400"]
+    assert caplog.messages == ["the sink `s` has lost 1 record: the receiver answers 400"]
 
 
 def test_a_receiver_that_refuses_everything_loses_nothing(log):

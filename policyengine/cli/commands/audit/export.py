@@ -17,6 +17,7 @@ from policyengine.cli.atomic_write import is_special, refuse_to_replace_log
 from policyengine.cli.errors import CommandError, file_error, log_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.output.terminal import Screen
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.audit.record_summary import RecordSummary
@@ -116,8 +117,8 @@ def export(
             raise
         raise file_error(output, error) from None
     if output != STDOUT:
-        skipped = f", {source.skipped:,} lines skipped" if source.skipped else ""
-        Screen().line(f"wrote {output}: {source.exported:,} records{skipped}")
+        skipped = f", {pluralize(source.skipped, 'line')} skipped" if source.skipped else ""
+        Screen().line(f"wrote {output}: {pluralize(source.exported, 'record')}{skipped}")
     return 0
 
 
@@ -164,7 +165,7 @@ def export_parquet(source: LogExport, output: Path) -> None:
     if output == STDOUT:
         raise CommandError("usage", "a Parquet file is not text", "name a file: `-o decisions.parquet`", code=2)
     if is_special(output):
-        raise CommandError("file", f"`{output}` is not a file", None, (("file", str(output)),))
+        raise CommandError("file", f"`{output}` is not a regular file", None, (("file", str(output)),))
     if not output.parent.is_dir():
         raise file_error(output, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:

@@ -11,6 +11,7 @@ from policyengine.cli.commands.audit.query import report_query_errors, report_sk
 from policyengine.cli.options.audit_query import Logs
 from policyengine.cli.output.reading_progress import format_bytes
 from policyengine.cli.output.terminal import Screen, show_progress
+from policyengine.plurals import pluralize
 
 
 def pack(
@@ -40,5 +41,5 @@ def pack(
         found = pack_log(logs, output)
     report_skipped(found.skipped, "packed {lines} without fields")
     sizes = f"{format_bytes(found.before)} became {format_bytes(found.after)}"
-    Screen().line(f"wrote {output}: {found.lines:,} lines, {sizes}")
+    Screen().line(f"wrote {output}: {pluralize(found.lines, 'line')}, {sizes}")
     return 0

@@ -14,6 +14,7 @@ from policyengine.cli.commands.audit.query import opened_logs, report_query_erro
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.audit_query import Logs, Since, Until
 from policyengine.cli.output.terminal import Screen
+from policyengine.plurals import pluralize
 
 STDOUT = Path("-")
 OWNER_ONLY = 0o600  # the mode of a log
@@ -73,5 +74,5 @@ def report(
         return 0
     write_file(output, page.render(), OWNER_ONLY)
     report_skipped(reader.skipped)
-    Screen().line(f"wrote {output}: {int(answers['all'].rows[0][0] or 0):,} records")
+    Screen().line(f"wrote {output}: {pluralize(int(answers['all'].rows[0][0] or 0), 'record')}")
     return 0

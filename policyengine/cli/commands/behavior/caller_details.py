@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from policyengine.cli.commands.behavior.learn import ClassSummary
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.options.behavior import LearningPolicies, describe_caller, warn_of_profiles
 from policyengine.cli.output.terminal import Screen
+from policyengine.plurals import pluralize
 from policyengine.time_formats import format_epoch_seconds, format_rfc3339
 
 if TYPE_CHECKING:

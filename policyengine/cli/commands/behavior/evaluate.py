@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, log_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.options.behavior import PolicyPaths, load_learning_policies, warn_of_profiles
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.behavior.evaluation.figures import Evaluation, FigureSet

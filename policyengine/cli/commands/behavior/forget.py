@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.behavior import (
     InstanceName,
@@ -28,6 +27,7 @@ from policyengine.cli.options.behavior_store import (
 )
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.behavior.folder import BehaviorFolder

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import log_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit_query import Logs
@@ -28,6 +27,7 @@ from policyengine.cli.options.behavior import (
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.behavior.fold import ProfileSettings

@@ -20,7 +20,6 @@ from policyengine.cli.commands.behavior.caller_details import (
 from policyengine.cli.commands.behavior.learn import describe_learned
 from policyengine.cli.commands.behavior.release import planned_at
 from policyengine.cli.commands.behavior.show_store import show_stored
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.options.behavior import (
     InstanceName,
     IssuerName,
@@ -37,6 +36,7 @@ from policyengine.cli.options.behavior import (
 from policyengine.cli.options.behavior_store import SharedStoreUrl, check_place
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.behavior.events import Caller

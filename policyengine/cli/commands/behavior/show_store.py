@@ -17,11 +17,11 @@ from policyengine.cli.commands.behavior.caller_details import (
 )
 from policyengine.cli.commands.behavior.learn import ClassSummary, class_table, describe_learned
 from policyengine.cli.commands.behavior.release import planned_at
-from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.behavior import LearningPolicies, warn_of_profiles
 from policyengine.cli.options.behavior_store import OpenedStore, find_stored_caller, open_learned, warn_of_refused
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 from policyengine.time_formats import format_duration
 
 MAX_SHOWN = 10  # keys of damaged callers; the JSON has all

@@ -1,0 +1,8 @@
+"""Words that agree with a number, for messages."""
+
+from __future__ import annotations
+
+
+def pluralize(count: int, what: str) -> str:
+    """Return the number and the noun: `1 rule`, `1,204 rules`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
