@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import time_ns
 from typing import TYPE_CHECKING
 
 from policyengine.kernel import Kernel
@@ -77,4 +76,4 @@ class OutcomeReporter:
         outcome, subject = build_outcome(decision, report, self._declared), log.recent.subject(decision)
         if subject is not None:
             outcome["subject"] = log.redact_subject(subject)
-        return log.note_outcome(outcome, time_ns())
+        return log.note_outcome(outcome, self._now() * 1_000)

@@ -130,6 +130,12 @@ def test_a_report_about_an_unknown_decision_writes_nothing(path: Path, id: str) 
     assert path.read_bytes() == b""
 
 
+def test_an_outcome_has_the_time_of_the_clock_of_the_engine(path: Path) -> None:
+    asked = engine(path)
+    asked.report(asked.decide(ASKED).id, status=200)
+    assert [found.time for found in outcomes(path)] == [NOW]
+
+
 def test_a_request_that_did_not_pass_has_no_outcome(path: Path) -> None:
     asked = engine(path)
     denied = asked.decide({"request": {"method": "POST", "path": "/pay"}})

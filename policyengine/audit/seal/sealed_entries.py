@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from policyengine.audit.seal.merkle import HASH_BYTES, leaf_hash
 from policyengine.audit.seal.sealed_files import START_BYTES
-from policyengine.audit.seal.tiles import TILE_WIDTH, TileError, TileFolder, read_file
+from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, TileError, TileFolder, read_file, tile_name
 
 MAX_STARTS_BYTES = 1 << 24  # the starts of two million files
 
@@ -32,6 +33,22 @@ class SealedEntries:
                 self._report(str(error))
                 self._entries = []
         return self._entries[at:]
+
+    def is_refuted(self, index: int, digests: Sequence[bytes]) -> bool:
+        """Return whether the hashes in the folder are those of these lines from an index on, all in one bundle, so that
+        the bundle was changed and not the lines. Then report the bundle, which counts as empty from now on."""
+        number, at = divmod(index, TILE_WIDTH)
+        try:
+            hashes = self._tiles.read(0, number, min(TILE_WIDTH, self.size - number * TILE_WIDTH))
+        except (TileError, OSError):
+            return False
+        leaves = b"".join(map(leaf_hash, digests))
+        if hashes[at * HASH_BYTES : at * HASH_BYTES + len(leaves)] != leaves:
+            return False
+        width = min(TILE_WIDTH, self.size - number * TILE_WIDTH)
+        self._report(f"the tile `{self._tiles.folder / tile_name(ENTRIES, number, width)}` was changed")
+        self._number, self._entries = number, []
+        return True
 
     def window(self, index: int, count: int) -> list[bytes]:
         """Return `count` entries from an index on, or fewer at the end of the log or before a bundle that cannot be

@@ -143,6 +143,15 @@ def test_a_damaged_entry_bundle_is_reported_and_the_lines_prove_the_root(path, c
     assert "`d.jsonl.tlog/tile/entries/000` is damaged" in found[0]
 
 
+@pytest.mark.parametrize("bundle", ["tile/entries/000", "tile/entries/001.p/44"])
+def test_a_changed_entry_bundle_does_not_accuse_a_line(path, bundle):
+    file = folder(path) / bundle
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    assert problems(path) == [f"the tile `d.jsonl.tlog/{bundle}` was changed"]
+
+
 def test_a_missing_tile_is_reported(path):
     (folder(path) / "tile/0/000").unlink()
     assert problems(path) == ["`d.jsonl.tlog/tile/0/000` is missing"]
