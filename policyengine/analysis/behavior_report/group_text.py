@@ -12,6 +12,7 @@ from policyengine.behavior.lockstep.bounds import SECOND
 from policyengine.behavior.lockstep.group import LockstepCrowd, LockstepGroup
 
 SHOWN_MEMBERS = 10
+SHOWN_IN_TABLE = 3
 MILLISECOND = 1_000  # microseconds
 
 
@@ -44,8 +45,8 @@ def group_table(groups: Sequence[LockstepGroup]) -> Table:
 
 
 def named_group_table(groups: Sequence[LockstepGroup]) -> Table:
-    """Return the table with the names of the callers."""
-    names = ("callers", *(shorten_list(group.members) for group in groups))
+    """Return the table with the names of some of the callers."""
+    names = ("callers", *(shorten_list(group.members, SHOWN_IN_TABLE) for group in groups))
     return [(*row, cell) for row, cell in zip(group_table(groups), names, strict=True)]
 
 
@@ -67,9 +68,9 @@ def member_words(group: LockstepGroup) -> str:
     return f"{group.id}: {'; '.join(shown)}"
 
 
-def shorten_list(callers: Sequence[Caller]) -> str:
-    more = [f"{len(callers) - SHOWN_MEMBERS:,} more"] if len(callers) > SHOWN_MEMBERS else []
-    return ", ".join([*map(caller_words, sorted(callers)[:SHOWN_MEMBERS]), *more])
+def shorten_list(callers: Sequence[Caller], most: int = SHOWN_MEMBERS) -> str:
+    more = [f"{len(callers) - most:,} more"] if len(callers) > most else []
+    return ", ".join([*map(caller_words, sorted(callers)[:most]), *more])
 
 
 def group_notes(report: GroupReport) -> Iterator[str]:
