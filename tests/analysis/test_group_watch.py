@@ -52,6 +52,15 @@ def test_with_too_many_requests_the_first_days_are_dropped():
     assert (report.begin // DAY, report.requests.compared, report.requests.earlier) == (1, 5, 2)
 
 
+def test_days_with_denied_requests_only_are_dropped_before_requests_are_left_out():
+    found = watch(most=5)
+    found.read(event(0, outcome=DENIED))
+    for number in range(5):
+        found.read(event(DAY + number))
+    found.read(event(2 * DAY))
+    assert found.report().requests == MoveRequests(1, 1, 0, 0, 6)
+
+
 def test_too_many_requests_of_one_day_are_counted():
     found = watch(most=5)
     for number in range(8):

@@ -49,9 +49,11 @@ class GroupWatch:
     def read(self, event: BehaviorEvent) -> None:
         """Add a decision. Decisions are in the order of time."""
         columns = self._columns(event.at // DAY)
-        if event.outcome != DENIED and self._count >= self._most:
+        is_full = event.outcome != DENIED and self._count >= self._most
+        while is_full and len(self._days) > 1:
             self._drop_first()
-        if event.outcome != DENIED and self._count >= self._most:
+            is_full = self._count >= self._most
+        if is_full:
             self._crowded += 1
         else:
             number, endpoint = self._number(event.caller), self._tag(event.endpoint)
@@ -89,9 +91,6 @@ class GroupWatch:
         return self._days[day]
 
     def _drop_first(self) -> None:
-        """Drop the first day, unless it is the only one."""
-        if len(self._days) == 1:
-            return
         columns = self._days.pop(next(iter(self._days)))
         self._count -= len(columns)
         self._earlier += len(columns) + columns.denied + columns.crowded
