@@ -50,8 +50,8 @@ def find_groups(
     earlier: Iterable[LockstepGroup] = (),
     most_moments: int = MAX_MOMENTS,
 ) -> LockstepFindings:
-    """Return the groups of callers that move as one, from the events of a window. Schedules that repeat each day are
-    recognized if the window is longer than a day.
+    """Return the groups of callers that move as one, from the events of a window. Schedules that repeat only
+    daily are recognized from the third day on.
 
     `callers` are in the order of their numbers. `ready` has for each caller the time since which it is ready by its own
     runs, in milliseconds since 1970. A caller that becomes ready within the window is ready from then on; without

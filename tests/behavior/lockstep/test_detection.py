@@ -154,6 +154,14 @@ def test_readiness_is_computed_from_own_runs_and_days():
     assert town.numbers(group.reported) == known
 
 
+@pytest.mark.parametrize(("days", "groups"), [(2, 1), (3, 0)])
+def test_a_schedule_that_repeats_daily_is_recognized_from_the_third_day_on(days, groups):
+    town = Movements(independent=0)
+    beats = town.beats(12)
+    town.move(town.newcomers(5), [day * DAY + beat for day in range(days) for beat in beats])
+    assert len(town.find(days=days).groups) == groups
+
+
 def test_no_events_are_no_groups():
     assert Movements(independent=0).find().groups == ()
     quiet = Movements(independent=0)
