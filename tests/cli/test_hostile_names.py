@@ -156,6 +156,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "behavior report": (
         "behavior report log.jsonl good",
         "behavior report log.jsonl -o NAME.html",
+        "behavior report log.jsonl good --groups",
         "behavior report NAME good",
         "behavior report log.jsonl broken",
         "behavior report log.jsonl --since NAME",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from policyengine.analysis.behavior_report.conditions import ConditionEvaluator
+from policyengine.analysis.behavior_report.groups import GroupWatch
 from policyengine.analysis.behavior_report.ordered_log import OrderedLog
 from policyengine.analysis.behavior_report.payloads import PayloadWatch
 from policyengine.analysis.behavior_report.report import BehaviorReport, make_report
@@ -21,7 +22,7 @@ from policyengine.analysis.behavior_report.tallies import (
 )
 from policyengine.audit import DecisionRecord
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
-from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings
+from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings, is_ready
 from policyengine.behavior.log_events import FailureReport, LogEventReader, question_of
 from policyengine.behavior.model import ClassName
 from policyengine.behavior.reader import NO_SETTINGS, BehaviorReader
@@ -42,12 +43,13 @@ MILLISECOND: Final = 1_000  # microseconds
 class BehaviorReporter:
     """Reads logs once. Without an engine, callers and classes are those that the log names, and there are no
     conditions. Only decisions from `since` on (microseconds since 1970) are counted; earlier decisions are only learned
-    from. With `payloads`, odd payloads are found, too.
+    from. With `payloads`, odd payloads are found, too; with `groups`, groups of callers that move as one, which raises
+    LockstepError without numpy.
     """
 
     def __init__(
         self, engine: Engine | None, logs: Sequence[Path], since: int | None = None, most_callers: int = MAX_CALLERS,
-        *, payloads: bool = False,
+        *, payloads: bool = False, groups: bool = False,
     ) -> None:  # fmt: skip
         self.engine, self.logs, self.since = engine, logs, since
         self._most = most_callers
@@ -63,6 +65,7 @@ class BehaviorReporter:
         self.endpoints: dict[str, EndpointTally] = {}
         self.shapes: dict[str, EndpointTally] = {}
         self.payloads = PayloadWatch(self.state.tagger) if payloads else None
+        self.groups = GroupWatch(self.state.tagger) if groups else None
         self.forgotten_callers = 0
         self.decisions = self.learned_only = self.left_out = self.late = self.unknown = 0
         self.first: int | None = None
@@ -98,6 +101,8 @@ class BehaviorReporter:
         is_counted = self.since is None or at >= self.since
         if self.payloads is not None and request is not None:
             self.payloads.read(event, record.id, request.facts, counts=is_counted)
+        if self.groups is not None:
+            self._watch_group(self.groups, event, counts=is_counted)
         if not is_counted:
             self.learned_only += 1
             return
@@ -121,6 +126,14 @@ class BehaviorReporter:
                 if value is not False:
                     self._count_hit(number, value is True, record, event, tally, facts)
                 self._count_clamped(number, value, event, tally)
+
+    def _watch_group(self, groups: GroupWatch, event: BehaviorEvent, *, counts: bool) -> None:
+        """Note when the caller becomes ready by its own runs, and count the decision if `counts`."""
+        known = self.state.rows[event.caller]
+        if not groups.is_ready(event.caller) and is_ready(known.row, self.settings_of(known.group)):
+            groups.set_ready(event.caller, event.at)
+        if counts:
+            groups.read(event)
 
     def _count_alarms(self, event: BehaviorEvent, reading: CallerFacts, tally: CallerTally, day: DayTally) -> None:
         burst = reading.burst

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from policyengine.analysis.behavior_report.group_page import HEIGHT as RASTER_HEIGHT
+from policyengine.analysis.behavior_report.group_page import WIDTH as RASTER_WIDTH
+from policyengine.analysis.behavior_report.group_page import draw_group
+from policyengine.analysis.behavior_report.group_text import crowd_table, group_notes, named_group_table, summary_words
 from policyengine.analysis.behavior_report.report import (
     TRUST_STEPS,
     BehaviorReport,
@@ -103,6 +107,7 @@ class BehaviorPage:
         self._data = report.to_dict()
         options = [] if since is None else [f"--since={since}"]
         options += [] if report.payloads is None else ["--payloads"]
+        options += [] if report.groups is None else ["--groups"]
         self._base = shlex.join(["policyengine", "behavior", "report", *arguments, *options, "--format", "json"])
 
     def render(self) -> str:
@@ -125,6 +130,7 @@ class BehaviorPage:
             bursts=self._table("Bursts, declared and observed", burst_table(report.classes), "classes"),
             histograms=list(self._histograms()),
             tables=[one for one in self._tables() if one.rows],
+            groups=self._groups(),
         )  # fmt: skip
 
     def _command(self, path: str) -> str:
@@ -238,6 +244,30 @@ class BehaviorPage:
             yield TablePanel(
                 payload_line(report.payloads).capitalize(), heads, numbers, self._command(".payloads.fields")
             )
+
+    # ── Groups ────────────────────────────────────────────────────────────────────────────────
+
+    def _groups(self) -> dict[str, object] | None:
+        """Return what the page shows about groups; None if they were not searched."""
+        found = self._report.groups
+        if found is None:
+            return None
+        data = self._data["groups"]
+        tables = (("Groups", named_group_table(found.groups), "found"), ("Crowds", crowd_table(found.crowds), "crowds"))
+        return {
+            "summary": summary_words(found), "notes": list(group_notes(found)),
+            "width": RASTER_WIDTH, "height": RASTER_HEIGHT,
+            "rasters": [
+                draw_group(group, self._command(f".groups.rasters[{number}]"), json.dumps(data["rasters"][number]))
+                for number, group in enumerate(found.rasters)
+            ],
+            "tables": [
+                TablePanel(title, head, list(zip(rows, map(json.dumps, data[name]), strict=True)),
+                           self._command(f".groups.{name}"))
+                for title, (head, *rows), name in tables
+                if rows
+            ],
+        }  # fmt: skip
 
     def _table(self, title: str, table: Sequence[Sequence[str]], name: str) -> TablePanel:
         checks = [json.dumps(one) for one in self._data[name]]

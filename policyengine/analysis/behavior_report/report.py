@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from policyengine.analysis.behavior_report.conditions import LearnedCondition
+from policyengine.analysis.behavior_report.group_report import GroupReport
 from policyengine.analysis.behavior_report.payloads import PayloadReport
 from policyengine.analysis.behavior_report.tallies import (
     LEVEL_BOUNDS,
@@ -141,6 +142,7 @@ class BehaviorReport:
     endpoints: tuple[EndpointCount, ...]
     shapes: tuple[EndpointCount, ...]
     payloads: PayloadReport | None = None
+    groups: GroupReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON that `docs/behavior.md` describes."""
@@ -164,6 +166,7 @@ class BehaviorReport:
             "new_endpoints": [endpoint_data(*one) for one in self.endpoints],
             "new_shapes": [endpoint_data(*one) for one in self.shapes],
             **({} if self.payloads is None else {"payloads": self.payloads.to_dict()}),
+            **({} if self.groups is None else {"groups": self.groups.to_dict()}),
         }  # fmt: skip
 
 
@@ -199,6 +202,7 @@ def make_report(source: BehaviorReporter) -> BehaviorReport:
         tuple(least_trusted(source, ready)),
         most_requested(source.endpoints), most_requested(source.shapes),
         None if source.payloads is None else source.payloads.report(),
+        None if source.groups is None else source.groups.report(),
     )  # fmt: skip
 
 

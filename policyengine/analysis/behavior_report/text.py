@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
+from policyengine.analysis.behavior_report.group_text import group_parts
 from policyengine.analysis.behavior_report.payloads import ODD, PayloadReport
 from policyengine.analysis.behavior_report.report import (
     TRUST_STEPS,
@@ -16,17 +16,16 @@ from policyengine.analysis.behavior_report.report import (
     caller_words,
     class_words,
     format_day,
-    format_microseconds,
     margin,
 )
 from policyengine.analysis.behavior_report.tallies import LEVEL_BOUNDS
+from policyengine.analysis.behavior_report.words import Table, count_words, format_count, format_minute, trust_words
 from policyengine.behavior.field_profile import SCALE
 from policyengine.behavior.learn import days_to_calibrate
 from policyengine.time_formats import format_duration
 
 SHOWN_CALLERS = 3
 SHOWN_DAYS = 14
-Table: TypeAlias = list[tuple[str, ...]]
 
 
 def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
@@ -72,6 +71,9 @@ def text_parts(report: BehaviorReport) -> Iterator[str | Table]:
         yield payload_line(report.payloads)
         if report.payloads.fields:
             yield payload_table(report.payloads)
+    if report.groups is not None:
+        yield ""
+        yield from group_parts(report.groups)
 
 
 def summary_line(report: BehaviorReport) -> str:
@@ -216,22 +218,3 @@ def payload_table(found: PayloadReport) -> Table:
             for (endpoint, field), one in found.fields
         ),
     ]  # fmt: skip
-
-
-# ── Words ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def trust_words(trust: int | None) -> str:
-    return "not ready" if trust is None else f"{trust / 1_000:.2f}"
-
-
-def format_count(count: int) -> str:
-    return f"{count:,}"
-
-
-def format_minute(at: int) -> str:
-    return format_microseconds(at)[:16].replace("T", " ")
-
-
-def count_words(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"

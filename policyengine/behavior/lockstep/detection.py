@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from policyengine.behavior.events import Caller
+from policyengine.behavior.lockstep.bounds import MAX_MOMENTS
 from policyengine.behavior.lockstep.columns import EventColumns
 from policyengine.behavior.lockstep.group import (
+    CommonMinutes,
     LockstepCrowd,
     LockstepFindings,
     LockstepGroup,
@@ -21,7 +23,7 @@ from policyengine.behavior.lockstep.pair import LockstepPair
 from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
-    from policyengine.behavior.lockstep.moments import MemberTimes
+    from policyengine.behavior.lockstep.moments import GroupMoments, MemberTimes
     from policyengine.behavior.lockstep.pair_search import PairSearch
 
 EXTRA = "behavior"
@@ -31,6 +33,14 @@ class LockstepError(Exception):
     """The error for groups that cannot be searched; the text says why."""
 
 
+def require_numpy() -> None:
+    """Check that groups can be searched, before events are read. Raises LockstepError without numpy."""
+    try:
+        import policyengine.behavior.lockstep.pair_search  # noqa: F401
+    except ImportError as error:
+        raise LockstepError(f"groups are found with numpy, {install_command(EXTRA)}") from error
+
+
 def find_groups(
     columns: EventColumns,
     callers: Sequence[Caller],
@@ -38,20 +48,20 @@ def find_groups(
     *,
     ready: Sequence[int] | None = None,
     earlier: Iterable[LockstepGroup] = (),
+    most_moments: int = MAX_MOMENTS,
 ) -> LockstepFindings:
-    """Return the groups of callers that move as one, from the events of a window. Schedules that repeat each day are
-    recognized if the window is longer than a day.
+    """Return the groups of callers that move as one, from the events of a window. Schedules that repeat only
+    daily are recognized from the third day on.
 
     `callers` are in the order of their numbers. `ready` has for each caller the time since which it is ready by its own
     runs, in milliseconds since 1970. A caller that becomes ready within the window is ready from then on; without
     `ready`, no caller was ready before the window. `earlier` are the groups that were found before: groups keep their
-    names, and callers that share limits still share them, even if they are ready now. The result depends on nothing
-    else. Raises LockstepError without numpy.
+    names, and callers that share limits still share them, even if they are ready now. Each group has at most
+    `most_moments` examples. The result depends on nothing else. Raises LockstepError without numpy.
     """
-    try:
-        from policyengine.behavior.lockstep import moments, pair_search, readiness
-    except ImportError as error:
-        raise LockstepError(f"groups are found with numpy, {install_command(EXTRA)}") from error
+    require_numpy()
+    from policyengine.behavior.lockstep import moments, pair_search, readiness
+
     earlier = tuple(earlier)
     search = pair_search.search_pairs(columns)
     times = readiness.ready_times(search.events, columns.begin, len(callers))
@@ -63,7 +73,7 @@ def find_groups(
     evidence = GroupEvidence(search, known, callers, columns.begin)
     inner = evidence.inner_pairs(members)
     slots = [most_used_slot(pairs) for pairs in inner]
-    examples = moments.find_moments(search.events, members, slots)
+    examples = moments.find_moments(search.events, members, slots, most_moments)
     names = name_groups([[callers[number] for number in numbers] for numbers in members], earlier, key)
     found = (
         LockstepGroup(
@@ -72,7 +82,8 @@ def find_groups(
             tuple(callers[number] for number in group.reported),
             slots[place],
             evidence.of_members(members[place], inner[place]),
-            evidence.moments(examples[place]),
+            evidence.moments(examples[place].moments),
+            evidence.minutes(examples[place]),
         )
         for place, group in enumerate(groups)
     )
@@ -147,6 +158,9 @@ class GroupEvidence:
             best.lag if is_first else -best.lag,
             min(evidence_time(pair, self._earlier) for pair in pairs),
         )
+
+    def minutes(self, found: GroupMoments) -> CommonMinutes:
+        return CommonMinutes(found.minutes, self._begin + found.first, self._begin + found.last)
 
     def moments(self, examples: Iterable[MemberTimes]) -> tuple[SharedMoment, ...]:
         """Return the moments of a group with the names of its members."""

@@ -35,10 +35,19 @@ class SharedMoment(NamedTuple):
     members: tuple[tuple[Caller, int], ...]
 
 
+class CommonMinutes(NamedTuple):
+    """The minutes in which members used the same endpoints at the same time: how many there are, and the first and the
+    last of them, in milliseconds since 1970."""
+
+    total: int
+    first: int
+    last: int
+
+
 class LockstepGroup(NamedTuple):
     """Callers that move as one. `pooled` are newcomers, which may share limits. `reported` are callers that keep their
     own limits: they were known before there was evidence, or there are too few newcomers. `slot` is the slot in which
-    most pairs were found, in milliseconds."""
+    most pairs were found, in milliseconds. `moments` are examples from the common `minutes`."""
 
     id: str
     pooled: tuple[Caller, ...]
@@ -46,6 +55,7 @@ class LockstepGroup(NamedTuple):
     slot: int
     evidence: tuple[MemberEvidence, ...]
     moments: tuple[SharedMoment, ...]
+    minutes: CommonMinutes
 
     @property
     def members(self) -> tuple[Caller, ...]:

@@ -1,9 +1,10 @@
-"""Finds examples of times at which the members of each group moved together. Needs numpy."""
+"""Finds the times at which the members of each group moved together. Needs numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -13,13 +14,22 @@ from policyengine.behavior.lockstep.ordered_events import OrderedEvents, is_new
 MemberTimes: TypeAlias = list[tuple[int, int]]  # numbers of callers, with times in milliseconds since the begin
 
 
+class GroupMoments(NamedTuple):
+    """The number of common minutes of a group, the first and the last of them in milliseconds since the begin of the
+    window, and moments in different minutes: those with the most members, by time."""
+
+    minutes: int
+    first: int
+    last: int
+    moments: list[MemberTimes]
+
+
 def find_moments(
-    events: OrderedEvents, groups: Sequence[Sequence[int]], slots: Sequence[int]
-) -> list[list[MemberTimes]]:
-    """Return for each group at most MAX_MOMENTS moments in different minutes: those with the most members, by time."""
-    found: list[list[MemberTimes]] = [[] for _ in groups]
+    events: OrderedEvents, groups: Sequence[Sequence[int]], slots: Sequence[int], most: int = MAX_MOMENTS
+) -> list[GroupMoments]:
+    """Return the common minutes of each group, and at most `most` moments."""
     if not groups:
-        return found
+        return []
     numbers = np.full(len(events.runs_of), -1)
     for place, members in enumerate(groups):
         numbers[list(members)] = place
@@ -37,11 +47,18 @@ def find_moments(
     minutes = time[starts] // MINUTE
     order = np.lexsort((starts, -counts, minutes, group[starts]))
     best = order[is_new(group[starts][order]) | is_new(minutes[order])]
+    best = best[counts[best] > 1]
+    places = np.searchsorted(group[starts][best], np.arange(len(groups) + 1)).tolist()
+    times = (minutes[best].astype(np.int64) * MINUTE).tolist()
     best = best[np.lexsort((minutes[best], -counts[best], group[starts][best]))]
     first = np.flatnonzero(is_new(group[starts][best]))
     ranks = np.arange(len(best)) - np.repeat(first, np.diff(first, append=len(best)))
-    chosen = np.sort(best[(ranks < MAX_MOMENTS) & (counts[best] > 1)])
+    chosen = np.sort(best[ranks < most])
+    found: list[list[MemberTimes]] = [[] for _ in groups]
     for start, count in zip(starts[chosen].tolist(), counts[chosen].tolist(), strict=True):
         part = slice(start, start + count)
         found[int(group[start])].append(list(zip(caller[part].tolist(), time[part].tolist(), strict=True)))
-    return found
+    return [
+        GroupMoments(end - begin, times[begin] if begin < end else 0, times[end - 1] if begin < end else 0, moments)
+        for (begin, end), moments in zip(pairwise(places), found, strict=True)
+    ]

@@ -62,6 +62,16 @@ def test_moments_show_which_members_moved_when(town):
             assert all(0 <= at - moment.at <= group.slot for _, at in moment.members)
 
 
+def test_the_common_minutes_of_a_group_are_counted_and_have_moments(town):
+    every = find_groups(town.columns(), town.callers, KEY, ready=town.ready, most_moments=1_000)
+    for group, usual in zip(every.groups, town.find().groups, strict=True):
+        assert 30 <= len(group.moments) == group.minutes.total <= 80
+        assert group.minutes.first == group.moments[0].at // MINUTE * MINUTE
+        assert group.minutes.last == group.moments[-1].at // MINUTE * MINUTE
+        assert usual.minutes == group.minutes
+        assert set(usual.moments) < set(group.moments)
+
+
 def test_the_order_of_the_events_does_not_matter(town):
     shuffled = Movements()
     shuffled.callers, shuffled.ready, shuffled.events = town.callers, town.ready, list(town.events)
@@ -142,6 +152,14 @@ def test_readiness_is_computed_from_own_runs_and_days():
     [group] = find_groups(columns, town.callers, KEY).groups
     assert town.numbers(group.pooled) == joiners
     assert town.numbers(group.reported) == known
+
+
+@pytest.mark.parametrize(("days", "groups"), [(2, 1), (3, 0)])
+def test_a_schedule_that_repeats_daily_is_recognized_from_the_third_day_on(days, groups):
+    town = Movements(independent=0)
+    beats = town.beats(12)
+    town.move(town.newcomers(5), [day * DAY + beat for day in range(days) for beat in beats])
+    assert len(town.find(days=days).groups) == groups
 
 
 def test_no_events_are_no_groups():

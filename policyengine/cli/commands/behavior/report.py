@@ -18,6 +18,7 @@ from policyengine.cli.options.behavior import warn_of_profiles
 from policyengine.cli.options.common import TextOrJson, TrustedKeys
 from policyengine.cli.output.reading_progress import show_reading
 from policyengine.cli.output.terminal import OutputFormat, Screen, json_text, print_json, show_progress
+from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
     from policyengine.analysis.behavior_report import BehaviorReport
@@ -55,6 +56,13 @@ def report(
             "have. The report names the fields, without the values.",
         ),
     ] = False,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups",
+            help="Find groups, too: callers that run the same workflow at the same irregular times. Needs numpy.",
+        ),
+    ] = False,
     trust: TrustedKeys = None,
     output: Annotated[
         Path | None,
@@ -80,7 +88,7 @@ def report(
     \b
     Exit codes:
       0  reported, whether or not a condition would have hit anything
-      1  a file cannot be read or written, is not a decision log, or a policy has an error
+      1  a file cannot be read or written, is not a decision log, or a policy has an error; `--groups` without numpy
       2  wrong usage
 
     \b
@@ -88,9 +96,12 @@ def report(
       policyengine behavior report decisions.jsonl payments/
       policyengine behavior report decisions.jsonl payments/ --since 7d -o behavior.html
       policyengine behavior report decisions.jsonl --payloads
+      policyengine behavior report decisions.jsonl payments/ --groups
     """
     from policyengine.analysis.behavior_report import BehaviorReporter
 
+    if groups:
+        require_extra()
     logs = [path for path in paths if not is_policy(path)]
     policies = [path for path in paths if is_policy(path)]
     if not logs:
@@ -107,7 +118,7 @@ def report(
             engine = load_engine(policies, None, trust)
     elif trust:
         raise CommandError("usage", "`--trust` needs a bundle", "name a `.policybundle` after the logs", code=2)
-    reporter = BehaviorReporter(engine, logs, start, payloads=payloads)
+    reporter = BehaviorReporter(engine, logs, start, payloads=payloads, groups=groups)
     try:
         with show_reading(log_bytes(logs), None) as reading, show_progress("reading the log"):
             found = reporter.report(reading)
@@ -124,6 +135,17 @@ def report(
     else:
         show_report(found)
     return 0
+
+
+def require_extra() -> None:
+    """Check that numpy is installed, before the log is read. Raises CommandError."""
+    from policyengine.behavior.lockstep.detection import EXTRA, LockstepError, require_numpy
+
+    try:
+        require_numpy()
+    except LockstepError:
+        hint = install_command(EXTRA)
+        raise CommandError("install", "`--groups` needs numpy", hint) from None
 
 
 def check_output(output: Path) -> None:
