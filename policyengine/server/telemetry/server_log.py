@@ -32,6 +32,7 @@ EXTRA_MEMBERS = (
     "workers",
     "path",
     "method",
+    "key",
     "failures",
     "refusals",
     "operation",
