@@ -117,7 +117,12 @@ class RotatingLogFile:
                 room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
                 self._room = room if room > 0 else inf  # rotation failed; the next check tries it again
                 return
-            self._open_anew()
+            try:
+                self._open_anew()
+            except OSError:
+                if not os.fstat(self._file).st_nlink:  # lines in a deleted file would be lost
+                    self._due = 0.0
+                raise
 
     def _open_anew(self) -> None:
         """Open a new file, which begins with the entity rows. Raises OSError."""

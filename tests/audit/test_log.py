@@ -10,12 +10,14 @@ import time
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
 from policyengine.audit import DecisionLog, DecisionLogError, log_file, read_records
 from policyengine.audit.encoder import PlainCheck
 from policyengine.engine import Engine
+from policyengine.runtime.decision import Gate
 from policyengine.runtime.decode import MAX_DEPTH
 from policyengine.runtime.fast_decode import fits_depth
 
@@ -96,6 +98,18 @@ def test_a_log_file_that_was_removed_is_created_again(path):
     asked = engine(path)
     path.unlink()
     assert asked.decide(OPEN).id == ids(path)[0]
+
+
+def test_no_line_is_written_to_a_deleted_file_while_no_new_file_can_be_created(tmp_path):
+    """Between two checks, every decision would be answered, and its line lost with the file."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    asked = engine(folder / "decisions.jsonl", seal=None)
+    rmtree(folder)
+    asked.log.reopen()
+    assert {asked.decide(OPEN).gate for _ in range(3)} == {Gate.FAILURE}
+    folder.mkdir()
+    assert [asked.decide(OPEN).id] == ids(folder / "decisions.jsonl")
 
 
 def test_reopen_switches_to_the_new_file_immediately(path):
