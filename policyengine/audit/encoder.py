@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from math import isfinite
-from typing import Any
+from math import inf, isfinite
+from typing import Any, TypeAlias
 
 import msgspec
 
 from policyengine import kernel as k
 from policyengine.audit.logged_history import encode_histories as told_past
-from policyengine.audit.redaction import RedactedFact, Redaction
+from policyengine.audit.redaction import RedactedFact, RedactedFacts, Redaction
 from policyengine.audit.token_events import format_times
 from policyengine.control_characters import printable_json
 from policyengine.entities.store import RowResult, UnknownRow
@@ -33,12 +33,14 @@ from policyengine.typesystem import EntityRef
 LOG_VERSION = 2
 LINE_START = b'{"v":2,'  # every line begins with this, so that readers find the next line after an incomplete one
 DECISION_START = LINE_START + b'"time":"'
+OBJECT_START = b'{"v":'  # only the beginning of a line contains this
 LINE_STARTS = (LINE_START, b'{"v":1,')  # beginnings of lines of this version and of earlier versions
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 MAX_SHAPES, MAX_SHAPE_CHARACTERS = 1_000, 1_000  # maximum sets of names that a check remembers, and their length
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
 MAX_PLAIN_BYTES = 65_536  # in a question of at most this size, no string can be too long for a value
 
+StandIn: TypeAlias = Callable[[object, Sequence[str | int]], str | None]
 encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -188,21 +190,30 @@ def encode_options(given: Options) -> dict[str, object]:
     }
 
 
-def to_json_value(value: object, at: tuple[str | int, ...], beyond: list[dict[str, object]]) -> object:
-    """Return the value as JSON; a value that JSON cannot represent becomes null and is added to `beyond`."""
+def no_stand_in(value: object, at: Sequence[str | int]) -> str | None:
+    return None
+
+
+def to_json_value(
+    value: object, at: tuple[str | int, ...], beyond: list[dict[str, object]], stand_in: StandIn = no_stand_in
+) -> object:
+    """Return the value as JSON. A value that JSON cannot represent becomes null and is added to `beyond`, unless
+    `stand_in` returns a text for it."""
     match value:
         case Mapping():
-            return {str(name): to_json_value(one, (*at, str(name)), beyond) for name, one in value.items()}
+            return {str(name): to_json_value(one, (*at, str(name)), beyond, stand_in) for name, one in value.items()}
         case list() | tuple():
-            return [to_json_value(one, (*at, index), beyond) for index, one in enumerate(value)]
+            return [to_json_value(one, (*at, index), beyond, stand_in) for index, one in enumerate(value)]
         case None | bool() | int() | str():
             return value
         case Decimal() if has_decimal_point(value):
             return value
         case _:
-            kind, written = encode_special_value(value)
-            beyond.append({"at": list(at), "is": kind, "value": written})
-            return None
+            text = stand_in(value, at)
+            if text is None:
+                kind, written = encode_special_value(value)
+                beyond.append({"at": list(at), "is": kind, "value": written})
+            return text
 
 
 def encode_special_value(value: object) -> tuple[str, object]:
@@ -240,17 +251,20 @@ class LogLineEncoder:
         members = question if type(question) is dict else plain_members(question)
         if members is not None and (plainly := self._plainly(members)) is not None:
             return plainly
-        tree, redacted = self._redaction.applied(to_raw_question(question))
-        beyond: list[dict[str, object]] = []
-        written = encode(to_json_value(tree, (), beyond))
-        return encode_members(b'"request":' + written, redacted, beyond), any(one.tellable for one in redacted)
+        redacted, beyond = RedactedFacts(), list[dict[str, object]]()
+        written = self._encode(self._redaction.applied(to_raw_question(question), redacted), redacted, beyond)
+        return encode_members(b'"request":' + written, redacted.facts, beyond), redacted.tellable
+
+    def _encode(self, tree: object, redacted: RedactedFacts, beyond: list[dict[str, object]]) -> bytes:
+        """Encode a tree without secrets."""
+        return encode(to_json_value(tree, (), beyond, lambda value, at: self._redaction.stand_in(value, at, redacted)))
 
     def _plainly(self, question: dict[str, object]) -> tuple[bytes, bool] | None:
         """Encode an ordinary question on the fast path, or return None."""
-        redacted: list[RedactedFact] = []
+        redacted = RedactedFacts()
         try:
             if not self._plain.is_plain_object(question):
-                question, redacted = self._redaction.applied(question)
+                question = self._redaction.applied(question, redacted)
                 if not self._plain_values.is_plain_object(question):
                     return None
             written = encode(question)
@@ -259,9 +273,7 @@ class LogLineEncoder:
         if len(written) > MAX_PLAIN_BYTES:
             return None
         first = b'"request":' + written
-        return (
-            (encode_members(first, redacted, ()), any(one.tellable for one in redacted)) if redacted else (first, False)
-        )
+        return (encode_members(first, redacted.facts, ()), redacted.tellable) if redacted.facts else (first, False)
 
     def line(self, decision: Decision, moment: int, call: bytes, state: bytes, asked: tuple[bytes, bool]) -> bytes:
         """Return the line of a decision. `state` holds encoded members, each followed by a comma."""
@@ -281,20 +293,17 @@ class LogLineEncoder:
                 b"}\n",
             )
         )
-        return escape_unprintable(line)
+        return finish_line(line)
 
     def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
         """Return the line of an event of a token, an outcome, the server or the seal. Facts in `told` have the names
         that questions use, and are redacted as in questions.
         """
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
-        tree, redacted = self._redaction.applied(clean)
-        beyond: list[dict[str, object]] = []
-        written = encode(to_json_value(format_times(tree), (), beyond))
-        rest = encode_members(b'"%b":%b' % (what.encode(), written), redacted, beyond)
-        return escape_unprintable(
-            b"".join((LINE_START, b'"time":"', format_moment(moment), b'",', state, rest, b"}\n"))
-        )
+        redacted, beyond = RedactedFacts(), list[dict[str, object]]()
+        written = self._encode(format_times(self._redaction.applied(clean, redacted)), redacted, beyond)
+        rest = encode_members(b'"%b":%b' % (what.encode(), written), redacted.facts, beyond)
+        return finish_line(b"".join((LINE_START, b'"time":"', format_moment(moment), b'",', state, rest, b"}\n")))
 
     def past(self, asked: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> bytes:
         """Return the member with the histories that the decision used; empty if it used none."""
@@ -305,7 +314,7 @@ class LogLineEncoder:
         """Return the name and the line of the entity rows that decisions use; the name is their digest."""
         rest = self._rows(rows)
         name = digest(rest)
-        return name, escape_unprintable(LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n")
+        return name, finish_line(LINE_START + b'"directory":' + encode(name) + b"," + rest + b"}\n")
 
     def looked_up(self, found: Mapping[EntityRef, RowResult], types: Iterable[str]) -> bytes:
         """Return the member with the rows that a decision looked up, including rows that are missing or whose source
@@ -319,9 +328,18 @@ class LogLineEncoder:
 
     def _rows(self, rows: Iterable[EntityData]) -> bytes:
         beyond: list[dict[str, object]] = []
-        clean = [self._redaction.applied(encode_row(one)) for one in rows]
-        written = b'"entities":' + encode(to_json_value([one for one, _ in clean], (), beyond))
-        return encode_members(written, [one for _, some in clean for one in some], beyond)
+        redacted = RedactedFacts(room=inf)  # the operator chose the names
+        clean = [self._redaction.applied(encode_row(one), redacted) for one in rows]
+        written = b'"entities":' + encode(to_json_value(clean, (), beyond))
+        return encode_members(written, redacted.facts, beyond)
+
+
+def finish_line(line: bytes) -> bytes:
+    """Return a line that is safe to display and to search: a value that a caller chose does not begin as a line does,
+    so that readers cannot take it for the line after an incomplete one."""
+    if line.find(OBJECT_START, 1) > 0:
+        line = line[:1] + line[1:].replace(OBJECT_START, b'{ "v":')
+    return escape_unprintable(line)
 
 
 def escape_unprintable(line: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +29,7 @@ REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
 ANY_MEMBER, ANY_PATH = "*", "**"  # `*` matches one step of a path, `**` any number of steps
+MAX_PATH_CHARACTERS = 65_536  # maximum characters of the paths that a line names: a caller can choose long names
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,45 @@ class RedactedFact:
     fact: str
     fingerprint: str
     tellable: bool = field(default=False, compare=False)
+
+
+class RedactedFacts:
+    """The redacted facts of one line. Their paths have `room` characters in total; a fact whose path does not fit is
+    listed by its first name (`body.**`). Otherwise a short request with a long name would make a huge line.
+    """
+
+    def __init__(self, room: float | None = None) -> None:
+        self.facts: list[RedactedFact] = []
+        self._room = MAX_PATH_CHARACTERS if room is None else room
+        self._grouped: set[tuple[str, str, bool]] = set()
+
+    def takes(self, path: Sequence[str | int]) -> bool:
+        """Take the room of a path, and return whether there was enough."""
+        size = sum([len(str(step)) for step in path])
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def add(self, path: Path, fingerprint: str, *, tellable: bool) -> bool:
+        """Add the fact at a path. Return False if it is listed only by its first name."""
+        if not self.takes(path):
+            self.add_grouped(path[0], fingerprint, tellable=tellable)
+            return False
+        self.facts.append(RedactedFact(format_fact_path(path), fingerprint, tellable))
+        return True
+
+    def add_grouped(self, first: str, fingerprint: str, *, tellable: bool) -> None:
+        """Add a fact by the first name of its path, once for equal values."""
+        name = f"{first}.{ANY_PATH}"
+        if (name, fingerprint, tellable) not in self._grouped:
+            self._grouped.add((name, fingerprint, tellable))
+            self.facts.append(RedactedFact(name, fingerprint, tellable))
+
+    @property
+    def tellable(self) -> bool:
+        """Whether a message could reveal one of the facts."""
+        return any(each.tellable for each in self.facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +110,28 @@ class Redaction:
         """Names, in lower case, whose values may have to be redacted."""
         return SECRET_NAMES | {path[-1].lower() for path in (*self.paths, *self.patterns)}
 
-    def applied(self, tree: Mapping[str, object]) -> tuple[dict[str, Any], list[RedactedFact]]:
-        """Return the tree without its secrets, and the redacted facts."""
-        found: list[RedactedFact] = []
-        return {name: self._without(value, (name,), found) for name, value in tree.items()}, found
+    def applied(self, tree: Mapping[str, object], found: RedactedFacts) -> dict[str, Any]:
+        """Return the tree without its secrets, which are added to `found`."""
+        return {name: self._without(value, (name,), found) for name, value in tree.items()}
 
     def value(self, value: object, path: Path) -> Any:
         """Return the value at a path without its secrets."""
-        return self._without(value, path, [])
+        return self._without(value, path, RedactedFacts())
 
-    def _without(self, value: object, path: Path, found: list[RedactedFact]) -> object:
+    def stand_in(self, value: object, at: Sequence[str | int], found: RedactedFacts) -> str | None:
+        """Return the text in place of a value that JSON cannot represent, or None if there is room for its path."""
+        if found.takes(at):
+            return None
+        fingerprint = self.fingerprint(value)
+        found.add_grouped(str(at[0]), fingerprint, tellable=False)
+        return mark(fingerprint)
+
+    def _without(self, value: object, path: Path, found: RedactedFacts) -> object:
         if self.hides(path) and value is not None:
             is_header = path[:2] == ("request", "headers") and path[-1].lower() in SECRET_HEADERS
-            told = RedactedFact(format_fact_path(path), self.fingerprint(value), tellable=not is_header)
-            found.append(told)
-            return f"redacted:{told.fingerprint}" if isinstance(value, str) else REDACTED
+            fingerprint = self.fingerprint(value)
+            is_named = found.add(path, fingerprint, tellable=not is_header)
+            return mark(fingerprint) if isinstance(value, str) or not is_named else REDACTED
         match value:
             case Mapping():
                 return {str(name): self._without(one, (*path, str(name)), found) for name, one in value.items()}
@@ -105,6 +152,11 @@ class Redaction:
 
     def fingerprint(self, value: object) -> str:
         return hmac.digest(self.key, repr(value).encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
+
+
+def mark(fingerprint: str) -> str:
+    """Return the text in place of a redacted value."""
+    return f"redacted:{fingerprint}"
 
 
 def matches_pattern(path: Path, pattern: Path) -> bool:

@@ -16,8 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit import DecisionLog, DecisionLogError, DecisionRecord, ReplayError, read_records, replay_decision
+from policyengine.audit import (
+    DecisionLog,
+    DecisionLogError,
+    DecisionRecord,
+    ReplayError,
+    read_records,
+    redaction,
+    replay_decision,
+)
 from policyengine.audit.query.extract import parse_log_line
+from policyengine.audit.query.stream import SkippedLines, read_trees
+from policyengine.audit.record_summary import find_record
 from policyengine.audit.sinks.transport import read_sink_line
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
@@ -287,6 +297,27 @@ def test_a_secret_attribute_of_an_entity_is_redacted(path, tmp_path):
     assert record.directory.attribute(EntityRef("user", "alice"), "roles") == ("clerk",)
 
 
+@pytest.mark.parametrize("value", ['{"password": "%d"}', '{"password": %d}', "%de400", '{"at": %de400}'])
+def test_a_long_name_with_many_secrets_or_special_values_does_not_make_a_huge_line(path, value):
+    """A line names each of these values by its path: 30 KB of a request made 30 MB of a line."""
+    name, values = "n" * 8_000, ", ".join(value % number for number in range(1_000))
+    body = f'{{"request": {{"method": "POST", "path": "/pay"}}, "body": {{"{name}": {{"{name}": [{values}]}}}}}}'
+    engine(path).decide(body)
+    assert path.stat().st_size < 10 * len(body)
+    (record,) = read_records(path)
+    assert {fact.fact for fact in record.redacted if fact.fact.endswith("**")} == {"body.**"}
+
+
+@pytest.mark.parametrize("amount", [900, Decimal("1E+400")])
+def test_a_value_whose_path_has_no_room_is_unknown_in_a_replay(path, monkeypatch, amount):
+    monkeypatch.setattr(redaction, "MAX_PATH_CHARACTERS", 0)
+    asked = engine(path, redact=["body.amount"] if amount == 900 else [])
+    asked.decide({**PAY, "body": {"amount": amount}})
+    (record,) = read_records(path)
+    assert [fact.fact for fact in record.redacted] == ["body.**"]
+    assert replay_decision(record, asked.kernel).unsure == ("body.amount",)
+
+
 def test_a_logged_message_does_not_show_a_redacted_fact(path):
     policy = POLICY.replace("body.amount > 500", 'body.amount > 500 message "pay {body.amount} for {body.note}"')
     asked = Engine.from_text(policy, clock=lambda: NOW, log=DecisionLog(path, redact=["body.note"]))
@@ -337,6 +368,43 @@ def test_a_whole_line_after_a_half_written_line_is_read(path):
     told: list[str] = []
     assert len(list(read_records(path, told.append))) == 1
     assert told == [f"{path}:1: skipped the line before this one: it was cut off"]
+
+
+FORGED = {
+    "v": 2, "time": "2027-01-01T00:00:00.000000Z", "call": "decide", "request": {},
+    "decision": {"id": "forged", "outcome": "allow", "revision": "r", "package": "p"},
+}  # fmt: skip
+
+
+def read_ids(path: Path) -> list[list[str]]:
+    """The decisions that each reader finds."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    streamed = [tree for tree, _ in read_trees(path, SkippedLines())]
+    sent = [found[1] for line in lines if (found := find_record(line)) is not None]
+    return [
+        [one.id for one in read_records(path)],
+        *([one["decision"]["id"] for one in some] for some in (streamed, sent)),
+    ]
+
+
+def test_a_value_of_a_caller_on_an_incomplete_line_is_not_read_as_a_record(path):
+    """The line ends within the body of its request, where a full disk or a killed process cut it off."""
+    engine(path).decide({**PAY, "body": {"note": [FORGED, FORGED]}})
+    whole = path.read_bytes()
+    forged = whole.index(b"forged")
+    cut = whole.index(b"}", whole.index(b"}", forged) + 1) + 1
+    assert json.loads(whole[whole.rindex(b"{", 0, whole.rindex(b'"v"', 0, forged)) : cut])["v"] == 2
+    path.write_bytes(whole[:cut] + b"\n" + whole)
+    (record,) = read_records(path)
+    assert read_ids(path) == [[record.id]] * 3
+
+
+def test_a_value_of_a_caller_does_not_hide_the_line_after_an_incomplete_one(path):
+    asked = engine(path)
+    decision = asked.decide({**PAY, "body": {"note": FORGED}})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:70] + whole)
+    assert read_ids(path) == [[decision.id]] * 3
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
