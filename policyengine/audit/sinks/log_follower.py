@@ -32,6 +32,7 @@ from policyengine.audit.sinks.cursor import (
 from policyengine.audit.sinks.transport import is_directory_start
 
 READ_BYTES = 262_144
+PEEK_BYTES = 1_048_576  # bytes in which a line after refused lines is searched
 MAX_LINE_BYTES = 16_777_216  # a longer line is counted as lost, unless it has entity rows, which are not sent
 FINISHED_SECONDS = 3.0  # since the last change of a rotated file, to which no process writes for longer than one second
 MAX_WAIT_SECONDS = 30.0  # until the follower leaves a rotated file that still grows
@@ -103,6 +104,13 @@ class LogFollower:
             return self._read_long_line(start) if len(data) >= min(most_bytes, READ_BYTES) else None
         lines = data[:cut].split(b"\n", most)[:most]
         return LineRange(lines, start + sum(map(len, lines)) + len(lines))
+
+    def peek(self, passed: LineRange) -> Sequence[bytes]:
+        """Return complete lines after these lines in the same file, without their newlines. Raises OSError."""
+        if passed.late is not None:
+            return ()
+        data = os.pread(self._file, PEEK_BYTES, passed.end)
+        return data.split(b"\n")[:-1]
 
     def _read_long_line(self, start: int) -> LineRange | None:
         pieces, length, found = [], 0, -1

@@ -10,6 +10,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 
@@ -64,6 +65,7 @@ class SinkSender:
         self._retry_at, self._surveyed = 0.0, 0.0
         self._fails = 0  # consecutive failures
         self._known_lost = 0  # lost lines that were counted and logged
+        self._accepted: SinkLine | None = None  # a line that the receiver accepted
 
     _follower: LogFollower | None
     _transport: Transport | None
@@ -135,10 +137,26 @@ class SinkSender:
         lines = [line for raw in found.lines if (line := read_sink_line(raw)) is not None]
         if self._transport is None:
             self._transport = self._connect()
-        dropped, why = deliver(self._transport, lines) if lines else (0, "")
+        accepts = partial(self._accepts_another_line, self._transport, follower, found)
+        dropped, why = deliver(self._transport, lines, accepts) if lines else (0, "")
+        if lines and not dropped:
+            self._accepted = min(lines, key=lambda line: len(line.raw))
         follower.commit(found, len(lines) - dropped, dropped + found.lost)
         self.sent += len(lines) - dropped
         self._count_lost(follower, why or "a line is too long")
+
+    def _accepts_another_line(self, transport: Transport, follower: LogFollower, refused: LineRange) -> bool:
+        """Send a line again that the receiver accepted or, without one, the shortest of the refused lines and those
+        after them. Return whether the receiver accepts it. Raises SinkError."""
+        shortest = sorted([*refused.lines, *follower.peek(refused)], key=len) if self._accepted is None else ()
+        line = next((line for raw in shortest if (line := read_sink_line(raw)) is not None), self._accepted)
+        try:
+            if line is None or transport.send([line]):
+                return False
+        except LinesRefusedError:
+            return False
+        self._accepted = line
+        return True
 
     def _keep_bound(self, follower: LogFollower) -> None:
         """Count the lines that a deletion of files would lose, and skip the oldest lines of a spool that is full."""
@@ -217,28 +235,33 @@ def lock_file(path: Path) -> int:
     return opened
 
 
-def deliver(transport: Transport, lines: Sequence[SinkLine]) -> tuple[int, str]:
+def deliver(
+    transport: Transport, lines: Sequence[SinkLine], accepts_another: Callable[[], bool] = lambda: False
+) -> tuple[int, str]:
     """Send lines; return how many the receiver dropped, and why. A refused batch is divided to find the lines that the
-    receiver refuses. If the receiver accepts no line at all, it counts as failing. Raises SinkError."""
+    receiver refuses. If it accepts none of them, `accepts_another` says whether it accepts another line: if not, it
+    counts as failing; if it does, the lines are lost, because a caller could otherwise stop the sink. Raises SinkError.
+    """
     try:
         dropped = transport.send(lines)
         return dropped, "the receiver dropped them" if dropped else ""
     except LinesRefusedError as error:
         refused, waiting = error, deque(halves(lines))
-    dropped = accepted = tries = 0
-    while waiting:
+    dropped, tries, accepts = int(len(lines) == 1), 0, False
+    while waiting or not accepts:
+        if not accepts and (not waiting or tries >= MAX_REFUSALS):
+            if not accepts_another():
+                raise SinkError(f"{refused.why} to every request")
+            accepts = True
+            continue
         part, tries = waiting.popleft(), tries + 1
         try:
             dropped += transport.send(part)
-            accepted += 1
+            accepts = True
         except LinesRefusedError as error:
             refused = error
             dropped += len(part) == 1
             waiting.extend(halves(part))
-        if not accepted and tries >= MAX_REFUSALS:
-            break
-    if not accepted:
-        raise SinkError(f"{refused.why} to every request")
     return dropped, refused.why
 
 

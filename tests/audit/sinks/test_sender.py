@@ -188,6 +188,39 @@ def test_a_single_refused_line_waits_for_the_next_one(log):
     assert (transport.ids, sends.lost) == (numbered(2), 1)
 
 
+def too_long(lines: Sequence[SinkLine]) -> int:
+    """Accept only short requests, as most HTTP servers do."""
+    if sum(len(line.raw) for line in lines) > 10_000:
+        raise LinesRefusedError("the receiver answers 413")
+    return 0
+
+
+@pytest.mark.parametrize("accepted", [0, 1], ids=["after a start", "after an accepted line"])
+@pytest.mark.parametrize("many", [1, 60])
+def test_long_lines_of_one_caller_that_the_receiver_refuses_do_not_stop_the_sink(log, accepted, many):
+    """A batch contains nothing but such lines: so no other line of the batch shows that the receiver works."""
+    transport = RecordedTransport(too_long)
+    sends = sender(log, transport)
+    append(log, *map(decision, range(accepted)))
+    sends.step()
+    append(log, *(decision(number, note="x" * 20_000) for number in range(100, 100 + many)), decision(2))
+    while not sends.step():
+        pass
+    assert transport.ids[-1:] == numbered(2)
+    assert (sends.sent, sends.lost, sends.failures) == (accepted + 1, many, 0)
+
+
+def test_a_receiver_that_begins_to_refuse_everything_loses_nothing(log):
+    transport = RecordedTransport()
+    sends = sender(log, transport)
+    append(log, decision(1))
+    sends.step()
+    transport.answer = refuses(*numbered(*range(100)))
+    append(log, *map(decision, range(2, 60)))
+    sends.step()
+    assert (sends.sent, sends.lost, sends.failures) == (1, 0, 1)
+
+
 def test_a_receiver_that_refuses_everything_is_not_asked_for_each_line():
     calls = 0
 
