@@ -330,9 +330,9 @@ class LogVerifier:
     def _compare_late_lines(self, stated: Mapping[int, Sequence[str]]) -> bool:
         """Compare the late lines of each remaining file with the statements. Return whether they are equal."""
         for size in sorted({*stated, *self._late}):
-            if size <= self.result.deleted:
-                continue
             lines, digests = self._late.get(size, []), list(stated.get(size, []))
+            if 0 < size <= self.result.deleted:  # the other stated lines were in files that were deleted
+                digests = digests[max(0, len(digests) - len(lines)) :]
             for line, digest in zip_longest(lines, digests):
                 if line is None:
                     self._problem(

@@ -95,6 +95,37 @@ def test_an_unsigned_statement_does_not_admit_lines_at_the_end_of_an_old_file(pa
     assert problems(path) == [f"{first.name}:4: this line was added"]
 
 
+@pytest.mark.parametrize("kept", [2, 1], ids=["all files", "the first file was deleted"])
+@pytest.mark.parametrize("lines", [1, 5])
+def test_lines_in_a_file_before_the_first_are_noticed(path, kept, lines):
+    """They once counted as late lines of a file without sealed lines, and were not compared."""
+    log = rotated(path)
+    log.rotation = Rotation(size=1, keep=kept)
+    tidy(path, log.rotation, log._delete)
+    log.seal()
+    log.close()
+    checkpoint = checkpoint_of(path)
+    assert problems(path, checkpoint) == []
+    planted = path.with_name(f"{path.name}.20000101T000000.000000Z")
+    planted.write_bytes(FORGED * lines)
+    assert problems(path, checkpoint)[0].startswith(f"{planted.name}:1: ")
+
+
+def test_late_lines_of_a_file_without_sealed_lines_are_compared(path):
+    log = open_sealed(path)
+    log.seal()
+    aside = rename_aside(path, 1_700_000_000.0)
+    log.reopen()
+    write_lines(log, 1)
+    log.seal()
+    aside.write_bytes(FORGED)
+    log.seal()
+    log.close()
+    assert (verified(path).problems, verified(path).late) == ([], 1)
+    aside.write_bytes(FORGED.replace(b"forged", b"others"))
+    assert problems(path) == [f"{aside.name}:1: this line was added"]
+
+
 @pytest.mark.parametrize("change", ["removed", "doubled", "swapped"])
 def test_late_lines_cannot_be_changed_unnoticed(path, change):
     log = rotated(path)
