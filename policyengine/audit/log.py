@@ -168,6 +168,7 @@ class DecisionLog:
 
     def close(self) -> None:
         """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
+        self._file.finish_tidying()
         if self.sealer is not None:
             self.sealer.stop()
         if self.sinks is not None:
@@ -190,6 +191,7 @@ class DecisionLog:
 
     def finish(self) -> None:
         """Seal the written lines, send them to the sinks, and force them to disk, before the process ends."""
+        self._file.finish_tidying()
         if self.sealer is not None:
             self.sealer.stop()
         if self.sinks is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from threading import RLock
+from threading import RLock, Thread, current_thread
 from time import monotonic, time
 
 from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, write_beginning
@@ -22,6 +22,7 @@ _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
+MAX_TIDY_SECONDS = 2.0  # seconds to wait for the deletion of old files when a process ends
 
 
 class DecisionLogError(Exception):
@@ -44,6 +45,7 @@ class RotatingLogFile:
         self.beginning = b""
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
         self._later, self._busy_since = 0.0, inf
+        self._tidying: Thread | None = None
         self._guard = RLock()  # tests delete old files in the thread that rotates
         self._due = self._looked()
         self._file = open_log(path)
@@ -85,6 +87,11 @@ class RotatingLogFile:
         """Wait until written lines are on disk, if the system can force them."""
         with suppress(OSError):
             os.fsync(self._file)
+
+    def finish_tidying(self) -> None:
+        """Wait for a short time until old files are deleted, because lines are written about them."""
+        if self._tidying is not None and self._tidying is not current_thread():
+            self._tidying.join(MAX_TIDY_SECONDS)
 
     def reopen(self) -> None:
         """Reopen the file before the next line is written, because the file was moved."""
@@ -159,7 +166,7 @@ class RotatingLogFile:
         except (OSError, ValueError, OverflowError) as error:  # a failed rotation must not deny a decision
             self._cannot_rotate(str(error))
             return False
-        tidy_in_thread(self.path, self.rotation, self._delete)
+        self._tidying = tidy_in_thread(self.path, self.rotation, self._delete)
         return True
 
     def _cannot_rotate(self, why: str) -> None:

@@ -95,6 +95,26 @@ def test_an_unsigned_statement_does_not_admit_lines_at_the_end_of_an_old_file(pa
     assert problems(path) == [f"{first.name}:4: this line was added"]
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_flood_of_lines_does_not_have_files_deleted_before_they_are_sealed(path, keep):
+    """Their lines would be gone without a signed line that says so."""
+    log = open_sealed(path)
+    write_lines(log, 1)
+    log.seal()
+    for number in range(1, 5):
+        rename_aside(path, 1_800_000_000.0 + number)
+        log.reopen()
+        write_lines(log, 3, begin=3 * number)
+    log.rotation = Rotation(size=1, keep=keep)
+    tidy(path, log.rotation, log._delete)
+    assert len(rotated_files(path)) == 3 + keep  # the first file was sealed
+    log.seal()
+    tidy(path, log.rotation, log._delete)
+    log.close()
+    result = verified(path)
+    assert (len(rotated_files(path)), result.problems, result.deleted) == (keep, [], 13 - 3 * (1 + keep))
+
+
 @pytest.mark.parametrize("kept", [2, 1], ids=["all files", "the first file was deleted"])
 @pytest.mark.parametrize("lines", [1, 5])
 def test_lines_in_a_file_before_the_first_are_noticed(path, kept, lines):
