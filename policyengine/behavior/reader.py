@@ -164,13 +164,17 @@ class BehaviorReader:
         endpoint = request.endpoint
         if not profile.steps or type(endpoint) is MalformedEndpoint:
             return NO_LETTER
-        patterns = self._program.rules_at_again(endpoint).patterns  # the steps depend only on the patterns that match
+        patterns = self.patterns_of(endpoint)  # the steps depend only on the patterns that match
         found = profile.letters.get(patterns)
         if found is None:
             if len(profile.letters) >= MAX_LETTERS:
                 profile.letters.clear()
             found = profile.letters[patterns] = letter_at(endpoint, profile.steps)
         return found
+
+    def patterns_of(self, endpoint: Endpoint) -> tuple[int, ...]:
+        """Return the numbers of the declared patterns that match an endpoint."""
+        return self._program.rules_at_again(endpoint).patterns
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
         """Return the tag of the run's key, or NO_RUN without."""
@@ -304,9 +308,13 @@ class CallerClasses:
                 self._known[key] = found
         return found
 
+    def profile_of(self, group: str) -> CallerProfile:
+        """Return the profile of a class."""
+        return self._profiles.get(group, self._without)
+
     def settings_of(self, group: str) -> ProfileSettings:
         """Return the settings of a class."""
-        return self._profiles.get(group, self._without).settings
+        return self.profile_of(group).settings
 
 
 class HeadIndex:

@@ -87,6 +87,7 @@ COMMAND_PATHS = {
     "behavior release": "behavior.release.release",
     "behavior evaluate": "behavior.evaluate.evaluate",
     "behavior report": "behavior.report.report",
+    "behavior suggest": "behavior.suggest.suggest",
     "keys": "keys.keys",
     "config": "config.config",
 }

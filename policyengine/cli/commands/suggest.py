@@ -64,7 +64,7 @@ def suggest(
       policyengine suggest payments/ --log decisions.jsonl -o payments/observed.policy
     """
     if output is not None:
-        _refuse_to_overwrite(output, paths, force)
+        refuse_to_overwrite(output, paths, force)
     found = _suggest_policy(paths, log)
     if output is not None and found.text and found.holds:
         write_file(output, found.text)
@@ -79,7 +79,7 @@ def suggest(
     return 0 if found.holds else UNPROVED
 
 
-def _refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> None:
+def refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> None:
     from policyengine.policy_files import load_sources
     from policyengine.source import is_test_file
 

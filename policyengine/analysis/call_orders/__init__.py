@@ -1,0 +1,1 @@
+"""Suggests profiles with the order of calls that recorded runs follow, as a policy to review."""
