@@ -107,7 +107,7 @@ def test_runs_out_of_order_are_exceptions_with_their_agents_and_examples():
     (exception,) = found.exceptions
     assert (exception.runs, exception.follows, exception.length) == (2, 0, 3)
     assert (exception.agents, exception.examples) == (("b", "c"), ("odd", "odd too"))
-    assert exception.calls == ("POST /report", "GET /data", "POST /auth")
+    assert exception.calls == (("POST /report", 1), ("GET /data", 1), ("POST /auth", 1))
 
 
 def test_a_rare_detour_does_not_widen_the_order():

@@ -190,7 +190,8 @@ def test_json_has_the_support_and_the_exceptions(run, tmp_path):
     (found,) = ended.json["suggestions"]
     assert found["exceptions"] == [
         {
-            "runs": 2, "calls": ["POST /report"], "length": 1, "follows": 0, "agents": ["report-a", "report-b"],
+            "runs": 2, "calls": [{"endpoint": "POST /report", "times": 1}], "length": 1, "follows": 0,
+            "agents": ["report-a", "report-b"],
             "agents_in_all": 2, "examples": ["run-40", "run-41"],
         }
     ]  # fmt: skip

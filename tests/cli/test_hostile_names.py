@@ -138,6 +138,14 @@ ASKED: dict[str, tuple[str, ...]] = {
         "behavior forget --all --behavior NAME",
         "behavior forget --all --behavior good",
     ),
+    "behavior suggest": (
+        "behavior suggest log.jsonl --policies good",
+        "behavior suggest log.jsonl NAME",
+        "behavior suggest log.jsonl --policies good -o NAME.policy",
+        "behavior suggest log.jsonl --policies broken",
+        "behavior suggest api.json",
+        "behavior suggest log.jsonl --policies NAME",
+    ),
     "behavior release": (
         "behavior learn log.jsonl --policies good -o NAME",
         "behavior release CLASS --until 1d --behavior NAME",

@@ -160,7 +160,7 @@ class OrderMiner:
         return self._loop(runs, graph, depth) or self._written_out(runs) or self._any_order(symbols)
 
     def _loop(self, runs: Sequence[Run], graph: FollowsGraph, depth: int) -> MinedOrder:
-        """Return a loop; empty if the runs are none."""
+        """Return the loop that the runs repeat, or an empty order."""
         bodies = {body for run in runs for body in split_at(run, graph.ends, graph.starts)}
         if bodies != set(runs):
             return make_repeated(self._mine(bodies, depth + 1))

@@ -69,8 +69,9 @@ class SuggestedProfile:
 
 def describe_exception(found: RunException) -> str:
     """Return runs that leave the order as a comment."""
-    shown = " -> ".join(name or "…" for name in found.calls)
-    more = f" and {found.length - len(found.calls):,} more" if found.length > len(found.calls) else ""
+    shown = " -> ".join(f"{name or 'another'}{f' × {times}' if times > 1 else ''}" for name, times in found.calls)
+    further = found.length - sum(times for _, times in found.calls)
+    more = f" and {further:,} more" if further else ""
     agents = ", ".join(filter(None, map(quoted_comment, found.agents)))
     others = f" and {found.agents_in_all - len(found.agents):,} more" if found.agents_in_all > len(found.agents) else ""
     example = f", such as {quoted_comment(found.examples[0])}" if found.examples else ""
@@ -163,8 +164,8 @@ class ProfileWriter:
         if profiles and not self.refusals:
             lines += ["", "# To see which runs leave the order, without denying them:"]
             lines += ['# guard "order" { warn when not behavior.sequence }']
-        for one in missing:
-            lines += ["", f"# No order for {quoted_comment(one.group)}: {plain_comment(one.why)}."]
+        for order in missing:
+            lines += ["", f"# No order for {quoted_comment(order.group)}: {plain_comment(order.why)}."]
         if not lines:
             lines = ["# No order: the traffic has no allowed calls of agents."]
         text = "\n".join(lines).strip() + "\n"
@@ -185,7 +186,7 @@ class ProfileWriter:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """What tests may expect of a call that leaves an order: the effects of the guards that read
+        """Return what tests may expect of a call that leaves an order: the effects of the guards that read
         `behavior.sequence`."""
         found: dict[str, None] = {}
         for guard in self.kernel.guards:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Final
 
 from policyengine.analysis.call_orders.order_miner import MinedItem, MinedStep, propose_orders, steps_of
@@ -28,10 +29,11 @@ class NoOrderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunException:
-    """Runs with equal calls that leave the order after `follows` calls. `calls` are the first calls of each run."""
+    """Runs with equal calls that leave the order after `follows` calls. `calls` are the first endpoints of each run,
+    with the number of calls in a row. MAX_REPEATS calls in a row may have been more."""
 
     runs: int
-    calls: tuple[str, ...]
+    calls: tuple[tuple[str, int], ...]
     length: int
     follows: int
     agents: tuple[str, ...]
@@ -40,13 +42,14 @@ class RunException:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "runs": self.runs, "calls": list(self.calls), "length": self.length, "follows": self.follows,
+            "runs": self.runs, "calls": [{"endpoint": name, "times": times} for name, times in self.calls],
+            "length": self.length, "follows": self.follows,
             "agents": list(self.agents), "agents_in_all": self.agents_in_all, "examples": list(self.examples),
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class TestRuns:
+class SampleRuns:
     """Two runs for tests, as endpoints: one follows the order, the last call of the other does not."""
 
     agent: Principal
@@ -69,7 +72,7 @@ class OrderSuggestion:
     followers: int
     selectivity: float
     exceptions: tuple[RunException, ...]
-    samples: TestRuns
+    samples: SampleRuns
     names: tuple[str, ...]  # agents that follow the order
 
     @property
@@ -186,12 +189,17 @@ def run_exceptions(replayer: OrderReplayer, best: ReplayedOrder) -> Iterator[Run
     for calls, variant, follows in best.exceptions[:MAX_EXCEPTIONS]:
         agents = sorted(variant.agents.items(), key=lambda one: (-one[1], one[0]))
         yield RunException(
-            variant.runs, replayer.names(calls[:MAX_CALLS_SHOWN]), len(calls), follows,
+            variant.runs, tuple(islice(with_repetitions(replayer.names(calls)), MAX_CALLS_SHOWN)), len(calls), follows,
             tuple(name for (_, name), _ in agents[:MAX_AGENTS_NAMED]), len(agents), tuple(variant.examples),
         )  # fmt: skip
 
 
-def sample_runs(replayer: OrderReplayer, best: ReplayedOrder) -> TestRuns:
+def with_repetitions(names: Iterable[str]) -> Iterator[tuple[str, int]]:
+    for name, group in groupby(names):
+        yield name, sum(1 for _ in group)
+
+
+def sample_runs(replayer: OrderReplayer, best: ReplayedOrder) -> SampleRuns:
     """Return the most frequent run that reaches the end of the order, and its shortest beginning with a call that does
     not follow."""
     letters, automaton = replayer.letters(best.steps), best.automaton
@@ -206,5 +214,5 @@ def sample_runs(replayer: OrderReplayer, best: ReplayedOrder) -> TestRuns:
             state = automaton.next(state, letters[number])
         for number in reversed(numbers):
             if letters[number] not in automaton.rows[state]:
-                return TestRuns(agent, calls, (*calls[:length], number))
-    return TestRuns(agent, calls, ())
+                return SampleRuns(agent, calls, (*calls[:length], number))
+    return SampleRuns(agent, calls, ())

@@ -217,8 +217,8 @@ def show_written(output: Path, profiles: Sequence[SuggestedProfile], missing: Se
         screen.line(
             f"profile {profile.name}: {found.accepted:,} of {pluralize(found.runs, 'run')} follow {found.words}"
         )
-    for one in missing:
-        screen.line(f"no order for {one.group}: {one.why}")
+    for order in missing:
+        screen.line(f"no order for {order.group}: {order.why}")
     for profile in profiles:
         if profile.replaces is not None:
             screen.line(f"profile {profile.name} is to replace the profile at {profile.replaces}")
