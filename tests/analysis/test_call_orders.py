@@ -81,6 +81,7 @@ def letters_of(suggestion):
         (("ADR", "AXYR"), "A -> (D | X -> Y) -> R"),
         (("ADR", "XYZ"), "(X -> Y -> Z | A -> D -> R)"),
         (("ADXDXDXR", "ADXR", "ADXDXR"), "A -> (D -> X) repeated -> R"),
+        (("ADXXR", "AXDDXR", "AXDR", "ADXDXXR", "AXR", "ADR"), "A -> (D | X) repeated -> R"),
         (("ADXDR", "ADXDXDR", "ADXDXDXDR", "ADR", "ADXDXDXDXDR"), "A -> D -> (X -> D) optional repeated -> R"),
     ],
 )

@@ -170,6 +170,15 @@ def test_a_log_of_learned_facts_needs_no_policies(run, tmp_path):
     ), ended.out + ended.err
 
 
+def test_a_log_that_names_a_profile_needs_no_policies(run, tmp_path):
+    profile = 'profile "daily" for agent "report-*" { run by task.id }\n'
+    log = write_log(tmp_path / "log.jsonl", POLICY + 'guard "b" on /** { warn when behavior.burst }\n' + profile)
+    ended = run("behavior", "suggest", log)
+    assert profile_of(ended.out).startswith(
+        'profile "daily" for agent "report-*" {\n  expect POST /auth -> GET /data/**'
+    )
+
+
 def test_a_log_without_classes_is_told(run, tmp_path):
     ended = run("behavior", "suggest", write_log(tmp_path / "log.jsonl", POLICY))
     assert ended.code == 0
@@ -179,7 +188,7 @@ def test_a_log_without_classes_is_told(run, tmp_path):
     )
 
 
-def test_a_profile_without_items_is_not_written(run, events):
+def test_without_policies_endpoints_are_those_of_the_events(run, events):
     ended = run("behavior", "suggest", events)
     assert profile_of(ended.out).splitlines()[1] == "  expect POST /auth -> GET /data/7 -> GET /data/8 -> POST /report"
 
@@ -200,6 +209,24 @@ def test_json_has_the_support_and_the_exceptions(run, tmp_path):
         "runs": 42, "accepted": 40, "support": 0.9524,
     }  # fmt: skip
     assert ended.json["policy"].startswith("language 1\n")
+
+
+def test_all_runs_are_counted_if_too_many_are_different(run, tmp_path, monkeypatch):
+    odd = [(CALLS[0], *CALLS[1:3] * number, CALLS[3]) for number in range(2, 22)]
+    events = write_events(tmp_path / "e.jsonl", runs=40, odd=odd)
+    whole = run("behavior", "suggest", events, "--format", "json").json["suggestions"]
+    monkeypatch.setattr("policyengine.analysis.call_orders.run_collector.MAX_VARIANTS", 8)
+    (found,) = run("behavior", "suggest", events, "--format", "json").json["suggestions"]
+    assert (found["runs"], found["accepted"], found["complete"], found["followers"]) == (60, 60, 60, 2)
+    assert found["expect"] == whole[0]["expect"]
+
+
+def test_an_order_that_only_the_compared_runs_follow_is_not_proposed(run, tmp_path, monkeypatch):
+    odd = [(f"GET /{number}", "POST /auth", f"GET /x/{number}") for number in range(30)]
+    events = write_events(tmp_path / "e.jsonl", runs=40, odd=odd)
+    monkeypatch.setattr("policyengine.analysis.call_orders.run_collector.MAX_VARIANTS", 1)
+    ended = run("behavior", "suggest", events)
+    assert ended.out == '# No order for "issuer acme": the best order is followed by 57.1 % of the 70 runs.\n'
 
 
 # ── What it does not propose ─────────────────────────────────────────────────────────────────

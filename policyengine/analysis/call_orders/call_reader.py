@@ -29,8 +29,8 @@ class CallReader:
     """Reads calls. With policies (`reader`), the policies determine the class of the caller and the endpoint; without
     policies, these are those of the log. `credentials` has the facts of a credential of each agent."""
 
-    def __init__(self, reader: BehaviorReader | None) -> None:
-        self.endpoints = EndpointTable()
+    def __init__(self, reader: BehaviorReader | None, endpoints: EndpointTable | None = None) -> None:
+        self.endpoints = endpoints or EndpointTable()
         self.credentials: dict[Principal, Mapping[str, object]] = {}
         self.logs = LogEventReader(reader)
         self.calls = self.not_allowed = 0

@@ -203,7 +203,16 @@ def make_optional(order: MinedOrder) -> MinedOrder:
 
 
 def make_repeated(order: MinedOrder) -> MinedOrder:
-    return (replace(order[0], repeated=True),) if len(order) == 1 else (MinedGroup((order,), repeated=True),)
+    if len(order) > 1:
+        return (MinedGroup((order,), repeated=True),)
+    only = order[0]
+    if isinstance(only, MinedGroup):  # steps that are alone need not be repeated themselves
+        alternatives = (
+            (replace(one[0], repeated=False),) if len(one) == 1 and isinstance(one[0], MinedStep) else one
+            for one in only.alternatives
+        )
+        only = replace(only, alternatives=tuple(alternatives))
+    return (replace(only, repeated=True),)
 
 
 def project(runs: Iterable[Run], part: Collection[str], *, whole: bool = False) -> set[Run]:

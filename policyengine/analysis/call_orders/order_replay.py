@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from random import Random
@@ -13,6 +13,7 @@ from policyengine import kernel as k
 from policyengine.analysis.call_orders.order_miner import MinedGroup, MinedItem, MinedOrder, MinedStep, order_words
 from policyengine.analysis.call_orders.order_miner import steps_of as mined_steps
 from policyengine.analysis.call_orders.run_collector import EndpointTable, Principal, RunTable, RunVariant
+from policyengine.analysis.call_orders.run_rules import RunRule
 from policyengine.behavior.reader import letter_at
 from policyengine.checker.names.program import Program
 from policyengine.checker.patterns.places import PlaceResolver
@@ -64,14 +65,15 @@ class StepReader:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedOrder:
-    """An order, and the runs that follow it. `accepted` is the number of runs that never leave it, and `complete` of
-    those that also reach its end. Of the `shuffled` runs with the same calls in another order, `rejected` leave it.
-    `followers` are the agents at least half of whose runs follow the order."""
+    """An order, and the runs that follow it. `letters` has the letter of each endpoint. `accepted` is the number of
+    runs that never leave the order, and `complete` of those that also reach its end. Of the `shuffled` runs with the
+    same calls in another order, `rejected` leave it. `followers` are the agents at least half of whose runs follow the
+    order."""
 
     order: MinedOrder
     words: str
     automaton: SequenceAutomaton
-    steps: tuple[k.CallStep, ...]
+    letters: tuple[int, ...]
     accepted: int
     complete: int
     shuffled: int
@@ -108,7 +110,7 @@ class OrderReplayer:
         except OrderSizeError:
             return None
         steps = distinct_steps(written)
-        letters = self.letters(steps)
+        letters = tuple(0 if sample is None else letter_at(sample, steps) for sample in self.endpoints.samples)
         accepted = complete = 0
         agents: Counter[Principal] = Counter()
         exceptions = []
@@ -124,13 +126,9 @@ class OrderReplayer:
         exceptions.sort(key=lambda one: (-one[1].runs, len(one[0]), self.names(one[0])))
         followers = frozenset(who for who, runs in agents.items() if 2 * runs >= self.table.agents[who])
         return ReplayedOrder(
-            order, self._words(order), automaton, steps, accepted, complete,
+            order, self._words(order), automaton, letters, accepted, complete,
             sum(weight for _, weight in self._shuffled), rejected, followers, tuple(exceptions),
         )  # fmt: skip
-
-    def letters(self, steps: tuple[k.CallStep, ...]) -> list[int]:
-        """Return the letter of each endpoint."""
-        return [0 if sample is None else letter_at(sample, steps) for sample in self.endpoints.samples]
 
     def names(self, calls: Iterable[int]) -> tuple[str, ...]:
         return tuple(self.endpoints.names[number] for number in calls)
@@ -181,7 +179,7 @@ def short_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name, _ in groupby(names))
 
 
-def follow(automaton: SequenceAutomaton, letters: list[int], calls: Iterable[int]) -> tuple[int, int]:
+def follow(automaton: SequenceAutomaton, letters: Sequence[int], calls: Iterable[int]) -> tuple[int, int]:
     """Return the number of calls that follow the order, and the state after them."""
     state, passed = START, 0
     for number in calls:
@@ -190,3 +188,26 @@ def follow(automaton: SequenceAutomaton, letters: list[int], calls: Iterable[int
             break
         state, passed = after, passed + 1
     return passed, state
+
+
+class OrderCounter(RunTable):
+    """Counts the runs that follow an order, and keeps none of them."""
+
+    def __init__(self, rule: RunRule, order: ReplayedOrder) -> None:
+        super().__init__(rule)
+        self._order = order
+        self._followed: Counter[Principal] = Counter()
+        self.accepted = self.complete = 0
+
+    def count(self, who: Principal, calls: tuple[int, ...], example: str) -> None:
+        passed, state = follow(self._order.automaton, self._order.letters, calls)
+        if passed == len(calls):
+            self.accepted += 1
+            self.complete += state in self._order.automaton.ends
+            if who in self.agents:
+                self._followed[who] += 1
+
+    @property
+    def followers(self) -> frozenset[Principal]:
+        """The agents at least half of whose runs follow the order."""
+        return frozenset(who for who, runs in self._followed.items() if 2 * runs >= self.agents[who])

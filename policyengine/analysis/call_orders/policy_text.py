@@ -128,7 +128,9 @@ class ProfileWriter:
             return
         names = taken | {profile.name for profile in self.kernel.profiles}
         for head in self._heads(suggestion):
-            yield SuggestedProfile(suggestion, fresh_name(head, names), head, rule)
+            logged = suggestion.group.startswith(PROFILE)  # the log names a profile, but no policies declare it
+            words = suggestion.group.removeprefix(PROFILE) if logged else head.partition('"')[2]
+            yield SuggestedProfile(suggestion, fresh_name(words, names), head, rule)
 
     def _declared(self, group: str) -> tuple[str, ast.ProfileDecl] | None:
         """Return the profile of a class with its package, if the policies declare it."""
@@ -276,9 +278,9 @@ def common_start(names: Sequence[str]) -> str:
     return first[: next((place for place, char in enumerate(first) if last[place : place + 1] != char), len(first))]
 
 
-def fresh_name(head: str, taken: set[str]) -> str:
-    """Return a new name for the profile of a head such as `agent "report-*"`."""
-    words = WORDS.sub(" ", head.partition('"')[2]).strip()[:MAX_NAME].strip() or "suggested"
+def fresh_name(text: str, taken: set[str]) -> str:
+    """Return a new name for a profile, from the words of a text."""
+    words = WORDS.sub(" ", text).strip()[:MAX_NAME].strip() or "suggested"
     name, number = words, 1
     while name in taken:
         number += 1

@@ -81,7 +81,7 @@ class OpenRun:
 
 
 class RunTable:
-    """The runs of a class under one rule. `dropped` counts runs of further variants, which are not compared."""
+    """The runs of a class under one rule. `dropped` counts the runs of variants beyond the first MAX_VARIANTS."""
 
     def __init__(self, rule: RunRule) -> None:
         self.rule = rule
@@ -117,7 +117,10 @@ class RunTable:
         who = caller.issuer, caller.agent
         if who in self.agents or len(self.agents) < MAX_AGENTS:
             self.agents[who] += 1
-        calls = tuple(run.calls)
+        self.count(who, tuple(run.calls), run.example)
+
+    def count(self, who: Principal, calls: tuple[int, ...], example: str) -> None:
+        """Count a run that has ended."""
         found = self.variants.get(calls)
         if found is None:
             if len(self.variants) >= MAX_VARIANTS:
@@ -128,8 +131,8 @@ class RunTable:
         if who in found.agents or self._pairs < MAX_AGENTS:
             self._pairs += who not in found.agents
             found.agents[who] += 1
-        if len(found.examples) < MAX_EXAMPLES and run.example:
-            found.examples.append(run.example)
+        if len(found.examples) < MAX_EXAMPLES and example:
+            found.examples.append(example)
 
     def irregularity(self) -> float:
         """Return the bits per call that are needed to name the next call, or the end of the run, after the call before.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Any, Final
 
 from policyengine.analysis.call_orders.order_miner import MinedItem, MinedStep, propose_orders, steps_of
-from policyengine.analysis.call_orders.order_replay import OrderReplayer, ReplayedOrder, StepReader
+from policyengine.analysis.call_orders.order_replay import OrderCounter, OrderReplayer, ReplayedOrder, StepReader
 from policyengine.analysis.call_orders.run_collector import ClassRuns, EndpointTable, Principal, RunTable
 from policyengine.analysis.call_orders.run_rules import RunRule
 from policyengine.kernel.sequence_automaton import MAX_STEPS
@@ -74,6 +74,8 @@ class OrderSuggestion:
     exceptions: tuple[RunException, ...]
     samples: SampleRuns
     names: tuple[str, ...]  # agents that follow the order
+    order: ReplayedOrder
+    is_sampled: bool  # whether there are runs that were not replayed
 
     @property
     def support(self) -> float:
@@ -129,6 +131,17 @@ class OrderFinder:
                 reasons.append(str(reason))
         raise NoOrderError(reasons[0])
 
+    def recount(self, suggestion: OrderSuggestion, runs: OrderCounter) -> OrderSuggestion | MissingOrder:
+        """Return a suggestion with the numbers of all runs, if enough of them follow the order."""
+        runs.finish()
+        if runs.accepted < self.support * runs.runs or len(runs.followers) < LEAST_AGENTS:
+            why = f"the best order is followed by {100 * runs.accepted / runs.runs:.1f} % of the {runs.runs:,} runs"
+            return MissingOrder(suggestion.group, suggestion.runs, why)
+        return replace(
+            suggestion, runs=runs.runs, accepted=runs.accepted, complete=runs.complete, agents=len(runs.agents),
+            followers=len(runs.followers), is_sampled=False,
+        )  # fmt: skip
+
     def _suggest(self, group: str, table: RunTable) -> OrderSuggestion:
         """Return the best order of a table. Raises NoOrderError."""
         replayer = OrderReplayer(self.endpoints, self.reader, table)
@@ -136,15 +149,15 @@ class OrderFinder:
         if len(best.followers) < LEAST_AGENTS:
             raise NoOrderError("the order that enough runs follow is that of one agent, which is no habit of the class")
         return OrderSuggestion(
-            group, table.rule, best.words, sum(1 for _ in steps_of(best.order)), table.runs, best.accepted,
-            best.complete, len(table.agents), len(best.followers), best.selectivity,
+            group, table.rule, best.words, sum(1 for _ in steps_of(best.order)), table.runs - table.dropped,
+            best.accepted, best.complete, len(table.agents), len(best.followers), best.selectivity,
             tuple(run_exceptions(replayer, best)), sample_runs(replayer, best),
-            tuple(sorted(name for _, name in best.followers)),
+            tuple(sorted(name for _, name in best.followers)), best, table.dropped > 0,
         )  # fmt: skip
 
     def _best(self, replayer: OrderReplayer) -> ReplayedOrder:
-        """Return the most selective order that enough runs follow, and of these the smallest. Raises NoOrderError."""
-        runs, share = replayer.table.runs, f"{self.support * 100:g} %"
+        """Return the best order that enough of the replayed runs follow. Raises NoOrderError."""
+        runs, share = replayer.table.runs - replayer.table.dropped, f"{self.support * 100:g} %"
         replayed = [replayer.replay(order) for order in propose_orders(replayer.named_runs(), self.support)]
         small = [one for one in replayed if one is not None]
         enough = [one for one in small if one.accepted >= self.support * runs]
@@ -172,9 +185,11 @@ def rank(found: ReplayedOrder, wanted: float) -> tuple[int, int, int, float, str
 
 
 def freedom_of(item: MinedItem) -> int:
-    """Return how many of the steps and groups of an item are `optional` or `repeated`."""
-    inner = () if isinstance(item, MinedStep) else (one for order in item.alternatives for one in order)
-    return item.optional + item.repeated + sum(map(freedom_of, inner))
+    """Return the number of choices that an item leaves: what is `optional` or `repeated`, and further alternatives."""
+    if isinstance(item, MinedStep):
+        return item.optional + item.repeated
+    inner = sum(freedom_of(one) for order in item.alternatives for one in order)
+    return item.optional + item.repeated + len(item.alternatives) - 1 + inner
 
 
 def why_unusable(tables: list[RunTable]) -> str:
@@ -202,7 +217,7 @@ def with_repetitions(names: Iterable[str]) -> Iterator[tuple[str, int]]:
 def sample_runs(replayer: OrderReplayer, best: ReplayedOrder) -> SampleRuns:
     """Return the most frequent run that reaches the end of the order, and its shortest beginning with a call that does
     not follow."""
-    letters, automaton = replayer.letters(best.steps), best.automaton
+    letters, automaton = best.letters, best.automaton
     excluded = {calls for calls, _, _ in best.exceptions}
     variants = [one for one in replayer.table.variants.items() if one[0] not in excluded and one[1].agents]
     calls, variant = min(variants, key=lambda one: (-one[1].runs, len(one[0]), replayer.names(one[0])))

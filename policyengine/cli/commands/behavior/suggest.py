@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policyengine.analysis.call_orders.policy_text import ProfileWriter, SuggestedProfile
     from policyengine.analysis.call_orders.run_collector import RunCollector
     from policyengine.analysis.call_orders.run_rules import RunRule
-    from policyengine.analysis.call_orders.suggestion import MissingOrder, OrderSuggestion
+    from policyengine.analysis.call_orders.suggestion import MissingOrder, OrderFinder, OrderSuggestion
     from policyengine.behavior.reader import BehaviorReader
     from policyengine.check import CheckResult
     from policyengine.syntax import nodes as ast
@@ -82,7 +82,10 @@ def suggest(
       policyengine behavior suggest decisions.jsonl --policies payments/ -o payments/orders.policy
     """
     from policyengine.analysis.call_orders.call_reader import CallReader
+    from policyengine.analysis.call_orders.order_replay import StepReader
+    from policyengine.analysis.call_orders.policy_text import ProfileWriter
     from policyengine.analysis.call_orders.run_collector import RunCollector
+    from policyengine.analysis.call_orders.suggestion import OrderFinder
 
     if not LEAST_SUPPORT <= support <= 1:
         raise CommandError("usage", "`--support` takes a share from 0.5 to 1", "write `--support 0.95`", code=2)
@@ -101,7 +104,13 @@ def suggest(
     skipped.show()
     warn_of_omissions(calls, collector)
     with show_progress("finding orders"):
-        writer, profiles, missing = find_profiles(modules, checked, calls, collector, support)
+        writer = ProfileWriter(modules, checked, calls.endpoints, calls.credentials)
+        finder = OrderFinder(calls.endpoints, StepReader(checked.program, writer.kernel.package), support)
+        found = [finder.find(group, runs) for group, runs in sorted(collector.classes.items())]
+    with report_traffic_errors(logs[0]):
+        found = recount_sampled(found, finder, logs, CallReader(reader, calls.endpoints))
+    with show_progress("checking the profiles"):
+        profiles, missing = write_profiles(writer, found)
     text = writer.text(profiles, missing)
     is_written = output is not None and bool(profiles)
     if output is not None and profiles:
@@ -172,21 +181,34 @@ def warn_of_omissions(calls: CallReader, collector: RunCollector) -> None:
             screen.warn(f"{text}: {count:,}")
 
 
-def find_profiles(
-    modules: Sequence[ast.Module], checked: CheckResult, calls: CallReader, collector: RunCollector, support: float
-) -> tuple[ProfileWriter, list[SuggestedProfile], list[MissingOrder]]:
-    """Return the profiles, with tests that pass, and the classes without an order."""
-    from policyengine.analysis.call_orders.order_replay import StepReader
-    from policyengine.analysis.call_orders.policy_text import ProfileWriter
-    from policyengine.analysis.call_orders.suggestion import MissingOrder, OrderFinder, OrderSuggestion
+def recount_sampled(
+    found: Sequence[OrderSuggestion | MissingOrder], finder: OrderFinder, logs: Sequence[Path], calls: CallReader
+) -> list[OrderSuggestion | MissingOrder]:
+    """Read the traffic again if the runs of a class are so different that not all were replayed."""
+    from policyengine.analysis.call_orders.order_replay import OrderCounter
+    from policyengine.analysis.call_orders.suggestion import OrderSuggestion
 
-    writer = ProfileWriter(modules, checked, calls.endpoints, calls.credentials)
-    finder = OrderFinder(calls.endpoints, StepReader(checked.program, writer.kernel.package), support)
-    found = [finder.find(group, runs) for group, runs in sorted(collector.classes.items())]
-    suggestions: list[OrderSuggestion] = [one for one in found if isinstance(one, OrderSuggestion)]
-    profiles, refused = writer.profiles(suggestions)
+    sampled = {one.group: one for one in found if isinstance(one, OrderSuggestion) and one.is_sampled}
+    if not sampled:
+        return list(found)
+    counters = {group: OrderCounter(one.rule, one.order) for group, one in sampled.items()}
+    with show_progress("counting all runs"):
+        for call in calls.read(logs, lambda message: None):
+            if call.group in counters:
+                counters[call.group].add(call)
+    counted = {group: finder.recount(one, counters[group]) for group, one in sampled.items()}
+    return [counted.get(one.group, one) for one in found]
+
+
+def write_profiles(
+    writer: ProfileWriter, found: Sequence[OrderSuggestion | MissingOrder]
+) -> tuple[list[SuggestedProfile], list[MissingOrder]]:
+    """Return the profiles, with tests that pass, and the classes without an order."""
+    from policyengine.analysis.call_orders.suggestion import MissingOrder, OrderSuggestion
+
+    profiles, refused = writer.profiles([one for one in found if isinstance(one, OrderSuggestion)])
     missing = [*(one for one in found if isinstance(one, MissingOrder)), *refused]
-    return writer, [with_passing_tests(writer, profiles, number) for number in range(len(profiles))], missing
+    return [with_passing_tests(writer, profiles, number) for number in range(len(profiles))], missing
 
 
 def with_passing_tests(writer: ProfileWriter, profiles: Sequence[SuggestedProfile], number: int) -> SuggestedProfile:
