@@ -2,11 +2,13 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 
 from policyengine import Engine
-from policyengine.audit import DecisionLog
+from policyengine.audit import DecisionLog, read_records
+from policyengine.runtime.decision import Outcome
 
 BEGIN = datetime(2027, 1, 4, 9, tzinfo=UTC)
 POLICY = """language 1
@@ -41,7 +43,7 @@ def write_log(file, policy, *, runs=20, calls=CALLS, odd=(), task=True):
             now += timedelta(seconds=5)
             method, path = call.split()
             engine.decide({
-                "agent": {"id": f"report-{'ab'[number % 2]}", "issuer": "acme"},
+                "agent": {"id": f"report-{'ab'[number % 2]}", "issuer": "acme", "groups": ["writers"]},
                 "credential": {"kind": "jwt", "lifetime": "30m", "scopes": ["write:reports"]},
                 "request": {"method": method, "path": path}, **({"task": {"id": f"t{number}"}} if task else {}),
             })  # fmt: skip
@@ -229,6 +231,59 @@ def test_an_order_that_only_the_compared_runs_follow_is_not_proposed(run, tmp_pa
     assert ended.out == '# No order for "issuer acme": the best order is followed by 57.1 % of the 70 runs.\n'
 
 
+def test_an_engine_with_the_suggested_order_denies_exactly_the_exceptions(run, tmp_path, policy):
+    random = Random(7)
+    runs = [
+        [
+            "POST /auth",
+            *(f"GET /data/{n}" for n in range(random.randint(1, 3))),
+            *["POST /report"] * random.randint(0, 1),
+        ]
+        for _ in range(120)
+    ]
+    odd = [random.sample(calls, len(calls)) if random.random() < 0.06 else calls for calls in runs]
+    log = write_log(tmp_path / "log.jsonl", POLICY, runs=0, odd=odd)
+    ended = run("behavior", "suggest", log, "--policies", policy, "--support", "0.9", "--format", "json")
+    (found,) = ended.json["suggestions"]
+    assert (found["runs"], found["accepted"] < 120) == (120, True)
+    again = write_log(tmp_path / "again.jsonl", f"{POLICY}{GUARD}{profile_of(ended.json['policy'])}}}", runs=0, odd=odd)
+    denied = {
+        record.request["task"]["id"] for record in read_records(again, print) if record.outcome is not Outcome.ALLOW
+    }
+    assert len(denied) == found["runs"] - found["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("who", "head", "is_guess"),
+    [
+        ('agent group "writers"', 'group "writers"', False),
+        ('agent where agent.id like "report-*"', 'agent "report-*"', True),
+    ],
+)
+def test_the_profile_is_for_the_agents_of_the_block(run, tmp_path, who, head, is_guess):
+    text = POLICY.replace('agent "report-*"', who)
+    (tmp_path / "p.policy").write_text(text)
+    log = write_log(tmp_path / "log.jsonl", text, runs=20)
+    ended = run("behavior", "suggest", log, "--policies", tmp_path / "p.policy")
+    assert f" for {head} {{" in ended.out
+    assert ("# Check that no other agents have such names" in ended.out) is is_guess
+
+
+def test_blocks_of_single_agents_are_classes_of_their_own(run, tmp_path):
+    text = POLICY.replace("report-*", "report-a")
+    text += text[text.index("agent ") :].replace("report-a", "report-*")
+    (tmp_path / "p.policy").write_text(text)
+    log = write_log(tmp_path / "log.jsonl", text, runs=40)
+    ended = run("behavior", "suggest", log, "--policies", tmp_path / "p.policy")
+    assert ended.out.count("all runs are of one agent") == 2
+
+
+def test_policies_are_sources(run, tmp_path, policy, events):
+    assert run("compile", policy, "-o", tmp_path / "p.policybundle").code == 0
+    ended = run("behavior", "suggest", events, "--policies", tmp_path / "p.policybundle")
+    assert (ended.code, "policybundle" in ended.err) == (1, True)
+
+
 # ── What it does not propose ─────────────────────────────────────────────────────────────────
 
 
@@ -285,6 +340,29 @@ def test_names_of_agents_and_runs_are_escaped(run, tmp_path, name):
     assert checked.code == 0, ended.out
     assert {one["code"] for one in checked.json["diagnostics"]} <= {"W911", "W914"}
     assert ended.out.count("\nprofile ") == 1
+    assert "\nguard " not in ended.out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'agent "x" { run within 5m } guard "a" { deny } profile "b" for agent "report-*"',
+        'agent "x" # \n',
+        'profile a" for agent "x" { run within 5m } #',
+        "agent where",
+        "# lint: allow W911",
+    ],
+)
+def test_names_of_classes_in_a_log_become_no_policy(run, tmp_path, name):
+    log = write_log(tmp_path / "log.jsonl", POLICY + 'guard "b" on /** { warn when behavior.burst }\n')
+    text = log.read_text()
+    assert '"class":"agent \\"report-*\\""' in text
+    log.write_text(text.replace('"class":"agent \\"report-*\\""', f'"class":{json.dumps(name)}'))
+    ended = run("behavior", "suggest", log)
+    (tmp_path / "out.policy").write_text(ended.out)
+    assert run("check", tmp_path / "out.policy").code == 0, ended.out
+    assert ended.out.count("\nprofile ") == 1
+    assert ' for agent "report-*" {\n' in ended.out
     assert "\nguard " not in ended.out
 
 

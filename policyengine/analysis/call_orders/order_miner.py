@@ -90,10 +90,12 @@ def frequent_runs(runs: Runs, wanted: float) -> Runs:
         groups[without_repetitions(run)].append(run)
     weights = {short: sum(runs[run] for run in group) for short, group in groups.items()}
     found: dict[Run, int] = {}
+    total = 0
     for short in sorted(weights, key=lambda run: (-weights[run], len(run), run)):
-        if sum(found.values()) >= wanted:
+        if total >= wanted:
             break
-        found |= {run: runs[run] for run in groups[short]}
+        found.update((run, runs[run]) for run in groups[short])
+        total += weights[short]
     return found
 
 

@@ -39,7 +39,7 @@ MAX_TESTED_CALLS: Final = 40
 class SuggestedProfile:
     """A profile with a suggested order. `items` are its other items; `replaces` is the place of the profile of the
     policies that it replaces, and `refusal` what its tests expect of a call that leaves the order; None without
-    tests."""
+    tests. `is_guess` is whether the head only follows from the names of the agents."""
 
     suggestion: OrderSuggestion
     name: str
@@ -47,6 +47,7 @@ class SuggestedProfile:
     items: tuple[str, ...]
     replaces: str | None = None
     refusal: str | None = None
+    is_guess: bool = False
 
     def lines(self) -> Iterator[str]:
         found = self.suggestion
@@ -58,6 +59,8 @@ class SuggestedProfile:
         yield f"# {100 * found.selectivity:.0f} % of runs with the same calls in another order would leave it."
         if self.replaces is not None:
             yield f"# Use it in place of the profile at {quoted_comment(self.replaces)}."
+        if self.is_guess:
+            yield "# Check that no other agents have such names: the agents are named by the beginning of their names."
         if found.exceptions:
             yield "# The most frequent runs that leave it:"
             yield from (f"# - {describe_exception(one)}" for one in found.exceptions)
@@ -127,10 +130,10 @@ class ProfileWriter:
                 )  # fmt: skip
             return
         names = taken | {profile.name for profile in self.kernel.profiles}
-        for head in self._heads(suggestion):
+        for head, is_guess in self._heads(suggestion):
             logged = suggestion.group.startswith(PROFILE)  # the log names a profile, but no policies declare it
             words = suggestion.group.removeprefix(PROFILE) if logged else head.partition('"')[2]
-            yield SuggestedProfile(suggestion, fresh_name(words, names), head, rule)
+            yield SuggestedProfile(suggestion, fresh_name(words, names), head, rule, is_guess=is_guess)
 
     def _declared(self, group: str) -> tuple[str, ast.ProfileDecl] | None:
         """Return the profile of a class with its package, if the policies declare it."""
@@ -139,18 +142,20 @@ class ProfileWriter:
                 return package, item
         return None
 
-    def _heads(self, suggestion: OrderSuggestion) -> Iterator[str]:
-        """Yield texts that name the agents of a class."""
+    def _heads(self, suggestion: OrderSuggestion) -> Iterator[tuple[str, bool]]:
+        """Yield texts that name the agents of a class, and whether they are guesses from the names of the agents."""
         if suggestion.group.startswith(BLOCK):
             head = suggestion.group
-            yield head.removeprefix(BLOCK) if head.startswith(f'{BLOCK}group "') else head
+            head = head.removeprefix(BLOCK) if head.startswith(f'{BLOCK}group "') else head
+            if is_head(head):
+                yield head, False
         names = suggestion.names
         if len(set(names)) == 1:
-            yield f"agent {quote_string(names[0])}"
+            yield f"agent {quote_string(names[0])}", True
         start = common_start(names).partition("*")[0]
         if start:
-            yield f"agent {quote_string(f'{start}*')}"
-        yield ANY_AGENT
+            yield f"agent {quote_string(f'{start}*')}", True
+        yield ANY_AGENT, True
 
     # ── Text ──────────────────────────────────────────────────────────────────────────────────
 
@@ -270,6 +275,15 @@ def without_profiles(module: ast.Module, names: set[str]) -> Iterator[ast.Declar
         declared = item.declaration if isinstance(item, ast.Export) else item
         if not (isinstance(declared, ast.ProfileDecl) and declared.name.value in names):
             yield item
+
+
+def is_head(text: str) -> bool:
+    """Return whether a text only names agents. A log may contain any text as the name of a class."""
+    module, problems = parse(Source(FILE, f'language 1\nprofile "p" for {text} {{ run within 5m }}\n'))
+    if module is None or problems or len(module.declarations) != 1:
+        return False
+    declared = module.declarations[0]
+    return isinstance(declared, ast.ProfileDecl) and declared.agent.span.text == text
 
 
 def common_start(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ MAX_OPEN: Final = 50_000  # callers of a class whose runs are open
 MAX_CALLS: Final = 1_024  # of a longer run, only the beginning is compared
 MAX_REPEATS: Final = 33  # of more equal calls in a row; an order has at most 32 steps
 MAX_VARIANTS: Final = 20_000  # different runs of a class
+MAX_STORED: Final = 1_000_000  # calls of these runs
 MAX_AGENTS: Final = 100_000  # agents of a class, and pairs of an agent and a different run
 MAX_EXAMPLES: Final = 3
 UNKNOWN: Final = 0  # the number of every endpoint that is not distinguished
@@ -81,7 +82,8 @@ class OpenRun:
 
 
 class RunTable:
-    """The runs of a class under one rule. `dropped` counts the runs of variants beyond the first MAX_VARIANTS."""
+    """The runs of a class under one rule. `dropped` counts the runs of variants beyond the first MAX_VARIANTS
+    or MAX_STORED calls."""
 
     def __init__(self, rule: RunRule) -> None:
         self.rule = rule
@@ -89,7 +91,7 @@ class RunTable:
         self.agents: Counter[Principal] = Counter()  # runs by agent
         self.runs = self.dropped = 0
         self._open: dict[Caller, OpenRun] = {}
-        self._pairs = 0
+        self._pairs = self._stored = 0
 
     def add(self, call: AllowedCall) -> None:
         """Add a call to the run of its caller, or begin a new run."""
@@ -123,10 +125,11 @@ class RunTable:
         """Count a run that has ended."""
         found = self.variants.get(calls)
         if found is None:
-            if len(self.variants) >= MAX_VARIANTS:
+            if len(self.variants) >= MAX_VARIANTS or self._stored + len(calls) > MAX_STORED:
                 self.dropped += 1
                 return
             found = self.variants[calls] = RunVariant()
+            self._stored += len(calls)
         found.runs += 1
         if who in found.agents or self._pairs < MAX_AGENTS:
             self._pairs += who not in found.agents
