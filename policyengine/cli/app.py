@@ -93,7 +93,7 @@ COMMAND_PATHS = {
 }
 GROUPS = {
     "audit": "Verify, prove and query the decision log.",
-    "behavior": "Learn, show, evaluate and forget the behavior of callers.",
+    "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
 }
 
 

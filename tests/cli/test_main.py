@@ -19,7 +19,7 @@ COMMANDS = [
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
     *["audit query", "audit pack", "audit report", "audit export"],
     *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],
-    *["behavior report", "keys", "config"],
+    *["behavior report", "behavior suggest", "keys", "config"],
 ]
 GROUPS = {"audit", "behavior"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"

@@ -151,7 +151,7 @@ class RunTable:
 
 
 def is_repeated(calls: list[int], number: int) -> bool:
-    """Return whether the last calls are the most equal calls that are distinguished, and the next is equal."""
+    """Return whether the run already ends in MAX_REPEATS calls to this endpoint."""
     if not calls or calls[-1] != number or len(calls) < MAX_REPEATS:
         return False
     return all(one == number for one in calls[-MAX_REPEATS:])

@@ -1,4 +1,4 @@
-"""`policyengine behavior suggest`: propose profiles with the order of calls that recorded runs follow."""
+"""`policyengine behavior suggest`: propose profiles with the order of recorded calls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def suggest(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Propose profiles with the order of calls that recorded runs follow.
+    """Propose profiles with the order of recorded calls.
 
     For each class of callers, the command finds what separates its runs most regularly (`task.id`, another fact of the
     requests, or a pause), and the order of calls that the runs follow. All runs are replayed with that order, and the
