@@ -11,13 +11,14 @@ import typer
 
 from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.commands.behavior.evaluate import check_files, report_traffic_errors
-from policyengine.cli.commands.check import no_policies_error, pluralize
+from policyengine.cli.commands.check import no_policies_error
 from policyengine.cli.commands.suggest import refuse_to_overwrite
 from policyengine.cli.errors import CommandError, policy_error
 from policyengine.cli.options.behavior import load_learning_policies
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.analysis.call_orders.call_reader import CallReader
