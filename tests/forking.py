@@ -163,6 +163,8 @@ class Forked:
         if not select.select([self._asking], [], [], timeout)[0]:
             return None
         self.returncode = int(self._answers.readline())
+        self._answers.close()
+        self._asking.close()
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -178,7 +180,18 @@ class Forked:
         self.wait(timeout)
         for one in readers:
             one.join(timeout)
+        self._close_streams()
         return said[0], said[1]
+
+    def __del__(self) -> None:
+        """Close what a test left open that failed, or that waited for the program only: a warning would hit a later
+        test."""
+        for one in (self.stdout, self.stderr, self._answers, self._asking):
+            one.close()
+
+    def _close_streams(self) -> None:
+        self.stdout.close()
+        self.stderr.close()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -196,8 +209,7 @@ class Forked:
 
     def __exit__(self, *_: object) -> None:
         self.wait()
-        for one in (self.stdout, self.stderr, self._answers, self._asking):
-            one.close()
+        self._close_streams()
 
 
 # ── The process that forks ────────────────────────────────────────────────────────────────────
