@@ -186,8 +186,9 @@ class Forked:
     def __del__(self) -> None:
         """Close what a test left open that failed, or that waited for the program only: a warning would hit a later
         test."""
-        for one in (self.stdout, self.stderr, self._answers, self._asking):
-            one.close()
+        with suppress(AttributeError):  # the program was not started
+            for one in (self.stdout, self.stderr, self._answers, self._asking):
+                one.close()
 
     def _close_streams(self) -> None:
         self.stdout.close()
