@@ -173,7 +173,7 @@ def public_records() -> dict[str, list[Body]]:
     if folder is None:
         return {}
     found = {name: list(read_table(folder / name)) for name in TABLES}
-    found["cars.json"] = [plain(row) for row in json.loads((folder / "cars.json").read_text(encoding="utf-8"))]
+    found["cars.json"] = [with_decimals(row) for row in json.loads((folder / "cars.json").read_text(encoding="utf-8"))]
     for name, rows in found.items():
         Random(name).shuffle(rows)
     return {f"POST /{name}": rows for name, rows in found.items()}
@@ -189,7 +189,7 @@ def number_or_text(text: str) -> object:
     return Decimal(text) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else text
 
 
-def plain(row: Body) -> Body:
+def with_decimals(row: Body) -> Body:
     return {name: Decimal(str(value)) if isinstance(value, float) else value for name, value in row.items()}
 
 

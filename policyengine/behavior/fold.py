@@ -268,23 +268,18 @@ def read_behavior(
     slow, fast = slow + LEVEL_UNIT, fast + LEVEL_UNIT
     if slow > MAX_LEVEL or fast > MAX_LEVEL:
         slow, fast = min(slow, MAX_LEVEL), min(fast, MAX_LEVEL)
-    endpoint, surprise = tags.endpoint, 0
-    if settings.sequences and model.grams.total:
-        context = 0 if begins_run(row, at, tags.run, settings) else row.context
-        surprise = class_surprise(model.grams, context, symbol_of(endpoint))
-    is_new = has_new_shape = False
+    endpoint, is_new, has_new_shape = tags.endpoint, False, False
     if not settings.released:
         is_new = endpoint not in row.seen and endpoint not in model.seen
         if tags.shape and not is_new:
             is_new = has_new_shape = is_new_shape(row, model, tags.shape)
     automaton, sequence, step = settings.automaton, True, START
+    is_first = begins_run(row, at, tags.run, settings)
     if automaton is not None:
-        step = current_step(row, automaton, tags, at, settings)
+        step = current_step(row, automaton, is_first)
         sequence = automaton.next(step, tags.letter) != LEFT
     if not model.is_ready or not is_ready(row, settings):
-        return CallerFacts(
-            False, 500, False, 0, 0, is_new, slow, fast, denied, 0, surprise, sequence, step, has_new_shape
-        )  # fmt: skip
+        return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
     burst = (
         model.has_margins
         and not settings.released
@@ -296,9 +291,13 @@ def read_behavior(
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
-    deviation = 0
-    if settings.sequences and model.class_tails and not settings.released:
-        deviation = read_deviation(row, model, tags, at, settings, surprise)
+    deviation = surprise = 0
+    if settings.sequences:
+        context, symbol = 0 if is_first else row.context, symbol_of(endpoint)
+        if model.grams.total:
+            surprise = class_surprise(model.grams, context, symbol)
+        if model.class_tails and not settings.released:
+            deviation = read_deviation(row, model, context, symbol, surprise, is_first)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied, deviation, surprise, sequence, step, has_new_shape,
@@ -327,14 +326,10 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
 
 
-def current_step(
-    row: BehaviorRow, automaton: SequenceAutomaton, tags: RequestTags, at: int, settings: ProfileSettings
-) -> int:
-    """Return the state of the automaton before a request: START at the beginning of a run, and in a run that began with
-    another automaton."""
-    if row.step_machine != automaton.digest or begins_run(row, at, tags.run, settings):
-        return START
-    return row.step_state
+def current_step(row: BehaviorRow, automaton: SequenceAutomaton, is_first: bool) -> int:
+    """Return the state of the automaton before a request: START at the beginning of a run (`is_first`), and in a run
+    that began with another automaton."""
+    return START if is_first or row.step_machine != automaton.digest else row.step_state
 
 
 def mix(share: int, hit: bool) -> int:
@@ -452,18 +447,16 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 # ── Sequences ─────────────────────────────────────────────────────────────────────────────────
 
 
-def read_deviation(
-    row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings, request: int
-) -> int:
+def read_deviation(row: BehaviorRow, model: ClassModel, context: int, symbol: int, request: int, is_first: bool) -> int:
     """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values, or
     four times in a longer run, which was ranked among short ones before. The p-values are the shares of runs with at
     least the same score: the largest surprise to the class, and the largest excess of the surprises to the caller over
     those to the class in any part of the run. `request` is the surprise of the request to the class."""
-    context, scored, worst, excess, surprise = 0, 1, 0, 0, request
-    if not begins_run(row, at, tags.run, settings):
-        context, scored, worst, excess = row.context, row.scored + 1, row.worst, row.excess
+    scored, worst, excess, surprise = 1, 0, 0, request
+    if not is_first:
+        scored, worst, excess = row.scored + 1, row.worst, row.excess
         surprise = max(surprise, row.surprise)
-    worst = max(worst, excess + own_surprise(row, context, symbol_of(tags.endpoint)) - request)
+    worst = max(worst, excess + own_surprise(row, context, symbol) - request)
     length = 0 if scored <= SHORT_RUN else 1
     by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
     place = SCORE_LENGTHS * maturity(row) + length

@@ -17,6 +17,7 @@ from policyengine.behavior.fold import (
     advance,
     apply_decision,
     apply_failure,
+    begins_run,
     current_step,
     set_limits,
 )
@@ -80,7 +81,7 @@ def fold_event(row: BehaviorRow, event: CallerEvent, settings: ProfileSettings) 
         ready=bool(flags & READY), trust=0, burst=bool(flags & BURST), novelty=0, error_rate=0,
         is_new=bool(flags & NEW), level_slow=event.slow, level_fast=event.fast, level_denied=event.denied,
         deviation=FLAGGED if flags & DEVIATES else 0, surprise=min(surprise, MAX_SHORT),
-        step=START if automaton is None else current_step(row, automaton, tags, event.at, settings),
+        step=START if automaton is None else current_step(row, automaton, begins_run(row, event.at, run, settings)),
     )  # fmt: skip
     apply_decision(row, reading, tags, event.at, event.outcome, event.clamped, settings)
 

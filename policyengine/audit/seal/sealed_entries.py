@@ -34,9 +34,9 @@ class SealedEntries:
                 self._entries = []
         return self._entries[at:]
 
-    def is_refuted(self, index: int, digests: Sequence[bytes]) -> bool:
-        """Return whether the hashes in the folder are those of these lines from an index on, all in one bundle, so that
-        the bundle was changed and not the lines. Then report the bundle, which counts as empty from now on."""
+    def reject_bundle(self, index: int, digests: Sequence[bytes]) -> bool:
+        """Report the bundle of some lines from an index on if the hashes in the folder are those of the lines, so that
+        the bundle was changed and not the lines. The bundle then counts as empty. Return whether it was reported."""
         number, at = divmod(index, TILE_WIDTH)
         try:
             hashes = self._tiles.read(0, number, min(TILE_WIDTH, self.size - number * TILE_WIDTH))

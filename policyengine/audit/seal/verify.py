@@ -250,7 +250,7 @@ class LogVerifier:
             room = TILE_WIDTH - self.tree.size % TILE_WIDTH
             some = digests[at : at + min(room, entries.size - self.tree.size)]
             differs = bool(expected) and some != expected[: len(some)]
-            if differs and not entries.is_refuted(self.tree.size, some):
+            if differs and not entries.reject_bundle(self.tree.size, some):
                 same = next(place for place, each in enumerate(some) if each != expected[place])
                 self._add(some[:same])
                 return at + same

@@ -21,6 +21,8 @@ from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.analysis.suggest.policy import PolicySuggestion
+    from policyengine.check import CheckResult
+    from policyengine.syntax import nodes as ast
 
 UNPROVED = 3
 MAX_ROWS = 40
@@ -98,23 +100,30 @@ def refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> Non
         )
 
 
-def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
-    from policyengine.analysis.suggest.policy import PolicySuggester
+def check_policies(paths: Sequence[Path]) -> tuple[Sequence[ast.Module], CheckResult]:
+    """Parse and check policies without their tests. Raises CommandError."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
 
+    sources, problems = load_sources(paths, tests=False)
+    if not sources and not problems:
+        raise no_policies_error(paths)
+    parsed = [parse(source) for source in sources]
+    modules = [module for module, _ in parsed if module is not None]
+    checked = check(modules, [*problems, *(one for _, some in parsed for one in some)])
+    if checked.kernel is None:
+        raise policy_error(checked)
+    return modules, checked
+
+
+def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
+    from policyengine.analysis.suggest.policy import PolicySuggester
+
     check_log(log)
     screen = Screen(sys.stderr)
     with show_progress("reading the policies"):
-        sources, problems = load_sources(paths, tests=False)
-        if not sources and not problems:
-            raise no_policies_error(paths)
-        parsed = [parse(source) for source in sources]
-        modules = [module for module, _ in parsed if module is not None]
-        checked = check(modules, [*problems, *(one for _, some in parsed for one in some)])
-    if checked.kernel is None:
-        raise policy_error(checked)
+        modules, checked = check_policies(paths)
     try:
         with show_progress("replaying the log"):
             return PolicySuggester(modules, checked, log, lambda told: screen.warn(told)).suggested()

@@ -11,9 +11,8 @@ import typer
 
 from policyengine.cli.atomic_write import refuse_to_replace_log, write_file
 from policyengine.cli.commands.behavior.evaluate import check_files, report_traffic_errors
-from policyengine.cli.commands.check import no_policies_error
-from policyengine.cli.commands.suggest import refuse_to_overwrite
-from policyengine.cli.errors import CommandError, policy_error
+from policyengine.cli.commands.suggest import check_policies, refuse_to_overwrite
+from policyengine.cli.errors import CommandError
 from policyengine.cli.options.behavior import load_learning_policies
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.line_warnings import LineWarnings
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from policyengine.analysis.call_orders.suggestion import MissingOrder, OrderFinder, OrderSuggestion
     from policyengine.behavior.reader import BehaviorReader
     from policyengine.check import CheckResult
-    from policyengine.syntax import nodes as ast
 
 LEAST_SUPPORT = 0.5
 
@@ -87,13 +85,14 @@ def suggest(
     from policyengine.analysis.call_orders.policy_text import ProfileWriter
     from policyengine.analysis.call_orders.run_collector import RunCollector
     from policyengine.analysis.call_orders.suggestion import OrderFinder
+    from policyengine.check import check
 
     if not LEAST_SUPPORT <= support <= 1:
         raise CommandError("usage", "`--support` takes a share from 0.5 to 1", "write `--support 0.95`", code=2)
     if output is not None:
         refuse_to_overwrite(output, policies or [], force)
         refuse_to_replace_log(output, logs)
-    modules, checked = check_policies(policies)
+    modules, checked = check_policies(policies) if policies else ([], check([]))
     reader = learning_reader(policies)
     calls, skipped = CallReader(reader), LineWarnings()
     collector = RunCollector({} if reader is None else declared_rules(reader, checked))
@@ -127,25 +126,6 @@ def suggest(
     else:
         show_written(output, profiles, missing)
     return 0
-
-
-def check_policies(paths: Sequence[Path] | None) -> tuple[Sequence[ast.Module], CheckResult]:
-    """Parse and check the policies; without paths, there are none. Raises CommandError."""
-    from policyengine.check import check
-    from policyengine.policy_files import load_sources
-    from policyengine.syntax.parse import parse
-
-    if not paths:
-        return [], check([])
-    sources, problems = load_sources(paths, tests=False)
-    if not sources and not problems:
-        raise no_policies_error(paths)
-    parsed = [parse(source) for source in sources]
-    modules = [module for module, _ in parsed if module is not None]
-    checked = check(modules, [*problems, *(one for _, some in parsed for one in some)])
-    if checked.kernel is None:
-        raise policy_error(checked)
-    return modules, checked
 
 
 def learning_reader(paths: Sequence[Path] | None) -> BehaviorReader | None:
