@@ -378,3 +378,23 @@ def test_hostile_names_are_escaped_in_coverage_pages_and_lcov(ask):
     for page in Path("pages").iterdir():
         assert_harmless(page.read_text().replace("\t", " "), page.name, ())
         read_html(page.read_text())
+
+
+@pytest.mark.parametrize("name", [hostile.IN_A_PATH, hostile.IN_A_PATH + "\udcff"], ids=["unprintable", "not UTF-8"])
+@pytest.mark.parametrize(
+    ("line", "output"),
+    [
+        ("audit report", "page.html"),
+        ("behavior report", "page.html"),
+        ("behavior report --groups", "page.html"),
+        ("simulate good -e entities.json --trace", "page.html"),
+        ("simulate good -e entities.json --trace", "page.svg"),
+    ],
+)
+def test_hostile_names_of_logs_are_escaped_in_pages_and_drawings(ask, line, name, output):
+    shutil.copy("log.jsonl", f"{name}.jsonl")
+    ended = ask(line, f"{name}.jsonl", "-o", output)
+    assert ended.code == 0, ended.err
+    page = Path(output).read_text(encoding="utf-8")
+    assert_harmless(page, line, ())
+    read_html(page)

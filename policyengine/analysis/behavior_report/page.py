@@ -34,6 +34,7 @@ from policyengine.analysis.behavior_report.text import (
 )
 from policyengine.audit.report import page as audit_page
 from policyengine.audit.report.charts import BOTTOM, HEIGHT, LEFT, MAX_COLUMNS, RIGHT, TOP, WIDTH, stacked_chart
+from policyengine.control_characters import shell_command
 from policyengine.templates import render_template
 from policyengine.time_formats import format_duration
 
@@ -108,7 +109,7 @@ class BehaviorPage:
         options = [] if since is None else [f"--since={since}"]
         options += [] if report.payloads is None else ["--payloads"]
         options += [] if report.groups is None else ["--groups"]
-        self._base = shlex.join(["policyengine", "behavior", "report", *arguments, *options, "--format", "json"])
+        self._base = shell_command(["policyengine", "behavior", "report", *arguments, *options, "--format", "json"])
 
     def render(self) -> str:
         report = self._report

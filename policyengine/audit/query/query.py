@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeAlias
 
 from policyengine.audit.query.fields import BUCKETS, COMPUTED, ENDED, FIELDS, MEASURES, is_field, stored_fields
+from policyengine.control_characters import shell_command
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.time_formats import RFC3339, format_rfc3339, parse_duration, parse_time
 
@@ -121,7 +121,7 @@ class AuditQuery:
     def command(self, logs: Sequence[str]) -> str:
         """Return the command line that asks the question."""
         files = [f"./{log}" if log.startswith("-") else log for log in logs]
-        return shlex.join(["policyengine", "audit", "query", *files, *self.options()])
+        return shell_command(["policyengine", "audit", "query", *files, *self.options()])
 
     def options(self) -> Iterator[str]:
         """Yield the options of the command line that asks the question."""
