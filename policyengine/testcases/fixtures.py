@@ -110,6 +110,8 @@ def assign_known(path: FactPath, span: Span, value: ast.Value, reading: ValueCon
 def assign_group(path: FactPath, value: ast.Value, free: bool, reading: ValueContext) -> Iterator[ScenarioStep]:
     name = ".".join(path)
     match value:
+        case ast.RecordLiteral(()):
+            yield PutFact(path, {})  # an empty object, as in a request; not the same as an absent one
         case ast.RecordLiteral(pairs):
             check_members_unique(value, reading.report)
             for pair in pairs:
@@ -168,7 +170,7 @@ def agent_steps(given: ast.GivenAgent, reading: ValueContext) -> Iterator[Scenar
     yield PutFact(("agent",), who)
     if given.user is not None:
         yield PutFact(("user",), {"id": given.user.value})
-    if given.attributes is not None:
+    if given.attributes is not None and given.attributes.pairs:
         yield from assign_group(("agent",), given.attributes, False, reading)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from policyengine.runtime.request import Request
 from policyengine.testing import ResultStatus, Selection, collect, run
 from tests.testing.running import PAYMENTS, REFUND, checked, failures, outcomes, report, results, written
 
@@ -139,6 +140,56 @@ def test_the_later_of_two_fixtures_wins() -> None:
     assert report(text).ok
 
 
+EMPTY_BODIES = """
+users unrestricted
+issuer idp { url "https://id.example"   scopes none }
+facts { body.amount: number?   body.card.number: string? }
+agent "bot" { issued by idp   acts for any user   may POST /pay }
+guard "small" on POST /pay { confirm by user within 15m when not (body.amount > 5) }
+"""
+
+
+@pytest.mark.parametrize("body", [{}, {"amount": 7}, {"card": {}}, None])
+def test_a_body_of_a_test_is_the_same_body_in_a_request(body: dict[str, object] | None) -> None:
+    written = "absent" if body is None else "{ card: {} }" if "card" in body else str(body).replace("'", "")
+    [case] = collect(
+        checked(f"""{EMPTY_BODIES} test "t" {{
+      given agent "bot" from idp for user "u"
+      given body {written}
+      POST /pay => confirm
+    }}""")
+    )
+    asked = {"request": {"method": "POST", "path": "/pay"}, "body": body}
+    assert Request.from_mapping(case.question).fact("body") == Request.from_mapping(asked).fact("body")
+
+
+def test_an_empty_body_replaces_the_body_of_a_fixture() -> None:
+    found = report(f"""{EMPTY_BODIES}
+    fixture bot {{ given agent "bot" from idp for user "u"   given body {{ amount: 7, card.number: "1" }} }}
+    test "t" {{
+      use bot
+      POST /pay => allow
+      POST /pay {{ body: {{}} }} => confirm by "small"
+      POST /pay {{ body.card: {{}} }} => allow
+    }}""")
+    assert [result.status for result in found.results] == [ResultStatus.PASSED] * 3
+
+
+@pytest.mark.parametrize(("of", "outcome"), [("absent", "allow"), ("{}", "confirm"), ("{ amount: absent }", "confirm")])
+def test_an_approval_of_an_empty_body_is_not_one_of_no_body(of: str, outcome: str) -> None:
+    found = report(f"""{EMPTY_BODIES} test "t" {{
+      given agent "bot" from idp for user "u"
+      given approval {{ rule: "small", by: user "u", of: {{ body: {of} }} }}
+      POST /pay => {outcome}
+    }}""")
+    assert [result.status for result in found.results] == [ResultStatus.PASSED]
+
+
+def test_members_of_an_agent_may_be_empty() -> None:
+    [case] = collect(checked(written('given agent "invoice-bot" from acme {} GET /health => allow')))
+    assert case.question["agent"] == {"id": "invoice-bot", "issuer": "acme"}
+
+
 # ── Clock and chain ───────────────────────────────────────────────────────────────────────────
 
 
@@ -213,6 +264,7 @@ def test_an_approval_is_bound_to_the_request_of_the_test(approval: str, outcome:
         ('user: "lea"', CONFIRM),
         ("body.amount: 1", CONFIRM),
         ("context: {}", "allow"),
+        ("args: {}", CONFIRM),
     ],
 )
 def test_an_approval_of_another_request_applies_when_its_bound_facts_are_equal(of: str, outcome: str) -> None:
