@@ -106,9 +106,9 @@ def limit_charges(one: LimitInputs) -> list[LimitCharge]:
     if one.rule.prepared is None:
         assert one.trace is not None
         return list(spec_limits.limit_charges(one.trace))
-    prepared, name, at, words = prepared_charge(one.rule, one.moves)
+    prepared, name, at, words, paces = prepared_charge(one.rule, one.moves)
     assert isinstance(prepared, RateCharge)
     rule, _, cost, flow, token, tick, clamps, counts, steady, failing = prepared
     key = tuple([part if type(part) is str else key_text(part) for part in one.keys])
     charge = RateCharge(rule, key, cost, flow, token, tick, clamps, counts, steady, failing)
-    return [LimitCharge(charge, name, at, words)]
+    return [LimitCharge(charge, name, at, words, paces)]

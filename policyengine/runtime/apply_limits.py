@@ -70,17 +70,16 @@ class ThrottleReason(NamedTuple):
 
 def throttle_parts(limited: LimitCharge, state: LimitState) -> tuple[Gate, str, str, str, int | None]:
     """Return the members of a ThrottleReason, which is created only for a new answer."""
-    charge, name, at, words = limited
     wait = state[4]
-    gate = Gate.BUDGET if type(charge) is BudgetCharge else Gate.RATE
-    return gate, name, at, words, None if wait is None else -(-wait // 1_000)
+    gate = Gate.BUDGET if type(limited.charge) is BudgetCharge else Gate.RATE
+    return gate, limited.name, limited.at, limited.words_at(state), None if wait is None else -(-wait // 1_000)
 
 
 def format_throttle_reason(told: ThrottleReason) -> Reason:
     again = (
         "the request is larger than the limit" if told.wait is None else f"again in {format_milliseconds(told.wait)}"
     )
-    return Reason(told.gate, f"`{told.words}`: {again}", told.name, told.at, Outcome.THROTTLE)
+    return Reason(told.gate, f"{told.words}: {again}", told.name, told.at, Outcome.THROTTLE)
 
 
 def wait_remedies(told: ThrottleReason) -> tuple[Remedy, ...]:

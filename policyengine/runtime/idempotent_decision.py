@@ -26,6 +26,7 @@ from policyengine.runtime.limits import (
     BudgetCharge,
     Charge,
     ChargeResult,
+    ClampedPace,
     ConcurrencyCharge,
     LimitCharge,
     RateCharge,
@@ -36,14 +37,15 @@ MAX_INT64 = 2**63 - 1
 
 
 class LimitRecord(Struct, frozen=True, array_like=True):
-    """A limit without its key. `numbers` are drain, token and tick of a rate, bound and window of a budget, or size and
-    lease of a concurrency limit."""
+    """A limit without its key. `numbers` are drain, token, tick and size of a rate, bound and window of a budget, or
+    size and lease of a concurrency limit; `clamps` are drain, size and text of each clamp of a rate."""
 
     kind: str
     name: str
     at: str
     words: str
     numbers: tuple[int, ...]
+    clamps: tuple[tuple[int, int, str], ...] = ()
 
 
 class DecisionDraft(Struct, frozen=True, array_like=True):
@@ -116,13 +118,18 @@ def draft_charges(draft: bytes) -> tuple[Charge, ...]:
 
 def to_limit_record(limit: LimitCharge) -> LimitRecord:
     kind, numbers = charge_numbers(limit.charge)
-    return LimitRecord(kind, limit.name, limit.at, limit.words, tuple(min(one, MAX_INT64) for one in numbers))
+    clamps = tuple((to_int64(one.flow.drain), to_int64(one.flow.most), one.words) for one in limit.clamps)
+    return LimitRecord(kind, limit.name, limit.at, limit.words, tuple(map(to_int64, numbers)), clamps)
+
+
+def to_int64(number: int) -> int:
+    return min(number, MAX_INT64)
 
 
 def charge_numbers(charge: Charge) -> tuple[str, tuple[int, ...]]:
     match charge:
         case RateCharge():
-            return "rate", (charge.flow.drain, charge.token, charge.tick)
+            return "rate", (charge.flow.drain, charge.token, charge.tick, charge.flow.most)
         case BudgetCharge():
             return "budget", (charge.bound, charge.within)
         case ConcurrencyCharge():
@@ -132,13 +139,14 @@ def charge_numbers(charge: Charge) -> tuple[str, tuple[int, ...]]:
 
 
 def from_limit_record(line: LimitRecord) -> LimitCharge:
-    return LimitCharge(restore_charge(line), line.name, line.at, line.words)
+    clamps = tuple(ClampedPace(BucketParameters(most, drain), words) for drain, most, words in line.clamps)
+    return LimitCharge(restore_charge(line), line.name, line.at, line.words, clamps)
 
 
 def restore_charge(line: LimitRecord) -> Charge:
     match line.kind, line.numbers:
-        case "rate", (drain, token, tick):
-            return RateCharge("", (), 0, BucketParameters(0, drain), token, tick)
+        case "rate", (drain, token, tick, most):
+            return RateCharge("", (), 0, BucketParameters(most, drain), token, tick)
         case "budget", (bound, within):
             return BudgetCharge("", (), bound, within)
         case "at once", (most, lease):

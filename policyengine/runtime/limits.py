@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import gcd, lcm
+from math import gcd, isclose, lcm
 from typing import Any, NamedTuple, TypeAlias, assert_never
 from typing import Literal as Word
 
@@ -307,13 +307,40 @@ def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
 # ── The charges of a decision, and the response of the store ─────────────────────────
 
 
+class ClampedPace(NamedTuple):
+    """The pace of a clamp as a flow, and as text."""
+
+    flow: BucketParameters
+    words: str
+
+
 class LimitCharge(NamedTuple):
-    """A charge and its rule: name, place in the source, and text."""
+    """A charge and its rule: name, place in the source, text, and the paces of its clamps."""
 
     charge: Charge
     name: str
     at: str
     words: str
+    clamps: tuple[ClampedPace, ...] = ()
+
+    def words_at(self, state: LimitState) -> str:
+        """Return the text of the limit in force: the tightest clamp that reduced it, and the declared limit."""
+        pace = clamped_pace(self, state) if self.clamps else None
+        return f"`{self.words}`" if pace is None else f"`{pace.words}`, clamped from `{self.words}`"
+
+
+def clamped_pace(limit: LimitCharge, state: LimitState) -> ClampedPace | None:
+    """Return the pace of the clamp that determines the state; None if no clamp reduced the limit."""
+    charge = limit.charge
+    if type(charge) is not RateCharge or (state.base >= 1.0 and state.limit >= charge.flow.most):
+        return None
+    drain = charge.flow.drain * state.base
+    tight = [
+        one
+        for one in limit.clamps
+        if isclose(one.flow.drain, drain) or (one.flow.drain > drain and one.flow.most == state.limit)
+    ]
+    return min(tight, key=lambda one: (one.flow.drain, one.flow.most != state.limit), default=None)
 
 
 # A limit of a decision with its state after it.

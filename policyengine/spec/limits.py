@@ -20,6 +20,7 @@ from policyengine.runtime.limits import (
     BucketParameters,
     BudgetCharge,
     ClampCharge,
+    ClampedPace,
     ConcurrencyCharge,
     LimitCharge,
     RateCharge,
@@ -104,7 +105,12 @@ def limit_charges(seen: w.LimitTrace) -> Iterator[LimitCharge]:
             )
         return
     if one.pace is not None:
-        yield LimitCharge(_rate_charge(name, key, one, seen), one.name, one.span.at, format_pace(one.pace))
+        charge = _rate_charge(name, key, one, seen)
+        clamps = tuple(
+            ClampedPace(clamp.flow, format_pace(down.pace))
+            for clamp, down in zip(charge.clamps, one.clamps, strict=True)
+        )
+        yield LimitCharge(charge, one.name, one.span.at, format_pace(one.pace), clamps)
     if one.at_once is not None:
         held = ConcurrencyCharge(
             f"{name}#at once", key, one.at_once.most, to_microseconds(one.at_once.lease), one.failing

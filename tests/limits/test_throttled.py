@@ -10,6 +10,7 @@ from policyengine.engine import Engine
 from policyengine.runtime import apply_limits as limits_module
 from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects, Obligation, Outcome
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.memory.store import MemoryStore
 from tests.spec.deciding import NOW
@@ -55,6 +56,70 @@ def test_a_throttle_names_its_own_rule_and_wait() -> None:
         ("second", "59m58s500ms"),
     ]
     assert [one.kind for one in told[0].obligations] == ["audit", "notify"]
+
+
+CLAMPED = """
+language 1
+package shop
+facts { context.tight: bool?   context.strict: bool?   context.small: bool? }
+anyone { may GET /a }
+rate "feed" per request.host on GET /a {
+  6/1m burst 3
+  clamp 2/1m for 10m   when context.tight
+  clamp 1/1h           when context.strict
+  clamp 1/10s          when context.small
+}
+"""
+TIGHT = "`2/1m`, clamped from `6/1m burst 3`: again in 30s"
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({}, "`6/1m burst 3`: again in 10s"),
+        ({"tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 1m"),
+        ({"tight": True, "strict": True}, "`1/1h`, clamped from `6/1m burst 3`: again in 3h"),
+        ({"small": True}, "`1/10s`, clamped from `6/1m burst 3`: again in 30s"),
+        ({"small": True, "tight": True}, "`2/1m`, clamped from `6/1m burst 3`: again in 1m30s"),
+    ],
+)
+def test_a_throttle_under_a_clamp_names_the_clamped_pace(facts: dict[str, bool], message: str) -> None:
+    """The bucket is full, so the wait is until the level is below the size of the clamp."""
+    engine = Engine.from_text(CLAMPED, clock=lambda: NOW)
+    neutral = {"tight": False, "strict": False, "small": False}
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}, "context": neutral}
+    assert [engine.decide(question).outcome for _ in range(3)] == ["allow"] * 3
+    throttled = engine.decide({**question, "context": {**neutral, **facts}})
+    assert [one.message for one in throttled.reasons] == [message]
+
+
+def test_a_throttle_under_a_clamp_that_continues_names_the_clamped_pace() -> None:
+    engine = Engine.from_text(CLAMPED, clock=lambda: NOW)
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}}
+    neutral = {"tight": False, "strict": False, "small": False}
+    assert engine.decide({**question, "context": {**neutral, "tight": True}}).allowed
+    assert engine.decide({**question, "context": neutral}).allowed
+    assert [one.message for one in engine.decide({**question, "context": neutral}).reasons] == [TIGHT]
+
+
+def test_a_repeated_throttle_under_a_clamp_names_the_clamped_pace() -> None:
+    engine = Engine.from_text(CLAMPED, clock=lambda: NOW)
+    tight = {"tight": True, "strict": False, "small": False}
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}, "context": tight}
+    assert [engine.decide(question).outcome for _ in range(2)] == ["allow"] * 2
+    first, again = (engine.decide_once(question, IdempotencyKey("edge", "key", "digest")) for _ in range(2))
+    assert ([one.message for one in first.decision.reasons], again.again) == ([TIGHT], True)
+    assert again.decision.to_dict() == first.decision.to_dict()
+
+
+def test_an_explanation_marks_the_clamped_rate_that_is_full() -> None:
+    engine = Engine.from_text(CLAMPED, clock=lambda: NOW)
+    tight = {"tight": True, "strict": False, "small": False}
+    question = {"request": {"method": "GET", "path": "/a", "host": "h"}, "context": tight}
+    assert [engine.decide(question).outcome for _ in range(2)] == ["allow"] * 2
+    text = engine.explain(question).render()
+    assert f'throttle by rate "feed": {TIGHT}' in text
+    assert '✗ rate "feed"' in text
 
 
 def test_the_throttle_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
