@@ -1,6 +1,8 @@
 """`policyengine why`: a decision of a log, explained as it was."""
 
 import json
+import re
+from datetime import timedelta
 
 import pytest
 
@@ -255,3 +257,53 @@ def test_why_states_where_a_run_left_the_declared_order(run, tmp_path, log):
     policy.write_text(HEAD + PROFILE.replace("POST /auth ->", "") + DENY)
     ended = run("why", denied.id, policy, "--log", log)
     assert "behavior.sequence = false\n" in ended.out  # the recorded step is one of another order
+
+
+@pytest.fixture(scope="module")
+def odd_run(tmp_path_factory):
+    """The policy, the log and the decisions of a run with an unusual request, after ten usual days."""
+    from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, work
+
+    folder, clock = tmp_path_factory.mktemp("odd"), FakeClock()
+    policy, decisions = folder / "odd.policy", DecisionLog(folder / "decisions.jsonl", seal=None)
+    policy.write_text(POLICY)
+    engine = Engine.load(policy, clock=clock, log=decisions)
+    work(engine, clock, range(12))
+    clock.now = BEGIN + timedelta(days=12, hours=9)
+    found = []
+    for path in ("/data/x", "/secret/1", "/data/x"):
+        found.append(engine.decide(question(path=path, task="odd")))
+        clock.now += timedelta(seconds=10)
+    decisions.close()
+    return policy, decisions.path, found
+
+
+def test_why_names_the_request_with_which_the_deviation_rose(run, odd_run):
+    policy, log, (first, odd, last) = odd_run
+    ended = run("why", last.id, policy, "--log", log)
+    assert ended.code == 0, ended.err
+    assert re.search(
+        r"  behavior\.deviation = 0\.\d+, at request 3 of its run: it rose most, from 0\.\d+ to 0\.9\d+, "
+        rf"with request 2, GET /secret/\{{id\}} \({odd.id}\)\n",
+        ended.out,
+    )
+    ended = run("why", odd.id, policy, "--log", log)
+    assert ", at request 2 of its run: it rose most, from " in ended.out
+    assert ", with this request\n" in ended.out
+    assert "behavior.deviation = 0," not in run("why", first.id, policy, "--log", log).out
+
+
+def test_why_json_contains_the_request_with_which_the_deviation_rose(run, odd_run):
+    policy, log, (_, odd, last) = odd_run
+    found = json.loads(run("why", last.id, policy, "--log", log, "--format", "json").out)["deviation"]
+    assert (found["request"], found["complete"]) == (3, True)
+    assert (found["rise"]["id"], found["rise"]["endpoint"], found["rise"]["request"]) == (odd.id, "GET /secret/{id}", 2)
+    assert found["rise"]["from"] < found["rise"]["to"] <= found["value"]
+
+
+def test_why_says_that_the_log_lacks_requests_of_the_run(run, odd_run, tmp_path):
+    policy, log, (_, _, last) = odd_run
+    short = tmp_path / "short.jsonl"
+    short.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[-2:]))
+    ended = run("why", last.id, policy, "--log", short)
+    assert ", at request 2 of its run in this log, which does not have all of them: it rose most" in ended.out

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
     from policyengine.audit import DecisionRecord, LogEntry, OutcomeRecord, ReplayResult
     from policyengine.audit.reader import LineFilter
+    from policyengine.behavior.deviation_rise import DeviationRise
+    from policyengine.kernel import Kernel
 
 EXIT_DIFFERS, EXIT_TAMPERED = 3, 1
 INDENT = "  "
 MAX_OUTCOME_DELAY = timedelta(days=1)  # after the decision; outcomes are not searched further
 ISSUED_MARK = b'"issued"'
+BEHAVIOR_MARK = b'"behavior"'
 LINES_BETWEEN_TIMES = 1_000
 MAX_TOKENS = 100_000  # most recently issued tokens to remember while searching for the decision
 
@@ -48,11 +51,13 @@ class TokenIssuance(NamedTuple):
 
 
 class FoundDecision(NamedTuple):
-    """A decision in a log, with the issuance of its token and the outcome of its request, if the log contains them."""
+    """A decision in a log, with the issuance of its token and the outcome of its request, if the log contains them, and
+    the rise of the deviation of its run."""
 
     record: DecisionRecord
     issued: TokenIssuance | None = None
     outcome: OutcomeRecord | None = None
+    rise: DeviationRise | None = None
 
 
 def why(
@@ -74,6 +79,8 @@ def why(
 
     The policies decide the request again with the recorded facts, entities, time and approvals. If other policies made
     the recorded decision, both decisions are shown. Without policies, only the record is shown.
+
+    If the decision read `behavior.deviation`, the output names the request of the run with which it rose most.
 
     The output also shows whether the seal of the log proves the record. Without `--key`, the key is read from the
     folder of the seal, which an attacker who can replace the log can also replace.
@@ -104,6 +111,7 @@ def why(
     except ReplayError as problem:
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None
+    found = found._replace(rise=find_rise(record, log, engine.kernel))
     if format is OutputFormat.JSON:
         print_json({**_to_dict(found, again), "seal": sealed.to_dict()})
     else:
@@ -190,8 +198,23 @@ def find_decision(id: str, log: Path) -> FoundDecision:
     return found
 
 
+def find_rise(record: DecisionRecord, log: Path, kernel: Kernel) -> DeviationRise | None:
+    """Return with which request of its run the deviation that a decision read rose most; None without a deviation."""
+    from policyengine.audit import DecisionRecord
+    from policyengine.behavior.deviation_rise import deviation_of, find_deviation_rise
+    from policyengine.behavior.reader import CallerClasses
+
+    if record.behavior is None or deviation_of(record) <= 0:
+        return None
+    idle = CallerClasses(kernel).settings_of(record.behavior.group).run_idle
+    with show_progress("reading the run of the decision"):
+        entries = read_entries(log, lambda line: BEHAVIOR_MARK in line)
+        records = (one for one in entries if isinstance(one, DecisionRecord))
+        return find_deviation_rise(record, records, idle)
+
+
 def _to_dict(logged: FoundDecision, again: ReplayResult | None) -> dict[str, Any]:
-    record, issued, outcome = logged
+    record, issued, outcome, rise = logged
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
     found: dict[str, Any] = {"time": format_rfc3339(record.time), "call": record.call, "endpoint": record.endpoint}
     found |= {"token": None if issued is None else issued.to_dict()}
@@ -199,7 +222,7 @@ def _to_dict(logged: FoundDecision, again: ReplayResult | None) -> dict[str, Any
     found |= {"reported": None if outcome is None else {"time": format_rfc3339(outcome.time), **outcome.to_dict()}}
     if again is not None:
         revision = again.decision.revision
-        found |= {"unsure": list(again.unsure)}
+        found |= {"unsure": list(again.unsure), "deviation": None if rise is None else rise.to_dict()}
         found |= {"same": again.same, "same_revision": revision == record.revision, **again.explanation.to_dict()}
     return found
 
@@ -247,7 +270,7 @@ def _show(found: FoundDecision, again: ReplayResult) -> None:
 
 
 def _print_head(screen: Screen, found: FoundDecision) -> None:
-    record, issued, reported = found
+    record, issued, reported, rise = found
     outcome = str(record.outcome)
     observed = ", but the request was only observed, and passed" if record.observed else ""
     screen.line(f"{record.id} at {format_rfc3339(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
@@ -257,6 +280,8 @@ def _print_head(screen: Screen, found: FoundDecision) -> None:
     if reported is not None:
         when = format_rfc3339(reported.time)
         screen.line(f"{INDENT}outcome of the request: {describe_outcome(reported)}, reported at {when}")
+    if rise is not None:
+        screen.line(f"{INDENT}{rise.words()}")
 
 
 def describe_outcome(reported: OutcomeRecord) -> str:
