@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit.query import duck, pack, source
+from policyengine.audit.query import duck, pack, source, tally
 from policyengine.audit.query.query import AuditQuery, Row
 from policyengine.audit.query.stream import StreamReader
 from policyengine.cli.output.reading_progress import ReadingProgress, format_rest
@@ -111,6 +111,36 @@ def test_the_last_line_says_how_many_there_are(run, shop, options, last):
 def test_a_chain_of_several_agents_is_shown(run, shop):
     shown = run("audit", "query", shop, "--where", "depth=2", "--limit", "1").out
     assert "alice > planner > bot-2" in shown
+
+
+@pytest.mark.parametrize("duckdb", [False, True])
+@pytest.mark.parametrize(
+    ("options", "warnings"),
+    [
+        (["--agent", "bott-2"], ["warning: no record has the agent `bott-2`: did you mean `bot-2`?"]),
+        (["--agent", "Bot-2", "--count"], ["warning: no record has the agent `Bot-2`: did you mean `bot-2`?"]),
+        (["--agent", "qqq", "--format", "json"], ["warning: no record has the agent `qqq`"]),
+        (["--user", "alcie", "--agent", "bot-2", "--limit", "0", "--format", "csv"],
+         ["warning: no record has the user `alcie`: did you mean `alice`?"]),
+        (["--rule", "rul 7", "--agent", "qqq", "--count-by", "endpoint"],
+         ["warning: no record has the agent `qqq`",
+          "warning: no record has the rule `rul 7`: did you mean `rule 7`?"]),
+        (["--agent", "bot-2", "--since", "2027-01-01"], []),
+        (["--agent", "bot-9*"], []),
+        (["--id", "D37x"], []),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_record_has_is_a_warning_with_a_similar_name(run, shop, monkeypatch, duckdb, options, warnings):
+    if duckdb:
+        monkeypatch.setattr(source, "STREAMED_BYTES", 0)
+    ended = run("audit", "query", shop, *options)
+    assert (ended.code, ended.err.splitlines()) == (0, warnings)
+
+
+def test_no_similar_name_is_searched_among_too_many(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tally, "MAX_GROUPS", 1)
+    log = write_lines(tmp_path / "log.jsonl", [decision(0, "D1", agent="bot"), decision(1, "D2", agent="both")])
+    assert run("audit", "query", log, "--agent", "bo").err == ""
 
 
 def test_malformed_lines_are_counted_on_stderr(run, tmp_path):

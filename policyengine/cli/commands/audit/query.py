@@ -39,6 +39,7 @@ from policyengine.cli.output.records import print_csv_rows, print_json_rows, pri
 from policyengine.cli.output.terminal import Screen, show_progress
 
 if TYPE_CHECKING:
+    from policyengine.audit.query.near_names import MissingName
     from policyengine.audit.query.query import AuditQuery, FieldFilter, QueryAnswer
     from policyengine.audit.query.source import LogFiles, Reader
     from policyengine.audit.query.stream import SkippedLines
@@ -192,32 +193,54 @@ def faster_hint(files: LogFiles) -> str:
 
 def print_answer(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -> None:
     """Print the records or the groups that answer a query, up to its limit. Raises CommandError."""
+    from policyengine.audit.query.near_names import find_missing_names
     from policyengine.audit.query.source import check_logs
 
     with report_query_errors(logs), opened_logs(logs) as reader:
         [found] = reader.answer([asked])
         check_logs(reader.skipped)
+        missing = [] if is_answered(found) else find_missing_names(asked, reader)
     if format is QueryFormat.TEXT:
         show_answer(found)
     else:
         print_rows(asked, found.rows, format)
     report_skipped(reader.skipped)
+    report_missing(missing)
+
+
+def is_answered(answer: QueryAnswer) -> bool:
+    """Return whether a record matches. A count without groups has one row, whatever it counts."""
+    asked = answer.query
+    return bool(answer.rows) and (not asked.count or bool(asked.count_by) or bool(answer.rows[0][0]))
+
+
+def report_missing(missing: Iterable[MissingName]) -> None:
+    """Warn on stderr of names that no record has."""
+    for name in missing:
+        Screen(sys.stderr).warn(name.words())
 
 
 def print_all(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -> None:
     """Print records while they are read. Raises CommandError."""
+    from policyengine.audit.query.near_names import find_missing_names
     from policyengine.audit.query.source import check_logs
 
     def rows() -> Iterator[Sequence[object]]:  # a generator, so that `report_query_errors` sees no errors of writing
         with report_query_errors(logs), opened_logs(logs, in_order=True) as reader:
-            yield from reader.rows(asked)
+            count = 0
+            for row in reader.rows(asked):
+                count += 1
+                yield row
             check_logs(reader.skipped)
             skipped.append(reader.skipped)
+            missing.extend([] if count else find_missing_names(asked, reader))
 
     skipped: list[SkippedLines] = []
+    missing: list[MissingName] = []
     print_rows(asked, rows(), format)
     for lines in skipped:
         report_skipped(lines)
+    report_missing(missing)
 
 
 def print_rows(asked: AuditQuery, rows: Iterable[Sequence[object]], format: QueryFormat) -> None:
