@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TrafficPlan,
         VirtualClock,
     )
+    from policyengine.simulation.ordered_runs import RunRequests
     from policyengine.simulation.sample_requests import SampleRequests
 
 MAX_REQUESTS = 50_000_000
@@ -44,7 +45,8 @@ class WorkflowTraffic(NamedTuple):
 @dataclass
 class SimulateCommand:
     """One policy on a virtual clock. `world` holds the entities and the time of the policy's tests, if the requests of
-    these tests are simulated."""
+    these tests are simulated. `neutral` is the engine without learned behavior, which decides each request by itself;
+    `follows_orders` is whether the runs of callers follow the declared orders of calls."""
 
     paths: Sequence[Path]
     entities: Sequence[str] | None
@@ -55,8 +57,10 @@ class SimulateCommand:
     world: SampleRequests | None = None
     clock: VirtualClock = field(init=False)
     engine: Engine = field(init=False)
+    neutral: Engine = field(init=False)
     tracker: SimulatedTracker | None = field(init=False, default=None)
     reads_behavior: bool = field(init=False, default=False)
+    follows_orders: bool = field(init=False, default=False)
 
     @property
     def started(self) -> bool:
@@ -92,9 +96,8 @@ class SimulateCommand:
 
     def load(self) -> None:
         """Load the policies. They learn from the traffic if this is requested; otherwise learned facts are neutral."""
-        from dataclasses import replace
-
         from policyengine.engine import Engine
+        from policyengine.kernel.learned_facts import learned_fact_names
         from policyengine.simulation import SimulatedTracker, VirtualClock
 
         self.clock = VirtualClock(self.start)
@@ -103,12 +106,13 @@ class SimulateCommand:
         if self.world is not None and self.entities is None:
             directory = self.world.directory
         self.reads_behavior = kernel.reads_behavior
+        self.follows_orders = self.learns and "sequence" in learned_fact_names(kernel)
+        if kernel.reads_behavior or directory is not engine.directory:
+            engine = Engine(replace(kernel, reads_behavior=False), directory=directory, clock=self.clock)
+        self.engine = self.neutral = engine
         if kernel.reads_behavior and self.learns:
             self.tracker = SimulatedTracker()
-            engine = Engine(kernel, directory=directory, clock=self.clock, behavior=self.tracker)
-        elif kernel.reads_behavior or directory is not engine.directory:
-            engine = Engine(replace(kernel, reads_behavior=False), directory=directory, clock=self.clock)
-        self.engine = engine
+            self.engine = Engine(kernel, directory=directory, clock=self.clock, behavior=self.tracker)
 
     def played(self, series: Series, words: tuple[str, ...], about: Mapping[str, Any]) -> SimulationResult:
         from policyengine.simulation import SimulationResult
@@ -143,33 +147,51 @@ class SimulateCommand:
         several = f"{plan.callers:,} callers that differ by `{who.vary}`" if who.vary else "one caller"
         words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"requests: {source}")
         about = {"workflow": name, "rate_per_second": pace, "for_ms": span // 1_000, "callers": plan.callers,
-                 "vary": who.vary, "seed": self.seed, "requests": len(asked)}  # fmt: skip
+                 "vary": who.vary, "seed": self.seed, "requests": len(asked.questions)}  # fmt: skip
         return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)
 
-    def _asked(self, request: str | None) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    def _asked(self, request: str | None) -> tuple[RunRequests, str]:
         """Return the requests, and a description of their source."""
         if request is not None:
             self.load()
-            questions = tuple(read_spending_requests(request))
-            return questions, describe_place(request) if len(
-                questions
-            ) == 1 else f"{len(questions)} of {describe_place(request)}, in turn"
+            questions, place = tuple(read_spending_requests(request)), describe_place(request)
+            words = place if len(questions) == 1 else f"{len(questions)} of {place}, in turn"
+            return self._in_runs(questions), words
         return self._of_tests()
 
-    def _of_tests(self) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    def _in_runs(self, questions: Sequence[Mapping[str, Any]]) -> RunRequests:
+        from policyengine.simulation.ordered_runs import RunRequests, keep_order
+
+        if not self.follows_orders:
+            return RunRequests(tuple(questions), ())
+        return keep_order(questions, self.engine.kernel, self._is_allowed)
+
+    def _is_allowed(self, question: Mapping[str, Any]) -> bool:
+        return self.neutral.evaluate(dict(question)).allowed
+
+    def _of_tests(self) -> tuple[RunRequests, str]:
+        from policyengine.simulation.ordered_runs import agent_of, arrange_runs
         from policyengine.simulation.sample_requests import collect_samples, limited_requests
 
         bundled = any(path.suffix == BUNDLE for path in self.paths)
         self.world = None if bundled else collect_samples(check_files(self.paths)[0].cases)
         self.load()
-        found = () if self.world is None else limited_requests(self.world.questions, self.engine.evaluate)
+        every = () if self.world is None else self.world.questions
+        found = limited_requests(every, self.neutral.evaluate)
         if not found:
             why = "a bundle holds no tests" if bundled else "the policy has no tests with a request that is allowed"
             raise CommandError("tests", f"no request to send: {why}", "name a request with `--request FILE`")
+        if self.follows_orders:
+            agents = set(map(agent_of, found))
+            own = [one for one in every if agent_of(one) in agents and self._is_allowed(one)]
+            runs = arrange_runs(own, self.engine.kernel, self._is_allowed)
+            if runs.ordered:
+                return runs, f"{len(runs.questions)} allowed requests of the policy's tests, in the declared order"
         one = "the allowed request of the policy's tests"
-        return found, one if len(found) == 1 else f"{len(found)} allowed requests of the policy's tests, in turn"
+        words = one if len(found) == 1 else f"{len(found)} allowed requests of the policy's tests, in turn"
+        return self._in_runs(found), words
 
-    def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
+    def _callers(self, asked: RunRequests, many: int, vary: str | None) -> Callers:
         from policyengine.simulation import Callers, NoOtherCallerError
         from policyengine.simulation.renamed_callers import VARIABLE_ROOTS
 
@@ -177,7 +199,7 @@ class SimulateCommand:
             hint = "name a fact of a request: `agent.id`, `user.id`, `body.tenant`"
             raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by this fact", hint, code=2)
         try:
-            return Callers.of(asked, many, vary, lambda one: self.engine.evaluate(dict(one)).allowed)
+            return replace(Callers.of(asked.questions, many, vary, self._is_allowed), places=asked.places)
         except NoOtherCallerError:
             message = "the policies allow this request for no other agent or user, so there is one caller"
             hint = "name another fact that differs between callers with `--vary FACT`, or use `--callers 1`"

@@ -161,10 +161,12 @@ def expected_count(name: str, plan: TrafficPlan) -> int:
 
 
 def workflow_traffic(name: str, plan: TrafficPlan, callers: Callers) -> Iterator[TrafficEvent]:
-    """Yield the events of a workflow; each caller goes through the questions in turn."""
-    start, question, several = plan.start, callers.question, len(callers.questions)
-    turns = [0] * plan.callers
+    """Yield the events of a workflow; each caller goes through the questions in turn, each time in another run."""
+    start, several = plan.start, len(callers.questions)
+    turns, runs, latest = [0] * plan.callers, [0] * plan.callers, [0] * plan.callers
     for at, caller in WORKFLOWS[name].arrivals(plan):
-        turn = turns[caller]
-        turns[caller] = (turn + 1) % several
-        yield TrafficEvent(start + at, question(turn, caller))
+        turn = callers.next_turn(turns[caller], at - latest[caller])
+        runs[caller] += turn != turns[caller]
+        yield TrafficEvent(start + at, callers.in_run(turn, caller, runs[caller]))
+        turns[caller], latest[caller] = (turn + 1) % several, at
+        runs[caller] += turns[caller] == 0

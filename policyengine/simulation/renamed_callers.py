@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from policyengine.vocabulary import ROOTS
 
@@ -21,13 +21,24 @@ class NoOtherCallerError(Exception):
     """The error for a policy that accepts only the caller of the question."""
 
 
+class RunPlace(NamedTuple):
+    """The place of a request in a run: the fact that names the run, if callers have another run in each turn, and the
+    index of the first request of the run, with which a caller begins again after a pause of more than `idle`
+    microseconds; None if it never does."""
+
+    fact: str | None
+    start: int | None = None
+    idle: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Callers:
     """The questions of the callers, and the fact (`agent.id`) in which callers differ. The first caller sends the
-    questions unchanged."""
+    questions unchanged. `places` has the place of each question in its run, if callers have runs."""
 
     questions: tuple[Mapping[str, Any], ...]
     vary: str | None = None
+    places: tuple[RunPlace, ...] = ()
     made: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -43,6 +54,17 @@ class Callers:
             if all(has_text_fact(one, fact) and passes(vary_fact(one, fact, 1)) for one in known):
                 return cls(known, fact)
         raise NoOtherCallerError
+
+    def in_run(self, turn: int, caller: int, run: int) -> dict[str, Any]:
+        """Return the question with index `turn`, in the name of the caller, in its run with this number."""
+        found, fact = self.question(turn, caller), self.places[turn].fact if self.places else None
+        return found if fact is None else vary_fact(found, fact, run)
+
+    def next_turn(self, turn: int, pause: int) -> int:
+        """Return the index of the next question after a pause in microseconds: `turn`, or the first of its run if the
+        run has ended."""
+        place = self.places[turn] if self.places else None
+        return turn if place is None or place.start is None or pause <= place.idle else place.start
 
     def question(self, turn: int, caller: int) -> dict[str, Any]:
         """Return the question with index `turn`, in the name of the caller."""

@@ -8,6 +8,7 @@ import pytest
 from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.simulation import WORKFLOWS
+from tests.pages import EXAMPLES
 from tests.simulation.playing import MAIL, POLICY, SEARCH
 
 ACCOUNTS = """language 1
@@ -232,3 +233,20 @@ def test_simulate_says_that_nothing_is_learned_if_no_policy_reads_it(run, policy
     ended = run("simulate", policy, "--workflow", "steady", "--for", "1m", "--learn")
     assert "nothing is learned: the policies read no learned facts" in ended.out
     assert "ready" not in ended.out
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_callers_follow_the_declared_order_of_calls(run, name):
+    example = str(EXAMPLES / "fingerprint")
+    length = "2d" if name == "spike" else "3h"
+    ended = run(
+        "simulate", example, "--workflow", name, "--rate", "5/m", "--for", length, "--learn", "--format", "json"
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["events"] > 100
+    assert ended.json["outcomes"]["deny"] == 0
+
+
+def test_the_traffic_is_described_as_ordered(run):
+    ended = run("simulate", str(EXAMPLES / "fingerprint"), "--workflow", "steady", "--for", "1m", "--learn")
+    assert "requests: 5 allowed requests of the policy's tests, in the declared order\n" in ended.out
