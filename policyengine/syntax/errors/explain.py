@@ -20,6 +20,7 @@ from policyengine.syntax.errors.expected import (
 )
 from policyengine.syntax.errors.foreign_syntax import (
     clock_hint,
+    explain_alternatives,
     explain_missing_zone,
     explain_path,
     explain_unbounded_raise,
@@ -370,6 +371,7 @@ EXPLANATIONS: tuple[Explainer, ...] = (
     explain_path,
     explain_weekdays,
     explain_unbounded_raise,
+    explain_alternatives,
     explain_number,
     explain_equals,
     explain_symbols,

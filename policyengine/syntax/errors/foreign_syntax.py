@@ -16,6 +16,8 @@ WEEKDAYS = re.compile(rf"\b({DAY})\s*-\s*({DAY})\s*\Z")
 HALF_DAY = re.compile(r"(\d{1,2})(am|pm)\b")
 ENDS_BOUND = re.compile(r"\bbound\s+to\s*\([^)]*\)\s*\Z")
 BY_KIND = re.compile(r"=>\s*(deny|throttle|confirm|allow)\s+by\s+(guard|rate|budget|limit|rule|gate)\s+\Z")
+STEP_BEFORE = re.compile(r"(?:\bexpect\s|->|[(|])\s*([^()|>#]*?)\s*\Z")
+STEP_AFTER = re.compile(r"\s*([^()|>#\n]+?)\s*(->|[|)\n]|\s\}|\s(?:run|learn|ready|burst|version)\s|\Z)")
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
@@ -66,6 +68,19 @@ def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
     span = Span(s.source, before.start, before.end)
     hint = f"write its upper limit: `raise {span.text} at most 100/1m when …`"
     return Diagnostic("E101", "a raise needs `at most`", span, hint)
+
+
+def explain_alternatives(s: ErrorContext) -> Diagnostic | None:
+    """Explain `expect A | B -> C`, in which the end of the alternatives is not stated. Return None for other errors."""
+    if s.found not in ("|", "||", "or") or "->" not in s.accepted or "|" in s.accepted:
+        return None
+    before = STEP_BEFORE.search(s.source.text, s.stop.declaration, s.at)
+    after = STEP_AFTER.match(s.source.text, s.at + len(s.found))
+    hint = "write alternatives in parentheses: `(GET /a | GET /b) -> GET /c`"
+    if before is not None and after is not None and before[1]:
+        both = " | ".join(shorten_text(" ".join(one[1].split())) for one in (before, after))
+        hint = f"write `({both}) -> …` or `({both} -> …)`" if after[2] == "->" else f"write `({both})`"
+    return s.report("E101", "alternatives in an order of calls need parentheses, which state where they end", hint)
 
 
 # ── Hints for unexpected text ───────────────────────────────────────────────────────────
