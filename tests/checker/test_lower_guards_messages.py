@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from policyengine.check import check_text
+from policyengine.diagnostics.catalog import find_code
 from policyengine.diagnostics.model import Diagnostic
 
 # What other rooms say about the same text is theirs to test.
@@ -15,6 +16,12 @@ OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
 def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
     """Return the code, message, underlined text and hint of each finding."""
     return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
+
+
+def explanation_of(code: str) -> str:
+    found = find_code(code)
+    assert found is not None
+    return found.explanation
 
 
 GUARDS_WORLD = """\
@@ -257,6 +264,26 @@ ROLES = [
 @pytest.mark.parametrize(("text", "findings"), ROLES)
 def test_a_role_that_nobody_can_have_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("floor 5/1m", None),
+        ("floor 10/2m", None),
+        ("floor 11/2m", "`floor` is faster than the rate itself"),
+        ("clamp 5/1m when request.ip is absent", None),
+        ("clamp 11/2m when request.ip is absent", "`clamp` is faster than the rate itself"),
+        ("raise x2 at most 5/1m when request.ip is present", None),
+        ("raise x2 at most 9/2m when request.ip is present", "`at most` is slower than the rate itself"),
+    ],
+)
+def test_paces_of_a_rate_may_equal_it_as_the_explanation_of_e910_says(item: str, message: str | None) -> None:
+    found = check_text(f'anyone {{ may GET /a }}\nrate "r" per request.ip {{ 5/1m {item} }}')
+    assert [one.message for one in found if one.is_error] == ([] if message is None else [message])
+    explanation = " ".join(explanation_of("E910").split())
+    assert "`floor` and `clamp` may not be faster than the rate" in explanation
+    assert "its `at most` may not be slower than the rate" in explanation
 
 
 LATER = [

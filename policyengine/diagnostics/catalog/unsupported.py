@@ -37,8 +37,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E910",
         "an invalid rate or budget",
         "A rate must state a number of requests and a window, both greater than zero, or a number of concurrent "
-        "requests. `floor` and `clamp` must be below the rate, and `raise` must be above it. Windows and numbers are "
-        "limited to those that every store can count exactly.",
+        "requests. `floor` and `clamp` may not be faster than the rate. The factor of a `raise` must be above one, and "
+        "its `at most` may not be slower than the rate. Windows and numbers are limited to those that every store can "
+        "count exactly.",
         _GOOD + 'rate "r" per agent.id { 0/1m }\n',
         _GOOD + 'rate "r" per request.ip { 100/1m burst 20 }\n',
     ),
