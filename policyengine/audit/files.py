@@ -17,6 +17,7 @@ from typing import IO
 
 from policyengine.audit.rotation import TIMESTAMP_FORMAT, TIMESTAMP_PATTERN
 from policyengine.bounded_files import ByteStream, begins_with
+from policyengine.time_formats import parse_time
 
 Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
@@ -27,6 +28,8 @@ MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large ent
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+FIRST_TIME = re.compile(rb'\s*\{\s*"v":\s*[0-9]+,\s*"time":\s*"([0-9TZ:.-]+)"')
+FIRST_TIME_BYTES = 256
 ROTATED_BY_LOGROTATE = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
 
 
@@ -37,6 +40,9 @@ def log_files(path: Path) -> list[Path]:
     rotated: list[tuple[float, Path, str]] = []
     with suppress(OSError):
         rotated.extend(find_rotated(path.parent, named))
+    if any(rest for *_, rest in rotated) and not all(rest for *_, rest in rotated):
+        # Names of two kinds have no order, and a copy has another time of last change.
+        rotated = [(first_time(file, time), file, rest) for time, file, rest in rotated]
     if not rotated or path.exists():
         begins_with(path, b"")
     ordered = in_named_order([file for _, file, _ in sorted(rotated)], {file: rest for _, file, rest in rotated})
@@ -85,6 +91,25 @@ def rotation_time(found: os.stat_result, named: str | None) -> float:
     change. Raises ValueError.
     """
     return found.st_mtime if named is None else parse_timestamp(named)
+
+
+def first_time(file: Path, otherwise: float) -> float:
+    """Return the time of the first line of a file, in seconds since 1970; `otherwise` if it has none."""
+    found = None
+    with suppress(OSError):
+        status = file.stat()
+        found = read_first_time(file, status.st_ino, status.st_mtime_ns)
+    return otherwise if found is None else found
+
+
+@lru_cache(maxsize=4_096)
+def read_first_time(file: Path, inode: int, changed: int) -> float | None:
+    """Return the time of the first line of a file; None if the line has no time. Raises OSError."""
+    with suppress(EOFError, zlib.error), open_log_file(file) as opened:
+        found = FIRST_TIME.match(opened.read(FIRST_TIME_BYTES))
+        time = None if found is None else parse_time(found[1].decode())
+        return None if time is None else time.timestamp()
+    return None
 
 
 @lru_cache(maxsize=4_096)

@@ -21,11 +21,12 @@ from policyengine.audit.seal.late_files import LateFiles
 from policyengine.audit.seal.line_digests import line_batches
 from policyengine.audit.seal.merkle import fold, leaf_hash, tree_root
 from policyengine.audit.seal.notes import Checkpoint, SignedCheckpoint
-from policyengine.audit.seal.sealed_entries import SealedEntries
+from policyengine.audit.seal.sealed_entries import SealedEntries, read_starts
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
     START_BYTES,
     BegunLine,
+    LateMark,
     SealError,
     SealState,
     ends_with_line,
@@ -71,6 +72,10 @@ class SealRun:
         # The rotated file after each file, by identity, for the duration of one call of `advance`.
         self._known: dict[tuple[int, int], tuple[Path, tuple[int, int]]] = {}
         self._pause: Pause | None = None
+        # While the tree is built again: the index of the first entry of each file, and of the file after the current
+        # one. Lines that follow in the current file were late, and later lines seal them.
+        self._sealed_starts: Sequence[int] = ()
+        self._end = inf
         self._checkpoint = sealer.latest_checkpoint()
         self._seen, self._since, self._moved_at = (0, 0, 0), monotonic(), inf
         try:
@@ -80,10 +85,14 @@ class SealRun:
             raise
 
     def _open(self, sealer: Sealer, *, anew: bool) -> None:
-        """Continue at the saved state, or begin with the oldest file. Raises OSError, TileError, SealError."""
+        """Continue at the saved state, or begin with the oldest file. With `anew`, the starts of files are not read:
+        if they are wrong, the lines of the files lead to the checkpoint without them. Raises OSError, TileError,
+        SealError."""
+        state, late = None, tuple[LateMark, ...]()
         try:
             state = None if anew else read_state(sealer.folder)
             if state is not None:
+                late = state.late
                 self._continue(state)
         except (TileError, SealError) as error:
             _LOG.warning(
@@ -92,7 +101,9 @@ class SealRun:
             )  # fmt: skip
             state = None
         if state is None:
+            self._sealed_starts = () if anew else read_starts(sealer.folder)
             self._begin()
+            self._late.restore(late)
 
     def close(self) -> None:
         """Close the files."""
@@ -150,6 +161,8 @@ class SealRun:
         self._path = path
         self._file, self._number, self._first, self._offset = opened, number, self.tree.size, 0
         self._last, self._last_bytes, self._moved_at, self._begun = b"", 0, inf, None
+        ends = self._sealed_starts[number + 1 : number + 2]
+        self._end = ends[0] if ends and self._first <= ends[0] <= self._signed_size else inf
         write_at(self._sealer.folder / "starts", START_BYTES * number, self._first.to_bytes(START_BYTES))
 
     def _open_again(self, state: SealState) -> None:
@@ -184,7 +197,8 @@ class SealRun:
         complete = self._was_truncated() or self._read_lines()
         while complete and (following := self._following_file(finished)) is not None:
             os.fdatasync(self._file)
-            self._late.watch(self._file, self._offset, self.tree.size, finished)
+            if self._end == inf:  # otherwise its late lines are sealed, or watched
+                self._late.watch(self._file, self._offset, self.tree.size, finished)
             self._start_file(following, self._number + 1)
             complete = self._read_lines()
         self._late.seal_lines()
@@ -336,7 +350,7 @@ class SealRun:
         pause = self._pause
         if pause is not None and os.fstat(self._file).st_size - self._offset > PACED_BYTES:
             pause = None
-        while data := os.pread(self._file, CHUNK_BYTES, self._offset):
+        while self.tree.size < self._end and (data := os.pread(self._file, CHUNK_BYTES, self._offset)):
             cut = data.rfind(b"\n")
             if cut >= 0:
                 self._add_lines(data, cut)
@@ -351,9 +365,12 @@ class SealRun:
     def _add_lines(self, data: bytes, cut: int) -> None:
         """Add the entries of the lines up to the newline at `cut`; -1 means that there is no complete line. Raises
         OSError, SealError."""
-        if cut >= 0:
+        if cut >= 0 and self.tree.size < self._end:
             lines = data.split(b"\n")
             lines.pop()  # it is incomplete, or empty
+            if len(lines) > self._end - self.tree.size:
+                lines = lines[: int(self._end) - self.tree.size]
+                cut = sum(map(len, lines)) + len(lines) - 1
             self._add(lines, [sha256(line).digest() for line in lines])
             self._offset += cut + 1
 

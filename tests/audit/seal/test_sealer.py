@@ -808,6 +808,74 @@ def test_a_damaged_folder_is_built_again_although_the_first_files_were_deleted(p
     assert (result.problems, result.deleted, result.size) == ([], 300, 912)
 
 
+def rotate_by_number(path: Path, log) -> None:
+    path.rename(path.with_name(f"{path.name}.1"))
+    log.reopen()
+
+
+def copy_log(path: Path) -> Path:
+    """Copy a log with its seal, as `cp -r` does: all files have new times, in another order."""
+    copy = path.parent / "copy"
+    shutil.copytree(folder(path), folder(copy / path.name), copy_function=shutil.copyfile)
+    folder(copy / path.name).chmod(0o700)
+    for number, file in enumerate([path.with_name(f"{path.name}.key"), *reversed(log_files(path))]):
+        shutil.copyfile(file, copy / file.name)
+        os.utime(copy / file.name, (2_000_000_000 + number,) * 2)
+    (copy / f"{path.name}.key").chmod(0o600)
+    return copy / path.name
+
+
+@pytest.mark.usefixtures("finished_at_once")
+@pytest.mark.parametrize("damage", [damage_state, lose_full_tiles, remove_state, empty_tiles, change_tiles])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_damaged_folder_of_a_copied_log_is_built_again(path, damage, is_late):
+    """The first file was rotated by logrotate, the second one by the server. Late lines of the first file are sealed by
+    a statement in the last file."""
+    log = open_sealed(path)
+    for turn in (rotate_by_number, rotate):
+        write_lines(log, 300, begin=300 * (turn is rotate))
+        assert log.seal()
+        turn(path, log)
+        log.seal()
+    write_lines(log, 200, begin=600)
+    assert log.seal()
+    if is_late:
+        with path.with_name(f"{path.name}.1").open("ab") as file:
+            file.write(b'{"v":1,"time":"2027-01-15T08:00:00.000000Z","issued":{}}\n')
+        assert log.seal()
+    log.close()
+    copy = copy_log(path)
+    assert [file.name for file in log_files(copy)] == [file.name for file in log_files(path)]
+    assert problems(copy) == []
+    before = checkpoint_of(copy)
+    damage(copy)
+    log = open_sealed(copy)
+    write_lines(log, 1, begin=800)
+    assert log.seal()
+    log.close()
+    result = verified(copy, before)
+    assert (result.size, result.late, result.problems) == (801 + is_late, int(is_late), [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
+def test_a_folder_with_damaged_starts_of_files_is_built_again(path):
+    log = open_sealed(path)
+    for begin in (0, 300):
+        write_lines(log, 300, begin=begin)
+        log.seal()
+        rotate(path, log)
+    write_lines(log, 1, begin=600)
+    log.close()
+    damage_state(path)
+    starts = folder(path) / "starts"
+    starts.write_bytes((200).to_bytes(8).join((bytes(8), starts.read_bytes()[16:])))
+    log = open_sealed(path)
+    write_lines(log, 1, begin=601)
+    assert [log.seal(), log.seal()] == [False, True]
+    log.close()
+    assert (verified(path).size, problems(path)) == (602, [])
+
+
 def test_changed_lines_are_not_signed_again(path, caplog):
     sealed_log(path, 10)
     before = checkpoint_of(path)
