@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from policyengine.behavior.shared import SharedTracker
+from policyengine.behavior.state import BehaviorState
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
+from tests.behavior.reporting_agents import BEGIN, FakeClock
+from tests.stores.learned import Stores, learn_ten_days
 from tests.stores.servers import Server, cluster, running
 
 ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
@@ -97,3 +102,41 @@ def of_cluster(servers: list[Server]) -> Iterator[Fresh]:
 @pytest.fixture
 def store(fresh: Fresh) -> Store:
     return fresh()
+
+
+# ── Learned behavior ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the threads of trackers: tests learn models, and look at the store, when they want to."""
+    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
+
+
+@pytest.fixture(scope="module")
+def ten_days() -> BehaviorState:
+    return learn_ten_days()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock after the ten days in which the behavior was learned."""
+    clock = FakeClock()
+    clock.now = BEGIN + timedelta(days=10, hours=9)
+    return clock
+
+
+@pytest.fixture
+def shared(fresh: Fresh) -> Iterator[Stores]:
+    stores = Stores(fresh)
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def empty(shared: Stores) -> Store:
+    """An empty store that processes can share."""
+    store = shared()
+    if store.behavior is None:
+        pytest.skip("only this process uses a memory store")
+    return store

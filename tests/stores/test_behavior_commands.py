@@ -26,8 +26,8 @@ from policyengine.stores.behavior import MODEL, RELEASES
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, question
 from tests.stores.conftest import of_cluster, of_server
+from tests.stores.learned import CALLER, KEY, engine_of, learn_ten_days, teach, told
 from tests.stores.servers import Server, free_port
-from tests.stores.test_behavior import CALLER, KEY, engine_of, learn_ten_days, teach, told
 
 KEYS = SharedKeys(KEY)
 PROFILE = "profile reporting"

@@ -15,20 +15,20 @@ from policyengine import Engine
 from policyengine.behavior import damaged_callers
 from policyengine.behavior.operator_store import StoredBehavior
 from policyengine.behavior.row import MAX_HOUR, ROW_VERSION
-from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker
+from policyengine.behavior.shared import EVENTS_PER_ROW
 from policyengine.behavior.shared_keys import SharedKeys
 from policyengine.behavior.shared_rows import UnreadableBehaviorError, decode_saved, encode_saved
 from policyengine.behavior.state import BehaviorState
 from policyengine.runtime.idempotency import IdempotencyKey
-from policyengine.stores.base import StoreError
+from policyengine.stores.base import Store, StoreError
 from policyengine.stores.behavior import EVENTS_PER_GENERATION, MAX_NUMBER
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
-from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
+from tests.behavior.reporting_agents import POLICY, FakeClock, question
 from tests.stores.charges import START
-from tests.stores.conftest import Fresh
-from tests.stores.test_behavior import CALLER, KEY, Stores, keep, learn_ten_days, teach, told
+from tests.stores.learned import CALLER, KEY, Stores, keep, learn_ten_days, teach, told, tracker_of
 
+pytestmark = pytest.mark.usefixtures("without_threads")
 DAMAGED = SharedKeys(KEY).key_of(CALLER)
 EVENT = (START // 1_000, 0, 0, 0, 1, False, (0, 0, 0))
 STATES: dict[str, bytes] = {
@@ -58,39 +58,11 @@ ROWS: dict[str, bytes] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the threads of trackers: tests learn models when they want to."""
-    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
-
-
-@pytest.fixture(scope="module")
-def ten_days() -> BehaviorState:
-    return learn_ten_days()
-
-
 @pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock()
-    clock.now = BEGIN + timedelta(days=10, hours=9)
-    return clock
-
-
-@pytest.fixture
-def shared(fresh: Fresh) -> Iterator[Stores]:
-    stores = Stores(fresh)
-    yield stores
-    stores.close()
-
-
-@pytest.fixture
-def store(shared: Stores, ten_days: BehaviorState) -> Any:
+def store(empty: Store, ten_days: BehaviorState) -> Any:
     """A store with the behavior of ten days."""
-    store = shared()
-    if store.behavior is None:
-        pytest.skip("only this process uses a memory store")
-    teach(store, ten_days)
-    return store
+    teach(empty, ten_days)
+    return empty
 
 
 def put_state(store: Any, raw: bytes, key: str = DAMAGED) -> None:
@@ -133,11 +105,6 @@ def remove_state(store: Any) -> None:
 
 def engine_of(store: Any, clock: FakeClock) -> Engine:
     return Engine.from_text(POLICY, clock=clock, store=ResilientStore(store))
-
-
-def tracker_of(engine: Engine) -> SharedTracker:
-    assert isinstance(engine.behavior, SharedTracker)
-    return engine.behavior
 
 
 def learn_next_day(engine: Engine, clock: FakeClock) -> int:

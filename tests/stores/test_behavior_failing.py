@@ -34,10 +34,11 @@ from policyengine.stores.behavior import MODEL
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
-from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
+from tests.behavior.reporting_agents import POLICY, FakeClock, question
+from tests.stores.learned import CALLER, KEY, teach, told, tracker_of
 from tests.stores.servers import Server
-from tests.stores.test_behavior import CALLER, KEY, learn_ten_days, teach, told
 
+pytestmark = pytest.mark.usefixtures("without_threads")
 LOCAL = POLICY.replace("  60/1m burst 100", "  60/1m burst 100   on store failure local")
 
 
@@ -52,33 +53,11 @@ class BreakableStore(SqliteStore):
         super()._patiently(connection, words)
 
 
-@pytest.fixture(scope="module")
-def ten_days() -> BehaviorState:
-    return learn_ten_days()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock()
-    clock.now = BEGIN + timedelta(days=10, hours=9)
-    return clock
-
-
-@pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
-
-
 @pytest.fixture
 def store(tmp_path: Path, ten_days: BehaviorState) -> BreakableStore:
     store = BreakableStore(tmp_path / "store.db")
     teach(store, ten_days)
     return store
-
-
-def tracker_of(engine: Engine) -> SharedTracker:
-    assert isinstance(engine.behavior, SharedTracker)
-    return engine.behavior
 
 
 # ── A store that does not answer ──────────────────────────────────────────────────────────────

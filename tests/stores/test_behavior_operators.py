@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,6 @@ from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, Mo
 from policyengine.behavior.operator_store import NoLearnedBehaviorError, StoredBehavior, StoredReleases
 from policyengine.behavior.releases import MAX_RELEASE, ClassRelease
 from policyengine.behavior.row import pack_row
-from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.shared_keys import SharedKeys, sign_document, sign_model
 from policyengine.behavior.shared_releases import sign_releases
 from policyengine.behavior.state import BehaviorState
@@ -25,48 +24,15 @@ from policyengine.stores.behavior import EVENTS_PER_GENERATION, MODEL, RELEASES,
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question
 from tests.stores.charges import START
-from tests.stores.conftest import Fresh
+from tests.stores.learned import CALLER, KEY, Stores, engine_of, teach, told, tracker_of
 from tests.stores.servers import wait_for
-from tests.stores.test_behavior import CALLER, KEY, Stores, engine_of, learn_ten_days, teach, told
 
+pytestmark = pytest.mark.usefixtures("without_threads")
 PROFILE = "profile reporting"
 DAY = 86_400_000
 NOW = int((BEGIN + timedelta(days=10, hours=9)).timestamp() * 1_000)
 KEYS = SharedKeys(KEY)
 ATTACKER = SharedKeys(b"a" * 32)
-
-
-@pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the threads of trackers: tests look at the store when they want to."""
-    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
-
-
-@pytest.fixture(scope="module")
-def ten_days() -> BehaviorState:
-    return learn_ten_days()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock()
-    clock.now = BEGIN + timedelta(days=10, hours=9)
-    return clock
-
-
-@pytest.fixture
-def shared(fresh: Fresh) -> Iterator[Stores]:
-    stores = Stores(fresh)
-    yield stores
-    stores.close()
-
-
-@pytest.fixture
-def empty(shared: Stores) -> Store:
-    store = shared()
-    if store.behavior is None:
-        pytest.skip("only this process uses a memory store")
-    return store
 
 
 @pytest.fixture
@@ -90,11 +56,6 @@ def engines(shared: Stores, store: Store, clock: FakeClock) -> list[Engine]:
 def behavior_of(store: Store) -> BehaviorStore:
     assert store.behavior is not None
     return store.behavior
-
-
-def tracker_of(engine: Engine) -> SharedTracker:
-    assert isinstance(engine.behavior, SharedTracker)
-    return engine.behavior
 
 
 def look(*engines: Engine) -> None:

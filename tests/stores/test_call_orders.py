@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import timedelta
 from threading import Barrier, Thread
 from typing import Any
@@ -12,33 +11,20 @@ import pytest
 
 from policyengine import Engine
 from policyengine.behavior.events import Caller
-from policyengine.behavior.shared import EVENTS_PER_ROW, SharedTracker
+from policyengine.behavior.shared import EVENTS_PER_ROW
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.stores.base import Store
 from tests.behavior.reporting_agents import FakeClock
 from tests.behavior.test_call_orders import AUTH, DATA, DENY, HEAD, PROFILE, READ, REPORT, WARN, question
-from tests.stores.conftest import Fresh
-from tests.stores.test_behavior import Stores
+from tests.stores.learned import Stores
 
+pytestmark = pytest.mark.usefixtures("without_threads")
 CALLER = Caller("idp", "report-1")
-
-
-@pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the threads of trackers."""
-    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
 
 
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@pytest.fixture
-def shared(fresh: Fresh) -> Iterator[Stores]:
-    stores = Stores(fresh)
-    yield stores
-    stores.close()
 
 
 def engines_of(store: Store, shared: Stores, clock: FakeClock, count: int, text: str) -> list[Engine]:
