@@ -17,6 +17,7 @@ from policyengine.cli.errors import CommandError
 from policyengine.cli.options.serve import ServerLogFormat
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
 from policyengine.cli.output.terminal import OutputFormat, Screen
+from policyengine.cli.public_url import check_public_url
 from policyengine.cli.served_engine import EngineSetup, LoadedEngine, ServedEngine, load_for_serving, prepare_serving
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
@@ -158,14 +159,6 @@ def read_tokens(path: Path | None) -> tuple[str, ...] | None:
     if found.warning:
         Screen(sys.stderr).warn(found.warning)
     return found.tokens
-
-
-def check_public_url(url: str | None) -> str | None:
-    """Check the public URL and return it without a trailing slash. Raises CommandError. None stays None."""
-    if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
-        return url and url.rstrip("/")
-    hint = "write it without a query, such as https://pdp.example.com"
-    raise CommandError("usage", f"`{url}` is not a server URL", hint, code=2)
 
 
 def parse_mode(given: str) -> int:

@@ -16,9 +16,10 @@ from policyengine.runtime.credentials import body_digests
 DIGEST = b"content-digest"
 
 
-def presented(request: Scope | HTTPConnection) -> Facts:
+def presented(request: Scope | HTTPConnection, *, public_url: str | None = None) -> Facts:
     """Return the credentials of the client: headers, and the certificate of its connection (the TLS extension of ASGI).
-    A `Client-Cert` header is ignored. Return `{}` if there are none.
+    A `Client-Cert` header is ignored. Return `{}` if there are none. Behind a proxy that terminates TLS, `public_url`
+    is the URL at which clients reach this server, without the path of the request: proofs are for that URL.
 
     Raises RequestError for a repeated header.
     """
@@ -28,18 +29,22 @@ def presented(request: Scope | HTTPConnection) -> Facts:
     )
     given = {name: tuple(one) if isinstance(one, list) else (one,) for name, one in headers.items()}
     method = str(scope.get("method", "GET"))
-    found = read_client_credentials(given, method=method, url=request_url(scope, headers), own=True, certificate=None)
+    url = request_url(scope, headers, public_url)
+    found = read_client_credentials(given, method=method, url=url, own=True, certificate=None)
     certificate = client_certificate(scope)
     if certificate is not None:
-        found = {"method": method, "url": request_url(scope, headers), **found, "client_certificate": certificate}
+        found = {"method": method, "url": url, **found, "client_certificate": certificate}
     return {"credentials": found} if found else {}
 
 
-def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
-    """Return the requested URL, with the path and query as sent over the wire."""
+def request_url(scope: Scope, headers: Mapping[str, Any], public_url: str | None) -> str:
+    """Return the requested URL, with the path and query as sent over the wire. If there is a public URL, it begins with
+    that URL."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
     query: bytes = scope.get("query_string", b"")
     target = raw.split(b"?", 1)[0] + (b"?" + query if query else b"")
+    if public_url is not None:
+        return f"{public_url.rstrip('/')}{target.decode('latin-1')}"
     scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "http"), scope.get("scheme", "http"))
     return f"{scheme}://{headers.get('host', '')}{target.decode('latin-1')}"
 

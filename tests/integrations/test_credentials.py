@@ -184,15 +184,15 @@ class Proving(httpx2.Auth):
         yield request
 
 
-def sdk_app(engine: Engine) -> Any:
-    policy = sdk.PolicyMiddleware(engine, server="billing", identify=sdk.by_credentials())
+def sdk_app(engine: Engine, public_url: str | None = None) -> Any:
+    policy = sdk.PolicyMiddleware(engine, server="billing", identify=sdk.by_credentials(public_url))
     server = MCPServer("billing", middleware=[policy])
     add_tools(server.tool())
     return server.streamable_http_app()
 
 
-def fastmcp_app(engine: Engine) -> Any:
-    policy = for_fastmcp.PolicyMiddleware(engine, server="billing", identify=for_fastmcp.by_credentials())
+def fastmcp_app(engine: Engine, public_url: str | None = None) -> Any:
+    policy = for_fastmcp.PolicyMiddleware(engine, server="billing", identify=for_fastmcp.by_credentials(public_url))
     server = FastMCP("billing", middleware=[policy])
     add_tools(server.tool)
     return server.http_app()
@@ -286,6 +286,32 @@ def test_mcp_tools_require_a_valid_proof(engine: Engine, tmp_path: Path, door: A
         assert (names, shown) == ([], "refused: denied: the credential was refused: the credential has expired")
         names, shown, _ = talk(url, None, used)
         assert (names, shown.startswith("refused: ")) == ([], True)
+
+
+class ThroughTls(Proving):
+    """Proofs for the URL that a client requests from a proxy, which terminates TLS and keeps the `Host`."""
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        request.headers["host"] = "mcp.example.com"
+        yield from super().auth_flow(request)
+
+
+@pytest.mark.parametrize("path", ["", "/files/"])
+def test_behind_a_tls_proxy_proofs_must_name_the_public_url(engine: Engine, tmp_path: Path, path: str) -> None:
+    public = f"https://mcp.example.com{path}"
+    with through_gateway(engine, tmp_path, "--public-url", public) as url:
+        proven = f"{public.rstrip('/')}/mcp"
+        assert talk(url, ThroughTls(wrong=proven), used)[:2] == (["list", "show"], "shown")
+        names, shown, _ = talk(url, ThroughTls(wrong="http://mcp.example.com/mcp"), used)
+        assert (names, shown) == ([], "refused: denied: the credential was refused: the proof is for another URL")
+
+
+@pytest.mark.parametrize("app", [sdk_app, fastmcp_app])
+def test_a_server_behind_a_tls_proxy_states_its_public_url(engine: Engine, app: Any) -> None:
+    public = "https://mcp.example.com"
+    with serving(app(engine, public)) as url:
+        assert talk(f"{url}/mcp", Proving(wrong=f"{public}/mcp"), used)[:2] == (["list", "show"], "shown")
+        assert talk(f"{url}/mcp", Proving(), used)[0] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have only one loopback address")

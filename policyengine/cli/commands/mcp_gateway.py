@@ -55,6 +55,7 @@ from policyengine.cli.options.serve import (
     TestFirst,
     WatchFiles,
 )
+from policyengine.cli.public_url import check_public_url
 from policyengine.cli.served_engine import (
     EngineSetup,
     ReloadOptions,
@@ -102,6 +103,15 @@ HttpPort: TypeAlias = Annotated[
         "--port", "-p", min=0, max=65535, help="Port for HTTP; without it, the proxy uses stdio.", show_default=False
     ),
 ]
+GatewayUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--public-url",
+        metavar="URL",
+        help="Public URL of this gateway, without /mcp, if a proxy terminates TLS: proofs of callers must name it.",
+        show_default=False,
+    ),
+]
 AnswerSeconds: TypeAlias = Annotated[
     float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
 ]
@@ -125,6 +135,7 @@ def mcp_gateway(
     header: CallerHeaders = None,
     host: GatewayHost = "127.0.0.1",
     port: HttpPort = None,
+    public_url: GatewayUrl = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
     env: PassedVariables = None,
@@ -172,7 +183,10 @@ def mcp_gateway(
       policyengine mcp-gateway policies/ --upstream http://127.0.0.1:8000/mcp --server files --as agent=coder -p 8081
     """
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
-    front = GatewayOptions(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
+    front = GatewayOptions(
+        upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
+        check_public_url(public_url),
+    )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
         raise CommandError("usage", "over stdio, the output belongs to the protocol", "use another sink", code=2)
@@ -206,6 +220,7 @@ class GatewayOptions:
     port: int | None
     timeout: float
     allowed_hosts: Sequence[str] = ()
+    public_url: str | None = None
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -220,6 +235,8 @@ def check_options(front: GatewayOptions) -> None:
     if not front.said and not front.headers and not front.verified:
         hint = "name the caller: `--as agent=NAME --as issuer=NAME`"
         raise CommandError("usage", "no caller is named", hint, code=2)
+    if front.public_url is not None and front.port is None:
+        raise CommandError("usage", "the gateway has no URL over stdio", "serve HTTP with `--port`", code=2)
     if (front.headers or front.verified) and front.port is None:
         raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
     check_upstream(front.upstream)
@@ -323,7 +340,7 @@ def run_gateway(
     behind = McpUpstream(front.upstream, token, environment, front.timeout)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
-    who = by_credentials() if front.verified else said
+    who = by_credentials(front.public_url) if front.verified else said
     gateway = McpGateway(LiveEngine(held), front.server, who, behind)
     if front.port is None:
         anyio.run(gateway.over_stdio)
@@ -344,7 +361,7 @@ def serve_http(gateway: Any, front: GatewayOptions) -> None:
     from policyengine.server.workers.board import WorkerBoard
 
     try:
-        app = http_app(gateway, front.allowed_hosts)
+        app = http_app(gateway, front.allowed_hosts, front.public_url)
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 

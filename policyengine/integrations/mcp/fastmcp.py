@@ -86,13 +86,14 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
     return identify
 
 
-def by_credentials() -> Identify[Any]:
+def by_credentials(public_url: str | None = None) -> Identify[Any]:
     """Identify the caller by the raw credentials of the HTTP request, for an engine that verifies them; over stdio
-    there is no caller."""
+    there is no caller. `public_url` is the URL at which clients reach the server through a proxy that terminates TLS,
+    without the path of the endpoint."""
 
     def identify(context: object) -> Facts | None:
         try:
-            return presented(get_http_request())
+            return presented(get_http_request(), public_url=public_url)
         except RuntimeError:  # no HTTP request
             return None
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from policyengine.http.host_check import AllowedHosts
+from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import (
     Facts,
@@ -290,9 +290,10 @@ def problem_document(message: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": None, "error": {"code": INTERNAL_ERROR, "message": message}}
 
 
-def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = ()) -> Starlette:
-    """Return the gateway at `/mcp`, for requests to loopback or one of `allowed_hosts`. Raises AllowedHostError."""
-    sessions = SessionEndpoint(gateway, AllowedHosts.of(allowed_hosts))
+def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = (), public_url: str | None = None) -> Starlette:
+    """Return the gateway at `/mcp`, for requests to loopback, to the host of `public_url` or to one of `allowed_hosts`.
+    Raises AllowedHostError."""
+    sessions = SessionEndpoint(gateway, AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))))
     return Starlette(routes=[Route("/mcp", sessions)], lifespan=sessions.running)
 
 

@@ -86,13 +86,16 @@ def by_token(issuers: Mapping[str, str], issuer: str | None = None) -> Identify[
     return identify
 
 
-def by_credentials() -> Identify[RequestContext]:
+def by_credentials(public_url: str | None = None) -> Identify[RequestContext]:
     """Identify the caller by the raw credentials of the HTTP request, for an engine that verifies them; over stdio
-    there is no caller."""
+    there is no caller. `public_url` is the URL at which clients reach the server through a proxy that terminates TLS,
+    without the path of the endpoint."""
 
     def identify(context: RequestContext) -> Facts | None:
         request = context.request
-        return presented(request) if isinstance(request, HTTPConnection) else None
+        if not isinstance(request, HTTPConnection):
+            return None
+        return presented(request, public_url=public_url)
 
     return identify
 
