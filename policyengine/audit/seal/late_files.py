@@ -18,6 +18,7 @@ INCOMPLETE_SECONDS = 5.0  # seconds after which an incomplete line at the end of
 LATE_SECONDS = 60.0  # seconds for which a rotated file is watched for late lines
 MAX_LATE_BYTES = 1 << 24  # maximum bytes of late lines to read in one call
 MAX_LATE_LINES = 800  # maximum lines in one statement, because a text in a log line has at most 65,536 characters
+TAIL_BYTES = 4_096  # more than a short line, so that the bytes differ between files of the log
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
 
 
@@ -54,13 +55,20 @@ class LateFiles:
         files = [path for path in log_files(self._log) if path != self._log]
         for mark in marks:
             path = next((path for path in files if is_at(path, (mark.device, mark.inode))), None)
-            if path is not None:
-                is_old = time() - path.stat().st_mtime >= INCOMPLETE_SECONDS
-                self._files.append(LateFile(open_plain(path), mark.offset, mark.size, monotonic(), is_old))
+            if path is None:
+                continue
+            file, is_old = open_plain(path), time() - path.stat().st_mtime >= INCOMPLETE_SECONDS
+            if mark.tail in ("", tail_digest(file, mark.offset)):
+                self._files.append(LateFile(file, mark.offset, mark.size, monotonic(), is_old))
+            else:
+                os.close(file)  # another file with the same inode
 
     def marks(self) -> tuple[LateMark, ...]:
         """Return the marks of the watched files for `restore`. Raises OSError."""
-        return tuple(LateMark(*identity(late.file), late.offset, late.size) for late in self._files)
+        return tuple(
+            LateMark(*identity(late.file), late.offset, late.size, tail_digest(late.file, late.offset))
+            for late in self._files
+        )
 
     def watch(self, file: int, offset: int, size: int, finished: float) -> None:
         """Watch a file that the sealer leaves when the tree has `size` entries, unless the file is still the current
@@ -86,6 +94,12 @@ class LateFiles:
                 members = {"size": late.size, "offset": late.offset, "digests": digests}
                 if self._write_statement(SealStatement.LATE_LINES, members):
                     late.offset += len(data)
+
+
+def tail_digest(file: int, offset: int) -> str:
+    """Return the digest of the last TAIL_BYTES bytes of a file before an offset, in hex. Raises OSError."""
+    begin = max(0, offset - TAIL_BYTES)
+    return sha256(os.pread(file, offset - begin, begin)).hexdigest()
 
 
 def read_late_lines(late: LateFile) -> bytes:

@@ -29,12 +29,15 @@ class SealError(Exception):
 
 class LateMark(msgspec.Struct, frozen=True, array_like=True):
     """A rotated file that is watched for late lines. It was sealed up to byte `offset`; the sealer left it when the
-    tree had `size` entries."""
+    tree had `size` entries. `tail` is the digest of the last bytes before `offset`, in hex, because the system gives
+    the inode of a deleted file to another file. It is empty in a state of an earlier version.
+    """
 
     device: int
     inode: int
     offset: int
     size: int
+    tail: str = ""
 
 
 class SealState(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -826,6 +826,29 @@ def copy_log(path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("finished_at_once")
+def test_another_file_with_the_inode_of_a_watched_file_has_no_late_lines(path):
+    """Compressing rotated files frees their inodes, which the system gives to other files."""
+    log = open_sealed(path)
+    for begin in (0, 30):
+        write_lines(log, 3 + begin, begin=begin)
+        other = rotate(path, log)
+        write_lines(log, 1, begin=100 + begin)
+        log.seal()
+    log.close()
+    state = folder(path) / "state"
+    saved = msgspec.json.decode(state.read_bytes(), type=SealState)
+    [first, *_] = saved.late
+    mark = msgspec.structs.replace(first, device=other.stat().st_dev, inode=other.stat().st_ino)
+    state.write_bytes(msgspec.json.encode(msgspec.structs.replace(saved, late=(mark,))))
+    log = open_sealed(path)
+    write_lines(log, 1, begin=200)
+    log.seal()
+    log.close()
+    result = verified(path)
+    assert (result.late, result.problems) == (0, [])
+
+
+@pytest.mark.usefixtures("finished_at_once")
 @pytest.mark.parametrize("damage", [damage_state, lose_full_tiles, remove_state, empty_tiles, change_tiles])
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_damaged_folder_of_a_copied_log_is_built_again(path, damage, is_late):
