@@ -19,7 +19,7 @@ class ByteStream(Protocol):
 
 
 def missing_file_hint(path: object, error: OSError) -> str | None:
-    """Return a hint for a file that does not exist, if its path is relative."""
+    """Return a hint for a file that does not exist; None if its path is absolute."""
     missing = isinstance(error, FileNotFoundError) and not os.path.isabs(str(path))
     return "paths are relative to the current folder" if missing else None
 

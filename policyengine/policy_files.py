@@ -188,7 +188,7 @@ def read_file(file: Path) -> Source | Diagnostic:
 
 
 def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
-    """Return an E152 if the data are a bundle, whose file name should end in `.policybundle`."""
+    """Return an E152 if the data are a bundle, whose file name should end in `.policybundle`; otherwise None."""
     from policyengine.compiler.bundle.file import has_bundle_magic
 
     if not has_bundle_magic(data):
@@ -198,7 +198,9 @@ def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
 
 
 def other_file_hint(diagnostics: Iterable[Diagnostic]) -> str | None:
-    """Return a hint if a file with an error was read as a policy, although its name does not end in `.policy`."""
+    """Return a hint if a file with an error was read as a policy, although its name does not end in `.policy`;
+    otherwise None.
+    """
     sources = (one.span.source for one in diagnostics if one.is_error)
     name = next((one.name for one in sources if one.text and not one.name.endswith(POLICY_SUFFIX)), None)
     return None if name is None else f"`{name}` is not a `{POLICY_SUFFIX}` file: is it a policy?"

@@ -84,7 +84,7 @@ def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
 
 def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel) -> DecisionRecord:
     """Bind the approvals to the new policy. An approval is bound to the policy under which it was granted, but the
-    replay accepts it for the rule with the same name.
+    replay accepts it for the rule with the same name. Raises ReplayError.
     """
     given = record.request.get("approvals")
     if not isinstance(given, list | tuple) or not given:

@@ -114,7 +114,7 @@ def read_first_time(file: Path, inode: int, changed: int) -> float | None:
 
 @lru_cache(maxsize=4_096)
 def parse_timestamp(text: str) -> float:
-    """Return the time in the name of a rotated file. Raises ValueError."""
+    """Return the time of the timestamp in the name of a rotated file, in Unix seconds. Raises ValueError."""
     return datetime.strptime(text, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
 
 

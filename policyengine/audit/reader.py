@@ -170,7 +170,9 @@ def placed(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
 
 
 def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, tuple[EntityStore, int]]]:
-    """Yield the entity rows in a file by their digest, with the number of their line."""
+    """Yield the entity rows in a file by their digest, with the number of their line. `tell` reports lines that cannot
+    be read. Raises OSError.
+    """
     for number, line in read_directory_lines(path):
         if not is_directory(line):
             continue

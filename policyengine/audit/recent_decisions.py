@@ -199,7 +199,9 @@ def recent_key(stamp: Stamp) -> int | str:
 
 
 def find_entry(bucket: bytes, digest: bytes) -> int:
-    """Return the offset of an entry in its bucket, reported or not, or -1."""
+    """Return the offset of the entry for a digest in its bucket, whether or not its outcome was reported; -1 if the
+    bucket has no such entry.
+    """
     for entry in (digest, digest[:-1] + bytes((digest[-1] | REPORTED,))):
         at = bucket.find(entry)
         while at >= 0 and at % ENTRY_BYTES:

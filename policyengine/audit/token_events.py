@@ -48,7 +48,7 @@ class TokenEvent:
 
 
 def get_fingerprint(facts: Mapping[str, Any]) -> str | None:
-    """Return `credential.fingerprint`, if present."""
+    """Return `credential.fingerprint`; None if it is absent."""
     credential = facts.get("credential")
     found = credential.get("fingerprint") if isinstance(credential, Mapping) else None
     return found if isinstance(found, str) else None

@@ -290,7 +290,9 @@ def _without_traceback(arguments: list[str]) -> list[str]:
 
 @contextmanager
 def _config_option(arguments: list[str]) -> Iterator[list[str]]:
-    """Yield the arguments without `--config`. Meanwhile, the environment variable with the same meaning is set."""
+    """Yield the arguments without `--config`. Meanwhile, the environment variable with the same meaning is set. Raises
+    CommandError if the option has no value.
+    """
     from policyengine.cli.settings.file import CONFIG_VARIABLE
 
     before = os.environ.get(CONFIG_VARIABLE)

@@ -61,7 +61,7 @@ def _from_file(name: str) -> Iterator[RequestDocument]:
 
 
 def _from_stdin() -> Iterator[RequestDocument]:
-    """Yield the requests of stdin, one per line if its first line is a complete document."""
+    """Yield the requests of stdin, one per line if its first line is a complete document. Raises OSError."""
     stream: BinaryIO = sys.stdin.buffer
     numbered = read_lines(stream, MAX_REQUEST_BYTES)
     first = next(((number, line) for number, line in numbered if line.strip()), (1, b""))

@@ -207,7 +207,7 @@ class SimulateCommand:
 
 
 def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the requests of a file, changed so that they spend."""
+    """Yield the requests of a file, changed so that they spend. Raises CommandError."""
     from policyengine.runtime.request import Request
     from policyengine.simulation.traffic_file import as_spending, parse_line
 

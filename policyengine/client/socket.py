@@ -23,6 +23,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
+from policyengine.plurals import format_seconds
+
 FRAME_HEADER = Layout(">I")
 MAX_QUESTION_BYTES = 1024 * 1024  # maximum bytes in a question frame
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # maximum bytes in an answer frame
@@ -163,7 +165,9 @@ class SocketClient:
     # ── One exchange ──────────────────────────────────────────────────────────────────────────
 
     def _key(self, given: str | None) -> str | None:
-        """Return an idempotency key if questions may be repeated. Without a key, the server answers faster."""
+        """Return the given idempotency key. Without one, return a new key if questions may be repeated, otherwise None,
+        because the server answers faster without a key.
+        """
         return given or (secrets.token_urlsafe(16) if self.retries else None)
 
     def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:
@@ -191,7 +195,7 @@ class SocketClient:
 
     def _unheard(self, error: OSError) -> SocketError:
         if isinstance(error, TimeoutError):
-            return SocketError(f"no answer from `{self.path}` within {self.timeout:g} seconds")
+            return SocketError(f"no answer from `{self.path}` within {format_seconds(self.timeout)}")
         return SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}")
 
     def _exchanged(self, id: int, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:

@@ -120,8 +120,8 @@ class Engine:
 
         `entities` are JSON, JSON Lines, CSV, a folder of CSV tables, a database, or a list of these
         (`docs/entities.md`). `identity` is an `identity.toml`, by which raw credentials are verified
-        (`docs/identity.md`). Raises PolicyError with all errors, EntitiesError if the entities cannot be used, and
-        IdentityConfigError if `identity` cannot be used.
+        (`docs/identity.md`). Raises PolicyError with all errors, EntitiesError if the entities cannot be used,
+        IdentityConfigError if `identity` cannot be used, and TypeError for an unknown option.
         """
         reject_unknown_options(cls.load, options)
         sources, problems = load_sources(paths, tests=False)
@@ -138,7 +138,9 @@ class Engine:
         directory: EntityStore | None = None,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Load the text of one policy; `name` appears in messages and reasons. Raises PolicyError with all errors."""
+        """Load the text of one policy; `name` appears in messages and reasons. Raises PolicyError with all errors, and
+        TypeError for an unknown option.
+        """
         reject_unknown_options(cls.from_text, options)
         sources = [Source(name, text)]
         return cls(compile_or_raise(sources, ()), sources=sources, directory=directory, **options)
@@ -158,7 +160,7 @@ class Engine:
 
         With `keys` (files of public Ed25519 keys, or their bytes), one of the keys must have signed the bundle. A rule
         is decoded when a decision first needs it; a damaged rule then causes a deny at gate `failure`. Raises
-        PolicyError if the bundle cannot be used, and EntitiesError and IdentityConfigError as `load` does.
+        PolicyError if the bundle cannot be used, and EntitiesError, IdentityConfigError and TypeError as `load` does.
         """
         reject_unknown_options(cls.from_bundle, options)
         bundle = read_bundle(path, keys)
@@ -329,8 +331,9 @@ class Engine:
         budget entries. With a log, the outcome is recorded, with the `size` of the response in bytes and the `usage`:
         numbers such as `{"input_tokens": 12}`. The server counts `latency_ms` in its metrics; an in-process engine has
         no metrics. Returns False if the id is unknown, if the outcome was reported before or, without a log, if no
-        history or limit awaits the outcome. Raises StoreError, and OutcomeNotRecordedError if the outcome cannot be
-        logged and the log's `on_failure` is to deny; then nothing changed.
+        history or limit awaits the outcome. Raises RequestError if `output` is malformed, StoreError, and
+        OutcomeNotRecordedError if the outcome cannot be logged and the log's `on_failure` is to deny; then nothing
+        changed.
         """
         report = OutcomeReport(status, normalize_facts(output), latency_ms, size, usage)
         return self.report_outcome(decision, report, refund=refund) in ("first", "unrecorded")

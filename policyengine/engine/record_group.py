@@ -76,8 +76,8 @@ def count_when_written(
 
 
 def seal_written(records: list[PendingRecord]) -> None:
-    """Let the log seal written records if a seal is due. Call this after the decisions were answered, because sealing
-    may take some milliseconds.
+    """Let the log seal the written records if a seal is due. Call this after the answers were sent, because sealing may
+    take several milliseconds.
     """
     if records and (log := records[0].recorder.log) is not None:
         log.wrote(sum([len(record.line) for record in records]))

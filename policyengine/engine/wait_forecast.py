@@ -83,7 +83,9 @@ class WaitForecast:
         return loops(self._decider.kernel)
 
     async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
-        """Decide on the event loop if the forecast says that this is fast, otherwise in a thread."""
+        """Decide on the event loop if the forecast says that this is fast, otherwise in a thread. Raises
+        WorkRefusedError.
+        """
         asked = Question.of(question)
         if self.takes_long(asked):
             return await run_in_turn(ask, asked)

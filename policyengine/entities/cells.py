@@ -94,7 +94,7 @@ def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], ob
 
 
 def parse_text_cell(cell: object) -> object:
-    """Parse a cell of a string column; short ASCII text needs no parsing."""
+    """Parse a cell of a string column; short ASCII text needs no parsing. Raises CellError."""
     if type(cell) is str and cell.isascii() and 0 < len(cell) < MAX_STRING_LENGTH:
         return cell
     return parse_cell(cell, Scalar.STRING, "text")

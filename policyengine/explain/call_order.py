@@ -33,7 +33,7 @@ def either(words: Sequence[str]) -> str:
 
 
 def profile_of(facts: Facts) -> k.Profile | None:
-    """Return the profile that applies to the agent of the request."""
+    """Return the profile that applies to the agent of the request; None if none applies."""
     name, groups = facts.read(("agent", "id")), facts.read(("agent", "groups"))
     if not isinstance(name, str):
         return None

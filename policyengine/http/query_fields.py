@@ -47,7 +47,9 @@ Field = str | Invalid
 
 
 def query_fields(text: str) -> dict[str, Field] | Invalid:
-    """Return the parameters of a query, spelled as in the request line, or the reason not to read it."""
+    """Return the parameters of a query, spelled as in the request line, or Invalid with the reason why the query is not
+    read.
+    """
     if "#" in text:
         return FRAGMENT
     found = form_fields(text)

@@ -158,8 +158,8 @@ def create_attestation_verifier(
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:
-    """Return when the attestation was issued, but at most `now`. The policy counts the attestation's age from that
-    time. Raises CredentialError.
+    """Return when the attestation was issued, in Unix seconds, but at most `now`. The policy counts the attestation's
+    age from that time. Raises CredentialError.
     """
     issued, expires, begins = (time_claim(claims, name) for name in ("iat", "exp", "nbf"))
     if issued is None or expires is None:

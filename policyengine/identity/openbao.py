@@ -19,6 +19,7 @@ from policyengine.identity.http_fetch import check_certificates, check_url
 from policyengine.identity.secret_reader import Secret, SecretReader, parse_secret
 from policyengine.identity.single_flight import SingleFlight, SingleFlightError, SingleFlightTimeoutError
 from policyengine.install_hints import install_command
+from policyengine.plurals import format_seconds, pluralize
 
 if TYPE_CHECKING:
     import hvac
@@ -80,7 +81,7 @@ class RefreshedValue(Generic[T]):
     def _young(self, found: tuple[int, T], now: int) -> T:
         if now - found[0] > self.stale:
             raise IdentityConfigError(
-                f"OpenBao has not answered for {now - found[0]:,} seconds: the cached secret is too old"
+                f"OpenBao has not answered for {pluralize(now - found[0], 'second')}: the cached secret is too old"
             )
         return found[1]
 
@@ -148,7 +149,7 @@ class OpenBaoClient:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
             return self._flights.wait(flight, monotonic() + wait)
         except SingleFlightTimeoutError:
-            raise IdentityConfigError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
+            raise IdentityConfigError(f"`{name}`: OpenBao did not answer within {format_seconds(wait)}") from None
         except SingleFlightError as why:
             raise IdentityConfigError(f"`{name}`: OpenBao is not available now: {why}") from None
 

@@ -209,8 +209,8 @@ class TokenRevoker:
         _LOG.info("%s revoked %s", quote_input(describe_actor(by)), ", ".join(told) or "a token", extra=extra)
 
     def _count(self, client: str, now: int) -> None:
-        """Count a revocation of the client. Raises RevocationError above the client's quota, because clients share the
-        store's capacity.
+        """Count a revocation that the client requested. Raises RevocationError if the client is above its quota,
+        because clients share the store's capacity.
         """
         try:
             self.identity.endings.take(client, now)
@@ -269,7 +269,9 @@ def own_token_names(token: VerifiedToken) -> frozenset[str]:
 
 
 def token_end(claims: Claims, now: int) -> int:
-    """Return the time from which the token is certainly invalid; an opaque token may have no expiry."""
+    """Return the time, in Unix seconds, from which the token is certainly invalid: the end of a permanent revocation if
+    the token has no expiry.
+    """
     try:
         ends = time_in(claims, "exp")
     except CredentialError:
@@ -278,8 +280,8 @@ def token_end(claims: Claims, now: int) -> int:
 
 
 def unverified_token_end(raw: str, now: int) -> int:
-    """Return the expiry that an unverified token states, plus the leeway. The result is in the past if the token has
-    expired, and the end of a permanent revocation if the token states no earlier expiry.
+    """Return the expiry that an unverified token states, plus the leeway, in Unix seconds. The result is in the past if
+    the token has expired, and the end of a permanent revocation if the token states no earlier expiry.
     """
     try:
         ends = time_in(read_jws(raw).claims, "exp")

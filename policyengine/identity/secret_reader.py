@@ -170,7 +170,9 @@ class ChangingFile(Generic[T]):
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self) -> T:
-        """Return the content. Raises IdentityConfigError."""
+        """Return the parsed content, or the last valid content while the file cannot be used. Raises
+        IdentityConfigError if there is no valid content yet.
+        """
         with self._lock:
             try:
                 if self._known is None or file_stamp(os.stat(self.path)) != self._known[0]:

@@ -1,4 +1,6 @@
-"""Parses a specification to plain values with line numbers: JSON, or YAML without tags that execute code."""
+"""Parses a specification to plain values: JSON, or YAML without tags that execute code. YAML values have
+line numbers.
+"""
 
 from __future__ import annotations
 

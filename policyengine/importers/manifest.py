@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> ImportManifest | None:
 
 def previous_server(folder: Path) -> str | None:
     """Return the server name of the last import, so that a renamed server is recognized. Return None before the first
-    import of tools.
+    import of tools. Raises ApiImportError.
     """
     memory = read_manifest(folder)
     tool = next((key for key in memory.entries if key.startswith("TOOL ")), None) if memory else None

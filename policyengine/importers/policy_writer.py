@@ -186,7 +186,7 @@ def shadow_lines(shadow: ShadowedEndpoint) -> Iterator[str]:
 
 
 def find_shadows(plan: ImportPlan) -> list[ShadowedEndpoint]:
-    """Return the endpoints that a wider pattern of another scope matches."""
+    """Return the endpoints that a wider pattern of another scope matches. Raises ApiImportError."""
     every = [(operation, group) for group in plan.groups for operation in group.operations]
     found: dict[str, ShadowedEndpoint] = {}
     for here, there in overlapping_pairs([operation for operation, _ in every]):

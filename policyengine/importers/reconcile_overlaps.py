@@ -11,7 +11,7 @@ from policyengine.importers.path_patterns import literal_count
 
 
 def reconcile(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
-    """Return the reconciled operations, and notes on those that were left out."""
+    """Return the reconciled operations, and notes on those that were left out. Raises ApiImportError."""
     kept, notes = _drop_too_wide(operations)
     found = list(kept)
     for here, there in overlapping_pairs(found):
@@ -49,7 +49,9 @@ def _http_endpoint(operation: ApiOperation) -> HttpTemplate:
 
 
 def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
-    """Remove operations whose pattern is wider than the template and overlaps another operation."""
+    """Remove operations whose pattern is wider than the template and overlaps another operation. Raises
+    ApiImportError.
+    """
     out = {
         number
         for pair in overlapping_pairs(operations)

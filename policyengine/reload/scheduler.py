@@ -116,7 +116,7 @@ class ReloadScheduler:
             return None
 
     def _checked(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
-        """Return the candidate if it is new and allowed. Raises ReloadRefusedError."""
+        """Return the candidate if it is allowed; None if it is not new. Raises ReloadRefusedError."""
         if isinstance(found, ReloadRefusedError):
             raise found
         if not self._reloading.is_new(found):

@@ -16,7 +16,9 @@ EXACT_INT_END = 10**34  # a larger int has more digits than a number may have
 
 
 def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a comparison") -> bool | Unknown:
-    """Return whether two values of one family are equal. `ordered` is False for sets. Objects are not comparable."""
+    """Return whether two values of one family are equal. `ordered` is False for sets. Values of different families, and
+    objects, are not comparable: the result is Unknown.
+    """
     match left, right:
         case tuple(), tuple():
             return equal_lists(left, right, fact) if ordered else equal_sets(left, right, fact)
@@ -81,7 +83,9 @@ def value_family(value: Known) -> type[object]:
 
 
 def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
-    """Return the sum of numbers, of durations, or of a time and a duration. `fact` names the result in reasons."""
+    """Return the sum of numbers, of durations, or of a time and a duration. Return Unknown for other values and for a
+    result out of range; `fact` names the result in the reason.
+    """
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("add", left, right, fact)
@@ -96,7 +100,9 @@ def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
 
 
 def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknown:
-    """Return the difference of numbers, of durations, or of a time and a duration."""
+    """Return the difference of numbers, of durations, or of a time and a duration. Return Unknown for other values and
+    for a result out of range.
+    """
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("subtract", left, right, fact)
@@ -111,7 +117,9 @@ def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknow
 
 
 def mul(left: Known, right: Known, fact: str = "a product") -> Known | Unknown:
-    """Return the product of numbers, or of a duration and a whole number."""
+    """Return the product of numbers, or of a duration and a whole number. Return Unknown for other values and for a
+    result out of range.
+    """
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("multiply", left, right, fact)

@@ -150,7 +150,9 @@ def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, 
 
 
 def parse_json_int(text: str) -> int | Decimal | Invalid:
-    """Return a whole number. A long number becomes a Decimal, because converting it to int takes quadratic time."""
+    """Return a whole number. A long number becomes a Decimal, because converting it to int takes quadratic time; a
+    number with too many digits becomes Invalid.
+    """
     return int(text) if len(text) <= len(str(MIN_INT)) else parse_json_float(text)
 
 
@@ -271,7 +273,7 @@ def clean_int(raw: int) -> int | Decimal | Invalid:
 
 
 def clean_float(raw: float) -> Decimal | Invalid:
-    """Return a float as the decimal of its shortest form."""
+    """Return a float as the decimal of its shortest form; Invalid if it is not finite."""
     return clean_decimal(Decimal(float.__repr__(raw)))
 
 

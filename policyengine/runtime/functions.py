@@ -18,7 +18,7 @@ MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
 
 
 def call_function(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
-    """Return the result of the function with this name."""
+    """Return the result of the function with this name; Unknown if it is not defined for these arguments."""
     match name, arguments:
         case "lower", (str() as text,):
             return text.lower()
@@ -64,21 +64,25 @@ def size(value: str | tuple[Value, ...]) -> int | Unknown:
 
 
 def host(url: str) -> str | Unknown:
-    """Return the host of an absolute URL in the spelling of `request.host`."""
+    """Return the host of an absolute URL in the spelling of `request.host`; Unknown if parsers may disagree about the
+    URL.
+    """
     match = URL.fullmatch(url)
     found = parse_host(match[1]) if match is not None and url.isprintable() and " " not in url else None
     return found if isinstance(found, str) else unknown_result("host", "not a plain URL with a host")
 
 
 def domain(address: str) -> str | Unknown:
-    """Return the domain of a mail address in lower case."""
+    """Return the domain of a mail address in lower case; Unknown if the text is not a plain address."""
     match = MAIL.fullmatch(address)
     name = parse_host_name(match[1].lower()) if match and address.isprintable() else None
     return name or unknown_result("domain", "not a plain mail address")
 
 
 def bucket(text: str, buckets: int) -> int | Unknown:
-    """Return the SHA-256 of the text, as a number, modulo the number of buckets. The result never changes."""
+    """Return the SHA-256 of the text, as a number, modulo the number of buckets; Unknown for fewer than one bucket.
+    Every version returns the same result.
+    """
     if isinstance(buckets, bool) or buckets < 1:
         return unknown_result("bucket", "fewer than one bucket")
     return int.from_bytes(sha256(text.encode("utf-8")).digest(), "big") % buckets
@@ -97,7 +101,9 @@ def absolute_value(value: Known) -> Known | Unknown:
 
 
 def extreme(name: str, left: Known, right: Known) -> Known | Unknown:
-    """Return the smaller or the larger value; the left one if they are equal."""
+    """Return the smaller value (`min`) or the larger value (`max`); the left one if they are equal. Return Unknown if
+    the values have no common order.
+    """
     match left, right:
         case (bool(), _) | (_, bool()):
             return unknown_result(name, "not for bool")

@@ -68,7 +68,7 @@ class History(Protocol):
 
 
 def events_between(events: Sequence[PastEvent], start: int, until: int | None) -> Sequence[PastEvent]:
-    """Return the events after `start` and not after `until`; `events` are oldest first."""
+    """Return the events after `start` and not after `until` (microseconds); `events` are oldest first."""
     end = len(events) if until is None else bisect_right(events, until, key=EVENT_TIME)
     return events[bisect_right(events, start, 0, end, key=EVENT_TIME) : end]
 
@@ -77,7 +77,7 @@ def count_events(
     events: Sequence[tuple[Any, ...]], start: int, until: int | None, first: int = 0, end: int | None = None
 ) -> int:
     """Return the number of events after `start` and not after `until`, among those from index `first` to `end`. The
-    events are oldest first; each begins with its time.
+    events are oldest first; each begins with its time. All times are in microseconds.
     """
     end = len(events) if end is None else end
     last = end if until is None else bisect_right(events, until, first, end, key=EVENT_TIME)

@@ -243,7 +243,9 @@ def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object
 
 
 def read_facts(raw: Mapping[str, object]) -> Facts:
-    """Return the given roots with a checked structure. Values of a wrong type stay and become unknown later."""
+    """Return the given groups of facts with a checked structure. Values of a wrong type stay and become unknown later.
+    Raises RequestError.
+    """
     said = raw.keys() - unreadable_body(raw).keys()
     facts = {root: read_root(root, raw.get(root)) for root in ROOTS if root in said and raw.get(root) is not None}
     get_object(facts.get("credential", {}).get("claims"), "credential.claims")
@@ -269,7 +271,9 @@ def read_root(root: str, raw: object) -> dict[str, object]:
 
 
 def read_http_facts(given: dict[str, object]) -> dict[str, object]:
-    """Return the facts with header names in lower case and a canonical host, so that no spelling bypasses a guard."""
+    """Return the facts with header names in lower case and a canonical host, so that no spelling bypasses a guard.
+    Raises RequestError if the query or the headers are not an object.
+    """
     get_object(given.get("query"), "request.query")
     headers = get_object(given.get("headers"), "request.headers")
     host = given.get("host")

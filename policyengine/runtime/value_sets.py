@@ -48,8 +48,8 @@ class ValueSet:
         return value_key(value) in self.keys or self.unknown or False
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
-        """Return whether the sets have a common element. Requires that `decides` is true for each set and the family of
-        the other.
+        """Return whether the sets have a common element; Unknown if only unknown elements may be common. Call it only
+        if `decides` is true for each set and the family of the other.
         """
         if not self.keys.isdisjoint(other.keys):
             return True
@@ -58,8 +58,8 @@ class ValueSet:
         return merge_unknowns(self.unknown, other.unknown) or False
 
     def within(self, other: ValueSet) -> bool | Unknown:
-        """Return whether every element is in the other set. Requires that `decides` is true for each set and the family
-        of the other.
+        """Return whether every element is in the other set; Unknown if that depends on unknown elements. Call it only
+        if `decides` is true for each set and the family of the other.
         """
         if self.empty:
             return True

@@ -355,7 +355,9 @@ def checked_entity_ref(name: object, id: object, type: typesystem.RefType, fact:
 
 
 def entity_ref(type: str, id: object, fact: str) -> EntityRef | Unknown:
-    """Return a reference from a raw id, for `invoice(args.invoice_id)`; an empty id is absent."""
+    """Return a reference from a raw id, for `invoice(args.invoice_id)`; Unknown if the id is not a valid string. An
+    empty id is absent.
+    """
     known = coerce(id, typesystem.Scalar.STRING, fact)
     if isinstance(known, str):
         known = coerce_id(known, fact)

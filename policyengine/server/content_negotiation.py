@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from policyengine.executor import run_in_turn
+from policyengine.plurals import format_seconds
 from policyengine.server.problems import ProblemError
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -53,7 +54,7 @@ async def read_body(http: Request, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             body = await collect_body(http)
     except TimeoutError:
-        late = f"the body did not arrive within {seconds:g} seconds"
+        late = f"the body did not arrive within {format_seconds(seconds)}"
         raise ProblemError(408, late, headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise ProblemError(400, "the connection was closed before the body arrived") from None
@@ -62,7 +63,9 @@ async def read_body(http: Request, seconds: float) -> bytes:
 
 
 async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
-    """Parse the body; a long body is parsed in a thread, so that other requests do not wait."""
+    """Parse the body; a long body is parsed in a thread, so that other requests do not wait. Raises WorkRefusedError
+    and the errors of `read`.
+    """
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 

@@ -160,7 +160,7 @@ async def run_off_loop(
     long: bool = False,
 ) -> T:
     """Run `work` in a thread if it may wait for a store or an issuer, or may take a long time (`long`); otherwise on
-    the event loop.
+    the event loop. Raises WorkRefusedError and the errors of `work`.
     """
     if question is not None and engine.forecast.awaits_issuer(question):
         return await run_in_threadpool(work)

@@ -107,7 +107,9 @@ def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
 
 
 def too_many_steps(node: k.Expr, facts: Facts) -> Value:
-    """Return a value for bindings that take too many steps. The decision is a deny with any value."""
+    """Return the marker TOO_MANY_STEPS as the value of every binding. It is used if the bindings take too many steps;
+    the request is then denied whatever their values are.
+    """
     return TOO_MANY_STEPS
 
 

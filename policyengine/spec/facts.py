@@ -350,7 +350,9 @@ def credential_validity(facts: Facts) -> tuple[Value, Value]:
 
 
 def hops_of(facts: Facts) -> tuple[ChainAgent, ...] | Unknown:
-    """Return the agents before the presenter, from first to last."""
+    """Return the agents before the presenter, from first to last; Unknown if `chain.hops` is not a valid list or has
+    more than MAX_HOPS hops.
+    """
     if facts.who is not None:
         return facts.who[1]
     given = coerce(facts.request.fact("chain", "hops"), typesystem.ListType(typesystem.RecordType(())), "chain.hops")

@@ -169,7 +169,9 @@ def note_reads(where: k.Expr, facts: Facts, value: Evaluator) -> None:
 
 
 def history_key(event: k.EventPattern, facts: Facts, value: Evaluator) -> str | Unknown:
-    """Return the key as text. The default key is the agent and the user, one of which may be absent."""
+    """Return the key as text; Unknown if a part is unknown. The default key is the agent and the user, one of which may
+    be absent.
+    """
     if event.keys is not None:
         return join_key([count_key(key, value(key, facts)) for key in event.keys])
     presenter, user = presenter_of(facts), facts.read(("user", "id"))

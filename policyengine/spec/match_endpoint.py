@@ -57,7 +57,7 @@ def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Foldi
 
 def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
     """Return the text that the wildcard matches; an empty text for an equal literal segment; None if the segment does
-    not match.
+    not match; Invalid if the text of the wildcard begins or ends within a character.
     """
     if not segment.wild:
         return "" if equals_folded(text, segment.prefix, folding) else None
@@ -88,8 +88,9 @@ def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
 
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
-    """Match a text with characters that fold to several characters, like `ß`, so that the prefix and its match may
-    differ in length. Return None if it does not match.
+    """Return the text that the wildcard matches, if characters such as `ß` fold to several characters, so that the
+    prefix and its match may differ in length. Return None if the segment does not match, and Invalid if the prefix or
+    suffix ends within a character.
     """
     prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):

@@ -221,7 +221,7 @@ def count_bindings(request: CountedRequest) -> StepCount:
 
 
 def count_all(nodes: Iterable[k.Expr | None], reader: Callable[[], RuleReader], count: StepCount) -> None:
-    """Count the steps of conditions outside loops, each condition once."""
+    """Count the steps of conditions outside loops, each condition once. Raises TooManyStepsError."""
     for node in nodes:
         if node is not None and takes_steps(node, False):
             count_expression(node, reader(), count, looping=False)
@@ -254,7 +254,9 @@ def count_block(block: Block, agent: CountedAgent, request: CountedRequest, coun
 
 
 def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count: StepCount, *, looping: bool) -> None:
-    """Count the steps of the conditions in the requirements of a block, and in its grants that cover the endpoint."""
+    """Count the steps of the conditions in the requirements of a block, and in its grants that cover the endpoint.
+    Raises TooManyStepsError.
+    """
     if not isinstance(block, k.AnyoneBlock) and not isinstance(reader.user, Unknown):
         for requirement in block.requirements:
             if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
@@ -266,7 +268,8 @@ def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count
 
 def count_hops(request: CountedRequest, count: StepCount) -> None:
     """Count the steps of the blocks of each agent before the presenter. Conditions read facts again for each hop, as in
-    a loop."""
+    a loop. Raises TooManyStepsError.
+    """
     for hop in request.hops:
         reader = request.at_hop(hop)
         for block in request.agent_blocks(hop, reader):
@@ -301,7 +304,7 @@ def count_guards(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_approvers(of: object, request: CountedRequest, count: StepCount) -> None:
-    """Count the steps of testing whether each person who approved may approve."""
+    """Count the steps of testing whether each person who approved may approve. Raises TooManyStepsError."""
     if not isinstance(of, k.MemberOf):
         return
     for approval in dict.fromkeys(request.approvals):
@@ -335,7 +338,9 @@ def limit_expressions(limit: k.Limit) -> Iterable[k.Expr | None]:
 
 
 def block_applies(block: Block, agent: CountedAgent, reader: RuleReader, count: StepCount, *, looping: bool) -> Value:
-    """Return whether a block matches (True, False or Unknown), and count the steps of its `where`."""
+    """Return whether a block matches (True, False or Unknown), and count the steps of its `where`. Raises
+    TooManyStepsError.
+    """
     if isinstance(block, k.AnyoneBlock):
         return True
     name = agent.id if isinstance(block, k.AgentBlock) else reader.user
@@ -446,7 +451,7 @@ def count_history(
     node: k.HistoryCondition | k.Aggregate, reader: RuleReader, count: StepCount, *, looping: bool
 ) -> None:
     """Count the steps of a history: of its keys, of the conditions on the past requests of its window and, in a loop,
-    of reading the window.
+    of reading the window. Raises TooManyStepsError.
     """
     patterns = [one for one in (node.event, node.since) if one is not None]
     for pattern in patterns:

@@ -85,5 +85,7 @@ def encode_report(report: OutcomeReport, outputs: Sequence[Sequence[str]]) -> st
 
 
 def outcome_deadline(records: Sequence[HistoryRecord], now: int) -> int:
-    """Return the time at which the store stops waiting for an outcome; 0 if no record awaits an outcome."""
+    """Return the time, in microseconds, at which the store stops waiting for an outcome; 0 if no record awaits an
+    outcome.
+    """
     return max((now + one.within for one in records if one.awaits), default=0)

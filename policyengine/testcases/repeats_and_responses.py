@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from policyengine.plurals import pluralize
 from policyengine.runtime.decision import Outcome
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -74,9 +75,7 @@ def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
     yield from count_mistakes(at, "the first request has the number 1", f"first {shot.expected.outcome} at 21")
     times, number = parse_count(many[0].count), parse_count(at)
     if times and number and number > times:
-        yield RepeatMistake(
-            f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,} requests: name one of them"
-        )
+        yield RepeatMistake(f"`repeat` makes only {pluralize(times, 'request')}", at.span, "name one of these requests")
 
 
 def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[RepeatMistake]:

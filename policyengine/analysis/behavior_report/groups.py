@@ -60,7 +60,7 @@ class GroupWatch:
             self._count += columns.add(event.at, number, endpoint, event.run, event.outcome)
 
     def report(self) -> GroupReport:
-        """Search the groups."""
+        """Search the groups. Raises LockstepError."""
         if not self._days:
             return GroupReport(0, 0, MoveRequests(0, 0, 0, 0, 0), LockstepFindings((), (), 0, 0, 0))
         begin, end = DAY * min(self._days), DAY * (max(self._days) + 1)

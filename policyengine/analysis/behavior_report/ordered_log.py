@@ -44,7 +44,9 @@ class OrderedLog:
             yield heapq.heappop(waiting)[-1]
 
     def _entries(self, path: Path) -> Iterator[tuple[datetime, DecisionRecord | OutcomeRecord]]:
-        """Yield the entries of one log with their times. An outcome is never earlier than the decision before it."""
+        """Yield the entries of one log with their times. An outcome is never earlier than the decision before it.
+        Raises OSError.
+        """
 
         def note(message: str) -> None:
             count, first = self.skipped.get(str(path), (0, message))

@@ -136,7 +136,7 @@ class ProfileWriter:
             yield SuggestedProfile(suggestion, fresh_name(words, names), head, rule, is_guess=is_guess)
 
     def _declared(self, group: str) -> tuple[str, ast.ProfileDecl] | None:
-        """Return the profile of a class with its package, if the policies declare it."""
+        """Return the profile of a class with its package, or None if the policies do not declare one."""
         for package, item in self.checked.program.declarations():
             if isinstance(item, ast.ProfileDecl) and f"{PROFILE}{item.name.value}" == group:
                 return package, item

@@ -247,7 +247,7 @@ def has_affix(text: str, affix: tuple[str, str]) -> bool:
 
 def segment_choices(nodes: Sequence[TriePosition]) -> list[SegmentChoice]:
     """Return segments for every set of nodes that one segment can reach, including the empty set; each literal also in
-    another spelling if that spelling reaches other nodes.
+    another spelling if that spelling reaches other nodes. Raises TooManyClassesError.
     """
     literals = sorted({text for node, _ in nodes for text in node.literals})
     affixes = sorted({affix for node, _ in nodes for affix in node.affixes})

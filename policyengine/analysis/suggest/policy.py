@@ -55,8 +55,8 @@ class RemainingDenial:
 
 @dataclass(frozen=True, slots=True)
 class PolicySuggestion:
-    """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip,
-    `flips` the number of these that did, and `others` the number that flipped unexpectedly.
+    """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip;
+    `flips` holds those that did, and `others` those that flipped unexpectedly.
     """
 
     text: str
@@ -175,7 +175,9 @@ class PolicySuggester:
         self.lefts[need.line] = why, need.agent, describe_request(need), need.endpoint
 
     def doors_of_people(self, doors: Sequence[SuggestedGrant]) -> list[SuggestedGrant]:
-        """Return grants for users whose requests would still be denied if the agents had their grants."""
+        """Return grants for users whose requests would still be denied if the agents had their grants. Raises
+        ReplayError.
+        """
         kernel = self.compiled(doors, for_people=True)
         lacking: dict[int, GrantNeed] = {}
         for record in self.recorded(self.needs):
@@ -213,7 +215,7 @@ class PolicySuggester:
 
     def useful(self, doors: Sequence[SuggestedGrant]) -> tuple[SuggestedGrant, ...]:
         """Return the grants with which at least one request would not be denied. A grant is dropped if, for example,
-        guards deny all of its requests.
+        guards deny all of its requests. Raises ReplayError.
         """
         kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()

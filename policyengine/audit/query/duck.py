@@ -207,7 +207,8 @@ class DuckReader:
 
     def _raw_copy(self, link: str, copy: str) -> int:
         """Write a copy of a file that has each line as text beside its record, and return the length of its longest
-        line."""
+        line. Raises OSError.
+        """
         return write_raw_lines(self._links[link], Path(copy), self.skipped)
 
     def lines(self, kind: str | None = None) -> Iterator[tuple[int, bool, str | None]]:
@@ -245,7 +246,7 @@ class DuckReader:
         return str(empty)
 
     def _clean_copy(self, link: str) -> tuple[str, int]:
-        """Return a copy of a file that has only valid lines, and the length of its longest line."""
+        """Return a copy of a file that has only valid lines, and the length of its longest line. Raises OSError."""
         copy = self._folder / f"clean-{Path(link).name.removesuffix('.gz')}"
         longest = write_clean_copy(self._links[link], copy, self.skipped)
         return str(copy), longest

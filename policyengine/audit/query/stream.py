@@ -45,7 +45,9 @@ class SkippedLines:
 
 
 def open_counted(path: Path) -> tuple[io.BufferedReader, gzip.GzipFile | None]:
-    """Open a file. The second value is the decompressing reader of a compressed file, otherwise None."""
+    """Open a file. The second value is the decompressing reader of a compressed file, otherwise None.
+    Raises OSError.
+    """
     packed = begins_with(path, GZIP)
     raw = path.open("rb")
     return raw, gzip.GzipFile(fileobj=raw, mode="rb") if packed else None

@@ -150,7 +150,9 @@ class CheckpointDelivery:
             self._stop.wait(self._every)
 
     def deliver(self) -> None:
-        """Send the latest checkpoint to every receiver, if it was not sent yet. Failures are logged."""
+        """Send the latest checkpoint once to every receiver. Failures are logged; a receiver that missed a checkpoint
+        gets the next one.
+        """
         signed = self._latest
         if signed is None or signed.size == self._delivered:
             return

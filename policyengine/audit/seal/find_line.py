@@ -66,7 +66,7 @@ class LogIndex:
 
     def _file_shift(self, state: SealState | None) -> int | None:
         """Return the number of the oldest remaining file among all files that were ever sealed, from 0; None if it is
-        unknown.
+        unknown. Raises OSError and SealError.
         """
         if state is None:
             return None

@@ -37,8 +37,9 @@ class LateFile:
 
 
 class LateFiles:
-    """The watched files of the log. `write_statement` writes a signed line about the seal, and returns whether it was
-    written."""
+    """The rotated files of the log that the sealer has left and watches for late lines. `write_statement` writes a
+    signed line about the seal, and returns whether it was written.
+    """
 
     def __init__(self, log: Path, write_statement: Callable[[SealStatement, Mapping[str, object]], bool]) -> None:
         self._log, self._write_statement = log, write_statement

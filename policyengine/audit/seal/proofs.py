@@ -24,6 +24,7 @@ from policyengine.audit.seal.merkle import (
 )
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, decode_base64, encode_base64
 from policyengine.audit.seal.tiles import TileFolder, read_file
+from policyengine.plurals import pluralize
 
 PROOF_START = "c2sp.org/tlog-proof@v1\n"
 MAX_HASHES = 63
@@ -109,7 +110,9 @@ class ConsistencyProof:
         if old.checkpoint.origin != self.signed.checkpoint.origin:
             raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
         if old.size != self.old:
-            raise ProofError(f"it begins at {self.old:,} lines, but the old checkpoint has {old.size:,}")
+            raise ProofError(
+                f"it begins after {pluralize(self.old, 'line')}, but the old checkpoint covers {old.size:,}"
+            )
         if not is_consistent(old.size, old.root, self.signed.size, self.signed.root, self.path):
             raise ProofError("its hashes do not lead from the old checkpoint to the new one: the log was rewritten")
 

@@ -353,7 +353,9 @@ class Sealer:
             )  # fmt: skip
 
     def _follow_key(self) -> None:
-        """Load the key again if `audit rotate-key` has replaced it. Raises SealKeyError."""
+        """Load the key again if `audit rotate-key` has replaced it. Raises SealKeyError, and OSError if the key or the
+        announcements cannot be read.
+        """
         try:
             found = os.stat(self.key_path)
         except FileNotFoundError:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
+from policyengine.plurals import pluralize
 
 
 class ProblemKind(StrEnum):
@@ -60,3 +61,12 @@ class Verification:
     @property
     def is_whole(self) -> bool:
         return not self.problems
+
+
+def checkpoint_words(size: int) -> str:
+    return f"checkpoint of {pluralize(size, 'line')}"
+
+
+def first_lines(count: int) -> str:
+    """Return `the first line is` or `the first 2 lines are`."""
+    return "the first line is" if count == 1 else f"the first {count:,} lines are"

@@ -27,7 +27,8 @@ from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder, identity
 from policyengine.audit.seal.statements import digest_lines, read_statement
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, read_file, tile_name
-from policyengine.audit.seal.verification import ProblemKind, SealProblem, Verification
+from policyengine.audit.seal.verification import ProblemKind, SealProblem, Verification, checkpoint_words, first_lines
+from policyengine.plurals import pluralize
 
 MAX_PROBLEMS = 20
 ATTEMPTS = 3
@@ -104,7 +105,7 @@ class LogVerifier:
     ) -> None:
         self.path, self.folder, self.progress = path, folder, progress
         self.keys = list(keys)
-        self.kept = [(f"the checkpoint of {each.size:,} lines that was kept elsewhere", each) for each in checkpoints]
+        self.kept = [(f"the {checkpoint_words(each.size)} that was kept elsewhere", each) for each in checkpoints]
         self.result = Verification(path)
         self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
         self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
@@ -124,7 +125,7 @@ class LogVerifier:
         if cosigned is not None:
             self.result.cosigned = cosigned
             path = self.folder / COSIGNED
-            self.kept.append((f"the cosigned checkpoint of {cosigned.size:,} lines in `{path}`", cosigned))
+            self.kept.append((f"the cosigned {checkpoint_words(cosigned.size)} in `{path}`", cosigned))
         self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
         self._wanted = sorted({each.size for _, each in self.kept if each.size <= last.size} | {last.size})
         are_equal = self._compare_files(files)
@@ -360,7 +361,7 @@ class LogVerifier:
         if at != self.result.deleted:
             self._problem(
                 ProblemKind.REMOVED,
-                f"the first {self.result.deleted:,} lines are missing, and no signed line says that "
+                f"{first_lines(self.result.deleted)} missing, and no signed line says that "
                 "`--log-keep` deleted their files",
                 self.path,
             )
@@ -392,6 +393,8 @@ class LogVerifier:
         if kept.checkpoint.origin != last.checkpoint.origin:
             self._seal_problem(f"{name} is of another log, `{kept.checkpoint.origin}`")
         elif kept.size > last.size:
-            self._problem(ProblemKind.REMOVED, f"the log has only {last.size:,} sealed lines, fewer than {name}")
+            self._problem(
+                ProblemKind.REMOVED, f"the log has only {pluralize(last.size, 'sealed line')}, fewer than {name}"
+            )
         elif self._roots.get(kept.size) != kept.root:
-            self._problem(ProblemKind.CHANGED, f"the first {kept.size:,} lines are not those of {name}")
+            self._problem(ProblemKind.CHANGED, f"{first_lines(kept.size)} not those of {name}")

@@ -159,7 +159,8 @@ class LogFollower:
 
     def _resume(self) -> None:
         """Open the file with the cursor, whatever its name is now. If that file is gone, count its unsent lines as lost
-        and open the file that followed it."""
+        and open the file that followed it. Raises OSError and SealError.
+        """
         files, cursor = list_log_files(self.log), self.cursor
         last = bytes.fromhex(cursor.last)
         place = cursor_place(files, self.log, cursor)
@@ -183,7 +184,7 @@ class LogFollower:
         return max((at + 1 for at in passed if files[at].base_name <= after), default=0)
 
     def _open(self, file: LogFile) -> None:
-        """Continue at the same offset in another file or under another name."""
+        """Continue at the same offset in another file or under another name. Raises OSError and SealError."""
         opened = open_listed(file)
         if self._file >= 0:
             os.close(self._file)
@@ -202,7 +203,9 @@ class LogFollower:
         return last[-1:] != b"\n" or sha256(last[:-1]).hexdigest() != cursor.last
 
     def _open_copy(self) -> None:
-        """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file."""
+        """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file. Raises
+        OSError and SealError.
+        """
         last = bytes.fromhex(self.cursor.last)
         for file in reversed(list_log_files(self.log)):
             if has_line_before(file, self.cursor, last):
@@ -244,7 +247,8 @@ class LogFollower:
 
     def _leave(self, following: LogFile, *, vanished: bool = False) -> None:
         """Continue with the first line of the next file. The lines of pending files that are gone are counted as lost,
-        and also the unsent lines of the current file if it `vanished`."""
+        and also the unsent lines of the current file if it `vanished`. Raises OSError and SealError.
+        """
         cursor, files = self.cursor, list_log_files(self.log)
         opened = open_listed(following)
         if self._file >= 0:

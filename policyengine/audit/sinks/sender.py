@@ -159,7 +159,9 @@ class SinkSender:
         return True
 
     def _keep_bound(self, follower: LogFollower) -> None:
-        """Count the lines that a deletion of files would lose, and skip the oldest lines of a spool that is full."""
+        """Count the lines that a deletion of files would lose, and skip the oldest lines of a spool that is full.
+        Raises OSError.
+        """
         if self._surveyed and self._clock() - self._surveyed < (IDLE_SECONDS if self._spool else SURVEY_SECONDS):
             return
         self._surveyed = self._clock()

@@ -19,6 +19,7 @@ from policyengine.checker.type_names import quote_source
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.kernel.sequence_automaton import Order, OrderSizeError
+from policyengine.plurals import pluralize
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.time_formats import parse_duration
@@ -80,7 +81,9 @@ def lower_profile(declared: ast.ProfileDecl, package: str, draft: LoweringContex
     if ready is None:
         return replace(found, ready_days=min(found.ready_days, found.learn.days))
     if found.ready_days > found.learn.days:
-        message = f"`ready` takes {found.ready_days} days, but `learn` reaches back only {found.learn.days}"
+        message = (
+            f"`ready` takes {pluralize(found.ready_days, 'day')}, but `learn` reaches back only {found.learn.days}"
+        )
         draft.report("E911", message, ready.days.span, "write fewer days after `ready`, or a longer `learn`")
     return found
 

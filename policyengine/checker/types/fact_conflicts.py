@@ -104,7 +104,9 @@ def report_fact_conflict(message: str, hint: str, fact: DeclaredFact, other: Dec
 
 
 def can_coexist(one: DeclaredFact, other: DeclaredFact) -> bool:
-    """Return whether both facts may exist in one request."""
+    """Return whether both facts may exist in one request. Return False if a type is unresolved, because that error is
+    already reported.
+    """
     if isinstance(one.type, UnresolvedType) or isinstance(other.type, UnresolvedType):
         return False
     if one.place is None or other.place is None or other.place.patterns is None:

@@ -122,7 +122,7 @@ def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:
         sources, problems = load_sources(paths)
     if not sources and not problems:
         raise no_policies_error(paths)
-    with show_progress(f"checking {len(sources)} files"):
+    with show_progress(f"checking {pluralize(len(sources), 'file')}"):
         parsed = [parse(source) for source in sources]
         modules = [module for module, _ in parsed if module is not None]
         return check(modules, [*problems, *(found for _, several in parsed for found in several)]), len(sources)

@@ -159,7 +159,7 @@ def lint_set(paths: Sequence[Path], chosen: RuleSelection, mend: bool) -> LintRe
         sources, problems = load_sources(paths)
     if not sources and not problems:
         raise no_policies_error(paths)
-    with show_progress(f"linting {len(sources)} files"):
+    with show_progress(f"linting {pluralize(len(sources), 'file')}"):
         first = lint_sources(sources, problems, chosen.optional)
         after = apply_fixes(first, own_files(paths), chosen, chosen.optional) if mend else FixResult(first, {}, 0)
     return LintResult(first.checked.diagnostics, {source.name: source.text for source in sources}, after)

@@ -39,7 +39,12 @@ def record(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="The test file to write.")] = STDOUT,
     only: Annotated[
         list[OutcomeFilter] | None,
-        typer.Option("--only", help="Record only decisions with this outcome.", show_default=False),
+        typer.Option(
+            "--only",
+            metavar="<allow|deny|confirm|throttle>",
+            help="Record only decisions with this outcome; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Maximum number of requests.", show_default=False)

@@ -63,7 +63,9 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
-    """Report conditions that the gateway of an open adapter leaves unknown, and facts that it never sends."""
+    """Report conditions that the gateway of an open adapter leaves unknown, and facts that it never sends. Raises
+    CommandError.
+    """
     from policyengine.cli.absence_warnings import (
         ABSENCE_HINT,
         HTTP_ADAPTERS,
@@ -102,7 +104,7 @@ def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[
 
 def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     """Check an `identity.toml` that the engine has read: its hosts, the agents of its clients, and whether each issuer
-    and attester publishes its keys now.
+    and attester publishes its keys now. Raises IdentityConfigError.
     """
     from policyengine.identity.config.model import read_identity_config
     from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents

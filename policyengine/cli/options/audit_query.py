@@ -59,7 +59,10 @@ IdFilter: TypeAlias = Annotated[
 KindFilter: TypeAlias = Annotated[
     list[RecordKind] | None,
     typer.Option(
-        "--kind", help="Kind of records. [default: decision; all with --id; outcome with --measure]", show_default=False
+        "--kind",
+        metavar="<decision|outcome|issued|not_issued|ended|system|seal|all>",
+        help="Kind of records. [default: decision; all with --id; outcome with --measure]",
+        show_default=False,
     ),
 ]
 WhereFilter: TypeAlias = Annotated[

@@ -337,4 +337,4 @@ def guarded(read: Callable[..., Any], *arguments: object) -> Any:
     except MsgspecError as error:
         raise BundleDataError(str(error)) from None
     except RecursionError:
-        raise BundleDataError("an infinitely nested part") from None
+        raise BundleDataError("a part that is nested too deeply") from None

@@ -80,7 +80,7 @@ def open_token_issuer(
         raise IdentityConfigError(message, did_you_mean(given.issuer, having))
     if not us.records_chains:
         raise IdentityConfigError(
-            f"`signing.issuer`: tokens of `{us.name}` record chains",
+            f"`signing.issuer`: the issuer `{us.name}` lacks `records chains`, but its tokens record chains",
             "add `records chains` to this issuer in the policy",
         )
     audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))

@@ -60,7 +60,7 @@ class BindingVerifier:
     def _any_key(
         self, credentials: Credentials, request: ProofContext, now: int, recognizes: Callable[[str], bool] | None
     ) -> ConfirmedKey:
-        """Return the proved keys; only valid proofs of unknown keys count against the quota."""
+        """Return the proved keys; only valid proofs of unknown keys count against the quota. Raises CredentialError."""
 
         def admit(jkt: str) -> None:
             if recognizes is None or not recognizes(jkt):

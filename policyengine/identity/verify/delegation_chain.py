@@ -177,8 +177,8 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:
-    """Return the client of the token; for an ID token that names no client, its only audience. Raises CredentialError
-    if the token names two clients.
+    """Return the client of the token; for an ID token that names no client, its only audience; None if neither is
+    named. Raises CredentialError if the token names two clients.
     """
     claims = token.claims
     names = {text_claim(claims, name) for name in (agent, "client_id", "azp") if name in claims}

@@ -44,5 +44,7 @@ def reference_to_dict(entity: EntityRef) -> dict[str, str]:
 
 
 def task_opener_claim(claims: Claims) -> str | None:
-    """Return the agent that opened the task, as `issuer/agent`, if the issuer names it. Raises CredentialError."""
+    """Return the agent that opened the task, as `issuer/agent`; None if the issuer does not name it. Raises
+    CredentialError.
+    """
     return text_claim(object_claim(claims, "task") or {}, "opened_by")

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.plurals import format_seconds
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -187,7 +188,9 @@ class Relay:
             case _:
                 late = {"requestId": request.id, "reason": "the request timed out"}
                 await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
-                raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
+                raise MCPError(
+                    INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(self._limit)}"
+                )
 
     async def _up(self, message: Any) -> None:
         """Send a message upstream, without headers or tokens of the client. Raises MCPError if a request cannot be

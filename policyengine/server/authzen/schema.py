@@ -85,7 +85,9 @@ class AuthzenReason(BaseModel):
     reason_user: dict[str, str] | None = None
     reason_admin: dict[str, str] | None = None
     obligations: list[AuthzenObligation] | None = None
-    would_be: Annotated[str | None, Field(description="in observe mode, the outcome without it")] = None
+    would_be: Annotated[str | None, Field(description="in observe mode: the outcome if the policies were enforced")] = (
+        None
+    )
     evaluation_id: Annotated[
         str | None, Field(description="id of a decision that spent, to report its outcome at `/events`")
     ] = None

@@ -111,7 +111,7 @@ class AccessEvaluation:
 
 def parse_approvals(raw: object, place: str) -> tuple[object, ...]:
     """Return the approvals: one approval, or a list with the approvals of several people, each with the structure that
-    `/decide` accepts.
+    `/decide` accepts. Raises RequestError.
     """
     match raw:
         case None:

@@ -220,7 +220,7 @@ class ConnectionTable:
     # ── Timeouts ──────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> float:
-        """Update the clock, and return the time."""
+        """Update the clock, and return the time in seconds."""
         self.now = self._clock()
         return self.now
 

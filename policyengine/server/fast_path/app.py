@@ -148,7 +148,7 @@ class FastPathApp:
 
     async def answer_in_task(self, door: FastDoor, request: SimpleRequest, engine: Engine) -> FastAnswer | None:
         """Answer on the event loop; in a thread if the answer needs a store; in turn if the body is long or the
-        decision may take a long time. Return None if the application must answer.
+        decision may take a long time. Return None if the application must answer. Raises WorkRefusedError.
         """
         in_threads = door.counts.in_threads
         if len(request.body) > LONG_BODY_BYTES:

@@ -175,7 +175,8 @@ class TokenServiceRoutes:
 
     def sender(self, http: Request, *, own: bool = False) -> FormSender:
         """Return the sender of a form. Only a gateway with a token of the token file may vouch for its client's
-        certificate, in the configured header. `own` means that `Authorization` may contain an agent's token.
+        certificate, in the configured header. `own` means that `Authorization` may contain an agent's token. Raises
+        RequestError.
         """
         from policyengine.server.token_service.endpoint import FormSender, issuer_url
 
@@ -197,7 +198,7 @@ class TokenServiceRoutes:
         )
 
     def operator(self, sent: list[str]) -> Operator | None:
-        """Return the operator whose token was sent, with its name if it has one."""
+        """Return the operator whose token was sent, with its name if it has one; None if no valid token was sent."""
         from policyengine.identity.audit_events import Operator
 
         tokens = self.api.tokens

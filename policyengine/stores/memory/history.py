@@ -266,5 +266,5 @@ class MemoryHistory:
         return found
 
     def since(self, watch: str) -> int:
-        """Return the time after which the history of a key without events is complete."""
+        """Return the time, in microseconds, after which the history of a key without events is complete."""
         return self._begun.get(watch, ALWAYS if self._complete else NEVER)

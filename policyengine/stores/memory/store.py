@@ -122,16 +122,18 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def _peeked(self, now: int) -> int:
-        """Return the time for a caller that only peeks, perhaps at another time. The store's clock does not advance."""
+        """Return the time, in microseconds, for a caller that only peeks, perhaps at another time. The store's clock
+        does not advance.
+        """
         return max(self._clock, now)
 
     def _moved(self, now: int) -> int:
-        """Advance the store's clock, which never runs backwards, and return its time."""
+        """Advance the store's clock, which never runs backwards, and return its time in microseconds."""
         self._clock = moved = max(self._clock, now)
         return moved
 
     def _agreed(self, now: int) -> int:
-        """Advance the store's clock for a decision, and return its time. Raises ClockSkewError."""
+        """Advance the store's clock for a decision, and return its time in microseconds. Raises ClockSkewError."""
         latest = self._clock
         if now >= latest:
             self._clock = latest = now

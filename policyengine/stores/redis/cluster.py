@@ -107,7 +107,7 @@ class ClusterStore:
                 raise StoreLossError(forgets)
 
     def probe(self) -> None:
-        """Probe each server that has slots of this store, because decisions write to all of them."""
+        """Probe each server that has slots of this store, because decisions write to all of them. Raises StoreError."""
         keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SLOT_COUNT)]
         client: Any = self._client  # the client declares no type for this method
         with translate_errors():
@@ -124,8 +124,8 @@ class ClusterStore:
         return f"Valkey {one['valkey_version']}" if "valkey_version" in one else f"Redis {one['redis_version']}"
 
     def time(self, now: int) -> int:
-        """Measure the skew and return the time of the server whose clock differs most from the clock of this process.
-        Raises StoreError.
+        """Measure the skew and return the time, in microseconds, of the server whose clock differs most from the clock
+        of this process. Raises StoreError.
         """
         before = self.skew.clock()
         with translate_errors():

@@ -235,11 +235,11 @@ class SqliteStore:
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
     def _moved(self, asked: sqlite3.Connection, now: int) -> int:
-        """Advance the store's clock, which never runs backwards, and return its time."""
+        """Advance the store's clock, which never runs backwards, and return its time in microseconds."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=True))
 
     def _looked(self, asked: sqlite3.Connection, now: int) -> int:
-        """Return the store's time for a read, without advancing its clock."""
+        """Return the store's time for a read, in microseconds, without advancing its clock."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=False))
 
     def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:

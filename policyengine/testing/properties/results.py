@@ -16,8 +16,9 @@ from policyengine.testing.report import CaseResult, ResultStatus, reason_lines
 
 
 class ClaimVerdict(StrEnum):
-    """UNDECIDED: `where` was true for too few of the generated requests. ERRORED: a generated request could not be
-    decided."""
+    """The result of a claim. UNDECIDED: `where` was true for too few of the generated requests. ERRORED: a generated
+    request could not be decided. SKIPPED: the test is marked to be skipped.
+    """
 
     PASSED = "passed"
     FAILED = "failed"

@@ -51,9 +51,9 @@ class SkippedDecision:
 
 @dataclass(frozen=True, slots=True)
 class RecordingResult:
-    """A test file; its text is empty if there are no tests. `merged` is the number of decisions that equal others,
-    `changed` the number of decisions with another outcome under these policies, and `over` the number of cases beyond
-    the limit. `unsaid` holds facts that tests cannot express and that made no difference.
+    """A test file; its text is empty if there are no tests. `merged` is the number of decisions that equal others, and
+    `over` the number of cases beyond the limit. `changed` holds the ids of decisions that have another outcome under
+    these policies. `unsaid` holds facts that tests cannot express and that made no difference.
     """
 
     text: str

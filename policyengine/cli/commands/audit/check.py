@@ -11,6 +11,7 @@ from policyengine.cli.errors import CommandError
 from policyengine.cli.options.audit import read_checkpoint, read_key, read_text
 from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,11 +148,11 @@ def describe_request(record: dict[str, Any]) -> Iterator[tuple[str, str | None]]
 def _show(proof: Path, facts: dict[str, Any]) -> None:
     screen = Screen()
     if "since" in facts:
-        what = f"the log begins with the {facts['since']:,} lines of the old checkpoint"
+        what = f"the log begins with the {pluralize(facts['since'], 'line')} of the old checkpoint"
     else:
         what = f"the log has this line, number {facts['index'] + 1:,}"
     screen.line(("✓ ", "bold green"), f"{proof}: the proof holds: {what}")
-    rows = [("log", f"{facts['origin']}, {facts['size']:,} lines"), ("signed by", ", ".join(facts["keys"]))]
+    rows = [("log", f"{facts['origin']}, {pluralize(facts['size'], 'line')}"), ("signed by", ", ".join(facts["keys"]))]
     if facts["witnesses"]:
         rows.append(("cosigned by", ", ".join(facts["witnesses"])))
     record = facts.get("record") or {}
