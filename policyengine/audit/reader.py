@@ -108,7 +108,7 @@ class DecisionRecord:
 
     @cached_property
     def question(self) -> Request:
-        """The request as the decision parsed it."""
+        """The request as the decision parsed it. Raises RequestError."""
         return Request.from_mapping(self.request)
 
 
@@ -144,7 +144,8 @@ def read_entries(
     path: Path, tell: Report, before: int = 0, wanted: LineFilter = lambda line: True
 ) -> Generator[LogEntry, None, int]:
     """Yield the entries of the wanted lines of one file, and return its number of lines. Each file can be read alone.
-    `before` is the number of lines in earlier files."""
+    `before` is the number of lines in earlier files. Raises OSError.
+    """
     directories: Directories | None = None
     number = 0
     for number, line in read_lines(path, tell):

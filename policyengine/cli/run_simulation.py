@@ -95,7 +95,9 @@ class SimulateCommand:
         return lasts // MICROSECOND
 
     def load(self) -> None:
-        """Load the policies. They learn from the traffic if this is requested; otherwise learned facts are neutral."""
+        """Load the policies. They learn from the traffic if this is requested; otherwise learned facts are neutral.
+        Raises CommandError.
+        """
         from policyengine.engine import Engine
         from policyengine.kernel.learned_facts import learned_fact_names
         from policyengine.simulation import SimulatedTracker, VirtualClock
@@ -151,7 +153,7 @@ class SimulateCommand:
         return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)
 
     def _asked(self, request: str | None) -> tuple[RunRequests, str]:
-        """Return the requests, and a description of their source."""
+        """Return the requests, and a description of their source. Raises CommandError."""
         if request is not None:
             self.load()
             questions, place = tuple(read_spending_requests(request)), describe_place(request)

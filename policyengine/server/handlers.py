@@ -109,9 +109,7 @@ class DecisionApi:
         return build_answer(http, *await run_off_loop(engine, work, question=question))
 
     async def decide_batch(self, http: Request) -> Response:
-        """Decide several questions in order. An invalid question is denied and does not affect the others. Raises
-        RequestError if the batch itself is malformed.
-        """
+        """Decide several questions in order. An invalid question is denied and does not affect the others."""
         sent = await self._body(http)
         decoded = http.scope.pop(DECODED_KEY, None)
         batch = await parse_body(parse_batch, *sent) if decoded is None else read_batch(decoded)

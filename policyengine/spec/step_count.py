@@ -247,7 +247,9 @@ def count_blocks(request: CountedRequest, count: StepCount) -> None:
 
 
 def count_block(block: Block, agent: CountedAgent, request: CountedRequest, count: StepCount) -> None:
-    """Count the steps of a block if the block matches the caller, or if it may match and covers the endpoint."""
+    """Count the steps of a block if the block matches the caller, or if it may match and covers the endpoint. Raises
+    TooManyStepsError.
+    """
     count.rule, reader = block, request.grants
     if matters(block, block_applies(block, agent, reader, count, looping=False), request.endpoint):
         count_conditions(block, reader, request.endpoint, count, looping=False)
@@ -286,7 +288,7 @@ def count_hops(request: CountedRequest, count: StepCount) -> None:
 
 def count_guards(request: CountedRequest, count: StepCount) -> None:
     """Count the steps of guards. If the request has approvals, first count the steps of testing for which confirms
-    these are valid.
+    these are valid. Raises TooManyStepsError.
     """
     guards = list(request.guards_in_place())
     read: Callable[[], RuleReader] = lambda: request.guards  # noqa: E731

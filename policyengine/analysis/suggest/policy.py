@@ -110,7 +110,7 @@ class PolicySuggester:
         return self.checked.kernel
 
     def suggested(self) -> PolicySuggestion:
-        """Return the suggestion. Raises OSError if the log cannot be read."""
+        """Return the suggestion. Raises OSError if the log cannot be read, and ReplayError."""
         for record in read_records(self.log, self.tell):
             self.look_at(record)
         agents = self.doors_of_agents()

@@ -101,7 +101,7 @@ class LogIndex:
 
     def _tile_time(self, tile: int) -> bytes:
         """Return the time of the first line of the tile that has a time; `b""` if the searched lines have no time or
-        the file was deleted.
+        the file was deleted. Raises OSError, SealError.
         """
         place = self._tile_place(tile)
         if place is None:
@@ -132,7 +132,8 @@ class LogIndex:
 
     def _tile_parts(self, tile: int, tiles: int) -> Iterator[tuple[Path, int, int]]:
         """Yield the parts of files from the first line of a tile to the first line of the next tile, or to the end of
-        the log."""
+        the log. Raises OSError, SealError.
+        """
         place = self._tile_place(tile)
         if place is None:
             return
@@ -150,7 +151,8 @@ class LogIndex:
 
     def _find_between(self, path: Path, begin: int, end: int, wanted: str) -> FoundLine | None:
         """Return the line of the decision between two offsets, or None. A line that contains the ID is parsed, because
-        a request can contain the same text, but only once, because it can contain the text many times.
+        a request can contain the same text, but only once, because it can contain the text many times. Raises OSError,
+        SealError.
         """
         content, mark, at = self.content(path), b'"id":"' + wanted.encode() + b'"', begin
         while (at := content.find(mark, at, end)) >= 0:
@@ -189,7 +191,7 @@ class LogIndex:
 
     def index_of(self, path: Path, offset: int) -> int | None:
         """Return the index of the entry of the line at an offset, counted from the nearest tile before that offset;
-        None if the file was not sealed.
+        None if the file was not sealed. Raises OSError, SealError.
         """
         if self._shift is None:
             return None

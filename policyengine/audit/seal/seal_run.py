@@ -376,7 +376,7 @@ class SealRun:
 
     def _read_long_line(self) -> bool:
         """Add the entry of a line that is longer than a chunk if the line is complete, and return whether it is. If it
-        is not, the next call continues where this call ended. Raises OSError.
+        is not, the next call continues where this call ended. Raises OSError, SealError.
         """
         if self._begun is None or self._begun.offset != self._offset:
             self._begun = BegunLine(self._offset)

@@ -301,7 +301,8 @@ class Sealer:
 
     def _advance(self, finished: float, until: float, pause: Pause | None) -> bool | None:
         """Seal lines until the time `until`. Return whether all lines were sealed, or None if this process may not seal
-        now. Raises SealKeyError, and the errors of SealRun."""
+        now. Raises SealKeyError, OSError and the errors of SealRun.
+        """
         if not self._holds_lock():
             self._watch_holder()
             return None

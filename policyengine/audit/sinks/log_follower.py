@@ -86,7 +86,8 @@ class LogFollower:
 
     def read(self, most: int, most_bytes: int) -> LineRange | None:
         """Return at least one and up to `most` lines, with about `most_bytes` bytes in total, or None if there are no
-        new lines. Raises OSError, CursorError."""
+        new lines. Raises OSError, CursorError, SealError.
+        """
         if self._was_truncated():
             self._open_copy()
         while (found := self._read_here(most, most_bytes)) is None:
@@ -296,7 +297,8 @@ class LogFollower:
 
     def skip_file(self) -> int:
         """Skip the rest of the current file if it was rotated; return the number of lines that are lost. Raises
-        OSError, CursorError."""
+        OSError, CursorError, SealError.
+        """
         files = self._waiting()
         if self._is_current() or len(files) < 2:
             return 0

@@ -160,7 +160,7 @@ class SinkSender:
 
     def _keep_bound(self, follower: LogFollower) -> None:
         """Count the lines that a deletion of files would lose, and skip the oldest lines of a spool that is full.
-        Raises OSError.
+        Raises OSError, CursorError, SealError.
         """
         if self._surveyed and self._clock() - self._surveyed < (IDLE_SECONDS if self._spool else SURVEY_SECONDS):
             return

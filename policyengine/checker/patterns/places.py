@@ -204,7 +204,9 @@ class PlaceResolver:
     # ── Scopes ────────────────────────────────────────────────────────────────────────────────
 
     def reach(self, scope: Symbol) -> tuple[Symbol, ...]:
-        """Return the scope and all scopes that it includes, each once. `check_scopes` reports cycles."""
+        """Return the scope and all scopes that it includes, each once. `check_scopes` reports cycles. Raises
+        BoundExceededError.
+        """
         key = (scope.package, scope.name)
         if key not in self._reach:
             found: dict[Key, Symbol] = {}

@@ -9,7 +9,9 @@ ADDRESSES = (Scalar.IP, Scalar.CIDR)
 
 
 def are_comparable(left: Type, right: Type) -> bool:
-    """Return whether values of both types can be equal."""
+    """Return whether values of both types can be equal. An unresolved type is comparable with every type, because its
+    error is already reported.
+    """
     match left, right:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True
@@ -26,7 +28,9 @@ def are_comparable(left: Type, right: Type) -> bool:
 
 
 def is_assignable(actual: Type, expected: Type) -> bool:
-    """Return whether every value of the type `actual` is also a value of the type `expected`."""
+    """Return whether a value of the type `actual` may stand where the type `expected` is required. Sets and lists may
+    stand for each other; an unresolved type fits everywhere, because its error is already reported.
+    """
     match actual, expected:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return True
