@@ -109,7 +109,9 @@ EventRecord = TokenEvent | OutcomeRecord | SystemRecord | SealRecord
 
 
 def parse_event_record(number: int, tree: Mapping[str, Any]) -> EventRecord | None:
-    """Parse a line that is not a decision; return None for every other line. Raises LogRecordError."""
+    """Parse a line about a token, an outcome, the server or the seal; return None for every other line. Raises
+    LogRecordError.
+    """
     member = next((one for one in (*TokenEventKind, OUTCOME_MEMBER, SYSTEM_MEMBER, SEAL_MEMBER) if one in tree), None)
     if member is None or "decision" in tree:
         return None

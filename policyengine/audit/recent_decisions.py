@@ -131,8 +131,9 @@ class RecentDecisions:
                 self._publish(caller, subject.decision.id)
 
     def take_turn(self, decision: str) -> ReportTurn:
-        """Return whether this is the first report of the current caller about the decision, and record that it was
-        reported."""
+        """Return whether this is the first report of the current caller about the decision, a further one, or about an
+        unknown decision, and record that the outcome was reported.
+        """
         return self._change(decision, reported=True)
 
     def give_back(self, decision: str) -> None:

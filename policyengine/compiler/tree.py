@@ -118,8 +118,8 @@ class Tree(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Covering:
-    """The rules that cover an endpoint, by their numbers in the kernel; `hands` are agent blocks that
-    delegate there.
+    """The rules that cover an endpoint, by their numbers in the kernel. `hands` are agent blocks that may delegate
+    there, `binders` bind facts there, and `watches` record the requests there for histories.
     """
 
     agents: frozenset[int]

@@ -339,8 +339,10 @@ class Engine:
         return self.report_outcome(decision, report, refund=refund) in ("first", "unrecorded")
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        """Report as `report` does, and return whether the outcome was reported before. Returns None for an unknown id,
-        and for the id of another caller's decision. Raises StoreError and OutcomeNotRecordedError."""
+        """Report as `report` does. Returns `first` if the outcome was recorded, `again` if it was reported before,
+        `unrecorded` if it took effect but could not be logged, and None if the id is unknown or belongs to a decision
+        of another caller. Raises StoreError and OutcomeNotRecordedError.
+        """
         return self._outcomes.report(decision, report, refund=refund)
 
     async def decide_async(self, question: QuestionLike) -> Decision:

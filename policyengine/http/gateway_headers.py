@@ -161,7 +161,9 @@ def get_only_value(given: HeaderValues, name: str) -> str | None:
     if not value:
         return None
     if len(value) > MAX_VALUE_LENGTH or not value.isprintable():
-        raise header_error(name, "is not readable", "write at most 4,096 visible characters in UTF-8")
+        raise header_error(
+            name, "is too long or has invisible characters", "send at most 4,096 visible characters in UTF-8"
+        )
     return value
 
 

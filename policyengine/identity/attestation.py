@@ -184,7 +184,9 @@ def check_audience(claims: Claims, trusted: TrustedAttester) -> None:
 
 
 def check_key(claims: Claims, trusted: TrustedAttester, binding: ConfirmedKey) -> None:
-    """Check that the attestation is bound to the key that was proved for this request. Raises CredentialError."""
+    """Check that the attestation is bound to a key that was proved for this request, or that it is unbound and the
+    settings allow that. Raises CredentialError.
+    """
     cnf = object_claim(claims, "cnf")
     if cnf is None and trusted.settings.unbound:
         return

@@ -45,7 +45,9 @@ def check_unused(
     everywhere: Counter[Key],
     facts: Counter[Key],
 ) -> Iterator[Diagnostic]:
-    """Yield a finding for a declaration that only itself mentions; `own` holds the names that it mentions."""
+    """Yield a finding if no other declaration uses this one, or if only `facts` use a scope. `own` holds the names that
+    the declaration itself uses; `everywhere` and `facts` count the uses in all declarations and in `facts`.
+    """
 
     def uses(name: ast.Name) -> int:
         key = package, name.text

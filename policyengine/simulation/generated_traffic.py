@@ -142,7 +142,9 @@ WORKFLOWS = {
     "daily": Workflow("a daily curve: quietest at 02:00, busiest at 14:00 UTC", daily, span=MICROSECONDS_PER_DAY),
     "many": Workflow("many callers, a few of which send most requests", zipf, callers=1_000),
     "lockstep": Workflow("all callers at the same instants", lockstep, callers=100),
-    "runaway": Workflow(f"an agent that retries in a loop, {LOOP_FACTOR} times as fast, in the middle third", runaway),
+    "runaway": Workflow(
+        f"an agent that retries in a loop, {LOOP_FACTOR} times as fast, in the middle third of the time", runaway
+    ),
     "spike": Workflow(
         f"the daily curve for weeks; in the last hour, the last caller is {LOOP_FACTOR} times as fast",
         spike,

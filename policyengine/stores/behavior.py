@@ -118,8 +118,10 @@ class StoredCaller(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """The levels `slow` and `fast` with a request, as if it were allowed, and the level `denied` without it. `at` is
-    the time of the latest event, including the request."""
+    """The levels of a caller after a request: `slow` and `fast` as if the request were allowed, and `denied` as if it
+    were not counted. `at` is the time of the latest event, including the request; `burst` says that a level exceeds its
+    ceiling.
+    """
 
     at: int
     slow: int

@@ -78,7 +78,7 @@ def test_a_fact_header_with_a_comma_is_rejected(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["a\x01b", "a\tb", "a\u200bb", "x" * 4_097])
 def test_an_unreadable_fact_header_is_rejected(value: str) -> None:
-    assert refusal(("x-agent-id", value)) == "the header `x-agent-id` is not readable"
+    assert refusal(("x-agent-id", value)) == "the header `x-agent-id` is too long or has invisible characters"
 
 
 def test_a_fact_header_that_is_not_utf_8_is_rejected() -> None:

@@ -326,7 +326,7 @@ def test_an_issued_task_names_the_agent_that_opened_it(desk: Desk, held: Any, ow
 
 
 THINGS = [{"type": "invoice", "id": "42"}, {"type": "invoice", "id": "43"}]
-NO_THINGS = '`entities` of a `task` must be a list of `{"type": "invoice", "id": "42"}`'
+NO_THINGS = '`entities` of a `task` must be a list of at most 1,000 entities: `{"type": "invoice", "id": "42"}`'
 HELD = {"id": "t-9", "tools": ["fs/read", "send"], "entities": THINGS}
 
 

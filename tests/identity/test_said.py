@@ -9,6 +9,8 @@ import pytest
 
 from policyengine import Engine
 from policyengine.identity.token_report import describe_token
+from policyengine.identity.verify.claims import reference_list_claim
+from policyengine.runtime.credential_errors import CredentialError
 from tests.identity.issuing import ACME, GONE, NOW, POLICY, token
 
 HERE = "now is 2027-01-15T08:00:00Z"
@@ -61,6 +63,11 @@ def test_the_description_reports_invalid_times(claims: dict[str, Any]):
     [
         ({"task": "t"}, "`task` (the claim `task` is not a JSON object)"),
         ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (the claim `tools` is not a list of strings)"),
+        ({"task": {"id": ""}}, "`task` (the claim `id` is not a string of 1 to 2,048 characters)"),
+        (
+            {"task": {"id": "t", "tools": ["fs/read"] * 1_001}},
+            "`task` (the claim `tools` is not a list of at most 1,000 strings of 1 to 2,048 characters)",
+        ),
         ({"task": {"tools": []}}, "`task` (the claim `task` has no `id`, or has unknown members)"),
         ({"scope": 7}, "`scope` (the claim `scope` is not a list of scopes)"),
         ({"exp": "soon"}, "`exp` (the claim `exp` is not a valid time)"),
@@ -68,6 +75,12 @@ def test_the_description_reports_invalid_times(claims: dict[str, Any]):
 )
 def test_the_description_names_a_claim_of_the_wrong_type(claims: dict[str, Any], told: str):
     assert f"claims of the wrong type: {told}" in lines(token(**claims))
+
+
+def test_a_list_with_too_many_entities_is_refused_with_its_limit():
+    with pytest.raises(CredentialError) as found:
+        reference_list_claim({"entities": [{"type": "invoice", "id": "42"}] * 1_001}, "entities")
+    assert found.value.why == "the claim `entities` is not a list of at most 1,000 objects"
 
 
 def test_the_description_omits_type_errors_for_well_typed_claims():

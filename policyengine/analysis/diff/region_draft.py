@@ -143,7 +143,7 @@ class RegionDraft:
         return self.set_segment(number, next(fitting, texts[0]))
 
     def split_capture(self, path: FactPath) -> bool:
-        """Make a capture invalid, so that it begins or ends within a character."""
+        """Make a capture invalid, so that it begins or ends within a character. Return whether some text does that."""
         captured = captured_path(path)
         assert captured is not None
         _, number, prefix, suffix, *_ = captured

@@ -228,7 +228,9 @@ def check_domain(expression: ast.Quantifier, domain: k.Expr | None, context: Exp
 
 
 def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
-    """Report a variable name that hides another name."""
+    """Return whether a variable may have this name. Report a name with dots, a keyword, or a name that hides another
+    name.
+    """
     reference = ast.Reference(name.text, span=name.span)
     if "." in name.text:
         context.report("E215", "the name of a variable cannot contain dots", name.span, "write one word: `any x in …`")

@@ -242,7 +242,7 @@ def has_roles(role: ast.Name, context: ExpressionContext) -> bool:
 
 
 def check_holds_users(found: k.Expr, context: ExpressionContext) -> bool:
-    """Check that the approver is a user or can contain users."""
+    """Return whether the approver is a user or can contain users. Report any other approver."""
     entities = referenced_types(found.type)
     if entities is None:
         message = f"`{rule_text(found.span)}` is {describe_type(found.type)}, which cannot approve"

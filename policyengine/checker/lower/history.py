@@ -115,7 +115,7 @@ def counted_parts(field: k.Expr) -> Iterator[k.Expr]:
 
 
 def check_counted_parts(field: k.PastFact | k.Default, context: ExpressionContext) -> bool:
-    """Report a default that is neither a constant nor a fact of the earlier request."""
+    """Return whether all defaults are constants or facts of the earlier request. Report the first other default."""
     other = next((part for part in counted_parts(field) if not isinstance(part, k.PastFact | k.Constant)), None)
     if other is None:
         return True
@@ -137,7 +137,7 @@ def report_counted(function: str, written: ast.Expr, context: ExpressionContext)
 
 
 def check_counted_type(function: str, field: k.PastFact | k.Default, context: ExpressionContext) -> bool:
-    """Report a fact that cannot be added or counted."""
+    """Return whether a fact can be added or counted. Report any other fact."""
     type_, name = field.type, quote_source(field.span)
     if function == "sum" and type_ not in NUMBERS:
         message = f"`sum` adds numbers, but {name} is {describe_type(type_)}"

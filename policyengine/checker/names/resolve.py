@@ -309,7 +309,9 @@ def lower_entity_fact(reference: ast.Reference, path: Path, context: ExpressionC
 
 
 def check_attribute_visible(symbol: Symbol, reference: ast.Reference, context: ExpressionContext) -> bool:
-    """Check that the package may use the attributes of an entity, which are private unless the entity is exported."""
+    """Return whether the package may use the attributes of an entity, which are private unless the entity is exported.
+    Report a private entity.
+    """
     context.program.lookup(context.package, "entity", symbol.name)  # this marks the import as used
     if symbol.name == reference.name or context.program.is_visible(context.package, symbol):
         return True

@@ -87,7 +87,9 @@ def package_of(module: ast.Module) -> str:
 
 
 def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
-    """Check that the name is not a keyword at the places where it would be used."""
+    """Return whether the name is not a keyword where it would be used. Report a keyword, and a type that is named like
+    a built-in type.
+    """
     usable = name.text not in RESERVED_WORDS.get(what, ())
     if NAMESPACES.get(what) == "type" and name.text in TYPE_WORDS:
         report("E212", f"`{name.text}` is already a type", name.span, "choose another name")

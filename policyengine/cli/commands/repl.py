@@ -100,7 +100,9 @@ class ReplLoop:
                 return
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield each complete statement with its number; an open bracket continues on the next line."""
+        """Yield each statement with its number; an open bracket continues on the next line. The last statement may be
+        incomplete.
+        """
         from policyengine.testing.repl_session import is_complete
 
         number, text = 0, ""

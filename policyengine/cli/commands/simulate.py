@@ -75,7 +75,7 @@ def simulate(
       daily     a daily curve: quietest at 02:00, busiest at 14:00 UTC
       many      many callers, a few of which send most requests (Zipf)
       lockstep  all callers at the same instants
-      runaway   an agent that retries in a loop, 50 times as fast, in the middle third
+      runaway   an agent that retries in a loop, 50 times as fast, in the middle third of the time
       spike     the daily curve for 30 days; in the last hour, the last caller is 50 times as fast
 
     \b

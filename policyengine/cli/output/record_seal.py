@@ -22,8 +22,8 @@ PASS_KEY = "with `--key`, pass a copy that was kept elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class CheckedSeal:
-    """The statement of the seal of a log about a record. `key_given` says that the key is not from the folder of the
-    seal; `required`, that a key or a checkpoint was passed, so that the record must be sealed.
+    """The result of checking a record against the seal of its log. `key_given` says that the key is not from the folder
+    of the seal; `required`, that a key or a checkpoint was passed, so that the record must be sealed.
     """
 
     seal: RecordSeal

@@ -323,7 +323,7 @@ class SigningSettings(SettingsSection):
 
 def check_thumbprint(raw: str) -> str:
     if not THUMBPRINT.fullmatch(raw):
-        raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as `x5t#S256` has it")
+        raise ValueError("write the SHA-256 of a certificate in base64url, 43 characters, as in `x5t#S256`")
     return raw
 
 

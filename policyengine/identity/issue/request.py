@@ -190,7 +190,9 @@ def parse_entities(given: object) -> tuple[EntityRef, ...] | None:
     known = [one for one in found if one is not None and is_name(one.type) and is_name(one.id)]
     if len(known) < len(found):
         raise TokenIssuanceError(
-            IssuanceRefusal.TASK, '`entities` of a `task` must be a list of `{"type": "invoice", "id": "42"}`'
+            IssuanceRefusal.TASK,
+            f"`entities` of a `task` must be a list of at most {MAX_NAMES:,} entities: "
+            '`{"type": "invoice", "id": "42"}`',
         )
     return tuple(dict.fromkeys(known))
 

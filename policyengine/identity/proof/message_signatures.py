@@ -144,7 +144,9 @@ class MessageSignatureVerifier:
         if nonce is None and not self.settings.nonce:
             return False
         if not isinstance(nonce, str) or not 0 < len(nonce) <= MAX_NONCE_LENGTH:
-            raise CredentialError(RefusalCode.MESSAGE_REPLAYED, "the signature of the message has no nonce")
+            raise CredentialError(
+                RefusalCode.MESSAGE_REPLAYED, "the signature of the message has no nonce, or one that is too long"
+            )
         name = f"signature:{keyid}:{encode_base64url(sha256(nonce.encode()).digest())}"
         if not self.marks.once(name, ends, now):
             raise CredentialError(RefusalCode.MESSAGE_REPLAYED)

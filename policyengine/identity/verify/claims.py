@@ -29,8 +29,10 @@ def text_claim(claims: Claims, name: str) -> str | None:
     if name not in claims:
         return None
     found = claims[name]
-    if not isinstance(found, str) or not 0 < len(found) <= MAX_TEXT_LENGTH:
+    if not isinstance(found, str):
         raise claim_type_error(name, "string")
+    if not 0 < len(found) <= MAX_TEXT_LENGTH:
+        raise claim_type_error(name, f"string of 1 to {MAX_TEXT_LENGTH:,} characters")
     return found
 
 
@@ -39,10 +41,12 @@ def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
     if name not in claims:
         return None
     found = claims[name]
-    if not isinstance(found, list | tuple) or len(found) > MAX_LIST_LENGTH:
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
         raise claim_type_error(name, "list of strings")
-    if not all(isinstance(one, str) and 0 < len(one) <= MAX_TEXT_LENGTH for one in found):
-        raise claim_type_error(name, "list of strings")
+    if len(found) > MAX_LIST_LENGTH or not all(0 < len(one) <= MAX_TEXT_LENGTH for one in found):
+        raise claim_type_error(
+            name, f"list of at most {MAX_LIST_LENGTH:,} strings of 1 to {MAX_TEXT_LENGTH:,} characters"
+        )
     return tuple(found)
 
 
@@ -51,8 +55,10 @@ def reference_list_claim(claims: Claims, name: str) -> tuple[EntityRef, ...] | N
     if name not in claims:
         return None
     found = claims[name]
-    if not isinstance(found, list | tuple) or len(found) > MAX_LIST_LENGTH:
+    if not isinstance(found, list | tuple):
         raise claim_type_error(name, "list of objects with `type` and `id`")
+    if len(found) > MAX_LIST_LENGTH:
+        raise claim_type_error(name, f"list of at most {MAX_LIST_LENGTH:,} objects")
     several = [parse_reference(one) for one in found]
     known = tuple(one for one in several if one is not None)
     if len(known) < len(several):
@@ -78,7 +84,7 @@ def text_or_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
         return None if alone is None else (alone,)
     several = text_list_claim(claims, name)
     if not several:
-        raise claim_type_error(name, "string")
+        raise claim_type_error(name, "string or a list with at least one string")
     return several
 
 

@@ -40,7 +40,9 @@ def trace_response_headers(trace: TraceContext | None) -> tuple[tuple[bytes, byt
 
 
 def add_trace_id(record: logging.LogRecord) -> bool:
-    """Append the trace id to the message, and set it as `trace_id` for structured logs."""
+    """Append the trace id to the message, and set it as `trace_id` for structured logs. Return True, so that the record
+    is logged.
+    """
     trace = current_trace()
     record.trace_id = None if trace is None else trace.id
     if trace is not None:

@@ -44,7 +44,9 @@ class DraftEditor:
         return bool(every) and self.put(node, self.choose.of(every))
 
     def remove(self, leaf: k.Expr) -> bool:
-        """Make a fact absent. An attribute is only absent if its entity has a row without it, so the row is added."""
+        """Make a fact absent, and return whether that succeeded. An attribute is only absent if its entity has a row
+        without it, so the row is added.
+        """
         match leaf:
             case k.Fact(path):
                 return self.draft.remove_fact(path)

@@ -123,7 +123,7 @@ def opening_covers(wider: tuple[k.GrantTarget, k.Expr | None], narrower: k.Grant
 
 
 def same_limit(old: k.Limit, new: k.Limit) -> bool:
-    """Compare limits; raises and clamps are compared as written."""
+    """Return whether the limits are certainly equivalent; raises and clamps are compared as written."""
     here = replace(new, place=old.place, when=old.when)
     return (
         same_place(old.place, new.place)
@@ -141,8 +141,8 @@ def same_effects(old: Sequence[k.Effect], new: Sequence[k.Effect]) -> bool:
 
 
 def same_effect(old: k.Effect | None, new: k.Effect | None) -> bool:
-    """Compare effects. Conditions of confirms are compared as written, because an approval is bound to the facts that
-    they read.
+    """Return whether the effects are certainly equivalent. Conditions of confirms are compared as written, because an
+    approval is bound to the facts that they read.
     """
     if old is None or new is None:
         return False
