@@ -261,7 +261,7 @@ class DecisionLog:
 
     def wrote(self, length: int) -> None:
         """Note that lines of `length` bytes were written: start the threads that seal and send them. From time to time,
-        this seals them, which takes some milliseconds.
+        this seals them, which takes several milliseconds.
         """
         try:
             if self.sealer is not None:

@@ -152,7 +152,8 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
 
 def parse_text(text: str, type_: typesystem.Type) -> object:
     """Return the raw value of a CSV text. An empty cell is None; text that does not match the type is returned
-    unchanged."""
+    unchanged. Raises CellError.
+    """
     if text == "":
         return None
     match type_:

@@ -175,7 +175,9 @@ def header_error(name: str, why: str, hint: str | None = None) -> RequestError:
 
 
 def parse_word(name: str, value: str) -> str:
-    """Return a single value, which must not contain a comma, because gateways join repeated headers with commas."""
+    """Return a single value, which must not contain a comma, because gateways join repeated headers with commas. Raises
+    RequestError.
+    """
     if "," in value:
         raise header_error(name, "contains a comma, as if it were repeated")
     return value
@@ -186,12 +188,12 @@ def parse_list(name: str, value: str) -> list[str]:
 
 
 def parse_scopes(name: str, value: str) -> list[str]:
-    """Split scopes at spaces, as in OAuth."""
+    """Split scopes at spaces, as in OAuth. Raises RequestError."""
     return parse_word(name, value).split()
 
 
 def parse_time_or_seconds(name: str, value: str) -> str | datetime:
-    """Parse a time, or seconds since 1970, which tokens use."""
+    """Return a time as written, or parse seconds since 1970, which tokens use. Raises RequestError for a comma."""
     if not SECONDS.fullmatch(value):
         return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))

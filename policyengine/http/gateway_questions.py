@@ -291,7 +291,7 @@ def add_credentials(
 
 def whole_body(given: HeaderValues, content: Content | None) -> Content | None:
     """Return the body if the gateway states that it is complete. Any other body may be missing or cut off, and counts
-    as unknown.
+    as unknown: the result is None.
     """
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 

@@ -51,7 +51,7 @@ class HttpPoster:
         timeout: float = 10.0,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Raises FetchError for the URL, and CertificatesError."""
+        """Raise FetchError if the URL cannot be used, and CertificatesError if the certificates cannot."""
         parts = parse_fetch_url(url, plain_http)
         self._url, self._host, self._timeout, self._clock = url, parts.netloc, timeout, clock
         self._context = create_tls_context(ca) if parts.scheme == "https" else None

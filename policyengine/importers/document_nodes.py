@@ -101,7 +101,7 @@ class DocumentNode:
     # ── References ────────────────────────────────────────────────────────────────────────────
 
     def followed(self) -> DocumentNode:
-        """Return the target of a chain of `$ref`; this node if there is no reference."""
+        """Return the target of a chain of `$ref`; this node if there is no reference. Raises ApiImportError."""
         node = self
         for _ in range(MAX_REFERENCE_HOPS):
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):

@@ -150,7 +150,7 @@ class _YamlTreeBuilder:
             raise self.problem(event, f"this is nested more than {MAX_DEPTH} levels deep")
 
     def merge(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
-        """Apply `<<: *base`: add the members of the base that are missing here."""
+        """Apply `<<: *base`: add the members of the base that are missing here. Raises ApiImportError."""
         if not isinstance(value, dict) or MERGE not in value:
             return
         merged = value.pop(MERGE)

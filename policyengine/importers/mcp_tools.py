@@ -81,7 +81,9 @@ class _ToolListReader:
         return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), tuple(self.notes))
 
     def listed(self) -> Iterator[DocumentNode]:
-        """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response."""
+        """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response. Raises
+        ApiImportError.
+        """
         node = DocumentNode(self.document.tree, "", self.document)
         if isinstance(node.value, dict) and isinstance(node.value.get("result"), dict):
             node = node.child("result", node.value["result"])

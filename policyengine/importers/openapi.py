@@ -43,7 +43,7 @@ def read_openapi(source: str, base_path: str | None = None) -> Api:
 
 
 def _major_version(root: DocumentNode) -> int:
-    """Return the major version, 2 or 3."""
+    """Return the major version, 2 or 3. Raises ApiImportError."""
     if not isinstance(root.value, dict):
         raise root.problem(
             "this is not a specification",
@@ -216,7 +216,7 @@ class _OpenApiReader:
 
 
 def _server_path(server: DocumentNode) -> str:
-    """Return the path of a server's URL, with the defaults of its variables."""
+    """Return the path of a server's URL, with the defaults of its variables. Raises ApiImportError."""
     variables = server.get("variables")
 
     def default(found: re.Match[str]) -> str:

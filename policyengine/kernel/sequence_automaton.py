@@ -65,7 +65,7 @@ class SequenceAutomaton:
         return self.rows[state].get(letter, LEFT) if state < len(self.rows) else LEFT
 
     def latest(self, state: int) -> tuple[str, ...]:
-        """Return the steps of which one was the latest; empty at the start, and after the order was left."""
+        """Return the steps, one of which was the latest; empty at the start, and after the order was left."""
         return self._words(self.entries, state)
 
     def expected(self, state: int) -> tuple[str, ...]:

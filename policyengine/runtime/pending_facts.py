@@ -156,7 +156,7 @@ def is_entity_attribute(path: tuple[str, ...]) -> bool:
 
 
 def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
-    """Return the pending names outside these roots, whose facts have another source."""
+    """Return the pending names outside these roots, whose facts have another source. Raises RequestError."""
     paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 

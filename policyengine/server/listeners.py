@@ -148,7 +148,7 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def remove_socket(path: Path, made: os.stat_result) -> None:
-    """Remove the socket, unless another socket has replaced it."""
+    """Remove the socket, unless another socket has replaced it. Raises ServeError."""
     try:
         if os.path.samestat(os.lstat(path), made):
             path.unlink()

@@ -317,7 +317,7 @@ def grpc_listener(
         from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
     except ImportError:
         raise ServeError(
-            "the package `grpcio`, which answers Envoy, is not installed", install_command("envoy")
+            "the package `grpcio`, which serves Envoy, is not installed", install_command("envoy")
         ) from None
     door = MeteredEngineProvider(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
     address = check_address(host, port, tokens is not None)

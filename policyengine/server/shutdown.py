@@ -82,7 +82,9 @@ class Drain:
 
     @property
     def settled(self) -> bool:
-        """Whether all accepted connections have been handed to the server."""
+        """Whether enough time has passed since the server began to refuse connections that all accepted connections
+        have been handed to it.
+        """
         return self._refusing is not None and self._clock() - self._refusing >= min(SETTLE_SECONDS, self.seconds / 4)
 
     def close_silent(self, connections: Collection[ClientConnection]) -> None:

@@ -175,7 +175,7 @@ def parse_repeat(number: int, given: object) -> tuple[RepeatLoop, ...]:
 
 
 def repeated_times(at: int, loops: tuple[RepeatLoop, ...]) -> Iterator[int]:
-    """Yield the times of a repeated request."""
+    """Yield the times of a repeated request, in microseconds and in order."""
     if not loops:
         yield at
         return

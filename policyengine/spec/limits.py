@@ -67,7 +67,7 @@ def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
 
 
 def request_count(found: Value, expression: k.Expr, least: int) -> Value:
-    """Return a number of requests, of which a fraction is rounded against the caller; unknown below `least`."""
+    """Return a number of requests. A fraction is rounded against the caller; a number below `least` is unknown."""
     if isinstance(found, Unknown):
         return found
     assert isinstance(found, int | Decimal)

@@ -42,7 +42,9 @@ class TaskConstraint:
 
 
 def task_constraints(kind: str, binds_resource: bool, entities: Iterable[str]) -> Iterator[TaskConstraint]:
-    """Yield the bounds of an endpoint: `kind` is "http", "tool" or "action"; `entities` are the types of the policy."""
+    """Yield the bounds that a task can set at an endpoint: `kind` is "http", "tool" or "action"; `entities` are the
+    types of the policy.
+    """
     if kind == "tool":
         yield tool_constraint(TOOL, NAME)
     if binds_resource:

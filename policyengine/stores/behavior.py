@@ -80,8 +80,9 @@ class BehaviorStore(Protocol):
         ...
 
     def document(self, name: str, known: int) -> tuple[int, bytes]:
-        """Return the number of a document, and the document; no bytes if its number is `known`, or 0 because there is
-        no document."""
+        """Return the number of a document and its content. The content is empty if the number is `known`; the number is
+        0 if there is no document.
+        """
         ...
 
     def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:

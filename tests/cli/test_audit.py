@@ -206,7 +206,11 @@ def test_a_report_does_not_replace_the_log_or_a_device(run, decided):
 def test_an_old_checkpoint_of_another_log_is_not_a_fault_of_the_log(run, log):
     other = folder(sealed_log(Path("e.jsonl"))) / "checkpoint"
     ended = run("audit", "prove", "--since", str(other), "--log", "d.jsonl")
-    assert (ended.code, "the old checkpoint is of another log" in ended.err, "hint" in ended.err) == (1, True, False)
+    assert (ended.code, "the old checkpoint belongs to another log" in ended.err, "hint" in ended.err) == (
+        1,
+        True,
+        False,
+    )
 
 
 def test_a_rotated_file_is_verified_with_its_log(run, log):

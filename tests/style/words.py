@@ -23,6 +23,8 @@ PHRASES = {
     r"to be had": "available",
     r"has (no|a) say": "name the effect",
     r"(is|are) wanted": "is required, is requested",
+    r"(is|are) of another": "belongs to another",
+    r"some (hundred|thousand|milliseconds|seconds|minutes)": "a few hundred, several milliseconds",
 }
 # Pages may speak of people; the package names the caller, the client or the operator.
 PACKAGE_PHRASES = {

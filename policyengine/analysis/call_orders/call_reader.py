@@ -21,7 +21,7 @@ from policyengine.behavior.reader import BehaviorReader, text_at
 from policyengine.runtime.endpoints import Endpoint, MalformedEndpoint
 from policyengine.runtime.request import Request
 
-MAX_CREDENTIALS: Final = 10_000  # agents of which a credential is known
+MAX_CREDENTIALS: Final = 10_000  # agents whose credentials are known
 MAX_SAMPLES: Final = 65_536
 
 

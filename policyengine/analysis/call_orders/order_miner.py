@@ -265,7 +265,7 @@ class FollowsGraph:
                 self._next[left].add(right)
 
     def unconnected(self) -> list[set[str]]:
-        """Return the parts of which no run has two."""
+        """Return the parts; no run has calls of two parts."""
         near = {symbol: set(followers) for symbol, followers in self._next.items()}
         for symbol, followers in self._next.items():
             for other in followers:

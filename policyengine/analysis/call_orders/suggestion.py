@@ -30,7 +30,8 @@ class NoOrderError(Exception):
 @dataclass(frozen=True, slots=True)
 class RunException:
     """Runs with equal calls that leave the order after `follows` calls. `calls` are the first endpoints of each run,
-    with the number of calls in a row. MAX_REPEATS calls in a row may have been more."""
+    with the number of calls in a row. A number of MAX_REPEATS means at least that many.
+    """
 
     runs: int
     calls: tuple[tuple[str, int], ...]

@@ -159,7 +159,7 @@ def rule_excerpt(name: str, span: Span) -> RuleExcerpt:
 
 
 def to_json_value(value: Any) -> Any:
-    """Return the question as JSON for `policyengine decide`."""
+    """Return a question, or a value in it, as JSON data for `policyengine decide`."""
     match value:
         case bool() | str() | None:
             return value

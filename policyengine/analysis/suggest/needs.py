@@ -190,7 +190,7 @@ class TargetFinder:
                 yield need, problem
 
     def target(self, need: GrantNeed, words: str) -> SuggestedTarget:
-        """Return the target. Raises NotGrantableError."""
+        """Return the scope or endpoint that a grant for this need can name. Raises NotGrantableError."""
         destroys, wilds = is_destructive(need.endpoint), words.count("*")
         if destroys and need.user is None:
             raise NotGrantableError("the request is destructive, and has no user who could approve it")

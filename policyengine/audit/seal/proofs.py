@@ -108,7 +108,7 @@ class ConsistencyProof:
         not checked. Raises ProofError.
         """
         if old.checkpoint.origin != self.signed.checkpoint.origin:
-            raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
+            raise OtherLogError(f"the old checkpoint belongs to another log, `{old.checkpoint.origin}`")
         if old.size != self.old:
             raise ProofError(
                 f"it begins after {pluralize(self.old, 'line')}, but the old checkpoint covers {old.size:,}"
@@ -175,7 +175,7 @@ def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
     """
     signed = load_checkpoint(folder, old.size)
     if old.checkpoint.origin != signed.checkpoint.origin:
-        raise OtherLogError(f"the old checkpoint is of another log, `{old.checkpoint.origin}`")
+        raise OtherLogError(f"the old checkpoint belongs to another log, `{old.checkpoint.origin}`")
     if old.size > signed.size:
         raise ProofError(f"the log has {signed.size:,} sealed lines, fewer than the old checkpoint ({old.size:,})")
     path = consistency_proof(TileFolder(folder).subtrees(signed.size), old.size, signed.size)

@@ -213,7 +213,7 @@ class RecordProver:
         kept.log_keys(trusted)
         last = load_checkpoint(self.folder, max(kept.size, proof.signed.size))
         if kept.checkpoint.origin != last.checkpoint.origin:
-            raise ProofError(f"the checkpoint kept elsewhere is of another log, `{kept.checkpoint.origin}`")
+            raise ProofError(f"the checkpoint kept elsewhere belongs to another log, `{kept.checkpoint.origin}`")
         if kept.size > last.size:
             raise ProofError(
                 f"the log has only {last.size:,} sealed lines, fewer than the checkpoint kept elsewhere ({kept.size:,})"

@@ -266,7 +266,7 @@ class SealRun:
         return None
 
     def _remember(self, files: Sequence[Path]) -> None:
-        """Remember the order of the rotated files, because listing hundreds of files takes some milliseconds."""
+        """Remember the order of the rotated files, because listing hundreds of files takes several milliseconds."""
         with suppress(FileNotFoundError):  # renamed or deleted in the meantime
             places = [(path, identity(path)) for path in files if path != self.log]
             self._known = {here: following for (_, here), following in pairwise(places)}

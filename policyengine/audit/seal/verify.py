@@ -391,7 +391,7 @@ class LogVerifier:
             self._seal_problem(f"{name}: {error}")
             return
         if kept.checkpoint.origin != last.checkpoint.origin:
-            self._seal_problem(f"{name} is of another log, `{kept.checkpoint.origin}`")
+            self._seal_problem(f"{name} belongs to another log, `{kept.checkpoint.origin}`")
         elif kept.size > last.size:
             self._problem(
                 ProblemKind.REMOVED, f"the log has only {pluralize(last.size, 'sealed line')}, fewer than {name}"

@@ -119,7 +119,7 @@ def lower_item(item: ast.ProfileItem, package: str, draft: LoweringContext) -> d
 
 
 def lower_order(sequence: ast.StepSequence, span: Span, package: str, draft: LoweringContext) -> Order | None:
-    """Lower an order of calls; its automaton must be small."""
+    """Lower an order of calls; its automaton must be small. Return None if an error was reported."""
     found = lower_steps(sequence, package, draft)
     if found is not None:
         try:

@@ -31,7 +31,7 @@ from policyengine.trusted_files import OTHERS_WRITE
 
 
 def run_checks(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Check the machine first, and then the policies and options to be served."""
+    """Check the machine first, and then the policies and options to be served. Raises CommandError."""
     yield check_python(sys.version_info[:2])
     yield from check_speed()
     yield from check_extras()

@@ -56,7 +56,9 @@ def check_token_file(path: Path) -> DoctorResult:
 
 
 def check_authzen_callers(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Check that each caller for which AuthZEN spends has a token. Other checks report files that cannot be read."""
+    """Check that each caller for which AuthZEN spends has a token. Other checks report files that cannot be read.
+    Raises CommandError.
+    """
     from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 
     try:

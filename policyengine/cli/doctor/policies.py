@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
-    """Check the policies, even if the store does not answer; it is then unknown whether workers can share the store."""
+    """Check the policies, even if the store does not answer; it is then unknown whether workers can share the store.
+    Raises CommandError, IdentityConfigError.
+    """
     from policyengine.stores.resilient_store import ResilientStore
 
     yield from check_policy_files(plan.paths)

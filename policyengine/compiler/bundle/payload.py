@@ -223,7 +223,7 @@ def read_named(name: str, data: list[bytes], context: DecodeContext) -> Any:
 
 
 def check_entities(types: Sequence[Type], entities: Mapping[str, k.EntityType]) -> None:
-    """Check that all types refer to declared entities."""
+    """Check that all types refer to declared entities. Raises BundleDataError."""
     known = {*entities, *BUILT_IN_ENTITIES}
     names = [type_.entities for type_ in types if isinstance(type_, RefType)]
     names += [frozenset(entity.parents) for entity in entities.values()]

@@ -48,7 +48,7 @@ def check_http(pattern: k.HttpPattern, _: DecodeContext) -> None:
 
 
 def check_segment(segment: k.Segment, reading: DecodeContext) -> None:
-    """Check that a literal or wildcard segment can match some canonical path."""
+    """Check that a literal or wildcard segment can match some canonical path. Raises BundleDataError."""
     text = f"{segment.prefix}x{segment.suffix}" if segment.wild else segment.prefix
     require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path can have")
     require(segment.wild or not (segment.suffix or segment.capture), "a literal segment with a capture")

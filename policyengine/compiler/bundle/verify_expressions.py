@@ -33,7 +33,9 @@ def require(holds: bool, why: str) -> None:
 
 
 def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
-    """Check that a fact is a path of the vocabulary with its type, or below a root whose members policies declare."""
+    """Check that a fact is a path of the vocabulary with its type, or below a root whose members policies declare.
+    Raises BundleDataError.
+    """
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
         sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
@@ -91,7 +93,7 @@ def check_variable(variable: k.Variable, reading: DecodeContext) -> None:
 
 
 def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
-    """Check a quantifier: its variable is bound in its condition, not in its collection."""
+    """Check a quantifier: its variable is bound in its condition, not in its collection. Raises BundleDataError."""
     domain, name = quantifier.domain.type, quantifier.variable
     require(
         isinstance(domain, SetType | ListType) and is_name(name),

@@ -19,7 +19,9 @@ def check_past(past: k.PastFact, _: DecodeContext) -> None:
 
 
 def check_event(event: k.EventPattern, _: DecodeContext) -> None:
-    """Check that the name of an event is the digest of its content, so that no event can be mistaken for another."""
+    """Check that the name of an event is the digest of its content, so that no event can be mistaken for another.
+    Raises BundleDataError.
+    """
     check_condition(event.where)
     parts = [] if event.where is None else list(k.walk(event.where))
     read = [node.fact for node in parts if isinstance(node, k.PastFact)]

@@ -191,8 +191,9 @@ def token_client(token: VerifiedToken, agent: str) -> str | None:
 
 
 def token_subject(token: VerifiedToken, user: str, client: str | None) -> str | None:
-    """Return the subject: `sub`, or the claim that the settings name for users. Raises CredentialError if a person's
-    token lacks that claim."""
+    """Return the subject: `sub`, or the claim that the settings name for users; None if the token has neither. Raises
+    CredentialError if a person's token lacks that claim.
+    """
     own = text_claim(token.claims, "sub")
     if user == "sub" or token.kind == "spiffe" or AI_AGENT in subject_profile(token.claims):
         return own

@@ -171,7 +171,9 @@ class PolicyMiddleware(Middleware):
         return await self._called(context, "tools/call", params, lambda: call_next(context), McpDeniedError)
 
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
-        """Decide for FastMCP whether to describe a resource without reading it."""
+        """Decide for FastMCP whether to describe a resource without reading it. Raises MCPError if the decision is not
+        an allow.
+        """
         facts = await self._facts(context, protocol_error)
         decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
         if not decision.allowed:

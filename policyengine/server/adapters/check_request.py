@@ -83,7 +83,7 @@ def headers_with_peer(lines: HeaderTexts, address: str, certificate: str = "") -
 
 
 def find_trace(metadata: Any, lines: HeaderTexts) -> TraceContext | None:
-    """Return the trace of Envoy's call or, if it has none, that of the request."""
+    """Return the trace of Envoy's call or, if it has none, that of the request; None if neither has one."""
     for pairs in (metadata, lines):
         parents = header_texts(pairs, "traceparent")
         if parents:

@@ -306,7 +306,9 @@ class QuestionTranslator:
         ]
 
     def holder(self, fact: k.MapFact, asked: AccessEvaluation, endpoint: JsonObject) -> tuple[str, str] | None:
-        """Return the entity to which the attribute belongs, if the subject or the resource is of its type."""
+        """Return the entity to which the attribute belongs, if the subject or the resource is of its type; otherwise
+        None.
+        """
         if fact.source[0] == "subject":
             return (fact.path[0], asked.subject.id) if self.becomes(asked.subject) == fact.path[0] else None
         thing = endpoint.get("resource")

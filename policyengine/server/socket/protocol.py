@@ -120,7 +120,7 @@ class FramedProtocol(asyncio.Protocol):
             self.table.hold(self, size)
 
     def eof_received(self) -> bool:
-        """Keep answering a client that has closed only its sending side."""
+        """Return True, so that a client that has closed only its sending side still gets its answers."""
         self.shutdown()
         return True
 

@@ -118,7 +118,7 @@ class ReloadParticipant:
             self._line.close()
 
     def _done(self, order: object) -> ReloadRefusedError | None:
-        """Execute a message; return the reason if it failed."""
+        """Execute a message; return the error if it failed, otherwise None."""
         try:
             self._do(order)  # type: ignore[arg-type]  # only this process's supervisor writes to it
         except ReloadRefusedError as refused:

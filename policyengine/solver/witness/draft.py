@@ -159,7 +159,9 @@ def write_term(draft: Draft, term: k.Arithmetic, value: Any) -> bool:
 
 
 def neutral_operand(term: k.Arithmetic) -> object:
-    """Return the value of the right side with which the term equals its left side."""
+    """Return the value of the right side with which the term equals its left side; None for a type without such a
+    value.
+    """
     match term.right.type:
         case Scalar.DURATION:
             return timedelta(0)

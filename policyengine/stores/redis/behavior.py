@@ -64,7 +64,7 @@ class RedisBehavior:
         return bool(done > 0)
 
     def remember_decision(self, charge: BehaviorCharge, decision: str) -> None:
-        """Remember the caller of a reportable decision."""
+        """Remember the caller of a reportable decision. Raises StoreError."""
         seconds = None if self._virtual else REPORTABLE_SECONDS
         with translate_errors():
             self._client.set(reportable_key(decision), encode_reportable(charge, decision), ex=seconds)
@@ -87,7 +87,9 @@ class RedisBehavior:
         return bool(done)
 
     def versions(self, family: str, most: int) -> list[str]:
-        """Versions under a key of another type are lost; `add_version` replaces the key."""
+        """Return at most `most` versions, the latest first. Versions under a key of another type are lost:
+        `add_version` replaces the key. Raises StoreError.
+        """
         with translate_errors():
             try:
                 found: list[bytes] = self._client.zrevrange(versions_key(family), 0, most - 1)

@@ -321,7 +321,7 @@ class ClusterStore:
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
         """Undo the reservations. Rates that count denials keep their charges, unless the decision is made again
-        (`conflict`).
+        (`conflict`). Raises StoreError.
         """
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):

@@ -21,7 +21,7 @@ def finish(
 
     Return None if there is no record, or if that time has passed. The charges are returned first, because returning
     them twice has no further effect. The report is recorded afterwards, so that an interrupted report can be sent
-    again.
+    again. Raises StoreError.
     """
     with translate_errors():
         made = client.get(key)

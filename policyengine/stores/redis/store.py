@@ -239,7 +239,9 @@ class RedisStore:
             self.skew.measure(before, told)
 
     def _now(self, now: int) -> int:
-        """Return the time of the store's clock in microseconds; if time is virtual, at least the given time."""
+        """Return the time of the store's clock in microseconds; if time is virtual, at least the given time. Raises
+        StoreError.
+        """
         with translate_errors():
             clock: Any = self._client.get(DEFAULT_KEYS.clock)
         return max(now if self._virtual else 0, int(clock or 0))

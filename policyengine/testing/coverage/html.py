@@ -93,7 +93,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def page_names(sources: Iterable[Source]) -> dict[Source, str]:
-    """Return a file name for each source that is valid on every system; no two differ only by case."""
+    """Return a file name for each source. The names are valid on every system, and no two differ only by case."""
     taken, found = {INDEX}, {}
     for source in sources:
         plain = UNSAFE_CHARACTERS.sub("_", source.name).strip("._")[-MAX_FILE_NAME_LENGTH:] or "policy"

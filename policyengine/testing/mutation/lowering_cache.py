@@ -244,7 +244,7 @@ class LoweringCache:
         return None if has_error(draft.report.diagnostics) else kernel
 
     def _beyond(self, fault: Fault, draft: LoweringContext) -> dict[int, KernelRule]:
-        """Return the rules that do not mention the faulty declaration, directly or indirectly."""
+        """Return, by the id of their declarations, rules that certainly do not depend on the faulty declaration."""
         if not isinstance(fault.declaration, (*NAMED_DECLARATIONS, ast.DelegationDecl)):
             return {}
         others = [one for _, one in draft.program.declarations() if type(one) not in KERNEL_LISTS]

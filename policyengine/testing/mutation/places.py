@@ -43,7 +43,7 @@ def place_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def drop_each(operator: str, node: ast.Node, member: str, items: Sequence[ast.Node]) -> Iterator[FaultChange]:
-    """Drop each of several items."""
+    """Yield a fault for each of several items, which drops this item; nothing for a single item."""
     spans = [item.span for item in items]
     for number in range(len(items) if len(items) > 1 else 0):
         yield FaultChange.at(operator, node, cut_item(spans, number), **{member: omit_item(items, number)})

@@ -87,7 +87,7 @@ def indented(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class MutationReport:
-    """The results in source order; `made` is the number of all faults, of which possibly only a sample was tried."""
+    """The results in source order; `made` is the number of all faults; possibly, only a sample of them was tried."""
 
     outcomes: tuple[MutantResult, ...]
     made: int

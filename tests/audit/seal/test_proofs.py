@@ -178,7 +178,7 @@ def test_a_log_proves_that_it_begins_with_an_earlier_state(tmp_path):
     assert str(proof).startswith("old 300\n")
     proof.check(old)
     other = checkpoint_of(sealed_log(tmp_path / "other.jsonl", 300))
-    with pytest.raises(ProofError, match="is of another log"):
+    with pytest.raises(ProofError, match="belongs to another log"):
         proof.check(other)
 
 

@@ -120,7 +120,7 @@ def test_a_log_that_was_cut_and_sealed_again_has_fewer_lines_than_the_checkpoint
 def test_a_checkpoint_of_another_log_is_reported(path):
     other = sealed_log(path.with_name("other.jsonl"))
     keys = [key_of(path), key_of(other)]
-    assert "is of another log" in problems(path, checkpoint_of(other), keys=keys)[0]
+    assert "belongs to another log" in problems(path, checkpoint_of(other), keys=keys)[0]
 
 
 def test_a_checkpoint_elsewhere_that_no_trusted_key_signed_proves_nothing(path):
