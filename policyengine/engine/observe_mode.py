@@ -129,7 +129,9 @@ class Observer:
 
 
 def check_time(until: datetime, now: datetime) -> None:
-    """Check the end. A past end is valid: after a restart everything is enforced. Raises ObserveError."""
+    """Check the end of observe mode. A past end is valid: after a restart everything is enforced. Raises
+    ObserveError.
+    """
     if until.tzinfo is None:
         raise ObserveError("the end of observe mode has no time zone", "write it as `2026-12-01T00:00Z`")
     if until - now > MAX_OBSERVE_TIME:

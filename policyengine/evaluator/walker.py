@@ -29,7 +29,9 @@ NO_DOUBTS: Final[Doubts] = ()
 
 @dataclass(slots=True)
 class ChainStop:
-    """A fault of the chain: `kind` is "unknown", "own", "delegation" or "limit"."""
+    """A fault of the chain: `kind` is "unknown" (the chain is unknown), "own" (`hop` has no grant of its own),
+    "delegation" (`hop` may not delegate to `then`) or "limit" (a limit of `limits` is exceeded, described by `words`).
+    """
 
     kind: str
     doubts: Doubts

@@ -17,7 +17,9 @@ MAX_COLLECTIONS_LISTED = 5  # bounds that other modules use
 
 
 def excess_answer(kernel: k.Kernel) -> Answer:
-    """Return the answer. It names no rule, because the caller is not identified before the steps are counted."""
+    """Return the deny for a request that takes too many steps. It names no rule, because the caller is not identified
+    before the steps are counted.
+    """
     reason = Reason(Gate.FAILURE, TOO_MUCH_SEE_LOG)
     return Answer(Outcome.DENY, Gate.FAILURE, (reason,), package=kernel.package, revision=kernel.revision)
 

@@ -223,7 +223,7 @@ class BehaviorReporter:
 
 
 def count_endpoint(tallies: dict[str, EndpointTally], event: BehaviorEvent) -> None:
-    """Count a request to an endpoint; of too many endpoints, later ones are left out."""
+    """Count a request to an endpoint. Endpoints beyond the first MAX_ENDPOINTS are left out."""
     known = tallies.get(event.endpoint)
     if known is None and len(tallies) < MAX_ENDPOINTS:
         known = tallies[event.endpoint] = EndpointTally(event.caller, event.at * MILLISECOND)

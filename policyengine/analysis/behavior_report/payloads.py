@@ -96,7 +96,7 @@ class ClassPayloads:
 
 
 class PayloadWatch:
-    """Judges the payloads of logs. Only allowed requests teach."""
+    """Judges the payloads of logs, and learns from those of allowed requests."""
 
     def __init__(self, tagger: Tagger) -> None:
         self._tag = tagger.tag

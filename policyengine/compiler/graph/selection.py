@@ -112,7 +112,8 @@ class AgentReach:
 
 def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReach:
     """Return the blocks of an agent. Blocks with a condition are included, because they may match any agent. Raises
-    SelectionError for a name that no block matches."""
+    SelectionError for an agent or a group that no block names.
+    """
     blocks = list(enumerate(kernel.agents))
     known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
     for group in groups:
