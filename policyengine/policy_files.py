@@ -235,8 +235,8 @@ def is_policy_file(name: str) -> bool:
 
 
 def parse_head(source: Source) -> tuple[str | None, list[str]]:
-    """Return the package that a source declares, or None, and the packages that it imports before its first
-    declaration.
+    """Return the package that a source declares (None if it declares none), and the packages that it imports before its
+    first declaration.
     """
     match = HEAD.match(source.text)
     imports = COMMENT.sub("", match["imports"]) if match else ""

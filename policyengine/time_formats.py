@@ -55,7 +55,7 @@ def parse_time(text: str) -> datetime | None:
 
 @lru_cache(maxsize=4_096)  # cached, because an agent asks many questions with one credential
 def parse_short_time(text: str) -> datetime | None:
-    """Return the time in UTC, or None, of a text whose length has been checked."""
+    """Return the time in UTC of a text whose length has been checked; None if the text is not a valid time."""
     match = RFC3339.fullmatch(text)
     if match is None:
         return None

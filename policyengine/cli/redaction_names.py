@@ -49,7 +49,7 @@ def holds(path: Path, read: Path) -> bool:
 
 
 def nearest_path(path: Path, read: Iterable[Path]) -> Path | None:
-    """Return the path with one member respelled like a fact that is read, or None."""
+    """Return the path with one member respelled like a fact that is read, or None if no name is similar."""
     for at, word in enumerate(path):
         beside = {one[at] for one in read if len(one) > at and one[:at] == path[:at]}
         if word in (ANY_MEMBER, ANY_PATH):

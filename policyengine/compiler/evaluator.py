@@ -388,7 +388,7 @@ def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
 
 
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
-    """Return the rows that the decision still needs, or None."""
+    """Return the rows that the decision still needs, or None if it needs no more."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
 
 

@@ -165,7 +165,7 @@ def request_with_facts(request: Request, facts: Mapping[str, object]) -> Request
 
 
 def refusal_code(request: Request) -> object:
-    """Return the code with which the credential was refused, or None."""
+    """Return the code with which the credential was refused, or None if it was not refused."""
     found = request.facts.get("credential")
     return found.get("refused") if isinstance(found, Mapping) else None
 
@@ -204,8 +204,8 @@ def proof_request(request: Request, credentials: Credentials) -> Presented:
 
 
 def body_size(request: Request, http: Mapping[str, object]) -> object:
-    """Return the body size that the gateway reports, or None. True stands for a body of unknown size: the request has
-    body facts, although the gateway reports no size or 0.
+    """Return the body size that the gateway reports, or None if it reports none. True stands for a body of unknown
+    size: the request has body facts, although the gateway reports no size or 0.
     """
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, MissingValue) else size

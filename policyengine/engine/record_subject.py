@@ -82,7 +82,7 @@ class SubjectReader:
 
 
 def member(facts: Mapping[str, Any], root: str, name: str) -> object:
-    """Return a raw fact, or None."""
+    """Return a raw fact, or None if it is absent."""
     found = facts.get(root)
     return found.get(name) if found.__class__ is dict else None
 

@@ -263,7 +263,7 @@ def read_body(given: HeaderValues, content: Content) -> Mapping[str, object] | I
 
 
 def find_body_override(given: HeaderValues, content: Content) -> Mapping[str, object] | None:
-    """Return the method override of an unread body, or None."""
+    """Return the method override of an unread body, or None if the body names no method."""
     return METHOD_OVERRIDE if names_method(given.get("content-type", ()), raw_body(content)) else None
 
 

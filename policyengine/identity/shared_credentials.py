@@ -17,8 +17,8 @@ SWEEP_SECONDS = 10  # minimum seconds between sweeps of expired entries
 
 
 def address_text(ip: object) -> str | None:
-    """Return the text of an address, or None. A subclass of `str` is ignored, because it could claim to equal every
-    address.
+    """Return the text of an address, or None for a value that is not an address. A subclass of `str` is ignored,
+    because it could claim to equal every address.
     """
     if type(ip) is str:
         return ip

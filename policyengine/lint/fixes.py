@@ -59,7 +59,7 @@ def apply_edits(source: Source, changes: Iterable[TextEdit]) -> str:
 
 
 def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Replace `HEAD` with `GET`, or remove it next to `GET`."""
+    """Yield edits that replace `HEAD` with `GET`, or remove it next to `GET`."""
     at = {(one.span.source, one.span.start) for one in found}
     nodes = (node for module in modules for node in ast.walk(module) if isinstance(node, ast.HttpPattern))
     for node in (one for one in nodes if "HEAD" in one.methods):
@@ -71,8 +71,8 @@ def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> 
 
 
 def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove unused declarations that are not in the kernel. Entities stay, because the entity store reads
-    them, too.
+    """Yield edits that remove unused declarations that are not in the kernel. Entities stay, because the entity store
+    reads them, too.
     """
     at = {(one.span.source, one.span.start) for one in found}
     for declaration in declarations_in(modules):
@@ -85,8 +85,8 @@ def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Modul
 
 
 def without_fact(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove facts that no rule and no test mentions. A block without remaining facts is also removed, unless its place
-    binds a resource.
+    """Yield edits that remove facts that no rule and no test mentions. A block without remaining facts is also removed,
+    unless its place binds a resource.
     """
     at = {(one.span.source, one.span.start) for one in found}
     tests = (one for one in declarations_in(modules) if isinstance(one, ast.FixtureDecl | ast.TestDecl))
@@ -124,7 +124,9 @@ def are_nested_names(a: str, b: str) -> bool:
 
 
 def without_empty_block(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove empty `facts { }` and `credential { }` blocks. An empty user block is part of the kernel, so it stays."""
+    """Yield edits that remove empty `facts { }` and `credential { }` blocks. An empty user block is part of the kernel,
+    so it stays.
+    """
     at = {(one.span.source, one.span.start) for one in found}
     for declaration in declarations_in(modules):
         for node in (declaration, *(declaration.items if isinstance(declaration, ast.AgentDecl) else ())):
@@ -143,7 +145,7 @@ def is_empty_block(node: ast.Node) -> bool:
 
 
 def without_allowance(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove the comment, or only some of the rules that it names."""
+    """Yield edits that remove a `lint: allow` comment, or only some of the rules that it names."""
     at = {(one.span.source, one.span.start) for one in found}
     for comment in (one for module in modules for one in module.comments if "lint:" in one.text):
         match = COMPLETE_ALLOWANCE.fullmatch(comment.text.rstrip())

@@ -56,7 +56,7 @@ def event_from_tree(raw: object) -> OutcomeEvent:
 
 
 def parse_status(given: Mapping[str, object]) -> int | None:
-    """Return the HTTP status in a report, from 100 to 599, or None. Raises RequestError."""
+    """Return the HTTP status in a report, from 100 to 599, or None if the report has none. Raises RequestError."""
     status = given.get("status")
     if status is None:
         return None
@@ -68,7 +68,7 @@ def parse_status(given: Mapping[str, object]) -> int | None:
 
 
 def parse_latency(given: Mapping[str, object]) -> Decimal | float | None:
-    """Return the milliseconds that the request took, or None. Raises RequestError."""
+    """Return the milliseconds that the request took, or None if the report does not state them. Raises RequestError."""
     latency = given.get("latency_ms")
     if latency is None:
         return None
@@ -80,7 +80,7 @@ def parse_latency(given: Mapping[str, object]) -> Decimal | float | None:
 
 
 def parse_size(given: Mapping[str, object]) -> int | None:
-    """Return the size of the response in bytes, or None. Raises RequestError."""
+    """Return the size of the response in bytes, or None if the report does not state it. Raises RequestError."""
     size = given.get("size")
     if size is None:
         return None
@@ -92,7 +92,7 @@ def parse_size(given: Mapping[str, object]) -> int | None:
 
 
 def parse_usage(given: Mapping[str, object]) -> Mapping[str, object] | None:
-    """Return the numbers that the request used up, by name, or None. Raises RequestError."""
+    """Return the numbers that the request used up, by name, or None if the report has none. Raises RequestError."""
     usage = get_object(given.get("usage"), "usage")
     if usage is None:
         return None

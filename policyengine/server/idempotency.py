@@ -22,8 +22,8 @@ _warned = Event()
 
 
 def read_key_header(headers: Headers, gateway: str | None, form: str, body: bytes) -> IdempotencyKey | None:
-    """Return the key in the header, or None. Without a known caller the header is ignored, because keys are separate
-    for each caller.
+    """Return the key in the header, or None if there is no header. Without a known caller the header is ignored,
+    because keys are separate for each caller.
 
     Raises ProblemError.
     """

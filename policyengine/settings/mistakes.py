@@ -139,8 +139,8 @@ def list_keys(keys: Collection[str]) -> str:
 
 
 def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[SettingsSection] | None:
-    """Return the model of the section at a path, or None. The name of a named section, as in `issuers.login`, is
-    skipped.
+    """Return the model of the section at a path, or None if the path leads to no section. The name of a named section,
+    as in `issuers.login`, is skipped.
     """
     left, section = list(path), model
     while left:
@@ -155,7 +155,9 @@ def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[Settin
 
 
 def field_at(path: KeyPath, model: type[SettingsSection]) -> FieldInfo | None:
-    """Return the setting to which a path leads, or None. The path may go on into the value of the setting."""
+    """Return the setting to which a path leads, or None if there is no such setting. The path may go on into the value
+    of the setting.
+    """
     depth = field_depth(path, model)
     section = section_at(path[: depth - 1], model)
     return None if section is None else section_fields(section).get(path[depth - 1])

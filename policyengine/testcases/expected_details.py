@@ -357,7 +357,9 @@ def check_possible(
 def without_reasons_problem(
     member: DetailMember, values: tuple[str | Gate, ...], claimed: ExpectedOutcome
 ) -> tuple[str, str] | None:
-    """Return the message and hint for reasons or remedies of an outcome that has none, or None."""
+    """Return the message and hint if a test states reasons or remedies of an outcome that has none, or an empty list of
+    reasons of an outcome that always has one; None if neither is so.
+    """
     if not member.of_reasons:
         return None
     if Outcome.ALLOW not in claimed.possible:

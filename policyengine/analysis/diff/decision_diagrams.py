@@ -180,7 +180,7 @@ class DiagramBuilder:
         yield from walk(old, new)
 
     def path_to(self, diagram: Diagram, value: object) -> StatePath | None:
-        """Return a path to a leaf, or None."""
+        """Return a path to a leaf with this value, or None if there is no such leaf."""
         dead: set[int] = set()
 
         def seek(one: Diagram) -> StatePath | None:

@@ -185,7 +185,7 @@ class RegionComparison:
         return made.path_to(passes, True)
 
     def _avoided(self, conditions: Sequence[k.Expr]) -> StatePath | None:
-        """Return states in which none of the conditions applies, or None."""
+        """Return states in which none of the conditions applies, or None if some condition applies in every state."""
         acting = self.diagrams.some(self.acts(one) for one in conditions)
         return self.diagrams.path_to(acting, False)
 

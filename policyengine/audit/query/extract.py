@@ -46,7 +46,7 @@ class MalformedLineError(Exception):
 
 
 def get(tree: Any, steps: Sequence[Step]) -> Any:
-    """Return the value at a path, or None."""
+    """Return the value at a path, or None if the tree has no value there."""
     for step in steps:
         if isinstance(step, str):
             tree = tree.get(step) if tree.__class__ is dict else None

@@ -285,7 +285,7 @@ def _second(time: Cell) -> str:
 
 
 def _status_class(query: AuditQuery, row: Row) -> str | None:
-    """Return the CSS class of a bar whose value determines its color, or None."""
+    """Return the CSS class of a bar whose value determines its color, or None for other bars."""
     if query.count_by == ("status",):
         return {"2": "allow", "3": "allow", "4": "throttle", "5": "deny"}.get(str(row[0])[:1])
     if query.count_by == ("ended",):

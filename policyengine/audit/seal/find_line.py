@@ -89,7 +89,7 @@ class LogIndex:
         return self._maps[path]
 
     def find(self, decision: str) -> FoundLine | None:
-        """Return the line of a decision, or None. Raises OSError, SealError."""
+        """Return the line of a decision, or None if no file has it. Raises OSError, SealError."""
         return self._find_by_time(decision) or next(self._scan(decision), None)
 
     def _tile_place(self, tile: int) -> tuple[Path, int] | None:
@@ -171,7 +171,9 @@ class LogIndex:
         return self._shift is not None and self.files.index(path) + self._shift >= len(self._starts)
 
     def line(self, path: Path, number: int) -> FoundLine | None:
-        """Return a line of a file by its number, from 1, or None. Raises OSError, SealError."""
+        """Return a line of a file by its number, from 1, or None if the file has fewer lines. Raises OSError,
+        SealError.
+        """
         start = line_start(self.content(path), number)
         return None if start is None else self.line_from(path, start)
 
@@ -235,7 +237,7 @@ def read_numbers(path: Path, width: int) -> Sequence[int]:
 
 
 def line_start(content: mmap.mmap | bytes, number: int) -> int | None:
-    """Return the offset at which a line begins, by its number from 1, or None."""
+    """Return the offset at which a line begins, by its number from 1, or None if there are fewer lines."""
     start, left = 0, number - 1
     while left and start < len(content):
         count = count_newlines(content, start, start + READ_BYTES)

@@ -59,7 +59,9 @@ class SealedEntries:
         return found[:count]
 
     def find(self, wanted: bytes, begin: int) -> int | None:
-        """Return the index of the next entry equal to `wanted`, or None."""
+        """Return the index of the first entry from `begin` that equals `wanted`; None if there is none, or if entries
+        cannot be read.
+        """
         index = begin
         while index < self.size:
             some = self.after(index)

@@ -335,7 +335,7 @@ def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Ex
 
 
 def lower_enum_word(reference: ast.Reference, enum: EnumType) -> k.Constant | None:
-    """Return the word as a value of the enum, or None."""
+    """Return the word as a value of the enum, or None if the enum has no such value."""
     if reference.keys or reference.name not in enum.values:
         return None
     return k.Constant(reference.name, enum, span=reference.span)

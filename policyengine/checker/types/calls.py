@@ -20,7 +20,9 @@ Arguments = tuple[k.Expr | None, ...]
 
 # In the table, a Scalar is that type, and a string stands for several types (`number or duration`).
 def expected_arguments(call: ast.Call) -> list[Type | None]:
-    """Return the expected type of each written argument, or None."""
+    """Return the expected type of each written argument; None for an argument that may have several types, and for an
+    argument or a function that does not exist.
+    """
     function = FUNCTIONS_BY_NAME.get(call.function.text)
     known: list[Type | None] = []
     for _, type_ in function.parameters if function else ():

@@ -254,7 +254,8 @@ def check_audience(claims: Claims, trusted: TrustedIssuer, kind: str) -> None:
 
 
 def check_validity(claims: Claims, now: int, leeway: int) -> tuple[dict[str, object], int]:
-    """Return the claims and the expiry of a token that is valid now. Raises CredentialError.
+    """Return the claims and the expiry of a token that is valid now. Times are in seconds since 1970, and `leeway` is
+    in seconds. Raises CredentialError.
 
     Clocks may differ by the leeway: a token issued slightly in the future is treated as issued now, and a token that
     expired slightly in the past expires with the leeway.

@@ -101,7 +101,7 @@ def canonical_location(path: str, scheme: str, has_authority: bool) -> Spelling:
 def canonical_host(authority: str, scheme: str) -> Spelling:
     """Canonicalize a host of a scheme with case-insensitive hosts. A `file` URI must have no host."""
     if scheme == "file":
-        return MalformedPath("a file on a host") if authority else ""
+        return MalformedPath("a `file` URI with a host") if authority else ""
     host = HOST.fullmatch(authority.lower())
     if host is None or host["port"] == PORTS[scheme]:
         return MalformedPath("an invalid host, or a default port")

@@ -101,7 +101,7 @@ class AccessEvaluation:
         )
 
     def at(self, source: k.MapPath) -> object:
-        """Return the value of a map's source in this evaluation, or None."""
+        """Return the value of a map's source in this evaluation, or None if the evaluation does not have it."""
         root, *rest = source
         if root == "context":
             return value_at(self.context, rest)

@@ -23,7 +23,7 @@ class DraftEditor:
     forbidden: Mapping[k.Expr, Sequence[Any]] = field(default_factory=dict)
 
     def value(self, node: k.Expr) -> Any:
-        """Return the current value of an operand, or None."""
+        """Return the current value of an operand, or None if it has none."""
         return read(self.draft, node)
 
     def settle(self, node: k.Expr) -> Any:

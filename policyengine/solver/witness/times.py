@@ -58,7 +58,7 @@ def edge_minutes(window: Window) -> tuple[int, ...]:
 
 
 def fitting_time(start: datetime, wanted: Sequence[tuple[Window, bool]]) -> datetime | None:
-    """Return the first candidate that is inside and outside windows as required, or None."""
+    """Return the first candidate that is inside and outside the windows as required, or None if no candidate is."""
     for moment in candidate_times(start, [window for window, _ in wanted]):
         if all(calendar_windows.contains(window, moment) is inside for window, inside in wanted):
             return moment

@@ -70,8 +70,7 @@ class EventSeries:
         self.first += gone
 
     def index(self, place: int) -> dict[Any, deque[int]]:
-        """Return the numbers of events, in ascending order, by the string or entity that is their fact at `place`; the
-        key None is for unknown facts."""
+        """Return the numbers of events, in ascending order, by the index key of their fact at `place`."""
         found = self.places.get(place)
         if found is None:
             found = self.places[place] = {}
@@ -95,7 +94,9 @@ class EventSeries:
 
 
 def index_key(fact: Value) -> Any:
-    """Return the index key of a fact. Only strings and entities have one, because only these are searched for."""
+    """Return the key under which an event is indexed by a fact: the fact itself if it is a string or an entity, None if
+    it is unknown, and ANOTHER for all other values, which are never searched for.
+    """
     return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
 
 

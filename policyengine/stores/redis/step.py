@@ -101,7 +101,7 @@ def encode_behavior(charge: BehaviorCharge, decision: str) -> tuple[object, ...]
 
 
 def shared_behavior(effects: Effects, *, peek: bool) -> BehaviorCharge | None:
-    """Return the charge of the event that the step adds to a caller in this store, or None."""
+    """Return the charge of the event that the step adds to a caller in this store, or None if it adds no event."""
     behavior = effects.behavior
     return behavior if isinstance(behavior, BehaviorCharge) and not peek else None
 
