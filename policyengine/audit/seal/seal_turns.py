@@ -29,7 +29,7 @@ class SealTurns:
         return not self._is_over
 
     def begin(self) -> None:
-        """Begin a turn: wait a short time until a writer waits for this thread; there may be no writer."""
+        """Begin a turn: wait up to ASK_SECONDS for a writer to call. The turn begins even if no writer calls."""
         self.is_wanted = True
         self.wait(ASK_SECONDS)
         self.is_wanted = False

@@ -60,7 +60,8 @@ def lower_counted(written: ast.Expr, context: ExpressionContext, expected: Type 
     learned = next(learned_facts(found), None) if found is not None else None
     if learned is not None:
         hint = "use it in a condition: `clamp 2/1m when behavior.burst`"
-        context.report("E914", f"a limit cannot count by `{'.'.join(learned.path)}`", written.span, hint)
+        message = f"the learned fact `{'.'.join(learned.path)}` cannot be a key, an amount or a bound of a limit"
+        context.report("E914", message, written.span, hint)
         return None
     return found
 

@@ -57,7 +57,9 @@ encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).d
 
 
 class CounterRegion:
-    """Cells of 64 bits behind keys. It has one writer and many readers; readers ignore a key until it is complete."""
+    """Keys, each followed by its cells of 64 bits. A region has one writer and many readers; readers ignore a key until
+    it is complete.
+    """
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self.numbers = memory, memory.cast("Q")

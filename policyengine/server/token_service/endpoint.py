@@ -169,7 +169,9 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that the token names; for an operator, any token, or everything with a name."""
+    """Revoke a token for a client that the token names. For an operator, revoke any token, or all credentials that
+    depend on one agent, user, task, chain or key.
+    """
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
