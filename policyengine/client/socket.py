@@ -23,8 +23,6 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from policyengine.plurals import format_seconds
-
 FRAME_HEADER = Layout(">I")
 MAX_QUESTION_BYTES = 1024 * 1024  # maximum bytes in a question frame
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # maximum bytes in an answer frame
@@ -195,7 +193,7 @@ class SocketClient:
 
     def _unheard(self, error: OSError) -> SocketError:
         if isinstance(error, TimeoutError):
-            return SocketError(f"no answer from `{self.path}` within {format_seconds(self.timeout)}")
+            return SocketError(f"no answer from `{self.path}` within {self.timeout:g} s")
         return SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}")
 
     def _exchanged(self, id: int, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:

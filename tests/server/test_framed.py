@@ -342,8 +342,8 @@ GOOD = ENGINE.decide(OPEN).to_dict()
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"", "no answer from .* within 0.2 seconds"),
-        (frame([1, 200, GOOD])[:-1], "no answer from .* within 0.2 seconds"),
+        (b"", "no answer from .* within 0.2 s"),
+        (frame([1, 200, GOOD])[:-1], "no answer from .* within 0.2 s"),
         (FRAME_HEADER.pack(MAX_ANSWER_BYTES + 1), "the answer is larger than 64 MiB"),
         (frame(b"\xc1"), "the answer cannot be read"),
         (frame([2, 200, GOOD]), "the answer belongs to another question"),
