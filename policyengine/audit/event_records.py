@@ -41,6 +41,9 @@ class SystemEvent(StrEnum):
     DIRECTORY_RECOVERED = "directory_recovered"
     LOG_FAILURE = "log_failure"
     LOG_RECOVERED = "log_recovered"
+    CONSOLE_SIGNED_IN = "console_signed_in"
+    CONSOLE_SIGNED_OUT = "console_signed_out"
+    CONSOLE_REFUSED = "console_refused"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,17 @@ class SystemNotes:
         events = self._throttle.admit(event)
         if events is None:
             return False
+        suppressed = {"suppressed": events - 1} if events > 1 else {}
+        return self._write({**self._members(event, details), **suppressed}, time_ns() if moment is None else moment)
+
+    def write_act(self, event: SystemEvent | str, /, **details: object) -> bool:
+        """Write a line about what a person did, however many there are. Return whether it was written."""
+        return self._write(self._members(event, details), time_ns())
+
+    def _members(self, event: SystemEvent | str, details: Mapping[str, object]) -> dict[str, object]:
         found: dict[str, object] = {"event": str(event)}
         found |= {name: bound_detail(value) for name, value in details.items() if value not in (None, "", (), [])}
-        found |= {} if self.worker is None else {"worker": self.worker}
-        found |= {"suppressed": events - 1} if events > 1 else {}
-        return self._write(found, time_ns() if moment is None else moment)
+        return found | ({} if self.worker is None else {"worker": self.worker})
 
     def remember_log_failure(self, error: OSError) -> None:
         """Remember a failure of the log itself, which can be written once the log works again."""

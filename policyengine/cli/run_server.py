@@ -24,6 +24,7 @@ from policyengine.http.gateway_omissions import GatewayAdapter
 
 if TYPE_CHECKING:
     from policyengine.server.connections.limits import ConnectionLimits
+    from policyengine.server.console.options import ConsoleOptions
 
 _LOG = logging.getLogger("policyengine")
 
@@ -46,6 +47,7 @@ class ListenOptions:
     drain_delay: float
     limits: ConnectionLimits
     log_format: ServerLogFormat
+    console: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,21 @@ def answer(
         allowed_hosts=listen.allowed_hosts,
         listening=printer,
         following=served.following,
+        console=console_options(setup, listen, loaded, printer.format),
     )
+
+
+def console_options(
+    setup: EngineSetup, listen: ListenOptions, loaded: LoadedEngine, format: OutputFormat
+) -> ConsoleOptions | None:
+    """Return the options of the console; None without a port for it. Raises CommandError."""
+    if listen.console is None:
+        return None
+    from policyengine.cli.console_setup import ConsolePrinter, build_console_options
+
+    stream = sys.stderr if setup.log.writes_stdout else sys.stdout
+    printer = ConsolePrinter(stream, format)
+    return build_console_options(loaded.settings.console, listen.console, setup.identity, printer)
 
 
 @contextmanager

@@ -8,12 +8,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from policyengine.engine import Engine
 from policyengine.entities.watch import EntityWatcher
@@ -52,6 +52,9 @@ from policyengine.server.workers.board import WorkerBoard
 from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_workers, supervise
 from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel
 
+if TYPE_CHECKING:
+    from policyengine.server.console.options import ConsoleOptions
+
 OWNER_ONLY = 0o600
 EXIT_GRACE_SECONDS = 1.0  # seconds in which a worker must exit after the time for its answers
 _LOG = logging.getLogger("policyengine")
@@ -78,6 +81,7 @@ def serve(
     allowed_hosts: Collection[str] = (),
     listening: Callable[[str | None], None] = lambda url: None,
     following: EntityWatcher | None = None,
+    console: ConsoleOptions | None = None,
 ) -> None:
     """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -88,8 +92,9 @@ def serve(
     `envoy` serves Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the
     AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
     false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
-    `create_app`. `following` reads the entities again when they change, in each process. `listening` is called with the
-    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP,
+    `create_app`. `following` reads the entities again when they change, in each process. `console` are the options of
+    the console (`docs/console.md`), which one process serves. `listening` is called with the URL, if there is a port,
+    as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP,
     and with `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
@@ -98,7 +103,7 @@ def serve(
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     options = ServerOptions(
         host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
-        limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts),
+        limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), console,
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
@@ -127,6 +132,7 @@ class ServerOptions:
     public_url: str | None
     authzen_consume: Collection[str]
     allowed_hosts: tuple[str, ...]
+    console: ConsoleOptions | None = None
 
     def check(self, engine: Engine) -> None:
         """Check the options before the server listens. Raises ServeError, BearerTokenError, AllowedHostError."""
@@ -135,6 +141,8 @@ class ServerOptions:
         check_consumers(self.authzen_consume, self.tokens)
         AllowedHosts.of(self.allowed_hosts)
         check_workers(engine, self.workers)
+        if self.console is not None:
+            self.console.check(engine)
 
     @property
     def tokens(self) -> BearerTokens | None:
@@ -168,7 +176,7 @@ def serve_until_stopped(
     with ExitStack() as open_until_then:
         places = open_listeners(options, reloading, shared, open_until_then)
         drain = partial(Drain, options.drain, options.drain_delay)
-        answer = partial(run_server, apps, reloading, places, shared, drain, following)
+        answer = partial(run_server, apps, reloading, places, shared, drain, following, options.console)
         greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
         if options.workers == 1:
             return serve_in_process(answer, reloading, attempts, greet)
@@ -204,17 +212,20 @@ def serve_in_process(
 
 @dataclass(frozen=True, slots=True)
 class ServerListeners:
-    """All listeners: ports and sockets for questions, ports for metrics, and the gRPC listener for Envoy."""
+    """All listeners: ports and sockets for questions, ports for metrics and the console, and the gRPC listener for
+    Envoy.
+    """
 
     ports: Sequence[socket.socket]
     sockets: Sequence[socket.socket]
     metrics: Sequence[socket.socket]
+    console: Sequence[socket.socket]
     door: GrpcListener | None
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
         """All sockets except that of Envoy, which every worker opens itself."""
-        return (*self.ports, *self.sockets, *self.metrics)
+        return (*self.ports, *self.sockets, *self.metrics, *self.console)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +248,7 @@ def open_listeners(
         [] if port is None else [enter(port_listener(host, port, has_token=tokens is not None))],
         [] if path is None else [enter(unix_listener(path, options.mode))],
         [] if metrics is None else [enter(bind_metrics_port(host, metrics))],
+        [] if options.console is None else [enter(bind_console_port(options.console))],
         None if envoy is None else grpc_listener(reloading, shared, options.gateway, tokens, host, envoy),
     )
 
@@ -248,6 +260,26 @@ def bind_metrics_port(host: str, port: int) -> socket.socket:
     return bind_listener(resolve_address(host, port), host, "--metrics-port")
 
 
+def bind_console_port(options: ConsoleOptions) -> socket.socket:
+    """Listen on the port of the console. Raises ServeError."""
+    return bind_listener(resolve_address(options.host, options.port), options.host, "--console")
+
+
+def start_console(
+    options: ConsoleOptions | None,
+    reloading: ReloadableEngine,
+    places: ServerListeners,
+    shared: SharedState,
+    place: int,
+) -> AbstractContextManager[object]:
+    """Serve the console in a block, if this is the worker that serves it."""
+    if options is None or place != 0:
+        return nullcontext()
+    from policyengine.server.console.server import serve_console
+
+    return serve_console(options, reloading, shared.tally, places.console[0])
+
+
 def run_server(
     apps: Callable[..., DecisionApp],
     reloading: ReloadableEngine,
@@ -255,6 +287,7 @@ def run_server(
     shared: SharedState,
     drain: Callable[[], Drain],
     following: EntityWatcher | None = None,
+    console: ConsoleOptions | None = None,
     lifeline: int | None = None,
     line: WorkerChannel | None = None,
     place: int = 0,
@@ -283,7 +316,8 @@ def run_server(
     if following is not None:
         following.started()
     try:
-        server.run(sockets=list(places.ports))
+        with start_console(console, reloading, places, shared, place):
+            server.run(sockets=list(places.ports))
     finally:
         if following is not None:
             following.stop()

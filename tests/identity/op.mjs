@@ -1,5 +1,6 @@
 // A real OpenID provider on a free port of this machine: `node op.mjs FOLDER SETTINGS`, FOLDER with node_modules in it.
-// It prints its issuer, and ends with its standard input. POST /rotate signs with a new key from then on.
+// It prints its issuer, and ends with its standard input. POST /rotate signs with a new key from then on. With `people`,
+// anybody signs in with any name and password, as a person of the group that has their name.
 import { createServer } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
@@ -35,7 +36,8 @@ const renew = () => {
     jwks: { keys: keys.slice(0, 2) }, // the one before stays for a while, as is usual
     scopes: ['openid', 'read', 'write'],
     features: {
-      clientCredentials: { enabled: true }, introspection: { enabled: true }, devInteractions: { enabled: false },
+      clientCredentials: { enabled: true }, introspection: { enabled: true },
+      devInteractions: { enabled: Boolean(settings.people) },
       resourceIndicators: {
         enabled: true,
         getResourceServerInfo: (ctx, resource) => ({
@@ -45,6 +47,10 @@ const renew = () => {
         }),
       },
     },
+    ...(settings.people ? {
+      claims: { openid: ['sub', 'groups'] }, conformIdTokenClaims: false,
+      findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id, groups: [`team-${id}`] }) }),
+    } : {}),
     extraTokenClaims: () => ({ groups: ['ops'], tenant: 't1' }),
   }).callback();
 };

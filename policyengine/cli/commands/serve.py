@@ -15,6 +15,7 @@ from policyengine.cli.options.log import LogOptions
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
+    ConsolePort,
     DrainDelay,
     DrainSeconds,
     EnvoyPort,
@@ -104,6 +105,7 @@ def serve(
     reload_gate: ReloadGateOption = ReloadGateMode.NONE,
     reload_compare: ReloadCompare = 30,
     metrics_port: MetricsPort = None,
+    console: ConsolePort = None,
     drain_seconds: DrainSeconds = 10,
     drain_delay: DrainDelay = 0,
     max_connections: MaxConnections = None,
@@ -133,6 +135,7 @@ def serve(
       policyengine serve payments/ --socket /run/policyengine.sock
       policyengine serve payments/ --log decisions.jsonl
       policyengine serve payments/ --log decisions.jsonl --observe --observe-until 7d
+      policyengine serve payments/ --log decisions.jsonl --console 8081
     """
     from policyengine.server.connections.limits import ConnectionLimits
 
@@ -148,7 +151,7 @@ def serve(
     limits = ConnectionLimits(max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds)
     listen = ListenOptions(
         host, port, socket, socket_mode, envoy_grpc, metrics_port, public_url, allowed_host or (), token_file, workers,
-        drain_seconds, drain_delay, limits, log_format,
+        drain_seconds, drain_delay, limits, log_format, console,
     )  # fmt: skip
     run_server(setup, listen, format)
     return 0

@@ -119,6 +119,17 @@ MetricsPort: TypeAlias = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+ConsolePort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--console",
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Serve the console for people on this port (docs/console.md); 0 picks a free port.",
+        show_default=False,
+    ),
+]
 DrainSeconds: TypeAlias = Annotated[
     float,
     typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Maximum number of seconds for a shutdown."),

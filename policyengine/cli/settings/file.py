@@ -19,6 +19,7 @@ from policyengine.trusted_files import UntrustedPathError, write_problem
 if TYPE_CHECKING:
     from policyengine.cli.settings.registry import SettingName
     from policyengine.cli.settings.sections import (
+        ConsoleSettings,
         CoverageSettings,
         LintSettings,
         ObserveSettings,
@@ -76,6 +77,10 @@ class ProjectSettings:
     def authzen_consume(self) -> frozenset[str]:
         """The callers whose AuthZEN evaluations spend unless `context.consume` is false."""
         return frozenset(self.values.get(("authzen", "consume"), ()))
+
+    @property
+    def console(self) -> ConsoleSettings:
+        return self._or_defaults().console
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

@@ -18,6 +18,7 @@ FailureAction: TypeAlias = Literal["deny", "continue"]
 SyncMode: TypeAlias = Literal["never", "second", "always"]
 ReloadGate: TypeAlias = Literal["none", "diff"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
+ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 Section = TypeVar("Section", bound=SettingsSection)
 
 
@@ -221,6 +222,38 @@ class AuthzenSettings(CommandSection):
     )
 
 
+class ConsoleSettings(CommandSection):
+    """`[console]`: the console for people (`docs/console.md`). Rules for roles: `id:alice`, `roles:finance`,
+    `team:ops`, `claim.groups:ops`, or `*`.
+    """
+
+    port: t.Port | None = setting(
+        "none: no console", "port that serves the console", option="console", commands=("serve",)
+    )
+    host: t.Text | None = setting(
+        "127.0.0.1", "address to listen on; any other needs `issuer` and an `https://` `public_url`"
+    )
+    public_url: t.Text | None = setting("the address and port", "URL of the console in browsers")
+    allowed_hosts: t.Hosts | None = setting(
+        "none", "host names, besides loopback names and that of `public_url`, that are accepted in `Host`"
+    )
+    issuer: t.Text | None = setting(
+        "none: links from the terminal", "issuer of the policy at which people sign in, with OpenID Connect"
+    )
+    client_id: t.Text | None = setting("none", "client ID of the console at the issuer")
+    client_secret_file: t.File | None = setting(
+        "none: a public client", "file with the client secret, or with the private key of the client"
+    )
+    client_auth: ClientAuth | None = setting("client_secret_basic", "how the console authenticates to the issuer")
+    scopes: t.Texts | None = setting("none", "scopes to request in addition to `openid`")
+    view: t.RoleRuleTexts | None = setting("none", "rules for who may see the pages")
+    approve: t.RoleRuleTexts | None = setting("none", "rules for who may also approve requests")
+    halt: t.RoleRuleTexts | None = setting("none", "rules for who may also halt agents")
+    link_user: t.Text | None = setting("operator", "name of the person who signs in with a link from the terminal")
+    idle_minutes: t.Minutes | None = setting("30", "minutes after which an unused session ends")
+    session_hours: t.Hours | None = setting("12", "hours after which every session ends")
+
+
 class ReloadSettings(CommandSection):
     """`[reload]`: what new policies may remove or allow while the server runs."""
 
@@ -316,6 +349,7 @@ class ProjectSections(SettingsSection):
     behavior: BehaviorSettings = Field(default_factory=BehaviorSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     authzen: AuthzenSettings = Field(default_factory=AuthzenSettings)
+    console: ConsoleSettings = Field(default_factory=ConsoleSettings)
     reload: ReloadSettings = Field(default_factory=ReloadSettings)
     observe: ObserveSettings | None = None
     mcp_gateway: McpGatewaySettings = Field(default_factory=McpGatewaySettings, alias="mcp-gateway")

@@ -21,6 +21,7 @@ ANY_HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 FILLED = r"\S"
 PATH = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MODE = r"^0?[0-7]{3}$"
+ROLE_RULE = r"^(\*|[^:\s][^:]*:.*\S.*)$"
 BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sends_bodies)
 
 
@@ -176,6 +177,12 @@ Seconds: TypeAlias = Annotated[
 SecondsOrZero: TypeAlias = Annotated[
     float, Field(strict=True, ge=0, le=3600), ValueDescription("a number of seconds, from 0 to 3600")
 ]
+Minutes: TypeAlias = Annotated[
+    int, Field(strict=True, ge=1, le=1440), ValueDescription("a whole number of minutes, from 1 to 1440")
+]
+Hours: TypeAlias = Annotated[
+    int, Field(strict=True, ge=1, le=168), ValueDescription("a whole number of hours, from 1 to 168")
+]
 FilledText: TypeAlias = Annotated[str, StringConstraints(strict=True, pattern=FILLED)]
 SomeText: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1)]
 Text: TypeAlias = Annotated[FilledText, ValueDescription("a non-empty string", '"…"')]
@@ -201,6 +208,10 @@ RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)
 Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]
 LogSinks: TypeAlias = Annotated[Texts, AfterValidator(check_sinks), SECRET]
 Hosts: TypeAlias = Annotated[Texts, AfterValidator(check_hosts)]
+RoleRuleTexts: TypeAlias = Annotated[
+    tuple[Annotated[str, StringConstraints(strict=True, pattern=ROLE_RULE)], ...],
+    ValueDescription("a list of rules", '["roles:ops", "id:alice"]'),
+]
 ReloadAllowances: TypeAlias = Annotated[Texts, AfterValidator(check_reload_allowances)]
 RuleCodes: TypeAlias = Annotated[
     tuple[Annotated[str, Field(strict=True)], ...],

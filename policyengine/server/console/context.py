@@ -1,0 +1,106 @@
+"""The state of the console of one process, and the request of a person who is signed in."""
+
+from __future__ import annotations
+
+from asyncio import Semaphore
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from policyengine.engine import Engine
+from policyengine.executor import run_in_thread
+from policyengine.identity.login.open_id_client import OpenIdClient, Person
+from policyengine.reload import ReloadableEngine
+from policyengine.server.console.cookies import CookieNames, CookieSeal
+from policyengine.server.console.links import OneTimeLink
+from policyengine.server.console.options import ConsoleOptions, LoginSettings
+from policyengine.server.console.records import ConsoleRecords
+from policyengine.server.console.roles import ConsoleRole, RoleRules
+from policyengine.server.console.sessions import ConsoleSession, SessionTable
+from policyengine.server.console.spent_states import SpentStates
+from policyengine.server.console.throttle import AttemptThrottle
+from policyengine.server.telemetry.shared_counters import ServerCounters
+
+MAX_READERS = 2  # processes that read the log at the same time
+
+
+@dataclass(slots=True)
+class ConsoleContext:
+    """Everything that pages use. `base_url` is the URL of the console in browsers; `tally` has the counters of all
+    workers.
+    """
+
+    options: ConsoleOptions
+    reloading: ReloadableEngine
+    tally: ServerCounters
+    base_url: str
+    cookies: CookieNames
+    rules: RoleRules
+    records: ConsoleRecords
+    sessions: SessionTable
+    link: OneTimeLink = field(default_factory=OneTimeLink)
+    seal: CookieSeal = field(default_factory=CookieSeal)
+    throttle: AttemptThrottle = field(default_factory=AttemptThrottle)
+    spent: SpentStates = field(default_factory=SpentStates)
+    readers: Semaphore = field(default_factory=lambda: Semaphore(MAX_READERS))
+    _client: tuple[object, OpenIdClient] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The current engine, read once per page because a reload may replace it."""
+        return self.reloading.current
+
+    @property
+    def login(self) -> LoginSettings | None:
+        return self.options.login
+
+    @property
+    def client(self) -> OpenIdClient:
+        """The client of the issuer as the current policies declare it. Raises ServeError."""
+        assert self.login is not None
+        engine = self.engine
+        issuer = engine.kernel.issuers.get(self.login.issuer)
+        if self._client is None or self._client[0] != issuer:
+            self._client = issuer, self.options.open_id_client(engine, self.login, self.base_url)
+        return self._client[1]
+
+    async def roles(self, person: Person) -> frozenset[ConsoleRole]:
+        """Return the roles of a person now: settings stay, but entities change."""
+        return await run_in_thread(self.rules.roles, person, self.engine.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleVisit:
+    """The request of a person who is signed in and has the role of the page. `form` has the fields of a POST request,
+    whose token was checked.
+    """
+
+    http: Request
+    console: ConsoleContext
+    session: ConsoleSession
+    roles: frozenset[ConsoleRole]
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def person(self) -> Person:
+        return self.session.person
+
+
+PageHandler = Callable[[ConsoleVisit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolePage:
+    """A page, or an act of a page: the path, the role that a person needs, and the handler. `title` is its name in the
+    menu; an empty one is not in the menu. Requests for a page in the `background` come from a script, and do not keep a
+    session alive.
+    """
+
+    path: str
+    handler: PageHandler
+    role: ConsoleRole = ConsoleRole.VIEW
+    method: str = "GET"
+    title: str = ""
+    background: bool = False

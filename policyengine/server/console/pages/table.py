@@ -1,0 +1,14 @@
+"""All pages of the console, in the order of the menu."""
+
+from __future__ import annotations
+
+from policyengine.server.console.context import ConsolePage
+from policyengine.server.console.pages import decision, log_search, overview
+
+PAGES: tuple[ConsolePage, ...] = (
+    ConsolePage("/", overview.answer_overview, title="Overview"),
+    ConsolePage("/traffic", overview.answer_traffic, background=True),
+    ConsolePage("/log", log_search.answer_log, title="Log"),
+    ConsolePage("/decisions/{id}", decision.answer_decision),
+    ConsolePage("/decisions/{id}/proof", decision.answer_proof),
+)

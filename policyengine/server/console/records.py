@@ -1,0 +1,37 @@
+"""Writes what people do in the console to the decision log, one line for each act."""
+
+from __future__ import annotations
+
+import logging
+
+from policyengine.audit import OnFailure, SystemEvent
+from policyengine.identity.login.open_id_client import Person
+from policyengine.reload import ReloadableEngine
+
+_LOG = logging.getLogger("policyengine")
+
+
+class ConsoleRecords:
+    """The writer of records about people. Every act is written, unlike events of the server, which are throttled."""
+
+    def __init__(self, reloading: ReloadableEngine) -> None:
+        self._reloading = reloading
+
+    def act(self, event: SystemEvent, person: Person, **details: object) -> bool:
+        """Write what a person did. Return whether the act may happen: it is recorded, or there is no log, or the log
+        may fail.
+        """
+        engine = self._reloading.current
+        if engine.log is None:
+            return True
+        named = {"user": person.user, "issuer": person.issuer}
+        written = engine.log.system.write_act(event, revision=engine.revision, **named, **details)
+        return written or engine.log.on_failure is OnFailure.CONTINUE
+
+    def refused(self, code: str, detail: str, address: str) -> None:
+        """Write that somebody was not signed in; these lines are throttled, because anybody can cause them."""
+        members = {"event": "console_refused", "code": code, "why": detail}
+        _LOG.warning("nobody was signed in to the console: %s", detail or code, extra=members)
+        self._reloading.current.recorder.write_system(
+            SystemEvent.CONSOLE_REFUSED, code=code, why=detail, address=address
+        )
