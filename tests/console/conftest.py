@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.audit.query.log_process import answer_question
+from policyengine.server.console.pages import log_search
 from tests.console.world import Provider, World, console, login_of
 from tests.identity.providing import faulty
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages read the log in this process, because a child takes half a second; tests of the child call it."""
+    monkeypatch.setattr(log_search, "read_in_subprocess", answer_question)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from policyengine.audit import DecisionLog, SystemRecord, read_log
+from policyengine.audit.seal.options import SealOptions
 from policyengine.engine import Engine
 from policyengine.identity.config.model import IdentityConfig
 from policyengine.reload import ReloadableEngine
@@ -127,6 +128,15 @@ class World:
     engine: Engine
     log: Path
     links: list[str]
+    tally: ServerCounters
+    closed: bool = False
+
+    def close_log(self) -> None:
+        """Close the log, which seals all of its lines."""
+        assert self.engine.log is not None
+        self.engine.log.finish()
+        self.engine.log.close()
+        self.closed = True
 
     def visitor(self) -> Visitor:
         return Visitor(self.url)
@@ -160,7 +170,9 @@ class World:
             "user": {"id": "alice"},
             "body": {"amount": 900},
         }
-        return self.engine.decide({**question, **changed})
+        decision = self.engine.decide({**question, **changed})
+        self.tally.apart("decide")(decision.answer, 0)
+        return decision
 
 
 @contextmanager
@@ -169,6 +181,7 @@ def console(
     issuer: str = "https://issuer.example",
     login: LoginSettings | None = None,
     log: bool = True,
+    seal: bool = True,
     policy: str = POLICY,
     **options: Any,
 ) -> Iterator[World]:
@@ -177,7 +190,9 @@ def console(
     entities.write_text(json.dumps({"entities": ENTITIES}))
     file = folder / "shop.policy"
     file.write_text(policy.format(url=issuer))
-    engine = Engine.load(file, log=DecisionLog(path) if log else None, entities=[str(entities)])
+    engine = Engine.load(
+        file, log=DecisionLog(path, seal=SealOptions() if seal else None) if log else None, entities=[str(entities)]
+    )
     listener = options.pop("listener", None) or bind_listener(("127.0.0.1", 0), "127.0.0.1")
     links: list[str] = []
 
@@ -191,8 +206,9 @@ def console(
         tally = ServerCounters()
         with serve_console(given, ReloadableEngine(engine), tally, listener) as server:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield World(url, server, engine, path, links)
-    if engine.log is not None:
+            world = World(url, server, engine, path, links, tally)
+            yield world
+    if engine.log is not None and not world.closed:
         engine.log.close()
 
 

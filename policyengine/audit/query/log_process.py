@@ -95,10 +95,11 @@ class DecisionSearch:
                     outcome = outcome or entry
         if record is None:
             return None
-        proof = None
-        with suppress(ProofError, NoteError, TileError, SealError, OSError):
-            proof = str(prove_line(folder, line.line, line.index))
-        return LoggedDecision(record, outcome, check_seal(self.log, folder, record), proof)
+        seal, proof = check_seal(self.log, folder, record), None
+        if seal.status is SealStatus.SEALED:
+            with suppress(ProofError, NoteError, TileError, SealError, OSError):
+                proof = str(prove_line(folder, line.line, line.index))
+        return LoggedDecision(record, outcome, seal, proof)
 
 
 LogQuestion: TypeAlias = LogSearch | DecisionSearch
@@ -154,14 +155,20 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        question: LogQuestion = pickle.load(sys.stdin.buffer)
         found: LogAnswer | LogReadError
         try:
-            found = question.answer()
+            found = answer_question(pickle.load(sys.stdin.buffer))
         except LogReadError as error:
             found = error
-        except QueryError as error:
-            found = LogReadError(error.message, error.hint)
-        except OSError as error:
-            found = LogReadError(f"`{error.filename or question.log}`: {(error.strerror or str(error)).lower()}")
         answer.write(pickle.dumps(found))
+
+
+def answer_question(question: LogQuestion) -> LogAnswer:
+    """Answer a question in this process. Raises LogReadError."""
+    try:
+        return question.answer()
+    except QueryError as error:
+        raise LogReadError(error.message, error.hint) from None
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise LogReadError(f"`{error.filename or question.log}`: {why}") from None
