@@ -10,7 +10,7 @@ import pytest
 
 from policyengine.identity.login.open_id_client import Person
 from policyengine.server.console.cookies import CookieSeal
-from policyengine.server.console.sessions import MAX_SESSIONS, MAX_SESSIONS_PER_PERSON, ConsoleSession, SessionTable
+from policyengine.server.console.sessions import MAX_SESSIONS, MAX_SESSIONS_PER_PERSON, ConsoleSession, ConsoleSessions
 from policyengine.server.console.spent_states import MAX_SPENT_STATES, SpentStates
 from policyengine.server.console.throttle import MAX_ADDRESSES, AttemptThrottle
 from tests.console.world import Provider, StartedLogin, Visitor, World, console
@@ -28,7 +28,7 @@ class Table:
         def ended(session: ConsoleSession, why: str) -> None:
             self.ended.append((session.person.user, why))
 
-        self.table = SessionTable(timedelta(minutes=30), timedelta(hours=12), ended, lambda: self.now)
+        self.table = ConsoleSessions(timedelta(minutes=30), timedelta(hours=12), ended, lambda: self.now)
 
 
 def test_a_session_ends_when_it_is_idle() -> None:

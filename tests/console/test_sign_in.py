@@ -351,7 +351,7 @@ def test_a_claim_gives_a_role(tmp_path: Path, provider: Provider) -> None:
     ("options", "words"),
     [
         ({"login": login_of(issuer="acmee"), "view": ["*"]}, "no policy names the issuer `acmee`"),
-        ({"login": login_of()}, "nobody may use the console"),
+        ({"login": login_of()}, "no person may use the console"),
         ({"login": login_of(), "view": ["ops"]}, "`ops` is not a rule for a role"),
         ({"host": "0.0.0.0"}, "people must sign in at an issuer, over HTTPS"),
         ({"host": "0.0.0.0", "login": login_of(), "view": ["*"]}, "people must sign in at an issuer, over HTTPS"),

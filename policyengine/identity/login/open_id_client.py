@@ -94,7 +94,7 @@ class OpenIdClient:
         settings = configuration.issuers.get(issuer.name, IssuerSettings())
         if issuer.url is None:
             hint = f'add `url "https://…"` to `issuer {issuer.name}` in the policy'
-            raise IdentityConfigError(f"nobody can sign in at issuer `{issuer.name}`, which has no `url`", hint)
+            raise IdentityConfigError(f"issuer `{issuer.name}` has no `url` at which people could sign in", hint)
         check_url(issuer.url, f"issuer {issuer.name}: url", settings.plain_http)
         fetcher = create_fetcher(settings.ca, settings.plain_http, configuration)
         keys = create_key_source(issuer, settings, configuration)

@@ -21,7 +21,7 @@ from policyengine.server.console.html import answer_asset, render_public, render
 from policyengine.server.console.options import CALLBACK_PATH, ConsoleOptions
 from policyengine.server.console.pages.table import PAGES
 from policyengine.server.console.records import ConsoleRecords
-from policyengine.server.console.sessions import ConsoleSession, SessionTable
+from policyengine.server.console.sessions import ConsoleSession, ConsoleSessions
 from policyengine.server.console.sign_in import LINK_PATH, SESSION_COOKIE, SIGN_IN_PATH, SignInPages, sign_out
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
@@ -37,7 +37,7 @@ def create_context(
     def ended(session: ConsoleSession, why: str) -> None:
         records.act(SystemEvent.CONSOLE_SIGNED_OUT, session.person, why=why)
 
-    sessions = SessionTable(options.idle, options.longest, ended)
+    sessions = ConsoleSessions(options.idle, options.longest, ended)
     cookies = CookieNames(options.is_secure, port)
     base_url = options.base_url(port)
     return ConsoleContext(options, reloading, tally, base_url, cookies, options.rules, records, sessions)
@@ -103,7 +103,7 @@ class PageGate:
         return await page.handler(visit)
 
     def sign_in(self, http: Request) -> Response:
-        """Return the redirect of somebody who is not signed in. A form is not repeated after signing in."""
+        """Return the redirect to the sign-in. A form is not repeated after signing in."""
         if self.page.method == "POST":
             return self.refuse(403, "you are not signed in, or your session has ended")
         asked = http.url.path + (f"?{http.url.query}" if http.url.query else "")

@@ -18,7 +18,7 @@ from policyengine.server.console.links import OneTimeLink
 from policyengine.server.console.options import ConsoleOptions, LoginSettings
 from policyengine.server.console.records import ConsoleRecords
 from policyengine.server.console.roles import ConsoleRole, RoleRules
-from policyengine.server.console.sessions import ConsoleSession, SessionTable
+from policyengine.server.console.sessions import ConsoleSession, ConsoleSessions
 from policyengine.server.console.spent_states import SpentStates
 from policyengine.server.console.throttle import AttemptThrottle
 from policyengine.server.telemetry.shared_counters import ServerCounters
@@ -39,7 +39,7 @@ class ConsoleContext:
     cookies: CookieNames
     rules: RoleRules
     records: ConsoleRecords
-    sessions: SessionTable
+    sessions: ConsoleSessions
     link: OneTimeLink = field(default_factory=OneTimeLink)
     seal: CookieSeal = field(default_factory=CookieSeal)
     throttle: AttemptThrottle = field(default_factory=AttemptThrottle)

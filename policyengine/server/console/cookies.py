@@ -1,7 +1,7 @@
 """The cookies of the console: the id of a session, and the sealed state of a sign-in in progress.
 
-The state of a sign-in is kept in the browser that started it, so that nobody can fill the memory of the server with
-sign-ins that are never completed, or complete the sign-in of another browser.
+The state of a sign-in is kept in the browser that started it, so that sign-ins that are never completed take no memory
+of the server, and no browser completes the sign-in of another one.
 """
 
 from __future__ import annotations

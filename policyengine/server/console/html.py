@@ -59,7 +59,7 @@ def render_visit(visit: ConsoleVisit, template: str, title: str, *, status: int 
 
 
 def render_public(console: ConsoleContext, template: str, title: str, status: int = 200, **values: object) -> Response:
-    """Render a page for somebody who is not signed in."""
+    """Render a page that needs no session."""
     return render_html(template, title, console, status, menu=(), person=None, roles="", csrf="", **values)
 
 

@@ -72,7 +72,7 @@ class ConsoleOptions:
         if self.login is not None:
             if not rules:
                 hint = 'set `view` in `[console]`, for example `view = ["roles:ops"]`'
-                raise ServeError("nobody may use the console: it has no rules for roles", hint)
+                raise ServeError("no person may use the console: it has no rules for roles", hint)
             self.open_id_client(engine, self.login, self.base_url(self.port))
 
     def _check_public_url(self) -> None:

@@ -6,9 +6,8 @@ import logging
 
 from policyengine.audit import OnFailure, SystemEvent
 from policyengine.identity.login.open_id_client import Person
+from policyengine.log_throttle import LogThrottle
 from policyengine.reload import ReloadableEngine
-
-_LOG = logging.getLogger("policyengine")
 
 
 class ConsoleRecords:
@@ -16,6 +15,7 @@ class ConsoleRecords:
 
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
+        self._throttle = LogThrottle()
 
     def act(self, event: SystemEvent, person: Person, **details: object) -> bool:
         """Write what a person did. Return whether the act may happen: it is recorded, or there is no log, or the log
@@ -29,9 +29,9 @@ class ConsoleRecords:
         return written or engine.log.on_failure is OnFailure.CONTINUE
 
     def refused(self, code: str, detail: str, address: str) -> None:
-        """Write that somebody was not signed in; these lines are throttled, because anybody can cause them."""
-        members = {"event": "console_refused", "code": code, "why": detail}
-        _LOG.warning("nobody was signed in to the console: %s", detail or code, extra=members)
+        """Write that a sign-in was refused; these lines are throttled, because every client can cause them."""
+        text = f"a sign-in to the console was refused: {detail or code}"
+        self._throttle.tell(logging.WARNING, "console_refused", text, event="console_refused", code=code)
         self._reloading.current.recorder.write_system(
             SystemEvent.CONSOLE_REFUSED, code=code, why=detail, address=address
         )

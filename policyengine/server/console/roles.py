@@ -31,7 +31,7 @@ class RoleRuleError(Exception):
 class RoleRule:
     """A rule that gives a role to people: `id:alice`, `roles:finance` (an attribute of the user's entity row, or one of
     its items), `team:ops` (an entity that contains the user), `claim.groups:ops` (a claim of the ID token), or `*` for
-    everybody who can sign in.
+    all people who can sign in.
     """
 
     name: str

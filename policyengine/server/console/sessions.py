@@ -35,7 +35,7 @@ class ConsoleSession:
         return compare_digest(self.csrf.encode(), token.encode("utf-8", "surrogatepass"))
 
 
-class SessionTable:
+class ConsoleSessions:
     """The open sessions, by the digest of their id. If there are too many, the one that was unused for the longest time
     ends, first among those of the same person. `ended` is called with each session that ends and the reason.
     """

@@ -146,7 +146,7 @@ class SignInPages:
         return render_public(console, "sign_in_printed.html.j2", "Sign in", minutes=LINK_SECONDS // 60)
 
     async def _form(self, http: Request) -> dict[str, str]:
-        """Return the form of somebody who is not signed in, whose token must match the cookie. Raises LoginError."""
+        """Return a form that needs no session, whose token must match the cookie. Raises LoginError."""
         try:
             form = await read_form(http)
         except FormError as error:
