@@ -11,6 +11,8 @@ WORKERS   ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples
 EXAMPLE   ?= payments
+# The port of the console; 0 picks a free one, and the link on the terminal leads to it.
+CONSOLE   ?= 0
 
 # $(call install,PYTHON,FOLDER): a virtual environment with pinned packages and an editable install of this checkout.
 # `rm` removes a symbolic link to another environment; `venv --clear` would empty that environment.
@@ -41,7 +43,7 @@ install: .venv/.installed
 	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
-	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
+	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) --console $(CONSOLE) $(ARGS)
 
 # A real OpenID provider, an agent acting for a user, and attacks with a stolen token: docs/identity.md.
 demo-identity: install .npm-identity/.installed

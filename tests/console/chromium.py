@@ -29,7 +29,7 @@ class Chromium:
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write, self._number, self._buffer = read, write, 0, b""
         self.complaints: list[str] = []
-        self._loaded = 0
+        self.loaded = 0
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -59,7 +59,7 @@ class Chromium:
         message: dict[str, Any] = json.loads(line)
         match message.get("method"):
             case "Page.loadEventFired":
-                self._loaded += 1
+                self.loaded += 1
             case "Log.entryAdded":
                 entry = message["params"]["entry"]
                 if entry["level"] == "error":
@@ -72,14 +72,14 @@ class Chromium:
 
     def open(self, url: str) -> None:
         """Open a page, and wait until it is loaded."""
-        before = self._loaded
+        before = self.loaded
         failed = self.call("Page.navigate", url=url).get("errorText")
         if not failed:
-            self._wait(before)
+            self.wait(before)
 
-    def _wait(self, before: int) -> None:
+    def wait(self, before: int) -> None:
         until = time.monotonic() + PATIENCE
-        while self._loaded == before:
+        while self.loaded == before:
             assert time.monotonic() < until, "the page was not loaded"
             self._receive()
 
@@ -90,9 +90,9 @@ class Chromium:
 
     def click(self, selector: str) -> None:
         """Click something that leads to another page, and wait until that is loaded."""
-        before = self._loaded
+        before = self.loaded
         self.js(f"document.querySelector({json.dumps(selector)}).click()")
-        self._wait(before)
+        self.wait(before)
 
     def fill(self, selector: str, text: str) -> None:
         self.js(f"document.querySelector({json.dumps(selector)}).value = {json.dumps(text)}")

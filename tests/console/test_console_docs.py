@@ -37,7 +37,7 @@ def test_the_bounds_on_the_page_are_those_of_the_program() -> None:
         f"after {IDLE.total_seconds() / 60:g} minutes without a request",
         f"after {LONGEST.total_seconds() / 3600:g} hours",
         f"at most {MAX_SESSIONS_PER_PERSON} sessions, and the console at most {MAX_SESSIONS:,}",
-        f"sign in {MAX_ATTEMPTS_PER_ADDRESS} times a minute",
+        f"complete {MAX_ATTEMPTS_PER_ADDRESS} sign-ins a minute",
         f"at most {MAX_READ_SECONDS:g} seconds",
     ):
         assert words in PAGE

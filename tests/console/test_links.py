@@ -139,6 +139,6 @@ def test_there_is_no_sign_in_at_an_issuer_with_links(world: World) -> None:
 def test_attempts_are_throttled(world: World) -> None:
     visitor = world.visitor()
     token = visitor.get("/sign-in").field("csrf")
-    statuses = [visitor.post("/sign-in/link", {"csrf": token, "secret": "x"}).status for _ in range(22)]
-    assert statuses == [403] * 20 + [429] * 2
+    statuses = [visitor.post("/sign-in/link", {"csrf": token, "secret": "x"}).status for _ in range(62)]
+    assert statuses == [403] * 60 + [429] * 2
     assert visitor.post("/sign-in/link", {"csrf": token, "secret": "x"}).headers["Retry-After"] == "60"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from policyengine.server.console import sign_in
 from policyengine.server.console.sign_in import own_path
 from policyengine.server.listeners import ServeError
+from policyengine.stores.base import StoreError
 from tests.console.world import CLIENT, Provider, StartedLogin, Visitor, World, console, login_of
 
 
@@ -365,3 +367,33 @@ def test_a_console_does_not_start_with_settings_that_are_not_safe(
 ) -> None:
     with pytest.raises(ServeError, match=re.escape(words)), console(tmp_path, **options):
         pass
+
+
+def test_a_user_who_was_revoked_has_no_role(signing: World, provider: Provider) -> None:
+    visitor, _ = sign_in_as(signing, provider)
+    other, _ = sign_in_as(signing, provider, "fay")
+    now = int(time.time())
+    signing.engine.store.marks.revoke(["user:acme/alice", "user:other/fay"], now + 60, now)
+    assert visitor.get("/").status == 403
+    assert other.get("/").status == 200
+
+
+def test_while_the_store_does_not_answer_people_may_only_view(
+    signing: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(names: object, now: int) -> frozenset[str]:
+        raise StoreError("the store is gone")
+
+    visitor, _ = sign_in_as(signing, provider, "fay")
+    assert "view, approve" in visitor.get("/").text
+    monkeypatch.setattr(signing.engine.store.marks, "revoked", fail)
+    page = visitor.get("/")
+    assert page.status == 200
+    assert "approve" not in page.text
+
+
+def test_a_provider_that_fails_is_not_asked_again_at_once(signing: World, provider: Provider) -> None:
+    provider.metadata(token_endpoint=None)
+    for _ in range(5):
+        assert signing.visitor().get("/sign-in/start").status == 502
+    assert provider.server.asked.count("/.well-known/openid-configuration") == 1

@@ -10,6 +10,7 @@ from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.issuer_keys import metadata_urls
 
 METADATA_CACHE_SECONDS = 3_600.0
+RETRY_INTERVAL_SECONDS = 5.0  # seconds without a request after a failed one
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,20 @@ class MetadataCache:
     fetcher: Fetcher
     _found: ProviderMetadata | None = None
     _until: float = 0.0
+    _failed: tuple[float, FetchError | DocumentError] | None = None
 
     def read(self, until: float) -> ProviderMetadata:
         """Return the metadata. `until` is the deadline. Raises FetchError, DocumentError."""
-        if self._found is None or self.fetcher.clock() >= self._until:
-            self._found = parse_metadata(self._fetch(until), self.issuer)
-            self._until = self.fetcher.clock() + METADATA_CACHE_SECONDS
+        now = self.fetcher.clock()
+        if self._found is None or now >= self._until:
+            if self._failed is not None and now - self._failed[0] < RETRY_INTERVAL_SECONDS:
+                raise self._failed[1]
+            try:
+                self._found = parse_metadata(self._fetch(until), self.issuer)
+            except (FetchError, DocumentError) as error:
+                self._failed = now, error
+                raise
+            self._until = now + METADATA_CACHE_SECONDS
         return self._found
 
     def _fetch(self, until: float) -> bytes:

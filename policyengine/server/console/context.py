@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from asyncio import Semaphore
+from asyncio import Semaphore, get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from time import time
+from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from policyengine.engine import Engine
-from policyengine.executor import run_in_thread
 from policyengine.identity.login.open_id_client import OpenIdClient, Person
 from policyengine.reload import ReloadableEngine
 from policyengine.server.console.cookies import CookieNames, CookieSeal
 from policyengine.server.console.links import OneTimeLink
 from policyengine.server.console.options import ConsoleOptions, LoginSettings
 from policyengine.server.console.records import ConsoleRecords
-from policyengine.server.console.roles import ConsoleRole, RoleRules
+from policyengine.server.console.roles import ConsoleRole, RoleRules, unrevoked_roles
 from policyengine.server.console.sessions import ConsoleSession, ConsoleSessions
 from policyengine.server.console.spent_states import SpentStates
 from policyengine.server.console.throttle import AttemptThrottle
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
-MAX_READERS = 2  # processes that read the log at the same time
+MAX_READERS = 2  # pages that read the log at the same time
+MAX_THREADS = 8
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -44,6 +50,7 @@ class ConsoleContext:
     seal: CookieSeal = field(default_factory=CookieSeal)
     throttle: AttemptThrottle = field(default_factory=AttemptThrottle)
     spent: SpentStates = field(default_factory=SpentStates)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "policyengine-console"))
     readers: Semaphore = field(default_factory=lambda: Semaphore(MAX_READERS))
     _client: tuple[object, OpenIdClient] | None = None
 
@@ -67,8 +74,17 @@ class ConsoleContext:
         return self._client[1]
 
     async def roles(self, person: Person) -> frozenset[ConsoleRole]:
-        """Return the roles of a person now: settings stay, but entities change."""
-        return await run_in_thread(self.rules.roles, person, self.engine.directory)
+        """Return the roles of a person now: settings stay, but entities change, and users are revoked."""
+        return await self.run(self._roles, person)
+
+    def _roles(self, person: Person) -> frozenset[ConsoleRole]:
+        engine = self.engine
+        roles = self.rules.roles(person, engine.directory)
+        return roles & unrevoked_roles(person, engine.store.marks, int(time())) if roles else roles
+
+    async def run(self, work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+        """Run blocking work in a thread of the console, so that the threads of decisions stay free."""
+        return await get_running_loop().run_in_executor(self.threads, partial(work, *args, **given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from enum import StrEnum
 from policyengine.entities.store import EntityStore
 from policyengine.identity.login.open_id_client import Person
 from policyengine.runtime.entities import EntityData
+from policyengine.stores.base import StoreError
+from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.typesystem import EntityRef
 
 CLAIM_PREFIX = "claim."
@@ -89,6 +91,20 @@ class RoleRules:
         return with_view(
             role for role, rules in self.rules.items() if any(rule.matches(person, row, containers) for rule in rules)
         )
+
+
+def unrevoked_roles(person: Person, marks: CredentialMarks, now: int) -> frozenset[ConsoleRole]:
+    """Return the roles that the person may have: none if the user was revoked; only VIEW if the store does not
+    answer.
+    """
+    if person.issuer is None:
+        return frozenset(ConsoleRole)
+    names = {person.user, str(person.claims.get("sub", person.user))}
+    try:
+        revoked = marks.revoked([f"user:{person.issuer}/{name}" for name in names], now)
+    except StoreError:
+        return frozenset({ConsoleRole.VIEW})
+    return frozenset() if revoked else frozenset(ConsoleRole)
 
 
 def with_view(roles: Iterable[ConsoleRole]) -> frozenset[ConsoleRole]:

@@ -81,6 +81,7 @@ def serve_console(
     finally:
         server.should_exit = True
         thread.join(2 * STOP_SECONDS)
+        console.threads.shutdown(wait=False, cancel_futures=True)
 
 
 def run_thread(server: ConsoleServer, listener: socket.socket) -> Callable[[], None]:

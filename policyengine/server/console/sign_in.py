@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from policyengine.audit import SystemEvent
-from policyengine.executor import run_in_thread
 from policyengine.identity.login.errors import LoginError, LoginRefusal
 from policyengine.identity.login.open_id_client import LoginAttempt, Person
 from policyengine.server.console.context import ConsoleContext, ConsoleVisit
@@ -58,8 +57,7 @@ class SignInPages:
         if console.login is None:
             return await self.missing(http)
         try:
-            self._count(http)
-            url = await run_in_thread(lambda: console.client.authorization_url(attempt))
+            url = await console.run(lambda: console.client.authorization_url(attempt))
         except ServeError as error:
             return self._refuse(http, LoginError(LoginRefusal.PROVIDER, str(error)))
         except LoginError as error:
@@ -80,7 +78,7 @@ class SignInPages:
             attempt, following, answer = self._match(http)
             self._count(http)
             signing_in = console.client.sign_in
-            person = await run_in_thread(signing_in, attempt, answer.get("code", ""), answer.get("iss"))
+            person = await console.run(signing_in, attempt, answer.get("code", ""), answer.get("iss"))
             return await self._signed_in(http, person, following, "issuer")
         except ServeError as error:
             return self._refuse(http, LoginError(LoginRefusal.PROVIDER, str(error)))

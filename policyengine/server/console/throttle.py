@@ -7,8 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 
 WINDOW_SECONDS = 60.0
-MAX_ATTEMPTS_PER_ADDRESS = 20
-MAX_ATTEMPTS = 120
+MAX_ATTEMPTS_PER_ADDRESS = 60  # behind a proxy, all people have one address
+MAX_ATTEMPTS = 240
 MAX_ADDRESSES = 1_024
 
 

@@ -13,7 +13,6 @@ from policyengine.audit import DecisionRecord, ReplayError, ReplayResult, confir
 from policyengine.audit.encoder import to_json_value
 from policyengine.audit.query.log_process import LoggedDecision, LogReadError
 from policyengine.audit.seal.record_proof import RecordSeal
-from policyengine.executor import run_in_thread
 from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import remedy_words
 from policyengine.explain.lines import MARK_SIGNS, ExplanationLine
@@ -46,7 +45,8 @@ async def answer_decision(visit: ConsoleVisit) -> Response:
     if isinstance(found, Response):
         return found
     record = found.record
-    walk = await run_in_thread(walk_decision, record, visit.console.engine.kernel)
+    async with visit.console.readers:
+        walk = await visit.console.run(walk_decision, record, visit.console.engine.kernel)
     return render_visit(
         visit, "decision.html.j2", f"Decision {record.id}", record=record, decision=record.decision, walk=walk,
         time=format_rfc3339(record.time), facts=request_text(record), seal=describe_seal(found.seal),

@@ -18,7 +18,6 @@ from policyengine.audit.query.log_process import (
     read_in_subprocess,
 )
 from policyengine.audit.query.query import OUTCOMES, AuditQuery, FieldFilter, QueryAnswer, QueryError, parse_moment
-from policyengine.executor import run_in_thread
 from policyengine.server.console.context import ConsoleContext, ConsoleVisit
 from policyengine.server.console.html import render_visit
 
@@ -103,4 +102,4 @@ async def read_log_file(console: ConsoleContext, question: LogQuestion | None) -
     if question is None:
         raise LogReadError("this server writes no decision log", "start it with `--log FILE`")
     async with console.readers:
-        return await run_in_thread(read_in_subprocess, question)
+        return await console.run(read_in_subprocess, question)
