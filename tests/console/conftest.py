@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit.query.log_process import answer_question
-from policyengine.server.console.pages import log_search
+from policyengine.audit.query.log_process import LogReader, answer_question
 from tests.console.world import Provider, World, console, login_of
 from tests.identity.providing import faulty
 
@@ -16,7 +15,7 @@ from tests.identity.providing import faulty
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages read the log in this process, because a child takes half a second; tests of the child call it."""
-    monkeypatch.setattr(log_search, "read_in_subprocess", answer_question)
+    monkeypatch.setattr(LogReader, "ask", lambda reader, question: answer_question(question))
 
 
 @pytest.fixture

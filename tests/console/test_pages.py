@@ -9,15 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit.query import log_process
-from policyengine.audit.query.log_process import (
-    DecisionSearch,
-    LoggedDecision,
-    LogReadError,
-    LogSearch,
-    read_in_subprocess,
-)
-from policyengine.audit.query.query import AuditQuery
 from policyengine.audit.seal.proofs import InclusionProof
 from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine
@@ -130,24 +121,6 @@ def test_older_records_are_on_further_pages(world: World, operator: Visitor, mon
     assert shown == ids[::-1]
 
 
-def test_a_long_search_is_ended(world: World) -> None:
-    with pytest.raises(LogReadError, match="longer than"):
-        read_in_subprocess(LogSearch(world.log, AuditQuery()), longest=0.001)
-
-
-def test_a_process_that_fails_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_process, "COMMAND", "raise SystemExit(3)")
-    with pytest.raises(LogReadError, match="ended with status 3"):
-        read_in_subprocess(LogSearch(world.log, AuditQuery()))
-
-
-def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LogReadError, match="no such file"):
-        read_in_subprocess(LogSearch(tmp_path / "none.jsonl", AuditQuery()))
-    with pytest.raises(LogReadError, match="no such file"):
-        read_in_subprocess(DecisionSearch(tmp_path / "none.jsonl", "01M8MQQTMGEW6CZHTAECMQM3ZG"))
-
-
 @pytest.mark.parametrize("text", PAYLOADS)
 def test_what_agents_write_is_escaped_and_marked(world: World, operator: Visitor, text: str) -> None:
     decision = world.decide(agent={"id": text, "issuer": text}, body={"amount": 900, "note": text})
@@ -241,16 +214,6 @@ def test_a_decision_of_other_policies_is_explained_with_the_current_ones(tmp_pat
         shown = words(world.operator().get(f"/decisions/{decision.id}"))
         assert "Other policies made this decision" in shown
         assert "The current policies decide differently" in shown
-
-
-def test_a_child_process_finds_a_decision_with_its_proof(world: World) -> None:
-    decision = world.decide()
-    world.close_log()
-    found = read_in_subprocess(DecisionSearch(world.log, decision.id))
-    assert isinstance(found, LoggedDecision)
-    assert (found.record.id, found.seal.status.value) == (decision.id, "sealed")
-    assert found.proof is not None
-    assert found.record.directory is not None
 
 
 def test_redacted_facts_are_not_shown(world: World, operator: Visitor) -> None:

@@ -4,14 +4,14 @@ at any moment.
 
 from __future__ import annotations
 
-import os
-import pickle
 import signal
+import socket
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 from policyengine.audit.event_records import OutcomeRecord
@@ -27,8 +27,9 @@ from policyengine.audit.seal.tiles import TileError, read_file
 from policyengine.child_processes import child_environment, python_command
 
 MAX_READ_SECONDS = 20.0
+IDLE_SECONDS = 60.0  # seconds after which an idle process ends
 MAX_KEY_BYTES = 4_096
-COMMAND = "from policyengine.audit.query.log_process import main; main()"
+COMMAND = "from policyengine.audit.query.log_process import main; main({}, {})"
 
 
 class LogReadError(Exception):
@@ -106,6 +107,13 @@ LogQuestion: TypeAlias = LogSearch | DecisionSearch
 LogAnswer: TypeAlias = QueryAnswer | LoggedDecision | None
 
 
+@dataclass(frozen=True, slots=True)
+class LogReply:
+    """The answer of the process, or why it has none."""
+
+    content: LogAnswer | LogReadError
+
+
 def check_seal(log: Path, folder: Path, record: DecisionRecord) -> RecordSeal:
     """Return what the seal of the log proves about a record, with the key in the folder of the seal."""
     if not (folder / "checkpoint").exists():
@@ -121,46 +129,100 @@ def check_seal(log: Path, folder: Path, record: DecisionRecord) -> RecordSeal:
         return RecordSeal(SealStatus.NONE, f"the seal is not checked: {(error.strerror or str(error)).lower()}")
 
 
-def read_in_subprocess(question: LogQuestion, longest: float = MAX_READ_SECONDS) -> LogAnswer:
-    """Answer a question in a child process, which is ended after `longest` seconds. Raises LogReadError."""
-    try:
-        ended = subprocess.run(
-            python_command(COMMAND),
-            input=pickle.dumps(question),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=longest,
-            start_new_session=True,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        raise LogReadError(
-            f"reading the log took longer than {longest:g} s",
-            "ask for a shorter time, or use `policyengine audit query`",
-        ) from None
-    except OSError as error:
-        raise LogReadError(f"no process could be started: {(error.strerror or str(error)).lower()}") from None
-    if ended.returncode:
-        raise LogReadError(f"the process that read the log ended with status {ended.returncode}")
-    found: LogAnswer | LogReadError = pickle.loads(ended.stdout)
-    if isinstance(found, LogReadError):
-        raise found
-    return found
+class LogReader:
+    """A child process that answers questions, one after the other. It starts with the first question, which takes half a
+    second, and ends when it was idle for `idle` seconds. `longest` is the maximum number of seconds for an answer.
+    Threads take turns.
+    """
+
+    def __init__(self, longest: float = MAX_READ_SECONDS, idle: float = IDLE_SECONDS) -> None:
+        self._longest, self._idle = longest, idle
+        self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._closed = False
+
+    def ask(self, question: LogQuestion) -> LogAnswer:
+        """Return the answer. Raises LogReadError."""
+        with self._lock:
+            try:
+                found = self._exchange(question) if self._process is not None else None
+            except (OSError, EOFError):  # it was idle and has ended
+                found = None
+            if found is None:
+                found = self._begin(question)
+        if isinstance(found.content, LogReadError):
+            raise found.content
+        return found.content
+
+    def close(self) -> None:
+        """End the process, also if it is working; there are no answers any more."""
+        self._closed = True
+        if (process := self._process) is not None:
+            process.kill()
+        with self._lock:
+            self._end()
+
+    def _begin(self, question: LogQuestion) -> LogReply:
+        """Start a new process, and return its answer. Raises LogReadError."""
+        self._end()
+        if self._closed:
+            raise LogReadError("the server is stopping")
+        try:
+            self._start()
+            return self._exchange(question)
+        except (EOFError, ConnectionError):
+            self._end()
+            raise LogReadError("the process that reads the log has ended") from None
+        except OSError as error:
+            self._end()
+            raise LogReadError(f"no process reads the log: {(error.strerror or str(error)).lower()}") from None
+
+    def _start(self) -> None:
+        """Start the process. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._connection = Connection(ours.detach())
+            self._process = subprocess.Popen(
+                python_command(COMMAND.format(theirs.fileno(), self._idle)), pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                env=child_environment(),
+            )  # fmt: skip
+
+    def _exchange(self, question: LogQuestion) -> LogReply:
+        """Send a question to the process, and return its answer. Raises EOFError, OSError, LogReadError."""
+        assert self._connection is not None
+        self._connection.send(question)
+        if not self._connection.poll(self._longest):
+            self._end()
+            hint = "ask for a shorter time, or use `policyengine audit query`"
+            raise LogReadError(f"reading the log took longer than {self._longest:g} s", hint)
+        reply: LogReply = self._connection.recv()
+        return reply
+
+    def _end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
-def main() -> None:
-    """Answer the question on stdin. Printed text goes to stderr, because stdout carries the answer."""
+def main(descriptor: int, idle: float) -> None:
+    """Answer questions that arrive on a socket, until none arrives for `idle` seconds, or its other end is closed."""
     for name in ("SIGHUP", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        found: LogAnswer | LogReadError
-        try:
-            found = answer_question(pickle.load(sys.stdin.buffer))
-        except LogReadError as error:
-            found = error
-        answer.write(pickle.dumps(found))
+    connection = Connection(descriptor)
+    with suppress(EOFError, ConnectionError):
+        while connection.poll(idle):
+            try:
+                content: LogAnswer | LogReadError = answer_question(connection.recv())
+            except LogReadError as error:
+                content = error
+            connection.send(LogReply(content))
 
 
 def answer_question(question: LogQuestion) -> LogAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import Semaphore, get_running_loop
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from policyengine.identity.login.open_id_client import OpenIdClient, Person
 from policyengine.reload import ReloadableEngine
 from policyengine.server.console.cookies import CookieNames, CookieSeal
 from policyengine.server.console.links import OneTimeLink
+from policyengine.server.console.log_readers import LogReaderPool
 from policyengine.server.console.options import ConsoleOptions, LoginSettings
 from policyengine.server.console.records import ConsoleRecords
 from policyengine.server.console.roles import ConsoleRole, RoleRules, unrevoked_roles
@@ -26,7 +27,6 @@ from policyengine.server.console.spent_states import SpentStates
 from policyengine.server.console.throttle import AttemptThrottle
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
-MAX_READERS = 2  # pages that read the log at the same time
 MAX_THREADS = 8
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class ConsoleContext:
     throttle: AttemptThrottle = field(default_factory=AttemptThrottle)
     spent: SpentStates = field(default_factory=SpentStates)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "policyengine-console"))
-    readers: Semaphore = field(default_factory=lambda: Semaphore(MAX_READERS))
+    reading: LogReaderPool = field(default_factory=LogReaderPool)
     _client: tuple[object, OpenIdClient] | None = None
 
     @property

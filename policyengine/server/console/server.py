@@ -81,6 +81,7 @@ def serve_console(
     finally:
         server.should_exit = True
         thread.join(2 * STOP_SECONDS)
+        console.reading.close()
         console.threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -45,7 +45,7 @@ async def answer_decision(visit: ConsoleVisit) -> Response:
     if isinstance(found, Response):
         return found
     record = found.record
-    async with visit.console.readers:
+    async with visit.console.reading.turn():
         walk = await visit.console.run(walk_decision, record, visit.console.engine.kernel)
     return render_visit(
         visit, "decision.html.j2", f"Decision {record.id}", record=record, decision=record.decision, walk=walk,

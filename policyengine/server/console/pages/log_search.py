@@ -15,7 +15,6 @@ from policyengine.audit.query.log_process import (
     LogQuestion,
     LogReadError,
     LogSearch,
-    read_in_subprocess,
 )
 from policyengine.audit.query.query import OUTCOMES, AuditQuery, FieldFilter, QueryAnswer, QueryError, parse_moment
 from policyengine.server.console.context import ConsoleContext, ConsoleVisit
@@ -101,5 +100,5 @@ async def read_log_file(console: ConsoleContext, question: LogQuestion | None) -
     """Answer a question in a child process, when its turn comes. Raises LogReadError."""
     if question is None:
         raise LogReadError("this server writes no decision log", "start it with `--log FILE`")
-    async with console.readers:
-        return await console.run(read_in_subprocess, question)
+    async with console.reading.turn() as reader:
+        return await console.run(reader.ask, question)
