@@ -6,9 +6,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from starlette.responses import RedirectResponse, Response
 
+from policyengine.audit import SystemEvent
+from policyengine.server.console import app
+from policyengine.server.console.context import ConsolePage, ConsoleVisit
 from policyengine.server.console.pages.table import PAGES
-from tests.console.world import Visitor, World, console
+from policyengine.server.console.roles import ConsoleRole
+from tests.console.world import Provider, StartedLogin, Visitor, World, console
 
 PATHS = ("/", "/log", "/sign-in", "/traffic", "/static/console.css", "/nowhere", "/sign-in/link?secret=x")
 
@@ -169,3 +174,57 @@ def test_a_failure_shows_no_detail(world: World, monkeypatch: pytest.MonkeyPatch
     assert page.status == 500
     assert page.text == "the console failed to answer\n"
     assert page.headers["X-Frame-Options"] == "DENY"
+
+
+# ── A page for an act ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def acts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """A row in the table of pages: an act for people who may approve. Return the forms of all acts."""
+    done: list[dict[str, str]] = []
+
+    async def answer_act(visit: ConsoleVisit) -> Response:
+        assert visit.console.records.act(SystemEvent.CONSOLE_SIGNED_IN, visit.person, by="link")
+        done.append(dict(visit.form))
+        return RedirectResponse("/", 303)
+
+    act = ConsolePage("/act/{id}", answer_act, ConsoleRole.APPROVE, "POST")
+    monkeypatch.setattr(app, "PAGES", (*app.PAGES, act))
+    return done
+
+
+def test_an_act_needs_its_role_and_the_token_of_the_session(
+    acts: list[dict[str, str]], signing: World, provider: Provider
+) -> None:
+    for user, status in (("bob", 403), ("alice", 403), ("fay", 303)):
+        provider.claims = {"sub": user}
+        login = StartedLogin.of(signing.visitor())
+        assert login.answer(code=provider.code(login.asked["nonce"])).status == 303
+        token = login.visitor.get("/").field("csrf")
+        assert login.visitor.post("/act/7", {"csrf": token[:-1], "reason": "x"}).status == 403
+        assert login.visitor.post("/act/7", {"csrf": token, "reason": "because"}).status == status
+        assert login.visitor.get("/act/7").status == 405
+    assert acts == [{"reason": "because"}]
+    assert signing.visitor().post("/act/7", {"csrf": token, "reason": "x"}).status == 403
+
+
+def test_two_browsers_of_one_person_have_tokens_of_their_own(
+    acts: list[dict[str, str]], signing: World, provider: Provider
+) -> None:
+    visitors = []
+    for _ in range(2):
+        provider.claims = {"sub": "fay"}
+        login = StartedLogin.of(signing.visitor())
+        login.answer(code=provider.code(login.asked["nonce"]))
+        visitors.append(login.visitor)
+    tokens = [visitor.get("/").field("csrf") for visitor in visitors]
+    assert visitors[0].post("/act/7", {"csrf": tokens[1]}).status == 403
+    assert visitors[1].post("/act/7", {"csrf": tokens[1]}).status == 303
+    assert len(acts) == 1
+
+
+def test_a_row_without_a_title_is_not_in_the_menu(acts: list[dict[str, str]], tmp_path: Path) -> None:
+    with console(tmp_path) as world:
+        menu = world.operator().get("/").text.partition("<nav")[2].partition("</nav>")[0]
+        assert [title for title in ("Overview", "Log", "act") if title in menu] == ["Overview", "Log"]

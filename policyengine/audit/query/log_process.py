@@ -130,8 +130,8 @@ def check_seal(log: Path, folder: Path, record: DecisionRecord) -> RecordSeal:
 
 
 class LogReader:
-    """A child process that answers questions, one after the other. It starts with the first question, which takes half a
-    second, and ends when it was idle for `idle` seconds. `longest` is the maximum number of seconds for an answer.
+    """A child process that answers questions, one after the other. It starts with the first question, which takes half
+    a second, and ends when it was idle for `idle` seconds. `longest` is the maximum number of seconds for an answer.
     Threads take turns.
     """
 
