@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -23,7 +24,7 @@ from policyengine.behavior.local_learner import LocalLearner
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
-from policyengine.behavior.state import DAY, BehaviorState
+from policyengine.behavior.state import DAY, BehaviorState, CallerRow
 from policyengine.plurals import pluralize
 
 _LOG = logging.getLogger("policyengine")
@@ -79,6 +80,11 @@ class BehaviorTracker:
         with self._lock:
             self.learner.has_changed = True
             return self.state.forget(lambda known: known == caller) > 0
+
+    def recent_callers(self, limit: int) -> list[tuple[Caller, CallerRow]]:
+        """Return the callers that were active last, the latest first, with what is known about them."""
+        with self._lock:
+            return list(islice(reversed(self.state.rows.items()), limit))
 
     def describe(self) -> dict[str, Any]:
         """Return where learned behavior is kept, the number of the model, and the number of callers."""

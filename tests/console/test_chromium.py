@@ -147,7 +147,15 @@ def test_signing_in_with_a_link_works_by_keyboard(world: World, browser: Chromiu
 def test_every_page_fits_is_labelled_and_has_contrast(world: World, browser: Chromium, dark: bool) -> None:
     long = "agent-" + "x" * 300
     allowed, confirm = world.decide(body={"amount": 1}), world.decide(agent={"id": long + "\u202e", "issuer": "acme"})
-    pages = ("/", "/log", "/log?outcome=x", f"/decisions/{allowed.id}", f"/decisions/{confirm.id}", "/decisions/x")
+    pages = (
+        "/",
+        "/log",
+        "/log?outcome=x",
+        f"/decisions/{allowed.id}",
+        f"/decisions/{confirm.id}",
+        "/decisions/x",
+        "/behavior",
+    )
     sign_in(browser, world)
     for width in (1280, 400):
         for path in pages:

@@ -111,7 +111,7 @@ PageHandler = Callable[[ConsoleVisit], Awaitable[Response]]
 class ConsolePage:
     """A page, or an act of a page: the path, the role that a person needs, and the handler. `title` is its name in the
     menu; an empty one is not in the menu. Requests for a page in the `background` come from a script, and do not keep a
-    session alive.
+    session alive. A page is in the menu if it `is_listed` for the current policies.
     """
 
     path: str
@@ -120,3 +120,4 @@ class ConsolePage:
     method: str = "GET"
     title: str = ""
     background: bool = False
+    is_listed: Callable[[Engine], bool] = lambda engine: True

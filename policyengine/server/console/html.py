@@ -85,5 +85,5 @@ def menu(pages: tuple[ConsolePage, ...], visit: ConsoleVisit) -> list[dict[str, 
     return [
         {"path": page.path, "title": page.title, "current": page.path == path}
         for page in pages
-        if page.title and page.role in visit.roles
+        if page.title and page.role in visit.roles and page.is_listed(visit.console.engine)
     ]
