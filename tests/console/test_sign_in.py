@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
+from policyengine.engine import Engine
 from policyengine.server.console import sign_in
 from policyengine.server.console.sign_in import own_path
 from policyengine.server.listeners import ServeError
@@ -237,8 +240,6 @@ def test_an_unsigned_id_token_signs_nobody_in(
 
 
 def test_an_id_token_of_another_key_signs_nobody_in(signing: World, provider: Provider) -> None:
-    from joserfc.jwk import ECKey
-
     provider.key = ECKey.generate_key("P-256", {"kid": "k1", "alg": "ES256", "use": "sig"})
     started = StartedLogin.of(signing.visitor())
     assert started.answer(code=provider.code(started.asked["nonce"])).status == 403
@@ -397,3 +398,21 @@ def test_a_provider_that_fails_is_not_asked_again_at_once(signing: World, provid
     for _ in range(5):
         assert signing.visitor().get("/sign-in/start").status == 502
     assert provider.server.asked.count("/.well-known/openid-configuration") == 1
+
+
+def test_a_client_with_a_key_proves_itself_with_an_assertion(tmp_path: Path, provider: Provider) -> None:
+    key = ECKey.generate_key("P-256", {"kid": "c1"})
+    private = key.as_pem(private=True).decode()
+    login = login_of(method="private_key_jwt", secret=lambda: private)
+    with console(tmp_path, provider.url, login, view=["*"]) as world:
+        assert sign_in_as(world, provider)[1].status == 303
+    [form] = provider.forms
+    claims = jwt.decode(form["client_assertion"], key, algorithms=["ES256"]).claims
+    assert (claims["iss"], claims["aud"]) == (CLIENT, provider.url)
+    assert "client_secret" not in form
+
+
+def test_policies_without_the_issuer_start_no_sign_in(signing: World) -> None:
+    signing.server.console.reloading.current = Engine.from_text("anyone { may GET /health }", log=signing.engine.log)
+    assert signing.visitor().get("/sign-in/start").status == 502
+    assert "no policy names the issuer `acme`" in str(signing.records()[-1])
