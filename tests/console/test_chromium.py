@@ -104,7 +104,7 @@ def test_a_person_signs_in_at_a_real_provider_and_comes_back(tmp_path: Path, bro
         "grant_types": ["authorization_code"], "response_types": ["code"],
     }  # fmt: skip
     rules = {"view": ["claim.groups:team-alice"]}
-    with openid_provider([client], people=True) as provider, ExitStack() as entered:
+    with listener, openid_provider([client], people=True) as provider, ExitStack() as entered:
         world = entered.enter_context(console(tmp_path, provider.url, login_of(), listener=listener, **rules))
         browser.open(f"{world.url}/log?outcome=deny")
         assert browser.url.startswith(f"{world.url}/sign-in?next=")

@@ -181,8 +181,8 @@ def test_a_planted_session_id_is_not_adopted(world: World) -> None:
 def test_two_cookies_of_one_name_are_none(world: World) -> None:
     visitor = world.operator()
     name = world.server.console.cookies.name("session")
-    both = f"{name}=planted; {name}={visitor.session}"
-    assert Visitor(world.url).get("/", Cookie=both).status == 303
+    for both in (f"{name}=planted; {name}={visitor.session}", f"{name}={visitor.session}; {name}=planted"):
+        assert Visitor(world.url).get("/", Cookie=both).status == 303
     assert Visitor(world.url).get("/", Cookie=f"{name}={visitor.session}").status == 200
 
 
@@ -195,6 +195,15 @@ def test_after_signing_out_the_cookie_is_worth_nothing(world: World) -> None:
     assert "Clear-Site-Data" in page.headers
     assert thief.get("/").status == 303
     assert thief.get("/traffic").status == 303
+
+
+def test_the_script_of_the_overview_does_not_keep_a_session_alive(world: World) -> None:
+    visitor, sessions = world.operator(), world.server.console.sessions
+    began = sessions._clock()
+    for minutes, path, status in ((20, "/traffic", 200), (29, "/log", 200), (49, "/traffic", 200), (59, "/", 303)):
+        sessions._clock = lambda passed=60 * minutes: began + passed
+        assert visitor.get(path).status == status
+    assert world.records()[-1] == ("console_signed_out", {"user": "operator", "why": "idle"})
 
 
 def test_a_flood_of_started_sign_ins_takes_no_memory(signing: World, provider: Provider) -> None:
