@@ -39,6 +39,9 @@ class SystemEvent(StrEnum):
     STORE_RECOVERED = "store_recovered"
     DIRECTORY_FAILURE = "directory_failure"
     DIRECTORY_RECOVERED = "directory_recovered"
+    HALT = "halt"
+    HALTS_UNREADABLE = "halts_unreadable"
+    HALTS_READABLE = "halts_readable"
     LOG_FAILURE = "log_failure"
     LOG_RECOVERED = "log_recovered"
 

@@ -215,7 +215,7 @@ class Decider:
         if halt is None:
             return None
         decision = compiled.evaluator.deny_halted(request, halt, moment, self.new_id(moment))
-        member = b'"halted":%b,' % encode({"id": halt.id, "message": halt.message})
+        member = b'"halted":%b,' % encode(halt.logged)
         return DecisionBasis(decision, moment, NOTHING_SPENT, (), member, compiled.entities_mark)
 
     def restore_unless_halted(

@@ -272,6 +272,11 @@ class HaltControl:
         return HaltStatus(tuple(known), tuple(failing))
 
     @property
+    def unread(self) -> list[tuple[str, str]]:
+        """The sources that could not be read yet, each with the reason."""
+        return [(one.source.name, one.why) for one in self._sources if one.halts is None]
+
+    @property
     def liftings(self) -> tuple[HaltLifting, ...]:
         """The latest liftings of halts in the store."""
         return self._store.latest.lifted

@@ -70,8 +70,13 @@ class Halt(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
         times = {"since": format_epoch_seconds(self.since), "until": format_epoch_seconds(self.until)}
         return {"id": self.id, **covers, "reason": self.reason, **times, **by}
 
+    @property
+    def logged(self) -> dict[str, object]:
+        """The member of the log lines of requests that the halt covers, from which a replay restores the decision."""
+        return {"id": self.id, "reason": self.reason, "until": format_epoch_seconds(self.until)}
 
-UNREAD_HALT: Final = Halt(UNREAD_ID, UNREAD_MESSAGE, 0, 253_370_764_800, everything=True)  # before the year 9999
+
+UNREAD_HALT: Final = Halt(UNREAD_ID, UNREAD_MESSAGE, 0, 253_339_228_800, everything=True)  # before the year 9999
 
 
 @dataclass(frozen=True, slots=True)
