@@ -18,7 +18,8 @@ WriteSystemLine = Callable[[Mapping[str, object], int], bool]
 
 class SystemNotes:
     """Writes the lines about one server, at most 20 lines of each event per minute; the next line after that says how
-    many were `suppressed`. Lines about halts have no limit, because operators cause them. `worker` is the number of the process, from 0, if there are several processes."""
+    many were `suppressed`. Lines about halts have no limit, because only operators cause them. `worker` is the number
+    of the process, from 0, if there are several processes."""
 
     def __init__(self, write: WriteSystemLine) -> None:
         self._write, self._throttle = write, LogThrottle()

@@ -133,8 +133,11 @@ def parse_file_time(text: str) -> int:
 
 
 def add_to_file(path: Path, halt: Halt) -> None:
-    """Add a halt to a file, which is created if it is missing. Raises HaltError, HaltsUnreadableError, OSError."""
-    halts = HaltFile(path).read() if path.exists() else ()
+    """Add a halt to a file. A missing file is not created, because that would lift the halts that were in it. Raises
+    HaltError, HaltsUnreadableError, OSError."""
+    if not path.exists():
+        raise HaltError(f"`{path}` does not exist", missing_file_hint(path))
+    halts = HaltFile(path).read()
     if len(halts) >= MOST_HALTS:
         raise HaltsFullError(f"`{path}` already has {MOST_HALTS} halts", "lift some of them")
     write_file(path, (*halts, halt))
@@ -169,4 +172,4 @@ def write_file(path: Path, halts: tuple[Halt, ...]) -> None:
 
 
 def missing_file_hint(path: Path) -> str:
-    return f"create it: `echo '{{\"halts\": []}}' > {shlex.quote(str(path))}`"
+    return f"if no halt was in it, create it: `echo '{{\"halts\": []}}' > {shlex.quote(str(path))}`"
