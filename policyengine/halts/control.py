@@ -61,9 +61,13 @@ class FollowedSource:
 
     def read(self) -> None:
         """Raises StoreError and HaltsUnreadableError."""
-        before, self.halts = self.halts, self.source.read()
-        if self.copy is not None and self.halts != before:
-            self.copy.save(time_ns() // 1_000, encode(self.halts), None)
+        self.take(self.source.read())
+
+    def take(self, halts: tuple[Halt, ...]) -> None:
+        """Know these halts from now on."""
+        before, self.halts = self.halts, halts
+        if self.copy is not None and halts != before:
+            self.copy.save(time_ns() // 1_000, encode(halts), None)
 
     def read_copy(self) -> None:
         """Use what other workers have read, if nothing else is known."""
@@ -250,7 +254,7 @@ class HaltControl:
                 self._tell("ended", halt)
         for id, (halt, in_effect) in before.items():
             if in_effect and id not in self._reported:
-                self._tell("lifted", halt, liftings.get(id))
+                self._tell("ended" if halt.until <= now else "lifted", halt, liftings.get(id))
 
     def _tell(self, state: str, halt: Halt, lifting: HaltLifting | None = None) -> None:
         details = {name: value for name, value in halt.to_dict().items() if name != "id"}
@@ -302,7 +306,7 @@ class HaltControl:
 
     def _take(self) -> None:
         """Let decisions of this process use the document that it has just saved."""
-        self._stored.halts = self._store.latest.halts
+        self._stored.take(self._store.latest.halts)
         self._note_success(self._stored)
         if not self.is_followed or self._follower == os.getpid():
             self._publish()
