@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from mmap import mmap
@@ -68,7 +70,9 @@ class WorkerHalts:
     def __init__(self) -> None:
         self._memory = memoryview(mmap(-1, CELL_BYTES * (1 + 2 * SLOT_CELLS)))
         self._cells = self._memory.cast("Q")
-        self._file, self._lock = tempfile.TemporaryFile(), Lock()  # noqa: SIM115  # open as long as the workers run
+        self._lock, (self._file, path) = Lock(), tempfile.mkstemp()
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._file)
 
     def load(self, known: int) -> tuple[int, bytes]:
         while True:
