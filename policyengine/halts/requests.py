@@ -93,7 +93,8 @@ def check_end(end: timedelta | datetime, now: int) -> int:
 
 def parse_end(text: str) -> timedelta | datetime:
     """Parse a duration (`2h`) or a time (`2026-12-01T00:00:00Z`). Raises HaltError."""
-    found = parse_duration(text) or parse_time(text)
+    lasting = parse_duration(text)
+    found = parse_time(text) if lasting is None else lasting
     if found is None:
         raise HaltError(f"`{text}` is neither a duration nor a time", "write it as `2h` or `2026-12-01T00:00:00Z`")
     return found

@@ -137,7 +137,7 @@ def parse_halt(body: bytes, form: BodyFormat) -> HaltRequest:
         raw = decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body)
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
-    given = get_object(raw, "")
+    given = get_object(raw, "") if isinstance(raw, dict) else None
     if given is None:
         raise RequestError("", "a halt must be an object", 'send `{"agent": "…", "reason": "…", "for": "2h"}`')
     check_members(given, MEMBERS, "")

@@ -332,7 +332,9 @@ class Readiness(BaseModel):
     revision: str
     packages: list[str]
     reloads: Reloads
-    halts: Annotated[HaltNumbers | None, Field(description="present while a halt is in effect")] = None
+    halts: Annotated[
+        HaltNumbers | None, Field(description="present while a halt is in effect, or halts cannot be read")
+    ] = None
     observing: Annotated[
         Observing | None, Field(description="present with `serve --observe`, until observe mode ends")
     ] = None
