@@ -96,7 +96,7 @@ def require_readable_halts(engine: Engine) -> None:
     """Refuse to start while it is unknown what is halted. Raises CommandError."""
     for name, why in engine.halting.unread:
         hint = 'a file without halts is `{"halts": []}` (docs/halt.md)'
-        raise CommandError("halts", f"the halts in {name} cannot be read: {why}", hint)
+        raise CommandError("halt", f"the halts in {name} cannot be read: {why}", hint)
 
 
 def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:

@@ -42,7 +42,7 @@ from policyengine.executor import run_in_thread
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.explain.explanation import Explanation
 from policyengine.halts.control import HaltControl
-from policyengine.halts.document import HaltLifting
+from policyengine.halts.document import HaltLift
 from policyengine.halts.requests import MAX_REASON_LENGTH, HaltScope, check_known_names, check_text, make_halt
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
@@ -500,7 +500,7 @@ class Engine:
         check_known_names(halt, self.kernel)
         return self.halting.halt(halt)
 
-    def lift(self, id: str, *, reason: str, by: str = "") -> HaltLifting:
+    def lift(self, id: str, *, reason: str, by: str = "") -> HaltLift:
         """Lift a halt before its end. Raises HaltError and StoreError."""
         check_text("the reason", reason, MAX_REASON_LENGTH)
         return self.halting.lift(id, reason.strip(), by)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from msgspec.json import decode, encode
 
-from policyengine.halts.document import HaltLifting
+from policyengine.halts.document import HaltLift
 from policyengine.halts.errors import HaltError, HaltsUnreadableError
 from policyengine.halts.file import HaltFile
 from policyengine.halts.places import parse_place
@@ -256,7 +256,7 @@ class HaltControl:
             if in_effect and id not in self._reported:
                 self._tell("ended" if halt.until <= now else "lifted", halt, liftings.get(id))
 
-    def _tell(self, state: str, halt: Halt, lifting: HaltLifting | None = None) -> None:
+    def _tell(self, state: str, halt: Halt, lifting: HaltLift | None = None) -> None:
         details = {name: value for name, value in halt.to_dict().items() if name != "id"}
         more = {} if lifting is None else {"lifted_by": lifting.by, "lifting_reason": lifting.reason}
         covers = ", ".join(f"{name} {text}" for name, text in halt.scope.items()) or "everything"
@@ -281,7 +281,7 @@ class HaltControl:
         return [(one.source.name, one.why) for one in self._sources if one.halts is None]
 
     @property
-    def liftings(self) -> tuple[HaltLifting, ...]:
+    def liftings(self) -> tuple[HaltLift, ...]:
         """The latest liftings of halts in the store."""
         return self._store.latest.lifted
 
@@ -293,9 +293,9 @@ class HaltControl:
             self._take()
         return halt
 
-    def lift(self, id: str, reason: str, by: str = "") -> HaltLifting:
+    def lift(self, id: str, reason: str, by: str = "") -> HaltLift:
         """Lift a halt. Raises HaltError and StoreError."""
-        lifting = HaltLifting(id, reason, self.now(), by)
+        lifting = HaltLift(id, reason, self.now(), by)
         with self._lock:
             if self._filed is not None and any(halt.id == id for halt in self._filed.halts or ()):
                 name = self._filed.source.name

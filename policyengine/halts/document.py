@@ -20,7 +20,7 @@ MAX_LIFTINGS: Final = 64  # the latest liftings, so that every process can recor
 ENDED_SECONDS: Final = 86_400  # seconds for which an ended halt is kept, because a clock may be set back
 
 
-class HaltLifting(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class HaltLift(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The end of a halt before its time. `at` is in seconds since 1970."""
 
     id: str
@@ -39,7 +39,7 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
 
     number: int
     halts: tuple[Halt, ...] = ()
-    lifted: tuple[HaltLifting, ...] = ()
+    lifted: tuple[HaltLift, ...] = ()
 
     def adding(self, halt: Halt, now: int) -> HaltDocument:
         """Return the next document, with a halt. Raises HaltsFullError."""
@@ -54,14 +54,14 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
             raise HaltsFullError("the halts are too long", "lift some of them, or halt everything")
         return document
 
-    def lifting(self, lifting: HaltLifting, now: int) -> HaltDocument:
+    def lifting(self, lifting: HaltLift, now: int) -> HaltDocument:
         """Return the next document, without a halt. Raises UnknownHaltError."""
         left = tuple(one for one in self.halts if one.id != lifting.id)
         if len(left) == len(self.halts):
             raise unknown_halt(lifting.id, self.lifted)
         return self._next(now, left, (*self.lifted, lifting)[-MAX_LIFTINGS:])
 
-    def _next(self, now: int, halts: tuple[Halt, ...], lifted: tuple[HaltLifting, ...]) -> HaltDocument:
+    def _next(self, now: int, halts: tuple[Halt, ...], lifted: tuple[HaltLift, ...]) -> HaltDocument:
         """The number is the time in milliseconds or, if that is not higher, one more than the number before."""
         number = max(self.number + 1, now * 1_000)
         if number > MAX_HALTS_NUMBER:
@@ -73,7 +73,7 @@ def most_halts(halt: Halt) -> int:
     return MAX_HALTS_OF_EVERYTHING if halt.everything else MAX_HALTS
 
 
-def unknown_halt(id: str, lifted: tuple[HaltLifting, ...]) -> UnknownHaltError:
+def unknown_halt(id: str, lifted: tuple[HaltLift, ...]) -> UnknownHaltError:
     before = next((one for one in lifted if one.id == id), None)
     if before is None:
         return UnknownHaltError(f"there is no halt `{id}`", "`policyengine halt list` shows all halts")

@@ -28,7 +28,7 @@ from policyengine.time_formats import format_epoch_seconds, parse_time
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
 ID_LENGTH: Final = 12
-MOST_HALTS: Final = MAX_HALTS + MAX_HALTS_OF_EVERYTHING
+MAX_FILE_HALTS: Final = MAX_HALTS + MAX_HALTS_OF_EVERYTHING
 FileStamp = tuple[int, int, int, int, int]
 
 
@@ -114,8 +114,8 @@ def parse_file(raw: bytes, since: int) -> tuple[Halt, ...]:
         halts = tuple(one.to_halt(since) for one in content.halts)
     except (msgspec.MsgspecError, HaltError, ValueError) as error:
         raise HaltsUnreadableError(f"it is damaged: {error}") from None
-    if len(halts) > MOST_HALTS:
-        raise HaltsUnreadableError(f"it has more than {MOST_HALTS} halts")
+    if len(halts) > MAX_FILE_HALTS:
+        raise HaltsUnreadableError(f"it has more than {MAX_FILE_HALTS} halts")
     if len({halt.id for halt in halts}) < len(halts):
         raise HaltsUnreadableError("two of its halts have the same id")
     return halts
@@ -138,8 +138,8 @@ def add_to_file(path: Path, halt: Halt) -> None:
     if not path.exists():
         raise HaltError(f"`{path}` does not exist", missing_file_hint(path))
     halts = HaltFile(path).read()
-    if len(halts) >= MOST_HALTS:
-        raise HaltsFullError(f"`{path}` already has {MOST_HALTS} halts", "lift some of them")
+    if len(halts) >= MAX_FILE_HALTS:
+        raise HaltsFullError(f"`{path}` already has {MAX_FILE_HALTS} halts", "lift some of them")
     write_file(path, (*halts, halt))
 
 

@@ -197,7 +197,8 @@ def build_app(
     )
     add_routes(app, api)
     add_token_routes(app, api)
-    add_halt_routes(app, api, operators)
+    if operators:
+        add_halt_routes(app, api, operators)
     careful = super(DecisionApp, app).__call__
     app.hot = FastPathApp(careful, reloading, tokens, hosts.allowed, body_timeout, build_doors(api))
     app.api = api

@@ -51,7 +51,8 @@ class HaltRequest:
 
 
 def add_halt_routes(app: FastAPI, api: DecisionApi, operators: Collection[str]) -> None:
-    """Add the routes. `operators` are the names of the tokens that may use them."""
+    """Add the routes. `operators` are the names of the tokens that may use them; a server without operators does not
+    have the routes."""
     routes = HaltRoutes(api, frozenset(operators))
     for path, method, handler, extra, responses in (
         ("/halt", "POST", routes.halt, documents.HALT_BODY, documents.HALTED),
@@ -62,6 +63,7 @@ def add_halt_routes(app: FastAPI, api: DecisionApi, operators: Collection[str]) 
             path,
             handler,
             methods=[method],
+            status_code=201 if method == "POST" else 200,
             response_class=Response,
             openapi_extra={**extra, "security": [{"token": []}]},
             responses=responses,

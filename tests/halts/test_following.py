@@ -12,7 +12,7 @@ import pytest
 
 from policyengine import Engine
 from policyengine.halts.control import FAILURES_BEFORE_ALARM, MAX_CLOSE_SECONDS, POLL_SECONDS, HaltControl
-from policyengine.halts.document import HaltDocument, HaltLifting, decode_document, encode_document
+from policyengine.halts.document import HaltDocument, HaltLift, decode_document, encode_document
 from policyengine.halts.errors import HaltError, HaltsFullError, UnknownHaltError
 from policyengine.runtime.halts import UNREAD_MESSAGE, Halt
 from policyengine.stores.base import StoreError
@@ -321,7 +321,7 @@ def test_a_flood_of_liftings_keeps_the_latest() -> None:
     document = HaltDocument(0)
     for number in range(1_000):
         halt = Halt(f"h{number}", "r", NOW, NOW + 60, agent="x")
-        document = document.adding(halt, NOW).lifting(HaltLifting(halt.id, "r", NOW), NOW)
+        document = document.adding(halt, NOW).lifting(HaltLift(halt.id, "r", NOW), NOW)
     assert len(document.lifted) == 64
     assert document.lifted[-1].id == "h999"
 

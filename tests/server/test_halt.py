@@ -103,11 +103,14 @@ def test_only_operators_see_set_and_lift_halts(token: str | None, status: int) -
     assert [one.id for one in engine.halts] == [halt["id"]]
 
 
-@pytest.mark.parametrize("options", [{"operators": ()}, {"token": None}, {"token": None, "operators": ()}])
-def test_without_a_named_operator_nobody_halts(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"operators": ()}, 404), ({"token": None, "operators": ()}, 404), ({"token": None}, 403)],
+)
+def test_without_a_named_operator_nobody_halts(options: dict[str, Any], status: int) -> None:
     engine = create()
     [refused] = ask(engine, ("POST", "/halt", OPS, HALT), **options)
-    assert refused.status_code == 403
+    assert refused.status_code == status
     assert engine.halts == ()
 
 
@@ -282,3 +285,20 @@ def test_a_server_does_not_start_without_its_halt_file(tmp_path: Path) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     missing = tmp_path / "missing.json"
     assert main(["serve", str(tmp_path / "p.policy"), "--port", "0", "--halt-file", str(missing)]) == 1
+
+
+def test_the_openapi_document_has_the_routes_of_operators() -> None:
+    paths = create_app(create(), token=TOKENS, operators=("ops",)).openapi()["paths"]
+    statuses = {
+        (path, method): set(operation["responses"])
+        for path, methods in paths.items()
+        if path.startswith("/halt")
+        for method, operation in methods.items()
+    }
+    assert statuses == {
+        ("/halt", "post"): {"201", "400", "401", "403", "408", "409", "413", "415", "503"},
+        ("/halt", "get"): {"200", "401", "403"},
+        ("/halt/{id}", "delete"): {"200", "400", "401", "403", "404", "503"},
+    }
+    body = paths["/halt"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/NewHalt"}

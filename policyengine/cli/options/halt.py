@@ -98,7 +98,7 @@ def open_store_place(url: str) -> Iterator[StorePlace]:
     with closing(store), report_halt_errors(shown):
         control = HaltControl(store.halts)
         for _, why in control.unread:
-            raise CommandError("store", f"the halts in `{shown}` cannot be read: {why}", None, (("store", shown),))
+            raise CommandError("halt", f"the halts in `{shown}` cannot be read: {why}", None, (("store", shown),))
         yield StorePlace(shown, control)
 
 
@@ -136,11 +136,11 @@ class FilePlace:
         return halt.to_dict()
 
     def lift(self, id: str, reason: str, by: str) -> Mapping[str, Any]:
-        from policyengine.halts.document import HaltLifting
+        from policyengine.halts.document import HaltLift
         from policyengine.halts.file import lift_from_file
 
         lift_from_file(self.path, id)
-        return HaltLifting(id, reason, int(time()), by).to_dict()
+        return HaltLift(id, reason, int(time()), by).to_dict()
 
     def list(self) -> Mapping[str, Any]:
         from policyengine.halts.file import HaltFile
