@@ -252,7 +252,11 @@ class Evaluator:
 
     def find_halt(self, request: Request, halts: HaltSet) -> Halt | None:
         """Return the halt that covers a request, or None."""
-        return find_halt(halts, request, issuer_urls(self.kernel), lambda: self._opening_packages(request))
+        return find_halt(halts, request, self._issuer_urls, lambda: self._opening_packages(request))
+
+    @cached_property
+    def _issuer_urls(self) -> dict[str, str | None]:
+        return issuer_urls(self.kernel)
 
     def _opening_packages(self, request: Request) -> set[str]:
         """Return the packages with a block that opens the endpoint for at least one caller."""

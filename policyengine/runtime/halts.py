@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, TypeAlias
 from unicodedata import normalize
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.values import ABSENT
 from policyengine.time_formats import format_epoch_seconds
 
+Names: TypeAlias = tuple[str | None, ...]  # a folded name, or None for one that is not a text
 NAME_MEMBERS: Final = ("agent", "issuer", "user", "chain_root", "task", "tool")
 SCOPE_MEMBERS: Final = (*NAME_MEMBERS, "place", "package")
 UNREAD_ID: Final = "unread"
@@ -82,10 +84,16 @@ UNREAD_HALT: Final = Halt(UNREAD_ID, UNREAD_MESSAGE, 0, 253_339_228_800, everyth
 @dataclass(frozen=True, slots=True)
 class ArmedHalt:
     """A halt that is ready to be compared with requests. `covers` says whether its place covers an endpoint; None
-    without a place."""
+    without a place. `patterns` are the names that it requires, in their folded form, by member."""
 
     halt: Halt
     covers: Callable[[Endpoint], bool] | None = None
+    patterns: tuple[tuple[str, str], ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = ((name, getattr(self.halt, name)) for name in NAME_MEMBERS)
+        patterns = tuple((name, fold_name(text)) for name, text in named if text is not None)
+        object.__setattr__(self, "patterns", patterns)
 
 
 class HaltSet(tuple[ArmedHalt, ...]):
@@ -100,15 +108,47 @@ class HaltSet(tuple[ArmedHalt, ...]):
         return (self if len(known) == len(self) else HaltSet(known)) if known else None
 
 
-class RequestNames(NamedTuple):
-    """The names in a request that halts compare, each a text in its folded form, or None if it is not a text."""
+class RequestNames:
+    """The names in a request that halts compare, each a text in its folded form, or None if it is not a text. Each kind
+    is read when a halt first needs it. The names of all agents in the chain count, and those of their issuers.
+    """
 
-    agent: tuple[str | None, ...]
-    issuer: tuple[str | None, ...]
-    user: tuple[str | None, ...]
-    chain_root: tuple[str | None, ...]
-    task: tuple[str | None, ...]
-    tool: tuple[str | None, ...]
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    @cached_property
+    def hops(self) -> tuple[tuple[object, object], ...]:
+        """The agent and the issuer of each hop of the chain."""
+        return tuple(read_hops(self._request))
+
+    @cached_property
+    def agent(self) -> Names:
+        return known_names([self._request.fact("agent", "id"), *(agent for agent, _ in self.hops)])
+
+    @cached_property
+    def issuer(self) -> Names:
+        fact = self._request.fact
+        own = fact("agent", "issuer"), fact("credential", "issuer"), fact("user", "issuer")
+        return known_names([*own, *(issuer for _, issuer in self.hops)])
+
+    @cached_property
+    def user(self) -> Names:
+        return known_names([self._request.fact("user", "id"), self._request.fact("credential", "subject")])
+
+    @cached_property
+    def chain_root(self) -> Names:
+        presenter = self._request.fact("agent", "id")
+        own = self._request.fact("user", "id") if presenter is ABSENT else presenter
+        return known_names([self.hops[0][0] if self.hops else own])
+
+    @cached_property
+    def task(self) -> Names:
+        return known_names([self._request.fact("task", "id")])
+
+    @cached_property
+    def tool(self) -> Names:
+        endpoint = self._request.endpoint
+        return (fold_name(endpoint.qualified),) if isinstance(endpoint, ToolEndpoint) else ()
 
 
 def find_halt(
@@ -120,7 +160,7 @@ def find_halt(
     """
     if isinstance(request.endpoint, MalformedEndpoint):
         return None
-    names = read_names(request)
+    names = RequestNames(request)
     covering = (armed.halt for armed in halts if covers_request(armed, request, names, urls, opening))
     return min(covering, key=lambda halt: (-halt.until, halt.id), default=None)
 
@@ -137,42 +177,24 @@ def covers_request(
         return True
     if armed.covers is not None and not armed.covers(request.endpoint):
         return False
-    for member in NAME_MEMBERS:
-        wanted = getattr(halt, member)
-        if wanted is not None and not names_match(member, wanted, getattr(names, member), urls):
+    for member, pattern in armed.patterns:
+        if not names_match(member, pattern, getattr(names, member), urls):
             return False
     return halt.package is None or fold_name(halt.package) in map(fold_name, opening())
 
 
-def names_match(member: str, wanted: str, found: Sequence[str | None], urls: Mapping[str, str | None]) -> bool:
+def names_match(member: str, pattern: str, found: Names, urls: Mapping[str, str | None]) -> bool:
+    """Return whether a folded pattern matches one of the names, or one of them is unknown."""
     if member == "issuer":
-        spellings = issuer_spellings(wanted, urls)
+        spellings = issuer_spellings(pattern, urls)
         return any(name is None or fold_issuer(name) in spellings for name in found)
-    pattern = Glob(fold_name(wanted))
-    return any(name is None or pattern.matches(name) for name in found)
+    if "*" not in pattern:
+        return pattern in found or None in found
+    glob = Glob(pattern)
+    return any(name is None or glob.matches(name) for name in found)
 
 
 # ── Names in a request ────────────────────────────────────────────────────────────────────────
-
-
-def read_names(request: Request) -> RequestNames:
-    """Return the names in a request. The names of all agents in the chain count, and those of their issuers."""
-    presenter, hops = request.fact("agent", "id"), list(read_hops(request))
-    issuers = (
-        request.fact("agent", "issuer"), request.fact("credential", "issuer"), request.fact("user", "issuer"),
-        *(issuer for _, issuer in hops),
-    )  # fmt: skip
-    user = request.fact("user", "id")
-    root = hops[0][0] if hops else user if presenter is ABSENT else presenter
-    endpoint = request.endpoint
-    return RequestNames(
-        agent=known_names([presenter, *(agent for agent, _ in hops)]),
-        issuer=known_names(issuers),
-        user=known_names([user, request.fact("credential", "subject")]),
-        chain_root=known_names([root]),
-        task=known_names([request.fact("task", "id")]),
-        tool=(fold_name(endpoint.qualified),) if isinstance(endpoint, ToolEndpoint) else (),
-    )
 
 
 def read_hops(request: Request) -> Iterator[tuple[object, object]]:
@@ -190,7 +212,7 @@ def read_hops(request: Request) -> Iterator[tuple[object, object]]:
             yield None, None
 
 
-def known_names(raw: Iterable[object]) -> tuple[str | None, ...]:
+def known_names(raw: Iterable[object]) -> Names:
     """Return names in their folded form; None for a name that is not a text. Absent and empty names are left out."""
     return tuple(
         fold_name(name) if isinstance(name, str) else None for name in raw if name is not ABSENT and name != ""
@@ -202,6 +224,8 @@ def known_names(raw: Iterable[object]) -> tuple[str | None, ...]:
 
 def fold_name(name: str) -> str:
     """Return a name without its letter case, the variants of its characters, and the spaces around it."""
+    if name.isascii():
+        return name.lower().strip()
     return normalize("NFKC", normalize("NFKC", name).casefold()).strip()
 
 
