@@ -10,6 +10,7 @@ from msgspec import Struct
 from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadableError, UnknownHaltError
 from policyengine.halts.requests import check_halt
 from policyengine.runtime.halts import Halt
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.stores.halts import MAX_HALTS_BYTES, MAX_HALTS_NUMBER
 from policyengine.time_formats import format_epoch_seconds
 
@@ -76,7 +77,7 @@ def most_halts(halt: Halt) -> int:
 def unknown_halt(id: str, lifted: tuple[HaltLift, ...]) -> UnknownHaltError:
     before = next((one for one in lifted if one.id == id), None)
     if before is None:
-        return UnknownHaltError(f"there is no halt `{id}`", "`policyengine halt list` shows all halts")
+        return UnknownHaltError(f"there is no halt `{quote_input(id)}`", "`policyengine halt list` shows all halts")
     by = f" by {before.by}" if before.by else ""
     return UnknownHaltError(f"the halt `{id}` was already lifted at {format_epoch_seconds(before.at)}{by}")
 

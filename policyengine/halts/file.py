@@ -23,6 +23,7 @@ from policyengine.halts.document import MAX_HALTS, MAX_HALTS_OF_EVERYTHING, unkn
 from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadableError
 from policyengine.halts.requests import check_halt
 from policyengine.runtime.halts import SCOPE_MEMBERS, Halt
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.stores.halts import MAX_HALTS_BYTES
 from policyengine.time_formats import format_epoch_seconds, parse_time
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
@@ -75,7 +76,7 @@ class HaltFile:
     """A halt file that a process reads again when it changes."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._stamp: FileStamp | None = None
         self._halts: tuple[Halt, ...] = ()
 
@@ -125,7 +126,7 @@ def parse_file_time(text: str) -> int:
     """Return a time in seconds since 1970. Raises HaltError."""
     found = parse_time(text)
     if found is None:
-        raise HaltError(f"`{text}` is not a time", "write it as `2026-12-01T00:00:00Z`")
+        raise HaltError(f"`{quote_input(text)}` is not a time", "write it as `2026-12-01T00:00:00Z`")
     return int(found.timestamp())
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from policyengine.check import compile_sources
 from policyengine.halts.errors import HaltError
 from policyengine.runtime.endpoints import Endpoint
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.source import Source
 from policyengine.spec.match_endpoint import place_covers
 
@@ -21,7 +22,7 @@ def parse_place(text: str) -> Callable[[Endpoint], bool]:
     source = f'language 1\npackage halted\nguard "halted" on {text} {{ deny }}\n'
     found, problems = compile_sources([Source("place", source)])
     if found is None:
-        raise HaltError(f"`{text}` is not a place: {problems[0].message}", problems[0].hint or PLACE_HINT)
+        raise HaltError(f"`{quote_input(text)}` is not a place: {problems[0].message}", problems[0].hint or PLACE_HINT)
     if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
-        raise HaltError(f"`{text}` is not a place", PLACE_HINT)
+        raise HaltError(f"`{quote_input(text)}` is not a place", PLACE_HINT)
     return partial(place_covers, found.guards[0].place)

@@ -14,6 +14,7 @@ from policyengine.halts.errors import HaltError
 from policyengine.halts.places import parse_place
 from policyengine.kernel import Kernel
 from policyengine.runtime.halts import SCOPE_MEMBERS, UNREAD_ID, Halt, fold_issuer, fold_name, issuer_spellings
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.time_formats import format_duration, format_epoch_seconds, parse_duration, parse_time
 
 MAX_HALT_TIME: Final = timedelta(days=366)
@@ -40,7 +41,7 @@ class HaltScope(TypedDict, total=False):
 def make_halt(scope: HaltScope, *, everything: bool, reason: str, end: timedelta | datetime, by: str, now: int) -> Halt:
     """Return a new halt with an id of its own. `now` is in seconds since 1970. Raises HaltError."""
     if unknown := set(scope).difference(SCOPE_MEMBERS):
-        raise HaltError(f"a halt has no `{min(unknown)}`", SCOPE_HINT)
+        raise HaltError(f"a halt has no `{quote_input(min(unknown))}`", SCOPE_HINT)
     names: dict[str, Any] = {name: text for name, text in scope.items() if text is not None}
     until = check_end(end, now)
     halt = Halt(secrets.token_hex(ID_BYTES), reason.strip(), now, until, by, everything, **names)
@@ -96,7 +97,9 @@ def parse_end(text: str) -> timedelta | datetime:
     lasting = parse_duration(text)
     found = parse_time(text) if lasting is None else lasting
     if found is None:
-        raise HaltError(f"`{text}` is neither a duration nor a time", "write it as `2h` or `2026-12-01T00:00:00Z`")
+        raise HaltError(
+            f"`{quote_input(text)}` is neither a duration nor a time", "write it as `2h` or `2026-12-01T00:00:00Z`"
+        )
     return found
 
 
@@ -115,4 +118,4 @@ def check_known_names(halt: Halt, kernel: Kernel) -> None:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> HaltError:
     names = sorted(known)
     hint = did_you_mean(name, names) or f"the policies have {', '.join(f'`{one}`' for one in names)}"
-    return HaltError(f"the policies have no {kind} `{name}`", hint)
+    return HaltError(f"the policies have no {kind} `{quote_input(name)}`", hint)
