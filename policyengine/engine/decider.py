@@ -156,7 +156,7 @@ class Decider:
             if behavior is not None and read is not None and charge is not None:
                 is_readable = behavior.note(read, charge)
             if claim is not None and is_readable and (record := self.store.claim(claim, moment // 1_000)) is not None:
-                return self.restore(claim, record)  # another request with this key was decided first
+                return self.restore_unless_halted(request, claim, record)  # another request with this key was first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
