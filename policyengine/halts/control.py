@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, RLock, Thread
-from time import time, time_ns
+from time import monotonic, time, time_ns
 from typing import Final, Protocol
 
 from msgspec.json import decode, encode
@@ -28,6 +28,7 @@ from policyengine.stores.halts import HaltStore, WorkerHalts
 MAX_CLOSE_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.5  # seconds between two reads, so that a halt is known everywhere within a second
 FAILURES_BEFORE_ALARM: Final = 2  # reads, because one read may fail while a file is written
+MAX_SILENT_SECONDS: Final = 5.0  # seconds after which a read that has not ended counts as failed
 FORGET_SECONDS: Final = 3_600  # seconds for which a process keeps an ended halt, because its clock may be set back
 UNREAD: Final = HaltSet((ArmedHalt(UNREAD_HALT),))
 _LOG = logging.getLogger("policyengine")
@@ -52,6 +53,7 @@ class FollowedSource:
     source: HaltSource
     copy: WorkerHalts | None = None
     halts: tuple[Halt, ...] | None = None
+    read_at: float = 0.0  # seconds of the monotonic clock
     failures: int = 0
     why: str = ""
 
@@ -65,7 +67,7 @@ class FollowedSource:
 
     def take(self, halts: tuple[Halt, ...]) -> None:
         """Know these halts from now on."""
-        before, self.halts = self.halts, halts
+        before, self.halts, self.read_at = self.halts, halts, monotonic()
         if self.copy is not None and halts != before:
             self.copy.save(time_ns() // 1_000, encode(halts), None)
 
@@ -272,8 +274,14 @@ class HaltControl:
         """The halts in effect, and the names of the sources that cannot be read."""
         now = self.now()
         known = [halt for followed in self._sources for halt in followed.halts or () if halt.until > now]
-        failing = [one.source.name for one in self._sources if one.is_alarming or one.halts is None]
+        failing = [
+            one.source.name for one in self._sources if one.is_alarming or one.halts is None or self._is_old(one)
+        ]
         return HaltStatus(tuple(known), tuple(failing))
+
+    def _is_old(self, followed: FollowedSource) -> bool:
+        """Return whether the last read is long ago, because the thread waits for a store or a file, or has died."""
+        return self._follower == os.getpid() and monotonic() - followed.read_at > MAX_SILENT_SECONDS
 
     @property
     def unread(self) -> list[tuple[str, str]]:

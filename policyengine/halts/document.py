@@ -44,16 +44,20 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
 
     def adding(self, halt: Halt, now: int) -> HaltDocument:
         """Return the next document, with a halt. Raises HaltsFullError."""
-        halts = tuple(one for one in self.halts if one.until + ENDED_SECONDS > now)
-        if sum(one.everything is halt.everything for one in halts) >= most_halts(halt):
-            raise HaltsFullError(
-                f"there are already {most_halts(halt)} such halts", "lift some of them, or halt everything"
-            )
-        document = self._next(now, (*halts, halt), self.lifted)
-        room = MAX_HALTS_BYTES - (0 if halt.everything else RESERVED_BYTES)
-        if len(encode_document(document)) > room:
-            raise HaltsFullError("the halts are too long", "lift some of them, or halt everything")
+        document = self._next(now, (*self.halts, halt), self.lifted)
+        if document.lacks_room(halt):  # only then, because the clock of this process may be wrong
+            left = tuple(one for one in self.halts if one.until + ENDED_SECONDS > now)
+            document = self._next(now, (*left, halt), self.lifted)
+        if why := document.lacks_room(halt):
+            raise HaltsFullError(why, "lift some of them, or halt everything")
         return document
+
+    def lacks_room(self, halt: Halt) -> str | None:
+        """Return why there is no room for a halt that was added; None if there is."""
+        if sum(one.everything is halt.everything for one in self.halts) > most_halts(halt):
+            return f"there are already {most_halts(halt)} such halts"
+        room = MAX_HALTS_BYTES - (0 if halt.everything else RESERVED_BYTES)
+        return "the halts are too long" if len(encode_document(self)) > room else None
 
     def lifting(self, lifting: HaltLift, now: int) -> HaltDocument:
         """Return the next document, without a halt. Raises UnknownHaltError."""

@@ -171,10 +171,11 @@ class ResilientBehavior:
 
 
 class ResilientHalts:
-    """Halts in a store that may fail. Calls raise StoreError while the store does not answer."""
+    """Halts in a store that may fail. Calls raise StoreError while the store does not answer; `save` also raises it
+    while the clocks differ too much."""
 
-    def __init__(self, halts: HaltStore, reads: StoreBreaker, writes: StoreBreaker) -> None:
-        self._halts, self._reads, self._writes = halts, reads, writes
+    def __init__(self, halts: HaltStore, reads: StoreBreaker, writes: StoreBreaker, agree: Callable[[], None]) -> None:
+        self._halts, self._reads, self._writes, self._agree = halts, reads, writes, agree
         self.is_shared = halts.is_shared
 
     def load(self, known: int) -> tuple[int, bytes]:
@@ -182,6 +183,7 @@ class ResilientHalts:
             return self._halts.load(known)
 
     def save(self, number: int, document: bytes, after: int | None) -> bool:
+        self._agree()
         with self._writes:
             saved = self._halts.save(number, document, after)
         if saved:
@@ -280,7 +282,7 @@ class ResilientStore:
 
     @property
     def halts(self) -> ResilientHalts:
-        return ResilientHalts(self._store.halts, self.reads, self.writes)
+        return ResilientHalts(self._store.halts, self.reads, self.writes, self._agree)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)

@@ -363,3 +363,23 @@ def test_policies_that_are_replaced_read_the_same_halts(tmp_path: Path) -> None:
     held.replace(successor)
     held.current.halt(reason="stop", end=HOUR, place="/more")
     assert outcome(held.current, question("/more", agent=None, user=None)) == "deny halted"
+
+
+def test_a_read_that_does_not_end_is_reported() -> None:
+    engine = create(store=SharedStore())
+    assert outcome(engine, question()) == "allow"
+    assert engine.halting.status.unreadable == ()
+    engine.halting.close()
+    engine.halting._stored.read_at -= 6
+    assert engine.halting.status.unreadable == ("the store",)
+
+
+def test_a_clock_that_is_ahead_removes_no_halt_while_there_is_room() -> None:
+    store, ahead = SharedStore(), Clock()
+    mine = other(store)
+    mine.halt(reason="mine", end=HOUR, agent="bot")
+    ahead.now = BEGIN + 100 * HOUR
+    theirs = create(ahead, store=store)
+    theirs.halt(reason="theirs", end=HOUR, user="bob")
+    mine.halting.refresh()
+    assert outcome(mine, question()) == "deny halted"

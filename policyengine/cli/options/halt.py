@@ -88,6 +88,7 @@ def open_place(
 @contextmanager
 def open_store_place(url: str) -> Iterator[StorePlace]:
     from policyengine.halts.control import HaltControl
+    from policyengine.stores.clock_skew import system_time
     from policyengine.stores.url import StoreUrlError, open_existing_store, parse_store_url
 
     try:
@@ -96,6 +97,7 @@ def open_store_place(url: str) -> Iterator[StorePlace]:
         raise CommandError("store", error.message, error.hint) from None
     shown = parse_store_url(url).shown
     with closing(store), report_halt_errors(shown):
+        store.check(system_time())  # a wrong clock would set a wrong end
         control = HaltControl(store.halts)
         for _, why in control.unread:
             raise CommandError("halt", f"the halts in `{shown}` cannot be read: {why}", None, (("store", shown),))
