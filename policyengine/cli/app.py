@@ -191,7 +191,8 @@ def _invoke(arguments: list[str]) -> int | None:
     """
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     wanted = " ".join(arguments[:words])
-    if wanted in COMMANDS:
+    lists_commands = wanted in GROUPS and arguments[words : words + 1] in (["--help"], ["-h"])
+    if wanted in COMMANDS and not lists_commands:
         app, name, rest = build_application([wanted], alone=True), f"policyengine {wanted}", arguments[words:]
     else:
         app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments
