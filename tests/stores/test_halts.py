@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from policyengine import Engine
 from policyengine.halts.control import HaltControl
 from policyengine.halts.store_halts import StoreHalts
 from policyengine.runtime.halts import Halt
@@ -19,7 +20,7 @@ from policyengine.stores.base import Store, StoreError, StoreFullError
 from policyengine.stores.halts import MAX_HALTS_BYTES, HaltStore, WorkerHalts
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
-from tests.halts.halting import HOUR, create, outcome, question
+from tests.halts.halting import HOUR, POLICY, create, outcome, question
 from tests.server.processes import started
 from tests.stores.servers import Server, running, wait_for
 
@@ -154,7 +155,7 @@ def test_redis_loses_no_acknowledged_halt_when_processes_are_killed(redis_server
 def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_killed(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--appendonly", "yes") as server:
         url = f"{server.url}?timeout=2s"
-        engine = create(store=open_store(url))
+        engine = Engine.from_text(POLICY, store=open_store(url))
         halts = [engine.halt(reason="r", end=HOUR, agent=f"agent {number}").id for number in range(50)]
         server.kill()
         server.start()
@@ -164,7 +165,7 @@ def test_redis_that_appends_to_a_file_loses_no_acknowledged_halt_when_it_is_kill
 def test_redis_that_keeps_nothing_gets_the_halts_back_from_a_running_process(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         url = f"{server.url}?timeout=2s"
-        engine = create(store=open_store(url))
+        engine = Engine.from_text(POLICY, store=open_store(url))
         assert outcome(engine, question()) == "allow"
         halt = engine.halt(reason="stop", end=HOUR, agent="bot")
         server.kill()
@@ -180,7 +181,7 @@ def known(url: str) -> tuple[Halt, ...]:
 
 def test_a_store_that_stops_answering_keeps_the_known_halts(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
-        engine = create(store=open_store(server.url))
+        engine = Engine.from_text(POLICY, store=open_store(server.url))
         engine.halt(reason="stop", end=HOUR, agent="bot")
         assert outcome(engine, question()) == "deny halted"
         server.pause()
@@ -204,3 +205,9 @@ def test_a_damaged_row_keeps_the_known_halts(tmp_path: Path, damage: str) -> Non
         asked.execute(damage)
     wait_for(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
     assert outcome(engine, question()) == "deny halted"
+
+
+def test_a_server_with_a_wrong_clock_cannot_halt(redis_server: Server) -> None:
+    engine = create(store=open_store(redis_server.url))  # its clock is months behind
+    with pytest.raises(StoreError, match="the clock of this server is"):
+        engine.halt(reason="stop", end=HOUR, agent="bot")
