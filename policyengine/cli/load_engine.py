@@ -36,24 +36,27 @@ def load_engine(
     clock: Clock | None = None,
     store: str = "memory:",
     identity: Path | None = None,
+    halt_file: Path | None = None,
 ) -> Engine:
     """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Raises
     CommandError."""
     from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
+    from policyengine.engine.options import EngineOptions
     from policyengine.entities.errors import EntitiesError
     from policyengine.identity.config.model import IdentityConfigError
     from policyengine.stores.base import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
-    bundle, kept = _find_bundle(paths, trusted), _store(store)
+    bundle = _find_bundle(paths, trusted)
+    options: EngineOptions = {"clock": clock, "log": log, "store": _store(store), "halt_file": halt_file}
     try:
         with show_progress("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, **options)
             else:
-                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
+                engine = Engine.load(*paths, entities=entities, **options)
             engine.verify_credentials(identity)
     except PolicyError as error:
         raise policy_error(error) from None

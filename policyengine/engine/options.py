@@ -25,11 +25,13 @@ class EngineOptions(TypedDict, total=False):
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
     the state that decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps
     learned behavior in memory or in a folder, and is opened only if the policies read learned facts; the default is the
-    memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself.
+    memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself. `halt_file`
+    is a file with halts, besides those in the store (`docs/halt.md`).
     """
 
     behavior: BehaviorTracker | SharedTracker | Path | None
     clock: Clock
+    halt_file: Path | str | None
     ids: Callable[[datetime], str]
     log: DecisionLog | None
     store: Store | None

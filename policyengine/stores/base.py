@@ -13,6 +13,7 @@ from policyengine.runtime.limits import STORE_UNANSWERED, ChargeResult
 if TYPE_CHECKING:
     from policyengine.stores.behavior import BehaviorStore
     from policyengine.stores.credential_marks import CredentialMarks
+    from policyengine.stores.halts import HaltStore
 
 
 class StoreError(Exception):
@@ -69,6 +70,11 @@ class Store(Protocol):
     @property
     def behavior(self) -> BehaviorStore | None:
         """The learned behavior that processes share; None if only this process uses the store."""
+        ...
+
+    @property
+    def halts(self) -> HaltStore:
+        """The halts of operators."""
         ...
 
     def check(self, now: int) -> None:

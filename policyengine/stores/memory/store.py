@@ -27,6 +27,7 @@ from policyengine.runtime.limits import (
 from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.stores.halts import HaltStore, MemoryHalts
 from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
@@ -70,6 +71,7 @@ class MemoryStore:
         self.fullness = CapacityAlarm()
         self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
         self.skew = ClockSkew(max_skew)
+        self.halts: HaltStore = MemoryHalts()
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}

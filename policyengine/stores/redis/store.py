@@ -36,6 +36,7 @@ from policyengine.stores.redis.connection import (
 )
 from policyengine.stores.redis.credential_marks import MARK, RedisMarks
 from policyengine.stores.redis.finish_decision import BACK, finish
+from policyengine.stores.redis.halts import SAVE_HALTS, RedisHalts
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import CLAIM, CLAIMED_STEP, RedisIdempotencyKeys
 from policyengine.stores.redis.rates import MAX_DECISIONS_PER_CALL, RATES
@@ -55,7 +56,21 @@ from policyengine.stores.redis.step import (
 from policyengine.stores.transition import digest_parts
 
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, CALLER, SAVE_DOCUMENT, VERSION)
+SCRIPTS = (
+    RATES,
+    STEP,
+    BACK,
+    FETCH,
+    REPORT,
+    CLAIM,
+    CLAIMED_STEP,
+    MARK,
+    PROBE,
+    CALLER,
+    SAVE_DOCUMENT,
+    VERSION,
+    SAVE_HALTS,
+)
 
 
 class RedisStore:
@@ -71,6 +86,7 @@ class RedisStore:
         self._wires = ConnectionPool(client, SCRIPTS, self.ping)
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.halts = RedisHalts(client, self._run)
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 
     def ping(self) -> None:

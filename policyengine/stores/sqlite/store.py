@@ -26,6 +26,8 @@ from policyengine.stores.sqlite import behavior, credential_marks, history
 from policyengine.stores.sqlite.behavior import SqliteBehavior
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
+from policyengine.stores.sqlite.halts import TABLES as HALT_TABLES
+from policyengine.stores.sqlite.halts import SqliteHalts
 from policyengine.stores.sqlite.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite.state import (
     give_back,
@@ -125,6 +127,10 @@ class SqliteStore:
     @property
     def behavior(self) -> SqliteBehavior:
         return SqliteBehavior(self._step, self._looked)
+
+    @property
+    def halts(self) -> SqliteHalts:
+        return SqliteHalts(self._step)
 
     def check(self, now: int) -> None:
         self.time(now)
@@ -332,7 +338,7 @@ class SqliteStore:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        connection.executescript(TABLE + credential_marks.TABLES + PROBE_TABLE)
+        connection.executescript(TABLE + credential_marks.TABLES + HALT_TABLES + PROBE_TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
