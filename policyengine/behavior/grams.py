@@ -224,10 +224,8 @@ class GramSums:
             return
         weight = CLASS_UNIT * MAX_ROW_EVENTS // max(row.gram_total, MAX_ROW_EVENTS) * PART_UNIT // part
         whole, first, shared = self._counts, self._first, self._shared
-        for place in range(GRAM_ENTRIES):
-            count = row.gram_counts[place]
+        for tag, count in zip(row.grams, row.gram_counts, strict=True):
             if count:
-                tag = row.grams[place]
                 whole[tag] += count * weight
                 if not first[tag]:
                     first[tag] = caller
@@ -284,6 +282,8 @@ class ScoreTails:
                 own = SCORE_LENGTHS * (1 + maturity) + length
                 first = (own if kind else length) * SCORE_BUCKETS
                 place, tail = (kind * SCORE_LENGTHS + length) * SCORE_BUCKETS, 0
+                if not any(scores[place : place + SCORE_BUCKETS]):
+                    continue
                 for bucket in range(SCORE_BUCKETS - 1, -1, -1):
                     tail += scores[place + bucket]
                     self._sums[first + bucket] += tail

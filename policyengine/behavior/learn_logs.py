@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LearnedLine
@@ -23,16 +25,29 @@ def learn_lines(
     out, so that learning a log a second time changes nothing.
     """
     read, fold = filter.read, state.fold
-    for position, line in enumerate(lines):
-        found = read(position, line)
-        if found is None:
-            continue
-        if isinstance(found, FailureReport):
-            state.fold_failure(found.caller)
-        else:
-            fold(found, settings_of)
+    with without_collections():
+        for position, line in enumerate(lines):
+            found = read(position, line)
+            if found is None:
+                continue
+            if isinstance(found, FailureReport):
+                state.fold_failure(found.caller)
+            else:
+                fold(found, settings_of)
     if filter.tally.learned:
         state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Pause the search for cyclic garbage: learning makes none, and the search visits the rows of all callers."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def known_times(state: BehaviorState) -> dict[Caller, int]:

@@ -189,15 +189,19 @@ class BehaviorState:
 
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
         """Change the row of the caller by a decision. Return the facts of its request."""
-        at, caller, group = event.at, event.caller, event.group
-        self.learn_if_due(at, settings_of)
+        at, caller, group, endpoint, run, outcome, clamped, released, shape, letter = event
+        if at // DAY != self.learned_day:
+            self.learn_if_due(at, settings_of)
         settings = settings_of(group)
-        if event.released:
+        if released:
             settings = settings.release()
-        row = self.row_at(caller, at, settings)
-        tags = RequestTags(self.tagger.tag(event.endpoint), event.run, event.shape, event.letter)
+        known = self._rows.get(caller)
+        row = self._new_row(caller, at) if known is None else known.row
+        if at // HOUR != row.hour:
+            advance(row, at, settings)
+        tags = RequestTags(self.tagger.tag(endpoint), run, shape, letter)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), tags, at, settings)
-        apply_decision(row, reading, tags, at, event.outcome, event.clamped, settings)
+        apply_decision(row, reading, tags, at, outcome, clamped, settings)
         self._keep(caller, group, row, settings)
         return reading
 
@@ -218,7 +222,8 @@ class BehaviorState:
             settings = usual.release() if flags & RELEASED else usual
             if row is None:
                 row = self._new_row(caller, at)
-            advance(row, at, settings)
+            if at // HOUR != row.hour:
+                advance(row, at, settings)
             tags = RequestTags(endpoint, run, shape, letter)
             reading = read_behavior(row, model, tags, at, settings)
             apply_decision(row, reading, tags, at, outcome, bool(flags & CLAMPED), settings)

@@ -8,6 +8,7 @@ from policyengine.behavior.bulk.event_table import EventTable, too_many_callers
 from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LearnedLine
 from policyengine.behavior.bulk.model_days import ModelDays
+from policyengine.behavior.learn_logs import without_collections
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import MAX_CALLERS, BehaviorState, SettingsOf
 
@@ -16,7 +17,7 @@ def learn_with_duckdb(
     lines: Iterable[LearnedLine], filter: LineFilter, state: BehaviorState, settings_of: SettingsOf
 ) -> None:
     """Learn as `learn_lines` does, with the same result. Raises BulkError, OSError."""
-    with EventTable.open(state.tagger) as table:
+    with without_collections(), EventTable.open(state.tagger) as table:
         days = ModelDays(state.learned_day)
         for position, line in enumerate(lines):
             found = filter.read(position, line)

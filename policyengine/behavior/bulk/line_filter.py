@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from policyengine.behavior.bulk.log_lines import LearnedLine, LoggedOutcome
 from policyengine.behavior.events import ALLOWED, BehaviorEvent, Caller, event_time
@@ -17,7 +17,6 @@ from policyengine.behavior.state import DAY
 
 MAX_DISTANCE: Final = 100_000  # lines after which a repetition or a report is not recognized any more
 NANOSECONDS: Final = 1_000  # of a microsecond
-Content = TypeVar("Content")
 
 
 @dataclass(slots=True)
@@ -51,25 +50,23 @@ class LineFilter:
     def __init__(self, known: Mapping[Caller, int], now: int) -> None:
         self._known, self._end = known, now + DAY
         self._latest: dict[Caller, int] = {}
-        self._seen: RecentPositions[None] = RecentPositions()
-        self._allowed: RecentPositions[Caller] = RecentPositions()  # decisions whose failure can be reported
+        self._recent = RecentDecisions()
         self.tally = LogTally()
 
     def read(self, position: int, line: LearnedLine) -> BehaviorEvent | FailureReport | None:
         """Return what is learned from a line; None if nothing is."""
         if isinstance(line, LoggedOutcome):
-            caller = self._allowed.pop(line.decision, position)
+            caller = self._recent.take(line.decision, position)
             return None if caller is None or not line.failed else self._report(caller, line.time)
-        if not self._seen.add(line.id, position, None):
-            return None  # each repetition of an idempotency key has its own line
         event, tally = line.event, self.tally
+        reportable = event.caller if event is not None and event.outcome == ALLOWED else None
+        if not self._recent.add(line.id, position, reportable):
+            return None  # each repetition of an idempotency key has its own line
         tally.decisions += 1
         if event is None:
             tally.unidentified += line.gap is EventGap.UNIDENTIFIED
             tally.unknown += line.gap is EventGap.UNKNOWN
             return None
-        if event.outcome == ALLOWED:
-            self._allowed.add(line.id, position, event.caller)
         return event if self._is_learned(event.at, event.caller) else None
 
     def _report(self, caller: Caller, time: int) -> FailureReport | None:
@@ -103,25 +100,31 @@ class LineFilter:
         return True
 
 
-class RecentPositions(Generic[Content]):
-    """The positions of decisions of the last MAX_DISTANCE lines, by id, each with a content."""
+class RecentDecisions:
+    """The positions of the decisions of the last MAX_DISTANCE lines, by id, with the callers whose failure can be
+    reported."""
 
     def __init__(self) -> None:
-        self._recent: dict[str, tuple[int, Content]] = {}
-        self._older: dict[str, tuple[int, Content]] = {}
+        self._recent: dict[str, tuple[int, Caller | None]] = {}
+        self._older: dict[str, tuple[int, Caller | None]] = {}
         self._turn = 0  # the position from which recent decisions are older ones
 
-    def add(self, id: str, position: int, content: Content) -> bool:
+    def add(self, id: str, position: int, caller: Caller | None) -> bool:
         """Add a decision. Return False, and change nothing, if it was added in the last lines."""
         if position >= self._turn:
             self._older, self._recent, self._turn = self._recent, {}, position + MAX_DISTANCE
         found = self._recent.get(id) or self._older.get(id)
         if found is not None and position - found[0] <= MAX_DISTANCE:
             return False
-        self._recent[id] = position, content
+        self._recent[id] = position, caller
         return True
 
-    def pop(self, id: str, position: int) -> Content | None:
-        """Remove a decision, and return its content; None if it was not added in the last lines."""
-        found = self._recent.pop(id, None) or self._older.pop(id, None)
-        return None if found is None or position - found[0] > MAX_DISTANCE else found[1]
+    def take(self, id: str, position: int) -> Caller | None:
+        """Return the caller of a decision, once; None if the decision was not allowed or not added in the last
+        lines."""
+        for decisions in (self._recent, self._older):
+            found = decisions.get(id)
+            if found is not None:
+                decisions[id] = found[0], None
+                return found[1] if position - found[0] <= MAX_DISTANCE else None
+        return None

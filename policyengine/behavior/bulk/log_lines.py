@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -59,6 +59,7 @@ class LoggedOutcome(NamedTuple):
     failed: bool
 
 
+Tag: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_TAG)]
 LearnedLine: TypeAlias = LoggedDecision | LoggedOutcome
 
 
@@ -66,14 +67,14 @@ class BehaviorMember(Struct):
     """The part of the member `behavior` of a line from which behavior is learned."""
 
     group: str = msgspec.field(name="class")
-    event: int
+    event: Annotated[int, msgspec.Meta(ge=0)]
     model: str
     read: int
     instance: str = ""
     version: str = ""
-    run: int = 0
-    shape: int = 0
-    letter: int = 0
+    run: Tag = 0
+    shape: Tag = 0
+    letter: Tag = 0
     clamped: bool = False
     released: bool = False
 
@@ -157,7 +158,7 @@ class LineDecoder:
             return LoggedOutcome(time, outcome.decision, outcome.status is not None and outcome.status >= FAILED_STATUS)
         if members.call != DECIDE or members.request is None:
             return None
-        if decision.gate in UNIDENTIFIED_GATES:
+        if decision.gate in UNIDENTIFIED_GATES or (members.behavior is not None and not members.behavior.event):
             return LoggedDecision(time, decision.id, None, EventGap.UNIDENTIFIED)
         event = self._event(members, decision, time)
         return None if event is None else LoggedDecision(time, decision.id, event)
@@ -165,10 +166,7 @@ class LineDecoder:
     def _event(self, members: LearnedMembers, decision: DecisionMember, time: int) -> BehaviorEvent | None:
         """Return the event that a line states; None if it must be parsed completely."""
         logged, outcome = members.behavior, OUTCOME_CODES.get(decision.outcome)
-        if logged is None or outcome is None or logged.event <= 0:
-            return None
-        tags = logged.run, logged.shape, logged.letter
-        if min(tags) < 0 or max(tags) > MAX_TAG:
+        if logged is None or outcome is None:
             return None
         if self._reader is not None and not self._is_complete(logged, decision, self._reader):
             return None

@@ -94,7 +94,7 @@ def changed(path, value):
     [
         ("v", 3), ("v", "2"), ("time", "2027-01-04 08:00:00Z"), ("time", "2027-01-04T08:00:00.00000+Z"),
         ("time", "2027-02-30T08:00:00.000000Z"), ("time", None), ("call", "answer"), ("call", None), ("request", None),
-        ("request", []), ("behavior", {"unreadable": True}), ("behavior.event", 0), ("behavior.event", None),
+        ("request", []), ("behavior", {"unreadable": True}), ("behavior.event", -1), ("behavior.event", None),
         ("behavior.run", 2**32), ("behavior.shape", -1), ("behavior.letter", "x"), ("behavior.class", None),
         ("decision.outcome", "maybe"), ("decision.id", 7), ("decision.principal", "x"), ("beyond_json", []),
         ("decision", None),
@@ -104,9 +104,17 @@ def test_other_lines_are_parsed_completely(path, value):
     assert decode(changed(path, value)) is None
 
 
-@pytest.mark.parametrize("gate", ["identity", "malformed_path", "failure"])
-def test_decisions_about_unknown_callers_are_counted(gate):
-    line = changed("decision.gate", gate)
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("decision.gate", "identity"),
+        ("decision.gate", "malformed_path"),
+        ("decision.gate", "failure"),
+        ("behavior.event", 0),
+    ],
+)
+def test_decisions_about_unknown_callers_are_counted(path, value):
+    line = changed(path, value)
     assert decode(line) == parse(line) == LoggedDecision(decode(line).time, "id-1", None, EventGap.UNIDENTIFIED)
 
 
