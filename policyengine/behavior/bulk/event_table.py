@@ -11,7 +11,7 @@ from operator import itemgetter
 from struct import Struct
 from typing import Any, Final
 
-from policyengine.audit.query.duck import has_duckdb, open_private_database
+from policyengine.audit.query.duck import open_private_database
 from policyengine.audit.query.query import QueryError
 from policyengine.behavior.bulk.bulk_error import BulkError
 from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
@@ -61,8 +61,7 @@ class EventTable:
     @contextmanager
     def open(tagger: Tagger) -> Iterator[EventTable]:
         """Open a table in a private folder, which is removed at the end. Raises BulkError, OSError."""
-        if not has_duckdb() or find_spec("numpy") is None:
-            raise BulkError("DuckDB and numpy are not installed", install_command("audit,behavior"))
+        check_duckdb()
         try:
             with open_private_database(TEMPORARY, DATABASE_BYTES) as connection:
                 yield EventTable(connection, tagger)
@@ -143,6 +142,12 @@ class EventTable:
         ).fetchall()
         callers = list(self._callers)
         return {callers[number]: place for number, place in found}
+
+
+def check_duckdb() -> None:
+    """Check that DuckDB and numpy are installed. Raises BulkError."""
+    if find_spec("duckdb") is None or find_spec("numpy") is None:
+        raise BulkError("DuckDB and numpy are not installed", install_command("audit,behavior"))
 
 
 def too_many_callers() -> BulkError:

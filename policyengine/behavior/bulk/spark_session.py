@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -27,17 +28,19 @@ SETTINGS: Final = {
     "spark.ui.showConsoleProgress": "false",
 }
 MAX_ERROR_LENGTH: Final = 300
+FAILURE_HINT: Final = "the logs and the policies must be at the same paths on all machines of Spark"
+STDERR: Final = 2
 
 
 def check_spark() -> None:
     """Check that Spark can be started. Raises BulkError."""
     if find_spec("pyspark") is None or find_spec("pyarrow") is None:
         raise BulkError("pyspark and pyarrow are not installed", install_command(EXTRA))
-    if java() is None:
+    if find_java() is None:
         raise BulkError("Spark needs Java, which was not found", JAVA_HINT)
 
 
-def java() -> str | None:
+def find_java() -> str | None:
     """Return the program that runs Java, or None."""
     home = os.environ.get("JAVA_HOME")
     return shutil.which(str(Path(home) / "bin" / "java")) if home else shutil.which("java")
@@ -53,35 +56,40 @@ def open_session() -> Iterator[Any]:
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     active = SparkSession.getActiveSession()
-    try:
-        session = active or build_session()
-    except (PySparkException, RuntimeError) as error:
-        raise BulkError(f"Spark did not start: {first_line(error)}", JAVA_HINT) from None
-    try:
-        yield session
-    except PySparkException as error:
-        raise BulkError(f"Spark failed: {first_line(error)}", "the log of Spark has more") from None
-    except Exception as error:
-        if type(error).__module__.startswith("py4j"):
-            raise BulkError(f"Spark failed: {first_line(error)}", "the log of Spark has more") from None
-        raise
-    finally:
-        if active is None:
-            session.stop()
+    with tempfile.TemporaryFile() as log:
+        try:
+            session = active or build_session(log.fileno())
+        except (PySparkException, RuntimeError) as error:
+            raise BulkError(f"Spark did not start: {last_line(error)}", JAVA_HINT) from None
+        try:
+            yield session
+        except Exception as error:
+            if isinstance(error, PySparkException) or type(error).__module__.startswith("py4j"):
+                raise BulkError(f"Spark failed: {last_line(error)}", FAILURE_HINT) from None
+            raise
+        finally:
+            if active is None:
+                session.stop()
 
 
-def build_session() -> Any:
+def build_session(log: int) -> Any:
+    """Start Spark. Its Java process writes its messages to the file `log`, not between those of the command."""
     from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder.appName("policyengine behavior learn")
-    master = os.environ.get("MASTER", "local[*]")
-    settings = {**SETTINGS, **(LOCAL if master.startswith("local") else {})}
-    for name, value in settings.items():
+    builder, master = SparkSession.builder.appName("policyengine behavior learn"), os.environ.get("MASTER", "local[*]")
+    for name, value in {**SETTINGS, **(LOCAL if master.startswith("local") else {})}.items():
         builder = builder.config(name, value)
-    return builder.master(master).getOrCreate()
+    stderr = os.dup(STDERR)
+    os.dup2(log, STDERR)
+    try:
+        return builder.master(master).getOrCreate()
+    finally:
+        os.dup2(stderr, STDERR)
+        os.close(stderr)
 
 
-def first_line(error: Exception) -> str:
-    """Return the line of an error that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def last_line(error: Exception) -> str:
+    """Return the line of an error that says what happened: the last one before the frames of Java."""
+    text = str(error).partition("\n\nJVM stacktrace")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\tat ")]
     return (lines[-1] if lines else type(error).__name__)[:MAX_ERROR_LENGTH]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, assert_never
 
 import typer
 
@@ -88,6 +88,7 @@ def learn(
 
     for log in logs:
         check_log(log)
+    check_place(on)
     known = load_learning_policies(policies)
     folder = open_folder(output, create=True)
     held, skipped = lock_folder(folder), LineWarnings()
@@ -118,6 +119,23 @@ def learn(
     show_learned(Screen(), counts, state, found)
     Screen().line(f"wrote {output}" if counts.learned else f"{output} is unchanged")
     return 0
+
+
+def check_place(on: LearningPlace) -> None:
+    """Check that what learns is installed. Raises CommandError."""
+    from policyengine.behavior.bulk.event_table import check_duckdb
+    from policyengine.behavior.bulk.spark_session import check_spark
+
+    with report_bulk_errors(on):
+        match on:
+            case LearningPlace.THREAD:
+                pass
+            case LearningPlace.DUCKDB:
+                check_duckdb()
+            case LearningPlace.SPARK:
+                check_spark()
+            case _:
+                assert_never(on)
 
 
 @contextmanager
