@@ -50,7 +50,7 @@ class LineFilter:
     def __init__(self, known: Mapping[Caller, int], now: int) -> None:
         self._known, self._end = known, now + DAY
         self._latest: dict[Caller, int] = {}
-        self._recent = RecentDecisions()
+        self._recent = DecisionWindow()
         self.tally = LogTally()
 
     def read(self, position: int, line: LearnedLine) -> BehaviorEvent | FailureReport | None:
@@ -100,7 +100,7 @@ class LineFilter:
         return True
 
 
-class RecentDecisions:
+class DecisionWindow:
     """The positions of the decisions of the last MAX_DISTANCE lines, by id, with the callers whose failure can be
     reported."""
 

@@ -43,6 +43,7 @@ from policyengine.behavior.state import DAY, MAX_CALLERS, BehaviorState, CallerR
 
 FIRST: Final = -(2**62)
 BLOCK_BITS: Final = 33  # of a number of `monotonically_increasing_id` for the place in its partition
+PLACED: Final = ["agent", "kind", "place", "data"]
 LINES_OF: Final = ["agent", "kind", "place", "at", "data"]
 WHOLE_BYTES: Final = 64 * 2**20  # assumed size of a compressed or packed file
 
@@ -113,11 +114,11 @@ class SparkLearner:
         from pyspark.sql import functions as F
 
         decisions, outcomes = lines.where(f"kind = {DECISION}"), lines.where(f"kind = {OUTCOME}")
-        agents = decisions.where("agent NOT LIKE '#%'").select("id", "agent").distinct()
-        known = outcomes.drop("agent").join(agents, "id")
-        return decisions.select("agent", "kind", "place", "data").unionByName(
-            known.select("agent", "kind", "place", "data")
-        ).withColumn("at", F.lit(NO_TIME).cast("long")).select(LINES_OF)  # fmt: skip
+        known = decisions.select(PLACED)
+        if not outcomes.isEmpty():
+            agents = decisions.where("agent NOT LIKE '#%'").select("id", "agent")
+            known = known.unionByName(outcomes.drop("agent").join(agents, "id").select(PLACED))
+        return known.withColumn("at", F.lit(NO_TIME).cast("long")).select(LINES_OF)
 
     def _filter(self, lines: Any, now: int) -> Any:
         known = self._session.sparkContext.broadcast(known_times(self._state))

@@ -15,7 +15,7 @@ from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState
 
 KEY = b"a key of the tests"
-START = datetime(2027, 1, 4, 8, tzinfo=UTC)
+START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 NOW = 2_000_000_000_000  # milliseconds
 SETTINGS = ProfileSettings("work", ready_runs=3, ready_days=2)
 ENDPOINTS = ("POST /auth", "GET /data/**", "GET /data/**", "POST /report")

@@ -62,7 +62,7 @@ def test_the_command_learns_on_spark(environment, tmp_path):
     from policyengine.behavior.folder import BehaviorFolder
     from tests.behavior.bulk.logs import make_lines, write_lines
 
-    write_lines(tmp_path / "log.jsonl", make_lines(1, days=3))
+    write_lines(tmp_path / "log.jsonl", make_lines(1, days=2))
     (tmp_path / "work.policy").write_text(
         'language 1\npackage work\nissuer acme { url "https://a.example"  scopes none }\n'
         'agent "agent-*" { issued by acme  acts alone  may GET /data/** }\n'
