@@ -112,8 +112,25 @@ class OutcomeMember(Struct):
     subject: dict[str, Any] = {}
 
 
-class SkippedMember(Struct):
-    """An object in a line, of which nothing is decoded."""
+class HttpMember(Struct):
+    """The part of a logged request that says whether it has a query."""
+
+    path: str = ""
+    query: Raw | UnsetType = UNSET
+
+
+class QuestionMember(Struct):
+    """The part of the member `request` of a line that says whether the request has a payload."""
+
+    body: Raw | UnsetType = UNSET
+    args: Raw | UnsetType = UNSET
+    request: HttpMember | None = None
+
+    @property
+    def has_payload(self) -> bool:
+        http = self.request
+        has_query = http is not None and (http.query is not UNSET or "?" in http.path)
+        return has_query or self.body is not UNSET or self.args is not UNSET
 
 
 class LearnedMembers(Struct):
@@ -126,7 +143,7 @@ class LearnedMembers(Struct):
     behavior: BehaviorMember | None = None
     decision: DecisionMember | None = None
     outcome: OutcomeMember | None = None
-    request: SkippedMember | None = None
+    request: QuestionMember | None = None
     beyond_json: Raw | UnsetType = UNSET
 
 
@@ -168,7 +185,7 @@ class LineDecoder:
         logged, outcome = members.behavior, OUTCOME_CODES.get(decision.outcome)
         if logged is None or outcome is None:
             return None
-        if self._reader is not None and not self._is_complete(logged, decision, self._reader):
+        if self._reader is not None and not self._is_complete(members, logged, decision, self._reader):
             return None
         principal = decision.principal or NO_PRINCIPAL
         names = principal.issuer, principal.agent, logged.instance, logged.version
@@ -183,16 +200,16 @@ class LineDecoder:
             logged.clamped, logged.released, logged.shape, logged.letter,
         )  # fmt: skip
 
-    def _is_complete(self, logged: BehaviorMember, decision: DecisionMember, reader: BehaviorReader) -> bool:
-        """Return whether a line states what the policies would determine from its request."""
-        if decision.revision != self._revision or (reader.reads_payloads and not logged.shape):
+    def _is_complete(
+        self, members: LearnedMembers, logged: BehaviorMember, decision: DecisionMember, reader: BehaviorReader
+    ) -> bool:
+        """Return whether a line states what the policies would determine from its request. A line of an earlier version
+        of this program may lack the tags that later versions learn."""
+        if decision.revision != self._revision:
             return False
-        profile = reader.classes.profile_of(logged.group)
-        return not (
-            (profile.steps and not logged.letter)
-            or (profile.version is not None and not logged.version)
-            or (profile.run_key is not None and not logged.run)
-        )
+        if reader.reads_payloads and not logged.shape and members.request is not None and members.request.has_payload:
+            return False
+        return bool(logged.letter) or not reader.classes.profile_of(logged.group).steps
 
     def _time(self, text: str) -> int:
         """Return a time as logs write it in microseconds since 1970. Raises ValueError."""
