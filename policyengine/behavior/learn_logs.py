@@ -6,11 +6,11 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from policyengine.behavior.bulk.event_queue import EventQueue
 from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LearnedLine
 from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder, SavedRow
-from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.operator_files import remove_requests, request_paths
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState, SettingsOf
@@ -24,16 +24,13 @@ def learn_lines(
     Decisions that are not later than the latest decision that the state already contained about their caller are left
     out, so that learning a log a second time changes nothing.
     """
-    read, fold = filter.read, state.fold
+    queue = EventQueue(state, settings_of)
     with without_collections():
         for position, line in enumerate(lines):
-            found = read(position, line)
-            if found is None:
-                continue
-            if isinstance(found, FailureReport):
-                state.fold_failure(found.caller)
-            else:
-                fold(found, settings_of)
+            found = filter.read(position, line)
+            if found is not None:
+                queue.add(found)
+        queue.flush()
     if filter.tally.learned:
         state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
 

@@ -230,6 +230,21 @@ class BehaviorState:
         if row is not None and name is not None:
             self._keep(caller, name, row, settings)
 
+    def has_room(self, callers: int) -> bool:
+        """Return whether so many new callers need not make room for each other."""
+        return len(self._rows) + callers <= self._most
+
+    def sort_latest(self, callers: Iterable[Caller]) -> None:
+        """Make these callers the most recently active ones, the last of them at the end."""
+        rows, new = self._rows, self._new
+        for caller in callers:
+            known = rows.pop(caller, None)
+            if known is not None:
+                rows[caller] = known
+                if caller in new:
+                    del new[caller]
+                    new[caller] = None
+
     def fold_failure(self, caller: Caller) -> None:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
         found = self._rows.get(caller)

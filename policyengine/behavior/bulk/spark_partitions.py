@@ -12,16 +12,17 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from policyengine.behavior.bulk.event_queue import moment_of
 from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
 from policyengine.behavior.bulk.log_lines import LearnedLine, LineDecoder, LoggedDecision, LoggedOutcome
 from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
 from policyengine.behavior.bulk.policy_source import PolicySource
-from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
+from policyengine.behavior.events import FAILED, Caller, Tagger
 from policyengine.behavior.learn import ModelSums
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.model import decode_content
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
-from policyengine.behavior.state import CLAMPED, RELEASED, BehaviorState, CallerMoment, CallerRow, SettingsOf
+from policyengine.behavior.state import BehaviorState, CallerMoment, CallerRow, SettingsOf
 
 # The kinds of rows.
 DECISION, OUTCOME, NOTES = 0, 1, 2
@@ -127,18 +128,9 @@ def filtered_rows(
             found = filter.read(place, line)
             if found is not None:
                 at = NO_TIME if isinstance(found, FailureReport) else found.at
-                yield agent, EVENT, place, at, _ENCODE(pack_event(found, tagger))
+                yield agent, EVENT, place, at, _ENCODE(PackedEvent(found.caller, moment_of(found, tagger)))
         tally.merge(filter.tally)
     yield "", SUMS, 0, NO_TIME, _ENCODE(tally)
-
-
-def pack_event(found: BehaviorEvent | FailureReport, tagger: Tagger) -> PackedEvent:
-    if isinstance(found, FailureReport):
-        return PackedEvent(found.caller, (found.at, "", 0, 0, FAILED, 0, 0, 0))
-    flags = CLAMPED * found.clamped + RELEASED * found.released
-    endpoint = tagger.tag(found.endpoint)
-    moment = found.at, found.group, endpoint, found.run, found.outcome, flags, found.shape, found.letter
-    return PackedEvent(found.caller, moment)
 
 
 # ── Folding ───────────────────────────────────────────────────────────────────────────────────

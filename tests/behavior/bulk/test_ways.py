@@ -9,23 +9,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.behavior.bulk import event_table, line_filter
+from policyengine.behavior.bulk import event_queue, event_table, line_filter
 from policyengine.behavior.bulk.bulk_error import BulkError
 from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
 from policyengine.behavior.events import Tagger
 from policyengine.behavior.learn_logs import learn_lines
+from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import BehaviorState
 from tests.behavior.bulk.logs import KEY, START, content, decision, learn, make_lines, outcome, write_lines
 
 
+def fold_one_by_one(lines, filter, state, settings_of):
+    """Fold each line when it is read, as an engine does."""
+    for position, line in enumerate(lines):
+        found = filter.read(position, line)
+        if isinstance(found, FailureReport):
+            state.fold_failure(found.caller)
+        elif found is not None:
+            state.fold(found, settings_of)
+    if filter.tally.learned:
+        state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
+
+
 def both(logs, **options):
-    """Learn logs in a thread and with DuckDB, check that the result is the same, and return it."""
-    found, tally, messages = learn(logs, learn_lines, **options)
-    again = learn(logs, learn_with_duckdb, **options)
-    assert content(again[0]) == content(found)
-    assert again[1:] == (tally, messages)
-    assert again[0].learned_day == found.learned_day
+    """Learn logs in a thread and with DuckDB, check that the result is the same as line by line, and return it."""
+    found, tally, messages = learn(logs, fold_one_by_one, **options)
+    for way in (learn_lines, learn_with_duckdb):
+        again = learn(logs, way, **options)
+        assert content(again[0]) == content(found)
+        assert again[1:] == (tally, messages)
+        assert again[0].learned_day == found.learned_day
     return found, tally
+
+
+@pytest.mark.parametrize("most", [3, 5, 100])
+def test_callers_make_room_as_if_lines_are_folded_one_by_one(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(event_queue, "MAX_QUEUED", 40)
+    path = write_lines(tmp_path / "log.jsonl", make_lines(9))
+    found, again = (
+        learn([path], way, BehaviorState(Tagger(KEY), most=most))[0] for way in (fold_one_by_one, learn_lines)
+    )
+    assert content(again) == content(found)
+    assert list(again._new) == list(found._new)
+    assert again._instances == found._instances
+    assert len(found.rows) == min(most, 7)
 
 
 def test_a_log_gives_the_same_with_duckdb(tmp_path):
@@ -99,9 +126,9 @@ def test_a_repeated_decision_counts_once(tmp_path):
 def test_an_agent_with_too_many_instances_gives_the_same(tmp_path, monkeypatch):
     lines = make_lines(8, agents=2)
     path = write_lines(tmp_path / "log.jsonl", lines)
-    found = learn([path], learn_lines, BehaviorState(Tagger(KEY), most_instances=2))
-    again = learn([path], learn_with_duckdb, BehaviorState(Tagger(KEY), most_instances=2))
-    assert content(found[0]) == content(again[0])
+    ways = fold_one_by_one, learn_lines, learn_with_duckdb
+    found = [learn([path], way, BehaviorState(Tagger(KEY), most_instances=2))[0] for way in ways]
+    assert content(found[0]) == content(found[1]) == content(found[2])
     assert len(found[0].rows) == 4
 
 
