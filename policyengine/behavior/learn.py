@@ -14,6 +14,7 @@ from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, m
 from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails
 from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
+    EMPTY_MODEL,
     FORMAT,
     MODEL_VERSION,
     BehaviorModel,
@@ -98,11 +99,16 @@ NO_MARGINS: Final = Margins(0, 0, 0, False)
 
 
 def learn_model(
-    rows: Iterable[tuple[Caller, str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
+    rows: Iterable[tuple[Caller, str, BehaviorRow]],
+    settings_of: SettingsOf,
+    now: int,
+    serial: int,
+    tags: str,
+    before: BehaviorModel = EMPTY_MODEL,
 ) -> BehaviorModel:
     """Learn a model from the rows of callers, each with the name of its class. Classes are learned only from callers
     that are ready by their own runs and days, and that were active within the `learn` period. All instances and
-    versions of an agent are one principal. No row is kept."""
+    versions of an agent are one principal. The groups are those of the model `before`. No row is kept."""
     classes: dict[ClassName, ClassLearner] = {}
     for caller, group, row in rows:
         settings = settings_of(group)
@@ -113,7 +119,8 @@ def learn_model(
                 learner = classes[name] = ClassLearner(settings, now)
             learner.add(caller.agent, row)
     learned = tuple(learner.learn(name) for name, learner in sorted(classes.items(), key=lambda item: item[0]))
-    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, learned))
+    known = before.content
+    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, learned, known.groups, known.grouped))
 
 
 class ClassLearner:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -17,11 +17,19 @@ from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import Caller, Tagger
-from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.folder import RESTORE_HINT, BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.local_learner import LocalLearner
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
+from policyengine.behavior.recent_file import RecentFile
+from policyengine.behavior.recent_requests import (
+    DayRequests,
+    RecentRequests,
+    RequestsError,
+    first_ready,
+)
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerRow
@@ -30,6 +38,7 @@ from policyengine.plurals import pluralize
 _LOG = logging.getLogger("policyengine")
 KEY_BYTES: Final = 32
 SAVE_SECONDS: Final = 60.0
+PART_REQUESTS: Final = 65_536  # maximum requests of one saved part
 CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
@@ -46,6 +55,8 @@ class BehaviorTracker:
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._recent: RecentFile | None = None
+        self._recorded: dict[int, int] = {}  # the number of saved requests of each day
         self._keeping = Lock()
         self.learner = learner = LocalLearner(self.state, self._saver, saved=folder is not None)
         self.counts, self._lock = learner.counts, learner.lock
@@ -70,6 +81,7 @@ class BehaviorTracker:
         state.rows = folder.load_rows(model.content.serial)
         tracker = cls(state, folder)
         tracker._saves = saves
+        tracker._load_recent(folder)
         tracker.follow_operators(folder)
         return tracker
 
@@ -141,8 +153,10 @@ class BehaviorTracker:
             if self.folder is not None:
                 self.follow_operators(self.folder)
             self._learn_model()
+            self._search_groups()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
+                self._save_recent(self.folder)
                 remove_requests(self.folder, self._handled)
             if self._failing:
                 self._failing = False
@@ -183,6 +197,7 @@ class BehaviorTracker:
                 self.state.rows, self.state.model = rows, model
             self.state.learned_day = self.state.model.content.made // DAY
             self._saved_model = model.content.serial
+        self._load_recent(folder)
 
     def _save(self, folder: BehaviorFolder) -> None:
         """Save the model, if it is new, and the rows, if they changed. Raises OSError."""
@@ -201,9 +216,61 @@ class BehaviorTracker:
         if state.learns or settings_of is None or not state.is_due(last):
             return
         rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._packed_rows())
-        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags)
+        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags, state.model)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
+
+    # ── Groups ────────────────────────────────────────────────────────────────────────────────
+
+    def _search_groups(self) -> None:
+        """Search groups in the requests of the last days, once a day."""
+        state = self.state
+        day = max(list(state.requests.days), default=0)
+        if not day or not state.searches or not state.is_search_due(day * DAY):
+            return
+        ready, earlier = first_ready(self._ready_days()), state.model.content.groups
+        found = find_groups_of(state.requests, earlier, ready, state.members, day)
+        with self._lock:
+            if found is None:
+                state.searches = False
+            elif state.model.content.groups == earlier:  # otherwise an operator removed a member meanwhile
+                state.model = state.model.with_groups(found, day)
+
+    def _ready_days(self) -> Iterator[tuple[Caller, int]]:
+        """Yield each caller with the day on which it became ready."""
+        with self._lock:
+            callers = list(self.state.rows)
+        for begin in range(0, len(callers), CHUNK):
+            with self._lock:
+                found = [(caller, self.state.rows.get(caller)) for caller in callers[begin : begin + CHUNK]]
+            yield from ((caller, known.row.ready_day) for caller, known in found if known is not None)
+
+    def _load_recent(self, folder: BehaviorFolder) -> None:
+        """Continue with the requests that were saved. Raises BehaviorFolderError."""
+        file, requests = RecentFile(folder), RecentRequests()
+        try:
+            for part in file.load():
+                requests.merge(part)
+        except RequestsError as error:
+            raise BehaviorFolderError(f"the requests in `{folder.path}` are damaged: {error}", RESTORE_HINT) from None
+        self._recorded = {day: each.count for day, each in requests.days.items()}
+        with self._lock:
+            self.state.requests = requests
+        self._recent = file
+
+    def _save_recent(self, folder: BehaviorFolder) -> None:
+        """Save the requests that are not saved yet. On a new day, the file begins again, without old days. Raises
+        OSError."""
+        days, recorded = dict(self.state.requests.days), self._recorded
+        file = self._recent or RecentFile(folder)
+        if not days or all(recorded.get(day) == each.count for day, each in days.items()):
+            return
+        counts = {day: days[day].count for day in sorted(days)}
+        if days.keys() == recorded.keys() and self._recent is not None:
+            file.append(packed_days(days, recorded, counts))
+        else:
+            file.replace(folder, packed_days(days, {}, counts))
+        self._recent, self._recorded = file, counts
 
     def _packed_rows(self) -> Iterator[SavedRow]:
         """Yield every row as it is at some moment of the call. Decisions wait for a chunk at most."""
@@ -229,3 +296,10 @@ class BehaviorTracker:
         if self._saves >= 0:
             os.close(self._saves)
             self._saves = -1
+
+
+def packed_days(days: Mapping[int, DayRequests], begins: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[bytes]:
+    """Yield the requests of each day between two numbers, packed in parts."""
+    for day, end in ends.items():
+        for begin in range(begins.get(day, 0), end, PART_REQUESTS):
+            yield days[day].pack(begin, min(begin + PART_REQUESTS, end))

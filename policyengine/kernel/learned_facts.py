@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 
 from policyengine import kernel as k
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import LEARNED_FACTS, learned_name
 
 
 def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
@@ -15,10 +15,10 @@ def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
 
 
 def learned_fact_names(kernel: k.Kernel) -> frozenset[str]:
-    """Return the names, without `behavior.`, of the learned facts that the rules of a kernel read."""
+    """Return the names (`learned_name`) of the learned facts that the rules of a kernel read."""
     if not kernel.reads_behavior:
         return frozenset()
-    return frozenset(fact.path[1] for fact in learned_facts(rules_of(kernel)))
+    return frozenset(learned_name(fact.path) for fact in learned_facts(rules_of(kernel)))
 
 
 def rules_of(kernel: k.Kernel) -> tuple[object, ...]:

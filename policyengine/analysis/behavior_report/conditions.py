@@ -22,7 +22,7 @@ from policyengine.spec.kleene import conjunction
 from policyengine.spec.match_endpoint import place_covers
 from policyengine.spec.step_count import count_steps
 from policyengine.spec.step_facts import SpecifiedRequest
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import LEARNED_FACTS, learned_name
 
 NO_REQUEST: Final = Request.from_mapping({"request": {"method": "GET", "path": "/"}})
 NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -150,7 +150,7 @@ class ConditionEvaluator:
         if found is None:
             if len(self._values) >= MAX_CACHED_VALUES:
                 self._values.clear()
-            bound = {path: learned[path[1]] for path in LEARNED_FACTS if path[1] in learned}
+            bound = {path: learned[name] for path in LEARNED_FACTS if (name := learned_name(path)) in learned}
             facts = Facts(self._kernel, NO_REQUEST, EMPTY_DIRECTORY, NO_TIME, bound, {})
             found = self._values[key] = value_of(condition, facts)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from policyengine.behavior.events import DENIED, BehaviorEvent, Caller, Tagger
@@ -48,6 +48,15 @@ class EventColumns:
             self.runs.append(run & MAX_TAG)
             return True
         return False
+
+    def extend(self, other: EventColumns, numbers: Sequence[int]) -> None:
+        """Add the events of another window within this one. `numbers` are the numbers of its callers here."""
+        count = min(len(other.runs), MAX_EVENTS - len(self))  # another thread may be adding an event
+        offset = other.begin - self.begin
+        self.times.extend(map(offset.__add__, other.times[:count]))
+        self.callers.extend(map(numbers.__getitem__, other.callers[:count]))
+        self.endpoints.extend(other.endpoints[:count])
+        self.runs.extend(other.runs[:count])
 
     def _count(self, caller: int) -> bool:
         """Count an event of a caller. Return whether the caller may have another event."""

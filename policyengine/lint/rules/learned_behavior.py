@@ -110,7 +110,7 @@ def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def reads_habits(condition: k.Expr) -> bool:
     """Return whether a condition reads a learned fact that is neutral for new callers."""
-    return any(fact.path != SEQUENCE for fact in learned_facts(condition))
+    return any(fact.path != SEQUENCE and fact.path[0] == "behavior" for fact in learned_facts(condition))
 
 
 def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:

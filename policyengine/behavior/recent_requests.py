@@ -1,0 +1,142 @@
+"""The requests of the last days, in which groups of callers are searched: in memory, and as bytes for a file.
+
+Requests are kept by day, because a search begins when a day has ended.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec import MsgspecError, Struct, msgpack
+
+from policyengine.behavior.events import ALLOWED, DENIED, MAX_TIME, Caller
+from policyengine.behavior.lockstep.bounds import DAY
+from policyengine.behavior.lockstep.columns import MAX_TAG, CallerNumbers, EventColumns
+
+SEARCHED_DAYS: Final = 3  # schedules that repeat only daily are recognized from the third day on
+MAX_DAY_EVENTS: Final = 2**20
+
+
+class RequestsError(Exception):
+    """The error for packed requests that are damaged; the text says why."""
+
+
+class RequestsPart(Struct, array_like=True, frozen=True):
+    """Requests of some callers (issuer and agent) on one day, in columns of little-endian 32-bit numbers."""
+
+    day: int
+    callers: tuple[tuple[str, str], ...]
+    times: bytes
+    numbers: bytes
+    endpoints: bytes
+    runs: bytes
+
+
+class DayRequests:
+    """The requests of one day. All instances and versions of an agent are one caller. `left_out` counts the requests
+    beyond MAX_DAY_EVENTS, MAX_CALLERS, and the maximum of one caller."""
+
+    def __init__(self, day: int) -> None:
+        self.day = day
+        self.columns = EventColumns(day * DAY, (day + 1) * DAY)
+        self.numbers = CallerNumbers()
+        self.full = 0
+
+    @property
+    def left_out(self) -> int:
+        return self.full + self.columns.crowded
+
+    def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
+        """Add a request."""
+        if len(self.columns) >= MAX_DAY_EVENTS:
+            self.full += 1
+            return
+        self.columns.add(at, self.numbers.number(Caller(issuer, agent)), endpoint, run, ALLOWED)
+
+    @property
+    def count(self) -> int:
+        """The number of requests. Another thread may be adding one, whose last column counts."""
+        return len(self.columns.runs)
+
+    def pack(self, begin: int, end: int) -> bytes:
+        """Return a part of the requests, by their numbers."""
+        columns, part = self.columns, slice(begin, end)
+        chosen = columns.callers[part]
+        used = sorted(set(chosen))
+        places = {number: place for place, number in enumerate(used)}
+        callers = self.numbers.callers()
+        return msgpack.encode(
+            RequestsPart(
+                self.day, tuple(callers[number][:2] for number in used), columns.times[part].tobytes(),
+                array("I", map(places.__getitem__, chosen)).tobytes(), columns.endpoints[part].tobytes(),
+                columns.runs[part].tobytes(),
+            )
+        )  # fmt: skip
+
+
+class RecentRequests:
+    """The requests of the last SEARCHED_DAYS days, and of the current one. It is not thread-safe."""
+
+    def __init__(self) -> None:
+        self.days: dict[int, DayRequests] = {}
+
+    def __len__(self) -> int:
+        return sum(len(requests.columns) for requests in self.days.values())
+
+    @property
+    def left_out(self) -> int:
+        """The number of requests that were left out because there were too many."""
+        return sum(requests.left_out for requests in self.days.values())
+
+    def add(self, at: int, caller: Caller, endpoint: int, run: int, outcome: int) -> None:
+        """Add a decision. Denied requests are left out: a caller that may do nothing could otherwise move with any
+        other caller."""
+        if outcome != DENIED:
+            self._day(at // DAY).add(at, caller.issuer, caller.agent, endpoint, run)
+
+    def _day(self, day: int) -> DayRequests:
+        found = self.days.get(day)
+        if found is None:
+            found = self.days[day] = DayRequests(day)
+            for old in [each for each in self.days if day - each > SEARCHED_DAYS]:
+                del self.days[old]
+        return found
+
+    def merge(self, raw: bytes) -> None:
+        """Add packed requests. Raises RequestsError."""
+        try:
+            part = msgpack.decode(raw, type=RequestsPart)
+        except MsgspecError as error:
+            raise RequestsError(str(error)) from None
+        columns = [part.times, part.numbers, part.endpoints, part.runs]
+        if not 0 <= part.day <= MAX_TIME // DAY or len({len(column) for column in columns}) > 1 or len(part.times) % 4:
+            raise RequestsError("the columns have different lengths")
+        times, numbers, endpoints, runs = (array("I", column) for column in columns)
+        if len(numbers) and (max(numbers) >= len(part.callers) or max(times) >= DAY):
+            raise RequestsError("a number is out of range")
+        requests, begin = self._day(part.day), part.day * DAY
+        for at, number, endpoint, run in zip(times, numbers, endpoints, runs, strict=True):
+            requests.add(begin + at, *part.callers[number], endpoint, run)
+
+    def window(self, until: int) -> tuple[EventColumns, list[Caller]]:
+        """Return the requests of the days before a day, with their callers by number. Decisions may be added to other
+        days meanwhile."""
+        columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), CallerNumbers()
+        for day in sorted(self.days):
+            if until - SEARCHED_DAYS <= day < until:
+                requests = self.days[day]
+                columns.extend(requests.columns, list(map(numbers.number, requests.numbers.callers())))
+        return columns, numbers.callers()
+
+
+def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], int]:
+    """Return since when each agent is ready, in milliseconds since 1970, from the first day of each of its callers; 0
+    is a caller that never was ready."""
+    found: dict[tuple[str, str], int] = {}
+    for caller, day in rows:
+        if day:
+            name = caller.issuer, caller.agent
+            found[name] = min(found.get(name, MAX_TAG), day)
+    return {name: day * DAY for name, day in found.items()}
