@@ -131,11 +131,12 @@ class BehaviorModel:
 
     def with_groups(self, groups: tuple[CallerGroup, ...], day: int) -> BehaviorModel:
         """Return the next model, with the groups that were found in the requests before a day."""
-        content = msgspec.structs.replace(
-            self.content, version=MODEL_VERSION, format=FORMAT, serial=self.content.serial + 1, groups=groups,
-            grouped=day,
-        )  # fmt: skip
-        return BehaviorModel(content)
+        serial = self.content.serial + 1
+        return BehaviorModel(msgspec.structs.replace(self.content, serial=serial, groups=groups, grouped=day))
+
+    def replace_groups(self, groups: tuple[CallerGroup, ...], day: int) -> BehaviorModel:
+        """Return this model, which no process has read yet, with these groups."""
+        return BehaviorModel(msgspec.structs.replace(self.content, groups=groups, grouped=day))
 
     def without_members(self, keys: Container[str]) -> BehaviorModel:
         """Return the model without some members of groups: the next one, or this one if none of them is in a group."""

@@ -6,15 +6,17 @@ Requests are kept by day, because a search begins when a day has ended.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeAlias
 
 from msgspec import MsgspecError, Struct, msgpack
 
 from policyengine.behavior.events import ALLOWED, DENIED, MAX_TIME, Caller
 from policyengine.behavior.lockstep.bounds import DAY
 from policyengine.behavior.lockstep.columns import MAX_TAG, CallerNumbers, EventColumns
+from policyengine.behavior.row import BehaviorRow
 
+TaughtRow: TypeAlias = tuple[Caller, str, BehaviorRow]
 SEARCHED_DAYS: Final = 3  # schedules that repeat only daily are recognized from the third day on
 MAX_DAY_EVENTS: Final = 2**20
 
@@ -131,12 +133,32 @@ class RecentRequests:
         return columns, numbers.callers()
 
 
-def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], int]:
-    """Return since when each agent is ready, in milliseconds since 1970, from the first day of each of its callers; 0
-    is a caller that never was ready."""
-    found: dict[tuple[str, str], int] = {}
-    for caller, day in rows:
+class FirstReady:
+    """Since when each agent is ready: the first day of each of its callers."""
+
+    def __init__(self) -> None:
+        self._days: dict[tuple[str, str], int] = {}
+
+    def note(self, caller: Caller, day: int) -> None:
+        """Note the day on which a caller became ready; 0 if it never was."""
         if day:
             name = caller.issuer, caller.agent
-            found[name] = min(found.get(name, MAX_TAG), day)
-    return {name: day * DAY for name, day in found.items()}
+            self._days[name] = min(self._days.get(name, MAX_TAG), day)
+
+    def note_all(self, rows: Iterable[TaughtRow]) -> Iterator[TaughtRow]:
+        """Note the callers of rows, and yield them."""
+        for caller, group, row in rows:
+            self.note(caller, row.ready_day)
+            yield caller, group, row
+
+    def times(self) -> Mapping[tuple[str, str], int]:
+        """Return the times in milliseconds since 1970, by issuer and name."""
+        return {name: day * DAY for name, day in self._days.items()}
+
+
+def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], int]:
+    """Return since when each agent is ready, from the days on which its callers became ready."""
+    found = FirstReady()
+    for caller, day in rows:
+        found.note(caller, day)
+    return found.times()

@@ -104,7 +104,7 @@ class BehaviorState:
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
-        self.searches = True  # whether `fold` searches groups
+        self.searched_day = 0  # the day of the latest search, also if it failed
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -205,7 +205,7 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
-        if settings.groups and self.searches and self.is_search_due(at):
+        if settings.groups and self.is_search_due(at):
             self.search_groups(at)
         if event.released:
             settings = settings.release()
@@ -311,16 +311,15 @@ class BehaviorState:
 
     def is_search_due(self, at: int) -> bool:
         """Return whether groups were not searched on this day yet."""
-        return self.model.content.grouped != at // DAY
+        return at // DAY not in (self.model.content.grouped, self.searched_day)
 
     def search_groups(self, at: int) -> None:
-        """Search groups in the requests of the last days, before the day of a time. Without numpy, or without new
-        requests, nothing changes."""
+        """Search groups in the requests of the last days, before the day of a time. If the search fails, the groups
+        stay."""
         day, rows = at // DAY, ((caller, found.row.ready_day) for caller, found in self._rows.items())
         found = find_groups_of(self.requests, self.model.content.groups, first_ready(rows), self.members, day)
-        if found is None:
-            self.searches = False
-        else:
+        self.searched_day = day
+        if found is not None:
             self.model = self.model.with_groups(found, day)
 
 

@@ -22,6 +22,7 @@ from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.local_learner import LocalLearner
+from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
 from policyengine.behavior.recent_file import RecentFile
 from policyengine.behavior.recent_requests import (
@@ -55,6 +56,7 @@ class BehaviorTracker:
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._pools = PoolSearch()
         self._recent: RecentFile | None = None
         self._recorded: dict[int, int] = {}  # the number of saved requests of each day
         self._keeping = Lock()
@@ -141,6 +143,7 @@ class BehaviorTracker:
 
     def start(self) -> None:
         """Start the thread of this process. It holds the folder from now on, unless another process does."""
+        self._pools.restart()
         self._saver.start()
 
     def keep(self) -> None:
@@ -153,11 +156,13 @@ class BehaviorTracker:
             if self.folder is not None:
                 self.follow_operators(self.folder)
             self._learn_model()
-            self._search_groups()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
                 self._save_recent(self.folder)
                 remove_requests(self.folder, self._handled)
+            self._search_groups()  # last, because it may take minutes
+            if self.folder is not None and self._saves >= 0:
+                self._save(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("learned behavior is saved again", extra={"event": "behavior_saved"})
@@ -226,14 +231,15 @@ class BehaviorTracker:
         """Search groups in the requests of the last days, once a day."""
         state = self.state
         day = max(list(state.requests.days), default=0)
-        if not day or not state.searches or not state.is_search_due(day * DAY):
+        if not day or not state.is_search_due(day * DAY):
             return
         ready, earlier = first_ready(self._ready_days()), state.model.content.groups
-        found = find_groups_of(state.requests, earlier, ready, state.members, day)
+        found = find_groups_of(state.requests, earlier, ready, state.members, day, self._pools.find)
         with self._lock:
-            if found is None:
-                state.searches = False
-            elif state.model.content.groups == earlier:  # otherwise an operator removed a member meanwhile
+            is_current = state.model.content.groups == earlier  # otherwise an operator removed a member meanwhile
+            if is_current:
+                state.searched_day = day
+            if is_current and found is not None:
                 state.model = state.model.with_groups(found, day)
 
     def _ready_days(self) -> Iterator[tuple[Caller, int]]:
@@ -291,6 +297,7 @@ class BehaviorTracker:
 
     def close(self) -> None:
         """Stop the thread, and save what changed."""
+        self._pools.stop()
         self._saver.close()
         self.keep()
         if self._saves >= 0:

@@ -10,6 +10,7 @@ from policyengine.behavior.events import DENIED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.lockstep.bounds import MAX_CALLER_EVENTS, MAX_CALLERS, MAX_EVENTS, MAX_WINDOW
 
 MAX_TAG: Final = 2**32 - 1
+PART: Final = 4_096
 
 
 class EventColumns:
@@ -50,13 +51,16 @@ class EventColumns:
         return False
 
     def extend(self, other: EventColumns, numbers: Sequence[int]) -> None:
-        """Add the events of another window within this one. `numbers` are the numbers of its callers here."""
+        """Add the events of another window within this one. `numbers` are the numbers of its callers here. Events are
+        added in parts, because each `extend` blocks all other threads, which decide requests."""
         count = min(len(other.runs), MAX_EVENTS - len(self))  # another thread may be adding an event
         offset = other.begin - self.begin
-        self.times.extend(map(offset.__add__, other.times[:count]))
-        self.callers.extend(map(numbers.__getitem__, other.callers[:count]))
-        self.endpoints.extend(other.endpoints[:count])
-        self.runs.extend(other.runs[:count])
+        for begin in range(0, count, PART):
+            part = slice(begin, min(begin + PART, count))
+            self.times.extend(map(offset.__add__, other.times[part]))
+            self.callers.extend(map(numbers.__getitem__, other.callers[part]))
+            self.endpoints.extend(other.endpoints[part])
+            self.runs.extend(other.runs[part])
 
     def _count(self, caller: int) -> bool:
         """Count an event of a caller. Return whether the caller may have another event."""
