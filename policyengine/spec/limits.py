@@ -187,7 +187,8 @@ def divide_charge(whole: LimitCharge, rate: k.Rate, seen: w.LimitTrace) -> Limit
     if left <= 0:
         return single
     rest = BucketParameters(max(charge.flow.most - size * part.most, 1), left)
-    return whole._replace(charge=charge._replace(flow=rest, steady=False), own=single)
+    words = f"{whole.words} shared by {size} callers"
+    return whole._replace(charge=charge._replace(flow=rest, steady=False), words=words, own=single)
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:
