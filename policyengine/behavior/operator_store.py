@@ -89,7 +89,7 @@ class StoredBehavior:
 
     def state_of(self, model: BehaviorModel, rows: dict[Caller, CallerRow]) -> BehaviorState:
         state = BehaviorState(self.keys.tagger, model=model, learns=False)
-        state.rows = rows
+        state.rows, state.members = rows, self.keys.members
         return state
 
     def issuers(self, model: BehaviorModel) -> set[str]:
