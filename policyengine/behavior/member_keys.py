@@ -1,4 +1,4 @@
-"""The keys of callers in groups: keyed digests, from which nobody without the secret key learns a name."""
+"""The keys of callers in groups: keyed digests, from which only holders of the secret key learn a name."""
 
 from __future__ import annotations
 

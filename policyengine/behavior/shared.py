@@ -38,7 +38,7 @@ from policyengine.behavior.row import HOUR, HOURS_OF_DAY, MAX_LEVEL, BehaviorRow
 from policyengine.behavior.shared_keys import KEY_BYTES, SharedKeys, sign_model, verify_model
 from policyengine.behavior.shared_levels import kept_milliseconds, level_caps, level_limits
 from policyengine.behavior.shared_releases import SharedReleases
-from policyengine.behavior.shared_requests import SharedRequests
+from policyengine.behavior.shared_requests import StoredRequests
 from policyengine.behavior.shared_rows import (
     BURST,
     DEVIATES,
@@ -78,7 +78,7 @@ class SharedTracker:
         self._tagger: Tagger | None = None
         self._keys = SharedKeys(b"")
         self._releases = SharedReleases(store)
-        self._requests, self._pools = SharedRequests(store), PoolSearch()
+        self._requests, self._pools = StoredRequests(store), PoolSearch()
         self._refused: UnreadableBehaviorError | None = None
         self._settings_of: SettingsOf | None = None
         self._last = 0  # the time of the latest decision

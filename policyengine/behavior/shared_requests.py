@@ -19,7 +19,7 @@ _LOG = logging.getLogger("policyengine")
 MAX_WAITING: Final = 256  # parts that are kept while the store does not answer
 
 
-class SharedRequests:
+class StoredRequests:
     """Collects the requests of this process, and sends them to the store from time to time."""
 
     def __init__(self, store: BehaviorStore) -> None:

@@ -17,8 +17,8 @@ def choose_parts(store: Store, effects: Effects, decision: str, now: int) -> Eff
     """Return the effects with one part of each rate that has a floor: the own part of the caller if it has room, or
     else the shared part. Raises StoreError.
 
-    Nobody else charges the own part, so the choice cannot cost the caller its floor, whatever other members do between
-    the choice and the commit.
+    No other caller charges the own part, so the choice cannot cost the caller its floor, whatever other members do
+    between the choice and the commit.
     """
     divided = [one for one in effects.limits if one.own is not None]
     if not divided:

@@ -12,7 +12,7 @@ from policyengine.behavior import recent_requests, shared_requests
 from policyengine.behavior.events import Caller
 from policyengine.behavior.operator_store import StoredBehavior
 from policyengine.behavior.shared import SharedTracker
-from policyengine.behavior.shared_requests import SharedRequests
+from policyengine.behavior.shared_requests import StoredRequests
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import LimitCharge
 from policyengine.stores.base import Store, StoreError
@@ -201,7 +201,7 @@ def test_requests_wait_while_the_store_does_not_answer(monkeypatch: pytest.Monke
     from policyengine.behavior.shared_keys import SharedKeys
 
     store, keys = ListingStore(), SharedKeys(b"k" * 32)
-    requests: Any = SharedRequests(store)  # type: ignore[arg-type]
+    requests: Any = StoredRequests(store)  # type: ignore[arg-type]
     store.fails = True
     for number in range(4):
         requests.add(number, Caller("acme", "bot"), "hash", 1, 1, 0)
@@ -227,7 +227,7 @@ def test_a_process_sends_a_limited_number_of_requests_a_day(monkeypatch: pytest.
 
     monkeypatch.setattr(shared_requests, "MAX_DAY_EVENTS", 3)
     store, keys = ListingStore(), SharedKeys(b"k" * 32)
-    requests: Any = SharedRequests(store)  # type: ignore[arg-type]
+    requests: Any = StoredRequests(store)  # type: ignore[arg-type]
     for day in (0, 1):
         for _ in range(3):
             for number in range(2):

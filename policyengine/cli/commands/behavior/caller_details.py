@@ -75,8 +75,8 @@ def group_of(state: BehaviorState, caller: Caller) -> dict[str, Any] | None:
 def show_groups(screen: Screen, model: BehaviorModel) -> None:
     """Print the groups of callers that share limits, the largest first."""
     groups = sorted(model.content.groups, key=lambda one: (-one.size, one.id))
-    for found in map(describe_group, groups[:MAX_SHOWN_GROUPS]):
-        screen.line(f"group {found['id']}: {group_words(found)}")
+    for group in map(describe_group, groups[:MAX_SHOWN_GROUPS]):
+        screen.line(f"group {group['id']}: {group_words(group)}")
     if len(groups) > MAX_SHOWN_GROUPS:
         screen.line(f"and {pluralize(len(groups) - MAX_SHOWN_GROUPS, 'more group')}")
 
