@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 from msgspec import MsgspecError, Struct, msgpack
 
-from policyengine.behavior.events import ALLOWED, DENIED, MAX_TIME, Caller
-from policyengine.behavior.lockstep.bounds import DAY
+from policyengine.behavior.events import DENIED, MAX_TIME, Caller
+from policyengine.behavior.lockstep.bounds import DAY, MAX_CALLER_EVENTS, MAX_CALLERS
 from policyengine.behavior.lockstep.columns import MAX_TAG, CallerNumbers, EventColumns
 from policyengine.behavior.row import BehaviorRow
 
@@ -37,25 +37,35 @@ class RequestsPart(Struct, array_like=True, frozen=True):
 
 
 class DayRequests:
-    """The requests of one day. All instances and versions of an agent are one caller. `left_out` counts the requests
-    beyond MAX_DAY_EVENTS, MAX_CALLERS, and the maximum of one caller."""
+    """The requests of one day, in columns. All instances and versions of an agent are one caller. `left_out` counts the
+    requests beyond MAX_DAY_EVENTS, MAX_CALLERS, and MAX_CALLER_EVENTS of one caller."""
 
     def __init__(self, day: int) -> None:
         self.day = day
         self.columns = EventColumns(day * DAY, (day + 1) * DAY)
-        self.numbers = CallerNumbers()
-        self.full = 0
+        self.left_out = 0
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._counts = array("I")  # of the requests of each caller
 
-    @property
-    def left_out(self) -> int:
-        return self.full + self.columns.crowded
+    def callers(self) -> list[Caller]:
+        """Return all callers. The index of each caller is its number."""
+        return [Caller(*name) for name in list(self._numbers)]
 
     def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
-        """Add a request."""
-        if len(self.columns) >= MAX_DAY_EVENTS:
-            self.full += 1
+        """Add a request at a time of this day."""
+        number = self._numbers.get((issuer, agent), MAX_CALLERS)
+        if number == MAX_CALLERS and len(self._counts) < MAX_CALLERS:
+            number = self._numbers[issuer, agent] = len(self._counts)
+            self._counts.append(0)
+        columns = self.columns
+        if number == MAX_CALLERS or len(columns.runs) >= MAX_DAY_EVENTS or self._counts[number] >= MAX_CALLER_EVENTS:
+            self.left_out += 1
             return
-        self.columns.add(at, self.numbers.number(Caller(issuer, agent)), endpoint, run, ALLOWED)
+        self._counts[number] += 1
+        columns.times.append(at - columns.begin)
+        columns.callers.append(number)
+        columns.endpoints.append(endpoint)
+        columns.runs.append(run)  # last: `count` counts runs
 
     @property
     def count(self) -> int:
@@ -68,7 +78,7 @@ class DayRequests:
         chosen = columns.callers[part]
         used = sorted(set(chosen))
         places = {number: place for place, number in enumerate(used)}
-        callers = self.numbers.callers()
+        callers = self.callers()
         return msgpack.encode(
             RequestsPart(
                 self.day, tuple(callers[number][:2] for number in used), columns.times[part].tobytes(),
@@ -85,7 +95,7 @@ class RecentRequests:
         self.days: dict[int, DayRequests] = {}
 
     def __len__(self) -> int:
-        return sum(len(requests.columns) for requests in self.days.values())
+        return sum(requests.count for requests in self.days.values())
 
     @property
     def left_out(self) -> int:
@@ -96,7 +106,9 @@ class RecentRequests:
         """Add a decision. Denied requests are left out: a caller that may do nothing could otherwise move with any
         other caller."""
         if outcome != DENIED:
-            self._day(at // DAY).add(at, caller.issuer, caller.agent, endpoint, run)
+            day = at // DAY
+            requests = self.days.get(day) or self._day(day)
+            requests.add(at, caller.issuer, caller.agent, endpoint, run)
 
     def _day(self, day: int) -> DayRequests:
         found = self.days.get(day)
@@ -129,7 +141,8 @@ class RecentRequests:
         for day in sorted(self.days):
             if until - SEARCHED_DAYS <= day < until:
                 requests = self.days[day]
-                columns.extend(requests.columns, list(map(numbers.number, requests.numbers.callers())))
+                count = requests.count  # first: a caller that appears now has no number below
+                columns.extend(requests.columns, count, list(map(numbers.number, requests.callers())))
         return columns, numbers.callers()
 
 

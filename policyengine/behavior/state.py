@@ -105,6 +105,7 @@ class BehaviorState:
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
         self.searched_day = 0  # the day of the latest search, also if it failed
+        self.searches = True  # whether `fold` searches groups: not after a search that failed
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -205,7 +206,7 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
-        if settings.groups and self.is_search_due(at):
+        if settings.groups and self.searches and self.is_search_due(at):
             self.search_groups(at)
         if event.released:
             settings = settings.release()
@@ -318,7 +319,7 @@ class BehaviorState:
         stay."""
         day, rows = at // DAY, ((caller, found.row.ready_day) for caller, found in self._rows.items())
         found = find_groups_of(self.requests, self.model.content.groups, first_ready(rows), self.members, day)
-        self.searched_day = day
+        self.searched_day, self.searches = day, found is not None
         if found is not None:
             self.model = self.model.with_groups(found, day)
 

@@ -18,6 +18,7 @@ from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.recent_file import RecentFile
 from policyengine.behavior.recent_requests import DayRequests, RecentRequests, RequestsError
 from policyengine.behavior.tracker import BehaviorTracker
+from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.snapshot import UNREADABLE_FACTS
 from policyengine.stores.base import StoreError
 from tests.behavior.keys_of_one_clock import BEGIN, POLICY, Clockwork
@@ -76,15 +77,6 @@ def record_principal(record):
 
     found = record.decision["principal"]
     return Principal(**{**found, "chain": tuple(found["chain"])})
-
-
-def test_explanations_name_the_part_of_the_rate():
-    clockwork = ring()
-    clockwork.begin_day(1)
-    clockwork.now = NOON
-    question = {"agent": {"id": "key-0", "issuer": "acme"}, "request": {"method": "POST", "path": "/quotes"}}
-    text = str(clockwork.engine.explain(question))
-    assert "cluster.id" in text
 
 
 def test_an_evaluation_counts_the_same_part_and_takes_nothing():
@@ -262,7 +254,7 @@ def test_packed_requests_come_back():
     assert found.days[20_000].columns.times == day.columns.times
     columns, callers = found.window(20_001)
     assert [columns.begin + at for at in columns.times] == [day.columns.begin + at for at in day.columns.times]
-    assert (callers, columns.callers) == (day.numbers.callers(), day.columns.callers)
+    assert (callers, columns.callers) == (day.callers(), day.columns.callers)
 
 
 @pytest.mark.parametrize(
@@ -280,3 +272,49 @@ def test_too_many_requests_of_a_day_are_left_out(monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         day.add(20_000 * 86_400_000 + number, "acme", "bot", 1, 1)
     assert (day.count, day.left_out) == (3, 2)
+
+
+# ── Other ways to decide ─────────────────────────────────────────────────────────────────────────
+
+
+QUESTION = {"agent": {"id": "key-0", "issuer": "acme"}, "request": {"method": "POST", "path": "/quotes"}}
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> Clockwork:
+    clockwork = ring(log=DecisionLog(tmp_path / "log.jsonl", seal=None))
+    clockwork.begin_day(1)
+    clockwork.now = NOON
+    return clockwork
+
+
+def test_a_batch_charges_the_parts_of_a_member_one_after_the_other(grouped: Clockwork):
+    found = grouped.engine.decide_many([QUESTION] * 8)
+    assert [one.rates[0].limit for one in found] == [6] * 6 + [564] * 2
+
+
+def test_a_repeated_idempotency_key_has_the_same_part(grouped: Clockwork):
+    key = IdempotencyKey("gateway", "one", "digest")
+    found = [grouped.engine.decide_once(QUESTION, key).decision for _ in range(2)]
+    assert [one.rates[0].remaining for one in found] == [5, 5]
+
+
+def test_a_throttle_by_either_part_is_replayed(grouped: Clockwork, tmp_path: Path):
+    while grouped.engine.decide(QUESTION).allowed:
+        pass
+    grouped.engine.decider._recorder.log.close()
+    *_, allowed, throttled = read_records(tmp_path / "log.jsonl", print)
+    for record in (allowed, throttled):
+        again = replay_decision(record, grouped.engine.kernel)
+        assert str(again.decision.outcome) == record.decision["outcome"]
+
+
+def test_an_explanation_shows_both_parts_and_the_group(grouped: Clockwork):
+    assert "✓ cluster.size = 6\n    ✓ floor 6/1m — 5 of 6 left" in grouped.engine.explain(QUESTION).render()
+    for _ in range(7):
+        grouped.engine.decide(QUESTION)
+    text = grouped.engine.explain(QUESTION).render()
+    assert "✓ 600/1m shared by 6 callers — 562 of 564 left" in text
+    while grouped.engine.decide(QUESTION).allowed:
+        pass
+    assert "✗ 600/1m shared by 6 callers — 0 of 564 left" in grouped.engine.explain(QUESTION).render()

@@ -50,13 +50,12 @@ class EventColumns:
             return True
         return False
 
-    def extend(self, other: EventColumns, numbers: Sequence[int]) -> None:
-        """Add the events of another window within this one. `numbers` are the numbers of its callers here. Events are
-        added in parts, because each `extend` blocks all other threads, which decide requests."""
-        count = min(len(other.runs), MAX_EVENTS - len(self))  # another thread may be adding an event
-        offset = other.begin - self.begin
-        for begin in range(0, count, PART):
-            part = slice(begin, min(begin + PART, count))
+    def extend(self, other: EventColumns, count: int, numbers: Sequence[int]) -> None:
+        """Add the first `count` events of another window within this one. `numbers` are the numbers of its callers
+        here. Events are added in parts, because each `extend` blocks all other threads, which decide requests."""
+        offset, end = other.begin - self.begin, min(count, MAX_EVENTS - len(self))
+        for begin in range(0, end, PART):
+            part = slice(begin, min(begin + PART, end))
             self.times.extend(map(offset.__add__, other.times[part]))
             self.callers.extend(map(numbers.__getitem__, other.callers[part]))
             self.endpoints.extend(other.endpoints[part])
