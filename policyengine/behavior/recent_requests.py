@@ -19,6 +19,7 @@ from policyengine.behavior.row import BehaviorRow
 TaughtRow: TypeAlias = tuple[Caller, str, BehaviorRow]
 SEARCHED_DAYS: Final = 3  # schedules that repeat only daily are recognized from the third day on
 MAX_DAY_EVENTS: Final = 2**20
+PART_REQUESTS: Final = 65_536  # maximum requests of one part
 
 
 class RequestsError(Exception):
@@ -175,3 +176,10 @@ def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], 
     for caller, day in rows:
         found.note(caller, day)
     return found.times()
+
+
+def packed_days(days: Mapping[int, DayRequests], begins: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[bytes]:
+    """Yield the requests of each day between two numbers, packed in parts."""
+    for day, end in ends.items():
+        for begin in range(begins.get(day, 0), end, PART_REQUESTS):
+            yield days[day].pack(begin, min(begin + PART_REQUESTS, end))

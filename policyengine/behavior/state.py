@@ -206,7 +206,7 @@ class BehaviorState:
         at, caller, group = event.at, event.caller, event.group
         self.learn_if_due(at, settings_of)
         settings = settings_of(group)
-        if settings.groups and self.searches and self.is_search_due(at):
+        if settings.groups and self.learns and self.searches and self.is_search_due(at):
             self.search_groups(at)
         if event.released:
             settings = settings.release()

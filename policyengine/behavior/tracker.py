@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -26,10 +26,10 @@ from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
 from policyengine.behavior.recent_file import RecentFile
 from policyengine.behavior.recent_requests import (
-    DayRequests,
     RecentRequests,
     RequestsError,
     first_ready,
+    packed_days,
 )
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
@@ -39,7 +39,6 @@ from policyengine.plurals import pluralize
 _LOG = logging.getLogger("policyengine")
 KEY_BYTES: Final = 32
 SAVE_SECONDS: Final = 60.0
-PART_REQUESTS: Final = 65_536  # maximum requests of one saved part
 CHUNK: Final = 256  # rows that are packed while decisions wait
 
 
@@ -303,10 +302,3 @@ class BehaviorTracker:
         if self._saves >= 0:
             os.close(self._saves)
             self._saves = -1
-
-
-def packed_days(days: Mapping[int, DayRequests], begins: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[bytes]:
-    """Yield the requests of each day between two numbers, packed in parts."""
-    for day, end in ends.items():
-        for begin in range(begins.get(day, 0), end, PART_REQUESTS):
-            yield days[day].pack(begin, min(begin + PART_REQUESTS, end))

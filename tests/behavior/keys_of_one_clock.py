@@ -9,7 +9,7 @@ from typing import Any
 
 from policyengine import Engine
 
-BEGIN = datetime(2027, 3, 1, tzinfo=UTC)
+BEGIN = datetime(2026, 3, 2, tzinfo=UTC)
 MINUTES = 24 * 60
 CALLS = (("POST", "/quotes"), ("GET", "/quotes/7"), ("POST", "/orders"))
 POLICY = """
