@@ -94,7 +94,8 @@ class LocalLearner:
             self.latest, self.has_changed, self.settings_of = reading, True, settings_of
         finally:
             self.lock.release()
-        if (self.saved or not state.learns or reading.settings.groups) and not self.thread.is_running:
+        searches = reading.settings.groups and not state.searches_inline
+        if (self.saved or not state.learns or searches) and not self.thread.is_running:
             self.thread.start()
         return number
 

@@ -6,7 +6,8 @@ Requests are kept by day, because a search begins when a day has ended.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from msgspec import MsgspecError, Struct, msgpack
@@ -54,11 +55,7 @@ class DayRequests:
 
     def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
         """Add a request at a time of this day."""
-        number = self._numbers.get((issuer, agent), MAX_CALLERS)
-        if number == MAX_CALLERS and len(self._counts) < MAX_CALLERS:
-            number = self._numbers[issuer, agent] = len(self._counts)
-            self._counts.append(0)
-        columns = self.columns
+        number, columns = self._number(issuer, agent), self.columns
         if number == MAX_CALLERS or len(columns.runs) >= MAX_DAY_EVENTS or self._counts[number] >= MAX_CALLER_EVENTS:
             self.left_out += 1
             return
@@ -67,6 +64,38 @@ class DayRequests:
         columns.callers.append(number)
         columns.endpoints.append(endpoint)
         columns.runs.append(run)  # last: `count` counts runs
+
+    def extend(
+        self,
+        callers: Sequence[tuple[str, str]],
+        times: array[int],
+        numbers: array[int],
+        endpoints: array[int],
+        runs: array[int],
+    ) -> bool:
+        """Add requests in columns; `numbers` are those of `callers`. Return False, and add nothing, if a maximum would
+        be exceeded, so that each request must be added on its own."""
+        if self.count + len(times) > MAX_DAY_EVENTS or len(self._counts) + len(callers) > MAX_CALLERS:
+            return False
+        known = [self._number(*name) for name in callers]
+        counts = Counter(map(known.__getitem__, numbers))
+        if any(self._counts[number] + count > MAX_CALLER_EVENTS for number, count in counts.items()):
+            return False
+        for number, count in counts.items():
+            self._counts[number] += count
+        self.columns.times.extend(times)
+        self.columns.callers.extend(map(known.__getitem__, numbers))
+        self.columns.endpoints.extend(endpoints)
+        self.columns.runs.extend(runs)
+        return True
+
+    def _number(self, issuer: str, agent: str) -> int:
+        """Return the number of a caller; MAX_CALLERS for a new one if there are too many."""
+        number = self._numbers.get((issuer, agent), MAX_CALLERS)
+        if number == MAX_CALLERS and len(self._counts) < MAX_CALLERS:
+            number = self._numbers[issuer, agent] = len(self._counts)
+            self._counts.append(0)
+        return number
 
     @property
     def count(self) -> int:
@@ -132,6 +161,8 @@ class RecentRequests:
         if len(numbers) and (max(numbers) >= len(part.callers) or max(times) >= DAY):
             raise RequestsError("a number is out of range")
         requests, begin = self._day(part.day), part.day * DAY
+        if requests.extend(part.callers, times, numbers, endpoints, runs):
+            return
         for at, number, endpoint, run in zip(times, numbers, endpoints, runs, strict=True):
             requests.add(begin + at, *part.callers[number], endpoint, run)
 

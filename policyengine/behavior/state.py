@@ -106,6 +106,7 @@ class BehaviorState:
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
         self.searched_day = 0  # the day of the latest search, also if it failed
         self.searches = True  # whether `fold` searches groups: not after a search that failed
+        self.searches_inline = False  # whether `snapshot` does, too: other threads have no virtual clock
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -170,6 +171,8 @@ class BehaviorState:
         if self.learns:
             self.learn_if_due(at, settings_of)
         settings = self.settings_at(settings_of(group), group, at)
+        if self.searches_inline and settings.groups and self.searches and self.is_search_due(at):
+            self.search_groups(at)
         row = self.row_to_read(caller, at, settings)
         facts = self.read_caller(row, caller, group, tags, at, settings)
         return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts)

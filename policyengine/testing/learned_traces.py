@@ -13,6 +13,7 @@ from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.plain_event_reader import PlainEventReader, declared_endpoint
 from policyengine.behavior.plain_events import PlainEventError, read_plain_events
 from policyengine.behavior.reader import BehaviorReader
+from policyengine.behavior.recent_requests import RecentRequests
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
@@ -35,6 +36,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     PlainEventError."""
     kernel, patterns = evaluator.kernel, patterns_of(evaluator)
     tracker = BehaviorTracker(BehaviorState(Tagger(KEY)))
+    tracker.state.searches_inline = True  # other threads do not have the clock of the test
     reader = BehaviorReader(kernel, patterns, evaluator.program, tracker, logs=False)
     if not paths:
         return reader
@@ -57,6 +59,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
             _folded.clear()
         known = _folded[key] = rows, tracker.state.model
     packed, tracker.state.model = known
+    tracker.state.requests = RecentRequests()  # as if the traces had been folded for another test before
     tracker.state.rows = {caller: CallerRow(group, unpack_row(raw)) for caller, (group, raw) in packed.items()}
     return reader
 

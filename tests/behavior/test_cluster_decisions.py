@@ -318,3 +318,19 @@ def test_an_explanation_shows_both_parts_and_the_group(grouped: Clockwork):
     while grouped.engine.decide(QUESTION).allowed:
         pass
     assert "✗ 600/1m shared by 6 callers — 0 of 564 left" in grouped.engine.explain(QUESTION).render()
+
+
+def test_requests_beyond_a_maximum_are_left_out_when_they_are_loaded(monkeypatch: pytest.MonkeyPatch):
+    day = DayRequests(20_000)
+    for number in range(6):
+        day.add(20_000 * 86_400_000 + number, "acme", f"bot-{number % 2}", number, 1)
+    packed = day.pack(0, day.count)
+    monkeypatch.setattr(recent_requests, "MAX_CALLER_EVENTS", 2)
+    found = RecentRequests()
+    found.merge(packed)
+    assert list(found.days[20_000].columns.endpoints) == [0, 1, 2, 3]
+    assert found.left_out == 2
+    monkeypatch.setattr(recent_requests, "MAX_DAY_EVENTS", 3)
+    found = RecentRequests()
+    found.merge(packed)
+    assert list(found.days[20_000].columns.endpoints) == [0, 1, 2]
