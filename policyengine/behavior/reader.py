@@ -26,7 +26,7 @@ from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
-from policyengine.kernel.learned_facts import learned_fact_names
+from policyengine.kernel.learned_facts import learned_fact_names, reads_groups
 from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
@@ -282,7 +282,7 @@ class CallerClasses:
     def __init__(self, kernel: k.Kernel) -> None:
         names = learned_fact_names(kernel)
         sequences, orders = "deviation" in names, "sequence" in names
-        groups = not names.isdisjoint({"cluster.id", "cluster.size"})
+        groups = reads_groups(kernel)
         self._profiles = {
             f"profile {each.name}": caller_profile(each, sequences, orders, groups) for each in kernel.profiles
         }
