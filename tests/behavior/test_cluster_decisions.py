@@ -97,7 +97,7 @@ def test_a_group_that_cannot_be_read_denies(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise StoreError("down")
 
-    monkeypatch.setattr(clockwork.engine.decider.behavior, "read", fail)
+    monkeypatch.setattr(clockwork.engine.behavior, "read", fail)
     denied = clockwork.decide("tenant", NOON)
     assert denied.outcome == "deny"
     assert [one.fact for one in denied.unknown] == ["cluster.id", "cluster.size"]
