@@ -20,7 +20,7 @@ from policyengine.stores.floors import choose_parts
 from policyengine.stores.memory.store import MemoryStore
 from tests.behavior.keys_of_one_clock import BEGIN, Clockwork
 from tests.stores.charges import SECOND, START, rate
-from tests.stores.test_behavior import Stores, shared, stopped  # noqa: F401  # fixtures
+from tests.stores.learned import Stores
 
 KEYS = [f"key-{number}" for number in range(6)]
 NOON = BEGIN + timedelta(days=1, hours=12)
@@ -32,7 +32,7 @@ NOON = BEGIN + timedelta(days=1, hours=12)
 def divided(member: str, **more: Any) -> LimitCharge:
     """Return the charge of a member: two requests at once for itself, and four for all members."""
     own = LimitCharge(rate(2, 60 * SECOND, key=f"ring {member}", rule="r#floor", **more), "r", "", "own")
-    return LimitCharge(rate(4, 60 * SECOND, key="ring", **more), "r", "", "shared", own)
+    return LimitCharge(rate(4, 60 * SECOND, key="ring", **more), "r", "", "shared", own=own)
 
 
 def charged(store: Store, member: str, at: int = START, **effects: Any) -> tuple[str, bool]:
@@ -120,8 +120,14 @@ def keep(processes: list[Clockwork], day: int) -> None:
         tracker_of(clockwork).keep()
 
 
+@pytest.fixture(autouse=True)
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the threads of trackers: tests learn models when they want to."""
+    monkeypatch.setattr(SharedTracker, "start", lambda self: None)
+
+
 @pytest.fixture
-def processes(shared: Stores) -> list[Clockwork]:  # noqa: F811
+def processes(shared: Stores) -> list[Clockwork]:
     store = shared()
     if store.behavior is None:
         pytest.skip("only this process uses a memory store")
