@@ -23,7 +23,7 @@ class StoredRequests:
     """Collects the requests of this process, and sends them to the store from time to time."""
 
     def __init__(self, store: BehaviorStore) -> None:
-        self._store, self._lock = store, Lock()
+        self._store, self._lock, self._sending = store, Lock(), Lock()
         self._new = RecentRequests()
         self._waiting: list[tuple[int, bytes]] = []  # parts, each with its day
         self._sent: dict[int, int] = {}  # how many requests of each day this process has sent
@@ -34,14 +34,15 @@ class StoredRequests:
             self._new.add(at, Caller(caller.issuer, hashed), endpoint, run, outcome)
 
     def send(self, keys: SharedKeys, now: int) -> None:
-        """Send the requests that were not sent yet. Raises StoreError."""
-        with self._lock:
-            taken, self._new = self._new, RecentRequests()
-        self._waiting += [(day, sign_document(part, keys.requests)) for day, part in self._packed(taken)]
-        del self._waiting[:-MAX_WAITING]
-        while self._waiting:
-            self._store.add_requests(*self._waiting[0], now)
-            del self._waiting[0]
+        """Send the requests that were not sent yet, each once, whichever threads call this. Raises StoreError."""
+        with self._sending:
+            with self._lock:
+                taken, self._new = self._new, RecentRequests()
+            self._waiting += [(day, sign_document(part, keys.requests)) for day, part in self._packed(taken)]
+            del self._waiting[:-MAX_WAITING]
+            while self._waiting:
+                self._store.add_requests(*self._waiting[0], now)
+                del self._waiting[0]
 
     def _packed(self, taken: RecentRequests) -> Iterator[tuple[int, bytes]]:
         """Yield the parts of the days, at most MAX_DAY_EVENTS requests of each day."""

@@ -228,6 +228,22 @@ def test_requests_wait_while_the_store_does_not_answer(monkeypatch: pytest.Monke
     assert len(store.parts) == 6
 
 
+def test_one_thread_at_a_time_sends_requests() -> None:
+    from policyengine.behavior.shared_keys import SharedKeys
+
+    class LockCheckingStore(ListingStore):
+        def add_requests(self, day: int, part: bytes, now: int) -> None:
+            assert not requests._sending.acquire(blocking=False)
+            super().add_requests(day, part, now)
+
+    store, keys = LockCheckingStore(), SharedKeys(b"k" * 32)
+    requests: Any = StoredRequests(store)  # type: ignore[arg-type]
+    for day in range(3):
+        requests.add(day * 86_400_000, Caller("acme", "bot"), "hash", 1, 1, 0)
+    requests.send(keys, 0)
+    assert [day for day, _ in store.parts] == [0, 1, 2]
+
+
 def test_a_process_sends_a_limited_number_of_requests_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     from policyengine.behavior.shared_keys import SharedKeys
 
