@@ -41,7 +41,7 @@ OUTCOME_CODES: Final[dict[str, int]] = {str(outcome): code for outcome, code in 
 UNIDENTIFIED_GATES: Final = frozenset(map(str, UNIDENTIFIED))
 
 
-class LoggedDecision(NamedTuple):
+class LearnedDecision(NamedTuple):
     """A decision at a `time` in microseconds since 1970, with its event; without one, `gap` says why not, if that is
     reported."""
 
@@ -60,7 +60,7 @@ class LoggedOutcome(NamedTuple):
 
 
 Tag: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_TAG)]
-LearnedLine: TypeAlias = LoggedDecision | LoggedOutcome
+LearnedLine: TypeAlias = LearnedDecision | LoggedOutcome
 
 
 class BehaviorMember(Struct):
@@ -176,9 +176,9 @@ class LineDecoder:
         if members.call != DECIDE or members.request is None:
             return None
         if decision.gate in UNIDENTIFIED_GATES or (members.behavior is not None and not members.behavior.event):
-            return LoggedDecision(time, decision.id, None, EventGap.UNIDENTIFIED)
+            return LearnedDecision(time, decision.id, None, EventGap.UNIDENTIFIED)
         event = self._event(members, decision, time)
-        return None if event is None else LoggedDecision(time, decision.id, event)
+        return None if event is None else LearnedDecision(time, decision.id, event)
 
     def _event(self, members: LearnedMembers, decision: DecisionMember, time: int) -> BehaviorEvent | None:
         """Return the event that a line states; None if it must be parsed completely."""
@@ -235,8 +235,8 @@ class LineDecoder:
             return None
         found = self._decisions.read(entry)
         if isinstance(found, RunEvent):
-            return LoggedDecision(time, entry.id, found.event)
-        return LoggedDecision(time, entry.id, None, found)
+            return LearnedDecision(time, entry.id, found.event)
+        return LearnedDecision(time, entry.id, None, found)
 
 
 def decode_lines(

@@ -14,7 +14,7 @@ import msgspec
 
 from policyengine.behavior.bulk.event_queue import moment_of
 from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
-from policyengine.behavior.bulk.log_lines import LearnedLine, LineDecoder, LoggedDecision, LoggedOutcome
+from policyengine.behavior.bulk.log_lines import LearnedDecision, LearnedLine, LineDecoder, LoggedOutcome
 from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
 from policyengine.behavior.bulk.policy_source import PolicySource
 from policyengine.behavior.events import FAILED, Caller, Tagger
@@ -34,7 +34,7 @@ EVENT_COLUMNS: Final = "agent string, kind int, place long, at long, data binary
 Batches: TypeAlias = Iterable[Any]  # of pyarrow.RecordBatch
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
-_DECODE_DECISION: Final = msgspec.msgpack.Decoder(LoggedDecision).decode
+_DECODE_DECISION: Final = msgspec.msgpack.Decoder(LearnedDecision).decode
 _DECODE_OUTCOME: Final = msgspec.msgpack.Decoder(LoggedOutcome).decode
 
 

@@ -8,7 +8,7 @@ import pytest
 from policyengine import Engine
 from policyengine.audit import DecisionLog
 from policyengine.audit.reader import parse_entry
-from policyengine.behavior.bulk.log_lines import LineDecoder, LoggedDecision, LoggedOutcome, read_learned
+from policyengine.behavior.bulk.log_lines import LearnedDecision, LineDecoder, LoggedOutcome, read_learned
 from policyengine.behavior.log_events import EventGap
 from tests.behavior.bulk.logs import START, decision, make_lines, outcome, write_lines
 from tests.behavior.reporting_agents import POLICY, FakeClock, question, work
@@ -125,7 +125,7 @@ def test_other_lines_are_parsed_completely(path, value):
 )
 def test_decisions_about_unknown_callers_are_counted(path, value):
     line = changed(path, value)
-    assert decode(line) == parse(line) == LoggedDecision(decode(line).time, "id-1", None, EventGap.UNIDENTIFIED)
+    assert decode(line) == parse(line) == LearnedDecision(decode(line).time, "id-1", None, EventGap.UNIDENTIFIED)
 
 
 def test_a_decision_without_a_class_needs_policies():
