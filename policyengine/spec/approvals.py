@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import assert_never
 
 from policyengine import kernel as k
+from policyengine.runtime.decision import ApproverSet
 from policyengine.runtime.request import Approval
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Unknown, coerce
@@ -39,6 +40,22 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
     by_person = {approval.by: approval for approval in reversed(fitting)}
     counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
     return w.ApprovalTrace(bound, counted, len(counted) == confirm.approvers.count)
+
+
+def approver_set(approvers: k.RoleHolder | k.ServedUser | k.MemberOf, facts: Facts) -> ApproverSet:
+    """Return the people who may approve this request. Nobody may approve if their set is unknown."""
+    match approvers:
+        case k.ServedUser():
+            user = facts.read(("user", "id"))
+            return ApproverSet(user=user) if isinstance(user, str) else ApproverSet()
+        case k.RoleHolder(role):
+            return ApproverSet(role=role)
+        case k.MemberOf(expression):
+            among = evaluate(expression, facts)
+            known = () if isinstance(among, Unknown) else elements(among)
+            return ApproverSet(members=tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str)))
+        case _:
+            assert_never(approvers)
 
 
 def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:

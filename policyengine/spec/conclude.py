@@ -28,7 +28,7 @@ from policyengine.spec import limits as spending
 from policyengine.spec import required_history
 from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import describe_bound
-from policyengine.spec.approvals import approval_facts
+from policyengine.spec.approvals import approval_facts, approver_set
 from policyengine.spec.evaluate import evaluate, render_message
 from policyengine.spec.facts import Facts, has_agent, hops_of, presenter_of
 from policyengine.spec.kleene import elements
@@ -324,6 +324,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
             guard.name, approval.binding, confirm.approvers.words, confirm.approvers.count,
             None if confirm.within is None else confirm.within.total_seconds(),
             render_message(confirm.message or (confirm.words,), facts, to_caller=False),
+            approver_set(confirm.approvers.of, facts),
         )
         for guard, confirm, approval in confirms
         if not approval.granted

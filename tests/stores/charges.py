@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.runtime.decision import Effects, OpenedApproval
+from policyengine.runtime.decision import ApproverSet, Effects, OpenedApproval
 from policyengine.runtime.limits import (
     MICRO,
     BudgetCharge,
@@ -72,5 +72,5 @@ def asks(
 ) -> Effects:
     """`opens` are the bindings that a confirm requests; by default all of its `confirms`."""
     limits = tuple(LimitCharge(one, one.rule, "p.policy:1", "words") for one in charges)
-    opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary") for one in opens)
+    opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary", ApproverSet(role="finance")) for one in opens)
     return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

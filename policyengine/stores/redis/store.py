@@ -16,6 +16,7 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.history_rows import encode_report, watch_key
 from policyengine.stores.redis import rates
+from policyengine.stores.redis.approvals import APPROVALS, RedisApprovals
 from policyengine.stores.redis.behavior import (
     CALLER,
     SAVE_DOCUMENT,
@@ -55,7 +56,7 @@ from policyengine.stores.redis.step import (
 from policyengine.stores.transition import digest_parts
 
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE, CALLER, SAVE_DOCUMENT, VERSION)
+SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, APPROVALS, PROBE, CALLER, SAVE_DOCUMENT, VERSION)
 
 
 class RedisStore:
@@ -71,6 +72,7 @@ class RedisStore:
         self._wires = ConnectionPool(client, SCRIPTS, self.ping)
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 
     def ping(self) -> None:
