@@ -47,7 +47,7 @@ class IdempotentDecider:
             return IdempotentDecision(self._guard(without_credentials(question.request), partial(_raise, error)), False)
         if record is not None:  # credentials are not verified again, because a proof is accepted only once
             before = with_recorded_facts(question.request, record)
-            return IdempotentDecision(self._guard(before, lambda _: decider.restore(claim, record)), True)
+            return IdempotentDecision(self._guard(before, lambda asked: decider.restore(asked, claim, record)), True)
         return IdempotentDecision(self._decide_first(question, claim), False)
 
     def _decide_first(self, question: Question, claim: IdempotencyClaim) -> Decision:

@@ -18,6 +18,7 @@ from policyengine.runtime.limits import (
     LimitState,
     RateCharge,
 )
+from policyengine.stores.approvals import MemoryApprovals
 
 Where = tuple[str, tuple[str, ...]]
 COVERED = -1  # as the cost of a rate: already paid, so it needs no room
@@ -45,6 +46,7 @@ class PlainStore:
     ends: dict[str, int] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
     clock: int = 0
+    approvals: MemoryApprovals = field(default_factory=MemoryApprovals)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self.spent & set(approvals))

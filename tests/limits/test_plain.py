@@ -81,7 +81,11 @@ class Stores(RuleBasedStateMachine):
     ) -> None:
         self.decisions += 1
         limits = tuple(LimitCharge(one, one.rule, "x:1", one.rule) for one in asked)
-        opened = (OpenedApproval("r", "v", "role x", 1, within, "please", ApproverSet(role="x")),) if opens and not spends else ()
+        opened = (
+            (OpenedApproval("r", "v", "role x", 1, within, "please", ApproverSet(role="x")),)
+            if opens and not spends
+            else ()
+        )
         if denied:
             limits = tuple(one for one in limits if isinstance(one.charge, RateCharge) and one.charge.counts)
             effects = Effects(limits=limits, denied=bool(limits))

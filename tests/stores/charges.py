@@ -72,5 +72,7 @@ def asks(
 ) -> Effects:
     """`opens` are the bindings that a confirm requests; by default all of its `confirms`."""
     limits = tuple(LimitCharge(one, one.rule, "p.policy:1", "words") for one in charges)
-    opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary", ApproverSet(role="finance")) for one in opens)
+    opened = tuple(
+        OpenedApproval("g", one, "role finance", 1, within, "summary", ApproverSet(role="finance")) for one in opens
+    )
     return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

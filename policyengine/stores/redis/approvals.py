@@ -36,7 +36,7 @@ class RedisApprovals:
         return told
 
     def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
-        bounds = [word for quota in quotas for word in quota]
+        bounds: list[str | int] = [word for quota in quotas for word in (quota.name, quota.most)]
         told = self._run("open", now, replaces, MAX_LISTED_ROWS, len(quotas), *bounds, *row_arguments(row))
         match told[0]:
             case b"new":
@@ -47,7 +47,7 @@ class RedisApprovals:
                 return ApprovalOpening(None, told[1].decode())
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
-        counted = [before.encode(), len(before.counts), *before.counts]
+        counted: list[str | bytes | int] = [before.encode(), len(before.counts), *before.counts]
         return bool(self._run("save", now, *counted, *row_arguments(row)))
 
     def find(self, id: str, now: int) -> ApprovalRow | None:

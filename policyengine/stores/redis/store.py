@@ -56,7 +56,21 @@ from policyengine.stores.redis.step import (
 from policyengine.stores.transition import digest_parts
 
 FETCH, REPORT = RedisScript.of("past.lua", "fetch.lua"), RedisScript.of("past.lua", "report.lua")
-SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, APPROVALS, PROBE, CALLER, SAVE_DOCUMENT, VERSION)
+SCRIPTS = (
+    RATES,
+    STEP,
+    BACK,
+    FETCH,
+    REPORT,
+    CLAIM,
+    CLAIMED_STEP,
+    MARK,
+    APPROVALS,
+    PROBE,
+    CALLER,
+    SAVE_DOCUMENT,
+    VERSION,
+)
 
 
 class RedisStore:
