@@ -15,6 +15,7 @@ from policyengine.cli.request_input import RequestDocument, describe_place
 from policyengine.cli.settings.file import load_settings
 
 if TYPE_CHECKING:
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.audit import DecisionLog
     from policyengine.clock import Clock
     from policyengine.engine import Engine
@@ -36,9 +37,11 @@ def load_engine(
     clock: Clock | None = None,
     store: str = "memory:",
     identity: Path | None = None,
+    approvals: ApprovalSettings | None = None,
 ) -> Engine:
-    """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Raises
-    CommandError."""
+    """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Without
+    `approvals`, the engine trusts its caller, the user of this command, with approvals. Raises CommandError."""
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
@@ -47,13 +50,16 @@ def load_engine(
     from policyengine.stores.base import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
+    approvals = approvals or ApprovalSettings(trust_callers=True)
     bundle, kept = _find_bundle(paths, trusted), _store(store)
     try:
         with show_progress("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept)
+                engine = Engine.from_bundle(
+                    bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept, approvals=approvals
+                )
             else:
-                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept)
+                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept, approvals=approvals)
             engine.verify_credentials(identity)
     except PolicyError as error:
         raise policy_error(error) from None

@@ -51,6 +51,7 @@ class EngineSetup:
     log: LogOptions
     observe: ObserveOptions
     reload: ReloadOptions
+    public_url: str | None = None  # for links to approvals
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,10 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         sources = entity_sources(setup.paths, setup.entities)
         stamp = sources.stamp() if sources is not None else None
         log = open_log(setup.log)
-        engine = load_engine(setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity)
+        engine = load_engine(
+            setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
+            approvals=settings.approvals(setup.public_url),
+        )  # fmt: skip
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp)
 

@@ -27,6 +27,7 @@ from policyengine.approvals.question_view import UnshowableRequestError, view_qu
 from policyengine.approvals.settings import MAX_WAITING, ApprovalSettings
 from policyengine.audit.redaction import Redaction
 from policyengine.clock import MICROSECOND
+from policyengine.engine.approval_views import POLL_SECONDS
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApproval, Outcome, Remedy
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from policyengine.engine.recorder import DecisionRecorder
 
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
-POLL_SECONDS = 5
 ID_BYTES = 24  # of an id, which nobody can guess
 MAX_REASON_LENGTH = 500
 STORE_FAILED = "the approval store does not answer"
@@ -210,6 +210,12 @@ class ApprovalDesk:
         self._record(approval, "withdrawn")
         return self._status(approval, now)
 
+    def require_approver(self, approval: ApprovalRequest, person: ProvedPerson) -> None:
+        """Raise ApproverRefusedError unless the person may answer the approval."""
+        refusal = self.find_refusal(approval, person)
+        if refusal is not None:
+            raise ApproverRefusedError(refusal)
+
     def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
         """Return why the person may not answer the approval, by the current entities and policies; None if the person
         may."""
@@ -233,9 +239,7 @@ class ApprovalDesk:
         reason = reason[:MAX_REASON_LENGTH] if reason else None
 
         def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
-            refusal = self.find_refusal(approval, person)
-            if refusal is not None:
-                raise ApproverRefusedError(refusal)
+            self.require_approver(approval, person)
             if approval.revision != self._decider.kernel.revision:
                 raise ApprovalChangeError("the policies have changed since the request; it must be made again")
             return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason))

@@ -150,14 +150,14 @@ class DecisionApi:
     async def forward_auth(self, http: Request) -> Response:
         """Decide whether a request may pass, for Caddy and Traefik, which describe the request and its caller in
         headers."""
-        self._authenticate(http)
+        self.authenticate(http)
         headers = http.scope["headers"]
         return build_response(await self.gateways.forward_auth.decide(self._at("forward_auth"), headers))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """Decide whether a request may pass, for nginx, which turns all statuses except 2xx, 401 and 403 into 500: the
         actual status is in `X-Status`."""
-        self._authenticate(http)
+        self.authenticate(http)
         verdict = await self.gateways.nginx.decide(self._at("forward_auth"), http.scope["headers"])
         return build_response(to_nginx_verdict(verdict))
 
@@ -165,7 +165,7 @@ class DecisionApi:
         """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
         after `/envoy`.
         """
-        self._authenticate(http)
+        self.authenticate(http)
         return build_response(await self.gateways.envoy.decide(self._at("envoy_http"), http))
 
     async def healthz(self, http: Request) -> Response:
@@ -193,7 +193,7 @@ class DecisionApi:
 
     async def metrics(self, http: Request) -> Response:
         """Return the metrics of all workers together, in the format of Prometheus."""
-        self._authenticate(http)
+        self.authenticate(http)
         return await self.metrics_for_anybody(http)
 
     async def metrics_for_anybody(self, http: Request) -> Response:
@@ -238,14 +238,14 @@ class DecisionApi:
         return await parse_body(lambda _: Question.from_mapping(decoded), body)
 
     async def _body(self, http: Request) -> tuple[bytes, BodyFormat]:
-        self._authenticate(http)
+        self.authenticate(http)
         form = request_format(http.headers)
         return await read_body(http, self.body_timeout), form
 
     async def _asked(
         self, http: Request, read: Callable[[bytes], AuthzenRequest]
     ) -> tuple[AuthzenRequest, IdempotencyKey | None]:
-        self._authenticate(http)
+        self.authenticate(http)
         require_json(http)
         body = await read_body(http, self.body_timeout)
         return await parse_body(read, body), self._once(http, body, BodyFormat.JSON)
@@ -253,7 +253,7 @@ class DecisionApi:
     def _once(self, http: Request, body: bytes, form: BodyFormat) -> IdempotencyKey | None:
         return read_key_header(http.headers, None if self.tokens is None else current_caller(), form.name, body)
 
-    def _authenticate(self, http: Request) -> None:
+    def authenticate(self, http: Request) -> None:
         """Enter the caller whose token the request carries. Raises ProblemError."""
         if self.tokens is None:
             return
