@@ -1,4 +1,4 @@
-"""Who may answer an approval: a pure rule about a person whom a credential proved."""
+"""Decides who may answer an approval, by a pure rule about a person whom a credential proved."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from policyengine.typesystem import EntityRef
 
 
 class ProvedPerson(NamedTuple):
-    """What a credential proves about the person who presents it. A credential with an `agent` or a chain is not a
-    person's own: an agent presents it.
+    """The user and the issuer that a credential proves. `by_agent` means that the credential names an agent or a chain,
+    so that an agent presents it, not the user.
     """
 
     user: str | None
@@ -26,7 +26,7 @@ class ProvedPerson(NamedTuple):
 
 
 class ApproverRefusal(StrEnum):
-    """Why somebody may not answer an approval, in words for that person."""
+    """The reason why a person may not answer an approval, in words for that person."""
 
     NO_USER = "the credential names no user"
     AGENT = "the credential is presented by an agent, not by the user"
@@ -69,9 +69,9 @@ def find_refusal(
 def may_name_approvers(
     issuer: str | None, user: str, issuers: Mapping[str, k.Issuer], named: Collection[str] = ()
 ) -> bool:
-    """Return whether an issuer may prove that somebody is this user. A user has the same name under every issuer, so a
-    partner's `alice` must not pass for one's own: without `named`, an issuer must either declare `users like` patterns
-    that match the user, or be the only issuer without patterns.
+    """Return whether an issuer may vouch for this user as an approver. Policies do not distinguish users of different
+    issuers, so a partner's `alice` must not pass for one's own: without `named`, an issuer must either declare `users
+    like` patterns that match the user, or be the only issuer without patterns.
     """
     found = None if issuer is None else issuers.get(issuer)
     if found is None or not speaks_for(found, user):

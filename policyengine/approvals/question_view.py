@@ -18,7 +18,7 @@ MAX_VIEW_BYTES = 65_536
 
 
 class UnshowableRequestError(ValueError):
-    """The error for a request that cannot be shown to a person completely; nobody should approve what is not shown."""
+    """The error for a request that cannot be shown to a person completely, and therefore not approved."""
 
 
 def view_question(request: Request, redaction: Redaction) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApprov
 from policyengine.runtime.request import Request
 from policyengine.stores.approvals import ApprovalQuota, ApprovalRow
 from policyengine.stores.base import StoreError
-from policyengine.stores.transition import DAY_MICROSECONDS
 from policyengine.time_formats import format_rfc3339
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from policyengine.engine.recorder import DecisionRecorder
 
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
-ID_BYTES = 24  # of an id, which nobody can guess
+ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
 MAX_REASON_LENGTH = 500
 STORE_FAILED = "the approval store does not answer"
 
@@ -59,7 +58,7 @@ class ApproverRefusedError(PermissionError):
         self.refusal = refusal
 
 
-class ApprovalStatus(NamedTuple):
+class TrackedApproval(NamedTuple):
     """An approval and its state."""
 
     approval: ApprovalRequest
@@ -132,7 +131,7 @@ class ApprovalDesk:
     def _prepare(
         self, request: Request, decision: Decision, opened: OpenedApproval, view: dict[str, object], now: int
     ) -> ApprovalRequest:
-        within = DAY_MICROSECONDS if opened.within is None else round(opened.within * 1_000_000)
+        within = round(opened.within * 1_000_000)
         return ApprovalRequest(
             secrets.token_urlsafe(ID_BYTES), opened.rule, opened.binding, decision.revision, opened.by, opened.count,
             opened.approvers, opened.summary, endpoint_words(request.endpoint), view, decision.principal, decision.id,
@@ -176,7 +175,7 @@ class ApprovalDesk:
 
     # ── For people ────────────────────────────────────────────────────────────────────────────
 
-    def find(self, id: str) -> ApprovalStatus:
+    def find(self, id: str) -> TrackedApproval:
         """Return an approval. Raises ApprovalNotFoundError and StoreError."""
         now = self._decider.now()
         row = self._decider.store.approvals.find(id, now)
@@ -184,7 +183,7 @@ class ApprovalDesk:
             raise ApprovalNotFoundError(id)
         return self._status(read_row(row), now)
 
-    def list(self, person: ProvedPerson | None = None) -> list[ApprovalStatus]:
+    def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
         """Return the approvals that wait for an answer, newest first; with `person`, only those that the person may
         answer. Raises StoreError."""
         now = self._decider.now()
@@ -192,19 +191,19 @@ class ApprovalDesk:
         waiting = [one for one in approvals if one.state(now) is ApprovalState.PENDING]
         if person is not None:
             waiting = [one for one in waiting if self.find_refusal(one, person) is None]
-        return [ApprovalStatus(one, ApprovalState.PENDING) for one in waiting]
+        return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
 
-    def approve(self, id: str, person: ProvedPerson) -> ApprovalStatus:
+    def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
         """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
         ApproverRefusedError, ApprovalChangeError and StoreError; then nothing changes.
         """
         return self._answer(id, person, "approved", None, add_vote)
 
-    def deny(self, id: str, person: ProvedPerson, reason: str | None = None) -> ApprovalStatus:
+    def deny(self, id: str, person: ProvedPerson, reason: str | None = None) -> TrackedApproval:
         """Record the denial of a person whose credential was verified. Raises the same errors as `approve`."""
         return self._answer(id, person, "denied", reason, refuse)
 
-    def withdraw(self, id: str) -> ApprovalStatus:
+    def withdraw(self, id: str) -> TrackedApproval:
         """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
         approval, now = self._change(id, withdraw)
         self._record(approval, "withdrawn")
@@ -235,7 +234,7 @@ class ApprovalDesk:
         state: str,
         reason: str | None,
         change: Callable[[ApprovalRequest, ApproverAnswer], ApprovalRequest],
-    ) -> ApprovalStatus:
+    ) -> TrackedApproval:
         reason = reason[:MAX_REASON_LENGTH] if reason else None
 
         def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
@@ -252,7 +251,7 @@ class ApprovalDesk:
     def _change(
         self, id: str, change: Callable[[ApprovalRequest, int], ApprovalRequest]
     ) -> tuple[ApprovalRequest, int]:
-        """Change an approval unless somebody else changes it at the same time; then try again with their change."""
+        """Change an approval. If another process changes it at the same time, change the result of that."""
         store = self._decider.store.approvals
         for _ in range(MAX_CHANGE_TRIES):
             now = self._decider.now()
@@ -264,9 +263,9 @@ class ApprovalDesk:
                 return after, now
         raise StoreError("other processes change the same approval")
 
-    def _status(self, approval: ApprovalRequest, now: int) -> ApprovalStatus:
+    def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
         spent = bool(approval.votes) and bool(self._decider.store.spent_among(approval.grant_ids))
-        return ApprovalStatus(approval, approval.state(now, spent=spent))
+        return TrackedApproval(approval, approval.state(now, spent=spent))
 
     def _record(self, approval: ApprovalRequest, state: str, **details: object) -> None:
         who = approval.requester

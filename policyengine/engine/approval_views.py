@@ -9,12 +9,12 @@ from policyengine.clock import MICROSECOND
 from policyengine.time_formats import format_duration, format_rfc3339
 
 if TYPE_CHECKING:
-    from policyengine.engine.approval_desk import ApprovalStatus
+    from policyengine.engine.approval_desk import TrackedApproval
 
 POLL_SECONDS = 5
 
 
-def describe_status(status: ApprovalStatus) -> dict[str, object]:
+def describe_status(status: TrackedApproval) -> dict[str, object]:
     """Return the state of an approval, with nothing of the request except its decision."""
     approval = status.approval
     found: dict[str, object] = {
@@ -25,7 +25,7 @@ def describe_status(status: ApprovalStatus) -> dict[str, object]:
     return found if refusal is None or refusal.reason is None else {**found, "reason": refusal.reason}
 
 
-def describe_approval(status: ApprovalStatus) -> dict[str, object]:
+def describe_approval(status: TrackedApproval) -> dict[str, object]:
     """Return an approval for the people who may answer it."""
     approval, who = status.approval, status.approval.requester
     requester = {"agent": who.agent, "issuer": who.issuer, "user": who.user, "chain": list(who.chain)}

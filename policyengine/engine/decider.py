@@ -137,7 +137,7 @@ class Decider:
         return structs.replace(basis, decision=decision)
 
     def _opens_approvals(self, request: Request) -> bool:
-        """Return whether a confirm opens approvals. Nobody is asked in observe mode, which lets requests pass."""
+        """Return whether a confirm opens approvals. It does not in observe mode, which lets requests pass."""
         observer = self._recorder.observer
         return request.options.request_approval and (observer is None or not observer.observing)
 

@@ -119,7 +119,7 @@ def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmAp
 def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
     if approval.granted_at is None or approval.granted_at > st.now:
         return False
-    return confirm.within is None or st.now - approval.granted_at <= confirm.within
+    return st.now - approval.granted_at <= confirm.lasts
 
 
 def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
@@ -148,7 +148,7 @@ def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
 
 
 def approver_set(effect: Effect, st: State) -> ApproverSet:
-    """Return the people who may approve this request. Nobody may approve if their set is unknown."""
+    """Return the people who may approve this request. The set is empty if it is unknown."""
     of = effect.effect.approvers.of
     match of:
         case k.ServedUser():

@@ -322,7 +322,7 @@ class Verdict:
 
     def _opened(self, approval: ConfirmApproval) -> OpenedApproval:
         confirm: k.Confirm = approval.effect.effect
-        within = None if confirm.within is None else confirm.within.total_seconds()
+        within = confirm.lasts.total_seconds()
         message = approval.effect.message
         summary = confirm.words if not message else render_message(self.unapproved, message, to_caller=False)
         by, approvers = confirm.approvers, approver_set(approval.effect, self.unapproved)

@@ -399,7 +399,7 @@ class OpenedApproval(Struct, frozen=True):
     binding: str
     by: str
     count: int
-    within: float | None
+    within: float
     summary: str
     approvers: ApproverSet
 

@@ -22,7 +22,7 @@ from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
     from policyengine.approvals.eligibility import ProvedPerson
-    from policyengine.engine.approval_desk import ApprovalDesk, ApprovalStatus
+    from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
     from policyengine.server.handlers import DecisionApi
 
 PATH = "/approvals"
@@ -71,7 +71,7 @@ class ApprovalRoutes:
 
     async def status(self, http: Request) -> Response:
         """Return the state of an approval. With `wait`, the answer comes when the state is no longer `pending`, or
-        after this number of seconds. The ID alone gives access, because nobody can guess it; the answer contains
+        after this number of seconds. The ID alone gives access, because it cannot be guessed; the answer contains
         nothing of the request.
         """
         seconds = read_wait(http)
@@ -84,7 +84,7 @@ class ApprovalRoutes:
                 self._waiting -= 1
         return build_answer(http, describe_status(found), NO_STORE)
 
-    async def _wait(self, http: Request, found: ApprovalStatus, seconds: float) -> ApprovalStatus:
+    async def _wait(self, http: Request, found: TrackedApproval, seconds: float) -> TrackedApproval:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while found.state == "pending" and loop.time() < until and self.api.drain.begun is None:
@@ -94,7 +94,7 @@ class ApprovalRoutes:
             found = await self._find(http)
         return found
 
-    async def _find(self, http: Request) -> ApprovalStatus:
+    async def _find(self, http: Request) -> TrackedApproval:
         return await self._call(lambda: self.desk.find(http.path_params["id"]))
 
     async def withdraw(self, http: Request) -> Response:
@@ -156,7 +156,7 @@ class ApprovalRoutes:
             raise ProblemError(503, error.reason, hint="the operator's log says why") from None
 
     def _person(self, http: Request) -> ProvedPerson:
-        """Return the person whose token the request carries. Raises ProblemError if the token proves nobody."""
+        """Return the person whose token the request carries. Raises ProblemError if the token proves no person."""
         from policyengine.engine.approval_desk import person_of
 
         engine = self.api.engine

@@ -43,7 +43,7 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
 
 
 def approver_set(approvers: k.RoleHolder | k.ServedUser | k.MemberOf, facts: Facts) -> ApproverSet:
-    """Return the people who may approve this request. Nobody may approve if their set is unknown."""
+    """Return the people who may approve this request. The set is empty if it is unknown."""
     match approvers:
         case k.ServedUser():
             user = facts.read(("user", "id"))
@@ -68,10 +68,10 @@ def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[
 
 
 def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
-    """Return whether an approval was granted in the past and is not older than `within`."""
+    """Return whether an approval was granted in the past and still counts."""
     if approval.granted_at is None or approval.granted_at > now:
         return False
-    return confirm.within is None or now - approval.granted_at <= confirm.within
+    return now - approval.granted_at <= confirm.lasts
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:

@@ -208,7 +208,7 @@ def _missing_fact_remedies(guard: k.Guard, unseen: frozenset[Cause]) -> Iterator
 
 
 def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Iterator[Remedy]:
-    within = None if confirm.within is None else format_duration(confirm.within)
+    within = format_duration(confirm.lasts)
     binding = seen.approval.binding if seen.approval else None
     bound = describe_bound(confirm, facts.request.endpoint)
     yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding, bound=bound)
@@ -322,7 +322,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
     return Effects(opens=tuple(
         OpenedApproval(
             guard.name, approval.binding, confirm.approvers.words, confirm.approvers.count,
-            None if confirm.within is None else confirm.within.total_seconds(),
+            confirm.lasts.total_seconds(),
             render_message(confirm.message or (confirm.words,), facts, to_caller=False),
             approver_set(confirm.approvers.of, facts),
         )

@@ -40,7 +40,7 @@ class ApprovalQuota(NamedTuple):
     most: int
 
 
-class ApprovalOpening(NamedTuple):
+class AdmissionResult(NamedTuple):
     """The result of opening an approval: the row, which is another one if it was already open, or the name of the quota
     that has no room."""
 
@@ -51,7 +51,7 @@ class ApprovalOpening(NamedTuple):
 class ApprovalStore(Protocol):
     """The approvals that engines share. Each method is atomic and may raise StoreError."""
 
-    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
+    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         """Add a row. If the newest row with the same binding is live and is not the row `replaces`, return that row and
         add nothing. If a quota has no room, add nothing.
         """
@@ -90,20 +90,20 @@ class MemoryApprovals:
         self._newest: dict[str, str] = {}  # by binding
         self._counts: dict[str, set[str]] = {}  # the ids that count in a quota, also those that are no longer live
 
-    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
+    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         with self._lock:
             newest = self._rows.get(self._newest.get(row.binding, ""))
             if newest is not None and newest.live > now and newest.id != replaces:
-                return ApprovalOpening(newest)
+                return AdmissionResult(newest)
             for quota in quotas:
                 if self._live(quota.name, now) >= quota.most:
-                    return ApprovalOpening(None, quota.name)
+                    return AdmissionResult(None, quota.name)
             self._forget(now)
             if len(self._rows) >= self._most:
                 raise self._fullness.refusal(f"it already holds {self._most:,} approvals, its maximum")
             self._rows[row.id], self._newest[row.binding] = row, row.id
             self._count(row)
-            return ApprovalOpening(row)
+            return AdmissionResult(row)
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from policyengine.stores.approvals import ApprovalOpening, ApprovalQuota, ApprovalRow, ApprovalStore
+from policyengine.stores.approvals import AdmissionResult, ApprovalQuota, ApprovalRow, ApprovalStore
 from policyengine.stores.circuit_breaker import StoreBreaker
 from policyengine.stores.clock_skew import ClockSkew
 
@@ -28,7 +28,7 @@ class ResilientApprovals:
         self._approvals, self._reads, self._writes = approvals, reads, writes
         self._agree, self._skew = agree, skew
 
-    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
+    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         return self._asked(lambda: self._approvals.open(row, quotas, now, replaces), self._writes)
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:

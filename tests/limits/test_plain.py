@@ -67,7 +67,7 @@ class Stores(RuleBasedStateMachine):
         self.plain, self.store, self.now, self.decisions = PlainStore(), self.made(), START, 0
 
     @rule(asked=charges(), spends=st.lists(st.sampled_from("pqr"), unique=True, max_size=1),
-          opens=st.booleans(), confirms=CONFIRMS, within=st.sampled_from([30.0, None]), denied=st.booleans(),
+          opens=st.booleans(), confirms=CONFIRMS, within=st.sampled_from([30.0, 86_400.0]), denied=st.booleans(),
           peek=st.booleans())  # fmt: skip
     def commit(
         self,
@@ -75,7 +75,7 @@ class Stores(RuleBasedStateMachine):
         spends: list[str],
         opens: bool,
         confirms: tuple[str, ...],
-        within: float | None,
+        within: float,
         denied: bool,
         peek: bool,
     ) -> None:

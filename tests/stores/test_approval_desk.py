@@ -20,8 +20,8 @@ from policyengine.engine import Engine
 from policyengine.engine.approval_desk import (
     ApprovalDesk,
     ApprovalNotFoundError,
-    ApprovalStatus,
     ApproverRefusedError,
+    TrackedApproval,
 )
 from policyengine.engine.observe_mode import Observe
 from policyengine.entities.store import EntityStore
@@ -103,7 +103,7 @@ def ticket_of(decision: Decision) -> ApprovalTicket:
     return found
 
 
-def state_of(status: ApprovalStatus) -> str:
+def state_of(status: TrackedApproval) -> str:
     return status.state.value
 
 

@@ -11,7 +11,7 @@ import pytest
 from policyengine.stores.approvals import (
     FORGOTTEN_PER_OPENING,
     MAX_LISTED_ROWS,
-    ApprovalOpening,
+    AdmissionResult,
     ApprovalQuota,
     ApprovalRow,
     ApprovalStore,
@@ -38,7 +38,7 @@ def approvals(store: Store) -> ApprovalStore:
 
 
 def test_an_opened_row_is_found_by_its_id_and_by_its_binding(approvals: ApprovalStore) -> None:
-    assert approvals.open(row("1"), (), NOW) == ApprovalOpening(row("1"))
+    assert approvals.open(row("1"), (), NOW) == AdmissionResult(row("1"))
     assert approvals.find("1", NOW) == row("1")
     assert approvals.bound(["other", "b", "b"], NOW) == [row("1")]
     assert approvals.find("2", NOW) is None
@@ -46,34 +46,34 @@ def test_an_opened_row_is_found_by_its_id_and_by_its_binding(approvals: Approval
 
 def test_an_identical_row_that_is_live_is_returned_instead_of_opening_another(approvals: ApprovalStore) -> None:
     approvals.open(row("1"), (), NOW)
-    assert approvals.open(row("2"), (), NOW + MINUTE) == ApprovalOpening(row("1"))
+    assert approvals.open(row("2"), (), NOW + MINUTE) == AdmissionResult(row("1"))
     assert approvals.rows(NOW) == [row("1")]
 
 
 def test_a_row_that_is_no_longer_live_is_followed_by_another(approvals: ApprovalStore) -> None:
     approvals.open(row("1"), (), NOW)
     later = row("2", live=30 * MINUTE, until=40 * MINUTE)
-    assert approvals.open(later, (), NOW + 10 * MINUTE) == ApprovalOpening(later)
+    assert approvals.open(later, (), NOW + 10 * MINUTE) == AdmissionResult(later)
     assert approvals.bound(["b"], NOW + 10 * MINUTE) == [later]
 
 
 def test_only_the_named_row_is_replaced(approvals: ApprovalStore) -> None:
     approvals.open(row("1"), (), NOW)
-    assert approvals.open(row("2"), (), NOW, "another") == ApprovalOpening(row("1"))
-    assert approvals.open(row("2"), (), NOW, "1") == ApprovalOpening(row("2"))
-    assert approvals.open(row("3"), (), NOW, "1") == ApprovalOpening(row("2"))
+    assert approvals.open(row("2"), (), NOW, "another") == AdmissionResult(row("1"))
+    assert approvals.open(row("2"), (), NOW, "1") == AdmissionResult(row("2"))
+    assert approvals.open(row("3"), (), NOW, "1") == AdmissionResult(row("2"))
     assert approvals.bound(["b"], NOW) == [row("2")]
 
 
 def test_a_full_quota_refuses_another_row_and_changes_nothing(approvals: ApprovalStore) -> None:
     for number in range(2):
         approvals.open(row(f"{number}", f"b{number}", counts=("bot", "finance")), TWO, NOW)
-    assert approvals.open(row("2", "b2", counts=("bot", "finance")), TWO, NOW) == ApprovalOpening(None, "bot")
+    assert approvals.open(row("2", "b2", counts=("bot", "finance")), TWO, NOW) == AdmissionResult(None, "bot")
     assert approvals.bound(["b2"], NOW) == []
     assert len(approvals.rows(NOW)) == 2
     other = row("3", "b3", counts=("other", "finance"))
     assert approvals.open(other, TWO[1:], NOW).row == other
-    assert approvals.open(row("4", "b4"), TWO[1:], NOW) == ApprovalOpening(None, "finance")
+    assert approvals.open(row("4", "b4"), TWO[1:], NOW) == AdmissionResult(None, "finance")
 
 
 def test_an_identical_row_needs_no_room_in_a_quota(approvals: ApprovalStore) -> None:

@@ -20,7 +20,7 @@ DENIAL_BODY: JsonObject = {
 }
 UNKNOWN_APPROVAL = problem_response("There is no such approval, or it ended long ago.")
 STORE_SILENT = problem_response("The store does not answer.")
-UNPROVED = problem_response("The token is missing, or proves nobody.")
+UNPROVED = problem_response("The token is missing, or proves no person.")
 ENDED = problem_response("The approval has ended, or was answered: `code` is `approval_ended`.")
 NOT_AN_APPROVER = problem_response("The rule does not let this person answer: `code` is `not_approver`.")
 NO_IDENTITY = problem_response("The server verifies no tokens of people: start it with `--identity`.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from policyengine.stores.approvals import (
     MAX_LISTED_ROWS,
-    ApprovalOpening,
+    AdmissionResult,
     ApprovalQuota,
     ApprovalRow,
     decode_row,
@@ -35,16 +35,16 @@ class RedisApprovals:
         self._timed(before, int(seconds) * 1_000_000 + int(micros))
         return told
 
-    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
+    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         bounds: list[str | int] = [word for quota in quotas for word in (quota.name, quota.most)]
         told = self._run("open", now, replaces, MAX_LISTED_ROWS, len(quotas), *bounds, *row_arguments(row))
         match told[0]:
             case b"new":
-                return ApprovalOpening(row)
+                return AdmissionResult(row)
             case b"known":
-                return ApprovalOpening(decode_row(told[1]))
+                return AdmissionResult(decode_row(told[1]))
             case _:
-                return ApprovalOpening(None, told[1].decode())
+                return AdmissionResult(None, told[1].decode())
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
         counted: list[str | bytes | int] = [before.encode(), len(before.counts), *before.counts]

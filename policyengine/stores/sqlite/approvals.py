@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from policyengine.stores.approvals import (
     FORGOTTEN_PER_OPENING,
     MAX_LISTED_ROWS,
-    ApprovalOpening,
+    AdmissionResult,
     ApprovalQuota,
     ApprovalRow,
     decode_row,
@@ -42,20 +42,20 @@ class SqliteApprovals:
     ) -> None:
         self._step, self._looked = step, looked
 
-    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> ApprovalOpening:
+    def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         with self._step(True) as asked:
             self._looked(asked, now, True)
             newest = newest_row(asked, row.binding, now)
             if newest is not None and newest.live > now and newest.id != replaces:
-                return ApprovalOpening(newest)
+                return AdmissionResult(newest)
             full = next((quota.name for quota in quotas if count_live(asked, quota.name, now) >= quota.most), None)
             if full is not None:
-                return ApprovalOpening(None, full)
+                return AdmissionResult(None, full)
             forget_ended(asked, now)
             added = (row.id, row.binding, row.encode(), row.live, row.until)
             asked.execute("INSERT INTO approval (id, binding, row, live, until) VALUES (?, ?, ?, ?, ?)", added)
             save_counts(asked, row)
-            return ApprovalOpening(row)
+            return AdmissionResult(row)
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
         change = "UPDATE approval SET row = ?, live = ?, until = ? WHERE id = ? AND row = ?"
