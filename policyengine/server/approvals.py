@@ -15,7 +15,7 @@ from policyengine.http.client_credentials import read_client_credentials
 from policyengine.runtime import decode
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import check_members
-from policyengine.server.content_negotiation import build_answer, read_body, request_format
+from policyengine.server.content_negotiation import BodyFormat, build_answer, read_body, request_format
 from policyengine.server.openapi import approval_statuses
 from policyengine.server.problems import ProblemCode, ProblemError
 from policyengine.stores.base import StoreError
@@ -43,7 +43,7 @@ def add_approval_routes(app: FastAPI, api: DecisionApi) -> None:
         (one, "GET", routes.status, {"parameters": [approval_statuses.WAIT_PARAMETER]}, approval_statuses.FOUND),
         (f"{one}/details", "GET", routes.details, person, approval_statuses.SHOWN),
         (f"{one}/approve", "POST", routes.approve, person, approval_statuses.ANSWERED),
-        (f"{one}/deny", "POST", routes.deny, {**person, **approval_statuses.DENIAL_BODY}, approval_statuses.ANSWERED),
+        (f"{one}/deny", "POST", routes.deny, {**person, **approval_statuses.DENIAL_BODY}, approval_statuses.DENIED),
         (f"{one}/withdraw", "POST", routes.withdraw, security, approval_statuses.WITHDRAWN),
     ):
         app.add_api_route(
@@ -134,7 +134,7 @@ class ApprovalRoutes:
     async def deny(self, http: Request) -> Response:
         """Deny a request, as a person whom its rule names as an approver, with an optional `reason`."""
         body = await read_body(http, self.api.body_timeout)
-        reason = read_reason(body, http)
+        reason = read_reason(body, http) if body else None
         found = await self._call(lambda: self.desk.deny(http.path_params["id"], self._person(http), reason))
         return build_answer(http, describe_approval(found), NO_STORE)
 
@@ -198,12 +198,10 @@ def read_wait(http: Request) -> float:
 
 
 def read_reason(body: bytes, http: Request) -> str | None:
-    """Return the reason of a denial; None without a body or a reason. Raises RequestError and ProblemError."""
-    if not body:
-        return None
-    request_format(http.headers)
+    """Return the reason of a denial, or None. Raises RequestError and ProblemError."""
     try:
-        raw = decode.from_json(body)
+        is_json = request_format(http.headers) is BodyFormat.JSON
+        raw = decode.from_json(body) if is_json else decode.from_msgpack(body)
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):

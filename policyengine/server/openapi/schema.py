@@ -392,7 +392,10 @@ class Readiness(BaseModel):
     ] = None
 
 
-MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)
+MODELS = (
+    Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness, Denial,
+    ApprovalStatus, ApprovalDetails, Approvals,
+)  # fmt: skip
 
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 
