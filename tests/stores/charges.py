@@ -67,7 +67,7 @@ def asks(
     spends: tuple[str, ...] = (),
     opens: tuple[str, ...] = (),
     confirms: tuple[str, ...] | None = None,
-    within: float | None = 900.0,
+    within: float = 900.0,
     denied: bool = False,
 ) -> Effects:
     """`opens` are the bindings that a confirm requests; by default all of its `confirms`."""
