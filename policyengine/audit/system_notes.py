@@ -10,16 +10,14 @@ from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
-UNLIMITED_EVENTS = frozenset({SystemEvent.APPROVAL})  # quotas and people limit them, and each is evidence
 MAX_TEXT = 2_000  # maximum characters of a text in a line
 
 WriteSystemLine = Callable[[Mapping[str, object], int], bool]
 
 
 class SystemNotes:
-    """Writes the lines about one server. Of each event except UNLIMITED_EVENTS it writes at most 20 lines per minute;
-    the next line after that says how many were `suppressed`. `worker` is the number of the process, from 0, if there
-    are several processes."""
+    """Writes the lines about one server, at most 20 lines of each event per minute; the next line after that says how
+    many were `suppressed`. `worker` is the number of the process, from 0, if there are several processes."""
 
     def __init__(self, write: WriteSystemLine) -> None:
         self._write, self._throttle = write, LogThrottle()
@@ -30,7 +28,7 @@ class SystemNotes:
         """Write a line at a time in nanoseconds, by default now; details that are None or empty are left out. Return
         whether it was written, which a line above the limit is not; a failure is counted and reported by the log.
         """
-        events = 1 if event in UNLIMITED_EVENTS else self._throttle.admit(event)
+        events = self._throttle.admit(event)
         if events is None:
             return False
         suppressed = {"suppressed": events - 1} if events > 1 else {}
