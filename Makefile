@@ -66,6 +66,12 @@ demo-identity: install .npm-identity/.installed
 	  opentelemetry-proto==1.45.2
 	@touch $@
 
+# Spark, for the slow tests: 850 MB that nothing else needs. It runs on Java 17 or newer.
+.venv-spark/.installed: constraints.txt
+	@$(PYTHON) -m venv .venv-spark
+	@.venv-spark/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas pyarrow pyspark
+	@touch $@
+
 # Frameworks that parse bodies and queries: wherever they parse differently, the fact must be unknown (tests/readers).
 readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 .npm-readers/.installed:
@@ -93,7 +99,7 @@ test-all: tools
 tools: install
 	@.ci/tools
 
-test-deep: install
+test-deep: install .venv-spark/.installed
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m 'hypothesis and not deep and not scaled' -n 2 --dist worksteal
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m 'deep or scaled' -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
@@ -127,7 +133,7 @@ define compile
 endef
 BESIDE_PACKAGE := bench deploy docs grammar policies tests .ci .dockerignore .pre-commit-hooks.yaml Makefile README.md CHANGELOG.md \
   CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml \
-  .venv-gateways .venv-tools .venv-readers .npm-readers .npm-identity .go-readers
+  .venv-gateways .venv-spark .venv-tools .venv-readers .npm-readers .npm-identity .go-readers
 SOURCES := $(shell find policyengine grammar policies -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml constraints.txt
 COMPILED := build/compiled
 COMPILED313 := build/compiled-313

@@ -117,6 +117,7 @@ def pipeline() -> list[Shape]:
 
 GATES = (
     ("malformed_path", "Is the path canonical, and does nothing name another method?", "deny", "bad"),
+    ("halted", "Has no operator halted such requests?", "deny", "bad"),
     ("identity", "Does a block accept the caller, or is the endpoint open to anyone?", "deny", "bad"),
     ("default", "Does a block that accepts it grant the endpoint?", "deny", "bad"),
     ("user", "For an agent that acts for a user: does a user block grant it, too?", "deny", "bad"),

@@ -58,7 +58,9 @@ def send_only_outcomes(config: pytest.Config) -> None:
 
 
 def pytest_runtest_teardown() -> None:
-    """Stop the threads of logs that a test did not close."""
+    """Stop the threads of logs and of halts that a test did not close."""
+    if halts := sys.modules.get("policyengine.halts.control"):
+        halts.close_controls()
     if sealer := sys.modules.get("policyengine.audit.seal.sealer"):
         for each in tuple(sealer._SEALERS):
             each.abandon()

@@ -31,8 +31,10 @@ from policyengine.entities.store import NO_ANSWER, EntityStore, RowResult
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.entities import read_entity_rows
+from policyengine.runtime.halts import Halt
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
+from policyengine.time_formats import parse_time
 from policyengine.typesystem import EntityRef
 
 DIRECTORY_MARK = b'"directory":'  # follows the version in a line of entity rows
@@ -62,7 +64,8 @@ class DecisionRecord:
     with the entity rows; None if the decision used none. `client` is the client of the decision API that sent the
     request, `resource` the entity that the endpoint binds, and `endpoint` the most specific pattern of the policies
     that matches the request; each is None if there is none, or if the line was written by a version that does not
-    record it. `behavior` contains the learned facts that the decision read; None if its policies read none.
+    record it. `behavior` contains the learned facts that the decision read; None if its policies read none. `halt` is
+    the halt that covered the request, without its scope.
     """
 
     line: int
@@ -84,6 +87,7 @@ class DecisionRecord:
     entities_line: int | None = None
     endpoint: str | None = None
     behavior: LoggedBehavior | None = None
+    halt: Halt | None = None
 
     @property
     def id(self) -> str:
@@ -240,6 +244,16 @@ def parse_entry(number: int, line: bytes, directories: Directories) -> LogEntry:
     return parse_event_record(number, tree) or parse_decision_record(number, tree, directories)
 
 
+def parse_halt(member: Any) -> Halt | None:
+    """Return the halt in a log line; None if the line has none. Raises LookupError, TypeError and ValueError."""
+    if member is None:
+        return None
+    until = parse_time(member["until"])
+    if until is None:
+        raise ValueError("the end of its halt is not a time")
+    return Halt(str(member["id"]), str(member["reason"]), 0, int(until.timestamp()), everything=True)
+
+
 def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Directories) -> DecisionRecord:
     """Parse a decision. Raises LogRecordError."""
     try:
@@ -263,6 +277,7 @@ def parse_decision_record(number: int, tree: Mapping[str, Any], directories: Dir
             resource=parse_resource(tree.get("resource")),
             endpoint=endpoint if isinstance(endpoint := tree.get("endpoint"), str) else None,
             behavior=parse_behavior(tree.get("behavior")),
+            halt=parse_halt(tree.get("halted")),
         )
         _ = found.outcome, found.id, found.revision, found.package
         check_shape(found)

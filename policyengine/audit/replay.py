@@ -20,6 +20,7 @@ from policyengine.kernel import Kernel
 from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.halts import ArmedHalt, HaltSet
 from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, RequestError
@@ -122,7 +123,9 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
     except RequestError as error:
         raise ReplayError(f"its request is malformed: {error}") from None
     entities = TracingEntities(record.directory)
-    snapshot = Snapshot(entities, record.spent, behavior=recorded_behavior(record, kernel))
+    snapshot = Snapshot(
+        entities, record.spent, behavior=recorded_behavior(record, kernel), halts=recorded_halts(record)
+    )
     facts = build_facts(kernel, request, snapshot, record.time)
     past = LoggedHistories(record.history, facts)
     facts = replace(facts, history=past)
@@ -144,7 +147,8 @@ def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
     """
     record, entities = again.record, again.record.directory
     assert entities is not None
-    snapshot = Snapshot(entities, record.spent, again.facts.history, recorded_behavior(record, kernel))
+    behavior, halts = recorded_behavior(record, kernel), recorded_halts(record)
+    snapshot = Snapshot(entities, record.spent, again.facts.history, behavior, halts)
     needs, moment = Needs(again.facts.request), epoch_nanoseconds(record.time)
     decision, effects = Evaluator(kernel, entities, sizes=AnySizes()).resume(needs, snapshot, moment)
     check_agreement(again.facts, again.seen, decision, effects)
@@ -157,6 +161,11 @@ def recorded_behavior(record: DecisionRecord, kernel: Kernel) -> LearnedFacts | 
     if record.behavior is None or record.revision == kernel.revision:
         return None if record.behavior is None else record.behavior.facts
     return {name: fact for name, fact in record.behavior.facts.items() if name != ORDER_STEP[-1]}
+
+
+def recorded_halts(record: DecisionRecord) -> HaltSet | None:
+    """Return the halt that covered the recorded request, so that the replay is halted, too."""
+    return None if record.halt is None else HaltSet((ArmedHalt(record.halt),))
 
 
 def settle_from_record(decision: Decision, effects: Effects, record: DecisionRecord) -> Decision:

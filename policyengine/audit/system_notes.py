@@ -10,6 +10,10 @@ from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
+# Acts of people, who are known, are all written.
+UNLIMITED_EVENTS = frozenset(
+    {SystemEvent.APPROVAL, SystemEvent.HALT, SystemEvent.CONSOLE_SIGNED_IN, SystemEvent.CONSOLE_SIGNED_OUT}
+)
 MAX_TEXT = 2_000  # maximum characters of a text in a line
 
 WriteSystemLine = Callable[[Mapping[str, object], int], bool]
@@ -17,7 +21,8 @@ WriteSystemLine = Callable[[Mapping[str, object], int], bool]
 
 class SystemNotes:
     """Writes the lines about one server, at most 20 lines of each event per minute; the next line after that says how
-    many were `suppressed`. `worker` is the number of the process, from 0, if there are several processes."""
+    many were `suppressed`. UNLIMITED_EVENTS have no limit. `worker` is the number of the process, from 0, if there are
+    several processes."""
 
     def __init__(self, write: WriteSystemLine) -> None:
         self._write, self._throttle = write, LogThrottle()
@@ -28,20 +33,16 @@ class SystemNotes:
         """Write a line at a time in nanoseconds, by default now; details that are None or empty are left out. Return
         whether it was written, which a line above the limit is not; a failure is counted and reported by the log.
         """
-        events = self._throttle.admit(event)
+        events = 1 if event in UNLIMITED_EVENTS else self._throttle.admit(event)
         if events is None:
             return False
-        suppressed = {"suppressed": events - 1} if events > 1 else {}
-        return self._write({**self._members(event, details), **suppressed}, time_ns() if moment is None else moment)
-
-    def write_act(self, event: SystemEvent | str, /, **details: object) -> bool:
-        """Write a line about what a person did, however many there are. Return whether it was written."""
-        return self._write(self._members(event, details), time_ns())
-
-    def _members(self, event: SystemEvent | str, details: Mapping[str, object]) -> dict[str, object]:
         found: dict[str, object] = {"event": str(event)}
         found |= {name: bound_detail(value) for name, value in details.items() if value not in (None, "", (), [])}
-        return found | ({} if self.worker is None else {"worker": self.worker})
+        if self.worker is not None:
+            found["worker"] = self.worker
+        if events > 1:
+            found["suppressed"] = events - 1
+        return self._write(found, time_ns() if moment is None else moment)
 
     def remember_log_failure(self, error: OSError) -> None:
         """Remember a failure of the log itself, which can be written once the log works again."""

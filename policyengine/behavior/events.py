@@ -87,14 +87,14 @@ class Tagger:
     texts with equal tags. `size` is the maximum number of cached tags."""
 
     def __init__(self, key: bytes, size: int = 65_536) -> None:
-        self._key, self._size = key, size
+        self.key, self._size = key, size
         self._known: dict[str, int] = {}
 
     def tag(self, text: str) -> int:
         """Return the tag of a text: a 32-bit number."""
         found = self._known.get(text)
         if found is None:
-            raw = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4, key=self._key).digest()
+            raw = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4, key=self.key).digest()
             found = int.from_bytes(raw)
             if len(text) <= MAX_NAME_CHARACTERS:
                 if len(self._known) >= self._size:

@@ -108,12 +108,12 @@ class CallerFacts:
     """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty`, `error_rate` and
     `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
     was used neither by the caller nor by its class. `level_denied` is without the request. `surprise` is that of the
-    endpoint to the class. `sequence` is whether the run follows the declared order of calls, and `step` the state of
-    the automaton before the request."""
+    endpoint to the class, and `own_surprise` that to the caller, -1 if it was not computed. `sequence` is whether the
+    run follows the declared order of calls, and `step` the state of the automaton before the request."""
 
     __slots__ = (
         "burst", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied", "level_fast", "level_slow",
-        "novelty", "ready", "sequence", "step", "surprise", "trust",
+        "novelty", "own_surprise", "ready", "sequence", "step", "surprise", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +132,7 @@ class CallerFacts:
         sequence: bool = True,
         step: int = START,
         has_new_shape: bool = False,
+        own_surprise: int = -1,
     ) -> None:
         self.ready = ready
         self.trust = trust
@@ -147,6 +148,7 @@ class CallerFacts:
         self.sequence = sequence
         self.step = step
         self.has_new_shape = has_new_shape
+        self.own_surprise = own_surprise
 
     def values(self) -> tuple[bool, int, bool, int, int, int, bool]:
         """Return the facts, without the levels."""
@@ -291,16 +293,17 @@ def read_behavior(
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
-    deviation = surprise = 0
+    deviation, surprise, own = 0, 0, -1
     if settings.sequences:
         context, symbol = 0 if is_first else row.context, symbol_of(endpoint)
         if model.grams.total:
             surprise = class_surprise(model.grams, context, symbol)
         if model.class_tails and not settings.released:
-            deviation = read_deviation(row, model, context, symbol, surprise, is_first)
+            own = own_surprise(row, context, symbol)
+            deviation = read_deviation(row, model, surprise, own, is_first)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
-        denied, deviation, surprise, sequence, step, has_new_shape,
+        denied, deviation, surprise, sequence, step, has_new_shape, own,
     )  # fmt: skip
 
 
@@ -447,16 +450,20 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 # ── Sequences ─────────────────────────────────────────────────────────────────────────────────
 
 
-def read_deviation(row: BehaviorRow, model: ClassModel, context: int, symbol: int, request: int, is_first: bool) -> int:
+def read_deviation(row: BehaviorRow, model: ClassModel, request: int, own: int, is_first: bool) -> int:
     """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values, or
     four times in a longer run, which was ranked among short ones before. The p-values are the shares of runs with at
     least the same score: the largest surprise to the class, and the largest excess of the surprises to the caller over
-    those to the class in any part of the run. `request` is the surprise of the request to the class."""
+    those to the class in any part of the run. `request` and `own` are the surprises of the request to the class and to
+    the caller."""
     scored, worst, excess, surprise = 1, 0, 0, request
     if not is_first:
         scored, worst, excess = row.scored + 1, row.worst, row.excess
-        surprise = max(surprise, row.surprise)
-    worst = max(worst, excess + own_surprise(row, context, symbol) - request)
+        if row.surprise > surprise:
+            surprise = row.surprise
+    excess += own - request
+    if excess > worst:
+        worst = excess
     length = 0 if scored <= SHORT_RUN else 1
     by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
     place = SCORE_LENGTHS * maturity(row) + length
@@ -498,7 +505,11 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
     row.scored += 1
     if reading.surprise > row.surprise:
         row.surprise = reading.surprise
-    row.excess = max(row.excess + own_surprise(row, row.context, symbol) - reading.surprise, 0)
+    own = reading.own_surprise  # of the same row and context
+    if own < 0:
+        own = own_surprise(row, row.context, symbol)
+    excess = row.excess + own - reading.surprise
+    row.excess = excess if excess > 0 else 0
     if row.excess > row.worst:
         row.worst = min(row.excess, MAX_SHORT)
     if row.scored == SHORT_RUN:

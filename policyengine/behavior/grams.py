@@ -29,6 +29,8 @@ MAX_GRAM_TAGS: Final = 1 << 16
 COUNT_BITS: Final = 40
 MAX_GRAM_COUNT: Final = (1 << COUNT_BITS) - 1
 PART_UNIT: Final = 1_024  # while the rows of a class are added up
+MAX_TAGS: Final = 16_384  # cached sequences
+_TAGS: Final[dict[int, tuple[int, ...]]] = {}
 # -log2 of 1 + n/256, in 1/256 bit
 _LOGS: Final = [round(SURPRISE_UNIT * log2(1 + number / 256)) for number in range(256)]
 
@@ -49,6 +51,22 @@ def gram_tag(length: int, context: int, symbol: int) -> int:
     return mixed >> 12
 
 
+def gram_tags(context: int, symbol: int) -> tuple[int, ...]:
+    """Return the tags of the grams that end in a symbol: of the symbol alone and then, for each length of its context,
+    of the context and of the whole gram. They are cached, because one request needs them several times."""
+    key = context << 16 | symbol
+    found = _TAGS.get(key)
+    if found is None:
+        tags = [gram_tag(0, 0, symbol)]
+        for length in range(1, context_length(context) + 1):
+            tags.append(gram_tag(length - 1, context >> 16, context & SYMBOL_MASK))
+            tags.append(gram_tag(length, context, symbol))
+        if len(_TAGS) >= MAX_TAGS:
+            _TAGS.clear()
+        found = _TAGS[key] = tuple(tags)
+    return found
+
+
 def context_length(context: int) -> int:
     """Return how many symbols of a context are known, the start of the run included."""
     length = 1
@@ -67,33 +85,37 @@ def surprise_of(probability: int) -> int:
     """Return the surprise of a probability, which is in units of 1/ONE, at least one unit."""
     length = probability.bit_length()
     index = (probability << 9 >> length) & 0xFF if length < 9 else probability >> (length - 9) & 0xFF
-    return max((BITS + 1 - length) * SURPRISE_UNIT - _LOGS[index], 0)
+    surprise = (BITS + 1 - length) * SURPRISE_UNIT - _LOGS[index]
+    return surprise if surprise > 0 else 0
 
 
 # ── The caller ────────────────────────────────────────────────────────────────────────────────
 
 
-def count_gram(row: BehaviorRow, tag: int) -> int:
-    """Return how often a caller sent a gram."""
-    grams = row.grams
-    if not grams:
-        return 0
-    first = tag % GRAM_SETS * GRAM_WAYS
-    for place in range(first, first + GRAM_WAYS):
-        if grams[place] == tag and row.gram_counts[place]:
-            return row.gram_counts[place]
-    return 0
+def count_gram(grams: array[int], counts: bytearray, tag: int) -> int:
+    """Return how often a caller sent a gram, from its table, which must not be empty."""
+    place = tag % GRAM_SETS * GRAM_WAYS
+    if grams[place] == tag and counts[place]:
+        return counts[place]
+    if grams[place + 1] == tag and counts[place + 1]:
+        return counts[place + 1]
+    if grams[place + 2] == tag and counts[place + 2]:
+        return counts[place + 2]
+    return counts[place + 3] if grams[place + 3] == tag else 0
 
 
 def own_surprise(row: BehaviorRow, context: int, symbol: int) -> int:
     """Return how surprising a symbol after a context is to the caller."""
-    seen, count = row.gram_total, count_gram(row, gram_tag(0, 0, symbol))
-    probability = (count * ONE + LEAST_PROBABILITY) // (max(seen, count) + 1)
-    for length in range(1, context_length(context) + 1):
-        seen = count_gram(row, gram_tag(length - 1, context >> 16, context & SYMBOL_MASK))
-        count = count_gram(row, gram_tag(length, context, symbol))
-        probability = (count * ONE + probability) // (max(seen, count) + 1)
-    return surprise_of(max(probability, 1))
+    grams, counts = row.grams, row.gram_counts
+    if not grams:
+        return surprise_of(LEAST_PROBABILITY)
+    tags, seen = gram_tags(context, symbol), row.gram_total
+    count = count_gram(grams, counts, tags[0])
+    probability = (count * ONE + LEAST_PROBABILITY) // ((seen if seen > count else count) + 1)
+    for place in range(1, len(tags), 2):
+        seen, count = count_gram(grams, counts, tags[place]), count_gram(grams, counts, tags[place + 1])
+        probability = (count * ONE + probability) // ((seen if seen > count else count) + 1)
+    return surprise_of(probability or 1)
 
 
 def learn_grams(row: BehaviorRow, context: int, symbol: int) -> None:
@@ -102,9 +124,10 @@ def learn_grams(row: BehaviorRow, context: int, symbol: int) -> None:
         row.grams, row.gram_counts = array("H", bytes(2 * GRAM_ENTRIES)), bytearray(GRAM_ENTRIES)
     if not context:
         add_gram(row, gram_tag(0, 0, START))
-    add_gram(row, gram_tag(0, 0, symbol))
-    for length in range(1, context_length(context) + 1):
-        add_gram(row, gram_tag(length, context, symbol))
+    tags = gram_tags(context, symbol)
+    add_gram(row, tags[0])
+    for place in range(2, len(tags), 2):
+        add_gram(row, tags[place])
     if row.gram_total >= SYMBOL_MASK:
         halve_grams(row)
     row.gram_total += 1
@@ -176,14 +199,13 @@ def unpack_grams(raw: bytes) -> GramCounts:
 
 def class_surprise(grams: GramCounts, context: int, symbol: int) -> int:
     """Return how surprising a symbol after a context is to the class with these counts."""
-    counts, total = grams.counts, grams.total
-    count = counts.get(gram_tag(0, 0, symbol), 0)
-    probability = (count * ONE + CLASS_UNIT * LEAST_PROBABILITY) // (max(total, count) + CLASS_UNIT)
-    for length in range(1, context_length(context) + 1):
-        seen = counts.get(gram_tag(length - 1, context >> 16, context & SYMBOL_MASK), 0)
-        count = counts.get(gram_tag(length, context, symbol), 0)
-        probability = (count * ONE + CLASS_UNIT * probability) // (max(seen, count) + CLASS_UNIT)
-    return surprise_of(max(probability, 1))
+    counts, total, tags = grams.counts, grams.total, gram_tags(context, symbol)
+    count = counts.get(tags[0], 0)
+    probability = (count * ONE + CLASS_UNIT * LEAST_PROBABILITY) // ((total if total > count else count) + CLASS_UNIT)
+    for place in range(1, len(tags), 2):
+        seen, count = counts.get(tags[place], 0), counts.get(tags[place + 1], 0)
+        probability = (count * ONE + CLASS_UNIT * probability) // ((seen if seen > count else count) + CLASS_UNIT)
+    return surprise_of(probability or 1)
 
 
 class GramSums:
@@ -202,16 +224,36 @@ class GramSums:
             return
         weight = CLASS_UNIT * MAX_ROW_EVENTS // max(row.gram_total, MAX_ROW_EVENTS) * PART_UNIT // part
         whole, first, shared = self._counts, self._first, self._shared
-        for place in range(GRAM_ENTRIES):
-            count = row.gram_counts[place]
+        for tag, count in zip(row.grams, row.gram_counts, strict=True):
             if count:
-                tag = row.grams[place]
                 whole[tag] += count * weight
                 if not first[tag]:
                     first[tag] = caller
                 elif first[tag] != caller:
                     shared[tag] = 1
         self.total += row.gram_total * weight
+
+    def merge(self, other: GramSums, before: int) -> None:
+        """Add the sums of other callers, whose numbers follow the `before` numbers of these callers."""
+        whole, first, shared = self._counts, self._first, self._shared
+        for tag in range(MAX_GRAM_TAGS):
+            number = other._first[tag]
+            if number:
+                whole[tag] += other._counts[tag]
+                if first[tag] or other._shared[tag]:
+                    shared[tag] = 1
+                if not first[tag]:
+                    first[tag] = before + number
+        self.total += other.total
+
+    def pack(self) -> tuple[bytes, bytes, bytes, int]:
+        """Return the sums as bytes, for another process."""
+        return self._counts.tobytes(), self._first.tobytes(), bytes(self._shared), self.total
+
+    def unpack(self, packed: tuple[bytes, bytes, bytes, int]) -> None:
+        """Set the sums that `pack` returned."""
+        counts, first, shared, self.total = packed
+        self._counts, self._first, self._shared = array("Q", counts), array("I", first), bytearray(shared)
 
     def shared_counts(self, most: int) -> GramCounts:
         """Return the counts of the grams that at least two callers have, at most those of the `most` frequent ones."""
@@ -240,11 +282,28 @@ class ScoreTails:
                 own = SCORE_LENGTHS * (1 + maturity) + length
                 first = (own if kind else length) * SCORE_BUCKETS
                 place, tail = (kind * SCORE_LENGTHS + length) * SCORE_BUCKETS, 0
+                if not any(scores[place : place + SCORE_BUCKETS]):
+                    continue
                 for bucket in range(SCORE_BUCKETS - 1, -1, -1):
                     tail += scores[place + bucket]
                     self._sums[first + bucket] += tail
                     if tail > self._tops[first + bucket]:
                         self._tops[first + bucket] = tail
+
+    def merge(self, other: ScoreTails) -> None:
+        """Add the scores of other callers."""
+        for place in range(len(self._sums)):
+            self._sums[place] += other._sums[place]
+            self._tops[place] = max(self._tops[place], other._tops[place])
+
+    def pack(self) -> tuple[bytes, bytes]:
+        """Return the sums as bytes, for another process."""
+        return self._sums.tobytes(), self._tops.tobytes()
+
+    def unpack(self, packed: tuple[bytes, bytes]) -> None:
+        """Set the sums that `pack` returned."""
+        sums, tops = packed
+        self._sums, self._tops = array("Q", sums), array("I", tops)
 
     def extend(self, cell: int, other: int) -> None:
         """Add the scores of another cell to a cell."""
@@ -260,6 +319,20 @@ class ScoreTails:
             top, others = self._tops[place], self._sums[place] - self._tops[place]
             found.append(others + min(top, max(others // 3, 1)))
         return found
+
+
+def unpack_sums(packed: tuple[bytes, bytes, bytes, int]) -> GramSums:
+    """Return the sums that `GramSums.pack` returned."""
+    found = GramSums()
+    found.unpack(packed)
+    return found
+
+
+def unpack_tails(maturities: int, packed: tuple[bytes, bytes]) -> ScoreTails:
+    """Return the tails that `ScoreTails.pack` returned."""
+    found = ScoreTails(maturities)
+    found.unpack(packed)
+    return found
 
 
 NO_GRAMS: Final = GramCounts({}, 0)

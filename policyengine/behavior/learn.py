@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, overload
 
+import msgspec
+from msgspec import Struct
+
 from policyengine.behavior.events import Caller
 from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, maturity
-from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails
+from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails, unpack_sums, unpack_tails
 from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
     FORMAT,
@@ -100,26 +103,74 @@ NO_MARGINS: Final = Margins(0, 0, 0, False)
 def learn_model(
     rows: Iterable[tuple[Caller, str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
 ) -> BehaviorModel:
-    """Learn a model from the rows of callers, each with the name of its class. Classes are learned only from callers
-    that are ready by their own runs and days, and that were active within the `learn` period. All instances and
-    versions of an agent are one principal. No row is kept."""
-    classes: dict[ClassName, ClassLearner] = {}
+    """Learn a model from the rows of callers, each with the name of its class. No row is kept."""
+    sums = ModelSums(settings_of, now)
     for caller, group, row in rows:
-        settings = settings_of(group)
-        if is_ready(row, settings) and now - row.level_at <= settings.learn_days * HOURS_OF_DAY * HOUR:
-            name = caller.issuer, group
-            learner = classes.get(name)
-            if learner is None:
-                learner = classes[name] = ClassLearner(settings, now)
-            learner.add(caller.agent, row)
-    learned = tuple(learner.learn(name) for name, learner in sorted(classes.items(), key=lambda item: item[0]))
-    return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, now, tags, learned))
+        sums.add(caller, group, row)
+    return sums.learn(serial, tags)
+
+
+class ModelSums:
+    """Collects what the rows of callers teach, and learns a model from it at the time `now`. Classes are learned only
+    from callers that are ready by their own runs and days, and that were active within the `learn` period. All
+    instances and versions of an agent are one principal; their rows are added in the order of their latest activity.
+
+    Sums of different principals are merged: `merge` is associative, an empty sum changes nothing, and the model does
+    not depend on how principals are distributed over sums, nor on the order in which the sums are merged.
+    """
+
+    def __init__(self, settings_of: SettingsOf, now: int) -> None:
+        self._settings_of, self._now = settings_of, now
+        self._classes: dict[ClassName, ClassLearner] = {}
+
+    def add(self, caller: Caller, group: str, row: BehaviorRow) -> None:
+        """Add the row of a caller."""
+        settings = self._settings_of(group)
+        if is_ready(row, settings) and self._now - row.level_at <= settings.learn_days * HOURS_OF_DAY * HOUR:
+            self._class((caller.issuer, group), settings).add(caller.agent, row)
+
+    def _class(self, name: ClassName, settings: ProfileSettings) -> ClassLearner:
+        learner = self._classes.get(name)
+        if learner is None:
+            learner = self._classes[name] = ClassLearner(settings, self._now)
+        return learner
+
+    def merge(self, other: ModelSums) -> None:
+        """Add the sums of other principals. Raises ValueError if a principal is in both."""
+        for name, learner in other._classes.items():
+            self._class(name, self._settings_of(name[1])).merge(learner)
+
+    def learn(self, serial: int, tags: str) -> BehaviorModel:
+        """Return the model."""
+        classes = sorted(self._classes.items(), key=lambda item: item[0])
+        learned = tuple(learner.learn(name) for name, learner in classes)
+        return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, self._now, tags, learned))
+
+    def pack(self) -> bytes:
+        """Return the sums as bytes, for another process."""
+        return msgspec.msgpack.encode([(*name, learner.parts()) for name, learner in self._classes.items()])
+
+    def merge_packed(self, raw: bytes) -> None:
+        """Add sums that `pack` returned in another process. Raises ValueError if a principal is in both."""
+        for issuer, group, parts in msgspec.msgpack.decode(raw, type=list[tuple[str, str, ClassParts]]):
+            settings = self._settings_of(group)
+            self._class((issuer, group), settings).merge(ClassLearner(settings, self._now, parts))
+
+
+class ClassParts(Struct, array_like=True):
+    """The content of a ClassLearner, for another process. `principals` have the bytes of their ratios, endpoints and
+    structures, and the number of their rows."""
+
+    runs: int = 0
+    principals: dict[str, tuple[bytes, bytes, bytes, int]] = {}
+    grams: tuple[bytes, bytes, bytes, int] | None = None
+    scores: tuple[bytes, bytes] | None = None
 
 
 class ClassLearner:
     """Collects what the principals of a class teach, and learns the class."""
 
-    def __init__(self, settings: ProfileSettings, now: int) -> None:
+    def __init__(self, settings: ProfileSettings, now: int, parts: ClassParts | None = None) -> None:
         self._settings, self._today, self._runs = settings, now // HOUR // HOURS_OF_DAY, 0
         self._ratios: dict[str, array[int]] = {}  # of each principal, those of its days: slow, fast, slow, fast, …
         self._seen: dict[str, array[int]] = {}  # the tags of endpoints
@@ -128,6 +179,48 @@ class ClassLearner:
         self._numbers: dict[str, int] = {}  # the number of each principal, from 1
         self._grams: GramSums | None = None
         self._scores = ScoreTails(MATURITIES)
+        if parts is not None:
+            self._restore(parts)
+
+    def parts(self) -> ClassParts:
+        """Return the content, for another process."""
+        principals = {
+            name: (ratios.tobytes(), self._seen[name].tobytes(), self._shapes[name].tobytes(), self._rows.get(name, 0))
+            for name, ratios in self._ratios.items()
+        }
+        grams = None if self._grams is None else self._grams.pack()
+        return ClassParts(self._runs, principals, grams, self._scores.pack())
+
+    def _restore(self, parts: ClassParts) -> None:
+        """Set the content that `parts` returned. The numbers of principals are those of their places."""
+        self._runs = parts.runs
+        for name, (ratios, seen, shapes, rows) in parts.principals.items():
+            self._ratios[name], self._seen[name], self._shapes[name] = array("H"), array("I"), array("I")
+            self._ratios[name].frombytes(ratios)
+            self._seen[name].frombytes(seen)
+            self._shapes[name].frombytes(shapes)
+            if rows:
+                self._rows[name] = rows
+                self._numbers[name] = len(self._numbers) + 1
+        self._grams = None if parts.grams is None else unpack_sums(parts.grams)
+        if parts.scores is not None:
+            self._scores.merge(unpack_tails(MATURITIES, parts.scores))
+
+    def merge(self, other: ClassLearner) -> None:
+        """Add the principals of another learner of the class. Raises ValueError if a principal is in both."""
+        if not self._ratios.keys().isdisjoint(other._ratios):
+            raise ValueError("a principal is in both sums")
+        self._runs += other._runs
+        self._ratios |= other._ratios
+        self._seen |= other._seen
+        self._shapes |= other._shapes
+        self._rows |= other._rows
+        before = len(self._numbers)
+        self._numbers |= {name: before + number for name, number in other._numbers.items()}
+        if other._grams is not None:
+            self._grams = self._grams or GramSums()
+            self._grams.merge(other._grams, before)
+        self._scores.merge(other._scores)
 
     def add(self, principal: str, row: BehaviorRow) -> None:
         """Add a row of a principal."""

@@ -1,64 +1,55 @@
-"""Learns rows and a model from decision logs, in addition to what a folder already contains."""
+"""Learns rows and a model from the lines of logs, in addition to what a folder already contains, and saves both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from policyengine.audit.reader import LogEntry
+from policyengine.behavior.bulk.event_queue import EventQueue
+from policyengine.behavior.bulk.line_filter import LineFilter
+from policyengine.behavior.bulk.log_lines import LearnedLine
+from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder, SavedRow
-from policyengine.behavior.log_events import FailureReport, LogEventReader
 from policyengine.behavior.operator_files import remove_requests, request_paths
 from policyengine.behavior.row import pack_row
-from policyengine.behavior.state import DAY, BehaviorState, SettingsOf
+from policyengine.behavior.state import BehaviorState, SettingsOf
 
 
-@dataclass(slots=True)
-class LogTally:
-    """Numbers of decisions: learned, already `known` to the folder, `late` (more than a day earlier than the latest
-    decision of their caller), and with a time more than a day in the `future`."""
-
-    learned: int = 0
-    known: int = 0
-    late: int = 0
-    future: int = 0
-
-
-def learn_entries(
-    entries: Iterable[LogEntry], events: LogEventReader, state: BehaviorState, settings_of: SettingsOf, now: int
-) -> LogTally:
-    """Fold the entries of logs into a state, and then learn a model from the whole state. `now` is in milliseconds
-    since 1970.
+def learn_lines(
+    lines: Iterable[LearnedLine], filter: LineFilter, state: BehaviorState, settings_of: SettingsOf
+) -> None:
+    """Fold the lines of logs into a state, in their order, and then learn a model from the whole state.
 
     Decisions that are not later than the latest decision that the state already contained about their caller are left
     out, so that learning a log a second time changes nothing.
     """
-    counts = LogTally()
-    known = {caller: found.row.level_at for caller, found in state.rows.items()}
-    latest = state.model.content.made
-    for entry in entries:
-        found = events.read(entry)
-        if found is None:
-            continue
-        if isinstance(found, FailureReport):
-            if found.at > known.get(found.caller, -1):
-                state.fold_failure(found.caller)
-            continue
-        event = found.event
-        row = state.rows.get(event.caller)
-        if event.at > now + DAY:
-            counts.future += 1
-        elif event.at <= known.get(event.caller, -1):
-            counts.known += 1
-        elif row is not None and event.at < row.row.level_at - DAY:
-            counts.late += 1
-        else:
-            state.fold(event, settings_of)
-            counts.learned += 1
-            latest = max(latest, event.at)
-    if counts.learned:
-        state.learn(latest, settings_of)
-    return counts
+    queue = EventQueue(state, settings_of)
+    with without_collections():
+        for position, line in enumerate(lines):
+            found = filter.read(position, line)
+            if found is not None:
+                queue.add(found)
+        queue.flush()
+    if filter.tally.learned:
+        state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Pause the search for cyclic garbage: learning makes none, and the search visits the rows of all callers."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def known_times(state: BehaviorState) -> dict[Caller, int]:
+    """Return the times of the latest decisions of the callers of a state."""
+    return {caller: found.row.level_at for caller, found in state.rows.items()}
 
 
 def save_state(folder: BehaviorFolder, state: BehaviorState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from enum import Enum
 from heapq import merge
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,16 +40,23 @@ class RunEvent(NamedTuple):
     run: str
 
 
+class EventGap(Enum):
+    """Why nothing is learned from a decision: its caller is not identified, or only policies could determine the
+    class."""
+
+    UNIDENTIFIED = 0
+    UNKNOWN = 1
+
+
 class LogEventReader:
-    """Reads the events of log entries. With policies (`reader`), the policies determine the caller, the class, the run
-    and a missing endpoint from the logged request; without policies, these come from the `behavior` member of the line.
+    """Reads the events of log entries, each decision and each report of a failure once.
 
     With `names`, events have the names of their runs. `decisions` counts decisions, `unidentified` decisions without an
     identified caller, and `unknown` decisions whose class only policies could determine.
     """
 
     def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
-        self._reader, self._names = reader, names
+        self._decisions = DecisionReader(reader, names=names)
         self._seen: dict[str, None] = {}  # ids of decisions; each repetition of an idempotency key has its own line
         self._callers: dict[str, Caller] = {}  # the callers of allowed decisions whose failure may be reported
         self.decisions = self.unidentified = self.unknown = 0
@@ -67,18 +75,31 @@ class LogEventReader:
             del self._seen[next(iter(self._seen))]
         self._seen[entry.id] = None
         self.decisions += 1
-        found = self._read_decision(entry)
-        if found is not None and entry.outcome is Outcome.ALLOW:
+        found = self._decisions.read(entry)
+        if not isinstance(found, RunEvent):
+            self.unidentified += found is EventGap.UNIDENTIFIED
+            self.unknown += found is EventGap.UNKNOWN
+            return None
+        if entry.outcome is Outcome.ALLOW:
             if len(self._callers) >= MAX_REPORTABLE:
                 del self._callers[next(iter(self._callers))]
             self._callers[entry.id] = found.event.caller
         return found
 
-    def _read_decision(self, record: DecisionRecord) -> RunEvent | None:
+
+class DecisionReader:
+    """Reads the event of a logged decision. With policies (`reader`), the policies determine the caller, the class, the
+    run and a missing endpoint from the logged request; without policies, these come from the `behavior` member of the
+    line. With `names`, events have the names of their runs."""
+
+    def __init__(self, reader: BehaviorReader | None, *, names: bool = False) -> None:
+        self._reader, self._names = reader, names
+
+    def read(self, record: DecisionRecord) -> RunEvent | EventGap | None:
+        """Return the event of a decision; None if the decision consumed nothing."""
         logged = record.behavior
         if record.decision.get("gate") in UNIDENTIFIED or (logged is not None and not logged.event):
-            self.unidentified += 1
-            return None
+            return EventGap.UNIDENTIFIED
         reader, name = self._reader, ""
         request = question_of(record) if reader is not None or self._names else None
         if logged is None and request is not None and not request.options.consume:
@@ -91,11 +112,7 @@ class LogEventReader:
             key = None if found is None else found[2].run_key
             name = task_of(request) if key is None else text_at(request, key) or ""
         if event is None:
-            if reader is None:
-                self.unknown += 1
-            else:
-                self.unidentified += 1
-            return None
+            return EventGap.UNKNOWN if reader is None else EventGap.UNIDENTIFIED
         return RunEvent(event, name or (f"{event.run:08x}" if event.run else ""))
 
     def _policy_event(

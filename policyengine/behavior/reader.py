@@ -46,8 +46,8 @@ MAX_LETTERS: Final = 16_384  # cached letters of a profile
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
-# Decisions at these gates are about callers that are not known, or about none.
-UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.IDENTITY, Gate.FAILURE})
+# Decisions at these gates are about callers that are not known, or about none, or they say nothing about the caller.
+UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.HALTED, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
 UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeAlias
 
-from policyengine.behavior.events import BehaviorEvent, Caller, RequestTags, Tagger
+from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, RequestTags, Tagger
 from policyengine.behavior.fold import (
     CallerFacts,
     ProfileSettings,
@@ -16,7 +16,7 @@ from policyengine.behavior.fold import (
     read_behavior,
 )
 from policyengine.behavior.learn import learn_model
-from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, BehaviorModel, ModelContent
+from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, NO_CLASS, BehaviorModel, ModelContent
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
@@ -25,6 +25,11 @@ MAX_INSTANCES: Final = 1_000  # callers of one agent
 USUAL: Final = ProfileSettings()
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
+CLAMPED: Final = 1
+RELEASED: Final = 2
+# Of a decision or, with the outcome FAILED, of a report: its time, the class, the tags of the endpoint and the run, the
+# outcome, the sum of CLAMPED and RELEASED, the structure of the payload, and the letter of the declared order of calls.
+CallerMoment: TypeAlias = tuple[int, str, int, int, int, int, int, int]
 
 
 class CallerRow:
@@ -184,17 +189,61 @@ class BehaviorState:
 
     def fold(self, event: BehaviorEvent, settings_of: SettingsOf) -> CallerFacts:
         """Change the row of the caller by a decision. Return the facts of its request."""
-        at, caller, group = event.at, event.caller, event.group
-        self.learn_if_due(at, settings_of)
+        at, caller, group, endpoint, run, outcome, clamped, released, shape, letter = event
+        if at // DAY != self.learned_day:
+            self.learn_if_due(at, settings_of)
         settings = settings_of(group)
-        if event.released:
+        if released:
             settings = settings.release()
-        row = self.row_at(caller, at, settings)
-        tags = RequestTags(self.tagger.tag(event.endpoint), event.run, event.shape, event.letter)
+        known = self._rows.get(caller)
+        row = self._new_row(caller, at) if known is None else known.row
+        if at // HOUR != row.hour:
+            advance(row, at, settings)
+        tags = RequestTags(self.tagger.tag(endpoint), run, shape, letter)
         reading = read_behavior(row, self.model.class_of((caller.issuer, group)), tags, at, settings)
-        apply_decision(row, reading, tags, at, event.outcome, event.clamped, settings)
+        apply_decision(row, reading, tags, at, outcome, clamped, settings)
         self._keep(caller, group, row, settings)
         return reading
+
+    def fold_run(self, caller: Caller, moments: Iterable[CallerMoment], settings_of: SettingsOf) -> None:
+        """Change the row of one caller by decisions and reports of failures that follow each other, as `fold` and
+        `fold_failure` do. No model is learned."""
+        known = self._rows.get(caller)
+        row, settings = (None if known is None else known.row), USUAL
+        name: str | None = None  # the class of the latest decision
+        usual, model = USUAL, NO_CLASS
+        for at, group, endpoint, run, outcome, flags, shape, letter in moments:
+            if outcome == FAILED:
+                if row is not None:
+                    apply_failure(row)
+                continue
+            if group != name:
+                name, usual, model = group, settings_of(group), self.model.class_of((caller.issuer, group))
+            settings = usual.release() if flags & RELEASED else usual
+            if row is None:
+                row = self._new_row(caller, at)
+            if at // HOUR != row.hour:
+                advance(row, at, settings)
+            tags = RequestTags(endpoint, run, shape, letter)
+            reading = read_behavior(row, model, tags, at, settings)
+            apply_decision(row, reading, tags, at, outcome, bool(flags & CLAMPED), settings)
+        if row is not None and name is not None:
+            self._keep(caller, name, row, settings)
+
+    def has_room(self, callers: int) -> bool:
+        """Return whether so many new callers need not make room for each other."""
+        return len(self._rows) + callers <= self._most
+
+    def sort_latest(self, callers: Iterable[Caller]) -> None:
+        """Make these callers the most recently active ones, the last of them at the end."""
+        rows, new = self._rows, self._new
+        for caller in callers:
+            known = rows.pop(caller, None)
+            if known is not None:
+                rows[caller] = known
+                if caller in new:
+                    del new[caller]
+                    new[caller] = None
 
     def fold_failure(self, caller: Caller) -> None:
         """Change the row of a caller by the report that a request failed. Unknown callers are ignored."""
@@ -273,14 +322,19 @@ class BehaviorState:
 
     def is_due(self, at: int) -> bool:
         """Return whether a day has begun since the last model was learned, or the clock was wrong then."""
-        day = at // DAY
-        return day > self.learned_day or day < self.learned_day - 1
+        return begins_day(at // DAY, self.learned_day)
 
     def learn(self, at: int, settings_of: SettingsOf) -> None:
         """Learn a new model from the rows."""
         self.learned_day = at // DAY
         rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
         self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
+
+
+def begins_day(day: int, learned: int) -> bool:
+    """Return whether a model is learned at the first event of a day; the latest model was learned on the day
+    `learned`."""
+    return day > learned or day < learned - 1
 
 
 def unversioned(caller: Caller) -> Caller:

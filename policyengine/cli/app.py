@@ -92,6 +92,9 @@ COMMAND_PATHS = {
     "behavior evaluate": "behavior.evaluate.evaluate",
     "behavior report": "behavior.report.report",
     "behavior suggest": "behavior.suggest.suggest",
+    "halt": "halt.set.halt",
+    "halt list": "halt.list.list_halts",
+    "halt lift": "halt.lift.lift",
     "keys": "keys.keys",
     "config": "config.config",
 }
@@ -99,6 +102,7 @@ GROUPS = {
     "approvals": "List, show and answer the requests that wait for a person.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
+    "halt": "Deny requests until a time; list halts, and lift them.",
 }
 
 
@@ -161,6 +165,11 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
     for name in commands:
         group, _, command = name.rpartition(" ")
         parent = app
+        if name in GROUPS and not alone:  # a command that is also a group, such as `halt`
+            groups[name] = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+            groups[name].callback()(leave_reading_to_command(COMMANDS[name]))
+            app.add_typer(groups[name], name=name, short_help=GROUPS[name])
+            continue
         if group and not alone:
             if group not in groups:
                 groups[group] = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -185,9 +194,10 @@ def _invoke(arguments: list[str]) -> int | None:
     """Run a command. If the first argument names it, only its options are built, because building the options of all
     commands takes 0.1 s. Return its exit code; None counts as 0.
     """
-    words = 2 if arguments[:1] and arguments[0] in GROUPS else 1
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     wanted = " ".join(arguments[:words])
-    if wanted in COMMANDS:
+    lists_commands = wanted in GROUPS and arguments[words : words + 1] in (["--help"], ["-h"])
+    if wanted in COMMANDS and not lists_commands:
         app, name, rest = build_application([wanted], alone=True), f"policyengine {wanted}", arguments[words:]
     else:
         app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments

@@ -65,6 +65,8 @@ def short_log_messages() -> Iterator[None]:
 
     class InShort(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            if getattr(record, "event", None) == "halt":  # the decision says so
+                return
             error = sys.exception() or RuntimeError()
             show_traceback(error)
             Screen(sys.stderr).line(f"error: {record.getMessage()}: {short_message(error)}")

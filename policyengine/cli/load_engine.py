@@ -38,6 +38,7 @@ def load_engine(
     store: str = "memory:",
     identity: Path | None = None,
     approvals: ApprovalSettings | None = None,
+    halt_file: Path | None = None,
 ) -> Engine:
     """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Without
     `approvals`, the engine trusts its caller, the user of this command, with approvals. Raises CommandError."""
@@ -45,21 +46,21 @@ def load_engine(
     from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
+    from policyengine.engine.options import EngineOptions
     from policyengine.entities.errors import EntitiesError
     from policyengine.identity.config.model import IdentityConfigError
     from policyengine.stores.base import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
-    approvals = approvals or ApprovalSettings(trust_callers=True)
-    bundle, kept = _find_bundle(paths, trusted), _store(store)
+    bundle = _find_bundle(paths, trusted)
+    options: EngineOptions = {"clock": clock, "log": log, "store": _store(store), "halt_file": halt_file}
+    options["approvals"] = approvals or ApprovalSettings(trust_callers=True)
     try:
         with show_progress("reading the policies"):
             if bundle is not None:
-                engine = Engine.from_bundle(
-                    bundle, keys=trusted, entities=entities, clock=clock, log=log, store=kept, approvals=approvals
-                )
+                engine = Engine.from_bundle(bundle, keys=trusted, entities=entities, **options)
             else:
-                engine = Engine.load(*paths, entities=entities, clock=clock, log=log, store=kept, approvals=approvals)
+                engine = Engine.load(*paths, entities=entities, **options)
             engine.verify_credentials(identity)
     except PolicyError as error:
         raise policy_error(error) from None

@@ -42,6 +42,7 @@ class ListenOptions:
     public_url: str | None
     allowed_hosts: Sequence[str]
     token_file: Path | None
+    operators: Sequence[str]
     workers: int
     drain_seconds: float
     drain_delay: float
@@ -134,6 +135,7 @@ def answer(
         public_url=check_public_url(listen.public_url),
         authzen_consume=loaded.settings.authzen_consume,
         allowed_hosts=listen.allowed_hosts,
+        operators=listen.operators,
         listening=printer,
         following=served.following,
         console=console_options(setup, listen, loaded, printer.format),

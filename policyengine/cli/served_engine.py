@@ -47,6 +47,7 @@ class EngineSetup:
     trust: Sequence[Path] | None
     store: str
     behavior: Path | None
+    halt_file: Path | None
     test: bool
     log: LogOptions
     observe: ObserveOptions
@@ -85,10 +86,18 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         log = open_log(setup.log)
         engine = load_engine(
             setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
-            approvals=settings.approvals(setup.public_url),
+            approvals=settings.approvals(setup.public_url), halt_file=setup.halt_file,
         )  # fmt: skip
+    require_readable_halts(engine)
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp)
+
+
+def require_readable_halts(engine: Engine) -> None:
+    """Refuse to start while it is unknown what is halted. Raises CommandError."""
+    for name, why in engine.halting.unread:
+        hint = 'a file without halts is `{"halts": []}` (docs/halt.md)'
+        raise CommandError("halt", f"the halts in {name} cannot be read: {why}", hint)
 
 
 def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:

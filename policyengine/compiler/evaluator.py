@@ -21,10 +21,11 @@ from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
 from policyengine.evaluator.rules import CONFIRM, OBLIGATION
 from policyengine.evaluator.state import State
-from policyengine.evaluator.verdicts import principal_of
+from policyengine.evaluator.verdicts import NO_EFFECTS, principal_of
 from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.halts import Halt, HaltSet, find_halt
 from policyengine.runtime.history import WindowKey
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.needs import Needs
@@ -35,6 +36,7 @@ from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.solver.worst_case import Steps, UnlimitedSizes, add_steps, evaluate_steps, steps_of
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
+from policyengine.spec.halts import issuer_urls
 from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
@@ -208,7 +210,7 @@ class Evaluator:
 
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
         while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
-        snapshot with which the decision is resumed must have the same.
+        snapshot with which the decision is resumed must have the same. Callers test halts before (`find_halt`).
         """
         rules = self.program.rules_at(request.endpoint)
         if request.approvals or looking is not None or self._counts_steps(request, rules):
@@ -238,6 +240,8 @@ class Evaluator:
         if needs.started is not None and snapshot.entities is self.entities:
             return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
+        if snapshot.halts is not None and (halt := self.find_halt(request, snapshot.halts)) is not None:
+            return self.deny_halted(request, halt, moment, stamp), NO_EFFECTS
         rules = self.program.rules_at(request.endpoint)
         kept = self._kept if snapshot.entities is self.entities else None
         if not self._counts_steps(request, rules):
@@ -245,6 +249,29 @@ class Evaluator:
         state = self._state(rules, request, snapshot, moment, kept)
         count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
         return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
+
+    def find_halt(self, request: Request, halts: HaltSet) -> Halt | None:
+        """Return the halt that covers a request, or None."""
+        return find_halt(halts, request, self._issuer_urls, lambda: self._opening_packages(request))
+
+    @cached_property
+    def _issuer_urls(self) -> dict[str, str | None]:
+        return issuer_urls(self.kernel)
+
+    def _opening_packages(self, request: Request) -> set[str]:
+        """Return the packages with a block that opens the endpoint for at least one caller."""
+        kernel, numbers = self.kernel, self.program.rules_at(request.endpoint).covering
+        return {
+            *(kernel.agents[number].package for number in numbers.agents),
+            *(kernel.users[number].package for number in numbers.users),
+            *(kernel.anyones[number].package for number in numbers.anyones),
+        }
+
+    def deny_halted(self, request: Request, halt: Halt, moment: int, stamp: Stamp = "") -> Decision:
+        """Return the denial of a request that a halt covers. It has no effects."""
+        rules = self.program.rules_at(request.endpoint)
+        state = self._state(rules, request, Snapshot(self.entities), moment, None)
+        return walker.halted(state, halt.message, stamp)
 
     def _state(
         self,

@@ -269,7 +269,7 @@ class ApprovalDesk:
 
     def _record(self, approval: ApprovalRequest, state: str, **details: object) -> None:
         who = approval.requester
-        self._recorder.write_act(
+        self._recorder.write_system(
             "approval", approval=approval.id, state=state, rule=approval.rule, endpoint=approval.endpoint,
             decision=approval.decision, agent=who.agent, agent_issuer=who.issuer, user=who.user, **details,
         )  # fmt: skip

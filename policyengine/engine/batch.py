@@ -49,6 +49,8 @@ class BatchDecider:
     def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Decide each question as `Engine.decide` does, in order, even if they share limits."""
         answers: list[Decision | RequestError] = []
+        if self._engine.halting.current is not None:
+            self._engine.halting.start()
         records = RecordGroup()
         try:
             self._decide(list(questions), answers, records)
@@ -106,7 +108,7 @@ class BatchDecider:
     def _prepare_request(self, position: int, request: Request, compiled: CompiledPolicies) -> PendingDecision | None:
         decider = self._engine.decider
         spends, moment = request.options.consume, decider.nanoseconds()
-        if compiled.entities.lookups is not None or decider.behavior is not None:
+        if compiled.entities.lookups is not None or decider.behavior is not None or decider.halting.current is not None:
             return None
         planned = compiled.evaluator.plan(request, moment)
         if isinstance(planned, Needs) or request.options.at is not None:
@@ -124,7 +126,14 @@ class BatchDecider:
     def _settle(
         self, pending: list[PendingDecision], answers: list[Decision | RequestError], records: RecordGroup
     ) -> None:
-        """Commit all pending decisions, and insert their answers at the indexes of their questions."""
+        """Commit all pending decisions, and insert their answers at the indexes of their questions. If a halt has begun
+        in the meantime, they are made again."""
+        if pending and self._engine.decider.halting.current is not None:
+            for item in pending:
+                question = Question(item.question, is_authenticated=True)
+                answers[item.position] = self._engine.decide(question, records=records)
+            pending.clear()
+            return
         asking = [item for item in pending if item.asks_store]
         results = self._commit([item.commit for item in asking]) if asking else []
         settled = {item.position: result for item, result in zip(asking, results, strict=True)}

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
+from msgspec.json import encode
 
 from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
@@ -21,6 +22,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.evaluator.decide import NOTHING_SPENT
 from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.explain.explanation import Explanation, explain
+from policyengine.halts.control import HaltControl
 from policyengine.identity.verified import PROVABLE_ROOTS
 from policyengine.kernel import Deny, Fact, Kernel, walk
 from policyengine.runtime.current_caller import outcome_key
@@ -83,12 +85,13 @@ class Decider:
         entities: EntityStore,
         store: Store,
         recorder: DecisionRecorder,
+        halting: HaltControl,
         *,
         clock: Clock,
         ids: Callable[[datetime], str],
         keeps_proofs: bool = False,
     ) -> None:
-        self.kernel, self.tree, self.store = kernel, tree, store
+        self.kernel, self.tree, self.store, self.halting = kernel, tree, store, halting
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
@@ -144,9 +147,13 @@ class Decider:
     def _decide(self, request: Request, claim: IdempotencyClaim | None) -> DecisionBasis:
         behavior, is_readable = self.behavior, True
         for _ in range(MAX_COMMIT_TRIES):
-            moment, compiled = self.nanoseconds(), self.compiled
+            moment, compiled, halts = self.nanoseconds(), self.compiled, self.halting.current
+            if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
+                return denied
             read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
+            if self.halting.current is not halts:
+                continue  # the halts changed while the decision was made
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state
             if claim is not None:
@@ -172,14 +179,20 @@ class Decider:
             if behavior is not None and read is not None and charge is not None:
                 is_readable = behavior.note(read, charge)
             if claim is not None and is_readable and (record := self.store.claim(claim, moment // 1_000)) is not None:
-                return self.restore(request, claim, record)  # another request with this key was decided first
+                return self.restore_unless_halted(request, claim, record)  # another request with this key was first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
-        """Decide without spending anything. Raises StoreError."""
+        """Decide without spending anything. Halts apply now, whatever time the question is about. Raises StoreError."""
         moment, compiled = self._moment(request), self.compiled
         behavior = self._peek_behavior(request, moment)
-        decision, effects, (spent, history), asked = self._resolve_granted(compiled, request, moment, behavior)
+        for _ in range(MAX_COMMIT_TRIES):
+            halts = self.halting.current
+            if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
+                return denied
+            decision, effects, (spent, history), asked = self._resolve_granted(compiled, request, moment, behavior)
+            if self.halting.current is halts:
+                break
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
         return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark, asked)
@@ -198,7 +211,8 @@ class Decider:
         behavior = self._peek_behavior(request, moment)
         planned = self._plan(compiled, request, moment, lookup, "", behavior) if needs_state else None
         history = self._fetch_history(planned) if isinstance(planned, Needs) else {}
-        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior)
+        halts = None if self.halting.current is None else self.halting.enter(self.nanoseconds())
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior, halts)
         facts = build_facts(self.kernel, request, snapshot, now)
         trace = trace_request(facts, snapshot)
         while lookup is not None and lookup.lacking:  # a trace visits every rule, and needs more rows than a decision
@@ -222,6 +236,27 @@ class Decider:
         granted = draft.approvals
         asked = replace(request, approvals=granted) if granted else None
         return DecisionBasis(decision, draft.moment, frozenset(draft.spent), draft.spends, draft.past, mark, asked)
+
+    def deny_halted(self, compiled: CompiledPolicies, request: Request, moment: int) -> DecisionBasis | None:
+        """Return the denial of a request that a halt covers now, or None. A halted request spends nothing, and nothing
+        is learned from it."""
+        halts = self.halting.enter(self.nanoseconds())
+        halt = None if halts is None else compiled.evaluator.find_halt(request, halts)
+        if halt is None:
+            return None
+        decision = compiled.evaluator.deny_halted(request, halt, moment, self.new_id(moment))
+        member = b'"halted":%b,' % encode(halt.logged)
+        return DecisionBasis(decision, moment, NOTHING_SPENT, (), member, compiled.entities_mark)
+
+    def restore_unless_halted(
+        self, request: Request, claim: IdempotencyClaim, record: IdempotencyRecord
+    ) -> DecisionBasis:
+        """Return the earlier decision with the same key, or a denial if a halt covers the request now. Raises
+        KeyReuseError and KeyInProgressError."""
+        restored = self.restore(request, claim, record)
+        if self.halting.current is None:
+            return restored
+        return self.deny_halted(self.compiled, request, self.nanoseconds()) or restored
 
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 

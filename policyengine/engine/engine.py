@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from policyengine.approvals.settings import DEFAULT_APPROVAL_SETTINGS
 from policyengine.check import compile_sources
-from policyengine.clock import utc_now
+from policyengine.clock import Clock, utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.tree import Tree, tree_of
@@ -42,11 +43,15 @@ from policyengine.entities.store import EntityStore
 from policyengine.executor import run_in_thread
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.explain.explanation import Explanation
+from policyengine.halts.control import HaltControl
+from policyengine.halts.document import HaltLift
+from policyengine.halts.requests import MAX_REASON_LENGTH, HaltScope, check_known_names, check_text, make_halt
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.halts import Halt
 from policyengine.runtime.history import OutcomeReport, ReportStatus
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
@@ -82,6 +87,7 @@ class Engine:
         tree: Tree | None = None,
         identity: CredentialAuthenticator | None = None,
         starts_history: bool = True,
+        halting: HaltControl | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
         reject_unknown_options(Engine.__init__, options)
@@ -90,13 +96,16 @@ class Engine:
         self.kernel, self._sources = kernel, sources
         self.recorder = DecisionRecorder(kernel, options.get("log"))
         entities = EntityStore(loaded=False) if directory is None else directory
-        self.decider = Decider(kernel, tree or tree_of(kernel), entities, store, self.recorder, clock=clock, ids=ids)
+        self.halting = halting or create_halting(store, options.get("halt_file"), clock)
+        tree = tree or tree_of(kernel)
+        self.decider = Decider(kernel, tree, entities, store, self.recorder, self.halting, clock=clock, ids=ids)
         if isinstance(store, ResilientStore):
             store.follow(lambda: self.decider.nanoseconds() // 1_000)
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._outcomes = OutcomeReporter(kernel, store, self.log, self.decider.now)
         self._watch_failures(store, entities)
         if self.log is not None:
+            self.halting.log = self.log.system.write
             program, patterns = self.decider.compiled.evaluator.program, self._patterns
             self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
         self.use_behavior(options.get("behavior"))
@@ -194,7 +203,7 @@ class Engine:
         successor = type(self)(
             kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
-            clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
+            halting=self.halting, clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
             behavior=self._behavior, approvals=self.approval_settings,
         )  # fmt: skip
         observer = self.recorder.observer
@@ -476,6 +485,37 @@ class Engine:
 
         return describe_program(self.kernel, self.decider.tree)
 
+    # ── Halts ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def halts(self) -> tuple[Halt, ...]:
+        """The halts in effect, in the store and in the halt file."""
+        return self.halting.status.halts
+
+    def halt(
+        self,
+        *,
+        reason: str,
+        end: timedelta | datetime,
+        everything: bool = False,
+        by: str = "",
+        **scope: Unpack[HaltScope],
+    ) -> Halt:
+        """Deny from now on, until `end`, every request that matches all of `scope`, or `everything`; return the halt.
+
+        Decisions of this process that begin after the call are denied; other processes that share the store follow
+        within a second. `end` is a time (timezone-aware) or a duration. Callers see the `reason`. Raises HaltError, and
+        StoreError if it is unknown whether the store has the halt.
+        """
+        halt = make_halt(scope, everything=everything, reason=reason, end=end, by=by, now=self.decider.seconds())
+        check_known_names(halt, self.kernel)
+        return self.halting.halt(halt)
+
+    def lift(self, id: str, *, reason: str, by: str = "") -> HaltLift:
+        """Lift a halt before its end. Raises HaltError and StoreError."""
+        check_text("the reason", reason, MAX_REASON_LENGTH)
+        return self.halting.lift(id, reason.strip(), by)
+
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -572,6 +612,10 @@ class Engine:
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""
         return self._read(question)
+
+
+def create_halting(store: Store, file: Path | str | None, clock: Clock) -> HaltControl:
+    return HaltControl(store.halts, file=file, clock=lambda: int(clock().timestamp()))
 
 
 def compile_or_raise(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:

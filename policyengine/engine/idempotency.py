@@ -47,18 +47,19 @@ class IdempotentDecider:
             return IdempotentDecision(self._guard(without_credentials(question.request), partial(_raise, error)), False)
         if record is not None:  # credentials are not verified again, because a proof is accepted only once
             before = with_recorded_facts(question.request, record)
-            return IdempotentDecision(self._guard(before, lambda asked: decider.restore(asked, claim, record)), True)
+            decision = self._guard(before, lambda asked: decider.restore_unless_halted(asked, claim, record))
+            return IdempotentDecision(decision, decision.gate is not Gate.HALTED)
         return IdempotentDecision(self._decide_first(question, claim), False)
 
     def _decide_first(self, question: Question, claim: IdempotencyClaim) -> Decision:
-        """Decide with an unused key. Failures are not stored, and neither are decisions for which an issuer or store
-        did not answer."""
+        """Decide with an unused key. Failures and halts are not stored, and neither are decisions for which an issuer
+        or store did not answer."""
         request, keeps = None, False
         try:
             request = self._authenticate(question)
             keeps = refusal_code(request) not in TRANSIENT_REFUSALS
             decision = self._guard(request, partial(self._decider.decide, claim=claim if keeps else None))
-            keeps = keeps and decision.gate is not Gate.FAILURE
+            keeps = keeps and decision.gate not in (Gate.FAILURE, Gate.HALTED)
         finally:  # if another request with this key was faster, it owns the claim
             if request is None or not keeps:
                 self._release(claim)

@@ -27,12 +27,14 @@ class EngineOptions(TypedDict, total=False):
     the state that decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps
     learned behavior in memory or in a folder, and is opened only if the policies read learned facts; the default is the
     memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself. `approvals`
-    says how approvals are opened and answered (`docs/approvals.md`).
+    says how approvals are opened and answered (`docs/approvals.md`). `halt_file`
+    is a file with halts, besides those in the store (`docs/halt.md`).
     """
 
     approvals: ApprovalSettings | None
     behavior: BehaviorTracker | SharedTracker | Path | None
     clock: Clock
+    halt_file: Path | str | None
     ids: Callable[[datetime], str]
     log: DecisionLog | None
     store: Store | None

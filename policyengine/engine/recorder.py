@@ -103,11 +103,6 @@ class DecisionRecorder:
         if self.log is not None:
             self.log.system.write(event, revision=self._revision, **details)
 
-    def write_act(self, event: str, **details: object) -> None:
-        """Write what a person did to the log, if there is a log, however many acts there are."""
-        if self.log is not None:
-            self.log.system.write_act(event, revision=self._revision, **details)
-
     def write_start(self, **details: object) -> None:
         """Write that a process of a server has started, with its process id and the version of the program."""
         if self.log is not None:

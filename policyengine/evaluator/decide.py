@@ -148,6 +148,14 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
     return Verdict(approved, exact, st, passage, approvals).conclude(stamp)
 
 
+def halted(st: State, message: str, stamp: Stamp) -> Decision:
+    """Return the denial of a started request that a halt covers."""
+    kernel = st.program.kernel
+    reason = Reason(Gate.HALTED, message)
+    answer = Answer(Outcome.DENY, Gate.HALTED, (reason,), package=kernel.package, revision=kernel.revision)
+    return Decision(answer, principal_of(st, None), stamp)
+
+
 def acting_effects(st: State) -> tuple[ActingEffect, ...]:
     """Return the lines of guards that apply to a started request, independent of its grants and approvals."""
     passage = Passage()

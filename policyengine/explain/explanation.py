@@ -58,6 +58,8 @@ def explain(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> Explanat
         return Explanation(
             decision, endpoint_words(endpoint), (ExplanationLine(Mark.NO, "malformed_path", seen.malformed),)
         )
+    if seen.halted is not None:
+        return Explanation(decision, endpoint_words(endpoint), (ExplanationLine(Mark.NO, "halted", seen.halted),))
     if seen.excess is not None:
         line = ExplanationLine(Mark.NO, "failure", describe_excess(seen.excess))
         return Explanation(decision, endpoint_words(endpoint), (line,))

@@ -26,9 +26,11 @@ class Outcome(StrEnum):
 
 
 class Gate(StrEnum):
-    """The gate that stopped a request. `default` means that no grant opened the endpoint."""
+    """The gate that stopped a request. `halted` means that an operator halted such requests, and `default` that no
+    grant opened the endpoint."""
 
     MALFORMED_PATH = "malformed_path"
+    HALTED = "halted"
     IDENTITY = "identity"
     DEFAULT = "default"
     USER = "user"

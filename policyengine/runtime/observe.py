@@ -1,7 +1,7 @@
 """Observe mode: the only place that turns a decision into an allow that states the enforced outcome.
 
 A request that the policy denies may pass. A request that no policy decided may not: a failure, a path that two servers
-read differently, or an anonymous caller, who is asked to authenticate.
+read differently, a request that an operator halted, or an anonymous caller, who is asked to authenticate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from policyengine.runtime.decision import Answer, Decision, Gate, Outcome, Principal
 
-UNDECIDED_GATES = (Gate.FAILURE, Gate.MALFORMED_PATH)
+UNDECIDED_GATES = (Gate.FAILURE, Gate.MALFORMED_PATH, Gate.HALTED)
 CHALLENGE_GATES = (Gate.IDENTITY, Gate.DEFAULT)
 MAX_CACHED_ANSWERS = 1_024
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.halts import HaltSet
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
@@ -81,10 +82,12 @@ class Snapshot:
     """The state for one decision.
 
     `spent` holds the ids of approvals that an earlier allow used; `history` holds the requested windows: a missing one
-    is unknown. `behavior` holds learned facts: a missing one has its neutral value, an Invalid one is unknown.
+    is unknown. `behavior` holds learned facts: a missing one has its neutral value, an Invalid one is unknown. `halts`
+    are the halts in effect; None if there are none.
     """
 
     entities: Entities
     spent: frozenset[str] = frozenset()
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     behavior: LearnedFacts | None = None
+    halts: HaltSet | None = None

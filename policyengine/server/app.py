@@ -35,10 +35,11 @@ from policyengine.server.fast_path.answer_turn import WaitingAnswer
 from policyengine.server.fast_path.app import FastPathApp, ScopeEntries
 from policyengine.server.fast_path.exchange import FastAnswer
 from policyengine.server.fast_path.table import build_doors
+from policyengine.server.halt_routes import add_halt_routes
 from policyengine.server.handlers import DecisionApi, handle_problem
 from policyengine.server.host_guard import HostCheck
 from policyengine.server.middleware import ExchangeMiddleware
-from policyengine.server.openapi import schema, statuses
+from policyengine.server.openapi import halts, schema, statuses
 from policyengine.server.problems import ProblemError
 from policyengine.server.routes import add_routes
 from policyengine.server.shutdown import Drain
@@ -88,7 +89,9 @@ class DecisionApp(FastAPI):
             document = get_openapi(
                 title=self.title, version=self.version, description=self.description, routes=self.routes
             )
-            document.setdefault("components", {})["schemas"] = schema.components(authzen_schema.MODELS)
+            document.setdefault("components", {})["schemas"] = schema.components(
+                (*authzen_schema.MODELS, *halts.MODELS)
+            )
             if self.api.tokens is None:
                 document_refused_hosts(document)
             document["components"]["securitySchemes"] = SECURITY_SCHEMES
@@ -134,6 +137,7 @@ def create_app(
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
+    operators: Collection[str] = (),
 ) -> FastAPI:
     """Return the decision API as an ASGI application.
 
@@ -145,12 +149,13 @@ def create_app(
     A body has `body_timeout` seconds to arrive. `gateway` names the headers in which gateways identify the caller
     (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the URL of the metadata request
     is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is false
-    (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time. Raises BearerTokenError for a
-    token that is too short, and AllowedHostError.
+    (`docs/authzen.md`). `operators` names the tokens that may halt requests (`docs/halt.md`). The policies of a
+    `ReloadableEngine` can be replaced at any time. Raises BearerTokenError for a token that is too short, and
+    AllowedHostError.
     """
     return build_app(
         engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
-        authzen_consume=authzen_consume, allowed_hosts=allowed_hosts,
+        authzen_consume=authzen_consume, allowed_hosts=allowed_hosts, operators=operators,
     )  # fmt: skip
 
 
@@ -165,6 +170,7 @@ def build_app(
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
+    operators: Collection[str] = (),
 ) -> DecisionApp:
     """Return the application of one of several workers. The worker counts in `tally`, and is not ready while it shuts
     down.
@@ -201,6 +207,8 @@ def build_app(
     )
     add_routes(app, api)
     add_token_routes(app, api)
+    if operators:
+        add_halt_routes(app, api, operators)
     careful = super(DecisionApp, app).__call__
     app.hot = FastPathApp(careful, reloading, tokens, hosts.allowed, body_timeout, build_doors(api))
     app.api = api

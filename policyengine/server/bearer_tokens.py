@@ -82,6 +82,15 @@ def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> No
         raise BearerTokenError(f"`[authzen] consume` names the caller `{name}`, but no token has that name", hint)
 
 
+def check_operators(operators: Collection[str], tokens: BearerTokens | None) -> None:
+    """Check that each operator in `[halt] operators` has a token with its name. Raises BearerTokenError."""
+    known = () if tokens is None else tokens.gateways
+    for name in operators:
+        if f"{NAMED_CALLER_PREFIX}{name}" not in known:
+            hint = f"write `{name}: TOKEN` in the token file"
+            raise BearerTokenError(f"`[halt] operators` names `{name}`, but no token has that name", hint)
+
+
 def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
     """Return the digest of a token and its caller; without a name in the line, the digest names the caller. Raises
     BearerTokenError.

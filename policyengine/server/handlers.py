@@ -188,8 +188,12 @@ class DecisionApi:
             raise ProblemError(503, "the entity store does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
+        status = engine.halting.status
+        halts = {"halts": status.to_dict()} if status.halts or status.unreadable else {}
         skew = {} if engine.state.clock_skew is None else {"clock_skew_ms": engine.state.clock_skew // MILLISECOND}
-        return build_answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing, **skew})
+        return build_answer(
+            http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **halts, **observing, **skew}
+        )
 
     async def metrics(self, http: Request) -> Response:
         """Return the metrics of all workers together, in the format of Prometheus."""

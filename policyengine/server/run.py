@@ -25,7 +25,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
 from policyengine.server.app import DecisionApp, build_app, status_app
-from policyengine.server.bearer_tokens import BearerTokens, check_consumers
+from policyengine.server.bearer_tokens import BearerTokens, check_consumers, check_operators
 from policyengine.server.connections.bounded_server import (
     TICKS_PER_SECOND,
     BoundedServer,
@@ -79,6 +79,7 @@ def serve(
     public_url: str | None = None,
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
+    operators: Collection[str] = (),
     listening: Callable[[str | None], None] = lambda url: None,
     following: EntityWatcher | None = None,
     console: ConsoleOptions | None = None,
@@ -92,10 +93,11 @@ def serve(
     `envoy` serves Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the
     AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
     false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
-    `create_app`. `following` reads the entities again when they change, in each process. `console` are the options of
-    the console (`docs/console.md`), which one process serves. `listening` is called with the URL, if there is a port,
-    as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP,
-    and with `watching` whenever their files change; SIGHUP also reopens the log.
+    `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following` reads the entities
+    again when they change, in each process. `console` are the options of the console (`docs/console.md`), which one
+    process serves. `listening` is called with the URL, if there is a port, as soon as connections are accepted. A
+    `ReloadableEngine` reloads its policies on SIGHUP, and with `watching` whenever their files change; SIGHUP also
+    reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.
@@ -103,7 +105,8 @@ def serve(
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     options = ServerOptions(
         host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
-        limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), console,
+        limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), tuple(operators),
+        console,
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
@@ -132,6 +135,7 @@ class ServerOptions:
     public_url: str | None
     authzen_consume: Collection[str]
     allowed_hosts: tuple[str, ...]
+    operators: tuple[str, ...]
     console: ConsoleOptions | None = None
 
     def check(self, engine: Engine) -> None:
@@ -139,6 +143,7 @@ class ServerOptions:
         if self.port is None and self.path is None:
             raise ServeError("there is neither a port nor a socket to listen on")
         check_consumers(self.authzen_consume, self.tokens)
+        check_operators(self.operators, self.tokens)
         AllowedHosts.of(self.allowed_hosts)
         check_workers(engine, self.workers)
         if self.console is not None:
@@ -170,8 +175,10 @@ def serve_until_stopped(
     apps = partial(
         build_app, reloading, token=options.token, gateway=options.gateway, public_url=options.public_url,
         tally=shared.tally, authzen_consume=options.authzen_consume, allowed_hosts=options.allowed_hosts,
-        body_timeout=limits.request,
+        body_timeout=limits.request, operators=options.operators,
     )  # fmt: skip
+    if options.workers > 1:
+        reloading.current.halting.share()
     attempts = None if reloading.origin is None else ReloadScheduler(reloading, options.watching)
     with ExitStack() as open_until_then:
         places = open_listeners(options, reloading, shared, open_until_then)
@@ -301,6 +308,7 @@ def run_server(
     app = apps(drain=drain())
     if line is not None:
         ReloadParticipant(reloading, line).start()
+    reloading.current.halting.start()
     if following is not None:
         following.catch_up()
     server = DecisionServer(app, places, shared, lifeline)

@@ -110,6 +110,9 @@ def _obstacles(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
     if seen.malformed is not None:
         yield Obstacle(Reason(Gate.MALFORMED_PATH, seen.malformed))
         return
+    if seen.halted is not None:
+        yield Obstacle(Reason(Gate.HALTED, seen.halted))
+        return
     if not seen.identified:
         yield Obstacle(Reason(Gate.IDENTITY, identity_message(seen), code=seen.refused))
         return

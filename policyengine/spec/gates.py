@@ -21,6 +21,7 @@ from policyengine.spec import trace as w
 from policyengine.spec.approvals import approval_facts, trace_approval
 from policyengine.spec.evaluate import evaluate, is_element
 from policyengine.spec.facts import NOT_RECORDED, Facts, has_agent, hop_facts, hops_of, presenter_of, records_chains
+from policyengine.spec.halts import halt_of
 from policyengine.spec.kleene import conjunction, disjunction, is_absent, lift
 from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.spec.step_count import count_steps, matters
@@ -38,6 +39,8 @@ def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.DecisionTrace(request.endpoint.why)
+    if (halt := halt_of(kernel, request, snapshot.halts)) is not None:
+        return w.DecisionTrace(None, halted=halt.message)
     counted = count_steps(SpecifiedRequest.of(facts, snapshot))
     if counted.exceeded:
         return w.DecisionTrace(None, refused=_refusal_code(request), excess=counted)

@@ -217,11 +217,12 @@ class LimitTrace:
 class DecisionTrace:
     """Everything that a decision considered.
 
-    `malformed` says why the path is malformed; then nothing else is traced. `refused` is the code of a refused
-    credential; then there is no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open
-    the endpoint: agent blocks, or user blocks if there is no agent. `user` is None if no agent acts for a user.
-    `advisory` are the packages with `tasks advisory`, which leave the bounds of tasks to guards. `excess` is the step
-    count of a decision with too many steps; then, too, nothing else is traced.
+    `malformed` says why the path is malformed; then nothing else is traced. `halted` is the message of the halt that
+    covers the request; then, too, nothing else is traced. `refused` is the code of a refused credential; then there is
+    no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open the endpoint: agent
+    blocks, or user blocks if there is no agent. `user` is None if no agent acts for a user. `advisory` are the packages
+    with `tasks advisory`, which leave the bounds of tasks to guards. `excess` is the step count of a decision with too
+    many steps; then, too, nothing else is traced.
     """
 
     malformed: str | None
@@ -238,6 +239,7 @@ class DecisionTrace:
     refused: str | None = None
     limiting: Callable[[], tuple[LimitTrace, ...]] = tuple  # lazy: a deny is rarely charged
     excess: StepCount | None = None
+    halted: str | None = None
 
     @property
     def limited(self) -> tuple[LimitTrace, ...]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from policyengine.stores.approvals import ApprovalStore
     from policyengine.stores.behavior import BehaviorStore
     from policyengine.stores.credential_marks import CredentialMarks
+    from policyengine.stores.halts import HaltStore
 
 
 class StoreError(Exception):
@@ -70,6 +71,11 @@ class Store(Protocol):
     @property
     def behavior(self) -> BehaviorStore | None:
         """The learned behavior that processes share; None if only this process uses the store."""
+        ...
+
+    @property
+    def halts(self) -> HaltStore:
+        """The halts of operators."""
         ...
 
     @property

@@ -30,6 +30,7 @@ from policyengine.stores.behavior import BehaviorStore
 from policyengine.stores.circuit_breaker import READ, WRITE, StoreBreaker, StoreListener
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
+from policyengine.stores.halts import HaltStore
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_approvals import ResilientApprovals
 
@@ -170,6 +171,27 @@ class ResilientBehavior:
             return self._behavior.start_learning(number, now)
 
 
+class ResilientHalts:
+    """Halts in a store that may fail. Calls raise StoreError while the store does not answer; `save` also raises it
+    while the clocks differ too much."""
+
+    def __init__(self, halts: HaltStore, reads: StoreBreaker, writes: StoreBreaker, agree: Callable[[], None]) -> None:
+        self._halts, self._reads, self._writes, self._agree = halts, reads, writes, agree
+        self.is_shared = halts.is_shared
+
+    def load(self, known: int) -> tuple[int, bytes]:
+        with self._reads:
+            return self._halts.load(known)
+
+    def save(self, number: int, document: bytes, after: int | None) -> bool:
+        self._agree()
+        with self._writes:
+            saved = self._halts.save(number, document, after)
+        if saved:
+            self._writes.succeeded()
+        return saved
+
+
 class ResilientStore:
     """A store that may be down, slow or full.
 
@@ -262,6 +284,10 @@ class ResilientStore:
     @property
     def behavior(self) -> ResilientBehavior:
         return ResilientBehavior(self._store.behavior, self.reads, self.writes, self._agree)
+
+    @property
+    def halts(self) -> ResilientHalts:
+        return ResilientHalts(self._store.halts, self.reads, self.writes, self._agree)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         names = list(approvals)

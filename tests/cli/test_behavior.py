@@ -147,6 +147,44 @@ def test_a_packed_log_is_learned(run, world):
     assert ended.json["learned"] == 1_200
 
 
+def test_duckdb_writes_the_same_folder(run, world):
+    for place in ("thread", "duckdb"):
+        (world / place).mkdir()
+        shutil.copy(world / "served" / "key", world / place / "key")
+        for log in ("log.jsonl", "plain.jsonl"):
+            ended = run("behavior", "learn", log, "--policies", "p.policy", "-o", place, "--on", place)
+            assert ended.out.splitlines()[-1] == (f"wrote {place}" if log == "log.jsonl" else f"{place} is unchanged")
+    names = ["rows", *(f"models/{file.name}" for file in (world / "thread" / "models").iterdir())]
+    assert len(names) > 1
+    for name in names:
+        assert (world / "duckdb" / name).read_bytes() == (world / "thread" / name).read_bytes()
+
+
+BULK = "policyengine.behavior.bulk."
+
+
+@pytest.mark.parametrize(
+    ("place", "names", "message", "hint"),
+    [
+        ("duckdb", {"event_table.find_spec": None}, "DuckDB and numpy are not installed", "'.[audit,behavior]'"),
+        ("spark", {"spark_session.find_spec": None}, "pyspark and pyarrow are not installed", "'.[spark]'"),
+        (
+            "spark", {"spark_session.find_spec": object(), "spark_session.find_java": None},
+            "Spark needs Java, which was not found", "apt install openjdk-17-jre-headless",
+        ),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_is_one_message(run, world, monkeypatch, place, names, message, hint):
+    for name, found in names.items():
+        monkeypatch.setattr(BULK + name, lambda *_, found=found: found)
+    ended = run("behavior", "learn", "log.jsonl", "-o", "new", "--on", place)
+    assert ended.code == 1
+    assert ended.err.splitlines()[0] == f"error: cannot learn with `--on {place}`: {message}"
+    assert hint in ended.err.splitlines()[1]
+    assert len(ended.err.splitlines()) == 2
+    assert not (world / "new").exists()
+
+
 def test_damaged_lines_are_skipped_with_a_few_messages(run, world):
     lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
     for place in range(100, 200, 10):

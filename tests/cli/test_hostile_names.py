@@ -178,6 +178,28 @@ ASKED: dict[str, tuple[str, ...]] = {
         "behavior report log.jsonl --since NAME",
         "behavior report api.json good",
     ),
+    "halt": (
+        "halt --agent NAME --reason r --for 1h --file halts.json",
+        "halt --place NAME --reason r --for NAME --file NAME",
+        "halt --place NAME --reason r --for 1h --file NAME",
+        "halt --agent a --reason NAME --for 1h --file NAME",
+        "halt --agent SIGNS --reason SIGNS --by SIGNS --for 1h --file halts.json",
+        "halt --agent a --reason r --for 1h --store NAME",
+        "halt --agent a --reason r --for 1h --server NAME --token-file NAME",
+    ),
+    "halt list": (
+        "halt --agent SIGNS --reason SIGNS --by SIGNS --for 1h --file halts.json",
+        "halt list --file halts.json",
+        "halt list --file NAME",
+        "halt list --file api.json",
+        "halt list --store sqlite:///NAME",
+    ),
+    "halt lift": (
+        "halt lift NAME --reason r --file halts.json",
+        "halt lift NAME --reason NAME --file halts.json",
+        "halt lift x --reason r --file NAME",
+        "halt lift x --reason r --store sqlite:///NAME",
+    ),
     "keys": ("keys list NAME", "keys list request.json", "keys new NAME/none"),
     "config": ("config check", "config show", "config check broken"),
     "repl": ("repl good", "repl broken"),
@@ -216,12 +238,14 @@ def ask(template, run, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world" / hostile.FOLDER)
     (tmp_path / "world" / hostile.FOLDER / "token").write_text("one")
+    Path("halts.json").write_text('{"halts": []}')
+    Path("halts.json").chmod(0o600)
     monkeypatch.setattr(terminal, "PROGRESS_DELAY_SECONDS", 1e6)
     agent = "a " + hostile.LINES
-    names = {"ID": id, "NAME": hostile.IN_A_PATH, "AGENT": agent, "CLASS": f'agent "{agent}"'}
+    names = {"ID": id, "NAME": hostile.IN_A_PATH, "AGENT": agent, "CLASS": f'agent "{agent}"', "SIGNS": hostile.SIGNS}
 
     def words_of(line: str) -> list[str]:
-        return [re.sub("ID|NAME|AGENT|CLASS", lambda found: names[found[0]], word) for word in line.split(" ")]
+        return [re.sub("ID|NAME|AGENT|CLASS|SIGNS", lambda found: names[found[0]], word) for word in line.split(" ")]
 
     def asked(line: str, *more: str):
         return run(*words_of(line), *more, stdin="\n".join(TYPED).encode("utf-8", "surrogateescape"))

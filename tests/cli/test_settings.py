@@ -303,3 +303,15 @@ def test_config_show_names_the_source_of_each_value_and_hides_passwords(run, pro
 
 def test_config_check_without_a_settings_file_passes(run, project) -> None:
     assert run("config", "check").out == "no `policyengine.toml`: 0 settings\n"
+
+
+@pytest.mark.parametrize(("operator", "code"), [("ops", 0), ("opps", 1), ("*", 1)])
+def test_config_check_reports_an_operator_without_a_token(run, project, operator, code) -> None:
+    (project / "policyengine.toml").write_text(
+        f'[serve]\ntoken_file = "tokens"\n[halt]\noperators = ["{operator}"]\n', encoding="utf-8"
+    )
+    (project / "tokens").write_text("ops: operator-token-0123456789\n")
+    (project / "tokens").chmod(0o600)
+    done = run("config", "check", project)
+    assert done.code == code, done.err
+    assert ("but no token has that name" in done.err) == bool(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -588,3 +589,11 @@ def test_an_invalid_endpoint_raises_when_the_dependency_is_created(watched: Watc
         Policies(watched, identify=lambda request: None)(endpoint)
     with pytest.raises(ValueError, match="requires `id`, the path parameter"):
         Policies(watched, identify=lambda request: None)("ACTION view invoice")
+
+
+def test_a_halted_request_never_reaches_the_application(watched: Watched) -> None:
+    assert client_of(watched).get("/files/a").status_code == 200
+    watched.engine.halt(reason="an incident", end=timedelta(hours=1), user="alice")
+    answer = client_of(watched).get("/files/a")
+    assert answer.status_code == 403
+    assert "halted until 2027-01-01T01:00:00Z: an incident" in answer.text

@@ -526,3 +526,22 @@ def test_an_invalid_upstream_is_a_usage_error(files: Path, upstream: str, capsys
     said = ["--server", "billing", "--as", "agent=bot"]
     assert main(["mcp-gateway", str(files / "billing.policy"), "--upstream", upstream, *said]) == 2
     assert "is neither a URL nor a command" in capsys.readouterr().err
+
+
+def test_the_gateway_follows_a_halt_file(files: Path) -> None:
+    halts = files / "halts.json"
+    halts.write_text('{"halts": []}')
+    halts.chmod(0o600)
+
+    async def run(client: Client) -> None:
+        assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
+        halts.write_text('{"halts": [{"agent": "bot", "reason": "it spams", "until": "2099-01-01T00:00:00Z"}]}')
+        told = ""
+        while not told:  # the test ends by its own time limit if the halt never arrives
+            try:
+                await client.call_tool("add", {"a": 1, "b": 2})
+            except MCPError as error:
+                told = error.message
+        assert "halted until 2099-01-01T00:00:00Z: it spams" in told
+
+    talk(over_stdio(files, "--halt-file", str(halts)), run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -458,3 +459,11 @@ def test_over_stdio_the_configured_identity_is_the_caller() -> None:
 
     program, *words = forking.code("billing", STDIO)
     talk(stdio_client(StdioServerParameters(command=program, args=words, cwd=".")), run)
+
+
+def test_a_halted_call_never_runs_the_tool_and_a_halted_list_is_empty(watched: Watched) -> None:
+    watched.engine.halt(reason="it spams", end=timedelta(hours=1), tool="billing/*")
+    error = refused(server_of(watched), lambda client: client.call_tool("add", {"a": 1, "b": 2}))
+    assert error.code == DENIED
+    assert error.message == "denied: halted until 2027-01-01T01:00:00Z: it spams"
+    assert talk(server_of(watched), lambda client: client.list_tools()).tools == []

@@ -19,6 +19,7 @@ from policyengine.runtime.limits import (
     RateCharge,
 )
 from policyengine.stores.approvals import MemoryApprovals
+from policyengine.stores.halts import MemoryHalts
 
 Where = tuple[str, tuple[str, ...]]
 COVERED = -1  # as the cost of a rate: already paid, so it needs no room
@@ -47,6 +48,7 @@ class PlainStore:
     over: set[str] = field(default_factory=set)
     clock: int = 0
     approvals: MemoryApprovals = field(default_factory=MemoryApprovals)
+    halts: MemoryHalts = field(default_factory=MemoryHalts)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self.spent & set(approvals))

@@ -84,10 +84,15 @@ def test_learned_facts_are_unknown_while_the_store_does_not_answer(
     assert all(replay_decision(record, engine.kernel).same for record in records)
 
 
-def test_a_store_that_fails_at_the_start_is_used_later(store: Any, clock: FakeClock) -> None:
+def test_a_store_that_fails_at_the_start_halts_everything_and_is_used_later(store: Any, clock: FakeClock) -> None:
     store.broken = True
     now = [0.0]
     engine = Engine.from_text(LOCAL, clock=clock, store=ResilientStore(store, clock=lambda: now[0]))
+    assert engine.decide(question(task="a")).gate == "halted"
+    store.broken = False
+    now[0] += 100
+    engine.halting.refresh()
+    store.broken = True
     assert told(engine.decide(question(task="a"))) == "allow 2"
     store.broken = False
     now[0] += 100

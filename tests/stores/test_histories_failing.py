@@ -114,7 +114,7 @@ def test_an_engine_started_without_its_server_records_history_later(tmp_path: Pa
         store = open_store(f"{server.url}?timeout=2s")
         server.kill()
         engine = Engine.from_text(POLICY, store=store)
-        assert asked(engine, "/after") == "deny by guard"
+        assert asked(engine, "/after") == "deny by halted"
         server.start()
         wait_for(lambda: asked(engine, "/seen") == "allow")
         assert asked(engine, "/after") == "allow"

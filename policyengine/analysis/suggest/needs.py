@@ -34,6 +34,7 @@ MAX_NAME_LENGTH = 200
 GRANTABLE_GATES = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
 OTHER_GATE_REASONS = {
     Gate.MALFORMED_PATH: "servers may interpret the path differently",
+    Gate.HALTED: "an operator halted such requests",
     Gate.CHAIN: "the delegation chain is not valid",
     Gate.TASK: "the task does not include the request",
     Gate.RATE: "a rate throttles the request",

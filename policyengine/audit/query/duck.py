@@ -79,6 +79,47 @@ def lines_of(files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> dict
     return {"files": list(files), "longest": max(longest + 1, MAX_DUCKDB_LINE_BYTES)}
 
 
+def connect_privately(
+    folder: Path, files: Sequence[Path] = (), *, threads: int | None = None, memory: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Connect to a new database in a private folder, which reads only these files and has no access to the network. It
+    uses `threads` threads (default: all cores) and `memory` bytes (default: as `memory_limit`)."""
+    import duckdb
+
+    limits = {"memory_limit": f"{memory or memory_limit()}B"}
+    limits |= {} if threads is None else {"threads": str(threads)}
+    connection = duckdb.connect(str(folder / "rows.duckdb"), config={**CLOSED, **limits})
+    for setting, value in (
+        ("temp_directory", str(folder / "spill")),
+        ("allowed_directories", [str(folder)]),
+        ("allowed_paths", [str(path.resolve()) for path in files]),  # DuckDB resolves links before it compares them
+    ):
+        connection.execute("SET VARIABLE value = $1", [value])
+        connection.execute(f"SET {setting} = getvariable('value')")
+    connection.execute("SET enable_progress_bar = false")  # DuckDB would draw it on stdout
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+@contextmanager
+def open_private_database(prefix: str, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database in a private folder, which is removed at the end. It uses `memory` bytes of memory. Raises
+    QueryError, OSError."""
+    if not has_duckdb():
+        raise QueryError("DuckDB is not installed", install_command(EXTRA))
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        connection = connect_privately(Path(name).resolve(), memory=memory)
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise QueryError(f"DuckDB failed: {str(error).splitlines()[0]}") from None
+        finally:
+            connection.close()
+
+
 class DuckReader:
     """Answers questions with DuckDB. `logs` are JSON Lines files, `packed` are files from `audit pack`. Create it with
     `open`."""
@@ -120,23 +161,7 @@ class DuckReader:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Connect to a database in the private folder, and restrict what it may access."""
-        import duckdb
-
-        limits = {"memory_limit": f"{memory_limit()}B"}
-        limits |= {} if self._threads is None else {"threads": str(self._threads)}
-        connection = duckdb.connect(str(self._folder / "rows.duckdb"), config={**CLOSED, **limits})
-        files = [str(path.resolve()) for path in (*self._logs, *self._packed)]
-        for setting, value in (
-            ("temp_directory", str(self._folder / "spill")),
-            ("allowed_directories", [str(self._folder)]),
-            ("allowed_paths", files),  # DuckDB resolves links before it compares them with these paths
-        ):
-            connection.execute("SET VARIABLE value = $1", [value])
-            connection.execute(f"SET {setting} = getvariable('value')")
-        connection.execute("SET enable_progress_bar = false")  # DuckDB would draw it on stdout
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        return connection
+        return connect_privately(self._folder, (*self._logs, *self._packed), threads=self._threads)
 
     # ── Rows ──────────────────────────────────────────────────────────────────────────────────
 

@@ -96,16 +96,19 @@ def check_settings(found: ProjectSettings, format: OutputFormat) -> int:
 
 
 def check_callers(found: ProjectSettings) -> None:
-    """Check the AuthZEN callers against the token file that the settings file names. `doctor` checks a token file given
-    as an option. Raises CommandError.
+    """Check the AuthZEN callers and the operators against the token file that the settings file names. `doctor` checks
+    a token file given as an option. Raises CommandError.
     """
-    file = found.values.get(("serve", "token_file"))
-    if file is None or not found.authzen_consume:
+    file, operators = found.values.get(("serve", "token_file")), found.values.get(("halt", "operators"), ())
+    if file is None or not (found.authzen_consume or operators):
         return
-    from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
+    from policyengine.server import bearer_tokens
+    from policyengine.server.bearer_tokens import BearerTokenError
 
     try:
-        check_consumers(found.authzen_consume, BearerTokens.of(read_token_file(file).tokens))
+        tokens = bearer_tokens.BearerTokens.of(bearer_tokens.read_token_file(file).tokens)
+        bearer_tokens.check_consumers(found.authzen_consume, tokens)
+        bearer_tokens.check_operators(operators, tokens)
     except BearerTokenError as error:
         raise CommandError(ERROR_KIND, error.message, error.hint) from None
 

@@ -20,6 +20,7 @@ from policyengine.cli.name_checks import check_names
 from policyengine.cli.options.common import (
     BehaviorPath,
     EntitySources,
+    HaltFilePath,
     IdentityFile,
     PoliciesOrBundle,
     StoreUrl,
@@ -159,6 +160,7 @@ def mcp_gateway(
     log_spool: LogSpool = None,
     store: StoreUrl = "memory:",
     behavior: BehaviorPath = None,
+    halt_file: HaltFilePath = None,
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
     trust: TrustedKeys = None,
@@ -192,7 +194,7 @@ def mcp_gateway(
         raise CommandError("usage", "over stdio, the output belongs to the protocol", "use another sink", code=2)
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
-        paths, entities, identity_file, trust, store, behavior, test,
+        paths, entities, identity_file, trust, store, behavior, halt_file, test,
         LogOptions(
             log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
             log_checkpoint_url, log_witness, log_sink, log_spool,

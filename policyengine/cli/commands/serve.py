@@ -5,6 +5,7 @@ from __future__ import annotations
 from policyengine.cli.options.common import (
     BehaviorPath,
     EntitySources,
+    HaltFilePath,
     IdentityFile,
     PoliciesOrBundle,
     StoreUrl,
@@ -19,6 +20,7 @@ from policyengine.cli.options.serve import (
     DrainDelay,
     DrainSeconds,
     EnvoyPort,
+    HaltOperators,
     HeadSeconds,
     Host,
     IdleSeconds,
@@ -96,6 +98,8 @@ def serve(
     log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
     behavior: BehaviorPath = None,
+    halt_file: HaltFilePath = None,
+    halt_operator: HaltOperators = None,
     entities: EntitySources = None,
     identity: IdentityFile = None,
     trust: TrustedKeys = None,
@@ -140,7 +144,7 @@ def serve(
     from policyengine.server.connections.limits import ConnectionLimits
 
     setup = EngineSetup(
-        paths, entities, identity, trust, store, behavior, test,
+        paths, entities, identity, trust, store, behavior, halt_file, test,
         LogOptions(
             log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
             log_checkpoint_url, log_witness, log_sink, log_spool,
@@ -150,8 +154,8 @@ def serve(
     )  # fmt: skip
     limits = ConnectionLimits(max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds)
     listen = ListenOptions(
-        host, port, socket, socket_mode, envoy_grpc, metrics_port, public_url, allowed_host or (), token_file, workers,
-        drain_seconds, drain_delay, limits, log_format, console,
+        host, port, socket, socket_mode, envoy_grpc, metrics_port, public_url, allowed_host or (), token_file,
+        halt_operator or (), workers, drain_seconds, drain_delay, limits, log_format, console,
     )  # fmt: skip
     run_server(setup, listen, format)
     return 0

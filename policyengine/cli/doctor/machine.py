@@ -14,7 +14,7 @@ MIN_PYTHON = (3, 11)
 # For each extra of the distribution, the module that exists if it is installed, and what the extra provides.
 EXTRAS = {
     "audit": ("duckdb", "`audit pack`, and questions about large logs"),
-    "behavior": ("numpy", "groups of callers that move as one"),
+    "behavior": ("numpy", "groups of callers that move as one, and `behavior learn --on duckdb`"),
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
     "httpx": ("httpx", "`policyengine.client.http`"),
@@ -26,6 +26,7 @@ EXTRAS = {
     "sign": ("cryptography", "signed bundles"),
     "bao": ("hvac", "secrets and keys in OpenBao"),
     "identity": ("joserfc", "`--identity`"),
+    "spark": ("pyspark", "`behavior learn --on spark`"),
     "sql": ("sqlalchemy", "`--entities` of a database"),
     "testing": ("hypothesis", "`forall` and `--watch` of `policyengine test`"),
 }

@@ -115,6 +115,11 @@ class LearningPolicies:
     engine: Engine | None = None
     settings_of: Callable[[str], ProfileSettings] = field(default_factory=lambda: default_settings)
 
+    @property
+    def revision(self) -> str:
+        """The revision of the policies; empty without."""
+        return "" if self.engine is None else self.engine.revision
+
     def reader(self, state: BehaviorState) -> BehaviorReader | None:
         """Return a reader of the callers of requests; None without policies."""
         from policyengine.behavior.reader import BehaviorReader

@@ -75,6 +75,12 @@ BehaviorPath: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+HaltFilePath: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--halt-file", metavar="FILE", help="Follow the halts in this file (docs/halt.md).", show_default=False
+    ),
+]
 StoreUrl: TypeAlias = Annotated[
     str,
     typer.Option("--store", metavar="URL", help="Where to keep rates, budgets and approvals (docs/stores.md)."),

@@ -83,6 +83,15 @@ TokensFile: TypeAlias = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="Require a bearer token from this file.", show_default=False),
 ]
+HaltOperators: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--halt-operator",
+        metavar="NAME",
+        help="Let the token with this name in the token file set and lift halts (docs/halt.md).",
+        show_default=False,
+    ),
+]
 WatchFiles: TypeAlias = Annotated[
     bool, typer.Option("--watch/--no-watch", help="Reload policies whenever a file changes.")
 ]

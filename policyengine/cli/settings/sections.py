@@ -134,6 +134,21 @@ class StoreSettings(CommandSection):
     )
 
 
+class HaltSettings(CommandSection):
+    """`[halt]`: who may halt requests, and where halts are kept besides the store."""
+
+    commands: ClassVar[tuple[str, ...]] = ("serve", "mcp-gateway")
+    option_prefix: ClassVar[str] = "halt_"
+
+    operators: t.Texts | None = setting(
+        "none",
+        "names in the token file that may set, list and lift halts with `/halt`",
+        option="halt_operator",
+        commands=("serve",),
+    )
+    file: t.File | None = setting("none", "file with halts, followed like the store", must_exist=True)
+
+
 class BehaviorSettings(CommandSection):
     """`[behavior]`: learned behavior of callers."""
 
@@ -374,6 +389,7 @@ class ProjectSections(SettingsSection):
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    halt: HaltSettings = Field(default_factory=HaltSettings)
     behavior: BehaviorSettings = Field(default_factory=BehaviorSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     authzen: AuthzenSettings = Field(default_factory=AuthzenSettings)

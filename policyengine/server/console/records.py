@@ -25,7 +25,7 @@ class ConsoleRecords:
         if engine.log is None:
             return True
         named = {"user": person.user, "issuer": person.issuer}
-        written = engine.log.system.write_act(event, revision=engine.revision, **named, **details)
+        written = engine.log.system.write(event, revision=engine.revision, **named, **details)
         return written or engine.log.on_failure is OnFailure.CONTINUE
 
     def refused(self, code: str, detail: str, address: str) -> None:

@@ -376,11 +376,23 @@ class Observing(BaseModel):
     endpoints: list[str] | None = None
 
 
+class HaltNumbers(BaseModel):
+    """The halts in effect; `unreadable` means that halts cannot be read, so that the latest known ones stay in
+    effect."""
+
+    in_effect: int
+    everything: bool
+    unreadable: Literal[True] | None = None
+
+
 class Readiness(BaseModel):
     status: Literal["ready"]
     revision: str
     packages: list[str]
     reloads: Reloads
+    halts: Annotated[
+        HaltNumbers | None, Field(description="present while a halt is in effect, or halts cannot be read")
+    ] = None
     observing: Annotated[
         Observing | None, Field(description="present with `serve --observe`, until observe mode ends")
     ] = None

@@ -62,6 +62,12 @@ GAUGES = (
         "Workers that do not use the store, because its clock differs too much.",
         "clock_skew_exceeded",
     ),
+    ("policyengine_halts", "Halts in effect.", "halts"),
+    (
+        "policyengine_halts_unreadable",
+        "Workers that cannot read the halts, so that the latest known ones stay in effect.",
+        "halts_unreadable",
+    ),
     ("policyengine_observing", "Workers in observe mode.", "observing"),
     ("policyengine_connections", "Open connections, without those of gRPC.", "connections"),
     ("policyengine_draining", "Workers that are stopping.", "draining"),

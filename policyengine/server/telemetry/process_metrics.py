@@ -35,6 +35,9 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
         tally.engine = engine
     tally.reached("failures", count=engine.failures, of=engine)
     tally.only("revision", engine.revision, ",".join(engine.packages))
+    halts = engine.halting.status
+    tally.now("halts", value=len(halts.halts))
+    tally.now("halts_unreadable", value=int(bool(halts.unreadable)))
     tally.now("observing", value=int(engine.observing is not None))
     if reloading.origin is not None:
         tally.now("reloads", "done", value=reloads.done)

@@ -28,6 +28,7 @@ from policyengine.stores.approvals import MemoryApprovals
 from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.credential_marks import MemoryMarks
+from policyengine.stores.halts import HaltStore, MemoryHalts
 from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
@@ -72,6 +73,7 @@ class MemoryStore:
         self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
         self.approvals = MemoryApprovals(fullness=self.fullness)
         self.skew = ClockSkew(max_skew)
+        self.halts: HaltStore = MemoryHalts()
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}

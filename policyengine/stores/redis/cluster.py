@@ -29,6 +29,7 @@ from policyengine.stores.redis.behavior import RedisBehavior
 from policyengine.stores.redis.connection import RedisScript, find_eviction_risk, probe_server_time, translate_errors
 from policyengine.stores.redis.credential_marks import RedisMarks
 from policyengine.stores.redis.finish_decision import BACK, finish
+from policyengine.stores.redis.halts import RedisHalts
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import RedisIdempotencyKeys
 from policyengine.stores.redis.step import (
@@ -97,6 +98,7 @@ class ClusterStore:
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
         self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
+        self.halts = RedisHalts(client, self._run)
         self._begun: frozenset[str] = frozenset()
         self._following = HistoryCache()
 

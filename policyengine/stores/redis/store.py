@@ -37,6 +37,7 @@ from policyengine.stores.redis.connection import (
 )
 from policyengine.stores.redis.credential_marks import MARK, RedisMarks
 from policyengine.stores.redis.finish_decision import BACK, finish
+from policyengine.stores.redis.halts import SAVE_HALTS, RedisHalts
 from policyengine.stores.redis.history_cache import HistoryCache
 from policyengine.stores.redis.idempotency import CLAIM, CLAIMED_STEP, RedisIdempotencyKeys
 from policyengine.stores.redis.rates import MAX_DECISIONS_PER_CALL, RATES
@@ -70,6 +71,7 @@ SCRIPTS = (
     CALLER,
     SAVE_DOCUMENT,
     VERSION,
+    SAVE_HALTS,
 )
 
 
@@ -87,6 +89,7 @@ class RedisStore:
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
         self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
+        self.halts = RedisHalts(client, self._run)
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 
     def ping(self) -> None:

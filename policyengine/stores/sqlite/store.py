@@ -27,6 +27,8 @@ from policyengine.stores.sqlite.approvals import SqliteApprovals
 from policyengine.stores.sqlite.behavior import SqliteBehavior
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
+from policyengine.stores.sqlite.halts import TABLES as HALT_TABLES
+from policyengine.stores.sqlite.halts import SqliteHalts
 from policyengine.stores.sqlite.idempotency import TABLE, SqliteIdempotencyKeys
 from policyengine.stores.sqlite.state import (
     give_back,
@@ -130,6 +132,10 @@ class SqliteStore:
     @property
     def behavior(self) -> SqliteBehavior:
         return SqliteBehavior(self._step, self._looked)
+
+    @property
+    def halts(self) -> SqliteHalts:
+        return SqliteHalts(self._step)
 
     def check(self, now: int) -> None:
         self.time(now)
@@ -340,7 +346,7 @@ class SqliteStore:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        connection.executescript(TABLE + credential_marks.TABLES + approvals.TABLES + PROBE_TABLE)
+        connection.executescript(TABLE + credential_marks.TABLES + HALT_TABLES + approvals.TABLES + PROBE_TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 

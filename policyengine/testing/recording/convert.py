@@ -314,6 +314,8 @@ def given_lines(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str
 
 def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
     """Return the record as a test request with the same outcome. Raises InexpressibleError."""
+    if again.record.halt is not None:
+        raise InexpressibleError("an operator had halted such requests")
     if not again.same and again.record.revision == sayer.kernel.revision:
         raise InexpressibleError(replay_difference(again))
     unsaid: dict[str, None] = {}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, assert_never
 
 import typer
 
-from policyengine.cli.errors import log_error
+from policyengine.cli.errors import CommandError, log_error
 from policyengine.cli.log_input import check_log
 from policyengine.cli.options.audit_query import Logs
 from policyengine.cli.options.behavior import (
@@ -30,11 +32,18 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
+    from policyengine.behavior.bulk.line_filter import LogTally
     from policyengine.behavior.fold import ProfileSettings
-    from policyengine.behavior.learn_logs import LogTally
-    from policyengine.behavior.log_events import LogEventReader
     from policyengine.behavior.model import ClassModel
     from policyengine.behavior.state import BehaviorState
+
+
+class LearningPlace(StrEnum):
+    """The thing that learns from logs: this process, with DuckDB, or Spark."""
+
+    THREAD = "thread"
+    DUCKDB = "duckdb"
+    SPARK = "spark"
 
 
 def learn(
@@ -50,6 +59,10 @@ def learn(
         ),
     ],
     policies: PolicyPaths = None,
+    on: Annotated[
+        LearningPlace,
+        typer.Option("--on", help="What learns: this process alone, with DuckDB, or Spark. The result is the same."),
+    ] = LearningPlace.THREAD,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Learn the behavior of callers from decision logs.
@@ -71,22 +84,19 @@ def learn(
     Example:
       policyengine behavior learn decisions.jsonl --policies payments/ -o decisions.jsonl.behavior
     """
-    from policyengine.behavior.learn_logs import learn_entries, save_state
-    from policyengine.behavior.log_events import LogEventReader, read_logs
-    from policyengine.clock import epoch_microseconds, utc_now
+    from policyengine.behavior.learn_logs import save_state
 
     for log in logs:
         check_log(log)
+    check_place(on)
     known = load_learning_policies(policies)
     folder = open_folder(output, create=True)
     held, skipped = lock_folder(folder), LineWarnings()
     try:
         state = load_state(folder)
-        events = LogEventReader(known.reader(state))
         try:
-            with show_progress("learning from the log"):
-                now = epoch_microseconds(utc_now()) // 1_000
-                counts = learn_entries(read_logs(logs, skipped), events, state, known.settings_of, now)
+            with show_progress("learning from the log"), report_bulk_errors(on):
+                counts = learn_logs(logs, on, known, policies or [], state, skipped)
         except OSError as error:
             raise log_error(logs[0], error) from None
         if counts.learned:
@@ -95,20 +105,89 @@ def learn(
     finally:
         os.close(held)
     skipped.show()
-    warn_of_gaps(events, counts, known, state)
+    warn_of_gaps(counts, known, state)
     found = describe_learned(state, known.settings_of)
     if format is OutputFormat.JSON:
         print_json({
-            "folder": str(output), "model": state.model.digest, "decisions": events.decisions,
+            "folder": str(output), "model": state.model.digest, "decisions": counts.decisions,
             "learned": counts.learned, "known": counts.known, "late": counts.late, "future": counts.future,
-            "unidentified": events.unidentified, "without_class": events.unknown, "skipped_lines": skipped.count,
+            "unidentified": counts.unidentified, "without_class": counts.unknown, "skipped_lines": skipped.count,
             "callers": len(state.rows), "ready": sum(one.ready for one in found),
             "classes": [one.to_dict() for one in found],
         })  # fmt: skip
         return 0
-    show_learned(Screen(), counts, events, state, found)
+    show_learned(Screen(), counts, state, found)
     Screen().line(f"wrote {output}" if counts.learned else f"{output} is unchanged")
     return 0
+
+
+def check_place(on: LearningPlace) -> None:
+    """Check that what learns is installed. Raises CommandError."""
+    from policyengine.behavior.bulk.event_table import check_duckdb
+    from policyengine.behavior.bulk.spark_session import check_spark
+
+    with report_bulk_errors(on):
+        match on:
+            case LearningPlace.THREAD:
+                pass
+            case LearningPlace.DUCKDB:
+                check_duckdb()
+            case LearningPlace.SPARK:
+                check_spark()
+            case _:
+                assert_never(on)
+
+
+@contextmanager
+def report_bulk_errors(on: LearningPlace) -> Iterator[None]:
+    """Convert a BulkError to a CommandError."""
+    from policyengine.behavior.bulk.bulk_error import BulkError
+
+    try:
+        yield
+    except BulkError as error:
+        message = f"cannot learn with `--on {on.value}`: {error.message}"
+        raise CommandError("behavior", message, error.hint, (("on", on.value),)) from None
+
+
+def learn_logs(
+    logs: Sequence[Path],
+    on: LearningPlace,
+    known: LearningPolicies,
+    policies: Sequence[Path],
+    state: BehaviorState,
+    tell: Callable[[str], None],
+) -> LogTally:
+    """Learn from logs into a state, and return what was learned. Raises BulkError, OSError."""
+    from policyengine.behavior.bulk.line_filter import LineFilter
+    from policyengine.behavior.bulk.log_lines import LineDecoder, read_learned
+    from policyengine.behavior.learn_logs import known_times, learn_lines
+    from policyengine.clock import epoch_microseconds, utc_now
+
+    now = epoch_microseconds(utc_now()) // 1_000
+    if on is LearningPlace.SPARK:
+        from policyengine.behavior.bulk.spark_learner import learn_on_spark
+        from policyengine.behavior.bulk.spark_partitions import WorkerSetup
+        from policyengine.behavior.bulk.spark_session import open_session
+
+        paths = tuple(str(path.absolute()) for path in policies)
+        with open_session() as session:
+            setup = WorkerSetup(load_policies_of, paths, state.tagger.key, state.tags)
+            return learn_on_spark(session, logs, setup, state, now, tell)
+    filter = LineFilter(known_times(state), now)
+    lines = read_learned(logs, LineDecoder(known.reader(state), known.revision), tell)
+    if on is LearningPlace.DUCKDB:
+        from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
+
+        learn_with_duckdb(lines, filter, state, known.settings_of)
+    else:
+        learn_lines(lines, filter, state, known.settings_of)
+    return filter.tally
+
+
+def load_policies_of(paths: tuple[str, ...]) -> LearningPolicies:
+    """Load policies in a process of Spark. Raises CommandError."""
+    return load_learning_policies([Path(path) for path in paths])
 
 
 class ClassSummary(NamedTuple):
@@ -167,11 +246,11 @@ def describe_learned(state: BehaviorState, settings_of: Any) -> list[ClassSummar
     ]
 
 
-def warn_of_gaps(events: LogEventReader, counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
+def warn_of_gaps(counts: LogTally, known: LearningPolicies, state: BehaviorState) -> None:
     """Warn of decisions that were left out, and of profiles that are not known, on stderr."""
     screen = Screen(sys.stderr)
     left_out: Mapping[str, int] = {
-        "do not state the class of their caller: name the policies with `--policies`": events.unknown,
+        "do not state the class of their caller: name the policies with `--policies`": counts.unknown,
         "are dated more than a day before a preceding decision of their caller: sort the log by time": counts.late,
         "have a time in the future: set the clock of the machine that wrote them": counts.future,
     }
@@ -184,14 +263,13 @@ def warn_of_gaps(events: LogEventReader, counts: LogTally, known: LearningPolici
 def show_learned(
     screen: Screen,
     counts: LogTally,
-    events: LogEventReader,
     state: BehaviorState,
     classes: Sequence[ClassSummary],
 ) -> None:
-    rest = [("already known", counts.known), ("about no caller", events.unidentified)]
+    rest = [("already known", counts.known), ("about no caller", counts.unidentified)]
     also = "".join(f", {count:,} {what}" for what, count in rest if count)
     ready = sum(one.ready for one in classes)
-    screen.line(f"learned {counts.learned:,} of {pluralize(events.decisions, 'decision')}{also}")
+    screen.line(f"learned {counts.learned:,} of {pluralize(counts.decisions, 'decision')}{also}")
     screen.line(f"{pluralize(len(state.rows), 'caller')}, {ready:,} of them ready")
     if classes:
         screen.table(class_table(classes), whole=True)

@@ -1,0 +1,45 @@
+"""Learns from logs with DuckDB: the events of each day are sorted by agent, and folded agent by agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policyengine.behavior.bulk.event_table import EventTable, too_many_callers
+from policyengine.behavior.bulk.line_filter import LineFilter
+from policyengine.behavior.bulk.log_lines import LearnedLine
+from policyengine.behavior.bulk.model_days import ModelDays
+from policyengine.behavior.learn_logs import without_collections
+from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.state import MAX_CALLERS, BehaviorState, SettingsOf
+
+
+def learn_with_duckdb(
+    lines: Iterable[LearnedLine], filter: LineFilter, state: BehaviorState, settings_of: SettingsOf
+) -> None:
+    """Learn as `learn_lines` does, with the same result. Raises BulkError, OSError."""
+    with without_collections(), EventTable.open(state.tagger) as table:
+        days = ModelDays(state.learned_day)
+        for position, line in enumerate(lines):
+            found = filter.read(position, line)
+            if found is None:
+                continue
+            if not isinstance(found, FailureReport):
+                days.add(found.at)
+            table.add(found, days.count)
+        for models in range(days.count + 1):
+            if models:
+                state.learn(days.times[models - 1], settings_of)
+            for caller, moments in table.runs(models):
+                state.fold_run(caller, moments, settings_of)
+        sort_rows(state, table)
+    if state.count > MAX_CALLERS:
+        raise too_many_callers()
+    if filter.tally.learned:
+        state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
+
+
+def sort_rows(state: BehaviorState, table: EventTable) -> None:
+    """Sort the rows of a state by the latest decisions of their callers. Those without a decision in the table stay
+    first."""
+    places = table.latest_places()
+    state.rows = dict(sorted(state.rows.items(), key=lambda item: places.get(item[0], 0)))

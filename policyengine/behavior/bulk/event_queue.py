@@ -1,0 +1,68 @@
+"""Folds events in groups: the events of one agent after the other, which takes less time than in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, TypeAlias
+
+from policyengine.behavior.events import FAILED, BehaviorEvent, Tagger
+from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.state import CLAMPED, RELEASED, BehaviorState, CallerMoment, SettingsOf
+
+MAX_QUEUED: Final = 65_536  # events
+
+LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
+
+
+class EventQueue:
+    """Events that are folded into a state together, with the same result as if each is folded when it is added. A model
+    is learned at the first decision of a day."""
+
+    def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
+        self._state, self._settings_of = state, settings_of
+        self._events: list[LearnedEvent] = []
+
+    def add(self, event: LearnedEvent) -> None:
+        """Add an event. Call `flush` after the last one."""
+        if isinstance(event, BehaviorEvent) and self._state.is_due(event.at):
+            self.flush()
+            self._state.learn_if_due(event.at, self._settings_of)
+        self._events.append(event)
+        if len(self._events) >= MAX_QUEUED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fold the events that were added."""
+        events, self._events = self._events, []
+        if self._state.has_room(len({event.caller for event in events})):
+            self._fold_agents(events)
+            return
+        for event in events:  # the order of callers determines which of them make room
+            if isinstance(event, BehaviorEvent):
+                self._state.fold(event, self._settings_of)
+            else:
+                self._state.fold_failure(event.caller)
+
+    def _fold_agents(self, events: list[LearnedEvent]) -> None:
+        agents: dict[tuple[str, str], list[LearnedEvent]] = {}
+        for event in events:
+            agents.setdefault((event.caller.issuer, event.caller.agent), []).append(event)
+        for mine in agents.values():
+            for caller, run in groupby(mine, key=attrgetter("caller")):
+                self._state.fold_run(caller, moments_of(run, self._state.tagger), self._settings_of)
+        decided = [event.caller for event in reversed(events) if isinstance(event, BehaviorEvent)]
+        self._state.sort_latest(reversed(dict.fromkeys(decided)))
+
+
+def moments_of(events: Iterable[LearnedEvent], tagger: Tagger) -> Iterator[CallerMoment]:
+    return (moment_of(event, tagger) for event in events)
+
+
+def moment_of(event: LearnedEvent, tagger: Tagger) -> CallerMoment:
+    """Return an event without its caller."""
+    if isinstance(event, FailureReport):
+        return event.at, "", 0, 0, FAILED, 0, 0, 0
+    at, _, group, endpoint, run, outcome, clamped, released, shape, letter = event
+    return at, group, tagger.tag(endpoint), run, outcome, CLAMPED * clamped + RELEASED * released, shape, letter

@@ -1,0 +1,218 @@
+"""Steps that the processes of Spark take: they read lines, decide which of them are learned, and fold events.
+
+Each function converts the Arrow batches of a partition. Agents are never divided over partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from policyengine.behavior.bulk.event_queue import moment_of
+from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
+from policyengine.behavior.bulk.log_lines import LearnedLine, LineDecoder, LoggedDecision, LoggedOutcome
+from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
+from policyengine.behavior.bulk.policy_source import PolicySource
+from policyengine.behavior.events import FAILED, Caller, Tagger
+from policyengine.behavior.learn import ModelSums
+from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.model import decode_content
+from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
+from policyengine.behavior.state import BehaviorState, CallerMoment, CallerRow, SettingsOf
+
+# The kinds of rows.
+DECISION, OUTCOME, NOTES = 0, 1, 2
+ROW, EVENT, SUMS = 0, 1, 2
+NO_TIME: Final = -1  # of a report, for which no model is learned
+BATCH: Final = 10_000  # rows of an Arrow batch
+LINE_COLUMNS: Final = "log int, part int, line long, top long, kind int, id string, agent string, data binary"
+EVENT_COLUMNS: Final = "agent string, kind int, place long, at long, data binary"
+Batches: TypeAlias = Iterable[Any]  # of pyarrow.RecordBatch
+
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+_DECODE_DECISION: Final = msgspec.msgpack.Decoder(LoggedDecision).decode
+_DECODE_OUTCOME: Final = msgspec.msgpack.Decoder(LoggedOutcome).decode
+
+
+class PackedEvent(NamedTuple):
+    """An event of a caller, or the report of a failure."""
+
+    caller: Caller
+    moment: CallerMoment
+
+
+class PackedRow(NamedTuple):
+    """The row of a caller."""
+
+    caller: Caller
+    group: str
+    row: bytes
+
+
+_DECODE_EVENT: Final = msgspec.msgpack.Decoder(PackedEvent).decode
+_DECODE_ROW: Final = msgspec.msgpack.Decoder(PackedRow).decode
+
+
+class WorkerSetup(NamedTuple):
+    """The things that each process needs: the function that loads policies from their paths, and the key of tags."""
+
+    load: Callable[[tuple[str, ...]], PolicySource]
+    paths: tuple[str, ...]
+    key: bytes
+    tags: str
+
+    def policies(self) -> PolicySource:
+        """Return the policies, which are loaded once in a process."""
+        if self.paths not in _LOADED:
+            _LOADED[self.paths] = self.load(self.paths)
+        return _LOADED[self.paths]
+
+
+_LOADED: dict[tuple[str, ...], PolicySource] = {}
+
+
+def agent_key(caller: Caller) -> str:
+    """Return a text that is different for each agent."""
+    return f"{len(caller.issuer)}:{caller.issuer}{caller.agent}"
+
+
+# ── Lines ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_lines_of(batches: Batches, setup: WorkerSetup) -> Iterator[Any]:
+    """Read parts of logs (LogSplit, as msgpack) to LINE_COLUMNS. `top` is the latest time of a part so far; outcomes
+    have no agent. The row after those of a part has its notes."""
+    policies = setup.policies()
+    decoder = LineDecoder(policies.reader(BehaviorState(Tagger(setup.key))), policies.revision)
+    splits = (msgspec.msgpack.decode(raw, type=LogSplit) for batch in batches for raw in batch.column(0).to_pylist())
+    return to_batches((row for split in splits for row in split_rows(split, decoder)), LINE_COLUMNS)
+
+
+def split_rows(split: LogSplit, decoder: LineDecoder) -> Iterator[tuple[Any, ...]]:
+    top, count, notes = -(2**62), 0, SplitNotes(messages=[])
+    for line in read_split(split, decoder, notes):
+        top = max(top, line.time)
+        yield split.log, split.number, count, top, *line_columns(line), _ENCODE(line)
+        count += 1
+    yield split.log, split.number, count, top, NOTES, "", None, _ENCODE(notes)
+
+
+def line_columns(line: LearnedLine) -> tuple[int, str, str | None]:
+    """Return the kind, the id and the agent of a line. Without a caller, lines with the same id are of one agent."""
+    if isinstance(line, LoggedOutcome):
+        return OUTCOME, line.decision, None
+    return DECISION, line.id, f"#{line.id}" if line.event is None else agent_key(line.event.caller)
+
+
+# ── Filtering ─────────────────────────────────────────────────────────────────────────────────
+
+
+def filter_lines(batches: Batches, setup: WorkerSetup, known: Mapping[Caller, int], now: int) -> Iterator[Any]:
+    """Convert lines (agent, kind, place, at, data), sorted by agent and place, to the events that are learned, and then
+    the tally."""
+    return to_batches(filtered_rows(rows_of(batches), Tagger(setup.key), known, now), EVENT_COLUMNS)
+
+
+def filtered_rows(
+    rows: Iterable[tuple[Any, ...]], tagger: Tagger, known: Mapping[Caller, int], now: int
+) -> Iterator[tuple[Any, ...]]:
+    tally = LogTally()
+    for agent, lines in groupby(rows, key=itemgetter(0)):
+        filter = LineFilter(known, now)
+        for _, kind, place, _, data in lines:
+            line = _DECODE_OUTCOME(data) if kind == OUTCOME else _DECODE_DECISION(data)
+            found = filter.read(place, line)
+            if found is not None:
+                at = NO_TIME if isinstance(found, FailureReport) else found.at
+                yield agent, EVENT, place, at, _ENCODE(PackedEvent(found.caller, moment_of(found, tagger)))
+        tally.merge(filter.tally)
+    yield "", SUMS, 0, NO_TIME, _ENCODE(tally)
+
+
+# ── Folding ───────────────────────────────────────────────────────────────────────────────────
+
+
+class FoldStep(NamedTuple):
+    """Events are folded with the model of which this is the `payload`; then the sums of a model at the time `until` are
+    computed."""
+
+    payload: bytes
+    until: int
+
+
+def fold_rows(batches: Batches, setup: WorkerSetup, step: FoldStep) -> Iterator[Any]:
+    """Convert rows and then events of each agent (as EVENT_COLUMNS, sorted by agent, kind and place) to the rows after
+    these events, and then the sums."""
+    return to_batches(folded_rows(rows_of(batches), setup, step), EVENT_COLUMNS)
+
+
+def folded_rows(rows: Iterable[tuple[Any, ...]], setup: WorkerSetup, step: FoldStep) -> Iterator[tuple[Any, ...]]:
+    settings_of, model = setup.policies().settings_of, decode_content(step.payload)
+    sums, tagger = ModelSums(settings_of, step.until), Tagger(setup.key)
+    for agent, parts in groupby(rows, key=itemgetter(0)):
+        state = BehaviorState(tagger, model=model, learns=False, tags=setup.tags)
+        for caller, group, place, row in fold_agent(state, parts, settings_of):
+            sums.add(caller, group, row)
+            yield agent, ROW, place, NO_TIME, _ENCODE(PackedRow(caller, group, pack_row(row)))
+    yield "", SUMS, 0, NO_TIME, _ENCODE(sums.pack())
+
+
+def fold_agent(
+    state: BehaviorState, parts: Iterable[tuple[Any, ...]], settings_of: SettingsOf
+) -> Iterator[tuple[Caller, str, int, BehaviorRow]]:
+    """Yield the rows of an agent after its events, each with its class and the place of its latest decision."""
+    places: dict[Caller, int] = {}
+    for kind, found in groupby(parts, key=itemgetter(1)):
+        if kind == ROW:
+            known: dict[Caller, CallerRow] = {}
+            for _, _, place, _, data in found:
+                packed = _DECODE_ROW(data)
+                known[packed.caller] = CallerRow(packed.group, unpack_row(packed.row))
+                places[packed.caller] = place
+            state.rows = known
+            continue
+        events = ((place, _DECODE_EVENT(data)) for _, _, place, _, data in found)
+        for caller, run in groupby(events, key=caller_of):
+            state.fold_run(caller, note_places(run, caller, places), settings_of)
+    for caller, kept in state.rows.items():
+        yield caller, kept.group, places.get(caller, 0), kept.row
+
+
+def caller_of(event: tuple[int, PackedEvent]) -> Caller:
+    return event[1].caller
+
+
+def note_places(
+    run: Iterable[tuple[int, PackedEvent]], caller: Caller, places: dict[Caller, int]
+) -> Iterator[CallerMoment]:
+    """Yield the moments of a run, and note the place of the latest decision."""
+    for place, event in run:
+        if event.moment[4] != FAILED:
+            places[caller] = place
+        yield event.moment
+
+
+# ── Arrow ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def rows_of(batches: Batches) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of batches."""
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def to_batches(rows: Iterable[tuple[Any, ...]], columns: str) -> Iterator[Any]:
+    """Yield rows in batches with these columns."""
+    import pyarrow as pa
+
+    kinds = {"int": pa.int32(), "long": pa.int64(), "string": pa.string(), "binary": pa.binary()}
+    named = [column.split() for column in columns.split(", ")]
+    schema = pa.schema([(name, kinds[kind]) for name, kind in named])
+    found = iter(rows)
+    while some := list(islice(found, BATCH)):
+        arrays = [pa.array(column, type_) for column, type_ in zip(zip(*some, strict=True), schema.types, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,1 @@
+"""The commands of `policyengine halt`: each halts requests, lists halts or lifts them."""

@@ -1,0 +1,96 @@
+"""What the processes of Spark compute: however agents are distributed, the result is that of one thread."""
+
+from operator import itemgetter
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.behavior.bulk.line_filter import LogTally
+from policyengine.behavior.bulk.log_lines import LineDecoder
+from policyengine.behavior.bulk.log_splits import split_logs
+from policyengine.behavior.bulk.model_days import ModelDays
+from policyengine.behavior.bulk.spark_partitions import (
+    NO_TIME,
+    NOTES,
+    OUTCOME,
+    SUMS,
+    FoldStep,
+    PackedRow,
+    WorkerSetup,
+    agent_key,
+    filtered_rows,
+    folded_rows,
+    split_rows,
+)
+from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.learn import ModelSums
+from policyengine.behavior.learn_logs import learn_lines
+from policyengine.behavior.model import EMPTY_MODEL
+from policyengine.behavior.row import unpack_row
+from policyengine.behavior.state import BehaviorState, CallerRow
+from tests.behavior.bulk.logs import KEY, NOW, SETTINGS, content, learn, load_log_policies, make_lines, write_lines
+
+SETUP = WorkerSetup(load_log_policies, (), KEY, "")
+
+
+def divide(rows, part_of, order):
+    """Return the rows of each partition, sorted by agent and `order`."""
+    parts = [[] for _ in range(3)]
+    for row in rows:
+        parts[part_of(row[0])].append(row)
+    return [sorted(part, key=lambda row: (row[0], *order(row))) for part in parts]
+
+
+def learn_in_parts(path, part_of, size):
+    """Learn a log as Spark does, with partitions that `part_of` determines by agent."""
+    lines, ids = [], {}
+    for split in split_logs([path], size):
+        for *_, kind, id_, agent, data in split_rows(split, LineDecoder(None)):
+            if kind != NOTES:
+                ids.setdefault(id_, agent)
+                lines.append((ids[id_] if kind == OUTCOME else agent, kind, len(lines), NO_TIME, data))
+    tally, events = LogTally(), []
+    for part in divide(lines, part_of, lambda row: row[2:3]):
+        for row in filtered_rows(part, Tagger(KEY), {}, NOW):
+            if row[1] == SUMS:
+                tally.merge(msgspec.msgpack.decode(row[4], type=LogTally))
+            else:
+                events.append(row)
+    events.sort(key=itemgetter(2))
+    days, steps = ModelDays(EMPTY_MODEL.content.made), []
+    for event in events:
+        if event[3] != NO_TIME:
+            days.add(event[3])
+        steps.append((days.count, event))
+    model, rows, untils = EMPTY_MODEL, [], [*days.times, tally.latest]
+    for number, until in enumerate(untils):
+        mine = [event for count, event in steps if count == number]
+        sums, folded = ModelSums(lambda group: SETTINGS, until), []
+        for part in divide(rows + mine, part_of, lambda row: row[1:3]):
+            for row in folded_rows(part, SETUP, FoldStep(model.payload, until)):
+                if row[1] == SUMS:
+                    sums.merge_packed(msgspec.msgpack.decode(row[4], type=bytes))
+                else:
+                    folded.append(row)
+        rows, model = folded, sums.learn(model.content.serial + 1, "")
+    state = BehaviorState(Tagger(KEY), model=model)
+    packed = [msgspec.msgpack.decode(row[4], type=PackedRow) for row in sorted(rows, key=itemgetter(2))]
+    state.rows = {each.caller: CallerRow(each.group, unpack_row(each.row)) for each in packed}
+    return state, tally
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+def test_agents_can_be_distributed_over_partitions(tmp_path_factory, data, seed):
+    path = write_lines(tmp_path_factory.mktemp("parts") / "log.jsonl", make_lines(seed, agents=5, days=4))
+    parts = data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))
+    state, tally = learn_in_parts(path, lambda agent: parts[int(agent[-1])], data.draw(st.integers(900, 90_000)))
+    whole, counted, _ = learn([path], learn_lines)
+    assert content(state) == content(whole)
+    assert tally == counted
+
+
+def test_different_agents_have_different_keys():
+    callers = [Caller("a", "bc"), Caller("ab", "c"), Caller("", "abc"), Caller("1:a", "b"), Caller("1", ":ab")]
+    assert len(set(map(agent_key, callers))) == len(callers)

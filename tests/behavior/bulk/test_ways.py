@@ -1,0 +1,152 @@
+"""All ways of learning give the same rows, in the same order, the same model and the same numbers."""
+
+from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policyengine.behavior.bulk import event_queue, event_table, line_filter
+from policyengine.behavior.bulk.bulk_error import BulkError
+from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
+from policyengine.behavior.events import Tagger
+from policyengine.behavior.learn_logs import learn_lines
+from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.state import BehaviorState
+from tests.behavior.bulk.logs import KEY, START, content, decision, learn, make_lines, outcome, write_lines
+
+
+def fold_one_by_one(lines, filter, state, settings_of):
+    """Fold each line when it is read, as an engine does."""
+    for position, line in enumerate(lines):
+        found = filter.read(position, line)
+        if isinstance(found, FailureReport):
+            state.fold_failure(found.caller)
+        elif found is not None:
+            state.fold(found, settings_of)
+    if filter.tally.learned:
+        state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
+
+
+def both(logs, **options):
+    """Learn logs in a thread and with DuckDB, check that the result is the same as line by line, and return it."""
+    found, tally, messages = learn(logs, fold_one_by_one, **options)
+    for way in (learn_lines, learn_with_duckdb):
+        again = learn(logs, way, **options)
+        assert content(again[0]) == content(found)
+        assert again[1:] == (tally, messages)
+        assert again[0].learned_day == found.learned_day
+    return found, tally
+
+
+@pytest.mark.parametrize("most", [3, 5, 100])
+def test_callers_make_room_as_if_lines_are_folded_one_by_one(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(event_queue, "MAX_QUEUED", 40)
+    path = write_lines(tmp_path / "log.jsonl", make_lines(9))
+    found, again = (
+        learn([path], way, BehaviorState(Tagger(KEY), most=most))[0] for way in (fold_one_by_one, learn_lines)
+    )
+    assert content(again) == content(found)
+    assert list(again._new) == list(found._new)
+    assert again._instances == found._instances
+    assert len(found.rows) == min(most, 7)
+
+
+def test_a_log_gives_the_same_with_duckdb(tmp_path):
+    path = write_lines(tmp_path / "log.jsonl", make_lines(1))
+    found, tally = both([path])
+    assert tally.learned == tally.decisions > 250
+    assert len(found.rows) == 7  # three instances, two versions, two others
+    assert found.model.content.classes[0].is_ready is False
+    assert found.model.content.serial == 7  # six days, and the end
+
+
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_a_log_cut_anywhere_gives_the_same_model(tmp_path_factory, seed, data):
+    folder, lines = tmp_path_factory.mktemp("cut"), make_lines(seed, agents=3, days=4, runs=2)
+    lines = [(at, line) for at, found in groupby(lines, key=itemgetter(0)) for _, line in [next(found)]]
+    whole, tally, _ = learn([write_lines(folder / "whole.jsonl", lines)], learn_lines)
+    part_of = [data.draw(st.integers(0, 2)) for _ in range(9)]
+    parts = [[], [], []]
+    for number, line in enumerate(lines):
+        parts[part_of[number % 9]].append(line)
+    logs = [write_lines(folder / f"{number}.jsonl", part) for number, part in enumerate(parts)]
+    found, counted = both(data.draw(st.permutations(logs)))
+    assert content(found) == content(whole)
+    assert counted == tally
+
+
+def test_what_a_folder_knows_is_continued(tmp_path):
+    lines = make_lines(3)
+    first = write_lines(tmp_path / "first.jsonl", lines[: len(lines) // 2])
+    rest = write_lines(tmp_path / "rest.jsonl", lines[len(lines) // 3 :])
+    states = [learn([first], learn_lines)[0] for _ in range(2)]
+    found, tally, _ = learn([rest], learn_lines, states[0])
+    again, counted, _ = learn([rest], learn_with_duckdb, states[1])
+    assert content(again) == content(found)
+    assert counted == tally
+    assert tally.known > 20
+
+
+def test_lines_out_of_order_give_the_same(tmp_path):
+    lines, random = make_lines(5), Random(5)
+    for _ in range(30):
+        place = random.randrange(len(lines))
+        lines.insert(random.randrange(len(lines)), lines.pop(place))
+    lines.insert(100, (START, decision(START - timedelta(days=9), "agent-9", 9_999, "GET /old")))
+    lines.insert(200, (START, decision(START + timedelta(days=30_000), "agent-2", 9_998, "GET /new")))
+    _, tally = both([write_lines(tmp_path / "log.jsonl", lines)])
+    assert tally.late > 0
+    assert tally.future == 1
+
+
+def test_a_report_counts_once_and_only_near_its_decision(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_filter, "MAX_DISTANCE", 3)
+    lines = [(START, decision(START, "agent-0", 1, "GET /a"))]
+    lines += [(START, outcome(START, "id-1", 500)), (START, outcome(START, "id-1", 500))]
+    once, _ = both([write_lines(tmp_path / "once.jsonl", lines)])
+    others = [(START, decision(START, "agent-1", number, "GET /a")) for number in range(2, 5)]
+    far, _ = both([write_lines(tmp_path / "far.jsonl", [lines[0], *others, lines[1]])])
+    near, _ = both([write_lines(tmp_path / "near.jsonl", [lines[0], *others[1:], lines[1]])])
+    errors = [next(iter(found.rows.values())).row.errors for found in (once, near)]
+    assert errors == [1_000_000 // 32] * 2
+    assert {kept.row.errors for kept in far.rows.values()} == {0}
+
+
+def test_a_repeated_decision_counts_once(tmp_path):
+    lines = [(START, decision(START, "agent-0", 1, "GET /a"))] * 3
+    _, tally = both([write_lines(tmp_path / "log.jsonl", lines)])
+    assert (tally.decisions, tally.learned) == (1, 1)
+
+
+def test_an_agent_with_too_many_instances_gives_the_same(tmp_path, monkeypatch):
+    lines = make_lines(8, agents=2)
+    path = write_lines(tmp_path / "log.jsonl", lines)
+    ways = fold_one_by_one, learn_lines, learn_with_duckdb
+    found = [learn([path], way, BehaviorState(Tagger(KEY), most_instances=2))[0] for way in ways]
+    assert content(found[0]) == content(found[1]) == content(found[2])
+    assert len(found[0].rows) == 4
+
+
+def test_more_callers_than_a_state_keeps_are_an_error_of_duckdb(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_table, "MAX_CALLERS", 5)
+    path = write_lines(tmp_path / "log.jsonl", make_lines(1))
+    with pytest.raises(BulkError, match="the logs have more than 5 callers"):
+        learn([path], learn_with_duckdb)
+
+
+def test_small_batches_give_the_same(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "log.jsonl", make_lines(2))
+    monkeypatch.setattr(event_table, "BATCH", 7)
+    monkeypatch.setattr(event_table, "READ", 20)
+    both([path])
+
+
+def test_an_empty_log_changes_nothing(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    found, tally = both([tmp_path / "log.jsonl"])
+    assert (found.model.content.serial, len(found.rows), tally.decisions) == (0, 0, 0)
