@@ -47,17 +47,10 @@ def table(head: str, rows: list[str]) -> str:
     return "\n".join([head, f"|{rule}|", *rows])
 
 
-# What the table of facts says about a fact whose capability is missing, by `BuiltInFact.later`.
-NEUTRAL_WORDS = {
-    "clusters": "has its neutral value: clusters are not computed yet",
-}
-
-
 def facts() -> str:
     rows = []
     for fact in vocabulary.FACTS:
-        doc = fact.doc + (f" ({NEUTRAL_WORDS[fact.later]})" if fact.later else "")
-        rows.append(f"| `{fact.name}` | `{fact.type}`{' ?' if fact.optional else ''} | {cell(doc)} |")
+        rows.append(f"| `{fact.name}` | `{fact.type}`{' ?' if fact.optional else ''} | {cell(fact.doc)} |")
     rows += [f'| `{".".join(path)}["…"]` | `string` ? | {cell(doc)} |' for path, doc in vocabulary.STRING_MAPS.items()]
     rows += [f"| `{root}.*` | declared | {cell(doc)} |" for root, doc in vocabulary.OPEN_ROOTS.items()]
     rows.append("| `user`, `agent`, `tool`, `resource` | a reference | the entity itself; `.id` and its attributes |")

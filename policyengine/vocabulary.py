@@ -32,8 +32,8 @@ class FactOrigin(StrEnum):
 class BuiltInFact:
     """A built-in fact: a row from which request members, OpenAPI models, tests and documentation are derived.
 
-    `later` names a missing capability: until it is available, the fact has its value in `NEUTRAL_VALUES`. An entity may
-    declare an attribute with the name of a `declarable` fact. A test cannot make an `always_known` fact unknown.
+    An entity may declare an attribute with the name of a `declarable` fact. A test cannot make an `always_known` fact
+    unknown.
     """
 
     path: tuple[str, ...]
@@ -42,7 +42,6 @@ class BuiltInFact:
     origin: FactOrigin = FactOrigin.REQUEST
     optional: bool = False
     volatile: bool = False  # whether it changes over time, so that approvals are not bound to it
-    later: str | None = None
     declarable: bool = False
     always_known: bool = False
 
@@ -53,7 +52,7 @@ class BuiltInFact:
     @property
     def is_member(self) -> bool:
         """Whether requests have a member for the fact."""
-        return self.later is None and not self.origin.is_derived
+        return not self.origin.is_derived
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ HOP = RecordType(  # without `groups`, which only agent blocks read
 
 def _define_facts(
     root: str, origin: FactOrigin, rows: list[tuple[str, Type, str]], optional: str = "", volatile: str = "",
-    later: str | None = None, declarable: str = "", always_known: str = "",
+    declarable: str = "", always_known: str = "",
 ) -> tuple[BuiltInFact, ...]:  # fmt: skip
     def columns(name: str) -> dict[str, bool]:
         named = {
@@ -95,9 +94,7 @@ def _define_facts(
         }  # fmt: skip
         return {column: name in names.split() for column, names in named.items()}
 
-    return tuple(
-        BuiltInFact((root, name), type_, doc, origin, later=later, **columns(name)) for name, type_, doc in rows
-    )
+    return tuple(BuiltInFact((root, name), type_, doc, origin, **columns(name)) for name, type_, doc in rows)
 
 
 _S, _N, _B, _D = Scalar.STRING, Scalar.NUMBER, Scalar.BOOL, Scalar.DURATION
@@ -177,27 +174,38 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("sequence", _B, "whether the calls of the run follow the order that `expect` declares; true without it"),
     ], volatile="ready trust burst novelty error_rate deviation sequence"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
-        ("id", _S, "the group of count keys (`per …`) that act in lock-step; the key itself if it is in no group"),
-        ("size", Scalar.INT, "the number of keys in the group"),
-    ], volatile="id size", later="clusters"),
+        ("id", _S, "the group of callers that move as one and share limits; the caller itself if it is in no group"),
+        ("size", Scalar.INT, "the number of callers in the group; 1 if the caller is in no group"),
+    ], volatile="id size"),
 )  # fmt: skip
 
-# Values for every caller about which nothing is learned; `cluster.id` is the key itself.
+# Values for every caller about which nothing is learned. `cluster.id` is not among them: it is the caller itself.
 NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "trust"): Decimal("0.5"), ("behavior", "burst"): False, ("behavior", "novelty"): 0,
     ("behavior", "deviation"): 0, ("behavior", "error_rate"): 0, ("behavior", "sequence"): True,
     ("behavior", "ready"): False, ("cluster", "size"): 1,
 }  # fmt: skip
 
-# Facts that are learned about callers: numbers from 0 to 1, and booleans.
-LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] == "behavior" and fact.later is None}
+# Facts that are learned about callers: about the behavior of one, and about the group of those that move as one.
+LEARNED_ROOTS = ("behavior", "cluster")
+LEARNED_FACTS = {fact.path: fact for fact in FACTS if fact.path[0] in LEARNED_ROOTS}
+CLUSTER_ID, CLUSTER_SIZE = ("cluster", "id"), ("cluster", "size")
 
 # The state of the declared order of calls before the request: no fact, because no policy can name it.
 ORDER_STEP = ("behavior", "step")
 
 
+def learned_name(path: tuple[str, ...]) -> str:
+    """Return the name of a learned fact in snapshots and logs: `trust`, `cluster.size`."""
+    return path[1] if path[0] == "behavior" else ".".join(path)
+
+
 def is_learned_value(path: tuple[str, ...], value: object) -> bool:
     """Return whether a learned fact can have the value."""
+    if path == CLUSTER_ID:
+        return isinstance(value, str)
+    if path == CLUSTER_SIZE:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if LEARNED_FACTS[path].type is Scalar.BOOL:
         return isinstance(value, bool)
     return isinstance(value, int | Decimal) and not isinstance(value, bool) and 0 <= value <= 1

@@ -141,6 +141,7 @@ ASKED = {
     "drive": "allow",
     "federated": "allow",
     "fingerprint": "allow",
+    "lockstep": "allow",
     "mcp-tools": "confirm",
     "multi-tenant": "deny",
     "payments": "confirm",

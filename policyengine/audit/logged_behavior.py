@@ -12,6 +12,7 @@ MAX_TAG = 2**32 - 1
 NUMBERS = ("trust", "novelty", "error_rate", "deviation")
 WORDS = ("ready", "burst")
 LATER = frozenset({"deviation"})  # facts that earlier versions did not log; then they are neutral
+GROUP = (("cluster.id", str), ("cluster.size", int))  # omitted for callers in no group
 TAGS = ("run", "shape", "letter")
 
 
@@ -47,6 +48,9 @@ def parse_behavior(member: Any) -> LoggedBehavior | None:
         return LoggedBehavior("", "", "", 0, False, "", 0, 0, UNREADABLE_FACTS)
     facts: dict[str, object] = {name: member[name] is True for name in WORDS}
     facts["sequence"], facts["step"] = member.get("sequence") is not False, int(member.get("step", 0))
+    for name, type_ in GROUP:
+        if name in member:
+            facts[name] = type_(member[name])
     for name in NUMBERS:
         facts[name] = Decimal(str(member.get(name, 0) if name in LATER else member[name]))
     run, shape, letter = (int(member.get(name, 0)) for name in TAGS)

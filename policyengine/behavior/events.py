@@ -90,6 +90,10 @@ class Tagger:
         self.key, self._size = key, size
         self._known: dict[str, int] = {}
 
+    def derive_key(self, purpose: bytes) -> bytes:
+        """Return a key for another purpose, which follows from the key of the tags."""
+        return blake2b(purpose, digest_size=32, key=self.key).digest()
+
     def tag(self, text: str) -> int:
         """Return the tag of a text: a 32-bit number."""
         found = self._known.get(text)

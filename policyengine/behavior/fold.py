@@ -64,11 +64,12 @@ class ProfileSettings:
 
     `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `sequences` is whether sequences
     of endpoints are learned. If `released`, a planned change is under way: it raises no alarm, and is learned fully.
-    `automaton` is that of the declared order of calls, if the profile declares one.
+    `automaton` is that of the declared order of calls, if the profile declares one. `groups` is whether groups of
+    callers that move as one are learned.
     """
 
     __slots__ = (
-        "automaton", "burst_days", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle",
+        "automaton", "burst_days", "groups", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle",
         "sequences",
     )  # fmt: skip
 
@@ -84,6 +85,7 @@ class ProfileSettings:
         released: bool = False,
         sequences: bool = True,
         automaton: SequenceAutomaton | None = None,
+        groups: bool = False,
     ) -> None:
         self.name = name
         self.run_idle = run_idle
@@ -94,13 +96,14 @@ class ProfileSettings:
         self.released = released
         self.sequences = sequences
         self.automaton = automaton
+        self.groups = groups
 
     def release(self, released: bool = True) -> ProfileSettings:
         """Return the settings while a planned change is under way, or while none is."""
         return ProfileSettings(
             self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
             ready_days=self.ready_days, burst_days=self.burst_days, released=released, sequences=self.sequences,
-            automaton=self.automaton,
+            automaton=self.automaton, groups=self.groups,
         )  # fmt: skip
 
 
@@ -109,11 +112,13 @@ class CallerFacts:
     `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
     was used neither by the caller nor by its class. `level_denied` is without the request. `surprise` is that of the
     endpoint to the class, and `own_surprise` that to the caller, -1 if it was not computed. `sequence` is whether the
-    run follows the declared order of calls, and `step` the state of the automaton before the request."""
+    run follows the declared order of calls, and `step` the state of the automaton before the request. `cluster` is the
+    group in which the caller shares limits, and `cluster_size` the number of its members; empty and 1 for a caller in
+    no group."""
 
     __slots__ = (
-        "burst", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied", "level_fast", "level_slow",
-        "novelty", "own_surprise", "ready", "sequence", "step", "surprise", "trust",
+        "burst", "cluster", "cluster_size", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied",
+        "level_fast", "level_slow", "novelty", "own_surprise", "ready", "sequence", "step", "surprise", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -149,10 +154,16 @@ class CallerFacts:
         self.step = step
         self.has_new_shape = has_new_shape
         self.own_surprise = own_surprise
+        self.cluster = ""
+        self.cluster_size = 1
 
     def values(self) -> tuple[bool, int, bool, int, int, int, bool]:
-        """Return the facts, without the levels."""
+        """Return the facts about the caller alone, without the levels."""
         return self.ready, self.trust, self.burst, self.novelty, self.error_rate, self.deviation, self.sequence
+
+    def group(self) -> tuple[str, int]:
+        """Return the facts about the group of the caller."""
+        return self.cluster, self.cluster_size
 
     def levels(self) -> tuple[int, int, int]:
         """Return the levels: slow, fast and denied."""
@@ -162,6 +173,7 @@ class CallerFacts:
         return (
             isinstance(other, CallerFacts)
             and self.values() == other.values()
+            and self.group() == other.group()
             and self.levels() == other.levels()
             and self.is_new == other.is_new
         )
@@ -170,8 +182,9 @@ class CallerFacts:
         return hash((self.values(), self.levels()))
 
     def to_facts(self) -> dict[str, object]:
-        """Return the facts by their names after `behavior.`, and the step for explanations."""
-        return {
+        """Return the facts by the names of `learned_name`, and the step for explanations. The facts `cluster.*` of a
+        caller in no group are missing: they are neutral."""
+        facts: dict[str, object] = {
             "ready": self.ready,
             "trust": THOUSANDTHS[self.trust],
             "burst": self.burst,
@@ -181,6 +194,9 @@ class CallerFacts:
             "sequence": self.sequence,
             "step": self.step,
         }
+        if self.cluster:
+            facts["cluster.id"], facts["cluster.size"] = self.cluster, self.cluster_size
+        return facts
 
 
 THOUSANDTHS: Final = tuple([Decimal(number).scaleb(-3) for number in range(1_001)])
@@ -386,6 +402,8 @@ def apply_decision(
     elif row.step_machine:
         row.step_state, row.step_machine = START, NO_MACHINE
     count_run(row, at, tags.run, settings)
+    if not row.ready_day and is_ready(row, settings):
+        row.ready_day = min(row.hour // HOURS_OF_DAY, MAX_SHORT)
     if settings.sequences:
         apply_sequence(row, reading, tags, clamped, settings)
     learn_endpoint(row, tags.endpoint)

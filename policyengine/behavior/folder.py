@@ -6,6 +6,7 @@
 | `models/00000012.model` | the latest models, by their number |
 | `rows` | the rows at the last save, with a keyed digest |
 | `lock` | locked by the process that saves |
+| `recent` | the requests of the last days in which groups are searched, in parts with keyed digests |
 | `releases` | planned changes of classes, with a keyed digest |
 | `requests/….request` | callers to forget, each with a keyed digest |
 
@@ -121,6 +122,10 @@ class BehaviorFolder:
 
     def _derive(self, purpose: bytes) -> bytes:
         return blake2b(purpose, digest_size=KEY_BYTES, key=self._key).digest()
+
+    def digest_of(self, purpose: bytes) -> hmac.HMAC:
+        """Return a new keyed digest for a purpose."""
+        return hmac.new(self._derive(purpose), digestmod=sha256)
 
     def seal(self, purpose: bytes, payload: bytes) -> bytes:
         """Return the content of a file that only holders of the key can write."""

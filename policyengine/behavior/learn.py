@@ -17,6 +17,7 @@ from policyengine.behavior.fold import MARGIN_UNIT, ProfileSettings, is_ready, m
 from policyengine.behavior.grams import NO_GRAMS, GramSums, ScoreTails, unpack_sums, unpack_tails
 from policyengine.behavior.known_shapes import class_shapes, shared_tags
 from policyengine.behavior.model import (
+    EMPTY_MODEL,
     FORMAT,
     MODEL_VERSION,
     BehaviorModel,
@@ -101,13 +102,19 @@ NO_MARGINS: Final = Margins(0, 0, 0, False)
 
 
 def learn_model(
-    rows: Iterable[tuple[Caller, str, BehaviorRow]], settings_of: SettingsOf, now: int, serial: int, tags: str
+    rows: Iterable[tuple[Caller, str, BehaviorRow]],
+    settings_of: SettingsOf,
+    now: int,
+    serial: int,
+    tags: str,
+    before: BehaviorModel = EMPTY_MODEL,
 ) -> BehaviorModel:
-    """Learn a model from the rows of callers, each with the name of its class. No row is kept."""
+    """Learn a model from the rows of callers, each with the name of its class. The groups are those of the model
+    `before`. No row is kept."""
     sums = ModelSums(settings_of, now)
     for caller, group, row in rows:
         sums.add(caller, group, row)
-    return sums.learn(serial, tags)
+    return sums.learn(serial, tags, before)
 
 
 class ModelSums:
@@ -140,11 +147,12 @@ class ModelSums:
         for name, learner in other._classes.items():
             self._class(name, self._settings_of(name[1])).merge(learner)
 
-    def learn(self, serial: int, tags: str) -> BehaviorModel:
-        """Return the model."""
+    def learn(self, serial: int, tags: str, before: BehaviorModel = EMPTY_MODEL) -> BehaviorModel:
+        """Return the model, with the groups of the model `before`."""
         classes = sorted(self._classes.items(), key=lambda item: item[0])
         learned = tuple(learner.learn(name) for name, learner in classes)
-        return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, self._now, tags, learned))
+        groups, grouped = before.content.groups, before.content.grouped
+        return BehaviorModel(ModelContent(FORMAT, MODEL_VERSION, serial, self._now, tags, learned, groups, grouped))
 
     def pack(self) -> bytes:
         """Return the sums as bytes, for another process."""

@@ -12,6 +12,8 @@ from policyengine.behavior.bulk.log_lines import LearnedLine
 from policyengine.behavior.events import Caller
 from policyengine.behavior.folder import BehaviorFolder, SavedRow
 from policyengine.behavior.operator_files import remove_requests, request_paths
+from policyengine.behavior.recent_file import RecentFile
+from policyengine.behavior.recent_requests import packed_days
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState, SettingsOf
 
@@ -53,10 +55,13 @@ def known_times(state: BehaviorState) -> dict[Caller, int]:
 
 
 def save_state(folder: BehaviorFolder, state: BehaviorState) -> None:
-    """Write the model and the rows, and remove the requests to forget. The process must hold the lock of the folder and
-    must have completed these requests. Raises OSError."""
+    """Write the model, the rows and the recent requests, and remove the requests to forget. The process must hold the
+    lock of the folder and must have completed these requests. Raises OSError."""
     if state.model.content.serial:
         folder.save_model(state.model)
     rows = (SavedRow(caller, found.group, pack_row(found.row)) for caller, found in state.rows.items())
     folder.save_rows(rows, len(state.rows), state.model.content.serial)
+    days = state.requests.days
+    if days:
+        RecentFile(folder).replace(folder, packed_days(days, {}, {day: days[day].count for day in sorted(days)}))
     remove_requests(folder, [path.name for path in request_paths(folder)])

@@ -30,8 +30,8 @@ class LocalLearner:
 
     `counts` are the alarms by fact, and `reportable` the callers of allowed decisions by the keys of the decisions.
     `latest` is the snapshot of the latest decision, and `settings_of` returns the settings of a class. `has_changed` is
-    whether anything was learned since the rows were saved. With more callers than `most_inline`, or if the rows are
-    `saved`, learning starts the `thread`.
+    whether anything was learned since the rows were saved. With more callers than `most_inline`, if the rows are
+    `saved`, or if groups are learned, learning starts the `thread`.
     """
 
     def __init__(self, state: BehaviorState, thread: StartedThread, *, saved: bool) -> None:
@@ -66,7 +66,7 @@ class LocalLearner:
         settings = state.settings_at(settings, group, at)
         with self.lock:
             row = state.row_to_read(caller, at, settings)
-            return state.read(row, caller.issuer, group, tags, at, settings)
+            return state.read_caller(row, caller, group, tags, at, settings)
 
     def is_current(self, reading: CallerSnapshot) -> bool:
         """Return whether a request would still have the facts that were read."""
@@ -94,7 +94,8 @@ class LocalLearner:
             self.latest, self.has_changed, self.settings_of = reading, True, settings_of
         finally:
             self.lock.release()
-        if (self.saved or not state.learns) and not self.thread.is_running:
+        searches = reading.settings.groups and not state.searches_inline
+        if (self.saved or not state.learns or searches) and not self.thread.is_running:
             self.thread.start()
         return number
 

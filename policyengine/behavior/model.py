@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from policyengine.behavior.grams import NO_GRAMS, GramCounts, unpack_grams
+from policyengine.behavior.groups import CallerGroup, without_members
 from policyengine.behavior.shape import endpoint_part
 
 if TYPE_CHECKING:
@@ -78,9 +79,10 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
 NO_CLASS: Final = ClassModel()
 
 
-class ModelContent(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelContent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of a model file. `made` is the time at which the model was learned, in milliseconds since 1970.
-    `tags` identifies the key with which tags are computed."""
+    `tags` identifies the key with which tags are computed. `groups` are the groups of callers that move as one, found
+    in the requests before the day `grouped`."""
 
     format: str
     version: int
@@ -88,6 +90,8 @@ class ModelContent(Struct, frozen=True, forbid_unknown_fields=True):
     made: int
     tags: str
     classes: tuple[ClassModel, ...]
+    groups: tuple[CallerGroup, ...] = ()
+    grouped: int = 0
 
 
 def encode_grams(part: object) -> str:
@@ -112,9 +116,32 @@ class BehaviorModel:
         self.payload = msgspec.json.encode(content, order="deterministic", enc_hook=encode_grams)
         self.digest = f"sha256:{sha256(self.payload).hexdigest()}"
         self._classes: Mapping[ClassName, ClassModel] = {(one.issuer, one.name): one for one in content.classes}
+        self._groups = {member.key: group for group in content.groups for member in group.members}
 
     def class_of(self, name: ClassName) -> ClassModel:
         return self._classes.get(name, NO_CLASS)
+
+    def group_of(self, member: str) -> CallerGroup | None:
+        """Return the group of a member, by its key."""
+        return self._groups.get(member)
+
+    @property
+    def has_groups(self) -> bool:
+        return bool(self._groups)
+
+    def with_groups(self, groups: tuple[CallerGroup, ...], day: int) -> BehaviorModel:
+        """Return the next model, with the groups that were found in the requests before a day."""
+        serial = self.content.serial + 1
+        return BehaviorModel(msgspec.structs.replace(self.content, serial=serial, groups=groups, grouped=day))
+
+    def replace_groups(self, groups: tuple[CallerGroup, ...], day: int) -> BehaviorModel:
+        """Return this model, which no process has read yet, with these groups."""
+        return BehaviorModel(msgspec.structs.replace(self.content, groups=groups, grouped=day))
+
+    def without_members(self, keys: Container[str]) -> BehaviorModel:
+        """Return the model without some members of groups: the next one, or this one if none of them is in a group."""
+        groups = without_members(self.content.groups, keys)
+        return self if groups == self.content.groups else self.with_groups(groups, self.content.grouped)
 
     def sign(self, key: Ed25519PrivateKey) -> bytes:
         """Return the content of a model file: the model on the first line, and its signature on the second."""

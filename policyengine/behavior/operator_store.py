@@ -89,7 +89,7 @@ class StoredBehavior:
 
     def state_of(self, model: BehaviorModel, rows: dict[Caller, CallerRow]) -> BehaviorState:
         state = BehaviorState(self.keys.tagger, model=model, learns=False)
-        state.rows = rows
+        state.rows, state.members = rows, self.keys.members
         return state
 
     def issuers(self, model: BehaviorModel) -> set[str]:
@@ -133,8 +133,23 @@ class StoredBehavior:
     # ── Forgetting ────────────────────────────────────────────────────────────────────────────
 
     def forget(self, caller: Caller) -> int:
-        """Forget a caller in all its versions. Return the number of versions that were known."""
+        """Forget a caller in all its versions, also in its group. Return the number of versions that were known. Raises
+        DocumentConflictError."""
+        self._leave_group(caller)
         return sum(self._store.forget(self.keys.key_of(version)) for version in self._versions(caller))
+
+    def _leave_group(self, caller: Caller) -> None:
+        """Replace the model by one in which the caller is in no group."""
+        for _ in range(MAX_ATTEMPTS):
+            number, raw = self._store.document(MODEL, 0)
+            try:
+                model = verify_model(raw, number, self.keys.models)
+            except ModelError:  # there is none, or decisions do not use it
+                return
+            left = model.without_members({self.keys.members.of(caller.issuer, caller.agent)})
+            if left is model or self._store.save_document(MODEL, number + 1, sign_model(left, self.keys.models)):
+                return
+        raise DocumentConflictError("the model")
 
     def forget_key(self, key: str) -> int:
         """Forget the caller with this key. Return 1 if it was known, else 0."""

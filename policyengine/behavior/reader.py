@@ -26,7 +26,7 @@ from policyengine.behavior.state import CallerSnapshot, SettingsOf
 from policyengine.checker.patterns.step_letters import order_automaton
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.evaluator.program import PolicyProgram
-from policyengine.kernel.learned_facts import learned_fact_names
+from policyengine.kernel.learned_facts import learned_fact_names, reads_groups
 from policyengine.kernel.sequence_automaton import NO_LETTER, distinct_steps
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge
 from policyengine.runtime.current_caller import outcome_key
@@ -282,8 +282,11 @@ class CallerClasses:
     def __init__(self, kernel: k.Kernel) -> None:
         names = learned_fact_names(kernel)
         sequences, orders = "deviation" in names, "sequence" in names
-        self._profiles = {f"profile {each.name}": caller_profile(each, sequences, orders) for each in kernel.profiles}
-        self._without = CallerProfile(ProfileSettings(sequences=sequences), None, None)
+        groups = reads_groups(kernel)
+        self._profiles = {
+            f"profile {each.name}": caller_profile(each, sequences, orders, groups) for each in kernel.profiles
+        }
+        self._without = CallerProfile(ProfileSettings(sequences=sequences, groups=groups), None, None)
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
         self._groups = self._heads.groups | self._blocks.groups  # those that the policies name
@@ -345,13 +348,14 @@ class HeadIndex:
         return found
 
 
-def caller_profile(profile: k.Profile, sequences: bool, orders: bool) -> CallerProfile:
-    """Return the profile of callers. `sequences` is whether sequences are learned, and `orders` whether the declared
-    orders of calls are followed."""
+def caller_profile(profile: k.Profile, sequences: bool, orders: bool, groups: bool) -> CallerProfile:
+    """Return the profile of callers. `sequences` is whether sequences are learned, `orders` whether the declared orders
+    of calls are followed, and `groups` whether groups of callers are learned."""
     settings = ProfileSettings(
         profile.name, run_idle=profile.run_idle // MILLISECOND, learn_days=profile.learn // DAY,
         ready_runs=profile.ready_runs, ready_days=profile.ready_days, burst_days=profile.burst_days,
         sequences=sequences, automaton=order_automaton(profile.order) if orders and profile.order else None,
+        groups=groups,
     )  # fmt: skip
     key, version = profile.run_key, profile.version
     return CallerProfile(

@@ -24,8 +24,8 @@ SCORE_BUCKETS: Final = 24
 SCORE_LENGTHS: Final = 2  # classes of lengths of runs
 SCORE_COUNTS: Final = 2 * SCORE_LENGTHS * SCORE_BUCKETS
 ROW_BYTES: Final = 2_048  # maximum size of a packed row
-ROW_VERSION: Final = 2
-ROW_VERSIONS: Final = (1, ROW_VERSION)  # those that can be read
+ROW_VERSION: Final = 3
+ROW_VERSIONS: Final = (1, 2, ROW_VERSION)  # those that can be read
 MAX_COUNT: Final = 2**32 - 1
 MAX_SHORT: Final = 2**16 - 1
 MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
@@ -33,6 +33,7 @@ MAX_HOUR: Final = (MAX_SHORT + 1) * HOURS_OF_DAY - 1  # days have 16 bits
 
 _HEAD_1 = Struct("<B?BBQQIIIIIIIIQHHIIIQQQ")
 _SEQUENCE = Struct("<QHHiHHB?HB?")
+_READY = Struct("<H")
 _PACES = Struct(f"<{HOURS_OF_DAY}I")
 _PEAKS = Struct(f"<{2 * DAYS_KEPT}I")
 _RATIOS = Struct(f"<{2 * DAYS_KEPT}H")
@@ -41,7 +42,8 @@ _GRAMS = Struct(f"<{GRAM_ENTRIES}H{GRAM_ENTRIES}s")
 _NO_PACES = (0,) * HOURS_OF_DAY
 _NO_DAYS = (0,) * (2 * DAYS_KEPT)
 _FIXED_1 = _HEAD_1.size + _PACES.size + _PEAKS.size + _RATIOS.size
-_FIXED = _FIXED_1 + _SEQUENCE.size + SCORE_COUNTS
+_FIXED_2 = _FIXED_1 + _SEQUENCE.size + SCORE_COUNTS
+_FIXED = {1: _FIXED_1, 2: _FIXED_2, ROW_VERSION: _FIXED_2 + _READY.size}  # bytes before the tables, by version
 _NO_SCORES = bytes(SCORE_COUNTS)
 
 
@@ -78,6 +80,9 @@ class BehaviorRow:
 
     `step_state` is the state of the automaton of the declared order of calls, and `step_machine` its digest.
 
+    `ready_day` is the day on which the caller had enough own runs and active days for the first time; 0 if it never
+    had. A new version of the caller keeps it.
+
     `pace`, `ceiling_slow` and `ceiling_fast` are computed from the other fields for the hour `limits_hour`, and are not
     packed.
     """
@@ -86,8 +91,8 @@ class BehaviorRow:
         "ceiling_fast", "ceiling_slow", "context", "days", "errors", "excess", "fall_hour", "gain_day", "gains",
         "gram_counts", "gram_total", "grams", "hour", "hour_alarm", "hour_count", "is_flagged", "level_at",
         "level_denied", "level_fast", "level_slow", "limits_hour", "novelty", "pace", "paces", "peaks", "ratios",
-        "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial", "shapes", "step_machine",
-        "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
+        "ready_day", "run_last", "run_length", "run_tag", "runs", "scored", "scores", "seen", "serial", "shapes",
+        "step_machine", "step_state", "surprise", "top_fast", "top_slow", "trust", "worst",
     )  # fmt: skip
 
     def __init__(self, at: int) -> None:
@@ -133,6 +138,7 @@ class BehaviorRow:
         self.scores = bytearray(_NO_SCORES)
         self.step_state = 0
         self.step_machine = 0
+        self.ready_day = 0
         self.limits_hour = -1
         self.pace = 0
         self.ceiling_slow = 0
@@ -169,15 +175,16 @@ def pack_row(row: BehaviorRow) -> bytes:
     days = _PACES.pack(*row.paces) + _PEAKS.pack(*row.peaks) + _RATIOS.pack(*row.ratios)
     grams = _GRAMS.pack(*row.grams, bytes(row.gram_counts)) if row.grams else b""
     tags = b"".join([_TAG.pack(tag, each[tag]) for each in (row.seen, row.shapes) for tag in sorted(each)])
-    return b"".join((head, sequence, days, row.scores, grams, tags))
+    return b"".join((head, sequence, days, row.scores, _READY.pack(row.ready_day), grams, tags))
 
 
 def unpack_row(raw: bytes) -> BehaviorRow:
-    """Unpack a row that `pack_row` packed, or that an earlier version packed, without sequences. Raises RowError."""
+    """Unpack a row that `pack_row` packed, or that an earlier version packed: version 1 had no sequences, and version 2
+    no `ready_day`. Raises RowError."""
     version = raw[0] if raw else 0
     if version not in ROW_VERSIONS:
         raise RowError("the row has an unsupported version")
-    fixed = _FIXED if version == ROW_VERSION else _FIXED_1
+    fixed = _FIXED[version]
     if len(raw) < fixed:
         raise RowError("the row is cut off")
     row, shapes, has_grams = BehaviorRow(0), 0, False
@@ -188,7 +195,7 @@ def unpack_row(raw: bytes) -> BehaviorRow:
         row.level_denied,
     ) = _HEAD_1.unpack_from(raw)  # fmt: skip
     at = _HEAD_1.size
-    if version == ROW_VERSION:
+    if version > 1:
         (
             row.context, row.gram_total, row.surprise, row.excess, row.worst, row.step_state, row.scored,
             row.is_flagged, row.step_machine, shapes, has_grams,
@@ -209,8 +216,10 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     at += _PACES.size
     row.peaks = array("I", _PEAKS.unpack_from(raw, at))
     row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
+    if version > 1:
+        row.scores = bytearray(raw[_FIXED_2 - SCORE_COUNTS : _FIXED_2])
     if version == ROW_VERSION:
-        row.scores = bytearray(raw[fixed - SCORE_COUNTS : fixed])
+        (row.ready_day,) = _READY.unpack_from(raw, _FIXED_2)
     if has_grams:
         *tags, counts = _GRAMS.unpack_from(raw, fixed)
         row.grams, row.gram_counts = array("H", tags), bytearray(counts)

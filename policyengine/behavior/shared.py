@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
@@ -22,21 +22,23 @@ from policyengine.behavior.fold import (
     FAST_FACTOR,
     FLAGGED,
     LEVEL_UNIT,
-    MARGIN_UNIT,
-    MAX_CEILINGS,
-    PEAK_UNIT,
     SLOW_FACTOR,
     CallerFacts,
     ProfileSettings,
     advance,
     read_behavior,
 )
+from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
+from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.model import EMPTY_MODEL, BehaviorModel, ModelError
+from policyengine.behavior.recent_requests import FirstReady
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, MAX_LEVEL, BehaviorRow
 from policyengine.behavior.shared_keys import KEY_BYTES, SharedKeys, sign_model, verify_model
+from policyengine.behavior.shared_levels import kept_milliseconds, level_caps, level_limits
 from policyengine.behavior.shared_releases import SharedReleases
+from policyengine.behavior.shared_requests import StoredRequests
 from policyengine.behavior.shared_rows import (
     BURST,
     DEVIATES,
@@ -50,7 +52,7 @@ from policyengine.behavior.shared_rows import (
     fold_history,
     load_callers,
 )
-from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, unversioned
+from policyengine.behavior.state import DAY, CallerSnapshot, SettingsOf, put_group, unversioned
 from policyengine.runtime.behavior import BehaviorCharge, CallerCharge, CallerHistory
 from policyengine.stores.base import StoreError
 from policyengine.stores.behavior import MODEL, BehaviorStore, UnreadableBehaviorError
@@ -60,7 +62,6 @@ MAX_CACHED_CALLERS: Final = 100_000
 EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
 FRESH_SECONDS: Final = 60.0  # with an older answer of the store, new events of other processes cause a new decision
 LOOK_SECONDS: Final = 10.0  # pause between two checks for a new model and planned changes in the store
-NO_LIMIT: Final = 2 * MAX_LEVEL  # above every sum of two levels
 
 
 class SharedTracker:
@@ -77,6 +78,7 @@ class SharedTracker:
         self._tagger: Tagger | None = None
         self._keys = SharedKeys(b"")
         self._releases = SharedReleases(store)
+        self._requests, self._pools = StoredRequests(store), PoolSearch()
         self._refused: UnreadableBehaviorError | None = None
         self._settings_of: SettingsOf | None = None
         self._last = 0  # the time of the latest decision
@@ -147,6 +149,8 @@ class SharedTracker:
                 row = row.copy()  # the shared row must not advance, because other events of its hour may follow
                 advance(row, at, settings)
             facts = read_behavior(row, model.class_of((caller.issuer, group)), tags, at, settings)
+            if settings.groups and model.has_groups:
+                put_group(facts, model.group_of(self._keys.members.of(caller.issuer, caller.agent)))
             return row, row.serial, model, facts
 
     def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
@@ -247,6 +251,10 @@ class SharedTracker:
         if not isinstance(charge, BehaviorCharge) or charge.history is None:
             return 0
         number = charge.history.number
+        if reading.settings.groups:
+            caller, tags = reading.caller, reading.tags
+            hashed = self._keys.hash_agent(caller.agent)
+            self._requests.add(reading.at, caller, hashed, tags.endpoint, tags.run, charge.outcome)
         if reading.caller.version and (charge.row or not charge.number):
             with suppress(StoreError):
                 family, lasts = self.key_of(unversioned(reading.caller)), kept_milliseconds(reading.settings)
@@ -304,15 +312,29 @@ class SharedTracker:
         process has started to learn its successor, learn the successor. Raises StoreError."""
         self._use_key()
         self._releases.refresh(self._keys.releases)
+        self._requests.send(self._keys, self._last * 1_000)
         self.refresh_model()
         settings_of, at, serial = self._settings_of, self._last, self.model.content.serial
         if self._refused is not None or settings_of is None or not is_due(at, self.model):
             return
         if serial and not self._store.start_learning(serial + 1, at * 1_000):
             return
-        model = learn_model(self._teachers(settings_of), settings_of, at, serial + 1, "")
+        ready = FirstReady()
+        model = learn_model(
+            ready.note_all(self._teachers(settings_of)), settings_of, at, serial + 1, "", self.model
+        )  # fmt: skip
+        model = self._search_groups(model, ready.times(), at // DAY)
         self._store.save_document(MODEL, model.content.serial, sign_model(model, self._keys.models))
         self.refresh_model()
+
+    def _search_groups(self, model: BehaviorModel, ready: Mapping[tuple[str, str], int], day: int) -> BehaviorModel:
+        """Return the model with the groups that are found in the requests before a day. Raises StoreError."""
+        keys = self._keys
+        found = find_groups_of(
+            self._requests.load(keys, day), model.content.groups, ready, keys.members, day, self._pools.find,
+            keys.members.of_hash,
+        )  # fmt: skip
+        return model if found is None else model.replace_groups(found, day)
 
     def _teachers(self, settings_of: SettingsOf) -> Iterator[tuple[Caller, str, BehaviorRow]]:
         """Yield the callers from which models are learned, each with its class and its row. Their names are
@@ -353,11 +375,15 @@ class SharedTracker:
 
     def start(self) -> None:
         """Start the thread of this process."""
+        self._pools.restart()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread. Everything that was learned is in the store."""
+        """Stop the thread. Everything that was learned is in the store, and the last requests are sent to it."""
+        self._pools.stop()
         self._thread.close()
+        with suppress(StoreError):
+            self._requests.send(self._keys, self._last * 1_000)
 
 
 def is_due(at: int, model: BehaviorModel) -> bool:
@@ -365,31 +391,3 @@ def is_due(at: int, model: BehaviorModel) -> bool:
     future, because the clock was wrong."""
     day, learned = at // DAY, model.content.made // DAY
     return day > learned or day < learned - 1
-
-
-# ── Rows ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def kept_milliseconds(settings: ProfileSettings) -> int:
-    """Return how long a store keeps an inactive caller, in milliseconds."""
-    return (settings.learn_days + 1) * DAY
-
-
-def level_limits(reading: CallerSnapshot) -> tuple[int, int]:
-    """Return the levels above which the request is a burst; unreachable levels unless the caller is ready."""
-    model = reading.model.class_of((reading.caller.issuer, reading.group))
-    if not (reading.facts.ready and model.has_margins) or reading.settings.released:
-        return NO_LIMIT, NO_LIMIT
-    row = reading.row
-    return (
-        min(row.ceiling_slow * PEAK_UNIT * model.margin_slow // MARGIN_UNIT, NO_LIMIT),
-        min(row.ceiling_fast * PEAK_UNIT * model.margin_fast // MARGIN_UNIT, NO_LIMIT),
-    )
-
-
-def level_caps(reading: CallerSnapshot) -> tuple[int, int]:
-    """Return the maximum levels after a burst."""
-    if not reading.facts.ready:
-        return MAX_LEVEL, MAX_LEVEL
-    most = MAX_CEILINGS * PEAK_UNIT
-    return most * reading.row.ceiling_slow, most * reading.row.ceiling_fast

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Final
 
 from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.member_keys import MemberKeys
 from policyengine.behavior.model import BehaviorModel, ModelError, decode_content
 
 KEY_BYTES: Final = 32
@@ -16,13 +17,14 @@ MAC_BYTES: Final = 32
 class SharedKeys:
     """The keys that are derived from the secret key of a store: of the tags, of callers, and of signed documents."""
 
-    __slots__ = ("callers", "models", "releases", "secret", "tagger")
+    __slots__ = ("callers", "members", "models", "releases", "requests", "secret", "tagger")
 
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
         self.tagger = Tagger(derive(secret, b"tags"))
         self.callers, self.models = derive(secret, b"callers"), derive(secret, b"models")
-        self.releases = derive(secret, b"releases")
+        self.releases, self.requests = derive(secret, b"releases"), derive(secret, b"requests")
+        self.members = MemberKeys(self.callers)
 
     def key_of(self, caller: Caller) -> str:
         """Return the key of a caller in the store, which only holders of the secret key can compute."""
@@ -31,7 +33,7 @@ class SharedKeys:
 
     def hash_agent(self, agent: str) -> str:
         """Return the keyed hash of the name of an agent."""
-        return blake2b(agent.encode(), digest_size=8, key=self.callers).hexdigest()
+        return self.members.hash_agent(agent)
 
 
 def derive(key: bytes, purpose: bytes) -> bytes:

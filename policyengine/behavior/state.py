@@ -15,8 +15,12 @@ from policyengine.behavior.fold import (
     is_ready,
     read_behavior,
 )
+from policyengine.behavior.group_search import find_groups_of
+from policyengine.behavior.groups import CallerGroup
 from policyengine.behavior.learn import learn_model
+from policyengine.behavior.member_keys import MemberKeys
 from policyengine.behavior.model import EMPTY_MODEL, FORMAT, MODEL_VERSION, NO_CLASS, BehaviorModel, ModelContent
+from policyengine.behavior.recent_requests import RecentRequests, first_ready
 from policyengine.behavior.row import HOUR, HOURS_OF_DAY, BehaviorRow
 
 DAY: Final = HOUR * HOURS_OF_DAY
@@ -99,10 +103,15 @@ class BehaviorState:
         self._new: dict[Caller, None] = {}  # callers that are not ready
         self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
+        self.members = MemberKeys(tagger.derive_key(b"members"))
+        self.requests = RecentRequests()  # those in which groups are searched
         self._most, self._most_instances, self.tags = most, most_instances, tags
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
+        self.searched_day = 0  # the day of the latest search, also if it failed
+        self.searches = True  # whether `fold` searches groups: not after a search that failed
+        self.searches_inline = False  # whether `snapshot` does, too: other threads have no virtual clock
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -148,8 +157,17 @@ class BehaviorState:
     def read(
         self, row: BehaviorRow, issuer: str, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
-        """Return the facts of a request, from a row at its time."""
+        """Return the facts of a request about its caller alone, from a row at its time."""
         return read_behavior(row, self.model.class_of((issuer, group)), tags, at, settings)
+
+    def read_caller(
+        self, row: BehaviorRow, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings
+    ) -> CallerFacts:
+        """Return the facts of a request about its caller and its group, from a row at its time."""
+        facts, model = self.read(row, caller.issuer, group, tags, at, settings), self.model
+        if settings.groups and model.has_groups:
+            put_group(facts, model.group_of(self.members.of(caller.issuer, caller.agent)))
+        return facts
 
     def snapshot(
         self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
@@ -158,8 +176,10 @@ class BehaviorState:
         if self.learns:
             self.learn_if_due(at, settings_of)
         settings = self.settings_at(settings_of(group), group, at)
+        if self.searches_inline and settings.groups and self.searches and self.is_search_due(at):
+            self.search_groups(at)
         row = self.row_to_read(caller, at, settings)
-        facts = self.read(row, caller.issuer, group, tags, at, settings)
+        facts = self.read_caller(row, caller, group, tags, at, settings)
         return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts)
 
     def is_unchanged(self, reading: CallerSnapshot) -> bool:
@@ -171,8 +191,8 @@ class BehaviorState:
         """Return whether a request still has the facts that were read."""
         caller, at, settings = reading.caller, reading.at, reading.settings
         row = self.row_to_read(caller, at, settings)
-        again = self.read(row, caller.issuer, reading.group, reading.tags, at, settings)
-        return again.values() == reading.facts.values()
+        again = self.read_caller(row, caller, reading.group, reading.tags, at, settings)
+        return again.values() == reading.facts.values() and again.group() == reading.facts.group()
 
     def settle(self, reading: CallerSnapshot, outcome: int, clamped: bool) -> int:
         """Change the row of a caller by the decision for which it was read; read it again if it changed since. Return
@@ -182,8 +202,10 @@ class BehaviorState:
         known = self._rows.get(caller)
         if row.serial != reading.serial or (reading.serial > 0 if known is None else known.row is not row):
             row = self.row_at(caller, at, settings)
-            facts = self.read(row, caller.issuer, reading.group, reading.tags, at, settings)
+            facts = self.read_caller(row, caller, reading.group, reading.tags, at, settings)
         apply_decision(row, facts, reading.tags, at, outcome, clamped, settings)
+        if settings.groups:
+            self.requests.add(at, caller, reading.tags.endpoint, reading.tags.run, outcome)
         self._keep(caller, reading.group, row, settings)
         return row.serial
 
@@ -193,6 +215,8 @@ class BehaviorState:
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         settings = settings_of(group)
+        if settings.groups and self.learns and self.searches and self.is_search_due(at):
+            self.search_groups(at)
         if released:
             settings = settings.release()
         known = self._rows.get(caller)
@@ -200,8 +224,10 @@ class BehaviorState:
         if at // HOUR != row.hour:
             advance(row, at, settings)
         tags = RequestTags(self.tagger.tag(endpoint), run, shape, letter)
-        reading = read_behavior(row, self.model.class_of((caller.issuer, group)), tags, at, settings)
+        reading = self.read_caller(row, caller, group, tags, at, settings)
         apply_decision(row, reading, tags, at, outcome, clamped, settings)
+        if settings.groups:
+            self.requests.add(at, caller, tags.endpoint, tags.run, outcome)
         self._keep(caller, group, row, settings)
         return reading
 
@@ -305,8 +331,11 @@ class BehaviorState:
         return self._rows.pop(caller, None) is not None
 
     def forget(self, wanted: Callable[[Caller], bool]) -> int:
-        """Forget the callers for which `wanted` returns true. Return their number."""
-        return sum(map(self._drop, [caller for caller in self._rows if wanted(caller)]))
+        """Forget the callers for which `wanted` returns true, also in their groups. Return their number."""
+        found = [caller for caller in self._rows if wanted(caller)]
+        if self.model.has_groups:
+            self.model = self.model.without_members({self.members.of(one.issuer, one.agent) for one in found})
+        return sum(map(self._drop, found))
 
     def forget_model(self) -> None:
         """Forget what is known of classes."""
@@ -328,7 +357,28 @@ class BehaviorState:
         """Learn a new model from the rows."""
         self.learned_day = at // DAY
         rows = [(caller, found.group, found.row) for caller, found in self._rows.items()]
-        self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags)
+        self.model = learn_model(rows, settings_of, at, self.model.content.serial + 1, self.tags, self.model)
+
+    # ── Groups ────────────────────────────────────────────────────────────────────────────────
+
+    def is_search_due(self, at: int) -> bool:
+        """Return whether groups were not searched on this day yet."""
+        return at // DAY not in (self.model.content.grouped, self.searched_day)
+
+    def search_groups(self, at: int) -> None:
+        """Search groups in the requests of the last days, before the day of a time. If the search fails, the groups
+        stay."""
+        day, rows = at // DAY, ((caller, found.row.ready_day) for caller, found in self._rows.items())
+        found = find_groups_of(self.requests, self.model.content.groups, first_ready(rows), self.members, day)
+        self.searched_day, self.searches = day, found is not None
+        if found is not None:
+            self.model = self.model.with_groups(found, day)
+
+
+def put_group(facts: CallerFacts, group: CallerGroup | None) -> None:
+    """Add the group of the caller to its facts."""
+    if group is not None:
+        facts.cluster, facts.cluster_size = group.id, group.size
 
 
 def begins_day(day: int, learned: int) -> bool:

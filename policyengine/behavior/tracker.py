@@ -17,11 +17,20 @@ from typing import Any, Final
 
 from policyengine.behavior.census import CallerCensus
 from policyengine.behavior.events import Caller, Tagger
-from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.folder import RESTORE_HINT, BehaviorFolder, BehaviorFolderError, SavedRow, reason
+from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.keeper_thread import KeeperThread
 from policyengine.behavior.learn import learn_model
 from policyengine.behavior.local_learner import LocalLearner
+from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.operator_files import load_releases, load_request, remove_requests, request_paths
+from policyengine.behavior.recent_file import RecentFile
+from policyengine.behavior.recent_requests import (
+    RecentRequests,
+    RequestsError,
+    first_ready,
+    packed_days,
+)
 from policyengine.behavior.releases import release_ends
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, BehaviorState, CallerRow
@@ -46,6 +55,9 @@ class BehaviorTracker:
         self._refused = ""  # why planned changes were refused
         self._saved_model = self.state.model.content.serial
         self._saver, self._saves = KeeperThread(self, SAVE_SECONDS), -1
+        self._pools = PoolSearch()
+        self._recent: RecentFile | None = None
+        self._recorded: dict[int, int] = {}  # the number of saved requests of each day
         self._keeping = Lock()
         self.learner = learner = LocalLearner(self.state, self._saver, saved=folder is not None)
         self.counts, self._lock = learner.counts, learner.lock
@@ -70,6 +82,7 @@ class BehaviorTracker:
         state.rows = folder.load_rows(model.content.serial)
         tracker = cls(state, folder)
         tracker._saves = saves
+        tracker._load_recent(folder)
         tracker.follow_operators(folder)
         return tracker
 
@@ -129,6 +142,7 @@ class BehaviorTracker:
 
     def start(self) -> None:
         """Start the thread of this process. It holds the folder from now on, unless another process does."""
+        self._pools.restart()
         self._saver.start()
 
     def keep(self) -> None:
@@ -143,7 +157,11 @@ class BehaviorTracker:
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
+                self._save_recent(self.folder)
                 remove_requests(self.folder, self._handled)
+            self._search_groups()  # last, because it may take minutes
+            if self.folder is not None and self._saves >= 0:
+                self._save(self.folder)
             if self._failing:
                 self._failing = False
                 _LOG.warning("learned behavior is saved again", extra={"event": "behavior_saved"})
@@ -183,6 +201,7 @@ class BehaviorTracker:
                 self.state.rows, self.state.model = rows, model
             self.state.learned_day = self.state.model.content.made // DAY
             self._saved_model = model.content.serial
+        self._load_recent(folder)
 
     def _save(self, folder: BehaviorFolder) -> None:
         """Save the model, if it is new, and the rows, if they changed. Raises OSError."""
@@ -201,9 +220,62 @@ class BehaviorTracker:
         if state.learns or settings_of is None or not state.is_due(last):
             return
         rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._packed_rows())
-        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags)
+        model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags, state.model)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
+
+    # ── Groups ────────────────────────────────────────────────────────────────────────────────
+
+    def _search_groups(self) -> None:
+        """Search groups in the requests of the last days, once a day."""
+        state = self.state
+        day = max(list(state.requests.days), default=0)
+        if not day or not state.is_search_due(day * DAY):
+            return
+        ready, earlier = first_ready(self._ready_days()), state.model.content.groups
+        found = find_groups_of(state.requests, earlier, ready, state.members, day, self._pools.find)
+        with self._lock:
+            is_current = state.model.content.groups == earlier  # otherwise an operator removed a member meanwhile
+            if is_current:
+                state.searched_day = day
+            if is_current and found is not None:
+                state.model = state.model.with_groups(found, day)
+
+    def _ready_days(self) -> Iterator[tuple[Caller, int]]:
+        """Yield each caller with the day on which it became ready."""
+        with self._lock:
+            callers = list(self.state.rows)
+        for begin in range(0, len(callers), CHUNK):
+            with self._lock:
+                found = [(caller, self.state.rows.get(caller)) for caller in callers[begin : begin + CHUNK]]
+            yield from ((caller, known.row.ready_day) for caller, known in found if known is not None)
+
+    def _load_recent(self, folder: BehaviorFolder) -> None:
+        """Continue with the requests that were saved. Raises BehaviorFolderError."""
+        file, requests = RecentFile(folder), RecentRequests()
+        try:
+            for part in file.load():
+                requests.merge(part)
+        except RequestsError as error:
+            raise BehaviorFolderError(f"the requests in `{folder.path}` are damaged: {error}", RESTORE_HINT) from None
+        self._recorded = {day: each.count for day, each in requests.days.items()}
+        with self._lock:
+            self.state.requests = requests
+        self._recent = file
+
+    def _save_recent(self, folder: BehaviorFolder) -> None:
+        """Save the requests that are not saved yet. On a new day, the file begins again, without old days. Raises
+        OSError."""
+        days, recorded = dict(self.state.requests.days), self._recorded
+        file = self._recent or RecentFile(folder)
+        if not days or all(recorded.get(day) == each.count for day, each in days.items()):
+            return
+        counts = {day: days[day].count for day in sorted(days)}
+        if days.keys() == recorded.keys() and self._recent is not None:
+            file.append(packed_days(days, recorded, counts))
+        else:
+            file.replace(folder, packed_days(days, {}, counts))
+        self._recent, self._recorded = file, counts
 
     def _packed_rows(self) -> Iterator[SavedRow]:
         """Yield every row as it is at some moment of the call. Decisions wait for a chunk at most."""
@@ -224,6 +296,7 @@ class BehaviorTracker:
 
     def close(self) -> None:
         """Stop the thread, and save what changed."""
+        self._pools.stop()
         self._saver.close()
         self.keep()
         if self._saves >= 0:

@@ -56,12 +56,12 @@ from policyengine.spec.evaluate import is_capture
 from policyengine.spec.facts import RESOURCE
 from policyengine.spec.kleene import describe
 from policyengine.spec.match_endpoint import match_segment
-from policyengine.spec.rate_units import to_microseconds
+from policyengine.spec.rate_units import floors_of, to_microseconds
 from policyengine.spec.reason_texts import PROOFS
 from policyengine.spec.required_history import awaits_outcome, event_patterns, history_conditions
 from policyengine.spec.tasks import task_constraints
 from policyengine.typesystem import RefType, Scalar
-from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
+from policyengine.vocabulary import CLUSTER_SIZE, ENTITY_ROOTS, STRINGS
 
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 # Block number → number of its `may` → numbers of the openings that cover an endpoint.
@@ -460,7 +460,8 @@ class ProgramBuilder:
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
         prepared: dict[tuple[object, ...], LimitCharge] | None = {} if is_preparable(limit) else None
-        return LimitRule(limit, condition, keys, cost, count, moves, (), prepared)
+        size = self.nodes.fact(CLUSTER_SIZE, Scalar.INT) if floors_of(limit) else None
+        return LimitRule(limit, condition, keys, cost, count, moves, (), prepared, size)
 
     def _record(self, retention: k.EventRetention) -> RecordRule:
         event = retention.event

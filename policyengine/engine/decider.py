@@ -42,6 +42,7 @@ from policyengine.runtime.snapshot import UNREADABLE_FACTS, LearnedFacts, Snapsh
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store, StoreError
+from policyengine.stores.floors import choose_parts
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -154,6 +155,8 @@ class Decider:
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
+            if facts is not None:  # only members of groups have parts of limits
+                effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state
             if claim is not None:
@@ -397,6 +400,8 @@ class Decider:
 
     def _peek_limits(self, decision: Decision, effects: Effects, moment: int) -> Decision:
         if effects.limits:
+            if self.behavior is not None:
+                effects = choose_parts(self.store, effects, decision.id, moment // 1_000)
             result = self.store.commit(effects, decision.id, moment // 1_000, peek=True)
             decision = decision if result is None else apply_charges(decision, effects, result)
         return with_consume_obligation(decision, effects)

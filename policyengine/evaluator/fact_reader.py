@@ -12,10 +12,10 @@ from policyengine.evaluator.state import ChainMember, State
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.pending_facts import pending_entity_members
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
-from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
+from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since, name_own_cluster
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.typesystem import EntityRef, Scalar
-from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES
+from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, NEUTRAL_VALUES, learned_name
 
 if TYPE_CHECKING:
     from policyengine.evaluator.program import TrustAnchor
@@ -241,7 +241,20 @@ def credential_lifetime(st: State) -> object:
 
 
 def cluster_id(st: State) -> object:
-    return owner(st).name
+    """Return the learned group of the caller; the caller itself if it is in no group."""
+    if st.behavior is not None and "cluster.id" in st.behavior:
+        return st.behavior["cluster.id"]
+    return own_cluster(owner(st))
+
+
+def own_cluster(st: State) -> object:
+    """Return the `cluster.id` of a presenter that is in no group."""
+    issuer, name = st.issuer, st.name
+    if is_absent(issuer):
+        issuer = ""
+    if type(issuer) is Unknown or type(name) is Unknown:
+        return merge([issuer, name])
+    return name_own_cluster(issuer, name, st.by_agent)
 
 
 def approval_granted(st: State) -> object:
@@ -258,7 +271,7 @@ def approval_age(st: State) -> object:
 
 def learned_fact(path: tuple[str, ...]) -> Callable[[State], object]:
     """Return the function of a fact that is learned about the caller."""
-    name, neutral = path[1], NEUTRAL_VALUES[path]
+    name, neutral = learned_name(path), NEUTRAL_VALUES[path]
 
     def learned(st: State) -> object:
         return neutral if st.behavior is None else st.behavior.get(name, neutral)
@@ -280,7 +293,7 @@ DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("approval", "granted"): approval_granted,
     ("approval", "by"): approval_by,
     ("approval", "age"): approval_age,
-    **{path: learned_fact(path) for path in LEARNED_FACTS},
+    **{path: learned_fact(path) for path in LEARNED_FACTS if path != CLUSTER_ID},
 }
 # Computed facts that are known before the chain and approvals, which expressions of `with` may read.
 BEFORE_CHAIN = frozenset(
@@ -288,4 +301,5 @@ BEFORE_CHAIN = frozenset(
         ("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime"),
         *LEARNED_FACTS,
     }
+    - {CLUSTER_ID}
 )  # fmt: skip

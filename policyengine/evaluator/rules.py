@@ -104,10 +104,10 @@ class ApprovalScope:
 class LimitRule:
     """A rate or budget at an endpoint: its condition, key and inputs as nodes. If everything else in its charge follows
     from which raises and clamps act (`moves`), `prepared` has the charges without their keys, by the values of the
-    moves, as they occur; otherwise it is None.
+    moves, as they occur; otherwise it is None. `size` is the size of the caller's group, if the limit has a floor.
     """
 
-    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "prepared", "quotas")
+    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "prepared", "quotas", "size")
 
     def __init__(
         self,
@@ -119,8 +119,10 @@ class LimitRule:
         moves: tuple[Node, ...],
         quotas: tuple[tuple[Node, Node | None], ...],
         prepared: dict[tuple[object, ...], LimitCharge] | None,
+        size: Node | None = None,
     ) -> None:
         self.limit = limit
+        self.size = size
         self.prepared = prepared
         self.condition = condition
         self.keys = keys

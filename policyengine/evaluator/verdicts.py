@@ -9,6 +9,7 @@ from policyengine import kernel as k
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, approver_set
 from policyengine.evaluator.blocks import LACKS_PROOF, LACKS_SCOPE
 from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits
+from policyengine.evaluator.fact_reader import own_cluster
 from policyengine.evaluator.principals import PrincipalRules
 from policyengine.evaluator.reasons import (
     NO_CAUSES,
@@ -45,6 +46,7 @@ from policyengine.runtime.decision import (
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown
+from policyengine.spec.facts import group_size
 from policyengine.spec.reason_texts import (
     FOR_THE_GATEWAY,
     NO_BLOCK,
@@ -362,10 +364,24 @@ def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:
         user = None
     if type(issuer) is not str:
         issuer = None
-    if type(hops) is Unknown or not hops:
+    learned = st.behavior
+    is_grouped = learned is not None and "cluster.id" in learned
+    if (type(hops) is Unknown or not hops) and not is_grouped:
         return agent, issuer, user
-    names = [user, *(known_name(hop.id) for hop in hops), agent]
-    return Principal(agent, issuer, user, tuple([name for name in names if name is not None]), agent)
+    before = () if type(hops) is Unknown else hops
+    names = [user, *(known_name(hop.id) for hop in before), agent]
+    cluster, size = cluster_of(st, agent) if is_grouped else (agent, 1)
+    return Principal(agent, issuer, user, tuple([name for name in names if name is not None]), cluster, size)
+
+
+def cluster_of(st: State, agent: str | None) -> tuple[str | None, int]:
+    """Return the group of the caller, and its size; the agent itself if it is in no group."""
+    learned = st.behavior
+    assert learned is not None
+    group = learned["cluster.id"]
+    if group == own_cluster(st):
+        return agent, 1
+    return known_name(group), group_size(learned.get("cluster.size", 1))
 
 
 def known_name(value: Any) -> str | None:

@@ -14,7 +14,7 @@ from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.facts import Facts
-from policyengine.spec.limits import format_pace, limit_charges, unknown_limit_inputs
+from policyengine.spec.limits import format_pace, is_alone, limit_charges, unknown_limit_inputs
 from policyengine.time_formats import format_duration
 
 UNTIL_APPROVED = "not charged before the approval"
@@ -39,7 +39,16 @@ def _states(seen: w.LimitTrace, decision: Decision, walk: w.DecisionTrace, left:
     told = tuple(
         one for one in limit_charges(seen) if not denied or (isinstance(one.charge, RateCharge) and one.charge.counts)
     )
-    return tuple((one, next(left, None)) for one in told)
+    states = ((one, next(left, None)) for one in told)
+    return tuple((charged_part(one, state), state) for one, state in states)
+
+
+def charged_part(limit: LimitCharge, state: RateState | None) -> LimitCharge:
+    """Return the part of a limit that a member of a group was charged, by the state of the limit in the decision."""
+    own = limit.own
+    if own is None or state is None or not isinstance(own.charge, RateCharge):
+        return limit
+    return own if state.limit == own.charge.flow.most else limit
 
 
 def _limit(seen: w.LimitTrace, states: States, decision: Decision, facts: Facts) -> ExplanationLine:
@@ -53,7 +62,7 @@ def _limit(seen: w.LimitTrace, states: States, decision: Decision, facts: Facts)
         return ExplanationLine(Mark.SKIPPED, name, "does not apply", at, condition)
     keys = tuple(_fact(key, known) for key, known in zip(limit.keys, seen.keys, strict=True))
     parts = (*condition, *keys, *(_budget(limit, seen) if isinstance(limit, k.Budget) else _rate(limit, seen, facts)))
-    stand = _charge_lines(limit, states, decision)
+    stand = _charge_lines(limit, states, decision, is_member=not is_alone(seen.size))
     if unknown_limit_inputs(seen):
         note = "stops: its cost or its key is unknown"
         return ExplanationLine(Mark.UNKNOWN, name, note, at, (*parts, *stand))
@@ -84,6 +93,8 @@ def _rate(rate: k.Rate, seen: w.LimitTrace, facts: Facts) -> Iterator[Explanatio
     if rate.cost is not None:
         line = _fact(rate.cost, seen.cost)
         yield ExplanationLine(line.mark, f"cost {line.text}", line.note)
+    if seen.size != 1:
+        yield fact_line("cluster.size", seen.size)
     raises, clamps = seen.moves[: len(rate.raises)], seen.moves[len(rate.raises) :]
     for up, holds in zip(rate.raises, raises, strict=True):
         mark, note = (Mark.YES, "acts") if holds is True else (Mark.SKIPPED, _idle_reason(holds))
@@ -114,12 +125,13 @@ def _budget(budget: k.Budget, seen: w.LimitTrace) -> Iterator[ExplanationLine]:
 # ── State of a limit ─────────────────────────────────────────────────────────────────────────────
 
 
-def _charge_lines(limit: k.Limit, states: States, decision: Decision) -> Iterator[ExplanationLine]:
+def _charge_lines(limit: k.Limit, states: States, decision: Decision, is_member: bool) -> Iterator[ExplanationLine]:
     """Yield a line for each charge: `100/1m burst 20: 19 of 20 left`. The remaining capacity is known only if the
-    decision contains it.
+    decision contains it. For a member of a group, the text is that of the part that was charged.
     """
-    for (words, at), state in zip_longest(_charge_labels(limit), states):
+    for (text, at), state in zip_longest(_charge_labels(limit), states):
         one, how = state or (None, None)
+        words = one.words if one is not None and is_member and isinstance(one.charge, RateCharge) else text
         full = one is not None and _is_full(one, decision)
         waits = decision.outcome is Outcome.CONFIRM and one is not None and not isinstance(one.charge, RateCharge)
         left = None if how is None else f"{_left(how)}; {UNTIL_APPROVED}" if waits else _left(how)

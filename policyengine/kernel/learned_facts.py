@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 
 from policyengine import kernel as k
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE, LEARNED_FACTS, learned_name
+
+GROUP_FACTS = frozenset({learned_name(CLUSTER_ID), learned_name(CLUSTER_SIZE)})
 
 
 def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
@@ -15,10 +17,15 @@ def with_learned_facts(kernel: k.Kernel) -> k.Kernel:
 
 
 def learned_fact_names(kernel: k.Kernel) -> frozenset[str]:
-    """Return the names, without `behavior.`, of the learned facts that the rules of a kernel read."""
+    """Return the names (`learned_name`) of the learned facts that the rules of a kernel read."""
     if not kernel.reads_behavior:
         return frozenset()
-    return frozenset(fact.path[1] for fact in learned_facts(rules_of(kernel)))
+    return frozenset(learned_name(fact.path) for fact in learned_facts(rules_of(kernel)))
+
+
+def reads_groups(kernel: k.Kernel) -> bool:
+    """Return whether a rule reads the group of the caller."""
+    return not learned_fact_names(kernel).isdisjoint(GROUP_FACTS)
 
 
 def rules_of(kernel: k.Kernel) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from policyengine.lint.rules.call_orders import (
 )
 from policyengine.lint.rules.learned_behavior import (
     escaped_clamps,
+    group_floors,
     profiles_of_nobody,
     thresholds_out_of_range,
     unread_profiles,
@@ -258,4 +259,5 @@ KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     vain_sequence_reads,
     thresholds_out_of_range,
     escaped_clamps,
+    group_floors,
 )

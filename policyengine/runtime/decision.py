@@ -117,13 +117,15 @@ class UnknownFact(Struct, frozen=True, omit_defaults=True):
 
 
 class Principal(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The presenting agent, the user, and the chain from the user to the presenter."""
+    """The presenting agent, the user, and the chain from the user to the presenter. `cluster` is the group of callers
+    that move as one, with its size; the agent itself if it is in no group, and None if the group is unknown."""
 
     agent: str | None = None
     issuer: str | None = None
     user: str | None = None
     chain: tuple[str, ...] = field(default_factory=lambda: ())
     cluster: str | None = None
+    cluster_size: int = 1
 
 
 class RateState(Struct, frozen=True, omit_defaults=True):

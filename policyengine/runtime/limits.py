@@ -315,13 +315,18 @@ class ClampedPace(NamedTuple):
 
 
 class LimitCharge(NamedTuple):
-    """A charge and its rule: name, place in the source, text, and the paces of its clamps."""
+    """A charge and its rule: name, place in the source, text, and the paces of its clamps.
+
+    If the caller is in a group with a `floor`, `own` is its own part of the limit, and `charge` is the part that the
+    group shares. A decision charges only one of them (`stores/floors.py`).
+    """
 
     charge: Charge
     name: str
     at: str
     words: str
     clamps: tuple[ClampedPace, ...] = ()
+    own: LimitCharge | None = None
 
     def words_at(self, state: LimitState) -> str:
         """Return the text of the limit in force: the tightest clamp that reduced it, and the declared limit."""

@@ -11,15 +11,15 @@ from policyengine.runtime.halts import HaltSet
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import LEARNED_FACTS, learned_name
 
-# Learned facts of a caller, by name without `behavior.`. `step`, the state of the declared order of calls before the
+# Learned facts of a caller, by the names of `learned_name`. `step`, the state of the declared order of calls before the
 # request, is not a fact: only explanations show it.
 LearnedFacts: TypeAlias = Mapping[str, object]
 NOT_ANSWERED = "the entity store did not answer"
 NO_ROW = Invalid("the entity has no row")
 NOT_READABLE = Invalid("what was learned about the caller cannot be read")
-UNREADABLE_FACTS: LearnedFacts = {path[1]: NOT_READABLE for path in LEARNED_FACTS}
+UNREADABLE_FACTS: LearnedFacts = {learned_name(path): NOT_READABLE for path in LEARNED_FACTS}
 PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it")
 
 

@@ -23,6 +23,7 @@ class SimulatedTracker(BehaviorTracker):
     def __init__(self) -> None:
         super().__init__(BehaviorState(Tagger(KEY)))
         self.learner.most_inline = MAX_CALLERS  # learned in this thread, because other threads have no virtual clock
+        self.state.searches_inline = True
 
     def take_latest(self) -> CallerSnapshot | None:
         """Return the snapshot that the latest decision read, and forget it. Return None if it read none."""

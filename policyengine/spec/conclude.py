@@ -30,7 +30,7 @@ from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import describe_bound
 from policyengine.spec.approvals import approval_facts, approver_set
 from policyengine.spec.evaluate import evaluate, render_message
-from policyengine.spec.facts import Facts, has_agent, hops_of, presenter_of
+from policyengine.spec.facts import Facts, group_size, has_agent, hops_of, own_cluster, presenter_of
 from policyengine.spec.kleene import elements
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reason_texts import (
@@ -53,6 +53,7 @@ from policyengine.spec.reason_texts import (
 )
 from policyengine.spec.work_exceeded import deny_excess, describe_excess
 from policyengine.time_formats import format_duration
+from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 
@@ -345,7 +346,16 @@ def _principal(facts: Facts) -> Principal:
     user = _known_name(facts.read(("user", "id")))
     agent = _known_name(presenter.id) if has_agent(facts.request) else None
     names = [name for name in (user, *map(_known_name, before), agent) if name is not None]
-    return Principal(agent, _known_name(presenter.issuer), user, tuple(names), cluster=agent)
+    cluster, size = _cluster(facts, presenter, agent)
+    return Principal(agent, _known_name(presenter.issuer), user, tuple(names), cluster, size)
+
+
+def _cluster(facts: Facts, presenter: w.ChainAgent, agent: str | None) -> tuple[str | None, int]:
+    """Return the group of the caller, and its size; the agent itself if it is in no group."""
+    group = facts.bound[CLUSTER_ID]
+    if group == own_cluster(presenter, has_agent(facts.request)):
+        return agent, 1
+    return (group if isinstance(group, str) else None), group_size(facts.bound[CLUSTER_SIZE])
 
 
 def _known_name(one: Value) -> str | None:

@@ -23,7 +23,9 @@ from policyengine.spec.facts import (
     chain_facts,
     claimed_attributes,
     credential_ages,
+    has_agent,
     hops_of,
+    own_cluster,
     pending_attributes,
     presenter_of,
 )
@@ -34,7 +36,7 @@ from policyengine.spec.match_endpoint import Captures, match_pattern
 from policyengine.spec.reason_texts import NOT_SHOWN
 from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
-from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES, ORDER_STEP
+from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, NEUTRAL_VALUES, ORDER_STEP, learned_name
 
 Bindings: TypeAlias = dict[Path, object]
 TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
@@ -44,7 +46,8 @@ def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
     """Return the facts of a request: the given facts, and those that follow from time, path and chain."""
     facts = _with_bindings(given_facts(kernel, request, snapshot, now))
     presenter, hops = presenter_of(facts), hops_of(facts)
-    facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
+    own: Bindings = {} if CLUSTER_ID in facts.bound else {CLUSTER_ID: own_cluster(presenter, has_agent(request))}
+    facts = facts.bind(own, who=(presenter, hops))
     return facts.bind(chain_facts(facts), claims={**claimed_attributes(facts), **pending_attributes(facts)})
 
 
@@ -60,7 +63,7 @@ def learned_facts(snapshot: Snapshot) -> Bindings:
     """Return the facts that were learned about the caller, and the step of its run for explanations. Facts that are not
     learned yet stay neutral."""
     known = snapshot.behavior or {}
-    return {path: known[path[1]] for path in (*LEARNED_FACTS, ORDER_STEP) if path[1] in known}
+    return {path: known[name] for path in (*LEARNED_FACTS, ORDER_STEP) if (name := learned_name(path)) in known}
 
 
 def _with_user(facts: Facts) -> Facts:

@@ -34,6 +34,7 @@ STRINGS = typesystem.SetType(Scalar.STRING)
 NOT_RECORDED = "the caller has no issuer that records chains"
 ROW_NOT_KNOWN = "whether the entity has a row is unknown"
 REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
+MAX_GROUP = 2**31
 MAX_HOPS = 32  # maximum hops, because each hop is checked against every agent block that may match it
 
 
@@ -335,6 +336,28 @@ def presenter_of(facts: Facts) -> ChainAgent:
     name = facts.read(("agent" if has_agent(facts.request) else "user", "id"))
     scopes, groups = facts.read(("credential", "scopes"), STRINGS), facts.read(("agent", "groups"), STRINGS)
     return ChainAgent(name, issuer, scopes, groups, facts.read(("credential", "age"), Scalar.DURATION))
+
+
+def own_cluster(presenter: ChainAgent, by_agent: bool) -> Value:
+    """Return the `cluster.id` of a presenter that is in no group. It contains the issuer, so that callers of two
+    issuers with the same name do not share limits.
+    """
+    issuer = "" if is_absent(presenter.issuer) else presenter.issuer
+    return lift(lambda one, name: name_own_cluster(one, name, by_agent), issuer, presenter.id)
+
+
+def name_own_cluster(issuer: str, name: str, by_agent: bool) -> str:
+    """Return the `cluster.id` of an agent (`acme/bot`) or of a user without an agent (`acme:alice`). No agent, no user
+    and no group has the id of another one: ids of groups contain neither `/` nor `:`.
+    """
+    if "/" in issuer or ":" in issuer:  # only in policies without issuers
+        issuer = issuer.replace("%", "%25").replace("/", "%2F").replace(":", "%3A")
+    return f"{issuer}/{name}" if by_agent else f"{issuer}:{name}"
+
+
+def group_size(raw: object) -> int:
+    """Return the size of a group in the answer to a request; 1 if it is unknown."""
+    return raw if isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw < MAX_GROUP else 1
 
 
 def credential_validity(facts: Facts) -> tuple[Value, Value]:

@@ -28,12 +28,13 @@ from policyengine.runtime.limits import (
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.evaluate import evaluate
-from policyengine.spec.facts import Facts
+from policyengine.spec.facts import Facts, has_agent, own_cluster, presenter_of
 from policyengine.spec.limit_keys import count_key
 from policyengine.spec.match_endpoint import place_covers
-from policyengine.spec.rate_units import to_microseconds, unit_of_rate
+from policyengine.spec.rate_units import floors_of, to_microseconds, unit_of_rate
 from policyengine.time_formats import format_duration
-from policyengine.typesystem import EntityRef
+from policyengine.typesystem import EntityRef, Scalar
+from policyengine.vocabulary import CLUSTER_SIZE
 
 
 def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
@@ -61,9 +62,15 @@ def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
         moves = tuple(
             evaluate(when, facts) for when in (*(up.when for up in one.raises), *(down.when for down in one.clamps))
         )
-        return w.LimitTrace(one, True, condition, keys, cost, count, moves)
+        size, own = group_inputs(facts) if floors_of(one) else (1, "")
+        return w.LimitTrace(one, True, condition, keys, cost, count, moves, size=size, own=own)
 
     return tuple(seen(one) for one in facts.kernel.limits)
+
+
+def group_inputs(facts: Facts) -> tuple[Value, Value]:
+    """Return the size of the caller's group, and the key of the caller in its group."""
+    return facts.read(CLUSTER_SIZE, Scalar.INT), own_cluster(presenter_of(facts), has_agent(facts.request))
 
 
 def request_count(found: Value, expression: k.Expr, least: int) -> Value:
@@ -89,7 +96,7 @@ def _words(expression: k.Expr) -> str:
 
 def unknown_limit_inputs(seen: w.LimitTrace) -> tuple[Unknown, ...]:
     """Return the unknown inputs of the limit; with any of them, the limit cannot count the request."""
-    needed = (*seen.keys, seen.cost, seen.count, *(one for pair in seen.quotas for one in pair))
+    needed = (*seen.keys, seen.cost, seen.count, *(one for pair in seen.quotas for one in pair), seen.size, seen.own)
     return tuple(one for one in needed if isinstance(one, Unknown))
 
 
@@ -110,7 +117,8 @@ def limit_charges(seen: w.LimitTrace) -> Iterator[LimitCharge]:
             ClampedPace(clamp.flow, format_pace(down.pace))
             for clamp, down in zip(charge.clamps, one.clamps, strict=True)
         )
-        yield LimitCharge(charge, one.name, one.span.at, format_pace(one.pace), clamps)
+        whole = LimitCharge(charge, one.name, one.span.at, format_pace(one.pace), clamps)
+        yield whole if is_alone(seen.size) else divide_charge(whole, one, seen)
     if one.at_once is not None:
         held = ConcurrencyCharge(
             f"{name}#at once", key, one.at_once.most, to_microseconds(one.at_once.lease), one.failing
@@ -151,6 +159,36 @@ def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTra
     cost = min(seen.cost, of.most)
     steady = isinstance(pace, k.Pace) and not rate.raises and not rate.clamps
     return RateCharge(rule, key, cost, flow, of.token, of.tick, clamps, rate.counting_denials, steady, rate.failing)
+
+
+def is_alone(size: object) -> bool:
+    """Return whether a caller does not share the limit with a group of this size."""
+    return not isinstance(size, int | Decimal) or size <= 1
+
+
+def divide_charge(whole: LimitCharge, rate: k.Rate, seen: w.LimitTrace) -> LimitCharge:
+    """Return the charge of a member of a group: its own part, with the pace of the floor, and what remains of the rate
+    for all members. If the floors of all members leave nothing, each member has only its own part.
+
+    Only requests of the member itself count for its own part, so no other caller takes the floor away. The clamps of
+    the rate apply to both parts.
+    """
+    charge = whole.charge
+    assert isinstance(charge, RateCharge)
+    assert rate.floor is not None
+    assert isinstance(seen.size, int | Decimal)
+    assert isinstance(seen.own, str)
+    of, size = unit_of_rate(rate), int(seen.size)
+    least = of.flow(rate.floor.count, to_microseconds(rate.floor.within), rate.floor.burst)
+    part = BucketParameters(min(least.most, charge.flow.most), min(least.drain, charge.flow.drain))
+    own = charge._replace(rule=f"{charge.rule}#floor", key=(*charge.key, seen.own), flow=part, steady=False)
+    single = whole._replace(charge=own, words=f"floor {format_pace(rate.floor)}")
+    left = charge.flow.drain - size * part.drain
+    if left <= 0:
+        return single
+    rest = BucketParameters(max(charge.flow.most - size * part.most, 1), left)
+    words = f"{whole.words} shared by {size} callers"
+    return whole._replace(charge=charge._replace(flow=rest, steady=False), words=words, own=single)
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:

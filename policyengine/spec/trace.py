@@ -197,6 +197,7 @@ class GuardTrace:
 class LimitTrace:
     """A rate or budget: whether it covers the endpoint, its condition, its key, and its inputs: one for each cost,
     count, raise and clamp of a rate, or one for each quota of a budget. It acts if its condition is true or unknown.
+    For a rate with a `floor` that counts by groups, `size` is the size of the caller's group, and `own` the caller.
     """
 
     limit: k.Limit
@@ -207,6 +208,8 @@ class LimitTrace:
     count: Value = 1
     moves: tuple[Value, ...] = ()
     quotas: tuple[tuple[Value, Value], ...] = ()
+    size: Value = 1
+    own: Value = ""
 
     @property
     def acts(self) -> bool:

@@ -22,6 +22,7 @@ REPORTABLE_SECONDS: Final = 3_600
 REPORT_PLACES: Final = 2**17  # slots for reportable decisions; a later decision replaces an earlier one in its slot
 LEARNER_SECONDS: Final = 600  # seconds for which a process that learns a model excludes others
 EVENTS_PER_GENERATION: Final = 2**20  # a forgotten caller continues with the first number of its next generation
+REQUEST_DAYS: Final = 6  # days for which the requests are kept in which groups are searched
 MODEL: Final = "model"  # the document with the latest model
 RELEASES: Final = "releases"  # the document with the planned changes
 MAX_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
@@ -88,6 +89,14 @@ class BehaviorStore(Protocol):
     def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
         """Replace a document, unless the stored document has this number or a higher number or, with `after`, another
         number than that. Return whether it was replaced."""
+        ...
+
+    def add_requests(self, day: int, part: bytes, now: int) -> None:
+        """Keep a part of the requests of a day, for REQUEST_DAYS days."""
+        ...
+
+    def requests(self, day: int) -> Iterator[bytes]:
+        """Yield the parts of the requests of a day."""
         ...
 
     def start_learning(self, number: int, now: int) -> bool:

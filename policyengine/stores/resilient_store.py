@@ -166,6 +166,13 @@ class ResilientBehavior:
         with self._writes:
             return self._behavior.save_document(name, number, value, after)
 
+    def add_requests(self, day: int, part: bytes, now: int) -> None:
+        with self._writes:
+            self._behavior.add_requests(day, part, now)
+
+    def requests(self, day: int) -> Iterator[bytes]:
+        return self._behavior.requests(day)
+
     def start_learning(self, number: int, now: int) -> bool:
         with self._writes:
             return self._behavior.start_learning(number, now)

@@ -36,9 +36,6 @@ MAP_FACTS = frozenset(member.path for member in REQUEST_MEMBERS if member.type i
 REQUEST_HINT = "the request line sets it: `GET /path`, `TOOL server/name`"
 HOPS_HINT = 'give the delegating agents: `given chain [agent "planner"]`'
 APPROVAL_HINT = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
-LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
-    fact.path[0] for fact in FACTS if not fact.later
-}
 ORIGIN_HINTS = {
     FactOrigin.ENDPOINT: REQUEST_HINT, FactOrigin.CHAIN: HOPS_HINT, FactOrigin.ENGINE: APPROVAL_HINT,
 }  # fmt: skip
@@ -49,7 +46,7 @@ DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
     **{
         fact.path: ORIGIN_HINTS[fact.origin]
         for fact in FACTS
-        if fact.origin in ORIGIN_HINTS and fact.later is None and fact.path != ("time",)
+        if fact.origin in ORIGIN_HINTS and fact.path != ("time",)
         if fact.path not in LEARNED_FACTS
     },
 }
@@ -105,7 +102,7 @@ class FactCatalogue:
         confirming = {g.name.value for g in guards if any(isinstance(item, ast.Confirm) for item in g.items)}
         limits = {item.name.value for item in every if isinstance(item, ast.RateDecl | ast.BudgetDecl)}
         rules = limits.union(item.name.value for item in guards)
-        groups = frozenset(prefixes | {(root,) for root in FACT_ROOT_NAMES - LATER_ROOTS - {"time"}})
+        groups = frozenset(prefixes | {(root,) for root in FACT_ROOT_NAMES - {"time"}})
         attesters = {item.name.text: item for item in every if isinstance(item, ast.AttesterDecl)}
         duties = {
             obligation_source_text(i) for guard in guards for i in guard.items if isinstance(i, ast.ObligationEffect)
@@ -126,7 +123,7 @@ class FactCatalogue:
         known = self._attribute(path) or self._fact(path)
         if known is not None:
             self.found[path] = known
-        elif not self._is_later(path, span):
+        else:
             self._unknown(path, span)
         return known
 
@@ -194,13 +191,6 @@ class FactCatalogue:
     def _refuse(self, path: FactPath, span: Span, hint: str) -> None:
         self.program.report("E604", f"`{'.'.join(path)}` is derived from other facts: do not set it", span, hint)
 
-    def _is_later(self, path: FactPath, span: Span) -> bool:
-        later = next((fact for fact in FACTS if fact.path[: len(path)] == path and fact.later), None)
-        if later is not None:
-            message = f"`{'.'.join(path)}` is not available yet: it requires {later.later}"
-            self.program.report("E902", message, span, "remove it until then")
-        return later is not None
-
     def _unknown(self, path: FactPath, span: Span) -> None:
         name = ".".join(path)
         known = {".".join(leaf) for leaf in self.leaves} | set(self._attributes())
@@ -235,7 +225,7 @@ def declaration_hint(path: FactPath) -> str | None:
 
 def _readable_facts(schema: Schema) -> Iterator[tuple[FactPath, CatalogueFact]]:
     for fact in FACTS:
-        if fact.later is None and fact.path not in DERIVED_FACT_HINTS and fact.path != ("time",):
+        if fact.path not in DERIVED_FACT_HINTS and fact.path != ("time",):
             yield fact.path, CatalogueFact(fact.type, _name_kind(fact.path))
     yield from ((path, CatalogueFact(type_)) for path, type_ in GIVEN_ONLY_FACTS.items())
     for path, declared in schema.by_path.items():

@@ -37,7 +37,7 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.typesystem import EntityRef, FieldType, RecordType, Scalar, Type
-from policyengine.vocabulary import LEARNED_FACTS, is_learned_value
+from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, is_learned_value
 
 UNKNOWN = "unknown"
 HOP_MEMBERS = (*CHAIN_HOP_MEMBERS, "age")
@@ -46,6 +46,7 @@ TRACE_HINT = 'write `given trace "events.jsonl"`, relative to this file'
 HINTS = {
     "approval": 'write `given approval { rule: "…", by: "…" }`',
     "behavior": "write `given behavior { trust: 0.95, burst: true }`",
+    "cluster": 'write `given cluster { id: "ring", size: 30 }`',
     "chain": 'write `given chain [agent "planner"]`',
     "resource": 'write `given resource invoice "42"`',
 }
@@ -151,11 +152,18 @@ def read_learned_fact(path: FactPath, value: ast.Value, fact: CatalogueFact, rea
         return NOT_READABLE
     found = raw_value(value, reading, fact)
     if not is_learned_value(path, found) and (found is not None or is_absent(value)):
-        name, range_ = ".".join(path), "true or false" if fact.type == Scalar.BOOL else "a number from 0 to 1"
-        hint = f"write {range_}, or `unknown`; without a value, the fact is neutral"
+        name = ".".join(path)
+        hint = f"write {learned_range(path, fact)}, or `unknown`; without a value, the fact is neutral"
         reading.report("E605", f"`{value.span.text}` is not a value of `{name}`", value.span, hint)
         return None
     return found
+
+
+def learned_range(path: FactPath, fact: CatalogueFact) -> str:
+    """Return which values a learned fact can have, in words."""
+    if path[0] == "cluster":
+        return "a text" if path == CLUSTER_ID else "a whole number, 1 or more"
+    return "true or false" if fact.type == Scalar.BOOL else "a number from 0 to 1"
 
 
 # ── Who and what ──────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from policyengine.testcases.fact_catalogue import FactCatalogue
 from policyengine.testcases.raw_facts import ValueContext
 from policyengine.testcases.scenario import Scenario
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import LEARNED_ROOTS
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 CONCRETE_HINT = "a test request must have a single path: write it out"
@@ -129,7 +130,8 @@ def action_endpoints(
 def build_question(endpoint: CaseEndpoint, world: Scenario, catalogue: FactCatalogue) -> dict[str, object]:
     """Return the request in wire shape."""
     facts = with_chain(with_issuer(world.facts), world.now)
-    facts.pop("behavior", None)  # callers cannot send what is learned about them
+    for root in LEARNED_ROOTS:
+        facts.pop(root, None)  # callers cannot send what is learned about them
     attestation = facts.get("attestation")
     if isinstance(attestation, Mapping):
         facts["attestation"] = catalogue.attested(attestation)

@@ -14,6 +14,7 @@ from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.entities import EntityData
 from policyengine.source import Span
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import LEARNED_ROOTS, learned_name
 
 FactPath: TypeAlias = tuple[str, ...]
 DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # the default time of a test
@@ -118,9 +119,13 @@ class Scenario:
 
 
 def learned_facts_in(facts: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the learned facts among the facts of a test, by name."""
-    given = facts.get("behavior")
-    return given if isinstance(given, Mapping) else {}
+    """Return the learned facts among the facts of a test, by their names in snapshots."""
+    found: dict[str, object] = {}
+    for root in LEARNED_ROOTS:
+        given = facts.get(root)
+        if isinstance(given, Mapping):
+            found |= {learned_name((root, str(name))): value for name, value in given.items()}
+    return found
 
 
 def put_path(tree: Mapping[str, object], path: FactPath, value: object) -> dict[str, object]:

@@ -18,6 +18,7 @@ from policyengine.runtime.history import OutcomeReport as HowItCameOut
 from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import LearnedFacts
+from policyengine.stores.floors import choose_parts
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.testcases import Case
 from policyengine.testing.learned_traces import learn_traces
@@ -75,6 +76,7 @@ class CaseSequence:
         self.requests += 1
         store = self.store = self.store or MemoryStore(history_complete=True)
         name, now = str(self.requests), epoch_microseconds(case.now)
+        effects = choose_parts(store, effects, name, now)
         answer = store.commit(effects, name, now)
         assert answer is not None  # spent approvals are known before the decision
         if answer.admitted:

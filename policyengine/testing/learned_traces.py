@@ -8,12 +8,14 @@ from typing import Final
 
 from policyengine import kernel as k
 from policyengine.behavior.events import Caller, Tagger
+from policyengine.behavior.lockstep.detection import LockstepError, require_numpy
 from policyengine.behavior.model import BehaviorModel
 from policyengine.behavior.plain_event_reader import PlainEventReader, declared_endpoint
 from policyengine.behavior.plain_events import PlainEventError, read_plain_events
 from policyengine.behavior.reader import BehaviorReader
+from policyengine.behavior.recent_requests import RecentRequests
 from policyengine.behavior.row import pack_row, unpack_row
-from policyengine.behavior.state import BehaviorState, CallerRow
+from policyengine.behavior.state import DAY, BehaviorState, CallerRow
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.compiler.endpoint_patterns import EndpointPatterns
 from policyengine.compiler.evaluator import Evaluator
@@ -22,6 +24,7 @@ from policyengine.kernel.learned_facts import learned_fact_names
 
 KEY: Final = b"tests"
 MAX_CACHED: Final = 64  # folded traces
+MAX_NIGHTS: Final = 60  # nights after the last event; groups are forgotten earlier
 
 PackedState = tuple[dict[Caller, tuple[str, bytes]], BehaviorModel]
 _patterns: tuple[Tree | None, EndpointPatterns | None] = None, None
@@ -33,6 +36,7 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
     PlainEventError."""
     kernel, patterns = evaluator.kernel, patterns_of(evaluator)
     tracker = BehaviorTracker(BehaviorState(Tagger(KEY)))
+    tracker.state.searches_inline = True  # other threads do not have the clock of the test
     reader = BehaviorReader(kernel, patterns, evaluator.program, tracker, logs=False)
     if not paths:
         return reader
@@ -48,13 +52,28 @@ def learn_traces(paths: Sequence[Path], until: int, evaluator: Evaluator) -> Beh
             tracker.state.fold(found := readings.read(event), reader.settings_of)
             if readings.failed(event):
                 tracker.state.fold_failure(found.caller)
+        if reader.settings_of("").groups:
+            search_each_night(tracker.state, until)
         rows = {caller: (found.group, pack_row(found.row)) for caller, found in tracker.state.rows.items()}
         if len(_folded) >= MAX_CACHED:
             _folded.clear()
         known = _folded[key] = rows, tracker.state.model
     packed, tracker.state.model = known
+    tracker.state.requests = RecentRequests()  # as if the traces had been folded for another test before
     tracker.state.rows = {caller: CallerRow(group, unpack_row(raw)) for caller, (group, raw) in packed.items()}
     return reader
+
+
+def search_each_night(state: BehaviorState, until: int) -> None:
+    """Search groups on each day after the last event, as engines do, up to a time in milliseconds. Raises
+    PlainEventError without numpy."""
+    try:
+        require_numpy()
+    except LockstepError as error:
+        raise PlainEventError(str(error)) from None
+    last = max(state.requests.days, default=0)
+    for day in range(max(last + 1, until // DAY - MAX_NIGHTS), until // DAY + 1):
+        state.search_groups(day * DAY)
 
 
 def patterns_of(evaluator: Evaluator) -> EndpointPatterns:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.behavior.row import (
+    _FIXED,
     _HEAD_1,
     _SEQUENCE,
     DAYS_KEPT,
@@ -65,6 +66,7 @@ def rows(draw):
     if draw(st.booleans()):
         row.grams, row.gram_counts = array("H", some(MAX_SHORT, GRAM_ENTRIES)), bytearray(some(255, GRAM_ENTRIES))
     row.gram_total, row.surprise, row.worst, row.step_state, row.step_machine = some(MAX_SHORT, 5)
+    (row.ready_day,) = some(MAX_SHORT)
     (row.context,), (row.scored,), (row.excess,) = some(2**48 - 1), some(255), some(2**31 - 1)
     row.is_flagged, row.scores = draw(st.booleans()), bytearray(some(255, SCORE_COUNTS))
     return row
@@ -105,8 +107,15 @@ def test_a_row_of_the_first_version_is_read_without_sequences():
     row.seen = {1: 2, 3: 4}
     packed = pack_row(row)
     extra = _SEQUENCE.size
-    first = b"\x01" + packed[1 : _HEAD_1.size] + packed[_HEAD_1.size + extra : -12 - SCORE_COUNTS] + packed[-12:]
+    first = b"\x01" + packed[1 : _HEAD_1.size] + packed[_HEAD_1.size + extra : -14 - SCORE_COUNTS] + packed[-12:]
     assert members(unpack_row(first)) == members(row)
+
+
+@given(rows())
+def test_a_row_of_the_second_version_is_read_without_the_day_on_which_it_was_ready(row):
+    packed, row.ready_day = pack_row(row), 0
+    at = _FIXED[2]
+    assert members(unpack_row(b"\x02" + packed[1:at] + packed[at + 2 :])) == members(row)
 
 
 @given(rows(), st.data())
@@ -143,7 +152,7 @@ def changed(**members):
     ("raw", "message"),
     [
         (b"", "unsupported version"),
-        (b"\x03" + changed()[1:], "unsupported version"),
+        (b"\x04" + changed()[1:], "unsupported version"),
         (changed()[:40], "cut off"),
         (changed() + b"\0" * 6, "does not match the numbers of its endpoints"),
         (changed(trust=MILLION + 1), "greater than 1"),

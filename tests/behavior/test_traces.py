@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from policyengine.behavior.lockstep.detection import LockstepError
 from policyengine.behavior.plain_events import PlainEventError, read_plain_events
 from policyengine.check import check
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
-from policyengine.testing import collect, run
+from policyengine.testing import collect, learned_traces, run
 
 LINE = {"at": "2026-01-05T09:00:00Z", "agent": "report-0", "issuer": "idp", "endpoint": "GET /data/7"}
 START = 1_767_603_600_000  # of LINE, in milliseconds
@@ -128,3 +129,15 @@ def test_a_damaged_trace_is_an_error_of_the_test_that_reads_it(written, tmp_path
     found = traced(tmp_path, "POST /report => allow")
     assert not found.ok
     assert "trace.jsonl`, line 2" in str(found.results[0].problem)
+
+
+def test_groups_of_a_trace_need_numpy(written, tmp_path, monkeypatch):
+    def fail():
+        raise LockstepError("groups are found with numpy")
+
+    monkeypatch.setattr(learned_traces, "require_numpy", fail)
+    written(*peers())
+    limit = 'rate "group" per cluster.id on POST /report { 9/1m floor 1/1m }\n'
+    monkeypatch.setitem(globals(), "POLICY", POLICY + limit)
+    found = traced(tmp_path, "POST /report => allow")
+    assert "groups are found with numpy" in str(found.results[0].problem)

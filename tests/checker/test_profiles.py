@@ -208,10 +208,14 @@ def test_the_kernel_says_whether_a_rule_reads_a_learned_fact(rule: str, reads: b
     assert kernel(rule).reads_behavior is reads
 
 
-def test_a_fact_that_is_not_learned_yet_is_reported() -> None:
-    text = 'rate "r" per agent.id on /** { 60/1m   clamp 2/1m when cluster.size > 2 }'
-    assert found(text)[:1] == [("W902", "cluster.size")]
-    assert messages(text)[0] == "`cluster.size` keeps its neutral value until clusters are available"
+@pytest.mark.parametrize("key", ["cluster.id", "(cluster.id, user.id)"])
+def test_a_rate_may_count_by_groups(key: str) -> None:
+    assert kernel(f'rate "r" per {key} on /** {{ 60/1m   clamp 2/1m when cluster.size > 2 }}').reads_behavior
+
+
+def test_no_limit_counts_by_the_size_of_groups() -> None:
+    text = 'rate "r" per cluster.size on /** { 60/1m }'
+    assert found(text)[:1] == [("E914", "cluster.size")]
 
 
 GRANTS = [

@@ -185,6 +185,19 @@ def test_a_missing_extra_is_one_message(run, world, monkeypatch, place, names, m
     assert not (world / "new").exists()
 
 
+@pytest.mark.parametrize("place", ["duckdb", "spark"])
+def test_policies_that_read_groups_are_learned_in_a_thread_only(run, world, monkeypatch, place):
+    monkeypatch.setattr(f"{BULK}event_table.find_spec", lambda _: object())
+    monkeypatch.setattr(f"{BULK}spark_session.find_spec", lambda _: object())
+    monkeypatch.setattr(f"{BULK}spark_session.find_java", lambda: object())
+    text = (world / "p.policy").read_text() + 'guard "g" { warn when cluster.size > 1 }\n'
+    (world / "groups.policy").write_text(text)
+    ended = run("behavior", "learn", "log.jsonl", "--policies", "groups.policy", "-o", "new", "--on", place)
+    assert (ended.code, ended.err.splitlines()[1]) == (1, "  leave out `--on`")
+    assert f"cannot learn with `--on {place}`: the policies read `cluster.*`" in ended.err
+    assert not (world / "new").exists()
+
+
 def test_damaged_lines_are_skipped_with_a_few_messages(run, world):
     lines = (world / "log.jsonl").read_bytes().splitlines(keepends=True)
     for place in range(100, 200, 10):

@@ -444,3 +444,16 @@ def test_doctor_closes_the_store_that_it_opened(run, served, monkeypatch):
     run("doctor", *options(served))
     assert len(made) == 2  # of the check of the store, and of the policies
     assert not opened
+
+
+@pytest.mark.parametrize(("key", "there", "warns"), [
+    ("cluster.id", False, True), ("cluster.id", True, False), ("agent.id", False, False),
+])  # fmt: skip
+def test_doctor_warns_of_rules_that_read_groups_without_numpy(run, tmp_path, port, monkeypatch, key, there, warns):
+    text = (
+        'language 1\npackage a.b\nissuer acme { scopes none }\nagent "b" { issued by acme  acts alone  may GET /x }\n'
+    )
+    (tmp_path / "a.policy").write_text(f'{text}rate "r" per {key} {{ 9/1m }}\n')
+    monkeypatch.setattr(policies, "find_spec", lambda name: object() if there else None)
+    found = run("doctor", "a.policy", "--port", port, "--format", "json").json["checks"]
+    assert ["numpy" in one["message"] for one in found if one["check"] == "groups"] == [True] * warns

@@ -10,7 +10,7 @@ from typing import Any
 from policyengine.runtime.snapshot import NOT_READABLE
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import Scalar
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE, LEARNED_FACTS, learned_name
 from tests.generate import vocabulary as v
 from tests.generate.expressions import Writer, atoms_at
 from tests.generate.policies import RECALLED, File, Policy
@@ -25,9 +25,13 @@ ACTS = (
     "deny when", "deny unless", "require", "confirm by role boss when", "confirm by user unless", "audit full when",
     "warn when", "step_up mfa unless", 'header "X-Checked" "yes" when',
 )  # fmt: skip
-KEYS = ("agent.id", "user.id", "(user.id, agent.id)")
+GROUPED = ("cluster.size > 1", "cluster.size >= 30", "not (cluster.size == 1)", 'cluster.id == "ring"')
+KEYS = ("agent.id", "user.id", "(user.id, agent.id)", "cluster.id", "(cluster.id, user.id)")
 EVENTS = ("GET /notes/**", "(denied GET /notes/**)", "(GET /notes/** where past.behavior.trust < 0.5)")
 VALUES: tuple[Any, ...] = (0, 1, *map(Decimal, ("0.5", "0.95", "0.1", "0.3", "0.125")))
+SIZES: dict[tuple[str, ...], tuple[Any, ...]] = {
+    CLUSTER_ID: ("ring", "other", "open/alice"), CLUSTER_SIZE: (1, 2, 3, 30)
+}  # fmt: skip
 WRONG: tuple[Any, ...] = (NOT_READABLE, Invalid("other"), None, "0.5", 0.5, [], 2**70)
 
 
@@ -53,11 +57,17 @@ def _rule(random: Random, number: int) -> str:
 
 
 def _rate(random: Random, number: int, place: str, groups: tuple[str, ...]) -> str:
-    when = f" when {_condition(random, groups)}" if random.random() < 0.3 else ""
+    when = f" when {_limit_condition(random, groups)}" if random.random() < 0.3 else ""
     items = ["4/1m burst 2"]
-    items += [f"raise x3 at most 20/1m when {_condition(random, groups)}"] if random.random() < 0.6 else []
-    items += [f"clamp 1/1h for 10m when {_condition(random, groups)}"] if random.random() < 0.6 else []
+    items += [random.choice(["floor 1/1m", "floor 3/7m", "floor 1/1h"])] if random.random() < 0.4 else []
+    items += [f"raise x3 at most 20/1m when {_limit_condition(random, groups)}"] if random.random() < 0.6 else []
+    items += [f"clamp 1/1h for 10m when {_limit_condition(random, groups)}"] if random.random() < 0.6 else []
     return f'rate "b{number}" per {random.choice(KEYS)} on {place}{when} {{ {"   ".join(items)} }}'
+
+
+def _limit_condition(random: Random, groups: tuple[str, ...]) -> str:
+    """Return a condition of a limit, which may also read the group of the caller."""
+    return random.choice(GROUPED) if random.random() < 0.2 else _condition(random, groups)
 
 
 def _condition(random: Random, groups: tuple[str, ...]) -> str:
@@ -78,9 +88,9 @@ def learned_facts(random: Random) -> dict[str, Any]:
 
 
 def _facts(random: Random) -> Iterator[tuple[str, Any]]:
-    for (_, name), fact in LEARNED_FACTS.items():
-        chance = random.random()
+    for path, fact in LEARNED_FACTS.items():
+        chance, name = random.random(), learned_name(path)
         if chance < 0.1:
             yield name, random.choice(WRONG)
         elif chance < 0.8:
-            yield name, random.choice([True, False]) if fact.type is Scalar.BOOL else random.choice(VALUES)
+            yield name, random.choice(SIZES.get(path) or ([True, False] if fact.type is Scalar.BOOL else VALUES))

@@ -71,7 +71,7 @@ def kind_of(type_: Type) -> str:
 def _is_readable(fact: BuiltInFact) -> bool:
     """Return whether conditions may read the fact anywhere without displacing other tests."""
     elsewhere = fact.path[0] == "tool" or fact.path == ("chain", "agents")
-    return fact.later is None and not elsewhere and (fact.origin is not FactOrigin.ENGINE or fact.path == ("time",))
+    return not elsewhere and (fact.origin is not FactOrigin.ENGINE or fact.path == ("time",))
 
 
 def _built_in_atoms() -> str:

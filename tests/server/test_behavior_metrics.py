@@ -21,6 +21,7 @@ from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.stores.url import open_store
 from tests.analysis.working_agents import LEARNING, STATIC, WorkingAgents, seconds
+from tests.behavior.keys_of_one_clock import Clockwork
 from tests.server.test_metrics import Samples, samples
 
 CLASS = 'agent "report-*"'
@@ -118,3 +119,23 @@ def test_damaged_callers_of_a_shared_store_are_counted(tmp_path: Path) -> None:
     tracker.damaged.add("key")
     assert value(published(engine), "damaged_callers") == 1
     tracker.close()
+
+
+def test_groups_are_published_once_they_were_searched() -> None:
+    clockwork = Clockwork()
+    clockwork.begin_day(0)
+    clockwork.engine.behavior.keep()
+    clockwork.run_days([0], [f"key-{number}" for number in range(6)])
+    found = published(clockwork.engine)
+    assert (value(found, "groups"), value(found, "grouped_callers")) == (0, 0)
+    clockwork.begin_day(1)
+    found = published(clockwork.engine)
+    assert (value(found, "groups"), value(found, "grouped_callers")) == (1, 6)
+
+
+def test_groups_are_not_published_if_no_rule_reads_them(tmp_path: Path) -> None:
+    agents = WorkingAgents(tmp_path / "log.jsonl", LEARNING)
+    agents.work(2)
+    found = published(agents.engine)
+    agents.close()
+    assert not [name for name, _ in found if "group" in name]

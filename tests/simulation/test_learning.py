@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
@@ -140,3 +141,20 @@ def test_the_page_with_learned_behavior_is_whole_in_a_browser(
 def test_a_slot_has_the_times_of_its_requests() -> None:
     found = learned(TrafficTrace(START).read([asked(1, 0), asked(1, 2 * HOUR)]), width=HOUR * SECOND)
     assert [slot is not None for slot in found.learned[0].slots] == [True, False, True]
+
+
+def test_groups_are_searched_on_the_virtual_clock_in_the_same_thread() -> None:
+    random, clock = Random(5), VirtualClock(START)
+    minutes = random.sample(range(1_400), 12)
+    lines = [
+        asked(agent, minute * 60 + random.random(), path="/data/sales") for minute in minutes for agent in range(6)
+    ]
+    lines.append(asked(0, DAY + 60))
+    policy = LEARNING.replace("per agent.id", "per cluster.id", 1)
+    assert policy != LEARNING
+    tracker = SimulatedTracker()
+    engine = Engine.from_text(policy, clock=clock, behavior=tracker)
+    simulate(engine, clock, TrafficTrace(START).read(sorted(lines, key=lambda line: json.loads(line)["at"])),
+             Series(START, None), tracker=tracker)  # fmt: skip
+    assert [group.size for group in tracker.state.model.content.groups] == [6]
+    assert not tracker.learner.thread.is_running

@@ -898,6 +898,56 @@ def test_an_unknown_learned_fact_tightens(behavior, limit):
         assert reference.decide(kernel(LEARNED), asked, snapshot, NOW)[0].allowed is allowed
 
 
+GROUPED = """
+issuer acme { scopes none }
+issuer other { scopes none }
+agent "*" { issued by acme, other  acts alone  may GET /x }
+user any { may GET /x }
+rate "r" per cluster.id { 40/1m floor 4/1m }
+rate "large" per agent.issuer when cluster.size != 1 { 1/1h }
+"""
+
+
+def charged_groups(caller, behavior=None):
+    """Return the decision about a request, and the charges of its limits, that of the group first."""
+    asked = Request.from_mapping({**caller, "request": {"method": "GET", "path": "/x"}})
+    decision, effects = reference.decide(kernel(GROUPED), asked, Snapshot(EntityStore(), behavior=behavior), NOW)
+    return decision, sorted(effects.limits, key=lambda one: one.name, reverse=True)
+
+
+def test_a_caller_in_no_group_is_a_group_of_its_own():
+    """**A caller that is in no group is a group of its own: `cluster.size` is 1, and no other agent or user has its
+    `cluster.id`, not even one with the same name at another issuer.**"""
+    callers = [
+        {"agent": {"id": "bot", "issuer": "acme"}},
+        {"agent": {"id": "bot", "issuer": "other"}},
+        {"user": {"id": "bot"}, "credential": {"issuer": "acme"}},
+        {"agent": {"id": "acme/bot", "issuer": "acme"}},
+    ]
+    found = [charged_groups(caller)[1] for caller in callers]
+    assert [len(limits) for limits in found] == [1] * 4
+    assert len({limits[0].charge.key for limits in found}) == 4
+
+
+def test_no_other_caller_takes_the_floor_from_a_member():
+    """**In a rate per `cluster.id`, no other caller can take the `floor` from a member: the member has its floor for
+    itself, and all members share what the floors of all leave.**"""
+    ring = {"cluster.id": "ring", "cluster.size": 6}
+    ann, bob = (charged_groups({"agent": {"id": name, "issuer": "acme"}}, ring)[1][0] for name in ("ann", "bob"))
+    assert ann.charge == bob.charge
+    assert ann.own.charge.key != bob.own.charge.key
+    assert (ann.charge.flow.most, ann.own.charge.flow.most) == (40 - 6 * 4, 4)
+    alone = charged_groups({"agent": {"id": "ann", "issuer": "acme"}}, {**ring, "cluster.size": 10})[1][0]
+    assert (alone.charge.flow.most, alone.own) == (4, None)
+
+
+@pytest.mark.parametrize("unread", [{"cluster.id": UNREADABLE}, {"cluster.id": "ring", "cluster.size": UNREADABLE}])
+def test_a_group_that_cannot_be_read_denies(unread):
+    """**If the group of a caller cannot be read, a request that such a limit counts is denied.**"""
+    decision, _ = charged_groups({"agent": {"id": "ann", "issuer": "acme"}}, unread)
+    assert (str(decision.outcome), decision.answer.gate) == ("deny", Gate.RATE)
+
+
 ORDER = """
 issuer acme { scopes none }
 agent "*" { issued by acme  acts alone  may GET /a, GET /b }

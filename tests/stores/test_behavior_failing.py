@@ -25,8 +25,9 @@ from policyengine.behavior.fold import ProfileSettings, read_behavior
 from policyengine.behavior.folder import BehaviorFolderError
 from policyengine.behavior.model import FORMAT, MODEL_VERSION, BehaviorModel, ClassModel, ModelContent
 from policyengine.behavior.row import DAYS_KEPT, HOUR, HOURS_OF_DAY, MAX_COUNT, BehaviorRow
-from policyengine.behavior.shared import SharedTracker, level_limits
+from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.shared_keys import derive, sign_model
+from policyengine.behavior.shared_levels import level_limits
 from policyengine.behavior.state import BehaviorState, CallerSnapshot
 from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.stores.base import StoreError

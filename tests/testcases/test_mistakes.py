@@ -65,8 +65,6 @@ MISTAKES = [
     (f"given approval.granted true {GET}", "E604", "approval.granted",
      "`approval.granted` is derived from other facts: do not set it",
      'give the approval itself: `given approval { rule: "…", by: "…" }`'),
-    (f"given cluster.size 3 {GET}", "E902", "cluster.size",
-     "`cluster.size` is not available yet: it requires clusters", "remove it until then"),
     # ── Learned facts
     (f"given behavior.trust 1.1 {GET}", "E605", "1.1", "`1.1` is not a value of `behavior.trust`",
      "write a number from 0 to 1, or `unknown`; without a value, the fact is neutral"),
@@ -85,8 +83,12 @@ MISTAKES = [
      "write `given behavior { trust: 0.95, burst: true }`"),
     (f"given behavior {{ burst: true, burst: true }} {GET}", "E607", "burst", "`burst` is given twice",
      "remove one of the two"),
-    (f"given cluster absent {GET}", "E902", "cluster", "`cluster` is not available yet: it requires clusters",
-     "remove it until then"),
+    (f"given cluster.size 0 {GET}", "E605", "0", "`0` is not a value of `cluster.size`",
+     "write a whole number, 1 or more, or `unknown`; without a value, the fact is neutral"),
+    (f"given cluster {{ id: 3 }} {GET}", "E605", "3", "`3` is not a value of `cluster.id`",
+     "write a text, or `unknown`; without a value, the fact is neutral"),
+    (f"given cluster 3 {GET}", "E605", "3", "`cluster` is a group of facts, not a value",
+     'write `given cluster { id: "ring", size: 30 }`'),
     # ── Shapes
     (f"given credential jwt {GET}", "E605", "jwt", "`credential` is a group of facts, not a value",
      "write `credential { … }`, or name one of its facts"),

@@ -22,7 +22,7 @@ from policyengine.spec.kleene import conjunction
 from policyengine.spec.match_endpoint import place_covers
 from policyengine.spec.step_count import count_steps
 from policyengine.spec.step_facts import SpecifiedRequest
-from policyengine.vocabulary import LEARNED_FACTS
+from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE, LEARNED_FACTS, learned_name
 
 NO_REQUEST: Final = Request.from_mapping({"request": {"method": "GET", "path": "/"}})
 NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ class LearnedCondition:
 def is_learned_or_fixed(node: k.Expr) -> bool:
     match node:
         case k.Fact(path):
-            return path in LEARNED_FACTS
+            return path in LEARNED_FACTS and path != CLUSTER_ID  # which is the caller itself if it is in no group
         case k.HistoryCondition() | k.Aggregate() | k.PastFact() | k.HasRow() | k.Attribute():
             return False
         case _:
@@ -150,7 +150,8 @@ class ConditionEvaluator:
         if found is None:
             if len(self._values) >= MAX_CACHED_VALUES:
                 self._values.clear()
-            bound = {path: learned[path[1]] for path in LEARNED_FACTS if path[1] in learned}
+            known = {path: learned[name] for path in LEARNED_FACTS if (name := learned_name(path)) in learned}
+            bound = {CLUSTER_SIZE: 1, **known}
             facts = Facts(self._kernel, NO_REQUEST, EMPTY_DIRECTORY, NO_TIME, bound, {})
             found = self._values[key] = value_of(condition, facts)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from policyengine.analysis.behavior_report.conditions import LearnedCondition
@@ -248,7 +249,8 @@ def margin(value: int) -> float | None:
 
 
 def facts_data(facts: dict[str, object]) -> dict[str, object]:
-    return {name: value if isinstance(value, bool) else float(str(value)) for name, value in facts.items()}
+    """Return learned facts as JSON: shares as numbers, and a group as it is."""
+    return {name: float(value) if isinstance(value, Decimal) else value for name, value in facts.items()}
 
 
 def format_microseconds(at: int) -> str:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 from policyengine.analysis.diff.answer_order import Direction, format_answer
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.values import Invalid
+from policyengine.testcases.scenario import learned_facts_in
 from policyengine.time_formats import format_rfc3339
+from policyengine.vocabulary import LEARNED_ROOTS
 
 Item = TypeVar("Item")
 MAX_NAMED_RULES = 5  # maximum rules named for a region without proof
@@ -69,7 +71,7 @@ class RequestRegion:
 @dataclass(frozen=True, slots=True)
 class Witness:
     """A request that the old and the new policy answer differently. `question` also has the learned facts of the
-    caller, as `behavior`.
+    caller, as `behavior` and `cluster`.
     """
 
     region: RequestRegion
@@ -79,13 +81,13 @@ class Witness:
     @property
     def request(self) -> dict[str, Any]:
         """The request for `policyengine decide`, with its time, and without consuming state."""
-        asked = {name: one for name, one in self.question.items() if name != "behavior"}
+        asked = {name: one for name, one in self.question.items() if name not in LEARNED_ROOTS}
         return {**asked, "options": {"at": format_rfc3339(self.at), "consume": False}}
 
     @property
     def behavior(self) -> dict[str, Any]:
-        """The learned facts of the caller; a fact that could not be read is `unknown`."""
-        given = self.question.get("behavior", {})
+        """The learned facts of the caller by name; a fact that could not be read is `unknown`."""
+        given = learned_facts_in(self.question)
         return {name: "unknown" if isinstance(one, Invalid) else one for name, one in given.items()}
 
 

@@ -28,8 +28,10 @@ from policyengine.source import Span
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
+from policyengine.testcases.scenario import learned_facts_in
 from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import LEARNED_ROOTS
 
 MAX_RULE_LENGTH = 160
 
@@ -82,8 +84,8 @@ class PolicyOracle:
 
     def _asked(self, question: Mapping[str, Any]) -> tuple[Request, Snapshot]:
         """Return the request and the learned facts of a question of a witness. Raises RequestError."""
-        request = {name: one for name, one in question.items() if name != "behavior"}
-        learned = {name: known_number(one) for name, one in question.get("behavior", {}).items()}
+        request = {name: one for name, one in question.items() if name not in LEARNED_ROOTS}
+        learned = {name: known_number(one) for name, one in learned_facts_in(question).items()}
         return Request.from_mapping(request), Snapshot(self.directory, behavior=learned)
 
     def _decide(self, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:

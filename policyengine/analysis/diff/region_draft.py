@@ -22,7 +22,7 @@ from policyengine.solver.witness.pools import Leaf, ValuePools
 from policyengine.solver.witness.values import MINUTE, MONDAY, default_value, sample_values
 from policyengine.spec.match_endpoint import match_segment
 from policyengine.typesystem import EntityRef, Type
-from policyengine.vocabulary import LEARNED_FACTS, NEUTRAL_VALUES, is_learned_value
+from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE, LEARNED_FACTS, NEUTRAL_VALUES, is_learned_value
 
 FactPath: TypeAlias = tuple[str, ...]
 QuestionData: TypeAlias = dict[str, Any]
@@ -81,8 +81,8 @@ class RegionDraft:
                 return self._read(("credential", "issuer"))
             case ("agent" | "user",):
                 return None
-            case ("behavior", name) if path in LEARNED_FACTS:
-                known = self.question.get("behavior", {}).get(name, NEUTRAL_VALUES[path])
+            case (root, name) if path in LEARNED_FACTS:
+                known = self.question.get(root, {}).get(name, NEUTRAL_VALUES.get(path))
                 return None if known is NOT_READABLE else known
             case _:
                 return self._read(path)
@@ -225,7 +225,9 @@ def learned_value(path: FactPath, value: Any) -> Any:
     """Return a valid value of a learned fact: the nearest number in its range, or `NOT_READABLE` for a wrong type."""
     if value is WRONG_TYPE:
         return NOT_READABLE
-    return value if is_learned_value(path, value) else min(max(value, 0), 1)
+    if is_learned_value(path, value) or path == CLUSTER_ID:
+        return value
+    return max(int(value), 1) if path == CLUSTER_SIZE else min(max(value, 0), 1)
 
 
 def quote_segment(segment: str) -> str:

@@ -100,8 +100,12 @@ def request_lines(one: Difference) -> Iterator[str]:
 
 def behavior_text(witness: Witness) -> str:
     """Return the learned facts of the caller as a test gives them."""
-    given = [f"{name}: {json.dumps(one).strip(chr(34))}" for name, one in witness.behavior.items()]
-    return f", given behavior {{ {', '.join(given)} }}" if given else ""
+    found: dict[str, list[str]] = {}
+    for name, value in witness.behavior.items():
+        root, _, member = name.rpartition(".")
+        text = value if value == "unknown" else json.dumps(value)
+        found.setdefault(root or "behavior", []).append(f"{member}: {text}")
+    return "".join(f", given {root} {{ {', '.join(given)} }}" for root, given in found.items())
 
 
 def verdict_lines(verdict: WitnessVerdict) -> Iterator[str]:

@@ -18,11 +18,13 @@ LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
 
 class EventQueue:
     """Events that are folded into a state together, with the same result as if each is folded when it is added. A model
-    is learned at the first decision of a day."""
+    is learned at the first decision of a day. If policies read groups, events are folded in their order, because groups
+    are found among the requests of all callers."""
 
     def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
         self._state, self._settings_of = state, settings_of
         self._events: list[LearnedEvent] = []
+        self._is_ordered = settings_of("").groups
 
     def add(self, event: LearnedEvent) -> None:
         """Add an event. Call `flush` after the last one."""
@@ -36,7 +38,7 @@ class EventQueue:
     def flush(self) -> None:
         """Fold the events that were added."""
         events, self._events = self._events, []
-        if self._state.has_room(len({event.caller for event in events})):
+        if not self._is_ordered and self._state.has_room(len({event.caller for event in events})):
             self._fold_agents(events)
             return
         for event in events:  # the order of callers determines which of them make room

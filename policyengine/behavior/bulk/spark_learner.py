@@ -148,7 +148,7 @@ class SparkLearner:
             sums = ModelSums(settings_of, until)
             for row in folded.where(f"kind = {SUMS}").collect():
                 sums.merge_packed(msgspec.msgpack.decode(row.data, type=bytes))
-            state.model = sums.learn(state.model.content.serial + 1, state.tags)
+            state.model = sums.learn(state.model.content.serial + 1, state.tags, state.model)
             state.learned_day = until // DAY
             rows = folded.where(f"kind = {ROW}")
         self._load_rows(rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from policyengine.behavior.events import DENIED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.lockstep.bounds import MAX_CALLER_EVENTS, MAX_CALLERS, MAX_EVENTS, MAX_WINDOW
 
 MAX_TAG: Final = 2**32 - 1
+PART: Final = 4_096
 
 
 class EventColumns:
@@ -48,6 +49,17 @@ class EventColumns:
             self.runs.append(run & MAX_TAG)
             return True
         return False
+
+    def extend(self, other: EventColumns, count: int, numbers: Sequence[int]) -> None:
+        """Add the first `count` events of another window within this one. `numbers` are the numbers of its callers
+        here. Events are added in parts, because each `extend` blocks all other threads, which decide requests."""
+        offset, end = other.begin - self.begin, min(count, MAX_EVENTS - len(self))
+        for begin in range(0, end, PART):
+            part = slice(begin, min(begin + PART, end))
+            self.times.extend(map(offset.__add__, other.times[part]))
+            self.callers.extend(map(numbers.__getitem__, other.callers[part]))
+            self.endpoints.extend(other.endpoints[part])
+            self.runs.extend(other.runs[part])
 
     def _count(self, caller: int) -> bool:
         """Count an event of a caller. Return whether the caller may have another event."""

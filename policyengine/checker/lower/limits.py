@@ -19,6 +19,7 @@ from policyengine.spec.rate_units import is_countable
 from policyengine.syntax import nodes as ast
 from policyengine.time_formats import parse_duration
 from policyengine.typesystem import Scalar, Type
+from policyengine.vocabulary import CLUSTER_ID
 
 RATE = re.compile(r"(?P<count>[0-9][0-9_]*|[a-z][\w.]*)/(?P<within>[0-9]+(?:ms|s|m|h|d))")
 DEFAULT_LEASE = timedelta(minutes=10)  # the lease if `at most N at once` sets none
@@ -47,17 +48,19 @@ def limit_context(place: k.Place | None, package: str, draft: LoweringContext) -
 
 
 def lower_limit_keys(declared: ast.RateDecl | ast.BudgetDecl, context: ExpressionContext) -> tuple[k.Expr, ...]:
-    found = (lower_counted(key, context) for key in declared.per)
+    found = (lower_counted(key, context, but=CLUSTER_ID) for key in declared.per)
     return tuple(key for key in found if key is not None)
 
 
-def lower_counted(written: ast.Expr, context: ExpressionContext, expected: Type | None = None) -> k.Expr | None:
-    """Lower a key, an amount or a bound of a limit. Report a learned fact in it, because behavior could then raise the
-    limit without bound; in a `raise`, `at most` bounds the effect of learned facts. Return None if an error was
-    reported.
+def lower_counted(
+    written: ast.Expr, context: ExpressionContext, expected: Type | None = None, but: tuple[str, ...] = ()
+) -> k.Expr | None:
+    """Lower a key, an amount or a bound of a limit. Report a learned fact in it other than `but`, because behavior
+    could then raise the limit without bound; in a `raise`, `at most` bounds the effect of learned facts. Return None if
+    an error was reported.
     """
     found = lower_value(written, context, expected)
-    learned = next(learned_facts(found), None) if found is not None else None
+    learned = next((fact for fact in learned_facts(found) if fact.path != but), None) if found is not None else None
     if learned is not None:
         hint = "use it in a condition: `clamp 2/1m when behavior.burst`"
         message = f"the learned fact `{'.'.join(learned.path)}` cannot be a key, an amount or a bound of a limit"

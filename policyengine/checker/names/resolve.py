@@ -76,13 +76,7 @@ def lower_built_in(reference: ast.Reference, path: Path, context: ExpressionCont
 def navigate_built_in(
     fact: BuiltInFact, reference: ast.Reference, path: Path, context: ExpressionContext
 ) -> k.Expr | None:
-    if fact.later is not None:
-        context.report(
-            "W902",
-            f"`{fact.name}` keeps its neutral value until {fact.later} are available",
-            reference.span,
-        )
-    elif fact.path in LEARNED_FACTS:
+    if fact.path in LEARNED_FACTS:
         context.program.learns.add(context.package)
     length = len(fact.path)
     type_ = SetType(RefType(frozenset(context.schema.entities))) if fact.type == ENTITIES else fact.type

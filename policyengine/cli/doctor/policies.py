@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.settings.file import load_settings
+from policyengine.install_hints import install_command
+from policyengine.kernel.learned_facts import reads_groups
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -44,6 +47,9 @@ def check_engine(plan: ServePlan, engine: Engine, answers: bool) -> Iterator[Doc
     from policyengine.server.workers.pool import check_workers
 
     yield policies_result(engine, plan.paths)
+    if reads_groups(engine.kernel) and find_spec("numpy") is None:
+        message = "rules read `cluster.*`, but callers that move as one are not found without numpy"
+        yield DoctorResult("groups", DoctorStatus.WARNING, message, install_command("behavior"))
     yield from check_absences(plan, engine)
     if plan.entities and not any(path.suffix == BUNDLE for path in plan.paths):
         yield check_entity_rows(engine, plan.paths, plan.entities)

@@ -1,4 +1,4 @@
-"""E911 to E915 and W911 to W918: profiles, and conditions on learned facts."""
+"""E911 to E915 and W911 to W920: profiles, and conditions on learned facts."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
@@ -125,5 +125,24 @@ CODES: tuple[DiagnosticDoc, ...] = (
         _LEARNS + 'profile "p" for agent "bot" { expect GET /a -> GET /a }\n',
         _LEARNS + 'profile "p" for agent "bot" { learn 14d }\n',
         name="order-unread",
+    ),
+    DiagnosticDoc(
+        "W919",
+        "a floor without effect",
+        "The `floor` of a rate is the least pace of a member of a group. Only a rate that counts by `cluster.id` "
+        "divides its pace among the members of groups, so in any other rate a floor changes nothing.",
+        _AGENT + 'rate "r" per agent.id on GET /a { 60/1m floor 6/1m }\n',
+        _AGENT + 'rate "r" per cluster.id on GET /a { 60/1m floor 6/1m }\n',
+        name="floor-unused",
+    ),
+    DiagnosticDoc(
+        "W920",
+        "a limit that one member of a group can use up",
+        "All members of a group share one count of a rate per `cluster.id`. Without a `floor`, a member that sends "
+        "many requests leaves nothing for the others, and callers may be in the group that only happen to move with "
+        "it. State the least pace that each member keeps.",
+        _AGENT + 'rate "r" per cluster.id on GET /a { 60/1m }\n',
+        _AGENT + 'rate "r" per cluster.id on GET /a { 60/1m floor 6/1m }\n',
+        name="no-floor",
     ),
 )

@@ -10,22 +10,6 @@ _GOOD = "anyone { may GET /a }\n"
 
 CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
-        "E902",
-        "a fact that a test cannot give yet",
-        "The facts `cluster.*` are planned for a later version; tests cannot give them yet.",
-        _GOOD + 'test "a" { given cluster { size: 3 }   GET /a => allow }\n',
-        _GOOD + 'test "a" { GET /a => allow }\n',
-    ),
-    DiagnosticDoc(
-        "W902",
-        "a fact that this version cannot learn yet",
-        "The facts `cluster.*` are planned for a later version. Until then, each has its neutral value for every "
-        "caller: a cluster of the caller alone. So a `clamp` that requires a cluster never acts.",
-        _GOOD + 'rate "r" per agent.id { 60/1m   clamp 2/1m when cluster.size > 2 }\n',
-        _GOOD,
-        name="not-learned-yet",
-    ),
-    DiagnosticDoc(
         "E906",
         "invariants are not proved yet",
         _WHY,

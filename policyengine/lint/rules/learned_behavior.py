@@ -13,6 +13,7 @@ from policyengine.checker.patterns.overlap import globs_meet, place_overlaps
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.kernel.learned_facts import learned_facts, with_learned_facts
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
+from policyengine.spec.rate_units import counts_by_groups
 from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
 from policyengine.vocabulary import BUILT_IN_FACTS, NEUTRAL_VALUES
@@ -108,9 +109,32 @@ def escaped_clamps(kernel: k.Kernel) -> Iterator[Diagnostic]:
             yield Diagnostic("W913", message, clamp.span, f"add `{fresh_clamp(limit, clamp)} when not behavior.ready`")
 
 
+# ── Groups ────────────────────────────────────────────────────────────────────────────────────
+
+
+def group_floors(kernel: k.Kernel) -> Iterator[Diagnostic]:
+    """Yield a W919 for each floor in a rate that does not count by groups, and a W920 for each rate that counts by
+    groups without a floor."""
+    for rate in kernel.limits:
+        if not isinstance(rate, k.Rate) or rate.pace is None:
+            continue
+        if rate.floor is not None and not counts_by_groups(rate):
+            message = f"the floor of `{rate.name}` has no effect: the rate does not count by `cluster.id`"
+            yield Diagnostic("W919", message, rate.span, "write `per cluster.id`, or remove the floor")
+        elif rate.floor is None and counts_by_groups(rate):
+            message = f"one member of a group can use up the rate `{rate.name}` of the others"
+            yield Diagnostic("W920", message, rate.span, f"add `floor {least_floor(rate.pace)}`")
+
+
+def least_floor(pace: k.Pace | k.PaceByFact) -> str:
+    """Return a tenth of the pace as a floor, at least one request in its window."""
+    count = max(1, pace.count // 10) if isinstance(pace, k.Pace) else 1
+    return f"{count}/{format_duration(pace.within)}"
+
+
 def reads_habits(condition: k.Expr) -> bool:
     """Return whether a condition reads a learned fact that is neutral for new callers."""
-    return any(fact.path != SEQUENCE for fact in learned_facts(condition))
+    return any(fact.path != SEQUENCE and fact.path[0] == "behavior" for fact in learned_facts(condition))
 
 
 def fresh_clamp(rate: k.Rate, clamp: k.Clamp) -> str:

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 ALARMS, CALLERS, READY = "behavior_alarms", "behavior_callers", "behavior_ready"
 DAMAGED = "behavior_damaged"
 AGE, NUMBER = "behavior_model_age", "behavior_model_number"
+GROUPS, GROUPED = "behavior_groups", "behavior_grouped"
 MAX_CLASSES = 200  # maximum number of classes with a label of their own
 NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 
 def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     """If the policies read learned facts, publish the number of alarms, of known callers (only if this process holds
-    them), of damaged callers (only in a store) and of ready callers, and the number and age of the model.
+    them), of damaged callers (only in a store) and of ready callers, and the number and age of the model. Once groups
+    were searched, also publish the number of groups and of callers in them.
     """
     tracker = engine.behavior
     if tracker is None or not engine.kernel.reads_behavior:
@@ -39,6 +41,9 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     for known in model.classes:
         ready[known.name] += known.callers if known.is_ready else 0
     publish_classes(tally, READY, ready)
+    if model.grouped:
+        tally.now(GROUPS, value=len(model.groups))
+        tally.now(GROUPED, value=sum(group.size for group in model.groups))
     tally.now(NUMBER, value=model.serial)
     if model.serial:
         now = engine.decider.nanoseconds() // 1_000_000

@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from policyengine.behavior.fold import ALARM_FACTS
-from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, DAMAGED, NUMBER, READY
+from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, DAMAGED, GROUPED, GROUPS, NUMBER, READY
 from policyengine.server.telemetry.shared_counters import CounterKey
 
 FAMILIES = (
@@ -18,6 +18,8 @@ FAMILIES = (
 SINGLE = (
     (DAMAGED, "policyengine_behavior_damaged_callers", "Damaged callers in the store, whose facts are unknown."),
     (AGE, "policyengine_behavior_model_age_seconds", "Time since the current model was learned."),
+    (GROUPS, "policyengine_behavior_groups", "Groups of callers that move as one and share limits."),
+    (GROUPED, "policyengine_behavior_grouped_callers", "Callers in such groups."),
     (NUMBER, "policyengine_behavior_model_number", "Number of the current model; 0 before the first one."),
 )
 

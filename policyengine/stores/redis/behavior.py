@@ -15,6 +15,7 @@ from policyengine.stores.behavior import (
     MAX_DOCUMENT_NUMBER,
     MAX_WAITING_FAILURES,
     REPORTABLE_SECONDS,
+    REQUEST_DAYS,
     UNREADABLE_NUMBER,
     UnreadableBehaviorError,
     damaged_state,
@@ -27,6 +28,7 @@ VERSION = RedisScript.of("version.lua")
 PREFIX = "policyengine:behavior"
 SHARED_KEY, LEARNER = f"{PREFIX}:key", f"{PREFIX}:learner"
 CALLERS_AT_ONCE = 1_000
+SECONDS_PER_DAY = 86_400
 DAMAGED = -1  # the answer of a script about a caller whose state is damaged
 KEPT_MILLISECONDS = (
     30 * 86_400_000
@@ -139,6 +141,22 @@ class RedisBehavior:
         expected = "" if after is None else after
         return bool(self._run(SAVE_DOCUMENT, [document_key(name)], name, number, value, expected))
 
+    def add_requests(self, day: int, part: bytes, now: int) -> None:
+        with translate_errors():
+            self._client.rpush(requests_key(day), part)
+            if not self._virtual:
+                self._client.expire(requests_key(day), REQUEST_DAYS * SECONDS_PER_DAY)
+
+    def requests(self, day: int) -> Iterator[bytes]:
+        place = 0
+        while True:
+            with translate_errors():
+                part = self._client.lindex(requests_key(day), place)
+            if part is None:
+                return
+            place += 1
+            yield bytes(part)
+
     def start_learning(self, number: int, now: int) -> bool:
         with translate_errors():
             return bool(self._client.set(f"{LEARNER}:{number}", b"", nx=True, ex=LEARNER_SECONDS))
@@ -147,6 +165,10 @@ class RedisBehavior:
 def caller_keys(key: str) -> list[str]:
     """Return the keys of a caller and of its row, in one slot."""
     return [f"{PREFIX}:{{{key}}}", f"{PREFIX}:row:{{{key}}}"]
+
+
+def requests_key(day: int) -> str:
+    return f"{PREFIX}:requests:{day}"
 
 
 def document_key(name: str) -> str:

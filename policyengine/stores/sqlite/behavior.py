@@ -16,6 +16,7 @@ from policyengine.stores.behavior import (
     MAX_DOCUMENT_NUMBER,
     MAX_WAITING_FAILURES,
     REPORTABLE_SECONDS,
+    REQUEST_DAYS,
     UNKNOWN_CALLER,
     UNREADABLE_NUMBER,
     Levels,
@@ -46,8 +47,11 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS active_version (family TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL, "
     "until INTEGER NOT NULL, PRIMARY KEY (family, version)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS active_version_until ON active_version (until)",
+    "CREATE TABLE IF NOT EXISTS recent_requests (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, part BLOB NOT NULL, "
+    "until INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS recent_requests_day ON recent_requests (day)",
 )
-LAST_TABLE = "active_version"
+LAST_TABLE = "recent_requests"
 INSERT_DOCUMENT = (
     "INSERT INTO behavior VALUES (:name, :number, :value) ON CONFLICT DO UPDATE SET number = excluded.number, "
     "value = excluded.value WHERE number < excluded.number AND number = coalesce(:after, number)"
@@ -62,6 +66,7 @@ START_LEARNING = (
 )
 SELECT_KEY = "SELECT value FROM behavior WHERE name = 'key'"
 CALLERS_AT_ONCE = 256
+SECONDS_PER_DAY = 86_400
 Loaded = TypeVar("Loaded")
 
 
@@ -175,6 +180,23 @@ class SqliteBehavior:
         row = {"name": name, "number": number, "value": value, "after": after}
         with self._step(True) as asked:
             return asked.execute(INSERT_DOCUMENT, row).rowcount > 0
+
+    def add_requests(self, day: int, part: bytes, now: int) -> None:
+        with self._step(True) as asked:
+            now = self._clock(asked, now)
+            asked.execute("DELETE FROM recent_requests WHERE until <= ?", (now,))
+            until = now + REQUEST_DAYS * SECONDS_PER_DAY * MICROSECONDS_PER_SECOND
+            asked.execute("INSERT INTO recent_requests (day, part, until) VALUES (?, ?, ?)", (day, part, until))
+
+    def requests(self, day: int) -> Iterator[bytes]:
+        following, last = "SELECT id, part FROM recent_requests WHERE day = ? AND id > ? ORDER BY id LIMIT 1", 0
+        while True:
+            with self._step(False) as asked:
+                row = asked.execute(following, (day, last)).fetchone()
+            if row is None:
+                return
+            last = row[0]
+            yield row[1] if isinstance(row[1], bytes) else b""
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._step(True) as asked:

@@ -12,6 +12,7 @@ from policyengine.checker.patterns.step_letters import same_order
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.solver.formulas import Truth
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, ACTS_UNLESS_FALSE, implies
+from policyengine.spec.rate_units import floors_of
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
@@ -123,8 +124,11 @@ def opening_covers(wider: tuple[k.GrantTarget, k.Expr | None], narrower: k.Grant
 
 
 def same_limit(old: k.Limit, new: k.Limit) -> bool:
-    """Return whether the limits are certainly equivalent; raises and clamps are compared as written."""
+    """Return whether the limits are certainly equivalent; raises and clamps are compared as written, and floors of
+    rates that do not count by `cluster.id` are not compared."""
     here = replace(new, place=old.place, when=old.when)
+    if isinstance(old, k.Rate) and isinstance(here, k.Rate) and not floors_of(old) and not floors_of(here):
+        here = replace(here, floor=old.floor)
     return (
         same_place(old.place, new.place)
         and same_meaning(old, here)

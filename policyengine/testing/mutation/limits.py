@@ -18,10 +18,11 @@ from policyengine.time_formats import format_duration, parse_duration
 HALVE_WINDOW = "halve a window"
 LimitDecl: TypeAlias = ast.RateDecl | ast.BudgetDecl
 
-# Parts of a rate or budget that can be dropped. A `floor` is for clusters, and a test cannot make a store fail.
+# Parts of a rate or budget that can be dropped. A test cannot make a store fail.
 DROP_OPERATORS: dict[type[ast.Node], str] = {
     ast.Raise: "drop a raise",
     ast.Clamp: "drop a clamp",
+    ast.RateFloor: "drop a floor",
     ast.CountingDenials: "drop counting denials",
     ast.Cost: "drop a cost",
     ast.ConcurrencyLimit: "drop at once",
@@ -45,6 +46,8 @@ def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
         case ast.Raise(factor, at_most):
             yield from factor_faults(node, factor)
             yield from pace_faults(node, "at_most", at_most)
+        case ast.RateFloor(rate):
+            yield from pace_faults(node, "rate", rate)
         case ast.Clamp(rate):
             yield from pace_faults(node, "rate", rate)
             yield from drop_duration(node)
@@ -96,7 +99,9 @@ def drop_duration(node: ast.Clamp) -> Iterator[FaultChange]:
 # ── Paces ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def pace_faults(node: ast.RateLimit | ast.Raise | ast.Clamp, member: str, rate: str) -> Iterator[FaultChange]:
+def pace_faults(
+    node: ast.RateLimit | ast.Raise | ast.Clamp | ast.RateFloor, member: str, rate: str
+) -> Iterator[FaultChange]:
     """Change the pace `100/1m`: another count, another window; only the window if a fact gives the count."""
     found = find_word(node.span.source, node.span.start, node.span.end, re.escape(rate))
     if found is None:

@@ -26,6 +26,7 @@ from policyengine.typesystem import EntityRef, RefType, Type
 from policyengine.vocabulary import (
     BUILT_IN_FACTS,
     LEARNED_FACTS,
+    LEARNED_ROOTS,
     NEUTRAL_VALUES,
     BuiltInFact,
     FactOrigin,
@@ -162,7 +163,7 @@ class DraftRequest:
             case _ if (node := self.bound(path)) is not None:
                 return self.known(node)
             case _ if path in LEARNED_FACTS and self.raw(path) is None:
-                return NEUTRAL_VALUES[path]
+                return NEUTRAL_VALUES.get(path)
             case _:
                 return typed_value(self.raw(path), type_)
 
@@ -301,7 +302,8 @@ class DraftRequest:
     def question(self) -> dict[str, object]:
         """Return the request in wire format."""
         facts = with_chain(with_issuer(copy_tree(self.facts)), self.now)
-        facts.pop("behavior", None)
+        for root in LEARNED_ROOTS:
+            facts.pop(root, None)
         for root, members in self.spot.members.items():
             given = facts.get(root)
             facts[root] = {**(given if isinstance(given, Mapping) and root == "request" else {}), **members}

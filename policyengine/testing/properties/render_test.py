@@ -176,6 +176,8 @@ def behavior_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Ite
         learned.setdefault("sequence", True)
     if learned:
         yield f"given behavior {spelling.value(learned)}"
+    if "cluster" in facts:
+        yield f"given cluster {spelling.value(facts['cluster'])}"
 
 
 def principal_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:

@@ -13,9 +13,12 @@ from policyengine.behavior.bulk import event_queue, event_table, line_filter
 from policyengine.behavior.bulk.bulk_error import BulkError
 from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
 from policyengine.behavior.events import Tagger
+from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.learn_logs import learn_lines
 from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.recent_requests import packed_days
 from policyengine.behavior.state import BehaviorState
+from tests.behavior.bulk import logs
 from tests.behavior.bulk.logs import KEY, START, content, decision, learn, make_lines, outcome, write_lines
 
 
@@ -53,6 +56,17 @@ def test_callers_make_room_as_if_lines_are_folded_one_by_one(tmp_path, monkeypat
     assert list(again._new) == list(found._new)
     assert again._instances == found._instances
     assert len(found.rows) == min(most, 7)
+
+
+def test_events_are_folded_in_their_order_for_policies_that_read_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "SETTINGS", ProfileSettings("work", ready_runs=3, ready_days=2, groups=True))
+    path = write_lines(tmp_path / "log.jsonl", make_lines(11))
+    found, again = (learn([path], way)[0] for way in (fold_one_by_one, learn_lines))
+    assert content(again) == content(found)
+    assert found.requests.days
+    counts = {day: kept.count for day, kept in found.requests.days.items()}
+    one, other = (list(packed_days(state.requests.days, {}, counts)) for state in (found, again))
+    assert one == other
 
 
 def test_a_log_gives_the_same_with_duckdb(tmp_path):

@@ -45,6 +45,9 @@ def rate(inside: str, head: str = "per user.id on /a") -> str:
          ["clamp 2/1m when body.urgent"]),
         (rate("9/1m\n  clamp 2/1h for 10m when body.amount > 5"), "flip a comparison",
          ["clamp 2/1h for 10m when body.amount >= 5"]),
+        (rate("9/1m\n  floor 2/1m", "per cluster.id"), "drop a floor", ["floor 2/1m"]),
+        (rate("9/1m\n  floor 2/1m", "per cluster.id"), "move a bound", [
+            "8/1m", "10/1m", "9/59s", "9/61s", "floor 1/1m", "floor 3/1m", "floor 2/59s", "floor 2/61s"]),
         (rate("9/1m\n  counting denials"), "drop counting denials", ["counting denials"]),
         (rate("9/1m\n  cost body.tokens"), "drop a cost", ["cost body.tokens"]),
         (rate("9/1m\n  at most 2 at once for 5m"), "drop at once", ["at most 2 at once for 5m"]),

@@ -15,6 +15,7 @@ from policyengine.time_formats import format_epoch_seconds, format_rfc3339
 if TYPE_CHECKING:
     from policyengine.behavior.events import Caller
     from policyengine.behavior.fold import ProfileSettings
+    from policyengine.behavior.groups import CallerGroup
     from policyengine.behavior.model import BehaviorModel, ClassModel
     from policyengine.behavior.releases import ClassRelease
     from policyengine.behavior.row import BehaviorRow
@@ -26,6 +27,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 MILLION = 1_000_000
 MARGIN_UNIT = 1_024
 DAY_SECONDS = 86_400
+MAX_SHOWN_GROUPS = 20
 
 
 def show_releases(screen: Screen, releases: Sequence[ClassRelease]) -> None:
@@ -53,6 +55,37 @@ def describe_model(model: BehaviorModel) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# ── Groups ────────────────────────────────────────────────────────────────────────────────────
+
+
+def describe_group(group: CallerGroup) -> dict[str, Any]:
+    """Return a group as JSON."""
+    return {
+        "id": group.id, "callers": group.size, "since": format_milliseconds(group.since),
+        "last_found": format_day(max(member.seen for member in group.members)),
+    }  # fmt: skip
+
+
+def group_of(state: BehaviorState, caller: Caller) -> dict[str, Any] | None:
+    """Return the group of a caller as JSON; None if it is in no group."""
+    group = state.model.group_of(state.members.of(caller.issuer, caller.agent))
+    return None if group is None else describe_group(group)
+
+
+def show_groups(screen: Screen, model: BehaviorModel) -> None:
+    """Print the groups of callers that share limits, the largest first."""
+    groups = sorted(model.content.groups, key=lambda one: (-one.size, one.id))
+    for group in map(describe_group, groups[:MAX_SHOWN_GROUPS]):
+        screen.line(f"group {group['id']}: {group_words(group)}")
+    if len(groups) > MAX_SHOWN_GROUPS:
+        screen.line(f"and {pluralize(len(groups) - MAX_SHOWN_GROUPS, 'more group')}")
+
+
+def group_words(found: Mapping[str, Any]) -> str:
+    count, last = pluralize(found["callers"], "caller"), found["last_found"]
+    return f"{count} that move as one since {found['since']}, last found on {last}"
+
+
 # ── What is known ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -67,7 +100,8 @@ def describe_row(
     model = state.model.class_of((caller.issuer, known.group))
     found = {
         "agent": caller.agent, "issuer": caller.issuer, "instance": caller.instance, "version": caller.version,
-        "class": known.group, "ready": model.is_ready and is_ready(row, settings), "runs": row.runs,
+        "class": known.group, "group": group_of(state, caller),
+        "ready": model.is_ready and is_ready(row, settings), "runs": row.runs,
         "active_days": active_days(row, settings), "trust": row.trust / MILLION, "novelty": row.novelty / MILLION,
         "error_rate": row.errors / MILLION, "last_seen": format_milliseconds(row.level_at),
     }  # fmt: skip
@@ -175,6 +209,8 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if enough(found)
         else f"no, the caller needs {needs['runs']} runs and {needs['days']} active days",
     )
+    if found["group"] is not None:
+        yield "group", f"{found['group']['id']}, {group_words(found['group'])}"
     yield "runs", f"{found['runs']:,} complete runs"
     yield "active days", f"{found['active_days']} of the last {needs['of_days']}"
     yield "events", f"{found['events']:,} requests and reports of failures; last seen {found['last_seen']}"

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine.cli.commands.behavior.caller_details import (
+    describe_group,
     describe_model,
     describe_row,
     release_dict,
     show_class,
     show_details,
+    show_groups,
     show_releases,
 )
 from policyengine.cli.commands.behavior.learn import describe_learned
@@ -116,10 +118,12 @@ def show(
             print_json({
                 "folder": str(behavior), **describe_model(state.model), "total": len(rows), "callers": shown,
                 "classes": [one.to_dict() for one in describe_learned(state, known.settings_of)],
+                "groups": list(map(describe_group, state.model.content.groups)),
                 "releases": list(map(release_dict, releases)),
             })  # fmt: skip
             return 0
         show_table(Screen(), shown, len(rows), known)
+        show_groups(Screen(), state.model)
     show_releases(Screen(), releases)
     return 0
 

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from policyengine.cli.commands.behavior.caller_details import (
+    describe_group,
     describe_model,
     describe_row,
     format_milliseconds,
     release_dict,
     show_details,
+    show_groups,
     show_releases,
 )
 from policyengine.cli.commands.behavior.learn import ClassSummary, class_table, describe_learned
@@ -80,7 +82,8 @@ def show_classes(
     if as_json:
         print_json({
             "store": shown, **describe_model(model), "total": total, "callers": [], "damaged": list(damaged),
-            "classes": [one.to_dict() for one in classes], "releases": list(map(release_dict, releases)),
+            "classes": [one.to_dict() for one in classes], "groups": list(map(describe_group, model.content.groups)),
+            "releases": list(map(release_dict, releases)),
         })  # fmt: skip
         return
     screen = Screen()
@@ -91,6 +94,7 @@ def show_classes(
     if model.content.serial:
         learned = datetime.fromtimestamp(model.content.made / 1_000, UTC)
         age = format_age(datetime.now(UTC) - learned)
+        show_groups(screen, model)
         screen.line(f"model {model.content.serial}, learned {format_milliseconds(model.content.made)}, {age} ago")
     show_releases(screen, releases)
 
