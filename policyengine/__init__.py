@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.diagnostics.model import Diagnostic, PolicyError
     from policyengine.engine import Engine
     from policyengine.entities.errors import EntitiesError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # The module of each public name. Names are imported on first access, so that `policyengine --version` imports none of
 # these modules.
 _HOMES = {
+    "ApprovalSettings": "approvals.settings",
     "Engine": "engine",
     "Decision": "runtime.decision",
     "Outcome": "runtime.decision",
@@ -44,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ApprovalSettings",
     "Decision",
     "Diagnostic",
     "Engine",

@@ -25,6 +25,7 @@ from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.spec.deciding import row
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """
@@ -41,7 +42,7 @@ STAFF = EntityStore([row("user fin", {"roles": ["finance"]})])
 
 @pytest.fixture
 def shop() -> Engine:
-    return Engine.from_text(POLICY, "shop.policy", directory=STAFF, clock=lambda: NOW)
+    return Engine.from_text(POLICY, "shop.policy", directory=STAFF, clock=lambda: NOW, approvals=TRUSTING)
 
 
 def pay(amount: object = 900, **more: object) -> dict[str, object]:
@@ -113,7 +114,7 @@ def test_load_reads_files_or_folders_and_entities(tmp_path):
         json.dumps({"entities": [{"type": "user", "id": "fin", "attributes": {"roles": ["finance"]}}]})
     )
     for given in (tmp_path, tmp_path / "shop.policy"):
-        engine = Engine.load(given, entities=tmp_path / "people.json", clock=lambda: NOW)
+        engine = Engine.load(given, entities=tmp_path / "people.json", clock=lambda: NOW, approvals=TRUSTING)
         assert engine.decide(approved(engine, pay())).allowed
     assert engine.revision == Engine.from_text(POLICY).revision
 
@@ -226,7 +227,7 @@ def test_each_decision_takes_one_id_from_a_source_of_ids(make):
         times.append(now)
         return f"id-{len(times)}"
 
-    engine = Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=ids, store=make())
+    engine = Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=ids, store=make(), approvals=TRUSTING)
     ask = approved(engine, pay())
     times.clear()
     found = [engine.decide(HEALTH), engine.evaluate(ask), engine.decide(ask), *engine.decide_many([HEALTH, ask])]
@@ -252,7 +253,9 @@ def test_a_batch_counts_a_decision_with_too_many_steps_once(monkeypatch):
 
 def test_the_decisions_of_a_batch_name_the_entities_that_they_read(tmp_path, monkeypatch):
     log = tmp_path / "log.jsonl"
-    engine = Engine.from_text(POLICY + RATE, directory=STAFF, store=SqliteStore(":memory:"), log=DecisionLog(log))
+    engine = Engine.from_text(
+        POLICY + RATE, directory=STAFF, store=SqliteStore(":memory:"), log=DecisionLog(log), approvals=TRUSTING
+    )
     commit = engine.store.commit_many
 
     def replacing(*given):
@@ -362,7 +365,10 @@ def test_concurrent_requests_each_spend_their_own_approval(shop):
 
 def test_a_denied_decision_spends_nothing():
     engine = Engine.from_text(
-        POLICY + 'guard "no" on POST /pay { deny when request.size > 5 }', directory=STAFF, clock=lambda: NOW
+        POLICY + 'guard "no" on POST /pay { deny when request.size > 5 }',
+        directory=STAFF,
+        clock=lambda: NOW,
+        approvals=TRUSTING,
     )
     small = {"request": {"method": "POST", "path": "/pay", "size": 1}, "body": {"amount": 900}}
     ask = approved(engine, small)

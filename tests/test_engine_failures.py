@@ -25,6 +25,7 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.spec.deciding import row
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """
@@ -82,7 +83,7 @@ class Clock:
 
 def engine_of(store: Any = None, **more: Any) -> Engine:
     kept = store or MemoryStore(history_complete=True)
-    return Engine.from_text(POLICY, "shop.policy", directory=STAFF, store=kept, **more)
+    return Engine.from_text(POLICY, "shop.policy", directory=STAFF, store=kept, approvals=TRUSTING, **more)
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

@@ -37,6 +37,7 @@ class SystemEvent(StrEnum):
     OBSERVE = "observe"
     STORE_FAILURE = "store_failure"
     STORE_RECOVERED = "store_recovered"
+    APPROVAL = "approval"
     DIRECTORY_FAILURE = "directory_failure"
     DIRECTORY_RECOVERED = "directory_recovered"
     HALT = "halt"

@@ -11,7 +11,9 @@ from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
 # Acts of people, who are known, are all written.
-UNLIMITED_EVENTS = frozenset({SystemEvent.HALT, SystemEvent.CONSOLE_SIGNED_IN, SystemEvent.CONSOLE_SIGNED_OUT})
+UNLIMITED_EVENTS = frozenset(
+    {SystemEvent.APPROVAL, SystemEvent.HALT, SystemEvent.CONSOLE_SIGNED_IN, SystemEvent.CONSOLE_SIGNED_OUT}
+)
 MAX_TEXT = 2_000  # maximum characters of a text in a line
 
 WriteSystemLine = Callable[[Mapping[str, object], int], bool]

@@ -73,6 +73,10 @@ COMMAND_PATHS = {
     "suggest": "suggest.suggest",
     "why": "why.why",
     "init": "init.init",
+    "approvals list": "approvals.list.list_approvals",
+    "approvals show": "approvals.show.show",
+    "approvals approve": "approvals.approve.approve",
+    "approvals deny": "approvals.deny.deny",
     "audit verify": "audit.verify.verify",
     "audit prove": "audit.prove.prove",
     "audit check": "audit.check.check",
@@ -95,6 +99,7 @@ COMMAND_PATHS = {
     "config": "config.config",
 }
 GROUPS = {
+    "approvals": "List, show and answer the requests that wait for a person.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
     "halt": "Deny requests until a time; list halts, and lift them.",

@@ -15,6 +15,7 @@ from policyengine.cli.request_input import RequestDocument, describe_place
 from policyengine.cli.settings.file import load_settings
 
 if TYPE_CHECKING:
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.audit import DecisionLog
     from policyengine.clock import Clock
     from policyengine.engine import Engine
@@ -36,10 +37,12 @@ def load_engine(
     clock: Clock | None = None,
     store: str = "memory:",
     identity: Path | None = None,
+    approvals: ApprovalSettings | None = None,
     halt_file: Path | None = None,
 ) -> Engine:
-    """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Raises
-    CommandError."""
+    """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Without
+    `approvals`, the engine trusts its caller, the user of this command, with approvals. Raises CommandError."""
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
@@ -51,6 +54,7 @@ def load_engine(
     clock, entities = clock or utc_now, entity_sources(paths, entities)
     bundle = _find_bundle(paths, trusted)
     options: EngineOptions = {"clock": clock, "log": log, "store": _store(store), "halt_file": halt_file}
+    options["approvals"] = approvals or ApprovalSettings(trust_callers=True)
     try:
         with show_progress("reading the policies"):
             if bundle is not None:

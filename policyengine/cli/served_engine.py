@@ -52,6 +52,7 @@ class EngineSetup:
     log: LogOptions
     observe: ObserveOptions
     reload: ReloadOptions
+    public_url: str | None = None  # for links to approvals
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         log = open_log(setup.log)
         engine = load_engine(
             setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
-            halt_file=setup.halt_file,
+            approvals=settings.approvals(setup.public_url), halt_file=setup.halt_file,
         )  # fmt: skip
     require_readable_halts(engine)
     use_behavior(engine, behavior_folder(setup, engine))

@@ -12,7 +12,7 @@ from policyengine.engine.decider import with_consume_obligation
 from policyengine.engine.question import Question, QuestionLike, parse_request
 from policyengine.engine.record_group import RecordGroup, write_records
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Decision
+from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.base import CommitRequest, CommitResult
@@ -91,12 +91,15 @@ class BatchDecider:
             return question  # `Engine.decide` fails again, and records it
 
     def _prepare(self, position: int, question: QuestionLike) -> PendingDecision | None:
-        """Return the pending decision, or None if `Engine.decide` must make it, because it needs state, looked-up rows
-        or learned facts, or failed. Raises RequestError.
+        """Return the pending decision, or None if `Engine.decide` must make it, because it needs state, approvals,
+        looked-up rows or learned facts, or failed. Raises RequestError.
         """
         compiled = self._engine.decider.compiled
         try:
-            return self._prepare_request(position, reject_raw_credentials(parse_request(question)), compiled)
+            request = reject_raw_credentials(parse_request(question))
+            if request.approvals:
+                return None  # `Engine.decide` knows whether they count
+            return self._prepare_request(position, request, compiled)
         except RequestError:
             raise
         except Exception:
@@ -111,6 +114,8 @@ class BatchDecider:
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
         decision, effects = planned
+        if effects.opens or (decider.reads_approvals and decision.outcome is Outcome.DENY):
+            return None
         decision = decision.with_id(decider.new_id(moment))
         if effects.excess:
             self._engine.recorder.count_excess(decision, effects.excess)

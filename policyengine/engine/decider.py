@@ -24,9 +24,9 @@ from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.halts.control import HaltControl
 from policyengine.identity.verified import PROVABLE_ROOTS
-from policyengine.kernel import Kernel
+from policyengine.kernel import Deny, Fact, Kernel, walk
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Decision, Effects, Obligation
+from policyengine.runtime.decision import Decision, Effects, Gate, Obligation, OpenedApproval, Outcome
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.idempotency import (
     IdempotencyClaim,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
     from policyengine.behavior.reader import BehaviorReader
     from policyengine.behavior.state import CallerSnapshot
+    from policyengine.engine.approval_desk import ApprovalDesk
 
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while other decisions change the state on which it depends
 
@@ -68,6 +69,8 @@ class DecisionBasis(Struct, frozen=True, gc=False):
     spends: tuple[str, ...] = ()  # the approvals that the decision uses up
     history: bytes = b""  # further members of the log line
     entities_mark: bytes = b""
+    asked: Request | None = None  # the request with the approvals that people gave; None if it is as it was asked
+    opens: tuple[OpenedApproval, ...] = ()  # the approvals that a confirm needs
 
 
 class Decider:
@@ -95,6 +98,8 @@ class Decider:
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
         self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
+        self.desk: ApprovalDesk | None = None  # set by the engine, if a guard requests an approval
+        self.reads_approvals = reads_approvals(kernel)
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
 
     @property
@@ -123,16 +128,31 @@ class Decider:
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide, and commit the effects of the decision. With a claim, return the decision that another request with
-        the same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
+        """Decide, commit the effects of the decision, and open the approvals that a confirm needs if the request asks
+        for them. With a claim, return the decision that another request with the same key has made in the meantime, if
+        there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
+        basis = self._decide(request, claim)
+        if not basis.opens or self.desk is None or not self._opens_approvals(request):
+            return basis
+        if basis.decision.outcome is not Outcome.CONFIRM:  # a limit has no room
+            return basis
+        decision = self.desk.open(basis.asked or request, basis.decision, basis.opens, basis.moment)
+        return structs.replace(basis, decision=decision)
+
+    def _opens_approvals(self, request: Request) -> bool:
+        """Return whether a confirm opens approvals. It does not in observe mode, which lets requests pass."""
+        observer = self._recorder.observer
+        return request.options.request_approval and (observer is None or not observer.observing)
+
+    def _decide(self, request: Request, claim: IdempotencyClaim | None) -> DecisionBasis:
         behavior, is_readable = self.behavior, True
         for _ in range(MAX_COMMIT_TRIES):
             moment, compiled, halts = self.nanoseconds(), self.compiled, self.halting.current
             if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
                 return denied
             read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
-            decision, effects, state = self._resolve(compiled, request, moment, facts)
+            decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
             if facts is not None:  # only members of groups have parts of limits
@@ -141,21 +161,24 @@ class Decider:
             spent, history = state
             if claim is not None:
                 past = history if behavior is None or facts is None else history + behavior.encode(read)
-                draft = encode_draft(decision, effects, spent, past, moment, self._encode_proved(request))
+                proved, granted = self._encode_proved(request), () if asked is None else asked.approvals
+                draft = encode_draft(decision, effects, spent, past, moment, proved, granted)
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
             if charge is not None:
                 effects = structs.replace(effects, behavior=charge)
             if effects is NO_EFFECTS or not effects:
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision)
-                return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
+                mark, opens = compiled.entities_mark, effects.opens
+                return DecisionBasis(decision, moment, spent, (), history, mark, asked, opens)
             key = outcome_key(decision.id)
             result = self.store.commit(effects, key, moment // 1_000)
             if result is not None:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision, key)
-                return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
+                mark, opens = compiled.entities_mark, effects.opens
+                return DecisionBasis(decision, moment, spent, effects.spends, history, mark, asked, opens)
             if behavior is not None and read is not None and charge is not None:
                 is_readable = behavior.note(read, charge)
             if claim is not None and is_readable and (record := self.store.claim(claim, moment // 1_000)) is not None:
@@ -170,19 +193,22 @@ class Decider:
             halts = self.halting.current
             if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
                 return denied
-            decision, effects, (spent, history) = self._resolve(compiled, request, moment, behavior)
+            decision, effects, (spent, history), asked = self._resolve_granted(compiled, request, moment, behavior)
             if self.halting.current is halts:
                 break
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
-        return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
+        return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark, asked)
 
     def explain(self, request: Request) -> Explanation:
         """Return the decision of `evaluate` with its full trace. Raises StoreError."""
+        moment, compiled = self._moment(request), self.compiled
+        if self.desk is not None:
+            request = (
+                self._resolve_granted(compiled, request, moment, self._peek_behavior(request, moment))[3] or request
+            )
         spent = self._spent_approvals(request)
-        moment = self._moment(request)
         now = from_epoch_nanoseconds(moment)
-        compiled = self.compiled
         lookup = compiled.entities.looking()
         needs_state = self.kernel.watches or lookup is not None
         behavior = self._peek_behavior(request, moment)
@@ -199,7 +225,7 @@ class Decider:
         decision, effects = conclude(facts, trace)
         return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, moment), facts, trace)
 
-    def restore(self, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
+    def restore(self, request: Request, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
         """Return the earlier decision that was made with the same key. Raises KeyReuseError and KeyInProgressError."""
         if record.digest != claim.digest:
             raise KeyReuseError("the key was used for another question")
@@ -207,8 +233,12 @@ class Decider:
             raise KeyInProgressError("the same question is being decided")
         draft = decode_draft(record.draft)
         decision = restore_decision(draft, record.settled)
+        if self.desk is not None:
+            decision = self.desk.attach(decision)
         mark = self.compiled.entities_mark
-        return DecisionBasis(decision, draft.moment, frozenset(draft.spent), draft.spends, draft.past, mark)
+        granted = draft.approvals
+        asked = replace(request, approvals=granted) if granted else None
+        return DecisionBasis(decision, draft.moment, frozenset(draft.spent), draft.spends, draft.past, mark, asked)
 
     def deny_halted(self, compiled: CompiledPolicies, request: Request, moment: int) -> DecisionBasis | None:
         """Return the denial of a request that a halt covers now, or None. A halted request spends nothing, and nothing
@@ -226,12 +256,42 @@ class Decider:
     ) -> DecisionBasis:
         """Return the earlier decision with the same key, or a denial if a halt covers the request now. Raises
         KeyReuseError and KeyInProgressError."""
-        restored = self.restore(claim, record)
+        restored = self.restore(request, claim, record)
         if self.halting.current is None:
             return restored
         return self.deny_halted(self.compiled, request, self.nanoseconds()) or restored
 
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
+
+    def _resolve_granted(
+        self, compiled: CompiledPolicies, request: Request, moment: int, behavior: LearnedFacts | None
+    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes], Request | None]:
+        """Return the same as `_resolve`, with the approvals that people gave for the confirms of the request, and the
+        request with these approvals; None if there are none.
+        """
+        decision, effects, state = self._resolve(compiled, request, moment, behavior)
+        if self.desk is None or decision.outcome is Outcome.ALLOW:
+            return decision, effects, state, None
+        bindings = [one.binding for one in effects.opens] or self._hidden_bindings(compiled, request, decision, moment)
+        asked = self.desk.grant(request, bindings, moment) if bindings else request
+        if asked is request:
+            return decision, effects, state, None
+        return *self._resolve(compiled, asked, moment, behavior), asked
+
+    def _hidden_bindings(
+        self, compiled: CompiledPolicies, request: Request, decision: Decision, moment: int
+    ) -> list[str]:
+        """Return the bindings of the confirms of a denied request, if an approval may lift the denial too, because a
+        rule reads `approval.granted`."""
+        if not self.reads_approvals or decision.gate is not Gate.GUARD:
+            return []
+        lookup = compiled.entities.looking()
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup)
+        required = compiled.evaluator.required_approvals(request, snapshot, moment)
+        while lookup is not None and lookup.lacking:
+            lookup.fetch()
+            required = compiled.evaluator.required_approvals(request, snapshot, moment)
+        return [binding for _, binding in required]
 
     def _resolve(
         self, compiled: CompiledPolicies, request: Request, moment: int, behavior: LearnedFacts | None = None
@@ -345,6 +405,13 @@ class Decider:
             result = self.store.commit(effects, decision.id, moment // 1_000, peek=True)
             decision = decision if result is None else apply_charges(decision, effects, result)
         return with_consume_obligation(decision, effects)
+
+
+def reads_approvals(kernel: Kernel) -> bool:
+    """Return whether a guard denies by facts about approvals."""
+    denials = (effect for guard in kernel.guards for effect in guard.effects if isinstance(effect, Deny))
+    nodes = (node for effect in denials if effect.condition is not None for node in walk(effect.condition))
+    return any(isinstance(node, Fact) and node.path[0] == "approval" for node in nodes)
 
 
 def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:

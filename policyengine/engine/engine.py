@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Self, Unpack
 
+from policyengine.approvals.settings import DEFAULT_APPROVAL_SETTINGS
 from policyengine.check import compile_sources
 from policyengine.clock import Clock, utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from policyengine.behavior.shared import SharedTracker
     from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.description.model import ProgramDescription
+    from policyengine.engine.approval_desk import ApprovalDesk
 
 
 class Engine:
@@ -106,12 +109,17 @@ class Engine:
             program, patterns = self.decider.compiled.evaluator.program, self._patterns
             self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
         self.use_behavior(options.get("behavior"))
+        self.approval_settings = options.get("approvals") or DEFAULT_APPROVAL_SETTINGS
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
         # For a successor, the entity store of its predecessor, until the successor takes over.
         self.preceding_directory: EntityStore | None = None
         self.use_identity(identity)
+        if self.state.has_confirms:
+            from policyengine.engine.approval_desk import ApprovalDesk
+
+            self.decider.desk = ApprovalDesk(self.decider, self.recorder, self.approval_settings)
         if starts_history:
             self.state.start_history(self.decider.now)
 
@@ -196,7 +204,7 @@ class Engine:
             kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
             halting=self.halting, clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
-            behavior=self._behavior,
+            behavior=self._behavior, approvals=self.approval_settings,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
@@ -237,6 +245,7 @@ class Engine:
     ) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
+        With `options.request_approval`, a confirm opens an approval (`Engine.approvals`), and its remedies name it.
         `size` is the number of bytes of the encoded question; a small question need not be measured. With `records`,
         the decision may be used only after this group is written, which may replace the decision. Raises RequestError
         for a malformed question, and for a question that sets `options.at` and would spend. Raises WouldBlockError if
@@ -290,7 +299,9 @@ class Engine:
         """
         asked = Question.of(question)
         try:
-            request = asked.request
+            request = self._without_claimed_approvals(asked.request)
+            if request is not asked.request:
+                asked = Question(request, is_authenticated=asked.is_authenticated)
             if not request.options.consume:
                 return IdempotentDecision(self.evaluate(asked), False)
             reject_chosen_time(request)
@@ -582,8 +593,21 @@ class Engine:
         """Return the authenticated request. Raises RequestError."""
         if type(question) is dict and self._authenticator is None:
             request = read_ordinary_request(question) or Request.from_mapping(question)
-            return request if request.credentials is None else reject_raw_credentials(request)
-        return reject_raw_credentials(self.authenticate(question).request)
+            if request.credentials is not None:
+                reject_raw_credentials(request)
+            return self._without_claimed_approvals(request) if request.approvals else request
+        return self._without_claimed_approvals(reject_raw_credentials(self.authenticate(question).request))
+
+    def _without_claimed_approvals(self, request: Request) -> Request:
+        """Return the request without the approvals that its caller claims, unless callers are trusted with them."""
+        if not request.approvals or self.approval_settings.trust_callers:
+            return request
+        return replace(request, approvals=())
+
+    @property
+    def approvals(self) -> ApprovalDesk | None:
+        """The approvals that confirms request; None if no guard requests one."""
+        return self.decider.desk
 
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""

@@ -47,7 +47,8 @@ class GuardedDecider:
         if basis.spent or basis.spends:
             spent = b'"spent":%b,"spends":%b,' % (encode(sorted(basis.spent)), encode(basis.spends))
         state = basis.entities_mark + spent + basis.history
-        return self._recorder.record(request, basis.decision, call, state, basis.moment, records)
+        asked = request if basis.asked is None else basis.asked
+        return self._recorder.record(asked, basis.decision, call, state, basis.moment, records)
 
     def record_failure(
         self, request: Request | None, error: Exception, call: bytes, records: RecordGroup | None = None

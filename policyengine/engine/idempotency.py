@@ -47,7 +47,7 @@ class IdempotentDecider:
             return IdempotentDecision(self._guard(without_credentials(question.request), partial(_raise, error)), False)
         if record is not None:  # credentials are not verified again, because a proof is accepted only once
             before = with_recorded_facts(question.request, record)
-            decision = self._guard(before, lambda _: decider.restore_unless_halted(before, claim, record))
+            decision = self._guard(before, lambda asked: decider.restore_unless_halted(asked, claim, record))
             return IdempotentDecision(decision, decision.gate is not Gate.HALTED)
         return IdempotentDecision(self._decide_first(question, claim), False)
 

@@ -13,6 +13,7 @@ from policyengine.diagnostics.suggest import suggest
 from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.audit.log import DecisionLog
     from policyengine.behavior.shared import SharedTracker
     from policyengine.behavior.tracker import BehaviorTracker
@@ -25,10 +26,12 @@ class EngineOptions(TypedDict, total=False):
     creates a decision's id from that time. With a `log`, each decision is logged before it is returned. `store` keeps
     the state that decisions spend; the default is the memory of this process (`docs/stores.md`). `behavior` keeps
     learned behavior in memory or in a folder, and is opened only if the policies read learned facts; the default is the
-    memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself. `halt_file`
+    memory of this process (`docs/behavior.md`). A store outside this process keeps learned behavior itself. `approvals`
+    says how approvals are opened and answered (`docs/approvals.md`). `halt_file`
     is a file with halts, besides those in the store (`docs/halt.md`).
     """
 
+    approvals: ApprovalSettings | None
     behavior: BehaviorTracker | SharedTracker | Path | None
     clock: Clock
     halt_file: Path | str | None

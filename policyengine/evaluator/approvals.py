@@ -16,6 +16,7 @@ from policyengine.evaluator.relation_nodes import element_of
 from policyengine.evaluator.rules import Effect
 from policyengine.evaluator.state import ApprovalFacts, State
 from policyengine.runtime.canonical_form import binding_digest, binding_form, canonical_bytes
+from policyengine.runtime.decision import ApproverSet
 from policyengine.runtime.fact_access import fact_at, get_member
 from policyengine.runtime.pending_facts import HEADERS_PATH
 from policyengine.runtime.request import Approval
@@ -118,7 +119,7 @@ def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmAp
 def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
     if approval.granted_at is None or approval.granted_at > st.now:
         return False
-    return confirm.within is None or st.now - approval.granted_at <= confirm.within
+    return st.now - approval.granted_at <= confirm.lasts
 
 
 def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
@@ -144,6 +145,26 @@ def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
         case _:
             assert_never(of)
     return fits and approval.by != st.user and approval.by not in involved
+
+
+def approver_set(effect: Effect, st: State) -> ApproverSet:
+    """Return the people who may approve this request. The set is empty if it is unknown."""
+    of = effect.effect.approvers.of
+    match of:
+        case k.ServedUser():
+            return ApproverSet(user=st.user) if type(st.user) is str else ApproverSet()
+        case k.RoleHolder(role):
+            return ApproverSet(role=role)
+        case k.MemberOf():
+            assert effect.binding is not None
+            assert effect.binding.approvers is not None
+            mark = len(st.doubts)
+            among = effect.binding.approvers.get(st)
+            del st.doubts[mark:]
+            known = () if type(among) is Unknown else elements(among)
+            return ApproverSet(members=tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str)))
+        case _:
+            assert_never(of)
 
 
 def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts:

@@ -73,7 +73,7 @@ class ApprovalRemedy:
             "approval",
             self.effect.guard.name,
             by=confirm.approvers.words,
-            within=None if confirm.within is None else format_duration(confirm.within),
+            within=format_duration(confirm.lasts),
             binding=self.approval.digest,
             bound=self.effect.binding.bound,
         )

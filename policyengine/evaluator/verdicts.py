@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from policyengine import kernel as k
-from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
+from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, approver_set
 from policyengine.evaluator.blocks import LACKS_PROOF, LACKS_SCOPE
 from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits
 from policyengine.evaluator.fact_reader import own_cluster
@@ -324,11 +324,12 @@ class Verdict:
 
     def _opened(self, approval: ConfirmApproval) -> OpenedApproval:
         confirm: k.Confirm = approval.effect.effect
-        within = None if confirm.within is None else confirm.within.total_seconds()
+        within = confirm.lasts.total_seconds()
         message = approval.effect.message
         summary = confirm.words if not message else render_message(self.unapproved, message, to_caller=False)
-        by = confirm.approvers
-        return OpenedApproval(approval.effect.guard.name, approval.digest, by.words, by.count, within, summary)
+        by, approvers = confirm.approvers, approver_set(approval.effect, self.unapproved)
+        guard = approval.effect.guard.name
+        return OpenedApproval(guard, approval.digest, by.words, by.count, within, summary, approvers)
 
     def _charges(self, outcome: Outcome) -> tuple[LimitCharge, ...]:
         """Return the charges of an allow or a confirm; a deny is charged only to rates that count denials."""

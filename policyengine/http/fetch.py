@@ -74,12 +74,18 @@ class Fetcher:
     statuses: frozenset[int] = frozenset({200})
     clock: Callable[[], float] = monotonic
 
-    def get(self, url: str, until: float, accept: str = "application/json, */*;q=0.1") -> FetchResponse:
+    def get(
+        self,
+        url: str,
+        until: float,
+        accept: str = "application/json, */*;q=0.1",
+        headers: Mapping[str, str] | None = None,
+    ) -> FetchResponse:
         """Return the answer. `until` is the deadline by the clock. Raises FetchError, and CertificatesError if `ca`
         cannot be used.
         """
         for _ in range(self.redirects + 1):
-            answer = self._ask("GET", url, {"Accept": accept}, b"", until)
+            answer = self._ask("GET", url, {"Accept": accept, **(headers or {})}, b"", until)
             if isinstance(answer, FetchResponse):
                 return answer
             url = answer

@@ -119,7 +119,7 @@ class GatewayQuestionBuilder:
         named = sorted(forwarded.headers or ())
         self._always = [name for name in named if not is_withheld(name, self._ours)]
         self._optional = [(*fact_place(key), getattr(names, key)) for key in OPTIONAL_FACTS]
-        self._options = {"obligations_supported": list(names.obligations)}
+        self._options = {"obligations_supported": list(names.obligations), "request_approval": True}
         self._kinds: dict[str, HeaderKind] = {}
         self._unknown: dict[tuple[str, ...], list[str]] = {}
 

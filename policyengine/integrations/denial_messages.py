@@ -6,8 +6,10 @@ from datetime import timedelta
 from math import ceil
 from typing import Any
 
+from msgspec import to_builtins
+
 from policyengine.http.rate_limit_headers import rate_limit_headers
-from policyengine.runtime.decision import Decision, Outcome, Remedy
+from policyengine.runtime.decision import ApprovalTicket, Decision, Outcome, Remedy
 from policyengine.runtime.values import coerce_duration
 
 OUTCOME_TEXTS = {
@@ -30,6 +32,8 @@ def format_denial(decision: Decision) -> str:
 def describe_remedy(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
+            if remedy.approval is not None and remedy.approval.id is not None:
+                return describe_ticket(remedy, remedy.approval)
             within = f", valid for {remedy.within}" if remedy.within else ""
             return f"an approval by {remedy.by}{within}, bound to {remedy.binding}"
         case "scope":
@@ -38,6 +42,17 @@ def describe_remedy(remedy: Remedy) -> str:
             return f"waiting for {remedy.within}"
         case _:
             return remedy.need or remedy.kind
+
+
+def describe_ticket(remedy: Remedy, ticket: ApprovalTicket) -> str:
+    match ticket.state:
+        case "denied":
+            return f"nothing: an approval by {remedy.by} was denied"
+        case "approved":
+            return f"repeating the same request: an approval by {remedy.by} was given"
+        case _:
+            asked = f"an approval by {remedy.by}, requested as {ticket.id}, until {ticket.expires}"
+            return f"{asked}; then repeating the same request"
 
 
 def denial_data(decision: Decision) -> dict[str, Any]:
@@ -61,7 +76,8 @@ def denial_data(decision: Decision) -> dict[str, Any]:
 def remedy_data(remedy: Remedy) -> dict[str, Any]:
     names = ("kind", "rule", "by", "within", "binding", "bound", "scopes", "need")
     members = {name: getattr(remedy, name) for name in names}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
+    return found if remedy.approval is None else {**found, "approval": to_builtins(remedy.approval)}
 
 
 def retry_after(decision: Decision) -> int | None:

@@ -123,7 +123,7 @@ async def prove_credentials(decides: object, facts: Facts) -> Facts:
 
 async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
     """Decide and commit, and fulfill the obligations of an allow. Errors are not raised: they deny the request."""
-    asked = {**question, "options": {"obligations_supported": list(duties.kinds)}}
+    asked = {**question, "options": {"obligations_supported": list(duties.kinds), "request_approval": True}}
     decision = await deny_on_error(decides.decide_async, asked)
     if not decision.allowed or duties.meet is None:
         return decision

@@ -292,6 +292,9 @@ class Deny(Node):
     words: str
 
 
+DEFAULT_APPROVAL_TIME = timedelta(days=1)  # for a confirm without `within`
+
+
 @dataclass(frozen=True, slots=True)
 class Confirm(Node):
     condition: Expr | None
@@ -300,6 +303,11 @@ class Confirm(Node):
     bound: BoundTo | None
     message: Message | None
     words: str
+
+    @property
+    def lasts(self) -> timedelta:
+        """How long an approval counts, from the time when it was granted."""
+        return DEFAULT_APPROVAL_TIME if self.within is None else self.within
 
 
 @dataclass(frozen=True, slots=True)

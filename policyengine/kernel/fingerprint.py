@@ -26,7 +26,7 @@ UNORDERED_FIELDS = frozenset(
 # The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that
 # this version does not accept an approval, an idempotency key or a log line from a version in which the same text has
 # another meaning.
-SEMANTICS_VERSION = 4
+SEMANTICS_VERSION = 5
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]

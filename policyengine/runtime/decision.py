@@ -13,6 +13,7 @@ from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
 from policyengine.runtime.limits import LimitCharge, LimitResult, LimitState
+from policyengine.typesystem import EntityRef
 
 
 class Outcome(StrEnum):
@@ -60,11 +61,26 @@ class Reason(Struct, frozen=True, omit_defaults=True):
     code: str | None = None
 
 
+class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
+    """The approval that a confirm opened, for the caller: its `state`, where to ask for its state (`status`, a URL or a
+    path), the time until which a person can decide (`expires`), and the seconds to wait between two questions (`poll`).
+    Without an `id`, no approval was opened, and `refused` says why.
+    """
+
+    id: str | None = None
+    state: str | None = None
+    status: str | None = None
+    expires: str | None = None
+    poll: int | None = None
+    refused: str | None = None
+
+
 class Remedy(Struct, frozen=True, omit_defaults=True):
     """A change that would change the outcome.
 
     `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest to which it must be
-    bound (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope` lists
+    bound (`binding`), the parts of the request in the digest (`bound`: `body except body.request_id`) and, if the
+    caller asked for it, the opened `approval`. `scope` lists
     scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the `need` in
     words. `wait` is the time until a rate has room again (`within`).
     """
@@ -77,6 +93,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
     bound: tuple[str, ...] | None = None
     scopes: tuple[str, ...] | None = None
     need: str | None = None
+    approval: ApprovalTicket | None = None
 
 
 class Obligation(Struct, frozen=True, omit_defaults=True):
@@ -368,15 +385,27 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
     return found
 
 
+class ApproverSet(Struct, frozen=True):
+    """The people who may approve one request: holders of a `role`, the `user` of the request, or the entities
+    `members`, and users in one of them. Only one of the three is set.
+    """
+
+    role: str | None = None
+    user: str | None = None
+    members: tuple[EntityRef, ...] = ()
+
+
 class OpenedApproval(Struct, frozen=True):
-    """An approval that a confirm requests; `summary` is the message for the approver."""
+    """An approval that a confirm requests, from `count` people among `approvers`; `by` describes them as the policy
+    does, and `summary` is the message for the approver."""
 
     rule: str
     binding: str
     by: str
     count: int
-    within: float | None
+    within: float
     summary: str
+    approvers: ApproverSet
 
 
 class Effects(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, assert_never
 
@@ -31,6 +32,7 @@ from policyengine.runtime.limits import (
     LimitCharge,
     RateCharge,
 )
+from policyengine.runtime.request import Approval
 from policyengine.runtime.values import Invalid
 
 MAX_INT64 = 2**63 - 1
@@ -48,12 +50,21 @@ class LimitRecord(Struct, frozen=True, array_like=True):
     clamps: tuple[tuple[int, int, str], ...] = ()
 
 
+class GrantRecord(Struct, frozen=True, array_like=True):
+    """An approval that a person gave for the request."""
+
+    id: str
+    by: str
+    granted_at: datetime | None
+    binding: str | None
+
+
 class DecisionDraft(Struct, frozen=True, array_like=True):
     """A stored decision.
 
     `moment` is the time of the decision in nanoseconds. `spent` are approvals that were used before, `spends` the
     approvals that it uses. `past` is the log entry of the history that it used. `proved` holds the facts proved by
-    credentials, because a proof cannot be used again.
+    credentials, because a proof cannot be used again, and `granted` the approvals that people gave.
     """
 
     moment: int
@@ -72,6 +83,12 @@ class DecisionDraft(Struct, frozen=True, array_like=True):
     revision: str
     limits: tuple[LimitRecord, ...]
     proved: bytes = b""
+    granted: tuple[GrantRecord, ...] = ()
+
+    @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """The approvals that people gave for the request."""
+        return tuple(Approval(one.id, one.by, one.granted_at, one.binding) for one in self.granted)
 
 
 class IdempotentDecision(NamedTuple):
@@ -85,7 +102,13 @@ _decoder = msgpack.Decoder(DecisionDraft)
 
 
 def encode_draft(
-    decision: Decision, effects: Effects, spent: frozenset[str], past: bytes, moment: int, proved: bytes = b""
+    decision: Decision,
+    effects: Effects,
+    spent: frozenset[str],
+    past: bytes,
+    moment: int,
+    proved: bytes = b"",
+    granted: tuple[Approval, ...] = (),
 ) -> bytes:
     answer = decision.answer
     return msgpack.encode(
@@ -93,6 +116,7 @@ def encode_draft(
             moment, tuple(sorted(spent)), effects.spends, past, decision.id, decision.principal, answer.outcome,
             answer.gate, answer.reasons, answer.remedies, answer.obligations, answer.unknown, answer.package,
             answer.revision, tuple(map(to_limit_record, effects.limits)), proved,
+            tuple([GrantRecord(one.id, one.by, one.granted_at, one.binding) for one in granted]),
         )
     )  # fmt: skip
 

@@ -69,13 +69,14 @@ class Approval:
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of a question. `obligations_supported` is None if the caller does not list them; `at` is the time for
-    which to decide, if the engine permits it.
+    which to decide, if the engine permits it. With `request_approval`, a confirm opens an approval.
     """
 
     consume: bool = True
     explain: bool = False
     obligations_supported: frozenset[str] | None = None
     at: datetime | None = None
+    request_approval: bool = False
 
 
 @dataclass(slots=True)  # treated as immutable; creating a frozen instance takes five times as long
@@ -133,7 +134,7 @@ class Request:
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
 CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
 APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
-OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at")
+OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at", "request_approval")
 FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
     "attributes of a declared entity come from the entity store, from the credential's `claims`, "
@@ -191,27 +192,31 @@ def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, o
 
 NO_OPTIONS = Options()
 NOTHING_PENDING: frozenset[str] = frozenset()
-ONLY_SUPPORTED = {"obligations_supported"}
+OBLIGATIONS_SUPPORTED = "obligations_supported"
 MAX_PREPARED_KINDS = 16  # maximum kinds of obligations in cached options, and maximum characters of each
 MAX_PREPARED_LENGTH = 64
 
 
 def prepared_options(raw: object) -> Options | None:
-    """Return options that only list the supported obligations, as gateways send them; None for all other options."""
-    if type(raw) is not dict or raw.keys() != ONLY_SUPPORTED or set(map(type, raw)) != {str}:
+    """Return options that list the supported obligations and may request approvals, as gateways send them; None for all
+    other options."""
+    if type(raw) is not dict or OBLIGATIONS_SUPPORTED not in raw or set(map(type, raw)) != {str}:
         return None
-    kinds = raw["obligations_supported"]
+    requests = raw.get("request_approval", False)
+    if len(raw) != 1 and (len(raw) != 2 or "request_approval" not in raw or type(requests) is not bool):
+        return None
+    kinds = raw[OBLIGATIONS_SUPPORTED]
     if (type(kinds) is not list and type(kinds) is not tuple) or len(kinds) > MAX_PREPARED_KINDS:
         return None
     for kind in kinds:
         if type(kind) is not str or not kind or not kind.isascii() or len(kind) > MAX_PREPARED_LENGTH:
             return None
-    return supporting_options(tuple(kinds))
+    return supporting_options(tuple(kinds), requests)
 
 
 @lru_cache(maxsize=64)
-def supporting_options(kinds: tuple[str, ...]) -> Options:
-    return Options(obligations_supported=frozenset(kinds))
+def supporting_options(kinds: tuple[str, ...], requests: bool) -> Options:
+    return Options(obligations_supported=frozenset(kinds), request_approval=requests)
 
 
 def read_request(raw: Mapping[str, object]) -> Request:
@@ -316,6 +321,7 @@ def read_options(raw: object) -> Options:
         explain=get_flag(given.get("explain"), "options.explain", default=False),
         obligations_supported=None if supported is None else frozenset(kinds),
         at=read_time(given.get("at"), "options.at"),
+        request_approval=get_flag(given.get("request_approval"), "options.request_approval", default=False),
     )
 
 

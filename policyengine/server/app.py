@@ -94,9 +94,19 @@ class DecisionApp(FastAPI):
             )
             if self.api.tokens is None:
                 document_refused_hosts(document)
-            document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["components"]["securitySchemes"] = SECURITY_SCHEMES
             self.openapi_schema = document
         return self.openapi_schema
+
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    "token": {"type": "http", "scheme": "bearer"},
+    "person": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of a person, from an issuer of the policies.",
+    },
+}
 
 
 def caller_name(scope: Scope) -> str:

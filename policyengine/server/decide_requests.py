@@ -32,7 +32,7 @@ from policyengine.server.telemetry.metered_engine import EngineInterface
 MAX_BATCH_ITEMS = 1_000
 MAX_INLINE_ITEMS = 16  # maximum items that an event loop decides without letting other requests run in between
 MAX_ITEMS_PER_COMMIT = 250  # items per store commit, after which the batch checks that the client is still connected
-SIMPLE_OPTIONS = frozenset({"obligations_supported"})
+SIMPLE_OPTIONS = frozenset({"obligations_supported", "request_approval"})
 AnswerDocument = dict[str, object]
 T = TypeVar("T")
 

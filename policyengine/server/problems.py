@@ -42,6 +42,8 @@ class ProblemCode(StrEnum):
     FOREIGN_ORIGIN = "foreign_origin"
     FOREIGN_SEC_FETCH_SITE = "foreign_sec_fetch_site"
     FOREIGN_GATEWAY = "foreign_gateway"
+    NOT_APPROVER = "not_approver"
+    APPROVAL_ENDED = "approval_ended"
 
 
 class ProblemError(Exception):

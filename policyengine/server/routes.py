@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from policyengine.server.adapters.envoy_http import PREFIX
+from policyengine.server.approvals import add_approval_routes
 from policyengine.server.authzen import adapter
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.handlers import DecisionApi
@@ -18,6 +19,7 @@ def add_routes(app: FastAPI, api: DecisionApi) -> None:
     add_decision_routes(app, api)
     add_authzen_routes(app, api)
     add_gateway_routes(app, api)
+    add_approval_routes(app, api)
     add_status_routes(app, api)
 
 

@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import assert_never
 
 from policyengine import kernel as k
+from policyengine.runtime.decision import ApproverSet
 from policyengine.runtime.request import Approval
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import ABSENT, Unknown, coerce
@@ -41,6 +42,22 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
     return w.ApprovalTrace(bound, counted, len(counted) == confirm.approvers.count)
 
 
+def approver_set(approvers: k.RoleHolder | k.ServedUser | k.MemberOf, facts: Facts) -> ApproverSet:
+    """Return the people who may approve this request. The set is empty if it is unknown."""
+    match approvers:
+        case k.ServedUser():
+            user = facts.read(("user", "id"))
+            return ApproverSet(user=user) if isinstance(user, str) else ApproverSet()
+        case k.RoleHolder(role):
+            return ApproverSet(role=role)
+        case k.MemberOf(expression):
+            among = evaluate(expression, facts)
+            known = () if isinstance(among, Unknown) else elements(among)
+            return ApproverSet(members=tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str)))
+        case _:
+            assert_never(approvers)
+
+
 def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:
     """Return the facts `approval.*`; they describe the valid approval that was granted last."""
     granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
@@ -51,10 +68,10 @@ def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[
 
 
 def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
-    """Return whether an approval was granted in the past and is not older than `within`."""
+    """Return whether an approval was granted in the past and still counts."""
     if approval.granted_at is None or approval.granted_at > now:
         return False
-    return confirm.within is None or now - approval.granted_at <= confirm.within
+    return now - approval.granted_at <= confirm.lasts
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:

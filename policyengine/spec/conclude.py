@@ -28,7 +28,7 @@ from policyengine.spec import limits as spending
 from policyengine.spec import required_history
 from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import describe_bound
-from policyengine.spec.approvals import approval_facts
+from policyengine.spec.approvals import approval_facts, approver_set
 from policyengine.spec.evaluate import evaluate, render_message
 from policyengine.spec.facts import Facts, group_size, has_agent, hops_of, own_cluster, presenter_of
 from policyengine.spec.kleene import elements
@@ -212,7 +212,7 @@ def _missing_fact_remedies(guard: k.Guard, unseen: frozenset[Cause]) -> Iterator
 
 
 def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Iterator[Remedy]:
-    within = None if confirm.within is None else format_duration(confirm.within)
+    within = format_duration(confirm.lasts)
     binding = seen.approval.binding if seen.approval else None
     bound = describe_bound(confirm, facts.request.endpoint)
     yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding, bound=bound)
@@ -326,8 +326,9 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
     return Effects(opens=tuple(
         OpenedApproval(
             guard.name, approval.binding, confirm.approvers.words, confirm.approvers.count,
-            None if confirm.within is None else confirm.within.total_seconds(),
+            confirm.lasts.total_seconds(),
             render_message(confirm.message or (confirm.words,), facts, to_caller=False),
+            approver_set(confirm.approvers.of, facts),
         )
         for guard, confirm, approval in confirms
         if not approval.granted

@@ -11,6 +11,7 @@ from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import STORE_UNANSWERED, ChargeResult
 
 if TYPE_CHECKING:
+    from policyengine.stores.approvals import ApprovalStore
     from policyengine.stores.behavior import BehaviorStore
     from policyengine.stores.credential_marks import CredentialMarks
     from policyengine.stores.halts import HaltStore
@@ -75,6 +76,11 @@ class Store(Protocol):
     @property
     def halts(self) -> HaltStore:
         """The halts of operators."""
+        ...
+
+    @property
+    def approvals(self) -> ApprovalStore:
+        """The approvals that were requested, and their answers."""
         ...
 
     def check(self, now: int) -> None:

@@ -32,6 +32,7 @@ from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.halts import HaltStore
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.resilient_approvals import ResilientApprovals
 
 INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks of whether the store keeps writes
 MAX_LATE_DENIALS = 10_000  # maximum denied requests to record once the store answers again
@@ -282,6 +283,10 @@ class ResilientStore:
     @property
     def marks(self) -> ResilientMarks:
         return ResilientMarks(self._store.marks, self.reads, self.writes, self._agree, self.skew)
+
+    @property
+    def approvals(self) -> ResilientApprovals:
+        return ResilientApprovals(self._store.approvals, self.reads, self.writes, self._agree, self.skew)
 
     @property
     def behavior(self) -> ResilientBehavior:

@@ -176,8 +176,8 @@ def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Ch
 
 def approval_lifetime(opens: Sequence[OpenedApproval]) -> int:
     """Return how long (microseconds) the charges of a confirm stay paid: a day for a person to answer, plus the longest
-    validity of its approvals (a day for an approval without a limit)."""
-    counts = max((int((one.within or 0) * 1_000_000) or DAY_MICROSECONDS for one in opens), default=DAY_MICROSECONDS)
+    validity of its approvals."""
+    counts = max((int(one.within * 1_000_000) for one in opens), default=DAY_MICROSECONDS)
     return min(DAY_MICROSECONDS + counts, MAX_APPROVAL_MICROSECONDS)
 
 

@@ -37,6 +37,7 @@ from policyengine.typesystem import EntityRef
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
 from tests.generate.specified import said
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, 0, 0, 123456, tzinfo=UTC)
 POLICY = """
@@ -54,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def engine(path: Path, **options: Any) -> Engine:
-    return Engine.from_text(POLICY, clock=lambda: NOW, log=DecisionLog(path, **options))
+    return Engine.from_text(POLICY, clock=lambda: NOW, log=DecisionLog(path, **options), approvals=TRUSTING)
 
 
 def recorded(path: Path, question: Any, **options: Any) -> DecisionRecord:
@@ -131,6 +132,7 @@ def test_a_record_lists_approvals_spent_before_and_by_its_decision(path):
         POLICY.replace("entity user", "entity team\nentity user"),
         clock=lambda: NOW,
         log=DecisionLog(path),
+        approvals=TRUSTING,
     )
     question = {**PAY, "body": {"amount": 900}}
     binding = asked.decide(question).remedies[0].binding
@@ -511,7 +513,7 @@ FINANCE = [{"type": "user", "id": name, "attributes": {"roles": ["finance"]}} fo
 @pytest.mark.parametrize("body", [{"amount": 1, "token": "s3cret"}, {"amount": 501, "token": 7}, {"x": "x" * 70_000}])
 def test_a_spent_approval_bound_to_redacted_facts_counts_in_a_replay(path: Path, body: dict[str, object]) -> None:
     """A digest of it cannot be made again: it was spent, so it counted."""
-    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
+    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path), approvals=TRUSTING)
     question = {**PAY, "body": body, "entities": FINANCE}
     granted = [
         {"id": f"{number}-{who}", "by": who, "granted_at": NOW.isoformat(), "binding": remedy.binding}
@@ -529,7 +531,7 @@ def test_a_spent_approval_bound_to_redacted_facts_counts_in_a_replay(path: Path,
 
 
 def test_replay_denies_a_confirm_that_binds_unknown_facts(path: Path) -> None:
-    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
+    asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path), approvals=TRUSTING)
     asked.decide('{"request": {"method": "POST", "path": "/pay"}, "body": {"a": 1, "a": 2}}')
     asked.decide({**PAY, "pending": ["body.note"], "body": {}})
     found = [replay_decision(record, asked.kernel) for record in read_records(path)]

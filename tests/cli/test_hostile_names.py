@@ -73,6 +73,14 @@ ASKED: dict[str, tuple[str, ...]] = {
         "init new3 --openapi api.json --name NAME",
         "init good",
     ),
+    **{
+        f"approvals {verb}": (
+            f"approvals {verb}{id} --token-file NAME",
+            f"approvals {verb}{id} --token-file token --url NAME",
+            f"approvals {verb}{id} --token-file token --url http://127.0.0.1:1",
+        )
+        for verb, id in (("list", ""), ("show", " NAME"), ("approve", " NAME"), ("deny", " NAME"))
+    },
     "audit verify": (
         "audit verify log.jsonl",
         "audit verify api.json",
@@ -229,6 +237,7 @@ def ask(template, run, tmp_path, monkeypatch):
     root, id = template
     shutil.copytree(root, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world" / hostile.FOLDER)
+    (tmp_path / "world" / hostile.FOLDER / "token").write_text("one")
     Path("halts.json").write_text('{"halts": []}')
     Path("halts.json").chmod(0o600)
     monkeypatch.setattr(terminal, "PROGRESS_DELAY_SECONDS", 1e6)

@@ -7,6 +7,7 @@ import pytest
 
 from policyengine.cli.commands.init import FILES
 from policyengine.engine import Engine
+from tests.trusting import TRUSTING
 
 
 def test_init_creates_a_project(run, tmp_path):
@@ -33,7 +34,7 @@ def test_the_request_of_a_new_project_is_allowed(run, project):
 
 @pytest.mark.parametrize(("document", "approver"), [("9", "olga"), ("7", "alice")])
 def test_only_the_document_owner_can_approve_the_confirm_of_a_new_project(project, document, approver):
-    engine = Engine.load(project, entities=project / "entities.json")
+    engine = Engine.load(project, entities=project / "entities.json", approvals=TRUSTING)
     asked = json.loads((project / "request.json").read_text())
     asked["credential"]["scopes"] = ["share:documents"]
     asked |= {"request": {"method": "POST", "path": f"/documents/{document}/share"}, "body": {"with": "eve@x.example"}}

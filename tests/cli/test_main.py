@@ -16,12 +16,13 @@ COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main;
 COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
+    *["approvals list", "approvals show", "approvals approve", "approvals deny"],
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
     *["audit query", "audit pack", "audit report", "audit export"],
     *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],
     *["behavior report", "behavior suggest", "halt", "halt list", "halt lift", "keys", "config"],
 ]
-GROUPS = {"audit", "behavior", "halt"}
+GROUPS = {"approvals", "audit", "behavior", "halt"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 

@@ -14,6 +14,7 @@ from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_
 from policyengine.compiler.bundle.payload import KINDS, RuleData, bundle_schema, read_everything
 from policyengine.engine import Engine
 from tests.generate import cases, directory
+from tests.trusting import TRUSTING
 
 LISTS = ("patterns", *KINDS)  # members whose items are bytes of their own; so is the table of types
 ODD: tuple[Any, ...] = (
@@ -115,7 +116,13 @@ def refused_or_sound(seed: int, changes: int) -> int:
             refused += 1
             continue
         for case in asked:
-            engine = Engine(kernel, tree=found.tree, directory=directory(case.rows), clock=lambda now=case.now: now)
+            engine = Engine(
+                kernel,
+                tree=found.tree,
+                directory=directory(case.rows),
+                clock=lambda now=case.now: now,
+                approvals=TRUSTING,
+            )
             engine.decide(case.request)
             evaluated, explained = engine.evaluate(case.request), engine.explain(case.request).decision
             assert (evaluated.outcome, evaluated.gate) == (explained.outcome, explained.gate)

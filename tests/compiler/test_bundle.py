@@ -25,6 +25,7 @@ from policyengine.kernel.fingerprint import compute_revision
 from tests.compiler.hostile import bundled, members_of
 from tests.depth import examples, scaled
 from tests.generate import Case, cases, checked_policy, directory, kernel_of
+from tests.trusting import TRUSTING
 
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
@@ -94,7 +95,14 @@ def test_a_bundle_decides_and_explains_as_its_policy_does(seed: int) -> None:
 
 
 def engine_from(kernel: k.Kernel, case: Case, tree: Tree | None = None) -> Engine:
-    return Engine(kernel, tree=tree, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one")
+    return Engine(
+        kernel,
+        tree=tree,
+        directory=directory(case.rows),
+        clock=lambda: case.now,
+        ids=lambda _: "one",
+        approvals=TRUSTING,
+    )
 
 
 def test_places_and_texts_come_back_too() -> None:

@@ -38,6 +38,7 @@ from tests.generate.asking import Asking, Setting
 from tests.generate.cases import Case, shrunk
 from tests.generate.requests import directory
 from tests.generate.specified import ANY_TIME, Said, Specified, micros, said
+from tests.trusting import TRUSTING
 
 
 class Refusal(NamedTuple):
@@ -75,7 +76,9 @@ class UnderTest:
     def __init__(self, asked: Setting, now: datetime) -> None:
         self.now = now
         self.store = RecordingStore()
-        self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=self.store)
+        self.engine = Engine(
+            asked.kernel, directory=asked.directory, clock=lambda: self.now, store=self.store, approvals=TRUSTING
+        )
         self.evaluator = self.engine.decider.compiled.evaluator
         self.last = ""  # the ID of the last decision
 

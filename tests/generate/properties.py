@@ -20,12 +20,15 @@ from tests.generate.cases import Case, kernel_of
 from tests.generate.hazards import copied
 from tests.generate.requests import Question, approved, directory, pendable
 from tests.generate.specified import said
+from tests.trusting import TRUSTING
 
 FROM_THE_GATEWAY = ("redact", "step_up", "header")
 
 
 def engine_of(case: Case) -> Engine:
-    return Engine(case.kernel, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one")
+    return Engine(
+        case.kernel, directory=directory(case.rows), clock=lambda: case.now, ids=lambda _: "one", approvals=TRUSTING
+    )
 
 
 def meaning(decision: Decision) -> dict[str, Any]:

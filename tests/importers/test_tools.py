@@ -9,6 +9,7 @@ from policyengine import Engine
 from policyengine.importers import ApiImportError, ApiOperationKind, import_policies, read_tools
 from policyengine.importers.mcp_tools import is_json_file
 from tests.importers.bringing import assert_sound
+from tests.trusting import TRUSTING
 
 NOW = datetime(2000, 6, 1, tzinfo=UTC)  # before the doors of a new project ended
 
@@ -167,7 +168,7 @@ def test_the_confirm_message_shows_the_tool_arguments(tmp_path, tool, confirm):
 
 def test_an_approval_of_a_tool_call_does_not_allow_another_call(tmp_path):
     import_policies(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
-    engine = Engine.load(tmp_path / "p", clock=lambda: NOW)
+    engine = Engine.load(tmp_path / "p", clock=lambda: NOW, approvals=TRUSTING)
 
     def called(args, *approvals):
         return engine.decide({

@@ -11,6 +11,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.engine.question import QuestionLike
 from policyengine.runtime.decision import Decision
+from tests.trusting import TRUSTING
 
 POLICY = """
 language 1
@@ -97,4 +98,4 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watched(clock: Clock) -> Watched:
-    return Watched(Engine.from_text(POLICY, "billing.policy", clock=clock))
+    return Watched(Engine.from_text(POLICY, "billing.policy", clock=clock, approvals=TRUSTING))

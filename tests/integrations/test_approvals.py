@@ -23,6 +23,7 @@ from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_
 from policyengine.integrations.mcp.methods import UNCONFIRMED
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """
@@ -44,7 +45,7 @@ class Approving:
     """An engine that can be asked, and the approvals that the host knows of."""
 
     def __init__(self) -> None:
-        self.engine = Engine.from_text(POLICY, "files.policy", clock=lambda: NOW)
+        self.engine = Engine.from_text(POLICY, "files.policy", clock=lambda: NOW, approvals=TRUSTING)
         self.approvals: list[dict[str, object]] = []
 
     def who(self, context: object) -> Mapping[str, object]:

@@ -107,9 +107,9 @@ def test_a_denial_is_a_tool_error_with_the_reason(watched: Watched) -> None:
     assert watched.reports == []
 
 
-def test_a_confirm_error_names_the_approvers_and_the_binding(watched: Watched) -> None:
+def test_a_confirm_error_names_the_approvers_and_the_approval(watched: Watched) -> None:
     error = refused(as_bot(watched), lambda client: client.call_tool("refund", {"amount": 900}))
-    assert "an approval by role finance, valid for 15m, bound to sha256:" in str(error)
+    assert "an approval by role finance, requested as " in str(error)
 
 
 def test_a_throttled_call_returns_when_to_retry(watched: Watched) -> None:

@@ -157,14 +157,15 @@ def test_a_denied_call_returns_the_reason_and_never_runs_the_tool(watched: Watch
     assert watched.reports == []
 
 
-def test_a_confirm_error_carries_the_approvers_and_the_binding(watched: Watched) -> None:
+def test_a_confirm_error_carries_the_approvers_the_binding_and_the_approval(watched: Watched) -> None:
     error = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
     assert error.code == UNCONFIRMED
     (remedy,) = error.data["remedies"]
     assert remedy["by"] == "role finance"
     assert remedy["within"] == "15m"
     assert remedy["binding"].startswith("sha256:")
-    assert remedy["binding"] in error.message
+    assert remedy["approval"]["state"] == "pending"
+    assert remedy["approval"]["id"] in error.message
 
 
 def test_an_approval_given_by_the_host_lifts_the_confirm_once(watched: Watched, clock: Clock) -> None:

@@ -18,6 +18,7 @@ from policyengine.runtime.limits import (
     LimitState,
     RateCharge,
 )
+from policyengine.stores.approvals import MemoryApprovals
 from policyengine.stores.halts import MemoryHalts
 
 Where = tuple[str, tuple[str, ...]]
@@ -46,6 +47,7 @@ class PlainStore:
     ends: dict[str, int] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
     clock: int = 0
+    approvals: MemoryApprovals = field(default_factory=MemoryApprovals)
     halts: MemoryHalts = field(default_factory=MemoryHalts)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from policyengine.runtime.decision import Effects, OpenedApproval
+from policyengine.runtime.decision import ApproverSet, Effects, OpenedApproval
 from policyengine.runtime.limits import (
     MICRO,
     BudgetCharge,
@@ -67,7 +67,7 @@ class Stores(RuleBasedStateMachine):
         self.plain, self.store, self.now, self.decisions = PlainStore(), self.made(), START, 0
 
     @rule(asked=charges(), spends=st.lists(st.sampled_from("pqr"), unique=True, max_size=1),
-          opens=st.booleans(), confirms=CONFIRMS, within=st.sampled_from([30.0, None]), denied=st.booleans(),
+          opens=st.booleans(), confirms=CONFIRMS, within=st.sampled_from([30.0, 86_400.0]), denied=st.booleans(),
           peek=st.booleans())  # fmt: skip
     def commit(
         self,
@@ -75,13 +75,17 @@ class Stores(RuleBasedStateMachine):
         spends: list[str],
         opens: bool,
         confirms: tuple[str, ...],
-        within: float | None,
+        within: float,
         denied: bool,
         peek: bool,
     ) -> None:
         self.decisions += 1
         limits = tuple(LimitCharge(one, one.rule, "x:1", one.rule) for one in asked)
-        opened = (OpenedApproval("r", "v", "role x", 1, within, "please"),) if opens and not spends else ()
+        opened = (
+            (OpenedApproval("r", "v", "role x", 1, within, "please", ApproverSet(role="x")),)
+            if opens and not spends
+            else ()
+        )
         if denied:
             limits = tuple(one for one in limits if isinstance(one.charge, RateCharge) and one.charge.counts)
             effects = Effects(limits=limits, denied=bool(limits))

@@ -197,7 +197,9 @@ def asking(rest: str) -> str:
 def test_an_approval_without_a_time_limit_is_reported() -> None:
     rule = 'message "pay {body.amount}, {body.note}"'
     hint = "add `within 15m`: later, the facts may have changed"
-    assert told(asking(rule)) == [("W553", "an approval of `g` never expires", f"confirm by role boss {rule}", hint)]
+    assert told(asking(rule)) == [
+        ("W553", "an approval of `g` counts for 1d, the default", f"confirm by role boss {rule}", hint)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from tests import forking
 from tests.depth import examples, scaled
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
+from tests.trusting import TRUSTING
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -58,7 +59,7 @@ class Playing:
     def __init__(self, store: Any = None, policy: str = POLICY, **more: Any) -> None:
         self.now = NOW
         self.store = MemoryStore() if store is None else store
-        self.engine = Engine(kernel_of(policy), clock=lambda: self.now, store=self.store, **more)
+        self.engine = Engine(kernel_of(policy), clock=lambda: self.now, store=self.store, approvals=TRUSTING, **more)
 
     def asks(self, question: dict[str, object], by: IdempotencyKey | None = None) -> Decision:
         return self.engine.decide_once(question, by or once()).decision

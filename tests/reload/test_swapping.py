@@ -17,6 +17,7 @@ from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine, ReloadRefusedError, prepare_candidate
 from policyengine.runtime.request import Request
 from tests.reload.conftest import ASK, OPEN, QUIET, SHUT
+from tests.trusting import TRUSTING
 
 SWAPS = 1_000
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -227,7 +228,7 @@ entity user { roles: set<string> }
 anyone { may GET /x, POST /orders }
 guard "orders need a person" on POST /orders { confirm by role finance within 15m }
 """
-    held = ReloadableEngine(Engine.from_text(text, clock=Clock()))
+    held = ReloadableEngine(Engine.from_text(text, clock=Clock(), approvals=TRUSTING))
     order = {"request": {"method": "POST", "path": "/orders"}}
     (remedy,) = [one for one in held.current.decide(order).remedies if one.kind == "approval"]
     approval = {"id": "a-1", "by": "ann", "granted_at": NOW.isoformat(), "binding": remedy.binding}

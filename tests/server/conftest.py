@@ -16,6 +16,7 @@ from policyengine.explain.explanation import Explanation
 from policyengine.runtime.decision import Decision
 from policyengine.server import create_app
 from policyengine.stores.url import open_store
+from tests.trusting import TRUSTING
 
 TOKEN = "a-token-of-the-gateway"
 OPEN = {"request": {"method": "GET", "path": "/health"}}
@@ -80,7 +81,7 @@ def client_of(engine: Any, **options: Any) -> httpx.AsyncClient:
 
 
 def small(store: str = "memory:") -> Engine:
-    return Engine.from_text(POLICY, store=open_store(store))
+    return Engine.from_text(POLICY, store=open_store(store), approvals=TRUSTING)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from policyengine.engine import Engine
 from policyengine.server import create_app
 from policyengine.stores.url import open_store
 from tests.server.conftest import ORDER
+from tests.trusting import TRUSTING
 
 Call = Callable[..., httpx.Response]
 NUMBERS = count(1)
@@ -154,7 +155,7 @@ budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 withi
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:///{folder}/store.db"])
 def test_a_refund_above_half_of_the_budget_can_be_approved(store: str, tmp_path: Path) -> None:
-    engine = Engine.from_text(REFUNDS, store=open_store(store.format(folder=tmp_path)))
+    engine = Engine.from_text(REFUNDS, store=open_store(store.format(folder=tmp_path)), approvals=TRUSTING)
     ask = {"request": {"method": "POST", "path": "/refund", "ip": "10.0.0.1"}, "body": {"amount": 3_000}}
 
     async def asking(*more: dict[str, Any]) -> list[dict[str, Any]]:

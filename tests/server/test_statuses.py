@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,8 @@ from policyengine.server import create_app
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.openapi import statuses
 from policyengine.stores.base import StoreError
+from tests.server.approving import REFUND, Desk, bearer
+from tests.server.approving import token as person_token
 from tests.server.conftest import TOKEN
 
 POLICY = """
@@ -165,6 +168,40 @@ def of_envoy() -> Iterator[int]:
     yield status(broken, "GET", "/envoy/slow")
 
 
+def broken_store(desk: Desk) -> None:
+    def failing(*given: object) -> Any:
+        raise StoreError("down")
+
+    for name in ("find", "rows", "save"):
+        setattr(desk.engine.store.approvals, name, failing)
+
+
+def of_approvals(method: str, path: str, *, person: bool, answers: bool = False) -> Iterator[int]:
+    """What comes of a route of approvals, for a person or for a caller."""
+    proof = bearer(person_token() if person else TOKEN)
+    with TemporaryDirectory() as folder, TemporaryDirectory() as other:
+        desk, strange = Desk(Path(folder), tokens=True), Desk(Path(other), tokens=True, identified=False)
+        full = path.format(id=desk.opened())
+        given = {"content": b""} if answers else {}
+        for headers in (proof, bearer("nobody"), bearer(person_token("bob")), proof):
+            yield desk.call(method, full, headers=headers).status_code
+        yield desk.call(method, path.format(id="x" * 32), headers=proof).status_code
+        yield desk.call(method, f"{full}?wait=x", headers=proof).status_code
+        if answers:
+            json = {**proof, "content-type": "application/json"}
+            waiting = path.format(id=desk.opened({**REFUND, "body": {"amount": 901}}))
+            yield desk.call(method, waiting, headers=json, content=b" " * 1_048_577).status_code
+            yield desk.call(method, waiting, headers=json, content=b"{").status_code
+            yield desk.call(method, waiting, headers=proof, content=b"x").status_code
+            yield status(Failing(), method, waiting, content=never(), body_timeout=0.01)
+        if person:
+            yield strange.call(method, path.format(id=strange.opened()), headers=proof, **given).status_code
+        if path == "/approvals":
+            yield status(Engine.from_text("anyone { may GET /x }"), method, path)
+        broken_store(desk)
+        yield desk.call(method, full, headers=proof).status_code
+
+
 GIVEN: dict[str, Callable[[], Iterator[int]]] = {
     **{path: lambda path=path, body=body: of_any_body(path, body) for path, body in BODIES.items()},  # type: ignore[misc]
     "/events": of_events,
@@ -174,6 +211,12 @@ GIVEN: dict[str, Callable[[], Iterator[int]]] = {
     "/.well-known/authzen-configuration": lambda: iter(
         [status(Failing(), "GET", "/.well-known/authzen-configuration")]
     ),
+    "/approvals": lambda: of_approvals("GET", "/approvals", person=True),
+    "/approvals/{id}": lambda: of_approvals("GET", "/approvals/{id}", person=False),
+    "/approvals/{id}/details": lambda: of_approvals("GET", "/approvals/{id}/details", person=True),
+    "/approvals/{id}/withdraw": lambda: of_approvals("POST", "/approvals/{id}/withdraw", person=False),
+    "/approvals/{id}/approve": lambda: of_approvals("POST", "/approvals/{id}/approve", person=True, answers=True),
+    "/approvals/{id}/deny": lambda: of_approvals("POST", "/approvals/{id}/deny", person=True, answers=True),
     "/healthz": lambda: iter([status(Failing(), "GET", "/healthz")]),
     "/readyz": of_readyz,
     "/metrics": of_metrics,

@@ -6,6 +6,7 @@ import pytest
 
 from policyengine.engine import Engine
 from tests.spec.deciding import ago, bot, decide, question, verdict
+from tests.trusting import TRUSTING
 
 POLICY = """
 scope read { GET /notes }
@@ -67,7 +68,7 @@ def test_a_failing_clock_is_a_deny_that_counts_as_a_failure() -> None:
 
 @pytest.mark.parametrize("part", ["spent_among", "commit"])
 def test_a_failing_store_is_a_deny_if_the_decision_needs_state(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    engine = Engine.from_text(f'{POLICY}\nrate "r" per agent.id on GET /notes {{ 9/1s }}')
+    engine = Engine.from_text(f'{POLICY}\nrate "r" per agent.id on GET /notes {{ 9/1s }}', approvals=TRUSTING)
 
     def broken(*_: object, **__: object) -> bool:
         raise OSError("no store")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyengine.runtime.decision import Effects, OpenedApproval
+from policyengine.runtime.decision import ApproverSet, Effects, OpenedApproval
 from policyengine.runtime.limits import (
     MICRO,
     BudgetCharge,
@@ -67,10 +67,12 @@ def asks(
     spends: tuple[str, ...] = (),
     opens: tuple[str, ...] = (),
     confirms: tuple[str, ...] | None = None,
-    within: float | None = 900.0,
+    within: float = 900.0,
     denied: bool = False,
 ) -> Effects:
     """`opens` are the bindings that a confirm requests; by default all of its `confirms`."""
     limits = tuple(LimitCharge(one, one.rule, "p.policy:1", "words") for one in charges)
-    opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary") for one in opens)
+    opened = tuple(
+        OpenedApproval("g", one, "role finance", 1, within, "summary", ApproverSet(role="finance")) for one in opens
+    )
     return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

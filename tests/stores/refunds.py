@@ -14,6 +14,7 @@ from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.stores.base import Store
 from tests.spec.deciding import row
 from tests.stores import paying
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 HEAD = """
@@ -40,7 +41,9 @@ class Shop:
     def __init__(self, store: Store, *rules: str, confirms: bool = True, log: DecisionLog | None = None) -> None:
         self.now, self._ids, self.store = NOW, count(1), store
         text = HEAD + "\n".join((ASKS if confirms else "", *rules))
-        self.engine = Engine.from_text(text, clock=lambda: self.now, store=store, directory=ROWS, log=log)
+        self.engine = Engine.from_text(
+            text, clock=lambda: self.now, store=store, directory=ROWS, log=log, approvals=TRUSTING
+        )
 
     def question(self, amount: object, *approvals: dict[str, str], agent: str = "bot", **more: Any) -> dict[str, Any]:
         asked = {"request": {"method": "POST", "path": "/refund"}, "agent": {"id": agent, "issuer": "acme"}}

@@ -28,6 +28,7 @@ from policyengine.testing import RunReport, run
 from policyengine.testing.recording.convert import RecordingResult, convert_log
 from tests.generate.asking import askings, setting
 from tests.generate.requests import approved
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, 0, 0, 250_000, tzinfo=UTC)
 POLICY = """package shop
@@ -74,7 +75,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(path: Path) -> Engine:
     directory = EntityStore(read_entity_rows(from_python(ROWS), "entities"))
-    return Engine.from_text(POLICY, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
+    return Engine.from_text(POLICY, directory=directory, clock=lambda: NOW, log=DecisionLog(path), approvals=TRUSTING)
 
 
 def checked(*texts: str) -> CheckResult:
@@ -298,7 +299,7 @@ def test_an_approval_of_one_of_several_confirmations_is_left_out_when_it_matters
     assert guard in POLICY
     twice = POLICY.replace(guard, guard[:-1] + "  confirm by role finance within 15m when body.amount > 800 }")
     directory = EntityStore(read_entity_rows(from_python(ROWS), "rows"))
-    made_by = Engine.from_text(twice, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
+    made_by = Engine.from_text(twice, directory=directory, clock=lambda: NOW, log=DecisionLog(path), approvals=TRUSTING)
     asked = pay(body={"amount": 900})
     first, second = (one.binding for one in made_by.decide(asked).remedies)
     granted = [{"id": one[-4:], "by": "carol", "binding": one, "granted_at": "2027-01-04T11:55:00Z"}

@@ -150,7 +150,7 @@ def serve(
             log_checkpoint_url, log_witness, log_sink, log_spool,
         ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
-        ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
+        ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch), public_url,
     )  # fmt: skip
     limits = ConnectionLimits(max_connections, max_connections_per_address, head_seconds, request_seconds, idle_seconds)
     listen = ListenOptions(

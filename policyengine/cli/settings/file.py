@@ -17,6 +17,7 @@ from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.trusted_files import UntrustedPathError, write_problem
 
 if TYPE_CHECKING:
+    from policyengine.approvals.settings import ApprovalSettings
     from policyengine.cli.settings.registry import SettingName
     from policyengine.cli.settings.sections import (
         ConsoleSettings,
@@ -81,6 +82,10 @@ class ProjectSettings:
     @property
     def console(self) -> ConsoleSettings:
         return self._or_defaults().console
+
+    def approvals(self, url: str | None) -> ApprovalSettings:
+        """Return how approvals are opened and answered; `url` is the URL of the server, if the settings name none."""
+        return self._or_defaults().approvals.to_settings(url)
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

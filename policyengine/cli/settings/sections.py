@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
+from policyengine.approvals.settings import ApprovalSettings
 from policyengine.cli.settings import types as t
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.settings.section import SettingsSection, setting_error
+from policyengine.time_formats import parse_duration
 
 LogFormat: TypeAlias = Literal["text", "json"]
 FailureAction: TypeAlias = Literal["deny", "continue"]
@@ -269,6 +271,32 @@ class ConsoleSettings(CommandSection):
     session_hours: t.Hours | None = setting("12", "hours after which every session ends")
 
 
+class ApprovalsSettings(CommandSection):
+    """`[approvals]`: how approvals are opened and answered."""
+
+    trust_callers: t.Boolean | None = setting(
+        "false", "count the `approvals` that callers put into their questions, instead of only recorded answers"
+    )
+    wait: t.ApprovalWait | None = setting("1d", "how long people can answer")
+    issuers: t.Texts | None = setting(
+        "issuers with `users like`, and the only other one",
+        "issuers whose users may answer; a user must have the same name under all of them",
+    )
+    most_per_requester: t.PositiveNumber | None = setting(
+        "20", "maximum number of approvals of one requester that are open, denied or withdrawn"
+    )
+    most_per_approver: t.PositiveNumber | None = setting(
+        "100", "maximum number of approvals that wait for the same people"
+    )
+    url: t.Text | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
+
+    def to_settings(self, url: str | None) -> ApprovalSettings:
+        """Return the settings of an engine. `url` is the URL of the server, if the section names none."""
+        given = {key: getattr(self, key) for key in self.model_fields_set if key != "wait"}
+        wait = None if self.wait is None else parse_duration(self.wait)
+        return ApprovalSettings(**{"url": url, **given, **({} if wait is None else {"wait": wait})})
+
+
 class ReloadSettings(CommandSection):
     """`[reload]`: what new policies may remove or allow while the server runs."""
 
@@ -366,6 +394,7 @@ class ProjectSections(SettingsSection):
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     authzen: AuthzenSettings = Field(default_factory=AuthzenSettings)
     console: ConsoleSettings = Field(default_factory=ConsoleSettings)
+    approvals: ApprovalsSettings = Field(default_factory=ApprovalsSettings)
     reload: ReloadSettings = Field(default_factory=ReloadSettings)
     observe: ObserveSettings | None = None
     mcp_gateway: McpGatewaySettings = Field(default_factory=McpGatewaySettings, alias="mcp-gateway")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
@@ -14,8 +14,10 @@ from policyengine.cli.settings.file import ERROR_KIND
 from policyengine.http.gateway_headers import RESERVED_HEADERS
 from policyengine.http.gateway_omissions import ALL, WITHHELD_HEADERS, GatewayAdapter
 from policyengine.settings.section import RELATIVE, RELATIVE_OR_URL, SECRET, ValueDescription, setting_error
+from policyengine.time_formats import parse_duration
 
 DOMAIN = r"^[a-z0-9._-]{1,255}$"
+MIN_APPROVAL_WAIT, MAX_APPROVAL_WAIT = timedelta(minutes=1), timedelta(days=7)
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 ANY_HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 FILLED = r"\S"
@@ -150,6 +152,13 @@ def check_body_adapters(adapters: tuple[str, ...]) -> tuple[str, ...]:
     return adapters
 
 
+def check_approval_wait(text: str) -> str:
+    lasts = parse_duration(text)
+    if lasts is None or not MIN_APPROVAL_WAIT <= lasts <= MAX_APPROVAL_WAIT:
+        raise ValueError
+    return text
+
+
 # ── Other values ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -217,6 +226,9 @@ RuleCodes: TypeAlias = Annotated[
     tuple[Annotated[str, Field(strict=True)], ...],
     AfterValidator(parse_rule_codes),
     ValueDescription("a list of rules", '["static-key"]'),
+]
+ApprovalWait: TypeAlias = Annotated[
+    FilledText, AfterValidator(check_approval_wait), ValueDescription("a duration from `1m` to `7d`", '"8h"')
 ]
 Header: TypeAlias = Annotated[str, BeforeValidator(parse_header)]
 ForwardedHeaders: TypeAlias = Annotated[

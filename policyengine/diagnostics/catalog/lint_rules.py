@@ -220,9 +220,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W553",
-        "an approval that never expires",
-        "The approver agreed to one request at one time. `within` limits how long the approval is valid after it is "
-        "granted.",
+        "an approval that counts for the default time",
+        "The approver agreed to one request at one time. `within` limits how long the approval counts after it is "
+        "granted; without it, the approval counts for a day.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss message "pay {body.amount}" }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="open-confirm",

@@ -1,5 +1,5 @@
-"""Messages of guards: denials without a message, approvals that never expire, and approval messages that do not show
-the request.
+"""Messages of guards: denials without a message, approvals that count for the default time, and approval messages that
+do not show the request.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.time_formats import format_duration
 
 
 def without_message(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -24,7 +25,7 @@ def open_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Confirm) and effect.within is None:
-                message = f"an approval of `{guard.name}` never expires"
+                message = f"an approval of `{guard.name}` counts for {format_duration(effect.lasts)}, the default"
                 yield Diagnostic("W553", message, effect.span, "add `within 15m`: later, the facts may have changed")
 
 

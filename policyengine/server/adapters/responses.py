@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from msgspec import to_builtins
 from starlette.responses import Response
 
 from policyengine.engine.decider import WouldBlockError
@@ -206,8 +207,8 @@ def reason_document(reason: Reason) -> dict[str, object]:
 
 
 def remedy_document(remedy: Remedy) -> dict[str, object]:
-    named = {name: getattr(remedy, name) for name in remedy.__struct_fields__}
-    return {name: value for name, value in named.items() if value is not None}
+    found: dict[str, object] = to_builtins(remedy)
+    return found
 
 
 def encode_problem(problem: dict[str, object]) -> bytes:

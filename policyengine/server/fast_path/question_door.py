@@ -86,6 +86,8 @@ class QuestionDoor:
         for name, value in options.items():
             if name == "consume" and type(value) is bool:
                 spends = spends and value
-            elif name != "obligations_supported" and (name != "explain" or value is not False):
+            elif name not in ("obligations_supported", "request_approval") and (
+                name != "explain" or value is not False
+            ):
                 return None
         return spends

@@ -43,6 +43,13 @@ CREDENTIALS_REQUEST: JsonObject = {
 }
 QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
 QUESTIONS_WITH_CREDENTIALS = {**QUESTIONS, "credentials to verify": CREDENTIALS_REQUEST}  # with `--identity`
+TICKET: JsonObject = {
+    "id": "kq3v0Yb4nD7mC1xZ8sWfR2tL5pHj9aUe",
+    "state": "pending",
+    "expires": "2027-01-05T12:00:00Z",
+    "poll": 5,
+    "decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
+}
 CONFIRM: JsonObject = {
     "outcome": "confirm",
     "allowed": False,

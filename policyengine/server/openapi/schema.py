@@ -10,8 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.json_schema import JsonSchemaValue, models_json_schema
 from pydantic_core import CoreSchema, core_schema
 
+from policyengine.approvals.model import ApprovalState
 from policyengine.explain.lines import Mark
-from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
+from policyengine.runtime.decision import (
+    ApprovalTicket,
+    Gate,
+    Obligation,
+    Outcome,
+    Principal,
+    RateState,
+    Reason,
+    Remedy,
+    UnknownFact,
+)
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
 from policyengine.server.problems import ProblemCode
@@ -160,6 +171,7 @@ class Options(StrictModel):
     explain: bool | None = None
     obligations_supported: list[str] | None = None
     at: str | None = None
+    request_approval: Annotated[bool | None, Field(description="whether a confirm asks people for an approval")] = None
 
 
 QUESTION_MEMBERS: dict[str, Any] = {root: (FACT_MODELS.get(root, JsonObject) | None, None) for root in ROOTS}
@@ -232,7 +244,7 @@ class Walk(BaseModel):
 
 
 REFERENCE = "#/components/schemas/{name}"
-STRUCTS = (Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
+STRUCTS = (ApprovalTicket, Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
 
 
 class StructSchema:
@@ -293,6 +305,52 @@ class Reported(BaseModel):
     warning: str | None = None
 
 
+class Denial(StrictModel):
+    """The denial of an approval."""
+
+    reason: Annotated[str | None, Field(description="for the requester")] = None
+
+
+class ApprovalStatus(BaseModel):
+    """The state of an approval, for its requester. `poll` is the number of seconds to wait between two questions."""
+
+    id: str
+    state: ApprovalState
+    expires: str
+    poll: int
+    decision: str
+    reason: str | None = None
+
+
+class ApprovalAnswer(BaseModel):
+    """The answer of a person, and the issuer that vouches for the person."""
+
+    by: str
+    issuer: str | None = None
+    at: str
+    reason: str | None = None
+
+
+class ApprovalDetails(ApprovalStatus):
+    """An approval for the people who may answer it. `question` is the request, without secrets."""
+
+    rule: str
+    message: str
+    by: Annotated[str, Field(description="the approvers, as the rule names them")]
+    count: Annotated[int, Field(description="the number of people who must approve")]
+    within: Annotated[str, Field(description="how long the approval counts")]
+    opened: str
+    endpoint: str
+    requester: JsonObject
+    question: JsonObject
+    approved: list[ApprovalAnswer]
+    denied: ApprovalAnswer | None = None
+
+
+class Approvals(BaseModel):
+    approvals: list[ApprovalDetails]
+
+
 class Health(BaseModel):
     status: Literal["ok"]
 
@@ -346,7 +404,10 @@ class Readiness(BaseModel):
     ] = None
 
 
-MODELS = (Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness)
+MODELS = (
+    Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness, Denial,
+    ApprovalStatus, ApprovalDetails, Approvals,
+)  # fmt: skip
 
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
 

@@ -24,6 +24,7 @@ from policyengine.runtime.limits import (
     SlotHolders,
     TokenBucket,
 )
+from policyengine.stores.approvals import MemoryApprovals
 from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.credential_marks import MemoryMarks
@@ -70,6 +71,7 @@ class MemoryStore:
     ) -> None:
         self.fullness = CapacityAlarm()
         self.marks = MemoryMarks(max_skew=max_skew, fullness=self.fullness)
+        self.approvals = MemoryApprovals(fullness=self.fullness)
         self.skew = ClockSkew(max_skew)
         self.halts: HaltStore = MemoryHalts()
         self._spent: set[str] = set()

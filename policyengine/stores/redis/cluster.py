@@ -24,6 +24,7 @@ from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.history_rows import watch_key
 from policyengine.stores.idempotency import decode_charge_result, encode_charge_result
 from policyengine.stores.redis import cluster_history as slots
+from policyengine.stores.redis.approvals import RedisApprovals
 from policyengine.stores.redis.behavior import RedisBehavior
 from policyengine.stores.redis.connection import RedisScript, find_eviction_risk, probe_server_time, translate_errors
 from policyengine.stores.redis.credential_marks import RedisMarks
@@ -95,6 +96,7 @@ class ClusterStore:
             self._run, lambda draft, settled: decode_charge_result(settled), virtual=virtual
         )
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
         self.halts = RedisHalts(client, self._run)
         self._begun: frozenset[str] = frozenset()

@@ -16,6 +16,7 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreLossError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.history_rows import encode_report, watch_key
 from policyengine.stores.redis import rates
+from policyengine.stores.redis.approvals import APPROVALS, RedisApprovals
 from policyengine.stores.redis.behavior import (
     CALLER,
     SAVE_DOCUMENT,
@@ -65,6 +66,7 @@ SCRIPTS = (
     CLAIM,
     CLAIMED_STEP,
     MARK,
+    APPROVALS,
     PROBE,
     CALLER,
     SAVE_DOCUMENT,
@@ -86,6 +88,7 @@ class RedisStore:
         self._wires = ConnectionPool(client, SCRIPTS, self.ping)
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
+        self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
         self.halts = RedisHalts(client, self._run)
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 

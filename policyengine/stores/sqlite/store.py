@@ -22,7 +22,8 @@ from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest, StoreError, WriteRefusedError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
-from policyengine.stores.sqlite import behavior, credential_marks, history
+from policyengine.stores.sqlite import approvals, behavior, credential_marks, history
+from policyengine.stores.sqlite.approvals import SqliteApprovals
 from policyengine.stores.sqlite.behavior import SqliteBehavior
 from policyengine.stores.sqlite.credential_marks import SqliteMarks
 from policyengine.stores.sqlite.file import SqliteFile
@@ -123,6 +124,10 @@ class SqliteStore:
     @property
     def marks(self) -> SqliteMarks:
         return SqliteMarks(self._step, self._connection, self._looked_by_seconds)
+
+    @property
+    def approvals(self) -> SqliteApprovals:
+        return SqliteApprovals(self._step, self._looked_for_approvals)
 
     @property
     def behavior(self) -> SqliteBehavior:
@@ -255,6 +260,9 @@ class SqliteStore:
             MICROSECONDS_PER_SECOND,
         )
 
+    def _looked_for_approvals(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
+        self._measured(now, read_clock(asked, max(self._latest, now), moves=moves))
+
     def _measured(self, now: int, found: int, error: int = 0) -> int:
         self.skew.between(now, found, now + error)
         self._latest = max(self._latest, found)
@@ -338,7 +346,7 @@ class SqliteStore:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {TABLES}{history.TABLES}PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-        connection.executescript(TABLE + credential_marks.TABLES + HALT_TABLES + PROBE_TABLE)
+        connection.executescript(TABLE + credential_marks.TABLES + HALT_TABLES + approvals.TABLES + PROBE_TABLE)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 

@@ -285,7 +285,7 @@ class RequestGenerator:
         if not confirms or self.sketch.world.approvals or self.choose.chance(2):
             return
         for guard, confirm in confirms:
-            at_the_edge = () if confirm.within is None else (confirm.within, confirm.within + SECOND)
+            at_the_edge = (confirm.lasts, confirm.lasts + SECOND)
             age = self.choose.of((NO_TIME, NO_TIME, NO_TIME, NO_TIME, *at_the_edge))
             for name in self.approvers(confirm):
                 number = str(len(self.sketch.approvals))

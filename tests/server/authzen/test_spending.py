@@ -10,6 +10,7 @@ from policyengine.engine import Engine
 from policyengine.server import BearerTokenError, serve
 from policyengine.stores.memory.store import MemoryStore
 from tests.server.authzen.asking import MANY, ONE, TOKEN, Call, Free, caller, decision, decisions
+from tests.trusting import TRUSTING
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 POLICY = """language 1
@@ -49,7 +50,7 @@ def doing(verb: str, **context: object) -> Free:
 
 @pytest.fixture
 def call() -> Call:
-    return caller(Engine.from_text(POLICY, clock=lambda: NOW))
+    return caller(Engine.from_text(POLICY, clock=lambda: NOW, approvals=TRUSTING))
 
 
 def test_an_allow_that_would_spend_is_denied_if_consume_is_unset(call: Call) -> None:
@@ -140,7 +141,7 @@ def test_consume_false_overrides_the_authzen_consume_setting() -> None:
 
 @pytest.mark.parametrize(("names", "missing"), [(["edge", "edgy"], "edgy"), (["other"], "other")])
 def test_serve_rejects_an_unknown_caller_in_authzen_consume(names: list[str], missing: str) -> None:
-    engine = Engine.from_text(POLICY)
+    engine = Engine.from_text(POLICY, approvals=TRUSTING)
     with pytest.raises(BearerTokenError, match=f"names the caller `{missing}`"):
         serve(engine, port=0, token=TOKENS[:1], authzen_consume=names)
 
@@ -165,7 +166,7 @@ def test_an_approval_is_spent_even_with_consume_false(call: Call) -> None:
 def test_an_approval_request_spends_a_rate_once_and_a_budget_when_granted() -> None:
     limits = """rate "calls" per user.id on ACTION ask account { 5/1h }
     budget "asks" per user.id on ACTION ask account { count <= 1 within 1h }"""
-    engine = Engine.from_text(f"{POLICY}\n{limits}", clock=lambda: NOW)
+    engine = Engine.from_text(f"{POLICY}\n{limits}", clock=lambda: NOW, approvals=TRUSTING)
     call = caller(engine)
     asked = [call("POST", ONE, json=doing("ask", consume=True)).json()["context"] for _ in range(3)]
     assert [one["reason"] for one in asked] == ["approval_required"] * 3

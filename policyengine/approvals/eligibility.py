@@ -1,0 +1,91 @@
+"""Decides who may answer an approval, by a pure rule about a person whom a credential proved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from policyengine import kernel as k
+from policyengine.approvals.model import ApprovalRequest
+from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.values import Unknown, coerce
+from policyengine.spec.facts import STRINGS
+from policyengine.spec.issuer_users import speaks_for
+from policyengine.typesystem import EntityRef
+
+
+class ProvedPerson(NamedTuple):
+    """The user and the issuer that a credential proves. `by_agent` means that the credential names an agent or a chain,
+    so that an agent presents it, not the user.
+    """
+
+    user: str | None
+    issuer: str | None
+    by_agent: bool = False
+
+
+class ApproverRefusal(StrEnum):
+    """The reason why a person may not answer an approval, in words for that person."""
+
+    NO_USER = "the credential names no user"
+    AGENT = "the credential is presented by an agent, not by the user"
+    ISSUER = "the issuer of the credential may not name approvers"
+    REQUESTER = "the request is made for this user"
+    CHAIN = "this name takes part in the request"
+    NOT_APPROVER = "the rule does not name this user as an approver"
+
+
+def find_refusal(
+    approval: ApprovalRequest,
+    person: ProvedPerson,
+    entities: Entities,
+    issuers: Mapping[str, k.Issuer],
+    named: Collection[str] = (),
+) -> ApproverRefusal | None:
+    """Return why the person may not answer the approval, or None. `named` are the issuers of approvers that the
+    operator names.
+
+    The user of the request may answer only if the rule says `by user`. An agent of the request may not, under any
+    issuer: names are compared without issuers, so that no issuer can vouch for another name of the same agent.
+    """
+    if person.user is None:
+        return ApproverRefusal.NO_USER
+    if person.by_agent:
+        return ApproverRefusal.AGENT
+    if not may_name_approvers(person.issuer, person.user, issuers, named):
+        return ApproverRefusal.ISSUER
+    requester = approval.requester
+    agents = {requester.agent, *(requester.chain if requester.user is None else requester.chain[1:])}
+    if person.user in agents:
+        return ApproverRefusal.CHAIN
+    if approval.approvers.user is not None:
+        return None if person.user == approval.approvers.user else ApproverRefusal.NOT_APPROVER
+    if person.user == requester.user:
+        return ApproverRefusal.REQUESTER
+    return None if is_member(approval, person.user, entities) else ApproverRefusal.NOT_APPROVER
+
+
+def may_name_approvers(
+    issuer: str | None, user: str, issuers: Mapping[str, k.Issuer], named: Collection[str] = ()
+) -> bool:
+    """Return whether an issuer may vouch for this user as an approver. Policies do not distinguish users of different
+    issuers, so a partner's `alice` must not pass for one's own: without `named`, an issuer must either declare `users
+    like` patterns that match the user, or be the only issuer without patterns.
+    """
+    found = None if issuer is None else issuers.get(issuer)
+    if found is None or not speaks_for(found, user):
+        return False
+    if named:
+        return found.name in named
+    open_issuers = [one.name for one in issuers.values() if not one.users_like]
+    return bool(found.users_like) or open_issuers == [found.name]
+
+
+def is_member(approval: ApprovalRequest, user: str, entities: Entities) -> bool:
+    """Return whether the user has the role, or is one of the members or in one of them."""
+    person, of = EntityRef("user", user), approval.approvers
+    if of.role is not None:
+        roles: Any = coerce(entities.attribute(person, "roles"), STRINGS, "approver.roles")
+        return not isinstance(roles, Unknown) and of.role in roles
+    return not {person, *entities.ancestors(person).refs}.isdisjoint(of.members)

@@ -1,0 +1,179 @@
+"""An approval as data: what is asked, who asks, who may answer, and the answers; its states and their order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct, msgpack, structs
+
+from policyengine.clock import from_epoch_nanoseconds
+from policyengine.runtime.decision import ApproverSet, Principal
+from policyengine.runtime.request import Approval
+from policyengine.stores.approvals import ApprovalRow
+from policyengine.stores.transition import digest_parts
+
+KEPT_MICROSECONDS = 3_600_000_000  # how long an ended approval is kept, so that its requester learns how it ended
+
+
+class ApprovalState(StrEnum):
+    """The state of an approval. `pending` becomes `approved`, `denied`, `expired` or `withdrawn`; `approved` becomes
+    `spent` or `expired`."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+    SPENT = "spent"
+
+
+class ApproverAnswer(Struct, frozen=True):
+    """The answer of one person, proved by a credential of an issuer, at a time in microseconds since 1970."""
+
+    by: str
+    issuer: str | None
+    at: int
+    reason: str | None = None
+
+
+class ApprovalRequest(Struct, frozen=True):
+    """A request that waits for people, or did. Times are microseconds since 1970.
+
+    `approvers` may answer, and `count` of them must approve before `expires`; an approval then counts for `within`.
+    `question` is the request as approvers see it, without secrets. `decision` is the id of the decision that opened the
+    approval. `refusal` is the denial, or the withdrawal if `withdrawn`.
+    """
+
+    id: str
+    rule: str
+    binding: str
+    revision: str
+    by: str
+    count: int
+    approvers: ApproverSet
+    summary: str
+    endpoint: str
+    question: dict[str, Any]
+    requester: Principal
+    decision: str
+    opened: int
+    expires: int
+    within: int
+    votes: tuple[ApproverAnswer, ...] = ()
+    refusal: ApproverAnswer | None = None
+    withdrawn: bool = False
+
+    def fresh_votes(self, now: int) -> tuple[ApproverAnswer, ...]:
+        """Return the votes that still count. A vote counts including the end of `within`, as in a decision."""
+        return tuple(vote for vote in self.votes if now <= vote.at + self.within)
+
+    def state(self, now: int, *, spent: bool = False) -> ApprovalState:
+        """Return the state at a time; `spent` says whether a decision has used the approval."""
+        if self.refusal is not None:
+            return ApprovalState.WITHDRAWN if self.withdrawn else ApprovalState.DENIED
+        if len(self.votes) == self.count:
+            if spent:
+                return ApprovalState.SPENT
+            is_fresh = len(self.fresh_votes(now)) == self.count
+            return ApprovalState.APPROVED if is_fresh else ApprovalState.EXPIRED
+        return ApprovalState.PENDING if now < self.expires else ApprovalState.EXPIRED
+
+    @property
+    def ends(self) -> int:
+        """The time from which the approval no longer counts, if it is not answered or used before."""
+        if self.refusal is None and len(self.votes) == self.count:
+            return min(vote.at for vote in self.votes) + self.within + 1
+        return self.expires
+
+    @property
+    def grant_ids(self) -> tuple[str, ...]:
+        """The ids under which a decision spends the votes."""
+        return tuple(f"{self.id}/{number}" for number in range(len(self.votes)))
+
+    def grants(self, now: int) -> tuple[Approval, ...]:
+        """Return the approvals that lift the confirm; empty unless enough people have approved. The clock of the
+        process that recorded a vote may be ahead, so the time of a vote is at most `now`.
+        """
+        if self.state(now) is not ApprovalState.APPROVED:
+            return ()
+        pairs = zip(self.grant_ids, self.votes, strict=True)
+        return tuple(
+            Approval(id, vote.by, to_datetime(min(vote.at, now)), self.binding, self.rule) for id, vote in pairs
+        )
+
+    def to_row(self) -> ApprovalRow:
+        """Return the row that a store keeps."""
+        return ApprovalRow(
+            self.id, self.binding, msgpack.encode(self), self.ends, max(self.ends, self.expires) + KEPT_MICROSECONDS,
+            self.quota_names,
+        )  # fmt: skip
+
+    @property
+    def quota_names(self) -> tuple[str, ...]:
+        """The quotas in which the approval counts while it is live: of its requester until it is approved, also if it
+        was denied or withdrawn; of its approvers and of all approvals while it waits for an answer."""
+        if self.refusal is not None:
+            return (self.requester_quota,)
+        if len(self.votes) == self.count:
+            return ()
+        return self.requester_quota, self.approver_quota, ALL_APPROVALS
+
+    @property
+    def requester_quota(self) -> str:
+        who = self.requester
+        return f"requester:{digest_parts(who.agent or '', who.issuer or '', who.user or '')}"
+
+    @property
+    def approver_quota(self) -> str:
+        of = self.approvers
+        members = [part for member in of.members for part in (member.type, member.id)]
+        return f"approver:{digest_parts(of.role or '', of.user or '', *members)}"
+
+
+ALL_APPROVALS = "all"
+_DECODER = msgpack.Decoder(ApprovalRequest)
+
+
+def read_row(row: ApprovalRow) -> ApprovalRequest:
+    """Return the approval in a row. Raises ValueError."""
+    return _DECODER.decode(row.value)
+
+
+def to_datetime(moment: int) -> datetime:
+    return from_epoch_nanoseconds(moment * 1_000)
+
+
+# ── Changes ───────────────────────────────────────────────────────────────────────────────────
+
+
+class ApprovalChangeError(ValueError):
+    """The error for an answer that the state of the approval does not admit; the message is for the person."""
+
+
+def add_vote(approval: ApprovalRequest, vote: ApproverAnswer) -> ApprovalRequest:
+    """Return the approval with the vote of a person. A second vote of the same person, by whichever session, replaces
+    the first. Raises ApprovalChangeError unless the approval waits for votes.
+    """
+    require_pending(approval, vote.at)
+    others = tuple(one for one in approval.fresh_votes(vote.at) if one.by != vote.by)
+    return structs.replace(approval, votes=(*others, vote))
+
+
+def refuse(approval: ApprovalRequest, answer: ApproverAnswer) -> ApprovalRequest:
+    """Return the denied approval. Raises ApprovalChangeError unless the approval waits for votes."""
+    require_pending(approval, answer.at)
+    return structs.replace(approval, refusal=answer)
+
+
+def withdraw(approval: ApprovalRequest, now: int) -> ApprovalRequest:
+    """Return the approval after its requester withdrew it. Raises ApprovalChangeError unless it waits for votes."""
+    require_pending(approval, now)
+    return structs.replace(approval, refusal=ApproverAnswer("", None, now), withdrawn=True)
+
+
+def require_pending(approval: ApprovalRequest, now: int) -> None:
+    state = approval.state(now)
+    if state is not ApprovalState.PENDING:
+        raise ApprovalChangeError(f"the approval is {state}, and can no longer be answered")

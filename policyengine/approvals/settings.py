@@ -1,0 +1,29 @@
+"""Settings of approvals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalSettings:
+    """How approvals are opened and answered.
+
+    With `trust_callers`, `approvals` in a question count; otherwise only answers that this engine recorded. A person
+    can answer for the duration `wait`. At most `most_per_requester` approvals of one requester may be open, denied or
+    withdrawn at a time, and `most_per_approver` may wait for the same approvers. `issuers` are the issuers whose users
+    may answer; empty for those that the policies leave no doubt about. `url` is the public URL of the server, for links
+    to approvals.
+    """
+
+    trust_callers: bool = False
+    wait: timedelta = timedelta(days=1)
+    most_per_requester: int = 20
+    most_per_approver: int = 100
+    issuers: tuple[str, ...] = ()
+    url: str | None = None
+
+
+DEFAULT_APPROVAL_SETTINGS = ApprovalSettings()
+MAX_WAITING = 10_000  # maximum approvals that wait for an answer at a time

@@ -1,0 +1,34 @@
+"""`policyengine approvals show`: show what an approval is about."""
+
+from __future__ import annotations
+
+from policyengine.cli.options.approvals import (
+    DEFAULT_URL,
+    ApprovalId,
+    ApprovalServer,
+    PersonToken,
+    ServerUrl,
+    approval_path,
+    show_approval,
+)
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import OutputFormat, print_json
+
+
+def show(
+    id: ApprovalId, token_file: PersonToken, url: ServerUrl = DEFAULT_URL, format: TextOrJson = OutputFormat.TEXT
+) -> int:
+    """Show the rule, the requester and the whole request.
+
+    Secrets of the request are not shown.
+
+    \b
+    Example:
+      policyengine approvals show kq3v0Yb4nD7mC1xZ8sWfR2tL5pHj9aUe --token-file my-token
+    """
+    found = ApprovalServer(url, token_file).get(approval_path(id, "details"))
+    if format is OutputFormat.JSON:
+        print_json(found)
+    else:
+        show_approval(found)
+    return 0

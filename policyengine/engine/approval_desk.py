@@ -1,0 +1,308 @@
+"""The approvals of one engine: opened by confirms, answered by people, and given to the decisions that they lift."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import structs
+
+from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson, find_refusal
+from policyengine.approvals.model import (
+    ALL_APPROVALS,
+    ApprovalChangeError,
+    ApprovalRequest,
+    ApprovalState,
+    ApproverAnswer,
+    add_vote,
+    read_row,
+    refuse,
+    to_datetime,
+    withdraw,
+)
+from policyengine.approvals.question_view import UnshowableRequestError, view_question
+from policyengine.approvals.settings import MAX_WAITING, ApprovalSettings
+from policyengine.audit.redaction import Redaction
+from policyengine.clock import MICROSECOND
+from policyengine.engine.approval_views import POLL_SECONDS
+from policyengine.explain.endpoint_words import endpoint_words
+from policyengine.log_throttle import LogThrottle
+from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApproval, Outcome, Remedy
+from policyengine.runtime.request import Request
+from policyengine.stores.approvals import ApprovalQuota, ApprovalRow
+from policyengine.stores.base import StoreError
+from policyengine.time_formats import format_rfc3339
+
+if TYPE_CHECKING:
+    from policyengine.engine.decider import Decider
+    from policyengine.engine.recorder import DecisionRecorder
+
+MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
+ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
+MAX_REASON_LENGTH = 500
+STORE_FAILED = "the approval store does not answer"
+
+
+class ApprovalNotFoundError(LookupError):
+    """The error for an approval that is unknown, or ended so long ago that it was deleted."""
+
+
+class ApproverRefusedError(PermissionError):
+    """The error for a person who may not answer an approval."""
+
+    def __init__(self, refusal: ApproverRefusal) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
+
+
+class TrackedApproval(NamedTuple):
+    """An approval and its state."""
+
+    approval: ApprovalRequest
+    state: ApprovalState
+
+
+class ApprovalDesk:
+    """Opens approvals, records the answers of people, and finds the approvals that lift a confirm.
+
+    Which approvals were spent is a mark in the decision store, set in the same step as the allow that uses them, so an
+    approval is never used twice, and a crash between two steps leaves it unused.
+    """
+
+    def __init__(self, decider: Decider, recorder: DecisionRecorder, settings: ApprovalSettings) -> None:
+        self._decider, self._recorder, self.settings = decider, recorder, settings
+        self._throttle = LogThrottle()
+
+    # ── For decisions ─────────────────────────────────────────────────────────────────────────
+
+    def grant(self, request: Request, bindings: Sequence[str], moment: int) -> Request:
+        """Return the request with the approvals that people gave for these bindings; the request itself if there are
+        none. `moment` is in nanoseconds. Raises StoreError."""
+        now = moment // 1_000
+        rows = self._decider.store.approvals.bound(bindings, now)
+        granted = tuple(grant for row in rows for grant in read_row(row).grants(now))
+        return replace(request, approvals=(*request.approvals, *granted)) if granted else request
+
+    def open(self, request: Request, decision: Decision, opens: Sequence[OpenedApproval], moment: int) -> Decision:
+        """Open the approvals that a confirm needs, and return the decision with a ticket for each. If one cannot be
+        opened, its ticket says why; the decision stays a confirm.
+        """
+        tickets = {one.binding: self._open(request, decision, one, moment) for one in opens}
+        return with_tickets(decision, tickets)
+
+    def attach(self, decision: Decision) -> Decision:
+        """Return a confirm that was made before with tickets for its approvals, if they were opened."""
+        bindings = [one.binding for one in decision.remedies if one.binding is not None]
+        if decision.outcome is not Outcome.CONFIRM or not bindings:
+            return decision
+        try:
+            rows = self._decider.store.approvals.bound(bindings, self._decider.now())
+        except StoreError:
+            return decision
+        return with_tickets(decision, {row.binding: self._ticket(read_row(row)) for row in rows})
+
+    def _open(self, request: Request, decision: Decision, opened: OpenedApproval, moment: int) -> ApprovalTicket:
+        seen = frozenset(approval.id for approval in request.approvals)
+        try:
+            view = view_question(request, self._redaction)
+            row, is_new = self._add(self._prepare(request, decision, opened, view, moment // 1_000), seen)
+        except UnshowableRequestError as error:
+            return ApprovalTicket(refused=str(error))
+        except QuotaExceededError as error:
+            self._throttle.tell(
+                logging.WARNING, "approvals", f"an approval was not opened: {error}", event="approval_refused",
+                rule=opened.rule,
+            )  # fmt: skip
+            return ApprovalTicket(refused=str(error))
+        except StoreError:  # the circuit breaker logs it
+            return ApprovalTicket(refused=STORE_FAILED)
+        except Exception:
+            self._recorder.failures.add()
+            logging.getLogger("policyengine").exception("an approval could not be opened")
+            return ApprovalTicket(refused="the approval could not be opened")
+        approval = read_row(row)
+        if is_new:
+            self._record(approval, "pending", until=format_rfc3339(to_datetime(approval.expires)))
+        return self._ticket(approval)
+
+    def _prepare(
+        self, request: Request, decision: Decision, opened: OpenedApproval, view: dict[str, object], now: int
+    ) -> ApprovalRequest:
+        within = round(opened.within * 1_000_000)
+        return ApprovalRequest(
+            secrets.token_urlsafe(ID_BYTES), opened.rule, opened.binding, decision.revision, opened.by, opened.count,
+            opened.approvers, opened.summary, endpoint_words(request.endpoint), view, decision.principal, decision.id,
+            now, now + self.settings.wait // MICROSECOND, within,
+        )  # fmt: skip
+
+    def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
+        """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
+        was given after the decision was made takes its place; one that was withdrawn, or that the decision has `seen`
+        and that did not lift the confirm, is replaced. Raises StoreError and QuotaExceededError.
+        """
+        now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
+        for _ in range(MAX_CHANGE_TRIES):
+            opening = store.open(row, self._quotas(approval), now, replaces)
+            if opening.row is None:
+                raise QuotaExceededError(opening.exceeded, approval)
+            if opening.row.id == row.id:
+                return row, True
+            known = read_row(opening.row)
+            if known.state(now) is not ApprovalState.WITHDRAWN and seen.isdisjoint(known.grant_ids):
+                return opening.row, False
+            replaces = opening.row.id
+        raise StoreError("other processes open the same approval")
+
+    def _quotas(self, approval: ApprovalRequest) -> list[ApprovalQuota]:
+        return [
+            ApprovalQuota(approval.requester_quota, self.settings.most_per_requester),
+            ApprovalQuota(approval.approver_quota, self.settings.most_per_approver),
+            ApprovalQuota(ALL_APPROVALS, MAX_WAITING),
+        ]
+
+    def _ticket(self, approval: ApprovalRequest) -> ApprovalTicket:
+        state = approval.state(self._decider.now())
+        status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
+        expires = format_rfc3339(to_datetime(approval.expires))
+        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS)
+
+    @property
+    def _redaction(self) -> Redaction:
+        return Redaction() if self._recorder.log is None else self._recorder.log.redaction
+
+    # ── For people ────────────────────────────────────────────────────────────────────────────
+
+    def find(self, id: str) -> TrackedApproval:
+        """Return an approval. Raises ApprovalNotFoundError and StoreError."""
+        now = self._decider.now()
+        row = self._decider.store.approvals.find(id, now)
+        if row is None:
+            raise ApprovalNotFoundError(id)
+        return self._status(read_row(row), now)
+
+    def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
+        """Return the approvals that wait for an answer, newest first; with `person`, only those that the person may
+        answer. Raises StoreError."""
+        now = self._decider.now()
+        approvals = [read_row(row) for row in self._decider.store.approvals.rows(now)]
+        waiting = [one for one in approvals if one.state(now) is ApprovalState.PENDING]
+        if person is not None:
+            waiting = [one for one in waiting if self.find_refusal(one, person) is None]
+        return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
+
+    def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
+        """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
+        ApproverRefusedError, ApprovalChangeError and StoreError; then nothing changes.
+        """
+        return self._answer(id, person, "approved", None, add_vote)
+
+    def deny(self, id: str, person: ProvedPerson, reason: str | None = None) -> TrackedApproval:
+        """Record the denial of a person whose credential was verified. Raises the same errors as `approve`."""
+        return self._answer(id, person, "denied", reason, refuse)
+
+    def withdraw(self, id: str) -> TrackedApproval:
+        """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
+        approval, now = self._change(id, withdraw)
+        self._record(approval, "withdrawn")
+        return self._status(approval, now)
+
+    def require_approver(self, approval: ApprovalRequest, person: ProvedPerson) -> None:
+        """Raise ApproverRefusedError unless the person may answer the approval."""
+        refusal = self.find_refusal(approval, person)
+        if refusal is not None:
+            raise ApproverRefusedError(refusal)
+
+    def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
+        """Return why the person may not answer the approval, by the current entities and policies; None if the person
+        may."""
+        kernel, compiled = self._decider.kernel, self._decider.compiled
+        lookup = compiled.entities.looking() if compiled.entities.lookups is not None else None
+        entities = compiled.entities if lookup is None else lookup
+        refusal = find_refusal(approval, person, entities, kernel.issuers, self.settings.issuers)
+        while lookup is not None and lookup.lacking:
+            lookup.fetch()
+            refusal = find_refusal(approval, person, lookup, kernel.issuers, self.settings.issuers)
+        return refusal
+
+    def _answer(
+        self,
+        id: str,
+        person: ProvedPerson,
+        state: str,
+        reason: str | None,
+        change: Callable[[ApprovalRequest, ApproverAnswer], ApprovalRequest],
+    ) -> TrackedApproval:
+        reason = reason[:MAX_REASON_LENGTH] if reason else None
+
+        def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
+            self.require_approver(approval, person)
+            if approval.revision != self._decider.kernel.revision:
+                raise ApprovalChangeError("the policies have changed since the request; it must be made again")
+            return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason))
+
+        approval, now = self._change(id, answer)
+        found = self._status(approval, now)
+        self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason)
+        return found
+
+    def _change(
+        self, id: str, change: Callable[[ApprovalRequest, int], ApprovalRequest]
+    ) -> tuple[ApprovalRequest, int]:
+        """Change an approval. If another process changes it at the same time, change the result of that."""
+        store = self._decider.store.approvals
+        for _ in range(MAX_CHANGE_TRIES):
+            now = self._decider.now()
+            before = store.find(id, now)
+            if before is None:
+                raise ApprovalNotFoundError(id)
+            after = change(read_row(before), now)
+            if store.save(after.to_row(), before, now):
+                return after, now
+        raise StoreError("other processes change the same approval")
+
+    def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
+        spent = bool(approval.votes) and bool(self._decider.store.spent_among(approval.grant_ids))
+        return TrackedApproval(approval, approval.state(now, spent=spent))
+
+    def _record(self, approval: ApprovalRequest, state: str, **details: object) -> None:
+        who = approval.requester
+        self._recorder.write_system(
+            "approval", approval=approval.id, state=state, rule=approval.rule, endpoint=approval.endpoint,
+            decision=approval.decision, agent=who.agent, agent_issuer=who.issuer, user=who.user, **details,
+        )  # fmt: skip
+
+
+class QuotaExceededError(Exception):
+    """The error for an approval that is not opened, because too many others are open."""
+
+    def __init__(self, quota: str, approval: ApprovalRequest) -> None:
+        mine = quota == approval.requester_quota
+        whose = "of this requester are open" if mine else "wait for the same people"
+        super().__init__(f"too many approvals {whose}")
+
+
+def with_tickets(decision: Decision, tickets: dict[str, ApprovalTicket]) -> Decision:
+    """Return the decision with tickets in the remedies that have these bindings."""
+
+    def add(remedy: Remedy) -> Remedy:
+        ticket = None if remedy.binding is None else tickets.get(remedy.binding)
+        return remedy if ticket is None else structs.replace(remedy, approval=ticket)
+
+    answer = structs.replace(decision.answer, remedies=tuple(map(add, decision.remedies)), written={})
+    return structs.replace(decision, answer=answer)
+
+
+def person_of(request: Request) -> ProvedPerson:
+    """Return the person whom the verified facts of a request name."""
+    facts = request.facts
+
+    def named(root: str, member: str) -> str | None:
+        found = facts.get(root)
+        value = found.get(member) if isinstance(found, dict) else None
+        return value if isinstance(value, str) and value else None
+
+    by_agent = any(facts.get(root) is not None for root in ("agent", "chain"))
+    return ProvedPerson(named("user", "id"), named("credential", "issuer"), by_agent)

@@ -1,0 +1,213 @@
+"""The routes of approvals: their status for requesters, and their answers by people with a token of an issuer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from policyengine.engine.approval_views import describe_approval, describe_status
+from policyengine.engine.question import Question
+from policyengine.http.client_credentials import read_client_credentials
+from policyengine.runtime import decode
+from policyengine.runtime.request import RequestError
+from policyengine.runtime.structure_checks import check_members
+from policyengine.server.content_negotiation import BodyFormat, build_answer, read_body, request_format
+from policyengine.server.openapi import approval_statuses
+from policyengine.server.problems import ProblemCode, ProblemError
+from policyengine.stores.base import StoreError
+
+if TYPE_CHECKING:
+    from policyengine.approvals.eligibility import ProvedPerson
+    from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
+    from policyengine.server.handlers import DecisionApi
+
+PATH = "/approvals"
+MAX_WAIT_SECONDS = 30
+LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
+MAX_WAITING_CLIENTS = 200  # per worker; beyond it, a client gets the current state at once
+CHALLENGE = 'Bearer realm="policyengine"'
+T = TypeVar("T")
+
+
+def add_approval_routes(app: FastAPI, api: DecisionApi) -> None:
+    routes = ApprovalRoutes(api)
+    security: dict[str, Any] = {} if api.tokens is None else {"security": [{"token": []}]}
+    person: dict[str, Any] = {"security": [{"person": []}]}
+    one = f"{PATH}/{{id}}"
+    for path, method, handler, extra, responses in (
+        (PATH, "GET", routes.list, person, approval_statuses.LISTED),
+        (one, "GET", routes.status, {"parameters": [approval_statuses.WAIT_PARAMETER]}, approval_statuses.FOUND),
+        (f"{one}/details", "GET", routes.details, person, approval_statuses.SHOWN),
+        (f"{one}/approve", "POST", routes.approve, person, approval_statuses.ANSWERED),
+        (f"{one}/deny", "POST", routes.deny, {**person, **approval_statuses.DENIAL_BODY}, approval_statuses.DENIED),
+        (f"{one}/withdraw", "POST", routes.withdraw, security, approval_statuses.WITHDRAWN),
+    ):
+        app.add_api_route(
+            path, handler, methods=[method], response_class=Response, openapi_extra=extra, responses=responses,
+            tags=["approvals"],
+        )  # fmt: skip
+
+
+class ApprovalRoutes:
+    """The handlers. They may wait for a store or an issuer, so they run in threads."""
+
+    def __init__(self, api: DecisionApi) -> None:
+        self.api = api
+        self._waiting = 0
+
+    @property
+    def desk(self) -> ApprovalDesk:
+        """The approvals under the current policies. Raises ProblemError if no policy requests approvals."""
+        found = self.api.engine.approvals
+        if found is None:
+            raise ProblemError(404, "the current policies request no approvals")
+        return found
+
+    # ── For requesters ────────────────────────────────────────────────────────────────────────
+
+    async def status(self, http: Request) -> Response:
+        """Return the state of an approval. With `wait`, the answer comes when the state is no longer `pending`, or
+        after this number of seconds. The ID alone gives access, because it cannot be guessed; the answer contains
+        nothing of the request.
+        """
+        seconds = read_wait(http)
+        found = await self._find(http)
+        if seconds and self._waiting < MAX_WAITING_CLIENTS:
+            self._waiting += 1
+            try:
+                found = await self._wait(http, found, seconds)
+            finally:
+                self._waiting -= 1
+        return build_answer(http, describe_status(found), NO_STORE)
+
+    async def _wait(self, http: Request, found: TrackedApproval, seconds: float) -> TrackedApproval:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while found.state == "pending" and loop.time() < until and self.api.drain.begun is None:
+            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, until - loop.time())))
+            if await http.is_disconnected():
+                break
+            found = await self._find(http)
+        return found
+
+    async def _find(self, http: Request) -> TrackedApproval:
+        return await self._call(lambda: self.desk.find(http.path_params["id"]))
+
+    async def withdraw(self, http: Request) -> Response:
+        """Withdraw an approval that waits for an answer, for its requester."""
+        self.api.authenticate(http)
+        found = await self._call(lambda: self.desk.withdraw(http.path_params["id"]))
+        return build_answer(http, describe_status(found), NO_STORE)
+
+    # ── For people ────────────────────────────────────────────────────────────────────────────
+
+    async def list(self, http: Request) -> Response:
+        """List the approvals that wait for an answer of the person, newest first. The person presents a token of an
+        issuer of the policies."""
+
+        def work() -> list[dict[str, object]]:
+            return [describe_approval(one) for one in self.desk.list(self._person(http))]
+
+        return build_answer(http, {"approvals": await self._call(work)}, NO_STORE)
+
+    async def details(self, http: Request) -> Response:
+        """Return everything about an approval that the person needs to answer it; only for people who may."""
+
+        def work() -> dict[str, object]:
+            person, desk = self._person(http), self.desk
+            found = desk.find(http.path_params["id"])
+            desk.require_approver(found.approval, person)
+            return describe_approval(found)
+
+        return build_answer(http, await self._call(work), NO_STORE)
+
+    async def approve(self, http: Request) -> Response:
+        """Approve a request, as a person whom its rule names as an approver."""
+        await read_body(http, self.api.body_timeout)
+        found = await self._call(lambda: self.desk.approve(http.path_params["id"], self._person(http)))
+        return build_answer(http, describe_approval(found), NO_STORE)
+
+    async def deny(self, http: Request) -> Response:
+        """Deny a request, as a person whom its rule names as an approver, with an optional `reason`."""
+        body = await read_body(http, self.api.body_timeout)
+        reason = read_reason(body, http) if body else None
+        found = await self._call(lambda: self.desk.deny(http.path_params["id"], self._person(http), reason))
+        return build_answer(http, describe_approval(found), NO_STORE)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        """Run in a thread, and report the errors of the desk as problems."""
+        from policyengine.approvals.model import ApprovalChangeError
+        from policyengine.engine.approval_desk import ApprovalNotFoundError, ApproverRefusedError
+
+        try:
+            return await run_in_threadpool(work)
+        except ApprovalNotFoundError:
+            raise ProblemError(404, "there is no such approval, or it ended long ago") from None
+        except ApproverRefusedError as error:
+            hint = "the rule names the approvers"
+            raise ProblemError(403, str(error), code=ProblemCode.NOT_APPROVER, hint=hint) from None
+        except ApprovalChangeError as error:
+            raise ProblemError(409, str(error), code=ProblemCode.APPROVAL_ENDED) from None
+        except StoreError as error:
+            raise ProblemError(503, error.reason, hint="the operator's log says why") from None
+
+    def _person(self, http: Request) -> ProvedPerson:
+        """Return the person whose token the request carries. Raises ProblemError if the token proves no person."""
+        from policyengine.engine.approval_desk import person_of
+
+        engine = self.api.engine
+        if engine.identity is None:
+            hint = "start the server with `--identity` (docs/identity.md)"
+            raise ProblemError(501, "this server verifies no tokens of people", hint=hint)
+        given: dict[str, tuple[str, ...]] = {}
+        for name, value in http.headers.items():
+            given[name] = (*given.get(name, ()), value)
+        path = http.scope["raw_path"].decode("latin-1")
+        url = f"{self.api.public_url or str(http.base_url).rstrip('/')}{path}"
+        raw = read_client_credentials(given, method=http.method, url=url, own=True, certificate=None)
+        if not raw:
+            raise unproved_person("a token of a person is required")
+        asked = {"request": {"method": http.method, "path": http.url.path}, "credentials": raw}
+        authenticated = engine.authenticate(Question(asked))
+        request = authenticated.request
+        credential = request.facts.get("credential")
+        refused = credential.get("refused") if isinstance(credential, dict) else "missing"
+        if refused is not None:
+            raise unproved_person(f"the token is not accepted: {refused}", error=', error="invalid_token"')
+        return person_of(request)
+
+
+NO_STORE = (("Cache-Control", "no-store"),)
+
+
+def unproved_person(detail: str, error: str = "") -> ProblemError:
+    hint = "send `Authorization: Bearer …` with a token of an issuer of the policies"
+    return ProblemError(401, detail, hint=hint, headers={"WWW-Authenticate": CHALLENGE + error})
+
+
+def read_wait(http: Request) -> float:
+    """Return the seconds to wait, at most MAX_WAIT_SECONDS. Raises ProblemError."""
+    given = http.query_params.get("wait", "0")
+    if not given.isascii() or not given.isdigit() or len(given) > len(str(MAX_WAIT_SECONDS)):
+        raise ProblemError(400, f"`wait` must be a number of seconds, at most {MAX_WAIT_SECONDS}", member="wait")
+    return float(min(int(given), MAX_WAIT_SECONDS))
+
+
+def read_reason(body: bytes, http: Request) -> str | None:
+    """Return the reason of a denial, or None. Raises RequestError and ProblemError."""
+    try:
+        is_json = request_format(http.headers) is BodyFormat.JSON
+        raw = decode.from_json(body) if is_json else decode.from_msgpack(body)
+    except decode.DecodeError as error:
+        raise RequestError("", str(error)) from None
+    if not isinstance(raw, dict):
+        raise RequestError("", "a denial must be an object", 'send `{"reason": "…"}`')
+    check_members(raw, ("reason",), "")
+    reason = raw.get("reason")
+    if reason is not None and not isinstance(reason, str):
+        raise RequestError("reason", "`reason` must be a string")
+    return reason

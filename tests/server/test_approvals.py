@@ -1,0 +1,301 @@
+"""Approvals over HTTP: requesters look at them, and people with a real token of an issuer answer them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from policyengine.engine import Engine
+from policyengine.server import approvals
+from policyengine.stores.base import StoreError
+from tests.server.approving import BOT, NOW, REFUND, Desk, bearer, token
+from tests.server.conftest import TOKEN, client_of
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "LOOK_SECONDS", 0.01)
+
+
+def problem(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, answer.json().get("code")
+
+
+# ── Requesters ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_decision_names_its_approval_and_where_its_state_is(desk: Desk) -> None:
+    [remedy] = desk.ask()["remedies"]
+    ticket = remedy["approval"]
+    assert (ticket["state"], ticket["poll"]) == ("pending", 5)
+    state = desk.call("GET", ticket["status"])
+    assert state.json() == {
+        "id": ticket["id"], "state": "pending", "expires": ticket["expires"], "poll": 5,
+        "decision": state.json()["decision"],
+    }  # fmt: skip
+    assert state.headers["cache-control"] == "no-store"
+
+
+def test_decide_opens_an_approval_only_if_asked(desk: Desk) -> None:
+    [remedy] = desk.ask({**REFUND, "options": {}})["remedies"]
+    assert "approval" not in remedy
+    [remedy] = desk.ask({name: value for name, value in REFUND.items() if name != "options"})["remedies"]
+    assert "approval" not in remedy
+
+
+def test_status_reveals_nothing_of_the_request(desk: Desk) -> None:
+    told = desk.call("GET", f"/approvals/{desk.opened()}").text
+    assert not any(word in told for word in ("refund", "900", "bot", "alice", "finance", "large"))
+
+
+def test_an_unknown_approval_is_not_found(desk: Desk) -> None:
+    for id in ("x", "x" * 32, "%2e%2e", "%00"):
+        assert desk.call("GET", f"/approvals/{id}").status_code == 404
+
+
+@pytest.mark.parametrize("wait", ["-1", "1.5", "x", "１", "999999", ""])
+def test_a_wait_is_a_number_of_seconds(desk: Desk, wait: str) -> None:
+    assert desk.call("GET", f"/approvals/{desk.opened()}", params={"wait": wait}).status_code == 400
+
+
+def test_a_waiting_client_gets_the_answer_as_soon_as_it_is_given(desk: Desk) -> None:
+    id = desk.opened()
+
+    async def both(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
+        waiting = asyncio.create_task(client.get(f"/approvals/{id}?wait=30"))
+        await asyncio.sleep(0)
+        answered = await client.post(f"/approvals/{id}/approve", headers=bearer(token()))
+        return answered, await waiting
+
+    answered, told = desk.run(both)
+    assert (answered.status_code, told.json()["state"]) == (200, "approved")
+
+
+def test_a_wait_ends_without_an_answer(desk: Desk) -> None:
+    assert desk.call("GET", f"/approvals/{desk.opened()}?wait=1").json()["state"] == "pending"
+
+
+def test_clients_beyond_the_bound_do_not_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "MAX_WAITING_CLIENTS", 0)
+    assert desk.call("GET", f"/approvals/{desk.opened()}?wait=30").json()["state"] == "pending"
+
+
+def test_a_requester_withdraws_an_approval(desk: Desk) -> None:
+    id = desk.opened()
+    assert desk.call("POST", f"/approvals/{id}/withdraw").json()["state"] == "withdrawn"
+    assert problem(desk.call("POST", f"/approvals/{id}/withdraw")) == (409, "approval_ended")
+    assert problem(desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token()))) == (409, "approval_ended")
+
+
+def test_withdrawing_needs_the_token_of_a_caller_if_questions_do(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tokens=True)
+    id = desk.opened()
+    for headers in ({}, bearer(token()), bearer("x" * 40)):
+        assert desk.call("POST", f"/approvals/{id}/withdraw", headers=headers).status_code == 401
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+    assert desk.call("POST", f"/approvals/{id}/withdraw", headers=bearer(TOKEN)).json()["state"] == "withdrawn"
+
+
+def test_the_status_is_a_url_if_the_server_knows_its_own(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, settings={"url": "https://pdp.example"})
+    [remedy] = desk.ask()["remedies"]
+    assert remedy["approval"]["status"] == f"https://pdp.example/approvals/{remedy['approval']['id']}"
+
+
+# ── People ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_person_approves_and_the_request_passes_once(desk: Desk) -> None:
+    id = desk.opened()
+    answer = desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token()))
+    assert (answer.status_code, answer.json()["state"]) == (200, "approved")
+    assert answer.json()["approved"] == [{"by": "carol", "issuer": "acme", "at": "2027-01-15T08:00:00Z"}]
+    assert [desk.ask()["outcome"] for _ in range(2)] == ["allow", "confirm"]
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "spent"
+
+
+def test_a_person_denies_with_a_reason(desk: Desk) -> None:
+    id = desk.opened()
+    told = desk.call("POST", f"/approvals/{id}/deny", headers=bearer(token()), json={"reason": "already paid"})
+    assert told.json()["denied"]["reason"] == "already paid"
+    assert desk.call("GET", f"/approvals/{id}").json()["reason"] == "already paid"
+    [remedy] = desk.ask()["remedies"]
+    assert (remedy["approval"]["id"], remedy["approval"]["state"]) == (id, "denied")
+
+
+def test_a_denial_needs_no_body(desk: Desk) -> None:
+    assert desk.call("POST", f"/approvals/{desk.opened()}/deny", headers=bearer(token())).json()["state"] == "denied"
+
+
+@pytest.mark.parametrize("body", ["[]", "{", '{"reason":5}', '{"other":"x"}', "5"])
+def test_a_malformed_denial_changes_nothing(desk: Desk, body: str) -> None:
+    id, headers = desk.opened(), {**bearer(token()), "content-type": "application/json"}
+    assert desk.call("POST", f"/approvals/{id}/deny", headers=headers, content=body).status_code == 400
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+
+
+def test_a_form_of_a_web_page_denies_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    form = {**bearer(token()), "content-type": "application/x-www-form-urlencoded"}
+    assert desk.call("POST", f"/approvals/{id}/deny", headers=form, content="reason=x").status_code == 415
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+
+
+def test_a_get_answers_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    for verb in ("approve", "deny", "withdraw"):
+        assert desk.call("GET", f"/approvals/{id}/{verb}", headers=bearer(token())).status_code == 405
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+
+
+def test_people_see_what_they_may_answer(desk: Desk) -> None:
+    id = desk.opened()
+    listed = desk.call("GET", "/approvals", headers=bearer(token())).json()["approvals"]
+    shown = desk.call("GET", f"/approvals/{id}/details", headers=bearer(token())).json()
+    assert listed == [shown]
+    assert (shown["rule"], shown["message"], shown["by"]) == ("large", "refund of 900", "role finance")
+    assert (shown["endpoint"], shown["question"]["body"]) == ("POST /refund", {"amount": 900})
+    assert shown["requester"] == {"agent": "bot", "issuer": "acme", "user": "alice", "chain": ["alice", "bot"]}
+
+
+REFUSED: dict[str, tuple[Callable[[], dict[str, str]], int]] = {
+    "no token": (dict, 401),
+    "a token of nobody": (lambda: bearer("nonsense"), 401),
+    "a forged signature": (lambda: bearer(token(signer="partner")), 401),
+    "an expired token": (lambda: bearer(token(exp=NOW - 100)), 401),
+    "a token for another service": (lambda: bearer(token(aud="other")), 401),
+    "a token without a subject": (lambda: bearer(token(sub=None)), 401),
+    "the requester": (lambda: bearer(token("alice")), 403),
+    "somebody without the role": (lambda: bearer(token("bob")), 403),
+    "an unknown person": (lambda: bearer(token("zoe")), 403),
+    "an agent for a person": (lambda: bearer(token("carol", client_id="bot")), 403),
+    "another agent for a person": (lambda: bearer(token("carol", client_id="helper")), 403),
+    "an agent with a chain": (lambda: bearer(token("carol", client_id="helper", act={"sub": "helper"})), 403),
+    "the requester's agent as a person": (lambda: bearer(token("bot")), 403),
+    "the same name at a partner": (lambda: bearer(token("carol", "partner")), 403),
+    "two tokens": (lambda: {"authorization": f"Bearer {token()}, Bearer {token()}"}, 401),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("who", REFUSED)
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_nobody_else_answers(desk: Desk, who: str, verb: str) -> None:
+    headers, status = REFUSED[who]
+    id = desk.opened()
+    answer = desk.call("POST", f"/approvals/{id}/{verb}", headers=headers())
+    assert answer.status_code == status, answer.text
+    assert desk.call("GET", f"/approvals/{id}/details", headers=headers()).status_code == status
+    listed = desk.call("GET", "/approvals", headers=headers())
+    assert listed.status_code == 401 or listed.json() == {"approvals": []}
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+    assert desk.ask()["outcome"] == "confirm"
+
+
+def test_a_token_in_the_query_or_a_cookie_answers_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    path = f"/approvals/{id}/approve?access_token={token()}"
+    assert desk.call("POST", path, headers={"cookie": f"token={token()}"}).status_code == 401
+
+
+def test_a_partner_may_answer_for_its_own_people(desk: Desk) -> None:
+    answer = desk.call(
+        "POST", f"/approvals/{desk.opened()}/approve", headers=bearer(token("eve@partner.example", "partner"))
+    )
+    assert answer.json()["state"] == "approved"
+
+
+def test_only_named_issuers_answer_if_the_operator_names_them(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, settings={"issuers": ("acme",)})
+    eve = bearer(token("eve@partner.example", "partner"))
+    assert problem(desk.call("POST", f"/approvals/{desk.opened()}/approve", headers=eve)) == (403, "not_approver")
+
+
+def test_the_user_of_the_request_answers_if_the_rule_says_so(desk: Desk) -> None:
+    wipe = {"tool": {"server": "desk", "name": "wipe"}, **BOT, "args": {}, "options": {"request_approval": True}}
+    id = desk.opened(wipe)
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token("carol"))).status_code == 403
+    assert (
+        desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token("alice", client_id="bot"))).status_code
+        == 403
+    )
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token("alice"))).json()["state"] == "approved"
+    assert desk.ask(wipe)["outcome"] == "allow"
+
+
+def test_the_token_of_a_caller_answers_nothing(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tokens=True)
+    id = desk.opened()
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(TOKEN)).status_code == 401
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token())).json()["state"] == "approved"
+
+
+def test_claims_in_the_body_of_an_answer_prove_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    claims = {"user": {"id": "carol"}, "credential": {"issuer": "acme"}}
+    assert desk.call("POST", f"/approvals/{id}/approve", json=claims).status_code == 401
+
+
+def test_a_server_that_verifies_no_tokens_takes_no_answers(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, identified=False)
+    id = desk.opened()
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token())).status_code == 501
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+
+
+def test_policies_without_a_confirm_have_no_approvals() -> None:
+    async def run() -> httpx.Response:
+        async with client_of(Engine.from_text("anyone { may GET /x }")) as client:
+            return await client.get("/approvals/x")
+
+    assert asyncio.run(run()).status_code == 404
+
+
+def test_a_store_that_does_not_answer_is_a_503(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = desk.opened()
+
+    def broken(*_: object) -> None:
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(desk.engine.store.approvals, "find", broken)
+    assert desk.call("GET", f"/approvals/{id}").status_code == 503
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token())).status_code == 503
+
+
+# ── Gateways ──────────────────────────────────────────────────────────────────────────────────
+
+BY_CADDY = {"x-agent-id": "bot", "x-agent-issuer": "acme", "x-agent-user": "alice"}
+
+
+def forwarded(desk: Desk, uri: str = "/export?year=2026", door: str = "/forward-auth") -> httpx.Response:
+    return desk.call("GET", door, headers={**BY_CADDY, "x-forwarded-method": "GET", "x-forwarded-uri": uri})
+
+
+@pytest.mark.parametrize("door", ["/forward-auth", "/forward-auth/nginx"])
+def test_gateways_open_approvals_and_let_the_approved_request_pass_once(tmp_path: Path, door: str) -> None:
+    desk = Desk(tmp_path, identified=True)
+    refused = forwarded(desk, door=door)
+    assert refused.status_code == 403
+    [remedy] = refused.json()["remedies"]
+    id = remedy["approval"]["id"]
+    if door.endswith("nginx"):
+        assert json.loads(refused.headers["x-problem"])["remedies"][0]["approval"]["id"] == id
+    desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token()))
+    assert forwarded(desk, "/export?year=2025", door).status_code == 403
+    assert [forwarded(desk, door=door).status_code for _ in range(2)] == [200, 403]
+
+
+def test_envoy_opens_an_approval(desk: Desk) -> None:
+    refused = desk.call("GET", "/envoy/export?year=2026", headers={**BY_CADDY, "x-envoy-internal": "true"})
+    assert refused.status_code == 403
+    [remedy] = refused.json()["remedies"]
+    assert remedy["approval"]["state"] == "pending"

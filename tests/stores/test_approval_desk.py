@@ -1,0 +1,696 @@
+"""Approvals that an engine opens, people answer and decisions spend, on every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policyengine import ApprovalSettings
+from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
+from policyengine.approvals.model import ApprovalChangeError
+from policyengine.audit import DecisionLog, read_log, read_records
+from policyengine.audit.replay import replay_decision
+from policyengine.engine import Engine
+from policyengine.engine.approval_desk import (
+    ApprovalDesk,
+    ApprovalNotFoundError,
+    ApproverRefusedError,
+    TrackedApproval,
+)
+from policyengine.engine.observe_mode import Observe
+from policyengine.entities.store import EntityStore
+from policyengine.runtime.decision import ApprovalTicket, Decision
+from policyengine.runtime.entities import EntityData
+from policyengine.runtime.idempotency import IdempotencyKey
+from policyengine.stores.base import Store, StoreError
+from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
+from policyengine.typesystem import EntityRef
+from tests.stores.conftest import Fresh
+
+NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
+HEAD = """
+language 1
+package shop
+entity user { roles: set<string> } in team
+entity team {}
+facts on POST /refund { body.amount: number   body.to: string? }
+issuer acme { url "https://login.acme.example"   scopes none }
+users unrestricted
+agent "bot" { issued by acme   acts for any user   may POST /refund }
+agent "other" { issued by acme   acts for any user   may POST /refund }
+"""
+RULE = 'guard "large" on POST /refund { confirm by role finance within 15m when body.amount > 500 }'
+PEOPLE = EntityStore(
+    [
+        EntityData(EntityRef("user", name), {"roles": roles}, parents=(EntityRef("team", team),))
+        for name, roles, team in (
+            ("carol", ["finance"], "money"), ("dora", ["finance"], "money"), ("alice", ["finance"], "money"),
+            ("bob", [], "sales"), ("bot", ["finance"], "money"),
+        )
+    ]
+)  # fmt: skip
+CAROL, DORA, BOB = (ProvedPerson(name, "acme") for name in ("carol", "dora", "bob"))
+ASKS = {"request_approval": True}
+
+
+class Desk:
+    """An engine with the clock of the test, an agent that asks it, and people who answer."""
+
+    def __init__(self, store: Store, rule: str = RULE, log: DecisionLog | None = None, **settings: Any) -> None:
+        self.now, self.store, self.log, self.settings = NOW, store, log, settings
+        self.engine = self.engine_of(rule)
+
+    def engine_of(self, rule: str) -> Engine:
+        return Engine.from_text(
+            HEAD + rule, clock=lambda: self.now, store=self.store, directory=PEOPLE, log=self.log,
+            approvals=ApprovalSettings(**self.settings),
+        )  # fmt: skip
+
+    @property
+    def approvals(self) -> ApprovalDesk:
+        found = self.engine.approvals
+        assert found is not None
+        return found
+
+    def question(self, amount: object = 900, *, agent: str = "bot", **more: Any) -> dict[str, Any]:
+        asked = {"request": {"method": "POST", "path": "/refund"}, "agent": {"id": agent, "issuer": "acme"}}
+        body = {"amount": amount, "to": "x"}
+        return {**asked, "user": {"id": "alice"}, "credential": {}, "body": body, "options": ASKS, **more}
+
+    def ask(self, amount: object = 900, **more: Any) -> Decision:
+        return self.engine.decide(self.question(amount, **more))
+
+    def opened(self, amount: object = 900, **more: Any) -> str:
+        ticket = ticket_of(self.ask(amount, **more))
+        assert ticket.id is not None, ticket
+        return ticket.id
+
+    def later(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+def ticket_of(decision: Decision) -> ApprovalTicket:
+    assert decision.outcome == "confirm"
+    [found] = [one.approval for one in decision.remedies if one.kind == "approval"]
+    assert found is not None
+    return found
+
+
+def state_of(status: TrackedApproval) -> str:
+    return status.state.value
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    return Desk(store)
+
+
+# ── Opening ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_confirm_opens_an_approval_if_the_caller_asks_for_one(desk: Desk) -> None:
+    ticket = ticket_of(desk.ask())
+    assert (ticket.state, ticket.status, ticket.refused) == ("pending", f"/approvals/{ticket.id}", None)
+    assert (ticket.expires, ticket.poll) == ("2027-01-05T12:00:00Z", 5)
+    [waiting] = desk.approvals.list()
+    assert (waiting.approval.id, waiting.approval.rule, state_of(waiting)) == (ticket.id, "large", "pending")
+
+
+def test_a_confirm_opens_nothing_if_the_caller_does_not_ask(desk: Desk) -> None:
+    decision = desk.ask(options={})
+    assert [one.approval for one in decision.remedies] == [None]
+    assert desk.approvals.list() == []
+
+
+def test_evaluate_opens_nothing(desk: Desk) -> None:
+    decision = desk.engine.evaluate(desk.question())
+    assert [one.approval for one in decision.remedies] == [None]
+    assert [one.approval for one in desk.ask(options={"consume": False, **ASKS}).remedies] == [None]
+    assert desk.approvals.list() == []
+
+
+def test_the_same_request_has_one_open_approval(desk: Desk) -> None:
+    assert desk.opened() == desk.opened()
+    assert len(desk.approvals.list()) == 1
+
+
+def test_a_different_request_has_another_approval(desk: Desk) -> None:
+    assert (
+        len({desk.opened(900), desk.opened(901), desk.opened(900, agent="other"), desk.opened(user={"id": "bob"})}) == 4
+    )
+
+
+def test_an_approval_shows_what_is_asked_and_by_whom(desk: Desk) -> None:
+    approval = desk.approvals.find(desk.opened()).approval
+    assert (approval.endpoint, approval.by, approval.count) == ("POST /refund", "role finance", 1)
+    assert approval.question["body"] == {"amount": 900, "to": "x"}
+    assert (approval.requester.agent, approval.requester.user, approval.requester.chain) == (
+        "bot",
+        "alice",
+        ("alice", "bot"),
+    )
+
+
+def test_an_approval_contains_no_secret(desk: Desk) -> None:
+    secret = "hunter2-hunter2"
+    headers = {"authorization": f"Bearer {secret}", "cookie": secret}
+    asked = {"method": "POST", "path": "/refund", "headers": headers, "query": {"token": secret, "page": "1"}}
+    body = {"amount": 900, "to": "x", "password": secret}
+    approval = desk.approvals.find(desk.opened(request=asked, body=body)).approval
+    assert secret not in repr(approval)
+    assert approval.question["request"]["query"]["page"] == "1"
+    assert set(approval.question) == {"request", "body"}
+
+
+def test_a_request_too_large_to_be_shown_opens_no_approval(desk: Desk) -> None:
+    ticket = ticket_of(desk.ask(body={"amount": 900, "to": ["x" * 1_000] * 70}))
+    assert (ticket.id, ticket.refused) == (None, "the request is too large to be shown to a person")
+    assert desk.approvals.list() == []
+
+
+@pytest.mark.parametrize("text", ["x" * 70_000, "\ud800"])
+def test_a_request_with_a_text_that_cannot_be_shown_opens_no_approval(desk: Desk, text: str) -> None:
+    ticket = ticket_of(desk.ask(body={"amount": 900, "to": text}))
+    assert ticket.id is None
+    assert str(ticket.refused).startswith("a part of the request cannot be shown to a person: ")
+
+
+def test_two_rules_open_two_approvals(store: Store) -> None:
+    desk = Desk(store, RULE + 'guard "boss" on POST /refund { confirm by team "money" within 15m }')
+    decision = desk.ask()
+    ids = [one.approval.id for one in decision.remedies if one.approval is not None]
+    assert len(set(ids)) == 2
+    for id in ids:
+        assert desk.ask().outcome == "confirm"
+        desk.approvals.approve(str(id), CAROL)
+    assert desk.ask().allowed
+
+
+def test_a_throttled_request_opens_nothing(store: Store) -> None:
+    desk = Desk(store, RULE + 'rate "asking" per agent.id on POST /refund { 2/1h }')
+    assert [str(desk.ask(900 + number).outcome) for number in range(3)] == ["confirm", "confirm", "throttle"]
+    assert len(desk.approvals.list()) == 2
+
+
+def test_a_requester_has_a_bounded_number_of_approvals(store: Store) -> None:
+    desk = Desk(store, most_per_requester=2)
+    first = desk.opened(901)
+    desk.opened(902)
+    ticket = ticket_of(desk.ask(903))
+    assert (ticket.id, ticket.refused) == (None, "too many approvals of this requester are open")
+    assert desk.opened(901) == first
+    assert desk.opened(903, agent="other")
+    desk.approvals.approve(first, CAROL)
+    assert desk.opened(903)
+
+
+@pytest.mark.parametrize("answer", ["deny", "withdraw"])
+def test_denied_and_withdrawn_approvals_count_until_they_would_have_ended(store: Store, answer: str) -> None:
+    desk = Desk(store, most_per_requester=1)
+    id = desk.opened(901)
+    if answer == "deny":
+        desk.approvals.deny(id, CAROL)
+    else:
+        desk.approvals.withdraw(id)
+    assert ticket_of(desk.ask(902)).refused
+    desk.later(days=1)
+    assert desk.opened(902)
+
+
+def test_the_same_people_have_a_bounded_number_of_approvals_to_answer(store: Store) -> None:
+    desk = Desk(store, most_per_approver=2)
+    first = desk.opened(901)
+    desk.opened(902, agent="other")
+    assert ticket_of(desk.ask(903, user={"id": "bob"})).refused == "too many approvals wait for the same people"
+    desk.approvals.deny(first, CAROL)
+    assert desk.opened(903, user={"id": "bob"})
+
+
+def test_nobody_is_asked_in_observe_mode(desk: Desk) -> None:
+    desk.engine.observe(Observe(NOW + timedelta(hours=1)))
+    assert desk.ask().allowed
+    assert desk.approvals.list() == []
+
+
+def test_engines_without_a_confirm_have_no_approvals(store: Store) -> None:
+    desk = Desk(store, "")
+    assert desk.engine.approvals is None
+    assert desk.ask().allowed
+
+
+# ── The life of an approval ───────────────────────────────────────────────────────────────────
+
+
+def test_the_request_passes_once_after_approval(desk: Desk) -> None:
+    id = desk.opened()
+    assert state_of(desk.approvals.approve(id, CAROL)) == "approved"
+    assert desk.ask(options={}).allowed
+    assert state_of(desk.approvals.find(id)) == "spent"
+    again = ticket_of(desk.ask())
+    assert (again.state, again.id != id) == ("pending", True)
+
+
+def test_evaluate_sees_an_approval_and_does_not_spend_it(desk: Desk) -> None:
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    for _ in range(2):
+        peeked = desk.engine.evaluate(desk.question())
+        assert (peeked.allowed, [one.kind for one in peeked.obligations]) == (True, ["consume"])
+    assert state_of(desk.approvals.find(id)) == "approved"
+    explained = desk.engine.explain(desk.question()).decision
+    assert explained.allowed
+
+
+def test_an_approval_allows_no_changed_argument(desk: Desk) -> None:
+    desk.approvals.approve(desk.opened(900), CAROL)
+    assert desk.ask(901).outcome == "confirm"
+    assert desk.ask(body={"amount": 900, "to": "x", "more": 1}).outcome == "confirm"
+    assert desk.ask(900).allowed
+
+
+@pytest.mark.parametrize("who", [{"agent": "other"}, {"user": {"id": "bob"}}])
+def test_an_approval_allows_no_other_caller(desk: Desk, who: dict[str, Any]) -> None:
+    desk.approvals.approve(desk.opened(), CAROL)
+    assert desk.ask(**who).outcome == "confirm"
+    assert desk.ask().allowed
+
+
+def test_a_denied_request_does_not_pass_and_asks_nobody_again(desk: Desk) -> None:
+    id = desk.opened()
+    assert state_of(desk.approvals.deny(id, CAROL, "not today")) == "denied"
+    ticket = ticket_of(desk.ask())
+    assert (ticket.id, ticket.state) == (id, "denied")
+    assert desk.approvals.list() == []
+    desk.later(days=1)
+    assert desk.opened() != id
+
+
+def test_an_approval_expires_if_nobody_answers(desk: Desk) -> None:
+    id = desk.opened()
+    desk.later(days=1)
+    assert state_of(desk.approvals.find(id)) == "expired"
+    with pytest.raises(ApprovalChangeError, match="the approval is expired"):
+        desk.approvals.approve(id, CAROL)
+    assert desk.opened() != id
+
+
+def test_an_approval_counts_as_long_as_the_rule_says(desk: Desk) -> None:
+    id = desk.opened()
+    desk.later(hours=23)
+    desk.approvals.approve(id, CAROL)
+    desk.later(minutes=15)
+    assert desk.engine.evaluate(desk.question()).allowed
+    desk.later(seconds=1)
+    assert state_of(desk.approvals.find(id)) == "expired"
+    assert ticket_of(desk.ask()).id != id
+
+
+def test_a_withdrawn_approval_cannot_be_answered_and_is_replaced_by_the_next_request(desk: Desk) -> None:
+    id = desk.opened()
+    assert state_of(desk.approvals.withdraw(id)) == "withdrawn"
+    for answer in (desk.approvals.approve, desk.approvals.deny):
+        with pytest.raises(ApprovalChangeError):
+            answer(id, CAROL)
+    assert desk.opened() != id
+
+
+def test_an_answer_is_final(desk: Desk) -> None:
+    denied, approved = desk.opened(901), desk.opened(902)
+    desk.approvals.deny(denied, CAROL)
+    desk.approvals.approve(approved, CAROL)
+    for id in (denied, approved):
+        for answer in (desk.approvals.approve, desk.approvals.deny):
+            with pytest.raises(ApprovalChangeError):
+                answer(id, DORA)
+        with pytest.raises(ApprovalChangeError):
+            desk.approvals.withdraw(id)
+    assert (desk.ask(901).outcome, desk.ask(902).allowed) == ("confirm", True)
+
+
+def test_an_approval_of_unknown_id_is_not_found(desk: Desk) -> None:
+    for answer in (desk.approvals.find, desk.approvals.withdraw):
+        with pytest.raises(ApprovalNotFoundError):
+            answer("x" * 32)
+    with pytest.raises(ApprovalNotFoundError):
+        desk.approvals.approve("x" * 32, CAROL)
+
+
+def test_an_ended_approval_is_known_for_an_hour(desk: Desk) -> None:
+    id = desk.opened()
+    desk.later(days=1, minutes=59)
+    assert state_of(desk.approvals.find(id)) == "expired"
+    desk.later(minutes=1)
+    with pytest.raises(ApprovalNotFoundError):
+        desk.approvals.find(id)
+
+
+def test_a_reload_that_changes_the_rule_voids_the_approval(desk: Desk) -> None:
+    approved, waiting = desk.opened(901), desk.opened(902)
+    desk.approvals.approve(approved, CAROL)
+    desk.engine = desk.engine_of(RULE.replace("15m", "16m"))
+    assert ticket_of(desk.ask(901)).id != approved
+    with pytest.raises(ApprovalChangeError, match="the policies have changed"):
+        desk.approvals.approve(waiting, CAROL)
+
+
+def test_a_reload_that_changes_nothing_keeps_the_approval(desk: Desk) -> None:
+    id = desk.opened()
+    desk.engine = desk.engine.successor(desk.engine_of(f"# a comment\n{RULE}").kernel)
+    desk.approvals.approve(id, CAROL)
+    assert desk.ask().allowed
+
+
+def test_approvals_are_valid_in_every_engine_that_shares_the_store(desk: Desk) -> None:
+    first, second = desk.engine, desk.engine_of(RULE)
+    id = desk.opened()
+    desk.engine = second
+    assert [one.approval.id for one in desk.approvals.list()] == [id]
+    desk.approvals.approve(id, CAROL)
+    desk.engine = first
+    assert desk.ask().allowed
+
+
+def test_an_approval_is_spent_by_only_one_of_several_requests(desk: Desk) -> None:
+    desk.approvals.approve(desk.opened(), CAROL)
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda _: str(desk.ask().outcome), range(8)))
+    assert sorted(outcomes) == ["allow", *["confirm"] * 7]
+
+
+def test_of_a_denial_and_an_approval_at_the_same_time_one_counts(desk: Desk) -> None:
+    id = desk.opened()
+
+    def answer(number: int) -> bool:
+        try:
+            if number % 2:
+                desk.approvals.approve(id, CAROL)
+            else:
+                desk.approvals.deny(id, DORA)
+        except ApprovalChangeError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(answer, range(8))) == 1
+    assert desk.ask().allowed == (state_of(desk.approvals.find(id)) in ("approved", "spent"))
+
+
+def test_an_approval_by_a_process_whose_clock_is_ahead_counts_at_once(desk: Desk) -> None:
+    id = desk.opened()
+    desk.later(milliseconds=5)
+    desk.approvals.approve(id, CAROL)
+    desk.later(milliseconds=-5)
+    assert desk.engine.evaluate(desk.question()).allowed
+
+
+def test_an_approver_who_lost_the_role_is_replaced_by_another(desk: Desk) -> None:
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    desk.engine.decider.replace_entities(EntityStore([EntityData(EntityRef("user", "dora"), {"roles": ["finance"]})]))
+    other = desk.opened()
+    assert other != id
+    desk.approvals.approve(other, DORA)
+    assert desk.ask().allowed
+
+
+def test_an_approval_given_between_decision_and_opening_is_not_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = desk.opened()
+    real, answered = ApprovalDesk.open, iter([True])
+
+    def slow(self: ApprovalDesk, *given: Any) -> Decision:
+        if next(answered, False):
+            desk.approvals.approve(id, CAROL)
+        return real(self, *given)
+
+    monkeypatch.setattr(ApprovalDesk, "open", slow)
+    ticket = ticket_of(desk.ask())
+    assert (ticket.id, ticket.state) == (id, "approved")
+    assert desk.ask().allowed
+
+
+def test_a_repeat_with_an_idempotency_key_names_the_same_approval(desk: Desk) -> None:
+    key = IdempotencyKey("gateway", "k-1", "digest")
+    first, again = (desk.engine.decide_once(desk.question(), key) for _ in range(2))
+    assert (first.again, again.again) == (False, True)
+    assert ticket_of(first.decision) == ticket_of(again.decision)
+
+
+def test_an_allow_is_repeated_with_its_approval(tmp_path: Path, fresh: Fresh) -> None:
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    desk = Desk(fresh(), log=log)
+    desk.approvals.approve(desk.opened(), CAROL)
+    key = IdempotencyKey("gateway", "k-2", "digest")
+    assert [desk.engine.decide_once(desk.question(), key).decision.allowed for _ in range(2)] == [True, True]
+    log.close()
+    [first, again] = [one for one in read_records(tmp_path / "log.jsonl") if one.outcome == "allow"]
+    assert first.request["approvals"] == again.request["approvals"]
+    assert [replay_decision(one, desk.engine.kernel).same for one in (first, again)] == [True, True]
+
+
+# ── Two people, and rules about people ────────────────────────────────────────────────────────
+
+PAIR = 'guard "pair" on POST /refund { confirm by 2 of team "money" within 15m }'
+
+
+def test_two_people_must_approve_if_the_rule_says_so(store: Store) -> None:
+    desk = Desk(store, PAIR)
+    id = desk.opened()
+    assert state_of(desk.approvals.approve(id, CAROL)) == "pending"
+    assert desk.ask().outcome == "confirm"
+    assert state_of(desk.approvals.approve(id, DORA)) == "approved"
+    assert desk.ask().allowed
+    assert desk.ask().outcome == "confirm"
+
+
+def test_two_sessions_of_one_person_are_one(store: Store) -> None:
+    desk = Desk(store, PAIR, issuers=("acme", "partner"))
+    id = desk.opened()
+    for _ in range(2):
+        assert state_of(desk.approvals.approve(id, CAROL)) == "pending"
+    assert desk.ask().outcome == "confirm"
+
+
+def test_one_denial_ends_an_approval_of_two(store: Store) -> None:
+    desk = Desk(store, PAIR)
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    desk.approvals.deny(id, DORA)
+    assert ticket_of(desk.ask()).state == "denied"
+
+
+def test_a_vote_that_has_lapsed_does_not_count(store: Store) -> None:
+    desk = Desk(store, PAIR)
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    desk.later(minutes=16)
+    assert state_of(desk.approvals.approve(id, DORA)) == "pending"
+    assert state_of(desk.approvals.approve(id, CAROL)) == "approved"
+    assert desk.ask().allowed
+
+
+@pytest.mark.parametrize(
+    ("person", "refusal"),
+    [
+        (BOB, ApproverRefusal.NOT_APPROVER),
+        (ProvedPerson("alice", "acme"), ApproverRefusal.REQUESTER),
+        (ProvedPerson("bot", "acme"), ApproverRefusal.CHAIN),
+        (ProvedPerson("carol", "acme", by_agent=True), ApproverRefusal.AGENT),
+        (ProvedPerson("carol", "partner"), ApproverRefusal.ISSUER),
+        (ProvedPerson("carol", None), ApproverRefusal.ISSUER),
+        (ProvedPerson(None, "acme"), ApproverRefusal.NO_USER),
+        (ProvedPerson("nobody", "acme"), ApproverRefusal.NOT_APPROVER),
+    ],
+)  # fmt: skip
+def test_only_people_whom_the_rule_names_may_answer(desk: Desk, person: ProvedPerson, refusal: ApproverRefusal) -> None:
+    id = desk.opened()
+    for answer in (desk.approvals.approve, desk.approvals.deny):
+        with pytest.raises(ApproverRefusedError) as error:
+            answer(id, person)
+        assert error.value.refusal is refusal
+    assert desk.approvals.list(person) == []
+    assert [one.approval.id for one in desk.approvals.list(CAROL)] == [id]
+    assert desk.ask().outcome == "confirm"
+
+
+# ── Callers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def claimed(desk: Desk) -> dict[str, Any]:
+    """Return a question whose caller claims an approval."""
+    [remedy] = desk.ask(options={}).remedies
+    grant = {"id": "mine", "by": "carol", "granted_at": desk.now.isoformat(), "binding": remedy.binding}
+    return desk.question(approvals=[grant], options={})
+
+
+def test_approvals_in_a_question_do_not_count(desk: Desk) -> None:
+    asked = claimed(desk)
+    assert desk.engine.decide(asked).outcome == "confirm"
+    assert desk.engine.evaluate(asked).outcome == "confirm"
+    assert desk.engine.explain(asked).decision.outcome == "confirm"
+    assert [one.outcome for one in desk.engine.decide_many([asked, asked]) if isinstance(one, Decision)] == [
+        "confirm"
+    ] * 2
+    assert desk.engine.decide_once(asked, IdempotencyKey("gateway", "k", "d")).decision.outcome == "confirm"
+
+
+def test_approvals_in_a_question_count_for_an_engine_that_trusts_its_callers(store: Store) -> None:
+    desk = Desk(store, trust_callers=True)
+    asked = claimed(desk)
+    assert desk.engine.decide(asked).allowed
+    assert desk.engine.decide(asked).outcome == "confirm"
+
+
+def test_a_claimed_approval_has_no_effect_on_a_real_one(store: Store) -> None:
+    desk = Desk(store, trust_callers=True)
+    asked = claimed(desk)
+    desk.approvals.approve(desk.opened(), DORA)
+    assert desk.engine.decide(asked).allowed
+    assert desk.engine.decide(asked).allowed
+    assert desk.engine.decide(asked).outcome == "confirm"
+
+
+def test_many_questions_see_approvals_as_single_questions_do(desk: Desk) -> None:
+    desk.approvals.approve(desk.opened(900), CAROL)
+    asked = [desk.question(amount) for amount in (900, 901, 900)]
+    answers = [one for one in desk.engine.decide_many(asked) if isinstance(one, Decision)]
+    assert [str(one.outcome) for one in answers] == ["allow", "confirm", "confirm"]
+    assert ticket_of(answers[1]).id != ticket_of(answers[2]).id
+
+
+NIGHT = """guard "night" on POST /refund {
+  deny when not (time within mon..sun 08:00..18:00 "Europe/Berlin") and not approval.granted
+}"""
+
+
+def test_an_approval_lifts_a_denial_that_demands_it(store: Store) -> None:
+    desk = Desk(store, RULE + NIGHT)
+    id = desk.opened()
+    desk.later(hours=8)
+    assert desk.ask().outcome == "deny"
+    desk.approvals.approve(id, CAROL)
+    assert desk.engine.evaluate(desk.question()).allowed
+    assert [one.allowed for one in desk.engine.decide_many([desk.question()]) if isinstance(one, Decision)] == [True]
+    assert desk.ask().outcome == "deny"
+
+
+def test_a_denial_opens_no_approval(store: Store) -> None:
+    desk = Desk(store, RULE + 'guard "no" on POST /refund { deny when body.to == "x" }')
+    assert desk.ask().outcome == "deny"
+    assert desk.approvals.list() == []
+
+
+# ── The log ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Iterator[tuple[Desk, Path]]:
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    yield Desk(MemoryStore(), log=log), tmp_path / "log.jsonl"
+    log.close()
+
+
+def test_every_change_is_a_record(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    for change in (desk.approvals.withdraw, lambda id: desk.approvals.deny(id, CAROL, "no"),
+                   lambda id: desk.approvals.approve(id, CAROL)):  # fmt: skip
+        change(desk.opened(next(AMOUNTS)))
+    desk.ask(903)
+    events = [one.details for one in read_log(path) if getattr(one, "event", None) == "approval"]
+    assert [one["state"] for one in events] == [
+        "pending", "withdrawn", "pending", "denied", "pending", "approved",
+    ]  # fmt: skip
+    assert {one["rule"] for one in events} == {"large"}
+    assert (events[3]["by"], events[3]["issuer"], events[3]["reason"]) == ("carol", "acme", "no")
+    assert (events[0]["agent"], events[0]["user"], events[0]["endpoint"]) == ("bot", "alice", "POST /refund")
+
+
+AMOUNTS = count(901)
+
+
+def test_many_changes_in_a_minute_are_all_recorded(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    for number in range(30):
+        desk.approvals.approve(desk.opened(600 + number), CAROL)
+    events = [one for one in read_log(path) if getattr(one, "event", None) == "approval"]
+    assert len(events) == 60
+
+
+def test_a_decision_with_an_approval_replays_the_same_from_the_log(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    assert desk.ask().allowed
+    records = list(read_records(path))
+    assert [one.outcome for one in records] == ["confirm", "allow"]
+    assert records[1].spends == (f"{id}/0",)
+    assert all(replay_decision(one, desk.engine.kernel).same for one in records)
+
+
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Failing:
+    """Approvals of a store in which some calls fail."""
+
+    def __init__(self, real: Any, *names: str) -> None:
+        self._real, self._names = real, names
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._names:
+            raise StoreError("no answer")
+        return getattr(self._real, name)
+
+
+def broken(desk: Desk, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(desk.store, "approvals", Failing(desk.store.approvals, *names))
+
+
+def test_a_confirm_that_cannot_be_opened_stays_a_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(MemoryStore())
+    broken(desk, monkeypatch, "open")
+    ticket = ticket_of(desk.ask())
+    assert (ticket.id, ticket.refused) == (None, "the approval store does not answer")
+
+
+def test_a_request_is_denied_while_it_is_unknown_whether_somebody_approved_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(MemoryStore())
+    desk.approvals.approve(desk.opened(), CAROL)
+    broken(desk, monkeypatch, "bound")
+    decision = desk.ask()
+    assert (decision.outcome, decision.gate) == ("deny", "failure")
+
+
+def test_an_error_while_opening_is_no_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(MemoryStore())
+    monkeypatch.setattr(ApprovalDesk, "_prepare", lambda *_: 1 / 0)
+    assert ticket_of(desk.ask()).refused == "the approval could not be opened"
+    assert desk.engine.failures == 1
+
+
+def test_a_crash_after_the_vote_and_before_the_decision_loses_neither(tmp_path: Path) -> None:
+    desk = Desk(SqliteStore(tmp_path / "state.db"))
+    desk.approvals.approve(desk.opened(), CAROL)
+    desk = Desk(SqliteStore(tmp_path / "state.db"))
+    assert desk.ask().allowed
+    desk = Desk(SqliteStore(tmp_path / "state.db"))
+    assert desk.ask().outcome == "confirm"
+
+
+def test_a_ticket_is_part_of_the_encoded_answer() -> None:
+    desk = Desk(MemoryStore(), url="https://pdp.example/")
+    decision = desk.ask()
+    ticket = ticket_of(decision)
+    [remedy] = decision.to_dict()["remedies"]
+    assert remedy["approval"] == {
+        "id": ticket.id, "state": "pending", "status": f"https://pdp.example/approvals/{ticket.id}",
+        "expires": "2027-01-05T12:00:00Z", "poll": 5,
+    }  # fmt: skip
