@@ -133,7 +133,7 @@ class ApprovalDesk:
     ) -> ApprovalRequest:
         within = round(opened.within * 1_000_000)
         return ApprovalRequest(
-            secrets.token_urlsafe(ID_BYTES), opened.rule, opened.binding, decision.revision, opened.by, opened.count,
+            secrets.token_hex(ID_BYTES), opened.rule, opened.binding, decision.revision, opened.by, opened.count,
             opened.approvers, opened.summary, endpoint_words(request.endpoint), view, decision.principal, decision.id,
             now, now + self.settings.wait // MICROSECOND, within,
         )  # fmt: skip

@@ -149,8 +149,11 @@ class Decider:
         behavior, is_readable = self.behavior, True
         for _ in range(MAX_COMMIT_TRIES):
             moment, compiled, halts = self.nanoseconds(), self.compiled, self.halting.current
-            if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
-                return denied
+            if halts is not None:
+                if (denied := self.deny_halted(compiled, request, moment)) is not None:
+                    return denied
+                if self.halting.current is not halts:
+                    continue  # the halts were read for the first time, or changed
             read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:

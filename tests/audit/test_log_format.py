@@ -74,7 +74,7 @@ def test_every_member_of_a_decision_is_on_the_page() -> None:
 
 def test_every_member_of_learned_behavior_is_on_the_page() -> None:
     section = TEXT.partition("\n### Learned behavior\n")[2].partition("\n### ")[0]
-    written = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))))
+    written = set(re.findall(r"`([\w.]+)`", "\n".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE))))
     assert written == set(schema()["$defs"]["behavior"]["properties"])
     validator = Draft202012Validator({**schema()["$defs"]["behavior"], "unevaluatedProperties": False})
     assert validator.is_valid(documented("behavior"))

@@ -39,6 +39,7 @@ from tests.generate.requests import NOW, NOWS, WRONG, Question, directory, rows
 from tests.generate.specified import said
 from tests.security.test_generated import conditions
 
+ELSEWHERE = (Gate.FAILURE, Gate.HALTED)  # gates that tests/compiler/test_work.py and tests/halts/test_gate.py reach
 EXAMPLES, SHARDS, POLICIES = 200, 2, 14
 SMALL = 100  # questions to policies that hypothesis writes
 HOSTILE = 4  # policies that are asked questions with each hazard
@@ -59,7 +60,7 @@ def test_generated_questions_are_decided_as_specified(
 def test_at_least_fifteen_thousand_questions_are_compared_and_every_case_occurs() -> None:
     assert sum(len(share.seeds) * share.questions for _, share in cases_of(SHARES)) >= 15_000
     named = {name for least in LEAST.values() for name in least}
-    gates = {f"gate {one}" for one in (None, *Gate) if one is not Gate.FAILURE}  # tests/compiler/test_work.py meets it
+    gates = {f"gate {one}" for one in (None, *Gate) if one not in ELSEWHERE}
     kinds = {f"obligation {one}" for one in (*v.OBLIGATIONS, "consume")}
     effects = {f"effect {one}" for one in ("opens", "spends", "records", "charges a confirm", "counts a denial")}
     assert not {*gates, *kinds, *effects, *(f"outcome {one}" for one in Outcome)} - named

@@ -106,9 +106,10 @@ def test_questions_reach_every_gate_and_outcome() -> None:
         for case, one in decisions
         if one.outcome is Outcome.CONFIRM
     ]
-    # That limits deny whom they cannot count is a matter of chance; that they throttle is one of a store.
+    # Nothing is halted here. That limits deny whom they cannot count is a matter of chance; that they throttle is one
+    # of a store.
     assert {one.gate for _, one in decisions} - {Gate.RATE, Gate.BUDGET} == {None, *Gate} - {
-        Gate.RATE, Gate.BUDGET, Gate.FAILURE,
+        Gate.RATE, Gate.BUDGET, Gate.FAILURE, Gate.HALTED,
     }  # fmt: skip
     assert {one.outcome for _, one in decisions} == set(Outcome) - {Outcome.THROTTLE}
     assert sum(one.allowed for _, one in decisions) > len(decisions) / 10

@@ -152,6 +152,7 @@ def test_the_classes_are_shown_as_json(run: Run, learned: Place) -> None:
     ended = run("show", "--store", learned.url, "--format", "json")
     assert set(ended.json) == {
         "store", "model", "model_number", "model_learned", "total", "callers", "classes", "damaged", "releases",
+        "groups",
     }  # fmt: skip
     assert ended.json["store"] == shown_url(learned)
     assert (ended.json["total"], ended.json["callers"], ended.json["releases"]) == (4, [], [])

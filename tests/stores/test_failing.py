@@ -22,6 +22,7 @@ from policyengine.server import create_app
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.circuit_breaker import StoreBreaker
 from policyengine.stores.clock_skew import ClockSkew
+from policyengine.stores.halts import HaltStore
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.url import (
@@ -68,6 +69,10 @@ class Broken:
     @property
     def skew(self) -> ClockSkew:
         return self.inner.skew
+
+    @property
+    def halts(self) -> HaltStore:
+        return self.inner.halts
 
     def probe(self) -> None:
         self.asked += 1

@@ -108,8 +108,8 @@ def test_a_table_cell_and_otherwise_can_have_details() -> None:
 
 
 GATES = (
-    "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
-    "`failure`"
+    "the gates are `malformed_path`, `halted`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, "
+    "`budget` and `failure`"
 )
 MEMBERS = (
     "the known members are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, "

@@ -151,8 +151,8 @@ MISTAKES = [
     ("GET /a => deny by defualt", "E609", "defualt", "unknown gate `defualt`", "did you mean `default`?"),
     ("GET /a => deny by small", "E609", "small", "unknown gate `small`", 'write a rule in quotes: `by "small"`'),
     ("GET /a => deny by x", "E609", "x", "unknown gate `x`",
-     "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
-     "`failure`"),
+     "the gates are `malformed_path`, `halted`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, "
+     "`budget` and `failure`"),
     ('GET /a => allow by "small"', "E610", 'allow by "small"', "an allow has no reason",
      "remove `by …`, or write `not allow by …`"),
     ("GET /a => not deny by default", "E610", "not deny by default",

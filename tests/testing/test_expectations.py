@@ -88,7 +88,7 @@ HOLDS = [
     f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm'
     ' with { remedy: "approval by role finance within 15m", remedies: ["approval by role finance within 15m"] }',
     f'{REFUND} {{ body.amount: 6000, body.recipient: "x" }} => confirm'
-    ' with { remedies: ["approval by 2 of team \\"legal\\"", "approval by role *"] }',
+    ' with { remedies: ["approval by 2 of team \\"legal\\" within 1d", "approval by role *"] }',
     f'{REFUND} {{ body.amount: 5, credential.scopes: ["x"] }} => deny with {{ remedies: ["scope create:refunds"] }}',
     'GET /v1/invoices/66 => deny with { remedies: [] }',
     f'{REFUND} {{ body.amount: 77 }} => deny with {{ remedy: "attestation: a verified attestation" }}',

@@ -22,6 +22,8 @@ INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine
 FINDINGS_EVENT = "reload_refused"  # the event whose message has a line for each finding
 # Optional members of a line, which the caller of the logger may set.
 EXTRA_MEMBERS = (
+    "halt",
+    "state",
     "revision",
     "before",
     "why",
