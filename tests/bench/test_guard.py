@@ -167,7 +167,7 @@ def test_every_guarded_kind_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_code_that_is_not_committed_cannot_be_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"rev-parse": b"1234\n", "status": b" M bench/baseline.json\n"}
+    answers = {"rev-parse": b"1234\n", "status": f" M bench/{guard.BASELINE.name}\n".encode()}
     monkeypatch.setattr(guard, "_git", lambda what, *_: answers[what])
     assert guard.current_commit() == "1234"
     answers["status"] += b" M policyengine/engine.py\n"

@@ -17,9 +17,9 @@ from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
 from policyengine.behavior.bulk.log_lines import LearnedDecision, LearnedLine, LineDecoder, LoggedOutcome
 from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
 from policyengine.behavior.bulk.policy_source import PolicySource
-from policyengine.behavior.events import FAILED, Caller, Tagger
+from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.learn import ModelSums
-from policyengine.behavior.log_events import FailureReport
+from policyengine.behavior.log_events import EventGap, FailureReport
 from policyengine.behavior.model import decode_content
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerMoment, CallerRow, SettingsOf
@@ -34,8 +34,41 @@ EVENT_COLUMNS: Final = "agent string, kind int, place long, at long, data binary
 Batches: TypeAlias = Iterable[Any]  # of pyarrow.RecordBatch
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
-_DECODE_DECISION: Final = msgspec.msgpack.Decoder(LearnedDecision).decode
 _DECODE_OUTCOME: Final = msgspec.msgpack.Decoder(LoggedOutcome).decode
+
+
+class PackedDecision(NamedTuple):
+    """A LearnedDecision; `event` is its event without the caller. The types of an event are not known in the compiled
+    build, so that it cannot be decoded itself."""
+
+    time: int
+    id: str
+    caller: Caller | None
+    event: tuple[int, str, str, int, int, bool, bool, int, int] | None
+    gap: EventGap | None
+
+
+_DECODE_DECISION: Final = msgspec.msgpack.Decoder(PackedDecision).decode
+
+
+def encode_line(line: LearnedLine) -> bytes:
+    """Return a line as bytes, for `decode_line`."""
+    if isinstance(line, LoggedOutcome):
+        return _ENCODE(line)
+    if line.event is None:
+        return _ENCODE(PackedDecision(line.time, line.id, None, None, line.gap))
+    at, caller, *others = line.event
+    return _ENCODE((line.time, line.id, caller, (at, *others), line.gap))
+
+
+def decode_line(kind: int, raw: bytes) -> LearnedLine:
+    """Return a line from bytes."""
+    if kind == OUTCOME:
+        return _DECODE_OUTCOME(raw)
+    time, id, caller, event, gap = _DECODE_DECISION(raw)
+    if caller is None or event is None:
+        return LearnedDecision(time, id, None, gap)
+    return LearnedDecision(time, id, BehaviorEvent(event[0], caller, *event[1:]), gap)
 
 
 class PackedEvent(NamedTuple):
@@ -96,7 +129,7 @@ def split_rows(split: LogSplit, decoder: LineDecoder) -> Iterator[tuple[Any, ...
     top, count, notes = -(2**62), 0, SplitNotes(messages=[])
     for line in read_split(split, decoder, notes):
         top = max(top, line.time)
-        yield split.log, split.number, count, top, *line_columns(line), _ENCODE(line)
+        yield split.log, split.number, count, top, *line_columns(line), encode_line(line)
         count += 1
     yield split.log, split.number, count, top, NOTES, "", None, _ENCODE(notes)
 
@@ -124,8 +157,7 @@ def filtered_rows(
     for agent, lines in groupby(rows, key=itemgetter(0)):
         filter = LineFilter(known, now)
         for _, kind, place, _, data in lines:
-            line = _DECODE_OUTCOME(data) if kind == OUTCOME else _DECODE_DECISION(data)
-            found = filter.read(place, line)
+            found = filter.read(place, decode_line(kind, data))
             if found is not None:
                 at = NO_TIME if isinstance(found, FailureReport) else found.at
                 yield agent, EVENT, place, at, _ENCODE(PackedEvent(found.caller, moment_of(found, tagger)))
