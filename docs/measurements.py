@@ -11,7 +11,7 @@ from bench import chart, kind_chart
 from bench.paper import NAMES
 from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
 from bench.results import BUILDS, read_result
-from bench.seal import CREATED, SEALED, UNSEALED
+from bench.seal import ADDED, CREATED, SEALED, UNSEALED
 from bench.serving.adapters import CONSTANT
 from bench.serving.doors import ASGI, BARE, ECHO, ratio
 from bench.serving.doors import OURS as SERVER
@@ -222,7 +222,11 @@ def records() -> str:
     [seal] = read_result("seal", "pure").data
     costs, rates = seal["costs_us"], seal["rates"]
     costs = {**costs, **{f"{name}, on disk": seal["disk_us"][name] for name in (SEALED, UNSEALED)}}
+    added = costs.pop(ADDED)
     rows = [[f"a decision, {name}", f"{format_number(cost)} µs of processor time"] for name, cost in costs.items()]
+    rows.append(
+        ["what the seal adds to a decision (median of the differences)", f"{format_number(added)} µs of processor time"]
+    )
     created = format_number(seal["disk_us"][CREATED])
     rows.append(["creating a file of 8 KiB on that disk", f"{created} µs of processor time"])
     rows += [
