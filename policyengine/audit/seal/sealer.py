@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import secrets
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -110,7 +111,7 @@ class Sealer:
                 raise SealError(f"the folder of the seal can be changed by others: {problem}")
             vkey = f"{self.signer.verifier}\n".encode()
             if not (self.folder / "vkey").exists():
-                write_file(self.folder / "vkey", vkey)
+                write_file(self.folder / "vkey", vkey, writer=f".{secrets.token_hex(4)}")
             os.close(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
         except OSError as error:
             raise SealError(f"the folder `{self.folder}` of the seal cannot be written: {reason(error)}") from None

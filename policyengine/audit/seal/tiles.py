@@ -155,10 +155,11 @@ def read_file(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
         raise
 
 
-def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
+def write_file(path: Path, raw: bytes, *, durable: bool = False, writer: str = "") -> None:
     """Replace a file atomically, and create its folders if they are missing. With `durable`, the new content is on disk
-    before it replaces the old file. Raises OSError."""
-    new = path.with_name(f".{path.name}.new")
+    before it replaces the old file. Processes that may write the file at the same time need different names (`writer`).
+    Raises OSError."""
+    new = path.with_name(f".{path.name}{writer}.new")
     write_in_place(str(new), raw, os.O_TRUNC, durable=durable)
     new.rename(path)
 

@@ -46,6 +46,24 @@ def finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealer.Sealer.seal, "__defaults__", (0.0, None))
 
 
+def test_processes_that_start_at_the_same_moment_both_prepare_the_folder(path, monkeypatch):
+    write, started = tiles.write_in_place, []
+
+    def write_while_another_starts(*arguments, **options):
+        write(*arguments, **options)
+        if not started:
+            started.append(True)
+            started[0] = DecisionLog(path)
+
+    monkeypatch.setattr(tiles, "write_in_place", write_while_another_starts)
+    log = DecisionLog(path)
+    write_lines(log, 3)
+    for each in (log, started[0]):
+        each.close()
+    assert verified(path).size == 3
+    assert [file.name for file in folder(path).iterdir() if file.name.endswith(".new")] == []
+
+
 def rotate(path: Path, log) -> Path:
     """Rotate the file as logrotate does, and let the log notice it at its next line."""
     aside = rename_aside(path, path.stat().st_mtime)
