@@ -1,6 +1,6 @@
 """`guard`: compares the code with that of a baseline commit in the same run, to find slowdowns.
 
-What is compared are ratios to the floor. With the same code they differ between machines by up to 30 %, and from
+What is compared are ratios to the floor. With the same code they differ between machines by up to 45 %, and from
 process to process by up to 25 % (`paper, drive`: 14 to 26). So the code of the commit in `bench/baseline.json` is
 measured beside the code of today, and a ratio counts as worse only if it exceeds that of the commit by more than its
 band in the best of up to six measurements of each. Where the commit is missing (no git history), and in the compiled
@@ -45,7 +45,7 @@ KINDS = (
 )  # fmt: skip
 LOAD_PREFIX, LOAD_SIZE = "load", 1_000
 BAND, KIND_BAND, LOAD_BAND = 0.25, 0.35, 0.6
-OTHER_RUN_BAND = 0.35  # added where the baseline was measured in another run, perhaps on another machine
+OTHER_RUN_BAND = 0.5  # added where the baseline was measured in another run, perhaps on another machine
 MEASUREMENTS, PAUSE_SECONDS = 6, 5.0
 LOADS = 5
 SECONDS = 60.0

@@ -140,7 +140,7 @@ def test_update_writes_the_new_baseline(kept: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_much_better_ratio_suggests_an_update(kept: Path) -> None:
-    assert "update the baseline" in guard.section([Finding("x", 2.0, 0.7)]).rows[0][-1]
+    assert "update the baseline" in guard.section([Finding("x", 2.0, 0.4)]).rows[0][-1]
 
 
 def test_the_baseline_keeps_medians_bands_and_machine(kept: Path) -> None:
