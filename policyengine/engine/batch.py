@@ -12,7 +12,7 @@ from policyengine.engine.decider import with_consume_obligation
 from policyengine.engine.question import Question, QuestionLike, parse_request
 from policyengine.engine.record_group import RecordGroup, write_records
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.base import CommitRequest, CommitResult
@@ -114,7 +114,7 @@ class BatchDecider:
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
         decision, effects = planned
-        if effects.opens or (decider.reads_approvals and decision.outcome is Outcome.DENY):
+        if effects.opens or (decision.gate is Gate.GUARD and decider.reads_approvals):
             return None
         decision = decision.with_id(decider.new_id(moment))
         if effects.excess:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 from msgspec.json import encode
 
+from policyengine.approvals.settings import DEFAULT_APPROVAL_SETTINGS, ApprovalSettings
 from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
@@ -91,6 +93,7 @@ class Decider:
         clock: Clock,
         ids: Callable[[datetime], str],
         keeps_proofs: bool = False,
+        approvals: ApprovalSettings = DEFAULT_APPROVAL_SETTINGS,
     ) -> None:
         self.kernel, self.tree, self.store, self.halting = kernel, tree, store, halting
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
@@ -98,9 +101,20 @@ class Decider:
         self._makes_ids = ids is new_id  # computed from the time and a serial number when first read
         self._recorder = recorder
         self.behavior: BehaviorReader | None = None  # set by the engine, if the policies read learned facts
-        self.desk: ApprovalDesk | None = None  # set by the engine, if a guard requests an approval
-        self.reads_approvals = reads_approvals(kernel)
+        self._approval_settings = approvals
         self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
+
+    @cached_property
+    def desk(self) -> ApprovalDesk:
+        """The desk that opens and finds approvals. Most processes never need it."""
+        from policyengine.engine.approval_desk import ApprovalDesk
+
+        return ApprovalDesk(self, self._recorder, self._approval_settings)
+
+    @cached_property
+    def reads_approvals(self) -> bool:
+        """Whether a guard denies by facts about approvals. The first access decodes all guards of a bundle."""
+        return reads_approvals(self.kernel)
 
     @property
     def _log(self) -> DecisionLog | None:
@@ -133,7 +147,7 @@ class Decider:
         there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
         basis = self._decide(request, claim)
-        if not basis.opens or self.desk is None or not self._opens_approvals(request):
+        if not basis.opens or not self._opens_approvals(request):
             return basis
         if basis.decision.outcome is not Outcome.CONFIRM:  # a limit has no room
             return basis
@@ -206,10 +220,7 @@ class Decider:
     def explain(self, request: Request) -> Explanation:
         """Return the decision of `evaluate` with its full trace. Raises StoreError."""
         moment, compiled = self._moment(request), self.compiled
-        if self.desk is not None:
-            request = (
-                self._resolve_granted(compiled, request, moment, self._peek_behavior(request, moment))[3] or request
-            )
+        request = self._resolve_granted(compiled, request, moment, self._peek_behavior(request, moment))[3] or request
         spent = self._spent_approvals(request)
         now = from_epoch_nanoseconds(moment)
         lookup = compiled.entities.looking()
@@ -236,7 +247,7 @@ class Decider:
             raise KeyInProgressError("the same question is being decided")
         draft = decode_draft(record.draft)
         decision = restore_decision(draft, record.settled)
-        if self.desk is not None:
+        if decision.outcome is Outcome.CONFIRM:
             decision = self.desk.attach(decision)
         mark = self.compiled.entities_mark
         granted = draft.approvals
@@ -273,7 +284,7 @@ class Decider:
         request with these approvals; None if there are none.
         """
         decision, effects, state = self._resolve(compiled, request, moment, behavior)
-        if self.desk is None or decision.outcome is Outcome.ALLOW:
+        if decision.outcome is Outcome.ALLOW:
             return decision, effects, state, None
         bindings = [one.binding for one in effects.opens] or self._hidden_bindings(compiled, request, decision, moment)
         asked = self.desk.grant(request, bindings, moment) if bindings else request
@@ -286,7 +297,7 @@ class Decider:
     ) -> list[str]:
         """Return the bindings of the confirms of a denied request, if an approval may lift the denial too, because a
         rule reads `approval.granted`."""
-        if not self.reads_approvals or decision.gate is not Gate.GUARD:
+        if decision.gate is not Gate.GUARD or not self.reads_approvals:
             return []
         lookup = compiled.entities.looking()
         snapshot = Snapshot(compiled.entities if lookup is None else lookup)

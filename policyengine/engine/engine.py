@@ -98,7 +98,11 @@ class Engine:
         entities = EntityStore(loaded=False) if directory is None else directory
         self.halting = halting or create_halting(store, options.get("halt_file"), clock)
         tree = tree or tree_of(kernel)
-        self.decider = Decider(kernel, tree, entities, store, self.recorder, self.halting, clock=clock, ids=ids)
+        self.approval_settings = options.get("approvals") or DEFAULT_APPROVAL_SETTINGS
+        self.decider = Decider(
+            kernel, tree, entities, store, self.recorder, self.halting, clock=clock, ids=ids,
+            approvals=self.approval_settings,
+        )  # fmt: skip
         if isinstance(store, ResilientStore):
             store.follow(lambda: self.decider.nanoseconds() // 1_000)
         self._guarded = GuardedDecider(self.decider, self.recorder)
@@ -109,17 +113,12 @@ class Engine:
             program, patterns = self.decider.compiled.evaluator.program, self._patterns
             self.recorder.subjects = SubjectReader(program, patterns, lambda: self.decider.compiled.entities, self.log)
         self.use_behavior(options.get("behavior"))
-        self.approval_settings = options.get("approvals") or DEFAULT_APPROVAL_SETTINGS
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
         # For a successor, the entity store of its predecessor, until the successor takes over.
         self.preceding_directory: EntityStore | None = None
         self.use_identity(identity)
-        if self.state.has_confirms:
-            from policyengine.engine.approval_desk import ApprovalDesk
-
-            self.decider.desk = ApprovalDesk(self.decider, self.recorder, self.approval_settings)
         if starts_history:
             self.state.start_history(self.decider.now)
 
@@ -607,7 +606,7 @@ class Engine:
     @property
     def approvals(self) -> ApprovalDesk | None:
         """The approvals that confirms request; None if no guard requests one."""
-        return self.decider.desk
+        return self.decider.desk if self.state.has_confirms else None
 
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""
