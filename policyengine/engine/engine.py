@@ -45,7 +45,7 @@ from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.explain.explanation import Explanation
 from policyengine.halts.control import HaltControl
 from policyengine.halts.document import HaltLift
-from policyengine.halts.requests import MAX_REASON_LENGTH, HaltScope, check_known_names, check_text, make_halt
+from policyengine.halts.requests import HaltScope, check_known_names, check_lift_reason, make_halt
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
@@ -512,7 +512,7 @@ class Engine:
 
     def lift(self, id: str, *, reason: str, by: str = "") -> HaltLift:
         """Lift a halt before its end. Raises HaltError and StoreError."""
-        check_text("the reason", reason, MAX_REASON_LENGTH)
+        check_lift_reason(reason)
         return self.halting.lift(id, reason.strip(), by)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────

@@ -20,4 +20,8 @@ class HaltsFullError(HaltError):
 
 
 class HaltsUnreadableError(Exception):
-    """The error for halts that cannot be read; the text says why."""
+    """The error for halts that cannot be read; the text says why, and `hint` what helps."""
+
+    def __init__(self, why: str, hint: str | None = None) -> None:
+        super().__init__(why)
+        self.hint = hint

@@ -28,6 +28,10 @@ from policyengine.stores.halts import MAX_HALTS_BYTES
 from policyengine.time_formats import format_epoch_seconds, parse_time
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
+FILE_NAME: Final = "the halt file"
+FILE_HINT: Final = (
+    'a halt file is only yours to write (`chmod 600`); without halts it is `{"halts": []}` (docs/halt.md)'
+)
 ID_LENGTH: Final = 12
 MAX_FILE_HALTS: Final = MAX_HALTS + MAX_HALTS_OF_EVERYTHING
 FileStamp = tuple[int, int, int, int, int]
@@ -82,7 +86,7 @@ class HaltFile:
 
     @property
     def name(self) -> str:
-        return f"the halt file `{self.path}`"
+        return f"{FILE_NAME} `{self.path}`"
 
     def read(self) -> tuple[Halt, ...]:
         """Return the halts in the file. Raises HaltsUnreadableError."""
@@ -94,11 +98,11 @@ class HaltFile:
                 check_regular((found := os.fstat(file.fileno())).st_mode)
                 raw = read_stream(file, MAX_HALTS_BYTES)
         except UntrustedPathError as error:
-            raise HaltsUnreadableError(error.message) from None
+            raise HaltsUnreadableError(error.message, FILE_HINT) from None
         except OSError as error:
-            raise HaltsUnreadableError((error.strerror or str(error)).lower()) from None
+            raise HaltsUnreadableError((error.strerror or str(error)).lower(), FILE_HINT) from None
         if (problem := write_problem(self.path, found)) is not None:
-            raise HaltsUnreadableError(problem)
+            raise HaltsUnreadableError(problem, FILE_HINT)
         self._halts = parse_file(raw, int(found.st_mtime))
         self._stamp = stamp_of(found)
         return self._halts
@@ -114,7 +118,8 @@ def parse_file(raw: bytes, since: int) -> tuple[Halt, ...]:
         content = msgspec.json.decode(raw, type=HaltFileContent)
         halts = tuple(one.to_halt(since) for one in content.halts)
     except (msgspec.MsgspecError, HaltError, ValueError) as error:
-        raise HaltsUnreadableError(f"it is damaged: {error}") from None
+        why = f"it is damaged: {error}" if raw.strip() else "it is empty"
+        raise HaltsUnreadableError(why, FILE_HINT) from None
     if len(halts) > MAX_FILE_HALTS:
         raise HaltsUnreadableError(f"it has more than {MAX_FILE_HALTS} halts")
     if len({halt.id for halt in halts}) < len(halts):

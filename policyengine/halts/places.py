@@ -22,7 +22,7 @@ def parse_place(text: str) -> Callable[[Endpoint], bool]:
     source = f'language 1\npackage halted\nguard "halted" on {text} {{ deny }}\n'
     found, problems = compile_sources([Source("place", source)])
     if found is None:
-        raise HaltError(f"`{quote_input(text)}` is not a place: {problems[0].message}", problems[0].hint or PLACE_HINT)
+        raise HaltError(f"`{quote_input(text)}` is not a place: {problems[0].message}", PLACE_HINT)
     if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
         raise HaltError(f"`{quote_input(text)}` is not a place", PLACE_HINT)
     return partial(place_covers, found.guards[0].place)

@@ -68,6 +68,13 @@ def check_halt(halt: Halt) -> None:
         parse_place(halt.place)
 
 
+def check_lift_reason(reason: str) -> None:
+    """Raises HaltError."""
+    if not reason.strip():
+        raise HaltError("lifting a halt needs a reason", f"write 1 to {MAX_REASON_LENGTH:,} characters as the `reason`")
+    check_text("the reason", reason, MAX_REASON_LENGTH)
+
+
 def check_text(what: str, text: str, most: int) -> None:
     """Raises HaltError."""
     if not text.strip() or len(text) > most:

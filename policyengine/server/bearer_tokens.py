@@ -87,7 +87,7 @@ def check_operators(operators: Collection[str], tokens: BearerTokens | None) -> 
     known = () if tokens is None else tokens.gateways
     for name in operators:
         if f"{NAMED_CALLER_PREFIX}{name}" not in known:
-            hint = f"write `{name}: TOKEN` in the token file"
+            hint = f"write `{name}: TOKEN` in the file that `--token-file` names"
             raise BearerTokenError(f"`[halt] operators` names `{name}`, but no token has that name", hint)
 
 
@@ -112,9 +112,7 @@ def token_digest(token: str) -> bytes:
 
 def check_token(token: str, place: str) -> None:
     if len(token) < MIN_TOKEN_LENGTH:
-        raise BearerTokenError(
-            f"{place} is shorter than {MIN_TOKEN_LENGTH} characters", "make one with `openssl rand -base64 32`"
-        )
+        raise BearerTokenError(f"{place} is shorter than {MIN_TOKEN_LENGTH} characters", TOKEN_HINT)
     if not TOKEN.fullmatch(token):
         raise BearerTokenError(f"{place} has a character that is not visible ASCII", "one token per line")
 

@@ -22,6 +22,7 @@ from tests.halts.halting import POLICY
 serve(Engine.from_text(POLICY), port=0, token=["ops: {OPS}", "edge: gateway-token-0123456789"], operators=["ops"],
       listening=lambda url: print(url, flush=True))
 """
+EMPTY = '{"halts": []}'
 AGENT = ("halt", "--agent", "bot", "--reason", "it repeats refunds", "--for", "2h")
 
 
@@ -124,7 +125,43 @@ def test_a_halt_on_a_server_is_set_listed_and_lifted(run: Any, tmp_path: Path) -
         assert "only an operator may see, set or lift halts (403)" in refused.err
     gone = run("halt", "list", *place)
     assert gone.code == 1
-    assert "did not answer" in gone.err
+    assert "did not answer: connection refused" in gone.err
+
+
+def test_a_server_without_operators_is_named_as_the_reason(run: Any, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{OPS}\n")
+    token.chmod(0o600)
+    with started(SERVE.replace('operators=["ops"],', "")) as (url, _):
+        refused = run("halt", "list", "--server", url, "--token-file", token)
+    assert refused.code == 1
+    assert refused.err == (
+        f"error: the server at `{url}` has no operators, so it has no `/halt` (404)\n"
+        "hint: start it with `--halt-operator NAME` (docs/halt.md)\n"
+    )
+
+
+def test_a_token_that_the_server_does_not_know_is_reported(run: Any, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("another-token-0123456789\n")
+    token.chmod(0o600)
+    with started(SERVE) as (url, _):
+        refused = run("halt", "list", "--server", url, "--token-file", token)
+    assert refused.code == 1
+    assert refused.err.startswith("error: the server does not accept the token: the token is not accepted (401)\n")
+
+
+@pytest.mark.parametrize(("content", "mode", "why"), [("", 0o600, "it is empty"), (EMPTY, 0o666, "others can write")])
+def test_the_hint_of_a_file_that_cannot_be_used_says_what_it_needs(
+    run: Any, tmp_path: Path, content: str, mode: int, why: str
+) -> None:
+    file = tmp_path / "halts.json"
+    file.write_text(content)
+    file.chmod(mode)
+    refused = run("halt", "list", "--file", file)
+    assert refused.code == 1
+    assert f"cannot be read: {why}" in refused.err
+    assert "hint: a halt file is only yours to write (`chmod 600`); without halts it is" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -132,16 +169,23 @@ def test_a_halt_on_a_server_is_set_listed_and_lifted(run: Any, tmp_path: Path) -
     [
         ((), "a halt needs an end"),
         (("--agent", "bot", "--reason", "r", "--for", "1h"), "name one place where halts are kept"),
-        (("--agent", "bot", "--reason", "r", "--for", "1h", "--until", "2099-01-01T00:00:00Z"), "a halt needs an end"),
+        (
+            ("--agent", "bot", "--reason", "r", "--for", "1h", "--until", "2099-01-01T00:00:00Z"),
+            "a halt has one end, not",
+        ),
         (("--reason", "r", "--for", "1h"), "the halt covers nothing"),
         (("--agent", "bot", "--for", "1h"), "a halt needs a reason, which callers see"),
         (("--agent", "bot", "--reason", "r", "--for", "yesterday"), "`yesterday` is neither a duration nor a time"),
         (("--agent", "bot", "--reason", "r", "--until", "2020-01-01T00:00:00Z"), "is in the past"),
         (("--everything", "--agent", "bot", "--reason", "r", "--for", "1h"), "a halt of everything has no `agent`"),
-        (("--place", "orders", "--reason", "r", "--for", "1h"), "`orders` is not a place"),
+        (("--place", "orders", "--reason", "r", "--for", "1h"), "hint: write it as after `on`"),
         (("list", "--file", "a", "--store", "b"), "name one place where halts are kept"),
-        (("list", "--server", "http://127.0.0.1:1"), "name one place where halts are kept"),
-        (("lift", "x", "--file", "a"), "the reason has 0 characters"),
+        (("list", "--server", "http://127.0.0.1:1"), "`--server` needs the operator's token"),
+        (("list", "--file", "a", "--token-file", "b"), "`--token-file` needs `--server`"),
+        (("list", "--server", "http://127.0.0.1:1", "--token-file", "missing"), "write the operator's token, and"),
+        (("lift", "x", "--file", "a"), "lifting a halt needs a reason"),
+        (("lift", "x", "--file", "a", "--reason", " "), "lifting a halt needs a reason"),
+        (("lift", "x", "--file", "a", "--reason", "r" * 501), "the reason has 501 characters"),
     ],
 )
 def test_wrong_usage_ends_with_2(run: Any, arguments: tuple[str, ...], message: str) -> None:

@@ -99,7 +99,7 @@ def test_a_halt_is_lifted_once() -> None:
         engine.lift(halt.id, reason="again")
     with pytest.raises(UnknownHaltError, match="there is no halt `x`"):
         engine.lift("x", reason="again")
-    with pytest.raises(HaltError, match="the reason has 0 characters"):
+    with pytest.raises(HaltError, match="lifting a halt needs a reason"):
         engine.lift(halt.id, reason="")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policyengine.runtime.halts import Halt
 
 PLACE_HINT = "write `--store URL`, `--file FILE`, or `--server URL --token-file FILE`"
+OPERATOR_TOKEN_HINT = "write the operator's token, and nothing else, into the file"
 SERVER_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2**22
 HaltStoreUrl: TypeAlias = Annotated[
@@ -70,8 +71,11 @@ def open_place(
     store: str | None, file: Path | None, server: str | None, token_file: Path | None
 ) -> Iterator[HaltPlace]:
     """Open the place that the options name. Raises CommandError, also for errors of the place in the `with` block."""
-    if sum(one is not None for one in (store, file, server)) != 1 or (server is None) is not (token_file is None):
+    if sum(one is not None for one in (store, file, server)) != 1:
         raise CommandError("usage", "name one place where halts are kept", PLACE_HINT, code=2)
+    if (server is None) is not (token_file is None):
+        problem = "`--server` needs the operator's token" if token_file is None else "`--token-file` needs `--server`"
+        raise CommandError("usage", problem, PLACE_HINT, code=2)
     if file is not None:
         with report_halt_errors(str(file)):
             yield FilePlace(file)
@@ -179,8 +183,14 @@ class ServerPlace:
         try:
             status, answer = self._exchange(method, path, None if body is None else json.dumps(body))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            why = f"the server at `{self.shown}` did not answer: {short_message(error)}"
+            why = f"the server at `{self.shown}` did not answer: {describe_failure(error)}"
             raise CommandError("server", why, "use `--store` or `--file` instead", facts) from None
+        if status == 404 and str(answer.get("detail")).startswith("nothing is served"):
+            problem = f"the server at `{self.shown}` has no operators, so it has no `/halt` (404)"
+            raise CommandError("server", problem, "start it with `--halt-operator NAME` (docs/halt.md)", facts)
+        if status == 401:
+            problem = f"the server does not accept the token: {answer.get('detail')} (401)"
+            raise CommandError("server", problem, OPERATOR_TOKEN_HINT, facts)
         if status not in (200, 201):
             detail, hint = answer.get("detail"), answer.get("hint")
             raise CommandError("server", f"the server refused: {detail} ({status})", hint, facts)
@@ -199,18 +209,25 @@ class ServerPlace:
             return response.status, json.loads(response.read(MAX_ANSWER_BYTES))
 
 
+def describe_failure(error: OSError | http.client.HTTPException | ValueError) -> str:
+    """Return why a server did not answer, such as `connection refused`."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return words.lower() if words else short_message(error)
+
+
 def read_operator_token(path: Path) -> str:
     """Return the first token of a file, without its name. Raises CommandError."""
-    from policyengine.server.bearer_tokens import LINE, TOKEN_DIGEST, BearerTokenError, read_token_file
+    from policyengine.server.bearer_tokens import LINE, TOKEN_DIGEST, TOKEN_HINT, BearerTokenError, read_token_file
 
     try:
         lines = read_token_file(path).tokens
     except BearerTokenError as error:
-        raise CommandError("usage", error.message, error.hint, code=2) from None
+        hint = OPERATOR_TOKEN_HINT if error.hint == TOKEN_HINT else error.hint
+        raise CommandError("usage", error.message, hint, code=2) from None
     found = LINE.fullmatch(lines[0])
     token = "" if found is None else found["token"]
     if len(lines) != 1 or TOKEN_DIGEST.fullmatch(token):
-        raise CommandError("usage", f"`{path}` does not hold exactly one token", "write the operator's token", code=2)
+        raise CommandError("usage", f"`{path}` does not hold exactly one token", OPERATOR_TOKEN_HINT, code=2)
     return token
 
 
@@ -225,7 +242,7 @@ def report_halt_errors(shown: str) -> Iterator[None]:
     except HaltError as error:
         raise CommandError("halt", error.message, error.hint) from None
     except HaltsUnreadableError as error:
-        raise CommandError("halt", f"the halts in `{shown}` cannot be read: {error}") from None
+        raise CommandError("halt", f"the halts in `{shown}` cannot be read: {error}", error.hint) from None
     except StoreError as error:
         hint = "nothing is acknowledged: `policyengine halt list` shows what is in effect"
         raise CommandError("store", f"the store at `{shown}` cannot be used: {error}", hint) from None

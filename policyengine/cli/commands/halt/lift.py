@@ -40,10 +40,10 @@ def lift(
       policyengine halt lift 3f9a1c20b7de --reason "it was mended" --store redis://127.0.0.1:6379
     """
     from policyengine.halts.errors import HaltError
-    from policyengine.halts.requests import MAX_REASON_LENGTH, check_text
+    from policyengine.halts.requests import check_lift_reason
 
     try:
-        check_text("the reason", reason, MAX_REASON_LENGTH)
+        check_lift_reason(reason)
     except HaltError as error:
         raise CommandError("usage", error.message, "write `--reason TEXT`", code=2) from None
     with open_place(store, file, server, token_file) as kept:

@@ -81,7 +81,8 @@ def halt(
     from policyengine.halts.requests import HaltScope, make_halt, parse_end
 
     if (lasting is None) is (until is None):
-        raise CommandError("usage", "a halt needs an end", "write either `--for 2h` or `--until TIME`", code=2)
+        problem = "a halt needs an end" if lasting is None else "a halt has one end, not both `--for` and `--until`"
+        raise CommandError("usage", problem, "write either `--for 2h` or `--until TIME`", code=2)
     scope: HaltScope = {
         "agent": agent, "issuer": issuer, "user": user, "chain_root": chain_root, "task": task, "tool": tool,
         "place": place, "package": package,
