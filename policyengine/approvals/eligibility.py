@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from policyengine import kernel as k
 from policyengine.approvals.model import ApprovalRequest
@@ -26,7 +26,7 @@ class ProvedPerson(NamedTuple):
 
 
 class ApproverRefusal(StrEnum):
-    """The reason why a person may not answer an approval, in words for that person."""
+    """The reason why a person may not answer an approval, in words for that person; REFUSAL_HINTS says what helps."""
 
     NO_USER = "the credential names no user"
     AGENT = "the credential is presented by an agent, not by the user"
@@ -34,6 +34,18 @@ class ApproverRefusal(StrEnum):
     REQUESTER = "the request is made for this user"
     CHAIN = "this name takes part in the request"
     NOT_APPROVER = "the rule does not name this user as an approver"
+
+
+OTHER_PERSON_HINT: Final = "another person must answer"
+REFUSAL_HINTS: Final[Mapping[ApproverRefusal, str]] = {
+    ApproverRefusal.NO_USER: "use a token that names you",
+    ApproverRefusal.AGENT: "use your own token; if your application got this one for you, the operator lists it in "
+    "`people` of the issuer (docs/identity.md)",
+    ApproverRefusal.ISSUER: "the operator names the issuers of approvers: `issuers` in `[approvals]`",
+    ApproverRefusal.REQUESTER: OTHER_PERSON_HINT,
+    ApproverRefusal.CHAIN: OTHER_PERSON_HINT,
+    ApproverRefusal.NOT_APPROVER: "`by` of the rule names the approvers; roles and members are in the entities",
+}
 
 
 def find_refusal(
@@ -49,10 +61,8 @@ def find_refusal(
     The user of the request may answer only if the rule says `by user`. An agent of the request may not, under any
     issuer: names are compared without issuers, so that no issuer can vouch for another name of the same agent.
     """
-    if person.user is None:
-        return ApproverRefusal.NO_USER
-    if person.by_agent:
-        return ApproverRefusal.AGENT
+    if (refusal := find_general_refusal(person)) is not None or person.user is None:
+        return refusal
     if not may_name_approvers(person.issuer, person.user, issuers, named):
         return ApproverRefusal.ISSUER
     requester = approval.requester
@@ -64,6 +74,13 @@ def find_refusal(
     if person.user == requester.user:
         return ApproverRefusal.REQUESTER
     return None if is_member(approval, person.user, entities) else ApproverRefusal.NOT_APPROVER
+
+
+def find_general_refusal(person: ProvedPerson) -> ApproverRefusal | None:
+    """Return why the person may answer no approval at all, or None."""
+    if person.user is None:
+        return ApproverRefusal.NO_USER
+    return ApproverRefusal.AGENT if person.by_agent else None
 
 
 def may_name_approvers(

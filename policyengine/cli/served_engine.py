@@ -15,7 +15,7 @@ from policyengine.cli.options.observe import ObserveOptions, start_observing
 from policyengine.cli.options.serve import ReloadGateMode
 from policyengine.cli.output.terminal import show_progress
 from policyengine.cli.reload_rules import reload_rules, settings_file
-from policyengine.cli.settings.file import ProjectSettings, load_settings
+from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, load_settings
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -79,6 +79,7 @@ class ServedEngine:
 def load_for_serving(setup: EngineSetup) -> LoadedEngine:
     """Load the engine with its log, store and entities. Raises CommandError."""
     settings = load_settings(setup.paths)
+    approvals = settings.approvals(setup.public_url)
     rules = reload_rules(setup.paths, setup.reload.allow, setup.reload.gate, setup.reload.compare)
     with report_log_errors(setup.log.path):
         sources = entity_sources(setup.paths, setup.entities)
@@ -86,18 +87,34 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         log = open_log(setup.log)
         engine = load_engine(
             setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
-            approvals=settings.approvals(setup.public_url), halt_file=setup.halt_file,
+            approvals=approvals, halt_file=setup.halt_file,
         )  # fmt: skip
     require_readable_halts(engine)
+    require_known_issuers(engine, approvals.issuers)
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp)
 
 
 def require_readable_halts(engine: Engine) -> None:
     """Refuse to start while it is unknown what is halted. Raises CommandError."""
+    from policyengine.halts.file import FILE_HINT, FILE_NAME
+
     for name, why in engine.halting.unread:
-        hint = 'a file without halts is `{"halts": []}` (docs/halt.md)'
+        hint = FILE_HINT if name.startswith(FILE_NAME) else None
         raise CommandError("halt", f"the halts in {name} cannot be read: {why}", hint)
+
+
+def require_known_issuers(engine: Engine, named: Sequence[str]) -> None:
+    """Refuse to start if an issuer of approvers has a misspelled name, so that none of its users could answer. Raises
+    CommandError."""
+    from policyengine.diagnostics.suggest import did_you_mean
+
+    issuers = sorted(engine.kernel.issuers)
+    for name in named:
+        if name not in issuers:
+            known = ", ".join(f"`{issuer}`" for issuer in issuers) or "none"
+            hint = did_you_mean(name, issuers) or f"the issuers of the policies: {known}"
+            raise CommandError(ERROR_KIND, f"`[approvals] issuers`: no policy names the issuer `{name}`", hint)
 
 
 def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson, find_refusal
+from policyengine.approvals.eligibility import (
+    REFUSAL_HINTS,
+    ApproverRefusal,
+    ProvedPerson,
+    find_general_refusal,
+    find_refusal,
+)
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -51,11 +57,11 @@ class ApprovalNotFoundError(LookupError):
 
 
 class ApproverRefusedError(PermissionError):
-    """The error for a person who may not answer an approval."""
+    """The error for a person who may not answer an approval, with a hint for that person."""
 
     def __init__(self, refusal: ApproverRefusal) -> None:
         super().__init__(refusal.value)
-        self.refusal = refusal
+        self.refusal, self.hint = refusal, REFUSAL_HINTS[refusal]
 
 
 class TrackedApproval(NamedTuple):
@@ -208,6 +214,13 @@ class ApprovalDesk:
         approval, now = self._change(id, withdraw)
         self._record(approval, "withdrawn")
         return self._status(approval, now)
+
+    def require_person(self, person: ProvedPerson) -> None:
+        """Raise ApproverRefusedError if the person may answer no approval at all, because an agent presents the
+        credential or it names no user."""
+        refusal = find_general_refusal(person)
+        if refusal is not None:
+            raise ApproverRefusedError(refusal)
 
     def require_approver(self, approval: ApprovalRequest, person: ProvedPerson) -> None:
         """Raise ApproverRefusedError unless the person may answer the approval."""

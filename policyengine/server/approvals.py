@@ -13,6 +13,7 @@ from policyengine.engine.approval_views import describe_approval, describe_statu
 from policyengine.engine.question import Question
 from policyengine.http.client_credentials import read_client_credentials
 from policyengine.runtime import decode
+from policyengine.runtime.credential_errors import describe_refusal, parse_refusal_code
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import check_members
 from policyengine.server.content_negotiation import BodyFormat, build_answer, read_body, request_format
@@ -110,7 +111,9 @@ class ApprovalRoutes:
         issuer of the policies."""
 
         def work() -> list[dict[str, object]]:
-            return [describe_approval(one) for one in self.desk.list(self._person(http))]
+            desk, person = self.desk, self._person(http)
+            desk.require_person(person)
+            return [describe_approval(one) for one in desk.list(person)]
 
         return build_answer(http, {"approvals": await self._call(work)}, NO_STORE)
 
@@ -148,8 +151,7 @@ class ApprovalRoutes:
         except ApprovalNotFoundError:
             raise ProblemError(404, "there is no such approval, or it ended long ago") from None
         except ApproverRefusedError as error:
-            hint = "the rule names the approvers"
-            raise ProblemError(403, str(error), code=ProblemCode.NOT_APPROVER, hint=hint) from None
+            raise ProblemError(403, str(error), code=ProblemCode.NOT_APPROVER, hint=error.hint) from None
         except ApprovalChangeError as error:
             raise ProblemError(409, str(error), code=ProblemCode.APPROVAL_ENDED) from None
         except StoreError as error:
@@ -177,7 +179,8 @@ class ApprovalRoutes:
         credential = request.facts.get("credential")
         refused = credential.get("refused") if isinstance(credential, dict) else "missing"
         if refused is not None:
-            raise unproved_person(f"the token is not accepted: {refused}", error=', error="invalid_token"')
+            detail = f"the token is not accepted: {describe_refusal(parse_refusal_code(refused))}"
+            raise unproved_person(detail, error=', error="invalid_token"')
         return person_of(request)
 
 

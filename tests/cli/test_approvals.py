@@ -10,7 +10,7 @@ import pytest
 
 from policyengine.server import create_app
 from tests.integrations.serving import serving
-from tests.server.approving import BOT, REFUND, Desk, token
+from tests.server.approving import BOT, NOW, REFUND, Desk, token
 
 
 @pytest.fixture
@@ -78,6 +78,18 @@ def test_the_output_can_be_json(approvals: Any, desk: Desk) -> None:
 def test_somebody_who_may_not_approve_is_told_why(approvals: Any, desk: Desk) -> None:
     ended = approvals("alice", "approve", opened(desk))
     assert (ended.code, ended.err.splitlines()[0]) == (1, "error: the request is made for this user")
+
+
+def test_a_token_that_is_not_accepted_is_explained(run: Any, url: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token(exp=NOW - 100) + "\n")
+    ended = run("approvals", "list", "--token-file", "token", "--url", url)
+    assert (ended.code, ended.err.splitlines()) == (
+        1,
+        [
+            "error: the token is not accepted: the credential has expired",
+            "hint: get a new token of your own from an issuer of the policies (docs/approvals.md)",
+        ],
+    )
 
 
 def test_words_of_the_requester_cannot_change_the_terminal(approvals: Any, desk: Desk) -> None:

@@ -366,3 +366,15 @@ def test_the_request_to_try_is_for_an_endpoint_of_the_policy(policy, asked):
     method, path = asked
     question = json.loads(sample_question(Engine.from_text(policy).kernel))
     assert question == {"request": {"method": method, "path": path}}
+
+
+def test_serve_refuses_an_issuer_of_approvers_that_no_policy_names(run, project):
+    (project / "policyengine.toml").write_text('[approvals]\nissuers = ["acne"]\n')
+    (project / "people.policy").write_text(
+        'language 1\npackage people\nissuer acme { url "https://login.acme.example" }\n'
+    )
+    ended = run("serve", project / "people.policy", "--port", "0")
+    assert ended.code == 1
+    assert ended.err == (
+        "error: `[approvals] issuers`: no policy names the issuer `acne`\nhint: did you mean `acme`?\n"
+    )

@@ -107,6 +107,11 @@ def test_an_invalid_serve_setting_is_reported_with_its_place(project: Path, key:
         ),
         ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "write `100MB` or `1d`, for example"),
         ('[log]\nrotate = ["1s"]', "`1s` is too short to rotate a log", "use a minute or longer"),
+        (
+            '[approvals]\nurl = "pdp.example.com"',
+            "`url` must be the URL of a server",
+            'as in `"https://pdp.example.com"`',
+        ),
         ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
         ("[serv]\nport = 1", "unknown section `serv`", "did you mean `[serve]`?"),
         ('[serve]\nlog_format = "jsno"', "`log_format` must be one of `text`, `json`", "did you mean `json`?"),

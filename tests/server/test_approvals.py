@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from policyengine.approvals.eligibility import REFUSAL_HINTS, ApproverRefusal
 from policyengine.engine import Engine
 from policyengine.server import approvals
 from policyengine.stores.base import StoreError
@@ -196,9 +197,40 @@ def test_nobody_else_answers(desk: Desk, who: str, verb: str) -> None:
     assert answer.status_code == status, answer.text
     assert desk.call("GET", f"/approvals/{id}/details", headers=headers()).status_code == status
     listed = desk.call("GET", "/approvals", headers=headers())
-    assert listed.status_code == 401 or listed.json() == {"approvals": []}
+    assert listed.status_code in (401, 403) or listed.json() == {"approvals": []}
     assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
     assert desk.ask()["outcome"] == "confirm"
+
+
+@pytest.mark.parametrize("who", ["an agent for a person", "another agent for a person", "an agent with a chain"])
+def test_an_agent_is_refused_before_it_sees_that_nothing_waits(desk: Desk, who: str) -> None:
+    answer = desk.call("GET", "/approvals", headers=REFUSED[who][0]())
+    assert problem(answer) == (403, "not_approver")
+    assert answer.json()["detail"] == "the credential is presented by an agent, not by the user"
+
+
+@pytest.mark.parametrize(
+    ("who", "hint"),
+    [
+        ("the requester", "another person must answer"),
+        ("the requester's agent as a person", "another person must answer"),
+        ("somebody without the role", "`by` of the rule names the approvers"),
+        ("an agent for a person", "the operator lists it in `people` of the issuer"),
+        ("the same name at a partner", "`issuers` in `[approvals]`"),
+    ],
+)
+def test_a_refused_person_gets_a_hint(desk: Desk, who: str, hint: str) -> None:
+    answer = desk.call("POST", f"/approvals/{desk.opened()}/approve", headers=REFUSED[who][0]())
+    assert hint in answer.json()["hint"]
+
+
+def test_each_refusal_has_a_hint() -> None:
+    assert set(REFUSAL_HINTS) == set(ApproverRefusal)
+
+
+def test_a_refused_token_is_explained_in_words(desk: Desk) -> None:
+    answer = desk.call("GET", "/approvals", headers=REFUSED["an expired token"][0]())
+    assert answer.json()["detail"] == "the token is not accepted: the credential has expired"
 
 
 def test_a_token_in_the_query_or_a_cookie_answers_nothing(desk: Desk) -> None:

@@ -183,7 +183,8 @@ def of_approvals(method: str, path: str, *, person: bool, answers: bool = False)
         desk, strange = Desk(Path(folder), tokens=True), Desk(Path(other), tokens=True, identified=False)
         full = path.format(id=desk.opened())
         given = {"content": b""} if answers else {}
-        for headers in (proof, bearer("nobody"), bearer(person_token("bob")), proof):
+        agent = bearer(person_token(client_id="bot"))
+        for headers in (proof, bearer("nobody"), bearer(person_token("bob")), agent, proof):
             yield desk.call(method, full, headers=headers).status_code
         yield desk.call(method, path.format(id="x" * 32), headers=proof).status_code
         yield desk.call(method, f"{full}?wait=x", headers=proof).status_code

@@ -29,6 +29,7 @@ PersonToken: TypeAlias = Annotated[
 ]
 ApprovalId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The ID of the approval.", show_default=False)]
 DEFAULT_URL = "http://127.0.0.1:8080"
+TOKEN_HINT = "get a new token of your own from an issuer of the policies (docs/approvals.md)"
 TIMEOUT_SECONDS = 20.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_TOKEN_BYTES = 65_536
@@ -64,7 +65,7 @@ class ApprovalServer:
             else:
                 answer = fetcher.post(url, content, {**headers, "Content-Type": "application/json"}, until)
         except FetchError as error:
-            hint = "name the server with `--url`; another machine needs `https://`"
+            hint = "name the server with `--url http://HOST:PORT`; another machine needs `https://`"
             raise CommandError("server", f"`{self._url}`: {error.why}", hint) from None
         return read_answer(answer.status, answer.body, self._url)
 
@@ -80,7 +81,8 @@ def read_answer(status: int, body: bytes, url: str) -> dict[str, Any]:
     if status == 200:
         return found
     facts = (("status", status), ("code", found.get("code")))
-    raise CommandError("approval", str(found.get("detail", status)), found.get("hint"), facts)
+    hint = TOKEN_HINT if status == 401 else found.get("hint")
+    raise CommandError("approval", str(found.get("detail", status)), hint, facts)
 
 
 def read_person_token(file: str) -> str:

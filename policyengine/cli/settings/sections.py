@@ -277,7 +277,7 @@ class ApprovalsSettings(CommandSection):
     trust_callers: t.Boolean | None = setting(
         "false", "count the `approvals` that callers put into their questions, instead of only recorded answers"
     )
-    wait: t.ApprovalWait | None = setting("1d", "how long people can answer")
+    wait: t.ApprovalWait | None = setting("1d", "how long people can answer, from `1m` to `7d`")
     issuers: t.Texts | None = setting(
         "issuers with `users like`, and the only other one",
         "issuers whose users may answer; a user must have the same name under all of them",
@@ -288,7 +288,7 @@ class ApprovalsSettings(CommandSection):
     most_per_approver: t.PositiveNumber | None = setting(
         "100", "maximum number of approvals that wait for the same people"
     )
-    url: t.Text | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
+    url: t.LinkUrl | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
 
     def to_settings(self, url: str | None) -> ApprovalSettings:
         """Return the settings of an engine. `url` is the URL of the server, if the section names none."""

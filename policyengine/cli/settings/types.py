@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
 
@@ -62,6 +63,18 @@ def check_store_url(url: str) -> str:
             parse_store_url(url)
     except StoreUrlError as error:
         raise setting_error(error.message, error.hint) from None
+    return url
+
+
+def check_link_url(url: str) -> str:
+    """Check the base of links for people. Raises the error of a setting."""
+    try:
+        parts = urlsplit(url)
+        is_link = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+    except ValueError:
+        is_link = False
+    if not is_link:
+        raise setting_error("`url` must be the URL of a server", 'as in `"https://pdp.example.com"`')
     return url
 
 
@@ -212,6 +225,7 @@ EntitySources: TypeAlias = Annotated[Texts, BeforeValidator(as_list), RELATIVE_O
 FileMode: TypeAlias = Annotated[
     str, StringConstraints(strict=True, pattern=MODE), ValueDescription("a file mode in octal", '"660"')
 ]
+LinkUrl: TypeAlias = Annotated[Text, AfterValidator(check_link_url)]
 StoreUrl: TypeAlias = Annotated[Text, AfterValidator(check_store_url), SECRET]
 RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)]
 Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]

@@ -45,6 +45,7 @@ LISTED: Statuses = {
         "description": "The approvals that wait for an answer of this person, newest first.",
         "content": schema.content(schema.Approvals, {}),
     },
+    403: problem_response("The token is an agent's, or names no user: `code` is `not_approver`."),
 }
 SHOWN: Statuses = {
     **PERSON,

@@ -44,7 +44,7 @@ CREDENTIALS_REQUEST: JsonObject = {
 QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
 QUESTIONS_WITH_CREDENTIALS = {**QUESTIONS, "credentials to verify": CREDENTIALS_REQUEST}  # with `--identity`
 TICKET: JsonObject = {
-    "id": "kq3v0Yb4nD7mC1xZ8sWfR2tL5pHj9aUe",
+    "id": "f12dc44c05b92d20c7a10e960b4b8421ccd9277ec0e023dc",
     "state": "pending",
     "expires": "2027-01-05T12:00:00Z",
     "poll": 5,

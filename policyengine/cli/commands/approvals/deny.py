@@ -34,7 +34,7 @@ def deny(
 
     \b
     Example:
-      policyengine approvals deny kq3v0Yb4nD7mC1xZ8sWfR2tL5pHj9aUe --token-file my-token --reason "already paid"
+      policyengine approvals deny f12dc44c05b92d20c7a10e960b4b8421ccd9277ec0e023dc --token-file my-token --reason "paid"
     """
     content = {} if reason is None else {"reason": reason}
     found = ApprovalServer(url, token_file).post(approval_path(id, "deny"), content)

@@ -24,7 +24,7 @@ def show(
 
     \b
     Example:
-      policyengine approvals show kq3v0Yb4nD7mC1xZ8sWfR2tL5pHj9aUe --token-file my-token
+      policyengine approvals show f12dc44c05b92d20c7a10e960b4b8421ccd9277ec0e023dc --token-file my-token
     """
     found = ApprovalServer(url, token_file).get(approval_path(id, "details"))
     if format is OutputFormat.JSON:
