@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from policyengine import kernel as k
 from policyengine.approvals.model import ApprovalRequest
+from policyengine.runtime.halts import fold_name
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.spec.facts import STRINGS
@@ -29,6 +30,7 @@ class ApproverRefusal(StrEnum):
     """The reason why a person may not answer an approval, in words for that person; REFUSAL_HINTS says what helps."""
 
     NO_USER = "the credential names no user"
+    HALTED = "an operator's halt covers this user"
     AGENT = "the credential is presented by an agent, not by the user"
     ISSUER = "the issuer of the credential may not name approvers"
     REQUESTER = "the request is made for this user"
@@ -59,7 +61,8 @@ def find_refusal(
     operator names.
 
     The user of the request may answer only if the rule says `by user`. An agent of the request may not, under any
-    issuer: names are compared without issuers, so that no issuer can vouch for another name of the same agent.
+    issuer: names are compared without issuers, so that no issuer can vouch for another name of the same agent, and
+    without letter case and variants of characters, so that no other spelling of a name is another person.
     """
     if (refusal := find_general_refusal(person)) is not None or person.user is None:
         return refusal
@@ -67,11 +70,12 @@ def find_refusal(
         return ApproverRefusal.ISSUER
     requester = approval.requester
     agents = {requester.agent, *(requester.chain if requester.user is None else requester.chain[1:])}
-    if person.user in agents:
+    name = fold_name(person.user)
+    if any(name == fold_name(agent) for agent in agents if agent is not None):
         return ApproverRefusal.CHAIN
     if approval.approvers.user is not None:
         return None if person.user == approval.approvers.user else ApproverRefusal.NOT_APPROVER
-    if person.user == requester.user:
+    if requester.user is not None and name == fold_name(requester.user):
         return ApproverRefusal.REQUESTER
     return None if is_member(approval, person.user, entities) else ApproverRefusal.NOT_APPROVER
 

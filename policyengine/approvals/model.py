@@ -10,6 +10,7 @@ from msgspec import Struct, msgpack, structs
 
 from policyengine.clock import from_epoch_nanoseconds
 from policyengine.runtime.decision import ApproverSet, Principal
+from policyengine.runtime.halts import fold_name
 from policyengine.runtime.request import Approval
 from policyengine.stores.approvals import ApprovalRow
 from policyengine.stores.transition import digest_parts
@@ -153,11 +154,11 @@ class ApprovalChangeError(ValueError):
 
 
 def add_vote(approval: ApprovalRequest, vote: ApproverAnswer) -> ApprovalRequest:
-    """Return the approval with the vote of a person. A second vote of the same person, by whichever session, replaces
-    the first. Raises ApprovalChangeError unless the approval waits for votes.
+    """Return the approval with the vote of a person. A second vote of the same person, by whichever session and in
+    whichever spelling of the name, replaces the first. Raises ApprovalChangeError unless the approval waits for votes.
     """
     require_pending(approval, vote.at)
-    others = tuple(one for one in approval.fresh_votes(vote.at) if one.by != vote.by)
+    others = tuple(one for one in approval.fresh_votes(vote.at) if fold_name(one.by) != fold_name(vote.by))
     return structs.replace(approval, votes=(*others, vote))
 
 

@@ -37,8 +37,10 @@ from policyengine.engine.approval_views import POLL_SECONDS
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApproval, Outcome, Remedy
+from policyengine.runtime.halts import covers_person
 from policyengine.runtime.request import Request
-from policyengine.stores.approvals import ApprovalQuota, ApprovalRow
+from policyengine.spec.halts import issuer_urls
+from policyengine.stores.approvals import MAX_LISTED_ROWS, ApprovalQuota, ApprovalRow
 from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_rfc3339
 
@@ -85,11 +87,11 @@ class ApprovalDesk:
     # ── For decisions ─────────────────────────────────────────────────────────────────────────
 
     def grant(self, request: Request, bindings: Sequence[str], moment: int) -> Request:
-        """Return the request with the approvals that people gave for these bindings; the request itself if there are
-        none. `moment` is in nanoseconds. Raises StoreError."""
+        """Return the request with the approvals that people gave for these bindings, unless a halt covers one of these
+        people; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
         now = moment // 1_000
-        rows = self._decider.store.approvals.bound(bindings, now)
-        granted = tuple(grant for row in rows for grant in read_row(row).grants(now))
+        approvals = map(read_row, self._decider.store.approvals.bound(bindings, now))
+        granted = tuple(grant for one in approvals if not self._has_halted_vote(one) for grant in one.grants(now))
         return replace(request, approvals=(*request.approvals, *granted)) if granted else request
 
     def open(self, request: Request, decision: Decision, opens: Sequence[OpenedApproval], moment: int) -> Decision:
@@ -146,8 +148,9 @@ class ApprovalDesk:
 
     def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
         """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
-        was given after the decision was made takes its place; one that was withdrawn, or that the decision has `seen`
-        and that did not lift the confirm, is replaced. Raises StoreError and QuotaExceededError.
+        was given after the decision was made takes its place; one that was withdrawn, that has the vote of a halted
+        person, or that the decision has `seen` and that did not lift the confirm, is replaced. Raises StoreError and
+        QuotaExceededError.
         """
         now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
         for _ in range(MAX_CHANGE_TRIES):
@@ -157,7 +160,8 @@ class ApprovalDesk:
             if opening.row.id == row.id:
                 return row, True
             known = read_row(opening.row)
-            if known.state(now) is not ApprovalState.WITHDRAWN and seen.isdisjoint(known.grant_ids):
+            counts = known.state(now) is not ApprovalState.WITHDRAWN and seen.isdisjoint(known.grant_ids)
+            if counts and not self._has_halted_vote(known):
                 return opening.row, False
             replaces = opening.row.id
         raise StoreError("other processes open the same approval")
@@ -192,11 +196,14 @@ class ApprovalDesk:
     def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
         """Return the approvals that wait for an answer, newest first; with `person`, only those that the person may
         answer. Raises StoreError."""
-        now = self._decider.now()
-        approvals = [read_row(row) for row in self._decider.store.approvals.rows(now)]
-        waiting = [one for one in approvals if one.state(now) is ApprovalState.PENDING]
-        if person is not None:
-            waiting = [one for one in waiting if self.find_refusal(one, person) is None]
+        now, waiting = self._decider.now(), []
+        for skip in range(0, MAX_WAITING, MAX_LISTED_ROWS):
+            rows = self._decider.store.approvals.rows(ALL_APPROVALS, now, skip)
+            if not rows:
+                break
+            approvals = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
+            waiting += [one for one in approvals if person is None or self.find_refusal(one, person) is None]
+        waiting.sort(key=lambda one: one.opened, reverse=True)
         return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
 
     def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
@@ -231,6 +238,8 @@ class ApprovalDesk:
     def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
         """Return why the person may not answer the approval, by the current entities and policies; None if the person
         may."""
+        if person.user is not None and self._is_halted(person.user, person.issuer):
+            return ApproverRefusal.HALTED
         kernel, compiled = self._decider.kernel, self._decider.compiled
         lookup = compiled.entities.looking() if compiled.entities.lookups is not None else None
         entities = compiled.entities if lookup is None else lookup
@@ -239,6 +248,17 @@ class ApprovalDesk:
             lookup.fetch()
             refusal = find_refusal(approval, person, lookup, kernel.issuers, self.settings.issuers)
         return refusal
+
+    def _is_halted(self, user: str, issuer: str | None) -> bool:
+        """Return whether a halt covers the answers of this person now."""
+        halting = self._decider.halting
+        if halting.current is None or (halts := halting.enter(self._decider.nanoseconds())) is None:
+            return False
+        urls = issuer_urls(self._decider.kernel)
+        return any(covers_person(armed.halt, user, issuer, urls) for armed in halts)
+
+    def _has_halted_vote(self, approval: ApprovalRequest) -> bool:
+        return any(self._is_halted(vote.by, vote.issuer) for vote in approval.votes)
 
     def _answer(
         self,

@@ -147,17 +147,15 @@ class Decider:
         there is one. Raises StoreError, KeyReuseError and KeyInProgressError.
         """
         basis = self._decide(request, claim)
-        if not basis.opens or not self._opens_approvals(request):
+        if not basis.opens or not request.options.request_approval:
             return basis
         if basis.decision.outcome is not Outcome.CONFIRM:  # a limit has no room
             return basis
+        observer = self._recorder.observer
+        if observer is not None and observer.lets_pass(basis.decision, request):
+            return basis
         decision = self.desk.open(basis.asked or request, basis.decision, basis.opens, basis.moment)
         return structs.replace(basis, decision=decision)
-
-    def _opens_approvals(self, request: Request) -> bool:
-        """Return whether a confirm opens approvals. It does not in observe mode, which lets requests pass."""
-        observer = self._recorder.observer
-        return request.options.request_approval and (observer is None or not observer.observing)
 
     def _decide(self, request: Request, claim: IdempotencyClaim | None) -> DecisionBasis:
         behavior, is_readable = self.behavior, True

@@ -94,11 +94,18 @@ class Observer:
         if not self.observing:
             self._over()
             return decision
-        passes = decision.allowed or (may_pass(decision) and self._covers(decision, question))
+        passes = self._passes(decision, question)
         if passes:
             with self._guard:
                 self.counts[decision.outcome.value] += 1
         return apply_observe_mode(decision, passes)
+
+    def lets_pass(self, decision: Decision, question: dict[str, object] | Request) -> bool:
+        """Return whether `given` returns an allow for a decision; counts nothing."""
+        return self.observing and self._passes(decision, question)
+
+    def _passes(self, decision: Decision, question: dict[str, object] | Request) -> bool:
+        return decision.allowed or (may_pass(decision) and self._covers(decision, question))
 
     def _covers(self, decision: Decision, question: dict[str, object] | Request) -> bool:
         if not self._places and not self.wanted.packages:

@@ -183,6 +183,18 @@ def covers_request(
     return halt.package is None or fold_name(halt.package) in map(fold_name, opening())
 
 
+def covers_person(halt: Halt, user: str, issuer: str | None, urls: Mapping[str, str | None]) -> bool:
+    """Return whether a halt covers what a user does without an agent, such as the answer to an approval: a halt of
+    everything, or one that names the user or the issuer, but no agent, task or tool."""
+    if halt.everything:
+        return True
+    given = {"user": user, "issuer": issuer, "chain_root": user}
+    named = [(member, fold_name(text)) for member in NAME_MEMBERS if (text := getattr(halt, member)) is not None]
+    return bool(named) and all(
+        names_match(member, pattern, known_names([given.get(member) or ABSENT]), urls) for member, pattern in named
+    )
+
+
 def names_match(member: str, pattern: str, found: Names, urls: Mapping[str, str | None]) -> bool:
     """Return whether a folded pattern matches one of the names, or one of them is unknown."""
     if member == "issuer":

@@ -70,8 +70,9 @@ class ApprovalStore(Protocol):
         """Return the newest row of each binding that has one."""
         ...
 
-    def rows(self, now: int) -> list[ApprovalRow]:
-        """Return the newest rows, at most MAX_LISTED_ROWS, newest first."""
+    def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        """Return live rows that count under a name, at most MAX_LISTED_ROWS, those that live longest first, without the
+        first `skip`."""
         ...
 
 
@@ -122,10 +123,11 @@ class MemoryApprovals:
         found = (self.find(self._newest.get(binding, ""), now) for binding in dict.fromkeys(bindings))
         return [row for row in found if row is not None]
 
-    def rows(self, now: int) -> list[ApprovalRow]:
+    def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
         with self._lock:
-            known = [row for row in self._rows.values() if row.until > now]
-        return known[::-1][:MAX_LISTED_ROWS]
+            known = [row for id in self._counts.get(name, ()) if (row := self._rows.get(id)) and row.live > now]
+        known.sort(key=lambda row: (row.live, row.id), reverse=True)
+        return known[skip : skip + MAX_LISTED_ROWS]
 
     def _live(self, name: str, now: int) -> int:
         """Return how many live rows count under a name, and forget that others did."""

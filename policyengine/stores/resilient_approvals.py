@@ -40,8 +40,8 @@ class ResilientApprovals:
     def bound(self, bindings: Sequence[str], now: int) -> list[ApprovalRow]:
         return self._asked(lambda: self._approvals.bound(bindings, now), self._reads)
 
-    def rows(self, now: int) -> list[ApprovalRow]:
-        return self._asked(lambda: self._approvals.rows(now), self._reads)
+    def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        return self._asked(lambda: self._approvals.rows(name, now, skip), self._reads)
 
     def _asked(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
         self._agree()

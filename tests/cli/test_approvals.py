@@ -48,8 +48,9 @@ def test_a_person_lists_shows_and_approves_a_request(approvals: Any, desk: Desk)
     shown = approvals("carol", "show", id).out
     assert [line.strip() for line in shown.splitlines()] == [
         f"pending  {id}", "rule:         large", "message:      refund of 900", "endpoint:     POST /refund",
-        "agent:        bot", "for user:     alice", "chain:        alice → bot", "approvers:    role finance",
-        "answer until: 2027-01-16T08:00:00Z", "counts for:   15m", "the request, in the words of the requester:",
+        "agent:        bot", "issuer:       acme", "for user:     alice", "chain:        alice → bot",
+        "approvers:    role finance", "answer until: 2027-01-16T08:00:00Z", "counts for:   15m",
+        "the request, in the words of the requester:",
         "{", '"body": {', '"amount": 900', "},", '"request": {', '"method": "POST",', '"path": "/refund"', "}", "}",
     ]  # fmt: skip
     assert approvals("carol", "approve", id).out == "approved large\n"

@@ -239,6 +239,13 @@ def test_nobody_is_asked_in_observe_mode(desk: Desk) -> None:
     assert desk.approvals.list() == []
 
 
+def test_a_confirm_outside_the_scope_of_observe_mode_opens_an_approval(store: Store) -> None:
+    desk = Desk(store, RULE + "\nanyone { may GET /other }")
+    desk.engine.observe(Observe(NOW + timedelta(hours=1), endpoints=("GET /other",)))
+    desk.approvals.approve(desk.opened(), CAROL)
+    assert desk.ask().allowed
+
+
 def test_engines_without_a_confirm_have_no_approvals(store: Store) -> None:
     desk = Desk(store, "")
     assert desk.engine.approvals is None
@@ -519,6 +526,91 @@ def test_only_people_whom_the_rule_names_may_answer(desk: Desk, person: ProvedPe
     assert desk.approvals.list(person) == []
     assert [one.approval.id for one in desk.approvals.list(CAROL)] == [id]
     assert desk.ask().outcome == "confirm"
+
+
+def test_no_number_of_other_approvals_hides_one_that_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("approvals", "sqlite.approvals", "redis.approvals"):
+        monkeypatch.setattr(f"policyengine.stores.{module}.MAX_LISTED_ROWS", 3)
+    monkeypatch.setattr("policyengine.engine.approval_desk.MAX_LISTED_ROWS", 3)
+    desk = Desk(store)
+    ids = [desk.opened(901)]
+    for amount in range(902, 906):
+        desk.later(seconds=1)
+        desk.approvals.approve(desk.opened(amount, agent="other"), CAROL)
+        assert desk.ask(amount, agent="other").allowed
+        ids.insert(0, desk.opened(amount))
+    assert [one.approval.id for one in desk.approvals.list(CAROL)] == ids
+
+
+@pytest.mark.parametrize(
+    ("spelling", "user", "refusal"),
+    [
+        ("Carol", {"user": {"id": "carol"}}, ApproverRefusal.REQUESTER),
+        ("carol", {"user": {"id": "CAROL"}}, ApproverRefusal.REQUESTER),
+        ("carol", {"user": {"id": "\uff43arol"}}, ApproverRefusal.REQUESTER),
+        ("Bot", {}, ApproverRefusal.CHAIN),
+    ],
+)
+def test_another_spelling_of_a_name_is_the_same_person(
+    desk: Desk, spelling: str, user: dict[str, Any], refusal: ApproverRefusal
+) -> None:
+    id = desk.opened(**user)
+    with pytest.raises(ApproverRefusedError) as error:
+        desk.approvals.approve(id, ProvedPerson(spelling, "acme"))
+    assert error.value.refusal is refusal
+
+
+def test_two_spellings_of_a_person_are_one_of_two_people(store: Store) -> None:
+    desk = Desk(store, 'guard "large" on POST /refund { confirm by 2 of team "money" }')
+    rows = [EntityData(EntityRef("user", name), {}, parents=(EntityRef("team", "money"),)) for name in ("dora", "Dora")]
+    desk.engine.replace_directory(EntityStore(rows))
+    id = desk.opened()
+    states = [state_of(desk.approvals.approve(id, ProvedPerson(name, "acme"))) for name in ("dora", "Dora")]
+    assert states == ["pending", "pending"]
+
+
+# ── Halts ─────────────────────────────────────────────────────────────────────────────────────
+
+HOUR = timedelta(hours=1)
+COVERING: list[dict[str, Any]] = [
+    {"user": "Carol"}, {"user": "c*"}, {"issuer": "https://login.acme.example/"}, {"everything": True},
+    {"user": "carol", "place": "POST /refund"}, {"user": "carol", "issuer": "acme"}, {"chain_root": "carol"},
+]  # fmt: skip
+OTHERS: list[dict[str, Any]] = [
+    {"user": "dora"}, {"agent": "other"}, {"user": "carol", "agent": "bot"}, {"tool": "*"}, {"task": "carol"},
+    {"place": "GET /refund"}, {"user": "dora", "issuer": "acme"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", COVERING, ids=str)
+def test_a_halted_person_answers_nothing_until_the_halt_is_lifted(desk: Desk, scope: dict[str, Any]) -> None:
+    id = desk.opened()
+    halt = desk.engine.halt(reason="stolen token", end=HOUR, **scope)
+    for answer in (desk.approvals.approve, desk.approvals.deny):
+        with pytest.raises(ApproverRefusedError) as error:
+            answer(id, CAROL)
+        assert error.value.refusal is ApproverRefusal.HALTED
+    assert desk.approvals.list(CAROL) == []
+    desk.engine.lift(halt.id, reason="mended")
+    assert state_of(desk.approvals.approve(id, CAROL)) == "approved"
+
+
+@pytest.mark.parametrize("scope", OTHERS, ids=str)
+def test_a_halt_of_others_stops_no_answer(desk: Desk, scope: dict[str, Any]) -> None:
+    id = desk.opened()
+    desk.engine.halt(reason="stolen token", end=HOUR, **scope)
+    assert state_of(desk.approvals.approve(id, CAROL)) == "approved"
+
+
+def test_the_approval_of_a_person_who_was_halted_later_does_not_count(desk: Desk) -> None:
+    first = desk.opened()
+    desk.approvals.approve(first, CAROL)
+    desk.engine.halt(user="carol", reason="stolen token", end=HOUR)
+    second = desk.opened()
+    assert second != first
+    assert desk.opened() == second
+    desk.approvals.approve(second, DORA)
+    assert desk.ask().allowed
 
 
 # ── Callers ───────────────────────────────────────────────────────────────────────────────────

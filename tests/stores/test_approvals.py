@@ -45,9 +45,10 @@ def test_an_opened_row_is_found_by_its_id_and_by_its_binding(approvals: Approval
 
 
 def test_an_identical_row_that_is_live_is_returned_instead_of_opening_another(approvals: ApprovalStore) -> None:
-    approvals.open(row("1"), (), NOW)
-    assert approvals.open(row("2"), (), NOW + MINUTE) == AdmissionResult(row("1"))
-    assert approvals.rows(NOW) == [row("1")]
+    first = row("1", counts=("all",))
+    approvals.open(first, (), NOW)
+    assert approvals.open(row("2", counts=("all",)), (), NOW + MINUTE) == AdmissionResult(first)
+    assert approvals.rows("all", NOW) == [first]
 
 
 def test_a_row_that_is_no_longer_live_is_followed_by_another(approvals: ApprovalStore) -> None:
@@ -70,7 +71,7 @@ def test_a_full_quota_refuses_another_row_and_changes_nothing(approvals: Approva
         approvals.open(row(f"{number}", f"b{number}", counts=("bot", "finance")), TWO, NOW)
     assert approvals.open(row("2", "b2", counts=("bot", "finance")), TWO, NOW) == AdmissionResult(None, "bot")
     assert approvals.bound(["b2"], NOW) == []
-    assert len(approvals.rows(NOW)) == 2
+    assert len(approvals.rows("bot", NOW)) == 2
     other = row("3", "b3", counts=("other", "finance"))
     assert approvals.open(other, TWO[1:], NOW).row == other
     assert approvals.open(row("4", "b4"), TWO[1:], NOW) == AdmissionResult(None, "finance")
@@ -115,30 +116,41 @@ def test_a_saved_row_that_lasts_longer_is_still_found_by_its_binding(approvals: 
 
 
 def test_an_ended_row_is_not_found(approvals: ApprovalStore) -> None:
-    approvals.open(row("1"), (), NOW)
+    approvals.open(row("1", counts=("all",)), (), NOW)
     late = NOW + 20 * MINUTE
-    assert (approvals.find("1", late), approvals.bound(["b"], late), approvals.rows(late)) == (None, [], [])
+    assert (approvals.find("1", late), approvals.bound(["b"], late), approvals.rows("all", late)) == (None, [], [])
 
 
-def test_rows_are_listed_newest_first(approvals: ApprovalStore) -> None:
+def test_rows_that_live_longest_are_listed_first(approvals: ApprovalStore) -> None:
     for number in range(3):
-        approvals.open(row(f"{number}", f"b{number}"), (), NOW + number)
-    assert [one.id for one in approvals.rows(NOW)] == ["2", "1", "0"]
+        approvals.open(row(f"{number}", f"b{number}", live=MINUTE + number, counts=("all",)), (), NOW)
+    assert [one.id for one in approvals.rows("all", NOW)] == ["2", "1", "0"]
+    assert [one.id for one in approvals.rows("all", NOW + MINUTE)] == ["2", "1"]
 
 
-def test_at_most_the_newest_rows_are_listed(approvals: ApprovalStore) -> None:
+def test_only_rows_that_count_under_the_name_are_listed(approvals: ApprovalStore) -> None:
+    first, second = row("1", "b1", counts=("all",)), row("2", "b2", counts=("all", "bot"))
+    for opened in (first, second, row("3", "b3", counts=("bot",)), row("4", "b4")):
+        approvals.open(opened, (), NOW)
+    approvals.save(second._replace(counts=("bot",)), second, NOW)
+    assert approvals.rows("all", NOW) == [first]
+    assert approvals.rows("nobody", NOW) == []
+
+
+def test_rows_are_listed_in_parts(approvals: ApprovalStore) -> None:
     for number in range(MAX_LISTED_ROWS + 1):
-        approvals.open(row(f"{number}", f"b{number}"), (), NOW + number)
-    listed = approvals.rows(NOW)
+        approvals.open(row(f"{number}", f"b{number}", live=MINUTE + number, counts=("all",)), (), NOW)
+    listed = approvals.rows("all", NOW)
     assert (len(listed), listed[0].id, listed[-1].id) == (MAX_LISTED_ROWS, str(MAX_LISTED_ROWS), "1")
-    assert approvals.find("0", NOW) is not None
+    assert [one.id for one in approvals.rows("all", NOW, MAX_LISTED_ROWS)] == ["0"]
+    assert approvals.rows("all", NOW, 2 * MAX_LISTED_ROWS) == []
 
 
 def test_of_several_callers_that_open_the_same_at_once_one_opens_it(approvals: ApprovalStore) -> None:
     with ThreadPoolExecutor(8) as pool:
-        opened = list(pool.map(lambda number: approvals.open(row(f"{number}"), (), NOW), range(8)))
+        opened = list(pool.map(lambda number: approvals.open(row(f"{number}", counts=("all",)), (), NOW), range(8)))
     assert len({one.row for one in opened}) == 1
-    assert len(approvals.rows(NOW)) == 1
+    assert len(approvals.rows("all", NOW)) == 1
 
 
 def test_of_several_callers_that_save_at_once_one_succeeds(approvals: ApprovalStore) -> None:

@@ -110,6 +110,7 @@ def show_approval(approval: dict[str, Any]) -> None:
         ("message", approval.get("message")),
         ("endpoint", approval.get("endpoint")),
         ("agent", who.get("agent")),
+        ("issuer", who.get("issuer")),
         ("for user", who.get("user")),
         ("chain", " → ".join(map(str, who.get("chain", ())))),
         (

@@ -37,7 +37,7 @@ class RedisApprovals:
 
     def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
         bounds: list[str | int] = [word for quota in quotas for word in (quota.name, quota.most)]
-        told = self._run("open", now, replaces, MAX_LISTED_ROWS, len(quotas), *bounds, *row_arguments(row))
+        told = self._run("open", now, replaces, len(quotas), *bounds, *row_arguments(row))
         match told[0]:
             case b"new":
                 return AdmissionResult(row)
@@ -57,8 +57,8 @@ class RedisApprovals:
     def bound(self, bindings: Sequence[str], now: int) -> list[ApprovalRow]:
         return self._rows(now, self._run("bound", now, *dict.fromkeys(bindings)))
 
-    def rows(self, now: int) -> list[ApprovalRow]:
-        return self._rows(now, self._run("rows", now, MAX_LISTED_ROWS))
+    def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        return self._rows(now, self._run("rows", now, name, skip, MAX_LISTED_ROWS))
 
     @staticmethod
     def _rows(now: int, told: Sequence[bytes]) -> list[ApprovalRow]:

@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS approval_count (
 CREATE INDEX IF NOT EXISTS approval_count_id ON approval_count (id);
 """
 NEWEST = "SELECT row FROM approval WHERE binding = ? AND until > ? ORDER BY serial DESC LIMIT 1"
+COUNTED = (
+    "SELECT row FROM approval_count AS counted JOIN approval USING (id) WHERE name = ? AND counted.live > ?"
+    " ORDER BY counted.live DESC, id DESC LIMIT ? OFFSET ?"
+)
 ENDED = f"SELECT id FROM approval WHERE until <= ? ORDER BY until LIMIT {FORGOTTEN_PER_OPENING}"
 
 
@@ -79,11 +83,10 @@ class SqliteApprovals:
             found = [newest_row(asked, binding, now) for binding in dict.fromkeys(bindings)]
             return [row for row in found if row is not None]
 
-    def rows(self, now: int) -> list[ApprovalRow]:
-        newest = f"SELECT row FROM approval WHERE until > ? ORDER BY serial DESC LIMIT {MAX_LISTED_ROWS}"
+    def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
         with self._step(False) as asked:
             self._looked(asked, now, False)
-            return [decode_row(found) for (found,) in asked.execute(newest, (now,))]
+            return [decode_row(found) for (found,) in asked.execute(COUNTED, (name, now, MAX_LISTED_ROWS, skip))]
 
 
 def newest_row(asked: sqlite3.Connection, binding: str, now: int) -> ApprovalRow | None:

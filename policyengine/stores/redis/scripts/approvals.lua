@@ -1,6 +1,6 @@
 -- Approvals. All keys begin with KEYS[1] and are in its slot: `id:ID` holds a row and until when it is live, `of:BINDING`
--- the id of the newest row of a binding, `count:NAME` the ids that count in a quota, with the time until which they do,
--- and `every` all ids by the time of their opening. Times are microseconds by the clock of whoever asks.
+-- the id of the newest row of a binding, `count:NAME` the ids that count in a quota, with the time until which they do.
+-- Times are microseconds by the clock of whoever asks.
 -- ARGV: what to do, now, and what that needs. Every answer has the time of this server.
 local base, what, now = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -34,26 +34,22 @@ local function keep(at)
   end
   if what == 'open' then redis.call('SET', binding, id) end
   if redis.call('GET', binding) == id then lengthen(binding, lasts) end
-  lengthen(base .. ':every', lasts)
 end
 
 if what == 'open' then
-  -- the id that may be replaced, how many rows are listed, how many quotas, name and bound of each, then the row
-  local replaces, listed, many = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-  local at = 6 + 2 * many
+  -- the id that may be replaced, how many quotas, name and bound of each, then the row
+  local replaces, many = ARGV[3], tonumber(ARGV[4])
+  local at = 5 + 2 * many
   local newest = redis.call('GET', base .. ':of:' .. ARGV[at])
   if newest and newest ~= replaces then
     local known = redis.call('HMGET', of_id(newest), 'row', 'live')
     if known[1] and tonumber(known[2]) > now then return answer({'known', known[1]}) end
   end
-  for place = 6, 5 + 2 * many, 2 do
+  for place = 5, 4 + 2 * many, 2 do
     local key = of_count(ARGV[place])
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
     if redis.call('ZCARD', key) >= tonumber(ARGV[place + 1]) then return answer({'full', ARGV[place]}) end
   end
-  local every = base .. ':every'
-  redis.call('ZADD', every, string.format('%.0f', now), ARGV[at + 1])
-  redis.call('ZREMRANGEBYRANK', every, 0, -1 - listed)
   keep(at)
   return answer({'new'})
 end
@@ -73,7 +69,8 @@ if what == 'find' then
 elseif what == 'bound' then
   for place = 3, #ARGV do ids[#ids + 1] = redis.call('GET', base .. ':of:' .. ARGV[place]) or nil end
 else
-  ids = redis.call('ZREVRANGE', base .. ':every', 0, ARGV[3] - 1)
+  -- the name under which the rows count, how many are skipped, how many are listed
+  ids = redis.call('ZREVRANGEBYSCORE', of_count(ARGV[3]), '+inf', '(' .. ARGV[2], 'LIMIT', ARGV[4], ARGV[5])
 end
 for _, id in ipairs(ids) do
   local row = redis.call('HGET', of_id(id), 'row')
