@@ -208,7 +208,8 @@ class ApprovalDesk:
 
     def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
         """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
-        ApproverRefusedError, ApprovalChangeError and StoreError; then nothing changes.
+        ApproverRefusedError, ApprovalChangeError and StoreError, also if the decision log cannot be written and its
+        `on_failure` is to deny; then nothing changes.
         """
         return self._answer(id, person, "approved", None, add_vote)
 
@@ -219,7 +220,7 @@ class ApprovalDesk:
     def withdraw(self, id: str) -> TrackedApproval:
         """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
         approval, now = self._change(id, withdraw)
-        self._record(approval, "withdrawn")
+        self._record(approval, "withdrawn")  # it takes nothing from anybody, so it stands without a line, too
         return self._status(approval, now)
 
     def require_person(self, person: ProvedPerson) -> None:
@@ -276,15 +277,19 @@ class ApprovalDesk:
                 raise ApprovalChangeError("the policies have changed since the request; it must be made again")
             return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason))
 
-        approval, now = self._change(id, answer)
-        found = self._status(approval, now)
-        self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason)
-        return found
+        def record(approval: ApprovalRequest) -> bool:
+            return self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason)
+
+        return self._status(*self._change(id, answer, record))
 
     def _change(
-        self, id: str, change: Callable[[ApprovalRequest, int], ApprovalRequest]
+        self,
+        id: str,
+        change: Callable[[ApprovalRequest, int], ApprovalRequest],
+        record: Callable[[ApprovalRequest], bool] = lambda approval: True,
     ) -> tuple[ApprovalRequest, int]:
-        """Change an approval. If another process changes it at the same time, change the result of that."""
+        """Change an approval. If another process changes it at the same time, change the result of that. If the change
+        cannot be put on record, revert it."""
         store = self._decider.store.approvals
         for _ in range(MAX_CHANGE_TRIES):
             now = self._decider.now()
@@ -293,16 +298,19 @@ class ApprovalDesk:
                 raise ApprovalNotFoundError(id)
             after = change(read_row(before), now)
             if store.save(after.to_row(), before, now):
-                return after, now
+                if record(after):
+                    return after, now
+                store.save(before, after.to_row(), now)
+                raise StoreError("the decision log cannot be written", "the answer cannot be recorded")
         raise StoreError("other processes change the same approval")
 
     def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
         spent = bool(approval.votes) and bool(self._decider.store.spent_among(approval.grant_ids))
         return TrackedApproval(approval, approval.state(now, spent=spent))
 
-    def _record(self, approval: ApprovalRequest, state: str, **details: object) -> None:
+    def _record(self, approval: ApprovalRequest, state: str, **details: object) -> bool:
         who = approval.requester
-        self._recorder.write_system(
+        return self._recorder.write_system(
             "approval", approval=approval.id, state=state, rule=approval.rule, endpoint=approval.endpoint,
             decision=approval.decision, agent=who.agent, agent_issuer=who.issuer, user=who.user, **details,
         )  # fmt: skip

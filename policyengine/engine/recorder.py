@@ -98,10 +98,14 @@ class DecisionRecorder:
             return None
         return self.subjects.read(question, decision, now)
 
-    def write_system(self, event: str, **details: object) -> None:
-        """Write an event of the server to the log, if there is a log; `docs/log-format.md` lists the events."""
-        if self.log is not None:
-            self.log.system.write(event, revision=self._revision, **details)
+    def write_system(self, event: str, **details: object) -> bool:
+        """Write an event of the server to the log, if there is a log; `docs/log-format.md` lists the events. Return
+        False if the event must be on record and is not: if it was not written, and the log's `on_failure` is to deny.
+        """
+        if self.log is None:
+            return True
+        written = self.log.system.write(event, revision=self._revision, **details)
+        return written or self.log.on_failure == "continue"
 
     def write_start(self, **details: object) -> None:
         """Write that a process of a server has started, with its process id and the version of the program."""

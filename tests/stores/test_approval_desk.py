@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from errno import ENOSPC
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from policyengine import ApprovalSettings
 from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
 from policyengine.approvals.model import ApprovalChangeError
-from policyengine.audit import DecisionLog, read_log, read_records
+from policyengine.audit import DecisionLog, OnFailure, read_log, read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.engine import Engine
 from policyengine.engine.approval_desk import (
@@ -714,6 +715,40 @@ def test_many_changes_in_a_minute_are_all_recorded(logged: tuple[Desk, Path]) ->
         desk.approvals.approve(desk.opened(600 + number), CAROL)
     events = [one for one in read_log(path) if getattr(one, "event", None) == "approval"]
     assert len(events) == 60
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.write", fail)
+
+
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_an_answer_that_cannot_be_recorded_does_not_count(
+    logged: tuple[Desk, Path], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    desk, _ = logged
+    id = desk.opened()
+    with monkeypatch.context() as full:
+        fill_disk(full)
+        with pytest.raises(StoreError) as error:
+            getattr(desk.approvals, verb)(id, CAROL)
+    assert error.value.reason == "the answer cannot be recorded"
+    assert state_of(desk.approvals.find(id)) == "pending"
+    assert desk.ask().outcome == "confirm"
+
+
+def test_an_answer_counts_without_a_record_if_the_log_may_fail(
+    logged: tuple[Desk, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, _ = logged
+    id = desk.opened()
+    assert desk.log is not None
+    desk.log.on_failure = OnFailure.CONTINUE
+    with monkeypatch.context() as full:
+        fill_disk(full)
+        assert state_of(desk.approvals.approve(id, CAROL)) == "approved"
 
 
 def test_a_decision_with_an_approval_replays_the_same_from_the_log(logged: tuple[Desk, Path]) -> None:
