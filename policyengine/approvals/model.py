@@ -114,7 +114,8 @@ class ApprovalRequest(Struct, frozen=True):
     @property
     def quota_names(self) -> tuple[str, ...]:
         """The quotas in which the approval counts while it is live: of its requester until it is approved, also if it
-        was denied or withdrawn; of its approvers and of all approvals while it waits for an answer."""
+        was denied or withdrawn; of its approvers and of all approvals while it waits for an answer. The first two are
+        of one revision of the policies, because nobody can answer an approval of another."""
         if self.refusal is not None:
             return (self.requester_quota,)
         if len(self.votes) == self.count:
@@ -124,13 +125,13 @@ class ApprovalRequest(Struct, frozen=True):
     @property
     def requester_quota(self) -> str:
         who = self.requester
-        return f"requester:{digest_parts(who.agent or '', who.issuer or '', who.user or '')}"
+        return f"requester:{digest_parts(self.revision, who.agent or '', who.issuer or '', who.user or '')}"
 
     @property
     def approver_quota(self) -> str:
         of = self.approvers
         members = [part for member in of.members for part in (member.type, member.id)]
-        return f"approver:{digest_parts(of.role or '', of.user or '', *members)}"
+        return f"approver:{digest_parts(self.revision, of.role or '', of.user or '', *members)}"
 
 
 ALL_APPROVALS = "all"

@@ -34,6 +34,8 @@ from policyengine.approvals.settings import MAX_WAITING, ApprovalSettings
 from policyengine.audit.redaction import Redaction
 from policyengine.clock import MICROSECOND
 from policyengine.engine.approval_views import POLL_SECONDS
+from policyengine.entities.lookup import LookupEntityStore
+from policyengine.entities.store import EntityStore
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApproval, Outcome, Remedy
@@ -194,15 +196,18 @@ class ApprovalDesk:
         return self._status(read_row(row), now)
 
     def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
-        """Return the approvals that wait for an answer, newest first; with `person`, only those that the person may
-        answer. Raises StoreError."""
-        now, waiting = self._decider.now(), []
+        """Return the approvals under the current policies that wait for an answer, newest first; with `person`, only
+        those that the person may answer. Raises StoreError."""
+        now, revision = self._decider.now(), self._decider.kernel.revision
+        waiting: list[ApprovalRequest] = []
+        entities = self._entities()
         for skip in range(0, MAX_WAITING, MAX_LISTED_ROWS):
             rows = self._decider.store.approvals.rows(ALL_APPROVALS, now, skip)
             if not rows:
                 break
-            approvals = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
-            waiting += [one for one in approvals if person is None or self.find_refusal(one, person) is None]
+            pending = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
+            approvals = [one for one in pending if one.revision == revision]
+            waiting += [one for one in approvals if person is None or self.find_refusal(one, person, entities) is None]
         waiting.sort(key=lambda one: one.opened, reverse=True)
         return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
 
@@ -236,19 +241,25 @@ class ApprovalDesk:
         if refusal is not None:
             raise ApproverRefusedError(refusal)
 
-    def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
-        """Return why the person may not answer the approval, by the current entities and policies; None if the person
-        may."""
+    def find_refusal(
+        self, approval: ApprovalRequest, person: ProvedPerson, entities: EntityStore | None = None
+    ) -> ApproverRefusal | None:
+        """Return why the person may not answer the approval, by the current policies and entities or by these
+        `entities`; None if the person may."""
         if person.user is not None and self._is_halted(person.user, person.issuer):
             return ApproverRefusal.HALTED
-        kernel, compiled = self._decider.kernel, self._decider.compiled
-        lookup = compiled.entities.looking() if compiled.entities.lookups is not None else None
-        entities = compiled.entities if lookup is None else lookup
-        refusal = find_refusal(approval, person, entities, kernel.issuers, self.settings.issuers)
-        while lookup is not None and lookup.lacking:
-            lookup.fetch()
-            refusal = find_refusal(approval, person, lookup, kernel.issuers, self.settings.issuers)
+        issuers, known = self._decider.kernel.issuers, self._entities() if entities is None else entities
+        refusal = find_refusal(approval, person, known, issuers, self.settings.issuers)
+        while isinstance(known, LookupEntityStore) and known.lacking:
+            known.fetch()
+            refusal = find_refusal(approval, person, known, issuers, self.settings.issuers)
         return refusal
+
+    def _entities(self) -> EntityStore:
+        """Return the current entities, which look up each row at most once."""
+        entities = self._decider.compiled.entities
+        lookup = entities.looking()
+        return entities if lookup is None else lookup
 
     def _is_halted(self, user: str, issuer: str | None) -> bool:
         """Return whether a halt covers the answers of this person now."""

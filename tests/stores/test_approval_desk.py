@@ -25,6 +25,7 @@ from policyengine.engine.approval_desk import (
     TrackedApproval,
 )
 from policyengine.engine.observe_mode import Observe
+from policyengine.entities.lookup import EntityLookups
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import ApprovalTicket, Decision
 from policyengine.runtime.entities import EntityData
@@ -33,6 +34,7 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.typesystem import EntityRef
+from tests.entities.test_looking import Table
 from tests.stores.conftest import Fresh
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -368,6 +370,15 @@ def test_a_reload_that_changes_the_rule_voids_the_approval(desk: Desk) -> None:
         desk.approvals.approve(waiting, CAROL)
 
 
+def test_approvals_that_a_reload_has_voided_wait_for_nobody_and_take_no_room(store: Store) -> None:
+    desk = Desk(store, most_per_requester=1, most_per_approver=1)
+    desk.opened()
+    desk.engine = desk.engine_of(RULE.replace("15m", "5m"))
+    assert desk.approvals.list(CAROL) == []
+    again = desk.opened()
+    assert [one.approval.id for one in desk.approvals.list(CAROL)] == [again]
+
+
 def test_a_reload_that_changes_nothing_keeps_the_approval(desk: Desk) -> None:
     id = desk.opened()
     desk.engine = desk.engine.successor(desk.engine_of(f"# a comment\n{RULE}").kernel)
@@ -541,6 +552,16 @@ def test_no_number_of_other_approvals_hides_one_that_waits(store: Store, monkeyp
         assert desk.ask(amount, agent="other").allowed
         ids.insert(0, desk.opened(amount))
     assert [one.approval.id for one in desk.approvals.list(CAROL)] == ids
+
+
+def test_a_list_looks_up_the_rows_of_the_person_once() -> None:
+    desk = Desk(MemoryStore())
+    table = Table({row.ref: row for row in PEOPLE}, frozenset({"user"}), ttl=0.0)
+    desk.engine.replace_directory(EntityStore(lookups=EntityLookups([table])))
+    ids = {desk.opened(amount) for amount in (901, 902, 903)}
+    table.asked.clear()
+    assert {one.approval.id for one in desk.approvals.list(CAROL)} == ids
+    assert table.asked == [['user "carol"']]
 
 
 @pytest.mark.parametrize(
