@@ -147,8 +147,9 @@ class RequestNames:
 
     @cached_property
     def tool(self) -> Names:
+        """The tool with its server, and its name alone, so that a halt that names no server covers all servers."""
         endpoint = self._request.endpoint
-        return (fold_name(endpoint.qualified),) if isinstance(endpoint, ToolEndpoint) else ()
+        return known_names([endpoint.qualified, endpoint.name]) if isinstance(endpoint, ToolEndpoint) else ()
 
 
 def find_halt(

@@ -38,6 +38,7 @@ from tests.halts.halting import HOUR, OTHER_PACKAGE, POLICY, Clock, create, dele
         ({"tool": "mail/send"}, tool()),
         ({"tool": "mail/*"}, tool()),
         ({"tool": "MAIL/SEND"}, tool()),
+        ({"tool": "send"}, tool()),  # on every server
         ({"place": "/orders"}, question()),
         ({"place": "/ORDERS"}, question()),  # guards ignore letter case, and so do halts
         ({"place": "/v1/**"}, question("/v1/refunds/7", "POST")),
