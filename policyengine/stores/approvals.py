@@ -99,7 +99,9 @@ class MemoryApprovals:
             for quota in quotas:
                 if self._live(quota.name, now) >= quota.most:
                     return AdmissionResult(None, quota.name)
-            self._forget(now)
+            self._forget(ended_rows(self._rows.values(), now))
+            if len(self._rows) >= self._most:
+                self._forget([one for one in self._rows.values() if one.until <= now])
             if len(self._rows) >= self._most:
                 raise self._fullness.refusal(f"it already holds {self._most:,} approvals, its maximum")
             self._rows[row.id], self._newest[row.binding] = row, row.id
@@ -146,9 +148,8 @@ class MemoryApprovals:
             if not ids:
                 self._counts.pop(name, None)
 
-    def _forget(self, now: int) -> None:
-        """Delete some ended rows, from the oldest on."""
-        for row in ended_rows(self._rows.values(), now):
+    def _forget(self, ended: Iterable[ApprovalRow]) -> None:
+        for row in ended:
             del self._rows[row.id]
             self._discount(row)
             if self._newest.get(row.binding) == row.id:

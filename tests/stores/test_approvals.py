@@ -188,6 +188,15 @@ def test_a_memory_store_forgets_ended_rows() -> None:
             assert approvals.open(added, (), NOW + start * MINUTE).row == added
 
 
+def test_a_row_that_lasts_long_keeps_no_ended_rows_in_a_full_memory_store() -> None:
+    approvals = MemoryApprovals(most=3)
+    for number, until in enumerate((90, 20, 20)):
+        approvals.open(row(f"{number}", f"b{number}", until=until * MINUTE), (), NOW)
+    added = row("3", "b3", live=30 * MINUTE, until=40 * MINUTE)
+    assert approvals.open(added, (), NOW + 20 * MINUTE).row == added
+    assert approvals.find("0", NOW + 20 * MINUTE) is not None
+
+
 def test_approvals_survive_a_restart(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "state.db").approvals.open(row("1"), (), NOW)
     assert SqliteStore(tmp_path / "state.db").approvals.find("1", NOW) == row("1")
