@@ -89,11 +89,11 @@ class ApprovalDesk:
     # ── For decisions ─────────────────────────────────────────────────────────────────────────
 
     def grant(self, request: Request, bindings: Sequence[str], moment: int) -> Request:
-        """Return the request with the approvals that people gave for these bindings, unless a halt covers one of these
-        people; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
+        """Return the request with the approvals that people gave for these bindings, unless one of these people is
+        halted or was revoked; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
         now = moment // 1_000
         approvals = map(read_row, self._decider.store.approvals.bound(bindings, now))
-        granted = tuple(grant for one in approvals if not self._has_halted_vote(one) for grant in one.grants(now))
+        granted = tuple(grant for one in approvals if not self._has_void_vote(one) for grant in one.grants(now))
         return replace(request, approvals=(*request.approvals, *granted)) if granted else request
 
     def open(self, request: Request, decision: Decision, opens: Sequence[OpenedApproval], moment: int) -> Decision:
@@ -150,9 +150,9 @@ class ApprovalDesk:
 
     def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
         """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
-        was given after the decision was made takes its place; one that was withdrawn, that has the vote of a halted
-        person, or that the decision has `seen` and that did not lift the confirm, is replaced. Raises StoreError and
-        QuotaExceededError.
+        was given after the decision was made takes its place; one that was withdrawn, that has the vote of a person
+        who is halted or was revoked, or that the decision has `seen` and that did not lift the confirm, is replaced.
+        Raises StoreError and QuotaExceededError.
         """
         now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
         for _ in range(MAX_CHANGE_TRIES):
@@ -163,7 +163,7 @@ class ApprovalDesk:
                 return row, True
             known = read_row(opening.row)
             counts = known.state(now) is not ApprovalState.WITHDRAWN and seen.isdisjoint(known.grant_ids)
-            if counts and not self._has_halted_vote(known):
+            if counts and not self._has_void_vote(known):
                 return opening.row, False
             replaces = opening.row.id
         raise StoreError("other processes open the same approval")
@@ -269,8 +269,12 @@ class ApprovalDesk:
         urls = issuer_urls(self._decider.kernel)
         return any(covers_person(armed.halt, user, issuer, urls) for armed in halts)
 
-    def _has_halted_vote(self, approval: ApprovalRequest) -> bool:
-        return any(self._is_halted(vote.by, vote.issuer) for vote in approval.votes)
+    def _has_void_vote(self, approval: ApprovalRequest) -> bool:
+        """Return whether a person who approved is halted now or was revoked. Raises StoreError."""
+        if any(self._is_halted(vote.by, vote.issuer) for vote in approval.votes):
+            return True
+        names = [f"user:{vote.issuer}/{vote.by}" for vote in approval.votes if vote.issuer is not None]
+        return bool(names and self._decider.store.marks.revoked(names, self._decider.seconds()))
 
     def _answer(
         self,

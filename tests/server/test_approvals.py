@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -301,6 +302,21 @@ def test_a_store_that_does_not_answer_is_a_503(desk: Desk, monkeypatch: pytest.M
     monkeypatch.setattr(desk.engine.store.approvals, "find", broken)
     assert desk.call("GET", f"/approvals/{id}").status_code == 503
     assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token())).status_code == 503
+
+
+def test_a_revoked_person_answers_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    desk.engine.store.marks.revoke(["user:acme/carol"], NOW + 600, NOW, by_operator=True)
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=bearer(token())).status_code == 401
+
+
+def test_a_halted_person_answers_nothing(desk: Desk) -> None:
+    id = desk.opened()
+    desk.engine.halt(user="carol", reason="stolen token", end=timedelta(hours=1))
+    for verb in ("approve", "deny"):
+        refused = desk.call("POST", f"/approvals/{id}/{verb}", headers=bearer(token()))
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_approver")
+    assert desk.call("GET", "/approvals", headers=bearer(token())).json() == {"approvals": []}
 
 
 # ── Gateways ──────────────────────────────────────────────────────────────────────────────────

@@ -635,6 +635,16 @@ def test_the_approval_of_a_person_who_was_halted_later_does_not_count(desk: Desk
     assert desk.ask().allowed
 
 
+def test_the_approval_of_a_user_who_was_revoked_later_does_not_count(desk: Desk) -> None:
+    first, seconds = desk.opened(), int(NOW.timestamp())
+    desk.approvals.approve(first, CAROL)
+    desk.store.marks.revoke(["user:acme/carol"], seconds + 3_600, seconds, by_operator=True)
+    second = desk.opened()
+    assert second != first
+    desk.approvals.approve(second, DORA)
+    assert desk.ask().allowed
+
+
 # ── Callers ───────────────────────────────────────────────────────────────────────────────────
 
 
