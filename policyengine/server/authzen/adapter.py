@@ -278,8 +278,8 @@ def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
 
 
 def approval_document(remedy: Remedy) -> JsonObject:
-    """Return the approval that a question must carry in `context.approval`, after an approver has approved the parts in
-    `bound`.
+    """Return the approval that a request needs, with what it is bound to, and the ID and the state of the one that the
+    question has opened.
     """
     found = {
         "rule": remedy.rule,
@@ -287,6 +287,7 @@ def approval_document(remedy: Remedy) -> JsonObject:
         "within": remedy.within,
         "binding": remedy.binding,
         "bound": remedy.bound,
+        "approval": None if remedy.approval is None else msgspec.to_builtins(remedy.approval),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -352,15 +352,17 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
-    """Return the options of the question. A decision that needs an obligation outside the gateway's list is a denial; a
+    """Return the options of the question. A question that may spend also asks for the approvals that a confirm needs,
+    as the questions of all gateways do. A decision that needs an obligation outside the gateway's list is a denial; a
     malformed list counts as empty.
     """
+    options: JsonObject = {"consume": True, "request_approval": True} if asked.spends else {"consume": False}
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:
-        return {"consume": asked.spends}
+        return options
     named = given if isinstance(given, list | tuple) else ()
     kinds = [kind for one in named if isinstance(one, str) for kind in OBLIGATIONS.get(one, ())]
-    return {"consume": asked.spends, "obligations_supported": kinds}
+    return {**options, "obligations_supported": kinds}
 
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.engine import Engine
 from policyengine.server import BearerTokenError, serve
 from policyengine.stores.memory.store import MemoryStore
@@ -161,6 +162,19 @@ def test_an_approval_is_spent_even_with_consume_false(call: Call) -> None:
     answers = [call("POST", ONE, json=doing("ask", approval=granted, consume=False)) for _ in range(2)]
     assert [decision(answer) for answer in answers] == [True, False]
     assert answers[1].json()["context"]["reason"] == "approval_required"
+
+
+def test_an_evaluation_that_spends_opens_an_approval_and_passes_once_after_it() -> None:
+    issuer = 'issuer acme { url "https://login.acme.example"   scopes none }\nusers unrestricted'
+    engine = Engine.from_text(f"{POLICY}\n{issuer}", clock=lambda: NOW)
+    assert engine.approvals is not None
+    call = caller(engine)
+    call("POST", ONE, json=doing("ask", consume=False))
+    assert engine.approvals.list() == []
+    (wanted,) = call("POST", ONE, json=doing("ask", consume=True)).json()["context"]["approvals"]
+    assert wanted["approval"]["state"] == "pending"
+    engine.approvals.approve(wanted["approval"]["id"], ProvedPerson("alice", "acme"))
+    assert [decision(call("POST", ONE, json=doing("ask", consume=True))) for _ in range(2)] == [True, False]
 
 
 def test_an_approval_request_spends_a_rate_once_and_a_budget_when_granted() -> None:
