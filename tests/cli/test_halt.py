@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
 from tests.halts.halting import POLICY, create, outcome, question
+from tests.identity.providing import running
 from tests.server.processes import started
 
 OPS = "operator-token-0123456789"
@@ -125,6 +127,30 @@ def test_a_halt_on_a_server_is_set_listed_and_lifted(run: Any, tmp_path: Path) -
     gone = run("halt", "list", *place)
     assert gone.code == 1
     assert "did not answer" in gone.err
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("answer", [b"[]", b"null", b"{}", b'{"halts": 1', b"\xff"])
+def test_another_server_than_a_decision_api_is_an_error(run: Any, tmp_path: Path, status: int, answer: bytes) -> None:
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    token = tmp_path / "token"
+    token.write_text(f"ops: {OPS}\n")
+    token.chmod(0o600)
+    with running(HTTPServer(("127.0.0.1", 0), Foreign)) as server:
+        place = ("--server", f"http://127.0.0.1:{server.server_address[1]}", "--token-file", token)
+        for arguments in (AGENT, ("halt", "list"), ("halt", "lift", "x", "--reason", "r")):
+            ended = run(*arguments, *place)
+            assert ended.code == 1
+            assert f"is not that of a decision API ({status})" in ended.err
 
 
 @pytest.mark.parametrize(
