@@ -138,7 +138,7 @@ def test_another_server_than_a_decision_api_is_an_error(run: Any, tmp_path: Path
             self.end_headers()
             self.wfile.write(answer)
 
-        do_POST = do_DELETE = do_GET  # noqa: N815
+        do_POST = do_DELETE = do_GET
 
         def log_message(self, *_: object) -> None: ...
 
