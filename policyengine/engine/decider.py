@@ -155,7 +155,10 @@ class Decider:
                 if self.halting.current is not halts:
                     continue  # the halts were read for the first time, or changed
             read, facts = self._read_behavior(request, moment) if is_readable else (None, UNREADABLE_FACTS)
-            decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
+            if self.desk is None:
+                (decision, effects, state), asked = self._resolve(compiled, request, moment, facts), None
+            else:
+                decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
             if facts is not None:  # only members of groups have parts of limits
