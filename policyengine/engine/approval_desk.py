@@ -190,7 +190,8 @@ class ApprovalDesk:
         approvals = [read_row(row) for row in self._decider.store.approvals.rows(now)]
         waiting = [one for one in approvals if one.state(now) is ApprovalState.PENDING]
         if person is not None:
-            waiting = [one for one in waiting if self.find_refusal(one, person) is None]
+            refusals = self._find_refusals(waiting, person)
+            waiting = [one for one, refusal in zip(waiting, refusals, strict=True) if refusal is None]
         return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
 
     def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
@@ -218,14 +219,17 @@ class ApprovalDesk:
     def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
         """Return why the person may not answer the approval, by the current entities and policies; None if the person
         may."""
-        kernel, compiled = self._decider.kernel, self._decider.compiled
-        lookup = compiled.entities.looking() if compiled.entities.lookups is not None else None
-        entities = compiled.entities if lookup is None else lookup
-        refusal = find_refusal(approval, person, entities, kernel.issuers, self.settings.issuers)
-        while lookup is not None and lookup.lacking:
-            lookup.fetch()
-            refusal = find_refusal(approval, person, lookup, kernel.issuers, self.settings.issuers)
+        [refusal] = self._find_refusals([approval], person)
         return refusal
+
+    def _find_refusals(
+        self, approvals: Sequence[ApprovalRequest], person: ProvedPerson
+    ) -> Sequence[ApproverRefusal | None]:
+        """Return the same as `find_refusal` for each approval; the rows of all are looked up together."""
+        issuers, named = self._decider.kernel.issuers, self.settings.issuers
+        return self._decider.compiled.entities.read_all(
+            lambda entities: [find_refusal(one, person, entities, issuers, named) for one in approvals]
+        )
 
     def _answer(
         self,

@@ -32,6 +32,7 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.typesystem import EntityRef
+from tests.entities.test_looking import Clock, looked_up
 from tests.stores.conftest import Fresh
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -418,6 +419,15 @@ def test_an_approver_who_lost_the_role_is_replaced_by_another(desk: Desk) -> Non
     assert other != id
     desk.approvals.approve(other, DORA)
     assert desk.ask().allowed
+
+
+def test_the_rows_of_an_approver_are_looked_up_once_for_all_approvals(desk: Desk) -> None:
+    ids = {desk.opened(amount) for amount in (600, 700, 800)}
+    table, entities = looked_up(PEOPLE, Clock(), "user", ttl=0.0)
+    desk.engine.decider.replace_entities(entities)
+    assert {one.approval.id for one in desk.approvals.list(CAROL)} == ids
+    assert desk.approvals.list(BOB) == []
+    assert [name for [name] in table.asked] == ['user "carol"', 'user "bob"']
 
 
 def test_an_approval_given_between_decision_and_opening_is_not_lost(

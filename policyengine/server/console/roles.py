@@ -114,12 +114,8 @@ def with_view(roles: Iterable[ConsoleRole]) -> frozenset[ConsoleRole]:
 
 def user_row(user: str, entities: EntityStore) -> tuple[EntityData | None, frozenset[EntityRef]]:
     """Return the entity row of a user, and the entities that contain the user; nothing that is unknown counts."""
-    ref, looking = EntityRef("user", user), entities.looking()
-    known: EntityStore = entities if looking is None else looking
-    row, containers = known.found_of(ref), known.ancestors(ref)
-    while looking is not None and looking.lacking:
-        looking.fetch()
-        row, containers = looking.found_of(ref), looking.ancestors(ref)
+    ref = EntityRef("user", user)
+    row, containers = entities.read_all(lambda known: (known.found_of(ref), known.ancestors(ref)))
     return (row if isinstance(row, EntityData) else None), frozenset(containers.refs)
 
 
