@@ -69,6 +69,14 @@ async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *arg
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 
+def decode_body(body: bytes, form: BodyFormat) -> object:
+    """Return the decoded body. Raises RequestError."""
+    try:
+        return decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body)
+    except decode.DecodeError as error:
+        raise RequestError("", str(error)) from None
+
+
 async def collect_body(http: Request) -> bytes:
     body = bytearray()
     async for chunk in http.stream():

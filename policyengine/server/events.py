@@ -37,10 +37,7 @@ class OutcomeEvent:
 
 def parse_event(body: bytes, form: BodyFormat) -> OutcomeEvent:
     """Parse a report. Raises RequestError."""
-    try:
-        return event_from_tree(decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body))
-    except decode.DecodeError as error:
-        raise RequestError("", str(error)) from None
+    return event_from_tree(decode_body(body, form))
 
 
 def event_from_tree(raw: object) -> OutcomeEvent:
