@@ -41,6 +41,7 @@ class ApproverRefusal(StrEnum):
 OTHER_PERSON_HINT: Final = "another person must answer"
 REFUSAL_HINTS: Final[Mapping[ApproverRefusal, str]] = {
     ApproverRefusal.NO_USER: "use a token that names you",
+    ApproverRefusal.HALTED: OTHER_PERSON_HINT,
     ApproverRefusal.AGENT: "use your own token; if your application got this one for you, the operator lists it in "
     "`people` of the issuer (docs/identity.md)",
     ApproverRefusal.ISSUER: "the operator names the issuers of approvers: `issuers` in `[approvals]`",

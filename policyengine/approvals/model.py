@@ -115,7 +115,7 @@ class ApprovalRequest(Struct, frozen=True):
     def quota_names(self) -> tuple[str, ...]:
         """The quotas in which the approval counts while it is live: of its requester until it is approved, also if it
         was denied or withdrawn; of its approvers and of all approvals while it waits for an answer. The first two are
-        of one revision of the policies, because nobody can answer an approval of another."""
+        of one revision of the policies, because an approval of another revision cannot be answered."""
         if self.refusal is not None:
             return (self.requester_quota,)
         if len(self.votes) == self.count:

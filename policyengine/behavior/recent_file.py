@@ -23,10 +23,11 @@ MAX_PART_BYTES: Final = 2**26
 
 class RecentFile:
     """The file with the requests in which groups are searched. Parts are appended; each has a keyed digest of itself
-    and of the parts before it. A part that was not written completely is ignored, with all that follow."""
+    and of the parts before it. A part that was not written completely is ignored, and replaced by the next one."""
 
     def __init__(self, folder: BehaviorFolder) -> None:
         self._path, self._digest = folder.path / "recent", folder.digest_of(b"recent")
+        self._size = 0  # of the complete parts, in bytes
 
     def load(self) -> Iterator[bytes]:
         """Yield the parts, and continue after the last of them. Raises BehaviorFolderError."""
@@ -38,7 +39,7 @@ class RecentFile:
                     digest.update(head + part)
                     if not hmac.compare_digest(digest.digest(), file.read(DIGEST_BYTES)):
                         return
-                    self._digest = digest
+                    self._digest, self._size = digest, file.tell()
                     yield part
         except FileNotFoundError:
             return
@@ -47,28 +48,34 @@ class RecentFile:
             raise BehaviorFolderError(message, RESTORE_HINT) from None
 
     def append(self, parts: Iterable[bytes]) -> None:
-        """Append parts. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(self._path, flags, FILE_MODE), "ab") as file:
-            self._write(file, parts)
+        """Append parts. Raises OSError; then no part was appended."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._path, flags, FILE_MODE), "wb") as file:
+            file.truncate(self._size)
+            file.seek(self._size)
+            written = self._write(file, parts, self._digest.copy())
+        self._digest, self._size = written
 
     def replace(self, folder: BehaviorFolder, parts: Iterable[bytes]) -> None:
-        """Replace the file. Raises OSError."""
+        """Replace the file. Raises OSError; then it was not replaced."""
         new = self._path.with_name(f".recent.{os.getpid()}.new")
-        self._digest = folder.digest_of(b"recent")
         try:
             new.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(new, flags, FILE_MODE), "wb") as file:
-                self._write(file, parts)
+                written = self._write(file, parts, folder.digest_of(b"recent"))
             new.rename(self._path)
+            self._digest, self._size = written
         finally:
             new.unlink(missing_ok=True)
 
-    def _write(self, file: IO[bytes], parts: Iterable[bytes]) -> None:
+    @staticmethod
+    def _write(file: IO[bytes], parts: Iterable[bytes], digest: hmac.HMAC) -> tuple[hmac.HMAC, int]:
+        """Write parts after those of the digest, and return the digest and the size with them."""
         for part in parts:
             framed = len(part).to_bytes(LENGTH_BYTES) + part
-            self._digest.update(framed)
-            file.write(framed + self._digest.digest())
+            digest.update(framed)
+            file.write(framed + digest.digest())
         file.flush()
         os.fsync(file.fileno())
+        return digest, file.tell()

@@ -362,8 +362,9 @@ class BehaviorState:
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 
     def is_search_due(self, at: int) -> bool:
-        """Return whether groups were not searched on this day yet."""
-        return at // DAY not in (self.model.content.grouped, self.searched_day)
+        """Return whether groups were not searched on this day yet. A request of the day before comes late, and starts
+        no search."""
+        return all(begins_day(at // DAY, day) for day in (self.model.content.grouped, self.searched_day))
 
     def search_groups(self, at: int) -> None:
         """Search groups in the requests of the last days, before the day of a time. If the search fails, the groups
@@ -382,8 +383,8 @@ def put_group(facts: CallerFacts, group: CallerGroup | None) -> None:
 
 
 def begins_day(day: int, learned: int) -> bool:
-    """Return whether a model is learned at the first event of a day; the latest model was learned on the day
-    `learned`."""
+    """Return whether a model is learned, or groups are searched, at the first event of a day; `learned` is the day of
+    the latest model or search."""
     return day > learned or day < learned - 1
 
 

@@ -34,8 +34,6 @@ from policyengine.approvals.settings import MAX_WAITING, ApprovalSettings
 from policyengine.audit.redaction import Redaction
 from policyengine.clock import MICROSECOND
 from policyengine.engine.approval_views import POLL_SECONDS
-from policyengine.entities.lookup import LookupEntityStore
-from policyengine.entities.store import EntityStore
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import ApprovalTicket, Decision, OpenedApproval, Outcome, Remedy
@@ -200,14 +198,15 @@ class ApprovalDesk:
         those that the person may answer. Raises StoreError."""
         now, revision = self._decider.now(), self._decider.kernel.revision
         waiting: list[ApprovalRequest] = []
-        entities = self._entities()
         for skip in range(0, MAX_WAITING, MAX_LISTED_ROWS):
             rows = self._decider.store.approvals.rows(ALL_APPROVALS, now, skip)
             if not rows:
                 break
             pending = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
-            approvals = [one for one in pending if one.revision == revision]
-            waiting += [one for one in approvals if person is None or self.find_refusal(one, person, entities) is None]
+            waiting += [one for one in pending if one.revision == revision]
+        if person is not None:
+            refusals = self._find_refusals(waiting, person)
+            waiting = [one for one, refusal in zip(waiting, refusals, strict=True) if refusal is None]
         waiting.sort(key=lambda one: one.opened, reverse=True)
         return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
 
@@ -241,25 +240,22 @@ class ApprovalDesk:
         if refusal is not None:
             raise ApproverRefusedError(refusal)
 
-    def find_refusal(
-        self, approval: ApprovalRequest, person: ProvedPerson, entities: EntityStore | None = None
-    ) -> ApproverRefusal | None:
-        """Return why the person may not answer the approval, by the current policies and entities or by these
-        `entities`; None if the person may."""
-        if person.user is not None and self._is_halted(person.user, person.issuer):
-            return ApproverRefusal.HALTED
-        issuers, known = self._decider.kernel.issuers, self._entities() if entities is None else entities
-        refusal = find_refusal(approval, person, known, issuers, self.settings.issuers)
-        while isinstance(known, LookupEntityStore) and known.lacking:
-            known.fetch()
-            refusal = find_refusal(approval, person, known, issuers, self.settings.issuers)
+    def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
+        """Return why the person may not answer the approval, by the current entities and policies; None if the person
+        may."""
+        [refusal] = self._find_refusals([approval], person)
         return refusal
 
-    def _entities(self) -> EntityStore:
-        """Return the current entities, which look up each row at most once."""
-        entities = self._decider.compiled.entities
-        lookup = entities.looking()
-        return entities if lookup is None else lookup
+    def _find_refusals(
+        self, approvals: Sequence[ApprovalRequest], person: ProvedPerson
+    ) -> Sequence[ApproverRefusal | None]:
+        """Return the same as `find_refusal` for each approval; the rows of all are looked up together."""
+        if person.user is not None and self._is_halted(person.user, person.issuer):
+            return [ApproverRefusal.HALTED] * len(approvals)
+        issuers, named = self._decider.kernel.issuers, self.settings.issuers
+        return self._decider.compiled.entities.read_all(
+            lambda entities: [find_refusal(one, person, entities, issuers, named) for one in approvals]
+        )
 
     def _is_halted(self, user: str, issuer: str | None) -> bool:
         """Return whether a halt covers the answers of this person now."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.entities import EntityData
@@ -21,6 +21,7 @@ from policyengine.typesystem import EntityRef
 if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
+Answer = TypeVar("Answer")
 MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this number
 # Maximum memberships of all entities at any depth; entities with the same parents count once.
 MAX_MEMBERSHIPS = 5_000_000
@@ -206,6 +207,18 @@ class EntityStore:
     def looking(self) -> LookupEntityStore | None:
         """Return a store for one decision that can look up rows, or None if no type is looked up."""
         return None if self.lookups is None else self.lookups.beside(self)
+
+    def read_all(self, read: Callable[[EntityStore], Answer]) -> Answer:
+        """Return what `read` returns for a store that has all rows that it reads. If rows must be looked up, it is
+        called again after each lookup."""
+        looking = self.looking()
+        if looking is None:
+            return read(self)
+        answer = read(looking)
+        while looking.lacking:
+            looking.fetch()
+            answer = read(looking)
+        return answer
 
     def has_row(self, ref: EntityRef) -> bool | None:
         """Return whether there is a complete row; None if that is unknown."""

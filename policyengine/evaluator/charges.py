@@ -125,7 +125,7 @@ def limit_charges(one: LimitInputs) -> list[LimitCharge]:
     prepared, name, at, words, paces, own = found
     assert isinstance(prepared, RateCharge)
     key = tuple([part if type(part) is str else key_text(part) for part in one.keys])
-    if not spec_limits.is_alone(one.size):
+    if one.rule.size is not None and not spec_limits.is_alone(one.size):
         return [keyed_charge(found, key, one.own)]
     rule, _, cost, flow, token, tick, clamps, counts, steady, failing = prepared
     charge = RateCharge(rule, key, cost, flow, token, tick, clamps, counts, steady, failing)

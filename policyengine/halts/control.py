@@ -129,8 +129,8 @@ class HaltControl:
     # ── Decisions ─────────────────────────────────────────────────────────────────────────────
 
     def enter(self, now: int) -> HaltSet | None:
-        """Return the halts in effect at a time in nanoseconds; None if there is none. Call it only if `current` is not
-        None."""
+        """Return the halts in effect at a time in nanoseconds; None if no halt is in effect. Call it only if `current`
+        is not None."""
         if self.is_followed and self._follower != os.getpid():
             self.start()
         halts = self.current

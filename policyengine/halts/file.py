@@ -22,7 +22,7 @@ from policyengine.bounded_files import check_regular, read_stream
 from policyengine.halts.document import MAX_HALTS, MAX_HALTS_OF_EVERYTHING, unknown_halt
 from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadableError
 from policyengine.halts.requests import check_halt
-from policyengine.runtime.halts import SCOPE_MEMBERS, Halt
+from policyengine.runtime.halts import Halt, HaltMembers
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.stores.halts import MAX_HALTS_BYTES
 from policyengine.time_formats import format_epoch_seconds, parse_time
@@ -37,30 +37,20 @@ MAX_FILE_HALTS: Final = MAX_HALTS + MAX_HALTS_OF_EVERYTHING
 FileStamp = tuple[int, int, int, int, int]
 
 
-class FileHalt(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class FileHalt(HaltMembers, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A halt as people write it. Without an `id`, the id is computed from the other members."""
 
     reason: str
     until: str
     id: str | None = None
     since: str | None = None
-    by: str = ""
-    everything: bool = False
-    agent: str | None = None
-    issuer: str | None = None
-    user: str | None = None
-    chain_root: str | None = None
-    task: str | None = None
-    tool: str | None = None
-    place: str | None = None
-    package: str | None = None
 
     def to_halt(self, since: int) -> Halt:
         """Return the halt; `since` applies if the file does not state it. Raises HaltError."""
         id = self.id or sha256(msgspec.json.encode(self)).hexdigest()[:ID_LENGTH]
-        scope = {name: getattr(self, name) for name in SCOPE_MEMBERS}
+        members = {name: getattr(self, name) for name in HaltMembers.__struct_fields__}
         begun = since if self.since is None else parse_file_time(self.since)
-        halt = Halt(id, self.reason, begun, parse_file_time(self.until), self.by, self.everything, **scope)
+        halt = Halt(id, self.reason, begun, parse_file_time(self.until), **members)
         check_halt(halt)
         return halt
 

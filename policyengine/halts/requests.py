@@ -44,7 +44,7 @@ def make_halt(scope: HaltScope, *, everything: bool, reason: str, end: timedelta
         raise HaltError(f"a halt has no `{quote_input(min(unknown))}`", SCOPE_HINT)
     names: dict[str, Any] = {name: text for name, text in scope.items() if text is not None}
     until = check_end(end, now)
-    halt = Halt(secrets.token_hex(ID_BYTES), reason.strip(), now, until, by, everything, **names)
+    halt = Halt(secrets.token_hex(ID_BYTES), reason.strip(), now, until, by=by, everything=everything, **names)
     check_halt(halt)
     return halt
 

@@ -18,8 +18,9 @@ DIGEST = b"content-digest"
 
 def presented(request: Scope | HTTPConnection, *, public_url: str | None = None) -> Facts:
     """Return the credentials of the client: headers, and the certificate of its connection (the TLS extension of ASGI).
-    A `Client-Cert` header is ignored. Return `{}` if there are none. Behind a proxy that terminates TLS, `public_url`
-    is the URL at which clients reach this server, without the path of the request: proofs are for that URL.
+    A `Client-Cert` header is ignored. Return `{}` if the request has no credentials. Behind a proxy that terminates
+    TLS, `public_url` is the URL at which clients reach this server, without the path of the request: proofs are for
+    that URL.
 
     Raises RequestError for a repeated header.
     """

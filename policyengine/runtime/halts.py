@@ -30,18 +30,11 @@ UNREAD_MESSAGE: Final = "halted: whether a halt applies is unknown, because the 
 DEFAULT_PORT: Final = re.compile(r"\A(https://[^/]*):443(?=/|\Z)|\A(http://[^/]*):80(?=/|\Z)")
 
 
-class Halt(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """An order to deny requests, with the reason that callers see.
-
-    `since` and `until` are in seconds since 1970; a halt is in effect from the moment it is known, whatever its
-    `since`. `by` names the operator. The other members say which requests the halt covers: `everything`, or those that
-    match each member that is not None.
+class HaltMembers(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The members that halts in stores and in files have in common: `by` names the operator; the others say which
+    requests the halt covers: `everything`, or those that match each member that is not None.
     """
 
-    id: str
-    reason: str
-    since: int
-    until: int
     by: str = ""
     everything: bool = False
     agent: str | None = None
@@ -52,6 +45,19 @@ class Halt(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     tool: str | None = None
     place: str | None = None
     package: str | None = None
+
+
+class Halt(HaltMembers, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """An order to deny requests, with the reason that callers see.
+
+    `since` and `until` are in seconds since 1970; a halt is in effect from the moment it is known, whatever its
+    `since`.
+    """
+
+    id: str
+    reason: str
+    since: int
+    until: int
 
     @property
     def scope(self) -> dict[str, str]:
@@ -102,7 +108,7 @@ class HaltSet(tuple[ArmedHalt, ...]):
     __slots__ = ()
 
     def in_effect(self, now: int) -> HaltSet | None:
-        """Return the halts that have not ended at a time in nanoseconds since 1970; None if there is none."""
+        """Return the halts that have not ended at a time in nanoseconds since 1970; None if all have ended."""
         seconds = now / 1_000_000_000
         known = [armed for armed in self if armed.halt.until > seconds]
         return (self if len(known) == len(self) else HaltSet(known)) if known else None

@@ -20,7 +20,7 @@ NO_HOST = Invalid("not a plain host")
 
 
 def parse_host(authority: str) -> str | Invalid:
-    """Return the host of `API.Example.:8443`, or of an address; Invalid if there is none. An IPv6 address is in
+    """Return the host of `API.Example.:8443`, or of an address; Invalid if it names no host. An IPv6 address is in
     brackets, or alone and without a port.
     """
     return _parse_host(str.__str__(authority)) if len(authority) <= MAX_AUTHORITY_LENGTH else NO_HOST

@@ -6,6 +6,7 @@ A report of an outcome names the id of the decision, so a caller who could guess
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from base64 import b32hexencode
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import TypeAlias
 # The time of a decision (nanoseconds), with its serial number in this process or its id; or only the id.
 Stamp: TypeAlias = tuple[int, int | str] | str
 
+ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
 _RANDOM_BYTES, _RANDOM_CHARACTERS = 10, 16  # 80 bits

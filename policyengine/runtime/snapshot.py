@@ -83,7 +83,7 @@ class Snapshot:
 
     `spent` holds the ids of approvals that an earlier allow used; `history` holds the requested windows: a missing one
     is unknown. `behavior` holds learned facts: a missing one has its neutral value, an Invalid one is unknown. `halts`
-    are the halts in effect; None if there are none.
+    are the halts in effect; None if no halt is.
     """
 
     entities: Entities

@@ -12,11 +12,17 @@ from starlette.concurrency import run_in_threadpool
 from policyengine.engine.approval_views import describe_approval, describe_status
 from policyengine.engine.question import Question
 from policyengine.http.client_credentials import read_client_credentials
-from policyengine.runtime import decode
 from policyengine.runtime.credential_errors import describe_refusal, parse_refusal_code
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import check_members
-from policyengine.server.content_negotiation import BodyFormat, build_answer, read_body, request_format
+from policyengine.server.content_negotiation import (
+    BodyFormat,
+    build_answer,
+    decode_body,
+    parse_body,
+    read_body,
+    request_format,
+)
 from policyengine.server.openapi import approval_statuses
 from policyengine.server.problems import ProblemCode, ProblemError
 from policyengine.stores.base import StoreError
@@ -137,7 +143,7 @@ class ApprovalRoutes:
     async def deny(self, http: Request) -> Response:
         """Deny a request, as a person whom its rule names as an approver, with an optional `reason`."""
         body = await read_body(http, self.api.body_timeout)
-        reason = read_reason(body, http) if body else None
+        reason = await parse_body(read_reason, body, request_format(http.headers)) if body else None
         found = await self._call(lambda: self.desk.deny(http.path_params["id"], self._person(http), reason))
         return build_answer(http, describe_approval(found), NO_STORE)
 
@@ -200,13 +206,9 @@ def read_wait(http: Request) -> float:
     return float(min(int(given), MAX_WAIT_SECONDS))
 
 
-def read_reason(body: bytes, http: Request) -> str | None:
-    """Return the reason of a denial, or None. Raises RequestError and ProblemError."""
-    try:
-        is_json = request_format(http.headers) is BodyFormat.JSON
-        raw = decode.from_json(body) if is_json else decode.from_msgpack(body)
-    except decode.DecodeError as error:
-        raise RequestError("", str(error)) from None
+def read_reason(body: bytes, form: BodyFormat) -> str | None:
+    """Return the reason of a denial; None if the body states none. Raises RequestError."""
+    raw = decode_body(body, form)
     if not isinstance(raw, dict):
         raise RequestError("", "a denial must be an object", 'send `{"reason": "…"}`')
     check_members(raw, ("reason",), "")

@@ -16,6 +16,8 @@ from starlette.responses import Response
 
 from policyengine.executor import run_in_turn
 from policyengine.plurals import format_seconds
+from policyengine.runtime import decode
+from policyengine.runtime.request import RequestError
 from policyengine.server.problems import ProblemError
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -67,6 +69,14 @@ async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *arg
     and the errors of `read`.
     """
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
+
+
+def decode_body(body: bytes, form: BodyFormat) -> object:
+    """Return the decoded body. Raises RequestError."""
+    try:
+        return decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body)
+    except decode.DecodeError as error:
+        raise RequestError("", str(error)) from None
 
 
 async def collect_body(http: Request) -> bytes:

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 from policyengine.audit.outcomes import MAX_NUMBER, MAX_USAGE_MEMBERS, USAGE_NAME, read_number
 from policyengine.engine.outcomes import OutcomeNotRecordedError
-from policyengine.runtime import decode
 from policyengine.runtime.history import OutcomeReport
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import (
@@ -19,7 +18,7 @@ from policyengine.runtime.structure_checks import (
     quote_input,
     wrong_type_error,
 )
-from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.content_negotiation import BodyFormat, decode_body
 from policyengine.server.problems import ProblemCode, ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 from policyengine.stores.base import StoreError
@@ -37,10 +36,7 @@ class OutcomeEvent:
 
 def parse_event(body: bytes, form: BodyFormat) -> OutcomeEvent:
     """Parse a report. Raises RequestError."""
-    try:
-        return event_from_tree(decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body))
-    except decode.DecodeError as error:
-        raise RequestError("", str(error)) from None
+    return event_from_tree(decode_body(body, form))
 
 
 def event_from_tree(raw: object) -> OutcomeEvent:

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 
 from policyengine.halts.errors import HaltError, HaltsFullError, UnknownHaltError
 from policyengine.halts.requests import parse_end
-from policyengine.runtime import decode
 from policyengine.runtime.current_caller import caller_label, current_caller
 from policyengine.runtime.halts import SCOPE_MEMBERS
 from policyengine.runtime.request import RequestError
@@ -21,6 +20,7 @@ from policyengine.server.bearer_tokens import NAMED_CALLER_PREFIX
 from policyengine.server.content_negotiation import (
     BodyFormat,
     build_answer,
+    decode_body,
     encode_body,
     parse_body,
     read_body,
@@ -135,10 +135,7 @@ def status_of(error: HaltError) -> int:
 
 def parse_halt(body: bytes, form: BodyFormat) -> HaltRequest:
     """Parse the body of `POST /halt`. Raises RequestError."""
-    try:
-        raw = decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body)
-    except decode.DecodeError as error:
-        raise RequestError("", str(error)) from None
+    raw = decode_body(body, form)
     given = get_object(raw, "") if isinstance(raw, dict) else None
     if given is None:
         raise RequestError("", "a halt must be an object", 'send `{"agent": "…", "reason": "…", "for": "2h"}`')

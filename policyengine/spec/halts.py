@@ -12,7 +12,7 @@ from policyengine.spec.match_endpoint import match_pattern
 
 
 def halt_of(kernel: k.Kernel, request: Request, halts: HaltSet | None) -> Halt | None:
-    """Return the halt that covers the request; None if there is none."""
+    """Return the halt that covers the request; None if no halt does."""
     if halts is None:
         return None
     return find_halt(halts, request, issuer_urls(kernel), partial(opening_packages, kernel, request.endpoint))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from heapq import heappop, heappush
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -89,6 +90,7 @@ class MemoryApprovals:
         self._lock = Lock()
         self._rows: dict[str, ApprovalRow] = {}  # in the order of their opening
         self._newest: dict[str, str] = {}  # by binding
+        self._ends: list[tuple[int, str]] = []  # a heap of `until` and id; a saved row may have an earlier entry, too
         self._counts: dict[str, set[str]] = {}  # the ids that count in a quota, also those that are no longer live
 
     def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
@@ -99,12 +101,11 @@ class MemoryApprovals:
             for quota in quotas:
                 if self._live(quota.name, now) >= quota.most:
                     return AdmissionResult(None, quota.name)
-            self._forget(ended_rows(self._rows.values(), now))
-            if len(self._rows) >= self._most:
-                self._forget([one for one in self._rows.values() if one.until <= now])
+            self._forget(now)
             if len(self._rows) >= self._most:
                 raise self._fullness.refusal(f"it already holds {self._most:,} approvals, its maximum")
             self._rows[row.id], self._newest[row.binding] = row, row.id
+            heappush(self._ends, (row.until, row.id))
             self._count(row)
             return AdmissionResult(row)
 
@@ -113,6 +114,8 @@ class MemoryApprovals:
             if self._rows.get(row.id) != before:
                 return False
             self._rows[row.id] = row
+            if row.until != before.until:
+                heappush(self._ends, (row.until, row.id))
             self._discount(before)
             self._count(row)
             return True
@@ -148,19 +151,17 @@ class MemoryApprovals:
             if not ids:
                 self._counts.pop(name, None)
 
-    def _forget(self, ended: Iterable[ApprovalRow]) -> None:
-        for row in ended:
-            del self._rows[row.id]
-            self._discount(row)
-            if self._newest.get(row.binding) == row.id:
-                del self._newest[row.binding]
-
-
-def ended_rows(rows: Iterable[ApprovalRow], now: int) -> list[ApprovalRow]:
-    """Return the first rows that have ended, up to the first that has not."""
-    found: list[ApprovalRow] = []
-    for row in rows:
-        if row.until > now or len(found) == FORGOTTEN_PER_OPENING:
-            break
-        found.append(row)
-    return found
+    def _forget(self, now: int) -> None:
+        """Delete some ended rows, from the one that ended first on; if the store is full, so many that it is not."""
+        forgotten = 0
+        while self._ends and self._ends[0][0] <= now:
+            if forgotten >= FORGOTTEN_PER_OPENING and len(self._rows) < self._most:
+                return
+            forgotten += 1
+            until, id = heappop(self._ends)
+            row = self._rows.get(id)
+            if row is not None and row.until == until:
+                del self._rows[id]
+                self._discount(row)
+                if self._newest.get(row.binding) == id:
+                    del self._newest[row.binding]

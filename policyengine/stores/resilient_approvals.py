@@ -29,23 +29,23 @@ class ResilientApprovals:
         self._agree, self._skew = agree, skew
 
     def open(self, row: ApprovalRow, quotas: Sequence[ApprovalQuota], now: int, replaces: str = "") -> AdmissionResult:
-        return self._asked(lambda: self._approvals.open(row, quotas, now, replaces), self._writes)
+        return self._call(lambda: self._approvals.open(row, quotas, now, replaces), self._writes)
 
     def save(self, row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
-        return self._asked(lambda: self._approvals.save(row, before, now), self._writes)
+        return self._call(lambda: self._approvals.save(row, before, now), self._writes)
 
     def find(self, id: str, now: int) -> ApprovalRow | None:
-        return self._asked(lambda: self._approvals.find(id, now), self._reads)
+        return self._call(lambda: self._approvals.find(id, now), self._reads)
 
     def bound(self, bindings: Sequence[str], now: int) -> list[ApprovalRow]:
-        return self._asked(lambda: self._approvals.bound(bindings, now), self._reads)
+        return self._call(lambda: self._approvals.bound(bindings, now), self._reads)
 
     def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
-        return self._asked(lambda: self._approvals.rows(name, now, skip), self._reads)
+        return self._call(lambda: self._approvals.rows(name, now, skip), self._reads)
 
-    def _asked(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
+    def _call(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
         self._agree()
         with breaker:
-            told = ask()
+            answer = ask()
         self._skew.check()
-        return told
+        return answer

@@ -218,6 +218,27 @@ def test_a_part_that_was_not_written_completely_is_ignored(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-1])
     again = RecentFile(folder)
     assert list(again.load()) == [b"one"]
+    again.append([b"three"])
+    assert list(RecentFile(folder).load()) == [b"one", b"three"]
+
+
+def test_parts_that_cannot_be_written_are_appended_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = BehaviorFolder(tmp_path / "learned")
+    file = RecentFile(folder)
+    file.append([b"one"])
+
+    def fail(descriptor: int) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(OSError, match="full"):
+            file.append([b"two"])
+        with pytest.raises(OSError, match="full"):
+            file.replace(folder, [b"two"])
+    assert list(RecentFile(folder).load())[:1] == [b"one"]
+    file.append([b"two", b"three"])
+    assert list(RecentFile(folder).load()) == [b"one", b"two", b"three"]
 
 
 @pytest.mark.parametrize("place", [6, 40, -1])

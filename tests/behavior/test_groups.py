@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine.behavior import groups
+from policyengine.behavior.events import Tagger
 from policyengine.behavior.groups import (
     DAYS_KEPT,
     DAYS_TO_CONFIRM,
@@ -21,6 +22,7 @@ from policyengine.behavior.groups import (
 )
 from policyengine.behavior.member_keys import MemberKeys
 from policyengine.behavior.model import EMPTY_MODEL, decode_content
+from policyengine.behavior.state import DAY, BehaviorState
 
 KEYS = MemberKeys(b"k" * 32)
 FIRST = 20_000
@@ -128,3 +130,13 @@ def test_groups_are_a_part_of_the_model():
     assert b"groups" not in EMPTY_MODEL.payload  # so that earlier versions read a model without groups
     assert model.without_members({"x"}) is model
     assert not model.without_members({"a"}).has_groups
+
+
+def test_a_late_request_of_the_day_before_starts_no_search():
+    """Otherwise a group found on one evening could be found on three days."""
+    state = BehaviorState(Tagger(b"key"))
+    state.model = state.model.with_groups((), FIRST)
+    due = [day for day in range(FIRST - 3, FIRST + 3) if state.is_search_due(day * DAY)]
+    assert due == [FIRST - 3, FIRST - 2, FIRST + 1, FIRST + 2]
+    state.searched_day = FIRST - 2  # the clock was set back, and the search failed
+    assert not state.is_search_due((FIRST - 2) * DAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
 from tests.halts.halting import POLICY, create, outcome, question
+from tests.identity.providing import running
 from tests.server.processes import started
 
 OPS = "operator-token-0123456789"
@@ -162,6 +164,30 @@ def test_the_hint_of_a_file_that_cannot_be_used_says_what_it_needs(
     assert refused.code == 1
     assert f"cannot be read: {why}" in refused.err
     assert "hint: a halt file is only yours to write (`chmod 600`); without halts it is" in refused.err
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("answer", [b"[]", b"null", b"{}", b'{"halts": 1', b"\xff"])
+def test_another_server_than_a_decision_api_is_an_error(run: Any, tmp_path: Path, status: int, answer: bytes) -> None:
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    token = tmp_path / "token"
+    token.write_text(f"ops: {OPS}\n")
+    token.chmod(0o600)
+    with running(HTTPServer(("127.0.0.1", 0), Foreign)) as server:
+        place = ("--server", f"http://127.0.0.1:{server.server_address[1]}", "--token-file", token)
+        for arguments in (AGENT, ("halt", "list"), ("halt", "lift", "x", "--reason", "r")):
+            ended = run(*arguments, *place)
+            assert ended.code == 1
+            assert f"is not that of a decision API ({status})" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from joserfc.jwk import ECKey
 from policyengine.engine import Engine
 from policyengine.server.console import sign_in
 from policyengine.server.console.sign_in import own_path
+from policyengine.server.console.throttle import MAX_ATTEMPTS_PER_ADDRESS
 from policyengine.server.listeners import ServeError
 from policyengine.stores.base import StoreError
 from tests.console.world import CLIENT, Provider, StartedLogin, Visitor, World, console, login_of
@@ -158,6 +159,12 @@ def test_an_answer_counts_once(signing: World, provider: Provider) -> None:
         assert thief.session is None
         assert refusal(signing) == "replayed"
     assert len(provider.forms) == 1
+
+
+def test_answers_that_sign_nobody_in_are_throttled_before_their_state_is_spent(signing: World) -> None:
+    statuses = [StartedLogin.of(signing.visitor()).answer(error="access_denied").status for _ in range(62)]
+    assert statuses == [403] * MAX_ATTEMPTS_PER_ADDRESS + [429] * 2
+    assert len(signing.server.console.spent._spent) == MAX_ATTEMPTS_PER_ADDRESS
 
 
 def test_a_code_that_the_provider_does_not_accept_signs_nobody_in(signing: World) -> None:

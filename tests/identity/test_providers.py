@@ -14,12 +14,12 @@ from joserfc.jws import extract_compact
 
 from policyengine.http.fetch import Fetcher
 from policyengine.identity.config.model import parse_identity_config
+from policyengine.identity.issuer_metadata import metadata_urls
 from policyengine.identity.keys.issuer_keys import (
     DiscoveryJwksLoader,
     KeySources,
     RemoteKeySource,
     UrlJwksLoader,
-    metadata_urls,
 )
 from policyengine.identity.keys.jwks import JwkSet, KeySource
 from policyengine.identity.single_flight import MAX_WAITERS

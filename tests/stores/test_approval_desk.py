@@ -25,7 +25,6 @@ from policyengine.engine.approval_desk import (
     TrackedApproval,
 )
 from policyengine.engine.observe_mode import Observe
-from policyengine.entities.lookup import EntityLookups
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import ApprovalTicket, Decision
 from policyengine.runtime.entities import EntityData
@@ -34,7 +33,7 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.typesystem import EntityRef
-from tests.entities.test_looking import Table
+from tests.entities.test_looking import Clock, looked_up
 from tests.stores.conftest import Fresh
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -439,6 +438,15 @@ def test_an_approver_who_lost_the_role_is_replaced_by_another(desk: Desk) -> Non
     assert desk.ask().allowed
 
 
+def test_the_rows_of_an_approver_are_looked_up_once_for_all_approvals(desk: Desk) -> None:
+    ids = {desk.opened(amount) for amount in (600, 700, 800)}
+    table, entities = looked_up(PEOPLE, Clock(), "user", ttl=0.0)
+    desk.engine.decider.replace_entities(entities)
+    assert {one.approval.id for one in desk.approvals.list(CAROL)} == ids
+    assert desk.approvals.list(BOB) == []
+    assert [name for [name] in table.asked] == ['user "carol"', 'user "bob"']
+
+
 def test_an_approval_given_between_decision_and_opening_is_not_lost(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,16 +560,6 @@ def test_no_number_of_other_approvals_hides_one_that_waits(store: Store, monkeyp
         assert desk.ask(amount, agent="other").allowed
         ids.insert(0, desk.opened(amount))
     assert [one.approval.id for one in desk.approvals.list(CAROL)] == ids
-
-
-def test_a_list_looks_up_the_rows_of_the_person_once() -> None:
-    desk = Desk(MemoryStore())
-    table = Table({row.ref: row for row in PEOPLE}, frozenset({"user"}), ttl=0.0)
-    desk.engine.replace_directory(EntityStore(lookups=EntityLookups([table])))
-    ids = {desk.opened(amount) for amount in (901, 902, 903)}
-    table.asked.clear()
-    assert {one.approval.id for one in desk.approvals.list(CAROL)} == ids
-    assert table.asked == [['user "carol"']]
 
 
 @pytest.mark.parametrize(

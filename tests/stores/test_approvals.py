@@ -197,6 +197,18 @@ def test_a_row_that_lasts_long_keeps_no_ended_rows_in_a_full_memory_store() -> N
     assert approvals.find("0", NOW + 20 * MINUTE) is not None
 
 
+def test_a_memory_store_forgets_ended_rows_behind_one_that_lasts_longer() -> None:
+    approvals = MemoryApprovals(most=3)
+    approvals.open(row("lasting", "lasting", until=1_000 * MINUTE), (), NOW)
+    approvals.open(row("saved", "saved"), (), NOW)
+    approvals.save(row("saved", "saved", until=1_000 * MINUTE), row("saved", "saved"), NOW)
+    for turn in range(3):
+        now = NOW + turn * 20 * MINUTE
+        assert approvals.open(row(f"{turn}", "b", until=(turn + 1) * 20 * MINUTE), (), now).row is not None
+    late = NOW + 40 * MINUTE
+    assert [id for id in ("0", "1", "2", "saved", "lasting") if approvals.find(id, late)] == ["2", "saved", "lasting"]
+
+
 def test_approvals_survive_a_restart(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "state.db").approvals.open(row("1"), (), NOW)
     assert SqliteStore(tmp_path / "state.db").approvals.find("1", NOW) == row("1")

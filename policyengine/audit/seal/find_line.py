@@ -27,11 +27,10 @@ from policyengine.audit.seal.sealed_files import (
     read_state,
 )
 from policyengine.audit.seal.tiles import MAX_INDEX_BYTES, read_file
+from policyengine.runtime.ids import ULID, time_of
 
 LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # matches the beginning of a line
-ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
-ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-ULID_TIME_CHARACTERS = 10
+MAX_MILLISECONDS = 253_402_300_799_999  # the end of the year 9999; a ULID can be later
 # The number of lines from the start of a tile that are searched for a time.
 MAX_UNTIMED_LINES = 100
 # The number of tiles before and after the time of the decision that are searched, because lines are not exactly in
@@ -265,9 +264,6 @@ def decision_id(line: bytes) -> str | None:
 
 def ulid_time(ulid: str) -> bytes:
     """Return the time of a ULID in the format of log lines, as the last instant of its millisecond."""
-    number = 0
-    for each in ulid[:ULID_TIME_CHARACTERS]:
-        number = number * len(ULID_DIGITS) + ULID_DIGITS.index(each)
-    seconds, milliseconds = divmod(number, 1_000)
+    seconds, milliseconds = divmod(min(time_of(ulid) or 0, MAX_MILLISECONDS), 1_000)
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}999Z".encode()

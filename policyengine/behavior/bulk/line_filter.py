@@ -45,7 +45,7 @@ class LogTally:
 
 class LineFilter:
     """Reads lines with their positions, in their order. `known` are the times of the latest decisions of callers, in
-    milliseconds: what is not later is already known. `now` is in milliseconds."""
+    milliseconds: a decision that is not later is already known. `now` is in milliseconds."""
 
     def __init__(self, known: Mapping[Caller, int], now: int) -> None:
         self._known, self._end = known, now + DAY
@@ -54,7 +54,7 @@ class LineFilter:
         self.tally = LogTally()
 
     def read(self, position: int, line: LearnedLine) -> BehaviorEvent | FailureReport | None:
-        """Return what is learned from a line; None if nothing is."""
+        """Return what is learned from a line; None if nothing is learned from it."""
         if isinstance(line, LoggedOutcome):
             caller = self._recent.take(line.decision, position)
             return None if caller is None or not line.failed else self._report(caller, line.time)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
@@ -43,6 +44,15 @@ OperatorToken: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--token-file", metavar="FILE", help="The file with the operator's token for `--server`.", show_default=False
+    ),
+]
+OperatorName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="The operator's name; a server takes it from the token. [default: your user name]",
+        show_default=False,
     ),
 ]
 ReasonText: TypeAlias = Annotated[
@@ -166,37 +176,42 @@ class ServerPlace:
     def add(self, halt: Halt) -> Mapping[str, Any]:
         plain = halt.to_dict()
         body = {name: value for name, value in plain.items() if name not in ("id", "since", "by")}
-        answer: Mapping[str, Any] = self._ask("POST", "/halt", body)["halt"]
+        answer: Mapping[str, Any] = self._ask("POST", "/halt", "halt", body)["halt"]
         return answer
 
     def lift(self, id: str, reason: str, by: str) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = self._ask("DELETE", f"/halt/{quote(id, safe='')}?reason={quote(reason)}")["lifted"]
+        path = f"/halt/{quote(id, safe='')}?reason={quote(reason)}"
+        answer: Mapping[str, Any] = self._ask("DELETE", path, "lifted")["lifted"]
         return answer
 
     def list(self) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = self._ask("GET", "/halt")
+        answer: Mapping[str, Any] = self._ask("GET", "/halt", "halts")
         return answer
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request and return the answer. Raises CommandError."""
+    def _ask(self, method: str, path: str, member: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Send a request and return the answer, which must have a member. Raises CommandError."""
         facts = (("server", self.shown),)
         try:
             status, answer = self._exchange(method, path, None if body is None else json.dumps(body))
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = f"the server at `{self.shown}` did not answer: {describe_failure(error)}"
             raise CommandError("server", why, "use `--store` or `--file` instead", facts) from None
-        if status == 404 and str(answer.get("detail")).startswith("nothing is served"):
+        is_done = status in (200, 201)
+        if not isinstance(answer, dict) or (member if is_done else "detail") not in answer:
+            why = f"the answer of `{self.shown}` is not that of a decision API ({status})"
+            raise CommandError("server", why, None, facts)
+        if is_done:
+            return answer
+        detail = answer["detail"]
+        if status == 404 and str(detail).startswith("nothing is served"):
             problem = f"the server at `{self.shown}` has no operators, so it has no `/halt` (404)"
             raise CommandError("server", problem, "start it with `--halt-operator NAME` (docs/halt.md)", facts)
         if status == 401:
-            problem = f"the server does not accept the token: {answer.get('detail')} (401)"
+            problem = f"the server does not accept the token: {detail} (401)"
             raise CommandError("server", problem, OPERATOR_TOKEN_HINT, facts)
-        if status not in (200, 201):
-            detail, hint = answer.get("detail"), answer.get("hint")
-            raise CommandError("server", f"the server refused: {detail} ({status})", hint, facts)
-        return answer
+        raise CommandError("server", f"the server refused: {detail} ({status})", answer.get("hint"), facts)
 
-    def _exchange(self, method: str, path: str, body: str | None) -> tuple[int, Any]:
+    def _exchange(self, method: str, path: str, body: str | None) -> tuple[int, object]:
         url = urlsplit(self.shown)
         if url.scheme not in ("http", "https") or url.hostname is None:
             raise CommandError("usage", f"`{self.shown}` is not the URL of a server", "write http://HOST:PORT", code=2)
@@ -206,7 +221,15 @@ class ServerPlace:
         with closing(kind(url.hostname, url.port, timeout=SERVER_SECONDS)) as connection:
             connection.request(method, f"{url.path}{path}", body, headers)
             response = connection.getresponse()
-            return response.status, json.loads(response.read(MAX_ANSWER_BYTES))
+            return response.status, parse_answer(response.read(MAX_ANSWER_BYTES))
+
+
+def parse_answer(body: bytes) -> object:
+    """Return the JSON of an answer; None if it is not JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def describe_failure(error: OSError | http.client.HTTPException | ValueError) -> str:
@@ -229,6 +252,14 @@ def read_operator_token(path: Path) -> str:
     if len(lines) != 1 or TOKEN_DIGEST.fullmatch(token):
         raise CommandError("usage", f"`{path}` does not hold exactly one token", OPERATOR_TOKEN_HINT, code=2)
     return token
+
+
+def own_name() -> str:
+    """Return the name of the user that runs the command; an empty text if it has no name."""
+    try:
+        return getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 @contextmanager

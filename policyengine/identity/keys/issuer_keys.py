@@ -14,10 +14,11 @@ from threading import Lock
 from time import monotonic
 from typing import Protocol
 
-from policyengine.http.fetch import Fetcher, FetchError, parse_fetch_url, url_origin
+from policyengine.http.fetch import Fetcher, FetchError
 from policyengine.identity.config.model import IdentityConfig, IdentityConfigError, IssuerSettings, to_seconds
 from policyengine.identity.http_fetch import check_url, create_fetcher
-from policyengine.identity.issuer_documents import DocumentError, parse_document
+from policyengine.identity.issuer_documents import DocumentError
+from policyengine.identity.issuer_metadata import METADATA_CACHE_SECONDS, load_metadata, url_member
 from policyengine.identity.keys.jwks import SIGNATURE_USES, JwkSet, JwksFile, KeySource, VerifyingKey, parse_jwks
 from policyengine.identity.single_flight import Flight, SingleFlight, SingleFlightError, SingleFlightTimeoutError
 from policyengine.kernel import Issuer
@@ -28,8 +29,6 @@ REFRESH_FRACTION = 0.8  # fraction of the cache lifetime after which keys are re
 UNKNOWN_KEY_INTERVAL_SECONDS = 10  # seconds between requests caused by unknown key ids
 RETRY_INTERVAL_SECONDS = 5  # seconds without a request after a failed one
 BACKWARDS = 60  # seconds that the clock may go back without emptying the cache
-DISCOVERY_CACHE_SECONDS = 3_600.0
-DISCOVERY_PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 TRUST_DOMAIN = "spiffe://"
 WORKLOAD_KEY_USES = frozenset({"sig", "jwt-svid"})  # `use` in the bundle of a SPIFFE trust domain
 _LOG = logging.getLogger("policyengine")
@@ -194,45 +193,13 @@ class DiscoveryJwksLoader:
 
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         if self._found is None or self.fetcher.clock() >= self._until:
-            self._found = jwks_uri(self._metadata(until), self.url)
-            self._until = self.fetcher.clock() + DISCOVERY_CACHE_SECONDS
+            self._found = url_member(load_metadata(self.url, self.fetcher, until), "jwks_uri", self.url)
+            self._until = self.fetcher.clock() + METADATA_CACHE_SECONDS
         try:
             return UrlJwksLoader(self.name, self._found, self.fetcher)(until)
         except (FetchError, DocumentError):
             self._found = None  # the JWKS may have moved
             raise
-
-    def _metadata(self, until: float) -> bytes:
-        first, second = metadata_urls(self.url)
-        try:
-            return self.fetcher.get(first, until).body
-        except FetchError as error:
-            if error.status is None or not 400 <= error.status < 500:
-                raise
-        return self.fetcher.get(second, until).body
-
-
-def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Return the two metadata URLs: OpenID Connect Discovery appends to the path of the issuer, and RFC 8414 inserts
-    before it."""
-    base = issuer.removesuffix("/")
-    scheme, _, rest = base.partition("://")
-    host, slash, path = rest.partition("/")
-    return base + DISCOVERY_PATHS[0], f"{scheme}://{host}{DISCOVERY_PATHS[1]}{slash}{path}"
-
-
-def jwks_uri(metadata: bytes, issuer: str) -> str:
-    """Return `jwks_uri` of the metadata. Raises DocumentError, FetchError."""
-    said = parse_document(metadata)
-    if said.get("issuer") != issuer:
-        raise DocumentError("the metadata belongs to another issuer: `issuer` must be exactly the issuer's URL")
-    found = said.get("jwks_uri")
-    if not isinstance(found, str):
-        raise DocumentError("the metadata has no `jwks_uri`")
-    parts = parse_fetch_url(found, plain_http=True)
-    if parts.scheme != "https" and url_origin(parts) != url_origin(parse_fetch_url(issuer, plain_http=True)):
-        raise DocumentError("`jwks_uri` names another server, but does not use `https://`")
-    return found
 
 
 # ── Creation from the configuration ───────────────────────────────────────────────────────────

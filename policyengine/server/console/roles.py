@@ -70,7 +70,7 @@ def has_item(found: object, value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RoleRules:
-    """The rules of all roles. Who has another role may also view."""
+    """The rules of all roles. A person with another role may also view."""
 
     rules: Mapping[ConsoleRole, tuple[RoleRule, ...]]
 
@@ -85,7 +85,7 @@ class RoleRules:
 
     def roles(self, person: Person, entities: EntityStore) -> frozenset[ConsoleRole]:
         """Return the roles of a person. May wait for the source of looked-up entities."""
-        if person.issuer is None:  # who reads the terminal of the server can stop it anyway
+        if person.issuer is None:  # a person who reads the terminal of the server can also stop it
             return frozenset(ConsoleRole)
         row, containers = user_row(person.user, entities)
         return with_view(
@@ -114,12 +114,8 @@ def with_view(roles: Iterable[ConsoleRole]) -> frozenset[ConsoleRole]:
 
 def user_row(user: str, entities: EntityStore) -> tuple[EntityData | None, frozenset[EntityRef]]:
     """Return the entity row of a user, and the entities that contain the user; nothing that is unknown counts."""
-    ref, looking = EntityRef("user", user), entities.looking()
-    known: EntityStore = entities if looking is None else looking
-    row, containers = known.found_of(ref), known.ancestors(ref)
-    while looking is not None and looking.lacking:
-        looking.fetch()
-        row, containers = looking.found_of(ref), looking.ancestors(ref)
+    ref = EntityRef("user", user)
+    row, containers = entities.read_all(lambda known: (known.found_of(ref), known.ancestors(ref)))
     return (row if isinstance(row, EntityData) else None), frozenset(containers.refs)
 
 

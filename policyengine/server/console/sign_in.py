@@ -76,7 +76,6 @@ class SignInPages:
             return await self.missing(http)
         try:
             attempt, following, answer = self._match(http)
-            self._count(http)
             signing_in = console.client.sign_in
             person = await console.run(signing_in, attempt, answer.get("code", ""), answer.get("iss"))
             return await self._signed_in(http, person, following, "issuer")
@@ -100,6 +99,7 @@ class SignInPages:
             raise LoginError(LoginRefusal.STATE)
         if console.seal.is_over(values):
             raise LoginError(LoginRefusal.EXPIRED)
+        self._count(http)  # before the state is spent: this bounds the number of spent states
         if not console.spent.spend(values["state"], int(values["exp"]), int(console.seal.clock())):
             raise LoginError(LoginRefusal.REPLAYED)
         if "error" in answer:

@@ -66,6 +66,7 @@ def test_an_unknown_decision_is_not_found(decided):
     index = LogIndex(path, folder(path))
     assert index.find("01M8JXK32EZ2ASJW12JMDAV2N5") is None
     assert index.find('x"y') is None
+    assert index.find("7" + "Z" * 25) is None  # of the year 10889
 
 
 def test_a_request_that_contains_the_id_of_a_decision_is_not_taken_for_it(tmp_path):

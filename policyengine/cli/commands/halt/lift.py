@@ -6,10 +6,18 @@ from typing import Annotated
 
 import typer
 
-from policyengine.cli.commands.halt.set import own_name
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.common import TextOrJson
-from policyengine.cli.options.halt import HaltedFile, HaltStoreUrl, OperatorToken, ReasonText, ServerUrl, open_place
+from policyengine.cli.options.halt import (
+    HaltedFile,
+    HaltStoreUrl,
+    OperatorName,
+    OperatorToken,
+    ReasonText,
+    ServerUrl,
+    open_place,
+    own_name,
+)
 from policyengine.cli.output.terminal import OutputFormat, print_json
 from policyengine.control_characters import one_line
 
@@ -21,10 +29,7 @@ def lift(
     file: HaltedFile = None,
     server: ServerUrl = None,
     token_file: OperatorToken = None,
-    by: Annotated[
-        str | None,
-        typer.Option("--by", metavar="NAME", help="Who lifts. [default: your user name]", show_default=False),
-    ] = None,
+    by: OperatorName = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Lift a halt before its end. Every process follows within a second.

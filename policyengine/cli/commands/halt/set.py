@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from getpass import getuser
 from time import time
 from typing import Annotated, TypeAlias
 
@@ -13,11 +12,13 @@ from policyengine.cli.options.common import TextOrJson
 from policyengine.cli.options.halt import (
     HaltedFile,
     HaltStoreUrl,
+    OperatorName,
     OperatorToken,
     ReasonText,
     ServerUrl,
     describe_halt,
     open_place,
+    own_name,
 )
 from policyengine.cli.output.terminal import OutputFormat, print_json
 from policyengine.control_characters import one_line
@@ -51,10 +52,7 @@ def halt(
     file: HaltedFile = None,
     server: ServerUrl = None,
     token_file: OperatorToken = None,
-    by: Annotated[
-        str | None,
-        typer.Option("--by", metavar="NAME", help="Who halts. [default: your user name]", show_default=False),
-    ] = None,
+    by: OperatorName = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Deny requests until a time: everything, or what matches all of the given names.
@@ -101,11 +99,3 @@ def halt(
         print(one_line(f"halted {describe_halt(done)} until {done['until']}: {done['reason']}"))
         print(one_line(f"  {done['id']} in {where}"))
     return 0
-
-
-def own_name() -> str:
-    """Return the name of the user that runs the command; an empty text if it has no name."""
-    try:
-        return getuser()
-    except (OSError, KeyError, ImportError):
-        return ""

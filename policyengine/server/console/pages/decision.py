@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,12 +16,12 @@ from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import remedy_words
 from policyengine.explain.lines import MARK_SIGNS, ExplanationLine
 from policyengine.kernel import Kernel
+from policyengine.runtime.ids import ULID
 from policyengine.server.console.context import ConsoleVisit
 from policyengine.server.console.html import render_visit
 from policyengine.server.console.pages.log_search import find_decision
 from policyengine.time_formats import format_rfc3339
 
-ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
 SECONDS_FORMAT = "%Y-%m-%d %H:%M:%S UTC"
 
 

@@ -1,7 +1,7 @@
 -- Approvals. All keys begin with KEYS[1] and are in its slot: `id:ID` holds a row and until when it is live, `of:BINDING`
 -- the id of the newest row of a binding, `count:NAME` the ids that count in a quota, with the time until which they do.
--- Times are microseconds by the clock of whoever asks.
--- ARGV: what to do, now, and what that needs. Every answer has the time of this server.
+-- Times are microseconds by the clock of the caller.
+-- ARGV: the operation, the time, and the arguments of the operation. Every answer has the time of this server.
 local base, what, now = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 
