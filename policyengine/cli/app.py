@@ -196,8 +196,9 @@ def _invoke(arguments: list[str]) -> int | None:
     """
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     wanted = " ".join(arguments[:words])
-    lists_commands = wanted in GROUPS and arguments[words : words + 1] in (["--help"], ["-h"])
-    if wanted in COMMANDS and not lists_commands:
+    following = next(iter(arguments[words:]), "--")
+    is_group = wanted in GROUPS and (following in ("--help", "-h") or not following.startswith("-"))
+    if wanted in COMMANDS and not is_group:
         app, name, rest = build_application([wanted], alone=True), f"policyengine {wanted}", arguments[words:]
     else:
         app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments

@@ -147,6 +147,8 @@ def console_options(
 ) -> ConsoleOptions | None:
     """Return the options of the console; None without a port for it. Raises CommandError."""
     if listen.console is None:
+        if any(section == "console" for section, _ in loaded.settings.values):
+            Screen(sys.stderr).warn("`[console]` has no `port`, so this server has no console")
         return None
     from policyengine.cli.console_setup import ConsolePrinter, build_console_options
 

@@ -15,7 +15,8 @@ from policyengine.cli.options.observe import ObserveOptions, start_observing
 from policyengine.cli.options.serve import ReloadGateMode
 from policyengine.cli.output.terminal import show_progress
 from policyengine.cli.reload_rules import reload_rules, settings_file
-from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, load_settings
+from policyengine.cli.settings.file import ProjectSettings, load_settings
+from policyengine.cli.settings.issuer_names import check_issuer_names
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -90,7 +91,7 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
             approvals=approvals, halt_file=setup.halt_file,
         )  # fmt: skip
     require_readable_halts(engine)
-    require_known_issuers(engine, approvals.issuers)
+    check_issuer_names(settings, engine.kernel.issuers)
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp)
 
@@ -102,19 +103,6 @@ def require_readable_halts(engine: Engine) -> None:
     for name, why in engine.halting.unread:
         hint = FILE_HINT if name.startswith(FILE_NAME) else None
         raise CommandError("halt", f"the halts in {name} cannot be read: {why}", hint)
-
-
-def require_known_issuers(engine: Engine, named: Sequence[str]) -> None:
-    """Refuse to start if an issuer of approvers has a misspelled name, so that none of its users could answer. Raises
-    CommandError."""
-    from policyengine.diagnostics.suggest import did_you_mean
-
-    issuers = sorted(engine.kernel.issuers)
-    for name in named:
-        if name not in issuers:
-            known = ", ".join(f"`{issuer}`" for issuer in issuers) or "none"
-            hint = did_you_mean(name, issuers) or f"the issuers of the policies: {known}"
-            raise CommandError(ERROR_KIND, f"`[approvals] issuers`: no policy names the issuer `{name}`", hint)
 
 
 def behavior_folder(setup: EngineSetup, engine: Engine) -> Path | None:

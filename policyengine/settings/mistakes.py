@@ -49,13 +49,16 @@ class SettingMistake:
     secret: bool = False
 
 
-def first_mistake(
+def list_mistakes(
     error: ValidationError, model: type[SettingsSection], order: Order, name_of: Callable[[KeyPath], str] = ".".join
-) -> SettingMistake:
-    """Return the first error by the `order` of paths. `name_of` returns the name of a setting in messages."""
-    mistakes = error.errors(include_url=False)
-    found = min(mistakes, key=lambda one: order(error_path(one)))
-    return describe_mistake(found, model, name_of)
+) -> list[SettingMistake]:
+    """Return the first mistake of each setting, by the `order` of paths. `name_of` returns the name of a setting in
+    messages."""
+    found: dict[KeyPath, SettingMistake] = {}
+    for details in sorted(error.errors(include_url=False), key=lambda one: order(error_path(one))):
+        mistake = describe_mistake(details, model, name_of)
+        found.setdefault(mistake.path, mistake)
+    return list(found.values())
 
 
 def error_path(details: ErrorDetails) -> KeyPath:

@@ -13,17 +13,20 @@ from typing import Any
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
 from policyengine.diagnostics.model import format_location, source_excerpt
 from policyengine.settings.key_places import KeyPath, Place, key_places
+from policyengine.settings.mistakes import SettingMistake
 from policyengine.source import Source, Span
 from policyengine.trusted_files import open_trusted
 
 SYNTAX_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 # A line that is not TOML is shown unless it seems to contain a secret.
 CREDENTIALS_IN_URL = re.compile(r"://[^\s\"']*@")
+MAX_SHOWN_MISTAKES = 20
 MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
 
 
 class SettingsError(Exception):
-    """The error for a mistake in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
+    """The error for a settings file: `message` and `hint` name the setting, or `message` the number of mistakes;
+    `detail` shows the lines."""
 
     def __init__(self, message: str, hint: str | None, span: Span | None = None, detail: str = "") -> None:
         super().__init__(message)
@@ -51,6 +54,17 @@ class SettingsFile:
         hides = (secret and not line.lstrip().startswith("[")) or CREDENTIALS_IN_URL.search(line)
         excerpt = [f"  {span.text} = …", f"  {'^' * len(span.text)}"] if hides else source_excerpt(span)
         return self._error(message, hint, span, excerpt)
+
+    def report(self, mistakes: Sequence[SettingMistake]) -> SettingsError:
+        """Return one error for all mistakes, of which there is at least one; it shows the first MAX_SHOWN_MISTAKES."""
+        errors = [
+            self.error(one.message, one.hint, one.path, secret=one.secret) for one in mistakes[:MAX_SHOWN_MISTAKES]
+        ]
+        if len(mistakes) == 1:
+            return errors[0]
+        shown = [one.detail + (f"\n  hint: {one.hint}" if one.hint else "") for one in errors]
+        message = f"`{self.name}` has {len(mistakes)} mistakes"
+        return SettingsError(message, None, errors[0].span, "\n\n".join(shown))
 
     def place(self, path: Sequence[str]) -> Place:
         """Return the position of the key at a path, or of the nearest key above it."""

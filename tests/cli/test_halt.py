@@ -63,6 +63,12 @@ def test_a_halt_in_a_store_is_set_listed_and_lifted(run: Any, url: str) -> None:
     assert f"the halt `{id}` was already lifted at" in again.err
 
 
+def test_a_misspelled_command_of_halt_is_named(run: Any) -> None:
+    done = run("halt", "lst")
+    assert done.code == 2
+    assert "No such command 'lst'. Did you mean 'list'?" in done.err
+
+
 def test_json_has_the_same_members_as_the_server(run: Any, url: str) -> None:
     halt = run("halt", "--everything", "--reason", "r", "--for", "1h", "--by", "me", "--store", url, "--format", "json")
     found = halt.json["halt"]

@@ -368,6 +368,16 @@ def test_the_request_to_try_is_for_an_endpoint_of_the_policy(policy, asked):
     assert question == {"request": {"method": method, "path": path}}
 
 
+def test_serve_warns_of_a_console_without_a_port(run, project, monkeypatch):
+    (project / "policyengine.toml").write_text('[console]\nview = ["*"]\n')
+    monkeypatch.setattr("policyengine.server.serve", lambda *_, **given: print(given["console"]))
+    ended = run("serve", project, "--port", "0")
+    assert (ended.out, ended.err.splitlines()[0]) == (
+        "None\n",
+        "warning: `[console]` has no `port`, so this server has no console",
+    )
+
+
 def test_serve_refuses_an_issuer_of_approvers_that_no_policy_names(run, project):
     (project / "policyengine.toml").write_text('[approvals]\nissuers = ["acne"]\n')
     (project / "people.policy").write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from contextlib import closing
 from dataclasses import fields
 from inspect import signature
@@ -18,6 +19,7 @@ from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import ProjectSettings, load_settings
 from policyengine.cli.settings.registry import BY_NAME, BY_OPTION, BY_VARIABLE, SETTINGS, is_setting_variable
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.settings.toml_file import MAX_SHOWN_MISTAKES
 from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 
@@ -271,6 +273,41 @@ def test_config_check_reports_a_mistake_and_its_place(run, project) -> None:
     (project / "policyengine.toml").write_text("[serve]\nport = true\n")
     ended = run("config", "check", "--format", "json")
     assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["line"]) == (1, "configuration", 2)
+
+
+def test_config_check_reports_all_mistakes(run, project) -> None:
+    (project / "policyengine.toml").write_text(
+        '[serve]\nprot = 1\nworkers = 0\n[approvals]\nwait = "x"\n[server]\nport = 1\n'
+    )
+    ended = run("config", "check")
+    assert ended.code == 1
+    assert re.findall(r"^policyengine.toml:(\d)", ended.err, re.MULTILINE) == ["2", "3", "5", "6"]
+    assert "\n  hint: did you mean `port`?\n" in ended.err
+    assert ended.err.endswith("error: `policyengine.toml` has 4 mistakes\n")
+    found = run("config", "check", "--format", "json").json["error"]
+    assert (found["line"], found["message"]) == (2, "`policyengine.toml` has 4 mistakes")
+
+
+def test_a_file_with_very_many_mistakes_is_shown_in_part(run, project) -> None:
+    (project / "policyengine.toml").write_text("".join(f"[part{number}]\n" for number in range(1_000)))
+    ended = run("config", "check")
+    assert ended.err.count("unknown section") == MAX_SHOWN_MISTAKES
+    assert ended.err.endswith("error: `policyengine.toml` has 1000 mistakes\n")
+
+
+@pytest.mark.parametrize(
+    "line", ['[console]\nissuer = "acne"\nclient_id = "c"', '[approvals]\nissuers = ["acme", "acne"]']
+)
+def test_config_check_reports_an_issuer_that_no_policy_names(run, project, line) -> None:
+    (project / "policyengine.toml").write_text(line)
+    (project / "people.policy").write_text(
+        'language 1\npackage people\nissuer acme { url "https://login.acme.example" }\n'
+    )
+    ended = run("config", "check", "people.policy")
+    assert ended.code == 1
+    assert "no policy names the issuer `acne`\nhint: did you mean `acme`?\n" in ended.err
+    (project / "policyengine.toml").write_text(line.replace("acne", "acme"))
+    assert run("config", "check", "people.policy").code == 0
 
 
 def test_config_check_reports_a_missing_file(run, project) -> None:

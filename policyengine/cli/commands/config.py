@@ -69,7 +69,7 @@ def config(
     """
     found = load_settings([path])
     if action is ConfigAction.CHECK:
-        return check_settings(found, format)
+        return check_settings(found, path, format)
     rows = list(setting_values(found))
     if format is OutputFormat.JSON:
         file = None if found.file is None else display_path(found.file)
@@ -79,12 +79,13 @@ def config(
     return 0
 
 
-def check_settings(found: ProjectSettings, format: OutputFormat) -> int:
+def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat) -> int:
     for row in setting_values(found):
         for file in missing_files(row):
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
             raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
+    check_issuers(found, policies)
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
     if format is OutputFormat.JSON:
@@ -111,6 +112,16 @@ def check_callers(found: ProjectSettings) -> None:
         bearer_tokens.check_operators(operators, tokens)
     except BearerTokenError as error:
         raise CommandError(ERROR_KIND, error.message, error.hint) from None
+
+
+def check_issuers(found: ProjectSettings, policies: Path) -> None:
+    """Check that the policies name the issuers that the settings name. Raises CommandError."""
+    from policyengine.cli.settings.issuer_names import check_issuer_names, named_issuers
+
+    if any(named_issuers(found)):
+        from policyengine.cli.load_engine import load_engine
+
+        check_issuer_names(found, load_engine([policies], None).kernel.issuers)
 
 
 def missing_files(row: SettingValue) -> Iterator[str]:

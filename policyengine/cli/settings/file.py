@@ -200,15 +200,17 @@ class SettingsText:
     data: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[SettingName, str] = field(default_factory=dict)
 
-    def error(self, mistake: SettingMistake) -> CommandError:
-        """Return the error for a mistake. The value of a variable is never shown, because it may be a secret."""
+    def error(self, mistakes: Sequence[SettingMistake]) -> CommandError:
+        """Return the error for mistakes, those of the file first; for a variable only if the file has none. The value
+        of a variable is never shown, because it may be a secret."""
+        mistake = mistakes[0]
         if mistake.path in self.variables or self.file is None:
             from policyengine.cli.settings.registry import BY_NAME
 
             section, key = mistake.path
             name = BY_NAME[section, key].variable
             return CommandError(ERROR_KIND, f"the variable `{name}`: {mistake.message}", None, (("variable", name),))
-        return settings_error(self.file.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret))
+        return settings_error(self.file.report([one for one in mistakes if one.path not in self.variables]))
 
     def order(self, path: Sequence[str]) -> tuple[bool, int]:
         """Return the sort key of a mistake: mistakes in the file come before mistakes in variables."""
@@ -244,13 +246,13 @@ def check_settings(text: SettingsText) -> ProjectSettings:
 
     from policyengine.cli.settings.sections import ProjectSections
     from policyengine.cli.settings.sources import ProjectSource
-    from policyengine.settings.mistakes import first_mistake
+    from policyengine.settings.mistakes import list_mistakes
 
     folder = "" if text.path is None else str(text.path.parent)
     try:
         sections = ProjectSource.of(text.data, folder, text.variables)
     except ValidationError as error:
-        raise text.error(first_mistake(error, ProjectSections, text.order, lambda path: path[-1])) from None
+        raise text.error(list_mistakes(error, ProjectSections, text.order, lambda path: path[-1])) from None
     lines = {} if text.file is None else text.file.lines()
     return ProjectSettings(
         sections,
@@ -284,7 +286,7 @@ def refuse_server_sections(text: SettingsText) -> None:
                 "move it to the `policyengine.toml` next to `.policyroot`, or pass this file with "
                 f"`--config {display_path(text.path)}`"
             )
-            raise text.error(SettingMistake((section,), message, hint))
+            raise text.error([SettingMistake((section,), message, hint)])
 
 
 def settings_error(error: SettingsError) -> CommandError:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from policyengine.bounded_files import missing_file_hint
 from policyengine.identity.config.secret_references import LocalSecretReference, SecretReference, SigningKeysReference
 from policyengine.identity.url_compare import url_authority
-from policyengine.settings.mistakes import first_mistake
+from policyengine.settings.mistakes import list_mistakes
 from policyengine.settings.section import SECRET, SettingsSection
 from policyengine.settings.toml_file import SettingsError, SettingsFile, read_settings_file
 from policyengine.time_formats import parse_duration
@@ -394,8 +394,7 @@ def parse_identity_config(
             raise SettingsError(f"`{name}`: unknown section `folder`", None)
         return IdentityConfig.model_validate({**data, "folder": folder})
     except ValidationError as error:
-        mistake = first_mistake(error, IdentityConfig, text.place)
-        found = text.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret)
+        found = text.report(list_mistakes(error, IdentityConfig, text.place))
     except SettingsError as error:
         found = error
     raise IdentityConfigError(found.message, found.hint, found.detail if file else "")

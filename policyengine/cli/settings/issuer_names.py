@@ -1,0 +1,33 @@
+"""Checks that the policies name the issuers that settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings, display_path
+
+
+def named_issuers(settings: ProjectSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield each issuer that a setting names, with the setting's section and key."""
+    values = settings.values
+    for name in values.get(("approvals", "issuers"), ()):
+        yield "approvals", "issuers", name
+    if (name := values.get(("console", "issuer"))) is not None:
+        yield "console", "issuer", name
+
+
+def check_issuer_names(settings: ProjectSettings, known: Collection[str]) -> None:
+    """Check that each named issuer is `known`; otherwise none of its users could sign in or answer. Raises
+    CommandError."""
+    from policyengine.diagnostics.suggest import did_you_mean
+
+    for section, key, name in named_issuers(settings):
+        if name not in known:
+            issuers = sorted(known)
+            hint = did_you_mean(name, issuers) or "the issuers of the policies: " + (
+                ", ".join(f"`{issuer}`" for issuer in issuers) or "none"
+            )
+            line = settings.lines.get((section, key))
+            facts = () if settings.file is None else (("file", display_path(settings.file)), ("line", line))
+            raise CommandError(ERROR_KIND, f"`[{section}] {key}`: no policy names the issuer `{name}`", hint, facts)
