@@ -10,20 +10,30 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
 from policyengine.bounded_files import check_regular, read_stream
 from policyengine.halts.document import MAX_HALTS, MAX_HALTS_OF_EVERYTHING, unknown_halt
 from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadableError
 from policyengine.halts.requests import check_halt
+from policyengine.runtime.decode import DecodeError, from_json
 from policyengine.runtime.halts import Halt, HaltMembers
-from policyengine.runtime.structure_checks import quote_input
+from policyengine.runtime.structure_checks import (
+    RequestError,
+    check_members,
+    get_flag,
+    get_object,
+    get_text,
+    iterate_items,
+    quote_input,
+)
 from policyengine.stores.halts import MAX_HALTS_BYTES
 from policyengine.time_formats import format_epoch_seconds, parse_time
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
@@ -33,6 +43,7 @@ FILE_HINT: Final = (
     'a halt file is only yours to write (`chmod 600`); without halts it is `{"halts": []}` (docs/halt.md)'
 )
 ID_LENGTH: Final = 12
+REQUIRED_MEMBERS: Final = ("reason", "until")
 MAX_FILE_HALTS: Final = MAX_HALTS + MAX_HALTS_OF_EVERYTHING
 FileStamp = tuple[int, int, int, int, int]
 
@@ -58,12 +69,6 @@ class FileHalt(HaltMembers, frozen=True, omit_defaults=True, forbid_unknown_fiel
     def of(cls, halt: Halt) -> FileHalt:
         times = {"since": format_epoch_seconds(halt.since), "until": format_epoch_seconds(halt.until)}
         return cls(**(structs.asdict(halt) | times))
-
-
-class HaltFileContent(Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the file. `halts` is required, so that an empty object lifts nothing."""
-
-    halts: tuple[FileHalt, ...]
 
 
 class HaltFile:
@@ -105,9 +110,8 @@ def stamp_of(found: os.stat_result) -> FileStamp:
 def parse_file(raw: bytes, since: int) -> tuple[Halt, ...]:
     """Parse the content of a halt file. Raises HaltsUnreadableError."""
     try:
-        content = msgspec.json.decode(raw, type=HaltFileContent)
-        halts = tuple(one.to_halt(since) for one in content.halts)
-    except (msgspec.MsgspecError, HaltError, ValueError) as error:
+        halts = tuple(one.to_halt(since) for one in read_halts(raw))
+    except (DecodeError, RequestError, HaltError, ValueError) as error:
         why = f"it is damaged: {error}" if raw.strip() else "it is empty"
         raise HaltsUnreadableError(why, FILE_HINT) from None
     if len(halts) > MAX_FILE_HALTS:
@@ -115,6 +119,34 @@ def parse_file(raw: bytes, since: int) -> tuple[Halt, ...]:
     if len({halt.id for halt in halts}) < len(halts):
         raise HaltsUnreadableError("two of its halts have the same id")
     return halts
+
+
+def read_halts(raw: bytes) -> Iterator[FileHalt]:
+    """Yield the halts of the content. `halts` is required, so that an empty object lifts nothing. Raises DecodeError,
+    RequestError."""
+    content = from_json(raw)
+    if not isinstance(content, dict):
+        raise RequestError("", 'it is not an object such as `{"halts": []}`')
+    check_members(content, ("halts",), "")
+    if content.get("halts") is None:
+        raise RequestError("halts", "`halts` is missing")
+    for member, item in iterate_items(content["halts"], "halts"):
+        given = require_object(item, member)
+        check_members(given, FileHalt.__struct_fields__, member)
+        everything = get_flag(given.get("everything"), f"{member}.everything", default=False)
+        texts = {
+            name: get_text(given.get(name), f"{member}.{name}")
+            for name in FileHalt.__struct_fields__
+            if name != "everything" and (name in REQUIRED_MEMBERS or given.get(name) is not None)
+        }
+        yield FileHalt(everything=everything, **texts)
+
+
+def require_object(raw: object, member: str) -> Mapping[str, object]:
+    """Return the object. Raises RequestError."""
+    if (found := get_object(raw, member)) is None:
+        raise RequestError(member, f"`{member}` is missing")
+    return found
 
 
 def parse_file_time(text: str) -> int:
@@ -150,7 +182,7 @@ def lift_from_file(path: Path, id: str) -> None:
 
 def write_file(path: Path, halts: tuple[Halt, ...]) -> None:
     """Replace the file in one step, so that no process reads a part of it. Raises OSError."""
-    content = msgspec.json.format(msgspec.json.encode(HaltFileContent(tuple(map(FileHalt.of, halts)))))
+    content = msgspec.json.format(msgspec.json.encode({"halts": [FileHalt.of(halt) for halt in halts]}))
     target = path.resolve()
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
     opened, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -98,6 +98,24 @@ def test_garbage_lifts_no_halt(engine: Engine, path: Path, raw: bytes) -> None:
     assert reads(engine) == "allow"
 
 
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b'{"halts": [{"agnet": "bot"}]}', "unknown member `halts[0].agnet` (did you mean `agent`?)"),
+        (b'{"halts": [{"agent": "a", "until": "x"}]}', "`halts[0].reason` is missing"),
+        (b'{"halts": [7]}', "`halts[0]` must be an object, got int"),
+        (b'{"halts": [], "halts": []}', "`halts` must be a list, got a duplicate key"),
+        (b"[]", 'it is not an object such as `{"halts": []}`'),
+        (b'{"halts": [', "not valid JSON at line 1, column 12: the text ends too early"),
+    ],
+)
+def test_a_damaged_file_is_described_by_its_members(path: Path, raw: bytes, why: str) -> None:
+    path.write_bytes(raw)
+    with pytest.raises(HaltsUnreadableError) as error:
+        HaltFile(path).read()
+    assert str(error.value) == f"it is damaged: {why}"
+
+
 def test_removing_the_file_lifts_no_halt(engine: Engine, path: Path) -> None:
     write(path, HALT)
     assert reads(engine) == "deny halted"
