@@ -34,7 +34,6 @@ SPIKE, WITHIN, GIVE_UP = 20, 200, 2_000
 SIMULATED: Final = "simulated"
 GROUP: Final = "profile reporting"
 PRINCIPALS: Final = 100_000
-NGRAM_BYTES: Final = 1_152  # of a row, for sequences
 CLASSES, PEERS, OWN_RUNS, PEER_RUNS = 300, 12, 5, 60
 COST_EVENTS, ROUNDS = 60_000, 5
 Say = Callable[[str], None]
@@ -256,7 +255,7 @@ def cost(principals: int) -> Cost:
     row = state.rows[callers[0]].row
     row.seen = dict.fromkeys(range(MAX_SEEN), 1)
     memory, seconds = memory_of(principals)
-    return Cost(median(folds), median(reads), len(pack_row(row)) + NGRAM_BYTES, memory, seconds)
+    return Cost(median(folds), median(reads), len(pack_row(row)), memory, seconds)
 
 
 def memory_of(principals: int) -> tuple[int | None, float]:
