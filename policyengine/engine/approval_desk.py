@@ -112,6 +112,18 @@ class ApprovalDesk:
             return decision
         return with_tickets(decision, {row.binding: self._ticket(read_row(row)) for row in rows})
 
+    def holds(self, bindings: Sequence[str], *, requests_approval: bool) -> bool:
+        """Return whether an earlier confirm with these bindings still holds: an approval waits for an answer or was
+        denied, or there is none and none is requested. If the store does not answer, the confirm holds."""
+        now = self._decider.now()
+        try:
+            states = {read_row(row).state(now) for row in self._decider.store.approvals.bound(bindings, now)}
+        except StoreError:
+            return True
+        if not states:
+            return not requests_approval
+        return not states.isdisjoint((ApprovalState.PENDING, ApprovalState.DENIED))
+
     def _open(self, request: Request, decision: Decision, opened: OpenedApproval, moment: int) -> ApprovalTicket:
         seen = frozenset(approval.id for approval in request.approvals)
         try:

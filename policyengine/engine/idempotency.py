@@ -14,9 +14,9 @@ from policyengine.engine.authenticate import (
     without_credentials,
 )
 from policyengine.engine.question import Question
-from policyengine.runtime.decision import Decision, Gate
-from policyengine.runtime.idempotency import IdempotencyClaim
-from policyengine.runtime.idempotent_decision import IdempotentDecision
+from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
+from policyengine.runtime.idempotent_decision import IdempotentDecision, decode_draft
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
 
@@ -35,12 +35,14 @@ class IdempotentDecider:
         self._decider, self._guard, self._authenticate = decider, guard, authenticate
 
     def decide(self, question: Question, claim: IdempotencyClaim) -> IdempotentDecision:
-        """Decide, or return the earlier decision of the key. A failure is not stored. If the store does not report
-        whether the key was used, the question is decided without the key. Raises RequestError, KeyReuseError and
-        KeyInProgressError, before anything is decided."""
+        """Decide, or return the earlier decision of the key. A failure is not stored, and a confirm only as long as it
+        waits for people. If the store does not report whether the key was used, the question is decided without the
+        key. Raises RequestError, KeyReuseError and KeyInProgressError, before anything is decided."""
         decider = self._decider
         try:
             record = decider.store.claim(claim, decider.now())
+            if record is not None and self._is_answered(question, claim, record):
+                record = decider.store.claim(claim._replace(replaces=record.draft or b""), decider.now())
         except StoreError:  # the circuit breaker logs it
             return IdempotentDecision(self._guard(self._authenticate(question), decider.decide), False)
         except Exception as error:
@@ -50,6 +52,18 @@ class IdempotentDecider:
             decision = self._guard(before, lambda asked: decider.restore_unless_halted(asked, claim, record))
             return IdempotentDecision(decision, decision.gate is not Gate.HALTED)
         return IdempotentDecision(self._decide_first(question, claim), False)
+
+    def _is_answered(self, question: Question, claim: IdempotencyClaim, record: IdempotencyRecord) -> bool:
+        """Return whether the record is a confirm that no longer waits for people, because they approved, or because the
+        approval has ended or was never opened. Deciding again spends nothing that the confirm has spent.
+        """
+        if record.draft is None or record.digest != claim.digest:
+            return False
+        draft = decode_draft(record.draft)
+        if draft.outcome is not Outcome.CONFIRM:
+            return False
+        bindings = [remedy.binding for remedy in draft.remedies if remedy.binding is not None]
+        return not self._decider.desk.holds(bindings, requests_approval=question.request.options.request_approval)
 
     def _decide_first(self, question: Question, claim: IdempotencyClaim) -> Decision:
         """Decide with an unused key. Failures and halts are not stored, and neither are decisions for which an issuer

@@ -36,12 +36,19 @@ class IdempotencyKey(NamedTuple):
 class IdempotencyClaim(NamedTuple):
     """A claim to a `name` by one attempt, which its `token` identifies. A commit writes `draft`, the decision without
     the state of its limits, in the same step as its charges. A commit changes nothing if this token has lost the claim.
+    With `replaces`, the draft of a confirm that no longer holds, the claim also succeeds on the record that has exactly
+    this draft.
     """
 
     name: str
     digest: str
     token: str
     draft: bytes = b""
+    replaces: bytes = b""
+
+    def may_replace(self, draft: bytes | None) -> bool:
+        """Return whether the claim succeeds on a record with this draft."""
+        return bool(draft) and draft == self.replaces
 
     @property
     def gateway(self) -> str:

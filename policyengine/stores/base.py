@@ -145,7 +145,8 @@ class Store(Protocol):
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """Claim an idempotency key for LEASE_MICROSECONDS. Return None if the caller now has the key: it was unknown,
-        or claimed by the same token without a decision, or its lease has ended. Otherwise return its record.
+        or claimed by the same token without a decision, or its lease has ended, or the claim `replaces` its draft.
+        Otherwise return its record.
 
         A `commit` with this claim keeps its draft and the states of its limits for KEEP_MICROSECONDS, in the same step.
         It changes nothing and returns None if the caller has lost the claim. If a gateway has more than

@@ -28,7 +28,7 @@ from policyengine.engine.observe_mode import Observe
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import ApprovalTicket, Decision
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.idempotency import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey, KeyInProgressError, KeyReuseError
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
@@ -469,6 +469,114 @@ def test_a_repeat_with_an_idempotency_key_names_the_same_approval(desk: Desk) ->
     first, again = (desk.engine.decide_once(desk.question(), key) for _ in range(2))
     assert (first.again, again.again) == (False, True)
     assert ticket_of(first.decision) == ticket_of(again.decision)
+
+
+KEY = IdempotencyKey("gateway", "k-3", "digest")
+
+
+def asked_with_key(desk: Desk, **more: Any) -> Decision:
+    return desk.engine.decide_once(desk.question(**more), KEY).decision
+
+
+def test_a_repeat_with_an_idempotency_key_passes_after_the_approval(desk: Desk) -> None:
+    """An allow is repeated; what was a confirm is decided again."""
+    id = ticket_of(asked_with_key(desk)).id
+    desk.approvals.approve(str(id), CAROL)
+    answers = [desk.engine.decide_once(desk.question(), KEY) for _ in range(3)]
+    assert [one.decision.allowed for one in answers] == [True] * 3
+    assert [one.again for one in answers] == [False, True, True]
+    assert len({one.decision.id for one in answers}) == 1
+    assert desk.ask().outcome == "confirm"
+
+
+@pytest.mark.parametrize("end", ["withdrawn", "expired", "spent by another request"])
+def test_a_repeat_with_an_idempotency_key_opens_another_approval_if_the_first_has_ended(desk: Desk, end: str) -> None:
+    desk.settings["wait"] = timedelta(minutes=5)
+    desk.engine = desk.engine_of(RULE)
+    id = str(ticket_of(asked_with_key(desk)).id)
+    if end == "withdrawn":
+        desk.approvals.withdraw(id)
+    elif end == "expired":
+        desk.later(minutes=5)
+    else:
+        desk.approvals.approve(id, CAROL)
+        assert desk.ask().allowed
+    ticket = ticket_of(asked_with_key(desk))
+    assert (ticket.state, ticket.id != id) == ("pending", True)
+    assert ticket_of(asked_with_key(desk)) == ticket
+
+
+def test_a_repeat_with_an_idempotency_key_stays_a_confirm_while_people_have_not_all_approved(store: Store) -> None:
+    desk = Desk(store, RULE + 'guard "boss" on POST /refund { confirm by team "money" within 15m }')
+    first = asked_with_key(desk)
+    ids = [str(one.approval.id) for one in first.remedies if one.approval is not None]
+    desk.approvals.approve(ids[0], CAROL)
+    again = asked_with_key(desk)
+    assert (again.id, again.outcome) == (first.id, "confirm")
+    assert [one.approval.state for one in again.remedies if one.approval is not None] == ["approved", "pending"]
+    desk.approvals.approve(ids[1], CAROL)
+    assert asked_with_key(desk).allowed
+
+
+def test_a_repeat_with_an_idempotency_key_stays_a_confirm_after_a_denial(desk: Desk) -> None:
+    first = asked_with_key(desk)
+    desk.approvals.deny(str(ticket_of(first).id), CAROL)
+    again = asked_with_key(desk)
+    assert (again.id, ticket_of(again).state) == (first.id, "denied")
+
+
+def test_a_confirm_that_opened_no_approval_is_repeated_for_its_idempotency_key(desk: Desk) -> None:
+    assert asked_with_key(desk, options={}).id == asked_with_key(desk, options={}).id
+
+
+def test_a_repeat_with_an_idempotency_key_opens_the_approval_that_the_first_try_did_not_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(MemoryStore())
+    with monkeypatch.context() as failing:
+        broken(desk, failing, "open")
+        assert ticket_of(asked_with_key(desk)).id is None
+    assert ticket_of(asked_with_key(desk)).state == "pending"
+
+
+def test_a_confirm_is_repeated_for_its_idempotency_key_if_it_is_unknown_whether_somebody_approved_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(MemoryStore())
+    first = asked_with_key(desk)
+    desk.approvals.approve(str(ticket_of(first).id), CAROL)
+    with monkeypatch.context() as failing:
+        broken(desk, failing, "bound")
+        assert asked_with_key(desk).id == first.id
+    assert asked_with_key(desk).allowed
+
+
+def test_repeats_of_a_confirm_take_once_from_a_rate(store: Store) -> None:
+    desk = Desk(store, RULE + 'rate "asking" per agent.id on POST /refund { 2/1h }', most_per_requester=0)
+    assert [ticket_of(asked_with_key(desk)).id for _ in range(4)] == [None] * 4
+    assert ticket_of(desk.ask(901)).refused
+
+
+def test_an_idempotency_key_of_a_confirm_cannot_be_used_for_another_question_after_the_approval(desk: Desk) -> None:
+    desk.approvals.approve(str(ticket_of(asked_with_key(desk)).id), CAROL)
+    with pytest.raises(KeyReuseError):
+        desk.engine.decide_once(desk.question(901), KEY._replace(digest="another"))
+    assert asked_with_key(desk).allowed
+
+
+def test_of_several_repeats_after_the_approval_one_is_decided(desk: Desk) -> None:
+    desk.approvals.approve(str(ticket_of(asked_with_key(desk)).id), CAROL)
+
+    def repeat(_: int) -> str:
+        try:
+            return asked_with_key(desk).id
+        except KeyInProgressError:
+            return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(repeat, range(8)))
+    assert len(ids - {""}) == 1
+    assert asked_with_key(desk).id in ids
 
 
 def test_an_allow_is_repeated_with_its_approval(tmp_path: Path, fresh: Fresh) -> None:

@@ -39,7 +39,7 @@ class MemoryIdempotencyKeys:
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """Return None if the caller now has the key, otherwise its record."""
         one = self._found(claim)
-        if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
+        if one is not None and one.until > now and not may_take(claim, one):
             return IdempotencyRecord(one.digest, one.draft, one.settled)
         self._put(claim, IdempotencyEntry(now + LEASE_MICROSECONDS, claim.digest, claim.token), now)
         return None
@@ -69,3 +69,8 @@ class MemoryIdempotencyKeys:
         while len(of_gateway) > self._most or next(iter(of_gateway.values())).until <= now:
             evicted += of_gateway.pop(next(iter(of_gateway))).until > now
         self.evicted.tell(evicted)
+
+
+def may_take(claim: IdempotencyClaim, entry: IdempotencyEntry) -> bool:
+    """Return whether the claim succeeds on an entry that has not ended."""
+    return claim.may_replace(entry.draft) or (entry.draft is None and entry.token == claim.token)

@@ -46,7 +46,7 @@ class RedisIdempotencyKeys:
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         """Return None if the caller now has the key, otherwise its record. Raises StoreError."""
-        told = self._do("claim", claim, now, LEASE_MICROSECONDS)
+        told = self._do("claim", claim, now, LEASE_MICROSECONDS, claim.replaces)
         if isinstance(told, int):
             self.evicted.tell(told)
             return None

@@ -38,7 +38,7 @@ class SqliteIdempotencyKeys:
         """Return None if the caller now has the key, otherwise its record."""
         row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
         until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
-        if until > now and (draft is not None or token != claim.token):
+        if until > now and (draft is not None or token != claim.token) and not claim.may_replace(draft):
             return IdempotencyRecord(digest, draft, None if settled is None else decode_charge_result(settled))
         self._put(asked, claim, now + LEASE_MICROSECONDS)
         self._forget(asked, now)

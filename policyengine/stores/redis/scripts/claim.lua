@@ -3,6 +3,7 @@
 -- ARGV: what to do, now (empty: the server's own), name, digest, token, microseconds that it lasts, those that an answer is
 -- kept, the most of them, draft, settled. `until` is kept of times that a test gives: the server knows nothing of them.
 -- `claim` answers {digest, draft, settled} if it is not the caller's, else how many were evicted; the others whether they did.
+-- For `claim`, the draft is that of an answer that the caller may replace; empty if none.
 local what, given, name, digest, token, lasts, kept, most, draft, settled = unpack(ARGV)
 local now = tonumber(given)
 if not now then
@@ -25,7 +26,8 @@ if what == 'keep' then
   return mine and 1 or 0
 end
 
-if there and not mine then return {one[3], one[4], one[5]} end
+local replaced = draft ~= '' and one[4] == draft
+if there and not mine and not replaced then return {one[3], one[4], one[5]} end
 redis.call('DEL', KEYS[1])
 put()
 redis.call('ZADD', KEYS[2], now, name)
