@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
 import anyio
 
+from policyengine.client.approval_polls import PollPause, PollStep, StatusQuery, poll_states, with_approval_request
 from policyengine.client.http_exchange import (
     GATEWAY_ERRORS,
     NOT_SENT_ERRORS,
@@ -34,6 +35,7 @@ from policyengine.client.http_exchange import (
     with_consume,
 )
 from policyengine.install_hints import install_command
+from policyengine.runtime.approval_tickets import can_be_lifted, find_tickets, is_approved, with_ticket_states
 from policyengine.runtime.decision import Decision
 
 try:
@@ -64,8 +66,58 @@ class PolicyClient(ClientBase):
         super().__init__(url, token=token, timeout=timeout, clock=clock)
         self._http = httpx.Client(transport=transport, **self._settings)
 
-    def decide(self, question: QuestionMapping) -> Decision:
-        """Decide and spend. Without an answer, return a deny at gate `failure`."""
+    def decide(self, question: QuestionMapping, *, wait_for_approval: float = 0.0) -> Decision:
+        """Decide and spend. Without an answer, return a deny at gate `failure`.
+
+        With `wait_for_approval`, a confirm opens an approval, and the call waits for it, for at most this number of
+        seconds. After the approval, the question is decided once more. Otherwise return the confirm; the approval in
+        its remedies has the state `denied`, `expired` or `withdrawn`, or `pending` if the time is over.
+        """
+        if not wait_for_approval > 0:
+            return self._decide(question)
+        question = with_approval_request(question)
+        waited = self.await_approval(self._decide(question), wait_for_approval)
+        return self._decide(question) if is_approved(waited) else waited
+
+    def await_approval(self, decision: Decision, seconds: float) -> Decision:
+        """Wait for the answers of people to a confirm, for at most `seconds`. Return the confirm with the states of its
+        approvals; other decisions are returned as they are. A server that does not answer is asked again a few times.
+        """
+        if not can_be_lifted(decision):
+            return decision
+        polls, answer = poll_states(find_tickets(decision), seconds, monotonic), None
+        try:
+            while True:
+                answer = self._polled(polls.send(answer))
+        except StopIteration as end:
+            return with_ticket_states(decision, end.value)
+
+    def _polled(self, step: PollStep) -> WireResponse | None:
+        """Do one step of waiting; return the answer to a query, if there is one."""
+        if isinstance(step, PollPause):
+            sleep(step.seconds)
+            return None
+        try:
+            return self._looked(step)
+        except Exception:
+            return None
+
+    def _looked(self, query: StatusQuery) -> WireResponse:
+        request = self._http.build_request("GET", query.path, timeout=poll_timeout(query, self.timeout))
+        request.headers.pop("authorization", None)  # the id is all that the server needs
+        deadline = monotonic() + query.seconds + 2 * self.timeout
+        answer, content = self._http.send(request, stream=True), bytearray()
+        try:
+            for piece in answer.iter_bytes():
+                content += piece
+                check_size(content)
+                if monotonic() > deadline:
+                    raise TimeoutError
+        finally:
+            answer.close()
+        return WireResponse(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+
+    def _decide(self, question: QuestionMapping) -> Decision:
         try:
             return parse_decision(self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
@@ -169,8 +221,51 @@ class AsyncPolicyClient(ClientBase):
         super().__init__(url, token=token, timeout=timeout, clock=clock)
         self._http = httpx.AsyncClient(transport=transport, **self._settings)
 
-    async def decide(self, question: QuestionMapping) -> Decision:
-        """Decide and spend. Without an answer, return a deny at gate `failure`."""
+    async def decide(self, question: QuestionMapping, *, wait_for_approval: float = 0.0) -> Decision:
+        """Decide and spend as `PolicyClient.decide` does."""
+        if not wait_for_approval > 0:
+            return await self._decide(question)
+        question = with_approval_request(question)
+        waited = await self.await_approval(await self._decide(question), wait_for_approval)
+        return await self._decide(question) if is_approved(waited) else waited
+
+    async def await_approval(self, decision: Decision, seconds: float) -> Decision:
+        """Wait for the answers of people as `PolicyClient.await_approval` does. A cancelled call leaves the approval as
+        it is.
+        """
+        if not can_be_lifted(decision):
+            return decision
+        polls, answer = poll_states(find_tickets(decision), seconds, monotonic), None
+        try:
+            while True:
+                answer = await self._polled(polls.send(answer))
+        except StopIteration as end:
+            return with_ticket_states(decision, end.value)
+
+    async def _polled(self, step: PollStep) -> WireResponse | None:
+        """Do one step of waiting; return the answer to a query, if there is one."""
+        if isinstance(step, PollPause):
+            await anyio.sleep(step.seconds)
+            return None
+        try:
+            with anyio.fail_after(step.seconds + 2 * self.timeout):
+                return await self._looked(step)
+        except Exception:
+            return None
+
+    async def _looked(self, query: StatusQuery) -> WireResponse:
+        request = self._http.build_request("GET", query.path, timeout=poll_timeout(query, self.timeout))
+        request.headers.pop("authorization", None)  # the id is all that the server needs
+        answer, content = await self._http.send(request, stream=True), bytearray()
+        try:
+            async for piece in answer.aiter_bytes():
+                content += piece
+                check_size(content)
+        finally:
+            await answer.aclose()
+        return WireResponse(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+
+    async def _decide(self, question: QuestionMapping) -> Decision:
         try:
             return parse_decision(await self._asked(self.question("/decide", question, spends=True)))
         except Exception as error:
@@ -259,3 +354,8 @@ class AsyncPolicyClient(ClientBase):
                     content += piece
                     check_size(content)
                 return WireResponse(answer.status_code, answer.headers.get("content-type", ""), bytes(content))
+
+
+def poll_timeout(query: StatusQuery, timeout: float) -> httpx.Timeout:
+    """Return the timeouts of a query that the server holds back: only the answer may take longer than other answers."""
+    return httpx.Timeout(timeout, read=query.seconds + timeout)

@@ -189,7 +189,8 @@ class ApprovalDesk:
         state = approval.state(self._decider.now())
         status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
         expires = format_rfc3339(to_datetime(approval.expires))
-        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS)
+        reason = None if approval.refusal is None else approval.refusal.reason
+        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason)
 
     @property
     def _redaction(self) -> Redaction:

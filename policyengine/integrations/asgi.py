@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from policyengine.http.approval_links import approval_links, approval_member
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_headers
+from policyengine.integrations.approval_waiter import ApprovalWaiter
 from policyengine.integrations.body_needs import looks_into_bodies
 from policyengine.integrations.credentials import add_content_digests, has_content_digest
 from policyengine.integrations.denial_messages import STATUSES, denial_data, format_denial
@@ -22,7 +24,6 @@ from policyengine.integrations.enforcement_point import (
     Facts,
     Identify,
     PolicyDecisionPoint,
-    decide_and_meet,
     identify_caller,
     make_denial,
     report_outcome,
@@ -52,7 +53,8 @@ class PolicyMiddleware:
 
     The body is read only if the policy reads it; with a remote decision point, every body is read unless
     `looks_into_body(method, path)` returns False. WebSockets are closed unless `websockets` is true: then the opening
-    of each WebSocket is decided as a GET of its path.
+    of each WebSocket is decided as a GET of its path. A request that people must approve waits for them, for at most
+    `wait_for_approval` seconds.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class PolicyMiddleware:
         duties: Duties = NO_DUTIES,
         websockets: bool = False,
         looks_into_body: BodyPredicate | None = None,
+        wait_for_approval: float = 0.0,
     ) -> None:
         self._app, self._decides, self._identify, self._duties = app, decides, identify, duties
+        self._waiter = ApprovalWaiter(decides, wait_for_approval)
         self._websockets, self._looks = websockets, looks_into_body or looks_into_bodies(decides)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +94,7 @@ class PolicyMiddleware:
             except BodyTooLargeError:
                 return await send_problem(send, 413, {"detail": BODY_TOO_LARGE})
             facts, body = add_content_digests(facts, content), body_facts(scope, content)
-        decision = await decide_and_meet(self._decides, build_http_question(scope, facts, body, content), self._duties)
+        decision = await self._waiter.decide(build_http_question(scope, facts, body, content), self._duties)
         if not decision.allowed:
             return await send_denial(send, decision, find_authenticator(self._decides))
         await self._run(decision, scope, receive, send)
@@ -126,7 +130,7 @@ class PolicyMiddleware:
         facts = await identify_caller(self._identify, scope) if self._websockets else None
         if facts is not None:
             asked = build_http_question(scope, facts, {})
-            decision = await decide_and_meet(self._decides, asked, self._duties)
+            decision = await self._waiter.decide(asked, self._duties)
             if decision.allowed:
                 return await self._run(decision, scope, receive, send)
         await receive()  # the connect message
@@ -147,7 +151,9 @@ def denial_response(
     wait = data.get("retry_after")
     later = [("retry-after", str(wait))] if wait is not None else []
     rates = [(name, value) for name, value in rate_limit_headers(decision) if name != "retry-after"]
-    return status, {"detail": format_denial(decision), **data}, [*challenge, *later, *rates]
+    links = approval_links(decision.remedies)
+    members = {"detail": format_denial(decision), **data, **approval_member(decision.remedies)}
+    return status, members, [*challenge, *later, *rates, *links]
 
 
 def problem_document(status: int, members: Facts) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from policyengine.identity.authenticator import CredentialAuthenticator
+from policyengine.integrations.approval_waiter import ApprovalWaiter
 from policyengine.integrations.asgi import denial_response, find_authenticator, problem_document
 from policyengine.integrations.credentials import add_content_digests
 from policyengine.integrations.enforcement_point import (
@@ -20,7 +21,6 @@ from policyengine.integrations.enforcement_point import (
     Facts,
     Identify,
     PolicyDecisionPoint,
-    decide_and_meet,
     identify_caller,
     make_denial,
     report_outcome,
@@ -59,13 +59,20 @@ class Policies:
     """A factory of dependencies: `policy = Policies(engine, identify=…)`, then `Depends(policy())`.
 
     `policy()` decides on the request's own method and path; `policy("ACTION view invoice", id="invoice_id")` decides on
-    an action on the entity that this path parameter names. `identify` takes the request.
+    an action on the entity that this path parameter names. `identify` takes the request. A request that people must
+    approve waits for them, for at most `wait_for_approval` seconds.
     """
 
     def __init__(
-        self, decides: PolicyDecisionPoint, *, identify: Identify[Request], duties: Duties = NO_DUTIES
+        self,
+        decides: PolicyDecisionPoint,
+        *,
+        identify: Identify[Request],
+        duties: Duties = NO_DUTIES,
+        wait_for_approval: float = 0.0,
     ) -> None:
         self._decides, self._identify, self._duties = decides, identify, duties
+        self._waiter = ApprovalWaiter(decides, wait_for_approval)
 
     def __call__(self, endpoint: str | None = None, *, id: str | None = None) -> Dependency:
         """Create a dependency. Raises ValueError for an invalid endpoint, when the application is defined."""
@@ -89,9 +96,8 @@ class Policies:
         if facts is None:
             raise PolicyDeniedError(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         asked = await build_question(request, facts)
-        found = await decide_and_meet(
-            self._decides, asked if action is None else replace_with_action(asked, action, request), self._duties
-        )
+        question = asked if action is None else replace_with_action(asked, action, request)
+        found = await self._waiter.decide(question, self._duties)
         if not found.allowed:
             raise PolicyDeniedError(found, find_authenticator(self._decides))
         return found

@@ -15,6 +15,7 @@ from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import Question
 from policyengine.executor import run_in_thread, run_in_turn, submit_long
 from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.approval_links import approval_links, approval_member
 from policyengine.http.gateway_headers import OWN_HEADERS
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.identity.authenticator import CredentialAuthenticator
@@ -108,7 +109,8 @@ def to_verdict(decision: Decision, identity: CredentialAuthenticator | None = No
         return HttpVerdict(200, (*named, *identity_headers(decision)))
     status = http_status(decision)
     challenges = challenge_headers(decision, identity) if status == 401 else ()
-    return HttpVerdict(status, (*named, *challenges), problem_of(answer, status, id))
+    links = approval_links(answer.remedies) if answer.outcome is Outcome.CONFIRM else ()
+    return HttpVerdict(status, (*named, *challenges, *links), problem_of(answer, status, id))
 
 
 def problem_to_verdict(problem: ProblemError) -> HttpVerdict:
@@ -196,6 +198,7 @@ def problem_document(answer: Answer, status: int, id: str) -> dict[str, object]:
         "detail": first[:MAX_DETAIL_LENGTH],
         "outcome": answer.outcome.value,
         "decision": id,
+        **approval_member(answer.remedies),
         "remedies": [remedy_document(one) for one in answer.remedies],
         "reasons": [reason_document(one) for one in answer.reasons],
     }

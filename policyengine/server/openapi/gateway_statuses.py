@@ -76,6 +76,17 @@ NGINX_HEADERS = {
         "X-Problem", "The body that the client should get.", '{"type":"about:blank","title":"Too Many Requests"}'
     ),
 }
+STATUS_URL = "https://pdp.example.com/approvals/f12dc44c05b92d20c7a10e960b4b8421ccd9277ec0e023dc"
+APPROVAL: JsonObject = {
+    "id": "f12dc44c05b92d20c7a10e960b4b8421ccd9277ec0e023dc",
+    "state": "pending",
+    "status": STATUS_URL,
+    "expires": "2027-01-05T12:00:00Z",
+    "poll": 5,
+}
+LINK_HEADERS = response_header(
+    "Link", "Where the state of the approval is, if `url` of `[approvals]` is set.", f'<{STATUS_URL}>; rel="status"'
+)
 PROBLEM: JsonObject = {
     "type": "about:blank",
     "title": "Approval Needed",
@@ -83,6 +94,7 @@ PROBLEM: JsonObject = {
     "detail": 'refund of 900 to "bob"',
     "outcome": "confirm",
     "decision": "01M874BN1FBKKCX6K4X7XFQD60",
+    "approval": APPROVAL,
     "remedies": [
         {
             "kind": "approval",
@@ -90,6 +102,7 @@ PROBLEM: JsonObject = {
             "within": "15m",
             "binding": "sha256:71e5fde2…",
             "bound": ["args", "body", "request.host", "request.query"],
+            "approval": APPROVAL,
         }
     ],
     "reasons": [
@@ -112,7 +125,7 @@ FORWARD_AUTH: Statuses = {
     200: ALLOWED,
     400: gateway_problem("The gateway's headers are malformed: one is missing, or occurs twice.", {}),
     401: CHALLENGED,
-    403: gateway_problem("The request may not pass, or not without an approval.", DECISION_HEADERS),
+    403: gateway_problem("The request may not pass, or not without an approval.", {**DECISION_HEADERS, **LINK_HEADERS}),
     429: gateway_problem("The request is throttled: `Retry-After` says for how long.", DECISION_HEADERS),
     500: gateway_problem("The server failed to answer.", {}),
     503: gateway_problem("The decision failed, or too many long questions wait for their turn.", DECISION_HEADERS),
@@ -125,6 +138,8 @@ EXT_AUTHZ_STATUSES: Statuses = {
 FORWARD_AUTH_NGINX: Statuses = {
     200: ALLOWED,
     401: CHALLENGED,
-    403: gateway_problem("The request may not pass, for any reason.", {**DECISION_HEADERS, **NGINX_HEADERS}),
+    403: gateway_problem(
+        "The request may not pass, for any reason.", {**DECISION_HEADERS, **LINK_HEADERS, **NGINX_HEADERS}
+    ),
     500: gateway_problem("The server failed to answer.", {}),
 }
