@@ -201,13 +201,20 @@ def upstream() -> Iterator[Upstream]:
 @contextmanager
 def engine(*arguments: str) -> Iterator[tuple[int, int]]:
     """`policyengine serve` on two free ports: for HTTP and for gRPC."""
+    with engine_process(*arguments) as (_, ports):
+        yield ports
+
+
+@contextmanager
+def engine_process(*arguments: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], tuple[int, int]]]:
+    """The process of `engine`, and its ports for HTTP and for gRPC."""
     grpc = free_port()
     command = [*forking.command(), "serve"]
-    options = ["--port", "0", "--envoy-grpc", str(grpc), "--format", "json"]
+    options = ["--port", str(port), "--envoy-grpc", str(grpc), "--format", "json"]
     with subprocess.Popen([*command, *arguments, *options], cwd=ROOT, text=True, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            yield int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc
+            yield process, (int(json.loads(process.stdout.readline())["listening"].rsplit(":", 1)[1]), grpc)
         finally:
             process.terminate()
 
