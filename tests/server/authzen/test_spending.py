@@ -177,6 +177,15 @@ def test_an_evaluation_that_spends_opens_an_approval_and_passes_once_after_it() 
     assert [decision(call("POST", ONE, json=doing("ask", consume=True))) for _ in range(2)] == [True, False]
 
 
+def test_each_evaluation_of_a_list_names_its_approval() -> None:
+    call = caller(Engine.from_text(POLICY, clock=lambda: NOW))
+    asked = {"evaluations": [doing("ask", consume=True, note=note) for note in ("a", "b", "a")]}
+    answers = [one["context"]["approvals"] for one in call("POST", MANY, json=asked).json()["evaluations"]]
+    ids = [wanted["approval"]["id"] for (wanted,) in answers]
+    assert (ids[0] == ids[2], ids[0] == ids[1]) == (True, False)
+    assert {wanted["approval"]["state"] for (wanted,) in answers} == {"pending"}
+
+
 def test_an_approval_request_spends_a_rate_once_and_a_budget_when_granted() -> None:
     limits = """rate "calls" per user.id on ACTION ask account { 5/1h }
     budget "asks" per user.id on ACTION ask account { count <= 1 within 1h }"""
