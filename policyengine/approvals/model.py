@@ -44,7 +44,8 @@ class ApprovalRequest(Struct, frozen=True):
 
     `approvers` may answer, and `count` of them must approve before `expires`; an approval then counts for `within`.
     `question` is the request as approvers see it, without secrets. `decision` is the id of the decision that opened the
-    approval. `refusal` is the denial, or the withdrawal if `withdrawn`.
+    approval. `refusal` is the denial, or the withdrawal if `withdrawn`. `expiry_recorded` means that the log has a line
+    about the end of its time.
     """
 
     id: str
@@ -65,6 +66,7 @@ class ApprovalRequest(Struct, frozen=True):
     votes: tuple[ApproverAnswer, ...] = ()
     refusal: ApproverAnswer | None = None
     withdrawn: bool = False
+    expiry_recorded: bool = False
 
     def fresh_votes(self, now: int) -> tuple[ApproverAnswer, ...]:
         """Return the votes that still count. A vote counts including the end of `within`, as in a decision."""

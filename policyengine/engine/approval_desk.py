@@ -33,6 +33,7 @@ from policyengine.approvals.question_view import UnshowableRequestError, view_qu
 from policyengine.approvals.settings import MAX_WAITING, ApprovalSettings
 from policyengine.audit.redaction import Redaction
 from policyengine.clock import MICROSECOND
+from policyengine.engine.approval_expiry import ExpiryRecorder
 from policyengine.engine.approval_views import POLL_SECONDS
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.log_throttle import LogThrottle
@@ -83,6 +84,7 @@ class ApprovalDesk:
     def __init__(self, decider: Decider, recorder: DecisionRecorder, settings: ApprovalSettings) -> None:
         self._decider, self._recorder, self.settings = decider, recorder, settings
         self._throttle = LogThrottle()
+        self._expiry = ExpiryRecorder(decider, self._record_expiry)
 
     # ── For decisions ─────────────────────────────────────────────────────────────────────────
 
@@ -146,6 +148,8 @@ class ApprovalDesk:
         approval = read_row(row)
         if is_new:
             self._record(approval, "pending", until=format_rfc3339(to_datetime(approval.expires)))
+            self._expiry.track(approval)
+            self._expiry.sweep(moment // 1_000)
         return self._ticket(approval)
 
     def _prepare(
@@ -201,15 +205,18 @@ class ApprovalDesk:
     def find(self, id: str) -> TrackedApproval:
         """Return an approval. Raises ApprovalNotFoundError and StoreError."""
         now = self._decider.now()
+        self._expiry.sweep(now)
         row = self._decider.store.approvals.find(id, now)
         if row is None:
             raise ApprovalNotFoundError(id)
+        self._expiry.note(row, now)
         return self._status(read_row(row), now)
 
     def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
         """Return the approvals under the current policies that wait for an answer, newest first; with `person`, only
         those that the person may answer. Raises StoreError."""
         now, revision = self._decider.now(), self._decider.kernel.revision
+        self._expiry.sweep(now)
         waiting: list[ApprovalRequest] = []
         for skip in range(0, MAX_WAITING, MAX_LISTED_ROWS):
             rows = self._decider.store.approvals.rows(ALL_APPROVALS, now, skip)
@@ -331,6 +338,9 @@ class ApprovalDesk:
     def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
         spent = bool(approval.votes) and bool(self._decider.store.spent_among(approval.grant_ids))
         return TrackedApproval(approval, approval.state(now, spent=spent))
+
+    def _record_expiry(self, approval: ApprovalRequest) -> bool:
+        return self._record(approval, "expired", until=format_rfc3339(to_datetime(approval.expires)))
 
     def _record(self, approval: ApprovalRequest, state: str, **details: object) -> bool:
         who = approval.requester

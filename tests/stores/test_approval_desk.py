@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from errno import ENOSPC
@@ -844,6 +844,134 @@ def test_every_change_is_a_record(logged: tuple[Desk, Path]) -> None:
 
 
 AMOUNTS = count(901)
+
+
+def states_on_record(path: Path) -> list[tuple[str, str]]:
+    """Return the id and the state of each line about an approval."""
+    lines = [one.details for one in read_log(path) if getattr(one, "event", None) == "approval"]
+    return [(str(one["approval"]), str(one["state"])) for one in lines]
+
+
+def look(desk: Desk, id: str) -> None:
+    desk.approvals.find(id)
+
+
+def list_all(desk: Desk, id: str) -> None:
+    desk.approvals.list()
+
+
+def ask_for_another(desk: Desk, id: str) -> None:
+    desk.ask(next(AMOUNTS))
+
+
+def answer_late(desk: Desk, id: str) -> None:
+    desk.approvals.find(id)
+    with pytest.raises(ApprovalChangeError):
+        desk.approvals.approve(id, CAROL)
+
+
+NOTICES = (look, list_all, ask_for_another, answer_late)
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+def test_an_approval_that_expired_without_an_answer_is_recorded_once(
+    fresh: Fresh, tmp_path: Path, notice: Callable[[Desk, str], None]
+) -> None:
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    desk = Desk(fresh(), log=log)
+    id = desk.opened()
+    desk.later(hours=23)
+    notice(desk, id) if notice is not answer_late else look(desk, id)
+    desk.later(hours=1)
+    for _ in range(3):
+        notice(desk, id)
+    log.close()
+    assert [state for of, state in states_on_record(tmp_path / "expired.jsonl") if of == id] == ["pending", "expired"]
+
+
+def test_processes_that_share_a_store_record_an_expiry_once(fresh: Fresh, tmp_path: Path) -> None:
+    """Also a process that started after the approval was opened."""
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    first = Desk(fresh(), log=log)
+    id = first.opened()
+    second = Desk(first.store, log=log)
+    for desk in (first, second):
+        desk.later(days=1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda desk: desk.approvals.list(), [second, first] * 4))
+    log.close()
+    assert states_on_record(tmp_path / "expired.jsonl") == [(id, "pending"), (id, "expired")]
+
+
+@pytest.mark.parametrize("end", ["approved", "denied", "withdrawn"])
+def test_an_approval_that_was_answered_does_not_expire_on_record(fresh: Fresh, tmp_path: Path, end: str) -> None:
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    desk = Desk(fresh(), log=log)
+    id = desk.opened()
+    {"approved": lambda: desk.approvals.approve(id, CAROL), "denied": lambda: desk.approvals.deny(id, CAROL),
+     "withdrawn": lambda: desk.approvals.withdraw(id)}[end]()  # fmt: skip
+    desk.later(days=1)
+    look(desk, id)
+    desk.approvals.list()
+    log.close()
+    assert states_on_record(tmp_path / "expired.jsonl") == [(id, "pending"), (id, end)]
+
+
+def test_an_approval_with_one_of_two_votes_expires_on_record(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    desk = Desk(MemoryStore(), PAIR, log=log)
+    id = desk.opened()
+    desk.approvals.approve(id, CAROL)
+    desk.later(days=1)
+    desk.approvals.list()
+    log.close()
+    assert states_on_record(tmp_path / "expired.jsonl")[-1] == (id, "expired")
+
+
+def test_an_expiry_that_cannot_be_recorded_is_recorded_later(
+    logged: tuple[Desk, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, path = logged
+    id = desk.opened()
+    desk.later(days=1)
+    with monkeypatch.context() as full:
+        fill_disk(full)
+        assert state_of(desk.approvals.find(id)) == "expired"
+        assert desk.approvals.list() == []
+    assert states_on_record(path) == [(id, "pending")]
+    desk.approvals.list()
+    assert states_on_record(path) == [(id, "pending"), (id, "expired")]
+
+
+def test_many_approvals_that_expire_at_once_are_recorded_by_several_calls(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    desk.settings |= {"most_per_requester": 100}
+    desk.engine = desk.engine_of(RULE)
+    ids = {desk.opened(600 + number) for number in range(45)}
+    desk.later(days=1)
+    recorded = []
+    for _ in range(3):
+        desk.approvals.list()
+        recorded.append(len([state for _, state in states_on_record(path) if state == "expired"]))
+    assert recorded == [20, 40, 45]
+    assert {id for id, state in states_on_record(path) if state == "expired"} == ids
+
+
+def test_a_store_that_does_not_answer_hides_no_expiry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    desk = Desk(MemoryStore(), log=log)
+    id = desk.opened()
+    desk.later(days=1)
+    with monkeypatch.context() as failing:
+        broken(desk, failing, "rows")
+        with pytest.raises(StoreError):
+            desk.approvals.list()
+    with monkeypatch.context() as failing:
+        broken(desk, failing, "save")
+        desk.approvals.list()
+    desk.approvals.list()
+    log.close()
+    assert states_on_record(tmp_path / "expired.jsonl") == [(id, "pending"), (id, "expired")]
 
 
 def test_many_changes_in_a_minute_are_all_recorded(logged: tuple[Desk, Path]) -> None:

@@ -76,6 +76,25 @@ def test_a_claim_is_lost_after_its_lease_if_another_caller_claims_it(store: Stor
     assert store.claim(MINE, START + LEASE_MICROSECONDS) == IdempotencyRecord("digest")
 
 
+def test_a_claim_replaces_exactly_the_answer_that_it_names(store: Store) -> None:
+    decided(store, MINE)
+    known = store.claim(OTHER, START)
+    assert known is not None
+    assert known.draft is not None
+    assert store.claim(OTHER._replace(replaces=known.draft + b"x"), START) == known
+    assert store.claim(OTHER._replace(replaces=known.draft), START) is None
+    assert store.claim(MINE._replace(replaces=known.draft), START) == IdempotencyRecord("digest")  # it is replaced once
+    told = committed(store, OTHER)
+    found = store.claim(MINE, START)
+    assert found is not None
+    assert found.settled == told
+
+
+def test_a_claim_without_a_draft_to_replace_takes_no_key_under_way(store: Store) -> None:
+    store.claim(MINE, START)
+    assert store.claim(OTHER._replace(replaces=b""), START) == IdempotencyRecord("digest")
+
+
 def test_a_renewed_claim_lasts_longer(store: Store) -> None:
     store.claim(MINE, START)
     store.claim(MINE, START + LEASE_MICROSECONDS - 1)

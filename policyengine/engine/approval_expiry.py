@@ -1,0 +1,97 @@
+"""Records approvals that expired without an answer, once over all processes that share a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from policyengine.approvals.model import (
+    ALL_APPROVALS,
+    KEPT_MICROSECONDS,
+    ApprovalRequest,
+    ApprovalState,
+    read_row,
+)
+from policyengine.stores.approvals import MAX_LISTED_ROWS, ApprovalRow
+from policyengine.stores.base import StoreError
+
+if TYPE_CHECKING:
+    from policyengine.engine.decider import Decider
+
+MAX_RECORDED = 20  # maximum approvals to record in one call, so that no call takes long
+
+
+class ExpiryRecorder:
+    """The approvals that may expire, as far as this process knows: those that it opened, and those that the store has
+    when `sweep` is first called. Calls do nothing but compare two numbers until one of them is due.
+    """
+
+    def __init__(self, decider: Decider, record: Callable[[ApprovalRequest], bool]) -> None:
+        self._decider, self._record = decider, record
+        self._lock = Lock()
+        self._due: list[tuple[int, str]] = []  # a heap: when an approval expires, and its id
+        self._ids: set[str] = set()
+        self._is_complete = False
+
+    def track(self, approval: ApprovalRequest) -> None:
+        """Remember an approval that this process has opened."""
+        self._push(approval.expires, approval.id)
+
+    def sweep(self, now: int) -> None:
+        """Record the approvals that have expired, if any. If the store does not answer, the next call goes on."""
+        try:
+            if not self._is_complete:
+                self._read_all(now)
+        except StoreError:  # the circuit breaker logs it
+            return
+        for expires, id in self._pop_due(now):
+            try:
+                row = self._decider.store.approvals.find(id, now)
+                is_noted = row is None or self.note(row, now)
+            except StoreError:
+                is_noted = False
+            if not is_noted:
+                return self._push(expires, id)
+
+    def note(self, row: ApprovalRow, now: int) -> bool:
+        """Record the expiry of an approval that was just read, unless another process has. Return False if the log
+        cannot be written. Raises StoreError.
+        """
+        approval = read_row(row)
+        if approval.expiry_recorded or approval.state(now) is not ApprovalState.EXPIRED:
+            return True
+        if len(approval.votes) == approval.count:  # it was approved, and not used in time
+            return True
+        recorded = structs.replace(approval, expiry_recorded=True).to_row()
+        if not self._decider.store.approvals.save(recorded, row, now) or self._record(approval):
+            return True
+        self._decider.store.approvals.save(row, recorded, now)
+        return False
+
+    def _push(self, expires: int, id: str) -> None:
+        with self._lock:
+            if id not in self._ids:
+                self._ids.add(id)
+                heappush(self._due, (expires, id))
+
+    def _pop_due(self, now: int) -> Iterator[tuple[int, str]]:
+        for _ in range(MAX_RECORDED):
+            with self._lock:
+                if not self._due or self._due[0][0] > now:
+                    return
+                expires, id = heappop(self._due)
+                self._ids.discard(id)
+            yield expires, id
+
+    def _read_all(self, now: int) -> None:
+        """Remember the approvals in the store that wait, or have expired and were not deleted yet."""
+        store, skip = self._decider.store.approvals, 0
+        while rows := store.rows(ALL_APPROVALS, now - KEPT_MICROSECONDS, skip):
+            for row in rows:
+                self.track(read_row(row))
+            skip += MAX_LISTED_ROWS
+        self._is_complete = True
