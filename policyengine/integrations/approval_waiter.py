@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
@@ -35,6 +35,7 @@ MAX_WAITING_REQUESTS = 200  # per enforcement point; beyond it, a request gets i
 MAX_WAIT_SECONDS = 300.0
 FIRST_LOOK_SECONDS, LOOK_GROWTH, MAX_LOOK_SECONDS = 0.02, 1.5, 0.5  # the pauses between two looks at an approval
 
+ClientWatch: TypeAlias = Callable[[], Awaitable[object]]
 _LOG = logging.getLogger("policyengine")
 
 
@@ -51,9 +52,10 @@ class ApprovalWaiter:
         self._decides, self._seconds, self._most = decides, seconds, most
         self._waiting = 0
 
-    async def decide(self, question: Facts, duties: Duties) -> Decision:
+    async def decide(self, question: Facts, duties: Duties, gone: ClientWatch | None = None) -> Decision:
         """Decide as `decide_and_meet` does. After an approval, decide once more; otherwise return the confirm with the
         current states of its approvals. Credentials are verified once, and checked again for expiry and revocation.
+        `gone` returns when the client has gone, which ends the wait.
         """
         if self._seconds:
             question = await prove_credentials(self._decides, question)
@@ -62,13 +64,28 @@ class ApprovalWaiter:
             return decision
         self._waiting += 1
         try:
-            waited = await self._wait(decision)
+            waited = await self._wait(decision) if gone is None else await self._wait_unless(gone, decision)
         except Exception:
             _LOG.exception("waiting for an approval failed; the request was not allowed")
             return decision
         finally:
             self._waiting -= 1
         return await decide_and_meet(self._decides, question, duties) if is_approved(waited) else waited
+
+    async def _wait_unless(self, gone: ClientWatch, decision: Decision) -> Decision:
+        """Wait, but no longer than the client does."""
+        waited = decision
+
+        async def wait(scope: anyio.CancelScope) -> None:
+            nonlocal waited
+            waited = await self._wait(decision)
+            scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, tasks.cancel_scope)
+            await gone()
+            tasks.cancel_scope.cancel()
+        return waited
 
     async def _wait(self, decision: Decision) -> Decision:
         remote = getattr(self._decides, "await_approval", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -36,6 +37,7 @@ from policyengine.integrations.http_facts import (
     read_body,
     route_path,
     unread_body_facts,
+    wait_for_disconnect,
 )
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.observe import needs_challenge
@@ -87,14 +89,15 @@ class PolicyMiddleware:
         facts = await identify_caller(self._identify, scope)
         if facts is None:
             return await send_denial(send, make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
-        body, content = unread_body_facts(scope), None
+        body, content, gone = unread_body_facts(scope), None, None
         if self._looks_into(scope) or ("credentials" in facts and has_content_digest(scope)):
             try:
+                gone = partial(wait_for_disconnect, receive)
                 content, receive = await read_body(receive)
             except BodyTooLargeError:
                 return await send_problem(send, 413, {"detail": BODY_TOO_LARGE})
             facts, body = add_content_digests(facts, content), body_facts(scope, content)
-        decision = await self._waiter.decide(build_http_question(scope, facts, body, content), self._duties)
+        decision = await self._waiter.decide(build_http_question(scope, facts, body, content), self._duties, gone)
         if not decision.allowed:
             return await send_denial(send, decision, find_authenticator(self._decides))
         await self._run(decision, scope, receive, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -25,7 +26,13 @@ from policyengine.integrations.enforcement_point import (
     make_denial,
     report_outcome,
 )
-from policyengine.integrations.http_facts import BODY_TOO_LARGE, MAX_BODY_BYTES, body_facts, build_http_question
+from policyengine.integrations.http_facts import (
+    BODY_TOO_LARGE,
+    MAX_BODY_BYTES,
+    body_facts,
+    build_http_question,
+    wait_for_disconnect,
+)
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.values import Invalid
 
@@ -97,7 +104,7 @@ class Policies:
             raise PolicyDeniedError(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         asked = await build_question(request, facts)
         question = asked if action is None else replace_with_action(asked, action, request)
-        found = await self._waiter.decide(question, self._duties)
+        found = await self._waiter.decide(question, self._duties, partial(wait_for_disconnect, request.receive))
         if not found.allowed:
             raise PolicyDeniedError(found, find_authenticator(self._decides))
         return found

@@ -146,6 +146,12 @@ async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[by
     return bytes(content), again
 
 
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has gone. The whole body must have been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def body_facts(scope: Scope, content: bytes) -> Facts:
     """Return the body as members of a question: a JSON object or the fields of a form.
 

@@ -455,6 +455,14 @@ def test_the_page_contains_the_start_command_of_each_gateway_file(kind: Kind) ->
     assert starts[0] in PAGE
 
 
+def test_the_lines_for_nginx_on_the_page_about_approvals_are_in_its_file() -> None:
+    page = (DEPLOY.parent / "docs" / "approvals.md").read_text(encoding="utf-8")
+    file = {line.strip() for line in (DEPLOY / "nginx" / "nginx.conf").read_text(encoding="utf-8").splitlines()}
+    shown = "".join(re.findall(r"^ *```nginx\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)).splitlines()
+    assert len(shown) >= 8
+    assert [line for line in shown if line.strip() not in file] == []
+
+
 @pytest.fixture
 def packing_no_bytes(
     api: Upstream, engine_ports: tuple[int, int], decisions: Path, tmp_path: Path

@@ -177,6 +177,36 @@ def test_waiting_requests_occupy_neither_the_event_loop_nor_a_thread(shop: Shop)
     assert [decision.allowed for decision in run(all_at_once)] == [True] * many
 
 
+@pytest.mark.parametrize("framework", ["starlette", "fastapi"])
+def test_a_client_that_goes_away_uses_no_approval(shop: Shop, framework: str) -> None:
+    app, goes = getattr(shop, framework)(30.0), asyncio.Event()
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b'{"amount": 900}', "more_body": False}]
+    scope = {
+        "type": "http", "method": "POST", "path": "/refund", "raw_path": b"/refund", "query_string": b"",
+        "headers": [(b"host", b"shop.example"), (b"content-type", b"application/json")], "scheme": "http",
+        "server": ("shop.example", 80), "client": ("10.1.2.3", 1), "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await goes.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None: ...
+
+    async def all_of_it() -> httpx.Response:
+        waiting = asyncio.create_task(app(scope, receive, send))
+        [id] = await shop.opened()
+        goes.set()
+        await waiting
+        shop.approvals.approve(id, CAROL)
+        assert shop.paid == 0
+        return await post(app)
+
+    assert run(all_of_it).json() == {"paid": 900}
+
+
 def test_requests_beyond_the_bound_do_not_wait(shop: Shop) -> None:
     waiter = ApprovalWaiter(shop.engine, 30.0, most=1)
 
