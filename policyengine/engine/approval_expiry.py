@@ -11,7 +11,6 @@ from msgspec import structs
 
 from policyengine.approvals.model import (
     ALL_APPROVALS,
-    KEPT_MICROSECONDS,
     ApprovalRequest,
     ApprovalState,
     read_row,
@@ -26,8 +25,8 @@ MAX_RECORDED = 20  # maximum approvals to record in one call, so that no call ta
 
 
 class ExpiryRecorder:
-    """The approvals that may expire, as far as this process knows: those that it opened, and those that the store has
-    when `sweep` is first called. Calls do nothing but compare two numbers until one of them is due.
+    """The approvals that may expire, as far as this process knows: those that it opened, and those that wait in the
+    store when `sweep` is first called. Later calls only compare two numbers until one of them is due.
     """
 
     def __init__(self, decider: Decider, record: Callable[[ApprovalRequest], bool]) -> None:
@@ -88,10 +87,10 @@ class ExpiryRecorder:
             yield expires, id
 
     def _read_all(self, now: int) -> None:
-        """Remember the approvals in the store that wait, or have expired and were not deleted yet."""
+        """Remember the approvals in the store that wait."""
         store, skip = self._decider.store.approvals, 0
-        while rows := store.rows(ALL_APPROVALS, now - KEPT_MICROSECONDS, skip):
-            for row in rows:
-                self.track(read_row(row))
+        while rows := store.rows(ALL_APPROVALS, now, skip):
+            for row in rows:  # the row of a waiting approval lives until it expires
+                self._push(row.live, row.id)
             skip += MAX_LISTED_ROWS
         self._is_complete = True

@@ -895,6 +895,7 @@ def test_processes_that_share_a_store_record_an_expiry_once(fresh: Fresh, tmp_pa
     first = Desk(fresh(), log=log)
     id = first.opened()
     second = Desk(first.store, log=log)
+    assert [one.approval.id for one in second.approvals.list()] == [id]
     for desk in (first, second):
         desk.later(days=1)
     with ThreadPoolExecutor(4) as pool:
@@ -955,6 +956,31 @@ def test_many_approvals_that_expire_at_once_are_recorded_by_several_calls(logged
         recorded.append(len([state for _, state in states_on_record(path) if state == "expired"]))
     assert recorded == [20, 40, 45]
     assert {id for id, state in states_on_record(path) if state == "expired"} == ids
+
+
+def test_a_process_that_started_later_records_the_expiry(fresh: Fresh, tmp_path: Path) -> None:
+    """The process that opened the approval is gone."""
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    first = Desk(fresh(), log=log)
+    id = first.opened()
+    second = Desk(first.store, log=log)
+    second.ask(901)
+    second.later(days=1)
+    second.ask(902)
+    log.close()
+    assert (id, "expired") in states_on_record(tmp_path / "expired.jsonl")
+
+
+def test_looking_for_expired_approvals_does_not_disturb_the_clock_of_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine.from_text(HEAD + RULE, store=SqliteStore(tmp_path / "state.db"))
+    question = Desk(MemoryStore()).question()
+    for _ in range(2):
+        assert engine.decide(question).outcome == "confirm"
+        assert engine.approvals is not None
+        engine.approvals.find(engine.approvals.list()[0].approval.id)
+    assert [one.getMessage() for one in caplog.records] == []
 
 
 def test_a_store_that_does_not_answer_hides_no_expiry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
