@@ -319,6 +319,48 @@ def test_a_halted_person_answers_nothing(desk: Desk) -> None:
     assert desk.call("GET", "/approvals", headers=bearer(token())).json() == {"approvals": []}
 
 
+# ── Idempotency keys ──────────────────────────────────────────────────────────────────────────
+
+KEYED = {**bearer(TOKEN), "idempotency-key": "8e03978e-40d5-43dd-bc93-6fae90b0db0d"}
+BY_AGENT = {name: value for name, value in REFUND.items() if name not in BOT}
+
+
+def by_token(**claims: object) -> dict[str, object]:
+    """Return the question of an agent that presents its token."""
+    return {**BY_AGENT, "credentials": {"authorization": f"Bearer {token('alice', client_id='bot', **claims)}"}}
+
+
+def retried(desk: Desk, question: dict[str, object]) -> tuple[str, bool]:
+    """Return the outcome for one idempotency key, and whether it repeats an earlier answer."""
+    answer = desk.call("POST", "/decide", json=question, headers=KEYED)
+    return answer.json()["outcome"], answer.headers.get("idempotency-replayed") == "true"
+
+
+@pytest.mark.parametrize("question", [REFUND, by_token()], ids=["facts", "credentials"])
+def test_a_retry_with_an_idempotency_key_passes_once_after_the_approval(
+    tmp_path: Path, question: dict[str, object]
+) -> None:
+    desk = Desk(tmp_path, tokens=True)
+    assert [retried(desk, question) for _ in range(2)] == [("confirm", False), ("confirm", True)]
+    [waiting] = desk.engine.approvals.list() if desk.engine.approvals is not None else []
+    desk.call("POST", f"/approvals/{waiting.approval.id}/approve", headers=bearer(token()))
+    assert [retried(desk, question) for _ in range(3)] == [("allow", False), ("allow", True), ("allow", True)]
+    assert desk.ask({**question})["outcome"] == "confirm"
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+def test_a_retry_after_the_approval_verifies_the_credentials_again(tmp_path: Path, end: str) -> None:
+    desk, question = Desk(tmp_path, tokens=True), by_token(exp=NOW + 300)
+    retried(desk, question)
+    [waiting] = desk.engine.approvals.list() if desk.engine.approvals is not None else []
+    desk.call("POST", f"/approvals/{waiting.approval.id}/approve", headers=bearer(token()))
+    if end == "revoked":
+        desk.engine.store.marks.revoke(["user:acme/alice"], NOW + 600, NOW, by_operator=True)
+    else:
+        desk.now += 400  # more than clocks may differ
+    assert retried(desk, question) == ("deny", False)
+
+
 # ── Gateways ──────────────────────────────────────────────────────────────────────────────────
 
 BY_CADDY = {"x-agent-id": "bot", "x-agent-issuer": "acme", "x-agent-user": "alice"}
