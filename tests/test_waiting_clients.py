@@ -14,7 +14,7 @@ import pytest
 
 from policyengine import ApprovalSettings
 from policyengine.approvals.eligibility import ProvedPerson
-from policyengine.client.approval_polls import MAX_FAILURES, PollPause, StatusQuery, poll_states
+from policyengine.client.approval_polls import MAX_FAILURES, MAX_HELD_QUERIES, PollPause, StatusQuery, poll_states
 from policyengine.client.http import AsyncPolicyClient, PolicyClient
 from policyengine.client.http_exchange import MSGPACK, WireResponse
 from policyengine.engine import Engine
@@ -336,6 +336,32 @@ def test_an_answer_that_cannot_be_read_is_no_approval(told: Told, content: bytes
 def test_a_server_that_says_approved_and_confirms_again_is_asked_no_third_time(told: Told) -> None:
     server = Lying(packed("approved"))
     assert (told(server).outcome, server.asked) == ("confirm", [f"{URL}/decide", STATUS, f"{URL}/decide"])
+
+
+def test_waiting_calls_leave_connections_for_decisions() -> None:
+    server, waits, release = Lying(packed("denied")), list[int](), asyncio.Event()
+
+    async def respond(request: httpx.Request) -> httpx.Response:
+        wait = int(request.url.params.get("wait", 0))
+        if request.method == "GET":
+            waits.append(wait)
+        if wait:
+            await release.wait()
+        return server.respond(request)
+
+    async def run() -> list[Decision]:
+        async with AsyncPolicyClient(URL, timeout=PATIENT, transport=httpx.MockTransport(respond)) as policies:
+            calls = [policies.decide(refund(), wait_for_approval=30) for _ in range(MAX_HELD_QUERIES + 10)]
+            waiting = [asyncio.create_task(call) for call in calls]
+            while len(waits) < len(calls):
+                await asyncio.sleep(0)
+            release.set()
+            found = await asyncio.gather(*waiting)
+            return [*found, await policies.decide(refund(), wait_for_approval=30)]
+
+    decisions = asyncio.run(asyncio.wait_for(run(), PATIENT))
+    assert {state for decision in decisions for state in states(decision)} == {"denied"}
+    assert (waits.count(0), len(waits)) == (10, MAX_HELD_QUERIES + 11)
 
 
 # ── When to ask, without a network ────────────────────────────────────────────────────────────

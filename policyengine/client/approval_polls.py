@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -16,6 +18,7 @@ MAX_POLL_SECONDS = 30  # maximum seconds for which the server holds one question
 MAX_FAILURES = 5  # consecutive questions without an answer, after which the client waits no longer
 FIRST_RETRY_SECONDS = 0.2  # the pause after the first failure; each further failure doubles it
 DEFAULT_PAUSE_SECONDS = 5.0
+MAX_HELD_QUERIES = 50  # of one client; each occupies one of its 100 connections
 APPROVAL_ID = re.compile(r"[A-Za-z0-9_-]{16,128}").fullmatch
 
 
@@ -31,6 +34,27 @@ class StatusQuery(NamedTuple):
         host, to which this client must send nothing.
         """
         return f"/approvals/{self.id}?wait={self.seconds}"
+
+
+class HeldQueries:
+    """Bounds the queries that the server holds back at a time, so that connections remain for decisions. Other queries
+    are answered at once, and repeated after a pause.
+    """
+
+    def __init__(self, most: int = MAX_HELD_QUERIES) -> None:
+        self._lock, self._held, self._most = Lock(), 0, most
+
+    @contextmanager
+    def hold(self, query: StatusQuery) -> Iterator[StatusQuery]:
+        """Return the query, or the same query without a wait if there are too many."""
+        with self._lock:
+            is_held = self._held < self._most
+            self._held += is_held
+        try:
+            yield query if is_held else query._replace(seconds=0)
+        finally:
+            with self._lock:
+                self._held -= is_held
 
 
 class PollPause(NamedTuple):

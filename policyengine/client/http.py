@@ -16,7 +16,14 @@ from typing import Self
 
 import anyio
 
-from policyengine.client.approval_polls import PollPause, PollStep, StatusQuery, poll_states, with_approval_request
+from policyengine.client.approval_polls import (
+    HeldQueries,
+    PollPause,
+    PollStep,
+    StatusQuery,
+    poll_states,
+    with_approval_request,
+)
 from policyengine.client.http_exchange import (
     GATEWAY_ERRORS,
     NOT_SENT_ERRORS,
@@ -64,7 +71,7 @@ class PolicyClient(ClientBase):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(url, token=token, timeout=timeout, clock=clock)
-        self._http = httpx.Client(transport=transport, **self._settings)
+        self._http, self._held = httpx.Client(transport=transport, **self._settings), HeldQueries()
 
     def decide(self, question: QuestionMapping, *, wait_for_approval: float = 0.0) -> Decision:
         """Decide and spend. Without an answer, return a deny at gate `failure`.
@@ -98,7 +105,8 @@ class PolicyClient(ClientBase):
             sleep(step.seconds)
             return None
         try:
-            return self._looked(step)
+            with self._held.hold(step) as query:
+                return self._looked(query)
         except Exception:
             return None
 
@@ -219,7 +227,7 @@ class AsyncPolicyClient(ClientBase):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(url, token=token, timeout=timeout, clock=clock)
-        self._http = httpx.AsyncClient(transport=transport, **self._settings)
+        self._http, self._held = httpx.AsyncClient(transport=transport, **self._settings), HeldQueries()
 
     async def decide(self, question: QuestionMapping, *, wait_for_approval: float = 0.0) -> Decision:
         """Decide and spend as `PolicyClient.decide` does."""
@@ -248,8 +256,8 @@ class AsyncPolicyClient(ClientBase):
             await anyio.sleep(step.seconds)
             return None
         try:
-            with anyio.fail_after(step.seconds + 2 * self.timeout):
-                return await self._looked(step)
+            with self._held.hold(step) as query, anyio.fail_after(query.seconds + 2 * self.timeout):
+                return await self._looked(query)
         except Exception:
             return None
 
