@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from policyengine.approvals.model import (
-    ALL_APPROVALS,
-    ApprovalRequest,
-    ApprovalState,
-    read_row,
-)
+from policyengine.approvals.model import ALL_APPROVALS, ApprovalRequest, ApprovalState, read_row
 from policyengine.stores.approvals import MAX_LISTED_ROWS, ApprovalRow
 from policyengine.stores.base import StoreError
 
