@@ -7,6 +7,7 @@ redirects, so that a server that sends slowly is cut off; only the system's name
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import httpcore
+
+from policyengine.http.address_guard import AddressGuard
 
 MAX_RESPONSE_BYTES = 262_144
 MAX_URL_LENGTH = 2_048
@@ -247,10 +250,10 @@ def describe_network_error(error: Exception) -> str:
 
 class DeadlineBackend(httpcore.NetworkBackend):
     """Connections that limit every step to the time left until the deadline, `until` by the clock. The owner of a
-    connection that stays open moves the deadline."""
+    connection that stays open moves the deadline. With a `guard`, only addresses that it admits are connected to."""
 
-    def __init__(self, until: float, clock: Callable[[], float]) -> None:
-        self.until, self._clock = until, clock
+    def __init__(self, until: float, clock: Callable[[], float], guard: AddressGuard | None = None) -> None:
+        self.until, self._clock, self._guard = until, clock, guard
         self._network = httpcore.SyncBackend()
 
     def left(self, error: type[Exception]) -> float:
@@ -266,6 +269,23 @@ class DeadlineBackend(httpcore.NetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        if self._guard is None:
+            return self._connect(host, port, local_address, socket_options)
+        problem: Exception = httpcore.ConnectError("the host name has no address")
+        try:
+            addresses = self._guard.resolve(host, port)
+        except socket.gaierror as error:
+            raise httpcore.ConnectError(str(error)) from None
+        for address in addresses:
+            try:
+                return self._connect(address, port, local_address, socket_options)
+            except httpcore.NetworkError as error:
+                problem = error
+        raise problem
+
+    def _connect(
+        self, host: str, port: int, local_address: str | None, socket_options: Iterable[Any] | None
     ) -> httpcore.NetworkStream:
         left = self.left(httpcore.ConnectTimeout)
         return _DeadlineStream(self._network.connect_tcp(host, port, left, local_address, socket_options), self)

@@ -15,6 +15,7 @@ from time import monotonic
 
 import httpcore
 
+from policyengine.http.address_guard import AddressGuard, AddressRefusedError
 from policyengine.http.fetch import (
     USER_AGENT,
     DeadlineBackend,
@@ -40,7 +41,7 @@ class PostResponse:
 
 class HttpPoster:
     """A client for one URL; not thread-safe. `ca`, `plain_http` and `clock` are as in `Fetcher`; `timeout` is the
-    maximum number of seconds of a request."""
+    maximum number of seconds of a request. With a `guard`, only addresses that it admits are connected to."""
 
     def __init__(
         self,
@@ -50,12 +51,13 @@ class HttpPoster:
         plain_http: bool = False,
         timeout: float = 10.0,
         clock: Callable[[], float] = monotonic,
+        guard: AddressGuard | None = None,
     ) -> None:
         """Raise FetchError if the URL cannot be used, and CertificatesError if the certificates cannot."""
         parts = parse_fetch_url(url, plain_http)
         self._url, self._host, self._timeout, self._clock = url, parts.netloc, timeout, clock
         self._context = create_tls_context(ca) if parts.scheme == "https" else None
-        self._network = DeadlineBackend(0.0, clock)
+        self._network = DeadlineBackend(0.0, clock, guard)
         self._pool: httpcore.ConnectionPool | None = None
 
     def post(self, content: bytes, headers: Mapping[str, str]) -> PostResponse:
@@ -79,6 +81,9 @@ class HttpPoster:
         except httpcore.NetworkError as error:
             self.close()
             raise UnreachableError(f"the server cannot be reached: {describe_network_error(error)}") from None
+        except AddressRefusedError as error:
+            self.close()
+            raise FetchError(str(error)) from None
         except (OSError, ValueError):  # the resolver rejects the host name
             self.close()
             raise UnreachableError("the server cannot be reached: its host name is not valid") from None

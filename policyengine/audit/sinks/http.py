@@ -3,8 +3,6 @@ from lines that the receiver refuses."""
 
 from __future__ import annotations
 
-import base64
-import hmac
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from time import time
@@ -17,12 +15,12 @@ from policyengine.audit.sinks.targets import BatchFormat, RecordFormat, SinkTarg
 from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, SinkLine
 from policyengine.http.fetch import FetchError
 from policyengine.http.poster import HttpPoster, PostResponse
+from policyengine.http.webhook_signature import signature_headers, signature_key
 
 REFUSED_STATUSES = frozenset({400, 413, 422})  # the content is refused; other errors are failures of the receiver
 CONTENT_TYPES = {BatchFormat.LINES: "application/x-ndjson", BatchFormat.ARRAY: "application/json"}
 CLOUDEVENTS_BATCH = (BatchFormat.ARRAY, RecordFormat.CLOUDEVENTS)
 CLOUDEVENTS_TYPE = "application/cloudevents-batch+json"
-SECRET_PREFIX = "whsec_"  # marks a secret in base64
 
 
 class HttpTransport:
@@ -66,11 +64,12 @@ class HttpTransport:
         SecretValueError."""
         if self._target.hmac is None:
             return {}
-        id, seconds = f"msg_{sha256(content).hexdigest()[:32]}", str(int(self._now()))
-        key = signature_key(self._target.hmac.read())
-        digest = hmac.digest(key, f"{id}.{seconds}.".encode() + content, "sha256")
-        signature = f"v1,{base64.b64encode(digest).decode()}"
-        return {"webhook-id": id, "webhook-timestamp": seconds, "webhook-signature": signature}
+        secret, id = self._target.hmac.read(), f"msg_{sha256(content).hexdigest()[:32]}"
+        try:
+            key = signature_key(secret)
+        except ValueError as error:
+            raise SecretValueError(str(error)) from None
+        return signature_headers([key], id, int(self._now()), content)
 
 
 def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
@@ -82,17 +81,6 @@ def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
             return encode_json(encode_ocsf(line.summary))
         case RecordFormat.CLOUDEVENTS:
             return encode_json(encode_cloud_event(line.raw, line.summary))
-
-
-def signature_key(secret: str) -> bytes:
-    """Return the signature key of a secret: the bytes that the base64 after the prefix `whsec_` encodes or, without the
-    prefix, the text itself. Raises SecretValueError."""
-    if not secret.startswith(SECRET_PREFIX):
-        return secret.encode()
-    try:
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except ValueError:
-        raise SecretValueError("the secret for signatures begins with `whsec_`, but is not base64") from None
 
 
 def check_status(response: PostResponse) -> None:
