@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PATH = "/approvals"
 MAX_WAIT_SECONDS = 30
 LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
+LIST_LOOK_SECONDS = 1.0  # seconds between two looks at the list of a person, which costs more
 MAX_WAITING_CLIENTS = 200  # per worker; beyond it, a client gets the current state at once
 CHALLENGE = 'Bearer realm="policyengine"'
 T = TypeVar("T")
@@ -46,7 +48,13 @@ def add_approval_routes(app: FastAPI, api: DecisionApi) -> None:
     person: dict[str, Any] = {"security": [{"person": []}]}
     one = f"{PATH}/{{id}}"
     for path, method, handler, extra, responses in (
-        (PATH, "GET", routes.list, person, approval_statuses.LISTED),
+        (
+            PATH,
+            "GET",
+            routes.list,
+            {**person, "parameters": approval_statuses.LIST_PARAMETERS},
+            approval_statuses.LISTED,
+        ),
         (one, "GET", routes.status, {"parameters": [approval_statuses.WAIT_PARAMETER]}, approval_statuses.FOUND),
         (f"{one}/details", "GET", routes.details, person, approval_statuses.SHOWN),
         (f"{one}/approve", "POST", routes.approve, person, approval_statuses.ANSWERED),
@@ -114,14 +122,44 @@ class ApprovalRoutes:
 
     async def list(self, http: Request) -> Response:
         """List the approvals that wait for an answer of the person, newest first. The person presents a token of an
-        issuer of the policies."""
+        issuer of the policies. With `wait` and the `version` of an earlier answer, the answer comes when the list is no
+        longer that one, or after this number of seconds.
+        """
+        seconds, known = read_wait(http), http.query_params.get("version")
+        person, found = await self._call(lambda: self._list_for(http))
+        if seconds and known == found["version"] and self._waiting < MAX_WAITING_CLIENTS:
+            self._waiting += 1
+            try:
+                found = await self._wait_for_list(http, person, found, seconds)
+            finally:
+                self._waiting -= 1
+        return build_answer(http, found, NO_STORE)
 
-        def work() -> list[dict[str, object]]:
-            desk, person = self.desk, self._person(http)
-            desk.require_person(person)
-            return [describe_approval(one) for one in desk.list(person)]
+    def _list_for(self, http: Request) -> tuple[ProvedPerson, dict[str, object]]:
+        """Return the person whose token the request carries, and the list. Raises ProblemError."""
+        _, person = self.desk, self._person(http)
+        return person, self._list(person)
 
-        return build_answer(http, {"approvals": await self._call(work)}, NO_STORE)
+    def _list(self, person: ProvedPerson) -> dict[str, object]:
+        """Return the list for a person, with a version. Raises the errors of the desk."""
+        desk = self.desk
+        desk.require_person(person)
+        waiting = desk.list(person)
+        facts = "\n".join(f"{one.approval.id} {len(one.approval.votes)}" for one in waiting)
+        version = sha256(facts.encode()).hexdigest()[:16]
+        return {"approvals": [describe_approval(one) for one in waiting], "version": version}
+
+    async def _wait_for_list(
+        self, http: Request, person: ProvedPerson, found: dict[str, object], seconds: float
+    ) -> dict[str, object]:
+        loop, version = asyncio.get_running_loop(), found["version"]
+        until = loop.time() + seconds
+        while found["version"] == version and loop.time() < until and self.api.drain.begun is None:
+            await asyncio.sleep(min(LIST_LOOK_SECONDS, max(0.0, until - loop.time())))
+            if await http.is_disconnected():
+                break
+            found = await self._call(lambda: self._list(person))
+        return found
 
     async def details(self, http: Request) -> Response:
         """Return everything about an approval that the person needs to answer it; only for people who may."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from policyengine.cli.commands.approvals import watch
+from policyengine.cli.commands.approvals.watch import TableView, create_view, follow, time_left
+from policyengine.cli.errors import CommandError
+from policyengine.cli.output.terminal import OutputFormat
 from policyengine.server import create_app
 from tests.integrations.serving import serving
 from tests.server.approving import BOT, NOW, REFUND, Desk, token
@@ -135,3 +141,129 @@ def test_ids_are_sent_as_one_part_of_the_path(approvals: Any, desk: Desk) -> Non
     assert approvals("carol", "deny", f"{id}/approve?x=").code == 1
     assert approvals("carol", "approve", "../readyz").code == 1
     assert desk.engine.decide(REFUND).outcome == "confirm"
+
+
+# ── Following ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Watched:
+    """Answers of a server to `watch`, the last of which is Ctrl-C, and the pauses between them."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.asked, self.pauses, self.now = list(answers), list[str](), list[float](), 0.0
+
+    def get(self, path: str) -> Any:
+        self.asked.append(path)
+        answer = self.answers.pop(0) if self.answers else KeyboardInterrupt()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def follow(self) -> list[list[str]]:
+        """Return the ids of each list, until Ctrl-C."""
+        found: list[list[str]] = []
+        server: Any = self
+        try:
+            for one in follow(server, lambda: self.now, self.pause):
+                found.append(list(one))
+        except KeyboardInterrupt:
+            pass
+        return found
+
+
+def waiting(*ids: str, version: str = "v") -> dict[str, Any]:
+    who = {"agent": "bot"}
+    return {
+        "version": version,
+        "approvals": [
+            {"id": id, "requester": who, "rule": "large", "message": f"refund {id}", "expires": "2027-01-16T08:00:00Z"}
+            for id in ids
+        ],
+    }
+
+
+AWAY = CommandError("server", "`http://pdp`: the server cannot be reached")
+
+
+def test_watching_waits_for_the_next_change() -> None:
+    watched = Watched(waiting(version="a"), waiting("1", version="b"), waiting(version="c"))
+    assert watched.follow() == [[], ["1"], []]
+    assert watched.asked == ["", "?wait=25&version=a", "?wait=25&version=b", "?wait=25&version=c"]
+    assert watched.pauses == []
+
+
+def test_watching_survives_a_server_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = CommandError("approval", "the store does not answer", None, (("status", 503), ("code", None)))
+    watched = Watched(waiting(), AWAY, AWAY, silent, waiting("1"))
+    assert watched.follow() == [[], ["1"]]
+    assert watched.pauses == [1, 2, 4]
+    assert capsys.readouterr().err == f"warning: {AWAY.message}; trying again\n"
+
+
+def test_watching_gives_up_after_a_while() -> None:
+    watched = Watched(waiting(), *[AWAY] * 1_000)
+    with pytest.raises(CommandError, match="cannot be reached"):
+        watched.follow()
+    assert 600 < watched.now < 700
+
+
+@pytest.mark.parametrize("error", [AWAY, CommandError("approval", "no", None, (("status", 401),))])
+def test_watching_does_not_begin_with_a_server_that_is_away_or_refuses(error: CommandError) -> None:
+    with pytest.raises(CommandError):
+        Watched(error, waiting()).follow()
+
+
+def test_watching_ends_when_the_token_is_no_longer_accepted() -> None:
+    with pytest.raises(CommandError, match="expired"):
+        Watched(waiting(), CommandError("approval", "the token has expired", None, (("status", 401),))).follow()
+
+
+def test_each_change_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    view = create_view(OutputFormat.JSON, bell=True)
+    for lists in (("2", "1"), ("2", "1"), ("3", "2")):
+        view({one["id"]: one for one in waiting(*lists)["approvals"]})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["event"], one["approval"]["id"]) for one in lines] == [
+        ("waits", "1"), ("waits", "2"), ("waits", "3"), ("ended", "1")
+    ]  # fmt: skip
+
+
+def test_a_terminal_shows_a_table_with_the_time_that_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    view = TableView(bell=True, now=lambda: datetime(2027, 1, 16, 6, 30, tzinfo=UTC))
+    one = waiting("1")["approvals"][0] | {"message": "words\x1b]0;x\x07\n" + "x" * 100}
+    view({"1": one})
+    shown = capsys.readouterr().out
+    assert shown.startswith("\x1b[H\x1b[2J1 waiting for you at 2027-01-16T06:30:00Z")
+    assert shown.endswith("\a")
+    assert "1h 30m" in shown
+    assert "\\x1b]0;x\\x07\\n" in shown
+    assert "\x1b]" not in shown
+    view({"1": one})
+    assert not capsys.readouterr().out.endswith("\a")  # nothing new
+
+
+@pytest.mark.parametrize(
+    ("expires", "left"), [("2027-01-16T06:30:59Z", "0m 59s"), ("2027-01-16T06:00:00Z", "0m 00s"), ("soon", "?")]
+)
+def test_the_time_that_is_left(expires: str, left: str) -> None:
+    assert time_left(expires, datetime(2027, 1, 16, 6, 30, tzinfo=UTC)) == left
+
+
+def test_watching_a_real_server_ends_cleanly_with_ctrl_c(
+    approvals: Any, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = opened(desk)
+    real = watch.follow
+
+    def interrupted(server: Any) -> Iterator[Any]:
+        yield next(real(server))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "follow", interrupted)
+    ended = approvals("carol", "watch")
+    assert (ended.code, ended.out, ended.err) == (130, f"waits  {id}  bot: refund of 900\n", "")
+    assert approvals("bob", "watch").out == ""

@@ -27,6 +27,7 @@ def desk(tmp_path: Path) -> Desk:
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approvals, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(approvals, "LIST_LOOK_SECONDS", 0.01)
 
 
 def problem(answer: httpx.Response) -> tuple[int, str | None]:
@@ -90,6 +91,31 @@ def test_a_wait_ends_without_an_answer(desk: Desk) -> None:
 def test_clients_beyond_the_bound_do_not_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approvals, "MAX_WAITING_CLIENTS", 0)
     assert desk.call("GET", f"/approvals/{desk.opened()}?wait=30").json()["state"] == "pending"
+
+
+def test_a_waiting_person_gets_the_list_as_soon_as_it_changes(desk: Desk) -> None:
+    first = desk.call("GET", "/approvals", headers=bearer(token())).json()
+    assert first["approvals"] == []
+
+    async def both(client: httpx.AsyncClient) -> httpx.Response:
+        url = f"/approvals?wait=30&version={first['version']}"
+        waiting = asyncio.create_task(client.get(url, headers=bearer(token())))
+        await asyncio.sleep(0)
+        await client.post("/decide", json=REFUND)
+        return await waiting
+
+    told = desk.run(both).json()
+    assert [one["rule"] for one in told["approvals"]] == ["large"]
+    assert told["version"] != first["version"]
+    # Another version, or none, does not wait.
+    for version in ("", "&version=x", f"&version={first['version']}"):
+        again = desk.call("GET", f"/approvals?wait=30{version}", headers=bearer(token())).json()
+        assert again == told
+
+
+def test_waiting_for_the_list_needs_the_token_of_a_person_and_a_number(desk: Desk) -> None:
+    assert desk.call("GET", "/approvals?wait=30&version=x").status_code == 401
+    assert desk.call("GET", "/approvals?wait=x", headers=bearer(token())).status_code == 400
 
 
 def test_a_requester_withdraws_an_approval(desk: Desk) -> None:
@@ -198,7 +224,7 @@ def test_nobody_else_answers(desk: Desk, who: str, verb: str) -> None:
     assert answer.status_code == status, answer.text
     assert desk.call("GET", f"/approvals/{id}/details", headers=headers()).status_code == status
     listed = desk.call("GET", "/approvals", headers=headers())
-    assert listed.status_code in (401, 403) or listed.json() == {"approvals": []}
+    assert listed.status_code in (401, 403) or listed.json()["approvals"] == []
     assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
     assert desk.ask()["outcome"] == "confirm"
 
@@ -316,7 +342,7 @@ def test_a_halted_person_answers_nothing(desk: Desk) -> None:
     for verb in ("approve", "deny"):
         refused = desk.call("POST", f"/approvals/{id}/{verb}", headers=bearer(token()))
         assert (refused.status_code, refused.json()["code"]) == (403, "not_approver")
-    assert desk.call("GET", "/approvals", headers=bearer(token())).json() == {"approvals": []}
+    assert desk.call("GET", "/approvals", headers=bearer(token())).json()["approvals"] == []
 
 
 # ── Idempotency keys ──────────────────────────────────────────────────────────────────────────

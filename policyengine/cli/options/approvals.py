@@ -39,8 +39,10 @@ STATUSES = frozenset({200, 400, 401, 403, 404, 409, 415, 501, 503})
 class ApprovalServer:
     """The server at a URL, asked with the token of a person."""
 
-    def __init__(self, url: str, token_file: str) -> None:
-        self._url, self._token = url.rstrip("/"), read_person_token(token_file)
+    def __init__(self, url: str, token_file: str, wait: float = 0.0) -> None:
+        """Read the token. `wait` is the number of seconds that the server may wait before it answers. Raises
+        CommandError."""
+        self._url, self._token, self._wait = url.rstrip("/"), read_person_token(token_file), wait
 
     def get(self, path: str) -> dict[str, Any]:
         """Return an answer. Raises CommandError."""
@@ -58,7 +60,7 @@ class ApprovalServer:
             raise CommandError("install", "asking a server needs more packages", hint) from None
         fetcher = Fetcher(largest=MAX_ANSWER_BYTES, statuses=STATUSES)
         headers = {"Authorization": f"Bearer {self._token}"}
-        url, until = f"{self._url}/approvals{path}", monotonic() + TIMEOUT_SECONDS
+        url, until = f"{self._url}/approvals{path}", monotonic() + TIMEOUT_SECONDS + self._wait
         try:
             if method == "GET":
                 answer = fetcher.get(url, until, "application/json", headers)

@@ -12,6 +12,16 @@ WAIT_PARAMETER: JsonObject = {
     "description": "Seconds to wait, at most 30, for the state to change from `pending`.",
     "schema": {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
 }
+LIST_PARAMETERS: list[JsonObject] = [
+    {**WAIT_PARAMETER, "description": "Seconds to wait, at most 30, for the list to change from `version`."},
+    {
+        "name": "version",
+        "in": "query",
+        "required": False,
+        "description": "The `version` of an earlier answer.",
+        "schema": {"type": "string"},
+    },
+]
 DENIAL_BODY: JsonObject = {
     "requestBody": {
         "required": False,
@@ -45,6 +55,7 @@ LISTED: Statuses = {
         "description": "The approvals that wait for an answer of this person, newest first.",
         "content": schema.content(schema.Approvals, {}),
     },
+    400: problem_response("`wait` is not a number of seconds."),
     403: problem_response("The token is an agent's, or names no user: `code` is `not_approver`."),
 }
 SHOWN: Statuses = {

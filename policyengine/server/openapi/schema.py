@@ -349,6 +349,7 @@ class ApprovalDetails(ApprovalStatus):
 
 class Approvals(BaseModel):
     approvals: list[ApprovalDetails]
+    version: str = Field(description="Changes with the list; `wait` waits until then.")
 
 
 class Health(BaseModel):
