@@ -16,7 +16,8 @@ from typer.main import get_command
 from policyengine import vocabulary
 from policyengine.audit.query.fields import COMPUTED, FIELDS
 from policyengine.cli.app import COMMANDS, build_application
-from policyengine.cli.settings.registry import SETTINGS, SettingSpec
+from policyengine.cli.settings.registry import SETTINGS, SettingSpec, setting_traits
+from policyengine.cli.settings.sections import WebhookSettings
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 from policyengine.identity.config.setting_docs import setting_docs as of_identity
@@ -157,6 +158,10 @@ def settings() -> str:
     rows = [
         f"| `[{one.section}]` `{one.key}` | {cell(one.doc)} | {cell(one.default)} | {option_of(one)} |"
         for one in SETTINGS
+    ]
+    rows += [
+        f"| `[webhooks.NAME]` `{key}` | {cell(field.description or '')} | {cell(setting_traits(field).default)} | |"
+        for key, field in WebhookSettings.model_fields.items()
     ]
     return table("| setting | meaning | default | option |", rows)
 

@@ -77,6 +77,8 @@ COMMAND_PATHS = {
     "approvals show": "approvals.show.show",
     "approvals approve": "approvals.approve.approve",
     "approvals deny": "approvals.deny.deny",
+    "approvals watch": "approvals.watch.watch",
+    "approvals webhooks": "approvals.webhooks.webhooks",
     "audit verify": "audit.verify.verify",
     "audit prove": "audit.prove.prove",
     "audit check": "audit.check.check",
@@ -99,7 +101,7 @@ COMMAND_PATHS = {
     "config": "config.config",
 }
 GROUPS = {
-    "approvals": "List, show and answer the requests that wait for a person.",
+    "approvals": "List, follow, show and answer the requests that wait for a person, and send them to others.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
     "halt": "Deny requests until a time; list halts, and lift them.",

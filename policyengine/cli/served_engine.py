@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from policyengine.cli.output.terminal import show_progress
 from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.settings.file import ProjectSettings, load_settings
 from policyengine.cli.settings.issuer_names import check_issuer_names
+from policyengine.cli.webhook_setup import find_approval, open_webhooks
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
@@ -86,10 +88,14 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         sources = entity_sources(setup.paths, setup.entities)
         stamp = sources.stamp() if sources is not None else None
         log = open_log(setup.log)
+        webhooks = open_webhooks(settings, setup.store, setup.log.path, setup.public_url)
+        approvals = replace(approvals, listener=webhooks)
         engine = load_engine(
             setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
             approvals=approvals, halt_file=setup.halt_file,
         )  # fmt: skip
+    if webhooks is not None:
+        webhooks.find = partial(find_approval, engine.store)
     require_readable_halts(engine)
     check_issuer_names(settings, engine.kernel.issuers)
     use_behavior(engine, behavior_folder(setup, engine))

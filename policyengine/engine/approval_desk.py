@@ -17,6 +17,7 @@ from policyengine.approvals.eligibility import (
     find_general_refusal,
     find_refusal,
 )
+from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -52,6 +53,14 @@ if TYPE_CHECKING:
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
 ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
 MAX_REASON_LENGTH = 500
+# The events of the states that are put on record, and the states of answers that are reverted if they are not.
+EVENT_KINDS = {
+    "pending": ApprovalEventKind.OPENED,
+    "approved": ApprovalEventKind.APPROVED,
+    "denied": ApprovalEventKind.DENIED,
+    "withdrawn": ApprovalEventKind.WITHDRAWN,
+}
+REVERTED_STATES = frozenset({"approved", "denied"})
 STORE_FAILED = "the approval store does not answer"
 
 
@@ -344,10 +353,21 @@ class ApprovalDesk:
 
     def _record(self, approval: ApprovalRequest, state: str, **details: object) -> bool:
         who = approval.requester
-        return self._recorder.write_system(
+        written = self._recorder.write_system(
             "approval", approval=approval.id, state=state, rule=approval.rule, endpoint=approval.endpoint,
             decision=approval.decision, agent=who.agent, agent_issuer=who.issuer, user=who.user, **details,
         )  # fmt: skip
+        if written or state not in REVERTED_STATES:
+            self._notify(approval, state)
+        return written
+
+    def _notify(self, approval: ApprovalRequest, state: str) -> None:
+        """Pass an event to the listener; a vote is an event only if it is the last one that the approval needs."""
+        listener, kind, now = self.settings.listener, EVENT_KINDS.get(state), self._decider.now()
+        if listener is None or kind is None:
+            return
+        if kind is not ApprovalEventKind.APPROVED or approval.state(now) is ApprovalState.APPROVED:
+            listener.notify(ApprovalEvent(kind, approval, now))
 
 
 class QuotaExceededError(Exception):

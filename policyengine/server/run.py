@@ -323,6 +323,9 @@ def run_server(
         reloading.current.behavior.start()
     if following is not None:
         following.started()
+    listener = reloading.current.approval_settings.listener
+    if listener is not None:
+        listener.wake()  # sends what an earlier process has left
     try:
         with start_console(console, reloading, places, shared, place):
             server.run(sockets=list(places.ports))
@@ -332,6 +335,8 @@ def run_server(
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
+        if listener is not None:
+            listener.stop()
         reloading.current.recorder.write_system("stopped")
         if reloading.current.behavior is not None:
             reloading.current.behavior.close()

@@ -17,6 +17,7 @@ COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
     *["approvals list", "approvals show", "approvals approve", "approvals deny"],
+    *["approvals watch", "approvals webhooks"],
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
     *["audit query", "audit pack", "audit report", "audit export"],
     *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from policyengine.cli.settings.registry import SettingSpec
 
 SINKS = ("log", "sinks")
+WEBHOOKS = "webhooks."  # begins the sections of webhooks
 URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
 
@@ -42,7 +43,7 @@ class SettingValue:
         value = None if self.value is None else mask_passwords(one, self.value)
         return {
             "section": one.section, "key": one.key, "value": value, "from": self.source, "default": one.default,
-            "variable": one.variable,
+            "variable": None if is_webhook(one) else one.variable,
         }  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat)
             raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
     check_issuers(found, policies)
+    check_webhook_files(found)
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
     if format is OutputFormat.JSON:
@@ -124,6 +126,14 @@ def check_issuers(found: ProjectSettings, policies: Path) -> None:
         check_issuer_names(found, load_engine([policies], None).kernel.issuers)
 
 
+def check_webhook_files(found: ProjectSettings) -> None:
+    """Check the URLs and secrets of the webhooks without connecting. Raises CommandError."""
+    if found.webhooks:
+        from policyengine.cli.webhook_setup import check_webhooks
+
+        check_webhooks(found)
+
+
 def missing_files(row: SettingValue) -> Iterator[str]:
     from policyengine.entities.sources import is_url
 
@@ -144,6 +154,24 @@ def setting_values(found: ProjectSettings) -> Iterator[SettingValue]:
         else:
             source = "default"
         yield SettingValue(setting, value, source)
+    yield from webhook_values(found)
+
+
+def webhook_values(found: ProjectSettings) -> Iterator[SettingValue]:
+    """Yield the settings of webhooks that the file sets; variables set none."""
+    from policyengine.cli.settings.registry import SettingSpec, setting_traits
+
+    if found.sections is None or found.file is None:
+        return
+    for name, webhook in found.sections.webhooks.items():
+        for key, field in type(webhook).model_fields.items():
+            if key in webhook.model_fields_set:
+                spec = SettingSpec(f"{WEBHOOKS}{name}", key, field, setting_traits(field))
+                yield SettingValue(spec, getattr(webhook, key), display_path(found.file))
+
+
+def is_webhook(setting: SettingSpec) -> bool:
+    return setting.section.startswith(WEBHOOKS)
 
 
 def print_settings(rows: list[SettingValue]) -> None:
@@ -177,6 +205,8 @@ def mask_passwords(setting: SettingSpec, value: Any) -> Any:
     """Return the value of a setting, with `***` for the passwords in URLs of secret settings and for the secret parts
     of sinks.
     """
+    if setting.secret and is_webhook(setting):
+        return "***"
     if setting.secret and isinstance(value, tuple):
         return tuple(mask_passwords(setting, one) for one in value)
     if setting.name == SINKS and isinstance(value, str):

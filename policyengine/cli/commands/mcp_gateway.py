@@ -316,11 +316,16 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
             held.current.log.wake()
         if held.current.behavior is not None:
             held.current.behavior.start()
+        listener = held.current.approval_settings.listener
+        if listener is not None:
+            listener.wake()
         try:
             yield
         finally:
             if following is not None:
                 following.stop()
+            if listener is not None:
+                listener.stop()
             held.current.recorder.write_system("stopped")
             if held.current.behavior is not None:
                 held.current.behavior.close()

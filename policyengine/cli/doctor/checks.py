@@ -11,7 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from policyengine.cli.doctor.file_modes import FileModeRule, check_file_modes, identity_files, store_files
+from policyengine.cli.doctor.file_modes import (
+    FileModeRule,
+    check_file_modes,
+    identity_files,
+    store_files,
+    webhook_files,
+)
 from policyengine.cli.doctor.listeners import check_authzen_callers, check_ports, check_token_file, check_unix_socket
 from policyengine.cli.doctor.machine import (
     check_clock,
@@ -25,6 +31,7 @@ from policyengine.cli.doctor.machine import (
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.doctor.policies import check_policies
 from policyengine.cli.doctor.storage import check_log, check_store
+from policyengine.cli.doctor.webhooks import check_webhooks
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import load_settings
 from policyengine.trusted_files import OTHERS_WRITE
@@ -48,6 +55,7 @@ def run_checks(plan: ServePlan) -> Iterator[DoctorResult]:
         yield check_log(plan.log)
     stored = check_store(plan.store)
     yield stored
+    yield from check_webhooks(plan)
     yield from check_file_modes(files_to_check(plan))
     if plan.paths:
         yield from check_policies(plan, answers=stored.status is not DoctorStatus.FAILED)
@@ -72,3 +80,4 @@ def files_to_check(plan: ServePlan) -> Iterator[FileModeRule]:
     with suppress(CommandError):
         if (settings := load_settings(plan.paths).file) is not None:
             yield FileModeRule("configuration", settings, OTHERS_WRITE, "go-w")
+        yield from webhook_files(load_settings(plan.paths).webhooks)

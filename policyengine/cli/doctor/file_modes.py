@@ -11,9 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.trusted_files import OTHERS_WRITE, UntrustedPathError, trusted_path, write_problem
+
+if TYPE_CHECKING:
+    from policyengine.webhooks.target import WebhookTarget
 
 PRIVATE_MASK = 0o077  # files that policyengine writes: no access by others
 SECRET_MASK = stat.S_IRWXO | stat.S_IWGRP  # secrets: a group may read them, because Kubernetes mounts them that way
@@ -73,6 +77,14 @@ def chown_command(place: Path) -> str:
 
 
 # ── Files to check ────────────────────────────────────────────────────────────────────────────
+
+
+def webhook_files(targets: Iterable[WebhookTarget]) -> Iterator[FileModeRule]:
+    """Yield the files with secrets and URLs of webhooks."""
+    for target in targets:
+        for file in (target.url_file, *target.secret_files):
+            if file is not None:
+                yield FileModeRule("webhooks", file, SECRET_MASK, "600")
 
 
 def store_files(url: str) -> Iterator[FileModeRule]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from policyengine.settings.mistakes import SettingMistake
     from policyengine.settings.toml_file import SettingsError, SettingsFile
+    from policyengine.webhooks.target import WebhookTarget
 
 ERROR_KIND = "configuration"
 VARIABLE_PREFIX = "POLICYENGINE_"
@@ -86,6 +87,12 @@ class ProjectSettings:
     def approvals(self, url: str | None) -> ApprovalSettings:
         """Return how approvals are opened and answered; `url` is the URL of the server, if the settings name none."""
         return self._or_defaults().approvals.to_settings(url)
+
+    @property
+    def webhooks(self) -> tuple[WebhookTarget, ...]:
+        """The webhooks, in the order of their names."""
+        webhooks = {} if self.sections is None else self.sections.webhooks
+        return tuple(webhooks[name].to_target(name) for name in sorted(webhooks))
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

@@ -3,17 +3,23 @@ defaults of options derive from them. An unset setting is None, so that the defa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from policyengine.approvals.settings import ApprovalSettings
 from policyengine.cli.settings import types as t
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
+from policyengine.install_hints import install_command
 from policyengine.settings.section import SettingsSection, setting_error
 from policyengine.time_formats import parse_duration
+
+if TYPE_CHECKING:
+    from policyengine.webhooks.target import WebhookTarget
 
 LogFormat: TypeAlias = Literal["text", "json"]
 FailureAction: TypeAlias = Literal["deny", "continue"]
@@ -21,6 +27,10 @@ SyncMode: TypeAlias = Literal["never", "second", "always"]
 ReloadGate: TypeAlias = Literal["none", "diff"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
 ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
+MAX_WEBHOOKS = 20  # each has a thread in every process
+WEBHOOK_EVENTS = ("opened", "approved", "denied", "expired", "withdrawn")
+WebhookEventName: TypeAlias = Literal["opened", "approved", "denied", "expired", "withdrawn"]
+WebhookFormatName: TypeAlias = Literal["json", "slack", "slack-workflow", "teams"]
 Section = TypeVar("Section", bound=SettingsSection)
 
 
@@ -289,12 +299,74 @@ class ApprovalsSettings(CommandSection):
         "100", "maximum number of approvals that wait for the same people"
     )
     url: t.LinkUrl | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
+    webhook_spool: t.File | None = setting(
+        "the SQLite store or the log, with `.webhooks`; otherwise in memory",
+        "file where messages of webhooks wait for their receivers",
+    )
 
     def to_settings(self, url: str | None) -> ApprovalSettings:
         """Return the settings of an engine. `url` is the URL of the server, if the section names none."""
-        given = {key: getattr(self, key) for key in self.model_fields_set if key != "wait"}
+        given = {key: getattr(self, key) for key in self.model_fields_set - {"wait", "webhook_spool"}}
         wait = None if self.wait is None else parse_duration(self.wait)
         return ApprovalSettings(**{"url": url, **given, **({} if wait is None else {"wait": wait})})
+
+
+class WebhookSettings(SettingsSection):
+    """`[webhooks.NAME]`: a system or a chat that receives what happens to approvals (`docs/approval-webhooks.md`)."""
+
+    hides_unknown: ClassVar[bool] = True
+
+    url: t.WebhookUrl | None = setting("none", "URL of the receiver; `https://`, and `http://` only to this machine")
+    url_file: t.File | None = setting("none", "file with the URL, instead of `url`: URLs of chats are secrets")
+    secret_files: t.FileList = setting(
+        "none", "files with secrets, each of which signs every message; required for `json`", value=()
+    )
+    format: WebhookFormatName = setting("json", "`json`, `slack`, `slack-workflow` or `teams`", value="json")
+    events: tuple[WebhookEventName, ...] = setting("all", "events to send", value=WEBHOOK_EVENTS)
+    approvers: t.Texts = setting("all", "send only approvals by these approvers, such as `role finance`", value=())
+    include_request: t.Boolean = setting("false", "include the values of the request, without secrets", value=False)
+    allow_private: t.Boolean = setting("false", "permit addresses of this machine and of private networks", value=False)
+    ca: t.File | None = setting("the system's", "PEM file of certificates to trust")
+    timeout: t.AttemptSeconds = setting("10", "maximum number of seconds of an attempt", value=10.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.url is None) == (self.url_file is None):
+            raise setting_error("a webhook needs either `url` or `url_file`", 'as in `url_file = "slack.url"`')
+        if not self.events:
+            raise setting_error("`events` is empty", "delete it to send all events", "events")
+        if self.format == "json" and not self.secret_files:
+            hint = 'as in `secret_files = ["webhook.secret"]`, so that the receiver can verify messages'
+            raise setting_error("a webhook with the format `json` needs `secret_files`", hint)
+        if self.url is not None:
+            check_webhook_setting(self.url, self.allow_private)
+        return self
+
+    def to_target(self, name: str) -> WebhookTarget:
+        """Return the target of a webhook with this name."""
+        from policyengine.approvals.events import ApprovalEventKind
+        from policyengine.webhooks.target import WebhookFormat, WebhookTarget
+
+        return WebhookTarget(
+            name, self.url, None if self.url_file is None else Path(self.url_file),
+            tuple(map(Path, self.secret_files)), WebhookFormat(self.format), tuple(map(ApprovalEventKind, self.events)),
+            self.approvers, self.include_request, self.allow_private, None if self.ca is None else Path(self.ca),
+            self.timeout,
+        )  # fmt: skip
+
+
+def check_webhook_setting(url: str, private: bool) -> None:
+    """Check the URL of a webhook without resolving its host name. Raises the error of a setting."""
+    try:
+        from policyengine.http.fetch import FetchError
+        from policyengine.webhooks.webhook_client import check_webhook_url
+    except ImportError:
+        raise setting_error("webhooks need more packages", install_command("httpx")) from None
+    try:
+        check_webhook_url(url, private=private)
+    except FetchError as error:
+        hint = "`allow_private = true` permits addresses of this machine and of private networks"
+        raise setting_error(f"`url`: {error.why}", hint, "url") from None
 
 
 class ReloadSettings(CommandSection):
@@ -395,6 +467,7 @@ class ProjectSections(SettingsSection):
     authzen: AuthzenSettings = Field(default_factory=AuthzenSettings)
     console: ConsoleSettings = Field(default_factory=ConsoleSettings)
     approvals: ApprovalsSettings = Field(default_factory=ApprovalsSettings)
+    webhooks: Mapping[str, WebhookSettings] = Field(default_factory=dict)
     reload: ReloadSettings = Field(default_factory=ReloadSettings)
     observe: ObserveSettings | None = None
     mcp_gateway: McpGatewaySettings = Field(default_factory=McpGatewaySettings, alias="mcp-gateway")
@@ -402,3 +475,14 @@ class ProjectSections(SettingsSection):
     test: TestSettings = Field(default_factory=TestSettings)
     coverage: CoverageSettings = Field(default_factory=CoverageSettings)
     directory: Any = None
+
+    @field_validator("webhooks")
+    @classmethod
+    def _check_webhooks(cls, webhooks: Mapping[str, WebhookSettings]) -> Mapping[str, WebhookSettings]:
+        for name in webhooks:
+            if not t.WEBHOOK_NAME.fullmatch(name):
+                hint = "as in `[webhooks.finance]`: lowercase letters, digits, `-` and `_`, at most 40"
+                raise setting_error(f"`{name}` is not a name of a webhook", hint)
+        if len(webhooks) > MAX_WEBHOOKS:
+            raise setting_error(f"there are more than {MAX_WEBHOOKS} webhooks", "send to one that distributes messages")
+        return webhooks

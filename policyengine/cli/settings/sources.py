@@ -16,7 +16,14 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from policyengine.cli.settings.registry import BY_NAME, SettingName, SettingSpec
 from policyengine.cli.settings.sections import ProjectSections
 from policyengine.entities.sources import is_url
-from policyengine.settings.section import RELATIVE, RELATIVE_OR_URL, field_metadata
+from policyengine.settings.section import (
+    RELATIVE,
+    RELATIVE_OR_URL,
+    field_metadata,
+    has_named_sections,
+    section_fields,
+    section_of,
+)
 
 TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "0", "off"})
 
@@ -87,14 +94,26 @@ def join_paths(section: str, table: Any, folder: str) -> Any:
     """Return a table of the file with its paths relative to the current folder."""
     if not isinstance(table, dict):
         return table
-    return {key: join_path(BY_NAME.get((section, key)), value, folder) for key, value in table.items()}
+    field = section_fields(ProjectSections).get(section)
+    if field is not None and has_named_sections(field):
+        model = section_of(field.annotation)
+        fields = {} if model is None else section_fields(model)
+        return {name: join_fields(fields, named, folder) for name, named in table.items()}
+    specs = {key: BY_NAME.get((section, key)) for key in table}
+    return join_fields({key: spec.field for key, spec in specs.items() if spec is not None}, table, folder)
 
 
-def join_path(spec: SettingSpec | None, value: Any, folder: str) -> Any:
-    marks = () if spec is None else tuple(field_metadata(spec.field))
+def join_fields(fields: Mapping[str, FieldInfo], table: Any, folder: str) -> Any:
+    if not isinstance(table, dict):
+        return table
+    return {key: join_path(fields.get(key), value, folder) for key, value in table.items()}
+
+
+def join_path(field: FieldInfo | None, value: Any, folder: str) -> Any:
+    marks = () if field is None else tuple(field_metadata(field))
     match value:
         case list():
-            return [join_path(spec, path, folder) for path in value]
+            return [join_path(field, path, folder) for path in value]
         case str() if value.strip() and (RELATIVE in marks or (RELATIVE_OR_URL in marks and not is_url(value))):
             return os.path.join(folder, value)
         case _:

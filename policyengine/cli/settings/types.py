@@ -25,6 +25,7 @@ FILLED = r"\S"
 PATH = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MODE = r"^0?[0-7]{3}$"
 ROLE_RULE = r"^(\*|[^:\s][^:]*:.*\S.*)$"
+WEBHOOK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sends_bodies)
 
 
@@ -191,6 +192,9 @@ def parse_timestamp(value: object) -> str:
 Boolean: TypeAlias = Annotated[bool, Field(strict=True), ValueDescription("`true` or `false`")]
 WholeNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0), ValueDescription("a whole number, 0 or more")]
 PositiveNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1), ValueDescription("a whole number, 1 or more")]
+AttemptSeconds: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0.1, le=60), ValueDescription("a number of seconds, from 0.1 to 60")
+]
 Port: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=65535), ValueDescription("a port number from 0 to 65535")]
 Percent: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100), ValueDescription("a number from 0 to 100")]
 Seconds: TypeAlias = Annotated[
@@ -220,6 +224,8 @@ Files: TypeAlias = Annotated[
     RELATIVE,
     ValueDescription("a list of strings", '["…"]'),
 ]
+FileList: TypeAlias = Annotated[Files, BeforeValidator(as_list)]
+WebhookUrl: TypeAlias = Annotated[FilledText, SECRET, ValueDescription("a URL in quotes", '"https://…"')]
 # Files and folders, and URLs of databases.
 EntitySources: TypeAlias = Annotated[Texts, BeforeValidator(as_list), RELATIVE_OR_URL, SECRET]
 FileMode: TypeAlias = Annotated[

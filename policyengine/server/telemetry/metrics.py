@@ -45,6 +45,14 @@ COUNTERS = (
     ("policyengine_sink_lost", "Log records that a sink has lost.", ("sink",), "sink_lost"),
     ("policyengine_sink_failures", "Failed attempts of a sink to send log records.", ("sink",), "sink_failures"),
     ("policyengine_sink_denials", "Decisions that were denied because a sink lags.", ("sink",), "sink_denials"),
+    (
+        "policyengine_webhook_sent",
+        "Messages that the receiver of a webhook has accepted.",
+        ("webhook",),
+        "webhook_sent",
+    ),
+    ("policyengine_webhook_failures", "Failed attempts to send a message.", ("webhook",), "webhook_failures"),
+    ("policyengine_webhook_dropped", "Messages that are not sent any more.", ("webhook",), "webhook_dropped"),
     ("policyengine_rule_decisions", "Decisions that a rule stopped.", ("rule", "outcome"), "rules"),
 )
 TOTALS = (
@@ -88,7 +96,11 @@ UNSEALED = (
     "policyengine_log_unsealed_seconds",
     "How long the decision log has had lines that no checkpoint covers.",
 )
-SINK_LAG = ("policyengine_sink_lag_bytes", "Bytes of the decision log that a sink has not sent.")
+# Name, description, label name, and first word of the keys.
+LABELED_GAUGES = (
+    ("policyengine_sink_lag_bytes", "Bytes of the decision log that a sink has not sent.", "sink", "sink_lag"),
+    ("policyengine_webhook_waiting", "Messages that wait in the spool of webhooks.", "webhook", "webhook_waiting"),
+)
 CounterTotals = dict[CounterKey, Sequence[int]]
 
 
@@ -117,12 +129,7 @@ class MetricsCollector(Collector):
             for operation in (READ.name, WRITE.name):
                 failing.add_metric([operation], total.get(("store_failing", operation), (0,))[0])
             yield failing
-        if any(key[0] == "sink_lag" for key in total):
-            lag = GaugeMetricFamily(*SINK_LAG, labels=("sink",))
-            for (kind, *labels), cells in total.items():
-                if kind == "sink_lag":
-                    lag.add_metric(labels, cells[0])
-            yield lag
+        yield from labeled_gauges(total)
         for key, family in (("clock_skew", CLOCK_SKEW), ("unsealed", UNSEALED)):
             if (key,) in total:
                 yield GaugeMetricFamily(*family, total[key,][0] / MICROSECONDS_PER_SECOND)
@@ -130,6 +137,16 @@ class MetricsCollector(Collector):
             "process_cpu_seconds", "CPU time of all workers.", total.get(("cpu",), (0,))[0] / MICROSECONDS_PER_SECOND
         )
         yield GaugeMetricFamily("process_start_time_seconds", "Start time of the server.", self._tally.began)
+
+
+def labeled_gauges(total: CounterTotals) -> Iterator[Metric]:
+    for name, doc, label, word in LABELED_GAUGES:
+        values = [(labels, cells[0]) for (kind, *labels), cells in total.items() if kind == word]
+        if values:
+            family = GaugeMetricFamily(name, doc, labels=(label,))
+            for labels, value in values:
+                family.add_metric(labels, value)
+            yield family
 
 
 def decision_metrics(total: CounterTotals) -> Iterator[Metric]:

@@ -65,6 +65,12 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
             for key, count in sink.counts.items():
                 tally.reached(key, sink.name, count=count, of=sink)
             tally.now("sink_lag", sink.name, value=sink.lag)
+    listener = engine.approval_settings.listener
+    if listener is not None:
+        for (key, name), count in listener.counts().items():
+            tally.reached(key, name, count=count, of=listener)
+        for (key, name), value in listener.gauges().items():
+            tally.now(key, name, value=value)
     if engine.identity is not None:
         for code, count in list(engine.identity.counts.items()):
             tally.reached("credentials", code, count=count, of=engine.identity)

@@ -64,6 +64,7 @@ EXTRA_MEMBERS = (
     "widens",
     "unproved",
     "sink",
+    "webhook",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

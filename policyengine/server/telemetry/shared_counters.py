@@ -49,7 +49,7 @@ MAX_LATENCY_MS = 3_600_000  # a longer latency is counted as this latency, one h
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
 MAX_MERGED_KEYS = frozenset(
-    {"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed", "halts"}
+    {"reloads", "reloads_widened", "reload_refusals", "clock_skew", "sink_lag", "unsealed", "halts", "webhook_waiting"}
     | {"behavior_model_age", "behavior_model_number", "behavior_callers", "behavior_damaged", "behavior_ready"}
 )
 

@@ -1,0 +1,274 @@
+"""Takes the events of approvals from decisions and people, and passes them through the spool to the senders of the
+webhooks. Decisions only append to a bounded queue in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from threading import Event, Lock, Thread, current_thread
+from time import monotonic, time
+
+from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
+from policyengine.approvals.model import KEPT_MICROSECONDS, ApprovalRequest, ApprovalState
+from policyengine.clock import MICROSECONDS_PER_SECOND
+from policyengine.log_throttle import LogThrottle
+from policyengine.webhooks.messages import encode_message
+from policyengine.webhooks.sender import IDLE_SECONDS, KEPT_SECONDS, WebhookSender
+from policyengine.webhooks.spool import SpoolDamagedError, SpoolError, SpoolMessage, WebhookSpool, set_aside
+from policyengine.webhooks.target import WebhookLinks, WebhookTarget
+
+_LOG = logging.getLogger("policyengine")
+MAX_QUEUED = 1_000  # events that wait for the thread that writes the spool
+REMINDERS = ""  # the webhook of messages that remind of the end of an approval
+EXPIRE = "expire"
+REMINDER_SECONDS = 30.0  # between two looks at an approval whose end cannot be read
+STOP_SECONDS = 1.0  # to write and send the last messages when a process ends
+MAX_REMINDERS = 100  # in one step
+
+FindApproval = Callable[[str], ApprovalRequest | None]
+
+
+class WebhookDispatcher:
+    """The webhooks of one server. `find` returns an approval from its store, and may raise any error."""
+
+    def __init__(
+        self,
+        targets: Sequence[WebhookTarget],
+        spool: WebhookSpool,
+        links: WebhookLinks,
+        find: FindApproval = lambda id: None,
+        *,
+        now: Callable[[], float] = time,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.targets, self.links, self.find = tuple(targets), links, find
+        self._spool, self._now, self._clock = spool, now, clock
+        self.senders = tuple(WebhookSender(target, spool, clock=clock, now=now) for target in self.targets)
+        self._throttle = LogThrottle.every(clock=clock)
+        self._waiting: dict[str, int] = {}
+        self._reset()
+        _DISPATCHERS.add(self)
+
+    def _reset(self) -> None:
+        self._process, self._stop, self._ready, self._guard = 0, Event(), Event(), Lock()
+        self._queue: deque[ApprovalEvent] = deque()
+        self._sending = {target.name: Event() for target in self.targets}
+        self._threads: list[Thread] = []
+
+    # ── Events ────────────────────────────────────────────────────────────────────────────────
+
+    def notify(self, event: ApprovalEvent) -> None:
+        """Queue an event. Never waits for the spool or a receiver, and never raises an error."""
+        try:
+            if not any(target.wants(event) for target in self.targets) and not self._wants_end(event):
+                return
+            if len(self._queue) >= MAX_QUEUED:
+                self._drop_event(event, "too many events at a time")
+                return
+            self._queue.append(event)
+            self.wake()
+            self._ready.set()
+        except Exception:
+            _LOG.exception("an event of an approval was not queued", extra={"event": "webhook_fails"})
+
+    def _wants_end(self, event: ApprovalEvent) -> bool:
+        """Return whether a webhook wants to know if this new approval expires."""
+        if event.kind is not ApprovalEventKind.OPENED:
+            return False
+        end = event._replace(kind=ApprovalEventKind.EXPIRED)
+        return any(target.wants(end) for target in self.targets)
+
+    def _drop_event(self, event: ApprovalEvent, why: str) -> None:
+        for sender in self.senders:
+            if sender.target.wants(event):
+                sender.drop(1, why)
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """Return the counts of this process by metric key and webhook."""
+        found: dict[tuple[str, str], int] = {}
+        for sender in self.senders:
+            name = sender.target.name
+            found["webhook_sent", name] = sender.sent
+            found["webhook_failures", name] = sender.failures
+            found["webhook_dropped", name] = sender.dropped
+        return found
+
+    def gauges(self) -> Mapping[tuple[str, str], int]:
+        """Return how many messages of each webhook wait in the spool, as of a moment ago."""
+        return {("webhook_waiting", target.name): self._waiting.get(target.name, 0) for target in self.targets}
+
+    # ── The spool ─────────────────────────────────────────────────────────────────────────────
+
+    def tick(self) -> None:
+        """Write the queued events and the ends of approvals to the spool. Failures are logged, not raised."""
+        try:
+            self._write_queue()
+            self._look_at_ends()
+            self._waiting = {name: state.waiting for name, state in self._spool.states().items()}
+        except SpoolDamagedError as error:
+            self._replace_spool(error)
+        except SpoolError as error:
+            self._throttle.tell(logging.ERROR, "spool", str(error), event="webhook_spool_fails")
+        except Exception:  # a defect must not end the thread
+            _LOG.exception("webhooks fail", extra={"event": "webhook_fails"})
+
+    def _write_queue(self) -> None:
+        """Write the queued events. They stay in the queue until they are in the spool. Raises SpoolError."""
+        while count := len(self._queue):
+            events = [self._queue[at] for at in range(count)]
+            self._add([message for event in events for message in self._try_messages(event)])
+            for _ in events:
+                self._queue.popleft()
+
+    def _add(self, messages: list[SpoolMessage]) -> None:
+        """Add messages to the spool. Raises SpoolError."""
+        for webhook, count in self._spool.add(messages).items():
+            for sender in self.senders:
+                if sender.target.name == webhook:
+                    sender.drop(count, "the spool is full")
+        for message in messages:
+            if (event := self._sending.get(message.webhook)) is not None:
+                event.set()
+
+    def _try_messages(self, event: ApprovalEvent) -> list[SpoolMessage]:
+        """Return the messages about an event. A defect loses this event, not those behind it."""
+        try:
+            return self._messages(event)
+        except Exception:
+            _LOG.exception("the messages about an approval cannot be written", extra={"event": "webhook_fails"})
+            return []
+
+    def _messages(self, event: ApprovalEvent) -> list[SpoolMessage]:
+        now, approval = self._now(), event.approval
+        found = [
+            SpoolMessage(
+                message_id(target.name, event), target.name, str(event.kind),
+                encode_message(event, target, self.links), now, now + KEPT_SECONDS,
+            )
+            for target in self.targets if target.wants(event)
+        ]  # fmt: skip
+        if self._wants_end(event):
+            end = approval.expires / MICROSECONDS_PER_SECOND
+            until = end + KEPT_MICROSECONDS / MICROSECONDS_PER_SECOND
+            found.append(SpoolMessage(approval.id, REMINDERS, EXPIRE, b"", end, until))
+        return found
+
+    def _look_at_ends(self) -> None:
+        """Send the event of each approval that has expired without an answer. Raises SpoolError."""
+        for _ in range(MAX_REMINDERS):
+            reminder = self._spool.lease(REMINDERS, REMINDER_SECONDS)
+            if reminder is None:
+                return
+            if reminder.until <= self._now():
+                self._spool.delete(reminder)
+                continue
+            try:
+                approval = self.find(reminder.id)
+            except Exception as error:  # the store fails: the lease ends by itself
+                _LOG.debug("the end of an approval cannot be read: %s", error)
+                continue
+            now = round(self._now() * MICROSECONDS_PER_SECOND)
+            if approval is not None and approval.state(now) is ApprovalState.PENDING:
+                continue  # by another clock
+            if approval is not None and has_lapsed(approval, now):
+                self._add(self._messages(ApprovalEvent(ApprovalEventKind.EXPIRED, approval, approval.expires)))
+            self._spool.delete(reminder)
+
+    def _replace_spool(self, error: SpoolError) -> None:
+        path = self._spool.path
+        with suppress(SpoolError):
+            aside = None if path is None else set_aside(path)
+            self._spool.close()
+            where = f"; it is now `{aside}`, and a new one was begun" if aside is not None else ""
+            _LOG.error("%s%s", error, where, extra={"event": "webhook_spool_damaged"})
+
+    # ── Threads ───────────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """Start the threads of this process. A failure is logged, not raised."""
+        if self._process == os.getpid():
+            return
+        with self._guard:
+            if self._process != os.getpid():
+                self._start()
+
+    def _start(self) -> None:
+        self._process, self._stop = os.getpid(), Event()
+        runs: list[Callable[[Event], None]] = [
+            self._write_until_stopped,
+            *(partial(send_until_stopped, sender, self._sending[sender.target.name]) for sender in self.senders),
+        ]
+        self._threads = [Thread(target=each, args=(self._stop,), name="webhooks", daemon=True) for each in runs]
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # no more threads
+            _LOG.error("webhooks cannot be started: %s", error, extra={"event": "webhook_fails"})
+
+    def _write_until_stopped(self, stop: Event) -> None:
+        while not stop.is_set():
+            self._ready.wait(IDLE_SECONDS)
+            self._ready.clear()
+            self.tick()
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End the threads within `seconds`. What was not sent waits in the spool."""
+        if self._process != os.getpid():
+            return
+        until = self._clock() + seconds
+        self._stop.set()
+        for event in (self._ready, *self._sending.values()):
+            event.set()
+        for thread in self._threads:
+            if thread is not current_thread() and thread.ident is not None:
+                thread.join(max(0.0, until - self._clock()))
+        self.tick()
+        self._process, self._threads = 0, []
+
+    def after_fork(self) -> None:
+        """Leave threads, locks and connections to the parent process, and reset the counts."""
+        self._reset()
+        self._spool.after_fork()
+        for sender in self.senders:
+            sender.after_fork()
+
+
+def send_until_stopped(sender: WebhookSender, ready: Event, stop: Event) -> None:
+    while not stop.is_set():
+        pause = sender.step()
+        if pause and not stop.is_set():
+            ready.wait(pause)
+            ready.clear()
+    sender.close()
+
+
+def has_lapsed(approval: ApprovalRequest, now: int) -> bool:
+    """Return whether the time to answer is over, and not enough people have answered."""
+    is_answered = approval.refusal is not None or len(approval.votes) == approval.count
+    return not is_answered and approval.state(now) is ApprovalState.EXPIRED
+
+
+def message_id(webhook: str, event: ApprovalEvent) -> str:
+    """Return the ID of a message: the same whenever it is sent, and of no use to find the approval."""
+    digest = sha256("\0".join((webhook, event.approval.id, event.kind)).encode()).hexdigest()
+    return f"msg_{digest[:32]}"
+
+
+# ── Processes ─────────────────────────────────────────────────────────────────────────────────
+
+_DISPATCHERS: weakref.WeakSet[WebhookDispatcher] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for dispatcher in tuple(_DISPATCHERS):
+        dispatcher.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
