@@ -139,6 +139,10 @@ def write_world(root: Path) -> str:
     (odd / "bad-api.json").write_text(json.dumps({**SPECIFICATION, "paths": {"/a": {"get": {"$ref": "#/" + ALL}}}}))
     (odd / "broken" / "policyengine.toml").write_text(f"[lint]\nselect = [{text('no ' + SIGNS)}]\n")
     (odd / "policyengine.toml").write_text(f"[serve]\nhost = {text(LINES)}\nentities = [{text(LINES)}]\n")
+    (odd / "hooked").mkdir()
+    (odd / "hooked" / "policyengine.toml").write_text(
+        f"[webhooks.a]\nurl_file = {text(SIGNS)}\nformat = 'slack'\napprovers = [{text(LINES)}]\n"
+    )
     (odd / "trace.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (question("/a"), question())))
     event = {"at": 1, "agent": ALL, "issuer": ALL, "run": ALL, "endpoint": ALL}
     (odd / "events.jsonl").write_text(json.dumps(event) + "\n" + json.dumps({**event, "at": 2, "run": SIGNS}) + "\n")

@@ -6,11 +6,11 @@ import pytest
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import CHECK_SECTIONS, ProjectSettings, load_settings
-from policyengine.cli.settings.registry import SECTIONS
-from policyengine.cli.settings.sections import CoverageSettings, TestSettings
+from policyengine.cli.settings.sections import CoverageSettings, ProjectSections, TestSettings
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.settings.section import section_fields
 
-PARTS = f"the valid keys are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
+PARTS = f"the valid keys are {', '.join(f'`[{one}]`' for one in section_fields(ProjectSections))}"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_settings_file_below_the_root_may_contain_check_sections(project, text
     assert load_settings([project / "policies"]).file == below
 
 
-@pytest.mark.parametrize("section", sorted({*SECTIONS, "directory"} - CHECK_SECTIONS))
+@pytest.mark.parametrize("section", sorted({*section_fields(ProjectSections)} - CHECK_SECTIONS))
 def test_other_sections_are_rejected_in_a_settings_file_below_the_root(project, section):
     below = project / "policies" / "policyengine.toml"
     below.write_text(f"[{section}]\n")

@@ -79,8 +79,15 @@ ASKED: dict[str, tuple[str, ...]] = {
             f"approvals {verb}{id} --token-file token --url NAME",
             f"approvals {verb}{id} --token-file token --url http://127.0.0.1:1",
         )
-        for verb, id in (("list", ""), ("show", " NAME"), ("approve", " NAME"), ("deny", " NAME"))
+        for verb, id in (("list", ""), ("show", " NAME"), ("approve", " NAME"), ("deny", " NAME"), ("watch", ""))
     },
+    "approvals webhooks": (
+        "approvals webhooks good",
+        "approvals webhooks hooked",
+        "approvals webhooks hooked --test NAME",
+        "approvals webhooks hooked --test a",
+        "approvals webhooks hooked --spool api.json",
+    ),
     "audit verify": (
         "audit verify log.jsonl",
         "audit verify api.json",
