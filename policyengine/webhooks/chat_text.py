@@ -6,8 +6,9 @@ import json
 import re
 
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
+from policyengine.approvals.model import to_datetime
 from policyengine.control_characters import one_line, printable
-from policyengine.webhooks.event_data import format_moment
+from policyengine.time_formats import format_rfc3339
 
 MAX_FIELD_LENGTH = 300
 MAX_REQUEST_LENGTH = 2_000
@@ -59,7 +60,7 @@ def chat_fields(event: ApprovalEvent) -> list[tuple[str, str]]:
         ("For user", who.user),
         ("Chain", " → ".join(who.chain)),
         ("Approvers", by),
-        ("Answer until", format_moment(approval.expires) if is_open else None),
+        ("Answer until", format_rfc3339(to_datetime(approval.expires), "seconds") if is_open else None),
         ("Approved by", ", ".join(vote.by for vote in approval.votes)),
         ("Denied by", None if refusal is None or approval.withdrawn else refusal.by),
         ("Reason", None if refusal is None else refusal.reason),

@@ -229,6 +229,8 @@ class WebhookDispatcher:
             if thread is not current_thread() and thread.ident is not None:
                 thread.join(max(0.0, until - self._clock()))
         self.tick()
+        if self._spool.is_shared:
+            self._spool.close()
         self._process, self._threads = 0, []
 
     def after_fork(self) -> None:
