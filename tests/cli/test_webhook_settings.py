@@ -183,6 +183,7 @@ def test_doctor_checks_webhooks(project: Path, run: Any) -> None:
     out = run("doctor", "p.policy", "--port", "0").out
     assert "✓ webhooks: 1 webhook can be used" in out
     assert "? webhooks: messages wait in memory: a restart loses them" in out
+    assert "· webhooks: the URL of `finance` is a secret in the settings" in out
     assert "· webhooks: messages have no link to the approval" in out
     (project / "secret").chmod(0o644)
     (project / "policyengine.toml").write_text(f'{GOOD}secret_files = ["secret", "none"]\n')

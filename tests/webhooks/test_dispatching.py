@@ -16,6 +16,7 @@ from policyengine.approvals.events import ApprovalEventKind
 from policyengine.approvals.model import read_row
 from policyengine.audit import DecisionLog, OnFailure
 from policyengine.reload import ReloadableEngine
+from policyengine.server.telemetry.metrics import render_metrics
 from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.stores.base import StoreError
@@ -362,6 +363,9 @@ def test_an_unreachable_receiver_is_counted_in_the_metrics_and_does_not_affect_d
     sender.step()
     tally = ServerCounters()
     publish_metrics(tally, ReloadableEngine(office.desk.engine))
+    text = render_metrics(tally, "")[0].decode()
+    assert 'policyengine_webhook_failures_total{webhook="a"} 1.0' in text
+    assert 'policyengine_webhook_waiting{webhook="a"} 1.0' in text
     total = tally.total()
     assert [total.get((f"webhook_{word}", "a")) for word in ("sent", "failures", "dropped")] == [None, [1], None]
     assert total["webhook_waiting", "a"][0] == 1

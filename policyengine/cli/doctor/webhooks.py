@@ -33,10 +33,15 @@ def find_failures(settings: ProjectSettings) -> Iterator[DoctorResult]:
 
 def check_places(settings: ProjectSettings, plan: ServePlan) -> Iterator[DoctorResult]:
     from policyengine.cli.webhook_setup import spool_path, webhook_links
+    from policyengine.webhooks.target import WebhookFormat
 
     if spool_path(settings, plan.store, plan.log) is None:
         hint = "set `webhook_spool` in `[approvals]`"
         yield DoctorResult("webhooks", DoctorStatus.WARNING, "messages wait in memory: a restart loses them", hint)
+    for target in settings.webhooks:
+        if target.url is not None and target.format is not WebhookFormat.JSON:
+            message = f"the URL of `{target.name}` is a secret in the settings: those who know it can post there"
+            yield DoctorResult("webhooks", DoctorStatus.NOTE, message, "set `url_file`")
     links = webhook_links(settings, settings.values.get(("serve", "public_url")))
     if links.console is None and links.api is None:
         hint = "set `public_url` in `[console]`, or `url` in `[approvals]`"
