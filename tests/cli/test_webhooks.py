@@ -118,7 +118,7 @@ def test_a_server_that_was_killed_sends_after_a_restart_what_it_had_not_sent(
     message = spool.lease("finance", 0) or due_later(spool)
     spool.postpone(message, 0.0, "")
     spool.close()
-    with started(SERVE, *arguments):
+    with started(SERVE, *arguments, "--workers", "2"):
         wait_for(lambda: len(receiver.requests) == 1)
     [request] = receiver.requests
     assert json.loads(request.body)["data"]["rule"] == "large"
