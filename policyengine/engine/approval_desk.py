@@ -17,6 +17,7 @@ from policyengine.approvals.eligibility import (
     find_general_refusal,
     find_refusal,
 )
+from policyengine.approvals.links import approval_page
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -194,7 +195,8 @@ class ApprovalDesk:
         status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
         expires = format_rfc3339(to_datetime(approval.expires))
         reason = None if approval.refusal is None else approval.refusal.reason
-        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason)
+        page = approval_page(self.settings.console_url, approval.id)
+        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason, page=page)
 
     @property
     def _redaction(self) -> Redaction:

@@ -15,7 +15,10 @@ from threading import Lock
 from typing import TypeAlias
 
 from policyengine.audit.event_records import OutcomeRecord
+from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
+from policyengine.audit.query.log_tail import RecentDecision, TrafficSearch
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError
+from policyengine.audit.query.requester_history import RequesterHistory, RequesterSearch
 from policyengine.audit.query.source import LogFiles, check_logs, open_reader
 from policyengine.audit.reader import DecisionRecord, read_entries
 from policyengine.audit.seal.find_line import LogIndex
@@ -103,8 +106,8 @@ class DecisionSearch:
         return LoggedDecision(record, outcome, seal, proof)
 
 
-LogQuestion: TypeAlias = LogSearch | DecisionSearch
-LogAnswer: TypeAlias = QueryAnswer | LoggedDecision | None
+LogQuestion: TypeAlias = LogSearch | DecisionSearch | TrafficSearch | RequesterSearch | HaltedRequestSearch
+LogAnswer: TypeAlias = QueryAnswer | LoggedDecision | tuple[RecentDecision, ...] | RequesterHistory | HaltedCount | None
 
 
 @dataclass(frozen=True, slots=True)

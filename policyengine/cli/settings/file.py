@@ -85,7 +85,8 @@ class ProjectSettings:
 
     def approvals(self, url: str | None) -> ApprovalSettings:
         """Return how approvals are opened and answered; `url` is the URL of the server, if the settings name none."""
-        return self._or_defaults().approvals.to_settings(url)
+        sections = self._or_defaults()
+        return sections.approvals.to_settings(url, sections.console.public_url)
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

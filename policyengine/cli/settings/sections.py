@@ -290,11 +290,14 @@ class ApprovalsSettings(CommandSection):
     )
     url: t.LinkUrl | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
 
-    def to_settings(self, url: str | None) -> ApprovalSettings:
-        """Return the settings of an engine. `url` is the URL of the server, if the section names none."""
+    def to_settings(self, url: str | None, console_url: str | None = None) -> ApprovalSettings:
+        """Return the settings of an engine. `url` is the URL of the server, if the section names none; `console_url` is
+        that of the console."""
         given = {key: getattr(self, key) for key in self.model_fields_set if key != "wait"}
         wait = None if self.wait is None else parse_duration(self.wait)
-        return ApprovalSettings(**{"url": url, **given, **({} if wait is None else {"wait": wait})})
+        return ApprovalSettings(
+            **{"url": url, "console_url": console_url, **given, **({} if wait is None else {"wait": wait})}
+        )
 
 
 class ReloadSettings(CommandSection):
