@@ -77,7 +77,7 @@ def serving(policy: Path, *options: str, links: bool = True, fresh: bool = False
 
 
 def count(visitor: Visitor) -> Any:
-    return json.loads(visitor.get("/traffic").text)["outcomes"]["allow"]
+    return json.loads(visitor.get("/counts").text)["outcomes"]["allow"]
 
 
 def test_the_console_has_a_listener_of_its_own(policy: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_console_has_a_listener_of_its_own(policy: Path, tmp_path: Path) -> 
         [decision] = set(re.findall(r"/decisions/(\w{26})", page.text))
         assert "holds: " in visitor.get(f"/decisions/{decision}").text
         decisions = Visitor(served.urls["listening"], visitor.cookies)
-        for path in ("/sign-in", "/log", "/traffic", "/sign-in/link?secret=x", "/static/console.css"):
+        for path in ("/sign-in", "/log", "/counts", "/sign-in/link?secret=x", "/static/console.css"):
             assert decisions.get(path).status == 404
         for path in ("/decide", "/healthz", "/metrics"):
             assert visitor.get(path).status == 404

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
+from weakref import finalize
 
 from policyengine.audit.event_records import OutcomeRecord
 from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
@@ -143,6 +144,7 @@ class LogReader:
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._reaper: finalize[[subprocess.Popen[bytes]], LogReader] | None = None
         self._closed = False
 
     def ask(self, question: LogQuestion) -> LogAnswer:
@@ -191,6 +193,7 @@ class LogReader:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                 env=child_environment(),
             )  # fmt: skip
+            self._reaper = finalize(self, reap_process, self._process)
 
     def _exchange(self, question: LogQuestion) -> LogReply:
         """Send a question to the process, and return its answer. Raises EOFError, OSError, LogReadError."""
@@ -207,10 +210,15 @@ class LogReader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._reaper is not None:
+            self._reaper()
+            self._process = self._reaper = None
+
+
+def reap_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process, at the latest when its reader is deleted or this process ends."""
+    process.kill()
+    process.wait()
 
 
 def main(descriptor: int, idle: float) -> None:

@@ -267,6 +267,11 @@ class ConsoleSettings(CommandSection):
     approve: t.RoleRuleTexts | None = setting("none", "rules for who may also approve requests")
     halt: t.RoleRuleTexts | None = setting("none", "rules for who may also halt agents")
     link_user: t.Text | None = setting("operator", "name of the person who signs in with a link from the terminal")
+    link_issuer: t.Text | None = setting(
+        "none: a person with a link answers no approvals",
+        "issuer of the policy whose user `link_user` is, so that the person with a link may answer approvals as that "
+        "user",
+    )
     idle_minutes: t.Minutes | None = setting("30", "minutes after which an unused session ends")
     session_hours: t.Hours | None = setting("12", "hours after which every session ends")
 

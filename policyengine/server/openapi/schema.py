@@ -460,7 +460,7 @@ class Readiness(BaseModel):
 
 MODELS = (
     Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness, Denial,
-    ApprovalStatus, ApprovalDetails, Approvals,
+    ApprovalStatus, ApprovalDetails, ApprovalDossier, Approvals,
 )  # fmt: skip
 
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────
