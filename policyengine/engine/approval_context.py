@@ -148,6 +148,8 @@ def bound_value(value: object) -> object:
     match value:
         case str() if len(value) > MAX_TEXT:
             return f"{value[:MAX_TEXT]}…"
+        case {"type": str(type_), "id": str(id), **others} if not others:
+            return str(EntityRef(type_, id))
         case dict() if len(value) > MAX_ITEMS:
             named = {name: bound_value(one) for name, one in list(value.items())[:MAX_ITEMS]}
             return {**named, "…": f"{len(value) - MAX_ITEMS:,} more"}

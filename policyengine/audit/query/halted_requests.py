@@ -44,11 +44,9 @@ class HaltedRequestSearch:
         since = self.since
         tail = read_log_tail(self.log)
         for tree, kind in tail.trees():
-            if kind != DECISION:
+            time = str(tree.get("time", ""))
+            if kind != DECISION or time < self.since:
                 continue
-            time = str(tree["time"])
-            if time < self.since:
-                return HaltedCount(self.since, total, covered, allowed)
             if total == MAX_COUNTED:
                 return HaltedCount(since, total, covered, allowed)
             since, total = time, total + 1

@@ -61,8 +61,8 @@ class RequesterSearch:
         latest: list[RecentDecision] = []
         approvals: dict[str, PastApproval] = {}
         for tree, kind in tail.trees(self._mentions):
-            if (time := str(tree["time"])) < self.since:
-                break
+            if (time := str(tree.get("time", ""))) < self.since:  # lines are not in the order of their times
+                continue
             if kind == DECISION and self._is_decision(tree):
                 decision = read_decision(extractor, tree)
                 outcomes[decision.outcome] += 1

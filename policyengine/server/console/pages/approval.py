@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 from starlette.responses import Response
@@ -26,9 +27,11 @@ from policyengine.runtime.halts import fold_name
 from policyengine.server.console.context import ConsoleVisit
 from policyengine.server.console.html import render_visit
 from policyengine.server.console.pages.approvals import SILENT_STORE, may_answer
+from policyengine.server.console.roles import ConsoleRole
 from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_duration
 
+MICROSECONDS, MINUTE = 1_000_000, 60
 APPROVAL_ID = re.compile(r"[0-9a-f]{48}")
 NO_APPROVAL = "there is no such approval, or it ended long ago"
 NO_CONFIRMS = "the current policies request no approvals"
@@ -80,7 +83,7 @@ async def answer_approval(visit: ConsoleVisit) -> Response:
         visit, "approval.html.j2", "Approval", approval=approval, details=details, state=tracked.state.value,
         request=tree_lines(approval.question), directory=directory_lines(details), problem=problem,
         remaining=describe_remaining(console.engine, tracked), voted=has_voted(visit, tracked),
-        most=MAX_REASON_LENGTH, has_log=console.engine.log is not None,
+        most=MAX_REASON_LENGTH, may_halt=ConsoleRole.HALT in visit.roles, has_log=console.engine.log is not None,
     )  # fmt: skip
 
 
@@ -119,12 +122,8 @@ def has_voted(visit: ConsoleVisit, tracked: TrackedApproval) -> bool:
 
 def describe_remaining(engine: Engine, tracked: TrackedApproval) -> str:
     """Return how long the approval can be answered, in words."""
-    left = max(0, tracked.approval.expires - engine.decider.now()) // 1_000_000 * 1_000_000
-    return (
-        format_duration(left * MICROSECOND)
-        if left < 60_000_000
-        else format_duration(left // 60_000_000 * 60_000_000 * MICROSECOND)
-    )
+    left = max(0, tracked.approval.expires - engine.decider.now()) // MICROSECONDS
+    return format_duration(timedelta(seconds=left if left < MINUTE else left - left % MINUTE))
 
 
 def refuse_page(visit: ConsoleVisit, error: NoApprovalPageError | StoreError) -> Response:

@@ -17,7 +17,7 @@ from policyengine.server.console.roles import ConsoleRole
 from policyengine.stores.base import StoreError
 
 MAX_APPROVALS_SHOWN = 100
-HEADERS = ("asked", "requester", "request", "rule", "answer until")
+HEADERS = ("request", "requester", "rule", "asked", "answer until")
 SILENT_STORE = "the store does not answer"
 
 
@@ -97,10 +97,10 @@ def show_row(tracked: TrackedApproval) -> LiveRow:
     return LiveRow(
         f"{approval.id}/{len(approval.votes)}",
         (
-            LiveCell(short_time(format_moment(approval.opened)), href),
+            LiveCell(f"{approval.summary}{votes}", href),
             LiveCell(requester, label="by"),
-            LiveCell(f"{approval.summary}{votes}"),
             LiveCell(approval.rule, label="rule"),
+            LiveCell(short_time(format_moment(approval.opened)), label="asked"),
             LiveCell(short_time(format_moment(approval.expires)), label="until"),
         ),
     )

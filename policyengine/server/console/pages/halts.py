@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from policyengine.approvals.model import to_datetime
 from policyengine.audit import SystemEvent
 from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
 from policyengine.audit.query.log_process import LogReadError
@@ -36,6 +37,7 @@ from policyengine.spec.halts import issuer_urls
 from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_epoch_seconds
 
+ONCE_BYTES = 24
 COUNTED_TIME = timedelta(hours=1)
 FORM_SECONDS = 3_600  # seconds for which a confirmation can be sent
 LABELS = {
@@ -47,7 +49,7 @@ EXAMPLES = {
     "tool": "mail/*", "place": "POST /v1/refunds/**", "package": "acme.shop",
 }  # fmt: skip
 STORE_HINT = "nothing is acknowledged: this page shows what is in effect; a halt file works without the store"
-SENT_BEFORE = "this form was sent before"
+SENT_BEFORE = "this form was sent before, or not made by the confirmation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ async def answer_halt_check(visit: ConsoleVisit) -> Response:
         unread = error.message
     return render_visit(
         visit, "halt_check.html.j2", "Halt these requests?", halt=halt, form=form, counted=counted, unread=unread,
-        covers=describe_scope(halt), until=format_epoch_seconds(halt.until), once=secrets.token_urlsafe(24),
+        covers=describe_scope(halt), until=format_epoch_seconds(halt.until), once=secrets.token_urlsafe(ONCE_BYTES),
         back=f"/halts/new?{urlencode(form.fields)}",
     )  # fmt: skip
 
@@ -181,9 +183,7 @@ async def count_halted(visit: ConsoleVisit, halt: Halt) -> HaltedCount | None:
     engine = visit.console.engine
     if halt.package is not None:
         return None
-    from datetime import UTC, datetime
-
-    since = format_time(datetime.now(UTC) - COUNTED_TIME)
+    since = format_time(to_datetime(engine.decider.now()) - COUNTED_TIME)
     search = (
         None if engine.log is None else HaltedRequestSearch(engine.log.path, halt, issuer_urls(engine.kernel), since)
     )
@@ -198,8 +198,8 @@ async def answer_halt(visit: ConsoleVisit) -> Response:
     checked, errors = form.check(console.engine, operator_name(visit))
     if checked is None:
         return show_form(visit, HaltForm(form.scope, form.everything, form.reason, form.end, errors), 400)
-    now = int(time())
-    if not console.spent.spend(f"halt {visit.form.get('once', '')}", now + FORM_SECONDS, now):
+    now, once = int(time()), visit.form.get("once", "")
+    if len(once) < ONCE_BYTES or not console.spent.spend(f"halt {once}", now + FORM_SECONDS, now):
         return refuse(visit, "Not halted again", 409, HaltError(SENT_BEFORE, "`Halts` shows what is in effect"))
     scope: dict[str, Any] = dict(form.scope)
     try:
