@@ -1,5 +1,5 @@
-"""What people see of an approval beside the request itself: the entity rows of the people and things in it, and what
-the requester did before. The console, the API and the command line show the same.
+"""The part of an approval that people see beside the request itself: the entity rows of the people and things in it,
+and the history of the requester. The console, the API and the command line show the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from policyengine.typesystem import EntityRef, RefType
 
 if TYPE_CHECKING:
     from policyengine.audit.query.log_process import LogReader
-    from policyengine.audit.query.requester_history import RequesterHistory, RequesterSearch
+    from policyengine.audit.query.requester_history import RequesterActivity, RequesterSearch
     from policyengine.engine.approval_desk import TrackedApproval
     from policyengine.engine.engine import Engine
 
@@ -180,7 +180,7 @@ def search_requester(engine: Engine, approval: ApprovalRequest) -> RequesterSear
 def read_history(engine: Engine, approval: ApprovalRequest, reader: LogReader | None) -> dict[str, object]:
     """Return what the requester did before, as plain data, or why it is `unread`."""
     from policyengine.audit.query.log_process import LogReadError
-    from policyengine.audit.query.requester_history import RequesterHistory
+    from policyengine.audit.query.requester_history import RequesterActivity
 
     search = search_requester(engine, approval)
     if search is None:
@@ -191,11 +191,11 @@ def read_history(engine: Engine, approval: ApprovalRequest, reader: LogReader | 
         found = reader.ask(search)
     except LogReadError as error:
         return {"unread": error.message}
-    assert isinstance(found, RequesterHistory)
+    assert isinstance(found, RequesterActivity)
     return describe_history(found)
 
 
-def describe_history(history: RequesterHistory) -> dict[str, object]:
+def describe_history(history: RequesterActivity) -> dict[str, object]:
     return {
         "since": history.since,
         "decisions": history.decisions,

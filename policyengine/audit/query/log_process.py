@@ -17,9 +17,9 @@ from weakref import finalize
 
 from policyengine.audit.event_records import OutcomeRecord
 from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
-from policyengine.audit.query.log_tail import RecentDecision, TrafficSearch
+from policyengine.audit.query.log_tail import TrafficDecision, TrafficSearch
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError
-from policyengine.audit.query.requester_history import RequesterHistory, RequesterSearch
+from policyengine.audit.query.requester_history import RequesterActivity, RequesterSearch
 from policyengine.audit.query.source import LogFiles, check_logs, open_reader
 from policyengine.audit.reader import DecisionRecord, read_entries
 from policyengine.audit.seal.find_line import LogIndex
@@ -108,7 +108,9 @@ class DecisionSearch:
 
 
 LogQuestion: TypeAlias = LogSearch | DecisionSearch | TrafficSearch | RequesterSearch | HaltedRequestSearch
-LogAnswer: TypeAlias = QueryAnswer | LoggedDecision | tuple[RecentDecision, ...] | RequesterHistory | HaltedCount | None
+LogAnswer: TypeAlias = (
+    QueryAnswer | LoggedDecision | tuple[TrafficDecision, ...] | RequesterActivity | HaltedCount | None
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def read_file_tail(file: Path, most: int) -> tuple[list[bytes], int, bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class RecentDecision:
+class TrafficDecision:
     """A decision as a list shows it; texts that the record lacks are empty."""
 
     time: str
@@ -85,9 +85,9 @@ class TrafficSearch:
     agent: str = ""
     most: int = 50
 
-    def answer(self) -> tuple[RecentDecision, ...]:
+    def answer(self) -> tuple[TrafficDecision, ...]:
         """Return the newest decisions in the last MAX_WATCHED_BYTES of the log, newest first. Raises OSError."""
-        found: list[RecentDecision] = []
+        found: list[TrafficDecision] = []
         for decision in recent_decisions(read_log_tail(self.log, MAX_WATCHED_BYTES)):
             if self.outcome in ("", decision.outcome) and self.agent in ("", decision.agent):
                 found.append(decision)
@@ -96,7 +96,7 @@ class TrafficSearch:
         return tuple(found)
 
 
-def recent_decisions(tail: LogTail) -> Iterator[RecentDecision]:
+def recent_decisions(tail: LogTail) -> Iterator[TrafficDecision]:
     """Yield the decisions of a tail, newest first."""
     extractor = RowExtractor(frozenset(COLUMNS))
     for tree, kind in tail.trees():
@@ -104,6 +104,6 @@ def recent_decisions(tail: LogTail) -> Iterator[RecentDecision]:
             yield read_decision(extractor, tree)
 
 
-def read_decision(extractor: RowExtractor, tree: dict[str, Any]) -> RecentDecision:
+def read_decision(extractor: RowExtractor, tree: dict[str, Any]) -> TrafficDecision:
     cells = dict(zip(extractor.names, extractor.row(tree, DECISION), strict=True))
-    return RecentDecision(*("" if cells[name] is None else str(cells[name]) for name in COLUMNS))
+    return TrafficDecision(*("" if cells[name] is None else str(cells[name]) for name in COLUMNS))

@@ -1,4 +1,4 @@
-"""What the requester of an approval did before, from the newest lines of a log."""
+"""Reads from the newest lines of a log what the requester of an approval did before."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 from policyengine.audit.query.extract import RowExtractor
-from policyengine.audit.query.log_tail import COLUMNS, DECISION, RecentDecision, read_decision, read_log_tail
+from policyengine.audit.query.log_tail import COLUMNS, DECISION, TrafficDecision, read_decision, read_log_tail
 
 MAX_LATEST = 10
 APPROVAL_EVENT = "approval"
 
 
 @dataclass(frozen=True, slots=True)
-class PastApproval:
+class PriorApproval:
     """An earlier approval: its last state in the log, the time of that, and the person who answered, if one did."""
 
     id: str
@@ -30,15 +30,15 @@ class PastApproval:
 
 
 @dataclass(frozen=True, slots=True)
-class RequesterHistory:
+class RequesterActivity:
     """The numbers of decisions by outcome and of approvals by state, and the latest of both, newest first. They are
     those since the time `since`."""
 
     since: str
     decisions: dict[str, int] = field(default_factory=dict)
-    latest: tuple[RecentDecision, ...] = ()
+    latest: tuple[TrafficDecision, ...] = ()
     approvals: dict[str, int] = field(default_factory=dict)
-    latest_approvals: tuple[PastApproval, ...] = ()
+    latest_approvals: tuple[PriorApproval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class RequesterSearch:
     since: str
     besides: str = ""
 
-    def answer(self) -> RequesterHistory:
+    def answer(self) -> RequesterActivity:
         """Return the history that is in the last lines of the log. Raises OSError."""
         extractor = RowExtractor(frozenset(COLUMNS))
         tail, since = read_log_tail(self.log), self.since
         outcomes: Counter[str] = Counter()
-        latest: list[RecentDecision] = []
-        approvals: dict[str, PastApproval] = {}
+        latest: list[TrafficDecision] = []
+        approvals: dict[str, PriorApproval] = {}
         for tree, kind in tail.trees(self._mentions):
             if (time := str(tree.get("time", ""))) < self.since:  # lines are not in the order of their times
                 continue
@@ -73,7 +73,7 @@ class RequesterSearch:
         if not tail.complete:
             since = max(self.since, next(self._times(tail.lines), self.since))
         states = Counter(past.state for past in approvals.values())
-        return RequesterHistory(
+        return RequesterActivity(
             since, dict(outcomes), tuple(latest), dict(states), tuple(approvals.values())[:MAX_LATEST]
         )
 
@@ -91,7 +91,7 @@ class RequesterSearch:
             return agent is None and user == self.user
         return (agent, issuer) == (self.agent, self.issuer)
 
-    def _read_approval(self, details: dict[str, Any], time: str) -> PastApproval | None:
+    def _read_approval(self, details: dict[str, Any], time: str) -> PriorApproval | None:
         if details.get("event") != APPROVAL_EVENT or details.get("approval") == self.besides:
             return None
         if not self._is_requester(details.get("agent"), details.get("agent_issuer"), details.get("user")):
@@ -99,7 +99,7 @@ class RequesterSearch:
         id, state, rule, endpoint, by = (
             str(details.get(name, "")) for name in ("approval", "state", "rule", "endpoint", "by")
         )
-        return PastApproval(id, state, rule, endpoint, time, by)
+        return PriorApproval(id, state, rule, endpoint, time, by)
 
     def _times(self, lines: tuple[bytes, ...]) -> Iterator[str]:
         """Yield the times of the records, oldest first."""

@@ -1,6 +1,4 @@
-"""What every page of the console shows beside its content: how many approvals wait for the person, and whether
-something is halted.
-"""
+"""The notices that every page of the console shows: how many approvals wait for the person, and what is halted."""
 
 from __future__ import annotations
 

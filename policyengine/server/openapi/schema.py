@@ -382,8 +382,8 @@ class PastApproval(BaseModel):
 
 
 class RequesterHistory(BaseModel):
-    """What the requester did since a time, from the decision log: how many decisions by outcome, how many approvals by
-    state, and the latest of both. `unread` says why there is no history.
+    """The acts of the requester since a time, from the decision log: the numbers of decisions by outcome and of
+    approvals by state, and the latest of both. `unread` says why there is no history.
     """
 
     since: str | None = None

@@ -83,7 +83,8 @@ async def answer_approval(visit: ConsoleVisit) -> Response:
         visit, "approval.html.j2", "Approval", approval=approval, details=details, state=tracked.state.value,
         request=tree_lines(approval.question), directory=directory_lines(details), problem=problem,
         remaining=describe_remaining(console.engine, tracked), voted=has_voted(visit, tracked),
-        most=MAX_REASON_LENGTH, may_halt=ConsoleRole.HALT in visit.roles, has_log=console.engine.log is not None,
+        answers_of=console.proved(visit.person).issuer, may_halt=ConsoleRole.HALT in visit.roles,
+        has_log=console.engine.log is not None, most=MAX_REASON_LENGTH,
     )  # fmt: skip
 
 

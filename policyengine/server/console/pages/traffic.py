@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from starlette.responses import JSONResponse, Response
 
 from policyengine.audit.query.log_process import LogReadError
-from policyengine.audit.query.log_tail import RecentDecision, TrafficSearch
+from policyengine.audit.query.log_tail import TrafficDecision, TrafficSearch
 from policyengine.audit.query.query import OUTCOMES
 from policyengine.plurals import pluralize
 from policyengine.server.console.context import ConsoleVisit
@@ -18,7 +18,7 @@ from policyengine.server.console.pages.log_search import MAX_FILTER_LENGTH, read
 
 FILTERS = ("outcome", "agent")
 HEADERS = ("time", "outcome", "agent", "user", "endpoint", "rule")
-NO_DECISIONS: tuple[RecentDecision, ...] = ()
+NO_DECISIONS: tuple[TrafficDecision, ...] = ()
 
 
 async def answer_traffic(visit: ConsoleVisit) -> Response:
@@ -51,7 +51,7 @@ def read_filters(query: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in asked.items() if text}
 
 
-async def find_recent(visit: ConsoleVisit, asked: Mapping[str, str]) -> tuple[RecentDecision, ...]:
+async def find_recent(visit: ConsoleVisit, asked: Mapping[str, str]) -> tuple[TrafficDecision, ...]:
     """Return the newest decisions. Raises LogReadError."""
     log = visit.console.engine.log
     search = None if log is None else TrafficSearch(log.path, asked.get("outcome", ""), asked.get("agent", ""))
@@ -60,7 +60,7 @@ async def find_recent(visit: ConsoleVisit, asked: Mapping[str, str]) -> tuple[Re
     return found
 
 
-def show_decisions(found: Sequence[RecentDecision]) -> list[LiveRow]:
+def show_decisions(found: Sequence[TrafficDecision]) -> list[LiveRow]:
     return [
         LiveRow(
             one.id,
