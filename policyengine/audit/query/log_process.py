@@ -4,6 +4,7 @@ at any moment.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -146,7 +147,7 @@ class LogReader:
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._reaper: finalize[[subprocess.Popen[bytes]], LogReader] | None = None
+        self._reaper: finalize[[subprocess.Popen[bytes], int], LogReader] | None = None
         self._closed = False
 
     def ask(self, question: LogQuestion) -> LogAnswer:
@@ -195,7 +196,7 @@ class LogReader:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                 env=child_environment(),
             )  # fmt: skip
-            self._reaper = finalize(self, reap_process, self._process)
+            self._reaper = finalize(self, reap_process, self._process, os.getpid())
 
     def _exchange(self, question: LogQuestion) -> LogReply:
         """Send a question to the process, and return its answer. Raises EOFError, OSError, LogReadError."""
@@ -217,10 +218,11 @@ class LogReader:
             self._process = self._reaper = None
 
 
-def reap_process(process: subprocess.Popen[bytes]) -> None:
-    """End a process, at the latest when its reader is deleted or this process ends."""
-    process.kill()
-    process.wait()
+def reap_process(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End a process, at the latest when its reader is deleted or the `owner` ends; a fork of the owner leaves it."""
+    if os.getpid() == owner:
+        process.kill()
+        process.wait()
 
 
 def main(descriptor: int, idle: float) -> None:
