@@ -226,11 +226,9 @@ class ApprovalDesk:
                 break
             pending = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
             waiting += [one for one in pending if one.revision == revision]
-        if person is not None:
-            refusals = self._find_refusals(waiting, person)
-            waiting = [one for one, refusal in zip(waiting, refusals, strict=True) if refusal is None]
         waiting.sort(key=lambda one: one.opened, reverse=True)
-        return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
+        found = [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
+        return found if person is None else [*self.select_answerable(found, person)]
 
     def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
         """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
@@ -267,6 +265,11 @@ class ApprovalDesk:
         may."""
         [refusal] = self._find_refusals([approval], person)
         return refusal
+
+    def select_answerable(self, found: Sequence[TrackedApproval], person: ProvedPerson) -> Sequence[TrackedApproval]:
+        """Return the approvals that the person may answer; the rows of all are looked up together."""
+        refusals = self._find_refusals([one.approval for one in found], person)
+        return [one for one, refusal in zip(found, refusals, strict=True) if refusal is None]
 
     def _find_refusals(
         self, approvals: Sequence[ApprovalRequest], person: ProvedPerson

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
 from policyengine.engine import Engine
-from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
+from policyengine.engine.approval_desk import TrackedApproval
 from policyengine.engine.approval_views import format_moment
 from policyengine.plurals import pluralize
 from policyengine.server.console.context import ConsoleVisit
@@ -70,20 +71,15 @@ def read_inbox(visit: ConsoleVisit) -> Inbox:
         return Inbox()
     try:
         every = desk.list()
-        mine = find_own(visit, desk)
     except StoreError:
         return Inbox(problem=SILENT_STORE)
+    mine = desk.select_answerable(every, visit.console.proved(visit.person)) if may_answer(visit) else []
     own = {one.approval.id for one in mine}
     others = [one for one in every if one.approval.id not in own]
     return Inbox(show_waiting(mine), show_waiting(others), len(mine))
 
 
-def find_own(visit: ConsoleVisit, desk: ApprovalDesk) -> list[TrackedApproval]:
-    """Return the approvals that the person may answer. Raises StoreError."""
-    return desk.list(visit.console.proved(visit.person)) if may_answer(visit) else []
-
-
-def show_waiting(found: list[TrackedApproval]) -> tuple[LiveRow, ...]:
+def show_waiting(found: Sequence[TrackedApproval]) -> tuple[LiveRow, ...]:
     return tuple(map(show_row, found[:MAX_APPROVALS_SHOWN]))
 
 
