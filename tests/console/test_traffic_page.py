@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ def test_the_newest_decisions_come_first(world: World, operator: Visitor) -> Non
     page = operator.get("/traffic").text
     assert page.index("badge confirm") < page.index("badge allow")
     assert "The newest 2 decisions." in page
+
+
+def test_a_decision_without_a_rule_shows_its_gate(world: World, operator: Visitor) -> None:
+    world.engine.halt(everything=True, reason="x", end=timedelta(hours=1))
+    decide(world)
+    assert rows(operator)[0][1:] == ["deny", "bot", "alice", "POST /refunds", "halted"]
 
 
 def test_new_decisions_appear(world: World, operator: Visitor) -> None:

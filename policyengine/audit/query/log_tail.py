@@ -14,7 +14,7 @@ from policyengine.bounded_files import begins_with
 MAX_TAIL_BYTES = 32 * 2**20
 MAX_WATCHED_BYTES = 2**20  # of the tail that a page reads every few seconds
 DECISION = "decision"
-COLUMNS = ("time", "id", "outcome", "agent", "user", "endpoint", "rule")
+COLUMNS = ("time", "id", "outcome", "agent", "user", "endpoint", "rule", "gate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class TrafficDecision:
     user: str
     endpoint: str
     rule: str
+    gate: str
 
 
 @dataclass(frozen=True, slots=True)

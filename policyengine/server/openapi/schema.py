@@ -368,6 +368,7 @@ class PastDecision(BaseModel):
     user: str | None = None
     endpoint: str | None = None
     rule: str | None = None
+    gate: Gate | None = None
 
 
 class PastApproval(BaseModel):

@@ -17,7 +17,7 @@ from policyengine.server.console.pages.live_rows import LiveCell, LiveRow, descr
 from policyengine.server.console.pages.log_search import MAX_FILTER_LENGTH, read_log_file
 
 FILTERS = ("outcome", "agent")
-HEADERS = ("time", "outcome", "agent", "user", "endpoint", "rule")
+HEADERS = ("time", "outcome", "agent", "user", "endpoint", "rule or gate")
 NO_DECISIONS: tuple[TrafficDecision, ...] = ()
 
 
@@ -70,7 +70,7 @@ def show_decisions(found: Sequence[TrafficDecision]) -> list[LiveRow]:
                 LiveCell(one.agent),
                 LiveCell(one.user, label="for"),
                 LiveCell(one.endpoint),
-                LiveCell(one.rule, label="rule"),
+                LiveCell(one.rule or one.gate, label="by"),
             ),
         )
         for one in found
