@@ -126,7 +126,7 @@ def test_the_page_shows_everything_about_the_request(found: Answers) -> None:
             "<dd>bot</dd>", "<dd>acme</dd>",
         "<dd>alice</dd>", "These are the words of the requester", '<span class="number">900</span>',
         '<q class="text">4242</q>', '<span class="word">null</span>', '<span class="word">true</span>',
-        "UTC, within 1d.", "2 confirm", "Earlier approvals: 1 pending",
+        "UTC, within 1d.", "2 confirm", "Other approvals: 1 pending",
     ):  # fmt: skip
         assert text in page, text
     assert "4242-secret" not in page
