@@ -63,9 +63,9 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
     """The approval that a confirm opened, for the caller: its `state`, where to ask for its state (`status`, a URL or a
-    path), the time until which a person can decide (`expires`), the seconds to wait between two questions (`poll`), after
-    a denial its `reason`, and the URL at which people answer in the console (`page`), if it is known. Without an `id`,
-    no approval was opened, and `refused` says why.
+    path), the time until which a person can decide (`expires`), the seconds to wait between two questions (`poll`),
+    after a denial its `reason`, and the URL at which people answer in the console (`page`), if it is known. Without an
+    `id`, no approval was opened, and `refused` says why.
     """
 
     id: str | None = None
