@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from policyengine.approvals.eligibility import ApproverRefusal
+from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
 from policyengine.approvals.links import approval_page
 from policyengine.audit import OnFailure
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
+from policyengine.server.console.notices import KEPT_SECONDS, WaitingCounts
 from policyengine.server.console.pages import approvals
 from policyengine.server.console.pages.approval import tree_lines
 from policyengine.server.console.pages.live_rows import split_unprintable
@@ -65,6 +66,19 @@ def test_the_menu_has_the_number_of_requests_that_wait_for_the_person(found: Ans
     assert '<span class="count" data-waiting>2</span>' in found.person("fay").get("/log").text
     assert 'class="count"' not in found.person("bob").get("/log").text
     assert 'class="count"' not in found.person("alice").get("/log").text
+
+
+def test_the_number_in_the_menu_is_counted_once_a_second_for_each_person(found: Answers) -> None:
+    now, engine, fay = [0.0], found.world.engine, ProvedPerson("fay", "acme")
+    counts = WaitingCounts(lambda: now[0])
+    assert counts.count(engine, fay) == 0
+    found.open()
+    assert (counts.count(engine, fay), counts.count(engine, ProvedPerson("gus", "acme"))) == (0, 1)
+    now[0] = KEPT_SECONDS
+    assert counts.count(engine, fay) == 1
+    found.open("/wipe")
+    counts.forget()
+    assert counts.count(engine, fay) == 2
 
 
 def test_the_number_in_the_menu_falls_with_an_answer(found: Answers) -> None:
