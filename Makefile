@@ -28,6 +28,8 @@ define install
 @touch $(2)/.installed
 endef
 
+# In the payments example, the person with the link from the terminal is Carol of Acme, who approves large refunds.
+PERSON     = $(if $(filter payments,$(EXAMPLE)),POLICYENGINE_CONSOLE_LINK_USER=carol POLICYENGINE_CONSOLE_LINK_ISSUER=acme)
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
 .PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled test-compiled-313 wheels test-wheels check fmt docs table readers tools vendor
@@ -43,7 +45,7 @@ install: .venv/.installed
 	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
-	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) --console $(CONSOLE) $(ARGS)
+	@$(PERSON) $(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) --console $(CONSOLE) $(ARGS)
 
 # A real OpenID provider, an agent acting for a user, and attacks with a stolen token: docs/identity.md.
 demo-identity: install .npm-identity/.installed

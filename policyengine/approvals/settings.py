@@ -18,7 +18,8 @@ class ApprovalSettings:
     can answer for the duration `wait`. At most `most_per_requester` approvals of one requester may be open, denied or
     withdrawn at a time, and `most_per_approver` may wait for the same approvers. `issuers` are the issuers whose users
     may answer; if it is empty, the policies must tell the users of issuers apart (`may_name_approvers`). `url` is the
-    public URL of the server, for links to approvals. `listener` receives what happens to approvals.
+    public URL of the server, for links to approvals; `console_url` is that of the console, where people answer.
+    `listener` receives what happens to approvals.
     """
 
     trust_callers: bool = False
@@ -27,6 +28,7 @@ class ApprovalSettings:
     most_per_approver: int = 100
     issuers: tuple[str, ...] = ()
     url: str | None = None
+    console_url: str | None = None
     listener: ApprovalListener | None = None
 
 

@@ -48,6 +48,9 @@ class SystemEvent(StrEnum):
     CONSOLE_SIGNED_IN = "console_signed_in"
     CONSOLE_SIGNED_OUT = "console_signed_out"
     CONSOLE_REFUSED = "console_refused"
+    CONSOLE_ANSWERED = "console_answered"
+    CONSOLE_HALTED = "console_halted"
+    CONSOLE_LIFTED = "console_lifted"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from policyengine.log_throttle import LogThrottle
 MAX_ITEMS = 50  # maximum items of a list in a line
 # Acts of people, who are known, are all written.
 UNLIMITED_EVENTS = frozenset(
-    {SystemEvent.APPROVAL, SystemEvent.HALT, SystemEvent.CONSOLE_SIGNED_IN, SystemEvent.CONSOLE_SIGNED_OUT}
+    {
+        SystemEvent.APPROVAL,
+        SystemEvent.HALT,
+        SystemEvent.CONSOLE_SIGNED_IN,
+        SystemEvent.CONSOLE_SIGNED_OUT,
+        SystemEvent.CONSOLE_ANSWERED,
+        SystemEvent.CONSOLE_HALTED,
+        SystemEvent.CONSOLE_LIFTED,
+    }
 )
 MAX_TEXT = 2_000  # maximum characters of a text in a line
 

@@ -50,6 +50,7 @@ def build_console_options(
         given.approve or (),
         given.halt or (),
         given.link_user or "operator",
+        given.link_issuer,
         IDLE if given.idle_minutes is None else timedelta(minutes=given.idle_minutes),
         LONGEST if given.session_hours is None else timedelta(hours=given.session_hours),
         announce,

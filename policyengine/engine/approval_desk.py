@@ -18,6 +18,7 @@ from policyengine.approvals.eligibility import (
     find_refusal,
 )
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
+from policyengine.approvals.links import approval_page
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -203,7 +204,8 @@ class ApprovalDesk:
         status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
         expires = format_rfc3339(to_datetime(approval.expires))
         reason = None if approval.refusal is None else approval.refusal.reason
-        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason)
+        page = approval_page(self.settings.console_url, approval.id)
+        return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason, page=page)
 
     @property
     def _redaction(self) -> Redaction:
@@ -233,11 +235,9 @@ class ApprovalDesk:
                 break
             pending = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
             waiting += [one for one in pending if one.revision == revision]
-        if person is not None:
-            refusals = self._find_refusals(waiting, person)
-            waiting = [one for one, refusal in zip(waiting, refusals, strict=True) if refusal is None]
         waiting.sort(key=lambda one: one.opened, reverse=True)
-        return [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
+        found = [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
+        return found if person is None else [*self.select_answerable(found, person)]
 
     def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
         """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
@@ -274,6 +274,11 @@ class ApprovalDesk:
         may."""
         [refusal] = self._find_refusals([approval], person)
         return refusal
+
+    def select_answerable(self, found: Sequence[TrackedApproval], person: ProvedPerson) -> Sequence[TrackedApproval]:
+        """Return the approvals that the person may answer; the rows of all are looked up together."""
+        refusals = self._find_refusals([one.approval for one in found], person)
+        return [one for one, refusal in zip(found, refusals, strict=True) if refusal is None]
 
     def _find_refusals(
         self, approvals: Sequence[ApprovalRequest], person: ProvedPerson

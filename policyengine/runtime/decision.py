@@ -63,8 +63,9 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
     """The approval that a confirm opened, for the caller: its `state`, where to ask for its state (`status`, a URL or a
-    path), the time until which a person can decide (`expires`), the seconds to wait between two questions (`poll`) and,
-    after a denial, its `reason`. Without an `id`, no approval was opened, and `refused` says why.
+    path), the time until which a person can decide (`expires`), the seconds to wait between two questions (`poll`),
+    after a denial its `reason`, and the URL at which people answer in the console (`page`), if it is known. Without an
+    `id`, no approval was opened, and `refused` says why.
     """
 
     id: str | None = None
@@ -74,6 +75,7 @@ class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
     poll: int | None = None
     refused: str | None = None
     reason: str | None = None
+    page: str | None = None
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):

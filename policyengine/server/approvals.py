@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from policyengine.engine.approval_context import describe_details
 from policyengine.engine.approval_views import describe_approval, describe_status
 from policyengine.engine.question import Question
 from policyengine.http.client_credentials import read_client_credentials
@@ -30,6 +33,7 @@ from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
     from policyengine.approvals.eligibility import ProvedPerson
+    from policyengine.audit.query.log_process import LogReader
     from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
     from policyengine.server.handlers import DecisionApi
 
@@ -37,6 +41,7 @@ PATH = "/approvals"
 MAX_WAIT_SECONDS = 30
 LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
 LIST_LOOK_SECONDS = 1.0  # seconds between two looks at the list of a person, which costs more
+MAX_LOG_SECONDS = 3.0  # seconds for reading the history of a requester
 MAX_WAITING_CLIENTS = 200  # per worker; beyond it, a client gets the current state at once
 CHALLENGE = 'Bearer realm="policyengine"'
 T = TypeVar("T")
@@ -73,6 +78,8 @@ class ApprovalRoutes:
     def __init__(self, api: DecisionApi) -> None:
         self.api = api
         self._waiting = 0
+        self._log_lock = Lock()
+        self._reader: LogReader | None = None
 
     @property
     def desk(self) -> ApprovalDesk:
@@ -168,9 +175,25 @@ class ApprovalRoutes:
             person, desk = self._person(http), self.desk
             found = desk.find(http.path_params["id"])
             desk.require_approver(found.approval, person)
-            return describe_approval(found)
+            with self._log_turn() as reader:
+                return describe_details(self.api.engine, found, reader)
 
         return build_answer(http, await self._call(work), NO_STORE)
+
+    @contextmanager
+    def _log_turn(self) -> Iterator[LogReader | None]:
+        """Give the reader of the log to one thread at a time; None if another thread has it, so that waiting for the
+        log takes no thread from decisions."""
+        from policyengine.audit.query.log_process import LogReader
+
+        if not self._log_lock.acquire(blocking=False):
+            yield None
+            return
+        try:
+            self._reader = self._reader or LogReader(MAX_LOG_SECONDS)
+            yield self._reader
+        finally:
+            self._log_lock.release()
 
     async def approve(self, http: Request) -> Response:
         """Approve a request, as a person whom its rule names as an approver."""

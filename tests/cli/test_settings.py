@@ -296,7 +296,12 @@ def test_a_file_with_very_many_mistakes_is_shown_in_part(run, project) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['[console]\nissuer = "acne"\nclient_id = "c"', '[approvals]\nissuers = ["acme", "acne"]']
+    "line",
+    [
+        '[console]\nissuer = "acne"\nclient_id = "c"',
+        '[approvals]\nissuers = ["acme", "acne"]',
+        '[console]\nlink_issuer = "acne"',
+    ],
 )
 def test_config_check_reports_an_issuer_that_no_policy_names(run, project, line) -> None:
     (project / "policyengine.toml").write_text(line)

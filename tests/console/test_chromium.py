@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from policyengine.identity.login.open_id_client import Person
 from policyengine.server.console.guard import ConsoleGuard
+from policyengine.server.console.roles import RoleRules
 from policyengine.server.listeners import bind_listener
 from tests.browser import brightness
+from tests.console.answering import Answers, answering
 from tests.console.chromium import Chromium, chromium
 from tests.console.world import CLIENT, SECRET, World, console, login_of
 from tests.identity.providing import openid_provider
@@ -61,6 +66,20 @@ def browser(open_browser: Chromium) -> Chromium:
     open_browser.look()
     open_browser.complaints.clear()
     return open_browser
+
+
+def check_page(browser: Chromium, url: str, width: int, dark: bool) -> None:
+    """Check that a page fits, has names for everything that can be used, and contrast."""
+    browser.look(width, dark)
+    browser.open(url)
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.js(OVERFLOW) == []
+    assert browser.js(UNLABELLED) == []
+    assert browser.js(CONTRAST) == []
+    ink, paper = browser.js(COLOURS)
+    assert (brightness(paper) < brightness(ink)) == dark
+    assert browser.js("document.querySelectorAll('h1').length") == 1
+    assert browser.js("document.documentElement.lang") == "en"
 
 
 def sign_in(browser: Chromium, world: World) -> None:
@@ -159,16 +178,7 @@ def test_every_page_fits_is_labelled_and_has_contrast(world: World, browser: Chr
     sign_in(browser, world)
     for width in (1280, 400):
         for path in pages:
-            browser.look(width, dark)
-            browser.open(f"{world.url}{path}")
-            assert browser.js("document.documentElement.scrollWidth") <= width
-            assert browser.js(OVERFLOW) == []
-            assert browser.js(UNLABELLED) == []
-            assert browser.js(CONTRAST) == []
-            ink, paper = browser.js(COLOURS)
-            assert (brightness(paper) < brightness(ink)) == dark
-            assert browser.js("document.querySelectorAll('h1').length") == 1
-            assert browser.js("document.documentElement.lang") == "en"
+            check_page(browser, f"{world.url}{path}", width, dark)
     assert [one for one in browser.complaints if "status of 40" not in one] == []
 
 
@@ -266,3 +276,197 @@ def test_no_site_can_send_a_form_in_the_name_of_a_person(world: World, browser: 
         assert "may not send requests here" in browser.text
     browser.open(f"{world.url}/")
     assert "view, approve, halt" in browser.text
+
+
+# ── Answers, halts and traffic ────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Iterator[Answers]:
+    with answering(tmp_path) as found:
+        yield found
+
+
+def enter_as(browser: Chromium, answers: Answers, user: str) -> None:
+    """Give the browser the session of a person."""
+    [(name, value)] = answers.person(user).cookies.items()
+    browser.call("Network.setCookie", name=name, value=value, url=answers.world.url, httpOnly=True)
+
+
+def tab_to(browser: Chromium, selector: str) -> None:
+    """Press the tab key until the element has the focus, which must be visible."""
+    for _ in range(60):
+        browser.key("Tab", 9)
+        if browser.js(f"document.activeElement.matches({json.dumps(selector)})"):
+            assert browser.js("getComputedStyle(document.activeElement).outlineStyle") != "none"
+            return
+    raise AssertionError(f"no focus on {selector}")
+
+
+def press(browser: Chromium, selector: str) -> None:
+    """Go to a link or a button by keyboard, and follow it."""
+    tab_to(browser, selector)
+    before = browser.loaded
+    browser.key("Enter", 13, "\r")
+    browser.wait(before)
+
+
+def write(browser: Chromium, selector: str, text: str) -> None:
+    tab_to(browser, selector)
+    browser.call("Input.insertText", text=text)
+
+
+def test_a_person_approves_and_denies_by_keyboard_only(answers: Answers, browser: Chromium) -> None:
+    first, second = answers.open(body={"amount": 900}), answers.open(body={"amount": 901})
+    enter_as(browser, answers, "fay")
+    browser.open(f"{answers.world.url}/")
+    press(browser, 'nav a[href="/approvals"]')
+    press(browser, f'a[href="/approvals/{first}"]')
+    assert "refund of 900" in browser.js("document.querySelector('h1').textContent")
+    press(browser, ".answer form[action$='/approve'] button")
+    assert browser.js("document.querySelector('[role=status]').textContent").count("now passes, once") == 1
+    press(browser, 'main a[href="/approvals"]')
+    press(browser, f'a[href="/approvals/{second}"]')
+    write(browser, "#reason", "paid already")
+    press(browser, ".answer form[action$='/deny'] button")
+    assert browser.js("document.querySelector('h1').textContent") == "Denied"
+    assert (answers.state(first), answers.state(second)) == ("approved", "denied")
+    assert browser.complaints == []
+
+
+def test_an_operator_halts_and_lifts_by_keyboard_only(answers: Answers, browser: Chromium) -> None:
+    enter_as(browser, answers, "hal")
+    browser.open(f"{answers.world.url}/")
+    press(browser, 'nav a[href="/halts"]')
+    press(browser, 'a[href="/halts/new"]')
+    write(browser, "#f-agent", "bot")
+    write(browser, "#f-reason", "it repeats refunds")
+    press(browser, ".halt-form button")
+    assert browser.js("document.activeElement.tagName") == "BODY"
+    assert "a halt needs an end" in browser.js("document.getElementById('e-end').textContent")
+    write(browser, "#f-end", "2h")
+    press(browser, ".halt-form button")
+    press(browser, "main form button")
+    [halt] = answers.world.engine.halts
+    assert (halt.agent, halt.by) == ("bot", "hal of acme")
+    assert "Requests are halted." in browser.text
+    press(browser, f'main a[href="/halts/{halt.id}"]')
+    write(browser, "#reason", "mended")
+    press(browser, "main form button")
+    assert answers.world.engine.halts == ()
+    assert "Requests are halted." not in browser.text
+
+
+def test_the_inbox_shows_new_requests_and_keeps_the_focus(answers: Answers, browser: Chromium) -> None:
+    first = answers.open(body={"amount": 900})
+    enter_as(browser, answers, "fay")
+    browser.open(f"{answers.world.url}/approvals")
+    tab_to(browser, f'a[href="/approvals/{first}"]')
+    browser.js("document.querySelector('[data-live]').dataset.interval = 50")
+    browser.js("document.dispatchEvent(new Event('visibilitychange'))")
+    answers.clock.now += 1
+    second = answers.open(body={"amount": 901}, agent={"id": "bot\u202e<b>", "issuer": "acme"})
+    browser.until("document.querySelectorAll('[data-rows=mine] tr').length === 2")
+    assert browser.js("document.querySelector('[data-rows=mine] a').getAttribute('href')") == f"/approvals/{second}"
+    assert browser.js("document.activeElement.getAttribute('href')") == f"/approvals/{first}"
+    assert browser.js("document.querySelector('[data-rows=mine] .odd').textContent") == "U+202E"
+    assert browser.js("document.querySelectorAll('[data-rows] b').length") == 0
+    assert browser.js("document.querySelector('nav .count').textContent") == "2"
+    for id in (first, second):
+        answers.desk.deny(id, answers.world.server.console.proved(Person("gus", "acme")))
+    browser.until("document.querySelector('[data-filled=mine]').hidden")
+    assert browser.js("document.querySelector('nav .count')") is None
+    assert "0 requests wait for you." in browser.text
+    assert browser.complaints == []
+
+
+def test_the_traffic_can_be_paused(answers: Answers, browser: Chromium) -> None:
+    count = "document.querySelectorAll('[data-rows=traffic] tr').length"
+    enter_as(browser, answers, "alice")
+    browser.open(f"{answers.world.url}/traffic")
+    browser.js("document.querySelector('[data-live]').dataset.interval = 50")
+    answers.world.decide()
+    browser.js("document.dispatchEvent(new Event('visibilitychange'))")
+    browser.until(f"{count} === 1")
+    tab_to(browser, "[data-pause]")
+    browser.key("Enter", 13, "\r")
+    assert browser.js("document.activeElement.textContent") == "Resume"
+    assert browser.js("document.activeElement.getAttribute('aria-pressed')") == "true"
+    answers.world.decide()
+    browser.js("window.waiting = setTimeout; window.setTimeout = () => { window.planned = true; }")
+    browser.js("document.dispatchEvent(new Event('visibilitychange'))")
+    assert browser.js("window.planned") is None
+    browser.js("window.setTimeout = window.waiting")
+    browser.key("Enter", 13, "\r")
+    browser.until(f"{count} === 2")
+    assert browser.complaints == []
+
+
+def test_a_form_is_sent_once_however_often_its_button_is_pressed(answers: Answers, browser: Chromium) -> None:
+    id = answers.open()
+    enter_as(browser, answers, "fay")
+    browser.open(f"{answers.world.url}/approvals/{id}")
+    before = browser.loaded
+    browser.js("(button => { button.click(); button.click(); })(document.querySelector('.answer button'))")
+    browser.wait(before)
+    assert browser.js("document.querySelector('h1').textContent") == "Approved"
+    assert [event for event, _ in answers.acts()] == ["console_answered"]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_pages_of_answers_and_halts_fit_and_have_contrast(answers: Answers, browser: Chromium, dark: bool) -> None:
+    long = "x" * 300
+    body = {"amount": 900, "note": long, long: {"list": [long, 1, None, {}]}, "odd": "\u202e"}
+    id = answers.open(body=body, agent={"id": f"bot{long}", "issuer": "acme"}, user={"id": long})
+    two = answers.open("/wipe")
+    answers.desk.approve(two, answers.world.server.console.proved(Person("fay", "acme")))
+    halt = answers.world.engine.halt(agent=long, reason=long, end=timedelta(hours=1), by=long)
+    rules = answers.world.server.console
+    rules.rules = RoleRules.of(approve=["*"], halt=["*"])
+    paths = (
+        "/approvals", f"/approvals/{id}", f"/approvals/{two}", "/approvals/x", "/traffic", "/halts", "/halts/new",
+        f"/halts/{halt.id}",
+    )  # fmt: skip
+    enter_as(browser, answers, "gus")
+    for width in (1280, 400):
+        for path in paths:
+            check_page(browser, f"{answers.world.url}{path}", width, dark)
+    assert [one for one in browser.complaints if "status of 40" not in one] == []
+
+
+def test_no_site_can_frame_an_approval(answers: Answers, browser: Chromium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clickjacking: the page in a transparent frame over a button, if the request of the frame were answered."""
+    monkeypatch.setattr(ConsoleGuard, "host_refusal", lambda guard, scope: None)
+    id = answers.open()
+    enter_as(browser, answers, "fay")
+    with other_site(f'<iframe src="{answers.world.url}/approvals/{id}" width="800" height="600"></iframe>') as url:
+        browser.open(url)
+        assert any("frame-ancestors 'none'" in one for one in browser.complaints)
+
+
+def test_no_site_can_approve_in_the_name_of_a_person(answers: Answers, browser: Chromium) -> None:
+    id = answers.open()
+    enter_as(browser, answers, "fay")
+    browser.open(f"{answers.world.url}/approvals/{id}")
+    token = browser.js("document.querySelector('.answer [name=csrf]').value")
+    path = f"{answers.world.url}/approvals/{id}/approve"
+    with other_site(f'<form method="post" action="{path}"><input name="csrf" value="{token}"></form>') as url:
+        browser.open(url)
+        before = browser.loaded
+        browser.js("document.forms[0].submit()")
+        browser.wait(before)
+    assert answers.state(id) == "pending"
+
+
+def test_nothing_in_an_approval_runs(answers: Answers, browser: Chromium) -> None:
+    enter_as(browser, answers, "fay")
+    for text in SCRIPTS:
+        body = {"amount": 900, "note": text, text: text}
+        id = answers.open(agent={"id": f"bot{text}", "issuer": "acme"}, user={"id": text}, body=body)
+        browser.open(f"{answers.world.url}/approvals/{id}")
+        browser.fill("#reason", text)
+        browser.click(".answer form[action$='/deny'] button")
+        browser.open(f"{answers.world.url}/approvals/{id}")
+        assert browser.js("window.pwned") is None
+        assert browser.js("document.querySelectorAll('img, script:not([src]), [onerror], [onload]').length") == 0
+    assert browser.complaints == []

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 from policyengine.audit.query.log_process import MAX_READ_SECONDS
+from policyengine.audit.query.log_tail import MAX_TAIL_BYTES, MAX_WATCHED_BYTES
+from policyengine.audit.query.requester_history import MAX_LATEST
 from policyengine.cli.settings.sections import ConsoleSettings
+from policyengine.engine.approval_context import HISTORY_TIME, MAX_ROWS
 from policyengine.identity.login.errors import LOGIN_MESSAGES, LoginRefusal
 from policyengine.server.console.links import LINK_SECONDS
 from policyengine.server.console.options import IDLE, LONGEST
@@ -39,13 +42,18 @@ def test_the_bounds_on_the_page_are_those_of_the_program() -> None:
         f"at most {MAX_SESSIONS_PER_PERSON} sessions, and the console at most {MAX_SESSIONS:,}",
         f"complete {MAX_ATTEMPTS_PER_ADDRESS} sign-ins a minute",
         f"at most {MAX_READ_SECONDS:g} seconds",
+        f"at most {MAX_ROWS}, with long values cut",
+        f"days and the latest {MAX_LATEST} of each",
+        f"the last {MAX_TAIL_BYTES // 2**20} MiB of the decision log",
+        "in the last seven days",
     ):
         assert words in PAGE
+    assert (HISTORY_TIME.days, MAX_WATCHED_BYTES) == (7, 2**20)
     assert LINK_SECONDS == 5 * 60
     assert "within five minutes" in PAGE
 
 
 def test_every_setting_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"`(idle_minutes|session_hours|link_user|client_\w+|public_url|allowed_hosts)`", PAGE))
+    named = set(re.findall(r"`(idle_minutes|session_hours|link_\w+|client_\w+|public_url|allowed_hosts)`", PAGE))
     assert named
     assert named <= set(ConsoleSettings.model_fields)

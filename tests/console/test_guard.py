@@ -15,7 +15,10 @@ from policyengine.server.console.pages.table import PAGES
 from policyengine.server.console.roles import ConsoleRole
 from tests.console.world import Provider, StartedLogin, Visitor, World, console
 
-PATHS = ("/", "/log", "/sign-in", "/traffic", "/static/console.css", "/nowhere", "/sign-in/link?secret=x")
+PATHS = (
+    "/", "/log", "/sign-in", "/counts", "/approvals", "/halts", "/traffic", "/static/console.css", "/nowhere",
+    "/sign-in/link?secret=x",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -36,12 +39,15 @@ def test_every_answer_has_the_headers_that_protect_it(world: World, path: str) -
         assert "Access-Control-Allow-Origin" not in headers
 
 
-@pytest.mark.parametrize("path", [page.path.replace("{id}", "01M8MQQTMGEW6CZHTAECMQM3ZG") for page in PAGES])
-def test_every_page_needs_a_session(world: World, path: str) -> None:
-    page = world.visitor().get(path)
-    assert page.status == 303
-    assert page.location.startswith("/sign-in?next=/")
-    assert page.text == ""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
+def test_every_page_needs_a_session(world: World, page: ConsolePage) -> None:
+    found = world.visitor().send(page.method, page.path.replace("{id}", "01M8MQQTMGEW6CZHTAECMQM3ZG"), "")
+    if page.method == "GET":
+        assert (found.status, found.text) == (303, "")
+        assert found.location.startswith("/sign-in?next=/")
+    else:
+        assert found.status == 403
+        assert "you are not signed in" in found.text
 
 
 # ── CSRF ──────────────────────────────────────────────────────────────────────────────────────

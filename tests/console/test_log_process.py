@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from policyengine.audit.query import log_process
+from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
 from policyengine.audit.query.log_process import DecisionSearch, LoggedDecision, LogReader, LogReadError, LogSearch
+from policyengine.audit.query.log_tail import TrafficSearch
 from policyengine.audit.query.query import AuditQuery, QueryAnswer
+from policyengine.audit.query.requester_history import RequesterActivity, RequesterSearch
+from policyengine.halts.requests import make_halt
 from tests.console.world import World
 from tests.server.test_workers import awaited, ended
+
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +55,25 @@ def test_one_process_answers_several_questions(world: World, reader: LogReader) 
     assert isinstance(answer, QueryAnswer)
     assert answer.total > 0
     assert reader.ask(DecisionSearch(world.log, "01M8MQQTMGEW6CZHTAECMQM3ZG")) is None
+    [recent] = reader.ask(TrafficSearch(world.log))
+    assert recent.id == decision.id
+    past = reader.ask(RequesterSearch(world.log, "bot", "acme", "alice", "2020"))
+    assert isinstance(past, RequesterActivity)
+    assert past.decisions == {"confirm": 1}
+    halt = make_halt({"agent": "bot", "place": "POST /**"}, everything=False, reason="x", end=HOUR, by="", now=0)
+    counted = reader.ask(HaltedRequestSearch(world.log, halt, {}, "2020"))
+    assert isinstance(counted, HaltedCount)
+    assert (counted.total, counted.covered) == (1, 1)
     assert process_of(reader) == first
+
+
+def test_a_process_ends_with_its_reader(world: World) -> None:
+    reader = LogReader()
+    reader.ask(TrafficSearch(world.log))
+    process = process_of(reader)
+    del reader
+    gc.collect()
+    awaited(lambda: ended(process))
 
 
 def test_an_error_is_an_answer_and_ends_nothing(world: World, reader: LogReader, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_overview_counts_decisions_by_outcome(world: World, operator: Visito
     page = operator.get("/")
     counts = dict(re.findall(r'data-count="(\w+)">([\d,]+)<', page.text))
     assert counts == {"allow": "1", "deny": "3", "confirm": "1", "throttle": "0"}
-    assert json.loads(operator.get("/traffic").text)["outcomes"] == {"allow": 1, "deny": 3, "confirm": 1, "throttle": 0}
+    assert json.loads(operator.get("/counts").text)["outcomes"] == {"allow": 1, "deny": 3, "confirm": 1, "throttle": 0}
 
 
 def test_the_overview_links_rules_to_their_records(world: World, operator: Visitor) -> None:

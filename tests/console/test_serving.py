@@ -18,6 +18,7 @@ import pytest
 
 from policyengine.cli import main
 from tests import forking
+from tests.console.answering import POLICY
 from tests.console.world import Provider, StartedLogin, Visitor
 from tests.server.processes import started
 from tests.server.test_workers import awaited, workers_of
@@ -52,6 +53,9 @@ class Served:
     def decide(self) -> int:
         return httpx.post(f"{self.urls['listening']}/decide", json=ASK, trust_env=False).status_code
 
+    def ask(self, question: Any) -> Any:
+        return httpx.post(f"{self.urls['listening']}/decide", json=question, trust_env=False).json()
+
     def operator(self) -> Visitor:
         visitor = Visitor(self.urls["console"])
         assert visitor.sign_in_with(self.urls["sign_in"]).status == 303
@@ -77,7 +81,7 @@ def serving(policy: Path, *options: str, links: bool = True, fresh: bool = False
 
 
 def count(visitor: Visitor) -> Any:
-    return json.loads(visitor.get("/traffic").text)["outcomes"]["allow"]
+    return json.loads(visitor.get("/counts").text)["outcomes"]["allow"]
 
 
 def test_the_console_has_a_listener_of_its_own(policy: Path, tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_the_console_has_a_listener_of_its_own(policy: Path, tmp_path: Path) -> 
         [decision] = set(re.findall(r"/decisions/(\w{26})", page.text))
         assert "holds: " in visitor.get(f"/decisions/{decision}").text
         decisions = Visitor(served.urls["listening"], visitor.cookies)
-        for path in ("/sign-in", "/log", "/traffic", "/sign-in/link?secret=x", "/static/console.css"):
+        for path in ("/sign-in", "/log", "/counts", "/sign-in/link?secret=x", "/static/console.css"):
             assert decisions.get(path).status == 404
         for path in ("/decide", "/healthz", "/metrics"):
             assert visitor.get(path).status == 404
@@ -115,6 +119,36 @@ def test_with_several_workers_one_console_counts_for_all(policy: Path, tmp_path:
         assert visitor.get("/").status == 303  # sessions ended with the process
         assert served.operator().get("/").status == 200
         awaited(lambda: len(workers_of(served.process)) == 2)
+        _, err = served.stop()
+        assert "Traceback" not in err
+
+
+def test_a_person_with_a_link_approves_and_halts_at_a_server_of_two_workers(tmp_path: Path) -> None:
+    """With the real processes: the console in the first worker, a store that both share, and the reader of the log."""
+    policy, entities = tmp_path / "shop.policy", tmp_path / "entities.json"
+    policy.write_text(POLICY.format(url="https://issuer.example"))
+    entities.write_text(json.dumps({"entities": [{"type": "user", "id": "fay", "attributes": {"roles": ["finance"]}}]}))
+    (tmp_path / "policyengine.toml").write_text('[console]\nlink_user = "fay"\nlink_issuer = "acme"\n')
+    options = ["--entities", str(entities), "--store", f"sqlite:///{tmp_path}/state.db", "--log", str(tmp_path / "log")]
+    asked = {
+        "request": {"method": "POST", "path": "/refunds"}, "agent": {"id": "bot", "issuer": "acme"},
+        "user": {"id": "alice"}, "body": {"amount": 900}, "options": {"request_approval": True},
+    }  # fmt: skip
+    with serving(policy, *options, "--workers", "2", fresh=True) as served:
+        visitor = served.operator()
+        [remedy] = served.ask(asked)["remedies"]
+        path = f"/approvals/{remedy['approval']['id']}"
+        page = visitor.get(path)
+        assert "Decisions: 1 confirm" in page.text
+        assert path in visitor.get("/approvals").text
+        assert visitor.post(f"{path}/approve", {"csrf": page.field("csrf")}).status == 200
+        assert [served.ask(asked)["outcome"] for _ in range(2)] == ["allow", "confirm"]
+        assert "POST /refunds" in visitor.get("/traffic").text
+        form = {"agent": "bot", "reason": "enough", "end": "1h"}
+        page = visitor.post("/halts/check", {"csrf": page.field("csrf"), **form})
+        assert "would have covered <b>3</b> of them" in page.text
+        assert visitor.post("/halts", {"csrf": page.field("csrf"), "once": page.field("once"), **form}).status == 201
+        awaited(lambda: {served.ask(asked)["gate"] for _ in range(8)} == {"halted"})
         _, err = served.stop()
         assert "Traceback" not in err
 

@@ -194,13 +194,13 @@ def test_after_signing_out_the_cookie_is_worth_nothing(world: World) -> None:
     assert visitor.session is None
     assert "Clear-Site-Data" in page.headers
     assert thief.get("/").status == 303
-    assert thief.get("/traffic").status == 303
+    assert thief.get("/counts").status == 303
 
 
 def test_the_script_of_the_overview_does_not_keep_a_session_alive(world: World) -> None:
     visitor, sessions = world.operator(), world.server.console.sessions
     began = sessions._clock()
-    for minutes, path, status in ((20, "/traffic", 200), (29, "/log", 200), (49, "/traffic", 200), (59, "/", 303)):
+    for minutes, path, status in ((20, "/counts", 200), (29, "/log", 200), (49, "/counts", 200), (59, "/", 303)):
         sessions._clock = lambda passed=60 * minutes: began + passed
         assert visitor.get(path).status == status
     assert world.records()[-1] == ("console_signed_out", {"user": "operator", "why": "idle"})

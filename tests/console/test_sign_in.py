@@ -324,7 +324,7 @@ def test_a_path_of_the_console_is_kept(path: str) -> None:
 def test_a_person_without_a_role_sees_no_page(signing: World, provider: Provider) -> None:
     visitor, page = sign_in_as(signing, provider, "bob")
     assert page.status == 303
-    for path in ("/", "/log", "/traffic", "/decisions/01M8MQQTMGEW6CZHTAECMQM3ZG"):
+    for path in ("/", "/log", "/counts", "/approvals", "/traffic", "/halts", "/decisions/01M8MQQTMGEW6CZHTAECMQM3ZG"):
         page = visitor.get(path)
         assert page.status == 403
         assert "needs the role <b>view</b>" in page.text

@@ -22,6 +22,7 @@ from policyengine.audit import DecisionLog, SystemRecord, read_log
 from policyengine.audit.seal.options import SealOptions
 from policyengine.engine import Engine
 from policyengine.identity.config.model import IdentityConfig
+from policyengine.identity.login.open_id_client import Person
 from policyengine.reload import ReloadableEngine
 from policyengine.server.console.links import OneTimeLink
 from policyengine.server.console.options import ConsoleOptions, LoginSettings
@@ -154,6 +155,11 @@ class World:
         secret = console.link.renew()
         return f"{self.url}/sign-in/link?secret={secret}"
 
+    def person(self, user: str, issuer: str = "acme") -> Visitor:
+        """Return a visitor who is signed in as a user of an issuer."""
+        name, _ = self.server.console.sessions.open(Person(user, issuer))
+        return Visitor(self.url, {self.server.console.cookies.name("session"): name})
+
     def records(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the records about people."""
         found = [one for one in read_log(self.log) if isinstance(one, SystemRecord)]
@@ -183,16 +189,18 @@ def console(
     log: bool = True,
     seal: bool = True,
     policy: str = POLICY,
+    engine_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[World]:
     path = folder / "decisions.jsonl"
     entities = folder / "entities.json"
-    entities.write_text(json.dumps({"entities": ENTITIES}))
+    entities.write_text(json.dumps({"entities": options.pop("entities", ENTITIES)}))
     file = folder / "shop.policy"
     file.write_text(policy.format(url=issuer))
     engine = Engine.load(
-        file, log=DecisionLog(path, seal=SealOptions() if seal else None) if log else None, entities=[str(entities)]
-    )
+        file, log=DecisionLog(path, seal=SealOptions() if seal else None) if log else None, entities=[str(entities)],
+        **(engine_options or {}),
+    )  # fmt: skip
     listener = options.pop("listener", None) or bind_listener(("127.0.0.1", 0), "127.0.0.1")
     links: list[str] = []
 

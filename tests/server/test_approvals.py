@@ -190,7 +190,11 @@ def test_people_see_what_they_may_answer(desk: Desk) -> None:
     id = desk.opened()
     listed = desk.call("GET", "/approvals", headers=bearer(token())).json()["approvals"]
     shown = desk.call("GET", f"/approvals/{id}/details", headers=bearer(token())).json()
+    directory, history = shown.pop("directory"), shown.pop("history")
     assert listed == [shown]
+    assert directory == [{"type": "user", "id": "alice", "known": True, "attributes": {"roles": ["finance"]}}]
+    assert history["decisions"] == {"confirm": 1}
+    assert [one["endpoint"] for one in history["latest"]] == ["POST /refund"]
     assert (shown["rule"], shown["message"], shown["by"]) == ("large", "refund of 900", "role finance")
     assert (shown["endpoint"], shown["question"]["body"]) == ("POST /refund", {"amount": 900})
     assert shown["requester"] == {"agent": "bot", "issuer": "acme", "user": "alice", "chain": ["alice", "bot"]}

@@ -4,6 +4,7 @@ at any moment.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -13,9 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
+from weakref import finalize
 
 from policyengine.audit.event_records import OutcomeRecord
+from policyengine.audit.query.halted_requests import HaltedCount, HaltedRequestSearch
+from policyengine.audit.query.log_tail import TrafficDecision, TrafficSearch
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError
+from policyengine.audit.query.requester_history import RequesterActivity, RequesterSearch
 from policyengine.audit.query.source import LogFiles, check_logs, open_reader
 from policyengine.audit.reader import DecisionRecord, read_entries
 from policyengine.audit.seal.find_line import LogIndex
@@ -103,8 +108,10 @@ class DecisionSearch:
         return LoggedDecision(record, outcome, seal, proof)
 
 
-LogQuestion: TypeAlias = LogSearch | DecisionSearch
-LogAnswer: TypeAlias = QueryAnswer | LoggedDecision | None
+LogQuestion: TypeAlias = LogSearch | DecisionSearch | TrafficSearch | RequesterSearch | HaltedRequestSearch
+LogAnswer: TypeAlias = (
+    QueryAnswer | LoggedDecision | tuple[TrafficDecision, ...] | RequesterActivity | HaltedCount | None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,7 @@ class LogReader:
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._reaper: finalize[[subprocess.Popen[bytes], int], LogReader] | None = None
         self._closed = False
 
     def ask(self, question: LogQuestion) -> LogAnswer:
@@ -188,6 +196,7 @@ class LogReader:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                 env=child_environment(),
             )  # fmt: skip
+            self._reaper = finalize(self, reap_process, self._process, os.getpid())
 
     def _exchange(self, question: LogQuestion) -> LogReply:
         """Send a question to the process, and return its answer. Raises EOFError, OSError, LogReadError."""
@@ -204,10 +213,16 @@ class LogReader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._reaper is not None:
+            self._reaper()
+            self._process = self._reaper = None
+
+
+def reap_process(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End a process, at the latest when its reader is deleted or the `owner` ends; a fork of the owner leaves it."""
+    if os.getpid() == owner:
+        process.kill()
+        process.wait()
 
 
 def main(descriptor: int, idle: float) -> None:

@@ -130,3 +130,36 @@ def show_approval(approval: dict[str, Any]) -> None:
     screen.line("  the request, in the words of the requester:")
     for line in printable_json(json.dumps(approval.get("question"), indent=2, ensure_ascii=False)).splitlines():
         screen.line(f"    {line}")
+    show_directory(screen, approval.get("directory", []))
+    show_history(screen, approval.get("history", {}))
+
+
+def show_directory(screen: Screen, rows: list[dict[str, Any]]) -> None:
+    """Print the entity rows of the people and things in a request."""
+    if rows:
+        screen.line("  what the entities say:")
+    for row in rows:
+        words = json.dumps({**row.get("attributes", {}), **({"in": row["in"]} if row.get("in") else {})})
+        if row.get("known") is not True:
+            words = "not known" if row.get("known") is False else "the source of the row did not answer"
+        screen.line(f"    {row.get('type')} {json.dumps(row.get('id'))}: {words}")
+
+
+def show_history(screen: Screen, history: dict[str, Any]) -> None:
+    """Print what the requester did before."""
+    if not history:
+        return
+    if "unread" in history:
+        screen.line(f"  what the requester did before is not known: {history['unread']}")
+        return
+    screen.line(f"  what the requester did since {history.get('since')}:")
+    for title, counts, latest in (
+        ("decisions", "decisions", "latest"), ("approvals", "approvals", "latest_approvals"),
+    ):  # fmt: skip
+        numbers = ", ".join(f"{number:,} {name}" for name, number in history.get(counts, {}).items())
+        screen.line(f"    {title}: {numbers or 'none'}")
+        for past in history.get(latest, []):
+            what = past.get("outcome") or past.get("state")
+            screen.line(
+                f"      {past.get('time')}  {what}  {past.get('endpoint', '')}  {past.get('rule', '')}".rstrip()
+            )

@@ -86,7 +86,8 @@ class ProjectSettings:
 
     def approvals(self, url: str | None) -> ApprovalSettings:
         """Return how approvals are opened and answered; `url` is the URL of the server, if the settings name none."""
-        return self._or_defaults().approvals.to_settings(url)
+        sections = self._or_defaults()
+        return sections.approvals.to_settings(url, sections.console.public_url)
 
     @property
     def webhooks(self) -> tuple[WebhookTarget, ...]:

@@ -13,8 +13,9 @@ def named_issuers(settings: ProjectSettings) -> Iterator[tuple[str, str, str]]:
     values = settings.values
     for name in values.get(("approvals", "issuers"), ()):
         yield "approvals", "issuers", name
-    if (name := values.get(("console", "issuer"))) is not None:
-        yield "console", "issuer", name
+    for key in ("issuer", "link_issuer"):
+        if (name := values.get(("console", key))) is not None:
+            yield "console", key, name
 
 
 def check_issuer_names(settings: ProjectSettings, known: Collection[str]) -> None:

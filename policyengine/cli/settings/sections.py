@@ -277,6 +277,11 @@ class ConsoleSettings(CommandSection):
     approve: t.RoleRuleTexts | None = setting("none", "rules for who may also approve requests")
     halt: t.RoleRuleTexts | None = setting("none", "rules for who may also halt agents")
     link_user: t.Text | None = setting("operator", "name of the person who signs in with a link from the terminal")
+    link_issuer: t.Text | None = setting(
+        "none: a person with a link answers no approvals",
+        "issuer of the policy whose user `link_user` is, so that the person with a link may answer approvals as that "
+        "user",
+    )
     idle_minutes: t.Minutes | None = setting("30", "minutes after which an unused session ends")
     session_hours: t.Hours | None = setting("12", "hours after which every session ends")
 
@@ -304,11 +309,14 @@ class ApprovalsSettings(CommandSection):
         "file where messages of webhooks wait for their receivers",
     )
 
-    def to_settings(self, url: str | None) -> ApprovalSettings:
-        """Return the settings of an engine. `url` is the URL of the server, if the section names none."""
+    def to_settings(self, url: str | None, console_url: str | None = None) -> ApprovalSettings:
+        """Return the settings of an engine. `url` is the URL of the server, if the section names none; `console_url` is
+        that of the console."""
         given = {key: getattr(self, key) for key in self.model_fields_set - {"wait", "webhook_spool"}}
         wait = None if self.wait is None else parse_duration(self.wait)
-        return ApprovalSettings(**{"url": url, **given, **({} if wait is None else {"wait": wait})})
+        return ApprovalSettings(
+            **{"url": url, "console_url": console_url, **given, **({} if wait is None else {"wait": wait})}
+        )
 
 
 class WebhookSettings(SettingsSection):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -99,7 +100,10 @@ class PageGate:
                 return self.refuse(403, "this form was not made for your session: open the page again")
         visit = ConsoleVisit(http, console, session, await console.roles(session.person), form)
         if page.role not in visit.roles and not self.open_to_all:
+            visit = replace(visit, notices=await console.notices(session.person, visit.roles))
             return render_visit(visit, "no_role.html.j2", "Not allowed", status=403, role=page.role.value)
+        if not page.background:
+            visit = replace(visit, notices=await console.notices(session.person, visit.roles))
         return await page.handler(visit)
 
     def sign_in(self, http: Request) -> Response:

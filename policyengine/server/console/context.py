@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import time
 from typing import ParamSpec, TypeVar
@@ -13,12 +13,14 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.engine import Engine
 from policyengine.identity.login.open_id_client import OpenIdClient, Person
 from policyengine.reload import ReloadableEngine
 from policyengine.server.console.cookies import CookieNames, CookieSeal
 from policyengine.server.console.links import OneTimeLink
 from policyengine.server.console.log_readers import LogReaderPool
+from policyengine.server.console.notices import NO_NOTICES, ConsoleNotices, WaitingCounts, read_halt_notices
 from policyengine.server.console.options import ConsoleOptions, LoginSettings
 from policyengine.server.console.records import ConsoleRecords
 from policyengine.server.console.roles import ConsoleRole, RoleRules, unrevoked_roles
@@ -52,6 +54,7 @@ class ConsoleContext:
     spent: SpentStates = field(default_factory=SpentStates)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "policyengine-console"))
     reading: LogReaderPool = field(default_factory=LogReaderPool)
+    waiting: WaitingCounts = field(default_factory=WaitingCounts)
     _client: tuple[object, OpenIdClient] | None = None
 
     @property
@@ -80,7 +83,25 @@ class ConsoleContext:
     def _roles(self, person: Person) -> frozenset[ConsoleRole]:
         engine = self.engine
         roles = self.rules.roles(person, engine.directory)
-        return roles & unrevoked_roles(person, engine.store.marks, int(time())) if roles else roles
+        if not roles:
+            return roles
+        marks, now, proved = engine.store.marks, int(time()), self.proved(person)
+        if person.issuer is None and proved.issuer is not None:
+            answering = unrevoked_roles(Person(person.user, proved.issuer), marks, now)
+            return roles if ConsoleRole.APPROVE in answering else roles - {ConsoleRole.APPROVE}
+        return roles & unrevoked_roles(person, marks, now)
+
+    def proved(self, person: Person) -> ProvedPerson:
+        """Return the person as approvals know them. A person with a link is a user of the issuer `link_issuer`; without
+        that setting, no issuer vouches for them, so that they may answer no approval."""
+        return ProvedPerson(person.user, person.issuer or self.options.link_issuer)
+
+    async def notices(self, person: Person, roles: frozenset[ConsoleRole]) -> ConsoleNotices:
+        """Return what each page shows to a person."""
+        engine, waiting = self.engine, None
+        if ConsoleRole.APPROVE in roles:
+            waiting = await self.run(self.waiting.count, engine, self.proved(person))
+        return read_halt_notices(engine, waiting)
 
     async def run(self, work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         """Run blocking work in a thread of the console, so that the threads of decisions stay free."""
@@ -98,6 +119,12 @@ class ConsoleVisit:
     session: ConsoleSession
     roles: frozenset[ConsoleRole]
     form: Mapping[str, str] = field(default_factory=dict)
+    notices: ConsoleNotices = NO_NOTICES
+
+    async def refresh(self) -> ConsoleVisit:
+        """Return the visit with what has changed by an act."""
+        self.console.waiting.forget()
+        return replace(self, notices=await self.console.notices(self.person, self.roles))
 
     @property
     def person(self) -> Person:
@@ -111,7 +138,8 @@ PageHandler = Callable[[ConsoleVisit], Awaitable[Response]]
 class ConsolePage:
     """A page, or an act of a page: the path, the role that a person needs, and the handler. `title` is its name in the
     menu; an empty one is not in the menu. Requests for a page in the `background` come from a script, and do not keep a
-    session alive. A page is in the menu if it `is_listed` for the current policies.
+    session alive. A page is in the menu if it `is_listed` for the current policies, with the number `badge` unless that
+    is 0.
     """
 
     path: str
@@ -121,3 +149,4 @@ class ConsolePage:
     title: str = ""
     background: bool = False
     is_listed: Callable[[Engine], bool] = lambda engine: True
+    badge: Callable[[ConsoleNotices], int | None] = lambda notices: None

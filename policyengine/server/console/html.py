@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 from policyengine.audit import report
 from policyengine.server.console.context import ConsoleContext, ConsolePage, ConsoleVisit
+from policyengine.server.console.notices import NO_NOTICES
 from policyengine.server.console.roles import role_names
 from policyengine.templates import FOLDER, render_template
 
@@ -54,13 +55,16 @@ def render_visit(visit: ConsoleVisit, template: str, title: str, *, status: int 
         "person": visit.person,
         "roles": ", ".join(role_names(visit.roles)),
         "csrf": visit.session.csrf,
+        "notices": visit.notices if visit.roles else NO_NOTICES,
     }
     return render_html(template, title, visit.console, status, **known, **values)
 
 
 def render_public(console: ConsoleContext, template: str, title: str, status: int = 200, **values: object) -> Response:
     """Render a page that needs no session."""
-    return render_html(template, title, console, status, menu=(), person=None, roles="", csrf="", **values)
+    return render_html(
+        template, title, console, status, menu=(), person=None, roles="", csrf="", notices=None, **values
+    )
 
 
 def render_html(template: str, title: str, console: ConsoleContext, status: int, **values: object) -> HTMLResponse:
@@ -83,7 +87,7 @@ def menu(pages: tuple[ConsolePage, ...], visit: ConsoleVisit) -> list[dict[str, 
     """Return the pages of the menu that the person may see."""
     path = visit.http.url.path
     return [
-        {"path": page.path, "title": page.title, "current": page.path == path}
+        {"path": page.path, "title": page.title, "current": page.path == path, "badge": page.badge(visit.notices)}
         for page in pages
         if page.title and page.role in visit.roles and page.is_listed(visit.console.engine)
     ]

@@ -38,7 +38,8 @@ class LoginSettings:
 class ConsoleOptions:
     """The options of the console. Without `login`, people sign in with links from the terminal, as `link_user`. `view`,
     `approve` and `halt` are rules for roles. `announce` is called with the URL of the console and, with links, with
-    each link that signs in.
+    each link that signs in. `link_issuer` is the issuer whose user the person with a link is for approvals; without it,
+    that person may answer none.
     """
 
     port: int
@@ -50,6 +51,7 @@ class ConsoleOptions:
     approve: Sequence[str] = ()
     halt: Sequence[str] = ()
     link_user: str = "operator"
+    link_issuer: str | None = None
     idle: timedelta = IDLE
     longest: timedelta = LONGEST
     announce: Callable[[str, str | None], None] = lambda url, link: None
@@ -69,11 +71,25 @@ class ConsoleOptions:
             AllowedHosts.of(self.allowed_hosts)
         except (RoleRuleError, AllowedHostError) as error:
             raise ServeError(f"`[console]`: {error}", "docs/console.md describes the settings") from None
+        self._check_link_issuer(engine)
         if self.login is not None:
             if not rules:
                 hint = 'set `view` in `[console]`, for example `view = ["roles:ops"]`'
                 raise ServeError("no person may use the console: it has no rules for roles", hint)
             self.open_id_client(engine, self.login, self.base_url(self.port))
+
+    def _check_link_issuer(self, engine: Engine) -> None:
+        """Check the issuer of the person with a link. Raises ServeError."""
+        if self.link_issuer is None:
+            return
+        if self.login is not None:
+            raise ServeError("`console.link_issuer` has no effect with `console.issuer`", "remove it")
+        if self.link_issuer not in engine.kernel.issuers:
+            names = ", ".join(f"`{name}`" for name in sorted(engine.kernel.issuers)) or "none"
+            raise ServeError(
+                f"`console.link_issuer`: no policy names the issuer `{self.link_issuer}`",
+                f"the issuers of the policy: {names}",
+            )
 
     def _check_public_url(self) -> None:
         """Check the public URL. Raises ServeError."""

@@ -60,7 +60,10 @@ LISTED: Statuses = {
 }
 SHOWN: Statuses = {
     **PERSON,
-    200: {"description": "The approval.", "content": schema.content(schema.ApprovalDetails, {})},
+    200: {
+        "description": "The approval, with entity rows and the history of the requester.",
+        "content": schema.content(schema.ApprovalDossier, {}),
+    },
     403: NOT_AN_APPROVER,
 }
 ANSWERED: Statuses = {

@@ -347,6 +347,61 @@ class ApprovalDetails(ApprovalStatus):
     denied: ApprovalAnswer | None = None
 
 
+class DirectoryRow(BaseModel):
+    """A row of the entity store. `known` is false for an entity without a row, and null if the source of the row did
+    not answer. `in` are the groups of the entity.
+    """
+
+    type: str
+    id: str
+    known: bool | None
+    attributes: JsonObject | None = None
+    more_attributes: Annotated[int | None, Field(description="the number of attributes that are left out")] = None
+    in_: Annotated[list[str] | None, Field(alias="in")] = None
+
+
+class PastDecision(BaseModel):
+    time: str
+    id: str
+    outcome: Outcome
+    agent: str | None = None
+    user: str | None = None
+    endpoint: str | None = None
+    rule: str | None = None
+    gate: Gate | None = None
+
+
+class PastApproval(BaseModel):
+    """An earlier approval, with its last answer in the log."""
+
+    id: str
+    state: ApprovalState
+    rule: str
+    endpoint: str
+    time: str
+    by: str | None = None
+
+
+class RequesterHistory(BaseModel):
+    """The acts of the requester since a time, from the decision log: the numbers of decisions by outcome and of
+    approvals by state, and the latest of both. `unread` says why there is no history.
+    """
+
+    since: str | None = None
+    decisions: dict[str, int] | None = None
+    latest: list[PastDecision] | None = None
+    approvals: dict[str, int] | None = None
+    latest_approvals: list[PastApproval] | None = None
+    unread: str | None = None
+
+
+class ApprovalDossier(ApprovalDetails):
+    """An approval, with the current entity rows of the people and things in it, and the history of the requester."""
+
+    directory: list[DirectoryRow]
+    history: RequesterHistory
+
+
 class Approvals(BaseModel):
     approvals: list[ApprovalDetails]
     version: str = Field(description="Changes with the list; `wait` waits until then.")
@@ -407,7 +462,7 @@ class Readiness(BaseModel):
 
 MODELS = (
     Question, Batch, Event, Decision, Decisions, Explanation, Reported, Problem, Health, Readiness, Denial,
-    ApprovalStatus, ApprovalDetails, Approvals,
+    ApprovalStatus, ApprovalDetails, ApprovalDossier, Approvals,
 )  # fmt: skip
 
 # ── Fragments of the OpenAPI document ─────────────────────────────────────────────────────────

@@ -20,7 +20,8 @@ def show(
 ) -> int:
     """Show the rule, the requester and the whole request.
 
-    Secrets of the request are not shown.
+    Then follow the entity rows of the people and things in the request, and what the requester did in the last seven
+    days, by the decision log. Secrets are not shown.
 
     \b
     Example:

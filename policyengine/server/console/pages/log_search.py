@@ -92,7 +92,7 @@ async def find_decision(console: ConsoleContext, id: str) -> LoggedDecision | No
     """Return a decision of the log. Raises LogReadError."""
     log = console.engine.log
     found = await read_log_file(console, None if log is None else DecisionSearch(log.path, id))
-    assert not isinstance(found, QueryAnswer)
+    assert found is None or isinstance(found, LoggedDecision)
     return found
 
 

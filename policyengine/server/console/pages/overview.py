@@ -26,8 +26,8 @@ async def answer_overview(visit: ConsoleVisit) -> Response:
     )  # fmt: skip
 
 
-async def answer_traffic(visit: ConsoleVisit) -> Response:
-    """Answer the script that draws the traffic."""
+async def answer_counts(visit: ConsoleVisit) -> Response:
+    """Answer the script that draws the chart."""
     return JSONResponse({"time": time(), "outcomes": count_traffic(visit.console)})
 
 

@@ -1,4 +1,4 @@
-// Draws the live traffic of the overview. Every other page works without a script.
+// Draws the chart of the overview, renews tables, and sends a form once. Without it, every page works but the chart.
 "use strict";
 {
   const SVG = "http://www.w3.org/2000/svg";
@@ -70,4 +70,135 @@
     });
     poll();
   }
+}
+
+// Tables with `data-live` get new rows from there. Rows that stay are not touched, so that the focus stays in them.
+{
+  const INTERVAL = 5000;
+  const live = document.querySelector("[data-live]");
+  let timer = 0, paused = false;
+
+  const makeText = (parts) => {
+    const found = document.createDocumentFragment();
+    for (const [text, odd] of parts) {
+      if (!odd) {
+        found.append(text);
+        continue;
+      }
+      const mark = document.createElement("span");
+      mark.className = "odd";
+      mark.textContent = text;
+      found.append(mark);
+    }
+    return found;
+  };
+
+  const makeCell = (cell, at) => {
+    const found = document.createElement(at === 0 ? "th" : "td");
+    if (at === 0) found.scope = "row";
+    if (cell.label) found.dataset.label = cell.label;
+    let inside = found;
+    if (cell.href !== null || cell.badge !== null) {
+      inside = document.createElement(cell.href !== null ? "a" : "span");
+      if (cell.href !== null) inside.setAttribute("href", cell.href);
+      else inside.className = `badge ${["allow", "deny", "confirm", "throttle"].includes(cell.badge) ? cell.badge : "plain"}`;
+      found.append(inside);
+    }
+    inside.append(makeText(cell.parts));
+    return found;
+  };
+
+  const makeRow = (row) => {
+    const found = document.createElement("tr");
+    found.dataset.key = row.key;
+    found.append(...row.cells.map(makeCell));
+    return found;
+  };
+
+  const renew = (body, rows) => {
+    const known = new Map([...body.children].map((one) => [one.dataset.key, one]));
+    let next = body.firstElementChild;
+    for (const row of rows) {
+      const found = known.get(row.key) ?? makeRow(row);
+      if (found === next) next = next.nextElementSibling;
+      else body.insertBefore(found, next);
+    }
+    while (next !== null) {
+      const gone = next;
+      next = next.nextElementSibling;
+      gone.remove();
+    }
+  };
+
+  const show = (answer) => {
+    for (const [name, rows] of Object.entries(answer.tables)) {
+      const body = live.querySelector(`[data-rows="${name}"]`);
+      if (body === null) continue;
+      renew(body, rows);
+      live.querySelector(`[data-filled="${name}"]`).hidden = rows.length === 0;
+      live.querySelector(`[data-empty="${name}"]`).hidden = rows.length > 0;
+    }
+    tell(answer.status);
+    if (answer.waiting === undefined) return;
+    const link = document.querySelector('nav a[href="/approvals"]');
+    let count = link?.querySelector(".count") ?? null;
+    if (answer.waiting === 0) count?.remove();
+    else if (link !== null) {
+      if (count === null) {
+        count = document.createElement("span");
+        count.className = "count";
+        link.append(" ", count);
+      }
+      count.textContent = answer.waiting;
+    }
+  };
+
+  const tell = (text) => {
+    const status = live.querySelector("[data-status]");
+    if (status.textContent !== text) status.textContent = text;
+  };
+
+  const poll = async () => {
+    try {
+      const answer = await fetch(live.dataset.live, { redirect: "error", cache: "no-store" });
+      if (!answer.ok) throw new Error(answer.status);
+      const found = await answer.json();
+      if (!paused) show(found);
+    } catch {
+      tell("Nothing new is shown: the server does not answer, or your session has ended.");
+    }
+    plan();
+  };
+
+  const plan = () => {
+    clearTimeout(timer);
+    if (!document.hidden && !paused) timer = setTimeout(poll, Number(live.dataset.interval ?? INTERVAL));
+  };
+
+  if (live !== null) {
+    const pause = live.querySelector("[data-pause]");
+    document.addEventListener("visibilitychange", plan);
+    if (pause !== null) {
+      pause.hidden = false;
+      pause.addEventListener("click", () => {
+        paused = !paused;
+        pause.setAttribute("aria-pressed", String(paused));
+        pause.textContent = paused ? "Resume" : "Pause";
+        if (paused) clearTimeout(timer);
+        else poll();
+      });
+    }
+    plan();
+  }
+}
+
+// A form is sent once, however often its button is pressed. A page that the browser shows again can send it again.
+{
+  const sent = new Set();
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (sent.has(event.target)) event.preventDefault();
+    sent.add(event.target);
+  });
+  window.addEventListener("pageshow", () => sent.clear());
 }
