@@ -32,9 +32,9 @@ endef
 PERSON     = $(if $(filter payments,$(EXAMPLE)),POLICYENGINE_CONSOLE_LINK_USER=carol POLICYENGINE_CONSOLE_LINK_ISSUER=acme)
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled test-compiled-313 wheels test-wheels check fmt docs table readers tools vendor
+.PHONY: help install serve demo-identity demo-approvals test test-all test-deep test-313 compiled test-compiled test-compiled-313 wheels test-wheels check fmt docs table readers tools vendor
 help:
-	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | test-compiled-313 | wheels | test-wheels | check | fmt | docs | table | readers | tools | vendor | bench'
+	@echo 'make serve | demo-identity | demo-approvals | test | test-all | test-deep | test-313 | compiled | test-compiled | test-compiled-313 | wheels | test-wheels | check | fmt | docs | table | readers | tools | vendor | bench'
 
 # Binaries of `HATCH_BUILD_HOOK_ENABLE_MYPYC=1 pip install -e .` would shadow the source.
 install: .venv/.installed
@@ -50,6 +50,10 @@ serve: install
 # A real OpenID provider, an agent acting for a user, and attacks with a stolen token: docs/identity.md.
 demo-identity: install .npm-identity/.installed
 	@$(BIN)/python deploy/identity/demo.py .npm-identity
+# An agent asks through Envoy, a person signs in at a real OpenID provider and approves in the console: docs/approvals.md.
+# `ARGS=--by-hand` leaves the approval to you.
+demo-approvals: install .npm-identity/.installed .venv-gateways/.installed
+	@$(BIN)/python deploy/identity/demo_approvals.py .npm-identity .venv-gateways/lib/python3*/site-packages/envoy/_bin/envoy $(ARGS)
 # npm warns that it needs a newer Node, but it runs on 20.
 .npm-identity/.installed:
 	@command -v npm >/dev/null || { echo 'the demo needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }

@@ -135,6 +135,7 @@ ASKED = {
     "adaptive": "allow",
     "admin-guardrails": "confirm",
     "analytics": "allow",
+    "approvals": "confirm",
     "approve-then-pay": "deny",
     "authzen": "allow",
     "delegation": "allow",

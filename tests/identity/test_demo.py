@@ -1,4 +1,4 @@
-"""`make demo-identity`: what it prints is what docs/identity.md shows."""
+"""`make demo-identity` and `make demo-approvals`: what they print is what the pages show."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
+from tests.gateways.servers import KINDS
 from tests.identity.providing import INSTALL, PACKAGES
 from tests.pages import CHECKOUT, blocks
 
 SCRIPT = CHECKOUT / "deploy" / "identity" / "demo.py"
+APPROVALS_SCRIPT = SCRIPT.with_name("demo_approvals.py")
 PATIENCE = 60
 
 
@@ -22,12 +26,12 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def ran(port: int) -> subprocess.CompletedProcess[str]:
+def ran(port: int, script: Path = SCRIPT, *programs: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("node") is None:
         pytest.skip("node is missing: apt install nodejs")
     if not (PACKAGES / "node_modules" / "oidc-provider").is_dir():
         pytest.skip(f"oidc-provider is missing: {INSTALL}")
-    command = [sys.executable, str(SCRIPT), str(PACKAGES), str(port)]
+    command = [sys.executable, str(script), str(PACKAGES), *programs, str(port)]
     environment = {**os.environ, "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
 
@@ -46,3 +50,23 @@ def test_the_identity_demo_reports_a_port_already_in_use() -> None:
     first, second = done.stderr.splitlines()
     assert first.endswith(": EADDRINUSE")
     assert second == "`node` exited before it was ready; if its port is in use, choose another port"
+
+
+def free_ports(number: int) -> int:
+    """Return the first of some free ports that follow each other."""
+    while True:
+        first = free_port()
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            for port in range(first, first + number):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
+def test_the_approvals_demo_prints_the_output_on_the_page() -> None:
+    page = CHECKOUT / "docs" / "approvals.md"
+    (shown,) = (one.text for one in blocks(page) if one.marked("printed") == "make demo-approvals")
+    envoy = next(one for one in KINDS if one.name == "envoy-grpc").found()
+    if envoy is None:
+        pytest.skip("envoy is missing: make tools")
+    done = ran(free_ports(6), APPROVALS_SCRIPT, envoy)
+    assert (done.returncode, done.stdout) == (0, shown), done.stderr
