@@ -44,6 +44,9 @@ file = "decisions.jsonl"
 [store]
 url = "sqlite:///state.db"
 
+[approvals]
+url = "http://127.0.0.1:{api}"
+
 [gateway]
 bodies = ["envoy_grpc"]
 
