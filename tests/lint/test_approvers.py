@@ -1,4 +1,4 @@
-"""W522: confirms that nobody can approve."""
+"""W522: confirms that no user can approve."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_confirm_that_somebody_can_approve_is_not_reported(confirm: str, issue
     ],
 )  # fmt: skip
 def test_a_confirm_that_nobody_can_approve_is_reported(confirm: str, issuers: str, message: str, hint: str) -> None:
-    assert found(confirm, issuers) == [("W522", f"nobody can approve `ask`: {message}", hint)]
+    assert found(confirm, issuers) == [("W522", f"no user can approve `ask`: {message}", hint)]
 
 
 ONE = 'let boss = user "carol"\n'
@@ -60,8 +60,8 @@ MIXED = 'let bosses = [user "carol", user "dan@partner.example"]\n'
 @pytest.mark.parametrize(
     ("confirm", "more", "message"),
     [
-        ("by boss from partner", ONE, "nobody can approve `ask`: no issuer may name `carol`"),
-        ("by bosses from partner", TWO, "nobody can approve `ask`: no issuer may name `carol` or `dan`"),
+        ("by boss from partner", ONE, "no user can approve `ask`: no issuer may name `carol`"),
+        ("by bosses from partner", TWO, "no user can approve `ask`: no issuer may name `carol` or `dan`"),
         ("by boss from acme, partner", ONE,
          "no approver of `ask` comes from `partner`, which may not name any of them"),
         ("by bosses from partner", MIXED, None),
@@ -74,7 +74,7 @@ def test_an_issuer_that_may_not_name_the_approvers_is_reported(confirm: str, mor
 
 
 def test_named_users_whom_no_issuer_may_name_are_reported_without_from_too() -> None:
-    assert found("by boss", PARTNER, ONE) == [("W522", "nobody can approve `ask`: no issuer may name `carol`", OTHER)]
+    assert found("by boss", PARTNER, ONE) == [("W522", "no user can approve `ask`: no issuer may name `carol`", OTHER)]
 
 
 def test_a_comment_allows_the_finding() -> None:

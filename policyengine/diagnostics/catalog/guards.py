@@ -172,7 +172,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W522",
-        "a confirm that nobody can approve",
+        "a confirm that no user can approve",
         "People prove who they are with a token of an issuer. Without `from`, an issuer may vouch for approvers only "
         "if its `users like` patterns match them, or if it is the only issuer without patterns. With `from`, it must "
         "be one of these issuers, and its patterns must match the approver. If no issuer may vouch for an approver, a "

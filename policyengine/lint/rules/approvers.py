@@ -1,4 +1,4 @@
-"""Confirms that nobody can approve, because no issuer may vouch for their approvers."""
+"""Confirms that no user can approve, because no issuer may vouch for their approvers."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def vouching_issuers(issuers: Sequence[k.Issuer]) -> list[k.Issuer]:
 def approver_findings(
     guard: k.Guard, confirm: k.Confirm, kernel: k.Kernel, vouching: Sequence[k.Issuer]
 ) -> Iterator[Diagnostic]:
-    """Yield a W522 if nobody can approve, and for each issuer after `from` that may not name the approver."""
-    nobody, named = f"nobody can approve `{guard.name}`", confirm.approvers.issuers
+    """Yield a W522 if no user can approve, and for each issuer after `from` that may not name the approver."""
+    beginning, named = f"no user can approve `{guard.name}`", confirm.approvers.issuers
     issuers = [kernel.issuers[name] for name in named] if named else vouching
     users = named_approvers(confirm.approvers)
     fitting = [one for one in issuers if not users or any(speaks_for(one, user) for user in users)]
     if not kernel.issuers:
-        message = f"{nobody}: no issuer is declared that could vouch for a person"
+        message = f"{beginning}: no issuer is declared that could vouch for a person"
         yield Diagnostic("W522", message, confirm.span, DECLARE_HINT)
     elif not issuers:
         message = (
-            f"{nobody}: {len(kernel.issuers)} issuers may name any user, so none of them may vouch for an approver"
+            f"{beginning}: {len(kernel.issuers)} issuers may name any user, so none of them may vouch for an approver"
         )
         yield Diagnostic("W522", message, confirm.span, CHOOSE_HINT)
     elif not fitting:
-        message = f"{nobody}: no issuer may name {join_words(users, 'or')}"
+        message = f"{beginning}: no issuer may name {join_words(users, 'or')}"
         yield Diagnostic("W522", message, confirm.span, OTHER_HINT)
     elif named:
-        for one in issuers:
-            if one not in fitting:
-                message = f"no approver of `{guard.name}` comes from `{one.name}`, which may not name any of them"
+        for issuer in issuers:
+            if issuer not in fitting:
+                message = f"no approver of `{guard.name}` comes from `{issuer.name}`, which may not name any of them"
                 yield Diagnostic("W522", message, confirm.span, OTHER_HINT)
 
 

@@ -220,10 +220,10 @@ def chain_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
 
 def approval_lines(given: list[GivenApproval], spelling: TestNameWriter) -> Iterator[str]:
     every = []
-    for one in given:
-        issuer = spelling.kernel.issuers.get(one.issuer or "")
+    for approval in given:
+        issuer = spelling.kernel.issuers.get(approval.issuer or "")
         vouched = "" if issuer is None else f"issuer: {spelling.name(issuer.name, issuer)}, "
-        by, age = quote_string(one.by), format_duration(one.age)
-        every.append(f"{{ rule: {quote_string(one.rule)}, by: {by}, {vouched}age: {age} }}")
+        by, age = quote_string(approval.by), format_duration(approval.age)
+        every.append(f"{{ rule: {quote_string(approval.rule)}, by: {by}, {vouched}age: {age} }}")
     if every:
         yield f"given approval {every[0] if len(every) == 1 else '[' + ', '.join(every) + ']'}"
