@@ -455,7 +455,7 @@ def _approver(random: Random, groups: tuple[str, ...]) -> str:
 def _from(random: Random) -> str:
     aside = _aside(random)
     several = aside.sample(["acme", "plain", "open"], aside.randint(1, 2))
-    return f" from {', '.join(several)}" if aside.random() < 0.5 else ""
+    return f" from {', '.join(several)}" if aside.random() < 0.4 else ""
 
 
 def _bound(random: Random) -> str:
