@@ -42,6 +42,7 @@ FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
 UNREAD = {
     "language 1": "there is one language so far, and it is the default",
     'url "': "whoever verifies credentials looks here for the keys; the engine is told who issued them",
+    'profile "brokers"': "it shapes what is learned, but the traces of the tests form the same groups without it",
     'audience "': "whoever verifies credentials compares it; the engine sees none that are for others",
 }
 

@@ -33,6 +33,7 @@ class ApproverRefusal(StrEnum):
     HALTED = "an operator's halt covers this user"
     AGENT = "the credential is presented by an agent, not by the user"
     ISSUER = "the issuer of the credential may not name approvers"
+    OTHER_ISSUER = "the rule does not accept approvers of the issuer of the credential"
     REQUESTER = "the request is made for this user"
     CHAIN = "this name takes part in the request"
     NOT_APPROVER = "the rule does not name this user as an approver"
@@ -45,6 +46,7 @@ REFUSAL_HINTS: Final[Mapping[ApproverRefusal, str]] = {
     ApproverRefusal.AGENT: "use your own token; if your application got this one for you, the operator lists it in "
     "`people` of the issuer (docs/identity.md)",
     ApproverRefusal.ISSUER: "the operator names the issuers of approvers: `issuers` in `[approvals]`",
+    ApproverRefusal.OTHER_ISSUER: "use a token of an issuer that the rule names after `from`",
     ApproverRefusal.REQUESTER: OTHER_PERSON_HINT,
     ApproverRefusal.CHAIN: OTHER_PERSON_HINT,
     ApproverRefusal.NOT_APPROVER: "`by` of the rule names the approvers; roles and members are in the entities",
@@ -59,7 +61,7 @@ def find_refusal(
     named: Collection[str] = (),
 ) -> ApproverRefusal | None:
     """Return why the person may not answer the approval, or None. `named` are the issuers of approvers that the
-    operator names.
+    operator names; they do not matter to a rule that names issuers itself.
 
     The user of the request may answer only if the rule says `by user`. An agent of the request may not, under any
     issuer: names are compared without issuers, so that no issuer can vouch for another name of the same agent, and
@@ -67,7 +69,10 @@ def find_refusal(
     """
     if (refusal := find_general_refusal(person)) is not None or person.user is None:
         return refusal
-    if not may_name_approvers(person.issuer, person.user, issuers, named):
+    own = approval.approvers.issuers
+    if own and person.issuer not in own:
+        return ApproverRefusal.OTHER_ISSUER
+    if not may_name_approvers(person.issuer, person.user, issuers, own or named):
         return ApproverRefusal.ISSUER
     requester = approval.requester
     agents = {requester.agent, *(requester.chain if requester.user is None else requester.chain[1:])}

@@ -103,7 +103,8 @@ class ApprovalRequest(Struct, frozen=True):
             return ()
         pairs = zip(self.grant_ids, self.votes, strict=True)
         return tuple(
-            Approval(id, vote.by, to_datetime(min(vote.at, now)), self.binding, self.rule) for id, vote in pairs
+            Approval(id, vote.by, to_datetime(min(vote.at, now)), self.binding, self.rule, vote.issuer)
+            for id, vote in pairs
         )
 
     def to_row(self) -> ApprovalRow:
@@ -133,6 +134,7 @@ class ApprovalRequest(Struct, frozen=True):
     def approver_quota(self) -> str:
         of = self.approvers
         members = [part for member in of.members for part in (member.type, member.id)]
+        members += [f"from {issuer}" for issuer in of.issuers]
         return f"approver:{digest_parts(self.revision, of.role or '', of.user or '', *members)}"
 
 

@@ -170,7 +170,9 @@ def without_pending(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def encode_approval(one: Approval) -> dict[str, object]:
-    found = {"id": one.id, "by": one.by, "granted_at": one.granted_at, "binding": one.binding}
+    found = {
+        "id": one.id, "by": one.by, "issuer": one.issuer, "granted_at": one.granted_at, "binding": one.binding,
+    }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -34,6 +34,7 @@ from policyengine.spec.approval_digest import (
     unseen_below,
 )
 from policyengine.spec.facts import STRINGS, ReadFact
+from policyengine.spec.issuer_users import speaks_for
 from policyengine.spec.kleene import elements
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES
@@ -95,7 +96,8 @@ class ConfirmApproval:
 
 def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmApproval:
     """Return the approval of a confirm with the valid approvals of the request: those that are bound to exactly this
-    request, fresh, unspent and by a permitted approver. It is granted if there are enough of them.
+    request, fresh, unspent and by a permitted approver of a permitted issuer. It is granted if there are enough of
+    them.
     """
     found = ConfirmApproval(st, effect)
     if not st.request.approvals or found.unseen:
@@ -108,7 +110,7 @@ def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmAp
         for approval in given
         if approval.binding == found.digest and approval.id not in spent
         if ids[approval.id] == 1  # an id identifies one grant by one approver
-        if is_fresh(approval, confirm, st) and may_approve(approval, effect, st)
+        if is_fresh(approval, confirm, st) and is_vouched(approval, confirm, st) and may_approve(approval, effect, st)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
     found.counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
@@ -120,6 +122,17 @@ def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
     if approval.granted_at is None or approval.granted_at > st.now:
         return False
     return st.now - approval.granted_at <= confirm.lasts
+
+
+def is_vouched(approval: Approval, confirm: k.Confirm, st: State) -> bool:
+    """Return whether one of the issuers after `from` vouches for the approver; always without `from`."""
+    named = confirm.approvers.issuers
+    if not named:
+        return True
+    if approval.issuer is None or approval.issuer not in named:
+        return False
+    issuer = st.program.kernel.issuers.get(approval.issuer)
+    return issuer is not None and speaks_for(issuer, approval.by)
 
 
 def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
@@ -149,12 +162,12 @@ def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
 
 def approver_set(effect: Effect, st: State) -> ApproverSet:
     """Return the people who may approve this request. The set is empty if it is unknown."""
-    of = effect.effect.approvers.of
+    of, issuers = effect.effect.approvers.of, effect.effect.approvers.issuers
     match of:
         case k.ServedUser():
-            return ApproverSet(user=st.user) if type(st.user) is str else ApproverSet()
+            return ApproverSet(user=st.user if type(st.user) is str else None, issuers=issuers)
         case k.RoleHolder(role):
-            return ApproverSet(role=role)
+            return ApproverSet(role=role, issuers=issuers)
         case k.MemberOf():
             assert effect.binding is not None
             assert effect.binding.approvers is not None
@@ -162,7 +175,8 @@ def approver_set(effect: Effect, st: State) -> ApproverSet:
             among = effect.binding.approvers.get(st)
             del st.doubts[mark:]
             known = () if type(among) is Unknown else elements(among)
-            return ApproverSet(members=tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str)))
+            members = tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str))
+            return ApproverSet(members=members, issuers=issuers)
         case _:
             assert_never(of)
 

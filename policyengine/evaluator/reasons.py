@@ -76,6 +76,7 @@ class ApprovalRemedy:
             within=format_duration(confirm.lasts),
             binding=self.approval.digest,
             bound=self.effect.binding.bound,
+            issuers=confirm.approvers.issuers or None,
         )
 
 

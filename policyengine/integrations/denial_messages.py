@@ -74,7 +74,7 @@ def denial_data(decision: Decision) -> dict[str, Any]:
 
 
 def remedy_data(remedy: Remedy) -> dict[str, Any]:
-    names = ("kind", "rule", "by", "within", "binding", "bound", "scopes", "need")
+    names = ("kind", "rule", "by", "within", "binding", "bound", "issuers", "scopes", "need")
     members = {name: getattr(remedy, name) for name in names}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
     return found if remedy.approval is None else {**found, "approval": to_builtins(remedy.approval)}

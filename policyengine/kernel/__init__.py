@@ -274,11 +274,14 @@ class MemberOf:
 
 @dataclass(frozen=True, slots=True)
 class Approvers:
-    """`count` different people, each of whom matches `of`; `words` is the phrase in messages and remedies."""
+    """`count` different people, each of whom matches `of`; `words` is the phrase in messages and remedies. Only users
+    for whom one of the `issuers` speaks may approve; if it is empty, the policy names no issuers.
+    """
 
     of: RoleHolder | ServedUser | MemberOf
     count: int
     words: str
+    issuers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

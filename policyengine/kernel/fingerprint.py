@@ -37,7 +37,8 @@ EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches", "reads_be
 # Members that are left out if they are empty, so that policies without them keep the revisions from before these
 # members existed.
 LATER_FIELDS = frozenset({"maps", "profiles"})
-LATER_MEMBERS: dict[type, str] = {k.Profile: "order"}  # the same, for a member of a declaration
+# The same, for a member of a declaration or of one of its parts.
+LATER_MEMBERS: dict[type, str] = {k.Profile: "order", k.Approvers: "issuers"}
 
 
 def canonicalize(kernel: k.Kernel) -> k.Kernel:

@@ -14,6 +14,7 @@ from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
+from policyengine.lint.rules.approvers import confirms_without_approvers
 from policyengine.lint.rules.call_orders import (
     orders_without_effect,
     unmatched_steps,
@@ -260,4 +261,5 @@ KERNEL_CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     thresholds_out_of_range,
     escaped_clamps,
     group_floors,
+    confirms_without_approvers,
 )

@@ -81,11 +81,11 @@ class ApprovalTicket(Struct, frozen=True, omit_defaults=True):
 class Remedy(Struct, frozen=True, omit_defaults=True):
     """A change that would change the outcome.
 
-    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest to which it must be
-    bound (`binding`), the parts of the request in the digest (`bound`: `body except body.request_id`) and, if the
-    caller asked for it, the opened `approval`. `scope` lists
-    scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the `need` in
-    words. `wait` is the time until a rate has room again (`within`).
+    `approval` names the approvers (`by`), the issuers that must vouch for them (`issuers`, if the rule names some), how
+    long an approval lasts (`within`: `15m`), the digest to which it must be bound (`binding`), the parts of the request
+    in the digest (`bound`: `body except body.request_id`) and, if the caller asked for it, the opened `approval`.
+    `scope` lists scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the
+    `need` in words. `wait` is the time until a rate has room again (`within`).
     """
 
     kind: str
@@ -97,6 +97,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
     scopes: tuple[str, ...] | None = None
     need: str | None = None
     approval: ApprovalTicket | None = None
+    issuers: tuple[str, ...] | None = None
 
 
 class Obligation(Struct, frozen=True, omit_defaults=True):
@@ -390,12 +391,14 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
 
 class ApproverSet(Struct, frozen=True):
     """The people who may approve one request: holders of a `role`, the `user` of the request, or the entities
-    `members`, and users in one of them. Only one of the three is set.
+    `members`, and users in one of them. Only one of the three is set. One of the `issuers` must vouch for them; if it
+    is empty, the policy names no issuers.
     """
 
     role: str | None = None
     user: str | None = None
     members: tuple[EntityRef, ...] = ()
+    issuers: tuple[str, ...] = ()
 
 
 class OpenedApproval(Struct, frozen=True):

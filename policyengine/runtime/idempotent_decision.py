@@ -57,6 +57,7 @@ class GrantRecord(Struct, frozen=True, array_like=True):
     by: str
     granted_at: datetime | None
     binding: str | None
+    issuer: str | None = None
 
 
 class DecisionDraft(Struct, frozen=True, array_like=True):
@@ -88,7 +89,7 @@ class DecisionDraft(Struct, frozen=True, array_like=True):
     @property
     def approvals(self) -> tuple[Approval, ...]:
         """The approvals that people gave for the request."""
-        return tuple(Approval(one.id, one.by, one.granted_at, one.binding) for one in self.granted)
+        return tuple(Approval(one.id, one.by, one.granted_at, one.binding, issuer=one.issuer) for one in self.granted)
 
 
 class IdempotentDecision(NamedTuple):
@@ -116,7 +117,7 @@ def encode_draft(
             moment, tuple(sorted(spent)), effects.spends, past, decision.id, decision.principal, answer.outcome,
             answer.gate, answer.reasons, answer.remedies, answer.obligations, answer.unknown, answer.package,
             answer.revision, tuple(map(to_limit_record, effects.limits)), proved,
-            tuple([GrantRecord(one.id, one.by, one.granted_at, one.binding) for one in granted]),
+            tuple([GrantRecord(one.id, one.by, one.granted_at, one.binding, one.issuer) for one in granted]),
         )
     )  # fmt: skip
 

@@ -57,13 +57,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """An approval that a trusted caller asserts. Without `granted_at` its age is unknown."""
+    """An approval that a trusted caller asserts, or that a person gave. Without `granted_at` its age is unknown.
+    `issuer` is the issuer that vouches for the approver.
+    """
 
     id: str
     by: str
     granted_at: datetime | None
     binding: str | None
     rule: str | None = None
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Request:
 
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
 CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
-APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
+APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding", "issuer")
 OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at", "request_approval")
 FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
@@ -308,6 +311,7 @@ def read_approval(raw: object, member: str) -> Approval:
         by=get_id(given.get("by"), f"{member}.by"),
         granted_at=read_time(given.get("granted_at"), f"{member}.granted_at"),
         binding=None if given.get("binding") is None else get_text(given["binding"], f"{member}.binding"),
+        issuer=None if given.get("issuer") is None else get_text(given["issuer"], f"{member}.issuer"),
     )
 
 

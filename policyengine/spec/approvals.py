@@ -17,13 +17,14 @@ from policyengine.spec import trace as w
 from policyengine.spec.approval_digest import digest_approval
 from policyengine.spec.evaluate import evaluate, is_element, is_in_any
 from policyengine.spec.facts import STRINGS, Facts, Path, has_agent, hops_of, presenter_of
+from policyengine.spec.issuer_users import speaks_for
 from policyengine.spec.kleene import elements, lift
 from policyengine.typesystem import EntityRef
 
 
 def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
     """Trace the approval of a confirm: the valid approvals are bound to exactly this request, fresh, unspent and by a
-    permitted approver. It is granted if there are enough of them.
+    permitted approver of a permitted issuer. It is granted if there are enough of them.
     """
     bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
@@ -35,27 +36,30 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
         for approval in given
         if approval.binding == bound().digest and approval.id not in snapshot.spent
         if ids[approval.id] == 1  # an id identifies one grant by one approver
-        if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
+        if _fresh(approval, confirm, facts.now) and _is_vouched(approval, confirm, facts)
+        if _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
     counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
     return w.ApprovalTrace(bound, counted, len(counted) == confirm.approvers.count)
 
 
-def approver_set(approvers: k.RoleHolder | k.ServedUser | k.MemberOf, facts: Facts) -> ApproverSet:
+def approver_set(approvers: k.Approvers, facts: Facts) -> ApproverSet:
     """Return the people who may approve this request. The set is empty if it is unknown."""
-    match approvers:
+    issuers = approvers.issuers
+    match approvers.of:
         case k.ServedUser():
             user = facts.read(("user", "id"))
-            return ApproverSet(user=user) if isinstance(user, str) else ApproverSet()
+            return ApproverSet(user=user if isinstance(user, str) else None, issuers=issuers)
         case k.RoleHolder(role):
-            return ApproverSet(role=role)
+            return ApproverSet(role=role, issuers=issuers)
         case k.MemberOf(expression):
             among = evaluate(expression, facts)
             known = () if isinstance(among, Unknown) else elements(among)
-            return ApproverSet(members=tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str)))
+            members = tuple(sorted({one for one in known if isinstance(one, EntityRef)}, key=str))
+            return ApproverSet(members=members, issuers=issuers)
         case _:
-            assert_never(approvers)
+            assert_never(approvers.of)
 
 
 def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:
@@ -72,6 +76,12 @@ def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
     if approval.granted_at is None or approval.granted_at > now:
         return False
     return now - approval.granted_at <= confirm.lasts
+
+
+def _is_vouched(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
+    """Return whether one of the issuers after `from` vouches for the approver; always without `from`."""
+    named, issuer = confirm.approvers.issuers, facts.kernel.issuers.get(approval.issuer or "")
+    return not named or (issuer is not None and issuer.name in named and speaks_for(issuer, approval.by))
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:

@@ -215,7 +215,10 @@ def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confir
     within = format_duration(confirm.lasts)
     binding = seen.approval.binding if seen.approval else None
     bound = describe_bound(confirm, facts.request.endpoint)
-    yield Remedy("approval", guard.name, by=confirm.approvers.words, within=within, binding=binding, bound=bound)
+    yield Remedy(
+        "approval", guard.name, by=confirm.approvers.words, within=within, binding=binding, bound=bound,
+        issuers=confirm.approvers.issuers or None,
+    )  # fmt: skip
 
 
 def _rule_message(facts: Facts, effect: k.Deny | k.Confirm) -> str:
@@ -328,7 +331,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
             guard.name, approval.binding, confirm.approvers.words, confirm.approvers.count,
             confirm.lasts.total_seconds(),
             render_message(confirm.message or (confirm.words,), facts, to_caller=False),
-            approver_set(confirm.approvers.of, facts),
+            approver_set(confirm.approvers, facts),
         )
         for guard, confirm, approval in confirms
         if not approval.granted

@@ -41,7 +41,7 @@ from policyengine.vocabulary import CLUSTER_ID, LEARNED_FACTS, is_learned_value
 
 UNKNOWN = "unknown"
 HOP_MEMBERS = (*CHAIN_HOP_MEMBERS, "age")
-APPROVAL_MEMBERS = ("rule", "by", "age", "of")
+APPROVAL_MEMBERS = ("rule", "by", "issuer", "age", "of")
 TRACE_HINT = 'write `given trace "events.jsonl"`, relative to this file'
 HINTS = {
     "approval": 'write `given approval { rule: "…", by: "…" }`',
@@ -309,6 +309,7 @@ def read_approval(value: ast.Value, reading: ValueContext) -> GivenApproval | No
         read_member_text(given.get("rule"), "rule", value, reading),
         read_member_text(given.get("by"), "by", value, reading),
     )
+    issuer = read_approval_issuer(given["issuer"], reading) if "issuer" in given else None
     age = (read_duration(given["age"], reading) if "age" in given else None) or timedelta(0)
     if rule is not None and rule not in reading.catalogue.confirming:
         report_rule(rule, given["rule"].span, reading)
@@ -316,7 +317,16 @@ def read_approval(value: ast.Value, reading: ValueContext) -> GivenApproval | No
     if rule is None or by is None:
         return None
     where = value.span
-    return GivenApproval(f"{where.at}:{where.column}", rule, by, age, other)
+    return GivenApproval(f"{where.at}:{where.column}", rule, by, age, other, issuer=issuer)
+
+
+def read_approval_issuer(value: ast.Value, reading: ValueContext) -> str | None:
+    """Parse the issuer that vouches for an approver; return None for `absent`, and if a mistake was reported."""
+    found = raw_value(value, reading, CatalogueFact(None, "issuer"))
+    if found is not None and not isinstance(found, str):
+        hint = "name an issuer: `issuer: acme`"
+        reading.report("E605", "the `issuer` of an approval must be an issuer", value.span, hint)
+    return found if isinstance(found, str) else None
 
 
 def read_approved_facts(value: ast.Value, reading: ValueContext) -> Iterator[PutFact]:

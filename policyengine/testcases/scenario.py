@@ -30,7 +30,8 @@ class PutFact:
 
 @dataclass(frozen=True, slots=True)
 class GivenApproval:
-    """An approval by `rule`, granted `age` before the request. `id` is unique in its test.
+    """An approval by `rule`, granted `age` before the request by a person for whom `issuer` vouches. `id` is unique in
+    its test.
 
     It approves exactly the tested request or, with `of`, a request with other facts, which is `question` in wire shape.
     """
@@ -41,6 +42,7 @@ class GivenApproval:
     age: timedelta
     of: tuple[PutFact, ...] = ()
     question: Mapping[str, object] | None = None
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

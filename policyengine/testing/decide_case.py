@@ -84,7 +84,7 @@ def given_approvals(
         required = evaluator.required_approvals(about, state, moment)
         bindings = [binding for rule, binding in required if rule == given.rule]
         for number, binding in enumerate(bindings):
-            yield Approval(f"{given.id}/{number}", given.by, case.now - given.age, binding, given.rule)
+            yield Approval(f"{given.id}/{number}", given.by, case.now - given.age, binding, given.rule, given.issuer)
 
 
 def trace_case(asked: CaseDecision, kernel: k.Kernel, history: Snapshot) -> tuple[Facts, DecisionTrace]:

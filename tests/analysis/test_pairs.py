@@ -102,6 +102,7 @@ PAIRS = [
     ("audit full   ", "", "widening", "TOOL mail/send", "any user", ""),
     ("redact args.to when args.urgent == true", "redact args.to", "narrowing", "TOOL mail/send", "any user", "not args.urgent"),
     ("by role finance", "by role admin", "changed", "POST /v1/invoices/*/refunds", "any user", "body.amount > 500 and body.amount <= 10000"),
+    ("by role finance", "by role finance from acme", "changed", "POST /v1/invoices/*/refunds", "any user", "body.amount > 500 and body.amount <= 10000"),
     ("within 15m when", "within 30m when", "widening", "POST /v1/invoices/*/refunds", "any user", "body.amount > 500 and body.amount <= 10000"),
     ("within 15m when", "within 5m when", "narrowing", "POST /v1/invoices/*/refunds", "any user", "body.amount > 500 and body.amount <= 10000"),
     ("within 15m when", "within 15m bound to (body, request.query) when", "widening", "POST /v1/invoices/*/refunds", "any user", "body.amount > 500 and body.amount <= 10000"),

@@ -29,9 +29,14 @@ entity team
 entity user { roles: set<string>  tenant: string  boss: user  teams: set<team> } in team
 entity invoice { owner: user  tenant: string  approvers: set<user or team>  amounts: set<int> }
 facts on POST /v1/{id: invoice}/pay { body.amount: number  body.card: string }
+issuer acme { }
 anyone { may POST /v1/{id: invoice}/pay   may POST /b }
 """
 GUARDS = [
+    (
+        'guard "g" on POST /b { confirm by role boss from acme, acme }\n',
+        [("E519", "`acme` is named twice", "acme", "keep one")],
+    ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { deny message "{body.amount" }\n',
         [

@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.checker.names.program import report_unused_imports
-from policyengine.checker.names.symbols import Symbol
+from policyengine.checker.names.symbols import Symbol, check_usable
 from policyengine.checker.reporter import Reporter
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
@@ -193,6 +193,20 @@ def test_a_reserved_word_is_rejected_as_a_value_name(what: str, word: str) -> No
 )
 def test_a_mistake_between_packages_is_reported(texts: list[str], code: str, message: str) -> None:
     assert [(finding.code, finding.message) for finding in read(COMMON, *texts).findings] == [(code, message)]
+
+
+@pytest.mark.parametrize(("what", "word"), [("entity", "string"), ("enum", "set"), ("let", "not"), ("entity", "given")])
+def test_a_name_with_an_error_is_not_usable(what: str, word: str) -> None:
+    report = Reporter()
+    assert check_usable(name(word), what, report) is False
+    assert [one.code for one in report.diagnostics] == ["E212"]
+
+
+@pytest.mark.parametrize(("what", "word"), [("let", "string"), ("entity", "invoice")])
+def test_a_name_without_an_error_is_usable(what: str, word: str) -> None:
+    report = Reporter()
+    assert check_usable(name(word), what, report)
+    assert not report.diagnostics
 
 
 def test_two_files_of_a_package_may_import_the_same_package() -> None:

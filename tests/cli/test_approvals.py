@@ -13,6 +13,7 @@ import pytest
 from policyengine.cli.commands.approvals import watch
 from policyengine.cli.commands.approvals.watch import TableView, create_view, follow, time_left
 from policyengine.cli.errors import CommandError
+from policyengine.cli.options.approvals import show_approval
 from policyengine.cli.output.terminal import OutputFormat
 from policyengine.server import create_app
 from tests.integrations.serving import serving
@@ -271,3 +272,8 @@ def test_watching_a_real_server_ends_cleanly_with_ctrl_c(
     ended = approvals("carol", "watch")
     assert (ended.code, ended.out, ended.err) == (130, f"waits  {id}  bot: refund of 900\n", "")
     assert approvals("bob", "watch").out == ""
+
+
+def test_the_number_of_approvers_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    show_approval({"by": "2 of role finance from acme", "count": 2})
+    assert "approvers:    2 of role finance from acme\n" in capsys.readouterr().out

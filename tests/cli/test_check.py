@@ -180,6 +180,32 @@ def test_check_reports_the_memory_that_history_needs_as_json(run, files):
     assert told == {"event": "POST /b", "at": "remembering.policy:2", "within": "1h", "events": 1, "bytes": 1_472}
 
 
+CONFIRMING = """entity user { roles: set<string> }
+issuer acme { }
+user any { may POST /a }
+guard "g" on POST /a { confirm by role boss }
+"""
+
+
+def test_check_lists_the_confirms_with_the_default_time_in_one_line(run, files):
+    more = "".join(f'guard "g{number}" on POST /a {{ confirm by role boss }}\n' for number in range(6))
+    timed = 'guard "timed" on POST /a { confirm by role boss within 5m }\n'
+    files(confirming=CONFIRMING + timed)
+    line = "approvals without `within` count for 1d: `g` (confirming.policy:4)\n"
+    assert run("check", "confirming.policy").out.endswith(f"no mistakes in 1 file\n{line}")
+    files(confirming=CONFIRMING + more)
+    assert run("check", "confirming.policy").out.count("approvals without `within`") == 1
+    assert run("check", "confirming.policy").out.endswith("`g3` (confirming.policy:8) and 2 other rules\n")
+
+
+def test_check_lists_the_confirms_with_the_default_time_as_json(run, files):
+    files(confirming=CONFIRMING)
+    told = run("check", ".", "--format", "json").json["default_approval_times"]
+    assert told == [{"rule": "g", "at": "confirming.policy:4", "within": "1d"}]
+    files(confirming=CONFIRMING.replace("boss }", "boss within 1d }"))
+    assert "default_approval_times" not in run("check", ".", "--format", "json").json
+
+
 def test_a_file_with_errors_that_is_no_policy_is_named(run, tmp_path):
     (tmp_path / "tamper.py").write_text("import sys, os\n")
     hint = "hint: `tamper.py` is not a `.policy` file: is it a policy?"

@@ -15,7 +15,7 @@ entity doc { owner: user   blocked: set<user> inherited EMPTY   private: bool? }
 issuer acme { scopes none   claims { CLAIM -> user.tenant } }
 user any { may GET /docs/{id: doc} when user.tenant == "acme" and not (resource.private else false) }
 guard "blocked" on GET /docs/{id: doc} { deny when user in resource.blocked }
-guard "owners" on GET /docs/{id: doc} { require resource.owner != user   confirm by role boss unless has_badge }
+guard "owners" on GET /docs/{id: doc} { require resource.owner != user confirm by role boss within 1h unless has_badge }
 define has_badge = user.badge is present
 """
 WHOLE = [
@@ -106,8 +106,8 @@ def test_an_unsupplied_attribute_counts_as_a_warning(checked):
 
 def test_a_lint_comment_can_allow_an_unsupplied_attribute(checked):
     allowed = POLICY.replace(
-        "confirm by role boss unless has_badge }",
-        "confirm by role boss unless has_badge } # lint: allow unsupplied because the gateway sends the rows",
+        "confirm by role boss within 1h unless has_badge }",
+        "confirm by role boss within 1h unless has_badge } # lint: allow unsupplied because the gateway sends the rows",
     )
     assert checked(less("owner"), policy=allowed).out == "no mistakes in 1 file\n"
 

@@ -451,6 +451,10 @@ def everybody_may_approve(patch: Patch) -> None:
     patch.setattr(approvals, "may_approve", lambda *_: True)
 
 
+def an_approver_of_any_issuer_may_approve(patch: Patch) -> None:
+    patch.setattr(approvals, "is_vouched", lambda *_: True)
+
+
 def an_approver_may_approve_twice(patch: Patch) -> None:
     find = approvals.find_approval
 
@@ -567,6 +571,7 @@ FAULTS: dict[Callable[[Patch], None], Found] = {
     an_unseen_object_can_be_approved: Found("anything", 0),
     an_old_approval_counts: Found("payments", 0),
     everybody_may_approve: Found("anything", 0),
+    an_approver_of_any_issuer_may_approve: Found("anything", 54),
     an_approver_may_approve_twice: Found("payments", 0),
     a_spent_approval_counts_again: Found("anything", 0),
     no_history_is_read: Found("history", 0),

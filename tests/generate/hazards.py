@@ -261,6 +261,7 @@ def odd_approvals(random: Random, question: Question) -> Spoilt:
         [{**granted, "id": ""}], [{**granted, "by": 7}], [{**granted, "by": "e\u0301"}], [{**granted, "rule": "g0"}],
         {},
         [{**granted, "binding": None}], [{**granted, "binding": 7}], "ap-1", [{**granted, "granted_at": NOW}],
+        [{**granted, "issuer": "acme"}], [{**granted, "issuer": 7}], [{**granted, "issuer": "nobody"}],
         (granted,),
     ]  # fmt: skip
     question["approvals"] = copied(random.choice(odd))

@@ -283,10 +283,14 @@ def _definitions(random: Random) -> Iterable[str]:
 
 
 def _users_like(random: Random) -> str:
-    """Use a separate random source, so that later random choices do not change."""
+    return f"   {SOME_USERS}" if _aside(random).random() < 0.25 else ""
+
+
+def _aside(random: Random) -> Random:
+    """Return a separate random source, so that later random choices do not change."""
     aside = Random()
     aside.setstate(random.getstate())
-    return f"   {SOME_USERS}" if aside.random() < 0.25 else ""
+    return aside
 
 
 def _anchors(random: Random) -> Iterable[str]:
@@ -419,7 +423,8 @@ def _item(random: Random, groups: tuple[str, ...]) -> str:
         lambda: f"require {_writer(random, groups, approvals=True).condition()}{message}",
         *[
             lambda: (
-                f"confirm by {_approver(random, groups)}{within}{_bound(random)}{condition(approvals=False)}{message}"
+                f"confirm by {_approver(random, groups)}{_from(random)}{within}{_bound(random)}"
+                f"{condition(approvals=False)}{message}"
             )
         ]
         * 4,
@@ -445,6 +450,12 @@ def _approver(random: Random, groups: tuple[str, ...]) -> str:
     forms += ["resource.approvers", "resource.owner", "2 of resource.approvers"] if "invoice" in groups else []
     forms += ["resource.editors", "params.org.admins"] if "doc" in groups else []
     return random.choice(forms)
+
+
+def _from(random: Random) -> str:
+    aside = _aside(random)
+    several = aside.sample(["acme", "plain", "open"], aside.randint(1, 2))
+    return f" from {', '.join(several)}" if aside.random() < 0.4 else ""
 
 
 def _bound(random: Random) -> str:

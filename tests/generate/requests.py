@@ -260,15 +260,18 @@ def pendable(found: Question) -> list[str]:
 
 def approved(random: Random, asked: Question, decision: Decision, now: datetime = NOW) -> Question:
     """Return the question with approvals for every confirm of the decision, by permitted and other persons."""
-    bindings = [remedy.binding for remedy in decision.remedies if remedy.binding is not None]
+    remedies = [remedy for remedy in decision.remedies if remedy.binding is not None]
+    aside = Random()  # a separate random source, so that later random choices do not change
+    aside.setstate(random.getstate())
     approvals = [
         {
             "id": f"ap-{number}-{by}",
             "by": by,
-            "binding": binding,
+            "binding": remedy.binding,
             "granted_at": (now - timedelta(minutes=random.choice([1, 5, 5, 20]))).isoformat(),
+            **aside.choice([{}, *[{"issuer": one} for one in (*v.ISSUERS, *(remedy.issuers or ()) * 6)]]),
         }
-        for number, binding in enumerate(bindings)
+        for number, remedy in enumerate(remedies)
         for by in v.USERS
         if random.random() < 0.9
     ]

@@ -19,8 +19,10 @@ from starlette.routing import Route
 
 from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
+from policyengine.integrations.denial_messages import remedy_data
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import UNCONFIRMED
+from policyengine.runtime.decision import Remedy
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving
 from tests.trusting import TRUSTING
@@ -224,3 +226,9 @@ def test_an_approval_of_a_get_does_not_allow_a_post(shop: str, approving: Approv
 def test_the_denial_lists_the_facts_an_approval_is_bound_to(shop: str) -> None:
     [remedy] = httpx.post(shop, json=MONEY).json()["remedies"]
     assert remedy["bound"] == ["args", "body", "request.host", "request.query"]
+
+
+def test_a_remedy_lists_the_issuers_of_approvers() -> None:
+    remedy = Remedy("approval", "large", by="role finance from acme", issuers=("acme",))
+    found = {"kind": "approval", "rule": "large", "by": "role finance from acme", "issuers": ["acme"]}
+    assert remedy_data(remedy) == found

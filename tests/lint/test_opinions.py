@@ -191,7 +191,10 @@ def test_a_denial_without_a_message_is_reported(rule: str) -> None:
 
 def asking(rest: str) -> str:
     facts = "facts { body.amount: number?  body.note: string? }\n"
-    return f'entity user {{ roles: set<string> }}\n{facts}guard "g" {{ confirm by role boss {rest} }}\n' + DOOR
+    return (
+        f'issuer acme {{}}\nentity user {{ roles: set<string> }}\n{facts}guard "g" {{ confirm by role boss {rest} }}\n'
+        + DOOR
+    )
 
 
 def test_an_approval_without_a_time_limit_is_reported() -> None:
@@ -296,7 +299,8 @@ READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.a
          "`g` acts"),
         ('guard "g" { deny when request.headers["x-a"] is present message "no" }', 'request.headers["x-a"]',
          "`g` acts"),
-        ('guard "g" on POST /pay { confirm by role r within 5m when body.note is present }', "body.note", "`g` acts"),
+        ('issuer a {}  guard "g" on POST /pay { confirm by role r within 5m when body.note is present }', "body.note",
+         "`g` acts"),
         ("anyone { may POST /pay when body.note is absent }", "body.note", "this `may` grants nothing"),
         ("rate \"r\" per request.ip on POST /pay when body.note is present { 5/1m }", "body.note", "`r` acts"),
     ],
@@ -444,11 +448,21 @@ def test_an_unused_issuer_or_attester_is_reported() -> None:
     ]
 
 
+def test_an_issuer_that_vouches_for_no_approver_is_reported() -> None:
+    policy = asking('from acme within 5m when body.note is absent message "{body.amount}"')
+    more = 'issuer old { url "https://old" }\n'
+    assert [one[:2] for one in told(policy + more)] == [("W263", "no agent block requires the issuer `old`")]
+
+
 @pytest.mark.parametrize(
     "policy",
     [
         pytest.param('export issuer old { url "https://old" }\n' + DOOR, id="exported"),
         pytest.param('issuer old { url "https://old"  scopes none }\nuser any { may GET /a }\n', id="for users"),
+        pytest.param(asking('within 5m when body.note is absent message "{body.amount}"'), id="for approvers"),
+        pytest.param(
+            asking('from acme within 5m when body.note is absent message "{body.amount}"'), id="for named approvers"
+        ),
         pytest.param(
             'attester lab { age <= 1h }\nguard "g" { require attestation.by == "lab" message "no" }\n' + DOOR,
             id="named",

@@ -192,7 +192,7 @@ def test_indistinguishable_users_of_two_issuers_are_reported(policy: str) -> Non
         ),
         pytest.param(OURS + ANY + guard('require request.host == user.org'), id="by the host that was asked"),
         pytest.param(
-            OURS + ANY + guard('confirm by user when credential.issuer == "partner"'), id="users are asked"
+            OURS + ANY + guard('confirm by user from partner when credential.issuer == "partner"'), id="users are asked"
         ),
         pytest.param(
             OURS + courier(may="may orders") + guard('require user.org == "partner"', "orders"),

@@ -15,6 +15,7 @@ from policyengine.approvals.eligibility import REFUSAL_HINTS, ApproverRefusal
 from policyengine.engine import Engine
 from policyengine.server import approvals
 from policyengine.stores.base import StoreError
+from tests.server import approving
 from tests.server.approving import BOT, NOW, REFUND, Desk, bearer, token
 from tests.server.conftest import TOKEN, client_of
 
@@ -281,6 +282,23 @@ def test_only_named_issuers_answer_if_the_operator_names_them(tmp_path: Path) ->
     desk = Desk(tmp_path, settings={"issuers": ("acme",)})
     eve = bearer(token("eve@partner.example", "partner"))
     assert problem(desk.call("POST", f"/approvals/{desk.opened()}/approve", headers=eve)) == (403, "not_approver")
+
+
+def test_only_the_issuers_after_from_answer_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        approving, "POLICY", approving.POLICY.replace("by role finance within", "by role finance from partner within")
+    )
+    desk, eve = Desk(tmp_path), token("eve@partner.example", "partner")
+    [remedy] = desk.ask()["remedies"]
+    assert (remedy["by"], remedy["issuers"]) == ("role finance from partner", ["partner"])
+    path = f"/approvals/{remedy['approval']['id']}"
+    refused = desk.call("POST", f"{path}/approve", headers=bearer(token()))
+    assert problem(refused) == (403, "not_approver")
+    assert refused.json()["hint"] == "use a token of an issuer that the rule names after `from`"
+    details = desk.call("GET", f"{path}/details", headers=bearer(eve)).json()
+    assert details["by"] == "role finance from partner"
+    assert desk.call("POST", f"{path}/approve", headers=bearer(eve)).json()["state"] == "approved"
+    assert desk.ask()["outcome"] == "allow"
 
 
 def test_the_user_of_the_request_answers_if_the_rule_says_so(desk: Desk) -> None:

@@ -750,6 +750,25 @@ def test_an_approval_binds_the_whole_request_content(where, member, one, other):
 
 
 @pytest.mark.parametrize(
+    ("by", "issuer", "outcome"),
+    [
+        ("boss", "acme", "allow"), ("boss", None, "confirm"), ("boss", "other", "confirm"),
+        ("boss", "partner", "confirm"),
+        ("boss@partner.example", "partner", "allow"), ("boss@partner.example", "other", "confirm"),
+    ],
+)  # fmt: skip
+def test_an_approval_counts_only_with_an_issuer_after_from(by, issuer, outcome):
+    """**With `from`, an approval counts only if one of these issuers vouches for the approver, and its `users like`
+    patterns, if it has any, match the approver.**"""
+    partner = 'issuer partner { users like "*@partner.example" }\n'
+    text = HEAD + partner + APPROVING.replace("CLAUSE", "").replace("role boss", "role boss from acme, partner")
+    rows = {"user boss": {"roles": ["boss"]}, "user boss@partner.example": {"roles": ["boss"]}}
+    binding = decide(text, question("POST /pay"), rows).remedies[0].binding
+    approval = {"id": "a", "by": by, "issuer": issuer, "granted_at": "2027-01-04T11:00:00Z", "binding": binding}
+    assert str(decide(text, question("POST /pay", approvals=[approval]), rows).outcome) == outcome
+
+
+@pytest.mark.parametrize(
     ("clause", "more", "expected"),
     [
         ("", {}, 'confirm by "ask"'),

@@ -591,6 +591,63 @@ def test_an_allow_is_repeated_with_its_approval(tmp_path: Path, fresh: Fresh) ->
     assert [replay_decision(one, desk.engine.kernel).same for one in (first, again)] == [True, True]
 
 
+# ── Issuers of approvers ──────────────────────────────────────────────────────────────────────
+
+FROM = """issuer partner { url "https://login.partner.example" }
+guard "large" on POST /refund { confirm by role finance from partner within 15m when body.amount > 500 }"""
+
+
+def test_only_people_of_the_issuers_after_from_may_answer(fresh: Fresh) -> None:
+    desk = Desk(fresh(), FROM, issuers=("acme",))  # the setting is for rules without `from`
+    id = desk.opened()
+    for answer in (desk.approvals.approve, desk.approvals.deny):
+        with pytest.raises(ApproverRefusedError) as error:
+            answer(id, CAROL)
+        assert error.value.refusal is ApproverRefusal.OTHER_ISSUER
+        assert error.value.hint == "use a token of an issuer that the rule names after `from`"
+    assert desk.approvals.list(CAROL) == []
+    partner = CAROL._replace(issuer="partner")
+    assert [one.approval.id for one in desk.approvals.list(partner)] == [id]
+    assert state_of(desk.approvals.approve(id, partner)) == "approved"
+    assert desk.ask().allowed
+    assert desk.ask().outcome == "confirm"
+
+
+def test_one_person_of_two_issuers_is_one_of_two_people(fresh: Fresh) -> None:
+    desk = Desk(fresh(), FROM.replace("role finance from partner", "2 of role finance from partner, acme"))
+    id = desk.opened()
+    answers = [desk.approvals.approve(id, CAROL._replace(issuer=issuer)) for issuer in ("acme", "partner")]
+    assert [state_of(one) for one in answers] == ["pending", "pending"]
+    assert state_of(desk.approvals.approve(id, DORA)) == "approved"
+    assert desk.ask().allowed
+
+
+@pytest.mark.parametrize("clause", ["from acme", "from partner, acme", ""])
+def test_an_approval_ends_with_a_policy_that_names_other_issuers(fresh: Fresh, clause: str) -> None:
+    desk = Desk(fresh(), FROM)
+    partner = CAROL._replace(issuer="partner")
+    given = desk.opened()
+    desk.approvals.approve(given, partner)
+    waiting = desk.opened(901)
+    desk.engine = desk.engine_of(FROM.replace("from partner", clause))
+    assert desk.opened() != given
+    with pytest.raises(ApprovalChangeError, match="the policies have changed"):
+        desk.approvals.approve(waiting, partner)
+
+
+def test_an_allow_with_an_issuer_is_repeated_and_replayed(tmp_path: Path, fresh: Fresh) -> None:
+    log = DecisionLog(tmp_path / "log.jsonl", seal=None)
+    desk = Desk(fresh(), FROM, log=log)
+    desk.approvals.approve(desk.opened(), CAROL._replace(issuer="partner"))
+    key = IdempotencyKey("gateway", "k-2", "digest")
+    assert [desk.engine.decide_once(desk.question(), key).decision.allowed for _ in range(2)] == [True, True]
+    log.close()
+    [first, again] = [one for one in read_records(tmp_path / "log.jsonl") if one.outcome == "allow"]
+    assert [one["issuer"] for one in first.request["approvals"]] == ["partner"]
+    assert first.request["approvals"] == again.request["approvals"]
+    assert [replay_decision(one, desk.engine.kernel).same for one in (first, again)] == [True, True]
+
+
 # ── Two people, and rules about people ────────────────────────────────────────────────────────
 
 PAIR = 'guard "pair" on POST /refund { confirm by 2 of team "money" within 15m }'

@@ -191,6 +191,20 @@ def test_a_recorded_approval_has_its_rule_and_age(engine, path):
     assert 'approval: { rule: "large", by: "carol", age: 5m' in found.text
 
 
+def test_a_recorded_approval_has_its_issuer(path):
+    policy = POLICY.replace("by role finance within", "by role finance from acme within")
+    directory = EntityStore(read_entity_rows(from_python(ROWS), "entities"))
+    made_by = Engine.from_text(
+        policy, directory=directory, clock=lambda: NOW, log=DecisionLog(path), approvals=TRUSTING
+    )
+    asked = pay(body={"amount": 900})
+    binding = made_by.decide(asked).remedies[0].binding
+    granted = {"id": "a", "by": "carol", "issuer": "acme", "binding": binding, "granted_at": "2027-01-04T11:55:00Z"}
+    assert made_by.decide({**asked, "approvals": [granted]}).allowed
+    found = made(path, policy)
+    assert 'approval: { rule: "large", by: "carol", issuer: "acme", age: 5m' in found.text
+
+
 @settings(max_examples=max(4, settings.default.max_examples // 10))  # a dozen questions each
 @given(st.integers(0, 2_000))
 def test_recorded_tests_pass_against_the_policies_that_decided(tmp_path_factory, seed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -142,7 +142,7 @@ def lower_requirement(written: ast.Expr, context: ExpressionContext) -> EffectCo
 
 
 def lower_confirm(item: ast.Confirm, said: k.Message | None, context: ExpressionContext) -> k.Confirm | None:
-    condition, who = lower_when(item.condition, context), lower_approvers(item.approver, context)
+    condition, who = lower_when(item.condition, context), lower_approvers(item, context)
     within = positive_duration(item.within, "E507", context.report) if item.within else None
     if condition is None or who is None or (item.within and within is None):
         return None
@@ -157,15 +157,29 @@ def lower_confirm(item: ast.Confirm, said: k.Message | None, context: Expression
 # ── Who approves ──────────────────────────────────────────────────────────────────────────────
 
 
-def lower_approvers(written: ast.Approver, context: ExpressionContext) -> k.Approvers | None:
-    match written:
-        case ast.Quorum(count, of):
-            number = lower_quorum(count, context)
-            who = lower_approver(of, context)
-            return k.Approvers(who, number, approver_words(written)) if who and number else None
-        case _:
-            who = lower_approver(written, context)
-            return k.Approvers(who, 1, approver_words(written)) if who else None
+def lower_approvers(item: ast.Confirm, context: ExpressionContext) -> k.Approvers | None:
+    written, issuers = item.approver, lower_approver_issuers(item.issuers, context)
+    number = lower_quorum(written.count, context) if isinstance(written, ast.Quorum) else 1
+    who = lower_approver(written.of if isinstance(written, ast.Quorum) else written, context)
+    if who is None or number is None or issuers is None:
+        return None
+    words = approver_words(written)
+    return k.Approvers(who, number, f"{words} from {', '.join(issuers)}" if issuers else words, issuers)
+
+
+def lower_approver_issuers(written: Sequence[ast.Name], context: ExpressionContext) -> tuple[str, ...] | None:
+    """Return the issuers after `from`. Returns None if an error was reported."""
+    first: dict[str, Span] = {}
+    for name in written:
+        found = context.program.find(context.package, "issuer", name)
+        if found is None:
+            return None
+        where = first.setdefault(found.name, name.span)
+        if where is not name.span:
+            related = [RelatedLocation("first named here", where)]
+            context.report("E519", f"`{name.text}` is named twice", name.span, "keep one", related)
+            return None
+    return tuple(first)
 
 
 def approver_words(written: ast.Approver) -> str:

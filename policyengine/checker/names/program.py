@@ -122,10 +122,16 @@ class Program:
             return  # the import has an error of its own
         code = "E205" if kind in ("enum", "entity") else "E207"
         meant = tell.nearest(name.text, lambda: self.visible(package, kind))
-        elsewhere = None if meant else self.exporter(package, kind, name.text)
+        elsewhere = None if meant else self.exporter(package, kind, name.text) or self.attester(package, kind, name)
         hint = f"did you mean `{meant}`?" if meant else elsewhere or self.unknown_alias(package, name.text)
         hint = hint or self.issuers_there_are(package, kind) + f"declare it: `{EXAMPLES[kind]}`"
         tell.report(code, f"unknown {kind} `{name.text}`", name.span, hint)
+
+    def attester(self, package: str, kind: SymbolKind, name: ast.Name) -> str | None:
+        """Return a hint if an attester has the name of an unknown issuer, otherwise None."""
+        if kind != "issuer" or self.lookup(package, "attester", name.text) is None:
+            return None
+        return f"`{name.text}` is an attester, which speaks for models; name an issuer, which speaks for people"
 
     def issuers_there_are(self, package: str, kind: SymbolKind) -> str:
         """Return a hint such as `there is `acme`; or ` if few issuers are declared, otherwise an empty string."""

@@ -87,16 +87,17 @@ def package_of(module: ast.Module) -> str:
 
 
 def check_usable(name: ast.Name, what: str, report: Reporter) -> bool:
-    """Return whether the name is not a keyword where it would be used. Report a keyword, and a type that is named like
-    a built-in type.
+    """Return whether the name is neither a keyword where it would be used nor, for a type, the name of a built-in type.
+    Report such a name.
     """
-    usable = name.text not in RESERVED_WORDS.get(what, ())
     if NAMESPACES.get(what) == "type" and name.text in TYPE_WORDS:
         report("E212", f"`{name.text}` is already a type", name.span, "choose another name")
-    elif not usable:
+        return False
+    if name.text in RESERVED_WORDS.get(what, ()):
         message = f"`{name.text}` cannot be {article(what)}: it is a keyword where the name would be used"
         report("E212", message, name.span, "choose another name")
-    return usable
+        return False
+    return True
 
 
 def article(noun: str) -> str:

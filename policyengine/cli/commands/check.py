@@ -16,9 +16,13 @@ from policyengine.plurals import pluralize
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
+    from policyengine.checker.approval_times import DefaultApprovalTime
     from policyengine.checker.memory_estimate import MemoryEstimate
     from policyengine.diagnostics.model import Diagnostic
     from policyengine.entities.store import EntityStore
+
+
+MAX_RULES_LISTED = 5
 
 
 class CheckFormat(StrEnum):
@@ -59,14 +63,18 @@ def check(
     if format is CheckFormat.TEXT:
         print_findings(found, files)
         print_footprints(collect_footprints(sets))
+        print_approval_times(collect_approval_times(sets))
     elif format is CheckFormat.JSON:
-        history = [one._asdict() for one in collect_footprints(sets)]
+        notes = {
+            "history": [one._asdict() for one in collect_footprints(sets)],
+            "default_approval_times": [one._asdict() for one in collect_approval_times(sets)],
+        }
         told = {
             "files": files,
             **count_severities(found),
             "diagnostics": [diagnostic.to_dict() for diagnostic in found],
         }
-        print_json({**told, "history": history} if history else told)
+        print_json({**told, **{name: several for name, several in notes.items() if several}})
     else:
         from policyengine.cli.output.sarif import sarif_document
 
@@ -170,3 +178,20 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
     for footprint in found:
         size = format_bytes(footprint.bytes)
         screen.line(f"history of `{footprint.event}`, {footprint.within} ({footprint.at}): at most {size} per key")
+
+
+def collect_approval_times(sets: Iterable[tuple[CheckResult, int]]) -> list[DefaultApprovalTime]:
+    """Return the confirms without `within`, in order of position. Policies with errors have none."""
+    from policyengine.checker.approval_times import default_approval_times
+
+    found = (one for checked, _ in sets if checked.kernel is not None for one in default_approval_times(checked.kernel))
+    return sorted(set(found), key=lambda one: (one.file, one.line))
+
+
+def print_approval_times(found: Sequence[DefaultApprovalTime]) -> None:
+    """Print one line for all confirms without `within`."""
+    if not found:
+        return
+    listed = ", ".join(f"`{one.rule}` ({one.at})" for one in found[:MAX_RULES_LISTED])
+    more = f" and {pluralize(len(found) - MAX_RULES_LISTED, 'other rule')}" if len(found) > MAX_RULES_LISTED else ""
+    Screen().line(f"approvals without `within` count for {found[0].within}: {listed}{more}")

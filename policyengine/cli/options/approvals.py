@@ -115,10 +115,7 @@ def show_approval(approval: dict[str, Any]) -> None:
         ("issuer", who.get("issuer")),
         ("for user", who.get("user")),
         ("chain", " → ".join(map(str, who.get("chain", ())))),
-        (
-            "approvers",
-            f"{approval.get('count')} of {approval.get('by')}" if approval.get("count") != 1 else approval.get("by"),
-        ),
+        ("approvers", approval.get("by")),
         ("answer until", approval.get("expires")),
         ("counts for", approval.get("within")),
         ("approved by", ", ".join(str(one.get("by")) for one in approval.get("approved", ()))),

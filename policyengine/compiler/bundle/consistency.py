@@ -10,7 +10,7 @@ from dataclasses import fields
 from policyengine import kernel as k
 from policyengine.check import compile_sources
 from policyengine.compiler.bundle.file import FORMAT, PolicyBundle, digest_of
-from policyengine.compiler.bundle.payload import bundle_schema, encode_payload, read_everything
+from policyengine.compiler.bundle.payload import encode_payload, read_everything
 from policyengine.compiler.tree import tree_of
 from policyengine.runtime.format_values import format_value
 
@@ -33,8 +33,8 @@ def find_difference(bundle: PolicyBundle) -> str | None:
         return difference
     if bundle.tree != tree_of(compiled):
         return "some of its rules apply at other endpoints"
-    payload = encode_payload(compiled, bundle.sources)
-    if digest_of(FORMAT, bundle.made_by, bundle_schema().shape, payload).hex() != bundle.digest:
+    shape, payload = encode_payload(compiled, bundle.sources)
+    if digest_of(FORMAT, bundle.made_by, shape, payload).hex() != bundle.digest:
         return "a rule refers to the wrong place in the texts"
     return None
 

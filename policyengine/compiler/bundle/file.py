@@ -74,10 +74,10 @@ def write_bundle(
     """Return the bundle of a policy. The same sources give the same bytes, independent of their location. `made_by` is
     the version of this program; `sources` are all policy texts, including texts to which no rule refers.
     """
-    payload = encode_payload(kernel, sources)
-    digest = digest_of(FORMAT, made_by, bundle_schema().shape, payload)
+    shape, payload = encode_payload(kernel, sources)
+    digest = digest_of(FORMAT, made_by, shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
-    return msgpack.encode([MAGIC, FORMAT, made_by, bundle_schema().shape, digest, payload, signatures])
+    return msgpack.encode([MAGIC, FORMAT, made_by, shape, digest, payload, signatures])
 
 
 def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
@@ -173,7 +173,7 @@ def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: 
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
-    if shape != bundle_schema().shape:
+    if shape not in (bundle_schema().shape, bundle_schema().early_shape):
         version = printable_version(made_by)
         message = f"policyengine {version} compiled this bundle, and this version stores policies in another format"
         raise BundleError(name, "E161", message, RECOMPILE_HINT)

@@ -110,8 +110,10 @@ def outline_reader() -> OutlineReader:
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> bytes:
-    """Encode the rules with the texts that they refer to; `sources` are the texts of all policy files, if known."""
+def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> tuple[str, bytes]:
+    """Encode the rules with the texts that they refer to; return the shape of the schema that they need, and the bytes.
+    `sources` are the texts of all policy files, if known.
+    """
     context, schema = EncodeContext(sources), bundle_schema()
     for pattern in placed_patterns(kernel):
         context.pattern_number(pattern)  # numbers patterns in the table as `tree_of` does
@@ -127,7 +129,8 @@ def encode_payload(kernel: k.Kernel, sources: Sequence[Source] = ()) -> bytes:
     )  # fmt: skip
     # The name of a source below the policy root, so that bundles reveal nothing about the machine that created them.
     texts = tuple((source.label or source.name, source.text) for source in context.sources)
-    return ENCODER.encode(BundleContent(texts, ENCODER.encode(rules)))
+    shape = schema.shape if context.has_later_members else schema.early_shape
+    return shape, ENCODER.encode(BundleContent(texts, ENCODER.encode(rules)))
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────

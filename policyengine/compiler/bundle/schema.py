@@ -31,6 +31,9 @@ MAX_DEPTH = 250
 HISTORY_TAGS = {k.HistoryCondition: 0xF1F2F3F4, k.Aggregate: 0xF1F2F3F5}
 HISTORY_BYTES = b"\xf1\xf2\xf3"
 MAX_TYPE_DEPTH = 100
+# The last member of a class, by class, if bundles were written before it existed. It is not written if it is empty, so
+# policies without it have the same bundles as before, and every version reads these.
+LATER_MEMBERS: Mapping[type, str] = {k.Approvers: "issuers"}
 WIRES, FORM, TAG = "_wires", "_form", "#"  # attributes of the structs; no field has one of these names
 ENCODER = msgpack.Encoder()
 
@@ -114,18 +117,32 @@ class ClassForm:
     parts: tuple[Form, ...] = ()
     reads: tuple[tuple[str, Read | None], ...] = ()
     struct: Any = None
+    short_struct: Any = None  # without a later member; None if the class has no later member
     check: Check | None = None
 
     @property
     def shape(self) -> str:
-        members = ", ".join(f"{name}: {part.shape}" for name, part in zip(self.names, self.parts, strict=True))
-        return f"{self.number} {self.kind.__name__}({members})"
+        return self.shape_of(zip(self.names, self.parts, strict=True))
+
+    @property
+    def early_shape(self) -> str:
+        """The shape without the later member."""
+        later = LATER_MEMBERS.get(self.kind)
+        return self.shape_of((name, part) for name, part in zip(self.names, self.parts, strict=True) if name != later)
+
+    def shape_of(self, members: Iterable[tuple[str, Form]]) -> str:
+        return f"{self.number} {self.kind.__name__}({', '.join(f'{name}: {part.shape}' for name, part in members)})"
 
     def write(self, value: object, context: EncodeContext) -> Any:
-        members = (
+        members = [
             converted(part.write, getattr(value, name), context)
             for name, part in zip(self.names, self.parts, strict=True)
-        )
+        ]
+        if self.short_struct is None:
+            return self.struct(*members)
+        if not members[-1]:
+            return self.short_struct(*members[:-1])
+        context.has_later_members = True
         return self.struct(*members)
 
     def read(self, raw: Any, context: DecodeContext) -> Any:
@@ -185,9 +202,9 @@ class BundleSchema:
         self._rows = self._union((*get_args(typesystem.Type),))
         self._roots: dict[Any, Form] = {root: self._form(root) for root in roots}
         self._decoders: dict[Any, msgpack.Decoder[Any]] = {}
-        described = "\n".join([f"semantics {SEMANTICS_VERSION}", *(one.shape for one in self.classes.values())])
         # Equal for schemas that store everything in the same way: changed fields, classes, order or meaning change it.
-        self.shape = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self.shape = digest_shapes(one.shape for one in self.classes.values())
+        self.early_shape = digest_shapes(one.early_shape for one in self.classes.values())
 
     def write(self, value: object, context: EncodeContext, kind: Any = None) -> bytes:
         """Encode a value of a root class. `kind` is the root; by default, the class of the value."""
@@ -274,17 +291,21 @@ class BundleSchema:
             known.names = tuple(one.name for one in fields(kind))
             known.parts = tuple(self._form(hints[name]) for name in known.names)
             known.reads = tuple((name, part.read) for name, part in zip(known.names, known.parts, strict=True))
-            known.struct = self._struct(known)
+            later = LATER_MEMBERS.get(kind)
+            if later is not None:
+                known.short_struct = self._struct(known, [name for name in known.names if name != later])
+            known.struct = self._struct(known, known.names, later)
         return known
 
-    def _struct(self, form: ClassForm) -> Any:
-        """Return the struct of a class. The types of its fields are looked up when the first decoder is made, because
-        classes may refer to each other.
+    def _struct(self, form: ClassForm, names: Sequence[str], later: str | None = None) -> Any:
+        """Return the struct of some fields of a class. The types of its fields are looked up when the first decoder is
+        made, because classes may refer to each other. The field `later` may be missing, and is then empty.
         """
-        members = []
-        for name, part in zip(form.names, form.parts, strict=True):
-            members.append((name, f"{WIRES}[{len(self._wires)}]()"))
-            self._wires.append(part.wire)
+        members: list[tuple[str, str] | tuple[str, str, object]] = []
+        for name in names:
+            wire = f"{WIRES}[{len(self._wires)}]()"
+            members.append((name, wire, ()) if name == later else (name, wire))
+            self._wires.append(form.parts[form.names.index(name)].wire)
         return defstruct(
             form.kind.__name__, members, namespace={WIRES: self._wires, FORM: form}, array_like=True, gc=False,
             forbid_unknown_fields=True, tag=form.number, tag_field=TAG,
@@ -318,6 +339,11 @@ class BundleSchema:
         if len(others) > 1:
             raise TypeError(f"the stored value does not identify its type among {members}")
         return union_form(NoneType in members, others[0] if others else None, classes)
+
+
+def digest_shapes(shapes: Iterable[str]) -> str:
+    described = "\n".join([f"semantics {SEMANTICS_VERSION}", *shapes])
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def inner_types(type_: typesystem.Type) -> list[typesystem.Type]:

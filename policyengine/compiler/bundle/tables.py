@@ -136,6 +136,7 @@ class EncodeContext:
         self.types: dict[typesystem.Type, int] = {}
         self.type_rows: list[object] = []  # a type comes after the types that it contains
         self.pattern_rows: list[PatternRow] = []
+        self.has_later_members = False  # whether a part has a member that earlier versions do not know
         self.pattern_number = PatternNumbers(lambda pattern: self.pattern_rows.append(pattern_row(pattern)))
 
 

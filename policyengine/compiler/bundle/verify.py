@@ -103,9 +103,12 @@ def check_credential(part: k.CredentialKinds, _: DecodeContext) -> None:
     require(set(part.kinds) <= set(CREDENTIAL_KIND.values), "a kind of credential that does not exist")
 
 
-def check_confirm(part: k.Confirm, _: DecodeContext) -> None:
+def check_confirm(part: k.Confirm, reading: DecodeContext) -> None:
     check_condition(part.condition)
     require(part.approvers.count > 0, "an approval without approvers")
+    issuers = part.approvers.issuers
+    declared = reading.issuers.issuperset(issuers) and len(set(issuers)) == len(issuers)
+    require(declared, "approvers of an issuer that is not declared")
 
 
 def check_bound_object(part: k.BoundObject, _: DecodeContext) -> None:

@@ -3,6 +3,7 @@
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _BASE = (
+    'issuer acme { url "https://a.example" }\n'
     "entity team\nentity user { roles: set<string> } in team\n"
     "facts on POST /pay { body.amount: number   body.card: string }\n"
     'user where user.roles has "clerk" { may POST /pay when body.card like "4*" }\n'
@@ -13,6 +14,7 @@ def _guard(items: str, more: str = "") -> str:
     return f'{_BASE}guard "pay" on POST /pay {{ {items} }}\n{more}'
 
 
+_PARTNER = 'issuer partner { url "https://b.example" }\n'
 _LARGE = "when body.amount > 100"
 _TEAM = 'guard "team" on POST /pay { require user in team "a" }\n'
 _FINE = _guard(f"deny {_LARGE}", _TEAM)
@@ -48,7 +50,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`by role` looks up the attribute `roles` of the approver in the entity store, so `entity user` must declare "
         "`roles`.",
         'anyone { may POST /pay }\nguard "ask" on POST /pay { confirm by role finance }\n',
-        'entity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
+        'issuer acme {}\nentity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
         'guard "ask" on POST /pay { confirm by role finance }\n',
     ),
     DiagnosticDoc(
@@ -153,11 +155,31 @@ CODES: tuple[DiagnosticDoc, ...] = (
         _guard(f"confirm by role boss bound to (body except body.request_id) {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
+        "E519",
+        "an issuer that `from` names twice",
+        "`from` lists the issuers that may vouch for the approvers. An issuer that is named twice probably stands in "
+        "the place of another.",
+        _PARTNER + _guard(f"confirm by role boss from acme, acme {_LARGE}", _TEAM),
+        _PARTNER + _guard(f"confirm by role boss from acme, partner {_LARGE}", _TEAM),
+    ),
+    DiagnosticDoc(
         "W521",
         "a guard or limit at a place without grants",
         "No grant covers this place, so the rule has no effect. Usually the place is misspelled.",
         _guard(f"deny {_LARGE}", _TEAM.replace("/pay", "/play")),
         _FINE,
         name="guard-without-door",
+    ),
+    DiagnosticDoc(
+        "W522",
+        "a confirm that no user can approve",
+        "People prove who they are with a token of an issuer. Without `from`, an issuer may vouch for approvers only "
+        "if its `users like` patterns match them, or if it is the only issuer without patterns. With `from`, it must "
+        "be one of these issuers, and its patterns must match the approver. If no issuer may vouch for an approver, a "
+        "request that needs the approval never passes. If the setting `issuers` in `[approvals]` names the issuers, "
+        "or `trust_callers` is on, say so in the comment that allows this warning.",
+        _PARTNER + _guard(f"confirm by role boss {_LARGE}", _TEAM),
+        _PARTNER + _guard(f"confirm by role boss from acme {_LARGE}", _TEAM),
+        name="confirm-without-approver",
     ),
 )

@@ -3,7 +3,7 @@
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _DOOR = "anyone { may GET /a }\n"
-_BOSS = "entity user { roles: set<string> }\n"
+_BOSS = "issuer acme {}\nentity user { roles: set<string> }\n"
 _FACTS = "facts { body.amount: number? }\n"
 _BOT = 'users unrestricted\nissuer acme { url "https://login.acme.example"  scopes none }\n'
 _ASKED = "credential { kind in [jwt, mtls]  lifetime <= 15m }"

@@ -39,14 +39,17 @@ def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
 
 
 def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """Yield a W263 for each unused issuer or attester. Exported ones are for other packages. If users have grants,
-    every issuer may name users, so no issuer is unused.
+    """Yield a W263 for each unused issuer or attester. Exported ones are for other packages. If users have grants, or
+    approve without `from`, every issuer may name users, so no issuer is unused.
     """
     asked = {name for agent in kernel.agents for one in agent.requirements for name in required_anchors(one)}
+    confirms = [one for guard in kernel.guards for one in guard.effects if isinstance(one, k.Confirm)]
+    asked |= {name for one in confirms for name in one.approvers.issuers}
+    users_named = bool(kernel.users) or any(not one.approvers.issuers for one in confirms)
     # Exported issuers and attesters are left out.
     declarations = [one for module in modules for one in module.declarations]
     for declaration in declarations:
-        if isinstance(declaration, ast.AttesterDecl) or (isinstance(declaration, ast.IssuerDecl) and not kernel.users):
+        if isinstance(declaration, ast.AttesterDecl) or (isinstance(declaration, ast.IssuerDecl) and not users_named):
             word = "issuer" if isinstance(declaration, ast.IssuerDecl) else "attester"
             if declaration.name.text not in asked and declaration.name.text not in texts_compared(kernel):
                 verb = "issued" if word == "issuer" else "attested"

@@ -284,6 +284,7 @@ def approval_document(remedy: Remedy) -> JsonObject:
     found = {
         "rule": remedy.rule,
         "by": remedy.by,
+        "issuers": remedy.issuers,
         "within": remedy.within,
         "binding": remedy.binding,
         "bound": remedy.bound,

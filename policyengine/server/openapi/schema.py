@@ -143,6 +143,7 @@ class Approval(StrictModel):
 
     id: str
     by: str
+    issuer: Annotated[str | None, Field(description="the issuer that vouches for the person")] = None
     granted_at: str | None = None
     binding: str | None = None
 

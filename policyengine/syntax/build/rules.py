@@ -116,10 +116,11 @@ class RuleBuilder(BuilderBase):
         return ast.Require(condition, message, span=span)
 
     def confirm(self, span: Span, approver: ast.Approver, *parts: Phrase) -> ast.Confirm:
-        within, _ = self._duration_and_rest(parts)
+        issuers: tuple[ast.Name, ...] = self._only(tuple, parts) or ()
+        within, _ = self._duration_and_rest(parts[1:] if issuers else parts)
         bound = self._only(ast.BoundTo, parts)
         condition, message = self._only(ast.ConditionClause, parts), self._only(ast.Text, parts)
-        return ast.Confirm(approver, within, bound, condition, message, span=span)
+        return ast.Confirm(approver, issuers, within, bound, condition, message, span=span)
 
     def bound_to(self, span: Span, *items: ast.BoundItem) -> ast.BoundTo:
         return ast.BoundTo(items, span=span)

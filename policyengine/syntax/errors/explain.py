@@ -308,12 +308,21 @@ def _words(s: ErrorContext) -> list[str]:
     return [word for word in s.accepted if word[:1].islower()]
 
 
+def _similar_short_word(s: ErrorContext) -> str | None:
+    """Return an accepted word of three letters that differs from the found word only in its second or its third
+    letter: in so short a word, one wrong letter is too much for `suggest`."""
+    if len(s.found) != 3:
+        return None
+    words = (word for word in sorted(_words(s)) if len(word) == 3 and word[0] == s.found[0])
+    return next((word for word in words if word[1] == s.found[1] or word[2] == s.found[2]), None)
+
+
 def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
     # `unknown` is the opposite of `known`, not a misspelling.
     if not s.is_word or s.found in s.accepted or s.found == "unknown":
         return None
     foreign = FOREIGN_WORDS.get(s.found)
-    meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
+    meant = foreign if foreign in s.accepted else suggest(s.found, _words(s)) or _similar_short_word(s)
     if meant is None:
         return None
     known = s.found in s.known.written.values()

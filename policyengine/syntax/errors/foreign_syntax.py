@@ -18,6 +18,9 @@ ENDS_BOUND = re.compile(r"\bbound\s+to\s*\([^)]*\)\s*\Z")
 BY_KIND = re.compile(r"=>\s*(deny|throttle|confirm|allow)\s+by\s+(guard|rate|budget|limit|rule|gate)\s+\Z")
 STEP_BEFORE = re.compile(r"(?:\bexpect\s|->|[(|])\s*([^()|>#]*?)\s*\Z")
 STEP_AFTER = re.compile(r"\s*([^()|>#\n]+?)\s*(->|[|)\n]|\s\}|\s(?:run|learn|ready|burst|version)\s|\Z)")
+CONFIRM_BEFORE = re.compile(r"\bconfirm\s+by\b(?:(?!\b(?:confirm|deny|require)\b)[^{}])*\Z")
+ISSUERS_BEFORE = re.compile(r"\bfrom\s+[\w.]+\s*(?:,\s*[\w.]+\s*)*\Z")
+FROM_ISSUER = re.compile(r"\bfrom\s+issuer\s+\Z")
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
@@ -162,8 +165,22 @@ def _condition_hint(s: ErrorContext) -> str | None:
 
 def _approver_hint(s: ErrorContext) -> str | None:
     if s.previous == "confirm" and s.accepted == {"by"}:
+        if s.found == "from":
+            return "say who approves before the issuers: `confirm by role finance from acme`"
         return "say who approves: `confirm by role finance within 15m`"
-    return None
+    return _approver_issuers_hint(s)
+
+
+def _approver_issuers_hint(s: ErrorContext) -> str | None:
+    """Explain the position and the form of `from ISSUER` in a confirm. Return None for other errors."""
+    before = CONFIRM_BEFORE.search(s.source.text, s.stop.declaration, s.at)
+    if before is None or "message" not in s.accepted:
+        return None
+    if s.found == "from":
+        if ISSUERS_BEFORE.search(before[0]) is not None:
+            return "list all issuers after one `from`: `from acme, partner`"
+        return "write `from ISSUER` after the approvers and before `within`, `bound to`, `when` and `message`"
+    return f"write only the name of the issuer: `from {s.found}`" if FROM_ISSUER.search(before[0]) else None
 
 
 def _enum_hint(s: ErrorContext) -> str | None:
@@ -272,10 +289,10 @@ HINTS: tuple[Callable[[ErrorContext], str | None], ...] = (
     _rate_hint,
     _half_day_hint,
     _entity_hint,
+    _approver_hint,
     _list_hint,
     _scope_name_hint,
     _condition_hint,
-    _approver_hint,
     _enum_hint,
     _type_hint,
     _path_hint,

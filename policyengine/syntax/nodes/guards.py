@@ -82,7 +82,10 @@ class BoundTo(Node):
 
 @node()
 class Confirm(Node):
+    """`confirm by role finance from acme within 15m`; `issuers` are the names after `from`."""
+
     approver: Approver
+    issuers: tuple[Name, ...] = ()
     within: Literal | None = None
     bound: BoundTo | None = None
     condition: ConditionClause | None = None

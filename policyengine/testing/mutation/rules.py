@@ -181,16 +181,17 @@ def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChang
             | ast.ObligationEffect(condition=ast.ConditionClause() as condition)
         ):
             yield FaultChange.at(DROP_CONDITION, node, cut_span(condition.span), condition=None)
-        case ast.Confirm(approver, within, bound, condition):
+        case ast.Confirm(approver, issuers, within, bound, condition):
+            yield from approver_issuer_faults(node, known.issuers)
             if bound is not None:
                 yield FaultChange.at(CHANGE_BINDING, node, cut_span(bound.span), bound=None)
                 yield from bound_faults(bound)
             if condition is not None:
                 yield FaultChange.at(DROP_CONDITION, node, cut_span(condition.span), condition=None)
             if within is not None:
-                yield FaultChange.at(
-                    DROP_TIME_LIMIT, node, MutationEdit(approver.span.end, within.span.end, ""), within=None
-                )
+                before = issuers[-1] if issuers else approver
+                gone = MutationEdit(before.span.end, within.span.end, "")
+                yield FaultChange.at(DROP_TIME_LIMIT, node, gone, within=None)
             if not isinstance(approver, ast.ByUser):
                 user = ast.ByUser(span=approver.span)
                 yield FaultChange.at(CHANGE_APPROVER, node, replace_span(approver.span, "user"), approver=user)
@@ -199,6 +200,19 @@ def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChang
         case ast.ByRole(role):
             other = next((name for name in known.roles if name != role.text), f"{role.text}_other")
             yield FaultChange.at(CHANGE_APPROVER, role, replace_span(role.span, other), text=other)
+
+
+def approver_issuer_faults(node: ast.Confirm, known: tuple[str, ...]) -> Iterator[FaultChange]:
+    """Change the issuers after `from`: drop all of them, drop each, or name another."""
+    if not node.issuers:
+        return
+    end = node.issuers[-1].span.end
+    yield FaultChange.at(CHANGE_APPROVER, node, MutationEdit(node.approver.span.end, end, ""), issuers=())
+    yield from drop_each(CHANGE_APPROVER, node, "issuers", node.issuers)
+    other = next((name for name in known if name not in {one.text for one in node.issuers}), None)
+    if other is not None:
+        span = Span(node.span.source, node.issuers[0].span.start, end)
+        yield FaultChange.at(CHANGE_APPROVER, node, replace_span(span, other), issuers=(ast.Name(other, span=span),))
 
 
 def bound_faults(bound: ast.BoundTo) -> Iterator[FaultChange]:

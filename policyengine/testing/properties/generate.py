@@ -13,6 +13,7 @@ from policyengine.solver.witness.editor import DraftEditor
 from policyengine.solver.witness.finder import WitnessFinder
 from policyengine.solver.witness.pools import Leaf, ValuePools
 from policyengine.solver.witness.values import SECOND
+from policyengine.spec.issuer_users import speaks_for
 from policyengine.testcases import GivenApproval, Property
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.endpoints import (
@@ -289,11 +290,29 @@ class RequestGenerator:
             age = self.choose.of((NO_TIME, NO_TIME, NO_TIME, NO_TIME, *at_the_edge))
             for name in self.approvers(confirm):
                 number = str(len(self.sketch.approvals))
-                self.sketch.approvals.append(GivenApproval(number, guard.name, name, age))
+                issuer = self.vouching(confirm.approvers.issuers, name)
+                self.sketch.approvals.append(GivenApproval(number, guard.name, name, age, issuer=issuer))
+
+    def vouching(self, issuers: tuple[str, ...], approver: str) -> str | None:
+        """Return an issuer for the approval: mostly one that may vouch for the approver."""
+        if not issuers:
+            return None
+        known = self.sketch.kernel.issuers
+        fitting = [name for name in issuers if speaks_for(known[name], approver)]
+        others = [None, *(name for name in known if name not in fitting)]
+        return self.choose.of(others if not fitting or self.choose.chance(4) else fitting)
+
+    def approver_name(self, name: str, issuers: tuple[str, ...]) -> str:
+        """Return the name, or one like it for which one of the issuers may vouch."""
+        known = [self.sketch.kernel.issuers[issuer] for issuer in issuers]
+        if not known or any(speaks_for(issuer, name) for issuer in known):
+            return name
+        return self.choose.of([pattern.replace("*", name) for issuer in known for pattern in issuer.users_like])
 
     def approvers(self, confirm: k.Confirm) -> Iterator[str]:
         of, sketch = confirm.approvers.of, self.sketch
-        for name in APPROVERS[: confirm.approvers.count]:
+        for plain_name in APPROVERS[: confirm.approvers.count]:
+            name = self.approver_name(plain_name, confirm.approvers.issuers)
             person = EntityRef("user", name)
             match of:
                 case k.ServedUser():

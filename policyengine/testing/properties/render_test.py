@@ -164,7 +164,7 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
             yield f"given {root} {spelling.value(sketch.facts[root])}"
     yield from behavior_lines(sketch.facts, spelling)
     yield from chain_lines(sketch, spelling)
-    yield from approval_lines(sketch.approvals)
+    yield from approval_lines(sketch.approvals, spelling)
 
 
 def behavior_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
@@ -218,10 +218,12 @@ def chain_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
     yield f"given chain {spelling.value(hops)}"
 
 
-def approval_lines(given: list[GivenApproval]) -> Iterator[str]:
-    every = [
-        f"{{ rule: {quote_string(one.rule)}, by: {quote_string(one.by)}, age: {format_duration(one.age)} }}"
-        for one in given
-    ]
+def approval_lines(given: list[GivenApproval], spelling: TestNameWriter) -> Iterator[str]:
+    every = []
+    for approval in given:
+        issuer = spelling.kernel.issuers.get(approval.issuer or "")
+        vouched = "" if issuer is None else f"issuer: {spelling.name(issuer.name, issuer)}, "
+        by, age = quote_string(approval.by), format_duration(approval.age)
+        every.append(f"{{ rule: {quote_string(approval.rule)}, by: {by}, {vouched}age: {age} }}")
     if every:
         yield f"given approval {every[0] if len(every) == 1 else '[' + ', '.join(every) + ']'}"

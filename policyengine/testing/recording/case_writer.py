@@ -275,7 +275,8 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
         if sum(name == rule for name in rules.values()) > 1:  # an approval in a test satisfies every confirm
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
         age = format_duration(at - approval.granted_at)
-        found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")
+        vouched = "" if approval.issuer is None else f"issuer: {quote_string(approval.issuer)}, "
+        found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, {vouched}age: {age} }}")
     if found:
         yield "approval", found[0] if len(found) == 1 else f"[{', '.join(found)}]"
 

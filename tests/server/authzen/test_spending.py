@@ -164,6 +164,18 @@ def test_an_approval_is_spent_even_with_consume_false(call: Call) -> None:
     assert answers[1].json()["context"]["reason"] == "approval_required"
 
 
+def test_an_approval_names_the_issuers_of_its_approvers_and_counts_only_with_one() -> None:
+    policy = POLICY.replace("confirm by user within", "confirm by user from acme within")
+    assert policy != POLICY
+    call = caller(Engine.from_text(f"{policy}\nissuer acme {{ }}", clock=lambda: NOW, approvals=TRUSTING))
+    (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
+    assert (wanted["by"], wanted["issuers"]) == ("user from acme", ["acme"])
+    granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
+    approvals = [granted, {**granted, "issuer": "other"}, {**granted, "issuer": "acme"}]
+    answers = [call("POST", ONE, json=doing("ask", approval=approval)) for approval in approvals]
+    assert [decision(answer) for answer in answers] == [False, False, True]
+
+
 def test_an_evaluation_that_spends_opens_an_approval_and_passes_once_after_it() -> None:
     issuer = 'issuer acme { url "https://login.acme.example"   scopes none }\nusers unrestricted'
     engine = Engine.from_text(f"{POLICY}\n{issuer}", clock=lambda: NOW)

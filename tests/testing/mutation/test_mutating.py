@@ -110,6 +110,26 @@ def test_mutants_see_the_approvals_spent_by_earlier_requests() -> None:
     assert [one.fate for one in bounds] == [MutantStatus.KILLED, MutantStatus.KILLED]
 
 
+@pytest.mark.parametrize(
+    ("shots", "survivors"),
+    [
+        ('GET /a { approval: { rule: "asks", by: "eve", issuer: acme } } => allow', 1),
+        ('GET /a { approval: { rule: "asks", by: "eve", issuer: partner } } => confirm', 0),
+        ('GET /a { approval: { rule: "asks", by: "eve" } } => confirm', 1),
+    ],
+)
+def test_tests_must_notice_another_issuer_of_approvers(shots: str, survivors: int) -> None:
+    asks = f"""issuer acme {{ scopes none }}
+    issuer partner {{ scopes none }}
+    guard "asks" on GET /a {{ confirm by role boss from acme within 5m }}
+    entity user {{ roles: set<string> }}
+    test "asks" {{ given user "ann"  given entities {{ user "eve" {{ roles: ["boss"] }} }} {shots} }}"""
+    found = mutate(checked(POLICY + asks))
+    changed = [one for one in found.outcomes if "from" in one.render() and one.operator == "change who approves"]
+    dropped = [one for one in changed if "by role boss within 5m" in one.name or "from partner" in one.name]
+    assert [one.fate for one in dropped].count(MutantStatus.SURVIVED) == survivors
+
+
 BOUND = """guard "asks" on GET /a { confirm by role boss within 5m bound to (body except body.id, request.host) }
 entity user { roles: set<string> }
 facts { body.id: string?  body.amount: int? }

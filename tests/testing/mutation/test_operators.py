@@ -60,6 +60,12 @@ def guard(inside: str, on: str = " on refunds") -> str:
         (guard("confirm by role finance within 15m"), "drop a limit of time", ["confirm by role finance"]),
         (guard("confirm by 2 of role finance"), "change who approves", [
             "confirm by user", "confirm by role finance", "confirm by 2 of role finance_other"]),
+        (guard("confirm by role finance from acme within 15m"), "change who approves", [
+            "confirm by user from acme within 15m", "confirm by role finance_other from acme within 15m",
+            "confirm by role finance within 15m", "confirm by role finance from other within 15m"]),
+        (guard("confirm by user from acme, other"), "change who approves", [
+            "confirm by user", "confirm by user from other", "confirm by user from acme"]),
+        (guard("confirm by user from acme within 15m"), "drop a limit of time", ["confirm by user from acme"]),
         (guard("confirm by user within 5m bound to (body except body.id, request.host)"), "change what is approved", [
             "confirm by user within 5m", "confirm by user within 5m bound to (request.host)",
             "confirm by user within 5m bound to (body, request.host)",

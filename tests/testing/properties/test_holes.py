@@ -94,7 +94,7 @@ def test_a_hole_is_found_and_its_pasted_counterexample_fails_equally(
 
 def asked(case: Case) -> tuple[object, ...]:
     """Everything that a decision may depend on."""
-    approvals = [(one.rule, one.by, one.age) for one in case.approvals]
+    approvals = [(one.rule, one.by, one.issuer, one.age) for one in case.approvals]
     return case.question, case.rows, case.attributes, approvals, case.now, case.expected
 
 
@@ -105,3 +105,26 @@ def test_a_sound_policy_passes_the_claim(texts: Texts, claim: str) -> None:
         assert result.verdict in (ClaimVerdict.PASSED, ClaimVerdict.UNDECIDED)  # there is no such chain
     else:
         assert result.verdict is ClaimVerdict.PASSED, result.render()
+
+
+@pytest.mark.parametrize(
+    ("approver", "issuers"), [("role finance", "partner"), ("user", "partner, acme"), ('2 of team "money"', "acme")]
+)
+def test_a_request_with_approvals_of_the_issuers_after_from_is_tried(approver: str, issuers: str) -> None:
+    policy = f"""package shop
+    entity team
+    entity user {{ roles: set<string> }} in team
+    issuer acme {{ scopes none }}
+    issuer partner {{ scopes none   users like "*@partner.example" }}
+    user any {{ may POST /pay }}
+    guard "ask" on POST /pay {{ confirm by {approver} from {issuers} }}
+    """
+    claim = 'package shop\ntest "c" { forall request where approval.granted => not allow }'
+    [result] = tried((policy,), claim, examples=60)
+    assert result.verdict is ClaimVerdict.FAILED
+    assert result.text is not None
+    pasted = checked(policy, claim, f"package shop\n{result.text}")
+    assert pasted.kernel is not None, [one.render() for one in pasted.diagnostics]
+    [again] = run(collect(pasted), pasted.kernel).results
+    assert again.status is ResultStatus.FAILED
+    assert "issuer: " in result.text

@@ -19,7 +19,7 @@ CLAIMS = "\n".join(f'test "{one}" {{ forall request => {one} }}' for one in EXPE
 
 def asked(case: Case) -> tuple[object, ...]:
     """Everything that a decision may depend on, and what it should be."""
-    approvals = [(one.rule, one.by, one.age) for one in case.approvals]
+    approvals = [(one.rule, one.by, one.issuer, one.age) for one in case.approvals]
     return case.question, dict(case.rows), dict(case.attributes), approvals, case.now, case.expected
 
 
