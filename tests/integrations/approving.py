@@ -65,6 +65,7 @@ class Shop:
     calls: list[float] = field(default_factory=list)
     reports: list[int | None] = field(default_factory=list)
     decided: int = 0
+    between: Callable[[], Awaitable[None]] | None = None  # runs before the second decision is returned
 
     def __post_init__(self) -> None:
         self.load(RULE)
@@ -88,7 +89,10 @@ class Shop:
 
     async def decide_async(self, question: QuestionLike) -> Decision:
         self.decided += 1
-        return await self.engine.decide_async(question)
+        decision = await self.engine.decide_async(question)
+        if self.between is not None and self.decided == 2:
+            await self.between()
+        return decision
 
     async def evaluate_async(self, question: QuestionLike) -> Decision:
         return await self.engine.evaluate_async(question)
@@ -134,14 +138,12 @@ class MemoryUpstream(McpUpstream):
 def gateway_of(shop: Shop, identify: Any = None, **options: Any) -> McpGateway:
     upstream = MemoryUpstream("memory", {}, {}, 20.0)
     object.__setattr__(upstream, "server", shop.tools(MCPServer("behind")))
-    mode = ElicitMode(options.pop("elicit", "off"))
-    confirms = ConfirmHandler(shop, ConfirmOptions(options.pop("wait_for_approval", 0.0), mode, **pages(options)))
+    names = {"wait_for_approval": "wait", "elicit": "elicit", "approval_pages": "pages", "most": "most"}
+    given = {names[name]: value for name, value in options.items()}
+    if "elicit" in given:
+        given["elicit"] = ElicitMode(given["elicit"])
+    confirms = ConfirmHandler(shop, ConfirmOptions(**given))
     return McpGateway(shop, "billing", identify or sdk.always(caller()), upstream, confirms)
-
-
-def pages(options: dict[str, Any]) -> dict[str, Any]:
-    found = options.pop("approval_pages", None)
-    return {} if found is None else {"pages": found}
 
 
 @asynccontextmanager

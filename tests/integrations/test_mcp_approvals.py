@@ -4,12 +4,20 @@ the user."""
 from __future__ import annotations
 
 import asyncio
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import ElicitRequestFormParams, ElicitRequestURLParams, ElicitResult
 
-from tests.integrations.approving import ALICE, CAROL, PAGES, POINTS, RULE, Shop, at, later, run
+from policyengine.approvals.eligibility import ProvedPerson
+from policyengine.cli import main
+from policyengine.cli.load_engine import load_engine
+from tests import forking
+from tests.integrations.approving import ALICE, CAROL, PAGES, POINTS, RULE, Place, Shop, at, later, run
 
 every_point = pytest.mark.parametrize("point", POINTS)
 LARGE = {"amount": 900}
@@ -398,3 +406,69 @@ def test_an_answer_after_the_approval_expired_does_not_count(point: str, shop: S
         assert shop.calls == []
 
     run(work())
+
+
+# ── The command, over stdio ───────────────────────────────────────────────────────────────────
+
+BANK = """
+from mcp.server import MCPServer
+
+server = MCPServer("bank")
+
+@server.tool()
+def transfer(amount: int) -> str:
+    return f"sent {amount}"
+
+server.run()
+"""
+BANKING = """
+language 1
+package banking
+issuer local { scopes none }
+users unrestricted
+agent "bot" { issued by local   acts for any user   may TOOL bank/transfer }
+guard "transfers" on TOOL bank/transfer { confirm by user within 5m }
+"""
+
+
+def test_the_command_waits_for_an_answer_in_a_shared_store(tmp_path: Path) -> None:
+    (tmp_path / "banking.policy").write_text(BANKING)
+    (tmp_path / "bank.py").write_text(BANK)
+    store = f"sqlite:///{tmp_path}/state.db"
+    words = [
+        *forking.command(), "mcp-gateway", str(tmp_path / "banking.policy"), "--server", "bank", "--as", "agent=bot",
+        "--as", "issuer=local", "--as", "user=alice", "--store", store, "--wait-for-approval", "60",
+        "--upstream", shlex.join(forking.script(tmp_path / "bank.py")),
+    ]  # fmt: skip
+    command, *arguments = words
+    answering = load_engine([tmp_path / "banking.policy"], None, store=store).approvals
+    assert answering is not None
+
+    def answer() -> None:
+        [found] = answering.list()
+        answering.approve(found.approval.id, ProvedPerson("alice", "local"))
+
+    async def work() -> None:
+        async with Client(stdio_client(StdioServerParameters(command=command, args=arguments))) as client:
+            reply = await Place(client).call("transfer", {"amount": 900}, answer)
+            assert (reply.is_error, reply.text) == (False, "sent 900")
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--elicit", "url"], "`--elicit url` needs the URL of the pages"),
+        (["--approval-pages", "console"], "`console` is not a URL"),
+        (["--wait-for-approval", "301"], "less than or equal to 300"),
+        (["--elicit", "always"], "always"),
+    ],
+)
+def test_the_command_refuses_options_without_a_meaning(
+    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "banking.policy").write_text(BANKING)
+    words = ["mcp-gateway", str(tmp_path / "banking.policy"), "--server", "bank", "--as", "agent=bot"]
+    assert main([*words, "--upstream", "http://127.0.0.1:1", *options]) == 2
+    assert says in capsys.readouterr().err

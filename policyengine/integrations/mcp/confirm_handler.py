@@ -5,7 +5,7 @@ again. Nothing here depends on an SDK.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
 
 MAX_WAIT_SECONDS = 300.0
-PROMPT_SECONDS = 120.0  # how long a call waits for its user if it waits for nobody else
+PROMPT_SECONDS = 120.0  # how long a call waits for its user without another limit
 MAX_WAITING_CALLS = 100
 FIRST_PAUSE, PAUSE_GROWTH, MAX_PAUSE = 0.02, 1.5, 1.0  # seconds between two looks at an approval, and their growth
 PROGRESS_SECONDS = 5.0
@@ -49,7 +49,7 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class ConfirmOptions:
-    """What happens to a call that a person must approve. The call waits for the approval for at most `wait` seconds.
+    """Settings for calls that a person must approve. Such a call waits for the approval for at most `wait` seconds.
     With `elicit`, the client asks the user of the request, if the rule says `by user`: `form` trusts the client with
     the answer. `pages` is the URL of the console with the pages of approvals. At most `most` calls wait at a time.
     """
@@ -117,6 +117,11 @@ class ConfirmHandler:
         """The approvals of an engine in this process."""
         return getattr(self._decides, "approvals", None)
 
+    @property
+    def _remote(self) -> Callable[[Decision, float], Awaitable[Decision]] | None:
+        """The method of a client that waits for the approvals of a server."""
+        return getattr(self._decides, "await_approval", None)
+
     async def settle(
         self, decision: Decision, question: Facts, duties: Duties, caller: McpCaller | None
     ) -> Decision | InputRound:
@@ -124,7 +129,7 @@ class ConfirmHandler:
         is decided again only once. Other decisions are returned as they are.
         """
         ids = pending_approvals(decision)
-        if not ids or caller is None or self._desk is None:
+        if not ids or caller is None or (self._desk is None and self._remote is None):
             return decision
         prompt = await self._prompt(ids, question, caller)
         if prompt is not None and caller.in_rounds:
@@ -142,9 +147,8 @@ class ConfirmHandler:
         try:
             with caller.hold():
                 asked = None if caller.in_rounds else prompt
-                if not await self._wait(ids, seconds, asked, caller, decision):
-                    return await self._refresh(decision, ids)
-                return await self._decide_again(question, duties)
+                waited = await self._wait(ids, seconds, asked, caller, decision)
+                return await self._decide_again(question, duties) if waited is None else waited
         finally:
             self._awaited.difference_update(ids)
 
@@ -152,24 +156,29 @@ class ConfirmHandler:
 
     async def _wait(
         self, ids: Sequence[str], seconds: float, prompt: UserPrompt | None, caller: McpCaller, decision: Decision
-    ) -> bool:
-        """Wait until the approvals are answered, and return whether to decide again."""
-        is_ready = False
+    ) -> Decision | None:
+        """Wait until the approvals are answered. Return the confirm with their states, or None to decide again."""
+        waited: Decision | None = decision
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as group:
                 group.start_soon(report_progress, caller, decision)
                 if prompt is not None:
                     group.start_soon(self._ask, prompt, caller, group.cancel_scope)
-                is_ready = await self._watch(ids)
+                waited = await self._watch(decision, ids, seconds)
                 if prompt is not None and prompt.mode is ElicitMode.URL:
                     await caller.complete(prompt.params["elicitationId"])
                 group.cancel_scope.cancel()
-        return is_ready
+        return await self._refresh(decision, ids) if waited is decision else waited
 
-    async def _watch(self, ids: Sequence[str]) -> bool:
-        """Look at the approvals, in a thread of the pool for each look, until none is pending. Return whether to decide
-        again: all are approved, or other policies are in force.
+    async def _watch(self, decision: Decision, ids: Sequence[str], seconds: float) -> Decision | None:
+        """Look at the approvals, in a thread of the pool for each look, until none is pending; the server of a client
+        holds its answer back instead. Return the confirm, or None to decide again: all are approved, or other policies
+        are in force.
         """
+        if (remote := self._remote) is not None:
+            answered: Decision = await remote(decision, seconds)
+            states = [one.approval.state for one in answered.remedies if one.approval is not None]
+            return None if set(states) == {"approved"} else answered
         pause = FIRST_PAUSE
         while True:
             desk = self._desk
@@ -179,11 +188,11 @@ class ConfirmHandler:
                 found = None
             if found is not None:
                 if desk is None or not all(desk.is_current(one.approval) for one in found):
-                    return True
+                    return None
                 if len(found) < len(ids) or any(one.state not in ("pending", "approved") for one in found):
-                    return False
+                    return decision
                 if all(one.state == "approved" for one in found):
-                    return True
+                    return None
             await anyio.sleep(pause)
             pause = min(pause * PAUSE_GROWTH, MAX_PAUSE)
 
@@ -202,8 +211,10 @@ class ConfirmHandler:
     async def _refresh(self, decision: Decision, ids: Sequence[str]) -> Decision:
         """Return the confirm with the current state of its approvals."""
         desk = self._desk
+        if desk is None:
+            return decision
         try:
-            found = [] if desk is None else await run_in_thread(look_up, desk, ids)
+            found = await run_in_thread(look_up, desk, ids)
         except StoreError:
             return decision
         known = {one.approval.id: one.state.value for one in found}
@@ -230,7 +241,7 @@ class ConfirmHandler:
         return build_prompt(own[0], person, caller_identity(question), modes, page)
 
     async def _ask(self, prompt: UserPrompt, caller: McpCaller, waiting: anyio.CancelScope) -> None:
-        """Ask the user, and end the wait if the user does not answer and nobody else is waited for."""
+        """Ask the user, and end the wait if the user does not answer, unless the call waits for approvals anyway."""
         answer = await caller.elicit(prompt)
         if (answer is None or not await self._take(prompt, answer)) and not self.options.wait:
             waiting.cancel()

@@ -8,6 +8,7 @@ from typing import Any
 
 from policyengine.integrations.denial_messages import denial_data
 from policyengine.runtime.decision import Decision, Outcome, Remedy
+from policyengine.runtime.format_values import format_value
 
 META_KEY = "policyengine/confirm"  # the member of `_meta` with the data
 SAME_CALL = "call this tool again with exactly the same arguments"
@@ -50,7 +51,7 @@ def confirm_text(decision: Decision, pages: str | None) -> str:
 
 
 def describe_remedy_step(remedy: Remedy, pages: str | None) -> str:
-    ticket, by = remedy.approval, remedy.by
+    ticket, by = remedy.approval, "the user of the request" if remedy.by == "user" else remedy.by
     if ticket is None or ticket.id is None:
         why = "" if ticket is None or ticket.refused is None else f": {ticket.refused}"
         return f"Required: an approval by {by}, which could not be requested{why}."
@@ -65,6 +66,8 @@ def describe_remedy_step(remedy: Remedy, pages: str | None) -> str:
         case "approved":
             return f"Approval {ticket.id} by {by} was given: {SAME_CALL}."
         case "denied":
-            return f"Approval {ticket.id} was denied: do not repeat the call, and tell the user."
+            reason = getattr(ticket, "reason", None)
+            why = "" if reason is None else f", with the reason {format_value(reason)}"
+            return f"Approval {ticket.id} was denied{why}: do not repeat the call, and tell the user."
         case state:
             return f"Approval {ticket.id} is {state}: to request another by {by}, {SAME_CALL}."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ELICIT_METHOD = "elicitation/create"
 COMPLETE_METHOD = "notifications/elicitation/complete"
 FORM_VERSION, URL_VERSION = "2025-06-18", "2025-11-25"  # the first versions of the protocol with these modes
-MAX_FORM_LENGTH = 8_000  # characters of a form; a longer call is not shown in a form, because nobody would read it
+MAX_FORM_LENGTH = 8_000  # characters of a form; people do not read more
 KEY_PREFIX = "policyengine/approval/"  # of the keys of questions in an interim result
 INDENT = "    "  # clients that show Markdown show an indented line as it is
 APPROVAL_SCHEMA = {
