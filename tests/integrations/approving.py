@@ -65,15 +65,21 @@ class Shop:
     calls: list[float] = field(default_factory=list)
     reports: list[int | None] = field(default_factory=list)
     decided: int = 0
+    heard: list[str] = field(default_factory=list)  # the methods that reached the server behind a gateway
+    after: Callable[[], Awaitable[None]] | None = None  # runs before the first decision is returned
     between: Callable[[], Awaitable[None]] | None = None  # runs before the second decision is returned
 
     def __post_init__(self) -> None:
         self.load(RULE)
 
-    def load(self, rule: str) -> None:
+    async def listen(self, context: Any, call_next: Any) -> Any:
+        self.heard.append(context.method)
+        return await call_next(context)
+
+    def load(self, rule: str, **settings: Any) -> None:
         store = {"store": self.engine.store} if hasattr(self, "engine") else {}
         self.engine = Engine.from_text(
-            HEAD + rule, clock=lambda: self.now, directory=PEOPLE, approvals=ApprovalSettings(), **store
+            HEAD + rule, clock=lambda: self.now, directory=PEOPLE, approvals=ApprovalSettings(**settings), **store
         )
 
     @property
@@ -90,8 +96,9 @@ class Shop:
     async def decide_async(self, question: QuestionLike) -> Decision:
         self.decided += 1
         decision = await self.engine.decide_async(question)
-        if self.between is not None and self.decided == 2:
-            await self.between()
+        act = {1: self.after, 2: self.between}.get(self.decided)
+        if act is not None:
+            await act()
         return decision
 
     async def evaluate_async(self, question: QuestionLike) -> Decision:
@@ -137,7 +144,7 @@ class MemoryUpstream(McpUpstream):
 
 def gateway_of(shop: Shop, identify: Any = None, **options: Any) -> McpGateway:
     upstream = MemoryUpstream("memory", {}, {}, 20.0)
-    object.__setattr__(upstream, "server", shop.tools(MCPServer("behind")))
+    object.__setattr__(upstream, "server", shop.tools(MCPServer("behind", middleware=[shop.listen])))
     names = {"wait_for_approval": "wait", "elicit": "elicit", "approval_pages": "pages", "most": "most"}
     given = {names[name]: value for name, value in options.items()}
     if "elicit" in given:

@@ -21,6 +21,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import ElicitResult
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 
+from policyengine.approvals.eligibility import ProvedPerson
+from policyengine.integrations.mcp.elicitation import approving_user
 from policyengine.integrations.mcp.gateway import McpGateway, http_app, identify_by_headers, parse_caller_facts
 from policyengine.integrations.mcp.sdk import always
 from policyengine.stores.base import StoreError
@@ -236,6 +238,81 @@ def test_a_question_is_withdrawn_when_the_approval_is_answered_elsewhere(shop: S
             await client.send(id=question["id"], result={"action": "decline"})
             await client.is_alive()
         assert shop.calls == [900]
+
+    run(work())
+
+
+def test_of_two_answers_at_the_same_time_the_first_counts(shop: Shop) -> None:
+    """Both are there before the caller of either is known."""
+    identified, answers = asyncio.Event(), list[Any]()
+
+    async def identify(context: Any) -> Any:
+        if context.method == "elicitation/create":
+            answers.append(context)
+            await identified.wait()
+        return caller()
+
+    async def work() -> None:
+        async with raw(gateway_of(shop, identify, elicit="form")) as client:
+            question = await client.asked()
+            for answer in ({"action": "decline"}, YES):
+                await client.send(id=question["id"], result=answer)
+            while len(answers) < 2:
+                await asyncio.sleep(0)
+            identified.set()
+            assert state_of(await client.receive()) == "denied"
+        assert shop.calls == []
+
+    run(work())
+
+
+def test_a_user_whose_issuer_vouches_for_no_approver_is_not_asked(shop: Shop) -> None:
+    async def work() -> None:
+        shop.load('issuer staff { url "https://staff.acme.example"   scopes none }', issuers=("staff",))
+        async with raw(gateway_of(shop, elicit="form")) as client:
+            await client.call(2)
+            assert state_of(await client.receive()) == "pending"
+
+    run(work())
+
+
+def test_a_call_that_needs_two_approvals_asks_in_no_form(shop: Shop) -> None:
+    async def work() -> None:
+        shop.load('guard "again" on TOOL billing/transfer { confirm by user }')
+        async with raw(gateway_of(shop, elicit="form")) as client:
+            await client.call(2)
+            remedies = (await client.receive())["result"]["_meta"]["policyengine/confirm"]["remedies"]
+            assert [one["approval"]["state"] for one in remedies] == ["pending", "pending"]
+
+    run(work())
+
+
+def test_an_approval_that_was_given_is_not_asked_for_again(shop: Shop) -> None:
+    """The answer came between the decision and the question."""
+
+    async def work() -> None:
+        async def answer() -> None:
+            shop.approvals.approve(shop.waiting, ALICE)
+
+        shop.after = answer
+        async with raw(gateway_of(shop, elicit="form")) as client:
+            await client.call(2)
+            assert (await client.receive())["result"]["isError"]
+            await client.call(3)
+            assert not (await client.receive())["result"].get("isError")
+        assert shop.calls == [900]
+
+    run(work())
+
+
+def test_the_server_learns_nothing_of_a_call_that_waits(shop: Shop) -> None:
+    async def work() -> None:
+        async with raw(gateway_of(shop, wait_for_approval=300)) as client:
+            await client.call(2, "refund")
+            await client.is_alive()
+            await client.send(method="notifications/cancelled", params={"requestId": 2})
+            await client.is_alive()
+        assert shop.heard == ["initialize", "notifications/initialized", "ping", "ping"]
 
     run(work())
 
@@ -539,3 +616,21 @@ def test_an_approval_that_another_call_has_used_makes_no_call(shop: Shop) -> Non
         assert shop.calls == []
 
     run(work())
+
+
+FACTS = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "person"),
+    [
+        (FACTS, ALICE),
+        ({"user": {"id": "alice"}}, ProvedPerson("alice", None)),
+        ({**FACTS, "credentials": [{"bearer": "…"}]}, None),
+        ({**FACTS, "user": {"id": ""}}, None),
+        ({**FACTS, "user": {"id": 1}}, None),
+        ({"credential": {"issuer": "acme"}}, None),
+    ],
+)
+def test_the_user_of_a_question_is_known_only_by_verified_facts(facts: dict[str, Any], person: object) -> None:
+    assert approving_user(facts) == person

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from mcp.client.client import Client
@@ -16,6 +16,8 @@ from mcp_types import ElicitRequestFormParams, ElicitRequestURLParams, ElicitRes
 from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.cli import main
 from policyengine.cli.load_engine import load_engine
+from policyengine.integrations.mcp.confirm_handler import with_states
+from policyengine.runtime.decision import Decision
 from tests import forking
 from tests.integrations.approving import ALICE, CAROL, PAGES, POINTS, RULE, Place, Shop, at, later, run
 
@@ -219,6 +221,34 @@ def test_a_reload_that_changes_the_policies_ends_the_wait_with_a_new_decision(sh
     run(work())
 
 
+class RemoteShop:
+    """A decision point elsewhere, whose client waits for approvals."""
+
+    def __init__(self, shop: Shop, approves: bool) -> None:
+        self.decide_async, self.evaluate_async = shop.decide_async, shop.evaluate_async
+        self.report_async, self._shop, self._approves = shop.report_async, shop, approves
+        self.tools = shop.tools
+
+    async def await_approval(self, decision: Decision, seconds: float) -> Decision:
+        assert seconds == 300
+        act = self._shop.approvals.approve if self._approves else self._shop.approvals.deny
+        state = act(self._shop.waiting, CAROL).state
+        return with_states(decision, {one.approval.id: state for one in decision.remedies})  # type: ignore[union-attr, misc]
+
+
+@pytest.mark.parametrize("approves", [True, False])
+@pytest.mark.parametrize("point", ["sdk", "fastmcp"])
+def test_a_call_waits_for_the_approval_of_a_remote_engine(point: str, approves: bool, shop: Shop) -> None:
+    async def work() -> None:
+        async with at(point, cast(Shop, RemoteShop(shop, approves)), wait_for_approval=300) as place:
+            reply = await place.call("refund", LARGE)
+            assert reply.is_error is not approves
+            assert approves or reply.approval["state"] == "denied"
+        assert shop.calls == ([900] if approves else [])
+
+    run(work())
+
+
 # ── The user is asked ─────────────────────────────────────────────────────────────────────────
 
 
@@ -255,8 +285,8 @@ def test_a_form_shows_invisible_characters(point: str, shop: Shop) -> None:
 
     async def work() -> None:
         async with at(point, shop, yes(seen), elicit="form") as place:
-            await place.call("transfer", {"amount": 900, "note": "a\u202eb\u200b\n# c"})
-        assert '"note": "a⟨U+202E⟩b⟨U+200B⟩\\n# c"' in seen[0].message
+            await place.call("transfer", {"amount": 900, "note": "a\u202eb\u200b\n# c\u3164"})
+        assert '"note": "a⟨U+202E⟩b⟨U+200B⟩\\n# c⟨U+3164⟩"' in seen[0].message
 
     run(work())
 
@@ -281,6 +311,23 @@ def test_a_user_who_closes_the_form_has_not_answered(point: str, shop: Shop) -> 
         async with at(point, shop, says("cancel"), elicit="form") as place:
             assert (await place.call("transfer", LARGE)).approval["state"] == "pending"
         assert shop.calls == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("point", ["gateway", "sdk, 2025", "fastmcp, 2025"])
+def test_a_user_who_closes_the_form_may_answer_elsewhere_while_the_call_waits(point: str, shop: Shop) -> None:
+    async def work() -> None:
+        async def user(params: Any) -> ElicitResult:
+            asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(elsewhere()))
+            return ElicitResult(action="cancel")
+
+        async def elsewhere() -> None:
+            shop.approvals.approve(shop.waiting, ALICE)
+
+        async with at(point, shop, user, elicit="form", wait_for_approval=300) as place:
+            assert not (await place.call("transfer", LARGE)).is_error
+        assert shop.calls == [900]
 
     run(work())
 
