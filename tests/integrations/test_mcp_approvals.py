@@ -8,18 +8,36 @@ import shlex
 from pathlib import Path
 from typing import Any, cast
 
+import fastmcp
 import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.server.mcpserver import Context
 from mcp_types import ElicitRequestFormParams, ElicitRequestURLParams, ElicitResult
 
 from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.cli import main
 from policyengine.cli.load_engine import load_engine
 from policyengine.integrations.mcp.confirm_handler import with_states
+from policyengine.integrations.mcp.gateway import http_app
 from policyengine.runtime.decision import Decision
 from tests import forking
-from tests.integrations.approving import ALICE, CAROL, PAGES, POINTS, RULE, Place, Shop, at, later, run
+from tests.integrations.approving import (
+    ALICE,
+    CAROL,
+    PAGES,
+    POINTS,
+    RULE,
+    Place,
+    Shop,
+    at,
+    fastmcp_server,
+    gateway_of,
+    later,
+    run,
+    sdk_server,
+)
+from tests.integrations.serving import serving
 
 every_point = pytest.mark.parametrize("point", POINTS)
 LARGE = {"amount": 900}
@@ -245,6 +263,7 @@ def test_a_call_waits_for_the_approval_of_a_remote_engine(point: str, approves: 
             assert reply.is_error is not approves
             assert approves or reply.approval["state"] == "denied"
         assert shop.calls == ([900] if approves else [])
+        assert shop.decided == (2 if approves else 1)
 
     run(work())
 
@@ -453,6 +472,60 @@ def test_an_answer_after_the_approval_expired_does_not_count(point: str, shop: S
         assert shop.calls == []
 
     run(work())
+
+
+def test_a_tool_does_not_see_the_answer_to_the_question_about_its_call(shop: Shop) -> None:
+    seen: list[Any] = []
+    server = sdk_server(shop, elicit="form")
+    shop.load('anyone { may TOOL billing/look }\nguard "look" on TOOL billing/look { confirm by user }')
+
+    @server.tool()  # type: ignore[untyped-decorator]
+    def look(ctx: Context) -> str:
+        seen.append(ctx.input_responses)
+        return "done"
+
+    async def user(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"approve": True})
+
+    async def work() -> None:
+        async with Client(server, elicitation_callback=user) as client:
+            assert not (await client.call_tool("look", {})).is_error
+        assert seen == [None]
+
+    run(work())
+
+
+# ── Over HTTP ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("point", ["gateway", "gateway, fastmcp", "sdk", "sdk, fastmcp", "fastmcp"])
+def test_over_http_calls_wait_and_users_are_asked(point: str, shop: Shop) -> None:
+    options: dict[str, Any] = {"elicit": "form", "wait_for_approval": 300}
+    server, _, other = point.partition(", ")
+    app: Any = {
+        "gateway": lambda: http_app(gateway_of(shop, **options)),
+        "sdk": lambda: sdk_server(shop, **options).streamable_http_app(),
+        "fastmcp": lambda: fastmcp_server(shop, **options).http_app(),
+    }[server]()
+
+    async def user(*given: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"approve": True})
+
+    async def work(url: str) -> None:
+        client: Any = (
+            fastmcp.Client(url, elicitation_handler=user)
+            if "fastmcp" in (server, other)
+            else Client(url, elicitation_callback=user)
+        )
+        async with client:
+            place = Place(client)
+            assert not (await place.call("transfer", LARGE)).is_error
+            reply = await place.call("refund", LARGE, lambda: shop.approvals.approve(shop.waiting, CAROL))
+            assert not reply.is_error
+        assert shop.calls == [900, 900]
+
+    with serving(app) as url:
+        run(work(f"{url}/mcp"))
 
 
 # ── The command, over stdio ───────────────────────────────────────────────────────────────────
