@@ -240,7 +240,7 @@ async def at(point: str, shop: Shop, user: Answer | None = None, **options: Any)
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(work, 20)
+        await asyncio.wait_for(work, 60)
 
     asyncio.run(bounded())
 

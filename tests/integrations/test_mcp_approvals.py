@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +18,10 @@ from mcp_types import ElicitRequestFormParams, ElicitRequestURLParams, ElicitRes
 
 from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.cli import main
+from policyengine.cli.commands.mcp_gateway import GatewayOptions, with_pages
 from policyengine.cli.load_engine import load_engine
 from policyengine.integrations.mcp.confirm_handler import with_states
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import http_app
 from policyengine.runtime.decision import Decision
 from tests import forking
@@ -574,6 +577,13 @@ def test_the_command_waits_for_an_answer_in_a_shared_store(tmp_path: Path) -> No
             assert (reply.is_error, reply.text) == (False, "sent 900")
 
     run(work())
+
+
+def test_the_command_finds_the_pages_of_approvals_in_the_settings_of_the_console() -> None:
+    front = GatewayOptions("x", "bank", {}, {}, False, "127.0.0.1", None, 60.0, elicit=ElicitMode.URL)
+    assert with_pages(front, PAGES).approval_pages == PAGES
+    named = replace(front, approval_pages="https://other.example.com")
+    assert with_pages(named, PAGES).approval_pages == "https://other.example.com"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -138,7 +138,10 @@ ElicitOption: TypeAlias = Annotated[
 ApprovalPages: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--approval-pages", metavar="URL", help="Public URL of the console, for links to approvals.", show_default=False
+        "--approval-pages",
+        metavar="URL",
+        help="Public URL of the console, for links to approvals; by default that of `[console]`.",
+        show_default=False,
     ),
 ]
 PassedVariables: TypeAlias = Annotated[
@@ -274,9 +277,6 @@ def check_options(front: GatewayOptions) -> None:
         raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
     if front.approval_pages is not None and not front.approval_pages.startswith(URL_PREFIXES):
         raise CommandError("usage", f"`{front.approval_pages}` is not a URL", "write `https://…`", code=2)
-    if front.elicit is ElicitMode.URL and front.approval_pages is None:
-        hint = "name the console with `--approval-pages URL`"
-        raise CommandError("usage", "`--elicit url` needs the URL of the pages", hint, code=2)
     check_upstream(front.upstream)
 
 
@@ -329,9 +329,19 @@ def run_setup(
     """Load the policies and run the gateway. Raises CommandError."""
     loaded = load_for_serving(setup)
     check_names(front.server, front.said, loaded.engine.kernel)
+    front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_reload_thread(served.held, setup.reload.watch, served.following):
         run_gateway(front, served.held, token, environment)
+
+
+def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
+    """Return the options with the URL of the console in the settings, unless they name one. Raises CommandError."""
+    pages = front.approval_pages or console
+    if front.elicit is ElicitMode.URL and pages is None:
+        hint = "name the console with `--approval-pages URL`, or with `public_url` in `[console]`"
+        raise CommandError("usage", "`--elicit url` needs the URL of the pages", hint, code=2)
+    return replace(front, approval_pages=pages)
 
 
 @contextmanager

@@ -423,7 +423,9 @@ class McpGatewaySettings(CommandSection):
     timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
     wait_for_approval: t.ApprovalSeconds | None = setting("0", "seconds that a call waits for an approval")
     elicit: Elicitation | None = setting("off", "`url` or `form`: how the client asks its user for approvals `by user`")
-    approval_pages: t.Text | None = setting("none", "public URL of the console, for links to approvals")
+    approval_pages: t.Text | None = setting(
+        "`public_url` of `[console]`", "public URL of the console, for links to approvals"
+    )
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True

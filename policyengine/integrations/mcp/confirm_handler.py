@@ -22,7 +22,7 @@ from policyengine.integrations.enforcement_point import (
     decide_and_meet,
     report_outcome,
 )
-from policyengine.integrations.mcp.confirm_results import approval_page
+from policyengine.integrations.mcp.confirm_results import ticket_page
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import (
     UserPrompt,
@@ -62,8 +62,6 @@ class ConfirmOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.wait <= MAX_WAIT_SECONDS:
             raise ValueError(f"a call can wait for an approval for at most {MAX_WAIT_SECONDS:.0f} seconds")
-        if self.elicit is ElicitMode.URL and self.pages is None:
-            raise ValueError("the URL mode of elicitation needs the URL of the pages of approvals")
 
 
 class McpCaller(Protocol):
@@ -131,7 +129,7 @@ class ConfirmHandler:
         ids = pending_approvals(decision)
         if not ids or caller is None or (self._desk is None and self._remote is None):
             return decision
-        prompt = await self._prompt(ids, question, caller)
+        prompt = await self._prompt(decision, ids, question, caller)
         if prompt is not None and caller.in_rounds:
             if not caller.responses:
                 return InputRound(prompt)
@@ -222,7 +220,9 @@ class ConfirmHandler:
 
     # ── The user ──────────────────────────────────────────────────────────────────────────────
 
-    async def _prompt(self, ids: Sequence[str], question: Facts, caller: McpCaller) -> UserPrompt | None:
+    async def _prompt(
+        self, decision: Decision, ids: Sequence[str], question: Facts, caller: McpCaller
+    ) -> UserPrompt | None:
         """Return the question for the user of the request; None unless a rule asks exactly this user, who may answer,
         and the client can ask.
         """
@@ -237,7 +237,8 @@ class ConfirmHandler:
         own = [one.approval for one in found if one.state == "pending" and is_own_approval(one.approval, person)]
         if not own or await run_in_thread(desk.find_refusal, own[0], person) is not None:
             return None
-        page = approval_page(own[0].id, self.options.pages)
+        [ticket] = {one.approval for one in decision.remedies if one.approval is not None}
+        page = ticket_page(ticket, self.options.pages)
         return build_prompt(own[0], person, caller_identity(question), modes, page)
 
     async def _ask(self, prompt: UserPrompt, caller: McpCaller, waiting: anyio.CancelScope) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from policyengine.integrations.denial_messages import denial_data
-from policyengine.runtime.decision import Decision, Outcome, Remedy
+from policyengine.runtime.decision import ApprovalTicket, Decision, Outcome, Remedy
 from policyengine.runtime.format_values import format_value
 
 META_KEY = "policyengine/confirm"  # the member of `_meta` with the data
@@ -31,15 +31,22 @@ def confirm_data(decision: Decision, pages: str | None) -> dict[str, Any]:
     """Return the data of a confirm, with the page of each approval if it is known."""
     data = denial_data(decision)
     for remedy in data["remedies"]:
-        ticket = remedy.get("approval")
-        if ticket is not None and "page" not in ticket and (page := approval_page(ticket.get("id"), pages)) is not None:
-            ticket["page"] = page
+        ticket = remedy.get("approval", {})
+        page = approval_page_url(ticket.get("id"), pages)
+        if page is not None:
+            ticket.setdefault("page", page)
     return data
 
 
-def approval_page(id: str | None, pages: str | None) -> str | None:
+def approval_page_url(id: str | None, pages: str | None) -> str | None:
     """Return the page of an approval, below the URL of a console."""
     return None if pages is None or id is None else f"{pages.rstrip('/')}/approvals/{id}"
+
+
+def ticket_page(ticket: ApprovalTicket, pages: str | None) -> str | None:
+    """Return the page that the ticket of a newer engine names, or the page below the URL of a console."""
+    named: str | None = getattr(ticket, "page", None)
+    return named or approval_page_url(ticket.id, pages)
 
 
 def confirm_text(decision: Decision, pages: str | None) -> str:
@@ -57,7 +64,7 @@ def describe_remedy_step(remedy: Remedy, pages: str | None) -> str:
         return f"Required: an approval by {by}, which could not be requested{why}."
     match ticket.state:
         case "pending":
-            page = getattr(ticket, "page", None) or approval_page(ticket.id, pages)
+            page = ticket_page(ticket, pages)
             where = "" if page is None else f" at {page}"
             return (
                 f"Approval {ticket.id} is pending until {ticket.expires}. Tell the user that it needs an answer by {by}"
