@@ -20,9 +20,9 @@ from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.cli import main
 from policyengine.cli.commands.mcp_gateway import GatewayOptions, with_pages
 from policyengine.cli.load_engine import load_engine
-from policyengine.integrations.mcp.confirm_handler import with_states
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import http_app
+from policyengine.runtime.approval_tickets import TicketState, with_ticket_states
 from policyengine.runtime.decision import Decision
 from tests import forking
 from tests.integrations.approving import (
@@ -141,7 +141,11 @@ def test_a_waiting_call_is_made_once_when_the_approval_comes(point: str, shop: S
 @pytest.mark.parametrize(
     ("answer", "state", "words"),
     [
-        (lambda shop: shop.approvals.deny(shop.waiting, CAROL), "denied", "do not repeat the call"),
+        (
+            lambda shop: shop.approvals.deny(shop.waiting, CAROL, "paid"),
+            "denied",
+            'with the reason "paid": do not repeat',
+        ),
         (lambda shop: shop.approvals.withdraw(shop.waiting), "withdrawn", "to request another"),
         (lambda shop: later(shop, days=2), "expired", "to request another"),
     ],
@@ -254,7 +258,8 @@ class RemoteShop:
         assert seconds == 300
         act = self._shop.approvals.approve if self._approves else self._shop.approvals.deny
         state = act(self._shop.waiting, CAROL).state
-        return with_states(decision, {one.approval.id: state for one in decision.remedies})  # type: ignore[union-attr, misc]
+        tickets = [one.approval for one in decision.remedies if one.approval is not None]
+        return with_ticket_states(decision, {str(one.id): TicketState(state) for one in tickets})
 
 
 @pytest.mark.parametrize("approves", [True, False])

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio
-from msgspec import structs
 
 from policyengine.executor import run_in_thread
 from policyengine.integrations.enforcement_point import (
@@ -32,7 +31,14 @@ from policyengine.integrations.mcp.elicitation import (
     is_own_approval,
     read_form_answer,
 )
-from policyengine.runtime.decision import Decision, Outcome, Remedy
+from policyengine.runtime.approval_tickets import (
+    TicketState,
+    can_be_lifted,
+    find_tickets,
+    is_approved,
+    with_ticket_states,
+)
+from policyengine.runtime.decision import Decision
 from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
@@ -175,8 +181,7 @@ class ConfirmHandler:
         """
         if (remote := self._remote) is not None:
             answered: Decision = await remote(decision, seconds)
-            states = [one.approval.state for one in answered.remedies if one.approval is not None]
-            return None if set(states) == {"approved"} else answered
+            return None if is_approved(answered) else answered
         pause = FIRST_PAUSE
         while True:
             desk = self._desk
@@ -215,8 +220,11 @@ class ConfirmHandler:
             found = await run_in_thread(look_up, desk, ids)
         except StoreError:
             return decision
-        known = {one.approval.id: one.state.value for one in found}
-        return with_states(decision, {id: known.get(id, "expired") for id in ids})  # ended ones are forgotten later
+        states = {id: TicketState("expired") for id in ids}  # an approval that ended long ago is unknown
+        for one in found:
+            refusal = one.approval.refusal
+            states[one.approval.id] = TicketState(one.state.value, None if refusal is None else refusal.reason)
+        return with_ticket_states(decision, states)
 
     # ── The user ──────────────────────────────────────────────────────────────────────────────
 
@@ -279,11 +287,9 @@ def allowed_modes(elicit: ElicitMode) -> frozenset[ElicitMode]:
 
 def pending_approvals(decision: Decision) -> tuple[str, ...]:
     """Return the approvals that would lift a confirm; empty if one of them was not opened, or has ended."""
-    if decision.outcome is not Outcome.CONFIRM:
+    if not can_be_lifted(decision):
         return ()
-    tickets = [one.approval for one in decision.remedies if one.kind == "approval"]
-    ids = [one.id for one in tickets if one is not None and one.id and one.state in ("pending", "approved")]
-    return tuple(dict.fromkeys(ids)) if len(ids) == len(tickets) else ()
+    return tuple(dict.fromkeys(ticket.id for ticket in find_tickets(decision) if ticket.id is not None))
 
 
 def look_up(desk: ApprovalDesk, ids: Sequence[str]) -> list[TrackedApproval]:
@@ -297,17 +303,6 @@ def look_up(desk: ApprovalDesk, ids: Sequence[str]) -> list[TrackedApproval]:
         except ApprovalNotFoundError:
             continue
     return found
-
-
-def with_states(decision: Decision, states: Mapping[str, str]) -> Decision:
-    def update(remedy: Remedy) -> Remedy:
-        ticket = remedy.approval
-        if ticket is None or ticket.id is None or ticket.id not in states:
-            return remedy
-        return structs.replace(remedy, approval=structs.replace(ticket, state=states[ticket.id]))
-
-    answer = structs.replace(decision.answer, remedies=tuple(map(update, decision.remedies)), written={})
-    return structs.replace(decision, answer=answer)
 
 
 async def report_progress(caller: McpCaller, decision: Decision) -> None:

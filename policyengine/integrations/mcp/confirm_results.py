@@ -73,8 +73,7 @@ def describe_remedy_step(remedy: Remedy, pages: str | None) -> str:
         case "approved":
             return f"Approval {ticket.id} by {by} was given: {SAME_CALL}."
         case "denied":
-            reason = getattr(ticket, "reason", None)
-            why = "" if reason is None else f", with the reason {format_value(reason)}"
+            why = "" if ticket.reason is None else f", with the reason {format_value(ticket.reason)}"
             return f"Approval {ticket.id} was denied{why}: do not repeat the call, and tell the user."
         case state:
             return f"Approval {ticket.id} is {state}: to request another by {by}, {SAME_CALL}."
