@@ -221,9 +221,9 @@ class ConfirmHandler:
         except StoreError:
             return decision
         states = {id: TicketState("expired") for id in ids}  # an approval that ended long ago is unknown
-        for one in found:
-            refusal = one.approval.refusal
-            states[one.approval.id] = TicketState(one.state.value, None if refusal is None else refusal.reason)
+        for status in found:
+            refusal = status.approval.refusal
+            states[status.approval.id] = TicketState(status.state.value, None if refusal is None else refusal.reason)
         return with_ticket_states(decision, states)
 
     # ── The user ──────────────────────────────────────────────────────────────────────────────
