@@ -31,12 +31,14 @@ class ApprovalState(StrEnum):
 
 
 class ApproverAnswer(Struct, frozen=True):
-    """The answer of one person, proved by a credential of an issuer, at a time in microseconds since 1970."""
+    """The answer of one person, proved by a credential of an issuer, at a time in microseconds since 1970. `channel`
+    says how the person was asked, if not by a credential of the person: `mcp` if an MCP client asked its user."""
 
     by: str
     issuer: str | None
     at: int
     reason: str | None = None
+    channel: str | None = None
 
 
 class ApprovalRequest(Struct, frozen=True):

@@ -239,16 +239,24 @@ class ApprovalDesk:
         found = [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
         return found if person is None else [*self.select_answerable(found, person)]
 
-    def approve(self, id: str, person: ProvedPerson) -> TrackedApproval:
-        """Record the approval of a person whose credential was verified. Raises ApprovalNotFoundError,
-        ApproverRefusedError, ApprovalChangeError and StoreError, also if the decision log cannot be written and its
-        `on_failure` is to deny; then nothing changes.
-        """
-        return self._answer(id, person, "approved", None, add_vote)
+    def is_current(self, approval: ApprovalRequest) -> bool:
+        """Return whether the policies are those of the request; otherwise the approval cannot be given or used."""
+        return approval.revision == self._decider.kernel.revision
 
-    def deny(self, id: str, person: ProvedPerson, reason: str | None = None) -> TrackedApproval:
+    def approve(
+        self, id: str, person: ProvedPerson, reason: str | None = None, *, channel: str | None = None
+    ) -> TrackedApproval:
+        """Record the approval of a person whose credential was verified; `channel` says how the person was asked, if
+        not by a token of the person. Raises ApprovalNotFoundError, ApproverRefusedError, ApprovalChangeError and
+        StoreError, also if the decision log cannot be written and its `on_failure` is to deny; then nothing changes.
+        """
+        return self._answer(id, person, "approved", reason, add_vote, channel)
+
+    def deny(
+        self, id: str, person: ProvedPerson, reason: str | None = None, *, channel: str | None = None
+    ) -> TrackedApproval:
         """Record the denial of a person whose credential was verified. Raises the same errors as `approve`."""
-        return self._answer(id, person, "denied", reason, refuse)
+        return self._answer(id, person, "denied", reason, refuse, channel)
 
     def withdraw(self, id: str) -> TrackedApproval:
         """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
@@ -313,17 +321,18 @@ class ApprovalDesk:
         state: str,
         reason: str | None,
         change: Callable[[ApprovalRequest, ApproverAnswer], ApprovalRequest],
+        channel: str | None = None,
     ) -> TrackedApproval:
         reason = reason[:MAX_REASON_LENGTH] if reason else None
 
         def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
             self.require_approver(approval, person)
-            if approval.revision != self._decider.kernel.revision:
+            if not self.is_current(approval):
                 raise ApprovalChangeError("the policies have changed since the request; it must be made again")
-            return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason))
+            return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason, channel))
 
         def record(approval: ApprovalRequest) -> bool:
-            return self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason)
+            return self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason, channel=channel)
 
         return self._status(*self._change(id, answer, record))
 

@@ -47,7 +47,10 @@ def describe_approval(status: TrackedApproval) -> dict[str, object]:
 
 
 def describe_answer(answer: ApproverAnswer) -> dict[str, object]:
-    found = {"by": answer.by, "issuer": answer.issuer, "at": format_moment(answer.at), "reason": answer.reason}
+    found = {
+        "by": answer.by, "issuer": answer.issuer, "at": format_moment(answer.at), "reason": answer.reason,
+        "channel": answer.channel,
+    }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
 

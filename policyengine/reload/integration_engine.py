@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from policyengine.engine.question import parse_request
 from policyengine.explain.endpoint_words import endpoint_words
@@ -10,6 +11,9 @@ from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
+
+if TYPE_CHECKING:
+    from policyengine.engine.approval_desk import ApprovalDesk
 
 _LOG = logging.getLogger("policyengine")
 
@@ -19,6 +23,10 @@ class LiveEngine:
 
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
+
+    @property
+    def approvals(self) -> ApprovalDesk | None:
+        return self._reloading.current.approvals
 
     async def prove_async(self, facts: Facts) -> Facts:
         return await self._reloading.current.prove_async(facts)

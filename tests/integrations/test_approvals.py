@@ -11,7 +11,6 @@ import httpx
 import pytest
 from mcp.client.client import Client
 from mcp.server import MCPServer
-from mcp.shared.exceptions import MCPError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -21,7 +20,6 @@ from policyengine.engine import Engine
 from policyengine.integrations.asgi import PolicyMiddleware
 from policyengine.integrations.denial_messages import remedy_data
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
-from policyengine.integrations.mcp.methods import UNCONFIRMED
 from policyengine.runtime.decision import Remedy
 from tests.integrations.conftest import BOT
 from tests.integrations.serving import serving
@@ -104,13 +102,10 @@ def called(url: str, approving: Approving, *calls: dict[str, object]) -> list[ob
         found: list[object] = []
         async with Client(url) as client:
             for arguments in calls:
-                try:
-                    await client.call_tool("delete_file", arguments)
-                    found.append("deleted")
-                except MCPError as error:
-                    found.append(error.code)
-                    if error.code == UNCONFIRMED and not approving.approvals:
-                        approving.approve(error.data["remedies"])
+                result = await client.call_tool("delete_file", arguments)
+                found.append("confirm" if result.is_error else "deleted")
+                if result.is_error and not approving.approvals:
+                    approving.approve(result.structured_content["remedies"])
         return found
 
     return asyncio.run(asyncio.wait_for(run(), 30))
@@ -122,7 +117,7 @@ def test_an_approval_of_one_call_does_not_allow_another_call(gateway: str, files
         {"path": "/etc/passwd"}, {**asked, "recursive": True}, {**asked, "undeclared": 1}, {**asked, "recursive": None},
     ]  # fmt: skip
     assert called(gateway, approving, asked, *others, asked, asked) == [
-        UNCONFIRMED, *[UNCONFIRMED] * len(others), "deleted", UNCONFIRMED,
+        "confirm", *["confirm"] * len(others), "deleted", "confirm",
     ]  # fmt: skip
     assert files.deleted == [{"path": "/tmp/x", "recursive": False}]
 
@@ -135,9 +130,8 @@ def test_protocol_metadata_is_not_part_of_the_approved_call(gateway: str, files:
             pass
 
         async with Client(gateway) as client:
-            with pytest.raises(MCPError) as refused:
-                await client.call_tool("delete_file", {"path": "/tmp/x"})
-            approving.approve(refused.value.data["remedies"])
+            refused = await client.call_tool("delete_file", {"path": "/tmp/x"})
+            approving.approve(refused.structured_content["remedies"])
             await client.call_tool("delete_file", {"path": "/tmp/x"}, progress_callback=progress)
 
     asyncio.run(asyncio.wait_for(run(), 30))

@@ -109,7 +109,7 @@ def test_a_denial_is_a_tool_error_with_the_reason(watched: Watched) -> None:
 
 def test_a_confirm_error_names_the_approvers_and_the_approval(watched: Watched) -> None:
     error = refused(as_bot(watched), lambda client: client.call_tool("refund", {"amount": 900}))
-    assert "an approval by role finance, requested as " in str(error)
+    assert "Tell the user that it needs an answer by role finance" in str(error)
 
 
 def test_a_throttled_call_returns_when_to_retry(watched: Watched) -> None:

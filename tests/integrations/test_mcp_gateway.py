@@ -166,7 +166,7 @@ def test_over_http_the_gateway_hides_tools_and_decides_calls(url: str, behind: B
         listed = [tool.name for tool in (await client.list_tools()).tools]
         assert listed == ["add", "refund", "slow", "busy", "ask"]
         assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
-        for name, arguments in (("secret", {}), ("refund", {"amount": 0}), ("refund", {"amount": 900})):
+        for name, arguments in (("secret", {}), ("refund", {"amount": 0})):
             with pytest.raises(MCPError) as caught:
                 await client.call_tool(name, arguments)
             assert caught.value.data["decision"]

@@ -26,7 +26,6 @@ from policyengine.integrations.mcp.methods import (
     LIST_METHODS,
     METHOD_NOT_FOUND,
     THROTTLED,
-    UNCONFIRMED,
     build_mcp_question,
     filter_visible,
 )
@@ -157,25 +156,25 @@ def test_a_denied_call_returns_the_reason_and_never_runs_the_tool(watched: Watch
     assert watched.reports == []
 
 
-def test_a_confirm_error_carries_the_approvers_the_binding_and_the_approval(watched: Watched) -> None:
-    error = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
-    assert error.code == UNCONFIRMED
-    (remedy,) = error.data["remedies"]
+def test_a_confirm_carries_the_approvers_the_binding_and_the_approval(watched: Watched) -> None:
+    result = talk(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
+    assert result.is_error
+    (remedy,) = result.structured_content["remedies"]
     assert remedy["by"] == "role finance"
     assert remedy["within"] == "15m"
     assert remedy["binding"].startswith("sha256:")
     assert remedy["approval"]["state"] == "pending"
-    assert remedy["approval"]["id"] in error.message
+    assert remedy["approval"]["id"] in result.content[0].text
 
 
 def test_an_approval_given_by_the_host_lifts_the_confirm_once(watched: Watched, clock: Clock) -> None:
-    confirmed = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
-    binding = confirmed.data["remedies"][0]["binding"]
+    confirmed = talk(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
+    binding = confirmed.structured_content["remedies"][0]["binding"]
     approval = {"id": "a-1", "by": "carol", "granted_at": clock().isoformat(), "binding": binding}
     carol = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
     server = server_of(watched, identify=always({**BOT, "approvals": [approval], "entities": [carol]}))
     assert not talk(server, lambda client: client.call_tool("refund", {"amount": 900})).is_error
-    assert refused(server, lambda client: client.call_tool("refund", {"amount": 900})).code == UNCONFIRMED
+    assert talk(server, lambda client: client.call_tool("refund", {"amount": 900})).is_error
 
 
 def test_a_throttled_call_returns_when_to_retry(watched: Watched) -> None:

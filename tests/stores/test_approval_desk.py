@@ -900,6 +900,15 @@ def test_every_change_is_a_record(logged: tuple[Desk, Path]) -> None:
     assert (events[0]["agent"], events[0]["user"], events[0]["endpoint"]) == ("bot", "alice", "POST /refund")
 
 
+def test_the_record_of_an_answer_says_how_the_person_was_asked(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    desk.approvals.approve(desk.opened(), CAROL, "rent", channel="mcp")
+    desk.approvals.approve(desk.opened(901), CAROL)
+    events = [one.details for one in read_log(path) if getattr(one, "event", None) == "approval"]
+    answers = [(one.get("reason"), one.get("channel")) for one in events if one["state"] == "approved"]
+    assert answers == [("rent", "mcp"), (None, None)]
+
+
 AMOUNTS = count(901)
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -64,6 +64,7 @@ from policyengine.cli.served_engine import (
     prepare_serving,
 )
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 
 if TYPE_CHECKING:
     from policyengine.entities.watch import EntityWatcher
@@ -116,6 +117,33 @@ GatewayUrl: TypeAlias = Annotated[
 AnswerSeconds: TypeAlias = Annotated[
     float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
 ]
+ApprovalSeconds: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--wait-for-approval",
+        metavar="SECONDS",
+        min=0,
+        max=300,
+        help="Seconds that a call waits for an approval; 0: the client repeats the call.",
+    ),
+]
+ElicitOption: TypeAlias = Annotated[
+    ElicitMode,
+    typer.Option(
+        "--elicit",
+        help="How the client asks its user for approvals `by user`: on a page of the console, or in a form, whose "
+        "answer is trusted.",
+    ),
+]
+ApprovalPages: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--approval-pages",
+        metavar="URL",
+        help="Public URL of the console, for links to approvals; by default that of `[console]`.",
+        show_default=False,
+    ),
+]
 PassedVariables: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="NAME", help="An environment variable to pass to the command.", show_default=False),
@@ -139,6 +167,9 @@ def mcp_gateway(
     public_url: GatewayUrl = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
+    wait_for_approval: ApprovalSeconds = 0.0,
+    elicit: ElicitOption = ElicitMode.OFF,
+    approval_pages: ApprovalPages = None,
     env: PassedVariables = None,
     token_file: UpstreamToken = None,
     log: LogFile = None,
@@ -187,7 +218,7 @@ def mcp_gateway(
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
-        check_public_url(public_url),
+        check_public_url(public_url), wait_for_approval, elicit, approval_pages,
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -223,6 +254,9 @@ class GatewayOptions:
     timeout: float
     allowed_hosts: Sequence[str] = ()
     public_url: str | None = None
+    wait_for_approval: float = 0.0
+    elicit: ElicitMode = ElicitMode.OFF
+    approval_pages: str | None = None
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -241,6 +275,8 @@ def check_options(front: GatewayOptions) -> None:
         raise CommandError("usage", "the gateway has no URL over stdio", "serve HTTP with `--port`", code=2)
     if (front.headers or front.verified) and front.port is None:
         raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
+    if front.approval_pages is not None and not front.approval_pages.startswith(URL_PREFIXES):
+        raise CommandError("usage", f"`{front.approval_pages}` is not a URL", "write `https://…`", code=2)
     check_upstream(front.upstream)
 
 
@@ -293,9 +329,19 @@ def run_setup(
     """Load the policies and run the gateway. Raises CommandError."""
     loaded = load_for_serving(setup)
     check_names(front.server, front.said, loaded.engine.kernel)
+    front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_reload_thread(served.held, setup.reload.watch, served.following):
         run_gateway(front, served.held, token, environment)
+
+
+def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
+    """Return the options with the URL of the console in the settings, unless they name one. Raises CommandError."""
+    pages = front.approval_pages or console
+    if front.elicit is ElicitMode.URL and pages is None:
+        hint = "name the console with `--approval-pages URL`, or with `public_url` in `[console]`"
+        raise CommandError("usage", "`--elicit url` needs the URL of the pages", hint, code=2)
+    return replace(front, approval_pages=pages)
 
 
 @contextmanager
@@ -340,6 +386,7 @@ def run_gateway(
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
+    from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
     from policyengine.reload.integration_engine import LiveEngine
@@ -348,7 +395,9 @@ def run_gateway(
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials(front.public_url) if front.verified else said
-    gateway = McpGateway(LiveEngine(held), front.server, who, behind)
+    engine = LiveEngine(held)
+    confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
+    gateway = McpGateway(engine, front.server, who, behind, confirms)
     if front.port is None:
         anyio.run(gateway.over_stdio)
     else:

@@ -25,6 +25,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 FailureAction: TypeAlias = Literal["deny", "continue"]
 SyncMode: TypeAlias = Literal["never", "second", "always"]
 ReloadGate: TypeAlias = Literal["none", "diff"]
+Elicitation: TypeAlias = Literal["off", "url", "form"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
 ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 MAX_WEBHOOKS = 20  # each has a thread in every process
@@ -420,6 +421,11 @@ class McpGatewaySettings(CommandSection):
         "none", "host names, besides loopback, that requests may use", option="allowed_host"
     )
     timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
+    wait_for_approval: t.ApprovalSeconds | None = setting("0", "seconds that a call waits for an approval")
+    elicit: Elicitation | None = setting("off", "`url` or `form`: how the client asks its user for approvals `by user`")
+    approval_pages: t.Text | None = setting(
+        "`public_url` of `[console]`", "public URL of the console, for links to approvals"
+    )
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True

@@ -203,6 +203,9 @@ Seconds: TypeAlias = Annotated[
 SecondsOrZero: TypeAlias = Annotated[
     float, Field(strict=True, ge=0, le=3600), ValueDescription("a number of seconds, from 0 to 3600")
 ]
+ApprovalSeconds: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0, le=300), ValueDescription("a number of seconds, from 0 to 300")
+]
 Minutes: TypeAlias = Annotated[
     int, Field(strict=True, ge=1, le=1440), ValueDescription("a whole number of minutes, from 1 to 1440")
 ]

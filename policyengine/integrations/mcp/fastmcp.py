@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.credentials import presented
@@ -26,6 +26,9 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
     report_outcome,
 )
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound
+from policyengine.integrations.mcp.confirm_results import confirm_result
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
     ERROR_CODES,
@@ -40,6 +43,7 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     Params,
@@ -47,7 +51,7 @@ from policyengine.integrations.mcp.unambiguous_messages import (
     get_raw_message,
 )
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
-from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.decision import Decision, Gate, Outcome
 
 try:
     from fastmcp.exceptions import AuthorizationError
@@ -57,7 +61,7 @@ try:
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INVALID_REQUEST
+    from mcp_types import INVALID_REQUEST, TextContent
 except ImportError as error:
     raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
@@ -111,7 +115,9 @@ class PolicyMiddleware(Middleware):
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
     about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
-    `logging/setLevel`.
+    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
+    `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
+    the URL of the console with the pages of approvals.
     """
 
     def __init__(
@@ -122,8 +128,13 @@ class PolicyMiddleware(Middleware):
         identify: Identify[MiddlewareContext[Any]] | None = None,
         duties: Duties = NO_DUTIES,
         also: Collection[str] = (),
+        wait_for_approval: float = 0.0,
+        elicit: ElicitMode | str = ElicitMode.OFF,
+        approval_pages: str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
+        self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
 
@@ -207,9 +218,15 @@ class PolicyMiddleware(Middleware):
         facts, clear = await self._facts(context, error), read_params(params)
         if (no := refuse_alias(method, clear)) is not None:
             raise error(no)
-        decision = await decide_and_meet(
-            self._decides, build_mcp_question(method, clear, self._server, facts), self._duties
-        )
+        question = build_mcp_question(method, clear, self._server, facts)
+        decision = await decide_and_meet(self._decides, question, self._duties)
+        if method == "tools/call":
+            settled = await self._confirms.settle(decision, question, self._duties, caller_of(context))
+            if isinstance(settled, InputRound):
+                return cast(Came, InputRequiredToolResult(interim_result(settled)))
+            if settled.outcome is Outcome.CONFIRM:
+                return cast(Came, self._confirm_result(settled, params.get("name")))
+            decision = settled
         if not decision.allowed:
             raise error(decision)
         began = perf_counter()
@@ -221,12 +238,19 @@ class PolicyMiddleware(Middleware):
         await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
 
+    def _confirm_result(self, decision: Decision, name: object) -> ToolResult:
+        found = confirm_result(decision, self._confirms.options.pages, structured=name not in self._with_schema)
+        texts = [TextContent(type="text", text=one["text"]) for one in found["content"]]
+        return ToolResult(texts, found.get("structuredContent"), found["_meta"], is_error=True)
+
     # ── Lists ─────────────────────────────────────────────────────────────────────────────────
 
     async def on_list_tools(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
     ) -> Sequence[Any]:
-        return await self._listed("tools/list", context, call_next, lambda tool: tool.name)
+        listed = await self._listed("tools/list", context, call_next, lambda tool: tool.name)
+        self._with_schema |= {tool.name for tool in listed if tool.output_schema is not None}
+        return listed
 
     async def on_list_resources(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
@@ -260,6 +284,19 @@ class PolicyMiddleware(Middleware):
         if facts is None:
             raise error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         return await prove_credentials(self._decides, facts)
+
+
+def caller_of(context: MiddlewareContext[Any]) -> SessionCaller | None:
+    """Return the client of a call; None outside of a request, such as in a background task."""
+    server = context.fastmcp_context
+    known = None if server is None else server.request_context
+    if server is None or known is None:
+        return None
+    answers = {
+        key: answer.model_dump(by_alias=True, exclude_none=True)
+        for key, answer in (server.input_responses or {}).items()
+    }
+    return SessionCaller(known.session, known.request_id, known.request, answers)
 
 
 def read_params(params: Params) -> Params:

@@ -29,7 +29,8 @@ from policyengine.integrations.enforcement_point import (
     identify_caller,
     prove_credentials,
 )
-from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
+from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import Owner, SessionTable, session_owner
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
@@ -99,9 +100,26 @@ class SessionRequest:
 
 
 class UpstreamPolicyMiddleware(PolicyMiddleware):
-    """The middleware for a server whose parser is unknown."""
+    """The middleware for a server whose parser is unknown. All sessions share one ConfirmHandler, and its bounds."""
 
     params = staticmethod(check_upstream_params)
+
+    def __init__(
+        self,
+        decides: PolicyDecisionPoint,
+        confirms: ConfirmHandler,
+        *,
+        server: str,
+        identify: Identify[RequestContext],
+    ) -> None:
+        super().__init__(decides, server=server, identify=identify)
+        self._confirms = confirms
+
+    def answer(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result  # the relay sends it as it is
+
+    def caller(self, ctx: RequestContext) -> McpCaller | None:
+        return cast(RelayRequest, ctx).caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +128,15 @@ class McpGateway:
     server: str
     identify: Identify[RequestContext]
     upstream: McpUpstream
+    confirms: ConfirmHandler | None = None
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
         """Serve one client until it disconnects. The upstream is started when the client sends its first message."""
         first = await receive_first_message(client)
         if first is None:
             return
-        policy = UpstreamPolicyMiddleware(self.decides, server=self.server, identify=self.identify)
+        confirms = self.confirms or ConfirmHandler(self.decides, ConfirmOptions())
+        policy = UpstreamPolicyMiddleware(self.decides, confirms, server=self.server, identify=self.identify)
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:

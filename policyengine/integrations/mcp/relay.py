@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -12,6 +13,14 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.elicitation import (
+    COMPLETE_METHOD,
+    ELICIT_METHOD,
+    UserPrompt,
+    caller_identity,
+    declared_modes,
+)
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.plurals import format_seconds
@@ -35,6 +44,8 @@ except ImportError as error:
 CLIENT_METHODS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCELLED = "notifications/cancelled"
+PROGRESS = "notifications/progress"
+CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
 MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
 _LOG = logging.getLogger("policyengine")
 
@@ -49,12 +60,15 @@ class MessageWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelayRequest:
-    """A request as the middleware sees it. `request` is the HTTP request that carried it, if there is one."""
+    """A request as the middleware sees it. `request` is the HTTP request that carried it, if there is one; `caller` is
+    its client.
+    """
 
     method: str
     params: Mapping[str, Any] | None
     request_id: RequestId
     request: Any
+    caller: RelayCaller | None = None
 
 
 class RequestDroppedError(Exception):
@@ -74,6 +88,17 @@ class UpstreamRequest:
         self.done.set()
 
 
+@dataclass(eq=False)
+class UserElicitation:
+    """A question of the gateway that the client passes on to its user. Only the caller of the request `about` may
+    answer."""
+
+    prompt: UserPrompt
+    about: RequestId
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: Mapping[str, Any] | None = None
+
+
 class Relay:
     """A relay of messages between a client and its upstream server. `limit` is the number of seconds to wait for an
     upstream answer.
@@ -86,7 +111,10 @@ class Relay:
         self._to_client, self._to_upstream = to_client, to_upstream
         self._waiting: dict[RequestId, UpstreamRequest] = {}
         self._asked: set[RequestId] = set()  # ids of requests of the upstream server
+        self._held: dict[RequestId, anyio.CancelScope] = {}  # requests that wait for an approval
+        self._elicited: dict[RequestId, UserElicitation] = {}
         self._version: str | None = None
+        self._elicitation: object = None  # the capability of the client
         self._down = False
 
     async def run(self, first: SessionMessage, client: MessageReader, upstream: MessageReader) -> None:
@@ -114,14 +142,24 @@ class Relay:
                 # Keeps the order: the request has now been sent or answered.
                 await group.start(self._requested, request, item.metadata)
             case JSONRPCNotification(method=str(method)) as told if method.startswith(NOTIFICATIONS):
-                await self._up(told)
+                if method != CANCELLED or not self._release(told.params):
+                    await self._up(told)
                 if method == CANCELLED:
                     self._cancelled(told.params)
+            case JSONRPCResponse() | JSONRPCError() as answer if answer.id in self._elicited:
+                group.start_soon(self._answer_elicitation, answer, item.metadata)
             case JSONRPCResponse() | JSONRPCError() as answer if answer.id is not None and answer.id in self._asked:
                 self._asked.discard(answer.id)
                 await self._up(answer)
             case _:
                 pass
+
+    def _release(self, params: Mapping[str, Any] | None) -> bool:
+        """End a request that waits for an approval, and return whether there is one. The upstream does not know it."""
+        scope = self._held.get((params or {}).get("requestId", ""))
+        if scope is not None:
+            scope.cancel()
+        return scope is not None
 
     def _cancelled(self, params: Mapping[str, Any] | None) -> None:
         waiting = self._waiting.get((params or {}).get("requestId", ""))
@@ -131,8 +169,9 @@ class Relay:
     async def _requested(
         self, request: JSONRPCRequest, metadata: MessageMetadata, *, task_status: TaskStatus[None]
     ) -> None:
-        http = metadata.request_context if isinstance(metadata, ServerMessageMetadata) else None
-        context = cast(RequestContext, RelayRequest(request.method, request.params, request.id, http))
+        caller = RelayCaller(self, request, task_status)
+        asked = RelayRequest(request.method, request.params, request.id, http_request(metadata), caller)
+        context = cast(RequestContext, asked)
 
         async def go_on(_: RequestContext) -> dict[str, Any]:
             return await self._forwarded(request, task_status)
@@ -142,9 +181,11 @@ class Relay:
             if request.method == "server/discover":
                 raise MCPError(METHOD_NOT_FOUND, "this gateway requires a session: send `initialize`")
             result = await self._policy(context, go_on)
-            await self._down_to(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result)))
+            await self.send_to_client(
+                JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result))
+            )
         except MCPError as error:
-            await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=error.error))
+            await self.send_to_client(JSONRPCError(jsonrpc="2.0", id=request.id, error=error.error))
         except RequestDroppedError:
             if isinstance(metadata, ServerMessageMetadata) and metadata.on_request_unanswered is not None:
                 await metadata.on_request_unanswered()
@@ -152,14 +193,14 @@ class Relay:
             extra = {"event": "answer_failed", "method": request.method[:MAX_LOGGED_METHOD]}
             _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
             broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed; the request was denied")
-            await self._down_to(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
+            await self.send_to_client(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
         finally:
             notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
         """Return the upstream's answer. Raises MCPError if the upstream answers with an error or not at all, and
         RequestDroppedError."""
-        if request.id in self._waiting:
+        if request.id in self._waiting or request.id in self._held:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
         if self._down:
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
@@ -178,6 +219,7 @@ class Relay:
             case JSONRPCResponse(result=result):
                 if request.method == "initialize":
                     self._version = str(result.get("protocolVersion"))
+                    self._elicitation = elicitation_capability(request.params)
                 return result
             case JSONRPCError(error=error):
                 raise MCPError.from_error_data(error)
@@ -204,6 +246,67 @@ class Relay:
             if isinstance(message, JSONRPCRequest):
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE) from None
 
+    # ── Questions of the gateway to the user ──────────────────────────────────────────────────
+
+    @property
+    def modes(self) -> frozenset[ElicitMode]:
+        return declared_modes(self._elicitation, self._version)
+
+    @contextmanager
+    def hold(self, request: RequestId, task_status: TaskStatus[None]) -> Iterator[None]:
+        """Read further messages of the client while this request waits. Raises RequestDroppedError if the client
+        cancels the request meanwhile, and MCPError if another request has its ID.
+        """
+        if request in self._held or request in self._waiting:
+            raise MCPError(INVALID_REQUEST, "another request in progress has this id")
+        with anyio.CancelScope() as scope:
+            self._held[request] = scope
+            notify_started(task_status)
+            try:
+                yield
+            finally:
+                del self._held[request]
+        if scope.cancelled_caught:
+            raise RequestDroppedError
+
+    async def elicit(self, request: RequestId, prompt: UserPrompt) -> Mapping[str, Any] | None:
+        """Return the answer of the client, or None if it reports an error. A question that is not answered in time is
+        cancelled."""
+        id = f"policyengine-{secrets.token_hex(16)}"  # no request of the upstream server has this ID
+        asked = self._elicited[id] = UserElicitation(prompt, request)
+        try:
+            message = JSONRPCRequest(jsonrpc="2.0", id=id, method=ELICIT_METHOD, params=prompt.params)
+            await self.send_to_client(message, request)
+            await asked.done.wait()
+        finally:
+            del self._elicited[id]
+            if not asked.done.is_set():
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    gone = {"requestId": id, "reason": "the call no longer waits for the answer"}
+                    await self.notify_client(CANCELLED, gone, request)
+        return asked.result
+
+    async def _answer_elicitation(self, answer: JSONRPCResponse | JSONRPCError, metadata: MessageMetadata) -> None:
+        """Accept the first answer that comes from the caller of the request. Over HTTP, an answer is a request of its
+        own, with credentials of its own.
+        """
+        asked = None if answer.id is None else self._elicited.get(answer.id)
+        if asked is None:
+            return
+        context = RelayRequest(ELICIT_METHOD, None, asked.about, http_request(metadata))
+        try:
+            found = caller_identity(await self._policy.facts(cast(RequestContext, context)))
+        except MCPError:
+            found = None
+        if found is None or found != asked.prompt.identity:
+            _LOG.warning("the answer of a user was not accepted: it does not come from the caller of the request")
+        elif not asked.done.is_set():
+            asked.result = answer.result if isinstance(answer, JSONRPCResponse) else None
+            asked.done.set()
+
+    async def notify_client(self, method: str, params: dict[str, Any], related: RequestId) -> None:
+        await self.send_to_client(JSONRPCNotification(jsonrpc="2.0", method=method, params=params), related)
+
     # ── From the upstream server ──────────────────────────────────────────────────────────────
 
     async def _from_upstream(self, upstream: MessageReader) -> None:
@@ -224,14 +327,14 @@ class Relay:
                 waiting = None if message.id is None else self._waiting.get(message.id)
                 if waiting is not None and not waiting.done.is_set():
                     waiting.end(message)
-            case JSONRPCRequest(method=method) if method in CLIENT_METHODS:
+            case JSONRPCRequest(method=method) if method in CLIENT_METHODS and message.id not in self._elicited:
                 self._asked.add(message.id)
-                await self._down_to(message, self._related(None))
+                await self.send_to_client(message, self._related(None))
             case JSONRPCRequest():
                 refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not relay the method")
                 await self._up(JSONRPCError(jsonrpc="2.0", id=message.id, error=refused))
             case JSONRPCNotification():
-                await self._down_to(message, self._related((message.params or {}).get("progressToken")))
+                await self.send_to_client(message, self._related((message.params or {}).get("progressToken")))
             case _:
                 pass
 
@@ -243,9 +346,54 @@ class Relay:
         only = list(self._waiting) if len(self._waiting) == 1 else []
         return next(iter(about or only), None)
 
-    async def _down_to(self, message: Any, related: RequestId | None = None) -> None:
+    async def send_to_client(self, message: Any, related: RequestId | None = None) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left; its session ends
             await self._to_client.send(SessionMessage(message, ServerMessageMetadata(related_request_id=related)))
+
+
+@dataclass(frozen=True, slots=True)
+class RelayCaller:
+    """The client of one request of the session that a relay serves."""
+
+    relay: Relay
+    request: JSONRPCRequest
+    task_status: TaskStatus[None]
+
+    in_rounds = False
+
+    @property
+    def modes(self) -> frozenset[ElicitMode]:
+        return self.relay.modes
+
+    @property
+    def responses(self) -> Mapping[str, Any]:
+        return {}
+
+    def hold(self) -> AbstractContextManager[None]:
+        return self.relay.hold(self.request.id, self.task_status)
+
+    async def progress(self, progress: float, message: str) -> None:
+        token = progress_token(self.request.params)
+        if token is not None:
+            params = {"progressToken": token, "progress": progress, "message": message}
+            await self.relay.notify_client(PROGRESS, params, self.request.id)
+
+    async def elicit(self, prompt: UserPrompt) -> Mapping[str, Any] | None:
+        return await self.relay.elicit(self.request.id, prompt)
+
+    async def complete(self, elicitation: str) -> None:
+        await self.relay.notify_client(COMPLETE_METHOD, {"elicitationId": elicitation}, self.request.id)
+
+
+def http_request(metadata: MessageMetadata) -> Any:
+    """Return the HTTP request that carried a message, if there is one."""
+    return metadata.request_context if isinstance(metadata, ServerMessageMetadata) else None
+
+
+def elicitation_capability(params: Mapping[str, Any] | None) -> object:
+    """Return the `elicitation` capability that a client declares in `initialize`."""
+    capabilities = (params or {}).get("capabilities")
+    return capabilities.get("elicitation") if isinstance(capabilities, Mapping) else None
 
 
 def progress_token(params: Mapping[str, Any] | None) -> object:

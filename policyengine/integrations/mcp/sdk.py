@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -31,6 +32,10 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
     report_outcome,
 )
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound, McpCaller
+from policyengine.integrations.mcp.confirm_results import confirm_result
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.elicitation import without_own_answers
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
     ERROR_CODES,
@@ -47,6 +52,7 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     Params,
@@ -54,14 +60,14 @@ from policyengine.integrations.mcp.unambiguous_messages import (
     get_raw_message,
 )
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
-from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.format_values import format_value
 
 try:
     from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, CallToolResult
     from mcp_types.methods import is_input_required
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
@@ -111,7 +117,9 @@ class PolicyMiddleware:
     `server` is the server's name in policies: `TOOL billing/refund` is its tool `refund`. `identify` returns facts
     about the caller that the server verified, in the form that `/decide` accepts; None for an unknown caller, to whom
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
-    `logging/setLevel`.
+    `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
+    `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
+    the URL of the console with the pages of approvals.
     """
 
     params = staticmethod(check_local_params)
@@ -124,8 +132,13 @@ class PolicyMiddleware:
         identify: Identify[RequestContext] | None = None,
         duties: Duties = NO_DUTIES,
         also: Collection[str] = (),
+        wait_for_approval: float = 0.0,
+        elicit: ElicitMode | str = ElicitMode.OFF,
+        approval_pages: str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
+        self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
         self._warned = False
@@ -149,8 +162,17 @@ class PolicyMiddleware:
         params = self._clear_params(ctx)
         if (no := refuse_alias(ctx.method, params)) is not None:
             raise denial_error(no)
-        asked = build_mcp_question(ctx.method, params, self._server, await self._facts(ctx))
+        asked = build_mcp_question(ctx.method, params, self._server, await self.facts(ctx))
         decision = await decide_and_meet(self._decides, asked, self._duties)
+        if ctx.method == "tools/call":
+            caller = self.caller(ctx)
+            settled = await self._confirms.settle(decision, asked, self._duties, caller)
+            if isinstance(settled, InputRound):
+                return interim_result(settled)
+            if settled.outcome is Outcome.CONFIRM:
+                structured = params.get("name") not in self._with_schema
+                return self.answer(confirm_result(settled, self._confirms.options.pages, structured=structured))
+            decision, ctx = settled, without_answers(ctx)
         if not decision.allowed:
             raise denial_error(decision)
         began = perf_counter()
@@ -162,8 +184,18 @@ class PolicyMiddleware:
         await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
 
+    def answer(self, result: Result) -> HandlerResult:
+        """Return the result of a call in the form that the SDK encodes for the version of the protocol."""
+        return CallToolResult.model_validate(result, by_name=False)
+
+    def caller(self, ctx: RequestContext) -> McpCaller | None:
+        """Return the client of a call, for progress and questions to its user."""
+        responses = (ctx.params or {}).get("inputResponses")
+        answers = responses if isinstance(responses, Mapping) else {}
+        return SessionCaller(ctx.session, ctx.request_id, ctx.request, answers)
+
     async def _listed(self, ctx: RequestContext, call_next: CallNext, listing: McpListMethod) -> HandlerResult:
-        facts = await self._facts(ctx)
+        facts = await self.facts(ctx)
         result = await call_next(ctx)
         items = result.get(listing.items) if isinstance(result, dict) else None
         if not isinstance(result, dict) or not isinstance(items, list):
@@ -172,6 +204,12 @@ class PolicyMiddleware:
         seen = await filter_visible(self._decides, listing, items, names, self._server, facts)
         if items and not seen:
             await self._warn(listing, names[0], facts)
+        if ctx.method == "tools/list":
+            self._with_schema |= {
+                name
+                for name, item in zip(names, items, strict=True)
+                if isinstance(name, str) and item.get("outputSchema") is not None
+            }
         private = {"cacheScope": "private"} if "cacheScope" in result else {}  # another caller may see another list
         return {**result, listing.items: seen, **private}
 
@@ -192,7 +230,7 @@ class PolicyMiddleware:
         """Check requests that name entities without using them: the caller must have access to each of these. Raises
         MCPError.
         """
-        facts, params = await self._facts(ctx), self._clear_params(ctx)
+        facts, params = await self.facts(ctx), self._clear_params(ctx)
         if ctx.method == "completion/complete":
             named = completion_target(params)
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
@@ -220,7 +258,8 @@ class PolicyMiddleware:
         except AmbiguousMessageError as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
 
-    async def _facts(self, ctx: RequestContext) -> Facts:
+    async def facts(self, ctx: RequestContext) -> Facts:
+        """Return the verified facts about the caller of a message. Raises MCPError if the caller is not identified."""
         facts = await identify_caller(self._identify, ctx)
         if facts is None:
             raise denial_error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
@@ -231,6 +270,15 @@ def denial_error(decision: Decision) -> MCPError:
     """Return the error of a denied request: the message for people, and data for programs, such as the binding of an
     approval."""
     return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
+
+
+def without_answers(ctx: RequestContext) -> RequestContext:
+    """Return the context without answers that were for this middleware, not for the tool."""
+    responses = (ctx.params or {}).get("inputResponses")
+    if not isinstance(responses, Mapping) or (kept := without_own_answers(responses)) == responses:
+        return ctx
+    params = {name: value for name, value in (ctx.params or {}).items() if name != "inputResponses"}
+    return replace(ctx, params={**params, **({"inputResponses": kept} if kept else {})})
 
 
 def _call_outcome(result: HandlerResult, began: float) -> tuple[int, float, Facts | None]:

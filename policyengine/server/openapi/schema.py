@@ -324,12 +324,14 @@ class ApprovalStatus(BaseModel):
 
 
 class ApprovalAnswer(BaseModel):
-    """The answer of a person, and the issuer that vouches for the person."""
+    """The answer of a person, and the issuer that vouches for the person. `channel` is `mcp` if an MCP client asked its
+    user."""
 
     by: str
     issuer: str | None = None
     at: str
     reason: str | None = None
+    channel: str | None = None
 
 
 class ApprovalDetails(ApprovalStatus):
