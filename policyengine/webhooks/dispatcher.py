@@ -97,7 +97,7 @@ class WebhookDispatcher:
         self._write()
         try:
             self.sweep()
-        except Exception as error:  # the store fails, or a defect, which must not end the thread
+        except Exception as error:  # a defect must not end the thread
             text = f"expired approvals cannot be recorded: {error!r}"
             self._throttle.tell(logging.ERROR, "sweep", text, event="webhook_fails")
         if self._queue:
