@@ -18,13 +18,14 @@ from policyengine.cli.output.terminal import show_progress
 from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.settings.file import ProjectSettings, load_settings
 from policyengine.cli.settings.issuer_names import check_issuer_names
-from policyengine.cli.webhook_setup import find_approval, open_webhooks
+from policyengine.cli.webhook_setup import open_webhooks
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.entities.sources import EntitySources, SourcesStamp
     from policyengine.entities.watch import EntityWatcher
     from policyengine.reload import ReloadableEngine, ReloadRules
+    from policyengine.webhooks.dispatcher import WebhookDispatcher
 
 
 BEHAVIOR_SUFFIX = ".behavior"
@@ -67,6 +68,7 @@ class LoadedEngine:
     rules: Callable[[], ReloadRules]
     sources: EntitySources | None
     stamp: SourcesStamp | None
+    webhooks: WebhookDispatcher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,10 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
             setup.paths, sources, setup.trust, log, store=setup.store, identity=setup.identity,
             approvals=approvals, halt_file=setup.halt_file,
         )  # fmt: skip
-    if webhooks is not None:
-        webhooks.find = partial(find_approval, engine.store)
     require_readable_halts(engine)
     check_issuer_names(settings, engine.kernel.issuers)
     use_behavior(engine, behavior_folder(setup, engine))
-    return LoadedEngine(engine, settings, rules, sources, stamp)
+    return LoadedEngine(engine, settings, rules, sources, stamp, webhooks)
 
 
 def require_readable_halts(engine: Engine) -> None:
@@ -139,8 +139,16 @@ def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:
     keys = None if setup.trust is None else tuple(setup.trust)
     origin = ReloadSource(tuple(setup.paths), sources, keys, settings=settings_file(setup.paths))
     held = ReloadableEngine(engine, origin, loaded.rules)
+    if loaded.webhooks is not None:
+        loaded.webhooks.sweep = partial(record_expiries, held)
     following = build_entity_watcher(held, sources, loaded.stamp, files=not setup.reload.watch, rules=loaded.rules)
     return ServedEngine(held, following, tests)
+
+
+def record_expiries(held: ReloadableEngine) -> None:
+    """Record the approvals that have expired without an answer."""
+    if held.current.approvals is not None:
+        held.current.approvals.record_expiries()
 
 
 def build_entity_watcher(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING
 
 from policyengine.cli.errors import CommandError
@@ -14,8 +13,6 @@ from policyengine.cli.settings.file import ERROR_KIND, ProjectSettings
 from policyengine.install_hints import install_command
 
 if TYPE_CHECKING:
-    from policyengine.approvals.model import ApprovalRequest
-    from policyengine.stores.base import Store
     from policyengine.webhooks.dispatcher import WebhookDispatcher
     from policyengine.webhooks.target import WebhookLinks, WebhookTarget
 
@@ -100,12 +97,3 @@ def spool_path(settings: ProjectSettings, store: str, log: Path | None) -> Path 
             file = Path(sqlite_path(parse_store_url(store)))
             return file.with_name(file.name + SPOOL_SUFFIX)
     return None if log is None else log.with_name(log.name + SPOOL_SUFFIX)
-
-
-def find_approval(store: Store, id: str) -> ApprovalRequest | None:
-    """Return an approval of the store. Raises StoreError, and ValueError for a damaged one."""
-    from policyengine.approvals.model import read_row
-    from policyengine.clock import MICROSECONDS_PER_SECOND
-
-    row = store.approvals.find(id, round(time() * MICROSECONDS_PER_SECOND))
-    return None if row is None else read_row(row)

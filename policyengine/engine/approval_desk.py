@@ -54,14 +54,15 @@ if TYPE_CHECKING:
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
 ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
 MAX_REASON_LENGTH = 500
-# The events of the states that are put on record, and the states of answers that are reverted if they are not.
+# The events of the states that are put on record, and the states that are reverted if they are not.
 EVENT_KINDS = {
     "pending": ApprovalEventKind.OPENED,
     "approved": ApprovalEventKind.APPROVED,
     "denied": ApprovalEventKind.DENIED,
+    "expired": ApprovalEventKind.EXPIRED,
     "withdrawn": ApprovalEventKind.WITHDRAWN,
 }
-REVERTED_STATES = frozenset({"approved", "denied"})
+REVERTED_STATES = frozenset({"approved", "denied", "expired"})
 STORE_FAILED = "the approval store does not answer"
 
 
@@ -95,6 +96,17 @@ class ApprovalDesk:
         self._decider, self._recorder, self.settings = decider, recorder, settings
         self._throttle = LogThrottle()
         self._expiry = ExpiryRecorder(decider, self._record_expiry)
+
+    # ── For timers and reloads ────────────────────────────────────────────────────────────────
+
+    def record_expiries(self) -> None:
+        """Record the approvals that have expired without an answer, and notify the listener. Servers call it about
+        every second."""
+        self._expiry.follow(self._decider.now())
+
+    def adopt(self, previous: ApprovalDesk) -> None:
+        """Record the expiry of the approvals that a desk of the previous policies knows."""
+        self._expiry.adopt(previous._expiry)
 
     # ── For decisions ─────────────────────────────────────────────────────────────────────────
 
@@ -381,7 +393,8 @@ class ApprovalDesk:
         if listener is None or kind is None:
             return
         if kind is not ApprovalEventKind.APPROVED or approval.state(now) is ApprovalState.APPROVED:
-            listener.notify(ApprovalEvent(kind, approval, now))
+            at = approval.expires if kind is ApprovalEventKind.EXPIRED else now
+            listener.notify(ApprovalEvent(kind, approval, at))
 
 
 class QuotaExceededError(Exception):

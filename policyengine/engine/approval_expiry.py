@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from policyengine.engine.decider import Decider
 
 MAX_RECORDED = 20  # maximum approvals to record in one call, so that no call takes long
+READ_AGAIN_MICROSECONDS = 300_000_000  # between two readings of the approvals that other processes have opened
 
 
 class ExpiryRecorder:
-    """The approvals that may expire, as far as this process knows: those that it opened, and those that wait in the
-    store when `sweep` is first called. Later calls only compare two numbers until one of them is due.
+    """The approvals that may expire, as far as this process knows: those that it opened, and those that waited in the
+    store when it last read them all. Most calls of `sweep` only compare two numbers. `record` writes the expiry to the
+    log, and returns False if it must be tried again.
     """
 
     def __init__(self, decider: Decider, record: Callable[[ApprovalRequest], bool]) -> None:
@@ -29,11 +31,28 @@ class ExpiryRecorder:
         self._lock = Lock()
         self._due: list[tuple[int, str]] = []  # a heap: when an approval expires, and its id
         self._ids: set[str] = set()
-        self._is_complete = False
+        self._is_complete, self._read_at = False, 0
 
     def track(self, approval: ApprovalRequest) -> None:
         """Remember an approval that this process has opened."""
         self._push(approval.expires, approval.id)
+
+    def adopt(self, other: ExpiryRecorder) -> None:
+        """Remember the approvals that another recorder of this process knows."""
+        with other._lock:
+            due = tuple(other._due)
+        for expires, id in due:
+            self._push(expires, id)
+
+    def follow(self, now: int) -> None:
+        """Do the same as `sweep` for a timer: from time to time, read again which approvals wait in the store, so that
+        those of a process that has ended since are recorded, too."""
+        try:
+            if not 0 <= now - self._read_at < READ_AGAIN_MICROSECONDS:
+                self._read_all(now)
+        except StoreError:
+            return
+        self.sweep(now)
 
     def sweep(self, now: int) -> None:
         """Record the approvals that have expired, if any. If the store does not answer, the next call goes on."""
@@ -88,4 +107,4 @@ class ExpiryRecorder:
             for row in rows:  # the row of a waiting approval lives until it expires
                 self._push(row.live, row.id)
             skip += MAX_LISTED_ROWS
-        self._is_complete = True
+        self._is_complete, self._read_at = True, now

@@ -209,6 +209,8 @@ class Engine:
         if observer is not None and observer.observing:
             successor._use_observer(observer.successor(kernel))
         successor.preceding_directory = current
+        if self.approvals is not None:
+            successor.decider.desk.adopt(self.approvals)
         return successor
 
     def prepare(self, previous: Engine) -> None:

@@ -14,9 +14,7 @@ from hashlib import sha256
 from threading import Event, Lock, Thread, current_thread
 from time import monotonic, time
 
-from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
-from policyengine.approvals.model import KEPT_MICROSECONDS, ApprovalRequest, ApprovalState
-from policyengine.clock import MICROSECONDS_PER_SECOND
+from policyengine.approvals.events import ApprovalEvent
 from policyengine.log_throttle import LogThrottle
 from policyengine.webhooks.messages import encode_message
 from policyengine.webhooks.sender import IDLE_SECONDS, KEPT_SECONDS, WebhookSender
@@ -25,29 +23,24 @@ from policyengine.webhooks.target import WebhookLinks, WebhookTarget
 
 _LOG = logging.getLogger("policyengine")
 MAX_QUEUED = 1_000  # events that wait for the thread that writes the spool
-REMINDERS = ""  # the webhook of messages that remind of the end of an approval
-EXPIRE = "expire"
-REMINDER_SECONDS = 30.0  # between two looks at an approval whose end cannot be read
 STOP_SECONDS = 1.0  # to write and send the last messages when a process ends
-MAX_REMINDERS = 100  # in one step
-
-FindApproval = Callable[[str], ApprovalRequest | None]
 
 
 class WebhookDispatcher:
-    """The webhooks of one server. `find` returns an approval from its store, and may raise any error."""
+    """The webhooks of one server. The thread that writes the spool calls `sweep` about every second, which records the
+    approvals that have expired and calls `notify` for each of them."""
 
     def __init__(
         self,
         targets: Sequence[WebhookTarget],
         spool: WebhookSpool,
         links: WebhookLinks,
-        find: FindApproval = lambda id: None,
+        sweep: Callable[[], None] = lambda: None,
         *,
         now: Callable[[], float] = time,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.targets, self.links, self.find = tuple(targets), links, find
+        self.targets, self.links, self.sweep = tuple(targets), links, sweep
         self._spool, self._now, self._clock = spool, now, clock
         self.senders = tuple(WebhookSender(target, spool, clock=clock, now=now) for target in self.targets)
         self._throttle = LogThrottle.every(clock=clock)
@@ -66,7 +59,7 @@ class WebhookDispatcher:
     def notify(self, event: ApprovalEvent) -> None:
         """Queue an event. Never waits for the spool or a receiver, and never raises an error."""
         try:
-            if not any(target.wants(event) for target in self.targets) and not self._wants_end(event):
+            if not any(target.wants(event) for target in self.targets):
                 return
             if len(self._queue) >= MAX_QUEUED:
                 self._drop_event(event, "too many events at a time")
@@ -76,13 +69,6 @@ class WebhookDispatcher:
             self._ready.set()
         except Exception:
             _LOG.exception("an event of an approval was not queued", extra={"event": "webhook_fails"})
-
-    def _wants_end(self, event: ApprovalEvent) -> bool:
-        """Return whether a webhook wants to know if this new approval expires."""
-        if event.kind is not ApprovalEventKind.OPENED:
-            return False
-        end = event._replace(kind=ApprovalEventKind.EXPIRED)
-        return any(target.wants(end) for target in self.targets)
 
     def _drop_event(self, event: ApprovalEvent, why: str) -> None:
         for sender in self.senders:
@@ -106,10 +92,21 @@ class WebhookDispatcher:
     # ── The spool ─────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> None:
-        """Write the queued events and the ends of approvals to the spool. Failures are logged, not raised."""
+        """Write the queued events to the spool, then call `sweep` and write its events. Failures are logged, not
+        raised."""
+        self._write()
+        try:
+            self.sweep()
+        except Exception as error:  # a defect must not end the thread
+            text = f"expired approvals cannot be recorded: {error!r}"
+            self._throttle.tell(logging.ERROR, "sweep", text, event="webhook_fails")
+        if self._queue:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the queued events to the spool. Failures are logged, not raised."""
         try:
             self._write_queue()
-            self._look_at_ends()
             self._waiting = {name: state.waiting for name, state in self._spool.states().items()}
         except SpoolDamagedError as error:
             self._replace_spool(error)
@@ -145,40 +142,14 @@ class WebhookDispatcher:
             return []
 
     def _messages(self, event: ApprovalEvent) -> list[SpoolMessage]:
-        now, approval = self._now(), event.approval
-        found = [
+        now = self._now()
+        return [
             SpoolMessage(
                 message_id(target.name, event), target.name, str(event.kind),
                 encode_message(event, target, self.links), now, now + KEPT_SECONDS,
             )
             for target in self.targets if target.wants(event)
         ]  # fmt: skip
-        if self._wants_end(event):
-            end = approval.expires / MICROSECONDS_PER_SECOND
-            until = end + KEPT_MICROSECONDS / MICROSECONDS_PER_SECOND
-            found.append(SpoolMessage(approval.id, REMINDERS, EXPIRE, b"", end, until))
-        return found
-
-    def _look_at_ends(self) -> None:
-        """Send the event of each approval that has expired without an answer. Raises SpoolError."""
-        for _ in range(MAX_REMINDERS):
-            reminder = self._spool.lease(REMINDERS, REMINDER_SECONDS)
-            if reminder is None:
-                return
-            if reminder.until <= self._now():
-                self._spool.delete(reminder)
-                continue
-            try:
-                approval = self.find(reminder.id)
-            except Exception as error:  # the store fails: the lease ends by itself
-                _LOG.debug("the end of an approval cannot be read: %s", error)
-                continue
-            now = round(self._now() * MICROSECONDS_PER_SECOND)
-            if approval is not None and approval.state(now) is ApprovalState.PENDING:
-                continue  # by another clock
-            if approval is not None and has_lapsed(approval, now):
-                self._add(self._messages(ApprovalEvent(ApprovalEventKind.EXPIRED, approval, approval.expires)))
-            self._spool.delete(reminder)
 
     def _replace_spool(self, error: SpoolError) -> None:
         path = self._spool.path
@@ -215,7 +186,8 @@ class WebhookDispatcher:
         while not stop.is_set():
             self._ready.wait(IDLE_SECONDS)
             self._ready.clear()
-            self.tick()
+            if not stop.is_set():
+                self.tick()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End the threads within `seconds`. What was not sent waits in the spool."""
@@ -228,7 +200,7 @@ class WebhookDispatcher:
         for thread in self._threads:
             if thread is not current_thread() and thread.ident is not None:
                 thread.join(max(0.0, until - self._clock()))
-        self.tick()
+        self._write()  # without `sweep`, whose store may take long to answer
         if self._spool.is_shared:
             self._spool.close()
         self._process, self._threads = 0, []
@@ -248,12 +220,6 @@ def send_until_stopped(sender: WebhookSender, ready: Event, stop: Event) -> None
             ready.wait(pause)
             ready.clear()
     sender.close()
-
-
-def has_lapsed(approval: ApprovalRequest, now: int) -> bool:
-    """Return whether the time to answer is over, and not enough people have answered."""
-    is_answered = approval.refusal is not None or len(approval.votes) == approval.count
-    return not is_answered and approval.state(now) is ApprovalState.EXPIRED
 
 
 def message_id(webhook: str, event: ApprovalEvent) -> str:

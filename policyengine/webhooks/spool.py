@@ -46,7 +46,7 @@ class SpoolDamagedError(SpoolError):
 
 class SpoolMessage(NamedTuple):
     """A message in the spool. `due` is the time of the next attempt, `until` that of the last one, in seconds since
-    1970. A message of the kind `expire` is not sent, but a reminder to look at the approval `id`."""
+    1970."""
 
     id: str
     webhook: str
@@ -152,7 +152,7 @@ class WebhookSpool:
         """Return the state of each webhook with messages. Raises SpoolError."""
         with self._step() as asked:
             rows = asked.execute(
-                "SELECT webhook, count(*), min(due), max(why) FROM message WHERE kind <> 'expire' GROUP BY webhook"
+                "SELECT webhook, count(*), min(due), max(why) FROM message GROUP BY webhook"
             ).fetchall()
         return {str(name): SpoolState(int(count), float(due), str(why)) for name, count, due, why in rows}
 

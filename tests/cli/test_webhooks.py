@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 
+from policyengine.approvals.events import ApprovalEvent
+from policyengine.cli.options.log import LogOptions
+from policyengine.cli.options.observe import ObserveOptions
+from policyengine.cli.options.serve import LogFailureMode, LogSyncMode, ReloadGateMode
+from policyengine.cli.served_engine import EngineSetup, ReloadOptions, load_for_serving, prepare_serving
+from policyengine.stores.memory.store import MemoryStore
 from policyengine.webhooks import verify_webhook
 from policyengine.webhooks.spool import SpoolMessage, WebhookSpool
 from tests.audit.sinks.receivers import Receiver, http_receiver
 from tests.server.processes import started
 from tests.server.test_log import SERVE, ask
 from tests.stores.servers import wait_for
+from tests.stores.test_approval_desk import Desk
 from tests.webhooks.sending import NOW, SECRET, secret_file
 
 POLICY = """
@@ -99,6 +106,37 @@ def test_the_state_of_the_spool_is_shown(project: Path, run: Any) -> None:
             "failure": "the receiver\x1b[2J",
         }
     ]
+
+
+class RecordingListener:
+    """A listener that keeps the events."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def notify(self, event: ApprovalEvent) -> None:
+        self.kinds.append(str(event.kind))
+
+
+def test_the_webhooks_of_a_server_look_for_expired_approvals_also_after_a_reload(project: Path) -> None:
+    log = LogOptions(
+        None, LogFailureMode.DENY, None, None, None, False, LogSyncMode.NEVER, None, None, None, None, None, None
+    )
+    setup = EngineSetup(
+        [project / "p.policy"], None, None, None, "memory:", None, None, False, log, ObserveOptions(None, None, (), ()),
+        ReloadOptions((), ReloadGateMode.NONE, 0.0, False),
+    )  # fmt: skip
+    loaded = load_for_serving(setup)
+    held = prepare_serving(setup, loaded).held
+    assert loaded.webhooks is not None
+    loaded.webhooks.sweep()
+    listener = RecordingListener()
+    desk = Desk(MemoryStore(), listener=listener)
+    desk.opened()
+    desk.later(days=1)
+    held.replace(desk.engine)
+    loaded.webhooks.sweep()
+    assert listener.kinds == ["opened", "expired"]
 
 
 def test_a_server_that_was_killed_sends_after_a_restart_what_it_had_not_sent(

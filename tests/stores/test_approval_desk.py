@@ -936,7 +936,11 @@ def answer_late(desk: Desk, id: str) -> None:
         desk.approvals.approve(id, CAROL)
 
 
-NOTICES = (look, list_all, ask_for_another, answer_late)
+def wait_for_the_timer(desk: Desk, id: str) -> None:
+    desk.approvals.record_expiries()
+
+
+NOTICES = (look, list_all, ask_for_another, answer_late, wait_for_the_timer)
 
 
 @pytest.mark.parametrize("notice", NOTICES)
@@ -1037,6 +1041,44 @@ def test_a_process_that_started_later_records_the_expiry(fresh: Fresh, tmp_path:
     assert (id, "expired") in states_on_record(tmp_path / "expired.jsonl")
 
 
+def test_the_timer_records_what_another_process_opened_after_the_first_reading(fresh: Fresh, tmp_path: Path) -> None:
+    """The process that opened the approval is gone."""
+    log = DecisionLog(tmp_path / "expired.jsonl", seal=None)
+    first = Desk(fresh(), log=log)
+    second = Desk(first.store, log=log)
+    second.approvals.record_expiries()
+    id = first.opened()
+    second.later(minutes=5)
+    second.approvals.record_expiries()
+    second.later(days=1)
+    second.approvals.record_expiries()
+    log.close()
+    assert states_on_record(tmp_path / "expired.jsonl") == [(id, "pending"), (id, "expired")]
+
+
+def test_the_timer_reads_the_store_again_after_the_clock_was_set_back(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    desk.later(days=365)
+    desk.approvals.record_expiries()
+    desk.later(days=-365)
+    other = Desk(desk.store, log=desk.log)
+    id = other.opened()
+    desk.approvals.record_expiries()
+    desk.later(days=1)
+    desk.approvals.record_expiries()
+    assert states_on_record(path) == [(id, "pending"), (id, "expired")]
+
+
+def test_what_expired_just_before_a_reload_is_recorded_after_it(logged: tuple[Desk, Path]) -> None:
+    desk, path = logged
+    id = desk.opened()
+    desk.later(days=1)
+    for _ in range(2):
+        desk.engine = desk.engine.successor(desk.engine_of(f"# a comment\n{RULE}").kernel)
+    desk.approvals.record_expiries()
+    assert states_on_record(path) == [(id, "pending"), (id, "expired")]
+
+
 def test_looking_for_expired_approvals_does_not_disturb_the_clock_of_the_store(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1046,6 +1088,7 @@ def test_looking_for_expired_approvals_does_not_disturb_the_clock_of_the_store(
         assert engine.decide(question).outcome == "confirm"
         assert engine.approvals is not None
         engine.approvals.find(engine.approvals.list()[0].approval.id)
+        engine.approvals.record_expiries()
     assert [one.getMessage() for one in caplog.records] == []
 
 

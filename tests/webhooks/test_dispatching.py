@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import pytest
 
 from policyengine.approvals.events import ApprovalEventKind
-from policyengine.approvals.model import read_row
+from policyengine.approvals.model import KEPT_MICROSECONDS
 from policyengine.audit import DecisionLog, OnFailure
 from policyengine.reload import ReloadableEngine
 from policyengine.server.telemetry.metrics import render_metrics
 from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
-from policyengine.stores.base import StoreError
+from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.webhooks.dispatcher import MAX_QUEUED, WebhookDispatcher
 from policyengine.webhooks.spool import SpoolError, SpoolMessage, WebhookSpool
 from policyengine.webhooks.target import WebhookLinks, WebhookTarget
 from tests.audit.sinks.receivers import Receiver, http_receiver
 from tests.stores.servers import wait_for
-from tests.stores.test_approval_desk import CAROL, DORA, Desk
+from tests.stores.test_approval_desk import CAROL, DORA, PAIR, Desk, broken, fill_disk, states_on_record
 from tests.webhooks.sending import NOW, OPEN, event, target
 
 LINKS = WebhookLinks("https://console.example")
@@ -35,35 +38,35 @@ LINKS = WebhookLinks("https://console.example")
 class Office:
     """A desk whose events go to webhooks; `written` is what the spool has, without any thread."""
 
-    def __init__(self, *targets: WebhookTarget, spool: WebhookSpool | None = None, **more: Any) -> None:
+    def __init__(
+        self, *targets: WebhookTarget, spool: WebhookSpool | None = None, store: Store | None = None, **more: Any
+    ) -> None:
         self.spool = spool or WebhookSpool(now=lambda: self.now)
         self.webhooks = Unstarted(
             targets or (WebhookTarget("a", "https://a.example"),), self.spool, LINKS, now=lambda: self.now,
             clock=lambda: self.now,
         )  # fmt: skip
-        self.desk = Desk(MemoryStore(), listener=self.webhooks, **more)
-        self.webhooks.find = self.find
-        self.store_fails = False
+        self.desk = Desk(store or MemoryStore(), listener=self.webhooks, **more)
+        self.webhooks.sweep = lambda: self.desk.approvals.record_expiries()
         OPEN.append(self.spool)
 
     @property
     def now(self) -> float:
         return self.desk.now.timestamp() if hasattr(self, "desk") else NOW
 
-    def find(self, id: str) -> Any:
-        if self.store_fails:
-            raise StoreError("away")
-        row = self.desk.store.approvals.find(id, round(self.now * 1_000_000))
-        return None if row is None else read_row(row)
-
     def written(self, webhook: str = "a") -> list[str]:
         """Return the kinds of the messages that wait, and remove them."""
         self.webhooks.tick()
-        found = []
-        while (one := self.spool.lease(webhook, 60)) is not None:
-            found.append(json.loads(one.body)["type"].removeprefix("approval."))
-            self.spool.delete(one)
-        return found
+        return [json.loads(one.body)["type"].removeprefix("approval.") for one in leased(self.spool, webhook)]
+
+
+def leased(spool: WebhookSpool, webhook: str = "a") -> list[SpoolMessage]:
+    """Return the messages that wait, and remove them."""
+    found = []
+    while (message := spool.lease(webhook, 60)) is not None:
+        found.append(message)
+        spool.delete(message)
+    return found
 
 
 class Unstarted(WebhookDispatcher):
@@ -162,25 +165,111 @@ def test_an_approval_that_was_answered_does_not_expire(answer: str) -> None:
     assert office.written() == []
 
 
-def test_the_end_is_told_after_the_store_works_again() -> None:
-    office = Office()
-    office.desk.opened()
+def test_an_approval_with_one_of_two_votes_is_told_when_it_expires() -> None:
+    office = Office(rule=PAIR)
+    office.desk.approvals.approve(office.desk.opened(), CAROL)
     office.written()
     office.desk.later(days=1)
-    office.store_fails = True
-    assert office.written() == []
-    office.store_fails = False
-    office.desk.later(seconds=31)
     assert office.written() == ["expired"]
+
+
+def test_what_is_told_when_an_approval_expires_is_on_record(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log", seal=None)
+    office = Office(log=log)
+    id = office.desk.opened()
+    office.desk.later(days=1, seconds=1)
+    office.webhooks.tick()
+    log.close()
+    assert states_on_record(tmp_path / "log") == [(id, "pending"), (id, "expired")]
+    [opened, expired] = [json.loads(one.body) for one in leased(office.spool)]
+    assert (opened["data"]["state"], expired["data"]["state"]) == ("pending", "expired")
+    assert expired["timestamp"] == expired["data"]["expires"] == opened["data"]["expires"]
+
+
+@pytest.mark.parametrize("fails", ["rows", "find", "save"])
+def test_the_end_is_told_after_the_store_works_again(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office()
+    office.desk.opened()
+    if fails != "rows":  # which is called first, and then from time to time
+        assert office.written() == ["opened"]
+    office.desk.later(days=1)
+    with monkeypatch.context() as failing:
+        broken(office.desk, failing, fails)
+        office.written()
+        assert office.written() == []
+    assert office.written() == ["expired"]
+    assert office.written() == []
+
+
+def test_an_end_that_cannot_be_recorded_is_told_once_it_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = DecisionLog(tmp_path / "log", seal=None, on_failure=OnFailure.DENY)
+    office = Office(log=log)
+    id = office.desk.opened()
+    assert office.written() == ["opened"]
+    office.desk.later(days=1)
+    with monkeypatch.context() as full:
+        fill_disk(full)
+        assert [office.written() for _ in range(3)] == [[]] * 3
+    assert [office.written() for _ in range(3)] == [["expired"], [], []]
+    log.close()
+    assert states_on_record(tmp_path / "log") == [(id, "pending"), (id, "expired")]
 
 
 def test_the_end_is_not_told_if_the_approval_was_deleted() -> None:
     office = Office()
     office.desk.opened()
     office.written()
-    office.desk.later(days=1, hours=2)
+    office.desk.later(days=1, seconds=KEPT_MICROSECONDS / 1_000_000)
     assert office.written() == []
     assert office.spool.states() == {}
+
+
+def test_processes_with_one_store_and_their_own_spools_tell_an_end_once(tmp_path: Path) -> None:
+    store = tmp_path / "state.db"
+    offices = [Office(store=SqliteStore(store)) for _ in range(3)]
+    ids = [office.desk.opened(amount) for office, amount in zip(offices, (900, 901, 902), strict=True)]
+    assert [office.written() for office in offices] == [["opened"]] * 3
+    for office in offices:
+        office.desk.later(days=1)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda office: office.webhooks.tick(), offices * 3))
+    told = [json.loads(one.body) for office in offices for one in leased(office.spool)]
+    assert sorted((one["type"], one["data"]["id"]) for one in told) == sorted(("approval.expired", id) for id in ids)
+
+
+def test_the_process_that_records_an_end_tells_it(tmp_path: Path) -> None:
+    store = tmp_path / "state.db"
+    first, second = Office(store=SqliteStore(store)), Office(store=SqliteStore(store))
+    first.desk.opened()
+    assert (first.written(), second.written()) == (["opened"], [])
+    for office in (first, second):
+        office.desk.later(days=1)
+    assert (second.written(), first.written()) == (["expired"], [])
+
+
+def test_an_approval_expires_by_the_clock_of_the_store_not_of_the_webhooks() -> None:
+    office = Office()
+    ahead = Unstarted(
+        office.webhooks.targets, office.spool, LINKS, office.webhooks.sweep, now=lambda: office.now + 86_400
+    )
+    office.desk.opened()
+    ahead.tick()
+    assert office.written() == ["opened"]
+
+
+def test_a_sweep_that_fails_is_logged_and_does_not_stop_events(caplog: pytest.LogCaptureFixture) -> None:
+    office = Office()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    office.webhooks.sweep = fail
+    for number in range(3):
+        office.webhooks.notify(event(id=f"{number}"))
+        assert office.written() == ["opened"]
+    assert [getattr(one, "event", None) for one in caplog.records] == ["webhook_fails"]
 
 
 def test_a_webhook_for_ends_only_gets_them() -> None:
@@ -295,6 +384,42 @@ def test_an_approval_is_told_to_a_real_receiver(receiver: Receiver, tmp_path: Pa
     finally:
         webhooks.stop(60)
         spool.close()
+
+
+def test_the_thread_of_the_webhooks_tells_what_has_expired(receiver: Receiver, tmp_path: Path) -> None:
+    spool = WebhookSpool(tmp_path / "spool")
+    webhooks = WebhookDispatcher([target(receiver)], spool, LINKS)
+    desk = Desk(MemoryStore(), listener=webhooks)
+    desk.opened()
+    desk.later(days=1)
+    webhooks.sweep = desk.approvals.record_expiries
+    try:
+        wait_for(lambda: len(receiver.requests) == 2)
+        assert {json.loads(one.body)["type"] for one in receiver.requests} == {"approval.opened", "approval.expired"}
+    finally:
+        webhooks.stop(60)
+        spool.close()
+
+
+def test_webhooks_that_stop_begin_no_sweep(receiver: Receiver) -> None:
+    """A store that does not answer would keep the process from ending."""
+    spool, begun, may_go, swept_by = WebhookSpool(), Event(), Event(), list[Thread]()
+
+    def sweep() -> None:
+        swept_by.append(current_thread())
+        begun.set()
+        may_go.wait(60)
+
+    webhooks = WebhookDispatcher([target(receiver)], spool, LINKS, sweep)
+    webhooks.notify(event())
+    assert begun.wait(60)
+    webhooks.stop(0)
+    may_go.set()
+    for thread in threading.enumerate():
+        if thread.name == "webhooks":
+            thread.join(60)
+    spool.close()
+    assert len(swept_by) == 1
 
 
 def test_a_slow_receiver_does_not_delay_another_one(receiver: Receiver) -> None:
