@@ -55,8 +55,10 @@ class DayRequests:
 
     def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
         """Add a request at a time of this day."""
-        number, columns = self._number(issuer, agent), self.columns
-        if number == MAX_CALLERS or len(columns.runs) >= MAX_DAY_EVENTS or self._counts[number] >= MAX_CALLER_EVENTS:
+        columns = self.columns
+        # A caller without a request that was added has no number, so that the numbers follow from the requests alone.
+        number = MAX_CALLERS if len(columns.runs) >= MAX_DAY_EVENTS else self._number(issuer, agent)
+        if number == MAX_CALLERS or self._counts[number] >= MAX_CALLER_EVENTS:
             self.left_out += 1
             return
         self._counts[number] += 1
@@ -77,17 +79,22 @@ class DayRequests:
         be exceeded, so that each request must be added on its own."""
         if self.count + len(times) > MAX_DAY_EVENTS or len(self._counts) + len(callers) > MAX_CALLERS:
             return False
-        known = [self._number(*name) for name in callers]
-        counts = Counter(map(known.__getitem__, numbers))
-        if any(self._counts[number] + count > MAX_CALLER_EVENTS for number, count in counts.items()):
+        counts = Counter(numbers)
+        if any(self._count_of(callers[number]) + count > MAX_CALLER_EVENTS for number, count in counts.items()):
             return False
+        known = [self._number(*name) for name in callers]
         for number, count in counts.items():
-            self._counts[number] += count
+            self._counts[known[number]] += count
         self.columns.times.extend(times)
         self.columns.callers.extend(map(known.__getitem__, numbers))
         self.columns.endpoints.extend(endpoints)
         self.columns.runs.extend(runs)
         return True
+
+    def _count_of(self, name: tuple[str, str]) -> int:
+        """Return the number of requests of a caller."""
+        number = self._numbers.get(name)
+        return 0 if number is None else self._counts[number]
 
     def _number(self, issuer: str, agent: str) -> int:
         """Return the number of a caller; MAX_CALLERS for a new one if there are too many."""
@@ -105,21 +112,31 @@ class DayRequests:
     def pack(self, begin: int, end: int) -> bytes:
         """Return a part of the requests, by their numbers."""
         columns, part = self.columns, slice(begin, end)
-        chosen = columns.callers[part]
-        used = sorted(set(chosen))
-        places = {number: place for place, number in enumerate(used)}
-        callers = self.callers()
-        return msgpack.encode(
-            RequestsPart(
-                self.day, tuple(callers[number][:2] for number in used), columns.times[part].tobytes(),
-                array("I", map(places.__getitem__, chosen)).tobytes(), columns.endpoints[part].tobytes(),
-                columns.runs[part].tobytes(),
-            )
-        )  # fmt: skip
+        chosen = columns.callers[part]  # first: their callers have numbers below
+        return pack_requests(
+            self.day, list(self._numbers), columns.times[part], chosen, columns.endpoints[part], columns.runs[part]
+        )
+
+
+def pack_requests(
+    day: int,
+    callers: Sequence[tuple[str, str]],
+    times: array[int],
+    numbers: array[int],
+    endpoints: array[int],
+    runs: array[int],
+) -> bytes:
+    """Return requests in columns as a RequestsPart; `numbers` are those of `callers`."""
+    used = sorted(set(numbers))
+    places = {number: place for place, number in enumerate(used)}
+    placed = array("I", map(places.__getitem__, numbers))
+    columns = (column.tobytes() for column in (times, placed, endpoints, runs))
+    return msgpack.encode(RequestsPart(day, tuple(callers[number] for number in used), *columns))
 
 
 class RecentRequests:
-    """The requests of the last SEARCHED_DAYS days, and of the current one. It is not thread-safe."""
+    """The requests of the latest day that has any, and of the SEARCHED_DAYS days before it. Requests of earlier days
+    are left out, whether they come before or after later ones. It is not thread-safe."""
 
     def __init__(self) -> None:
         self.days: dict[int, DayRequests] = {}
@@ -138,11 +155,13 @@ class RecentRequests:
         if outcome != DENIED:
             day = at // DAY
             requests = self.days.get(day) or self._day(day)
-            requests.add(at, caller.issuer, caller.agent, endpoint, run)
+            if requests is not None:
+                requests.add(at, caller.issuer, caller.agent, endpoint, run)
 
-    def _day(self, day: int) -> DayRequests:
+    def _day(self, day: int) -> DayRequests | None:
+        """Return the requests of a day; None if the day is too early."""
         found = self.days.get(day)
-        if found is None:
+        if found is None and max(self.days, default=0) - day <= SEARCHED_DAYS:
             found = self.days[day] = DayRequests(day)
             for old in [each for each in self.days if day - each > SEARCHED_DAYS]:
                 del self.days[old]
@@ -161,7 +180,7 @@ class RecentRequests:
         if len(numbers) and (max(numbers) >= len(part.callers) or max(times) >= DAY):
             raise RequestsError("a number is out of range")
         requests, begin = self._day(part.day), part.day * DAY
-        if requests.extend(part.callers, times, numbers, endpoints, runs):
+        if requests is None or requests.extend(part.callers, times, numbers, endpoints, runs):
             return
         for at, number, endpoint, run in zip(times, numbers, endpoints, runs, strict=True):
             requests.add(begin + at, *part.callers[number], endpoint, run)
@@ -195,6 +214,15 @@ class FirstReady:
         for caller, group, row in rows:
             self.note(caller, row.ready_day)
             yield caller, group, row
+
+    def pack(self) -> bytes:
+        """Return the days as bytes, for another process."""
+        return msgpack.encode([(*name, day) for name, day in self._days.items()])
+
+    def merge_packed(self, raw: bytes) -> None:
+        """Add the days that `pack` returned in another process."""
+        for issuer, agent, day in msgpack.decode(raw, type=list[tuple[str, str, int]]):
+            self.note(Caller(issuer, agent), day)
 
     def times(self) -> Mapping[tuple[str, str], int]:
         """Return the times in milliseconds since 1970, by issuer and name."""
