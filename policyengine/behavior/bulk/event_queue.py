@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from policyengine.behavior.bulk.day_starts import DayStarts
-from policyengine.behavior.events import FAILED, BehaviorEvent, Tagger
+from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import CLAMPED, RELEASED, BehaviorState, CallerMoment, SettingsOf
 
-MAX_QUEUED: Final = 65_536  # events
+MAX_QUEUED: Final = 262_144  # events, in about 70 MB
 
 LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
 
@@ -23,7 +22,7 @@ class EventQueue:
 
     def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
         self._state, self._settings_of = state, settings_of
-        self._events: list[LearnedEvent] = []
+        self._events: list[tuple[Caller, CallerMoment]] = []  # in order
         self._groups = settings_of("").groups
         self._starts = DayStarts(state, self._groups)
 
@@ -37,32 +36,28 @@ class EventQueue:
             if self._groups:
                 endpoint = self._state.tagger.tag(event.endpoint)
                 self._state.requests.add(event.at, event.caller, endpoint, event.run, event.outcome)
-        self._events.append(event)
+        self._events.append((event.caller, moment_of(event, self._state.tagger)))
         if len(self._events) >= MAX_QUEUED:
             self.flush()
 
     def flush(self) -> None:
         """Fold the events that were added."""
         events, self._events = self._events, []
-        if self._state.has_room(len({event.caller for event in events})):
+        if self._state.has_room(len({caller for caller, _ in events})):
             self._fold_agents(events)
             return
-        for event in events:  # the order of callers determines which of them make room
-            self._state.fold_run(event.caller, (moment_of(event, self._state.tagger),), self._settings_of)
+        for caller, moment in events:  # the order of callers determines which of them make room
+            self._state.fold_run(caller, (moment,), self._settings_of)
 
-    def _fold_agents(self, events: list[LearnedEvent]) -> None:
-        agents: dict[tuple[str, str], list[LearnedEvent]] = {}
+    def _fold_agents(self, events: list[tuple[Caller, CallerMoment]]) -> None:
+        agents: dict[tuple[str, str], list[tuple[Caller, CallerMoment]]] = {}
         for event in events:
-            agents.setdefault((event.caller.issuer, event.caller.agent), []).append(event)
+            agents.setdefault(event[0][:2], []).append(event)
         for mine in agents.values():
-            for caller, run in groupby(mine, key=attrgetter("caller")):
-                self._state.fold_run(caller, moments_of(run, self._state.tagger), self._settings_of)
-        decided = [event.caller for event in reversed(events) if isinstance(event, BehaviorEvent)]
+            for caller, run in groupby(mine, key=itemgetter(0)):
+                self._state.fold_run(caller, map(itemgetter(1), run), self._settings_of)
+        decided = [caller for caller, moment in reversed(events) if moment[4] != FAILED]
         self._state.sort_latest(reversed(dict.fromkeys(decided)))
-
-
-def moments_of(events: Iterable[LearnedEvent], tagger: Tagger) -> Iterator[CallerMoment]:
-    return (moment_of(event, tagger) for event in events)
 
 
 def moment_of(event: LearnedEvent, tagger: Tagger) -> CallerMoment:
