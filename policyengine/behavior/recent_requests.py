@@ -14,9 +14,10 @@ from msgspec import MsgspecError, Struct, msgpack
 
 from policyengine.behavior.events import DENIED, MAX_TIME, Caller
 from policyengine.behavior.lockstep.bounds import DAY, MAX_CALLER_EVENTS, MAX_CALLERS
-from policyengine.behavior.lockstep.columns import MAX_TAG, CallerNumbers, EventColumns
+from policyengine.behavior.lockstep.columns import MAX_TAG, EventColumns
 from policyengine.behavior.row import BehaviorRow
 
+AgentName: TypeAlias = tuple[str, str]  # issuer and name
 TaughtRow: TypeAlias = tuple[Caller, str, BehaviorRow]
 SEARCHED_DAYS: Final = 3  # schedules that repeat only daily are recognized from the third day on
 MAX_DAY_EVENTS: Final = 2**20
@@ -31,7 +32,7 @@ class RequestsPart(Struct, array_like=True, frozen=True):
     """Requests of some callers (issuer and agent) on one day, in columns of little-endian 32-bit numbers."""
 
     day: int
-    callers: tuple[tuple[str, str], ...]
+    callers: tuple[AgentName, ...]
     times: bytes
     numbers: bytes
     endpoints: bytes
@@ -46,12 +47,12 @@ class DayRequests:
         self.day = day
         self.columns = EventColumns(day * DAY, (day + 1) * DAY)
         self.left_out = 0
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._numbers: dict[AgentName, int] = {}
         self._counts = array("I")  # of the requests of each caller
 
-    def callers(self) -> list[Caller]:
+    def callers(self) -> list[AgentName]:
         """Return all callers. The index of each caller is its number."""
-        return [Caller(*name) for name in list(self._numbers)]
+        return list(self._numbers)
 
     def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
         """Add a request at a time of this day."""
@@ -69,7 +70,7 @@ class DayRequests:
 
     def extend(
         self,
-        callers: Sequence[tuple[str, str]],
+        callers: Sequence[AgentName],
         times: array[int],
         numbers: array[int],
         endpoints: array[int],
@@ -91,7 +92,7 @@ class DayRequests:
         self.columns.runs.extend(runs)
         return True
 
-    def _count_of(self, name: tuple[str, str]) -> int:
+    def _count_of(self, name: AgentName) -> int:
         """Return the number of requests of a caller."""
         number = self._numbers.get(name)
         return 0 if number is None else self._counts[number]
@@ -114,13 +115,13 @@ class DayRequests:
         columns, part = self.columns, slice(begin, end)
         chosen = columns.callers[part]  # first: their callers have numbers below
         return pack_requests(
-            self.day, list(self._numbers), columns.times[part], chosen, columns.endpoints[part], columns.runs[part]
+            self.day, self.callers(), columns.times[part], chosen, columns.endpoints[part], columns.runs[part]
         )
 
 
 def pack_requests(
     day: int,
-    callers: Sequence[tuple[str, str]],
+    callers: Sequence[AgentName],
     times: array[int],
     numbers: array[int],
     endpoints: array[int],
@@ -185,23 +186,25 @@ class RecentRequests:
         for at, number, endpoint, run in zip(times, numbers, endpoints, runs, strict=True):
             requests.add(begin + at, *part.callers[number], endpoint, run)
 
-    def window(self, until: int) -> tuple[EventColumns, list[Caller]]:
+    def window(self, until: int) -> tuple[EventColumns, list[AgentName]]:
         """Return the requests of the days before a day, with their callers by number. Decisions may be added to other
-        days meanwhile."""
-        columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), CallerNumbers()
+        days meanwhile. No object is made for each caller: so many new objects would start a full garbage collection,
+        for which decisions wait."""
+        columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), dict[AgentName, int]()
         for day in sorted(self.days):
             if until - SEARCHED_DAYS <= day < until:
                 requests = self.days[day]
                 count = requests.count  # first: a caller that appears now has no number below
-                columns.extend(requests.columns, count, list(map(numbers.number, requests.callers())))
-        return columns, numbers.callers()
+                known = [numbers.setdefault(name, len(numbers)) for name in requests.callers()]
+                columns.extend(requests.columns, count, known)
+        return columns, list(numbers)[:MAX_CALLERS]
 
 
 class FirstReady:
     """Since when each agent is ready: the first day of each of its callers."""
 
     def __init__(self) -> None:
-        self._days: dict[tuple[str, str], int] = {}
+        self._days: dict[AgentName, int] = {}
 
     def note(self, caller: Caller, day: int) -> None:
         """Note the day on which a caller became ready; 0 if it never was."""
@@ -224,12 +227,12 @@ class FirstReady:
         for issuer, agent, day in msgpack.decode(raw, type=list[tuple[str, str, int]]):
             self.note(Caller(issuer, agent), day)
 
-    def times(self) -> Mapping[tuple[str, str], int]:
+    def times(self) -> Mapping[AgentName, int]:
         """Return the times in milliseconds since 1970, by issuer and name."""
         return {name: day * DAY for name, day in self._days.items()}
 
 
-def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], int]:
+def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[AgentName, int]:
     """Return since when each agent is ready, from the days on which its callers became ready."""
     found = FirstReady()
     for caller, day in rows:

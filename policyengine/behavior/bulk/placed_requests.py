@@ -18,11 +18,11 @@ from policyengine.behavior.recent_requests import (
     MAX_DAY_EVENTS,
     PART_REQUESTS,
     SEARCHED_DAYS,
+    AgentName,
     RecentRequests,
     pack_requests,
 )
 
-AgentName: TypeAlias = tuple[str, str]  # issuer and name
 PackedDay: TypeAlias = tuple[int, list[AgentName], bytes, bytes, bytes, bytes, bytes]
 _DECODE_DAY: Final = msgspec.msgpack.Decoder(PackedDay).decode
 

@@ -68,7 +68,7 @@ def test_groups_in_the_logs_of_two_servers(compared):
 def test_groups_on_days_that_do_not_follow_each_other(compared):
     case = compared["groups_on_days_that_return"]
     assert all(case[name] for name in SAME)
-    assert case["groups"] == [4]
+    assert case["groups"] == [3]
 
 
 def test_the_command_learns_on_spark(environment, tmp_path):
