@@ -483,16 +483,19 @@ def read_deviation(row: BehaviorRow, model: ClassModel, request: int, own: int, 
     if excess > worst:
         worst = excess
     length = 0 if scored <= SHORT_RUN else 1
-    by_class = rank(model.class_tails, length, min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1))
-    place = SCORE_LENGTHS * maturity(row) + length
-    by_caller = rank(model.own_tails, place, min(worst // EXCESS_STEP, SCORE_BUCKETS - 1))
-    return max(1_000 - min(by_class, by_caller) * (1 + length), 0)
+    by_class = rank(model.class_tails, length, surprise // SURPRISE_STEP)
+    by_caller = rank(model.own_tails, SCORE_LENGTHS * maturity(row) + length, worst // EXCESS_STEP)
+    deviation = 1_000 - (by_class if by_class < by_caller else by_caller) * (1 + length)
+    return deviation if deviation > 0 else 0
 
 
 def rank(tails: tuple[int, ...], place: int, bucket: int) -> int:
     """Return twice the share of the scores in a bucket or above it, in thousandths, rounded up. The tails of each place
-    count the scores from each bucket on. The score itself is counted too, so that no share is 0."""
+    count the scores from each bucket on; the last bucket has no upper bound. The score itself is counted too, so that
+    no share is 0."""
     first = place * SCORE_BUCKETS
+    if bucket >= SCORE_BUCKETS:
+        bucket = SCORE_BUCKETS - 1
     return -(-2_000 * (tails[first + bucket] + 1) // (tails[first] + 1))
 
 

@@ -30,6 +30,7 @@ COUNT_BITS: Final = 40
 MAX_GRAM_COUNT: Final = (1 << COUNT_BITS) - 1
 PART_UNIT: Final = 1_024  # while the rows of a class are added up
 MAX_TAGS: Final = 16_384  # cached sequences
+MAX_SURPRISES: Final = 4_096  # cached sequences of a class
 _TAGS: Final[dict[int, tuple[int, ...]]] = {}
 # -log2 of 1 + n/256, in 1/256 bit
 _LOGS: Final = [round(SURPRISE_UNIT * log2(1 + number / 256)) for number in range(256)]
@@ -167,13 +168,15 @@ def halve_grams(row: BehaviorRow) -> None:
 
 
 class GramCounts:
-    """The counts of the grams of a class, by tag, and the number of requests `total`, in 1/CLASS_UNIT."""
+    """The counts of the grams of a class, by tag, and the number of requests `total`, in 1/CLASS_UNIT. They never
+    change, so `surprises` caches how surprising symbols after contexts are."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "surprises", "total")
 
     def __init__(self, counts: dict[int, int], total: int) -> None:
         self.counts = counts
         self.total = total
+        self.surprises: dict[int, int] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GramCounts) and (self.counts, self.total) == (other.counts, other.total)
@@ -199,6 +202,17 @@ def unpack_grams(raw: bytes) -> GramCounts:
 
 def class_surprise(grams: GramCounts, context: int, symbol: int) -> int:
     """Return how surprising a symbol after a context is to the class with these counts."""
+    key, known = context << 16 | symbol, grams.surprises
+    found = known.get(key)
+    if found is None:
+        if len(known) >= MAX_SURPRISES:
+            known.clear()
+        found = known[key] = compute_surprise(grams, context, symbol)
+    return found
+
+
+def compute_surprise(grams: GramCounts, context: int, symbol: int) -> int:
+    """Return how surprising a symbol after a context is to the class, from its counts."""
     counts, total, tags = grams.counts, grams.total, gram_tags(context, symbol)
     count = counts.get(tags[0], 0)
     probability = (count * ONE + CLASS_UNIT * LEAST_PROBABILITY) // ((total if total > count else count) + CLASS_UNIT)

@@ -32,11 +32,10 @@ def find_groups_of(
     earlier = tuple(earlier)
     columns, callers = requests.window(day)
     key_of = key_of or keys.of
-    members = [key_of(caller.issuer, caller.agent) for caller in callers]
+    members = [key_of(*caller) for caller in callers]
     pooled = {member.key for group in earlier for member in group.members if member.is_kept(day)}
     times = [
-        NEVER if member in pooled else ready.get((caller.issuer, caller.agent), NEVER)
-        for caller, member in zip(callers, members, strict=True)
+        NEVER if member in pooled else ready.get(caller, NEVER) for caller, member in zip(callers, members, strict=True)
     ]
     try:
         pools = find(columns, times) if len(columns) else ()

@@ -14,9 +14,10 @@ from msgspec import MsgspecError, Struct, msgpack
 
 from policyengine.behavior.events import DENIED, MAX_TIME, Caller
 from policyengine.behavior.lockstep.bounds import DAY, MAX_CALLER_EVENTS, MAX_CALLERS
-from policyengine.behavior.lockstep.columns import MAX_TAG, CallerNumbers, EventColumns
+from policyengine.behavior.lockstep.columns import MAX_TAG, EventColumns
 from policyengine.behavior.row import BehaviorRow
 
+AgentName: TypeAlias = tuple[str, str]  # issuer and name
 TaughtRow: TypeAlias = tuple[Caller, str, BehaviorRow]
 SEARCHED_DAYS: Final = 3  # schedules that repeat only daily are recognized from the third day on
 MAX_DAY_EVENTS: Final = 2**20
@@ -31,7 +32,7 @@ class RequestsPart(Struct, array_like=True, frozen=True):
     """Requests of some callers (issuer and agent) on one day, in columns of little-endian 32-bit numbers."""
 
     day: int
-    callers: tuple[tuple[str, str], ...]
+    callers: tuple[AgentName, ...]
     times: bytes
     numbers: bytes
     endpoints: bytes
@@ -46,17 +47,19 @@ class DayRequests:
         self.day = day
         self.columns = EventColumns(day * DAY, (day + 1) * DAY)
         self.left_out = 0
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._numbers: dict[AgentName, int] = {}
         self._counts = array("I")  # of the requests of each caller
 
-    def callers(self) -> list[Caller]:
+    def callers(self) -> list[AgentName]:
         """Return all callers. The index of each caller is its number."""
-        return [Caller(*name) for name in list(self._numbers)]
+        return list(self._numbers)
 
     def add(self, at: int, issuer: str, agent: str, endpoint: int, run: int) -> None:
         """Add a request at a time of this day."""
-        number, columns = self._number(issuer, agent), self.columns
-        if number == MAX_CALLERS or len(columns.runs) >= MAX_DAY_EVENTS or self._counts[number] >= MAX_CALLER_EVENTS:
+        columns = self.columns
+        # A caller without a request that was added has no number, so that the numbers follow from the requests alone.
+        number = MAX_CALLERS if len(columns.runs) >= MAX_DAY_EVENTS else self._number(issuer, agent)
+        if number == MAX_CALLERS or self._counts[number] >= MAX_CALLER_EVENTS:
             self.left_out += 1
             return
         self._counts[number] += 1
@@ -67,7 +70,7 @@ class DayRequests:
 
     def extend(
         self,
-        callers: Sequence[tuple[str, str]],
+        callers: Sequence[AgentName],
         times: array[int],
         numbers: array[int],
         endpoints: array[int],
@@ -77,17 +80,22 @@ class DayRequests:
         be exceeded, so that each request must be added on its own."""
         if self.count + len(times) > MAX_DAY_EVENTS or len(self._counts) + len(callers) > MAX_CALLERS:
             return False
-        known = [self._number(*name) for name in callers]
-        counts = Counter(map(known.__getitem__, numbers))
-        if any(self._counts[number] + count > MAX_CALLER_EVENTS for number, count in counts.items()):
+        counts = Counter(numbers)
+        if any(self._count_of(callers[number]) + count > MAX_CALLER_EVENTS for number, count in counts.items()):
             return False
+        known = [self._number(*name) for name in callers]
         for number, count in counts.items():
-            self._counts[number] += count
+            self._counts[known[number]] += count
         self.columns.times.extend(times)
         self.columns.callers.extend(map(known.__getitem__, numbers))
         self.columns.endpoints.extend(endpoints)
         self.columns.runs.extend(runs)
         return True
+
+    def _count_of(self, name: AgentName) -> int:
+        """Return the number of requests of a caller."""
+        number = self._numbers.get(name)
+        return 0 if number is None else self._counts[number]
 
     def _number(self, issuer: str, agent: str) -> int:
         """Return the number of a caller; MAX_CALLERS for a new one if there are too many."""
@@ -105,21 +113,31 @@ class DayRequests:
     def pack(self, begin: int, end: int) -> bytes:
         """Return a part of the requests, by their numbers."""
         columns, part = self.columns, slice(begin, end)
-        chosen = columns.callers[part]
-        used = sorted(set(chosen))
-        places = {number: place for place, number in enumerate(used)}
-        callers = self.callers()
-        return msgpack.encode(
-            RequestsPart(
-                self.day, tuple(callers[number][:2] for number in used), columns.times[part].tobytes(),
-                array("I", map(places.__getitem__, chosen)).tobytes(), columns.endpoints[part].tobytes(),
-                columns.runs[part].tobytes(),
-            )
-        )  # fmt: skip
+        chosen = columns.callers[part]  # first: their callers have numbers below
+        return pack_requests(
+            self.day, self.callers(), columns.times[part], chosen, columns.endpoints[part], columns.runs[part]
+        )
+
+
+def pack_requests(
+    day: int,
+    callers: Sequence[AgentName],
+    times: array[int],
+    numbers: array[int],
+    endpoints: array[int],
+    runs: array[int],
+) -> bytes:
+    """Return requests in columns as a RequestsPart; `numbers` are those of `callers`."""
+    used = sorted(set(numbers))
+    places = {number: place for place, number in enumerate(used)}
+    placed = array("I", map(places.__getitem__, numbers))
+    columns = (column.tobytes() for column in (times, placed, endpoints, runs))
+    return msgpack.encode(RequestsPart(day, tuple(callers[number] for number in used), *columns))
 
 
 class RecentRequests:
-    """The requests of the last SEARCHED_DAYS days, and of the current one. It is not thread-safe."""
+    """The requests of the latest day that has any, and of the SEARCHED_DAYS days before it. Requests of earlier days
+    are left out, whether they come before or after later ones. It is not thread-safe."""
 
     def __init__(self) -> None:
         self.days: dict[int, DayRequests] = {}
@@ -138,11 +156,13 @@ class RecentRequests:
         if outcome != DENIED:
             day = at // DAY
             requests = self.days.get(day) or self._day(day)
-            requests.add(at, caller.issuer, caller.agent, endpoint, run)
+            if requests is not None:
+                requests.add(at, caller.issuer, caller.agent, endpoint, run)
 
-    def _day(self, day: int) -> DayRequests:
+    def _day(self, day: int) -> DayRequests | None:
+        """Return the requests of a day; None if the day is too early."""
         found = self.days.get(day)
-        if found is None:
+        if found is None and max(self.days, default=0) - day <= SEARCHED_DAYS:
             found = self.days[day] = DayRequests(day)
             for old in [each for each in self.days if day - each > SEARCHED_DAYS]:
                 del self.days[old]
@@ -161,28 +181,30 @@ class RecentRequests:
         if len(numbers) and (max(numbers) >= len(part.callers) or max(times) >= DAY):
             raise RequestsError("a number is out of range")
         requests, begin = self._day(part.day), part.day * DAY
-        if requests.extend(part.callers, times, numbers, endpoints, runs):
+        if requests is None or requests.extend(part.callers, times, numbers, endpoints, runs):
             return
         for at, number, endpoint, run in zip(times, numbers, endpoints, runs, strict=True):
             requests.add(begin + at, *part.callers[number], endpoint, run)
 
-    def window(self, until: int) -> tuple[EventColumns, list[Caller]]:
+    def window(self, until: int) -> tuple[EventColumns, list[AgentName]]:
         """Return the requests of the days before a day, with their callers by number. Decisions may be added to other
-        days meanwhile."""
-        columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), CallerNumbers()
+        days meanwhile. No object is made for each caller: so many new objects would start a full garbage collection,
+        for which decisions wait."""
+        columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), dict[AgentName, int]()
         for day in sorted(self.days):
             if until - SEARCHED_DAYS <= day < until:
                 requests = self.days[day]
                 count = requests.count  # first: a caller that appears now has no number below
-                columns.extend(requests.columns, count, list(map(numbers.number, requests.callers())))
-        return columns, numbers.callers()
+                known = [numbers.setdefault(name, len(numbers)) for name in requests.callers()]
+                columns.extend(requests.columns, count, known)
+        return columns, list(numbers)[:MAX_CALLERS]
 
 
 class FirstReady:
     """Since when each agent is ready: the first day of each of its callers."""
 
     def __init__(self) -> None:
-        self._days: dict[tuple[str, str], int] = {}
+        self._days: dict[AgentName, int] = {}
 
     def note(self, caller: Caller, day: int) -> None:
         """Note the day on which a caller became ready; 0 if it never was."""
@@ -196,12 +218,21 @@ class FirstReady:
             self.note(caller, row.ready_day)
             yield caller, group, row
 
-    def times(self) -> Mapping[tuple[str, str], int]:
+    def pack(self) -> bytes:
+        """Return the days as bytes, for another process."""
+        return msgpack.encode([(*name, day) for name, day in self._days.items()])
+
+    def merge_packed(self, raw: bytes) -> None:
+        """Add the days that `pack` returned in another process."""
+        for issuer, agent, day in msgpack.decode(raw, type=list[tuple[str, str, int]]):
+            self.note(Caller(issuer, agent), day)
+
+    def times(self) -> Mapping[AgentName, int]:
         """Return the times in milliseconds since 1970, by issuer and name."""
         return {name: day * DAY for name, day in self._days.items()}
 
 
-def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[tuple[str, str], int]:
+def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[AgentName, int]:
     """Return since when each agent is ready, from the days on which its callers became ready."""
     found = FirstReady()
     for caller, day in rows:

@@ -109,7 +109,7 @@ class BehaviorState:
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
-        self.searched_day = 0  # the day of the latest search, also if it failed
+        self.searched_day = model.content.grouped  # the day of the latest search, also if it failed
         self.searches = True  # whether `fold` searches groups: not after a search that failed
         self.searches_inline = False  # whether `snapshot` does, too: other threads have no virtual clock
 
@@ -366,11 +366,13 @@ class BehaviorState:
         no search."""
         return all(begins_day(at // DAY, day) for day in (self.model.content.grouped, self.searched_day))
 
-    def search_groups(self, at: int) -> None:
-        """Search groups in the requests of the last days, before the day of a time. If the search fails, the groups
-        stay."""
-        day, rows = at // DAY, ((caller, found.row.ready_day) for caller, found in self._rows.items())
-        found = find_groups_of(self.requests, self.model.content.groups, first_ready(rows), self.members, day)
+    def search_groups(self, at: int, ready: Mapping[tuple[str, str], int] | None = None) -> None:
+        """Search groups in the requests of the last days, before the day of a time. `ready` has the time since which
+        each agent is ready, if the rows are elsewhere. If the search fails, the groups stay."""
+        day = at // DAY
+        if ready is None:
+            ready = first_ready((caller, found.row.ready_day) for caller, found in self._rows.items())
+        found = find_groups_of(self.requests, self.model.content.groups, ready, self.members, day)
         self.searched_day, self.searches = day, found is not None
         if found is not None:
             self.model = self.model.with_groups(found, day)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +13,13 @@ from policyengine.audit import DecisionLog
 from policyengine.audit.reader import read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.behavior import group_search, recent_requests
+from policyengine.behavior.events import ALLOWED, Caller
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
+from policyengine.behavior.group_search import find_groups_of
+from policyengine.behavior.lockstep import columns as lockstep_columns
 from policyengine.behavior.lockstep.detection import LockstepError
 from policyengine.behavior.lockstep.search_process import PoolSearch
+from policyengine.behavior.member_keys import MemberKeys
 from policyengine.behavior.recent_file import RecentFile
 from policyengine.behavior.recent_requests import DayRequests, RecentRequests, RequestsError
 from policyengine.behavior.tracker import BehaviorTracker
@@ -285,6 +290,36 @@ def test_packed_requests_come_back():
 def test_bytes_that_are_no_requests_are_refused(raw: bytes):
     with pytest.raises(RequestsError):
         RecentRequests().merge(raw)
+
+
+def test_requests_of_callers_beyond_the_maximum_of_a_window_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    """Their numbers would not fit into the bits of a pair of callers."""
+    for module in (recent_requests, lockstep_columns):
+        monkeypatch.setattr(module, "MAX_CALLERS", 3)
+    requests = RecentRequests()
+    for number in range(4):
+        for agent in ("bot-1", f"other-{number}", "bot-2"):
+            requests.add((20_000 + number % 2) * 86_400_000 + number, Caller("acme", agent), 1, 1, ALLOWED)
+    columns, callers = requests.window(20_002)
+    assert callers == [("acme", "bot-1"), ("acme", "other-0"), ("acme", "bot-2")]
+    assert (len(columns), set(columns.callers), columns.crowded) == (9, {0, 1, 2}, 1)
+
+
+def test_no_search_makes_an_object_for_each_caller():
+    """A full garbage collection, for which decisions wait, follows when many objects are new."""
+    requests, counted = RecentRequests(), []
+    for number in range(5_000):
+        requests.add(20_000 * 86_400_000 + number, Caller("acme", f"bot-{number}"), 1, 1, ALLOWED)
+
+    def find(*_: object) -> tuple[()]:
+        gc.collect(0)  # leaves out tuples of texts, which full collections do not visit
+        counted.append(len(gc.get_objects()))
+        return ()
+
+    gc.collect()
+    before = len(gc.get_objects())
+    assert find_groups_of(requests, (), {}, MemberKeys(b"k" * 32), 20_001, find) == ()
+    assert counted[0] - before < 1_000
 
 
 def test_too_many_requests_of_a_day_are_left_out(monkeypatch: pytest.MonkeyPatch):

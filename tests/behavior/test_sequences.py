@@ -19,6 +19,7 @@ from policyengine.behavior.fold import (
 from policyengine.behavior.grams import (
     FULL_COUNT,
     MAX_GRAM_TAGS,
+    MAX_SURPRISES,
     ONE,
     SURPRISE_UNIT,
     GramCounts,
@@ -26,6 +27,7 @@ from policyengine.behavior.grams import (
     ScoreTails,
     add_gram,
     class_surprise,
+    compute_surprise,
     context_length,
     count_gram,
     extend_context,
@@ -167,6 +169,15 @@ def test_a_caller_with_many_requests_counts_for_as_much_as_others():
     busy, usual = row_of(1, 5, runs=120), row_of(1, 6, runs=120)
     found = sums(busy, row_of(1, 5, runs=120), usual, row_of(1, 6, runs=120))
     assert class_surprise(found, 1, 5) == class_surprise(found, 1, 6)
+
+
+def test_surprises_to_a_class_are_cached_up_to_a_maximum():
+    draw = random.Random(3)
+    found = GramCounts({tag: draw.randrange(1, 10**6) for tag in range(0, 2**16, 3)}, 10**8)
+    asked = [(draw.randrange(2**32), draw.randrange(1, 2**16)) for _ in range(MAX_SURPRISES + 100)]
+    for context, symbol in asked + asked[-50:]:
+        assert class_surprise(found, context, symbol) == compute_surprise(found, context, symbol)
+    assert len(found.surprises) == 100
 
 
 def test_only_the_most_frequent_grams_are_kept():

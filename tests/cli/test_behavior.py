@@ -147,7 +147,11 @@ def test_a_packed_log_is_learned(run, world):
     assert ended.json["learned"] == 1_200
 
 
-def test_duckdb_writes_the_same_folder(run, world):
+@pytest.mark.parametrize("groups", [False, True])
+def test_duckdb_writes_the_same_folder(run, world, groups):
+    policy = world / "p.policy"
+    if groups:
+        policy.write_text(policy.read_text() + 'rate "groups" per cluster.id on GET /** { 6/1m floor 1/1m }\n')
     for place in ("thread", "duckdb"):
         (world / place).mkdir()
         shutil.copy(world / "served" / "key", world / place / "key")
@@ -156,6 +160,7 @@ def test_duckdb_writes_the_same_folder(run, world):
             assert ended.out.splitlines()[-1] == (f"wrote {place}" if log == "log.jsonl" else f"{place} is unchanged")
     names = ["rows", *(f"models/{file.name}" for file in (world / "thread" / "models").iterdir())]
     assert len(names) > 1
+    names += ["recent"] if groups else []
     for name in names:
         assert (world / "duckdb" / name).read_bytes() == (world / "thread" / name).read_bytes()
 
@@ -182,20 +187,6 @@ def test_a_missing_extra_is_one_message(run, world, monkeypatch, place, names, m
     assert ended.err.splitlines()[0] == f"error: cannot learn with `--on {place}`: {message}"
     assert hint in ended.err.splitlines()[1]
     assert len(ended.err.splitlines()) == 2
-    assert not (world / "new").exists()
-
-
-@pytest.mark.parametrize("place", ["duckdb", "spark"])
-def test_policies_that_read_groups_are_learned_in_a_thread_only(run, world, monkeypatch, place):
-    monkeypatch.setattr(f"{BULK}event_table.find_spec", lambda _: object())
-    monkeypatch.setattr(f"{BULK}spark_session.find_spec", lambda _: object())
-    monkeypatch.setattr(f"{BULK}spark_session.find_java", lambda: object())
-    text = (world / "p.policy").read_text() + 'rate "groups" per cluster.id on GET /** { 6/1m floor 1/1m }\n'
-    (world / "groups.policy").write_text(text)
-    ended = run("behavior", "learn", "log.jsonl", "--policies", "groups.policy", "-o", "new", "--on", place)
-    assert ended.err.splitlines()[1:] == ["hint: leave out `--on`"]
-    message = f"cannot learn with `--on {place}`: the policies read `cluster.*`, and it does not search groups"
-    assert ended.err.splitlines()[0] == f"error: {message}"
     assert not (world / "new").exists()
 
 

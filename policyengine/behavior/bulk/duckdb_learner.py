@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from policyengine.behavior.bulk.day_starts import DayStart, DayStarts
 from policyengine.behavior.bulk.event_table import EventTable, too_many_callers
 from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LearnedLine
-from policyengine.behavior.bulk.model_days import ModelDays
 from policyengine.behavior.learn_logs import without_collections
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import MAX_CALLERS, BehaviorState, SettingsOf
@@ -18,19 +18,24 @@ def learn_with_duckdb(
 ) -> None:
     """Learn as `learn_lines` does, with the same result. Raises BulkError, OSError."""
     with without_collections(), EventTable.open(state.tagger) as table:
-        days = ModelDays(state.learned_day)
+        groups = settings_of("").groups
+        days, starts = DayStarts(state, groups), list[DayStart]()
         for position, line in enumerate(lines):
             found = filter.read(position, line)
             if found is None:
                 continue
             if not isinstance(found, FailureReport):
-                days.add(found.at)
-            table.add(found, days.count)
-        for models in range(days.count + 1):
-            if models:
-                state.learn(days.times[models - 1], settings_of)
-            for caller, moments in table.runs(models):
+                start = days.add(found.at)
+                starts += () if start is None else (start,)
+            table.add(found, len(starts))
+        for count in range(len(starts) + 1):
+            if count:
+                starts[count - 1].apply(state, settings_of)
+            for caller, moments in table.runs(count):
                 state.fold_run(caller, moments, settings_of)
+            if groups:
+                for request in table.requests(count):
+                    state.requests.add(*request)
         sort_rows(state, table)
     if state.count > MAX_CALLERS:
         raise too_many_callers()

@@ -1,65 +1,63 @@
-"""Folds events in groups: the events of one agent after the other, which takes less time than in their order."""
+"""Folds many events together: those of one agent after the other, which takes less time than in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Final, TypeAlias
 
-from policyengine.behavior.events import FAILED, BehaviorEvent, Tagger
+from policyengine.behavior.bulk.day_starts import DayStarts
+from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import CLAMPED, RELEASED, BehaviorState, CallerMoment, SettingsOf
 
-MAX_QUEUED: Final = 65_536  # events
+MAX_QUEUED: Final = 262_144  # events, in about 70 MB
 
 LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
 
 
 class EventQueue:
-    """Events that are folded into a state together, with the same result as if each is folded when it is added. A model
-    is learned at the first decision of a day. If policies read groups, events are folded in their order, because groups
-    are found among the requests of all callers."""
+    """Events that are folded into a state together, with the same result as if each is folded when it is added. At the
+    first decision of a day, a model is learned and, if policies read groups, groups are searched."""
 
     def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
         self._state, self._settings_of = state, settings_of
-        self._events: list[LearnedEvent] = []
-        self._is_ordered = settings_of("").groups
+        self._events: list[tuple[Caller, CallerMoment]] = []  # in order
+        self._groups = settings_of("").groups
+        self._starts = DayStarts(state, self._groups)
 
     def add(self, event: LearnedEvent) -> None:
         """Add an event. Call `flush` after the last one."""
-        if isinstance(event, BehaviorEvent) and self._state.is_due(event.at):
-            self.flush()
-            self._state.learn_if_due(event.at, self._settings_of)
-        self._events.append(event)
+        if isinstance(event, BehaviorEvent):
+            start = self._starts.add(event.at)
+            if start is not None:
+                self.flush()
+                start.apply(self._state, self._settings_of)
+            if self._groups:
+                endpoint = self._state.tagger.tag(event.endpoint)
+                self._state.requests.add(event.at, event.caller, endpoint, event.run, event.outcome)
+        self._events.append((event.caller, moment_of(event, self._state.tagger)))
         if len(self._events) >= MAX_QUEUED:
             self.flush()
 
     def flush(self) -> None:
         """Fold the events that were added."""
         events, self._events = self._events, []
-        if not self._is_ordered and self._state.has_room(len({event.caller for event in events})):
+        if self._state.has_room(len({caller for caller, _ in events})):
             self._fold_agents(events)
             return
-        for event in events:  # the order of callers determines which of them make room
-            if isinstance(event, BehaviorEvent):
-                self._state.fold(event, self._settings_of)
-            else:
-                self._state.fold_failure(event.caller)
+        for caller, moment in events:  # the order of callers determines which of them make room
+            self._state.fold_run(caller, (moment,), self._settings_of)
 
-    def _fold_agents(self, events: list[LearnedEvent]) -> None:
-        agents: dict[tuple[str, str], list[LearnedEvent]] = {}
+    def _fold_agents(self, events: list[tuple[Caller, CallerMoment]]) -> None:
+        agents: dict[tuple[str, str], list[tuple[Caller, CallerMoment]]] = {}
         for event in events:
-            agents.setdefault((event.caller.issuer, event.caller.agent), []).append(event)
+            agents.setdefault(event[0][:2], []).append(event)
         for mine in agents.values():
-            for caller, run in groupby(mine, key=attrgetter("caller")):
-                self._state.fold_run(caller, moments_of(run, self._state.tagger), self._settings_of)
-        decided = [event.caller for event in reversed(events) if isinstance(event, BehaviorEvent)]
+            for caller, run in groupby(mine, key=itemgetter(0)):
+                self._state.fold_run(caller, map(itemgetter(1), run), self._settings_of)
+        decided = [caller for caller, moment in reversed(events) if moment[4] != FAILED]
         self._state.sort_latest(reversed(dict.fromkeys(decided)))
-
-
-def moments_of(events: Iterable[LearnedEvent], tagger: Tagger) -> Iterator[CallerMoment]:
-    return (moment_of(event, tagger) for event in events)
 
 
 def moment_of(event: LearnedEvent, tagger: Tagger) -> CallerMoment:

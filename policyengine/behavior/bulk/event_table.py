@@ -23,10 +23,10 @@ TEMPORARY: Final = "policyengine-events-"  # prefix of the name of the private f
 DATABASE_BYTES: Final = 512 * 2**20  # of memory that DuckDB uses; beyond it, it uses files in the private folder
 BATCH: Final = 131_072  # events that are inserted together
 READ: Final = 524_288  # events that are read together; an agent with more events is read alone
-# Columns with the types of numpy and of DuckDB: the number of models learned before the event, and the numbers of the
-# agent, the caller and the class.
+# Columns with the types of numpy and of DuckDB: the number of days that began before the event (DayStart), and the
+# numbers of the agent, the caller and the class.
 COLUMNS: Final = (
-    ("models", "i4", "INTEGER"),
+    ("starts", "i4", "INTEGER"),
     ("agent", "i4", "INTEGER"),
     ("caller", "i4", "INTEGER"),
     ("class", "i4", "INTEGER"),
@@ -41,11 +41,12 @@ COLUMNS: Final = (
 )
 PACK: Final = Struct("<iiiiqqIIIIbb").pack
 READ_COLUMNS: Final = ("caller", "moment", "class", "endpoint", "run", "outcome", "flags", "shape", "letter")
+REQUEST_COLUMNS: Final = ("moment", "caller", "endpoint", "run", "outcome")
 
 
 class EventTable:
-    """Events in the order in which they are added, each with the number of the models that are learned before it.
-    Create it with `open`."""
+    """Events in the order in which they are added, each with the number of days that begin before it. Create it with
+    `open`."""
 
     def __init__(self, connection: Any, tagger: Tagger) -> None:
         self._connection, self._tag = connection, tagger.tag
@@ -68,19 +69,19 @@ class EventTable:
         except QueryError as error:
             raise BulkError(error.message, "is the disk full?") from None
 
-    def add(self, event: BehaviorEvent | FailureReport, models: int) -> None:
-        """Add an event, or the report of a failure, after this number of models. Raises BulkError."""
+    def add(self, event: BehaviorEvent | FailureReport, starts: int) -> None:
+        """Add an event, or the report of a failure, after this number of starts of days. Raises BulkError."""
         caller = event.caller
         numbers = self._callers.get(caller) or self._add_caller(caller)
         self._place += 1
         if isinstance(event, BehaviorEvent):
             kind = self._classes.setdefault(event.group, len(self._classes))
             self._packed += PACK(
-                models, numbers[1], numbers[0], kind, self._place, event.at, self._tag(event.endpoint), event.run,
+                starts, numbers[1], numbers[0], kind, self._place, event.at, self._tag(event.endpoint), event.run,
                 event.shape, event.letter, event.outcome, CLAMPED * event.clamped + RELEASED * event.released,
             )  # fmt: skip
         else:
-            self._packed += PACK(models, numbers[1], numbers[0], 0, self._place, event.at, 0, 0, 0, 0, FAILED, 0)
+            self._packed += PACK(starts, numbers[1], numbers[0], 0, self._place, event.at, 0, 0, 0, 0, FAILED, 0)
         if self._place % BATCH == 0:
             self._insert()
 
@@ -101,21 +102,21 @@ class EventTable:
         self._connection.unregister("batch")
         self._packed.clear()
 
-    def runs(self, models: int) -> Iterator[tuple[Caller, Iterator[CallerMoment]]]:
-        """Yield the events after this number of models, agent by agent, in order: those of one caller that follow each
+    def runs(self, starts: int) -> Iterator[tuple[Caller, Iterator[CallerMoment]]]:
+        """Yield the events after this number of starts, agent by agent, in order: those of one caller that follow each
         other, with the caller. Read each run before the next one."""
         if self._packed:
             self._insert()
         callers, classes = list(self._callers), list(self._classes) or [""]
-        for first, last in self._agent_ranges(models):
-            rows = self._read(models, first, last)
+        for first, last in self._agent_ranges(starts):
+            rows = self._read(starts, first, last)
             for number, found in groupby(rows, key=itemgetter(0)):
                 yield callers[number], ((at, classes[kind], *rest) for _, at, kind, *rest in found)
 
-    def _agent_ranges(self, models: int) -> list[tuple[int, int]]:
+    def _agent_ranges(self, starts: int) -> list[tuple[int, int]]:
         """Return ranges of agents, each with about READ events."""
         counts = self._connection.execute(
-            "SELECT agent, count(*) FROM events WHERE models = $1 GROUP BY agent ORDER BY agent", [models]
+            "SELECT agent, count(*) FROM events WHERE starts = $1 GROUP BY agent ORDER BY agent", [starts]
         ).fetchall()
         ranges: list[tuple[int, int]] = []
         events = READ
@@ -127,13 +128,26 @@ class EventTable:
             ranges[-1] = ranges[-1][0], agent
         return ranges
 
-    def _read(self, models: int, first: int, last: int) -> Iterator[tuple[Any, ...]]:
+    def _read(self, starts: int, first: int, last: int) -> Iterator[tuple[Any, ...]]:
         columns = ", ".join(f'"{name}"' for name in READ_COLUMNS)
         found = self._connection.execute(
-            f"SELECT {columns} FROM events WHERE models = $1 AND agent BETWEEN $2 AND $3 ORDER BY agent, place",
-            [models, first, last],
+            f"SELECT {columns} FROM events WHERE starts = $1 AND agent BETWEEN $2 AND $3 ORDER BY agent, place",
+            [starts, first, last],
         ).fetchnumpy()
         return zip(*(found[name].tolist() for name in READ_COLUMNS), strict=True)
+
+    def requests(self, starts: int) -> Iterator[tuple[int, Caller, int, int, int]]:
+        """Yield the decisions after this number of starts, in order: the time, the caller, the tags of the endpoint and
+        the run, and the outcome."""
+        callers, execute = list(self._callers), self._connection.execute
+        bounds = "SELECT coalesce(min(place), 0), coalesce(max(place), -1) FROM events WHERE starts = $1"
+        first, last = execute(bounds, [starts]).fetchone()
+        columns = ", ".join(f'"{name}"' for name in REQUEST_COLUMNS)
+        query = f"SELECT {columns} FROM events WHERE place BETWEEN $1 AND $2 AND outcome <> {FAILED} ORDER BY place"
+        for begin in range(first, last + 1, READ):
+            found = execute(query, [begin, min(begin + READ - 1, last)]).fetchnumpy()
+            for at, number, *rest in zip(*(found[name].tolist() for name in REQUEST_COLUMNS), strict=True):
+                yield at, callers[number], *rest
 
     def latest_places(self) -> dict[Caller, int]:
         """Return the place of the latest decision of each caller."""

@@ -35,7 +35,8 @@ from policyengine.clock import epoch_microseconds
 
 DECIDE: Final = "decide"
 TIME_LENGTH: Final = 27  # of 2026-06-01T09:00:00.000000Z
-MAX_SECONDS: Final = 4_096  # cached times
+MAX_MINUTES: Final = 4_096  # cached times
+MINUTE: Final = 60_000_000  # microseconds
 MAX_CALLERS: Final = 65_536  # cached callers
 OUTCOME_CODES: Final[dict[str, int]] = {str(outcome): code for outcome, code in OUTCOMES.items()}
 UNIDENTIFIED_GATES: Final = frozenset(map(str, UNIDENTIFIED))
@@ -155,7 +156,7 @@ class LineDecoder:
         self._reader, self._revision = reader, revision
         self._decode = msgspec.json.Decoder(LearnedMembers).decode
         self._decisions = DecisionReader(reader)
-        self._seconds: dict[str, int] = {}
+        self._minutes: dict[str, int] = {}
         self._callers: dict[tuple[str | None, str | None, str, str], Caller] = {}
 
     def decode(self, line: bytes) -> LearnedLine | None:
@@ -213,18 +214,18 @@ class LineDecoder:
 
     def _time(self, text: str) -> int:
         """Return a time as logs write it in microseconds since 1970. Raises ValueError."""
-        if len(text) != TIME_LENGTH or text[10] != "T" or text[19] != "." or text[26] != "Z":
+        if len(text) != TIME_LENGTH or text[10] != "T" or text[16] != ":" or text[19] != "." or text[26] != "Z":
             raise ValueError("the time has another format")
-        second, rest = text[:19], text[20:26]
-        found = self._seconds.get(second)
+        minute, rest = text[:16], text[17:19] + text[20:26]
+        found = self._minutes.get(minute)
         if found is None:
-            if len(self._seconds) >= MAX_SECONDS:
-                self._seconds.clear()
-            moment = datetime.fromisoformat(second).replace(tzinfo=UTC)
-            found = self._seconds[second] = epoch_microseconds(moment)
-        if not rest.isdecimal():
+            if len(self._minutes) >= MAX_MINUTES:
+                self._minutes.clear()
+            moment = datetime.fromisoformat(minute).replace(tzinfo=UTC)
+            found = self._minutes[minute] = epoch_microseconds(moment)
+        if not rest.isdecimal() or (passed := int(rest)) >= MINUTE:
             raise ValueError("the time has another format")
-        return found + int(rest)
+        return found + passed
 
     def read(self, entry: LogEntry) -> LearnedLine | None:
         """Read a line that was parsed completely; None if nothing is learned from it."""

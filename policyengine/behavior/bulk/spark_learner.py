@@ -1,5 +1,5 @@
 """Learns from logs on Spark: processes read parts of the logs and fold the events of their agents, day by day; this
-process merges the sums of each day to a model.
+process merges the sums of each day to a model, and searches groups in the merged requests.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from policyengine.audit.files import Report
+from policyengine.behavior.bulk.day_starts import DayPlaces, DayStart, merge_starts, start_places
 from policyengine.behavior.bulk.event_table import too_many_callers
 from policyengine.behavior.bulk.line_filter import LogTally
 from policyengine.behavior.bulk.log_splits import SPLIT_BYTES, WHOLE, LogSplit, SplitNotes, renumber, split_logs
-from policyengine.behavior.bulk.model_days import DayPlaces, model_times
+from policyengine.behavior.bulk.placed_requests import PlacedRequests
 from policyengine.behavior.bulk.spark_partitions import (
     DECISION,
     EVENT,
@@ -26,6 +27,8 @@ from policyengine.behavior.bulk.spark_partitions import (
     NO_TIME,
     NOTES,
     OUTCOME,
+    READY,
+    REQUESTS,
     ROW,
     SUMS,
     FoldStep,
@@ -38,6 +41,7 @@ from policyengine.behavior.bulk.spark_partitions import (
 )
 from policyengine.behavior.learn import ModelSums
 from policyengine.behavior.learn_logs import known_times
+from policyengine.behavior.recent_requests import FirstReady
 from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, MAX_CALLERS, BehaviorState, CallerRow
 
@@ -134,27 +138,57 @@ class SparkLearner:
     def _fold(self, events: Any, latest: int) -> None:
         state, settings_of = self._state, self._setup.policies().settings_of
         rows, last = self._first_rows(), max(state.model.content.made, latest)
-        learned = self._model_times(events)
-        begins = [None, *(place for place, _ in learned)]
-        ends: list[tuple[int | None, int]] = [*learned, (None, last)]
-        for begin, (end, until) in zip(begins, ends, strict=True):
+        groups = settings_of("").groups
+        starts = self._day_starts(events, groups)
+        begins = [None, *(place for place, _ in starts)]
+        ends: list[tuple[int | None, DayStart]] = [*starts, (None, DayStart(last, learns=True, searches=False))]
+        for begin, (end, start) in zip(begins, ends, strict=True):
             part = events if begin is None else events.where(f"place >= {begin}")
             part = part if end is None else part.where(f"place < {end}")
-            step = partial(fold_rows, setup=self._setup, step=FoldStep(state.model.payload, until))
+            step = partial(fold_rows, setup=self._setup, step=FoldStep(state.model.payload, start.at))
             folded = self._by_agent(rows.unionByName(part.select(rows.columns)), "kind", "place").mapInArrow(
                 step, EVENT_COLUMNS
             )
             folded = folded.localCheckpoint(eager=True)
-            sums = ModelSums(settings_of, until)
-            for row in folded.where(f"kind = {SUMS}").collect():
-                sums.merge_packed(msgspec.msgpack.decode(row.data, type=bytes))
-            state.model = sums.learn(state.model.content.serial + 1, state.tags, state.model)
-            state.learned_day = until // DAY
+            if start.learns:
+                self._learn_model(folded, start.at)
+            if groups:
+                self._add_requests(folded)
+            if start.searches and state.searches:
+                self._search_groups(folded, start.at)
             rows = folded.where(f"kind = {ROW}")
         self._load_rows(rows)
 
-    def _model_times(self, events: Any) -> list[tuple[int, int]]:
-        """Return the places and times of the decisions before which models are learned."""
+    def _learn_model(self, folded: Any, at: int) -> None:
+        """Learn a model from the sums of all processes."""
+        state, sums = self._state, ModelSums(self._setup.policies().settings_of, at)
+        for row in folded.where(f"kind = {SUMS}").collect():
+            sums.merge_packed(msgspec.msgpack.decode(row.data, type=bytes))
+        state.model = sums.learn(state.model.content.serial + 1, state.tags, state.model)
+        state.learned_day = at // DAY
+
+    def _add_requests(self, folded: Any) -> None:
+        """Add the requests of all processes, in the order of the logs, to those of the days before."""
+        requests = PlacedRequests()
+        for row in folded.where(f"kind = {REQUESTS}").toLocalIterator():
+            requests.merge_packed(row.data)
+        requests.add_to(self._state.requests)
+
+    def _search_groups(self, folded: Any, at: int) -> None:
+        """Search groups, with the agents of all processes that are ready."""
+        ready = FirstReady()
+        for row in folded.where(f"kind = {READY}").toLocalIterator():
+            ready.merge_packed(row.data)
+        self._state.search_groups(at, ready.times())
+
+    def _day_starts(self, events: Any, groups: bool) -> list[tuple[int, DayStart]]:
+        """Return the places and the starts of days: models are learned and, if policies read groups, groups are
+        searched."""
+        learned = self._start_places(events, self._state.learned_day)
+        return merge_starts(learned, self._start_places(events, self._state.model.content.grouped) if groups else ())
+
+    def _start_places(self, events: Any, latest: int) -> list[tuple[int, int]]:
+        """Return the places and times of the decisions that begin a day after the day `latest`."""
         from pyspark.sql import functions as F
 
         decisions = events.where(f"at <> {NO_TIME}").selectExpr("place", "at", f"at div {DAY} AS day")
@@ -162,11 +196,11 @@ class SparkLearner:
             F.min(F.struct("place", "at")).alias("first"), F.max("place").alias("last")
         )
         days = [DayPlaces(row.day, row.first.place, row.first.at, row.last) for row in firsts.collect()]
-        known = model_times(days, self._state.learned_day)
+        known = start_places(days, latest)
         if known is not None:
             return known
         found: list[tuple[int, int]] = []
-        day, place = self._state.learned_day, -1
+        day, place = latest, -1
         while True:
             due = decisions.where(f"place > {place} AND (day > {day} OR day < {day - 1})")
             first = due.selectExpr("min(struct(place, at)) AS first").first().first

@@ -16,17 +16,19 @@ from policyengine.behavior.bulk.event_queue import moment_of
 from policyengine.behavior.bulk.line_filter import LineFilter, LogTally
 from policyengine.behavior.bulk.log_lines import LearnedDecision, LearnedLine, LineDecoder, LoggedOutcome
 from policyengine.behavior.bulk.log_splits import LogSplit, SplitNotes, read_split
+from policyengine.behavior.bulk.placed_requests import PlacedRequests
 from policyengine.behavior.bulk.policy_source import PolicySource
 from policyengine.behavior.events import FAILED, BehaviorEvent, Caller, Tagger
 from policyengine.behavior.learn import ModelSums
 from policyengine.behavior.log_events import EventGap, FailureReport
 from policyengine.behavior.model import decode_content
+from policyengine.behavior.recent_requests import FirstReady
 from policyengine.behavior.row import BehaviorRow, pack_row, unpack_row
 from policyengine.behavior.state import BehaviorState, CallerMoment, CallerRow, SettingsOf
 
 # The kinds of rows.
 DECISION, OUTCOME, NOTES = 0, 1, 2
-ROW, EVENT, SUMS = 0, 1, 2
+ROW, EVENT, SUMS, REQUESTS, READY = 0, 1, 2, 3, 4
 NO_TIME: Final = -1  # of a report, for which no model is learned
 BATCH: Final = 10_000  # rows of an Arrow batch
 LINE_COLUMNS: Final = "log int, part int, line long, top long, kind int, id string, agent string, data binary"
@@ -178,25 +180,36 @@ class FoldStep(NamedTuple):
 
 def fold_rows(batches: Batches, setup: WorkerSetup, step: FoldStep) -> Iterator[Any]:
     """Convert rows and then events of each agent (as EVENT_COLUMNS, sorted by agent, kind and place) to the rows after
-    these events, and then the sums."""
+    these events, and then the sums; if policies read groups, also the requests of the events, and since when agents are
+    ready."""
     return to_batches(folded_rows(rows_of(batches), setup, step), EVENT_COLUMNS)
 
 
 def folded_rows(rows: Iterable[tuple[Any, ...]], setup: WorkerSetup, step: FoldStep) -> Iterator[tuple[Any, ...]]:
     settings_of, model = setup.policies().settings_of, decode_content(step.payload)
     sums, tagger = ModelSums(settings_of, step.until), Tagger(setup.key)
+    requests, ready = PlacedRequests() if settings_of("").groups else None, FirstReady()
     for agent, parts in groupby(rows, key=itemgetter(0)):
         state = BehaviorState(tagger, model=model, learns=False, tags=setup.tags)
-        for caller, group, place, row in fold_agent(state, parts, settings_of):
+        for caller, group, place, row in fold_agent(state, parts, settings_of, requests):
             sums.add(caller, group, row)
+            ready.note(caller, row.ready_day)
             yield agent, ROW, place, NO_TIME, _ENCODE(PackedRow(caller, group, pack_row(row)))
     yield "", SUMS, 0, NO_TIME, _ENCODE(sums.pack())
+    if requests is not None:
+        yield "", READY, 0, NO_TIME, ready.pack()
+        for packed in requests.pack():
+            yield "", REQUESTS, 0, NO_TIME, packed
 
 
 def fold_agent(
-    state: BehaviorState, parts: Iterable[tuple[Any, ...]], settings_of: SettingsOf
+    state: BehaviorState,
+    parts: Iterable[tuple[Any, ...]],
+    settings_of: SettingsOf,
+    requests: PlacedRequests | None,
 ) -> Iterator[tuple[Caller, str, int, BehaviorRow]]:
-    """Yield the rows of an agent after its events, each with its class and the place of its latest decision."""
+    """Yield the rows of an agent after its events, each with its class and the place of its latest decision. The
+    decisions are added to the requests."""
     places: dict[Caller, int] = {}
     for kind, found in groupby(parts, key=itemgetter(1)):
         if kind == ROW:
@@ -209,7 +222,7 @@ def fold_agent(
             continue
         events = ((place, _DECODE_EVENT(data)) for _, _, place, _, data in found)
         for caller, run in groupby(events, key=caller_of):
-            state.fold_run(caller, note_places(run, caller, places), settings_of)
+            state.fold_run(caller, note_places(run, caller, places, requests), settings_of)
     for caller, kept in state.rows.items():
         yield caller, kept.group, places.get(caller, 0), kept.row
 
@@ -219,12 +232,18 @@ def caller_of(event: tuple[int, PackedEvent]) -> Caller:
 
 
 def note_places(
-    run: Iterable[tuple[int, PackedEvent]], caller: Caller, places: dict[Caller, int]
+    run: Iterable[tuple[int, PackedEvent]],
+    caller: Caller,
+    places: dict[Caller, int],
+    requests: PlacedRequests | None,
 ) -> Iterator[CallerMoment]:
-    """Yield the moments of a run, and note the place of the latest decision."""
+    """Yield the moments of a run, add its decisions to the requests, and note the place of the latest decision."""
     for place, event in run:
-        if event.moment[4] != FAILED:
+        at, _, endpoint, run_tag, outcome = event.moment[:5]
+        if outcome != FAILED:
             places[caller] = place
+            if requests is not None:
+                requests.add(place, at, caller, endpoint, run_tag, outcome)
         yield event.moment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Final
 
 from policyengine.behavior.events import DENIED, BehaviorEvent, Caller, Tagger
@@ -52,14 +53,21 @@ class EventColumns:
 
     def extend(self, other: EventColumns, count: int, numbers: Sequence[int]) -> None:
         """Add the first `count` events of another window within this one. `numbers` are the numbers of its callers
-        here. Events are added in parts, because each `extend` blocks all other threads, which decide requests."""
+        here; events of callers whose number is too high are left out. Events are added in parts, because each `extend`
+        blocks all other threads, which decide requests."""
         offset, end = other.begin - self.begin, min(count, MAX_EVENTS - len(self))
+        is_crowded = max(numbers, default=0) >= MAX_CALLERS
         for begin in range(0, end, PART):
             part = slice(begin, min(begin + PART, end))
-            self.times.extend(map(offset.__add__, other.times[part]))
-            self.callers.extend(map(numbers.__getitem__, other.callers[part]))
-            self.endpoints.extend(other.endpoints[part])
-            self.runs.extend(other.runs[part])
+            times = array("I", map(offset.__add__, other.times[part]))
+            callers = array("I", map(numbers.__getitem__, other.callers[part]))
+            columns = [times, callers, other.endpoints[part], other.runs[part]]
+            if is_crowded:
+                chosen = [number < MAX_CALLERS for number in callers]
+                columns = [array("I", compress(column, chosen)) for column in columns]
+                self.crowded += len(callers) - len(columns[0])
+            for mine, found in zip((self.times, self.callers, self.endpoints, self.runs), columns, strict=True):
+                mine.extend(found)
 
     def _count(self, caller: int) -> bool:
         """Count an event of a caller. Return whether the caller may have another event."""

@@ -11,6 +11,7 @@ from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LineDecoder, read_learned
 from policyengine.behavior.events import Tagger
 from policyengine.behavior.fold import ProfileSettings
+from policyengine.behavior.recent_requests import packed_days
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState
 
@@ -18,6 +19,7 @@ KEY = b"a key of the tests"
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 NOW = 2_000_000_000_000  # milliseconds
 SETTINGS = ProfileSettings("work", ready_runs=3, ready_days=2)
+GROUPED = ProfileSettings("work", ready_runs=3, ready_days=2, groups=True)
 ENDPOINTS = ("POST /auth", "GET /data/**", "GET /data/**", "POST /report")
 TOOL = "sha256:0000"
 
@@ -32,6 +34,17 @@ class LogPolicies:
 
     def reader(self, state):
         return None
+
+
+class GroupedPolicies(LogPolicies):
+    """The same settings, of policies that read groups."""
+
+    def settings_of(self, group):
+        return GROUPED
+
+
+def load_grouped_policies(paths):
+    return GroupedPolicies()
 
 
 def load_log_policies(paths):
@@ -102,6 +115,23 @@ def one_line(random, at, agent, number, endpoint, run, day):
     return at, decision(at, f"agent-{agent}", number, endpoint, **members)
 
 
+def make_moving_lines(seed, *, keys=4, days=5):
+    """Return the lines of make_lines with those of keys that one clock starts, in order of time. One of the keys joins
+    on the third day, and some requests of the keys are denied."""
+    random, found = Random(seed), make_lines(seed, agents=3, days=days)
+    for day in range(days):
+        for minute in sorted(random.sample(range(600), 8)):
+            begin = START + timedelta(days=day, minutes=minute, seconds=random.uniform(0, 50))
+            for key in range(keys if day >= 2 else keys - 1):
+                at, run = begin + timedelta(milliseconds=random.randrange(900)), random.randrange(1, 2**32)
+                for endpoint in ENDPOINTS:
+                    members = {"outcome": "deny"} if random.random() < 0.05 else {}
+                    at += timedelta(milliseconds=400)
+                    found.append((at, decision(at, f"key-{key}", f"k{len(found)}", endpoint, run=run, **members)))
+    found.sort(key=lambda item: item[0])
+    return found
+
+
 def write_lines(path, lines):
     Path(path).write_text("".join(line + "\n" for _, line in lines))
     return path
@@ -117,6 +147,11 @@ def learn(logs, way, state=None, settings_of=lambda group: SETTINGS):
 
 
 def content(state):
-    """Return everything that is saved of a state, in order."""
+    """Return everything that is saved of a state, in order: the model, the rows and the requests of the last days."""
     rows = [(caller, kept.group, pack_row(kept.row)) for caller, kept in state.rows.items()]
-    return state.model.payload, rows
+    days = state.requests.days
+    return state.model.payload, rows, list(packed_days(days, {}, {day: days[day].count for day in sorted(days)}))
+
+
+def group_sizes(state):
+    return sorted(group.size for group in state.model.content.groups)

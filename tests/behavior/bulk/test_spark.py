@@ -37,7 +37,7 @@ def compared(environment):
     return json.loads(done.stdout)
 
 
-SAME = ("rows", "model", "tally", "day", "messages")
+SAME = ("rows", "model", "requests", "tally", "day", "messages")
 
 
 def test_two_servers_whose_lines_are_damaged(compared):
@@ -58,16 +58,29 @@ def test_days_that_do_not_follow_each_other(compared):
     assert case["late"] > 20
 
 
+def test_groups_in_the_logs_of_two_servers(compared):
+    case = compared["groups_of_two_servers"]
+    assert all(case[name] for name in SAME)
+    assert case["groups"] == [4]
+    assert case["known"] > 20
+
+
+def test_groups_on_days_that_do_not_follow_each_other(compared):
+    case = compared["groups_on_days_that_return"]
+    assert all(case[name] for name in SAME)
+    assert case["groups"] == [3]
+
+
 def test_the_command_learns_on_spark(environment, tmp_path):
     from policyengine.behavior.folder import BehaviorFolder
-    from tests.behavior.bulk.logs import make_lines, write_lines
+    from tests.behavior.bulk.logs import make_moving_lines, write_lines
 
-    write_lines(tmp_path / "log.jsonl", make_lines(1, days=2))
+    write_lines(tmp_path / "log.jsonl", make_moving_lines(1, days=2))
     (tmp_path / "work.policy").write_text(
         'language 1\npackage work\nissuer acme { url "https://a.example"  scopes none }\n'
-        'agent "agent-*" { issued by acme  acts alone  may GET /data/** }\n'
-        'profile "work" for agent "agent-*" { run by task.id within 5m  ready 3 runs, 2d }\n'
-        'rate "r" per agent.id on /** { 60/1m  clamp 2/1m when behavior.deviation > 0.99 }\n'
+        'agent "*" { issued by acme  acts alone  may GET /data/** }\n'
+        'profile "work" for agent "*" { run by task.id within 5m  ready 3 runs, 2d }\n'
+        'rate "r" per cluster.id on /** { 60/1m floor 1/1m  clamp 2/1m when behavior.deviation > 0.99 }\n'
     )
     BehaviorFolder(tmp_path / "spark")
     shutil.copytree(tmp_path / "spark", tmp_path / "thread")  # with the same key
@@ -78,7 +91,7 @@ def test_the_command_learns_on_spark(environment, tmp_path):
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3_000:]
         assert "learned" in done.stdout
-    for name in ("rows", *(f"models/{each.name}" for each in (tmp_path / "thread" / "models").iterdir())):
+    for name in ("rows", "recent", *(f"models/{each.name}" for each in (tmp_path / "thread" / "models").iterdir())):
         assert (tmp_path / "spark" / name).read_bytes() == (tmp_path / "thread" / name).read_bytes()
 
 

@@ -13,13 +13,24 @@ from policyengine.behavior.bulk import event_queue, event_table, line_filter
 from policyengine.behavior.bulk.bulk_error import BulkError
 from policyengine.behavior.bulk.duckdb_learner import learn_with_duckdb
 from policyengine.behavior.events import Tagger
-from policyengine.behavior.fold import ProfileSettings
 from policyengine.behavior.learn_logs import learn_lines
+from policyengine.behavior.lockstep import pools
+from policyengine.behavior.lockstep.detection import LockstepError
 from policyengine.behavior.log_events import FailureReport
-from policyengine.behavior.recent_requests import packed_days
 from policyengine.behavior.state import BehaviorState
-from tests.behavior.bulk import logs
-from tests.behavior.bulk.logs import KEY, START, content, decision, learn, make_lines, outcome, write_lines
+from tests.behavior.bulk.logs import (
+    GROUPED,
+    KEY,
+    START,
+    content,
+    decision,
+    group_sizes,
+    learn,
+    make_lines,
+    make_moving_lines,
+    outcome,
+    write_lines,
+)
 
 
 def fold_one_by_one(lines, filter, state, settings_of):
@@ -56,17 +67,6 @@ def test_callers_make_room_as_if_lines_are_folded_one_by_one(tmp_path, monkeypat
     assert list(again._new) == list(found._new)
     assert again._instances == found._instances
     assert len(found.rows) == min(most, 7)
-
-
-def test_events_are_folded_in_their_order_for_policies_that_read_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "SETTINGS", ProfileSettings("work", ready_runs=3, ready_days=2, groups=True))
-    path = write_lines(tmp_path / "log.jsonl", make_lines(11))
-    found, again = (learn([path], way)[0] for way in (fold_one_by_one, learn_lines))
-    assert content(again) == content(found)
-    assert found.requests.days
-    counts = {day: kept.count for day, kept in found.requests.days.items()}
-    one, other = (list(packed_days(state.requests.days, {}, counts)) for state in (found, again))
-    assert one == other
 
 
 def test_a_log_gives_the_same_with_duckdb(tmp_path):
@@ -164,3 +164,79 @@ def test_an_empty_log_changes_nothing(tmp_path):
     (tmp_path / "log.jsonl").touch()
     found, tally = both([tmp_path / "log.jsonl"])
     assert (found.model.content.serial, len(found.rows), tally.decisions) == (0, 0, 0)
+
+
+# ── Groups ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def grouped(group):
+    return GROUPED
+
+
+def test_a_log_with_groups_gives_the_same(tmp_path):
+    found, _ = both([write_lines(tmp_path / "log.jsonl", make_moving_lines(1))], settings_of=grouped)
+    assert group_sizes(found) == [4]
+    assert list(found.requests.days) == [first_day() + day for day in range(1, 5)]
+    assert found.model.content.serial == 5 + 5 + 1  # five days with a model and a search, and the end
+
+
+def first_day():
+    return int(START.timestamp()) // 86_400
+
+
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_logs_of_several_servers_with_groups_give_the_same(tmp_path_factory, seed, data):
+    folder, lines = tmp_path_factory.mktemp("cut"), make_moving_lines(seed, days=3)
+    lines = [(at, line) for at, found in groupby(lines, key=itemgetter(0)) for _, line in [next(found)]]
+    whole, _, _ = learn([write_lines(folder / "whole.jsonl", lines)], learn_lines, settings_of=grouped)
+    part_of = [data.draw(st.integers(0, 2)) for _ in range(9)]
+    parts = [[line for number, line in enumerate(lines) if part_of[number % 9] == part] for part in range(3)]
+    logs = [write_lines(folder / f"{number}.jsonl", part) for number, part in enumerate(parts)]
+    found, _ = both(data.draw(st.permutations(logs)), settings_of=grouped)
+    assert content(found) == content(whole)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=4, deadline=None)
+def test_late_and_damaged_lines_with_groups_give_the_same(tmp_path_factory, seed):
+    lines, random = make_moving_lines(seed, days=3), Random(seed)
+    for _ in range(30):
+        lines.insert(random.randrange(len(lines)), lines.pop(random.randrange(len(lines))))
+        lines.insert(random.randrange(len(lines)), (START, random.choice(('{"v":2,"time":"2027-', "no json", ""))))
+    for number in range(5):
+        at = START + timedelta(days=random.randrange(-9, 9))
+        late = decision(at, f"late-{number}", f"l{number}", "GET /old")
+        lines.insert(random.randrange(len(lines)), (at, late))
+    log = write_lines(tmp_path_factory.mktemp("late") / "log.jsonl", lines)
+    both([log], settings_of=grouped)
+
+
+def test_requests_and_groups_of_a_folder_are_continued(tmp_path):
+    lines = make_moving_lines(3)
+    first = write_lines(tmp_path / "first.jsonl", lines[: len(lines) // 2])
+    rest = write_lines(tmp_path / "rest.jsonl", lines[len(lines) // 3 :])
+    states = [learn([first], learn_lines, settings_of=grouped)[0] for _ in range(3)]
+    ways = fold_one_by_one, learn_lines, learn_with_duckdb
+    found, again, other = (learn([rest], way, state, grouped)[0] for way, state in zip(ways, states, strict=True))
+    assert content(found) == content(again) == content(other)
+    assert group_sizes(found) == [4]
+
+
+def test_small_batches_with_groups_give_the_same(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "log.jsonl", make_moving_lines(2, days=3))
+    monkeypatch.setattr(event_table, "BATCH", 7)
+    monkeypatch.setattr(event_table, "READ", 20)
+    monkeypatch.setattr(event_queue, "MAX_QUEUED", 9)
+    both([path], settings_of=grouped)
+
+
+def test_groups_stay_unknown_without_numpy(tmp_path, monkeypatch):
+    def fail():
+        raise LockstepError("groups are found with numpy")
+
+    monkeypatch.setattr(pools, "require_numpy", fail)
+    found, _ = both([write_lines(tmp_path / "log.jsonl", make_moving_lines(4, days=3))], settings_of=grouped)
+    assert group_sizes(found) == []
+    assert len(found.requests.days) == 3
+    assert found.model.content.serial == 3 + 1 + 1  # three days, the search without requests on the first, the end

@@ -90,7 +90,6 @@ def learn(
         check_log(log)
     check_place(on)
     known = load_learning_policies(policies)
-    check_groups(on, known)
     folder = open_folder(output, create=True)
     held, skipped = lock_folder(folder), LineWarnings()
     try:
@@ -137,14 +136,6 @@ def check_place(on: LearningPlace) -> None:
                 check_spark()
             case _:
                 assert_never(on)
-
-
-def check_groups(on: LearningPlace, known: LearningPolicies) -> None:
-    """Check that policies that read groups of callers are learned in a thread, which has the requests of all callers in
-    their order. Raises CommandError."""
-    if on is not LearningPlace.THREAD and known.settings_of("").groups:
-        message = f"cannot learn with `--on {on.value}`: the policies read `cluster.*`, and it does not search groups"
-        raise CommandError("behavior", message, "leave out `--on`", (("on", on.value),))
 
 
 @contextmanager
