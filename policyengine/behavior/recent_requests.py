@@ -168,6 +168,11 @@ class RecentRequests:
                 del self.days[old]
         return found
 
+    def forget_after(self, day: int) -> None:
+        """Forget the requests of days after a day, which a wrong clock dated."""
+        for later in [each for each in self.days if each > day]:
+            del self.days[later]
+
     def merge(self, raw: bytes) -> None:
         """Add packed requests. Raises RequestsError."""
         try:

@@ -154,6 +154,7 @@ class BehaviorTracker:
         try:
             if self.folder is not None:
                 self.follow_operators(self.folder)
+            self._forget_future_requests()
             self._learn_model()
             if self.folder is not None and self._may_save(self.folder):
                 self._save(self.folder)
@@ -225,6 +226,14 @@ class BehaviorTracker:
             state.model, state.learned_day = model, last // DAY
 
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
+
+    def _forget_future_requests(self) -> None:
+        """Forget requests that were dated later than the day after the latest decision, because the clock was wrong
+        meanwhile: the requests of the real days would be too early beside them."""
+        latest = self.learner.latest
+        if latest is not None:
+            with self._lock:
+                self.state.requests.forget_after(latest.at // DAY + 1)
 
     def _search_groups(self) -> None:
         """Search groups in the requests of the last days, once a day."""

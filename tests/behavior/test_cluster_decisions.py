@@ -17,6 +17,7 @@ from policyengine.behavior.events import ALLOWED, Caller
 from policyengine.behavior.folder import BehaviorFolder, BehaviorFolderError
 from policyengine.behavior.group_search import find_groups_of
 from policyengine.behavior.lockstep import columns as lockstep_columns
+from policyengine.behavior.lockstep.bounds import DAY
 from policyengine.behavior.lockstep.detection import LockstepError
 from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.member_keys import MemberKeys
@@ -128,6 +129,19 @@ def test_groups_are_searched_once_a_day(monkeypatch: pytest.MonkeyPatch):
     for _ in range(3):
         clockwork.begin_day(1)
     assert searches == [len(KEYS) * 36 + 36 + 1]
+
+
+def test_a_clock_that_was_in_the_future_stops_no_later_search():
+    """The clock was wrong before a restart: the folder has requests of another year."""
+    clockwork = Clockwork()
+    day = BEGIN.timestamp() * 1_000 // DAY
+    clockwork.engine.behavior.state.requests.add(int(day + 400) * DAY, Caller("acme", "tenant"), 1, 1, ALLOWED)
+    clockwork.decide("tenant", BEGIN)
+    clockwork.engine.behavior.keep()
+    clockwork.run_days([0, 1, 2], KEYS, ["tenant"])
+    clockwork.begin_day(3)
+    assert clockwork.groups() == [6]
+    assert sorted(clockwork.engine.behavior.state.requests.days) == [day, day + 1, day + 2, day + 3]
 
 
 def test_a_search_that_fails_is_logged_and_leaves_the_groups(monkeypatch, caplog):
