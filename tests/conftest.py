@@ -35,9 +35,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "l
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
+    """Restore SIGINT, which `nohup` and background jobs ignore, and allow Python to cache bytecode. The programs that
+    tests start inherit both; without bytecode, each of them compiles all modules again."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     gc.set_threshold(500_000, 10, 1_000)  # also with workers: all of their reports are kept to the end
     if hasattr(config, "workerinput") and config.option.verbose <= 0 and config.option.durations is None:
         send_only_outcomes(config)
@@ -58,18 +61,21 @@ def send_only_outcomes(config: pytest.Config) -> None:
 
 
 def pytest_runtest_teardown() -> None:
-    """Stop the threads of logs and of halts that a test did not close."""
+    """Stop the threads of logs and of halts that a test did not close, and freeze again what a run of policy tests has
+    unfrozen."""
     if halts := sys.modules.get("policyengine.halts.control"):
         halts.close_controls()
     if sealer := sys.modules.get("policyengine.audit.seal.sealer"):
         for each in tuple(sealer._SEALERS):
             each.abandon()
+    if gc.get_freeze_count() == 0:
+        gc.collect(1)
+        gc.freeze()
 
 
 def pytest_collection_finish() -> None:
-    """Freeze the thousands of collected tests, so that the garbage collector does not traverse them repeatedly."""
+    """Freeze the thousands of collected tests, so that the garbage collector does not traverse them, not even once."""
     use_hypothesis()  # it looks for the owner of its random numbers when first used, and does not find frozen ones
-    gc.collect()
     gc.freeze()
     if engine := sys.modules.get("policyengine.engine.engine"):
         engine.compile_sources = remember_kernels(engine.compile_sources)

@@ -61,19 +61,24 @@ def test_outside_ci_no_line_about_tools_follows_other_skips(suite, monkeypatch):
     assert suite.runpytest_subprocess().outlines[-1].startswith("=")
 
 
-INTERRUPTS = """
+INHERITED = """
 import signal, subprocess, sys
 def test_a_program_is_interruptible():
     code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"True\\n"
+def test_a_program_writes_bytecode():
+    assert not sys.dont_write_bytecode
+    code = "import sys; print(sys.dont_write_bytecode)"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"False\\n"
 """
 
 
-def test_started_programs_do_not_inherit_ignored_interrupts(suite):
-    suite.makepyfile(INTERRUPTS)
+def test_started_programs_inherit_neither_ignored_interrupts_nor_a_disabled_bytecode_cache(suite, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    suite.makepyfile(INHERITED)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        suite.runpytest_subprocess().assert_outcomes(passed=1)
+        suite.runpytest_subprocess().assert_outcomes(passed=2)
     finally:
         signal.signal(signal.SIGINT, before)
 

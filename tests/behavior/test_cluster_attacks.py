@@ -7,6 +7,8 @@ from datetime import timedelta
 import pytest
 
 from policyengine.behavior.events import Caller
+from policyengine.behavior.lockstep.pools import find_pools
+from policyengine.behavior.lockstep.search_process import PoolSearch
 from policyengine.behavior.row import DAYS_KEPT, BehaviorRow
 from policyengine.behavior.state import DAY, CallerRow
 from tests.behavior.keys_of_one_clock import BEGIN, CALLS, Clockwork
@@ -14,6 +16,12 @@ from tests.behavior.keys_of_one_clock import BEGIN, CALLS, Clockwork
 KEYS = [f"key-{number}" for number in range(30)]
 FIRST = int(BEGIN.timestamp()) // 86_400
 NOON = BEGIN + timedelta(days=1, hours=12)
+
+
+@pytest.fixture(autouse=True)
+def _search_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no process for each of forty searches: `test_cluster_decisions.py` tests that process."""
+    monkeypatch.setattr(PoolSearch, "find", lambda _, columns, ready: find_pools(columns, ready))
 
 
 def make_resident(clockwork: Clockwork, agent: str, issuer: str = "acme") -> None:
@@ -36,20 +44,26 @@ def allowed(clockwork: Clockwork, agent: str, at=NOON, count: int = 700, **more:
     return sum(clockwork.decide(agent, at, **more).allowed for _ in range(count))
 
 
-@pytest.fixture
-def ring() -> Clockwork:
-    """Return a day of thirty keys that one clock starts, and of thirty honest tenants with the same workflow."""
+def ring_of(tenants: int) -> Clockwork:
+    """Return a day of thirty keys that one clock starts, and of honest tenants with the same workflow."""
     clockwork = Clockwork()
     clockwork.begin_day(0)
-    clockwork.run_days([0], KEYS, [f"tenant-{number}" for number in range(30)])
+    clockwork.run_days([0], KEYS, [f"tenant-{number}" for number in range(tenants)])
     clockwork.begin_day(1)
     return clockwork
 
 
-def test_thirty_keys_with_one_clock_share_limits_and_thirty_honest_tenants_do_not(ring):
+@pytest.fixture
+def ring() -> Clockwork:
+    return ring_of(tenants=3)
+
+
+def test_thirty_keys_with_one_clock_share_limits_and_thirty_honest_tenants_do_not():
+    ring = ring_of(tenants=30)
     assert pooled(ring) == set(KEYS)
     assert allowed(ring, "tenant-1") == allowed(ring, "tenant-2") == 600
-    assert sum(allowed(ring, key) for key in KEYS) == 600  # with a floor of 6/1m each
+    # All that the group has at this time, with a floor of 6/1m each; alone, each key would have more than 20.
+    assert allowed(ring, KEYS[0]) + sum(allowed(ring, key, count=20) for key in KEYS[1:]) == 600
 
 
 def test_a_group_has_the_rate_only_once_whatever_each_key_sends(ring):

@@ -21,12 +21,12 @@ class Share(NamedTuple):
 
 # By source: shards, policies of each, questions to each.
 SHARES: dict[str, tuple[int, int, int]] = {
-    "anything": (1, 40, 100),
-    "chains": (1, 15, 100),
-    "bindings": (1, 15, 100),
-    "credentials": (1, 40, 60),
-    "elements": (1, 20, 100),
-    "history": (1, 40, 60),
+    "anything": (1, 40, 80),
+    "chains": (1, 15, 85),
+    "bindings": (1, 15, 85),
+    "credentials": (1, 38, 60),
+    "elements": (1, 20, 80),
+    "history": (1, 38, 60),
     "learned": (1, 50, 50),
     "payments": (1, 40, 40),
 }

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import policyengine
+from policyengine.syntax.gc_pause import gc_paused
 
 ROOT = Path(policyengine.__file__).parent
 TREES = (
@@ -29,6 +30,7 @@ PARTICIPLES = (
 
 
 @cache
+@gc_paused()  # the million nodes stay alive: collections among them take longer than parsing
 def modules() -> dict[str, ast.Module]:
     """Every module by its path below the package, as `spec/gates.py`."""
     paths = sorted(ROOT.rglob("*.py"))
