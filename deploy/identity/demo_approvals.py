@@ -200,16 +200,22 @@ def prove(folder: Path, decision: str) -> str:
     """Prove that a decision is in the sealed log, check the proof without the log, and return what it proves. Raises
     SystemExit if the check fails."""
     log, proof = folder / "decisions.jsonl", folder / "decision.tlog-proof"
-    for command in (
-        ("audit", "prove", decision, "--log", log, "-o", proof),
-        ("audit", "check", proof, "--key", f"{log}.tlog/vkey", "--format", "json"),
-    ):
-        done = subprocess.run([str(POLICYENGINE), *map(str, command)], capture_output=True, text=True, check=False)
-        if done.returncode:
+    prove, until = ("audit", "prove", decision, "--log", log, "-o", proof), time.monotonic() + SECONDS_TO_START
+    while (done := run_policyengine(*prove)).returncode:  # the checkpoint that covers the decision follows it
+        if time.monotonic() > until:
             raise SystemExit(done.stderr)
+        time.sleep(0.5)
+    done = run_policyengine("audit", "check", proof, "--key", f"{log}.tlog/vkey", "--format", "json")
+    if done.returncode:
+        raise SystemExit(done.stderr)
     record = json.loads(done.stdout)["record"]
     asked = record["request"]["request"]
     return f"{record['decision']['outcome']} {asked['method']} {asked['path']}"
+
+
+def run_policyengine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(POLICYENGINE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def show(attempt: str, answer: httpx.Response) -> None:
