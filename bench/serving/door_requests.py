@@ -274,7 +274,10 @@ def read_call(answer: HttpAnswer) -> list[str]:
     """Read the outcome from the only event of a stream."""
     line = next(line for line in answer.body.splitlines() if line.startswith(b"data: {"))
     message = json.loads(line.removeprefix(b"data: "))
-    return ["allow" if "result" in message else message["error"]["data"]["outcome"]]
+    result = message.get("result")
+    if result is None:
+        return [message["error"]["data"]["outcome"]]
+    return [result["structuredContent"]["outcome"] if result.get("isError") else "allow"]  # a confirm is a result, too
 
 
 def call_mark(outcome: str) -> bytes:
