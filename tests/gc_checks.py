@@ -77,6 +77,17 @@ def check_a_reload_in_an_application_that_freezes_nothing_leaves_the_collector_a
     assert gc.get_freeze_count() == 0
 
 
+def check_a_run_of_policy_tests_leaves_the_objects_of_an_application_as_they_were() -> None:
+    gc.freeze()
+    with gc_freeze.objects_frozen():
+        gc.collect()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    with gc_freeze.objects_frozen():
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+
+
 CHECKS: dict[str, Callable[[], None]] = {name: one for name, one in globals().items() if name.startswith("check_")}
 
 

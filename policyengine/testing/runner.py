@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from policyengine.compiler.tree import Tree, tree_of
 from policyengine.entities.store import EntityStore
 from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import explain
+from policyengine.gc_freeze import objects_frozen
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
@@ -53,14 +53,8 @@ def run(cases: Iterable[Case], kernel: k.Kernel) -> RunReport:
     """Run the cases in order; tests do not share state. Garbage collection is paused, because almost all objects are
     policies, cases and results, which stay alive.
     """
-    gc.freeze()
-    try:
-        with gc_paused():
-            report = RunReport(tuple(case_results(cases, kernel)), kernel.revision)
-            gc.freeze()  # move them to the permanent generation without scanning
-            return report
-    finally:
-        gc.unfreeze()
+    with gc_paused(), objects_frozen():
+        return RunReport(tuple(case_results(cases, kernel)), kernel.revision)
 
 
 def case_results(cases: Iterable[Case], kernel: k.Kernel, runner: CaseRunner | None = None) -> Iterator[CaseResult]:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from policyengine.check import CheckResult, check
 from policyengine.child_processes import safe_multiprocessing
+from policyengine.gc_freeze import objects_frozen
 from policyengine.source import Source
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
@@ -128,17 +129,14 @@ def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) ->
     """Run the mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
     scans only new objects.
     """
-    gc.freeze()
-    try:
-        found = []
+    found = []
+    with objects_frozen():
         for number in numbers:
             found.append(bench.outcome(number))
             progress()
             if len(found) % MUTANTS_PER_COLLECTION == 0:
                 gc.collect()
-        return found
-    finally:
-        gc.unfreeze()
+    return found
 
 
 # ── Several processes: each reads the policy once, and receives numbers only ───────────────────
