@@ -93,7 +93,7 @@ class Place:
     def put(self, name: str, number: int, raw: bytes) -> None:
         """Write a document without any check."""
         if isinstance(self.store, SqliteStore):
-            with self.store._step() as connection:
+            with self.store.step() as connection:
                 connection.execute("INSERT OR REPLACE INTO behavior VALUES (?, ?, ?)", (name, number, raw))
         else:
             self.store._client.hset(f"policyengine:behavior:{name}", mapping={"number": number, name: raw})
@@ -371,7 +371,7 @@ def learn_nothing() -> Any:
 
 def damage_row(learned: Place, key: str) -> None:
     if isinstance(learned.store, SqliteStore):
-        with learned.store._step() as connection:
+        with learned.store.step() as connection:
             connection.execute("UPDATE caller_row SET row = ? WHERE key = ?", (b"\xff damaged", key))
     else:
         learned.store._client.set(f"policyengine:behavior:row:{{{key}}}", b"\xff damaged")
@@ -395,7 +395,7 @@ def test_a_damaged_row_is_one_error_and_can_be_forgotten(run: Run, learned: Plac
 
 def damage_state(learned: Place, key: str) -> None:
     if isinstance(learned.store, SqliteStore):
-        with learned.store._step() as connection:
+        with learned.store.step() as connection:
             connection.execute("UPDATE caller SET state = ? WHERE key = ?", (b"\xc1", key))
     else:
         learned.store._client.set(f"policyengine:behavior:{{{key}}}", b"\xc1")

@@ -129,7 +129,7 @@ def test_a_number_that_cannot_be_read_is_above_all_others(empty: Store) -> None:
 def put_number(store: Any, name: str, number: str) -> None:
     """Write the number of a document, as an attacker who can write into the store does."""
     if isinstance(store, SqliteStore):
-        with store._step() as connection:
+        with store.step() as connection:
             connection.execute("UPDATE behavior SET number = ? WHERE name = ?", (number, name))
     else:
         store._client.hset(f"policyengine:behavior:{name}", "number", number)
@@ -138,7 +138,7 @@ def put_number(store: Any, name: str, number: str) -> None:
 def put_document(store: Any, name: str, number: int, raw: bytes) -> None:
     """Write a document without any check, as an attacker who can write into the store does."""
     if isinstance(store, SqliteStore):
-        with store._step() as connection:
+        with store.step() as connection:
             connection.execute("INSERT OR REPLACE INTO behavior VALUES (?, ?, ?)", (name, number, raw))
     else:
         store._client.hset(f"policyengine:behavior:{name}", mapping={"number": number, name: raw})
@@ -350,7 +350,7 @@ def test_planned_changes_that_the_store_lost_are_saved_again(
     number = plan(behavior, *release_until())
     look(engines[0])
     if isinstance(store, SqliteStore):
-        with store._step() as connection:
+        with store.step() as connection:
             connection.execute("DELETE FROM behavior WHERE name = 'releases'")
     else:
         store._client.delete("policyengine:behavior:releases")
@@ -363,7 +363,7 @@ def test_a_replaced_key_is_logged_and_makes_all_callers_new(
 ) -> None:
     assert told(engines[0].decide(question(task="before"))) == "allow 180"
     if isinstance(store, SqliteStore):
-        with store._step() as connection:
+        with store.step() as connection:
             connection.execute("UPDATE behavior SET value = ? WHERE name = 'key'", (ATTACKER.secret,))
     else:
         store._client.set("policyengine:behavior:key", ATTACKER.secret)
@@ -501,6 +501,6 @@ def test_a_store_without_learned_behavior_is_not_changed(empty: Any) -> None:
         StoredBehavior(behavior_of(empty))
     assert behavior_of(empty).known_key() is None
     if isinstance(empty, SqliteStore):
-        with empty._step() as connection:
+        with empty.step() as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         assert "behavior" not in tables

@@ -18,7 +18,7 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks, MemoryMarks
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
-from policyengine.stores.sqlite.credential_marks import EVICTION_BATCH_SIZE
+from policyengine.stores.sql.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
 from tests.stores import paying
@@ -263,7 +263,7 @@ def test_a_sqlite_store_evicts_expired_marks(tmp_path: Path) -> None:
     for number in range(20 // EVICTION_BATCH_SIZE):
         store.marks.once(f"new {number}", LATER + 900, LATER + LINGER_SECONDS)
         store.marks.revoke((f"new {number}",), LATER + 900, LATER + LINGER_SECONDS)
-    with store._step(writes=False) as asked:
+    with store.step(writes=False) as asked:
         rows = [asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in ("marked", "revoked")]
     assert rows == [20 // EVICTION_BATCH_SIZE] * 2
 
@@ -385,7 +385,7 @@ def test_a_redis_server_out_of_memory_rejects_a_mark(tmp_path: Path) -> None:
 
 def test_a_locked_sqlite_file_rejects_a_mark(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db", patience=0.01)
-    with SqliteStore(tmp_path / "store.db")._step():
+    with SqliteStore(tmp_path / "store.db").step():
         with pytest.raises(StoreError, match="locked"):
             store.marks.once("a", LATER, NOW)
         assert store.marks.version == 0  # who reads waits for nobody

@@ -11,7 +11,8 @@ from time import time_ns
 
 import pytest
 
-from policyengine.stores.sqlite.store import STEPS_BETWEEN_EVICTIONS, SqliteStore
+from policyengine.stores.sql.store import STEPS_BETWEEN_EVICTIONS
+from policyengine.stores.sqlite.store import SqliteStore
 from tests import forking
 from tests.stores import learning, paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
@@ -185,7 +186,7 @@ def test_the_sqlite_store_evicts_expired_rows(tmp_path: Path) -> None:
 
 
 def rows(store: SqliteStore) -> dict[str, int]:
-    with store._step(writes=False) as asked:
+    with store.step(writes=False) as asked:
         tables = ("state", "receipt", "made")
         return {one: asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in tables}
 
