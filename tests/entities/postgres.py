@@ -18,6 +18,18 @@ import pytest
 from tests.stores.servers import free_port, reachable, wait_for
 
 PATIENCE = 20.0
+EMPTY = """
+do $$ declare one record; begin
+  for one in select format('%I.%I', schemaname, tablename) as name from pg_tables
+             where schemaname = '{schema}' and tablename <> 'store' loop
+    execute 'delete from ' || one.name;
+  end loop;
+  for one in select format('%I.%I', schemaname, sequencename) as name from pg_sequences
+             where schemaname = '{schema}' loop
+    execute format('select setval(%L, 1)', one.name);
+  end loop;
+end $$;
+"""
 PASSWORD = "s3cret-of-the-test"  # of a short-lived server on this machine
 
 
@@ -45,6 +57,20 @@ class Postgres:
     @property
     def url(self) -> str:
         return f"postgresql://reader:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def parameters(self) -> dict[str, str | int]:
+        """The connection parameters of the superuser."""
+        return {"host": "127.0.0.1", "port": self.port, "user": "postgres", "password": PASSWORD, "dbname": "postgres"}
+
+    @property
+    def store_url(self) -> str:
+        """The URL of the store in this server, for the superuser."""
+        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def empty(self, schema: str) -> None:
+        """Delete all rows of a schema, if it exists, and restart its sequences."""
+        self.run(EMPTY.format(schema=schema))
 
     def start(self) -> Postgres:
         options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-F")

@@ -147,7 +147,7 @@ class SqlBehavior:
             yield from page
 
     def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
-        table = "(SELECT key FROM caller_row JOIN caller USING (key))"
+        table = "(SELECT key FROM caller_row JOIN caller USING (key)) AS saved"
         for page, histories in self._pages(table, load_histories):
             yield from zip(page, histories, strict=True)
 

@@ -68,9 +68,7 @@ class SqlTransactions(Protocol):
         the result reads it."""
         ...
 
-    def clock(
-        self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True
-    ) -> Pending:
+    def clock(self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True) -> Pending:
         """Read the store's clock, in microseconds, and with `moves` advance it, so that it never runs backwards. `now`
         is the time of the caller, which is up to `error` too early. Calling the result returns the time and, if it
         `measures`, measures the skew."""

@@ -69,9 +69,7 @@ class SqlStore(ABC):
         """Number a change of histories."""
 
     @abstractmethod
-    def clock(
-        self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True
-    ) -> Pending:
+    def clock(self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True) -> Pending:
         """Read the store's clock, and with `moves` advance it."""
 
     @abstractmethod

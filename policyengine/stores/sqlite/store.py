@@ -110,9 +110,7 @@ class SqliteStore(SqlStore):
 
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
-    def clock(
-        self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True
-    ) -> Pending:
+    def clock(self, session: SqlSession, now: int, *, moves: bool, error: int = 0, measures: bool = True) -> Pending:
         """Read the store's clock, which is the latest time that a process gave it, and on request advance it."""
         (latest,) = session.execute("SELECT now FROM clock").fetchone()
         found = max(latest, now, self._latest if measures else 0)
