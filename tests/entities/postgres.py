@@ -48,20 +48,21 @@ def somebody() -> dict[str, Any]:
     return {"cwd": "/", **known}
 
 
+def parameters(port: int) -> dict[str, str | int]:
+    """Return the connection parameters of the superuser."""
+    return {"host": "127.0.0.1", "port": port, "user": "postgres", "password": PASSWORD, "dbname": "postgres"}
+
+
 @dataclass
 class Postgres:
     folder: Path
     port: int
+    options: tuple[str, ...] = ("-F",)  # without fsync
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"postgresql://reader:{PASSWORD}@127.0.0.1:{self.port}/postgres"
-
-    @property
-    def parameters(self) -> dict[str, str | int]:
-        """The connection parameters of the superuser."""
-        return {"host": "127.0.0.1", "port": self.port, "user": "postgres", "password": PASSWORD, "dbname": "postgres"}
 
     @property
     def store_url(self) -> str:
@@ -73,9 +74,9 @@ class Postgres:
         self.run(EMPTY.format(schema=schema))
 
     def start(self) -> Postgres:
-        options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-F")
+        options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1")
         with (self.folder / "server.log").open("ab") as log:
-            command = [program("postgres"), "-D", str(self.folder / "data"), *options]
+            command = [program("postgres"), "-D", str(self.folder / "data"), *options, *self.options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, **somebody())
         wait_for(lambda: reachable(self.port))
         wait_for(self._ready)
@@ -91,6 +92,15 @@ class Postgres:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE)
             self.process = None
+
+    def kill(self) -> None:
+        """Kill the server, whose other processes then end."""
+        if self.process is not None:
+            family = self._family()
+            self.process.kill()
+            self.process.wait(PATIENCE)
+            self.process = None
+            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
 
     def pause(self) -> None:
         """Suspend the server and all of its processes; connections stay open."""
@@ -109,9 +119,9 @@ class Postgres:
     def run(self, statements: str) -> None:
         """Run statements as the superuser."""
         import psycopg
+        from psycopg.conninfo import make_conninfo
 
-        where = f"host=127.0.0.1 port={self.port} user=postgres password={PASSWORD} dbname=postgres"
-        with psycopg.connect(where, autocommit=True) as connection:
+        with psycopg.connect(make_conninfo("", **parameters(self.port)), autocommit=True) as connection:
             connection.execute(statements)  # type: ignore[call-overload]
 
     def fresh(self, statements: str) -> None:
@@ -123,7 +133,7 @@ class Postgres:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
+def running(*options: str) -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
     initdb = program("initdb")
     folder = Path(mkdtemp(prefix="pg"))  # a socket's path must be short, and accessible to another user
@@ -132,11 +142,11 @@ def running() -> Iterator[Postgres]:
     secret = folder / "secret"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
-    options = ("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C")
-    command = [initdb, "-D", str(folder / "data"), *options]
+    manner = ("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C")
+    command = [initdb, "-D", str(folder / "data"), *manner]
     made = subprocess.run(command, capture_output=True, text=True, **somebody())
     assert made.returncode == 0, made.stderr
-    server = Postgres(folder, free_port()).start()
+    server = Postgres(folder, free_port(), options or ("-F",)).start()
     try:
         server.run(f"create role reader login password '{PASSWORD}'")
         yield server

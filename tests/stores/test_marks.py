@@ -21,6 +21,7 @@ from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sql.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
+from tests.entities.postgres import Postgres
 from tests.stores import paying
 from tests.stores.servers import Server, running, wait_for
 
@@ -123,11 +124,15 @@ def test_each_revocation_changes_the_version_of_a_local_store(marks: CredentialM
 # ── Several processes ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster"])
+@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     kind: str = request.param
     if kind == "sqlite":
         return kind, str(tmp_path / "store.db")
+    if kind == "postgres":
+        server: Postgres = request.getfixturevalue("postgres_server")
+        server.empty("policyengine")
+        return kind, str(server.port)
     found = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
     servers: list[Server] = found if kind == "cluster" else [found]
     import redis
