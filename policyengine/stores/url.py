@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.install_hints import install_command
-from policyengine.stores.base import Store, StoreError
+from policyengine.stores.base import Store, StoreError, StoreMissingError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import RemoteStore, ResilientStore
@@ -80,11 +79,15 @@ class StoreUrl:
 def open_store(url: str) -> Store:
     """Open the store at a URL and check that it answers. A store outside this process is wrapped in a ResilientStore.
     Raises StoreUrlError."""
-    if url == "memory:":
-        return MemoryStore()
-    address = parse_store_url(url)
+    return MemoryStore() if url == "memory:" else _open(parse_store_url(url))
+
+
+def _open(address: StoreUrl, *, creates: bool = True) -> ResilientStore:
     try:
-        store = OPENERS.get(address.scheme, _redis)(address)
+        if address.scheme == "sqlite":
+            store: RemoteStore = _sqlite(address)
+        else:
+            store = _postgres(address, creates) if address.scheme == "postgresql" else _redis(address)
         store.ping()
     except StoreError as error:
         raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _hint_for(error)) from error
@@ -102,16 +105,16 @@ def open_existing_store(url: str) -> ResilientStore:
         except StoreError as error:
             hint = "name the file that `serve --store` names"
             raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", hint) from error
-    store = open_store(url)
-    assert isinstance(store, ResilientStore)
-    return store
+    return _open(address, creates=False)
 
 
 def _hint_for(error: StoreError) -> str:
     if "maxmemory-policy" in str(error):
         return "set `maxmemory-policy noeviction` on the server"
     if "permission denied" in str(error):
-        return "let a user who may create the tables run `policyengine doctor` once with this URL (docs/stores.md)"
+        return "let a role that may create the tables open the store once (docs/stores.md)"
+    if isinstance(error, StoreMissingError):
+        return "name the schema that `serve --store` uses"
     return "check that it is running and reachable from here"
 
 
@@ -194,7 +197,7 @@ def _sqlite(address: StoreUrl) -> SqliteStore:
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 
-def _postgres(address: StoreUrl) -> RemoteStore:
+def _postgres(address: StoreUrl, creates: bool) -> RemoteStore:
     try:
         from policyengine.stores.postgres.store import PATIENCE, SCHEMA, PostgresStore
     except ImportError as error:
@@ -211,6 +214,7 @@ def _postgres(address: StoreUrl) -> RemoteStore:
         schema=address.options.get("schema", SCHEMA),
         patience=address.seconds(PATIENCE),
         max_skew=address.max_skew,
+        creates=creates,
     )
 
 
@@ -278,6 +282,3 @@ def _no_retry_options() -> dict[str, Any]:
     from redis.retry import Retry
 
     return {"retry": Retry(NoBackoff(), 0)}
-
-
-OPENERS: dict[str, Callable[[StoreUrl], RemoteStore]] = {"sqlite": _sqlite, "postgresql": _postgres}

@@ -74,6 +74,8 @@ class Postgres:
         self.run(EMPTY.format(schema=schema))
 
     def start(self) -> Postgres:
+        if self.process is not None:
+            return self
         options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1")
         with (self.folder / "server.log").open("ab") as log:
             command = [program("postgres"), "-D", str(self.folder / "data"), *options, *self.options]
@@ -92,6 +94,13 @@ class Postgres:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE)
             self.process = None
+
+    def own(self, *paths: Path) -> None:
+        """Make the user of the server the owner of files."""
+        for path in paths:
+            if os.geteuid() == 0:
+                shutil.chown(path, "postgres")
+            path.chmod(0o600)
 
     def kill(self) -> None:
         """Kill the server, whose other processes then end."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from policyengine.stores.base import StoreError, StoreLossError
-from policyengine.stores.postgres.session import PostgresSession
+from policyengine.stores.base import StoreError, StoreLossError, StoreMissingError
+from policyengine.stores.postgres.session import NO_TABLE, PostgresError, PostgresSession
 from policyengine.stores.sql import approvals, behavior, credential_marks, halts, history, idempotency, state
 
 SCHEMA_VERSION: Final = 1
 OLDEST_SERVER: Final = 140_000
+CREATION_SECONDS: Final = 30  # a new table waits for the disk
 CREATION_LOCK: Final = 7_237_128  # an advisory lock while the schema is created
 OWN_TABLES: Final = """
 CREATE TABLE IF NOT EXISTS store (
@@ -39,40 +40,59 @@ CHECK: Final = f"SELECT version, server, {SERVER} FROM store"
 DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
-FOUND: Final = "SELECT to_regclass('store') IS NOT NULL"
+# These read the catalog itself: the cache that resolves names may not yet know the tables of another process.
+FOUND: Final = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = ? AND tablename = 'store')"
+SCHEMA_FOUND: Final = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?)"
 RAISE_CHANGES: Final = f"SELECT setval('changes', greatest(nextval('changes'), {NOW}))"
 
 
-def prepare_schema(session: PostgresSession, schema: str, *, creates: bool) -> None:
-    """Check the server and the schema, and with `creates` create a missing schema. Raises StoreError."""
+def prepare_schema(session: PostgresSession, schema: str, *, creates: bool, in_use: bool = False) -> None:
+    """Check the server and the schema, and with `creates` create a missing schema, unless it is `in_use`. Raises
+    StoreError."""
     if session.server_version < OLDEST_SERVER:
         raise StoreError(f"the server is PostgreSQL {session.server_version // 10_000}, and 14 is the oldest supported")
-    if not session.execute(FOUND).fetchone()[0]:
-        if not creates:
+    if not session.execute(FOUND, (schema,)).fetchone()[0]:
+        if in_use:
             raise StoreLossError(f"the tables in the schema `{schema}` were removed while in use")
+        if not creates:
+            raise StoreMissingError(f"the database has no schema `{schema}` of policyengine")
         create_schema(session, schema)
-    session.execute(DURABLE)
-    version, server, current = session.execute(CHECK).fetchone() or (0, "", "")
+    version, server, current = read_version(session, schema)
     if version != SCHEMA_VERSION:
-        newer = "newer" if version > SCHEMA_VERSION else "other"
-        raise StoreError(f"the schema `{schema}` was written by a {newer} version of policyengine")
+        newer = "a newer" if version > SCHEMA_VERSION else "another"
+        raise StoreError(f"the schema `{schema}` was written by {newer} version of policyengine")
     if current and server != current:
         forget_lost_past(session, current)
 
 
+def read_version(session: PostgresSession, schema: str) -> tuple[int, str, str]:
+    """Return the version of the schema, the server that wrote to it last, and this server. Raises StoreError."""
+    session.execute(DURABLE)
+    try:
+        version, server, current = session.execute(CHECK).fetchone() or (0, "", "")
+    except PostgresError as error:
+        if error.code != NO_TABLE:
+            raise
+        raise StoreError(f"permission denied for schema {schema}") from None
+    return version, server, current
+
+
 def create_schema(session: PostgresSession, schema: str) -> None:
     """Create the tables, unless another process does so at the same time."""
-    session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-    session.execute("SELECT pg_advisory_xact_lock(?)", (CREATION_LOCK,))
-    if not session.execute(FOUND).fetchone()[0]:
-        if not session.execute("SELECT to_regnamespace(?) IS NOT NULL", (quote_name(schema),)).fetchone()[0]:
-            session.execute(f"CREATE SCHEMA {quote_name(schema)}")
-        for statement in TABLES:
-            session.execute(statement)
-        session.execute(f"INSERT INTO store SELECT 1, {SCHEMA_VERSION}, {SERVER}")
-        session.execute(RAISE_CHANGES)
-    session.execute("COMMIT")
-    session.drain()
+    with session.waiting(CREATION_SECONDS):
+        session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        for timeout in ("lock_timeout", "statement_timeout"):
+            session.execute(f"SET LOCAL {timeout} = '{CREATION_SECONDS}s'")
+        session.execute("SELECT pg_advisory_xact_lock(?)", (CREATION_LOCK,))
+        if not session.execute(FOUND, (schema,)).fetchone()[0]:
+            if not session.execute(SCHEMA_FOUND, (schema,)).fetchone()[0]:
+                session.execute(f"CREATE SCHEMA {quote_name(schema)}")
+            for statement in TABLES:
+                session.execute(statement)
+            session.execute(f"INSERT INTO store SELECT 1, {SCHEMA_VERSION}, {SERVER}")
+            session.execute(RAISE_CHANGES)
+        session.execute("COMMIT")
+        session.drain()
 
 
 def forget_lost_past(session: PostgresSession, current: str) -> None:

@@ -6,6 +6,7 @@ import re
 import select
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from time import monotonic
 from typing import Any, Final
@@ -143,6 +144,15 @@ class PostgresSession:
             except PostgresError:
                 if ends:
                     self.is_broken = True
+
+    @contextmanager
+    def waiting(self, seconds: float) -> Iterator[None]:
+        """Wait longer for answers."""
+        usual, self._seconds = self._seconds, max(seconds, self._seconds)
+        try:
+            yield
+        finally:
+            self._seconds = usual
 
     @property
     def is_gone(self) -> bool:

@@ -41,8 +41,8 @@ class PostgresStore(SqlStore):
     """A store in one schema of a PostgreSQL database. `parameters` are those of libpq; `hosts` are tried in order.
 
     A step is one transaction, which locks everything that it reads and writes by name, in the order of the names'
-    hashes, so that no two steps wait for each other. Times are the server's own, and never run backwards. With
-    `virtual`, for tests, the store uses the given times.
+    hashes, so that no two steps wait for each other. A missing schema is created, if `creates`. Times are the server's
+    own, and never run backwards. With `virtual`, for tests, the store uses the given times.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class PostgresStore(SqlStore):
         schema: str = SCHEMA,
         patience: float = PATIENCE,
         max_skew: int = MAX_SKEW_MICROSECONDS,
+        creates: bool = True,
         virtual: bool = False,
     ) -> None:
         super().__init__(ClockSkew(max_skew), None)
@@ -62,12 +63,12 @@ class PostgresStore(SqlStore):
         places = [{"host": host, "port": port} for host, port in hosts] or [{}]
         infos = [make_conninfo(**{**common, **place}) for place in places]
         self._pool = PostgresPool(infos, patience, self._prepare)
-        self._exists = False
+        self._creates, self._in_use = creates, False
         self.ping()
-        self._exists = True
+        self._in_use = True
 
     def _prepare(self, session: PostgresSession) -> None:
-        prepare_schema(session, self._schema, creates=not self._exists)
+        prepare_schema(session, self._schema, creates=self._creates, in_use=self._in_use)
 
     def ping(self) -> None:
         """Check that the database answers. Raises StoreError."""
