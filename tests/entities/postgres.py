@@ -95,6 +95,10 @@ class Postgres:
             self.process.wait(PATIENCE)
             self.process = None
 
+    def promote(self) -> None:
+        """Make a replica the primary."""
+        self.run("select pg_promote()")
+
     def own(self, *paths: Path) -> None:
         """Make the user of the server the owner of files."""
         for path in paths:
@@ -158,6 +162,23 @@ def running(*options: str) -> Iterator[Postgres]:
     server = Postgres(folder, free_port(), options or ("-F",)).start()
     try:
         server.run(f"create role reader login password '{PASSWORD}'")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replica_of(primary: Postgres) -> Iterator[Postgres]:
+    """A replica of a server."""
+    folder = Path(mkdtemp(prefix="pg"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    where = f"host=127.0.0.1 port={primary.port} user=postgres password={PASSWORD}"
+    command = [program("pg_basebackup"), "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast", "-d", where]
+    subprocess.run(command, check=True, capture_output=True, **somebody())
+    server = Postgres(folder, free_port(), primary.options).start()
+    try:
         yield server
     finally:
         server.stop()

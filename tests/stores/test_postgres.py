@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from policyengine.cli.doctor.model import DoctorStatus
 from policyengine.cli.doctor.storage import check_store
 from policyengine.engine import Engine
 from policyengine.stores.base import CommitRequest, Store, StoreError
-from policyengine.stores.url import StoreUrlError, open_store
+from policyengine.stores.url import StoreUrlError, open_existing_store, open_store
 from tests import forking
-from tests.entities.postgres import PASSWORD, Postgres, parameters, running
+from tests.entities.postgres import PASSWORD, Postgres, parameters, replica_of, running
 from tests.stores.charges import SECOND, START, asks, budget, rate
 from tests.stores.servers import wait_for
 from tests.stores.test_histories import happens, past, record
@@ -210,7 +211,8 @@ def test_a_role_with_the_rights_in_the_documentation_uses_the_store_and_cannot_c
     try:
         url = url_of(server, "deciding", "p%40ss%3Aw%2Frd")
         error = refusal(url)
-        assert "permission denied for database postgres" in error.message
+        assert "permission denied to create the tables in the schema `policyengine`" in error.message
+        assert check_store(url).status is DoctorStatus.FAILED
         assert "create the tables" in (error.hint or "")
         with opened(server):
             server.run(statements)
@@ -222,6 +224,17 @@ def test_a_role_with_the_rights_in_the_documentation_uses_the_store_and_cannot_c
             server.run("set role deciding; create table policyengine.mine (one int)")
     finally:
         server.run(f"{DROP} drop role deciding")
+
+
+def test_commands_that_look_at_a_store_do_not_create_it(server: Postgres) -> None:
+    with pytest.raises(StoreUrlError, match="the database has no schema `policyengine` of policyengine"):
+        open_existing_store(url_of(server))
+    found = check_store(url_of(server))
+    assert found.status is DoctorStatus.OK
+    assert found.message == "the database has no schema `policyengine` of policyengine yet: `serve` creates it"
+    assert open_store(url_of(server)).halts.load(0) == (0, b"")
+    assert open_existing_store(url_of(server)).halts.load(0) == (0, b"")
+    assert re.match(r"PostgreSQL \d+\.\d+ answers; clocks differ by", check_store(url_of(server)).message)
 
 
 def test_a_url_without_a_host_uses_the_unix_socket(server: Postgres) -> None:
@@ -269,7 +282,7 @@ def test_a_process_that_stopped_in_a_step_blocks_others_for_a_short_time_only(se
                 wait_for(lambda: is_free(other))
                 asked.execute("SELECT 1").fetchone()  # the server has ended this transaction
 
-        with pytest.raises(StoreError, match="idle-in-transaction timeout|server closed the connection"):
+        with pytest.raises(StoreError, match=r"idle-in-transaction timeout|server closed the connection"):
             stop_in_a_step()
 
 
@@ -405,6 +418,37 @@ def is_open(url: str) -> bool:
     except StoreUrlError:
         return False
     return True
+
+
+@pytest.mark.deep
+def test_a_replica_that_becomes_the_primary_is_used_and_histories_begin_again() -> None:
+    with running("-c", "fsync=on", "-c", "hot_standby=on") as primary, replica_of(primary) as replica:
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{replica.port}"
+        url = f"postgresql://postgres:{PASSWORD}@{hosts}/postgres?timeout=2s"
+        store: Any = open_store(url)
+        store.begin(["paid"], now())
+        assert happens(store, record(), at=now())
+        before = past(store, at=now())
+        store.commit(asks(rate(), spends=("kept",)), "one", now())
+        wait_for(lambda: is_replicated(replica))
+        with pytest.raises(StoreUrlError, match="session is read-only"):
+            open_store(f"{url.replace(str(primary.port), str(replica.port))}")
+        primary.stop()
+        assert store.commit(asks(rate(key="b")), "two", now()).failed
+        replica.promote()
+        assert spent(store, "kept") == {"kept"}
+        wait_for(lambda: not store.commit(asks(rate(key="c")), f"{now()}", now()).failed)
+        after = past(store, at=now())
+        assert len(after.events) == 1
+        assert before.complete_after < before.now < after.complete_after <= after.now
+
+
+def is_replicated(replica: Postgres) -> bool:
+    store = PostgresStore(parameters(replica.port))
+    try:
+        return bool(store.spent_among(["kept"]))
+    finally:
+        store.close()
 
 
 # ── kill -9 ───────────────────────────────────────────────────────────────────────────────────

@@ -43,7 +43,9 @@ class PostgresPool:
             session = self._take()
             try:
                 yield session
-            except BaseException:
+            except BaseException as error:
+                # Another host of the URL may have become the primary, so the next call connects again.
+                session.is_broken |= isinstance(error, PostgresError) and error.code == READ_ONLY
                 self._recover(session)
                 raise
             self._free.append((session, monotonic()))

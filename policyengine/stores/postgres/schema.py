@@ -43,6 +43,11 @@ DURABLE: Final = (
 # These read the catalog itself: the cache that resolves names may not yet know the tables of another process.
 FOUND: Final = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = ? AND tablename = 'store')"
 SCHEMA_FOUND: Final = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = ?)"
+CREATABLE: Final = (
+    "SELECT CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :schema) "
+    "THEN has_schema_privilege(quote_ident(:schema), 'CREATE') "
+    "ELSE has_database_privilege(current_database(), 'CREATE') END"
+)
 RAISE_CHANGES: Final = f"SELECT setval('changes', greatest(nextval('changes'), {NOW}))"
 
 
@@ -54,6 +59,8 @@ def prepare_schema(session: PostgresSession, schema: str, *, creates: bool, in_u
     if not session.execute(FOUND, (schema,)).fetchone()[0]:
         if in_use:
             raise StoreLossError(f"the tables in the schema `{schema}` were removed while in use")
+        if not session.execute(CREATABLE, {"schema": schema}).fetchone()[0]:
+            raise StoreError(f"permission denied to create the tables in the schema `{schema}`")
         if not creates:
             raise StoreMissingError(f"the database has no schema `{schema}` of policyengine")
         create_schema(session, schema)
