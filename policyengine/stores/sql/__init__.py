@@ -1,1 +1,1 @@
-"""What the stores in SQLite and PostgreSQL share: their tables, their statements, and the steps of decisions."""
+"""The tables, statements and steps of decisions that the stores in SQLite and PostgreSQL share."""

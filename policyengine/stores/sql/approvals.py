@@ -52,7 +52,7 @@ class SqlApprovals:
             same, ended = select_newest(asked, row.binding, now), asked.execute(ENDED, (now,))
             counts = [asked.execute(LIVE, (quota.name, now)) for quota in quotas]
             clock()
-            newest = read_row(same)
+            newest = read_approval(same)
             if newest is not None and newest.live > now and newest.id != replaces:
                 return AdmissionResult(newest)
             for quota, count in zip(quotas, counts, strict=True):
@@ -82,14 +82,14 @@ class SqlApprovals:
             clock = self._transactions.clock(asked, now, moves=False)
             found = asked.execute("SELECT row FROM approval WHERE id = ? AND until > ?", (id, now))
             clock()
-            return read_row(found)
+            return read_approval(found)
 
     def bound(self, bindings: Sequence[str], now: int) -> list[ApprovalRow]:
         with self._transactions.step(False) as asked:
             clock = self._transactions.clock(asked, now, moves=False)
             found = [select_newest(asked, binding, now) for binding in dict.fromkeys(bindings)]
             clock()
-            return [row for one in found if (row := read_row(one)) is not None]
+            return [row for one in found if (row := read_approval(one)) is not None]
 
     def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
         with self._transactions.step(False) as asked:
@@ -109,7 +109,7 @@ def select_newest(asked: SqlSession, binding: str, now: int) -> SqlCursor:
     return asked.execute(NEWEST, (binding, now))
 
 
-def read_row(found: SqlCursor) -> ApprovalRow | None:
+def read_approval(found: SqlCursor) -> ApprovalRow | None:
     raw = found.fetchone()
     return None if raw is None else decode_row(raw[0])
 
