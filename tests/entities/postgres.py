@@ -65,6 +65,11 @@ class Postgres:
         return f"postgresql://reader:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
     @property
+    def local(self) -> dict[str, str | int]:
+        """The connection parameters of the superuser at the Unix socket, which needs no password."""
+        return {"host": str(self.folder), "port": self.port, "user": "postgres", "dbname": "postgres"}
+
+    @property
     def store_url(self) -> str:
         """The URL of the store in this server, for the superuser."""
         return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
@@ -134,7 +139,7 @@ class Postgres:
         import psycopg
         from psycopg.conninfo import make_conninfo
 
-        with psycopg.connect(make_conninfo("", **parameters(self.port)), autocommit=True) as connection:
+        with psycopg.connect(make_conninfo("", **self.local), autocommit=True) as connection:
             connection.execute(statements)  # type: ignore[call-overload]
 
     def fresh(self, statements: str) -> None:
@@ -155,7 +160,17 @@ def running(*options: str) -> Iterator[Postgres]:
     secret = folder / "secret"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
-    manner = ("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C")
+    manner = (
+        "-U",
+        "postgres",
+        "--auth=scram-sha-256",
+        "--auth-local=trust",
+        f"--pwfile={secret}",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale=C",
+    )
     command = [initdb, "-D", str(folder / "data"), *manner]
     made = subprocess.run(command, capture_output=True, text=True, **somebody())
     assert made.returncode == 0, made.stderr

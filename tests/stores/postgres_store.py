@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policyengine.stores.postgres.store import PostgresStore
-from tests.entities.postgres import Postgres, parameters
+from tests.entities.postgres import Postgres
 
 
 class VirtualPostgresStore(PostgresStore):
@@ -11,7 +11,7 @@ class VirtualPostgresStore(PostgresStore):
 
     def __init__(self, server: Postgres) -> None:
         self._server = server
-        super().__init__(parameters(server.port), virtual=True, patience=20.0)
+        super().__init__(server.local, virtual=True, patience=20.0)
 
     def again(self) -> VirtualPostgresStore:
         """Open the store again, as another process does."""
