@@ -18,13 +18,12 @@ from policyengine.stores.postgres.connection import PostgresPool
 from policyengine.stores.postgres.schema import NOW, prepare_schema, quote_name
 from policyengine.stores.postgres.session import PostgresSession
 from policyengine.stores.sql.session import Pending, SqlSession
-from policyengine.stores.sql.store import SqlStore, forget_expired
+from policyengine.stores.sql.store import EVICTION_BATCH_SIZE, SqlStore, forget_expired
 
 PATIENCE: Final = 1.0  # seconds to connect, and again to wait for an answer
 SCHEMA: Final = "policyengine"
 PROBE_BYTES: Final = 8_192  # more than a page, so that the table must be able to grow
 BATCH_SIZE: Final = 128  # decisions in one transaction, so that it needs few locks
-EVICTION_BATCH_SIZE: Final = 256
 LINGER_MICROSECONDS: Final = (
     60_000_000  # an expired row is kept as long, because another process may just be reading it
 )
@@ -169,7 +168,7 @@ class PostgresStore(SqlStore):
             def lock(keys: Sequence[str], name: Callable[[str], str]) -> list[str]:
                 return self._lock_some(asked, keys, name)
 
-            if lock(["forget"], str):
+            if lock(["begun"], str):  # alone, and not while another process begins or ends watches
                 before = now - LINGER_MICROSECONDS
                 forget_expired(asked, before, EVICTION_BATCH_SIZE, lock, callers=callers)
 
@@ -195,7 +194,7 @@ def connection_options(schema: str, patience: float) -> dict[str, str | int]:
     settings = {
         "search_path": quote_name(schema).replace("\\", "\\\\").replace(" ", "\\ "),
         "lock_timeout": max(1, milliseconds * 4 // 5),
-        "statement_timeout": milliseconds,
+        "statement_timeout": max(1, milliseconds * 9 // 10),
         "idle_in_transaction_session_timeout": 2 * milliseconds,
         "default_transaction_isolation": "repeatable\\ read",
         "client_min_messages": "error",
