@@ -19,6 +19,7 @@ from policyengine.cli.doctor.model import DoctorStatus
 from policyengine.cli.doctor.storage import check_store
 from policyengine.engine import Engine
 from policyengine.stores.base import CommitRequest, Store, StoreError
+from policyengine.stores.sql.session import delete_some
 from policyengine.stores.url import StoreUrlError, open_existing_store, open_store
 from tests import forking
 from tests.entities.postgres import PASSWORD, Postgres, parameters, replica_of, running
@@ -179,6 +180,15 @@ def test_expired_rows_are_deleted_after_some_commits(server: Postgres) -> None:
                     for table in ("state", "made", "line", "event")]  # fmt: skip
         assert many == [1, 0, 0, 0]
         assert past(store, at=later).complete_after == START
+
+
+def test_no_more_rows_are_deleted_than_requested_however_the_server_plans(server: Postgres) -> None:
+    settings = ("enable_hashagg", "enable_hashjoin", "enable_mergejoin", "enable_material", "enable_sort")
+    with opened(server, virtual=True) as store, store.step() as asked:
+        for setting in settings:
+            asked.execute(f"SET LOCAL {setting} = off")
+        asked.executemany("INSERT INTO spent VALUES (?)", [(f"{number}",) for number in range(20)])
+        assert asked.execute(delete_some("spent", "id", "id >= ?", "id"), ("0", 3)).rowcount == 3
 
 
 def test_commits_are_durable_even_if_the_role_turns_that_off(server: Postgres) -> None:

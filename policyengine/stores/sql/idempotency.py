@@ -12,7 +12,7 @@ from policyengine.runtime.idempotency import (
 )
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
-from policyengine.stores.sql.session import SKIP_LOCKED, Pending, SqlCursor, SqlSession, delete_some, upsert
+from policyengine.stores.sql.session import Pending, SqlCursor, SqlSession, delete_some, upsert
 
 EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
 CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two checks for too many keys
@@ -76,7 +76,7 @@ class SqlIdempotencyKeys:
         asked.execute(delete_some("once", "name", "until <= ?"), (now, EVICTION_BATCH_SIZE))
         gateway = f"substr(name, 1, {GATEWAY_DIGITS})"
         many = f"SELECT {gateway} AS gateway, count(*) FROM once GROUP BY {gateway} HAVING count(*) > ?"
-        oldest = f"SELECT name FROM once WHERE {gateway} = ? AND until > ? ORDER BY until LIMIT ? {SKIP_LOCKED}"
+        oldest = delete_some("once", "name", f"{gateway} = ? AND until > ?", "until")
         for name, held in asked.execute(many, (self._most,)).fetchall():
-            evicted = asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", (name, now, held - self._most))
+            evicted = asked.execute(oldest, (name, now, held - self._most))
             self.evicted.tell(evicted.rowcount)

@@ -84,6 +84,7 @@ def upsert(table: str, keys: Sequence[str], values: Sequence[str]) -> str:
 
 
 def delete_some(table: str, key: str, condition: str, order: str = "") -> str:
-    """Return the statement that deletes the rows with a condition, at most as many as its last parameter."""
-    rows = f"SELECT {key} FROM {table} WHERE {condition}{f' ORDER BY {order}' if order else ''} LIMIT ?"
-    return f"DELETE FROM {table} WHERE ({key}) IN ({rows} {SKIP_LOCKED})"
+    """Return the statement that deletes the rows with a condition, at most as many as its last parameter. PostgreSQL
+    could run a subquery several times, and delete more."""
+    rows = f"SELECT {key} FROM {table} WHERE {condition}{f' ORDER BY {order}' if order else ''} LIMIT ? {SKIP_LOCKED}"
+    return f"DELETE FROM {table} WHERE ({key}) IN (WITH old AS MATERIALIZED ({rows}) SELECT {key} FROM old)"
