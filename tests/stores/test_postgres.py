@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -14,6 +14,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from policyengine.cli.doctor.model import DoctorStatus
 from policyengine.cli.doctor.storage import check_store
@@ -23,14 +24,14 @@ from policyengine.stores.sql.session import delete_some
 from policyengine.stores.url import StoreUrlError, open_existing_store, open_store
 from tests import forking
 from tests.entities.postgres import PASSWORD, Postgres, parameters, replica_of, running
-from tests.stores.charges import SECOND, START, asks, budget, rate
+from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import wait_for
-from tests.stores.test_histories import happens, past, record
+from tests.stores.test_histories import LINE, happens, past, record
 
 pytest.importorskip("psycopg", reason="missing: pip install '.[postgres]'")
 
 from policyengine.stores.postgres.schema import prepare_schema
-from policyengine.stores.postgres.session import translate
+from policyengine.stores.postgres.session import PostgresSession, translate
 from policyengine.stores.postgres.store import LINGER_MICROSECONDS, PostgresStore
 
 ROOT = Path(__file__).parents[2]
@@ -334,6 +335,34 @@ def test_a_batch_is_committed_in_order_in_few_transactions(server: Postgres) -> 
         asked = [CommitRequest(asks(rate(300, 86_400 * SECOND)), f"{number}") for number in range(400)]
         passed = [one.admitted for one in store.commit_many(asked, now())]  # type: ignore[union-attr]
         assert passed == [True] * 300 + [False] * 100
+
+
+def test_a_decision_takes_two_round_trips_and_a_read_takes_one(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(server) as store:
+        store.begin(["paid"], now())
+        happens(store, record(), at=now())
+        version = past(store, at=now()).version
+        waits: list[int] = []
+        sync = PostgresSession.drain
+        monkeypatch.setattr(PostgresSession, "drain", lambda self: waits.append(bool(self._sent)) or sync(self))
+
+        def round_trips(call: Callable[[], object]) -> int:
+            waits.clear()
+            call()
+            return sum(waits)
+
+        limits = asks(rate(), budget(9), places(9), spends=("a",), confirms=("b",))
+        effects = structs.replace(limits, records=(record(),), relied=((LINE, version),))
+        assert round_trips(lambda: store.commit(asks(rate()), "one", now())) == 2
+        assert round_trips(lambda: store.commit(effects, "two", now())) == 2
+        assert round_trips(lambda: store.commit(asks(rate()), "three", now(), peek=True)) == 1
+        assert round_trips(lambda: past(store, at=now())) == 1
+        assert round_trips(lambda: store.spent_among(["a", "b"])) == 1
+        assert round_trips(lambda: store.marks.revoked(("a", "b"), now() // SECOND)) == 1
+        assert round_trips(lambda: store.halts.load(0)) == 1
+        assert round_trips(lambda: store.approvals.bound(["a", "b"], now())) == 1
 
 
 # ── Servers that fail ─────────────────────────────────────────────────────────────────────────
