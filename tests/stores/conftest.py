@@ -100,9 +100,11 @@ def of_postgres(server: Postgres) -> Iterator[Fresh]:
     opened: list[VirtualPostgresStore] = []
 
     def empty() -> Store:
+        for store in opened:
+            store.close()  # a server has few connections
         server.empty("policyengine")
-        opened.append(VirtualPostgresStore(server))
-        return opened[-1]
+        opened[:] = [VirtualPostgresStore(server)]
+        return opened[0]
 
     yield empty
     for store in opened:
