@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from itertools import chain
 
 from msgspec import msgpack
 
@@ -13,7 +13,7 @@ from policyengine.runtime.behavior import BehaviorCharge
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
-from policyengine.runtime.limits import Charge, ChargeResult
+from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import CommitRequest
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.history_rows import history_key
@@ -102,9 +102,11 @@ class SqlStore(ABC):
         writes = not all(one.peek for one in asked)
         with self.step(writes, commit_locks(asked) if writes else ()) as asking:
             clock = self.clock(asking, now, moves=writes, measures=writes)
-            charges = (limit.charge for one in asked for limit in one.effects.limits)
-            states = SqlStates(asking, map(charge_digest, charges))
-            results = [self._commit(asking, one, states, clock) for one in asked]
+            keys = [[charge_digest(limit.charge) for limit in one.effects.limits] for one in asked]
+            states = SqlStates(asking, chain.from_iterable(keys))
+            results = [
+                self._commit(asking, one, states, of_one, clock) for one, of_one in zip(asked, keys, strict=True)
+            ]
             self._commits += len(asked) if writes else 0
             if writes and self._commits % STEPS_BETWEEN_EVICTIONS < len(asked):
                 self._forget_later(
@@ -113,7 +115,7 @@ class SqlStore(ABC):
         return results
 
     def _commit(
-        self, asking: SqlSession, asked: CommitRequest, states: SqlStates, clock: Pending
+        self, asking: SqlSession, asked: CommitRequest, states: SqlStates, keys: Sequence[str], clock: Pending
     ) -> ChargeResult | None:
         effects, decision, peek = asked
         charges, name = [one.charge for one in effects.limits], receipt_name(effects.confirms)
@@ -137,7 +139,8 @@ class SqlStore(ABC):
             if event is None:
                 return None
         paid = [read_prepaid(found, now) for found in prepaid]
-        found = apply_charges(effects, [states.load(one) for one in charges], paid, now, decision)
+        before = [decode_state(states.raw[key], one) for key, one in zip(keys, charges, strict=True)]
+        found = apply_charges(effects, before, paid, now, decision)
         if not peek:
             save_updates(asking, found.kept, states.raw)
             save_receipts(asking, found.receipts, name)
@@ -228,10 +231,8 @@ class SqlStates:
     def raw(self) -> dict[str, bytes | None]:
         if self._raw is None:
             self._raw = read_states(self._selected)
+            self._selected = {}  # SQLite writes faster to a table that no open cursor reads
         return self._raw
-
-    def load(self, charge: Charge) -> Any:
-        return decode_state(self.raw[charge_digest(charge)], charge)
 
 
 def commit_locks(asked: Iterable[CommitRequest]) -> Iterator[str]:
