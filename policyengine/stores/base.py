@@ -48,6 +48,10 @@ class StoreFullError(StoreError):
     reason = "the store is full"
 
 
+class StoreMissingError(StoreError):
+    """The error for a store that does not exist and is not to be created."""
+
+
 class CommitRequest(NamedTuple):
     """The arguments of `commit` for one of several decisions."""
 

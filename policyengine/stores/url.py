@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.install_hints import install_command
-from policyengine.stores.base import Store, StoreError
+from policyengine.stores.base import Store, StoreError, StoreMissingError
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS
 from policyengine.stores.memory.store import MemoryStore
-from policyengine.stores.resilient_store import ResilientStore
+from policyengine.stores.resilient_store import RemoteStore, ResilientStore
 from policyengine.stores.sqlite.file import check_store_file
 from policyengine.stores.sqlite.store import PATIENCE, SqliteStore
 
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
     import redis
 
 KNOWN_URLS = (
-    "memory: sqlite:///path redis://host:6379/0 rediss://host:6379/0 redis+cluster://host:6379 "
-    "redis+sentinel://host:26379/service"
+    "memory: sqlite:///path postgresql://user@host/database redis://host:6379/0 rediss://host:6379/0 "
+    "redis+cluster://host:6379 redis+sentinel://host:26379/service"
 ).split()
-OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
+TLS_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey")  # of libpq
+OPTIONS = {
+    "sqlite": ("timeout", "skew"),
+    "postgresql": ("timeout", "skew", "schema", "host", *TLS_OPTIONS),
+    "redis": ("timeout", "skew"),
+    "rediss": ("timeout", "skew", "ca"),
+}
+SCHEMES = ("sqlite", "postgresql", "redis", "rediss", "redis+cluster", "redis+sentinel")
+PORTS = {"redis+sentinel": 26379, "postgresql": 5432}
 TIMEOUT_SECONDS = 0.05  # seconds to connect, and again to wait for an answer
 # The default for a Redis Cluster is longer, because on a busy machine that runs several servers, answers may be late.
 # `python -m bench timeouts` measures how many requests a timeout denies.
@@ -70,11 +79,15 @@ class StoreUrl:
 def open_store(url: str) -> Store:
     """Open the store at a URL and check that it answers. A store outside this process is wrapped in a ResilientStore.
     Raises StoreUrlError."""
-    if url == "memory:":
-        return MemoryStore()
-    address = parse_store_url(url)
+    return MemoryStore() if url == "memory:" else _open(parse_store_url(url))
+
+
+def _open(address: StoreUrl, *, creates: bool = True) -> ResilientStore:
     try:
-        store = _sqlite(address) if address.scheme == "sqlite" else _redis(address)
+        if address.scheme == "sqlite":
+            store: RemoteStore = _sqlite(address)
+        else:
+            store = _postgres(address, creates) if address.scheme == "postgresql" else _redis(address)
         store.ping()
     except StoreError as error:
         raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", _hint_for(error)) from error
@@ -92,14 +105,16 @@ def open_existing_store(url: str) -> ResilientStore:
         except StoreError as error:
             hint = "name the file that `serve --store` names"
             raise StoreUrlError(f"the store at `{address.shown}` cannot be used: {error}", hint) from error
-    store = open_store(url)
-    assert isinstance(store, ResilientStore)
-    return store
+    return _open(address, creates=False)
 
 
 def _hint_for(error: StoreError) -> str:
     if "maxmemory-policy" in str(error):
         return "set `maxmemory-policy noeviction` on the server"
+    if "permission denied" in str(error):
+        return "let a role that may create the tables open the store once (docs/stores.md)"
+    if isinstance(error, StoreMissingError):
+        return "name the schema that `serve --store` uses"
     return "check that it is running and reachable from here"
 
 
@@ -109,19 +124,21 @@ def parse_store_url(url: str) -> StoreUrl:
         parts = urlsplit(url)
     except ValueError:
         raise StoreUrlError("this is not a store URL", _list_schemes()) from None
-    if parts.scheme not in ("sqlite", "redis", "rediss", "redis+cluster", "redis+sentinel"):
-        raise StoreUrlError(f"`{_scheme(url)}` is not a known kind of store", _list_schemes())
+    if parts.scheme not in SCHEMES:
+        meant = did_you_mean(parts.scheme, SCHEMES) if ":" in url else None
+        raise StoreUrlError(f"`{_scheme(url)}` is not a known kind of store", meant or _list_schemes())
     return _parse_url_parts(parts)
 
 
 def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     where, _, host = parts.netloc.rpartition("@")
     user, _, password = where.partition(":")
-    default = 26379 if parts.scheme == "redis+sentinel" else 6379
-    hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
+    hosts = tuple(_parse_host_port(one, PORTS.get(parts.scheme, 6379)) for one in host.split(",")) if host else ()
     if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2 or not parts.path.startswith("/")):
         raise StoreUrlError("a SQLite URL must have the form `sqlite:///path`", "an absolute path has four slashes")
-    if parts.scheme != "sqlite" and not hosts:
+    if parts.scheme == "postgresql" and not re.fullmatch(r"/[^/]+", parts.path):
+        raise StoreUrlError("a PostgreSQL URL needs the name of a database", "postgresql://user@host/database")
+    if parts.scheme not in ("sqlite", "postgresql") and not hosts:
         raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())
     if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
         raise StoreUrlError("only a URL of a Cluster or of Sentinels may name several hosts", _list_schemes())
@@ -138,7 +155,8 @@ def _parse_options(parts: SplitResult) -> dict[str, str]:
     allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
-            raise StoreUrlError(f"`{name}` is not a store option", f"the options are {', '.join(allowed)}")
+            hint = did_you_mean(name, allowed) or f"the options are {', '.join(allowed)}"
+            raise StoreUrlError(f"`{name}` is not a store option", hint)
     return given | {
         name: str(_parse_seconds(given[name], *of)) for name, of in MAX_OPTION_SECONDS.items() if name in given
     }
@@ -179,7 +197,28 @@ def _sqlite(address: StoreUrl) -> SqliteStore:
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 
-def _redis(address: StoreUrl) -> Any:
+def _postgres(address: StoreUrl, creates: bool) -> RemoteStore:
+    try:
+        from policyengine.stores.postgres.store import PATIENCE, SCHEMA, PostgresStore
+    except ImportError as error:
+        if error.name != "psycopg":
+            raise
+        raise StoreUrlError("the package `psycopg` is not installed", install_command("postgres")) from None
+    parameters = {name: address.options[name] for name in ("host", *TLS_OPTIONS) if name in address.options}
+    if address.hosts:
+        parameters.pop("host", None)
+        parameters["target_session_attrs"] = "read-write" if len(address.hosts) > 1 else "any"
+    return PostgresStore(
+        {"user": address.user, "password": address.password, "dbname": unquote(address.path[1:]), **parameters},
+        hosts=address.hosts,
+        schema=address.options.get("schema", SCHEMA),
+        patience=address.seconds(PATIENCE),
+        max_skew=address.max_skew,
+        creates=creates,
+    )
+
+
+def _redis(address: StoreUrl) -> RemoteStore:
     try:
         from policyengine.stores.redis.cluster import ClusterStore
         from policyengine.stores.redis.connection import translate_errors

@@ -18,6 +18,18 @@ import pytest
 from tests.stores.servers import free_port, reachable, wait_for
 
 PATIENCE = 20.0
+EMPTY = """
+do $$ declare one record; begin
+  for one in select format('%I.%I', schemaname, tablename) as name from pg_tables
+             where schemaname = '{schema}' and tablename <> 'store' loop
+    execute 'delete from ' || one.name;
+  end loop;
+  for one in select format('%I.%I', schemaname, sequencename) as name from pg_sequences
+             where schemaname = '{schema}' loop
+    execute format('select setval(%L, 1)', one.name);
+  end loop;
+end $$;
+"""
 PASSWORD = "s3cret-of-the-test"  # of a short-lived server on this machine
 
 
@@ -36,20 +48,42 @@ def somebody() -> dict[str, Any]:
     return {"cwd": "/", **known}
 
 
+def parameters(port: int) -> dict[str, str | int]:
+    """Return the connection parameters of the superuser."""
+    return {"host": "127.0.0.1", "port": port, "user": "postgres", "password": PASSWORD, "dbname": "postgres"}
+
+
 @dataclass
 class Postgres:
     folder: Path
     port: int
+    options: tuple[str, ...] = ("-F",)  # without fsync
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"postgresql://reader:{PASSWORD}@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def local(self) -> dict[str, str | int]:
+        """The connection parameters of the superuser at the Unix socket, which needs no password."""
+        return {"host": str(self.folder), "port": self.port, "user": "postgres", "dbname": "postgres"}
+
+    @property
+    def store_url(self) -> str:
+        """The URL of the store in this server, for the superuser."""
+        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def empty(self, schema: str) -> None:
+        """Delete all rows of a schema, if it exists, and restart its sequences."""
+        self.run(EMPTY.format(schema=schema))
+
     def start(self) -> Postgres:
-        options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1", "-F")
+        if self.process is not None:
+            return self
+        options = ("-p", str(self.port), "-k", str(self.folder), "-c", "listen_addresses=127.0.0.1")
         with (self.folder / "server.log").open("ab") as log:
-            command = [program("postgres"), "-D", str(self.folder / "data"), *options]
+            command = [program("postgres"), "-D", str(self.folder / "data"), *options, *self.options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, **somebody())
         wait_for(lambda: reachable(self.port))
         wait_for(self._ready)
@@ -65,6 +99,26 @@ class Postgres:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE)
             self.process = None
+
+    def promote(self) -> None:
+        """Make a replica the primary."""
+        self.run("select pg_promote()")
+
+    def own(self, *paths: Path) -> None:
+        """Make the user of the server the owner of files."""
+        for path in paths:
+            if os.geteuid() == 0:
+                shutil.chown(path, "postgres")
+            path.chmod(0o600)
+
+    def kill(self) -> None:
+        """Kill the server, whose other processes then end."""
+        if self.process is not None:
+            family = self._family()
+            self.process.kill()
+            self.process.wait(PATIENCE)
+            self.process = None
+            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
 
     def pause(self) -> None:
         """Suspend the server and all of its processes; connections stay open."""
@@ -83,9 +137,9 @@ class Postgres:
     def run(self, statements: str) -> None:
         """Run statements as the superuser."""
         import psycopg
+        from psycopg.conninfo import make_conninfo
 
-        where = f"host=127.0.0.1 port={self.port} user=postgres password={PASSWORD} dbname=postgres"
-        with psycopg.connect(where, autocommit=True) as connection:
+        with psycopg.connect(make_conninfo("", **self.local), autocommit=True) as connection:
             connection.execute(statements)  # type: ignore[call-overload]
 
     def fresh(self, statements: str) -> None:
@@ -97,7 +151,7 @@ class Postgres:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
+def running(*options: str) -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
     initdb = program("initdb")
     folder = Path(mkdtemp(prefix="pg"))  # a socket's path must be short, and accessible to another user
@@ -106,13 +160,40 @@ def running() -> Iterator[Postgres]:
     secret = folder / "secret"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
-    options = ("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C")
-    command = [initdb, "-D", str(folder / "data"), *options]
+    manner = (
+        "-U",
+        "postgres",
+        "--auth=scram-sha-256",
+        "--auth-local=trust",
+        f"--pwfile={secret}",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale=C",
+    )
+    command = [initdb, "-D", str(folder / "data"), *manner]
     made = subprocess.run(command, capture_output=True, text=True, **somebody())
     assert made.returncode == 0, made.stderr
-    server = Postgres(folder, free_port()).start()
+    server = Postgres(folder, free_port(), options or ("-F",)).start()
     try:
         server.run(f"create role reader login password '{PASSWORD}'")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replica_of(primary: Postgres) -> Iterator[Postgres]:
+    """A replica of a server."""
+    folder = Path(mkdtemp(prefix="pg"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    where = f"host=127.0.0.1 port={primary.port} user=postgres password={PASSWORD}"
+    command = [program("pg_basebackup"), "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast", "-d", where]
+    subprocess.run(command, check=True, capture_output=True, **somebody())
+    server = Postgres(folder, free_port(), primary.options).start()
+    try:
         yield server
     finally:
         server.stop()

@@ -192,7 +192,7 @@ def test_credentials_are_rejected_while_the_sqlite_store_is_unreadable(tmp_path:
     identity = front(ResilientStore(store), Issued())
     proves(identity, "bot")
     assert identity.known(bearer("bot"), NOW) is not None
-    with store._step() as asked:
+    with store.step() as asked:
         asked.execute("DROP TABLE revocations")
     assert identity.known(bearer("bot"), NOW) is None
     assert proves(identity, "bot") == "store"

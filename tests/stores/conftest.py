@@ -15,11 +15,13 @@ from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, FakeClock
+from tests.entities import postgres
+from tests.entities.postgres import Postgres
 from tests.stores.learned import Stores, learn_ten_days
 from tests.stores.servers import Server, cluster, running
 
 ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
-STORES = ("memory", "sqlite", "redis", "valkey", "cluster")
+STORES = ("memory", "sqlite", "redis", "valkey", "cluster", "postgres")
 Fresh = Callable[[], Store]
 
 
@@ -41,6 +43,12 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Ser
         yield servers
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres.running() as server:
+        yield server
+
+
 @pytest.fixture(params=STORES)
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """Return a function that creates an empty store; on a shared server it also empties earlier ones."""
@@ -52,6 +60,8 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
             yield lambda: SqliteStore(tmp_path / f"{next(made)}.db")
         case "cluster":
             yield from of_cluster(request.getfixturevalue("redis_cluster"))
+        case "postgres":
+            yield from of_postgres(request.getfixturevalue("postgres_server"))
         case name:
             yield from of_server(request.getfixturevalue(f"{name}_server"))
 
@@ -82,6 +92,23 @@ def of_server(server: Server) -> Iterator[Fresh]:
 
     yield empty
     client.close()
+
+
+def of_postgres(server: Postgres) -> Iterator[Fresh]:
+    from tests.stores.postgres_store import VirtualPostgresStore
+
+    opened: list[VirtualPostgresStore] = []
+
+    def empty() -> Store:
+        for store in opened:
+            store.close()  # a server has few connections
+        server.empty("policyengine")
+        opened[:] = [VirtualPostgresStore(server)]
+        return opened[0]
+
+    yield empty
+    for store in opened:
+        store.close()
 
 
 def of_cluster(servers: list[Server]) -> Iterator[Fresh]:

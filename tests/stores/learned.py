@@ -22,6 +22,7 @@ from policyengine.stores.behavior import (
     MODEL,
 )
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sql.store import SqlStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import POLICY, FakeClock, work
 
@@ -43,6 +44,8 @@ class Stores:
             return store
         if isinstance(store, SqliteStore):
             return self._keep(SqliteStore(store.path))
+        if isinstance(store, SqlStore):
+            return self._keep(store.again())  # type: ignore[attr-defined]
         return self._keep(type(store)(store._client, virtual=True))
 
     def _keep(self, store: Any) -> Store:

@@ -9,6 +9,7 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
 from policyengine.stores.base import Store
 from policyengine.stores.sqlite.store import SqliteStore
+from tests.entities.postgres import parameters
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 BEGUN = NOW - timedelta(hours=2)
@@ -26,6 +27,10 @@ def opened(kind: str, where: str) -> Store:
     """Open the store with the time of the test: its history is older than an hour."""
     if kind == "sqlite":
         return SqliteStore(where, patience=30)
+    if kind == "postgres":
+        from policyengine.stores.postgres.store import PostgresStore
+
+        return PostgresStore(parameters(int(where)), virtual=True, patience=30.0)
     import redis
 
     from policyengine.stores.redis.cluster import ClusterStore

@@ -714,7 +714,7 @@ def test_only_people_whom_the_rule_names_may_answer(desk: Desk, person: ProvedPe
 
 
 def test_no_number_of_other_approvals_hides_one_that_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("approvals", "sqlite.approvals", "redis.approvals"):
+    for module in ("approvals", "sql.approvals", "redis.approvals"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_LISTED_ROWS", 3)
     monkeypatch.setattr("policyengine.engine.approval_desk.MAX_LISTED_ROWS", 3)
     desk = Desk(store)

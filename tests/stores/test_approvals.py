@@ -229,7 +229,7 @@ def test_a_store_that_does_not_answer_is_asked_no_more_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, store = BrokenApprovals(), SqliteStore(tmp_path / "state.db")
-    monkeypatch.setattr(SqliteStore, "approvals", broken)
+    monkeypatch.setattr(store, "approvals", broken)
     resilient = ResilientStore(store)
     for _ in range(50):
         with pytest.raises(StoreError):

@@ -23,15 +23,17 @@ from policyengine.cli import main
 from policyengine.cli.commands.behavior import show_store
 from policyengine.stores import clock_skew
 from policyengine.stores.behavior import MODEL, RELEASES
+from policyengine.stores.sql.session import upsert
+from policyengine.stores.sql.store import SqlStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, question
-from tests.stores.conftest import of_cluster, of_server
+from tests.stores.conftest import of_cluster, of_postgres, of_server
 from tests.stores.learned import CALLER, KEY, engine_of, learn_ten_days, teach, told
 from tests.stores.servers import Server, free_port
 
 KEYS = SharedKeys(KEY)
 PROFILE = "profile reporting"
-SHARED = ("sqlite", "redis", "valkey", "cluster")
+SHARED = ("sqlite", "redis", "valkey", "cluster", "postgres")
 NOW = datetime.now(UTC)
 
 
@@ -87,14 +89,16 @@ class Place:
                 found = sorted(line for line in connection.iterdump() if "INSERT INTO clock" not in line)
             connection.close()
             return found
+        if isinstance(self.store, SqlStore):
+            return self.store.content()  # type: ignore[attr-defined]
         client = self.store._client
         return {name: client.dump(name) for name in sorted(client.scan_iter())}
 
     def put(self, name: str, number: int, raw: bytes) -> None:
         """Write a document without any check."""
-        if isinstance(self.store, SqliteStore):
-            with self.store._step() as connection:
-                connection.execute("INSERT OR REPLACE INTO behavior VALUES (?, ?, ?)", (name, number, raw))
+        if isinstance(self.store, SqlStore):
+            with self.store.step() as connection:
+                connection.execute(upsert("behavior", ("name",), ("number", "value")), (name, number, raw))
         else:
             self.store._client.hset(f"policyengine:behavior:{name}", mapping={"number": number, name: raw})
 
@@ -104,6 +108,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "sqlite":
         path = tmp_path / "store.db"
         yield Place(SqliteStore(path), f"sqlite:///{path}?timeout=20s")
+    elif request.param == "postgres":
+        postgres = request.getfixturevalue("postgres_server")
+        for fresh in of_postgres(postgres):
+            yield Place(fresh(), f"{postgres.store_url}?timeout=20s")
     elif request.param == "cluster":
         servers = request.getfixturevalue("redis_cluster")
         for fresh in of_cluster(servers):
@@ -129,7 +137,7 @@ def clock() -> FakeClock:
 
 
 def shown_url(place: Place) -> str:
-    return place.url.partition("?")[0]
+    return re.sub("//.*@", "//", place.url.partition("?")[0])
 
 
 # ── Show ──────────────────────────────────────────────────────────────────────────────────────
@@ -326,7 +334,7 @@ def test_forged_planned_changes_are_reported_and_replaced(run: Run, learned: Pla
 
 
 def test_a_change_is_not_planned_with_a_wrong_clock(run: Run, learned: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    if isinstance(learned.store, SqliteStore):
+    if isinstance(learned.store, SqlStore):
         pytest.skip("the clock of a file is that of its processes")
     wrong = clock_skew.time_ns() + 60 * 10**9
     monkeypatch.setattr(clock_skew, "time_ns", lambda: wrong)
@@ -370,8 +378,8 @@ def learn_nothing() -> Any:
 
 
 def damage_row(learned: Place, key: str) -> None:
-    if isinstance(learned.store, SqliteStore):
-        with learned.store._step() as connection:
+    if isinstance(learned.store, SqlStore):
+        with learned.store.step() as connection:
             connection.execute("UPDATE caller_row SET row = ? WHERE key = ?", (b"\xff damaged", key))
     else:
         learned.store._client.set(f"policyengine:behavior:row:{{{key}}}", b"\xff damaged")
@@ -394,8 +402,8 @@ def test_a_damaged_row_is_one_error_and_can_be_forgotten(run: Run, learned: Plac
 
 
 def damage_state(learned: Place, key: str) -> None:
-    if isinstance(learned.store, SqliteStore):
-        with learned.store._step() as connection:
+    if isinstance(learned.store, SqlStore):
+        with learned.store.step() as connection:
             connection.execute("UPDATE caller SET state = ? WHERE key = ?", (b"\xc1", key))
     else:
         learned.store._client.set(f"policyengine:behavior:{{{key}}}", b"\xc1")

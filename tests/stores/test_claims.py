@@ -22,7 +22,7 @@ from policyengine.runtime.idempotency import (
 from policyengine.runtime.idempotent_decision import encode_draft
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import Store
-from policyengine.stores.sqlite.idempotency import EVICTION_BATCH_SIZE
+from policyengine.stores.sql.idempotency import EVICTION_BATCH_SIZE
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.conftest import Fresh
 

@@ -23,6 +23,7 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
+from tests.entities.postgres import Postgres, parameters
 from tests.stores.charges import SECOND, START, asks, budget, rate
 from tests.stores.servers import Server
 from tests.stores.test_failing import Time
@@ -228,12 +229,18 @@ def test_excessive_clock_skew_denies_decisions_that_need_the_store(
     assert client.keys("policyengine:state:*") == []
 
 
-@pytest.mark.parametrize("kind", ["redis", "cluster", "sqlite"])
+@pytest.mark.parametrize("kind", ["redis", "cluster", "sqlite", "postgres"])
 def test_the_store_is_used_again_after_the_clock_skew_ends(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     inner: Any = SqliteStore(tmp_path / "store.db")
-    if kind != "sqlite":
+    if kind == "postgres":
+        from policyengine.stores.postgres.store import PostgresStore
+
+        server: Postgres = request.getfixturevalue("postgres_server")
+        server.empty("policyengine")
+        inner = PostgresStore(parameters(server.port))
+    elif kind != "sqlite":
         import redis
 
         from policyengine.stores.redis.cluster import ClusterStore

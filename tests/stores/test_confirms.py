@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policyengine.audit import DecisionLog, read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.runtime.decision import Decision
+from tests.entities.postgres import Postgres
 from tests.limits.plain import PlainStore
 from tests.stores import paying
 from tests.stores.conftest import Fresh
@@ -257,11 +258,15 @@ def test_concurrent_requests_with_the_same_approval_are_allowed_once(fresh: Fres
     assert shop.left() == {"asking": 47, "refunds": 87_000}  # who was too late asks anew
 
 
-@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster"])
+@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     kind: str = request.param
     if kind == "sqlite":
         return kind, str(tmp_path / "store.db")
+    if kind == "postgres":
+        server: Postgres = request.getfixturevalue("postgres_server")
+        server.empty("policyengine")
+        return kind, str(server.port)
     found = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
     servers: list[Server] = found if kind == "cluster" else [found]
     import redis

@@ -201,7 +201,7 @@ def test_a_damaged_row_keeps_the_known_halts(tmp_path: Path, damage: str) -> Non
     found: Any = SqliteStore(tmp_path / "state.db")
     engine = create(store=found)
     engine.halt(reason="stop", end=HOUR, agent="bot")
-    with found._step() as asked:
+    with found.step() as asked:
         asked.execute(damage)
     wait_for(lambda: engine.halting.refresh() or engine.halting.status.unreadable == ("the store",))
     assert outcome(engine, question()) == "deny halted"

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from policyengine.stores.base import CommitRequest, CommitResult, StoreError, St
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 from policyengine.stores.url import open_store
+from tests.entities.postgres import Postgres
 from tests.stores.charges import START, asks, rate
 from tests.stores.servers import Server, cluster, running, wait_for
 from tests.stores.test_failing import POLICY, Time, ask, decided
@@ -266,6 +267,37 @@ def sqlite_read_only(folder: Path) -> Iterator[Faulty]:
         yield Faulty(f"sqlite:///{file}", begins, patch.undo, WriteRefusedError.reason)
 
 
+FULL = """
+create function policyengine.refuse() returns trigger as $$
+begin raise exception 'could not extend file: No space left on device' using errcode = '53100'; end
+$$ language plpgsql;
+create trigger full_disk before insert on policyengine.probe execute function policyengine.refuse();
+create trigger full_disk before insert or update on policyengine.state execute function policyengine.refuse();
+"""
+POSTGRES_FAULTS = {  # statements with which a fault begins and ends
+    "full": (FULL, "drop function if exists policyengine.refuse cascade", WriteRefusedError.reason),
+    "read-only": (
+        "alter role postgres set default_transaction_read_only = on;"
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'policyengine'",
+        "set transaction read write; alter role postgres reset default_transaction_read_only;"
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'policyengine'",
+        WriteRefusedError.reason,
+    ),
+    "without its tables": ("drop schema policyengine cascade", "", StoreLossError.reason),
+}
+
+
+@pytest.fixture(params=POSTGRES_FAULTS)
+def postgres_faulty(request: pytest.FixtureRequest, postgres_server: Postgres) -> Iterator[Faulty]:
+    begin, end, reason = POSTGRES_FAULTS[request.param]
+    server = postgres_server
+    server.run("drop schema if exists policyengine cascade")
+    try:
+        yield Faulty(server.store_url, lambda: server.run(begin), (lambda: server.run(end)) if end else None, reason)
+    finally:
+        server.run(f"{end}; drop schema if exists policyengine cascade")
+
+
 FAULTS = [
     redis_full, redis_evicting, redis_replica, one_of_a_cluster_full,
     sqlite_locked, sqlite_removed, sqlite_replaced, sqlite_read_only,
@@ -274,7 +306,15 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_readyz_returns_503_while_the_store_cannot_be_written(fault: Callable[[Path], Any], tmp_path: Path) -> None:
-    with fault(tmp_path) as faulty:
+    check_readiness(fault(tmp_path))
+
+
+def test_readyz_returns_503_while_postgres_cannot_be_written(postgres_faulty: Faulty) -> None:
+    check_readiness(nullcontext(postgres_faulty))
+
+
+def check_readiness(fault: AbstractContextManager[Faulty]) -> None:
+    with fault as faulty:
         store: Any = open_store(f"{faulty.url}?timeout={'200ms' if 'sqlite' in faulty.url else '5s'}")
         engine = Engine.from_text(POLICY, store=store)
         assert asyncio.run(ready(engine)).status_code == 200

@@ -297,7 +297,7 @@ def test_events_outside_the_longest_window_are_evicted_and_marked_incomplete(beg
 
 
 def test_the_number_of_events_per_key_is_bounded(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memory.history", "sqlite.history"):
+    for module in ("memory.history", "sql.history"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_EVENTS_PER_KEY", 20)
     for module, script in (("redis.store", "STEP"), ("redis.cluster_history", "LINES")):
         with_another_number(module, script, MOST_EVENTS, "MOST_EVENTS, SLACK, NEVER = 20", monkeypatch)

@@ -8,8 +8,9 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from policyengine.clock import epoch_microseconds
 from policyengine.stores.redis import history_cache
-from policyengine.stores.sqlite import history
-from policyengine.stores.sqlite.store import EVICTION_BATCH_SIZE, SqliteStore
+from policyengine.stores.sql import history
+from policyengine.stores.sql.store import EVICTION_BATCH_SIZE
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.history.test_stateful import Traffic
 from tests.stores.conftest import Fresh
 
@@ -24,7 +25,7 @@ def traffic(fresh: Fresh) -> type[Traffic]:
         def forget(self) -> None:
             """What happens now and then in a file, and in servers by itself: nothing that counts is lost."""
             if isinstance(self.store, SqliteStore):
-                with self.store._step() as asked:
+                with self.store.step() as asked:
                     history.forget(asked, epoch_microseconds(self.now), EVICTION_BATCH_SIZE)
 
     return Elsewhere

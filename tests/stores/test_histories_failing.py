@@ -15,7 +15,7 @@ from policyengine.engine import Engine
 from policyengine.stores.history_rows import SLACK_MICROSECONDS, watch_key
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
-from policyengine.stores.sqlite.history import forget
+from policyengine.stores.sql.history import forget
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
 from tests.stores.charges import SECOND, START
@@ -167,10 +167,10 @@ def test_an_evicted_event_makes_the_sqlite_history_incomplete(tmp_path: Path) ->
     store.begin(["paid"], START)
     happens(store, record(awaits=True), at=START + 7)
     later = START + 7 + HOUR + SLACK_MICROSECONDS
-    with store._step() as asking:
+    with store.step() as asking:
         forget(asking, later - 1, 1)
     assert past(store).events
-    with store._step() as asking:
+    with store.step() as asking:
         forget(asking, later, 1)
     assert (list(past(store).events), past(store).complete_after) == ([], START + 7)
 
@@ -193,7 +193,7 @@ def test_an_emptied_sqlite_file_restarts_the_history(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     store.begin(["paid"], START)
     happens(store, record(), at=START + SECOND)
-    with store._step() as asking:
+    with store.step() as asking:
         for table in ("begun", "line", "event"):
             asking.execute(f"DELETE FROM {table}")
         asking.execute("UPDATE clock SET now = 0")

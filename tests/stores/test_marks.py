@@ -18,9 +18,10 @@ from policyengine.stores.base import Store, StoreError
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks, MemoryMarks
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
-from policyengine.stores.sqlite.credential_marks import EVICTION_BATCH_SIZE
+from policyengine.stores.sql.credential_marks import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import TIMEOUT_SECONDS, open_store
+from tests.entities.postgres import Postgres
 from tests.stores import paying
 from tests.stores.servers import Server, running, wait_for
 
@@ -123,11 +124,15 @@ def test_each_revocation_changes_the_version_of_a_local_store(marks: CredentialM
 # ── Several processes ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster"])
+@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     kind: str = request.param
     if kind == "sqlite":
         return kind, str(tmp_path / "store.db")
+    if kind == "postgres":
+        server: Postgres = request.getfixturevalue("postgres_server")
+        server.empty("policyengine")
+        return kind, str(server.port)
     found = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
     servers: list[Server] = found if kind == "cluster" else [found]
     import redis
@@ -263,7 +268,7 @@ def test_a_sqlite_store_evicts_expired_marks(tmp_path: Path) -> None:
     for number in range(20 // EVICTION_BATCH_SIZE):
         store.marks.once(f"new {number}", LATER + 900, LATER + LINGER_SECONDS)
         store.marks.revoke((f"new {number}",), LATER + 900, LATER + LINGER_SECONDS)
-    with store._step(writes=False) as asked:
+    with store.step(writes=False) as asked:
         rows = [asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in ("marked", "revoked")]
     assert rows == [20 // EVICTION_BATCH_SIZE] * 2
 
@@ -385,7 +390,7 @@ def test_a_redis_server_out_of_memory_rejects_a_mark(tmp_path: Path) -> None:
 
 def test_a_locked_sqlite_file_rejects_a_mark(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db", patience=0.01)
-    with SqliteStore(tmp_path / "store.db")._step():
+    with SqliteStore(tmp_path / "store.db").step():
         with pytest.raises(StoreError, match="locked"):
             store.marks.once("a", LATER, NOW)
         assert store.marks.version == 0  # who reads waits for nobody

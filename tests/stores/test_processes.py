@@ -11,8 +11,10 @@ from time import time_ns
 
 import pytest
 
-from policyengine.stores.sqlite.store import STEPS_BETWEEN_EVICTIONS, SqliteStore
+from policyengine.stores.sql.store import STEPS_BETWEEN_EVICTIONS
+from policyengine.stores.sqlite.store import SqliteStore
 from tests import forking
+from tests.entities.postgres import Postgres
 from tests.stores import learning, paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
@@ -53,6 +55,10 @@ def admitted(url: str, times: int, limit: int) -> int:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db?timeout=30s"
+    if request.param == "postgres":
+        postgres: Postgres = request.getfixturevalue("postgres_server")
+        postgres.empty("policyengine")
+        return f"{postgres.store_url}?timeout=30s"
     import redis
 
     if request.param == "cluster":
@@ -77,7 +83,7 @@ def learner(url: str, times: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", VALKEY], indirect=True)
+SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", VALKEY, "postgres"], indirect=True)
 
 
 @SHARED
@@ -100,12 +106,16 @@ def test_processes_are_admitted_exactly_up_to_the_limit_in_a_long_run(url: str) 
 # ── History ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["sqlite", "redis", VALKEY, "cluster"])
+@pytest.fixture(params=["sqlite", "redis", VALKEY, "cluster", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """A kind of store and where it is; it began to remember two hours ago."""
     kind: str = request.param
     place = str(tmp_path / "store.db")
-    if kind != "sqlite":
+    if kind == "postgres":
+        server: Postgres = request.getfixturevalue("postgres_server")
+        server.empty("policyengine")
+        place = str(server.port)
+    elif kind != "sqlite":
         servers = request.getfixturevalue("redis_cluster" if kind == "cluster" else f"{kind}_server")
         servers = servers if kind == "cluster" else [servers]
         import redis
@@ -155,7 +165,7 @@ def test_history_events_survive_a_killed_process(tmp_path: Path) -> None:
         with suppress(EOFError):
             while True:
                 told += len(heard.recv_bytes())
-    with SqliteStore(place)._step(writes=False) as asked:
+    with SqliteStore(place).step(writes=False) as asked:
         [(many, last)] = asked.execute("SELECT many, version FROM line").fetchall()
         events = [serial for (serial,) in asked.execute("SELECT serial FROM event ORDER BY serial")]
     assert told <= many <= told + 3  # of each that was killed one may be kept that was not told
@@ -185,7 +195,7 @@ def test_the_sqlite_store_evicts_expired_rows(tmp_path: Path) -> None:
 
 
 def rows(store: SqliteStore) -> dict[str, int]:
-    with store._step(writes=False) as asked:
+    with store.step(writes=False) as asked:
         tables = ("state", "receipt", "made")
         return {one: asked.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in tables}
 
@@ -241,7 +251,7 @@ def test_lost_redis_scripts_are_loaded_again(redis_server: Server) -> None:
         assert store.commit(asks(rate()), "one", START)
 
 
-@pytest.mark.parametrize("url", ["sqlite", "redis", "cluster"], indirect=True)
+@pytest.mark.parametrize("url", ["sqlite", "redis", "cluster", "postgres"], indirect=True)
 def test_processes_learn_from_each_others_decisions_and_lose_none(url: str) -> None:
     """Every decision has a number of its own, also if a process is killed while others decide."""
     with ExitStack() as stack:

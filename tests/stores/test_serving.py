@@ -18,6 +18,7 @@ from policyengine.server import create_app
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.url import open_store
+from tests.entities.postgres import Postgres
 from tests.server.processes import started
 from tests.stores.servers import Server
 
@@ -39,10 +40,14 @@ serve(Engine.from_text({POLICY!r}, store=open_store(sys.argv[1])), port=0, path=
 ASK = {"request": {"method": "GET", "path": "/report"}}
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db?timeout=10s"
+    if request.param == "postgres":
+        postgres: Postgres = request.getfixturevalue("postgres_server")
+        postgres.empty("policyengine")
+        return f"{postgres.store_url}?timeout=10s"
     server: Server = request.getfixturevalue("redis_server")
     import redis
 

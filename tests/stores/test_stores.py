@@ -349,7 +349,7 @@ def test_the_charge_of_a_confirm_lasts_until_a_slow_rate_has_refilled(store: Sto
 
 
 def test_excess_receipts_of_a_rate_key_evict_the_oldest(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memory.prepaid_tokens", "sqlite.state"):
+    for module in ("memory.prepaid_tokens", "sql.state"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_RECEIPTS_PER_RATE", 3)
     with_another_number("redis.store", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
     store = fresh()

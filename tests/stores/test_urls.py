@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,11 @@ def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:
         ("sqlite:", "a SQLite URL must have the form `sqlite:///path`"),
         ("sqlite:here.db", "a SQLite URL must have the form `sqlite:///path`"),
         ("sqlite://here.db", "a SQLite URL must have the form `sqlite:///path`"),
+        ("postgresql://host", "a PostgreSQL URL needs the name of a database"),
+        ("postgresql://host/a/b", "a PostgreSQL URL needs the name of a database"),
+        ("postgresql://host:x/a", "`host:x` is neither a valid `HOST` nor a valid `HOST:PORT`"),
+        ("postgresql://host/a?password=x", "`password` is not a store option"),
+        ("postgresql://host/a?timeout=2h", "`2h` is not a valid time to wait"),
         ("redis://", "`redis://` names no host"),
         ("redis://a,b", "only a URL of a Cluster or of Sentinels may name several hosts"),
         ("redis://a:99999", "`a:99999` is neither a valid `HOST` nor a valid `HOST:PORT`"),
@@ -120,3 +126,27 @@ def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:
 )
 def test_an_invalid_store_url_is_rejected_with_its_cause(url: str, words: str) -> None:
     assert refusal(url) == words
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("postgres://user@host/database", "postgresql"),
+        ("rediss+cluster://host", "redis+cluster"),
+        ("postgresql://host/a?sslmod=require", "sslmode"),
+        ("redis://a?timeot=2s", "timeout"),
+    ],
+)
+def test_a_misspelled_kind_or_option_of_a_store_is_suggested(url: str, meant: str) -> None:
+    with pytest.raises(StoreUrlError) as error:
+        open_store(url)
+    assert error.value.hint == f"did you mean `{meant}`?"
+
+
+def test_a_store_whose_package_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for name in list(sys.modules):
+        if name.startswith("policyengine.stores.postgres."):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(StoreUrlError, match=r"the package `psycopg` is not installed .*\[postgres\]"):
+        open_store("postgresql://user@host/database")

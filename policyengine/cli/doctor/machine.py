@@ -21,6 +21,7 @@ EXTRAS = {
     "mcp": ("mcp", "`mcp-gateway`, and `init --mcp` of a running server"),
     "metrics": ("prometheus_client", "`/metrics`"),
     "openapi": ("yaml", "`init --openapi` of a specification in YAML"),
+    "postgres": ("psycopg", "`--store postgresql://…`"),
     "re2": ("re2", "linear-time regular expressions in C"),
     "redis": ("redis", "`--store redis://…`"),
     "sign": ("cryptography", "signed bundles"),

@@ -52,24 +52,26 @@ def check_log(path: Path) -> DoctorResult:
 
 
 def check_store(url: str) -> DoctorResult:
-    from policyengine.stores.base import StoreError
+    from policyengine.stores.base import StoreError, StoreMissingError
     from policyengine.stores.clock_skew import ClockSkewError, system_time
     from policyengine.stores.resilient_store import ResilientStore
-    from policyengine.stores.url import StoreUrlError, open_store
+    from policyengine.stores.url import StoreUrlError, open_existing_store, open_store
 
     try:
         absent = check_missing_store_file(url)
         if absent is not None:
             return absent
-        found = open_store(url)
+        found = open_existing_store(url) if url.startswith("postgresql:") else open_store(url)
         if not isinstance(found, ResilientStore):
-            hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
+            hint = "`--store sqlite:///store.db`, `postgresql://…` or `redis://…` keeps it (docs/stores.md)"
             return DoctorResult("store", DoctorStatus.NOTE, "state is kept in memory: a restart loses it", hint)
         with closing(found):
             name = found.about()
             found.check(system_time())
             found.inspect(0)
     except StoreUrlError as error:
+        if isinstance(error.__cause__, StoreMissingError):
+            return DoctorResult("store", DoctorStatus.OK, f"{error.__cause__} yet: `serve` creates it")
         return DoctorResult("store", DoctorStatus.FAILED, error.message, error.hint)
     except ClockSkewError as error:
         hint = f"{NTP_HINT}: decisions that need the store are denied while the clocks differ by more than its `skew`"

@@ -107,7 +107,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
     if served.lone:
         screen.line((MEMORY_STATE_WARNING, "yellow"))
-        screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
+        screen.line("  hint: share a store: `--store postgresql://…`, `redis://…`, or `sqlite:///FILE` on one machine")
     for unknown, hint in ((served.hidden, ABSENCE_HINT), (served.unsent, UNSENT_HINT)):
         if unknown:
             screen.line((unknown.message, "yellow"))

@@ -1,10 +1,9 @@
-"""Learned behavior in SQLite tables, which are created at the first use."""
+"""Learned behavior in SQL tables, which are created at the first use."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from msgspec import msgpack
@@ -34,6 +33,15 @@ from policyengine.stores.behavior import (
     saves_row,
 )
 from policyengine.stores.clock_skew import system_time
+from policyengine.stores.sql.session import (
+    RowLock,
+    SqlCursor,
+    SqlSession,
+    SqlTransactions,
+    all_rows,
+    delete_some,
+    upsert,
+)
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS caller (key TEXT PRIMARY KEY, state BLOB NOT NULL, until INTEGER NOT NULL) "
@@ -53,59 +61,65 @@ TABLES = (
 )
 LAST_TABLE = "recent_requests"
 INSERT_DOCUMENT = (
-    "INSERT INTO behavior VALUES (:name, :number, :value) ON CONFLICT DO UPDATE SET number = excluded.number, "
-    "value = excluded.value WHERE number < excluded.number AND number = coalesce(:after, number)"
+    "INSERT INTO behavior VALUES (:name, :number, :value) ON CONFLICT (name) DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE behavior.number < excluded.number "
+    "AND behavior.number = coalesce(CAST(:after AS BIGINT), behavior.number)"
 )
-INSERT_VERSION = (
-    "INSERT OR REPLACE INTO active_version VALUES (:family, :version, max(:now, coalesce((SELECT max(at) + 1 "
-    "FROM active_version WHERE family = :family AND version <> :version), 0)), :until)"
-)
+LATEST_OF_OTHERS = "SELECT max(at) FROM active_version WHERE family = ? AND version <> ?"
 START_LEARNING = (
-    "INSERT INTO behavior VALUES ('learner', ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, "
-    "value = excluded.value WHERE number <= ? OR value <> excluded.value"
+    "INSERT INTO behavior VALUES ('learner', ?, ?) ON CONFLICT (name) DO UPDATE SET number = excluded.number, "
+    "value = excluded.value WHERE behavior.number <= ? OR behavior.value <> excluded.value"
 )
 SELECT_KEY = "SELECT value FROM behavior WHERE name = 'key'"
+SELECT_DOCUMENT = "SELECT number, CASE WHEN number = ? THEN NULL ELSE value END FROM behavior WHERE name = ?"
+UPSERT_CALLER = upsert("caller", ("key",), ("state", "until"))
+UPSERT_ROW = upsert("caller_row", ("key",), ("row",))
+UPSERT_REPORTABLE = upsert("reportable", ("place",), ("decision", "key", "until"))
+UPSERT_VERSION = upsert("active_version", ("family", "version"), ("at", "until"))
 CALLERS_AT_ONCE = 256
 SECONDS_PER_DAY = 86_400
 Loaded = TypeVar("Loaded")
 
 
-class SqliteBehavior:
-    """Learned behavior in a SQLite file. `step` runs one transaction, for reading or writing; `clock` returns the
-    store's time in a transaction."""
+class SqlBehavior:
+    """Learned behavior in SQL tables. `has_table` returns whether the database has a table."""
 
-    def __init__(
-        self,
-        step: Callable[[bool], AbstractContextManager[sqlite3.Connection]],
-        clock: Callable[[sqlite3.Connection, int], int],
-    ) -> None:
-        self._step, self._clock = step, clock
+    def __init__(self, transactions: SqlTransactions, has_table: Callable[[SqlSession, str], bool]) -> None:
+        self._transactions, self._has_table = transactions, has_table
+        self._step = transactions.step
 
     def read(self, key: str, now: int) -> CallerHistory:
         with self._step(False) as asked:
-            return load_history(asked, key)
+            return select_history(asked, key)()
 
     def report(self, decision: str, outcome: int | None, now: int) -> str | None:
+        place = report_place(decision)
+        reportable = "FROM reportable WHERE place = ? AND decision = ?"
         with self._step(True) as asked:
-            now, place = self._clock(asked, now), report_place(decision)
-            row = asked.execute(
-                "DELETE FROM reportable WHERE place = ? AND decision = ? AND until > ? RETURNING key",
-                (place, decision, now),
-            ).fetchone()
-            if row is None:
+            clock = self._transactions.clock(asked, now, moves=True)
+            found = asked.execute(f"SELECT key, until {reportable}", (place, decision))
+            now = clock()
+            key, until = found.fetchone() or ("", 0)
+            if until <= now:
+                return None
+            self._transactions.lock(asked, (caller_lock(key),))
+            ended = asked.execute(f"DELETE {reportable}", (place, decision))
+            caller = select_caller(asked, key)
+            if ended.rowcount == 0:
                 return None
             with suppress(UnreadableBehaviorError):
-                state = load_caller(asked, row[0])
+                state = read_caller(caller)
                 if outcome is not None and 0 < len(state.events) < MAX_WAITING_FAILURES:
                     encoded = msgpack.encode(add_failure(state, outcome))
-                    asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, row[0]))
-            return str(row[0])
+                    asked.execute("UPDATE caller SET state = ? WHERE key = ?", (encoded, key))
+            return str(key)
 
     def forget(self, key: str) -> bool:
-        with self._step(True) as asked:
+        with self._step(True, (caller_lock(key),)) as asked:
+            caller = select_caller(asked, key)
             asked.execute("DELETE FROM caller_row WHERE key = ?", (key,))
             try:
-                state = load_caller(asked, key)
+                state = read_caller(caller)
                 forgotten = forgotten_caller(state) if state.events else None
             except UnreadableBehaviorError:
                 forgotten = forgotten_damaged_caller(system_time())
@@ -119,24 +133,25 @@ class SqliteBehavior:
             return [version for (version,) in asked.execute(latest, (family, most)).fetchall()]
 
     def add_version(self, family: str, version: str, lasts: int, now: int) -> None:
-        with self._step(True) as asked:
-            now = self._clock(asked, now)
-            asked.execute("DELETE FROM active_version WHERE until <= ?", (now,))
-            row = {"family": family, "version": version, "now": now, "until": now + lasts * 1_000}
-            asked.execute(INSERT_VERSION, row)
+        ended = delete_some("active_version", "family, version", "until <= ?")
+        with self._step(True, (f"versions {family}",)) as asked:
+            clock = self._transactions.clock(asked, now, moves=True)
+            latest = asked.execute(LATEST_OF_OTHERS, (family, version))
+            now = clock()
+            (last,) = latest.fetchone()
+            asked.execute(ended, (now, CALLERS_AT_ONCE))
+            asked.execute(UPSERT_VERSION, (family, version, max(now, (last or -1) + 1), now + lasts * 1_000))
 
     def keys(self) -> Iterator[str]:
         for page, _ in self._pages("caller", lambda asked, keys: None):
             yield from page
 
     def callers(self, now: int) -> Iterator[tuple[str, CallerHistory | None]]:
-        table = "(SELECT key FROM caller_row JOIN caller USING (key))"
-        for page, histories in self._pages(table, lambda asked, keys: [try_load(asked, key) for key in keys]):
+        table = "(SELECT key FROM caller_row JOIN caller USING (key)) AS saved"
+        for page, histories in self._pages(table, load_histories):
             yield from zip(page, histories, strict=True)
 
-    def _pages(
-        self, table: str, load: Callable[[sqlite3.Connection, list[str]], Loaded]
-    ) -> Iterator[tuple[list[str], Loaded]]:
+    def _pages(self, table: str, load: Callable[[SqlSession, list[str]], Loaded]) -> Iterator[tuple[list[str], Loaded]]:
         """Yield the keys of a table in pages, each with what `load` returns in the transaction that read the page."""
         after, page = "", f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT ?"
         while True:
@@ -150,31 +165,29 @@ class SqliteBehavior:
 
     def known_key(self) -> bytes | None:
         with self._step(False) as asked:
-            if not has_table(asked, "behavior"):
+            if not self._has_table(asked, "behavior"):
                 return None
             row = asked.execute(SELECT_KEY).fetchone()
             return None if row is None else bytes(row[0])
 
     def shared_key(self, proposed: bytes) -> bytes:
         with self._step(False) as asked:
-            row = asked.execute(SELECT_KEY).fetchone() if has_table(asked, LAST_TABLE) else None
+            row = asked.execute(SELECT_KEY).fetchone() if self._has_table(asked, LAST_TABLE) else None
             if row is not None:
                 return bytes(row[0])
         with self._step(True) as asked:
-            for table in TABLES:
-                asked.execute(table)
-            asked.execute("INSERT OR IGNORE INTO behavior VALUES ('key', 0, ?)", (proposed,))
+            if not self._has_table(asked, LAST_TABLE):
+                for table in TABLES:
+                    asked.execute(table)
+            asked.execute("INSERT INTO behavior VALUES ('key', 0, ?) ON CONFLICT (name) DO NOTHING", (proposed,))
             (key,) = asked.execute(SELECT_KEY).fetchone()
             return bytes(key)
 
     def document(self, name: str, known: int) -> tuple[int, bytes]:
         with self._step(False) as asked:
-            row = asked.execute("SELECT number FROM behavior WHERE name = ?", (name,)).fetchone()
-            number = 0 if row is None else document_number(row[0])
-            if number in (0, known):
-                return number, b""
-            (value,) = asked.execute("SELECT value FROM behavior WHERE name = ?", (name,)).fetchone()
-            return number, value if isinstance(value, bytes) else b""
+            stored, value = asked.execute(SELECT_DOCUMENT, (known, name)).fetchone() or (0, None)
+        number = document_number(stored)
+        return number, b"" if number in (0, known) or not isinstance(value, bytes) else value
 
     def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
         row = {"name": name, "number": number, "value": value, "after": after}
@@ -183,8 +196,8 @@ class SqliteBehavior:
 
     def add_requests(self, day: int, part: bytes, now: int) -> None:
         with self._step(True) as asked:
-            now = self._clock(asked, now)
-            asked.execute("DELETE FROM recent_requests WHERE until <= ?", (now,))
+            now = self._transactions.clock(asked, now, moves=True)()
+            asked.execute(delete_some("recent_requests", "id", "until <= ?"), (now, CALLERS_AT_ONCE))
             until = now + REQUEST_DAYS * SECONDS_PER_DAY * MICROSECONDS_PER_SECOND
             asked.execute("INSERT INTO recent_requests (day, part, until) VALUES (?, ?, ?)", (day, part, until))
 
@@ -200,13 +213,9 @@ class SqliteBehavior:
 
     def start_learning(self, number: int, now: int) -> bool:
         with self._step(True) as asked:
-            now = self._clock(asked, now)
+            now = self._transactions.clock(asked, now, moves=True)()
             earlier = now - LEARNER_SECONDS * MICROSECONDS_PER_SECOND
-            return asked.execute(START_LEARNING, (now, str(number), earlier)).rowcount > 0
-
-
-def has_table(asked: sqlite3.Connection, name: str) -> bool:
-    return asked.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
+            return asked.execute(START_LEARNING, (now, str(number).encode(), earlier)).rowcount > 0
 
 
 def document_number(value: object) -> int:
@@ -217,34 +226,51 @@ def document_number(value: object) -> int:
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def load_caller(asked: sqlite3.Connection, key: str) -> StoredCaller:
-    """Load the state of a caller. Raises UnreadableBehaviorError."""
-    row = asked.execute("SELECT CAST(state AS BLOB) FROM caller WHERE key = ?", (key,)).fetchone()
+def caller_lock(key: str) -> str:
+    return f"caller {key}"
+
+
+def select_caller(asked: SqlSession, key: str) -> SqlCursor:
+    return asked.execute("SELECT CAST(state AS BLOB) FROM caller WHERE key = ?", (key,))
+
+
+def read_caller(found: SqlCursor) -> StoredCaller:
+    """Read the state of a caller. Raises UnreadableBehaviorError."""
+    row = found.fetchone()
     return UNKNOWN_CALLER if row is None else decode_caller(row[0])
 
 
-def load_row(asked: sqlite3.Connection, key: str) -> bytes | None:
-    row = asked.execute("SELECT CAST(row AS BLOB) FROM caller_row WHERE key = ?", (key,)).fetchone()
+def select_row(asked: SqlSession, key: str) -> SqlCursor:
+    return asked.execute("SELECT CAST(row AS BLOB) FROM caller_row WHERE key = ?", (key,))
+
+
+def read_row(found: SqlCursor) -> bytes | None:
+    row = found.fetchone()
     return None if row is None else bytes(row[0])
 
 
-def load_history(asked: sqlite3.Connection, key: str) -> CallerHistory:
-    """Load what is known of a caller. Raises UnreadableBehaviorError."""
-    return history_after(load_caller(asked, key), load_row(asked, key), -1, 0)
+def select_history(asked: SqlSession, key: str) -> Callable[[], CallerHistory]:
+    """Select what is known of a caller. The result reads it, and raises UnreadableBehaviorError."""
+    caller, row = select_caller(asked, key), select_row(asked, key)
+    return lambda: history_after(read_caller(caller), read_row(row), -1, 0)
 
 
-def try_load(asked: sqlite3.Connection, key: str) -> CallerHistory | None:
-    """Load what is known of a caller; None if its state is damaged."""
+def load_histories(asked: SqlSession, keys: Sequence[str]) -> list[CallerHistory | None]:
+    """Load what is known of callers; None for a caller with a damaged state."""
+    return [try_read(read) for read in [select_history(asked, key) for key in keys]]
+
+
+def try_read(read: Callable[[], CallerHistory]) -> CallerHistory | None:
     try:
-        return load_history(asked, key)
+        return read()
     except UnreadableBehaviorError:
         return None
 
 
-def prepare_event(asked: sqlite3.Connection, charge: BehaviorCharge) -> tuple[StoredCaller, Levels] | None:
+def prepare_event(asked: SqlSession, charge: BehaviorCharge, found: SqlCursor) -> tuple[StoredCaller, Levels] | None:
     """Return the stored caller, and the levels with the request; None if the decision must be made again."""
     try:
-        state = load_caller(asked, charge.key)
+        state = read_caller(found)
     except UnreadableBehaviorError:
         charge.unanswered = charge.damaged = True
         return None
@@ -256,7 +282,7 @@ def prepare_event(asked: sqlite3.Connection, charge: BehaviorCharge) -> tuple[St
 
 
 def save_event(
-    asked: sqlite3.Connection,
+    asked: SqlSession,
     charge: BehaviorCharge,
     prepared: tuple[StoredCaller, Levels],
     decision: str,
@@ -268,24 +294,27 @@ def save_event(
     known, base = prepared[0], charge.base
     if saves_row(known, charge):
         base = charge.number
-        asked.execute("INSERT OR REPLACE INTO caller_row VALUES (?, ?)", (charge.key, charge.row))
+        asked.execute(UPSERT_ROW, (charge.key, charge.row))
     state = add_event(*prepared, charge, admitted=admitted, clamped=clamped)
     until = now + charge.lasts * 1_000
-    asked.execute("INSERT OR REPLACE INTO caller VALUES (?, ?, ?)", (charge.key, msgpack.encode(state), until))
+    asked.execute(UPSERT_CALLER, (charge.key, msgpack.encode(state), until))
     if charge.allowed and admitted:
         row = report_place(decision), decision, charge.key, now + REPORTABLE_SECONDS * MICROSECONDS_PER_SECOND
-        asked.execute("INSERT OR REPLACE INTO reportable VALUES (?, ?, ?, ?)", row)
+        asked.execute(UPSERT_REPORTABLE, row)
     charge.history = answer_charge(asked, charge, state, base)
 
 
-def answer_charge(asked: sqlite3.Connection, charge: BehaviorCharge, state: StoredCaller, base: int) -> CallerHistory:
+def answer_charge(asked: SqlSession, charge: BehaviorCharge, state: StoredCaller, base: int) -> CallerHistory:
     """Return the events, and the row if it has changed, that the process of the charge does not know yet."""
     history = history_after(state, None, base, charge.number)
-    return history if history.row is None else history._replace(row=load_row(asked, charge.key) or b"")
+    return history if history.row is None else history._replace(row=read_row(select_row(asked, charge.key)) or b"")
 
 
-def forget_callers(asked: sqlite3.Connection, now: int, most: int) -> None:
-    """Delete at most `most` callers whose time has expired, with their rows."""
-    old = "SELECT key FROM caller WHERE until <= ? LIMIT ?"
-    asked.execute(f"DELETE FROM caller_row WHERE key IN ({old})", (now, most))
-    asked.execute(f"DELETE FROM caller WHERE key IN ({old})", (now, most))
+def forget_callers(asked: SqlSession, now: int, most: int, lock: RowLock = all_rows) -> None:
+    """Delete at most `most` callers whose time has expired, with their rows; `lock` locks callers, and returns those
+    that no other process uses."""
+    old = asked.execute("SELECT key FROM caller WHERE until <= ? LIMIT ?", (now, most)).fetchall()
+    for key in lock([key for (key,) in old], caller_lock):
+        rows = "DELETE FROM caller_row WHERE key = ? AND EXISTS (SELECT 1 FROM caller WHERE key = ? AND until <= ?)"
+        asked.execute(rows, (key, key, now))
+        asked.execute("DELETE FROM caller WHERE key = ? AND until <= ?", (key, now))

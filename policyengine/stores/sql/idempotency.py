@@ -1,8 +1,6 @@
-"""Idempotency keys in a table of SQLite."""
+"""Idempotency keys in a SQL table."""
 
 from __future__ import annotations
-
-import sqlite3
 
 from policyengine.runtime.idempotency import (
     GATEWAY_DIGITS,
@@ -14,29 +12,32 @@ from policyengine.runtime.idempotency import (
 )
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
+from policyengine.stores.sql.session import Pending, SqlCursor, SqlSession, delete_some, upsert
 
 EVICTION_BATCH_SIZE = 1_024  # maximum rows to delete, so that no caller waits long
 CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two checks for too many keys
 
-TABLE = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS once (
     name TEXT PRIMARY KEY, until INTEGER NOT NULL, digest TEXT NOT NULL, token TEXT NOT NULL, draft BLOB, settled BLOB
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS once_until ON once (until);
 """
+UPSERT = upsert("once", ("name",), ("until", "digest", "token", "draft", "settled"))
 
 
-class SqliteIdempotencyKeys:
-    """Idempotency keys in a SQLite table. Each call runs inside a transaction."""
+class SqlIdempotencyKeys:
+    """Idempotency keys in a SQL table. Each call runs inside a transaction."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._most = most
         self._claims = 0
         self.evicted = EvictionLog()
 
-    def claim(self, asked: sqlite3.Connection, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
+    def claim(self, asked: SqlSession, claim: IdempotencyClaim, clock: Pending) -> IdempotencyRecord | None:
         """Return None if the caller now has the key, otherwise its record."""
         row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
+        now = clock()
         until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
         if until > now and (draft is not None or token != claim.token) and not claim.may_replace(draft):
             return IdempotencyRecord(digest, draft, None if settled is None else decode_charge_result(settled))
@@ -44,37 +45,38 @@ class SqliteIdempotencyKeys:
         self._forget(asked, now)
         return None
 
-    def holds(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> bool:
+    def select_own(self, asked: SqlSession, claim: IdempotencyClaim) -> SqlCursor:
+        """Select a row if the caller still has the claim."""
         mine = "SELECT 1 FROM once WHERE name = ? AND token = ? AND draft IS NULL"
-        return asked.execute(mine, (claim.name, claim.token)).fetchone() is not None
+        return asked.execute(mine, (claim.name, claim.token))
 
-    def keep(self, asked: sqlite3.Connection, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
+    def keep(self, asked: SqlSession, claim: IdempotencyClaim, settled: ChargeResult, now: int) -> None:
         self._put(asked, claim, now + KEEP_MICROSECONDS, claim.draft, encode_charge_result(settled))
 
-    def release(self, asked: sqlite3.Connection, claim: IdempotencyClaim) -> None:
+    def release(self, asked: SqlSession, claim: IdempotencyClaim) -> None:
         mine = "DELETE FROM once WHERE name = ? AND token = ? AND draft IS NULL"
         asked.execute(mine, (claim.name, claim.token))
 
     def _put(
         self,
-        asked: sqlite3.Connection,
+        asked: SqlSession,
         claim: IdempotencyClaim,
         until: int,
         draft: bytes | None = None,
         settled: bytes | None = None,
     ) -> None:
         row = (claim.name, until, claim.digest, claim.token, draft, settled)
-        asked.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
+        asked.execute(UPSERT, row)
 
-    def _forget(self, asked: sqlite3.Connection, now: int) -> None:
+    def _forget(self, asked: SqlSession, now: int) -> None:
         """Delete expired keys, and the oldest keys of gateways that have too many."""
         self._claims += 1
         if self._claims % CALLS_BETWEEN_EVICTIONS and self._claims % self._most:
             return
-        old = "SELECT name FROM once WHERE until <= ? LIMIT ?"
-        asked.execute(f"DELETE FROM once WHERE name IN ({old})", (now, EVICTION_BATCH_SIZE))
-        many = "SELECT substr(name, 1, ?) AS gateway, count(*) FROM once GROUP BY gateway HAVING count(*) > ?"
-        oldest = "SELECT name FROM once WHERE substr(name, 1, ?) = ? AND until > ? ORDER BY until LIMIT ?"
-        for gateway, held in asked.execute(many, (GATEWAY_DIGITS, self._most)).fetchall():
-            given = GATEWAY_DIGITS, gateway, now, held - self._most
-            self.evicted.tell(asked.execute(f"DELETE FROM once WHERE name IN ({oldest})", given).rowcount)
+        asked.execute(delete_some("once", "name", "until <= ?"), (now, EVICTION_BATCH_SIZE))
+        gateway = f"substr(name, 1, {GATEWAY_DIGITS})"
+        many = f"SELECT {gateway} AS gateway, count(*) FROM once GROUP BY {gateway} HAVING count(*) > ?"
+        oldest = delete_some("once", "name", f"{gateway} = ? AND until > ?", "until")
+        for name, held in asked.execute(many, (self._most,)).fetchall():
+            evicted = asked.execute(oldest, (name, now, held - self._most))
+            self.evicted.tell(evicted.rowcount)
