@@ -31,6 +31,7 @@ class ApproverRefusal(StrEnum):
 
     NO_USER = "the credential names no user"
     HALTED = "an operator's halt covers this user"
+    REVOKED = "the issuer of the credential has revoked this user"
     AGENT = "the credential is presented by an agent, not by the user"
     ISSUER = "the issuer of the credential may not name approvers"
     OTHER_ISSUER = "the rule does not accept approvers of the issuer of the credential"
@@ -43,6 +44,7 @@ OTHER_PERSON_HINT: Final = "another person must answer"
 REFUSAL_HINTS: Final[Mapping[ApproverRefusal, str]] = {
     ApproverRefusal.NO_USER: "use a token that names you",
     ApproverRefusal.HALTED: OTHER_PERSON_HINT,
+    ApproverRefusal.REVOKED: OTHER_PERSON_HINT,
     ApproverRefusal.AGENT: "use your own token; if your application got this one for you, the operator lists it in "
     "`people` of the issuer (docs/identity.md)",
     ApproverRefusal.ISSUER: "the operator names the issuers of approvers: `issuers` in `[approvals]`",

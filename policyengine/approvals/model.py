@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, msgpack, structs
+from msgspec import MsgspecError, Struct, msgpack, structs
 
 from policyengine.clock import from_epoch_nanoseconds
 from policyengine.runtime.decision import ApproverSet, Principal
@@ -83,7 +83,9 @@ class ApprovalRequest(Struct, frozen=True):
                 return ApprovalState.SPENT
             is_fresh = len(self.fresh_votes(now)) == self.count
             return ApprovalState.APPROVED if is_fresh else ApprovalState.EXPIRED
-        return ApprovalState.PENDING if now < self.expires else ApprovalState.EXPIRED
+        # An expiry on record is final, also for a process whose clock is behind that of the process that recorded it.
+        is_open = now < self.expires and not self.expiry_recorded
+        return ApprovalState.PENDING if is_open else ApprovalState.EXPIRED
 
     @property
     def ends(self) -> int:
@@ -144,9 +146,16 @@ ALL_APPROVALS = "all"
 _DECODER = msgpack.Decoder(ApprovalRequest)
 
 
+class ApprovalDamagedError(ValueError):
+    """The error for a row that contains no approval."""
+
+
 def read_row(row: ApprovalRow) -> ApprovalRequest:
-    """Return the approval in a row. Raises ValueError."""
-    return _DECODER.decode(row.value)
+    """Return the approval in a row. Raises ApprovalDamagedError."""
+    try:
+        return _DECODER.decode(row.value)
+    except MsgspecError as error:
+        raise ApprovalDamagedError(f"the approval `{row.id}` in the store is damaged: {error}") from None
 
 
 def to_datetime(moment: int) -> datetime:

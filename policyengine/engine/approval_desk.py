@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ from policyengine.approvals.links import approval_page
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
+    ApprovalDamagedError,
     ApprovalRequest,
     ApprovalState,
     ApproverAnswer,
@@ -63,6 +64,9 @@ EVENT_KINDS = {
     "withdrawn": ApprovalEventKind.WITHDRAWN,
 }
 REVERTED_STATES = frozenset({"approved", "denied", "expired"})
+# An identical request opens another approval. `expired` is the state of a live row only if another process, whose clock
+# is ahead, has put the expiry on record.
+REPLACED_STATES = frozenset({ApprovalState.WITHDRAWN, ApprovalState.EXPIRED})
 STORE_FAILED = "the approval store does not answer"
 
 
@@ -186,8 +190,8 @@ class ApprovalDesk:
 
     def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
         """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
-        was given after the decision was made takes its place; one that was withdrawn, that has the vote of a person
-        who is halted or was revoked, or that the decision has `seen` and that did not lift the confirm, is replaced.
+        was given after the decision was made takes its place; one that was withdrawn or has expired, that has the vote
+        of a person who is halted or was revoked, or that the decision has `seen` and that did not lift the confirm, is replaced.
         Raises StoreError and QuotaExceededError.
         """
         now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
@@ -198,7 +202,7 @@ class ApprovalDesk:
             if opening.row.id == row.id:
                 return row, True
             known = read_row(opening.row)
-            counts = known.state(now) is not ApprovalState.WITHDRAWN and seen.isdisjoint(known.grant_ids)
+            counts = known.state(now) not in REPLACED_STATES and seen.isdisjoint(known.grant_ids)
             if counts and not self._has_void_vote(known):
                 return opening.row, False
             replaces = opening.row.id
@@ -233,7 +237,15 @@ class ApprovalDesk:
         if row is None:
             raise ApprovalNotFoundError(id)
         self._expiry.note(row, now)
-        return self._status(read_row(row), now)
+        return self._status(read_known_row(row), now)
+
+    def _read_rows(self, rows: Iterable[ApprovalRow]) -> Iterator[ApprovalRequest]:
+        """Yield the approvals in rows. A damaged row is reported and left out, so that it hides no other approval."""
+        for row in rows:
+            try:
+                yield read_row(row)
+            except ApprovalDamagedError as error:
+                self._throttle.tell(logging.ERROR, "damaged", str(error), event="approval_damaged")
 
     def list(self, person: ProvedPerson | None = None) -> list[TrackedApproval]:
         """Return the approvals under the current policies that wait for an answer, newest first; with `person`, only
@@ -245,7 +257,7 @@ class ApprovalDesk:
             rows = self._decider.store.approvals.rows(ALL_APPROVALS, now, skip)
             if not rows:
                 break
-            pending = [one for one in map(read_row, rows) if one.state(now) is ApprovalState.PENDING]
+            pending = [one for one in self._read_rows(rows) if one.state(now) is ApprovalState.PENDING]
             waiting += [one for one in pending if one.revision == revision]
         waiting.sort(key=lambda one: one.opened, reverse=True)
         found = [TrackedApproval(one, ApprovalState.PENDING) for one in waiting]
@@ -291,7 +303,7 @@ class ApprovalDesk:
 
     def find_refusal(self, approval: ApprovalRequest, person: ProvedPerson) -> ApproverRefusal | None:
         """Return why the person may not answer the approval, by the current entities and policies; None if the person
-        may."""
+        may. Raises StoreError."""
         [refusal] = self._find_refusals([approval], person)
         return refusal
 
@@ -303,9 +315,12 @@ class ApprovalDesk:
     def _find_refusals(
         self, approvals: Sequence[ApprovalRequest], person: ProvedPerson
     ) -> Sequence[ApproverRefusal | None]:
-        """Return the same as `find_refusal` for each approval; the rows of all are looked up together."""
+        """Return the same as `find_refusal` for each approval; the rows of all are looked up together. Raises
+        StoreError."""
         if person.user is not None and self._is_halted(person.user, person.issuer):
             return [ApproverRefusal.HALTED] * len(approvals)
+        if approvals and person.user is not None and self._is_revoked(person.user, person.issuer):
+            return [ApproverRefusal.REVOKED] * len(approvals)
         issuers, named = self._decider.kernel.issuers, self.settings.issuers
         return self._decider.compiled.entities.read_all(
             lambda entities: [find_refusal(one, person, entities, issuers, named) for one in approvals]
@@ -318,6 +333,12 @@ class ApprovalDesk:
             return False
         urls = issuer_urls(self._decider.kernel)
         return any(covers_person(armed.halt, user, issuer, urls) for armed in halts)
+
+    def _is_revoked(self, user: str, issuer: str | None) -> bool:
+        """Return whether the user was revoked. Raises StoreError."""
+        if issuer is None:
+            return False
+        return bool(self._decider.store.marks.revoked([f"user:{issuer}/{user}"], self._decider.seconds()))
 
     def _has_void_vote(self, approval: ApprovalRequest) -> bool:
         """Return whether a person who approved is halted now or was revoked. Raises StoreError."""
@@ -362,7 +383,7 @@ class ApprovalDesk:
             before = store.find(id, now)
             if before is None:
                 raise ApprovalNotFoundError(id)
-            after = change(read_row(before), now)
+            after = change(read_known_row(before), now)
             if store.save(after.to_row(), before, now):
                 if record(after):
                     return after, now
@@ -395,6 +416,14 @@ class ApprovalDesk:
         if kind is not ApprovalEventKind.APPROVED or approval.state(now) is ApprovalState.APPROVED:
             at = approval.expires if kind is ApprovalEventKind.EXPIRED else now
             listener.notify(ApprovalEvent(kind, approval, at))
+
+
+def read_known_row(row: ApprovalRow) -> ApprovalRequest:
+    """Return the approval in a row. Raises StoreError if the row is damaged."""
+    try:
+        return read_row(row)
+    except ApprovalDamagedError as error:
+        raise StoreError(str(error), "the approval in the store is damaged") from None
 
 
 class QuotaExceededError(Exception):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from policyengine.approvals.model import ALL_APPROVALS, ApprovalRequest, ApprovalState, read_row
+from policyengine.approvals.model import ALL_APPROVALS, ApprovalDamagedError, ApprovalRequest, ApprovalState, read_row
 from policyengine.stores.approvals import MAX_LISTED_ROWS, ApprovalRow
 from policyengine.stores.base import StoreError
 
@@ -72,9 +72,12 @@ class ExpiryRecorder:
 
     def note(self, row: ApprovalRow, now: int) -> bool:
         """Record the expiry of an approval that was just read, unless another process has. Return False if the log
-        cannot be written. Raises StoreError.
+        cannot be written. Raises StoreError. A damaged row is no approval.
         """
-        approval = read_row(row)
+        try:
+            approval = read_row(row)
+        except ApprovalDamagedError:
+            return True
         if approval.expiry_recorded or approval.state(now) is not ApprovalState.EXPIRED:
             return True
         if len(approval.votes) == approval.count:  # it was approved, and not used in time

@@ -42,7 +42,7 @@ MAX_WAIT_SECONDS = 30
 LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
 LIST_LOOK_SECONDS = 1.0  # seconds between two looks at the list of a person, which costs more
 MAX_LOG_SECONDS = 3.0  # seconds for reading the history of a requester
-MAX_WAITING_CLIENTS = 200  # per worker; beyond it, a client gets the current state at once
+MAX_WAITING_CLIENTS = 200  # requesters, and as many people, per worker; beyond it, a client gets the current state at once
 CHALLENGE = 'Bearer realm="policyengine"'
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class ApprovalRoutes:
 
     def __init__(self, api: DecisionApi) -> None:
         self.api = api
-        self._waiting = 0
+        self._waiting = self._waiting_people = 0  # counted apart, so that requesters take no place of people
         self._log_lock = Lock()
         self._reader: LogReader | None = None
 
@@ -134,12 +134,12 @@ class ApprovalRoutes:
         """
         seconds, known = read_wait(http), http.query_params.get("version")
         person, found = await self._call(lambda: self._list_for(http))
-        if seconds and known == found["version"] and self._waiting < MAX_WAITING_CLIENTS:
-            self._waiting += 1
+        if seconds and known == found["version"] and self._waiting_people < MAX_WAITING_CLIENTS:
+            self._waiting_people += 1
             try:
                 found = await self._wait_for_list(http, person, found, seconds)
             finally:
-                self._waiting -= 1
+                self._waiting_people -= 1
         return build_answer(http, found, NO_STORE)
 
     def _list_for(self, http: Request) -> tuple[ProvedPerson, dict[str, object]]:

@@ -203,10 +203,17 @@ def test_watching_waits_for_the_next_change() -> None:
 
 def test_watching_survives_a_server_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
     silent = CommandError("approval", "the store does not answer", None, (("status", 503), ("code", None)))
-    watched = Watched(waiting(), AWAY, AWAY, silent, waiting("1"))
+    watched = Watched(waiting(), AWAY, AWAY, silent, waiting("1", version="w"))
     assert watched.follow() == [[], ["1"]]
     assert watched.pauses == [1, 2, 4]
     assert capsys.readouterr().err == f"warning: {AWAY.message}; trying again\n"
+
+
+def test_watching_a_server_that_does_not_wait_makes_pauses() -> None:
+    """A server that is busy or ends answers at once, with the list that is known."""
+    watched = Watched(waiting(version="a"), waiting(version="a"), waiting(version="a"), waiting("1", version="b"))
+    assert watched.follow() == [[], [], [], ["1"]]
+    assert watched.pauses == [1, 1]
 
 
 def test_watching_gives_up_after_a_while() -> None:

@@ -240,10 +240,10 @@ class ConfirmHandler:
             return None
         try:
             found = await run_in_thread(look_up, desk, ids)
+            own = [one.approval for one in found if one.state == "pending" and is_own_approval(one.approval, person)]
+            if not own or await run_in_thread(desk.find_refusal, own[0], person) is not None:
+                return None
         except StoreError:
-            return None
-        own = [one.approval for one in found if one.state == "pending" and is_own_approval(one.approval, person)]
-        if not own or await run_in_thread(desk.find_refusal, own[0], person) is not None:
             return None
         [ticket] = {one.approval for one in decision.remedies if one.approval is not None}
         page = ticket_page(ticket, self.options.pages)

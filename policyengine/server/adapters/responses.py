@@ -41,6 +41,7 @@ OUTCOME_KEY = "outcome headers"
 PROBLEM_KEYS = {status: f"problem {status}" for status in (401, 403, 429, 503)}
 MAX_PROBLEM_BYTES = 2_048  # maximum bytes of a header that gateways accept
 MAX_DETAIL_LENGTH = 512
+TICKET_ESSENTIALS = ("id", "state", "status", "expires", "poll")
 OUTCOME_TITLES = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
 
 
@@ -222,5 +223,8 @@ def encode_problem(problem: dict[str, object]) -> bytes:
         kept = {name: value for name, value in problem.items() if name not in without}
         text = json.dumps(kept, separators=(",", ":")).encode("ascii")
         if len(text) <= MAX_PROBLEM_BYTES:
-            break
+            return text
+    if isinstance(ticket := kept.get("approval"), dict):  # the reason of a denial may be long
+        kept["approval"] = {name: ticket[name] for name in TICKET_ESSENTIALS if name in ticket}
+        text = json.dumps(kept, separators=(",", ":")).encode("ascii")
     return text

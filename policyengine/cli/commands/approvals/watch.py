@@ -65,6 +65,7 @@ def follow(
     the server refuses, does not answer the first request, or is away for too long."""
     version, failures, worked = "", 0, 0.0
     while True:
+        asked, known = clock(), version
         try:
             answer = server.get(f"?wait={WAIT_SECONDS}&version={version}" if version else "")
         except CommandError as error:
@@ -78,7 +79,8 @@ def follow(
             continue
         failures, worked, version = 0, clock(), str(answer.get("version", ""))
         yield {str(one.get("id")): one for one in answer.get("approvals", ())}
-        if not version:  # an earlier version of the server, which does not wait
+        is_early = version == known and clock() - asked < FIRST_PAUSE_SECONDS  # too many wait, or the server stops
+        if not version or is_early:  # an earlier version of the server does not wait, and sends no version
             pause(FIRST_PAUSE_SECONDS)
 
 
