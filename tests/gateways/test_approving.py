@@ -238,6 +238,36 @@ def test_a_waiting_client_learns_of_the_approval_at_the_link(desk: Desk, export:
     assert httpx.get(url, params={"wait": 30}).json()["state"] == "approved"
 
 
+HOSTILE = {
+    "line ends": "%0d%0aX-Evil:%201%0d%0a%0d%0a%3Cscript%3E", "quotes": "%22%7D%5C%22%27%2C%22allowed%22%3Atrue",
+    "other scripts": "%E2%80%AE%D8%B3%C3%A9%F0%9F%98%80%EF%BB%BF", "variables": "$host$problem%24%7Bstatus%7D",
+    "link": "%3E%3B%20rel%3D%22payment%22", "long": "%C3%A9" * 600,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", HOSTILE.values(), ids=HOSTILE)
+def test_words_of_a_requester_have_no_effect_in_a_problem_behind_a_gateway(desk: Desk, words: str) -> None:
+    answer = desk.ask(f"/export?year={words}{next(YEARS)}")
+    approval = answer.problem["approval"]
+    assert (answer.status, answer.problem["status"], approval["state"]) == (403, 403, "pending")
+    assert "x-evil" not in answer.headers
+    assert answer.headers["link"] == f'<{approval["status"]}>; rel="status"'
+
+
+@pytest.mark.parametrize(
+    "reason", ["\r\nX-Evil: 1\r\n\r\n<script>", '"}\\"', "\U0001f600" * 500, "$host ${problem}", "\0\x1b[2J"]
+)
+def test_the_reason_of_a_denial_has_no_effect_in_a_problem_behind_a_gateway(
+    desk: Desk, export: str, reason: str
+) -> None:
+    id = desk.opened(export)
+    url = f"{desk.servers.people}/approvals/{id}/deny"
+    assert httpx.post(url, json={"reason": reason}, headers=bearer(desk.servers.token)).status_code == 200
+    answer = desk.ask(export)
+    assert (answer.status, answer.problem["approval"]["state"]) == (403, "denied")
+    assert "x-evil" not in answer.headers
+
+
 def test_an_approval_that_has_expired_lets_nothing_pass(desk: Desk) -> None:
     url = f"{desk.servers.people}/approvals/{desk.short}"
     awaited(lambda: httpx.get(url).json()["state"] == "expired")

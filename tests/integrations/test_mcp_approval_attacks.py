@@ -208,6 +208,36 @@ def test_an_answer_of_a_halted_user_does_not_count(shop: Shop) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("approves", [True, False])
+def test_an_answer_of_a_user_who_was_revoked_does_not_count(shop: Shop, approves: bool) -> None:
+    async def work() -> None:
+        async with raw(gateway_of(shop, elicit="form")) as client:
+            question = await client.asked()
+            id, seconds = shop.waiting, int(shop.now.timestamp())
+            shop.engine.store.marks.revoke(["user:acme/alice"], seconds + 60, seconds, by_operator=True)
+            await client.send(id=question["id"], result={**YES, "content": {"approve": approves}})
+            await client.receive()
+            found = shop.approvals.find(id)
+            assert (found.state, found.approval.votes, found.approval.refusal) == ("pending", (), None)
+        assert shop.calls == []
+
+    run(work())
+
+
+def test_a_store_that_forgets_who_was_revoked_asks_nobody(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> Any:
+        raise StoreError("gone")
+
+    async def work() -> None:
+        monkeypatch.setattr(shop.engine.store.marks, "revoked", fail)
+        async with raw(gateway_of(shop, elicit="form")) as client:
+            await client.call(2)
+            assert state_of(await client.receive()) == "pending"
+        assert shop.calls == []
+
+    run(work())
+
+
 def test_a_store_that_fails_during_the_wait_makes_no_call(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with raw(gateway_of(shop, elicit="form", wait_for_approval=0.2)) as client:

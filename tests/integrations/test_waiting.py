@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from policyengine import ApprovalSettings
 from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.client.http import AsyncPolicyClient
 from policyengine.engine import Engine
-from policyengine.engine.approval_desk import ApprovalDesk
+from policyengine.engine.approval_desk import ApprovalDesk, ApproverRefusedError
 from policyengine.entities.store import EntityStore
 from policyengine.executor import MAX_THREADS, run_in_thread
 from policyengine.integrations.approval_waiter import ApprovalWaiter
@@ -60,8 +61,12 @@ class Shop:
 
     def __init__(self, store: Store | None = None) -> None:
         self.now, self.paid = NOW, 0
-        self.engine = Engine.from_text(
-            POLICY, clock=lambda: self.now, directory=PEOPLE, store=store,
+        self.store = store or MemoryStore()
+        self.engine = self.engine_of(POLICY)
+
+    def engine_of(self, policy: str) -> Engine:
+        return Engine.from_text(
+            policy, clock=lambda: self.now, directory=PEOPLE, store=self.store,
             approvals=ApprovalSettings(url="https://pdp.example", most_per_requester=1_000, most_per_approver=1_000),
         )  # fmt: skip
 
@@ -101,6 +106,16 @@ class Shop:
         while len(found := self.approvals.list()) < many:
             await asyncio.sleep(0.001)
         return [one.approval.id for one in found]
+
+
+@dataclass
+class Reloading:
+    """The engine of the moment, as a server or an application replaces it."""
+
+    current: Engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)
 
 
 def run(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -269,6 +284,38 @@ def test_the_obligations_of_the_second_decision_are_met(shop: Shop) -> None:
         return await waiting
 
     assert met == [run(both)]
+
+
+def test_a_halt_during_the_wait_lets_nothing_pass(shop: Shop) -> None:
+    async def both() -> httpx.Response:
+        waiting = asyncio.create_task(post(shop.starlette(30.0)))
+        [id] = await shop.opened()
+        shop.engine.halt(everything=True, reason="stop", end=timedelta(hours=1))
+        with pytest.raises(ApproverRefusedError):
+            shop.approvals.approve(id, CAROL)
+        lifted = shop.engine.halting.status.halts[0]
+        shop.engine.lift(lifted.id, reason="again")
+        shop.approvals.approve(id, CAROL)
+        shop.engine.halt(everything=True, reason="stop", end=timedelta(hours=1))
+        return await waiting
+
+    answer = run(both)
+    assert (answer.status_code, answer.json()["outcome"], shop.paid) == (403, "deny", 0)
+
+
+def test_an_approval_of_other_policies_lets_no_waiting_request_pass(shop: Shop) -> None:
+    """A reload in the middle of the wait: the request was approved under rules that are no longer in force."""
+    reloading = Reloading(shop.engine)
+
+    async def both() -> httpx.Response:
+        waiting = asyncio.create_task(post(shop.starlette(30.0, reloading)))
+        [id] = await shop.opened()
+        reloading.current = shop.engine_of(POLICY.replace("within 15m", "within 16m"))
+        shop.approvals.approve(id, CAROL)  # a process that still has the rules of before
+        return await waiting
+
+    answer = run(both)
+    assert (answer.status_code, answer.json()["outcome"], shop.paid) == (403, "confirm", 0)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 301.0, float("nan"), float("inf")])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,77 @@ def test_a_log_that_cannot_be_read_in_time_hides_nothing_else(tmp_path: Path, mo
     found = context.describe_details(engine, engine.approvals.list()[0], LogReader())
     assert found["history"] == {"unread": "reading the log took longer than 3 s"}
     assert found["rule"] == "voiding"
+
+
+def make_fifo(log: Path) -> None:
+    log.unlink()
+    os.mkfifo(log)
+
+
+def make_folder(log: Path) -> None:
+    log.unlink()
+    log.mkdir()
+
+
+def rotate_fifo(log: Path) -> None:
+    os.mkfifo(log.with_name(f"{log.name}.1"))
+
+
+def loop(log: Path) -> None:
+    log.unlink()
+    log.symlink_to(log)
+
+
+def garble(log: Path) -> None:
+    with log.open("ab") as opened:
+        opened.write(b"\xff\xfe\0{" + b'{"v":1,"decision":' * 2_000 + b"\n" + b"9" * 100_000 + b"\n{}\n[]\nnull\n")
+
+
+def forge(log: Path) -> None:
+    """Add records of the requester whose members have other types."""
+    agent = '{"agent": "bot"}'
+    with log.open("a") as opened:
+        for system in ('{"event": "approval", "agent": "bot", "approval": [1], "state": {}}', '[]', '"bot"'):
+            opened.write(f'{{"v": 1, "time": "2999-01-01T00:00:00Z", "kind": "system", "system": {system}}}\n')
+        for decision in (f'{{"principal": {agent}, "outcome": []}}', '{"principal": "bot"}', '"bot"'):
+            opened.write(f'{{"v": 1, "time": "2999-01-01T00:00:00Z", "decision": {decision}}}\n')
+
+
+def lie_about_compression(log: Path) -> None:
+    log.write_bytes(b"\x1f\x8b" + b"\0" * 100)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "is_read"),
+    [
+        (make_fifo, False), (make_folder, False), (loop, False), (Path.unlink, False), (rotate_fifo, True),
+        (garble, True), (forge, True), (lie_about_compression, True),
+    ],
+)  # fmt: skip
+def test_no_state_of_the_log_hides_an_approval_from_its_approver(
+    tmp_path: Path, spoil: Callable[[Path], None], is_read: bool
+) -> None:
+    engine = Engine.from_text(POLICY, log=DecisionLog(tmp_path / "log.jsonl", seal=None))
+    opened(engine)
+    assert engine.approvals is not None
+    spoil(tmp_path / "log.jsonl")
+    reader = LogReader(5.0)
+    with closing(reader):
+        found = context.describe_details(engine, engine.approvals.list()[0], reader)
+    history: Any = found["history"]
+    assert (found["rule"], "unread" not in history) == ("voiding", is_read), history
+
+
+def test_the_history_goes_on_after_a_rotation(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    engine = Engine.from_text(POLICY, log=DecisionLog(log, seal=None))
+    opened(engine, {**VOID, "request": {"method": "POST", "path": "/other"}})
+    approval = opened(engine)
+    log.rename(log.with_name("log.jsonl.1"))
+    engine.decide({**VOID, "body": {"of": "x"}})
+    with closing(LogReader(5.0)) as reader:
+        history: Any = context.read_history(engine, approval, reader)
+    assert history["decisions"] == {"confirm": 3}
 
 
 def test_only_people_who_may_answer_get_rows_and_history(tmp_path: Path) -> None:

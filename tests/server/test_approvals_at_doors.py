@@ -201,3 +201,14 @@ def test_the_approval_stays_in_a_problem_that_is_too_long_for_a_header() -> None
     problem = json.loads(encoded := encode_problem(problem_document(answer, 403, "01M874BN1FBKKCX6K4X7XFQD60")))
     assert len(encoded) <= MAX_PROBLEM_BYTES
     assert (problem["approval"]["state"], "remedies" in problem) == ("pending", False)
+
+
+def test_a_long_reason_of_a_denial_does_not_make_a_problem_too_long_for_a_header() -> None:
+    ticket = ApprovalTicket(id="a", state="denied", status=f"{URL}/approvals/a", reason="\U0001f600" * 500)
+    answer = Answer(
+        Outcome.CONFIRM, Gate.GUARD, (Reason(Gate.GUARD, "x", "r"),), (Remedy("approval", approval=ticket),), (), (),
+        "shop", "r1",
+    )  # fmt: skip
+    problem = json.loads(encoded := encode_problem(problem_document(answer, 403, "01M874BN1FBKKCX6K4X7XFQD60")))
+    assert len(encoded) <= MAX_PROBLEM_BYTES
+    assert problem["approval"] == {"id": "a", "state": "denied", "status": f"{URL}/approvals/a"}
