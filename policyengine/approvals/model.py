@@ -47,7 +47,8 @@ class ApprovalRequest(Struct, frozen=True):
     `approvers` may answer, and `count` of them must approve before `expires`; an approval then counts for `within`.
     `question` is the request as approvers see it, without secrets. `decision` is the id of the decision that opened the
     approval. `refusal` is the denial, or the withdrawal if `withdrawn`. `expiry_recorded` means that the log has a line
-    about the end of its time.
+    about the end of its time. `unrecorded` means that the last answer does not count yet, because the log may have no
+    line about it.
     """
 
     id: str
@@ -69,6 +70,7 @@ class ApprovalRequest(Struct, frozen=True):
     refusal: ApproverAnswer | None = None
     withdrawn: bool = False
     expiry_recorded: bool = False
+    unrecorded: bool = False
 
     def fresh_votes(self, now: int) -> tuple[ApproverAnswer, ...]:
         """Return the votes that still count. A vote counts including the end of `within`, as in a decision."""
@@ -76,9 +78,9 @@ class ApprovalRequest(Struct, frozen=True):
 
     def state(self, now: int, *, spent: bool = False) -> ApprovalState:
         """Return the state at a time; `spent` says whether a decision has used the approval."""
-        if self.refusal is not None:
+        if self.refusal is not None and not self.unrecorded:
             return ApprovalState.WITHDRAWN if self.withdrawn else ApprovalState.DENIED
-        if len(self.votes) == self.count:
+        if len(self.votes) == self.count and not self.unrecorded:
             if spent:
                 return ApprovalState.SPENT
             is_fresh = len(self.fresh_votes(now)) == self.count
@@ -93,6 +95,11 @@ class ApprovalRequest(Struct, frozen=True):
         if self.refusal is None and len(self.votes) == self.count:
             return min(vote.at for vote in self.votes) + self.within + 1
         return self.expires
+
+    @property
+    def last_answer(self) -> ApproverAnswer | None:
+        """The denial or, without one, the latest vote."""
+        return self.refusal or (self.votes[-1] if self.votes else None)
 
     @property
     def grant_ids(self) -> tuple[str, ...]:
@@ -121,13 +128,14 @@ class ApprovalRequest(Struct, frozen=True):
     @property
     def quota_names(self) -> tuple[str, ...]:
         """The quotas in which the approval counts while it is live: of its requester until it is approved, also if it
-        was denied or withdrawn; of its approvers and of all approvals while it waits for an answer. The first two are
-        of one revision of the policies, because an approval of another revision cannot be answered."""
+        was denied or withdrawn; of its approvers, of its agent at these approvers and of all approvals while it waits
+        for an answer. All but the last are of one revision of the policies, because an approval of another revision
+        cannot be answered."""
         if self.refusal is not None:
             return (self.requester_quota,)
         if len(self.votes) == self.count:
             return ()
-        return self.requester_quota, self.approver_quota, ALL_APPROVALS
+        return self.requester_quota, self.approver_quota, self.agent_quota, ALL_APPROVALS
 
     @property
     def requester_quota(self) -> str:
@@ -140,6 +148,12 @@ class ApprovalRequest(Struct, frozen=True):
         members = [part for member in of.members for part in (member.type, member.id)]
         members += [f"from {issuer}" for issuer in of.issuers]
         return f"approver:{digest_parts(self.revision, of.role or '', of.user or '', *members)}"
+
+    @property
+    def agent_quota(self) -> str:
+        """The quota of the agent at these approvers, whatever users it acts for."""
+        who = self.requester
+        return f"agent:{digest_parts(self.approver_quota, who.agent or '', who.issuer or '')}"
 
 
 ALL_APPROVALS = "all"

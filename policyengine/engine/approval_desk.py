@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from time import sleep
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
 ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
 MAX_REASON_LENGTH = 500
+RECORDING_MICROSECONDS = 5_000_000  # longer than it takes to record an answer
+RECORDING_PAUSE_SECONDS = 0.05  # between two looks at an approval whose answer another thread or process records
 # The events of the states that are put on record, and the states that are reverted if they are not.
 EVENT_KINDS = {
     "pending": ApprovalEventKind.OPENED,
@@ -118,7 +122,7 @@ class ApprovalDesk:
         """Return the request with the approvals that people gave for these bindings, unless one of these people is
         halted or was revoked; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
         now = moment // 1_000
-        approvals = map(read_row, self._decider.store.approvals.bound(bindings, now))
+        approvals = [self._settle(row, now) for row in self._decider.store.approvals.bound(bindings, now)]
         granted = tuple(grant for one in approvals if not self._has_void_vote(one) for grant in one.grants(now))
         return replace(request, approvals=(*request.approvals, *granted)) if granted else request
 
@@ -145,7 +149,7 @@ class ApprovalDesk:
         denied, or there is none and none is requested. If the store does not answer, the confirm holds."""
         now = self._decider.now()
         try:
-            states = {read_row(row).state(now) for row in self._decider.store.approvals.bound(bindings, now)}
+            states = {self._settle(row, now).state(now) for row in self._decider.store.approvals.bound(bindings, now)}
         except StoreError:
             return True
         if not states:
@@ -190,9 +194,9 @@ class ApprovalDesk:
 
     def _add(self, approval: ApprovalRequest, seen: frozenset[str]) -> tuple[ApprovalRow, bool]:
         """Add an approval, and return its row and whether it is new. An identical approval that waits, was denied, or
-        was given after the decision was made takes its place; one that was withdrawn or has expired, that has the vote
-        of a person who is halted or was revoked, or that the decision has `seen` and that did not lift the confirm, is replaced.
-        Raises StoreError and QuotaExceededError.
+        was given after the decision was made takes its place. It is replaced if it was withdrawn or has expired, if it
+        has the vote of a person who is halted or was revoked, or if the decision has `seen` it and it did not lift the
+        confirm. Raises StoreError and QuotaExceededError.
         """
         now, store, row, replaces = approval.opened, self._decider.store.approvals, approval.to_row(), ""
         for _ in range(MAX_CHANGE_TRIES):
@@ -209,11 +213,15 @@ class ApprovalDesk:
         raise StoreError("other processes open the same approval")
 
     def _quotas(self, approval: ApprovalRequest) -> list[ApprovalQuota]:
-        return [
+        most = self.settings.most_per_approver
+        quotas = [
             ApprovalQuota(approval.requester_quota, self.settings.most_per_requester),
-            ApprovalQuota(approval.approver_quota, self.settings.most_per_approver),
+            ApprovalQuota(approval.approver_quota, most),
             ApprovalQuota(ALL_APPROVALS, MAX_WAITING),
         ]
+        if approval.requester.agent is not None:  # an agent that acts for many users leaves room for other agents
+            quotas.append(ApprovalQuota(approval.agent_quota, max(1, most // 2)))
+        return quotas
 
     def _ticket(self, approval: ApprovalRequest) -> ApprovalTicket:
         state = approval.state(self._decider.now())
@@ -237,7 +245,7 @@ class ApprovalDesk:
         if row is None:
             raise ApprovalNotFoundError(id)
         self._expiry.note(row, now)
-        return self._status(read_known_row(row), now)
+        return self._status(self._settle(row, now), now)
 
     def _read_rows(self, rows: Iterable[ApprovalRow]) -> Iterator[ApprovalRequest]:
         """Yield the approvals in rows. A damaged row is reported and left out, so that it hides no other approval."""
@@ -274,13 +282,13 @@ class ApprovalDesk:
         not by a token of the person. Raises ApprovalNotFoundError, ApproverRefusedError, ApprovalChangeError and
         StoreError, also if the decision log cannot be written and its `on_failure` is to deny; then nothing changes.
         """
-        return self._answer(id, person, "approved", reason, add_vote, channel)
+        return self._answer(id, person, reason, add_vote, channel)
 
     def deny(
         self, id: str, person: ProvedPerson, reason: str | None = None, *, channel: str | None = None
     ) -> TrackedApproval:
         """Record the denial of a person whose credential was verified. Raises the same errors as `approve`."""
-        return self._answer(id, person, "denied", reason, refuse, channel)
+        return self._answer(id, person, reason, refuse, channel)
 
     def withdraw(self, id: str) -> TrackedApproval:
         """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
@@ -351,7 +359,6 @@ class ApprovalDesk:
         self,
         id: str,
         person: ProvedPerson,
-        state: str,
         reason: str | None,
         change: Callable[[ApprovalRequest, ApproverAnswer], ApprovalRequest],
         channel: str | None = None,
@@ -364,32 +371,61 @@ class ApprovalDesk:
                 raise ApprovalChangeError("the policies have changed since the request; it must be made again")
             return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason, channel))
 
-        def record(approval: ApprovalRequest) -> bool:
-            return self._record(approval, state, by=person.user, issuer=person.issuer, reason=reason, channel=channel)
-
-        return self._status(*self._change(id, answer, record))
+        return self._status(*self._change(id, answer, is_answer=True))
 
     def _change(
-        self,
-        id: str,
-        change: Callable[[ApprovalRequest, int], ApprovalRequest],
-        record: Callable[[ApprovalRequest], bool] = lambda approval: True,
+        self, id: str, change: Callable[[ApprovalRequest, int], ApprovalRequest], *, is_answer: bool = False
     ) -> tuple[ApprovalRequest, int]:
-        """Change an approval. If another process changes it at the same time, change the result of that. If the change
-        cannot be put on record, revert it."""
+        """Change an approval. If another process changes it at the same time, change the result of that. An answer
+        counts from when it is on record; one that cannot be recorded is reverted."""
         store = self._decider.store.approvals
         for _ in range(MAX_CHANGE_TRIES):
             now = self._decider.now()
             before = store.find(id, now)
             if before is None:
                 raise ApprovalNotFoundError(id)
-            after = change(read_known_row(before), now)
-            if store.save(after.to_row(), before, now):
-                if record(after):
-                    return after, now
-                store.save(before, after.to_row(), now)
-                raise StoreError("the decision log cannot be written", "the answer cannot be recorded")
+            known = self._settle(before, now)
+            if known.unrecorded:
+                sleep(RECORDING_PAUSE_SECONDS)
+                continue
+            after = structs.replace(change(known, now), unrecorded=is_answer)
+            row = after.to_row()
+            if not store.save(row, known.to_row(), now):
+                continue
+            if not is_answer:
+                return after, now
+            if self._record_answer(after):
+                with suppress(StoreError):  # the answer is on record; the next reader saves that
+                    return self._count_answer(after, row, now), now
+                return structs.replace(after, unrecorded=False), now
+            store.save(before, row, now)
+            raise StoreError("the decision log cannot be written", "the answer cannot be recorded")
         raise StoreError("other processes change the same approval")
+
+    def _settle(self, row: ApprovalRow, now: int) -> ApprovalRequest:
+        """Return the approval in a row. If the process that saved the last answer ended before the answer was on
+        record, record it. Raises StoreError."""
+        approval = read_known_row(row)
+        answer = approval.last_answer
+        if not approval.unrecorded or answer is None or now - answer.at < RECORDING_MICROSECONDS:
+            return approval
+        return self._count_answer(approval, row, now) if self._record_answer(approval) else approval
+
+    def _count_answer(self, approval: ApprovalRequest, row: ApprovalRow, now: int) -> ApprovalRequest:
+        """Save that the last answer is on record, so that it counts. Raises StoreError."""
+        counted = structs.replace(approval, unrecorded=False)
+        self._decider.store.approvals.save(counted.to_row(), row, now)
+        return counted
+
+    def _record_answer(self, approval: ApprovalRequest) -> bool:
+        """Record the last answer. Return False if it must be on record and is not."""
+        answer = approval.last_answer
+        assert answer is not None
+        state = "approved" if approval.refusal is None else "denied"
+        return self._record(
+            structs.replace(approval, unrecorded=False), state, by=answer.by, issuer=answer.issuer,
+            reason=answer.reason, channel=answer.channel,
+        )  # fmt: skip
 
     def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
         spent = bool(approval.votes) and bool(self._decider.store.spent_among(approval.grant_ids))
@@ -430,8 +466,13 @@ class QuotaExceededError(Exception):
     """The error for an approval that is not opened, because too many others are open."""
 
     def __init__(self, quota: str, approval: ApprovalRequest) -> None:
-        mine = quota == approval.requester_quota
-        whose = "of this requester are open" if mine else "wait for the same people"
+        match quota:
+            case approval.requester_quota:
+                whose = "of this requester are open"
+            case approval.agent_quota:
+                whose = "of this agent wait for the same people"
+            case _:
+                whose = "wait for the same people"
         super().__init__(f"too many approvals {whose}")
 
 

@@ -42,7 +42,9 @@ MAX_WAIT_SECONDS = 30
 LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
 LIST_LOOK_SECONDS = 1.0  # seconds between two looks at the list of a person, which costs more
 MAX_LOG_SECONDS = 3.0  # seconds for reading the history of a requester
-MAX_WAITING_CLIENTS = 200  # requesters, and as many people, per worker; beyond it, a client gets the current state at once
+MAX_WAITING_CLIENTS = (
+    200  # requesters, and as many people, per worker; beyond it, a client gets the current state at once
+)
 CHALLENGE = 'Bearer realm="policyengine"'
 T = TypeVar("T")
 

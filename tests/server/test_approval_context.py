@@ -175,7 +175,7 @@ def forge(log: Path) -> None:
     """Add records of the requester whose members have other types."""
     agent = '{"agent": "bot"}'
     with log.open("a") as opened:
-        for system in ('{"event": "approval", "agent": "bot", "approval": [1], "state": {}}', '[]', '"bot"'):
+        for system in ('{"event": "approval", "agent": "bot", "approval": [1], "state": {}}', "[]", '"bot"'):
             opened.write(f'{{"v": 1, "time": "2999-01-01T00:00:00Z", "kind": "system", "system": {system}}}\n')
         for decision in (f'{{"principal": {agent}, "outcome": []}}', '{"principal": "bot"}', '"bot"'):
             opened.write(f'{{"v": 1, "time": "2999-01-01T00:00:00Z", "decision": {decision}}}\n')

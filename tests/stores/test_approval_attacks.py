@@ -25,11 +25,14 @@ from tests.stores.test_approval_desk import (
     CAROL,
     DORA,
     NOW,
+    RULE,
     Desk,
+    fill_disk,
     list_all,
     look,
     state_of,
     states_on_record,
+    ticket_of,
     wait_for_the_timer,
 )
 
@@ -157,7 +160,9 @@ class Interrupted:
 
 
 def interrupt(desk: Desk, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
-    monkeypatch.setattr(desk.store, "approvals", Interrupted(desk.store.approvals, then))
+    of: Any = type(desk.store)
+    owner = of if hasattr(of, "approvals") else desk.store  # some stores have a property
+    monkeypatch.setattr(owner, "approvals", Interrupted(desk.store.approvals, then))
 
 
 def test_an_approver_who_is_halted_between_click_and_record_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +219,110 @@ def test_nobody_who_may_not_answer_learns_more_of_a_damaged_approval(fresh: Fres
     id = desk.opened()
     damage(desk, id)
     assert desk.approvals.list(BOB) == []
+
+
+# ── Between saving an answer and writing its line ─────────────────────────────────────────────
+
+
+class Killed(BaseException):
+    """What ends a process at this moment."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(("verb", "state"), [("approve", "approved"), ("deny", "denied")])
+def test_an_answer_of_a_process_that_was_killed_counts_once_it_is_on_record(
+    fresh: Fresh, log: DecisionLog, monkeypatch: pytest.MonkeyPatch, verb: str, state: str
+) -> None:
+    desk = Desk(fresh(), log=log)
+    id = desk.opened()
+    interrupt(desk, monkeypatch, kill)
+    with pytest.raises(Killed):
+        getattr(desk.approvals, verb)(id, CAROL, "rent", channel="mcp")
+    assert (desk.opened(), state_of(desk.approvals.find(id)), states_of(log, id)) == (id, "pending", ["pending"])
+    desk.later(seconds=5)
+    assert desk.ask().allowed == (state == "approved")
+    assert state_of(desk.approvals.find(id)) == ("spent" if state == "approved" else "denied")
+    assert states_of(log, id) == ["pending", state]
+
+
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_another_person_answers_after_a_process_that_was_killed(
+    log: DecisionLog, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    pair = RULE.replace("by role finance", "by 2 of role finance")
+    desk = Desk(MemoryStore(), pair, log=log)
+    id = desk.opened()
+    interrupt(desk, monkeypatch, kill)
+    with pytest.raises(Killed):
+        desk.approvals.approve(id, CAROL)
+    desk.later(seconds=6)
+    getattr(desk.approvals, verb)(id, DORA)
+    last = "approved" if verb == "approve" else "denied"
+    assert (state_of(desk.approvals.find(id)), states_of(log, id)) == (last, ["pending", "approved", last])
+
+
+def test_an_answer_lets_nothing_pass_before_it_is_on_record(log: DecisionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, outcomes = Desk(MemoryStore(), log=log), list[str]()
+    id = desk.opened()
+    interrupt(desk, monkeypatch, lambda: outcomes.append(desk.ask().outcome))
+    desk.approvals.approve(id, CAROL)
+    assert outcomes == ["confirm"]
+    assert desk.ask().allowed
+
+
+def test_a_late_answer_that_cannot_be_recorded_does_not_count(
+    log: DecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(MemoryStore(), log=log)
+    id = desk.opened()
+    interrupt(desk, monkeypatch, kill)
+    with pytest.raises(Killed):
+        desk.approvals.approve(id, CAROL)
+    desk.later(seconds=6)
+    with monkeypatch.context() as full:
+        fill_disk(full)
+        assert state_of(desk.approvals.find(id)) == "pending"
+    assert state_of(desk.approvals.find(id)) == "approved"
+
+
+def test_an_answer_that_is_recorded_takes_no_answer_of_others(
+    log: DecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denial that arrives while an approval is put on record comes too late."""
+    desk, refused = Desk(MemoryStore(), log=log), list[str]()
+    id = desk.opened()
+
+    def deny_at_once() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            denial = threads.submit(desk.approvals.deny, id, DORA)
+            with pytest.raises(StoreError):
+                denial.result()
+            refused.append(state_of(desk.approvals.find(id)))
+
+    monkeypatch.setattr("policyengine.engine.approval_desk.sleep", lambda seconds: None)
+    interrupt(desk, monkeypatch, deny_at_once)
+    desk.approvals.approve(id, CAROL)
+    assert (refused, states_of(log, id)) == (["pending"], ["pending", "approved"])
+
+
+# ── Floods ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_agent_that_acts_for_many_users_leaves_room_for_other_agents(fresh: Fresh) -> None:
+    desk = Desk(fresh(), most_per_requester=2, most_per_approver=6)
+    tickets = [ticket_of(desk.ask(600 + number, user={"id": f"u{user}"})) for user in range(3) for number in range(2)]
+    assert [ticket.refused for ticket in tickets] == [
+        *[None] * 3, *["too many approvals of this agent wait for the same people"] * 3,
+    ]  # fmt: skip
+    assert desk.opened(agent="other")
+
+
+def test_a_flood_of_changed_requests_is_bounded_also_if_each_is_withdrawn(fresh: Fresh) -> None:
+    desk = Desk(fresh(), most_per_requester=3)
+    for amount in range(600, 620):
+        if (id := ticket_of(desk.ask(amount)).id) is not None:
+            desk.approvals.withdraw(id)
+    assert (desk.approvals.list(), ticket_of(desk.ask(700)).id) == ([], None)
