@@ -119,7 +119,7 @@ class ApprovalRoutes:
         return found
 
     async def _find(self, http: Request) -> TrackedApproval:
-        return await self._call(lambda: self.desk.find(http.path_params["id"]))
+        return await self._call(lambda: find_for_requester(self.desk, http.path_params["id"]))
 
     async def withdraw(self, http: Request) -> Response:
         """Withdraw an approval that waits for an answer, for its requester."""
@@ -254,6 +254,16 @@ class ApprovalRoutes:
 
 
 NO_STORE = (("Cache-Control", "no-store"),)
+
+
+def find_for_requester(desk: ApprovalDesk, id: str) -> TrackedApproval:
+    """Return an approval. One of other policies has expired, because it cannot be given or used any more. Raises the
+    errors of the desk."""
+    from policyengine.approvals.model import ApprovalState
+
+    found = desk.find(id)
+    is_open = found.state in (ApprovalState.PENDING, ApprovalState.APPROVED)
+    return found._replace(state=ApprovalState.EXPIRED) if is_open and not desk.is_current(found.approval) else found
 
 
 def unproved_person(detail: str, error: str = "") -> ProblemError:

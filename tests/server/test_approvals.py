@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -92,6 +92,61 @@ def test_a_wait_ends_without_an_answer(desk: Desk) -> None:
 def test_clients_beyond_the_bound_do_not_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approvals, "MAX_WAITING_CLIENTS", 0)
     assert desk.call("GET", f"/approvals/{desk.opened()}?wait=30").json()["state"] == "pending"
+
+
+def test_clients_that_went_away_take_no_place(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "MAX_WAITING_CLIENTS", 2)
+    id = desk.opened()
+
+    async def work(client: httpx.AsyncClient) -> httpx.Response:
+        for _ in range(3):
+            gone = [asyncio.create_task(client.get(f"/approvals/{id}?wait=30")) for _ in range(2)]
+            await client.get(f"/approvals/{id}")
+            for task in gone:
+                task.cancel()
+            await asyncio.gather(*gone, return_exceptions=True)
+        waiting = asyncio.create_task(client.get(f"/approvals/{id}?wait=30"))
+        await client.get(f"/approvals/{id}")
+        assert not waiting.done()
+        await client.post(f"/approvals/{id}/approve", headers=bearer(token()))
+        return await waiting
+
+    assert desk.run(work).json()["state"] == "approved"
+
+
+def test_requesters_that_wait_take_no_place_of_people(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "MAX_WAITING_CLIENTS", 1)
+    id = desk.opened()
+    version = desk.call("GET", "/approvals", headers=bearer(token())).json()["version"]
+
+    async def work(client: httpx.AsyncClient) -> httpx.Response:
+        agent = asyncio.create_task(client.get(f"/approvals/{id}?wait=30"))
+        url = f"/approvals?wait=30&version={version}"
+        person = asyncio.create_task(client.get(url, headers=bearer(token())))
+        for _ in range(5):
+            await client.get(f"/approvals/{id}")
+        assert not agent.done()
+        assert not person.done()
+        await client.post(f"/approvals/{id}/deny", headers=bearer(token()))
+        assert (await agent).json()["state"] == "denied"
+        return await person
+
+    assert desk.run(work).json()["approvals"] == []
+
+
+def test_a_waiting_client_learns_that_a_reload_has_voided_its_approval(desk: Desk) -> None:
+    id = desk.opened()
+    other = Engine.from_text(
+        approving.POLICY.replace("within 15m when", "within 16m when"), store=desk.engine.store,
+        clock=lambda: datetime.fromtimestamp(desk.now, UTC),
+    )  # fmt: skip
+
+    async def ask() -> httpx.Response:
+        async with client_of(other) as client:
+            return await client.get(f"/approvals/{id}?wait=30")
+
+    assert asyncio.run(asyncio.wait_for(ask(), 20)).json()["state"] == "expired"
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
 
 
 def test_a_waiting_person_gets_the_list_as_soon_as_it_changes(desk: Desk) -> None:
