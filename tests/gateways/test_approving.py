@@ -102,7 +102,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     policies, url = folder / "policies", f"http://127.0.0.1:{port}"
     policies.mkdir()
     (policies / "desk.policy").write_text(POLICY)
-    (policies / "policyengine.toml").write_text(f'[approvals]\nurl = "{url}"\nmost_per_requester = 1000\n')
+    settings = f'[approvals]\nurl = "{url}"\nmost_per_requester = 1000\nmost_per_approver = 2000\n'
+    (policies / "policyengine.toml").write_text(settings)
     (folder / "acme.json").write_text(json.dumps({"keys": [{**key("acme").as_dict(private=False), "use": "sig"}]}))
     (folder / "identity.toml").write_text(IDENTITY)
     (folder / "entities.json").write_text(json.dumps({"entities": [CAROL]}))
