@@ -18,7 +18,7 @@ from policyengine.approvals.eligibility import (
     find_refusal,
 )
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
-from policyengine.approvals.links import approval_page
+from policyengine.approvals.links import approval_url
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -100,8 +100,8 @@ class ApprovalDesk:
     # ── For timers and reloads ────────────────────────────────────────────────────────────────
 
     def record_expiries(self) -> None:
-        """Record the approvals that have expired without an answer, and notify the listener. Servers call it about
-        every second."""
+        """Record the approvals that have expired without an answer, and notify the listener. The thread of webhooks
+        calls it about every second."""
         self._expiry.follow(self._decider.now())
 
     def adopt(self, previous: ApprovalDesk) -> None:
@@ -213,10 +213,10 @@ class ApprovalDesk:
 
     def _ticket(self, approval: ApprovalRequest) -> ApprovalTicket:
         state = approval.state(self._decider.now())
-        status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
+        status = approval_url(self.settings.url or "", approval.id)
         expires = format_rfc3339(to_datetime(approval.expires))
         reason = None if approval.refusal is None else approval.refusal.reason
-        page = approval_page(self.settings.console_url, approval.id)
+        page = approval_url(self.settings.console_url, approval.id)
         return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason, page=page)
 
     @property

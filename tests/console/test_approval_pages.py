@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
-from policyengine.approvals.links import approval_page
+from policyengine.approvals.links import approval_url
 from policyengine.audit import OnFailure
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
@@ -579,4 +579,4 @@ def test_the_remedy_links_to_the_page_if_the_console_has_a_url(tmp_path: Path) -
         question = {"options": {"request_approval": True}}
         [remedy] = found.world.decide(**question).remedies
         assert remedy.approval.page == f"https://console.example.com/approvals/{remedy.approval.id}"
-    assert approval_page(None, "x") is None
+    assert approval_url(None, "x") is None
