@@ -97,27 +97,34 @@ class ApprovalRoutes:
         nothing of the request.
         """
         seconds = read_wait(http)
-        found = await self._find(http)
-        if seconds and self._waiting < MAX_WAITING_CLIENTS:
-            self._waiting += 1
-            try:
-                found = await self._wait(http, found, seconds)
-            finally:
-                self._waiting -= 1
+
+        def look() -> TrackedApproval:
+            return self.desk.find(http.path_params["id"])
+
+        found = await self._wait(
+            http, await self._call(look), seconds, LOOK_SECONDS, look, lambda one: one.state == "pending"
+        )
         return build_answer(http, describe_status(found), NO_STORE)
 
-    async def _wait(self, http: Request, found: TrackedApproval, seconds: float) -> TrackedApproval:
+    async def _wait(
+        self, http: Request, found: T, seconds: float, pause: float, look: Callable[[], T], is_same: Callable[[T], bool]
+    ) -> T:
+        """Look again, with pauses, until the answer is no longer the same, the time is over, the client has gone, or
+        the server stops. Return the last answer; the first one if too many clients wait."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while found.state == "pending" and loop.time() < until and self.api.drain.begun is None:
-            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, until - loop.time())))
-            if await http.is_disconnected():
-                break
-            found = await self._find(http)
+        if self._waiting >= MAX_WAITING_CLIENTS:
+            return found
+        self._waiting += 1
+        try:
+            while is_same(found) and (left := until - loop.time()) > 0 and self.api.drain.begun is None:
+                await asyncio.sleep(min(pause, left))
+                if await http.is_disconnected():
+                    break
+                found = await self._call(look)
+        finally:
+            self._waiting -= 1
         return found
-
-    async def _find(self, http: Request) -> TrackedApproval:
-        return await self._call(lambda: self.desk.find(http.path_params["id"]))
 
     async def withdraw(self, http: Request) -> Response:
         """Withdraw an approval that waits for an answer, for its requester."""
@@ -134,12 +141,9 @@ class ApprovalRoutes:
         """
         seconds, known = read_wait(http), http.query_params.get("version")
         person, found = await self._call(lambda: self._list_for(http))
-        if seconds and known == found["version"] and self._waiting < MAX_WAITING_CLIENTS:
-            self._waiting += 1
-            try:
-                found = await self._wait_for_list(http, person, found, seconds)
-            finally:
-                self._waiting -= 1
+        found = await self._wait(
+            http, found, seconds, LIST_LOOK_SECONDS, lambda: self._list(person), lambda one: one["version"] == known
+        )
         return build_answer(http, found, NO_STORE)
 
     def _list_for(self, http: Request) -> tuple[ProvedPerson, dict[str, object]]:
@@ -155,18 +159,6 @@ class ApprovalRoutes:
         facts = "\n".join(f"{one.approval.id} {len(one.approval.votes)}" for one in waiting)
         version = sha256(facts.encode()).hexdigest()[:16]
         return {"approvals": [describe_approval(one) for one in waiting], "version": version}
-
-    async def _wait_for_list(
-        self, http: Request, person: ProvedPerson, found: dict[str, object], seconds: float
-    ) -> dict[str, object]:
-        loop, version = asyncio.get_running_loop(), found["version"]
-        until = loop.time() + seconds
-        while found["version"] == version and loop.time() < until and self.api.drain.begun is None:
-            await asyncio.sleep(min(LIST_LOOK_SECONDS, max(0.0, until - loop.time())))
-            if await http.is_disconnected():
-                break
-            found = await self._call(lambda: self._list(person))
-        return found
 
     async def details(self, http: Request) -> Response:
         """Return everything about an approval that the person needs to answer it; only for people who may."""
