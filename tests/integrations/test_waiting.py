@@ -160,6 +160,11 @@ def test_a_request_that_is_not_approved_is_refused_with_the_reason(shop: Shop, s
     approval = answer.json()["approval"]
     assert (answer.status_code, answer.json()["outcome"], approval["state"], shop.paid) == (403, "confirm", state, 0)
     assert approval.get("reason") == ("already paid" if state == "denied" else None)
+    helps = {
+        "denied": "(would help: nothing: an approval by role finance was denied)",
+        "pending": "; then repeating the same request)",
+    }.get(state, f"to request another approval by role finance: {approval['id']} is {state})")
+    assert answer.json()["detail"].endswith(helps)
 
 
 def test_waiting_requests_occupy_neither_the_event_loop_nor_a_thread(shop: Shop) -> None:
