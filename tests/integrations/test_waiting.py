@@ -265,6 +265,49 @@ def test_a_request_waits_on_while_the_store_does_not_answer() -> None:
     assert run(both).allowed
 
 
+class ReloadedShop:
+    """A decision point whose policies change while requests wait."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop, self.evaluate_async, self.report_async = shop, shop.engine.evaluate_async, shop.engine.report_async
+
+    @property
+    def approvals(self) -> ApprovalDesk:
+        return self.shop.approvals
+
+    async def decide_async(self, question: Any) -> Decision:
+        return await self.shop.engine.decide_async(question)
+
+
+def test_a_reload_that_changes_the_policies_ends_the_wait_with_a_new_decision() -> None:
+    shop = Shop(MemoryStore())
+
+    async def both() -> Decision:
+        waiting = asyncio.create_task(ApprovalWaiter(ReloadedShop(shop), 300.0).decide(REFUND, NO_DUTIES))
+        await shop.opened()
+        shop.engine = Engine.from_text(
+            POLICY.replace("> 500", "> 1000"), clock=lambda: shop.now, directory=PEOPLE, store=shop.engine.store
+        )
+        return await waiting
+
+    assert run(both).allowed
+
+
+def test_an_approval_that_the_store_has_forgotten_ends_the_wait() -> None:
+    shop = Shop(MemoryStore())
+
+    async def both() -> Decision:
+        waiting = asyncio.create_task(ApprovalWaiter(shop.engine, 300.0).decide(REFUND, NO_DUTIES))
+        await shop.opened()
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(shop.engine.store.approvals, "find", lambda id, now: None)
+            return await waiting
+
+    [remedy] = run(both).remedies
+    assert remedy.approval is not None
+    assert remedy.approval.state == "expired"
+
+
 def test_the_obligations_of_the_second_decision_are_met(shop: Shop) -> None:
     met: list[Decision] = []
 
