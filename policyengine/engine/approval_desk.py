@@ -112,7 +112,8 @@ class ApprovalDesk:
 
     def grant(self, request: Request, bindings: Sequence[str], moment: int) -> Request:
         """Return the request with the approvals that people gave for these bindings, unless one of these people is
-        halted or was revoked; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
+        halted or was revoked; without such approvals, the request itself. `moment` is in nanoseconds. Raises
+        StoreError."""
         now = moment // 1_000
         approvals = map(read_row, self._decider.store.approvals.bound(bindings, now))
         granted = tuple(grant for one in approvals if not self._has_void_vote(one) for grant in one.grants(now))
