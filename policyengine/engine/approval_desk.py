@@ -64,10 +64,15 @@ EVENT_KINDS = {
 }
 REVERTED_STATES = frozenset({"approved", "denied", "expired"})
 STORE_FAILED = "the approval store does not answer"
+NO_APPROVAL = "there is no such approval, or it ended long ago"
+CHANGED_POLICIES = "the policies have changed since the request, so it must be made again"
 
 
 class ApprovalNotFoundError(LookupError):
     """The error for an approval that is unknown, or ended so long ago that it was deleted."""
+
+    def __init__(self, message: str = NO_APPROVAL) -> None:
+        super().__init__(message)
 
 
 class ApproverRefusedError(PermissionError):
@@ -232,7 +237,7 @@ class ApprovalDesk:
         self._expiry.sweep(now)
         row = self._decider.store.approvals.find(id, now)
         if row is None:
-            raise ApprovalNotFoundError(id)
+            raise ApprovalNotFoundError
         self._expiry.note(row, now)
         return self._status(read_row(row), now)
 
@@ -341,7 +346,7 @@ class ApprovalDesk:
         def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
             self.require_approver(approval, person)
             if not self.is_current(approval):
-                raise ApprovalChangeError("the policies have changed since the request; it must be made again")
+                raise ApprovalChangeError(CHANGED_POLICIES)
             return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason, channel))
 
         def record(approval: ApprovalRequest) -> bool:
@@ -362,7 +367,7 @@ class ApprovalDesk:
             now = self._decider.now()
             before = store.find(id, now)
             if before is None:
-                raise ApprovalNotFoundError(id)
+                raise ApprovalNotFoundError
             after = change(read_row(before), now)
             if store.save(after.to_row(), before, now):
                 if record(after):

@@ -207,8 +207,8 @@ class ApprovalRoutes:
 
         try:
             return await run_in_threadpool(work)
-        except ApprovalNotFoundError:
-            raise ProblemError(404, "there is no such approval, or it ended long ago") from None
+        except ApprovalNotFoundError as error:
+            raise ProblemError(404, str(error)) from None
         except ApproverRefusedError as error:
             raise ProblemError(403, str(error), code=ProblemCode.NOT_APPROVER, hint=error.hint) from None
         except ApprovalChangeError as error:
