@@ -372,8 +372,25 @@ class ApprovalDesk:
             if store.save(after.to_row(), before, now):
                 if record(after):
                     return after, now
-                store.save(before, after.to_row(), now)
+                self._revert(before, after, now)
                 raise StoreError("the decision log cannot be written", "the answer cannot be recorded")
+        raise StoreError("other processes change the same approval")
+
+    def _revert(self, before: ApprovalRow, after: ApprovalRequest, now: int) -> None:
+        """Revert a change. If other people have answered meanwhile, their answers stay. Raises StoreError."""
+        store = self._decider.store.approvals
+        if store.save(before, after.to_row(), now):
+            return
+        kept = read_row(before).votes
+        added = [vote for vote in after.votes if vote not in kept]
+        for _ in range(MAX_CHANGE_TRIES):
+            row = store.find(after.id, now)
+            if row is None:
+                return
+            current = read_row(row)
+            votes = tuple(vote for vote in current.votes if vote not in added)
+            if store.save(structs.replace(current, votes=votes).to_row(), row, now):
+                return
         raise StoreError("other processes change the same approval")
 
     def _status(self, approval: ApprovalRequest, now: int) -> TrackedApproval:
