@@ -1,12 +1,18 @@
-"""Escapes text for terminals, logs and reports, so that characters that are not printable have no effect there."""
+"""Escapes text for terminals, logs and pages, so that characters that are not printable have no effect there, and finds
+characters that are invisible.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # spreadsheets run cells that begin with them
+
+# Characters without a glyph that are not in Unicode's category of format characters.
+FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def printable(text: str, allowed: str = "\t") -> str:
@@ -58,3 +64,45 @@ def _shell_char(char: str) -> str:
         return char
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
+
+
+# ── Invisible characters ──────────────────────────────────────────────────────────────────────
+
+
+def is_invisible(char: str) -> bool:
+    """Return whether a character is a control, format, direction or private-use character, a line separator, a
+    surrogate, a filler or a variation selector. Line feeds, tabs and carriage returns are visible."""
+    if char.isascii():
+        return not char.isprintable() and char not in "\n\t\r"
+    return (
+        unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co")
+        or char in FILLER_CHARACTERS
+        or is_variation_selector(char)
+    )
+
+
+def is_variation_selector(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef" or "\u180b" <= char <= "\u180d"
+
+
+def is_emoji_style(text: str, at: int) -> bool:
+    """Return whether the character is the variation selector for emoji after a symbol, which keyboards insert
+    automatically.
+    """
+    return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
+
+
+def split_invisible(text: str, allowed: str = "\t") -> Iterator[tuple[str, bool]]:
+    """Yield the text in parts, with the code point, such as `U+202E`, in place of each character that is invisible and
+    not `allowed`; each part with whether it is a code point."""
+    start = 0
+    for at, char in enumerate("" if text.isascii() and text.isprintable() else text):
+        is_shown = char.isprintable() and not is_invisible(char)
+        if is_shown or char in allowed or is_emoji_style(text, at):
+            continue
+        if start < at:
+            yield text[start:at], False
+        yield f"U+{ord(char):04X}", True
+        start = at + 1
+    if start < len(text):
+        yield text[start:], False

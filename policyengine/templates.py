@@ -13,6 +13,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from policyengine.control_characters import split_invisible
+
 FOLDER = "templates"
 
 
@@ -44,7 +46,7 @@ def number_unprintable(text: str) -> str:
     """Return the text for titles and drawings, with its code point, such as `U+202E`, in place of an invisible
     character.
     """
-    return "".join(char if char.isprintable() else f"U+{ord(char):04X}" for char in text)
+    return "".join(part for part, _ in split_invisible(text, ""))
 
 
 def mark_unprintable(text: str) -> Markup:
@@ -52,6 +54,6 @@ def mark_unprintable(text: str) -> Markup:
     around them; tabs are kept.
     """
     return Markup("").join(
-        char if char.isprintable() or char == "\t" else Markup('<span class="odd">U+{:04X}</span>').format(ord(char))
-        for char in text
+        Markup('<span class="odd">{}</span>').format(part) if is_code else part
+        for part, is_code in split_invisible(text)
     )

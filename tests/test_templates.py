@@ -30,4 +30,5 @@ def test_an_undefined_template_variable_is_an_error(module: str) -> None:
 
 def test_unprintable_characters_are_shown_by_code_point() -> None:
     assert number_unprintable("a\u202e<\t") == "aU+202E<U+0009"
+    assert mark_unprintable("a\u3164") == 'a<span class="odd">U+3164</span>'
     assert mark_unprintable("a\u202e<\t") == 'a<span class="odd">U+202E</span>&lt;\t'

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
 
+from policyengine.control_characters import is_emoji_style, is_invisible
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
 MAX_FINDINGS_PER_KIND = 100  # maximum findings per kind and file; more would not help the author
 
-# Characters without a glyph that are not in Unicode's category of format characters.
-FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 DIRECTION_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Scripts with letters that look like letters of another script.
 CONFUSABLE_SCRIPTS = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
@@ -64,29 +63,6 @@ def invisible_runs(text: str) -> Iterator[tuple[int, int]]:
             start = None
     if start is not None:
         yield start, len(text)
-
-
-def is_invisible(char: str) -> bool:
-    """Return whether a character is a control, format, direction or private-use character, a line separator, a
-    surrogate, a filler or a variation selector. Line feeds, tabs and carriage returns are visible."""
-    if char.isascii():
-        return not char.isprintable() and char not in "\n\t\r"
-    return (
-        unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co")
-        or char in FILLER_CHARACTERS
-        or is_variation_selector(char)
-    )
-
-
-def is_variation_selector(char: str) -> bool:
-    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef" or "\u180b" <= char <= "\u180d"
-
-
-def is_emoji_style(text: str, at: int) -> bool:
-    """Return whether the character is the variation selector for emoji after a symbol, which keyboards insert
-    automatically.
-    """
-    return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
 
 
 def describe_characters(text: str) -> str:

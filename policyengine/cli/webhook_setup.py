@@ -22,8 +22,8 @@ URL_HINT = "`allow_private = true` permits addresses of this machine and of priv
 
 
 def open_webhooks(settings: ProjectSettings, store: str, log: Path | None, url: str | None) -> WebhookDispatcher | None:
-    """Return the webhooks of the settings; None if there are none. `url` is that of the decision API. Raises
-    CommandError."""
+    """Return the webhooks of the settings; None if the settings name no webhook. `url` is that of the decision API.
+    Raises CommandError."""
     if not settings.webhooks:
         return None
     check_webhooks(settings)

@@ -95,22 +95,22 @@ class PolicyClient(ClientBase):
         polls, answer = poll_states(find_tickets(decision), seconds, monotonic), None
         try:
             while True:
-                answer = self._polled(polls.send(answer))
+                answer = self._take_step(polls.send(answer))
         except StopIteration as end:
             return with_ticket_states(decision, end.value)
 
-    def _polled(self, step: PollStep) -> WireResponse | None:
+    def _take_step(self, step: PollStep) -> WireResponse | None:
         """Do one step of waiting; return the answer to a query, if there is one."""
         if isinstance(step, PollPause):
             sleep(step.seconds)
             return None
         try:
             with self._held.hold(step) as query:
-                return self._looked(query)
+                return self._ask_state(query)
         except Exception:
             return None
 
-    def _looked(self, query: StatusQuery) -> WireResponse:
+    def _ask_state(self, query: StatusQuery) -> WireResponse:
         request = self._http.build_request("GET", query.path, timeout=poll_timeout(query, self.timeout))
         request.headers.pop("authorization", None)  # the id is all that the server needs
         deadline = monotonic() + query.seconds + 2 * self.timeout
@@ -246,22 +246,22 @@ class AsyncPolicyClient(ClientBase):
         polls, answer = poll_states(find_tickets(decision), seconds, monotonic), None
         try:
             while True:
-                answer = await self._polled(polls.send(answer))
+                answer = await self._take_step(polls.send(answer))
         except StopIteration as end:
             return with_ticket_states(decision, end.value)
 
-    async def _polled(self, step: PollStep) -> WireResponse | None:
+    async def _take_step(self, step: PollStep) -> WireResponse | None:
         """Do one step of waiting; return the answer to a query, if there is one."""
         if isinstance(step, PollPause):
             await anyio.sleep(step.seconds)
             return None
         try:
             with self._held.hold(step) as query, anyio.fail_after(query.seconds + 2 * self.timeout):
-                return await self._looked(query)
+                return await self._ask_state(query)
         except Exception:
             return None
 
-    async def _looked(self, query: StatusQuery) -> WireResponse:
+    async def _ask_state(self, query: StatusQuery) -> WireResponse:
         request = self._http.build_request("GET", query.path, timeout=poll_timeout(query, self.timeout))
         request.headers.pop("authorization", None)  # the id is all that the server needs
         answer, content = await self._http.send(request, stream=True), bytearray()

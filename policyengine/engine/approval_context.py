@@ -167,7 +167,7 @@ def bound_value(value: object) -> object:
 
 
 def search_requester(engine: Engine, approval: ApprovalRequest) -> RequesterSearch | None:
-    """Return the question to the log what the requester did before; None without a log."""
+    """Return the search for what the requester did before; None without a log."""
     if engine.log is None:
         return None
     from policyengine.audit.query.query import format_time

@@ -20,7 +20,7 @@ from policyengine.approvals.eligibility import (
     find_refusal,
 )
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
-from policyengine.approvals.links import approval_page
+from policyengine.approvals.links import approval_url
 from policyengine.approvals.model import (
     ALL_APPROVALS,
     ApprovalChangeError,
@@ -72,10 +72,15 @@ REVERTED_STATES = frozenset({"approved", "denied", "expired"})
 # is ahead, has put the expiry on record.
 REPLACED_STATES = frozenset({ApprovalState.WITHDRAWN, ApprovalState.EXPIRED})
 STORE_FAILED = "the approval store does not answer"
+NO_APPROVAL = "there is no such approval, or it ended long ago"
+CHANGED_POLICIES = "the policies have changed since the request, so it must be made again"
 
 
 class ApprovalNotFoundError(LookupError):
     """The error for an approval that is unknown, or ended so long ago that it was deleted."""
+
+    def __init__(self, message: str = NO_APPROVAL) -> None:
+        super().__init__(message)
 
 
 class ApproverRefusedError(PermissionError):
@@ -108,8 +113,8 @@ class ApprovalDesk:
     # ── For timers and reloads ────────────────────────────────────────────────────────────────
 
     def record_expiries(self) -> None:
-        """Record the approvals that have expired without an answer, and notify the listener. Servers call it about
-        every second."""
+        """Record the approvals that have expired without an answer, and notify the listener. The thread of webhooks
+        calls it about every second."""
         self._expiry.follow(self._decider.now())
 
     def adopt(self, previous: ApprovalDesk) -> None:
@@ -120,7 +125,8 @@ class ApprovalDesk:
 
     def grant(self, request: Request, bindings: Sequence[str], moment: int) -> Request:
         """Return the request with the approvals that people gave for these bindings, unless one of these people is
-        halted or was revoked; the request itself if there are none. `moment` is in nanoseconds. Raises StoreError."""
+        halted or was revoked; without such approvals, the request itself. `moment` is in nanoseconds. Raises
+        StoreError."""
         now = moment // 1_000
         approvals = [self._settle(row, now) for row in self._decider.store.approvals.bound(bindings, now)]
         granted = tuple(grant for one in approvals if not self._has_void_vote(one) for grant in one.grants(now))
@@ -225,10 +231,10 @@ class ApprovalDesk:
 
     def _ticket(self, approval: ApprovalRequest) -> ApprovalTicket:
         state = approval.state(self._decider.now())
-        status = f"{(self.settings.url or '').rstrip('/')}/approvals/{approval.id}"
+        status = approval_url(self.settings.url or "", approval.id)
         expires = format_rfc3339(to_datetime(approval.expires))
         reason = None if approval.refusal is None else approval.refusal.reason
-        page = approval_page(self.settings.console_url, approval.id)
+        page = approval_url(self.settings.console_url, approval.id)
         return ApprovalTicket(approval.id, state.value, status, expires, POLL_SECONDS, reason=reason, page=page)
 
     @property
@@ -243,7 +249,7 @@ class ApprovalDesk:
         self._expiry.sweep(now)
         row = self._decider.store.approvals.find(id, now)
         if row is None:
-            raise ApprovalNotFoundError(id)
+            raise ApprovalNotFoundError
         self._expiry.note(row, now)
         return self._status(self._settle(row, now), now)
 
@@ -368,7 +374,7 @@ class ApprovalDesk:
         def answer(approval: ApprovalRequest, now: int) -> ApprovalRequest:
             self.require_approver(approval, person)
             if not self.is_current(approval):
-                raise ApprovalChangeError("the policies have changed since the request; it must be made again")
+                raise ApprovalChangeError(CHANGED_POLICIES)
             return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason, channel))
 
         return self._status(*self._change(id, answer, is_answer=True))
@@ -383,7 +389,7 @@ class ApprovalDesk:
             now = self._decider.now()
             before = store.find(id, now)
             if before is None:
-                raise ApprovalNotFoundError(id)
+                raise ApprovalNotFoundError
             known = self._settle(before, now)
             if known.unrecorded:
                 sleep(RECORDING_PAUSE_SECONDS)

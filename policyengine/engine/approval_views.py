@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policyengine.approvals.model import ApproverAnswer, to_datetime
-from policyengine.clock import MICROSECOND
-from policyengine.time_formats import format_duration, format_rfc3339
+from policyengine.approvals.views import describe_request, format_moment
 
 if TYPE_CHECKING:
     from policyengine.engine.approval_desk import TrackedApproval
@@ -27,32 +25,8 @@ def describe_status(status: TrackedApproval) -> dict[str, object]:
 
 def describe_approval(status: TrackedApproval) -> dict[str, object]:
     """Return an approval for the people who may answer it."""
-    approval, who = status.approval, status.approval.requester
-    requester = {"agent": who.agent, "issuer": who.issuer, "user": who.user, "chain": list(who.chain)}
-    refusal = {} if approval.refusal is None or approval.withdrawn else {"denied": describe_answer(approval.refusal)}
     return {
         **describe_status(status),
-        "rule": approval.rule,
-        "message": approval.summary,
-        "by": approval.by,
-        "count": approval.count,
-        "within": format_duration(approval.within * MICROSECOND),
-        "opened": format_moment(approval.opened),
-        "endpoint": approval.endpoint,
-        "requester": {name: value for name, value in requester.items() if value},
-        "question": approval.question,
-        "approved": [describe_answer(vote) for vote in approval.votes],
-        **refusal,
+        **describe_request(status.approval),
+        "question": status.approval.question,
     }
-
-
-def describe_answer(answer: ApproverAnswer) -> dict[str, object]:
-    found = {
-        "by": answer.by, "issuer": answer.issuer, "at": format_moment(answer.at), "reason": answer.reason,
-        "channel": answer.channel,
-    }  # fmt: skip
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def format_moment(moment: int) -> str:
-    return format_rfc3339(to_datetime(moment))

@@ -19,6 +19,7 @@ EMBEDDING_NETWORKS: Final = (
     (ip_network("::ffff:0:0/96"), 0),
     (ip_network("::ffff:0:0:0/96"), 0),
     (ip_network("64:ff9b::/96"), 0),
+    (ip_network("64:ff9b:1::/48"), 0),
     (ip_network("2002::/16"), 80),
 )
 # Metadata services of clouds at addresses that are not link-local.
@@ -26,7 +27,9 @@ METADATA_ADDRESSES: Final = frozenset(
     map(ip_address, ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"))
 )
 # Networks that some versions of Python regard as public.
-OTHER_PRIVATE_NETWORKS: Final = tuple(map(ip_network, ("192.0.0.0/24", "fec0::/10", "3fff::/20", "5f00::/16")))
+OTHER_PRIVATE_NETWORKS: Final = tuple(
+    map(ip_network, ("192.0.0.0/24", "64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16"))
+)
 THIS_NETWORK: Final = ip_network("0.0.0.0/8")  # its addresses lead to this machine
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from policyengine.checker.confusable_text import is_invisible
+from policyengine.control_characters import is_invisible
 from policyengine.importers.document_nodes import DocumentNode
 from policyengine.importers.documents import Document, read_document
 from policyengine.importers.errors import ApiImportError

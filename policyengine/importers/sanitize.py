@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from policyengine.checker.confusable_text import is_invisible
+from policyengine.control_characters import is_invisible
 
 MAX_NAME_LENGTH = 40
 MAX_SUMMARY_LENGTH = 72

@@ -50,9 +50,11 @@ def describe_ticket(remedy: Remedy, ticket: ApprovalTicket) -> str:
             return f"nothing: an approval by {remedy.by} was denied"
         case "approved":
             return f"repeating the same request: an approval by {remedy.by} was given"
-        case _:
+        case "pending":
             asked = f"an approval by {remedy.by}, requested as {ticket.id}, until {ticket.expires}"
             return f"{asked}; then repeating the same request"
+        case state:
+            return f"repeating the same request, to request another approval by {remedy.by}: {ticket.id} is {state}"
 
 
 def denial_data(decision: Decision) -> dict[str, Any]:

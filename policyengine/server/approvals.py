@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,12 +75,19 @@ def add_approval_routes(app: FastAPI, api: DecisionApi) -> None:
         )  # fmt: skip
 
 
+@dataclass
+class WaitingClients:
+    """The number of clients that wait in this process."""
+
+    count: int = 0
+
+
 class ApprovalRoutes:
     """The handlers. They may wait for a store or an issuer, so they run in threads."""
 
     def __init__(self, api: DecisionApi) -> None:
         self.api = api
-        self._waiting = self._waiting_people = 0  # counted apart, so that requesters take no place of people
+        self._requesters, self._people = WaitingClients(), WaitingClients()  # apart, so that neither takes all places
         self._log_lock = Lock()
         self._reader: LogReader | None = None
 
@@ -99,27 +107,36 @@ class ApprovalRoutes:
         nothing of the request.
         """
         seconds = read_wait(http)
-        found = await self._find(http)
-        if seconds and self._waiting < MAX_WAITING_CLIENTS:
-            self._waiting += 1
-            try:
-                found = await self._wait(http, found, seconds)
-            finally:
-                self._waiting -= 1
+
+        def look() -> TrackedApproval:
+            return find_for_requester(self.desk, http.path_params["id"])
+
+        found = await self._wait(
+            http, self._requesters, await self._call(look), seconds, LOOK_SECONDS, look,
+            lambda one: one.state == "pending",
+        )  # fmt: skip
         return build_answer(http, describe_status(found), NO_STORE)
 
-    async def _wait(self, http: Request, found: TrackedApproval, seconds: float) -> TrackedApproval:
+    async def _wait(
+        self, http: Request, waiting: WaitingClients, found: T, seconds: float, pause: float, look: Callable[[], T],
+        is_same: Callable[[T], bool],
+    ) -> T:  # fmt: skip
+        """Look again, with pauses, until the answer is no longer the same, the time is over, the client has gone, or
+        the server stops. Return the last answer; the first one if too many clients wait."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while found.state == "pending" and loop.time() < until and self.api.drain.begun is None:
-            await asyncio.sleep(min(LOOK_SECONDS, max(0.0, until - loop.time())))
-            if await http.is_disconnected():
-                break
-            found = await self._find(http)
+        if waiting.count >= MAX_WAITING_CLIENTS:
+            return found
+        waiting.count += 1
+        try:
+            while is_same(found) and (left := until - loop.time()) > 0 and self.api.drain.begun is None:
+                await asyncio.sleep(min(pause, left))
+                if await http.is_disconnected():
+                    break
+                found = await self._call(look)
+        finally:
+            waiting.count -= 1
         return found
-
-    async def _find(self, http: Request) -> TrackedApproval:
-        return await self._call(lambda: find_for_requester(self.desk, http.path_params["id"]))
 
     async def withdraw(self, http: Request) -> Response:
         """Withdraw an approval that waits for an answer, for its requester."""
@@ -136,12 +153,10 @@ class ApprovalRoutes:
         """
         seconds, known = read_wait(http), http.query_params.get("version")
         person, found = await self._call(lambda: self._list_for(http))
-        if seconds and known == found["version"] and self._waiting_people < MAX_WAITING_CLIENTS:
-            self._waiting_people += 1
-            try:
-                found = await self._wait_for_list(http, person, found, seconds)
-            finally:
-                self._waiting_people -= 1
+        found = await self._wait(
+            http, self._people, found, seconds, LIST_LOOK_SECONDS, lambda: self._list(person),
+            lambda one: one["version"] == known,
+        )  # fmt: skip
         return build_answer(http, found, NO_STORE)
 
     def _list_for(self, http: Request) -> tuple[ProvedPerson, dict[str, object]]:
@@ -157,18 +172,6 @@ class ApprovalRoutes:
         facts = "\n".join(f"{one.approval.id} {len(one.approval.votes)}" for one in waiting)
         version = sha256(facts.encode()).hexdigest()[:16]
         return {"approvals": [describe_approval(one) for one in waiting], "version": version}
-
-    async def _wait_for_list(
-        self, http: Request, person: ProvedPerson, found: dict[str, object], seconds: float
-    ) -> dict[str, object]:
-        loop, version = asyncio.get_running_loop(), found["version"]
-        until = loop.time() + seconds
-        while found["version"] == version and loop.time() < until and self.api.drain.begun is None:
-            await asyncio.sleep(min(LIST_LOOK_SECONDS, max(0.0, until - loop.time())))
-            if await http.is_disconnected():
-                break
-            found = await self._call(lambda: self._list(person))
-        return found
 
     async def details(self, http: Request) -> Response:
         """Return everything about an approval that the person needs to answer it; only for people who may."""
@@ -217,8 +220,8 @@ class ApprovalRoutes:
 
         try:
             return await run_in_threadpool(work)
-        except ApprovalNotFoundError:
-            raise ProblemError(404, "there is no such approval, or it ended long ago") from None
+        except ApprovalNotFoundError as error:
+            raise ProblemError(404, str(error)) from None
         except ApproverRefusedError as error:
             raise ProblemError(403, str(error), code=ProblemCode.NOT_APPROVER, hint=error.hint) from None
         except ApprovalChangeError as error:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
+from policyengine.approvals.views import format_moment
 from policyengine.webhooks.chat_text import ANGLE_BRACKETS, TITLES, chat_fields, chat_json
-from policyengine.webhooks.event_data import event_data, format_moment
+from policyengine.webhooks.event_data import event_data
 from policyengine.webhooks.target import WebhookFormat, WebhookLinks, WebhookTarget
 
 MAX_SLACK_FIELDS = 10  # of one section

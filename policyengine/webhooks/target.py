@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from policyengine.approvals.events import ApprovalEvent, ApprovalEventKind
-from policyengine.approvals.links import approval_page
+from policyengine.approvals.links import approval_url
 from policyengine.audit.sinks.secret_values import SecretValue, SecretValueError
 from policyengine.http.webhook_signature import signature_key
 
@@ -33,11 +33,11 @@ class WebhookLinks:
 
     def page(self, id: str) -> str | None:
         """Return the URL of the approval's page in the console, or None without a public URL of the console."""
-        return approval_page(self.console, id)
+        return approval_url(self.console, id)
 
     def status(self, id: str) -> str | None:
         """Return the URL of the approval's state, or None without a public URL of the decision API."""
-        return None if self.api is None else f"{self.api.rstrip('/')}/approvals/{id}"
+        return approval_url(self.api, id)
 
 
 @dataclass(frozen=True, slots=True)

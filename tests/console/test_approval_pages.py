@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
-from policyengine.approvals.links import approval_page
+from policyengine.approvals.links import approval_url
 from policyengine.audit import OnFailure
+from policyengine.control_characters import split_invisible
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.server.console.notices import KEPT_SECONDS, WaitingCounts
 from policyengine.server.console.pages import approvals
 from policyengine.server.console.pages.approval import tree_lines
-from policyengine.server.console.pages.live_rows import split_unprintable
 from policyengine.stores.base import StoreError
 from policyengine.typesystem import EntityRef
 from tests.console.answering import POLICY, Answers, answer, answering, send
@@ -205,9 +205,10 @@ def test_lines_of_a_tree_have_the_kind_of_each_value() -> None:
 
 
 def test_invisible_characters_are_split_from_text() -> None:
-    assert split_unprintable("") == []
-    assert split_unprintable("\u200b\u200b") == [("U+200B", True), ("U+200B", True)]
-    assert split_unprintable("a\tb\n") == [("a\tb", False), ("U+000A", True)]
+    assert [*split_invisible("")] == []
+    assert [*split_invisible("\u200b\u200b")] == [("U+200B", True), ("U+200B", True)]
+    assert [*split_invisible("a\tb\n")] == [("a\tb", False), ("U+000A", True)]
+    assert [*split_invisible("a\u3164b\u2714\ufe0f")] == [("a", False), ("U+3164", True), ("b\u2714\ufe0f", False)]
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -579,4 +580,4 @@ def test_the_remedy_links_to_the_page_if_the_console_has_a_url(tmp_path: Path) -
         question = {"options": {"request_approval": True}}
         [remedy] = found.world.decide(**question).remedies
         assert remedy.approval.page == f"https://console.example.com/approvals/{remedy.approval.id}"
-    assert approval_page(None, "x") is None
+    assert approval_url(None, "x") is None

@@ -175,6 +175,11 @@ def test_a_request_that_is_not_approved_is_refused_with_the_reason(shop: Shop, s
     approval = answer.json()["approval"]
     assert (answer.status_code, answer.json()["outcome"], approval["state"], shop.paid) == (403, "confirm", state, 0)
     assert approval.get("reason") == ("already paid" if state == "denied" else None)
+    helps = {
+        "denied": "(would help: nothing: an approval by role finance was denied)",
+        "pending": "; then repeating the same request)",
+    }.get(state, f"to request another approval by role finance: {approval['id']} is {state})")
+    assert answer.json()["detail"].endswith(helps)
 
 
 def test_waiting_requests_occupy_neither_the_event_loop_nor_a_thread(shop: Shop) -> None:
@@ -273,6 +278,49 @@ def test_a_request_waits_on_while_the_store_does_not_answer() -> None:
         return await waiting
 
     assert run(both).allowed
+
+
+class ReloadedShop:
+    """A decision point whose policies change while requests wait."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop, self.evaluate_async, self.report_async = shop, shop.engine.evaluate_async, shop.engine.report_async
+
+    @property
+    def approvals(self) -> ApprovalDesk:
+        return self.shop.approvals
+
+    async def decide_async(self, question: Any) -> Decision:
+        return await self.shop.engine.decide_async(question)
+
+
+def test_a_reload_that_changes_the_policies_ends_the_wait_with_a_new_decision() -> None:
+    shop = Shop(MemoryStore())
+
+    async def both() -> Decision:
+        waiting = asyncio.create_task(ApprovalWaiter(ReloadedShop(shop), 300.0).decide(REFUND, NO_DUTIES))
+        await shop.opened()
+        shop.engine = Engine.from_text(
+            POLICY.replace("> 500", "> 1000"), clock=lambda: shop.now, directory=PEOPLE, store=shop.engine.store
+        )
+        return await waiting
+
+    assert run(both).allowed
+
+
+def test_an_approval_that_the_store_has_forgotten_ends_the_wait() -> None:
+    shop = Shop(MemoryStore())
+
+    async def both() -> Decision:
+        waiting = asyncio.create_task(ApprovalWaiter(shop.engine, 300.0).decide(REFUND, NO_DUTIES))
+        await shop.opened()
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(shop.engine.store.approvals, "find", lambda id, now: None)
+            return await waiting
+
+    [remedy] = run(both).remedies
+    assert remedy.approval is not None
+    assert remedy.approval.state == "expired"
 
 
 def test_the_obligations_of_the_second_decision_are_met(shop: Shop) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from policyengine import ApprovalSettings
 from policyengine.approvals.eligibility import ApproverRefusal, ProvedPerson
-from policyengine.approvals.model import ApprovalChangeError
+from policyengine.approvals.model import ApprovalChangeError, read_row
 from policyengine.audit import DecisionLog, OnFailure, read_log, read_records
 from policyengine.audit.replay import replay_decision
 from policyengine.engine import Engine
@@ -29,6 +29,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import ApprovalTicket, Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.idempotency import IdempotencyKey, KeyInProgressError, KeyReuseError
+from policyengine.stores.approvals import ApprovalRow
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.sqlite.store import SqliteStore
@@ -1136,6 +1137,32 @@ def test_an_answer_that_cannot_be_recorded_does_not_count(
             getattr(desk.approvals, verb)(id, CAROL)
     assert error.value.reason == "the answer cannot be recorded"
     assert state_of(desk.approvals.find(id)) == "pending"
+    assert desk.ask().outcome == "confirm"
+
+
+def test_no_vote_is_added_to_one_that_cannot_be_recorded(
+    logged: tuple[Desk, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(MemoryStore(), PAIR, log=logged[0].log)
+    id, other, rows = desk.opened(), Desk(desk.store, PAIR), desk.store.approvals
+    save, reverted = rows.save, list[str]()
+
+    def save_late(row: ApprovalRow, before: ApprovalRow, now: int) -> bool:
+        if not read_row(row).votes and not reverted:
+            reverted.append(row.id)
+            with pytest.raises(StoreError, match="other processes change the same approval"):
+                other.approvals.approve(id, DORA)
+        return save(row, before, now)
+
+    with monkeypatch.context() as patches:
+        fill_disk(patches)
+        patches.setattr(rows, "save", save_late)
+        patches.setattr("policyengine.engine.approval_desk.RECORDING_PAUSE_SECONDS", 0)
+        with pytest.raises(StoreError, match="the decision log cannot be written"):
+            desk.approvals.approve(id, CAROL)
+    assert reverted == [id]
+    assert state_of(other.approvals.approve(id, DORA)) == "pending"
+    assert [vote.by for vote in desk.approvals.find(id).approval.votes] == ["dora"]
     assert desk.ask().outcome == "confirm"
 
 

@@ -54,6 +54,11 @@ def test_json_says_who_answered(kind: str, member: str) -> None:
     assert found["data"][member] in (answer, [answer])
 
 
+def test_json_says_how_a_person_was_asked() -> None:
+    [vote] = message("approved", votes=(ApproverAnswer("carol", "acme", 0, None, "mcp"),))["data"]["approved"]
+    assert (vote["by"], vote["channel"]) == ("carol", "mcp")
+
+
 def test_a_withdrawal_is_no_denial() -> None:
     found = message("withdrawn")
     assert (found["data"]["state"], "denied" in found["data"]) == ("withdrawn", False)

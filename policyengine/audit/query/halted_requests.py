@@ -28,8 +28,8 @@ class HaltedCount:
 
 @dataclass(frozen=True, slots=True)
 class HaltedRequestSearch:
-    """The question how many requests since a time a halt covers. `urls` are the URLs of the issuers of the policies.
-    The halt names no package, because only the policies know which packages open an endpoint."""
+    """A search for the number of requests since a time that a halt covers. `urls` are the URLs of the issuers of the
+    policies. The halt names no package, because only the policies know which packages open an endpoint."""
 
     log: Path
     halt: Halt

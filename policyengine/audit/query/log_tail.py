@@ -79,7 +79,7 @@ class TrafficDecision:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSearch:
-    """The question for the newest decisions, with an `outcome` and of an `agent`, if they are not empty."""
+    """A search for the newest decisions, with this `outcome` and of this `agent` unless they are empty."""
 
     log: Path
     outcome: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class PriorApproval:
 
 @dataclass(frozen=True, slots=True)
 class RequesterActivity:
-    """The numbers of decisions by outcome and of approvals by state, and the latest of both, newest first. They are
-    those since the time `since`."""
+    """The numbers of decisions by outcome and of approvals by state since a time, and the latest of both, newest
+    first."""
 
     since: str
     decisions: dict[str, int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class RequesterActivity:
 
 @dataclass(frozen=True, slots=True)
 class RequesterSearch:
-    """The question what an agent of an issuer did, or a user without an agent, since a time. The approval `besides` is
+    """A search for what an agent of an issuer, or a user without an agent, did since a time. The approval `besides` is
     left out."""
 
     log: Path
@@ -60,7 +60,7 @@ class RequesterSearch:
         outcomes: Counter[str] = Counter()
         latest: list[TrafficDecision] = []
         approvals: dict[str, PriorApproval] = {}
-        for tree, kind in tail.trees(self._mentions):
+        for tree, kind in tail.trees(self._mentions()):
             if (time := str(tree.get("time", ""))) < self.since:  # lines are not in the order of their times
                 continue
             if kind == DECISION and self._is_decision(tree):
@@ -77,10 +77,12 @@ class RequesterSearch:
             since, dict(outcomes), tuple(latest), dict(states), tuple(approvals.values())[:MAX_LATEST]
         )
 
-    def _mentions(self, line: bytes) -> bool:
-        """Return whether the line may be about the requester; a line in an unusual encoding is parsed to find out."""
+    def _mentions(self) -> Callable[[bytes], bool]:
+        """Return the test of whether a line may be about the requester. A name that JSON can write in several ways is
+        not looked for, so that every line passes."""
         name = self.agent or self.user or ""
-        return not name.isascii() or msgspec.json.encode(name) in line
+        written = msgspec.json.encode(name) if name.isascii() else b""
+        return lambda line: written in line
 
     def _is_decision(self, tree: dict[str, Any]) -> bool:
         principal = tree["decision"].get("principal") or {}

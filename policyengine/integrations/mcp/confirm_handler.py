@@ -5,15 +5,16 @@ again. Nothing here depends on an SDK.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 
 from policyengine.executor import run_in_thread
+from policyengine.integrations.approval_watch import ApprovalWatch, approval_ids, check_wait, look_up_approvals
 from policyengine.integrations.enforcement_point import (
     Duties,
     Facts,
@@ -31,23 +32,12 @@ from policyengine.integrations.mcp.elicitation import (
     is_own_approval,
     read_form_answer,
 )
-from policyengine.runtime.approval_tickets import (
-    TicketState,
-    can_be_lifted,
-    find_tickets,
-    is_approved,
-    with_ticket_states,
-)
+from policyengine.runtime.approval_tickets import can_be_lifted
 from policyengine.runtime.decision import Decision
 from policyengine.stores.base import StoreError
 
-if TYPE_CHECKING:
-    from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
-
-MAX_WAIT_SECONDS = 300.0
 PROMPT_SECONDS = 120.0  # how long a call waits for its user without another limit
 MAX_WAITING_CALLS = 100
-FIRST_PAUSE, PAUSE_GROWTH, MAX_PAUSE = 0.02, 1.5, 1.0  # seconds between two looks at an approval, and their growth
 PROGRESS_SECONDS = 5.0
 CHANNEL = "mcp"
 _LOG = logging.getLogger("policyengine")
@@ -66,8 +56,7 @@ class ConfirmOptions:
     most: int = MAX_WAITING_CALLS
 
     def __post_init__(self) -> None:
-        if not 0 <= self.wait <= MAX_WAIT_SECONDS:
-            raise ValueError(f"a call can wait for an approval for at most {MAX_WAIT_SECONDS:.0f} seconds")
+        check_wait(self.wait)
 
 
 class McpCaller(Protocol):
@@ -113,18 +102,8 @@ class ConfirmHandler:
     """
 
     def __init__(self, decides: PolicyDecisionPoint, options: ConfirmOptions) -> None:
-        self._decides, self.options = decides, options
+        self._decides, self.options, self._watch = decides, options, ApprovalWatch(decides)
         self._awaited: set[str] = set()  # the approvals for which calls wait
-
-    @property
-    def _desk(self) -> ApprovalDesk | None:
-        """The approvals of an engine in this process."""
-        return getattr(self._decides, "approvals", None)
-
-    @property
-    def _remote(self) -> Callable[[Decision, float], Awaitable[Decision]] | None:
-        """The method of a client that waits for the approvals of a server."""
-        return getattr(self._decides, "await_approval", None)
 
     async def settle(
         self, decision: Decision, question: Facts, duties: Duties, caller: McpCaller | None
@@ -133,7 +112,7 @@ class ConfirmHandler:
         is decided again only once. Other decisions are returned as they are.
         """
         ids = pending_approvals(decision)
-        if not ids or caller is None or (self._desk is None and self._remote is None):
+        if not ids or caller is None or (self._watch.desk is None and self._watch.remote is None):
             return decision
         prompt = await self._prompt(decision, ids, question, caller)
         if prompt is not None and caller.in_rounds:
@@ -143,15 +122,15 @@ class ConfirmHandler:
             # not asked again, because the client would repeat the call without an end.
             answer = caller.responses.get(prompt.key)
             if not isinstance(answer, Mapping) or not await self._take(prompt, answer):
-                return await self._refresh(decision, ids)
+                return await self._watch.refresh(decision)
         seconds = self.options.wait or (0.0 if prompt is None else PROMPT_SECONDS)
         if not seconds or len(self._awaited) >= self.options.most or not self._awaited.isdisjoint(ids):
-            return decision if prompt is None else await self._refresh(decision, ids)
+            return decision if prompt is None else await self._watch.refresh(decision)
         self._awaited.update(ids)
         try:
             with caller.hold():
                 asked = None if caller.in_rounds else prompt
-                waited = await self._wait(ids, seconds, asked, caller, decision)
+                waited = await self._wait(decision, seconds, asked, caller)
                 return await self._decide_again(question, duties) if waited is None else waited
         finally:
             self._awaited.difference_update(ids)
@@ -159,45 +138,19 @@ class ConfirmHandler:
     # ── The wait ──────────────────────────────────────────────────────────────────────────────
 
     async def _wait(
-        self, ids: Sequence[str], seconds: float, prompt: UserPrompt | None, caller: McpCaller, decision: Decision
+        self, decision: Decision, seconds: float, prompt: UserPrompt | None, caller: McpCaller
     ) -> Decision | None:
         """Wait until the approvals are answered. Return the confirm with their states, or None to decide again."""
         waited: Decision | None = decision
-        with anyio.move_on_after(seconds):
-            async with anyio.create_task_group() as group:
-                group.start_soon(report_progress, caller, decision)
-                if prompt is not None:
-                    group.start_soon(self._ask, prompt, caller, group.cancel_scope)
-                waited = await self._watch(decision, ids, seconds)
-                if prompt is not None and prompt.mode is ElicitMode.URL:
-                    await caller.complete(prompt.params["elicitationId"])
-                group.cancel_scope.cancel()
-        return await self._refresh(decision, ids) if waited is decision else waited
-
-    async def _watch(self, decision: Decision, ids: Sequence[str], seconds: float) -> Decision | None:
-        """Look at the approvals, in a thread of the pool for each look, until none is pending; the server of a client
-        holds its answer back instead. Return the confirm, or None to decide again: all are approved, or other policies
-        are in force.
-        """
-        if (remote := self._remote) is not None:
-            answered: Decision = await remote(decision, seconds)
-            return None if is_approved(answered) else answered
-        pause = FIRST_PAUSE
-        while True:
-            desk = self._desk
-            try:
-                found = [] if desk is None else await run_in_thread(look_up, desk, ids)
-            except StoreError:  # the circuit breaker logs it
-                found = None
-            if found is not None:
-                if desk is None or not all(desk.is_current(one.approval) for one in found):
-                    return None
-                if len(found) < len(ids) or any(one.state not in ("pending", "approved") for one in found):
-                    return decision
-                if all(one.state == "approved" for one in found):
-                    return None
-            await anyio.sleep(pause)
-            pause = min(pause * PAUSE_GROWTH, MAX_PAUSE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(report_progress, caller, decision)
+            if prompt is not None:
+                group.start_soon(self._ask, prompt, caller, group.cancel_scope)
+            waited = await self._watch.wait(decision, seconds)
+            if prompt is not None and prompt.mode is ElicitMode.URL:
+                await caller.complete(prompt.params["elicitationId"])
+            group.cancel_scope.cancel()
+        return await self._watch.refresh(decision) if waited is decision else waited
 
     async def _decide_again(self, question: Facts, duties: Duties) -> Decision:
         """Decide the same question. If the call was cancelled meanwhile, report that it did not happen."""
@@ -211,21 +164,6 @@ class ConfirmHandler:
             raise
         return decision
 
-    async def _refresh(self, decision: Decision, ids: Sequence[str]) -> Decision:
-        """Return the confirm with the current state of its approvals."""
-        desk = self._desk
-        if desk is None:
-            return decision
-        try:
-            found = await run_in_thread(look_up, desk, ids)
-        except StoreError:
-            return decision
-        states = {id: TicketState("expired") for id in ids}  # an approval that ended long ago is unknown
-        for status in found:
-            refusal = status.approval.refusal
-            states[status.approval.id] = TicketState(status.state.value, None if refusal is None else refusal.reason)
-        return with_ticket_states(decision, states)
-
     # ── The user ──────────────────────────────────────────────────────────────────────────────
 
     async def _prompt(
@@ -235,11 +173,11 @@ class ConfirmHandler:
         and the client can ask.
         """
         person, modes = approving_user(question), caller.modes & allowed_modes(self.options.elicit)
-        desk = self._desk
+        desk = self._watch.desk
         if person is None or not modes or len(ids) != 1 or desk is None:
             return None
         try:
-            found = await run_in_thread(look_up, desk, ids)
+            found = await run_in_thread(look_up_approvals, desk, ids)
             own = [one.approval for one in found if one.state == "pending" and is_own_approval(one.approval, person)]
             if not own or await run_in_thread(desk.find_refusal, own[0], person) is not None:
                 return None
@@ -260,7 +198,7 @@ class ConfirmHandler:
         if prompt.mode is ElicitMode.URL:
             return answer.get("action") == "accept"
         words = read_form_answer(answer)
-        if words is None or (desk := self._desk) is None:
+        if words is None or (desk := self._watch.desk) is None:
             return False
         from policyengine.approvals.model import ApprovalChangeError
         from policyengine.engine.approval_desk import ApprovalNotFoundError, ApproverRefusedError
@@ -287,22 +225,7 @@ def allowed_modes(elicit: ElicitMode) -> frozenset[ElicitMode]:
 
 def pending_approvals(decision: Decision) -> tuple[str, ...]:
     """Return the approvals that would lift a confirm; empty if one of them was not opened, or has ended."""
-    if not can_be_lifted(decision):
-        return ()
-    return tuple(dict.fromkeys(ticket.id for ticket in find_tickets(decision) if ticket.id is not None))
-
-
-def look_up(desk: ApprovalDesk, ids: Sequence[str]) -> list[TrackedApproval]:
-    """Return the approvals that are still known. Raises StoreError."""
-    from policyengine.engine.approval_desk import ApprovalNotFoundError
-
-    found = []
-    for id in ids:
-        try:
-            found.append(desk.find(id))
-        except ApprovalNotFoundError:
-            continue
-    return found
+    return approval_ids(decision) if can_be_lifted(decision) else ()
 
 
 async def report_progress(caller: McpCaller, decision: Decision) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from policyengine.approvals.links import approval_url
 from policyengine.integrations.denial_messages import denial_data
 from policyengine.runtime.decision import ApprovalTicket, Decision, Outcome, Remedy
 from policyengine.runtime.format_values import format_value
@@ -30,31 +31,23 @@ def confirm_result(decision: Decision, pages: str | None, *, structured: bool) -
 def confirm_data(decision: Decision, pages: str | None) -> dict[str, Any]:
     """Return the data of a confirm, with the page of each approval if it is known."""
     data = denial_data(decision)
-    for remedy in data["remedies"]:
-        ticket = remedy.get("approval", {})
-        page = approval_page_url(ticket.get("id"), pages)
-        if page is not None:
-            ticket.setdefault("page", page)
+    for remedy, members in zip(decision.remedies, data["remedies"], strict=True):
+        if remedy.approval is not None and (page := ticket_page(remedy.approval, pages)) is not None:
+            members["approval"]["page"] = page
     return data
 
 
-def approval_page_url(id: str | None, pages: str | None) -> str | None:
-    """Return the page of an approval, below the URL of a console."""
-    return None if pages is None or id is None else f"{pages.rstrip('/')}/approvals/{id}"
-
-
 def ticket_page(ticket: ApprovalTicket, pages: str | None) -> str | None:
-    """Return the page that the ticket of a newer engine names, or the page below the URL of a console."""
-    named: str | None = getattr(ticket, "page", None)
-    return named or approval_page_url(ticket.id, pages)
+    """Return the page of the approval: the one that the ticket names, or the one below the URL of a console."""
+    return ticket.page or (None if ticket.id is None else approval_url(pages, ticket.id))
 
 
 def confirm_text(decision: Decision, pages: str | None) -> str:
     """Return what a model reads: why the call did not happen, who must approve it, and what to do."""
     reasons = "; ".join(one.message for one in decision.reasons if one.outcome is Outcome.CONFIRM)
-    told = f"The tool was not called, because a person must approve the call first: {reasons}."
+    first = f"The tool was not called, because a person must approve the call first: {reasons}."
     helps = [describe_remedy_step(one, pages) for one in decision.remedies if one.kind == "approval"]
-    return " ".join((told, *helps))
+    return " ".join((first, *helps))
 
 
 def describe_remedy_step(remedy: Remedy, pages: str | None) -> str:

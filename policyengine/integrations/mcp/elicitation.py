@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policyengine.approvals.eligibility import ProvedPerson
-from policyengine.checker.confusable_text import is_invisible
 from policyengine.clock import MICROSECOND
+from policyengine.control_characters import split_invisible
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.time_formats import format_duration
 
@@ -152,7 +152,7 @@ def describe_call(approval: ApprovalRequest) -> str:
 def show_text(text: str) -> str:
     """Return the text with code points, such as `⟨U+202E⟩`, in place of characters that are invisible or change the
     direction of text."""
-    return "".join(f"⟨U+{ord(char):04X}⟩" if is_invisible(char) or not char.isprintable() else char for char in text)
+    return "".join(f"⟨{part}⟩" if is_code else part for part, is_code in split_invisible(text, ""))
 
 
 def without_own_answers(responses: Mapping[str, Any]) -> dict[str, Any]:

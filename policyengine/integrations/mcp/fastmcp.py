@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.credentials import presented
-from policyengine.integrations.denial_messages import denial_data, format_denial
+from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import (
     NO_DUTIES,
     UNKNOWN_CALLER,
@@ -31,7 +31,6 @@ from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
-    ERROR_CODES,
     LIST_METHODS,
     METHOD_NOT_FOUND,
     NOTIFICATIONS,
@@ -43,6 +42,7 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.sdk import denial_error
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
@@ -158,22 +158,22 @@ class PolicyMiddleware(Middleware):
 
     async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         params = context.message if isinstance(context.message, Mapping) else {}
-        return await self._called(context, "resources/subscribe", params, lambda: call_next(context), protocol_error)
+        return await self._called(context, "resources/subscribe", params, lambda: call_next(context), denial_error)
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
         """Check requests that name entities without using them: the caller must have access to each of these. Raises
         MCPError.
         """
-        facts, params = await self._facts(context, protocol_error), read_params(params)
+        facts, params = await self._facts(context, denial_error), read_params(params)
         if method == "completion/complete":
             named = completion_target(params)
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
-                raise protocol_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
+                raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
             return
         for uri in subscribed_resources(params):
             decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
             if not decision.allowed:
-                raise protocol_error(decision)
+                raise denial_error(decision)
 
     # ── Calls ─────────────────────────────────────────────────────────────────────────────────
 
@@ -185,10 +185,10 @@ class PolicyMiddleware(Middleware):
         """Decide for FastMCP whether to describe a resource without reading it. Raises MCPError if the decision is not
         an allow.
         """
-        facts = await self._facts(context, protocol_error)
+        facts = await self._facts(context, denial_error)
         decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
         if not decision.allowed:
-            raise protocol_error(decision)
+            raise denial_error(decision)
 
     async def _looked_at(self, method: str, params: Params, facts: Facts) -> Decision:
         if (no := refuse_alias(method, params)) is not None:
@@ -199,13 +199,13 @@ class PolicyMiddleware(Middleware):
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]
     ) -> ResourceResult:
         params = {"uri": str(context.message.uri)}
-        return await self._called(context, "resources/read", params, lambda: call_next(context), protocol_error)
+        return await self._called(context, "resources/read", params, lambda: call_next(context), denial_error)
 
     async def on_get_prompt(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, PromptResult]
     ) -> PromptResult:
         params = {"name": context.message.name, "arguments": context.message.arguments}
-        return await self._called(context, "prompts/get", params, lambda: call_next(context), protocol_error)
+        return await self._called(context, "prompts/get", params, lambda: call_next(context), denial_error)
 
     async def _called(
         self,
@@ -274,7 +274,7 @@ class PolicyMiddleware(Middleware):
         call_next: CallNext[Any, Sequence[Item]],
         named: Callable[[Item], object],
     ) -> Sequence[Item]:
-        facts = await self._facts(context, protocol_error)
+        facts = await self._facts(context, denial_error)
         items = list(await call_next(context))
         names = [named(item) for item in items]
         return await filter_visible(self._decides, LIST_METHODS[method], items, names, self._server, facts)
@@ -307,11 +307,6 @@ def read_params(params: Params) -> Params:
         return params
     except AmbiguousMessageError as error:
         raise MCPError(INVALID_REQUEST, str(error)) from None
-
-
-def protocol_error(decision: Decision) -> MCPError:
-    """Return a protocol error, for exchanges whose result cannot express an error."""
-    return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 
 
 def _call_outcome(result: object, began: float) -> tuple[int, float, Facts | None]:

@@ -17,6 +17,7 @@ from policyengine.clock import MICROSECOND
 from policyengine.engine import Engine
 from policyengine.engine.approval_context import describe_details
 from policyengine.engine.approval_desk import (
+    CHANGED_POLICIES,
     MAX_REASON_LENGTH,
     ApprovalDesk,
     ApprovalNotFoundError,
@@ -33,9 +34,7 @@ from policyengine.time_formats import format_duration
 
 MICROSECONDS, MINUTE = 1_000_000, 60
 APPROVAL_ID = re.compile(r"[0-9a-f]{48}")
-NO_APPROVAL = "there is no such approval, or it ended long ago"
 NO_CONFIRMS = "the current policies request no approvals"
-CHANGED_POLICIES = "the policies have changed since the request, so it must be made again"
 NO_ROLE = "you do not have the role `approve`"
 NO_ROLE_HINT = "the operator gives roles in `[console]` of `policyengine.toml`"
 LINK_HINT = "sign in at an issuer, or let the operator set `link_issuer` in `[console]` (docs/console.md)"
@@ -60,14 +59,6 @@ class AnswerProblem:
     hint: str = ""
 
 
-class NoApprovalPageError(LookupError):
-    """The error for an approval that cannot be shown; the message says why."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 async def answer_approval(visit: ConsoleVisit) -> Response:
     """Show an approval."""
     console = visit.console
@@ -76,7 +67,7 @@ async def answer_approval(visit: ConsoleVisit) -> Response:
         problem = await console.run(find_problem, visit, desk, tracked)
         async with console.reading.turn() as reader:
             details = await console.run(describe_details, console.engine, tracked, reader)
-    except (NoApprovalPageError, StoreError) as error:
+    except (ApprovalNotFoundError, StoreError) as error:
         return refuse_page(visit, error)
     approval = tracked.approval
     return render_visit(
@@ -89,23 +80,20 @@ async def answer_approval(visit: ConsoleVisit) -> Response:
 
 
 def find_approval(visit: ConsoleVisit) -> tuple[ApprovalDesk, TrackedApproval]:
-    """Return the approval of the path. Raises NoApprovalPageError and StoreError."""
+    """Return the approval of the path. Raises ApprovalNotFoundError and StoreError."""
     desk, id = visit.console.engine.approvals, visit.http.path_params["id"]
     if desk is None:
-        raise NoApprovalPageError(NO_CONFIRMS, 404)
+        raise ApprovalNotFoundError(NO_CONFIRMS)
     if not APPROVAL_ID.fullmatch(id):
-        raise NoApprovalPageError(NO_APPROVAL, 404)
-    try:
-        return desk, desk.find(id)
-    except ApprovalNotFoundError:
-        raise NoApprovalPageError(NO_APPROVAL, 404) from None
+        raise ApprovalNotFoundError
+    return desk, desk.find(id)
 
 
 def find_problem(visit: ConsoleVisit, desk: ApprovalDesk, tracked: TrackedApproval) -> AnswerProblem | None:
     """Return why the person may not answer a pending approval; None if the person may."""
     if not may_answer(visit):
         return AnswerProblem(NO_ROLE, NO_ROLE_HINT)
-    if tracked.approval.revision != visit.console.engine.revision:
+    if not desk.is_current(tracked.approval):
         return AnswerProblem(CHANGED_POLICIES)
     refusal = desk.find_refusal(tracked.approval, visit.console.proved(visit.person))
     return None if refusal is None else describe_refused(visit, refusal)
@@ -127,8 +115,8 @@ def describe_remaining(engine: Engine, tracked: TrackedApproval) -> str:
     return format_duration(timedelta(seconds=left if left < MINUTE else left - left % MINUTE))
 
 
-def refuse_page(visit: ConsoleVisit, error: NoApprovalPageError | StoreError) -> Response:
-    status, message = (error.status, str(error)) if isinstance(error, NoApprovalPageError) else (503, SILENT_STORE)
+def refuse_page(visit: ConsoleVisit, error: ApprovalNotFoundError | StoreError) -> Response:
+    status, message = (404, str(error)) if isinstance(error, ApprovalNotFoundError) else (503, SILENT_STORE)
     return render_visit(visit, "message.html.j2", "No approval", status=status, message=message, hint="")
 
 
@@ -156,8 +144,8 @@ async def answer(visit: ConsoleVisit, verb: str, act: Callable[[ApprovalDesk, st
 
     try:
         tracked = await console.run(work)
-    except (NoApprovalPageError, ApprovalNotFoundError):
-        return await refuse_answer(visit, verb, 404, NO_APPROVAL)
+    except ApprovalNotFoundError as error:
+        return await refuse_answer(visit, verb, 404, str(error))
     except ApproverRefusedError as error:
         problem = describe_refused(visit, error.refusal)
         return await refuse_answer(visit, verb, 403, problem.message, problem.hint)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
+from policyengine.approvals.views import format_moment
 from policyengine.engine import Engine
 from policyengine.engine.approval_desk import TrackedApproval
-from policyengine.engine.approval_views import format_moment
 from policyengine.plurals import pluralize
 from policyengine.server.console.context import ConsoleVisit
 from policyengine.server.console.html import render_visit

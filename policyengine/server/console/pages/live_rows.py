@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+
+from policyengine.control_characters import split_invisible
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,7 @@ def describe_tables(tables: Mapping[str, Sequence[LiveRow]], status: str, **more
 
 def describe_live_row(row: LiveRow) -> dict[str, object]:
     cells = [
-        {"parts": split_unprintable(one.text), "href": one.href, "badge": one.badge, "label": one.label}
+        {"parts": list(split_invisible(one.text)), "href": one.href, "badge": one.badge, "label": one.label}
         for one in row.cells
     ]
     return {"key": row.key, "cells": cells}
-
-
-def split_unprintable(text: str) -> list[tuple[str, bool]]:
-    """Return the text in parts, each with whether it is the code point of an invisible character."""
-    found: list[tuple[str, bool]] = []
-    for printable, characters in groupby(text, lambda one: one.isprintable() or one == "\t"):
-        if printable:
-            found.append(("".join(characters), False))
-        else:
-            found += [(f"U+{ord(one):04X}", True) for one in characters]
-    return found
