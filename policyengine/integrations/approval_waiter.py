@@ -48,7 +48,7 @@ class ApprovalWaiter:
 
     def __init__(self, decides: PolicyDecisionPoint, seconds: float = 0.0, *, most: int = MAX_WAITING_REQUESTS) -> None:
         if not 0 <= seconds <= MAX_WAIT_SECONDS:
-            raise ValueError(f"a request can wait for an approval for at most {MAX_WAIT_SECONDS:.0f} seconds")
+            raise ValueError(f"`wait_for_approval` must be a number of seconds, from 0 to {MAX_WAIT_SECONDS:.0f}")
         self._decides, self._seconds, self._most = decides, seconds, most
         self._waiting = 0
 

@@ -67,7 +67,7 @@ class ConfirmOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.wait <= MAX_WAIT_SECONDS:
-            raise ValueError(f"a call can wait for an approval for at most {MAX_WAIT_SECONDS:.0f} seconds")
+            raise ValueError(f"`wait` must be a number of seconds, from 0 to {MAX_WAIT_SECONDS:.0f}")
 
 
 class McpCaller(Protocol):
