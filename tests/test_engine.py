@@ -102,6 +102,11 @@ def test_every_constructor_rejects_an_unknown_option(tmp_path):
         assert str(told.value) == f"{function}() got an unexpected keyword argument {name!r}{hint}"
 
 
+def test_the_url_of_a_store_is_not_a_store():
+    with pytest.raises(TypeError, match="must be a store, not a URL: `open_store"):
+        Engine.from_text(POLICY, store="sqlite:///state.db")
+
+
 def test_an_unknown_option_is_rejected_before_files_are_read(tmp_path):
     for make in (Engine.load, Engine.from_bundle):
         with pytest.raises(TypeError):

@@ -101,7 +101,7 @@ COMMAND_PATHS = {
     "config": "config.config",
 }
 GROUPS = {
-    "approvals": "List, follow, show and answer the requests that wait for a person, and send them to others.",
+    "approvals": "List, follow, show and answer the requests that wait for a person; show and test webhooks.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
     "halt": "Deny requests until a time; list halts, and lift them.",
@@ -238,8 +238,9 @@ def note_unread_file(settings: ProjectSettings) -> None:
     from policyengine.cli.settings.file import display_path
 
     if settings.unread is not None and settings.file is None:
-        why = "the file is above the root of the policies (`.policyroot`)"
-        print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}"), file=sys.stderr)
+        why = "the search ends at the folder of the policies, or at a folder above that contains `.policyroot`"
+        hint = "to use the file, name it with `--config`"
+        print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}; {hint}"), file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SPOOL_SUFFIX = ".webhooks"
 SECRET_HINT = "`openssl rand -base64 32 > FILE && chmod 600 FILE` creates a secret"
+URL_FILE_HINT = "write the URL of the webhook into the file that `url_file` names, as its only line"
 URL_HINT = "`allow_private = true` permits addresses of this machine and of private networks"
 
 
@@ -66,15 +67,24 @@ def find_problem(target: WebhookTarget) -> tuple[str, str | None] | None:
     except ImportError:
         return "webhooks need more packages", install_command("httpx")
     try:
+        url = target.read_url()
+    except SecretValueError as error:
+        return str(error), URL_FILE_HINT
+    try:
         target.read_keys()
-        create_poster(target, target.read_url())
+        create_poster(target, url)
     except SecretValueError as error:
         return str(error), SECRET_HINT
     except CertificatesError as error:
         return str(error), "`ca` must name a PEM file"
     except FetchError as error:
-        return error.why, URL_HINT
+        return error.why, url_hint(target)
     return None
+
+
+def url_hint(target: WebhookTarget) -> str | None:
+    """Return the setting that permits more addresses, or None if it is set."""
+    return None if target.allow_private else URL_HINT
 
 
 def webhook_links(settings: ProjectSettings, url: str | None = None) -> WebhookLinks:

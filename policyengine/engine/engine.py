@@ -93,6 +93,10 @@ class Engine:
         reject_unknown_options(Engine.__init__, options)
         clock, ids = options.get("clock", utc_now), options.get("ids", new_id)
         store: Store = options.get("store") or MemoryStore()
+        if isinstance(store, str):
+            raise TypeError(
+                "`store` must be a store, not a URL: `open_store(URL)` of `policyengine.stores.url` opens it"
+            )
         self.kernel, self._sources = kernel, sources
         self.recorder = DecisionRecorder(kernel, options.get("log"))
         entities = EntityStore(loaded=False) if directory is None else directory

@@ -205,6 +205,8 @@ def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
         raise FetchError("the URL is not valid") from None
     if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
         raise FetchError("the URL is not valid")
+    if "://" not in url:
+        raise FetchError("the URL must begin with `https://`")
     if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
         raise FetchError("the URL must have a host, and neither a user nor a fragment")
     if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or is_loopback(parts.hostname))):

@@ -32,7 +32,7 @@ FIRST_LOOK_SECONDS, LOOK_GROWTH, MAX_LOOK_SECONDS = 0.02, 1.5, 0.5  # the pauses
 def check_wait(seconds: float) -> float:
     """Return a number of seconds for which a request may wait. Raises ValueError."""
     if not 0 <= seconds <= MAX_WAIT_SECONDS:
-        raise ValueError(f"a request can wait for an approval for at most {MAX_WAIT_SECONDS:.0f} seconds")
+        raise ValueError(f"a wait for an approval is a number of seconds, from 0 to {MAX_WAIT_SECONDS:.0f}")
     return seconds
 
 

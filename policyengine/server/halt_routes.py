@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ENDS = ("for", "until")
 MEMBERS = (*SCOPE_MEMBERS, "everything", "reason", *ENDS)
-NOT_OPERATOR_HINT = "name it under `operators` of `[halt]` in `policyengine.toml`, as `--token-file` names the token"
+NOT_OPERATOR_HINT = (
+    "list the name that this token has in the `--token-file` under `operators` of `[halt]`, or with `--halt-operator`"
+)
 
 
 @dataclass(frozen=True, slots=True)

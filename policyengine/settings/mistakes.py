@@ -92,9 +92,18 @@ def describe_mistake(
             setting, f"`{name_of(setting)}` must be {expected.values}", expected.hint(setting[-1]), secret
         )
     if kind == "literal_error" and field is not None:
-        return SettingMistake(path, *describe_choice(name_of(path), choices(field), details["input"]), secret)
-    words = describe_error_kind(kind, details.get("ctx", {}), details["msg"])
-    return SettingMistake(path, f"`{name_of(path)}`: {words}", None, secret)
+        words = describe_choice(element_name(path, model, name_of), choices(field), details["input"])
+        return SettingMistake(path, *words, secret)
+    description = describe_error_kind(kind, details.get("ctx", {}), details["msg"])
+    return SettingMistake(path, f"`{element_name(path, model, name_of)}`: {description}", None, secret)
+
+
+def element_name(path: KeyPath, model: type[SettingsSection], name_of: Callable[[KeyPath], str]) -> str:
+    """Return the name of a setting; that of an element of a list is `events[0]`."""
+    depth = field_depth(path, model)
+    if not path[depth:] or not all(index.isdecimal() for index in path[depth:]):
+        return name_of(path)
+    return name_of(path[:depth]) + "".join(f"[{index}]" for index in path[depth:])
 
 
 def describe_error_kind(kind: str, context: Mapping[str, Any], message: str) -> str:

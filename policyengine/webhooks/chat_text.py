@@ -50,7 +50,6 @@ def chat_fields(event: ApprovalEvent) -> list[tuple[str, str]]:
     approval, who = event.approval, event.approval.requester
     refusal = approval.refusal
     agent = who.agent if who.issuer is None or who.agent is None else f"{who.agent} (issuer {who.issuer})"
-    by = approval.by if approval.count == 1 else f"{approval.count} of {approval.by}"
     is_open = event.kind in (ApprovalEventKind.OPENED, ApprovalEventKind.TEST)
     found = (
         ("Rule", approval.rule),
@@ -59,7 +58,7 @@ def chat_fields(event: ApprovalEvent) -> list[tuple[str, str]]:
         ("Agent", agent),
         ("For user", who.user),
         ("Chain", " → ".join(who.chain)),
-        ("Approvers", by),
+        ("Approvers", approval.by),
         ("Answer until", format_rfc3339(to_datetime(approval.expires), "seconds") if is_open else None),
         ("Approved by", ", ".join(vote.by for vote in approval.votes)),
         ("Denied by", None if refusal is None or approval.withdrawn else refusal.by),

@@ -141,7 +141,7 @@ def test_serve_reports_a_settings_file_above_the_root(project, run):
     (project / "policyengine.toml").write_text("[lint]\nstrict = true\n")
     (project / "policies" / "a.policy").write_text("language 1\npackage a\nanyone { may GET /x }\n")
     told = run("serve", "policies", "--port", "0", "--workers", "0").err
-    assert "note: `policyengine.toml` is not read" in told
+    assert "note: `policyengine.toml` is not read: the search ends at the folder of the policies" in told
 
 
 # ── What it says ──────────────────────────────────────────────────────────────────────────────

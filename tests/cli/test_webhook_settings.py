@@ -68,18 +68,19 @@ def test_one_secret_needs_no_list(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a webhook needs either `url` or `url_file`"),
-        ('url = "https://a.example"\nurl_file = "f"', "a webhook needs either `url` or `url_file`"),
+        ("", "a webhook needs `url` or `url_file`, and not both"),
+        ('url = "https://a.example"\nurl_file = "f"', "a webhook needs `url` or `url_file`, and not both"),
         ('url = "https://a.example"\nformat = "jsn"', "`format` must be one of `json`, `slack`, `slack-workflow`"),
         ('url = "https://a.example"', "a webhook with the format `json` needs `secret_files`"),
         (f'url = "{SLACK}"\nformat = "slack"\nevents = []', "`events` is empty"),
-        (f'url = "{SLACK}"\nformat = "slack"\nevents = ["open"]', "`0` must be one of `opened`"),
+        (f'url = "{SLACK}"\nformat = "slack"\nevents = ["open"]', "`events[0]` must be one of `opened`"),
         (f'url = "{SLACK}"\nformat = "slack"\nurls = "x"', "unknown key `urls`"),
         (f'url = "{SLACK}"\nformat = "slack"\ntimeout = 3600', "`timeout` must be a number of seconds, from 0.1 to 60"),
         ('url = "http://hunter2.example"\nformat = "slack"', "`url`: the URL must begin with `https://`"),
         ('url = "http://127.0.0.1:9"\nformat = "slack"', "`url`: the URL must begin with `https://`"),
         ('url = "https://a:hunter2@b.example"\nformat = "slack"', "`url`: the URL must have a host, and neither"),
         ('url = "https://169.254.169.254/"\nformat = "slack"\nallow_private = true', "an address that may not be used"),
+        ('url = "localhost:8080/hunter2"\nformat = "slack"', "`url`: the URL must begin with `https://`"),
         ('url = "file:///etc/hunter2"\nformat = "slack"', "`url`: the URL must have a host"),
     ],
 )  # fmt: skip
@@ -116,6 +117,18 @@ def test_secrets_and_certificates_are_checked_before_serving(project: Path, more
         check_webhooks(load_settings([project / "p.policy"], {}))
     assert caught.value.message.startswith("`[webhooks.finance]`: ")
     assert "hunter2" not in caught.value.message
+
+
+def test_the_hint_permits_only_what_is_not_permitted_yet(project: Path) -> None:
+    assert "allow_private" in str(refused(project, GOOD.replace("https:", "http:")).hint)
+    assert refused(project, GOOD.replace("https:", "http:") + "allow_private = true\n").hint is None
+
+
+def test_a_missing_file_with_a_url_is_not_taken_for_a_secret(project: Path) -> None:
+    targets(project, '[webhooks.a]\nurl_file = "none"\nformat = "teams"\n')
+    with pytest.raises(CommandError, match="cannot be read: no such file") as caught:
+        check_webhooks(load_settings([project / "p.policy"], {}))
+    assert caught.value.hint == "write the URL of the webhook into the file that `url_file` names, as its only line"
 
 
 def test_a_url_in_a_file_is_checked_before_serving(project: Path) -> None:

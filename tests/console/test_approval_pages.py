@@ -274,8 +274,9 @@ def test_a_store_that_does_not_answer_is_said(found: Answers, monkeypatch: pytes
 # ── The person with a link ────────────────────────────────────────────────────────────────────
 
 
-def test_a_person_with_a_link_answers_nothing_without_an_issuer(tmp_path: Path) -> None:
-    with answering(tmp_path, link_user="fay") as found:
+@pytest.mark.parametrize("policy", [POLICY, POLICY.replace("role finance within", "role finance from acme within")])
+def test_a_person_with_a_link_answers_nothing_without_an_issuer(tmp_path: Path, policy: str) -> None:
+    with answering(tmp_path, link_user="fay", policy=policy) as found:
         visitor, id = found.world.operator(), found.open()
         assert "no issuer vouches for the person who signs in with a link" in visitor.get(f"/approvals/{id}").text
         assert answer(visitor, id).status == 403

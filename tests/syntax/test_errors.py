@@ -860,6 +860,13 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         "within",
     ),
     (
+        "entity user in team { roles: set<string> }",
+        "E101",
+        "expected a declaration (`agent`, `guard`, `scope`, …) or `,`, got `{`",
+        "write `in TYPE` after the attributes: `entity user { … } in team`",
+        "{",
+    ),
+    (
         "enum plan { free, team }",
         "E101",
         "expected `=`, got `{`",

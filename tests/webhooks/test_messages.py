@@ -240,3 +240,8 @@ def test_the_url_of_a_console_cannot_end_the_link_of_slack() -> None:
     links = WebhookLinks("https://console.example/a|b>c&d")
     [link] = elements(message(format=WebhookFormat.SLACK, links=links), "mrkdwn")
     assert link["text"] == f"<https://console.example/a%7Cb&gt;c&amp;d/approvals/{ID}|Open the approval>"
+
+
+def test_a_rule_for_several_people_names_their_number_once() -> None:
+    summary = message(format=WebhookFormat.SLACK_WORKFLOW, count=2, by="2 of role finance")["summary"]
+    assert "\nApprovers: 2 of role finance\n" in summary

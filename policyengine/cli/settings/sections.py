@@ -325,7 +325,9 @@ class WebhookSettings(SettingsSection):
 
     hides_unknown: ClassVar[bool] = True
 
-    url: t.WebhookUrl | None = setting("none", "URL of the receiver; `https://`, and `http://` only to this machine")
+    url: t.WebhookUrl | None = setting(
+        "none", "URL of the receiver; `https://`, or `http://` to this machine with `allow_private`"
+    )
     url_file: t.File | None = setting("none", "file with the URL, instead of `url`: URLs of chats are secrets")
     secret_files: t.FileList = setting(
         "none", "files with secrets, each of which signs every message; required for `json`", value=()
@@ -341,7 +343,7 @@ class WebhookSettings(SettingsSection):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.url is None) == (self.url_file is None):
-            raise setting_error("a webhook needs either `url` or `url_file`", 'as in `url_file = "slack.url"`')
+            raise setting_error("a webhook needs `url` or `url_file`, and not both", 'as in `url_file = "slack.url"`')
         if not self.events:
             raise setting_error("`events` is empty", "delete it to send all events", "events")
         if self.format == "json" and not self.secret_files:
@@ -374,7 +376,7 @@ def check_webhook_setting(url: str, private: bool) -> None:
     try:
         check_webhook_url(url, private=private)
     except FetchError as error:
-        hint = "`allow_private = true` permits addresses of this machine and of private networks"
+        hint = None if private else "`allow_private = true` permits addresses of this machine and of private networks"
         raise setting_error(f"`url`: {error.why}", hint, "url") from None
 
 

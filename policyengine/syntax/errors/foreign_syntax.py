@@ -20,6 +20,7 @@ STEP_BEFORE = re.compile(r"(?:\bexpect\s|->|[(|])\s*([^()|>#]*?)\s*\Z")
 STEP_AFTER = re.compile(r"\s*([^()|>#\n]+?)\s*(->|[|)\n]|\s\}|\s(?:run|learn|ready|burst|version)\s|\Z)")
 CONFIRM_BEFORE = re.compile(r"\bconfirm\s+by\b(?:(?!\b(?:confirm|deny|require)\b)[^{}])*\Z")
 ISSUERS_BEFORE = re.compile(r"\bfrom\s+[\w.]+\s*(?:,\s*[\w.]+\s*)*\Z")
+ENTITY_MEMBERSHIP = re.compile(r"\bin\s+[\w.]+\s*(?:,\s*[\w.]+\s*)*\Z")
 FROM_ISSUER = re.compile(r"\bfrom\s+issuer\s+\Z")
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
@@ -183,6 +184,13 @@ def _approver_issuers_hint(s: ErrorContext) -> str | None:
     return f"write only the name of the issuer: `from {s.found}`" if FROM_ISSUER.search(before[0]) else None
 
 
+def _membership_hint(s: ErrorContext) -> str | None:
+    inside = s.source.text.startswith(("entity", "export entity"), s.stop.declaration)
+    if inside and s.found == "{" and ENTITY_MEMBERSHIP.search(s.source.text, s.stop.declaration, s.at):
+        return "write `in TYPE` after the attributes: `entity user { … } in team`"
+    return None
+
+
 def _enum_hint(s: ErrorContext) -> str | None:
     inside = s.source.text.startswith(("enum", "export enum"), s.stop.declaration)
     if inside and s.found in ("|", "{", ",", "[", "(", ":"):
@@ -293,6 +301,7 @@ HINTS: tuple[Callable[[ErrorContext], str | None], ...] = (
     _list_hint,
     _scope_name_hint,
     _condition_hint,
+    _membership_hint,
     _enum_hint,
     _type_hint,
     _path_hint,

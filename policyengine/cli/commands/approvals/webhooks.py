@@ -103,7 +103,7 @@ def describe_state(row: dict[str, Any]) -> str:
 def send_test(settings: ProjectSettings, name: str, format: OutputFormat) -> int:
     """Send a test message to a webhook. Raises CommandError."""
     from policyengine.audit.sinks.secret_values import SecretValueError
-    from policyengine.cli.webhook_setup import SECRET_HINT, URL_HINT, webhook_links
+    from policyengine.cli.webhook_setup import SECRET_HINT, find_problem, url_hint, webhook_links
     from policyengine.diagnostics.suggest import did_you_mean
     from policyengine.http.fetch import CertificatesError, FetchError
     from policyengine.webhooks.sample_message import create_sample_message
@@ -115,12 +115,15 @@ def send_test(settings: ProjectSettings, name: str, format: OutputFormat) -> int
         names = [one.name for one in settings.webhooks]
         hint = did_you_mean(name, names) or f"the webhooks are {', '.join(f'`{one}`' for one in names)}"
         raise CommandError("webhook", f"there is no webhook `{name}`", hint)
+    problem = find_problem(target)
+    if problem is not None:
+        raise CommandError("webhook", f"`{name}`: {problem[0]}", problem[1])
     message = create_sample_message(target, webhook_links(settings), time())
     client = WebhookClient(target)
     try:
         response = client.post(message.id, message.body)
     except (FetchError, CertificatesError) as error:
-        raise CommandError("webhook", f"`{name}`: {error}", URL_HINT) from None
+        raise CommandError("webhook", f"`{name}`: {error}", url_hint(target)) from None
     except SecretValueError as error:
         raise CommandError("webhook", f"`{name}`: {error}", SECRET_HINT) from None
     finally:

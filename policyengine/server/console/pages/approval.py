@@ -100,7 +100,8 @@ def find_problem(visit: ConsoleVisit, desk: ApprovalDesk, tracked: TrackedApprov
 
 
 def describe_refused(visit: ConsoleVisit, refusal: ApproverRefusal) -> AnswerProblem:
-    if refusal is ApproverRefusal.ISSUER and visit.person.issuer is None and visit.console.options.link_issuer is None:
+    no_issuer = visit.person.issuer is None and visit.console.options.link_issuer is None
+    if no_issuer and refusal in (ApproverRefusal.ISSUER, ApproverRefusal.OTHER_ISSUER):
         return AnswerProblem("no issuer vouches for the person who signs in with a link", LINK_HINT)
     return AnswerProblem(refusal.value, REFUSAL_HINTS[refusal])
 
