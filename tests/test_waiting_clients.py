@@ -429,3 +429,10 @@ def test_failures_are_counted_anew_after_an_answer() -> None:
 @pytest.mark.parametrize("answer", [(0.0, "pending"), (0.0, None)])
 def test_a_wait_ends_at_its_bound(wait: float, answer: tuple[float, str | int | None]) -> None:
     assert Script(*[answer] * 100, wait=wait).now <= wait
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://pdp.example", "http://", "pdp"])
+def test_a_client_of_no_server_is_refused_at_once(url: str) -> None:
+    for kind in (PolicyClient, AsyncPolicyClient):
+        with pytest.raises(ValueError, match="is not the URL of a server: write `http://HOST:PORT`"):
+            kind(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,10 @@ from policyengine.cli.load_engine import entities_error, entity_sources, load_en
 from policyengine.cli.options.log import LogOptions, open_log, report_log_errors
 from policyengine.cli.options.observe import ObserveOptions, start_observing
 from policyengine.cli.options.serve import ReloadGateMode
-from policyengine.cli.output.terminal import show_progress
+from policyengine.cli.output.terminal import Screen, show_progress
 from policyengine.cli.reload_rules import reload_rules, settings_file
 from policyengine.cli.settings.file import ProjectSettings, load_settings
-from policyengine.cli.settings.issuer_names import check_issuer_names
+from policyengine.cli.settings.policy_names import check_issuer_names, unknown_approvers
 from policyengine.cli.webhook_setup import open_webhooks
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         )  # fmt: skip
     require_readable_halts(engine)
     check_issuer_names(settings, engine.kernel.issuers)
+    for message, hint in unknown_approvers(settings, engine.kernel):
+        Screen(sys.stderr).warn(message if hint is None else f"{message}: {hint}")
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp, webhooks)
 

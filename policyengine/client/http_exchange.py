@@ -12,6 +12,7 @@ import msgspec
 
 from policyengine.circuit_breaker import CircuitBreaker
 from policyengine.client.socket import encode_question
+from policyengine.control_characters import one_line
 from policyengine.install_hints import install_command
 from policyengine.runtime.decision import (
     Decision,
@@ -155,6 +156,10 @@ class ClientBase:
     def __init__(
         self, url: str, *, token: str | None = None, timeout: float = TIMEOUT, clock: Callable[[], float] = monotonic
     ) -> None:
+        """Raises ValueError for a URL that names no server."""
+        parsed = httpx.URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError(f"`{one_line(url)}` is not the URL of a server: write `http://HOST:PORT`")
         self.timeout = timeout
         self.circuit = ClientCircuit(clock)
         self._token = token

@@ -202,7 +202,9 @@ class ApprovalRoutes:
 
     async def approve(self, http: Request) -> Response:
         """Approve a request, as a person whom its rule names as an approver."""
-        await read_body(http, self.api.body_timeout)
+        body = await read_body(http, self.api.body_timeout)
+        if body:
+            await parse_body(check_no_members, body, request_format(http.headers))
         found = await self._call(lambda: self.desk.approve(http.path_params["id"], self._person(http)))
         return build_answer(http, describe_approval(found), NO_STORE)
 
@@ -280,6 +282,12 @@ def read_wait(http: Request) -> float:
     if not given.isascii() or not given.isdigit() or len(given) > len(str(MAX_WAIT_SECONDS)):
         raise ProblemError(400, f"`wait` must be a number of seconds, at most {MAX_WAIT_SECONDS}", member="wait")
     return float(min(int(given), MAX_WAIT_SECONDS))
+
+
+def check_no_members(body: bytes, form: BodyFormat) -> None:
+    """Check that the body of an approval has no members, which could mean a denial. Raises RequestError."""
+    if decode_body(body, form) not in ({}, None):
+        raise RequestError("", "an approval has no members", "to deny with a reason, `POST` to `deny` instead")
 
 
 def read_reason(body: bytes, form: BodyFormat) -> str | None:

@@ -212,3 +212,32 @@ def test_a_secret_of_the_documentation_is_accepted(project: Path) -> None:
         file = secret_file(project, text, f"s{number}")
         [found] = targets(project, f'{GOOD}secret_files = ["{file.name}"]\n')
         assert len(found.read_keys()[0]) >= 24
+
+
+@pytest.mark.parametrize(
+    ("approvers", "hint"),
+    [
+        ("role finance from acmes", "did you mean `role finance from acme`?"),
+        ("user", "the rules name `2 of role boss`, `role finance from acme`"),
+        ("role finance from acme", None),
+        ("2 of role boss", None),
+    ],
+)
+def test_approvers_that_no_rule_names_are_reported(project: Path, run: Any, approvers: str, hint: str | None) -> None:
+    (project / "p.policy").write_text(
+        'entity user { roles: set<string> }\nissuer acme { url "https://login.acme.example" }\n'
+        "anyone { may POST /pay }\n"
+        'guard "a" on POST /pay { confirm by role finance from acme within 1h }\n'
+        'guard "b" on POST /pay { confirm by 2 of role boss within 1h }\n'
+    )
+    (project / "url").write_text("https://hooks.example/x")
+    (project / "url").chmod(0o600)
+    (project / "policyengine.toml").write_text(
+        f'[webhooks.chat]\nurl_file = "url"\nformat = "slack"\napprovers = ["{approvers}"]\n'
+    )
+    ended = run("config", "check", project / "p.policy")
+    if hint is None:
+        assert ended.code == 0, ended.err
+    else:
+        message = f"`[webhooks.chat] approvers`: no rule asks for an approval by `{approvers}`"
+        assert (ended.code, ended.err) == (1, f"error: {message}\nhint: {hint}\n")

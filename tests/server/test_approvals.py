@@ -228,6 +228,15 @@ def test_a_malformed_denial_changes_nothing(desk: Desk, body: str) -> None:
     assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
 
 
+@pytest.mark.parametrize("body", ['{"reason":"too high"}', "[]", "{", "5"])
+def test_an_approval_with_a_body_that_could_mean_a_denial_changes_nothing(desk: Desk, body: str) -> None:
+    id, headers = desk.opened(), {**bearer(token()), "content-type": "application/json"}
+    answer = desk.call("POST", f"/approvals/{id}/approve", headers=headers, content=body)
+    assert answer.status_code == 400
+    assert desk.call("GET", f"/approvals/{id}").json()["state"] == "pending"
+    assert desk.call("POST", f"/approvals/{id}/approve", headers=headers, content="{}").json()["state"] == "approved"
+
+
 def test_a_form_of_a_web_page_denies_nothing(desk: Desk) -> None:
     id = desk.opened()
     form = {**bearer(token()), "content-type": "application/x-www-form-urlencoded"}

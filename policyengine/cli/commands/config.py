@@ -86,7 +86,7 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat)
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
             raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", file),))
     check_callers(found)
-    check_issuers(found, policies)
+    check_policy_names(found, policies)
     check_webhook_files(found)
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
@@ -116,14 +116,17 @@ def check_callers(found: ProjectSettings) -> None:
         raise CommandError(ERROR_KIND, error.message, error.hint) from None
 
 
-def check_issuers(found: ProjectSettings, policies: Path) -> None:
-    """Check that the policies name the issuers that the settings name. Raises CommandError."""
-    from policyengine.cli.settings.issuer_names import check_issuer_names, named_issuers
+def check_policy_names(found: ProjectSettings, policies: Path) -> None:
+    """Check that the policies name the issuers and approvers that the settings name. Raises CommandError."""
+    from policyengine.cli.settings.policy_names import check_issuer_names, named_issuers, unknown_approvers
 
-    if any(named_issuers(found)):
+    if any(named_issuers(found)) or any(webhook.approvers for webhook in found.webhooks):
         from policyengine.cli.load_engine import load_engine
 
-        check_issuer_names(found, load_engine([policies], None).kernel.issuers)
+        kernel = load_engine([policies], None).kernel
+        check_issuer_names(found, kernel.issuers)
+        for message, hint in unknown_approvers(found, kernel):
+            raise CommandError(ERROR_KIND, message, hint)
 
 
 def check_webhook_files(found: ProjectSettings) -> None:
