@@ -183,7 +183,7 @@ def test_an_agent_with_two_client_methods_can_authenticate_by_either(tmp_path: P
 def test_an_invalid_certificate_thumbprint_of_a_client_is_rejected(wrong: str):
     given = {"agent": "bot", "issuer": "acme", "method": "mtls", "certificates": [wrong]}
     with pytest.raises(
-        IdentityConfigError, match=r"`clients\.bot\.certificates\.0`: write the SHA-256 .* in base64url"
+        IdentityConfigError, match=r"`clients\.bot\.certificates\[0\]`: write the SHA-256 .* in base64url"
     ):
         parse_identity_config({"clients": {"bot": given}})
 

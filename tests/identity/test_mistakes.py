@@ -38,7 +38,7 @@ MISTAKES = [
     ('[attesters.lab]\nage = "1h"', "unknown key `age` in `[attesters.lab]`", "in `attester lab { … }`"),
     ("[identity]\nonly_proven = true", "unknown key `only_proven` in `[identity]`", "did you mean `only_proved`?"),
     ("[sharing]\nfoo = 1", "unknown key `foo` in `[sharing]`", "the valid keys are `window`, `ipv4`, `ipv6`"),
-    ("[api_keys]\nfoo = 1", "`api_keys.file`: the setting is required", None),
+    ("[api_keys]", "`api_keys.file`: the setting is required", None),
     ('[dpop.window]\nfoo = "1s"', "`dpop.window`: write a time like `30s`, `5m`, `1h`", None),
     ('issuers = "x"', "`issuers` is not a section", "write `[issuers]` on a line of its own"),
     ('dpop = "x"', "`dpop` is not a section", "write `[dpop]` on a line of its own"),
@@ -49,7 +49,7 @@ MISTAKES = [
     ("[sharing]\nipv4 = 33", "`sharing.ipv4`: write a value of at most 32", None),
     ('[identity]\nonly_proved = "perhaps"', "`identity.only_proved`: write `true` or `false`", None),
     ('[issuers.login]\npeople = "portal"', '`issuers.login.people`: write a list: `["…"]`', None),
-    ('[issuers.login]\nalgorithms = ["HS256"]', "`issuers.login.algorithms.0` must be one of `ES256`, `ES384`", None),
+    ('[issuers.login]\nalgorithms = ["HS256"]', "`issuers.login.algorithms[0]` must be one of `ES256`, `ES384`", None),
     ("[issuers.login\n", "expected ']' at the end of a table declaration", "this is not valid TOML"),
     ('[issuers.logn]\nkeys = "x"', "`issuers.logn`: no policy names this issuer", "did you mean `login`?"),
     ("[attesters.lb]", "`attesters.lb`: no policy names this attester", "did you mean `lab`?"),
@@ -122,7 +122,7 @@ SHOWN = [
     ),
     (
         '[issuers.login]\nalgorithms = [\n  "ES256", # ours\n  "ES257",\n]',
-        "4:3: `issuers.login.algorithms.1` must be one of `ES256`, `ES384`, `ES512`, `EdDSA`, `Ed25519`, `RS256`, "
+        "4:3: `issuers.login.algorithms[1]` must be one of `ES256`, `ES384`, `ES512`, `EdDSA`, `Ed25519`, `RS256`, "
         '`RS384`, `RS512`, `PS256`, `PS384`, `PS512`\n    "ES257",\n    ^^^^^^^',
     ),
     ("[identity]\nurl = [1]\n[dpop", "3:1: expected ']' at the end of a table declaration\n  [dpop\n  ^"),

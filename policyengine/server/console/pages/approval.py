@@ -38,7 +38,7 @@ NO_CONFIRMS = "the current policies request no approvals"
 NO_ROLE = "you do not have the role `approve`"
 NO_ROLE_HINT = "the operator gives roles in `[console]` of `policyengine.toml`"
 LINK_HINT = "sign in at an issuer, or let the operator set `link_issuer` in `[console]` (docs/console.md)"
-LINE_ENDS = re.compile(r"\s*[\r\n]+\s*")
+LINE_ENDS = re.compile(r"[\r\n]+")
 
 
 @dataclass(frozen=True, slots=True)
