@@ -17,6 +17,7 @@ from policyengine.circuit_breaker import PAUSE_SECONDS
 from policyengine.engine import Engine
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.history import OutcomeReport
 from policyengine.stores.base import Store
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew, ClockSkewError
 from policyengine.stores.memory.store import MemoryStore
@@ -178,6 +179,16 @@ def test_reading_a_history_advances_the_clock_of_the_store(store: Store) -> None
     assert past(store, at=START + 4 * SECOND).now == START + 4 * SECOND
     assert past(store, at=START).now == START + 4 * SECOND
     happens(store, record(), at=START)
+    assert [one.at for one in past(store, at=START).events] == [START + 4 * SECOND]
+
+
+@pytest.mark.parametrize("decision", ["known", "unknown"])
+def test_a_report_advances_the_clock_of_a_store_even_if_no_event_awaits_it(store: Store, decision: str) -> None:
+    """In Redis this concerns given times only: a server with its own clock is not asked the time of such a report."""
+    store.begin(["paid", "seen"], START)
+    happens(store, record("seen", "alice", awaits=True), name="known", at=START)
+    store.report(decision, OutcomeReport(200, {}), START + 4 * SECOND)
+    happens(store, record(), at=START + 3 * SECOND)
     assert [one.at for one in past(store, at=START).events] == [START + 4 * SECOND]
 
 

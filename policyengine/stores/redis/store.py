@@ -225,6 +225,7 @@ class RedisStore:
         return found
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
+        given = self._moved(now)
         with translate_errors():
             raw: Any = self._client.get(DEFAULT_KEYS.awaited(decision))
         waiting = [] if raw is None else msgpack.decode(raw)[2]
@@ -237,7 +238,7 @@ class RedisStore:
             DEFAULT_KEYS.clock,
             *(line for line, _, _ in waiting),
         ]
-        told = self._run(REPORT, keys, msgpack.encode((self._moved(now), decision, reports)))
+        told = self._run(REPORT, keys, msgpack.encode((given, decision, reports)))
         return None if told is None else "again" if told else "first"
 
     def close(self) -> None:
