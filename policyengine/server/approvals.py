@@ -66,7 +66,7 @@ def add_approval_routes(app: FastAPI, api: DecisionApi) -> None:
         (one, "GET", routes.status, {"parameters": [approval_statuses.WAIT_PARAMETER]}, approval_statuses.FOUND),
         (f"{one}/details", "GET", routes.details, person, approval_statuses.SHOWN),
         (f"{one}/approve", "POST", routes.approve, person, approval_statuses.ANSWERED),
-        (f"{one}/deny", "POST", routes.deny, {**person, **approval_statuses.DENIAL_BODY}, approval_statuses.DENIED),
+        (f"{one}/deny", "POST", routes.deny, {**person, **approval_statuses.DENIAL_BODY}, approval_statuses.ANSWERED),
         (f"{one}/withdraw", "POST", routes.withdraw, security, approval_statuses.WITHDRAWN),
     ):
         app.add_api_route(
@@ -203,9 +203,10 @@ class ApprovalRoutes:
     async def approve(self, http: Request) -> Response:
         """Approve a request, as a person whom its rule names as an approver."""
         body = await read_body(http, self.api.body_timeout)
+        person = await self._call(lambda: self._person(http))
         if body:
             await parse_body(check_no_members, body, request_format(http.headers))
-        found = await self._call(lambda: self.desk.approve(http.path_params["id"], self._person(http)))
+        found = await self._call(lambda: self.desk.approve(http.path_params["id"], person))
         return build_answer(http, describe_approval(found), NO_STORE)
 
     async def deny(self, http: Request) -> Response:

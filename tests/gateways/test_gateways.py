@@ -94,7 +94,7 @@ def test_a_confirm_is_denied_with_the_approval_binding(web: Gateway) -> None:
 def test_a_throttled_request_gets_429_with_retry_after(web: Gateway) -> None:
     answers = [web.client.ask("/v1/seldom", WRITER) for _ in range(2)]
     assert answers[1].status == 429
-    assert 3_500 < int(answers[1].headers["retry-after"]) <= 3_600
+    assert 0 < int(answers[1].headers["retry-after"]) <= 3_600  # all gateways share the rate of the user
     assert answers[1].headers["ratelimit-policy"] == '"now and then";q=1;w=3600'
     assert answers[1].problem["outcome"] == "throttle"
     assert len(web.api.taken()) <= 1

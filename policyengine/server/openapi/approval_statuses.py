@@ -69,13 +69,10 @@ SHOWN: Statuses = {
 ANSWERED: Statuses = {
     **PERSON,
     200: {"description": "The answer is recorded.", "content": schema.content(schema.ApprovalDetails, {})},
+    400: problem_response("The body is malformed."),
     403: NOT_AN_APPROVER,
     408: problem_response("The body did not arrive in time."),
     409: ENDED,
     413: problem_response("The body is larger than 1 MiB."),
-}
-DENIED: Statuses = {
-    **ANSWERED,
-    400: problem_response("The body is malformed."),
     415: problem_response("The body is neither JSON nor MessagePack."),
 }
