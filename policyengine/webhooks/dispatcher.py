@@ -7,15 +7,16 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from threading import Event, Lock, Thread, current_thread
+from threading import Event
 from time import monotonic, time
 
 from policyengine.approvals.events import ApprovalEvent
 from policyengine.log_throttle import LogThrottle
+from policyengine.process_threads import ProcessThreads, ThreadRun
 from policyengine.webhooks.messages import encode_message
 from policyengine.webhooks.sender import IDLE_SECONDS, KEPT_SECONDS, WebhookSender
 from policyengine.webhooks.spool import SpoolDamagedError, SpoolError, SpoolMessage, WebhookSpool, set_aside
@@ -45,14 +46,13 @@ class WebhookDispatcher:
         self.senders = tuple(WebhookSender(target, spool, clock=clock, now=now) for target in self.targets)
         self._throttle = LogThrottle.every(clock=clock)
         self._waiting: dict[str, int] = {}
+        self._threads = ProcessThreads("webhooks", self._runs, report_start_failure, clock)
         self._reset()
         _DISPATCHERS.add(self)
 
     def _reset(self) -> None:
-        self._process, self._stop, self._ready, self._guard = 0, Event(), Event(), Lock()
-        self._queue: deque[ApprovalEvent] = deque()
+        self._ready, self._queue = Event(), deque[ApprovalEvent]()
         self._sending = {target.name: Event() for target in self.targets}
-        self._threads: list[Thread] = []
 
     # ── Events ────────────────────────────────────────────────────────────────────────────────
 
@@ -163,24 +163,12 @@ class WebhookDispatcher:
 
     def wake(self) -> None:
         """Start the threads of this process. A failure is logged, not raised."""
-        if self._process == os.getpid():
-            return
-        with self._guard:
-            if self._process != os.getpid():
-                self._start()
+        self._threads.wake()
 
-    def _start(self) -> None:
-        self._process, self._stop = os.getpid(), Event()
-        runs: list[Callable[[Event], None]] = [
-            self._write_until_stopped,
-            *(partial(send_until_stopped, sender, self._sending[sender.target.name]) for sender in self.senders),
-        ]
-        self._threads = [Thread(target=each, args=(self._stop,), name="webhooks", daemon=True) for each in runs]
-        try:
-            for thread in self._threads:
-                thread.start()
-        except RuntimeError as error:  # no more threads
-            _LOG.error("webhooks cannot be started: %s", error, extra={"event": "webhook_fails"})
+    def _runs(self) -> Iterator[ThreadRun]:
+        yield self._write_until_stopped
+        for sender in self.senders:
+            yield partial(send_until_stopped, sender, self._sending[sender.target.name])
 
     def _write_until_stopped(self, stop: Event) -> None:
         while not stop.is_set():
@@ -191,26 +179,23 @@ class WebhookDispatcher:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End the threads within `seconds`. What was not sent waits in the spool."""
-        if self._process != os.getpid():
+        if not self._threads.stop(seconds, (self._ready, *self._sending.values())):
             return
-        until = self._clock() + seconds
-        self._stop.set()
-        for event in (self._ready, *self._sending.values()):
-            event.set()
-        for thread in self._threads:
-            if thread is not current_thread() and thread.ident is not None:
-                thread.join(max(0.0, until - self._clock()))
         self._write()  # without `sweep`, whose store may take long to answer
         if self._spool.is_shared:
             self._spool.close()
-        self._process, self._threads = 0, []
 
     def after_fork(self) -> None:
         """Leave threads, locks and connections to the parent process, and reset the counts."""
+        self._threads.forget()
         self._reset()
         self._spool.after_fork()
         for sender in self.senders:
             sender.after_fork()
+
+
+def report_start_failure(error: RuntimeError) -> None:
+    _LOG.error("webhooks cannot be started: %s", error, extra={"event": "webhook_fails"})
 
 
 def send_until_stopped(sender: WebhookSender, ready: Event, stop: Event) -> None:

@@ -6,12 +6,12 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock, Thread, current_thread
+from threading import Event
 from time import monotonic, time
 
 from policyengine.audit.rotation import rotated_files, rotation_lock
@@ -28,6 +28,7 @@ from policyengine.audit.sinks.sender import IDLE_SECONDS, SinkSender
 from policyengine.audit.sinks.targets import OnLag, SinkKind, SinkTarget, SinkTargetError, parse_sinks
 from policyengine.audit.sinks.transport import Transport
 from policyengine.http.fetch import CertificatesError, FetchError
+from policyengine.process_threads import ProcessThreads, ThreadRun
 
 _LOG = logging.getLogger("policyengine")
 FOLDER_SUFFIX = ".sinks"
@@ -119,12 +120,8 @@ class SinkSet:
         self._prepare()
         self.sinks = tuple(Sink(self._open(target)) for target in options.targets)
         self._deny = tuple(sink for sink in self.sinks if sink.on_lag is OnLag.DENY)
-        self._reset()
+        self._threads = ProcessThreads("log sink", self._runs, self._report, clock)
         _SETS.add(self)
-
-    def _reset(self) -> None:
-        self._process, self._stop, self._guard = 0, Event(), Lock()
-        self._threads: list[Thread] = []
 
     def _open(self, target: SinkTarget) -> SinkSender:
         open_transport(target).close()  # to report mistakes now
@@ -160,24 +157,15 @@ class SinkSet:
 
     def wake(self) -> None:
         """Start the threads of this process. A failure is logged, not raised."""
-        if self._process == os.getpid():
-            return
-        with self._guard:
-            if self._process != os.getpid():
-                self._start()
+        self._threads.wake()
 
-    def _start(self) -> None:
-        self._process, self._stop = os.getpid(), Event()
-        runs: list[Callable[[Event], None]] = [
-            self._watch,
-            *(partial(send_until_stopped, sink.sender) for sink in self.sinks),
-        ]
-        self._threads = [Thread(target=each, args=(self._stop,), name="log sink", daemon=True) for each in runs]
-        try:
-            for thread in self._threads:
-                thread.start()
-        except RuntimeError as error:  # no more threads
-            _LOG.error("the sinks of `%s` cannot be started: %s", self._log, error, extra={"event": "sink_fails"})
+    def _runs(self) -> Iterator[ThreadRun]:
+        yield self._watch
+        for sink in self.sinks:
+            yield partial(send_until_stopped, sink.sender)
+
+    def _report(self, error: RuntimeError) -> None:
+        _LOG.error("the sinks of `%s` cannot be started: %s", self._log, error, extra={"event": "sink_fails"})
 
     def _watch(self, stop: Event) -> None:
         while True:
@@ -197,18 +185,11 @@ class SinkSet:
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Send the remaining records within `seconds`, and end the threads. Records that remain after that are sent
         after a restart."""
-        if self._process != os.getpid():
-            return
-        self._stop.set()
-        until = self._clock() + seconds
-        for thread in self._threads:
-            if thread is not current_thread():
-                thread.join(max(0.0, until - self._clock()))
-        self._process, self._threads = 0, []
+        self._threads.stop(seconds)
 
     def after_fork(self) -> None:
         """Leave locks, connections and threads to the parent process, and reset the counts."""
-        self._reset()
+        self._threads.forget()
         for sink in self.sinks:
             sink.sender.after_fork()
             sink.denials = 0
