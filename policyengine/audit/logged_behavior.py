@@ -17,8 +17,8 @@ TAGS = ("run", "shape", "letter")
 
 
 class LoggedBehavior(NamedTuple):
-    """The class of the caller, its instance and the tag of its version (empty if there is none), the tag of the run (0
-    if there is none), whether a clamp reduced a rate, and whether the request was part of a planned change. `model` is
+    """The class of the caller, its instance and the tag of its version (empty without a version), the tag of the run (0
+    without a run), whether a clamp reduced a rate, and whether the request was part of a planned change. `model` is
     the digest of the model that was read, and `read` the number of events in the row that was read. `event` is the
     number of the decision's own event; 0 if nothing was learned from the decision. `facts` are the learned facts by
     name, and the `step` of the declared order of calls before the request. If they could not be read, all facts are

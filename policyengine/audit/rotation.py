@@ -100,7 +100,7 @@ def rename_aside(path: Path, now: float) -> Path:
 
 
 def named_time(path: Path, rotated: Path) -> datetime:
-    """Return the time in the name of a rotated file. Raises ValueError if there is none."""
+    """Return the time in the name of a rotated file. Raises ValueError if the name has no time."""
     written = rotated.name.removeprefix(f"{path.name}.").removesuffix(COMPRESSED_SUFFIX)
     return datetime.strptime(written, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 

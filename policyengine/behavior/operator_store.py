@@ -73,7 +73,7 @@ class StoredBehavior:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────
 
     def load_model(self) -> BehaviorModel:
-        """Load the latest model; an empty one if there is none. Raises ModelError."""
+        """Load the latest model; an empty one if no model was saved. Raises ModelError."""
         number, raw = self._store.document(MODEL, 0)
         return verify_model(raw, number, self.keys.models) if number else EMPTY_MODEL
 

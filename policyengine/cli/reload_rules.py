@@ -16,7 +16,7 @@ SECTION = "reload"
 
 
 def settings_file(paths: Sequence[Path]) -> Path:
-    """Return the `policyengine.toml` of these policies; if there is none, the path that is searched first."""
+    """Return the `policyengine.toml` of these policies; without such a file, the path that is searched first."""
     first = paths[0]
     return find_settings_file(first) or (first if first.is_dir() else first.parent) / SETTINGS_FILE_NAME
 

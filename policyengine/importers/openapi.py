@@ -232,7 +232,7 @@ def _server_path(server: DocumentNode) -> str:
 
 
 def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
-    """Return the schema of the JSON body; other media types have no facts. Return None if there is none."""
+    """Return the schema of the JSON body; other media types have no facts. Return None without a JSON body."""
     body = node.get("requestBody")
     content = body.get("content") if body else None
     for media, described in content.members("`content`") if content else ():

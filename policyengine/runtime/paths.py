@@ -74,7 +74,7 @@ def canonical_path(path: str) -> PathResult:
 
 
 def find_path_problem(path: str) -> str | None:
-    """Return the problem of the path as a whole, before it is split; None if there is none."""
+    """Return the problem of the path as a whole, before it is split; None if the path is well-formed."""
     if len(path) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if not path.startswith("/"):

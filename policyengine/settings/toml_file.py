@@ -56,7 +56,7 @@ class SettingsFile:
         return self._error(message, hint, span, excerpt)
 
     def report(self, mistakes: Sequence[SettingMistake]) -> SettingsError:
-        """Return one error for all mistakes, of which there is at least one; it shows the first MAX_SHOWN_MISTAKES."""
+        """Return one error for one or more mistakes; it shows the first MAX_SHOWN_MISTAKES."""
         errors = [
             self.error(one.message, one.hint, one.path, secret=one.secret) for one in mistakes[:MAX_SHOWN_MISTAKES]
         ]

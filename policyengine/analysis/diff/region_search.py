@@ -296,7 +296,7 @@ class RegionSearch:
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
     ) -> bool:
-        """Record a difference that the evaluators show; return False if there is none or if it is already known."""
+        """Record a difference that the evaluators show; return False if they agree, or if it is already known."""
         question = to_json_value(question)  # report exactly the question that was decided
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:

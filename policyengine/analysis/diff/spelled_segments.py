@@ -102,7 +102,7 @@ def follows_from_operands(node: k.Node) -> bool:
 
 
 def segment_number(path: FactPath) -> int | None:
-    """Return the segment that a fact captures, or that names its resource; None if there is none."""
+    """Return the segment that a fact captures, or that names its resource; None if the fact has no segment."""
     captured = captured_path(path)
     return None if captured is None else int(captured[1])
 

@@ -91,7 +91,7 @@ def base_name(path: Path | str) -> str:
 
 
 def last_rotated(log: Path, files: Sequence[LogFile]) -> str:
-    """Return the name of the last file that has the time of rotation in its name, or an empty name if there is none."""
+    """Return the name of the last file that has the time of rotation in its name; an empty name without such a file."""
     named = re.compile(rf"{re.escape(log.name)}\.{TIMESTAMP_PATTERN}")
     return max((file.base_name for file in files if named.fullmatch(file.base_name)), default="")
 
@@ -136,7 +136,7 @@ def find_file(path: Path) -> LogFile:
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode of a file, or None if there is none."""
+    """Return the device and inode of a file, or None if the file does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:

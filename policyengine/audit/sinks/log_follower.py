@@ -204,7 +204,7 @@ class LogFollower:
         return last[-1:] != b"\n" or sha256(last[:-1]).hexdigest() != cursor.last
 
     def _open_copy(self) -> None:
-        """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file. Raises
+        """Continue in the copy of the file that was emptied or, without a copy, at the beginning of the file. Raises
         OSError and SealError.
         """
         last = bytes.fromhex(self.cursor.last)

@@ -209,7 +209,7 @@ def merge_misspelled_packages(
 
 
 def namesake(package: Package, program: Program) -> Package | None:
-    """Return another package with a similar name, if neither imports the other; None if there is none."""
+    """Return another package with a similar name, if neither imports the other; None if no name is similar."""
     tied = {one.package for one in package.imports.values()}
     tied |= {one.name for one in program.packages.values() if package.name in imported_by(one)}
     others = {name for name in program.packages if name != package.name} - tied

@@ -70,7 +70,7 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
 
 
 def join_types(one: Type, other: Type) -> Type | None:
-    """Return the narrowest type that contains both; None if there is none."""
+    """Return the narrowest type that contains both; None if no type does."""
     match one, other:
         case (UnresolvedType(), _) | (_, UnresolvedType()):
             return UNRESOLVED

@@ -111,7 +111,7 @@ class AuthenticatorBuilder:
         return read
 
     def _nonce_key(self) -> bytes | None:
-        """Return the configured nonce key; None if there is none. Raises IdentityConfigError."""
+        """Return the configured nonce key; None if no key is configured. Raises IdentityConfigError."""
         reference = self.configuration.dpop.nonce_key
         if reference is None:
             return None

@@ -58,7 +58,7 @@ class DoorTable:
     prefixed: Mapping[bytes, FastDoor]
 
     def find(self, path: bytes) -> FastDoor | None:
-        """Return the door at a path whose escapes are not decoded; None if there is none."""
+        """Return the door at a path whose escapes are not decoded; None if the path has no door."""
         door = self.exact.get(path)
         if door is not None:
             return door

@@ -65,7 +65,7 @@ def pool_key(leaf: Leaf) -> PoolKey:
 
 
 def underlying_leaf(node: k.Expr) -> Leaf | None:
-    """Return the leaf that an operand is, or the first leaf from which it is computed; None if there is none."""
+    """Return the leaf that an operand is, or the first leaf from which it is computed; None if it has no leaf."""
     match node:
         case k.Fact() | k.Attribute() | k.Member() | k.Variable():
             return node

@@ -59,7 +59,7 @@ def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
 
 
 def find_word(source: Source, start: int, end: int, words: str) -> Span | None:
-    """Return the first of the words (`and|or`) in a range, outside comments and strings; None if there is none."""
+    """Return the first of the words (`and|or`) in a range, outside comments and strings; None if no word is found."""
     for match in re.compile(rf"{COMMENT_OR_STRING}|\b(?P<word>{words})\b").finditer(source.text, start, end):
         if match["word"] is not None:
             return Span(source, match.start("word"), match.end("word"))
