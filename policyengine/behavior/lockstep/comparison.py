@@ -156,7 +156,7 @@ class PairComparison:
 
     def _period(self, lookups: Lookups, found: SharedRequests, count: int, least: int) -> Numbers:
         """Return the median time between the common runs of each pair, or a multiple of it that is at least twice as
-        long as a slot; 0 for a pair without common runs."""
+        long as a slot; 0 for a pair with fewer than two common runs."""
         pairs, runs = distinct(lookups.pairs[found.lookups], self._runs[lookups.events[found.lookups]])
         order = np.lexsort((self._run_starts[runs], pairs))
         pairs, times = pairs[order], self._run_starts[runs[order]]
