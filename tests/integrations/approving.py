@@ -27,7 +27,8 @@ from policyengine.integrations.mcp import sdk
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.confirm_results import META_KEY
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
-from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream
+from policyengine.integrations.mcp.gateway import McpGateway
+from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef

@@ -25,10 +25,9 @@ from mcp_types import ElicitResult, JSONRPCRequest
 from starlette.testclient import TestClient
 
 from policyengine.cli import main
-from policyengine.integrations.mcp import gateway as mcp_gateway
+from policyengine.integrations.mcp import http_endpoint
 from policyengine.integrations.mcp.gateway import (
     McpGateway,
-    McpUpstream,
     http_app,
     identify_by_headers,
     parse_caller_facts,
@@ -37,6 +36,7 @@ from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE, Relay
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
 from policyengine.integrations.mcp.sessions import SessionTable
+from policyengine.integrations.mcp.upstream import McpUpstream
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving
@@ -309,7 +309,7 @@ def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
-    monkeypatch.setattr(mcp_gateway, "SessionTable", partial(SessionTable, most=3))
+    monkeypatch.setattr(http_endpoint, "SessionTable", partial(SessionTable, most=3))
     said = {"issuer": "acme", "user": "alice"}
     who = identify_by_headers({"agent": "x-agent"}, lambda found: parse_caller_facts({**said, **found}))
 

@@ -21,12 +21,13 @@ from mcp.server.stdio import stdio_server
 
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
-from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, StdioLines, StdioMessageReader, http_app
+from policyengine.integrations.mcp.gateway import McpGateway, StdioLines, StdioMessageReader, http_app
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     check_local_params,
     check_upstream_params,
 )
+from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.runtime.values import Invalid
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.serving import serving

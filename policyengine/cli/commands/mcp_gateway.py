@@ -387,8 +387,9 @@ def run_gateway(
     import anyio
 
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
-    from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, identify_by_headers, parse_caller_facts
+    from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
+    from policyengine.integrations.mcp.upstream import McpUpstream
     from policyengine.reload.integration_engine import LiveEngine
 
     behind = McpUpstream(front.upstream, token, environment, front.timeout)

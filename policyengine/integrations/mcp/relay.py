@@ -319,24 +319,37 @@ class Relay:
                     waiting.end(None)
                 return
             if isinstance(item, SessionMessage):
-                await self._told(item.message)
+                await self._pass_on(item.message)
 
-    async def _told(self, message: Any) -> None:
+    async def _pass_on(self, message: Any) -> None:
         match message:
             case JSONRPCResponse() | JSONRPCError():
-                waiting = None if message.id is None else self._waiting.get(message.id)
-                if waiting is not None and not waiting.done.is_set():
-                    waiting.end(message)
-            case JSONRPCRequest(method=method) if method in CLIENT_METHODS and message.id not in self._elicited:
-                self._asked.add(message.id)
-                await self.send_to_client(message, self._related(None))
+                self._take_answer(message)
             case JSONRPCRequest():
-                refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not relay the method")
-                await self._up(JSONRPCError(jsonrpc="2.0", id=message.id, error=refused))
+                await self._pass_request(message)
             case JSONRPCNotification():
-                await self.send_to_client(message, self._related((message.params or {}).get("progressToken")))
+                await self._pass_notification(message)
             case _:
                 pass
+
+    def _take_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
+        """Accept the first answer to a request that waits; others are dropped."""
+        waiting = None if answer.id is None else self._waiting.get(answer.id)
+        if waiting is not None and not waiting.done.is_set():
+            waiting.end(answer)
+
+    async def _pass_request(self, request: JSONRPCRequest) -> None:
+        """Pass on a request of the upstream server to the client, or refuse it."""
+        if request.method in CLIENT_METHODS and request.id not in self._elicited:
+            self._asked.add(request.id)
+            await self.send_to_client(request, self._related(None))
+        else:
+            refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not relay the method")
+            await self._up(JSONRPCError(jsonrpc="2.0", id=request.id, error=refused))
+
+    async def _pass_notification(self, notification: JSONRPCNotification) -> None:
+        token = (notification.params or {}).get("progressToken")
+        await self.send_to_client(notification, self._related(token))
 
     def _related(self, token: object) -> RequestId | None:
         """Return the ID of the client's request to which a message belongs, or None if it is not known; over HTTP, the

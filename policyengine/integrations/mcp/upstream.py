@@ -1,0 +1,71 @@
+"""The MCP server behind the gateway: its URL or command line, and the connections to it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import anyio
+
+from policyengine.install_hints import install_command
+
+try:
+    import httpx2
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class McpUpstream:
+    """The upstream server: a URL or a command line. `headers` and `environment` are all that the gateway passes to it.
+    `limit` is the number of seconds to wait for an answer.
+    """
+
+    target: str
+    headers: Mapping[str, str]
+    environment: Mapping[str, str]
+    limit: float
+
+    @property
+    def is_url(self) -> bool:
+        return self.target.startswith(("http://", "https://"))
+
+    def connect(self) -> Streams:
+        """Open a new session."""
+        return self._url() if self.is_url else self._command()
+
+    def _command(self) -> Streams:
+        command, *arguments = shlex.split(self.target)
+        return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
+
+    @asynccontextmanager
+    async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
+        async with self.http_client() as http, streamable_http_client(self.target, http_client=http) as streams:
+            yield streams
+
+    def http_client(self) -> httpx2.AsyncClient:
+        """Return a client that sends the headers of the gateway, and reads no proxy settings from the environment."""
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
+        return httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False)
+
+
+async def pump_messages(source: Any, sink: Any) -> None:
+    """Pass messages on until one of the two ends is closed."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            await sink.send(await source.receive())
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message of an error, or of the first error in a group; the name of its class if it has no message."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
