@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,17 +23,11 @@ from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
-from policyengine.server.app import DecisionApp, build_app, status_app
+from policyengine.server.app import DecisionApp, build_app
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers, check_operators
-from policyengine.server.connections.bounded_server import (
-    TICKS_PER_SECOND,
-    BoundedServer,
-    ProtocolFactory,
-    uvicorn_config,
-)
+from policyengine.server.connections.bounded_server import ProtocolFactory, uvicorn_config
 from policyengine.server.connections.connection_table import ConnectionTable
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
-from policyengine.server.handlers import INSTALL_METRICS
 from policyengine.server.listeners import (
     ServeError,
     bind_listener,
@@ -45,8 +38,9 @@ from policyengine.server.listeners import (
 )
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket.protocol import FramedProtocol
+from policyengine.server.status_server import StatusServer, bind_metrics_port
 from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
-from policyengine.server.telemetry.process_metrics import inspect_store, publish_metrics, rule_names
+from policyengine.server.telemetry.process_metrics import rule_names
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_workers, supervise
@@ -260,13 +254,6 @@ def open_listeners(
     )
 
 
-def bind_metrics_port(host: str, port: int) -> socket.socket:
-    """Listen on the metrics port, which needs no token: it serves only metrics and health. Raises ServeError."""
-    if not find_spec("prometheus_client"):
-        raise ServeError("the package `prometheus-client` is not installed", INSTALL_METRICS)
-    return bind_listener(resolve_address(host, port), host, "--metrics-port")
-
-
 def bind_console_port(options: ConsoleOptions) -> socket.socket:
     """Listen on the port of the console. Raises ServeError."""
     return bind_listener(resolve_address(options.host, options.port), options.host, "--console")
@@ -371,22 +358,19 @@ def grpc_listener(
     return EnvoyGrpcAdapter(door, names, tokens, address, shared.limits, shared.bounds)
 
 
-class DecisionServer(BoundedServer):
+class DecisionServer(StatusServer):
     """The decision API: its ports, its Unix sockets, and its metrics ports."""
 
     def __init__(self, app: DecisionApp, places: ServerListeners, shared: SharedState, lifeline: int | None) -> None:
         api = app.api
         table = ConnectionTable(shared.limits, shared.bounds, shared.board, api.tally)
-        super().__init__(uvicorn_config(app), table, shared.board, api.drain, is_worker=lifeline is not None)
-        self.api, self.places, self.lifeline = api, places, lifeline
-        self.inspection: asyncio.Future[None] | None = None
+        super().__init__(uvicorn_config(app), table, shared.board, api, places.metrics, is_worker=lifeline is not None)
+        self.places, self.lifeline = places, lifeline
 
     def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, ProtocolFactory]]:
         yield from super().listens(sockets)
         for listener in self.places.sockets:
             yield listener, partial(FramedProtocol, self.api.framed, self.table)
-        for listener in self.places.metrics:
-            yield listener, self.speaking(uvicorn_config(status_app(self.api)))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -394,16 +378,6 @@ class DecisionServer(BoundedServer):
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         if self.lifeline is not None:
             asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_PER_SECOND == 0:
-            publish_metrics(self.api.tally, self.api.reloading)
-            if self.inspection is None or self.inspection.done():
-                inspected = inspect_store(self.api.engine, at_once=self.inspection is None)
-                self.inspection = asyncio.ensure_future(inspected)
-        if self.drain.begun is not None:
-            self.api.tally.now("draining", value=1)
-        return await super().on_tick(counter)
 
     def orphaned(self, lifeline: int) -> None:
         """Stop, because the supervisor is gone and cannot replace workers any more."""

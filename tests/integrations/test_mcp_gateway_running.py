@@ -9,18 +9,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.exceptions import MCPError
 
 from policyengine.audit import OutcomeRecord, SystemRecord, read_log, read_records
 from policyengine.cli import main
 from tests import forking
+from tests.gateways.servers import free_port
 from tests.integrations.conftest import POLICY
 
 SERVER = """
@@ -42,6 +46,32 @@ def payout() -> str:
 
 server.run()
 """
+HANGING = """
+import json, os, sys, threading
+open(os.environ["HANGING_PID"], "w").write(str(os.getpid()))
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" not in message:
+        continue
+    if message["method"] == "initialize":
+        server = {"name": "hanging", "version": "1"}
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": server}
+    elif message["params"]["name"] == "payout":
+        continue
+    else:
+        result = {"content": [{"type": "text", "text": "done"}]}
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+threading.Event().wait()
+"""
+INITIALIZE = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}},
+    }
+)
+INITIALIZED = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
 OPENED = POLICY.replace("  may TOOL billing/masked, TOOL billing/ask\n", "  may TOOL billing/secret\n")
 BY_ROLE = POLICY + 'user where user.roles has "treasurer" { may TOOL billing/payout }\n'
 FAILING = OPENED + 'test "nobody adds" { given agent "bot" from acme  TOOL billing/add { } => allow }\n'
@@ -161,6 +191,83 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
     assert [one.event for one in events][:3] == ["observe", "started", "reload"]
     assert events[1].details["gateway"] == "mcp"
     assert events[2].details["changes"] == ['block `agent "bot"` of billing changed, at billing.policy:15']
+
+
+def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: Path) -> None:
+    port = free_port()
+
+    async def session(url: str) -> None:
+        async with Client(url) as client:
+            assert await tools(client) == ["add"]
+            assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
+            with pytest.raises(MCPError):
+                await client.call_tool("secret", {})
+
+    with over_http(files, "--metrics-port", str(port), "--log", str(files / "log.jsonl")) as (url, _):
+        run(session(url))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as status:
+            assert status.get("/healthz").json() == {"status": "ok"}
+            assert status.get("/readyz").json()["status"] == "ready"
+            counted = status.get("/metrics").text
+            assert status.get("/mcp").status_code == 404
+        assert httpx.get(url.removesuffix("/mcp") + "/metrics").status_code == 404
+    assert 'policyengine_decisions_total{door="mcp",gate="",outcome="allow"} 1.0' in counted
+    assert 'policyengine_decisions_total{door="mcp",gate="default",outcome="deny"} 1.0' in counted
+    assert 'policyengine_outcomes_total{status="2xx"} 1.0' in counted
+
+
+def test_metrics_over_stdio_are_a_usage_error(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(files / "billing.policy"), "--upstream", "cat", *SAID, "--metrics-port", "9090"]
+    assert main(["mcp-gateway", *words]) == 2
+    assert "over stdio the gateway serves no metrics" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the upstream notices only that its input is closed")
+def test_a_killed_gateway_ends_an_upstream_that_hangs_and_has_logged_every_answered_call(files: Path) -> None:
+    (files / "server.py").write_text(HANGING)
+    log, pid = files / "log.jsonl", files / "pid"
+    command = words_for(files, "--log", str(log), "--env", "HANGING_PID")
+    environment = {**os.environ, "HANGING_PID": str(pid)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as gateway:
+        assert gateway.stdin is not None
+        assert gateway.stdout is not None
+        asked = [INITIALIZE, INITIALIZED, *(call(turn, "add", {"a": turn, "b": 1}) for turn in range(2, 12))]
+        gateway.stdin.write("".join(f"{each}\n" for each in asked))
+        gateway.stdin.flush()
+        answers = [json.loads(gateway.stdout.readline()) for _ in range(11)]
+        upstream = int(pid.read_text())
+        gateway.stdin.write(call(99, "payout", {}) + "\n")  # it ignores that its input ends, and never answers
+        gateway.stdin.flush()
+        wait_until(lambda: "payout" in log.read_text())
+        gateway.kill()
+    wait_until(lambda: not is_running(upstream))
+    assert sorted(one["id"] for one in answers) == list(range(1, 12))
+    decided = [one for one in read_records(log) if one.call == "decide"]
+    reported = [one.decision for one in read_log(log) if isinstance(one, OutcomeRecord)]
+    assert len(decided) == 11
+    assert sorted(reported) == sorted(one.id for one in decided[:10])
+
+
+def call(id: int, tool: str, arguments: dict[str, int]) -> str:
+    params = {"name": tool, "arguments": arguments}
+    return json.dumps({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 # ── What is told at the start ─────────────────────────────────────────────────────────────────

@@ -446,7 +446,7 @@ def test_the_error_for_a_metrics_port_in_use_names_the_option(small_engine: Engi
 def test_the_error_for_a_missing_metrics_package_names_the_install_command(
     small_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("policyengine.server.run.find_spec", lambda name: None)
+    monkeypatch.setattr("policyengine.server.status_server.find_spec", lambda name: None)
     with pytest.raises(ServeError, match="prometheus-client") as error:
         serve(small_engine, port=0, metrics=1, listening=lambda url: pytest.fail("it listens"))
     assert error.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[metrics]'`"

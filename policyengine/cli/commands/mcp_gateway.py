@@ -7,10 +7,10 @@ import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -43,6 +43,7 @@ from policyengine.cli.options.serve import (
     LogSync,
     LogSyncMode,
     LogWitnesses,
+    MetricsPort,
     ObserveEndpoints,
     ObserveFlag,
     ObservePackages,
@@ -68,7 +69,9 @@ from policyengine.integrations.mcp.elicit_modes import ElicitMode
 
 if TYPE_CHECKING:
     from policyengine.entities.watch import EntityWatcher
+    from policyengine.integrations.mcp.gateway import McpGateway
     from policyengine.reload import ReloadableEngine
+    from policyengine.server.telemetry.shared_counters import ServerCounters
 
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -164,6 +167,7 @@ def mcp_gateway(
     header: CallerHeaders = None,
     host: GatewayHost = "127.0.0.1",
     port: HttpPort = None,
+    metrics_port: MetricsPort = None,
     public_url: GatewayUrl = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
@@ -218,7 +222,7 @@ def mcp_gateway(
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
-        check_public_url(public_url), wait_for_approval, elicit, approval_pages,
+        check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port,
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -257,6 +261,7 @@ class GatewayOptions:
     wait_for_approval: float = 0.0
     elicit: ElicitMode = ElicitMode.OFF
     approval_pages: str | None = None
+    metrics_port: int | None = None
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -271,6 +276,8 @@ def check_options(front: GatewayOptions) -> None:
     if not front.said and not front.headers and not front.verified:
         hint = "name the caller: `--as agent=NAME --as issuer=NAME`"
         raise CommandError("usage", "no caller is named", hint, code=2)
+    if front.metrics_port is not None and front.port is None:
+        raise CommandError("usage", "over stdio the gateway serves no metrics", "serve HTTP with `--port`", code=2)
     if front.public_url is not None and front.port is None:
         raise CommandError("usage", "the gateway has no URL over stdio", "serve HTTP with `--port`", code=2)
     if (front.headers or front.verified) and front.port is None:
@@ -390,46 +397,55 @@ def run_gateway(
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
     from policyengine.integrations.mcp.upstream import McpUpstream
-    from policyengine.reload.integration_engine import LiveEngine
+    from policyengine.server.telemetry.metered_live_engine import MeteredLiveEngine
+    from policyengine.server.telemetry.process_metrics import rule_names
+    from policyengine.server.telemetry.shared_counters import ServerCounters
 
     behind = McpUpstream(front.upstream, token, environment, front.timeout)
     by_header = identify_by_headers(front.headers, lambda found: parse_caller_facts({**front.said, **found}))
     said = by_header if front.headers else always(parse_caller_facts(front.said))
     who = by_credentials(front.public_url) if front.verified else said
-    engine = LiveEngine(held)
+    tally = ServerCounters(rules=rule_names(held.current))
+    engine = MeteredLiveEngine(held, tally, "mcp")
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms)
     if front.port is None:
         anyio.run(gateway.over_stdio)
     else:
-        serve_http(gateway, front)
+        serve_http(gateway, front, held, tally)
 
 
-def serve_http(gateway: Any, front: GatewayOptions) -> None:
+def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngine, tally: ServerCounters) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
     from policyengine.server import ServeError
-    from policyengine.server.connections.bounded_server import BoundedServer, uvicorn_config
+    from policyengine.server.app import build_app
+    from policyengine.server.connections.bounded_server import uvicorn_config
     from policyengine.server.connections.connection_table import ConnectionTable
     from policyengine.server.connections.limits import ConnectionLimits
     from policyengine.server.listeners import bind_listener, listener_url, resolve_address
     from policyengine.server.shutdown import Drain
-    from policyengine.server.telemetry.shared_counters import ServerCounters
+    from policyengine.server.status_server import StatusServer, bind_metrics_port
     from policyengine.server.workers.board import WorkerBoard
 
     try:
         app = http_app(gateway, front.allowed_hosts, front.public_url)
+        api = build_app(held, tally=tally, drain=Drain(STOP_SECONDS), allowed_hosts=front.allowed_hosts).api
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None
 
     limits, board = ConnectionLimits(), WorkerBoard()
-    try:
-        table = ConnectionTable(limits, limits.bounds(), board, ServerCounters())
-        listener = bind_listener(resolve_address(front.host, front.port or 0), front.host)
-    except ServeError as error:
-        raise CommandError("serve", error.message, error.hint) from None
-    with listener:
-        server = BoundedServer(uvicorn_config(app, lifespan="on"), table, board, Drain(STOP_SECONDS))
+    with ExitStack() as listeners:
+        try:
+            table = ConnectionTable(limits, limits.bounds(), board, tally)
+            address = resolve_address(front.host, front.port or 0)
+            listener = listeners.enter_context(bind_listener(address, front.host))
+            metrics = [] if front.metrics_port is None else [bind_metrics_port(front.host, front.metrics_port)]
+        except ServeError as error:
+            raise CommandError("serve", error.message, error.hint) from None
+        for each in metrics:
+            listeners.enter_context(each)
+        server = StatusServer(uvicorn_config(app, lifespan="on"), table, board, api, metrics)
         print(f"listening on {listener_url(listener)}/mcp", flush=True)
         server.run(sockets=[listener])
     if server.caught is not None:

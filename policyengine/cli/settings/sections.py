@@ -418,6 +418,7 @@ class McpGatewaySettings(CommandSection):
     from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
     host: t.Text | None = setting("127.0.0.1", "address to listen on; one that other machines reach needs `identity`")
     port: t.Port | None = setting("none: stdio", "port for HTTP")
+    metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     public_url: t.Text | None = setting("none", "public URL of this gateway, without `/mcp`, behind a TLS proxy")
     allowed_hosts: t.Hosts | None = setting(
         "none", "host names, besides loopback, that requests may use", option="allowed_host"

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.linked_command import link_command
 
 try:
     import httpx2
@@ -43,7 +44,7 @@ class McpUpstream:
         return self._url() if self.is_url else self._command()
 
     def _command(self) -> Streams:
-        command, *arguments = shlex.split(self.target)
+        command, *arguments = link_command(shlex.split(self.target))
         return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
 
     @asynccontextmanager
