@@ -99,7 +99,7 @@ class ProfileSettings:
         self.groups = groups
 
     def release(self, released: bool = True) -> ProfileSettings:
-        """Return the settings while a planned change is under way, or while none is."""
+        """Return the settings with a planned change under way (`released`) or without one."""
         return ProfileSettings(
             self.name, run_idle=self.run_idle, learn_days=self.learn_days, ready_runs=self.ready_runs,
             ready_days=self.ready_days, burst_days=self.burst_days, released=released, sequences=self.sequences,

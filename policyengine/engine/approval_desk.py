@@ -152,7 +152,7 @@ class ApprovalDesk:
 
     def holds(self, bindings: Sequence[str], *, requests_approval: bool) -> bool:
         """Return whether an earlier confirm with these bindings still holds: an approval waits for an answer or was
-        denied, or there is none and none is requested. If the store does not answer, the confirm holds."""
+        denied, or no approval was opened and the caller requests none. If the store does not answer, it holds."""
         now = self._decider.now()
         try:
             states = {self._settle(row, now).state(now) for row in self._decider.store.approvals.bound(bindings, now)}

@@ -269,8 +269,8 @@ def own_token_names(token: VerifiedToken) -> frozenset[str]:
 
 
 def token_end(claims: Claims, now: int) -> int:
-    """Return the time, in Unix seconds, from which the token is certainly invalid: the end of a permanent revocation if
-    the token has no expiry.
+    """Return the time, in Unix seconds, from which the token is certainly invalid. For a token without expiry, this is
+    the end of a permanent revocation.
     """
     try:
         ends = time_in(claims, "exp")

@@ -56,7 +56,7 @@ class Callers:
         raise NoOtherCallerError
 
     def in_run(self, turn: int, caller: int, run: int) -> dict[str, Any]:
-        """Return the question with index `turn`, in the name of the caller, in its run with this number."""
+        """Return the question with index `turn` as the caller asks it, with the key of its run number `run`."""
         found, fact = self.question(turn, caller), self.places[turn].fact if self.places else None
         return found if fact is None else vary_fact(found, fact, run)
 
@@ -67,7 +67,7 @@ class Callers:
         return turn if place is None or place.start is None or pause <= place.idle else place.start
 
     def question(self, turn: int, caller: int) -> dict[str, Any]:
-        """Return the question with index `turn`, in the name of the caller."""
+        """Return the question with index `turn` as the caller asks it."""
         found = self.made.get((turn, caller))
         if found is None:
             asked = self.questions[turn]

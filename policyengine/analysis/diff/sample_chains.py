@@ -68,8 +68,8 @@ def sample_hops(
     limits: Sequence[k.DelegationLimits],
     now: datetime,
 ) -> Iterator[list[HopData]]:
-    """Yield chains of agents that delegate to each other and finally to the caller; if there is none, chains of one
-    agent that does not delegate to the caller.
+    """Yield chains of agents that delegate to each other and finally to the caller; without such agents, chains of
+    one agent that does not delegate to the caller.
     """
     handing = list(dict.fromkeys(unit for unit in units if unit.kind == "delegate"))
     lifetimes = [one.lifetime for one in limits if one.lifetime is not None]

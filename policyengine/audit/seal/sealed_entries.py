@@ -59,7 +59,7 @@ class SealedEntries:
         return found[:count]
 
     def find(self, wanted: bytes, begin: int) -> int | None:
-        """Return the index of the first entry from `begin` that equals `wanted`; None if there is none, or if entries
+        """Return the index of the first entry from `begin` that equals `wanted`; None if no entry does, or if entries
         cannot be read.
         """
         index = begin

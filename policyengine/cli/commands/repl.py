@@ -181,8 +181,10 @@ class ReplLoop:
         if answer.met is False:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
-    def answered(self, rest: str, number: int) -> SessionAnswer:
-        """Decide the request on the line; without a request, return the last answer. Raises CommandError."""
+    def find_answer(self, rest: str, number: int) -> SessionAnswer:
+        """Return the answer to explain: to the request on the line or, without one, the last answer. Raises
+        CommandError.
+        """
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
         if found is None or (rest and not answers):
@@ -190,14 +192,14 @@ class ReplLoop:
         return found
 
     def explain(self, rest: str, number: int) -> None:
-        answer = self.answered(rest, number)
+        answer = self.find_answer(rest, number)
         if self.format is OutputFormat.JSON:
             print_json({"line": number, **answer.explanation.to_dict()}, indent=None)
         else:
             print_walk(str(answer.decision.outcome), answer.explanation.render())
 
     def why_not(self, rest: str, number: int) -> None:
-        answer = self.answered(rest, number)
+        answer = self.find_answer(rest, number)
         lines = list(answer.in_the_way())
         if self.format is OutputFormat.JSON:
             print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
