@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
+    approvals,
     audit_query,
     behavior,
     commands,
@@ -63,6 +64,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "rates": lambda _, say: rates.rates(say),
     "history": lambda _, say: history.run(say),
     "stores": lambda _, say: stores.run(say),
+    "approvals": lambda _, say: approvals.run(say),
     "faults": lambda _, say: faults.run(say),
     "timeouts": lambda _, say: timeouts.run(say),
     "directory": lambda _, say: directory.run(say),

@@ -36,7 +36,19 @@ APPLICATION: dict[str, Any] = {
 
 
 MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
-MEASURED = ("on", "decisions", "kinds", "applications", "first", "doors", "ways", "records", "targets", "summary")
+MEASURED = (
+    "on",
+    "decisions",
+    "kinds",
+    "applications",
+    "first",
+    "doors",
+    "ways",
+    "records",
+    "approvals",
+    "targets",
+    "summary",
+)
 
 
 def cell(text: object) -> str:

@@ -50,7 +50,7 @@ def tail(row: Row | None) -> str:
 
 
 SECTIONS = ("kinds", "decide", "paper", "first", "doors")
-RECORDS = ("seal", "query")
+RECORDS = ("seal", "query", "approvals")
 
 
 def on() -> str:
@@ -237,6 +237,18 @@ def records() -> str:
     p50, p99 = (f"{format_number(milliseconds)} ms" for milliseconds in seal["proofs_ms"])
     rows.append([f"`audit prove` with {seal['proved']:,} records", f"p50 {p50}, p99 {p99}"])
     return table(("what", "measured"), rows)
+
+
+def approvals() -> str:
+    """Return the median and the 99th percentile of each step of an approval, by store, in the pure build."""
+    found = read_result("approvals", "pure").data
+    stores = list(dict.fromkeys(one["where"] for one in found))
+    cells = {
+        (one["what"], one["where"]): f"{format_number(one['p50_us'])} / {format_number(one['p99_us'])}" for one in found
+    }
+    steps = dict.fromkeys(one["what"] for one in found)
+    rows = [[step, *(cells.get((step, where), "—") for where in stores)] for step in steps]
+    return table(("p50 / p99 in µs", *stores), rows)
 
 
 def targets() -> str:
