@@ -293,6 +293,12 @@ class HaltControl:
         """The latest liftings of halts in the store."""
         return self._store.latest.lifted
 
+    @property
+    def ended(self) -> tuple[Halt, ...]:
+        """The halts that have reached their end, and are still in the store or in the file."""
+        now = self.now()
+        return tuple(halt for followed in self._sources for halt in followed.halts or () if halt.until <= now)
+
     def halt(self, halt: Halt) -> Halt:
         """Set a halt, in this process before the method returns, and elsewhere within a second. Raises HaltError and
         StoreError; after a StoreError, the store may have the halt."""

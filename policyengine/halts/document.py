@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from policyengine.halts.errors import HaltError, HaltsFullError, HaltsUnreadableError, UnknownHaltError
 from policyengine.halts.requests import check_halt
@@ -22,12 +22,13 @@ ENDED_SECONDS: Final = 86_400  # seconds for which an ended halt is kept, becaus
 
 
 class HaltLift(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The end of a halt before its time. `at` is in seconds since 1970."""
+    """The end of a halt before its time. `at` is in seconds since 1970; `halt` is the halt itself, if there is room."""
 
     id: str
     reason: str
     at: int
     by: str = ""
+    halt: Halt | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the lifting as plain data, with its time as RFC 3339."""
@@ -47,7 +48,8 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
         document = self._next(now, (*self.halts, halt), self.lifted)
         if document.lacks_room(halt):  # only then, because the clock of this process may be wrong
             left = tuple(one for one in self.halts if one.until + ENDED_SECONDS > now)
-            document = self._next(now, (*left, halt), self.lifted)
+            lifted = tuple(structs.replace(one, halt=None) for one in self.lifted)
+            document = self._next(now, (*left, halt), lifted)
         if why := document.lacks_room(halt):
             raise HaltsFullError(why, "lift some of them, or halt everything")
         return document
@@ -64,7 +66,9 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
         left = tuple(one for one in self.halts if one.id != lifting.id)
         if len(left) == len(self.halts):
             raise unknown_halt(lifting.id, self.lifted)
-        return self._next(now, left, (*self.lifted, lifting)[-MAX_LIFTINGS:])
+        [halt] = (one for one in self.halts if one.id == lifting.id)
+        liftings = (*self.lifted, structs.replace(lifting, halt=halt))
+        return self._next(now, left, liftings[-MAX_LIFTINGS:])
 
     def _next(self, now: int, halts: tuple[Halt, ...], lifted: tuple[HaltLift, ...]) -> HaltDocument:
         """The number is the time in milliseconds or, if that is not higher, one more than the number before."""

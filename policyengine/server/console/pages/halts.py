@@ -39,6 +39,7 @@ from policyengine.time_formats import format_epoch_seconds
 
 ONCE_BYTES = 24
 COUNTED_TIME = timedelta(hours=1)
+MAX_ENDED_SHOWN = 50
 FORM_SECONDS = 3_600  # seconds for which a confirmation can be sent
 LABELS = {
     "agent": "Agent", "issuer": "Issuer", "user": "User", "chain_root": "First agent of the chain", "task": "Task",
@@ -117,16 +118,38 @@ class HaltForm:
         return None, errors
 
 
+@dataclass(frozen=True, slots=True)
+class EndedHalt:
+    """A halt that was lifted `by` an operator, or reached its end, which is `at`; the halt is None if it is no longer
+    known."""
+
+    id: str
+    halt: Halt | None
+    at: int
+    by: str = ""
+    reason: str = ""
+    is_lifted: bool = False
+
+
 # ── What is halted ────────────────────────────────────────────────────────────────────────────
 
 
 async def answer_halts(visit: ConsoleVisit) -> Response:
-    """Show the halts in effect, and those that were lifted last."""
+    """Show the halts in effect, and those that ended last."""
     halting = visit.console.engine.halting
     return render_visit(
-        visit, "halts.html.j2", "Halts", halts=halting.status.halts, lifted=list(reversed(halting.liftings)),
+        visit, "halts.html.j2", "Halts", halts=halting.status.halts, ended=list_ended(visit.console.engine),
         unreadable=halting.status.unreadable, may_halt=may_halt(visit), cover=describe_scope, when=format_epoch_seconds,
     )  # fmt: skip
+
+
+def list_ended(engine: Engine) -> list[EndedHalt]:
+    """Return the halts that ended last, newest first."""
+    lifted = [
+        EndedHalt(one.id, one.halt, one.at, one.by, one.reason, is_lifted=True) for one in engine.halting.liftings
+    ]
+    expired = [EndedHalt(halt.id, halt, halt.until) for halt in engine.halting.ended]
+    return sorted([*lifted, *expired], key=lambda one: one.at, reverse=True)[:MAX_ENDED_SHOWN]
 
 
 def may_halt(visit: ConsoleVisit) -> bool:
