@@ -25,11 +25,11 @@ from policyengine.checker.types.entity_hierarchy import check_inherited
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.catalog import CODES, DiagnosticDoc
 from policyengine.diagnostics.model import BoundExceededError, Diagnostic, sort_diagnostics
+from policyengine.gc_pause import gc_paused
 from policyengine.kernel.fingerprint import canonicalize
 from policyengine.lint import allow_comments, dead_limit_conditions, dead_rules, unbound_resource
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
 
 LANGUAGE_VERSION = "1"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from policyengine.behavior.bulk.event_queue import EventQueue
 from policyengine.behavior.bulk.line_filter import LineFilter
@@ -16,6 +14,7 @@ from policyengine.behavior.recent_file import RecentFile
 from policyengine.behavior.recent_requests import packed_days
 from policyengine.behavior.row import pack_row
 from policyengine.behavior.state import BehaviorState, SettingsOf
+from policyengine.gc_pause import gc_paused
 
 
 def learn_lines(
@@ -27,7 +26,7 @@ def learn_lines(
     out, so that learning a log a second time changes nothing.
     """
     queue = EventQueue(state, settings_of)
-    with without_collections():
+    with gc_paused():
         for position, line in enumerate(lines):
             found = filter.read(position, line)
             if found is not None:
@@ -35,18 +34,6 @@ def learn_lines(
         queue.flush()
     if filter.tally.learned:
         state.learn(max(state.model.content.made, filter.tally.latest), settings_of)
-
-
-@contextmanager
-def without_collections() -> Iterator[None]:
-    """Pause the search for cyclic garbage: learning makes none, and the search visits the rows of all callers."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def known_times(state: BehaviorState) -> dict[Caller, int]:

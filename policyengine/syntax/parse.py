@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.gc_pause import gc_paused
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.errors.explain import explain_syntax_error
 from policyengine.syntax.errors.recovery import RecoveringParser, parser_tables
-from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parser import LexError, LrParser
 from policyengine.syntax.text_checks import check_characters, find_bad_escapes
 from policyengine.syntax.tokens import Token

@@ -14,6 +14,7 @@ from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.explain.lines import ExplanationLine, Mark
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.format_values import quote_string as quoted
 from policyengine.runtime.request import RequestError
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
@@ -22,7 +23,6 @@ from policyengine.testcases import Case
 from policyengine.testing.adhoc import AdhocTestReader
 from policyengine.testing.decide_case import CaseSetupError
 from policyengine.testing.expectations import meets_expectation
-from policyengine.testing.properties.render_test import quote_string as quoted
 from policyengine.testing.runner import CaseRunner, CaseTrace
 
 HEAD = 'test "session" {\n'

@@ -19,6 +19,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import explain
 from policyengine.gc_freeze import objects_frozen
+from policyengine.gc_pause import gc_paused
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
@@ -26,7 +27,6 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.facts import Facts
 from policyengine.spec.required_history import history_conditions
 from policyengine.spec.trace import DecisionTrace
-from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testcases import Case
 from policyengine.testing.case_sequence import CaseSequence, LimitStandings
 from policyengine.testing.decide_case import (

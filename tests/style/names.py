@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import policyengine
-from policyengine.syntax.gc_pause import gc_paused
+from policyengine.gc_pause import gc_paused
 
 ROOT = Path(policyengine.__file__).parent
 TREES = (

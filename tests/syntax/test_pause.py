@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from policyengine.check import check_text
-from policyengine.syntax.gc_pause import gc_paused
+from policyengine.gc_pause import gc_paused
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ name with a `*`, and allows nothing destructive without a person who approves it
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from policyengine.checker.patterns.places import PlaceResolver, scope_alias
 from policyengine.importers.path_patterns import LITERAL
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
-from policyengine.runtime.format_values import format_value
+from policyengine.runtime.format_values import format_value, quote_string
 from policyengine.spec.facts import presenter_of
 from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.typesystem import Scalar
@@ -329,8 +328,3 @@ def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool])
     if not all(is_open or LITERAL.fullmatch(one) for one, is_open in parts):
         raise NotGrantableError("a policy cannot express the path")
     return f"{method} /{'/'.join('*' if is_open else one for one, is_open in parts)}"
-
-
-def quote_string(value: str) -> str:
-    """Return a string literal of the policy language."""
-    return json.dumps(value, ensure_ascii=not value.isprintable())

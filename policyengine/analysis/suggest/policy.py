@@ -20,7 +20,6 @@ from policyengine.analysis.suggest.needs import (
     check_writable_name,
     find_need,
     patterns_of,
-    quote_string,
     target_text,
 )
 from policyengine.analysis.suggest.render import SuggestedGrant, policy_lines
@@ -30,6 +29,7 @@ from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.importers.sanitize import quoted_comment
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
+from policyengine.runtime.format_values import quote_string
 from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module

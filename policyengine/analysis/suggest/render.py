@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.analysis.suggest.needs import SuggestedTarget, quote_string
+from policyengine.analysis.suggest.needs import SuggestedTarget
+from policyengine.runtime.format_values import quote_string
 from policyengine.time_formats import format_duration
 
 CREDENTIAL_REQUIREMENTS = (k.CredentialKinds, k.CredentialLifetime, k.CredentialAge, k.ProofOfPossession)

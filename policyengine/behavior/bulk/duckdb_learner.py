@@ -8,16 +8,16 @@ from policyengine.behavior.bulk.day_starts import DayStart, DayStarts
 from policyengine.behavior.bulk.event_table import EventTable, too_many_callers
 from policyengine.behavior.bulk.line_filter import LineFilter
 from policyengine.behavior.bulk.log_lines import LearnedLine
-from policyengine.behavior.learn_logs import without_collections
 from policyengine.behavior.log_events import FailureReport
 from policyengine.behavior.state import MAX_CALLERS, BehaviorState, SettingsOf
+from policyengine.gc_pause import gc_paused
 
 
 def learn_with_duckdb(
     lines: Iterable[LearnedLine], filter: LineFilter, state: BehaviorState, settings_of: SettingsOf
 ) -> None:
     """Learn as `learn_lines` does, with the same result. Raises BulkError, OSError."""
-    with without_collections(), EventTable.open(state.tagger) as table:
+    with gc_paused(), EventTable.open(state.tagger) as table:
         groups = settings_of("").groups
         days, starts = DayStarts(state, groups), list[DayStart]()
         for position, line in enumerate(lines):

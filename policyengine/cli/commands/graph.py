@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import PoliciesOrBundle
 from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text
+from policyengine.cli.output.text_file import write_text_file
 
 if TYPE_CHECKING:
     from policyengine.compiler.graph.box import Box
@@ -106,7 +107,7 @@ def graph(
     box = _draw_tree(kernel, agent, group or [], endpoint, depth, all)
     picture = format or (SUFFIXES.get(output.suffix.lower(), GraphFormat.TEXT) if output else GraphFormat.TEXT)
     if output is not None:
-        _write(output, _render(kernel, box, picture, ascii=False))
+        write_text_file(output, _render(kernel, box, picture, ascii=False))
     elif picture is GraphFormat.TEXT:
         _show(box)
     else:
@@ -158,13 +159,6 @@ def _render(kernel: Kernel, box: Box, picture: GraphFormat, *, ascii: bool) -> s
 
 def _data(kernel: Kernel, box: Box) -> dict[str, Any]:
     return {"packages": list(kernel.packages), "revision": kernel.revision, "boxes": box.size, "tree": box.to_dict()}
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise file_error(file, error) from None
 
 
 # ── Terminal output ───────────────────────────────────────────────────────────────────────────

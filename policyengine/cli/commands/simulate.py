@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.bounded_files import read_lines
 from policyengine.cli.atomic_write import refuse_to_replace_log
-from policyengine.cli.errors import CommandError, file_error, log_error, short_log_messages
+from policyengine.cli.errors import CommandError, log_error, short_log_messages
 from policyengine.cli.options.common import EntitySources, PoliciesOrBundle, TrustedKeys
 from policyengine.cli.options.simulate import (
     CallerCount,
@@ -29,6 +29,7 @@ from policyengine.cli.options.simulate import (
     WorkflowRequests,
 )
 from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text, show_progress
+from policyengine.cli.output.text_file import write_text_file
 from policyengine.cli.request_input import MAX_REQUEST_BYTES, STDIN, describe_place
 from policyengine.cli.run_simulation import SimulateCommand, WorkflowTraffic
 from policyengine.control_characters import one_line
@@ -168,7 +169,7 @@ def _play_events(
 def _output_result(played: SimulationResult, format: ChartFormat | None, output: Path | None) -> int:
     picture = format or (SUFFIXES.get(output.suffix.lower(), ChartFormat.TEXT) if output else ChartFormat.TEXT)
     if output is not None:
-        _write(output, _render(played, picture, ascii=False))
+        write_text_file(output, _render(played, picture, ascii=False))
     elif picture is ChartFormat.TEXT:
         _show(played, Screen())
     else:
@@ -208,10 +209,3 @@ def _show(played: SimulationResult, screen: Screen) -> None:
             screen.line(name, (blocks, STYLES.get(row.name, "")), told)
         else:
             screen.line(row.name)
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise file_error(file, error) from None

@@ -27,10 +27,10 @@ from policyengine.compiler.bundle.signature import BundleSignature, BundleSignin
 from policyengine.compiler.bundle.tables import BundleDataError
 from policyengine.compiler.tree import Tree
 from policyengine.diagnostics.model import Diagnostic, PolicyError
+from policyengine.gc_pause import gc_paused
 from policyengine.kernel import Kernel
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.source import Source, Span
-from policyengine.syntax.gc_pause import gc_paused
 
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"

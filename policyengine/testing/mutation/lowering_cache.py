@@ -26,11 +26,11 @@ from policyengine.checker.patterns.places import PlaceResolver
 from policyengine.checker.reporter import Reporter
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.gc_pause import gc_paused
 from policyengine.lint import dead_rules, unbound_resource
 from policyengine.source import is_test_file
 from policyengine.spec.required_history import history_conditions, with_retention
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.gc_pause import gc_paused
 from policyengine.testing.mutation.faults import Fault
 
 KernelRule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit

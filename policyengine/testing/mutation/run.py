@@ -14,8 +14,8 @@ from typing import TypeAlias
 from policyengine.check import CheckResult, check
 from policyengine.child_processes import safe_multiprocessing
 from policyengine.gc_freeze import objects_frozen
+from policyengine.gc_pause import gc_paused
 from policyengine.source import Source
-from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parse import parse
 from policyengine.testcases import Case
 from policyengine.testing.mutation.accepted_survivors import explanations_in, match_explanations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.policy_files import parse_head
+from policyengine.runtime.format_values import quote_string
 from policyengine.runtime.values import Invalid
 from policyengine.testcases import GivenApproval, Property
 from policyengine.testcases.scenario import DEFAULT_TIME
@@ -86,10 +86,6 @@ class TestNameWriter:
     def record(self, members: Mapping[str, object]) -> str:
         inside = ", ".join(f"{key_text(name)}: {self.value(value)}" for name, value in members.items())
         return f"{{ {inside} }}" if inside else "{ }"
-
-
-def quote_string(value: str) -> str:
-    return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def time_text(value: datetime) -> str:

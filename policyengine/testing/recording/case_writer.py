@@ -17,6 +17,7 @@ from policyengine.compiler.sizes import AnySizes
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.format_values import quote_string
 from policyengine.runtime.values import Invalid
 from policyengine.source import Source, Span
 from policyengine.testcases.fact_catalogue import CatalogueAttribute, CatalogueFact, FactCatalogue, FactGroup
@@ -27,7 +28,6 @@ from policyengine.testing.properties.render_test import (
     BARE_TOOL_NAME,
     TestNameWriter,
     path_text,
-    quote_string,
     time_text,
 )
 from policyengine.time_formats import format_duration

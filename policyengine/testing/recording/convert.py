@@ -18,6 +18,7 @@ from policyengine.check import CheckResult
 from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.format_values import quote_string
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
 from policyengine.spec.match_endpoint import match_pattern
@@ -26,7 +27,6 @@ from policyengine.syntax.format import format_module
 from policyengine.testcases import Case
 from policyengine.testing.case_sequence import CaseSequence, settle_alone
 from policyengine.testing.decide_case import decide_case
-from policyengine.testing.properties.render_test import quote_string
 from policyengine.testing.recording.case_writer import CaseWriter, InexpressibleError, RecordedCase
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import GROUPED_ROOTS, ROOTS

@@ -1,5 +1,5 @@
-"""Pauses garbage collection while a policy is read: parsing creates many long-lived objects, which the collector would
-traverse repeatedly.
+"""Pauses garbage collection while a policy or many lines of a log are read: both create many long-lived objects and no
+cycles, which the collector would traverse repeatedly.
 """
 
 from __future__ import annotations
