@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -18,12 +18,21 @@ from policyengine.typesystem import EntityRef
 
 class ProvedPerson(NamedTuple):
     """The user and the issuer that a credential proves. `by_agent` means that the credential names an agent or a chain,
-    so that an agent presents it, not the user.
+    so that an agent presents it, not the user. `aliases` are other names that the issuer gives to the user, such as
+    `sub` if another claim names users: a revocation or a halt may use any of the names.
     """
 
     user: str | None
     issuer: str | None
     by_agent: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+def find_aliases(user: str | None, issuer: str | None, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the aliases of a user among the revocation names of a credential. A revoked token or key voids no answer:
+    people sign out, and keys are renewed, after an answer that was theirs."""
+    mark = f"user:{issuer}/"
+    return tuple(sorted({name.removeprefix(mark) for name in names if name.startswith(mark)} - {user}))
 
 
 class ApproverRefusal(StrEnum):

@@ -16,6 +16,8 @@ from policyengine.stores.approvals import ApprovalRow
 from policyengine.stores.transition import digest_parts
 
 KEPT_MICROSECONDS = 3_600_000_000  # how long an ended approval is kept, so that its requester learns how it ended
+# How long an unanswered approval is kept until its expiry is on record, so that a server that starts later records it.
+KEPT_UNRECORDED_MICROSECONDS = 7 * 86_400_000_000
 
 
 class ApprovalState(StrEnum):
@@ -32,13 +34,27 @@ class ApprovalState(StrEnum):
 
 class ApproverAnswer(Struct, frozen=True):
     """The answer of one person, proved by a credential of an issuer, at a time in microseconds since 1970. `channel`
-    says how the person was asked, if not by a credential of the person: `mcp` if an MCP client asked its user."""
+    says how the person was asked, if not by a credential of the person: `mcp` if an MCP client asked its user.
+    `aliases` are other names of the person at the issuer, by which the person may be revoked or halted."""
 
     by: str
     issuer: str | None
     at: int
     reason: str | None = None
     channel: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the person at the issuer."""
+        return (self.by, *self.aliases)
+
+    def is_by_same_person(self, other: ApproverAnswer) -> bool:
+        """Return whether two answers are of one person: of one name, under any issuer and in any spelling, or of two
+        names that one issuer gives to one user."""
+        if fold_name(self.by) == fold_name(other.by):
+            return True
+        return self.issuer == other.issuer and not set(self.names).isdisjoint(other.names)
 
 
 class ApprovalRequest(Struct, frozen=True):
@@ -120,10 +136,16 @@ class ApprovalRequest(Struct, frozen=True):
 
     def to_row(self) -> ApprovalRow:
         """Return the row that a store keeps."""
+        kept = KEPT_UNRECORDED_MICROSECONDS if self.is_unanswered else KEPT_MICROSECONDS
         return ApprovalRow(
-            self.id, self.binding, msgpack.encode(self), self.ends, max(self.ends, self.expires) + KEPT_MICROSECONDS,
-            self.quota_names,
+            self.id, self.binding, msgpack.encode(self), self.ends, max(self.ends, self.expires) + kept,
+            (*self.quota_names, *([UNRECORDED_APPROVALS] if self.is_unanswered else [])),
         )  # fmt: skip
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether people have not answered, or not enough of them, and no expiry is on record."""
+        return self.refusal is None and len(self.votes) < self.count and not self.expiry_recorded
 
     @property
     def quota_names(self) -> tuple[str, ...]:
@@ -157,6 +179,7 @@ class ApprovalRequest(Struct, frozen=True):
 
 
 ALL_APPROVALS = "all"
+UNRECORDED_APPROVALS = "unrecorded"  # no quota: the unanswered approvals, until their expiry is on record
 _DECODER = msgpack.Decoder(ApprovalRequest)
 
 
@@ -184,11 +207,11 @@ class ApprovalChangeError(ValueError):
 
 
 def add_vote(approval: ApprovalRequest, vote: ApproverAnswer) -> ApprovalRequest:
-    """Return the approval with the vote of a person. A second vote of the same person, by whichever session and in
-    whichever spelling of the name, replaces the first. Raises ApprovalChangeError unless the approval waits for votes.
+    """Return the approval with the vote of a person. A second vote of the same person, by whichever session and under
+    whichever name, replaces the first. Raises ApprovalChangeError unless the approval waits for votes.
     """
     require_pending(approval, vote.at)
-    others = tuple(one for one in approval.fresh_votes(vote.at) if fold_name(one.by) != fold_name(vote.by))
+    others = tuple(one for one in approval.fresh_votes(vote.at) if not one.is_by_same_person(vote))
     return structs.replace(approval, votes=(*others, vote))
 
 
@@ -207,4 +230,9 @@ def withdraw(approval: ApprovalRequest, now: int) -> ApprovalRequest:
 def require_pending(approval: ApprovalRequest, now: int) -> None:
     state = approval.state(now)
     if state is not ApprovalState.PENDING:
-        raise ApprovalChangeError(f"the approval is {state}, and can no longer be answered")
+        raise ApprovalChangeError(describe_end(state))
+
+
+def describe_end(state: ApprovalState) -> str:
+    """Return why an approval cannot be answered, for the person who tries to."""
+    return f"the approval is {state}, and can no longer be answered"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,10 +98,23 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         )  # fmt: skip
     require_readable_halts(engine)
     check_issuer_names(settings, engine.kernel.issuers)
-    for message, hint in unknown_approvers(settings, engine.kernel):
+    for message, hint in (*unknown_approvers(settings, engine.kernel), *people_warnings(settings, engine, sources)):
         Screen(sys.stderr).warn(message if hint is None else f"{message}: {hint}")
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp, webhooks)
+
+
+def people_warnings(
+    settings: ProjectSettings, engine: Engine, sources: EntitySources | None
+) -> Iterator[tuple[str, str | None]]:
+    """Yield a message and a hint for each rule about people that the entities do not match; nothing without
+    entities."""
+    if sources is None:
+        return
+    from policyengine.cli.approver_warnings import lacking_approvers, unknown_role_attributes
+
+    yield from lacking_approvers(engine.kernel, engine.directory)
+    yield from unknown_role_attributes(settings.console, engine.kernel, engine.directory)
 
 
 def require_readable_halts(engine: Engine) -> None:
@@ -142,16 +154,8 @@ def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:
     keys = None if setup.trust is None else tuple(setup.trust)
     origin = ReloadSource(tuple(setup.paths), sources, keys, settings=settings_file(setup.paths))
     held = ReloadableEngine(engine, origin, loaded.rules)
-    if loaded.webhooks is not None:
-        loaded.webhooks.sweep = partial(record_expiries, held)
     following = build_entity_watcher(held, sources, loaded.stamp, files=not setup.reload.watch, rules=loaded.rules)
     return ServedEngine(held, following, tests)
-
-
-def record_expiries(held: ReloadableEngine) -> None:
-    """Record the approvals that have expired without an answer."""
-    if held.current.approvals is not None:
-        held.current.approvals.record_expiries()
 
 
 def build_entity_watcher(

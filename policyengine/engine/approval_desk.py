@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import sleep
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import structs
 
@@ -16,6 +16,7 @@ from policyengine.approvals.eligibility import (
     REFUSAL_HINTS,
     ApproverRefusal,
     ProvedPerson,
+    find_aliases,
     find_general_refusal,
     find_refusal,
 )
@@ -29,6 +30,7 @@ from policyengine.approvals.model import (
     ApprovalState,
     ApproverAnswer,
     add_vote,
+    describe_end,
     read_row,
     refuse,
     to_datetime,
@@ -113,8 +115,8 @@ class ApprovalDesk:
     # ── For timers and reloads ────────────────────────────────────────────────────────────────
 
     def record_expiries(self) -> None:
-        """Record the approvals that have expired without an answer, and notify the listener. The thread of webhooks
-        calls it about every second."""
+        """Record the approvals that have expired without an answer, also while no process ran, and notify the listener.
+        Servers call it about every second."""
         self._expiry.follow(self._decider.now())
 
     def adopt(self, previous: ApprovalDesk) -> None:
@@ -331,35 +333,34 @@ class ApprovalDesk:
     ) -> Sequence[ApproverRefusal | None]:
         """Return the same as `find_refusal` for each approval; the rows of all are looked up together. Raises
         StoreError."""
-        if person.user is not None and self._is_halted(person.user, person.issuer):
+        names = () if person.user is None else (person.user, *person.aliases)
+        if names and self._is_halted(names, person.issuer):
             return [ApproverRefusal.HALTED] * len(approvals)
-        if approvals and person.user is not None and self._is_revoked(person.user, person.issuer):
+        if approvals and self._are_revoked([(names, person.issuer)]):
             return [ApproverRefusal.REVOKED] * len(approvals)
         issuers, named = self._decider.kernel.issuers, self.settings.issuers
         return self._decider.compiled.entities.read_all(
             lambda entities: [find_refusal(one, person, entities, issuers, named) for one in approvals]
         )
 
-    def _is_halted(self, user: str, issuer: str | None) -> bool:
-        """Return whether a halt covers the answers of this person now."""
+    def _is_halted(self, names: Collection[str], issuer: str | None) -> bool:
+        """Return whether a halt covers the answers of the person with these names now."""
         halting = self._decider.halting
         if halting.current is None or (halts := halting.enter(self._decider.nanoseconds())) is None:
             return False
         urls = issuer_urls(self._decider.kernel)
-        return any(covers_person(armed.halt, user, issuer, urls) for armed in halts)
+        return any(covers_person(armed.halt, names, issuer, urls) for armed in halts)
 
-    def _is_revoked(self, user: str, issuer: str | None) -> bool:
-        """Return whether the user was revoked. Raises StoreError."""
-        if issuer is None:
-            return False
-        return bool(self._decider.store.marks.revoked([f"user:{issuer}/{user}"], self._decider.seconds()))
+    def _are_revoked(self, people: Iterable[tuple[Collection[str], str | None]]) -> bool:
+        """Return whether one of these people, each with names and an issuer, was revoked. Raises StoreError."""
+        marks = [f"user:{issuer}/{name}" for names, issuer in people if issuer is not None for name in names]
+        return bool(marks and self._decider.store.marks.revoked(marks, self._decider.seconds()))
 
     def _has_void_vote(self, approval: ApprovalRequest) -> bool:
         """Return whether a person who approved is halted now or was revoked. Raises StoreError."""
-        if any(self._is_halted(vote.by, vote.issuer) for vote in approval.votes):
+        if any(self._is_halted(vote.names, vote.issuer) for vote in approval.votes):
             return True
-        names = [f"user:{vote.issuer}/{vote.by}" for vote in approval.votes if vote.issuer is not None]
-        return bool(names and self._decider.store.marks.revoked(names, self._decider.seconds()))
+        return self._are_revoked((vote.names, vote.issuer) for vote in approval.votes)
 
     def _answer(
         self,
@@ -375,7 +376,8 @@ class ApprovalDesk:
             self.require_approver(approval, person)
             if not self.is_current(approval):
                 raise ApprovalChangeError(CHANGED_POLICIES)
-            return change(approval, ApproverAnswer(person.user or "", person.issuer, now, reason, channel))
+            vote = ApproverAnswer(person.user or "", person.issuer, now, reason, channel, person.aliases)
+            return change(approval, vote)
 
         return self._status(*self._change(id, answer, is_answer=True))
 
@@ -390,13 +392,13 @@ class ApprovalDesk:
             before = store.find(id, now)
             if before is None:
                 raise ApprovalNotFoundError
-            known = self._settle(before, now)
+            known, stored = self._settle_row(before, now)
             if known.unrecorded:
                 sleep(RECORDING_PAUSE_SECONDS)
                 continue
-            after = structs.replace(change(known, now), unrecorded=is_answer)
+            after = structs.replace(self._apply(change, known, now), unrecorded=is_answer)
             row = after.to_row()
-            if not store.save(row, known.to_row(), now):
+            if not store.save(row, stored, now):
                 continue
             if not is_answer:
                 return after, now
@@ -408,14 +410,33 @@ class ApprovalDesk:
             raise StoreError("the decision log cannot be written", "the answer cannot be recorded")
         raise StoreError("other processes change the same approval")
 
+    def _apply(
+        self, change: Callable[[ApprovalRequest, int], ApprovalRequest], approval: ApprovalRequest, now: int
+    ) -> ApprovalRequest:
+        """Return the changed approval. Raises the errors of `change`; that of an approval which was used says so."""
+        try:
+            return change(approval, now)
+        except ApprovalChangeError as error:
+            if self.is_current(approval) and self._status(approval, now).state is ApprovalState.SPENT:
+                raise ApprovalChangeError(describe_end(ApprovalState.SPENT)) from None
+            raise error
+
     def _settle(self, row: ApprovalRow, now: int) -> ApprovalRequest:
         """Return the approval in a row. If the process that saved the last answer ended before the answer was on
         record, record it. Raises StoreError."""
+        return self._settle_row(row, now)[0]
+
+    def _settle_row(self, row: ApprovalRow, now: int) -> tuple[ApprovalRequest, ApprovalRow]:
+        """Return the same as `_settle`, and the row that is stored then. It is compared byte for byte with the row in
+        the store, so an unchanged row is not encoded again: another version may have written it. Raises StoreError."""
         approval = read_known_row(row)
         answer = approval.last_answer
         if not approval.unrecorded or answer is None or now - answer.at < RECORDING_MICROSECONDS:
-            return approval
-        return self._count_answer(approval, row, now) if self._record_answer(approval) else approval
+            return approval, row
+        if not self._record_answer(approval):
+            return approval, row
+        counted = self._count_answer(approval, row, now)
+        return counted, counted.to_row()
 
     def _count_answer(self, approval: ApprovalRequest, row: ApprovalRow, now: int) -> ApprovalRequest:
         """Save that the last answer is on record, so that it counts. Raises StoreError."""
@@ -493,9 +514,8 @@ def with_tickets(decision: Decision, tickets: dict[str, ApprovalTicket]) -> Deci
     return structs.replace(decision, answer=answer)
 
 
-def person_of(request: Request) -> ProvedPerson:
-    """Return the person whom the verified facts of a request name."""
-    facts = request.facts
+def person_of(facts: Mapping[str, Any], names: Iterable[str] = ()) -> ProvedPerson:
+    """Return the person whom verified facts name. `names` are the revocation names of the credential."""
 
     def named(root: str, member: str) -> str | None:
         found = facts.get(root)
@@ -503,4 +523,5 @@ def person_of(request: Request) -> ProvedPerson:
         return value if isinstance(value, str) and value else None
 
     by_agent = any(facts.get(root) is not None for root in ("agent", "chain"))
-    return ProvedPerson(named("user", "id"), named("credential", "issuer"), by_agent)
+    user, issuer = named("user", "id"), named("credential", "issuer")
+    return ProvedPerson(user, issuer, by_agent, find_aliases(user, issuer, names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from threading import Lock
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from policyengine.approvals.model import ALL_APPROVALS, ApprovalDamagedError, ApprovalRequest, ApprovalState, read_row
+from policyengine.approvals.model import (
+    ALL_APPROVALS,
+    KEPT_MICROSECONDS,
+    UNRECORDED_APPROVALS,
+    ApprovalDamagedError,
+    ApprovalRequest,
+    ApprovalState,
+    read_row,
+)
 from policyengine.stores.approvals import MAX_LISTED_ROWS, ApprovalRow
 from policyengine.stores.base import StoreError
 
@@ -17,21 +26,29 @@ if TYPE_CHECKING:
     from policyengine.engine.decider import Decider
 
 MAX_RECORDED = 20  # maximum approvals to record in one call, so that no call takes long
-READ_AGAIN_MICROSECONDS = 300_000_000  # between two readings of the approvals that other processes have opened
+# Between two readings of the approvals that other processes have opened; less by chance, so that processes that start
+# together do not read together.
+READ_AGAIN_MICROSECONDS = 300_000_000
+MIN_READ_AGAIN_SHARE = 0.75
 
 
 class ExpiryRecorder:
     """The approvals that may expire, as far as this process knows: those that it opened, and those that waited in the
-    store when it last read them all. Most calls of `sweep` only compare two numbers. `record` writes the expiry to the
-    log, and returns False if it must be tried again.
+    store, or had expired without a record, when it last read them all. Most calls of `sweep` only compare two numbers.
+    `record` writes the expiry to the log, and returns False if it must be tried again.
     """
 
-    def __init__(self, decider: Decider, record: Callable[[ApprovalRequest], bool]) -> None:
-        self._decider, self._record = decider, record
+    def __init__(
+        self,
+        decider: Decider,
+        record: Callable[[ApprovalRequest], bool],
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._decider, self._record, self._draw = decider, record, draw
         self._lock = Lock()
         self._due: list[tuple[int, str]] = []  # a heap: when an approval expires, and its id
         self._ids: set[str] = set()
-        self._is_complete, self._read_at = False, 0
+        self._is_complete, self._read_at, self._read_again = False, 0, READ_AGAIN_MICROSECONDS
 
     def track(self, approval: ApprovalRequest) -> None:
         """Remember an approval that this process has opened."""
@@ -48,7 +65,7 @@ class ExpiryRecorder:
         """Do the same as `sweep` for a timer: from time to time, read again which approvals wait in the store, so that
         those of a process that has ended since are recorded, too."""
         try:
-            if not 0 <= now - self._read_at < READ_AGAIN_MICROSECONDS:
+            if not 0 <= now - self._read_at < self._read_again:
                 self._read_all(now)
         except StoreError:
             return
@@ -83,6 +100,8 @@ class ExpiryRecorder:
         if len(approval.votes) == approval.count:  # it was approved, and not used in time
             return True
         recorded = structs.replace(approval, expiry_recorded=True).to_row()
+        if recorded.until <= now:  # it expired long ago, while no process ran
+            recorded = recorded._replace(until=now + KEPT_MICROSECONDS)
         if not self._decider.store.approvals.save(recorded, row, now) or self._record(approval):
             return True
         self._decider.store.approvals.save(row, recorded, now)
@@ -104,10 +123,15 @@ class ExpiryRecorder:
             yield expires, id
 
     def _read_all(self, now: int) -> None:
-        """Remember the approvals in the store that wait."""
-        store, skip = self._decider.store.approvals, 0
-        while rows := store.rows(ALL_APPROVALS, now, skip):
-            for row in rows:  # the row of a waiting approval lives until it expires
-                self._push(row.live, row.id)
-            skip += MAX_LISTED_ROWS
+        """Remember the approvals in the store that wait, and those that expired while no process recorded it."""
+        store = self._decider.store.approvals
+        for read, name in ((store.rows, ALL_APPROVALS), (store.ended, UNRECORDED_APPROVALS)):
+            skip = 0
+            while len(rows := read(name, now, skip)) > 0:
+                for row in rows:  # the row of a waiting approval lives until it expires
+                    self._push(row.live, row.id)
+                skip += MAX_LISTED_ROWS
+                if len(rows) < MAX_LISTED_ROWS:
+                    break
         self._is_complete, self._read_at = True, now
+        self._read_again = round(READ_AGAIN_MICROSECONDS * self._draw(MIN_READ_AGAIN_SHARE, 1.0))

@@ -91,7 +91,14 @@ def prove_credentials(
     try:
         return identity.prove(credentials, proof_request(request, credentials), now)
     except CredentialError as why:
+        log_refusal(identity, why)
         return CredentialRefusal(why.refusal)
+
+
+def log_refusal(identity: CredentialAuthenticator, why: CredentialError) -> None:
+    code = why.refusal.value
+    told = f"a credential was refused: {why}"
+    identity.telling.tell(logging.INFO, code, told, event="credential_refused", code=code)
 
 
 def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int) -> bool:
@@ -135,9 +142,7 @@ def authenticate_request(identity: CredentialAuthenticator, request: Request, no
     try:
         found = identity.prove(credentials, proof_request(request, credentials), now)
     except CredentialError as why:
-        code = why.refusal.value
-        told = f"a credential was refused: {why}"
-        identity.telling.tell(logging.INFO, code, told, event="credential_refused", code=code)
+        log_refusal(identity, why)
         return with_refusal(request, why.refusal)
     log_claim_mismatches(identity, request.facts, found)
     if identity.only_proved:

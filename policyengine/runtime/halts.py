@@ -190,15 +190,15 @@ def covers_request(
     return halt.package is None or fold_name(halt.package) in map(fold_name, opening())
 
 
-def covers_person(halt: Halt, user: str, issuer: str | None, urls: Mapping[str, str | None]) -> bool:
+def covers_person(halt: Halt, names: Collection[str], issuer: str | None, urls: Mapping[str, str | None]) -> bool:
     """Return whether a halt covers what a user does without an agent, such as the answer to an approval: a halt of
-    everything, or one that names the user or the issuer, but no agent, task or tool."""
+    everything, or one that names the user, by any of the `names`, or the issuer, but no agent, task or tool."""
     if halt.everything:
         return True
-    given = {"user": user, "issuer": issuer, "chain_root": user}
+    given: Mapping[str, Collection[object]] = {"user": names, "issuer": (issuer or ABSENT,), "chain_root": names}
     named = [(member, fold_name(text)) for member in NAME_MEMBERS if (text := getattr(halt, member)) is not None]
     return bool(named) and all(
-        names_match(member, pattern, known_names([given.get(member) or ABSENT]), urls) for member, pattern in named
+        names_match(member, pattern, known_names(given.get(member, ())), urls) for member, pattern in named
     )
 
 

@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 
 from policyengine.engine.approval_context import describe_details
 from policyengine.engine.approval_views import describe_approval, describe_status
-from policyengine.engine.question import Question
 from policyengine.http.client_credentials import read_client_credentials
+from policyengine.identity.verified import VerifiedCredential
 from policyengine.runtime.credential_errors import describe_refusal, parse_refusal_code
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import check_members
@@ -248,15 +248,14 @@ class ApprovalRoutes:
         raw = read_client_credentials(given, method=http.method, url=url, own=True, certificate=None)
         if not raw:
             raise unproved_person("a token of a person is required")
-        asked = {"request": {"method": http.method, "path": http.url.path}, "credentials": raw}
-        authenticated = engine.authenticate(Question(asked))
-        request = authenticated.request
-        credential = request.facts.get("credential")
+        asked = engine.prove({"request": {"method": http.method, "path": http.url.path}, "credentials": raw})
+        facts = engine.authenticate(asked).request.facts
+        credential, proved = facts.get("credential"), asked["credentials"]
         refused = credential.get("refused") if isinstance(credential, dict) else "missing"
         if refused is not None:
             detail = f"the token is not accepted: {describe_refusal(parse_refusal_code(refused))}"
             raise unproved_person(detail, error=', error="invalid_token"')
-        return person_of(request)
+        return person_of(facts, proved.names if isinstance(proved, VerifiedCredential) else ())
 
 
 NO_STORE = (("Cache-Control", "no-store"),)

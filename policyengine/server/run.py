@@ -21,6 +21,7 @@ from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts
 from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
+from policyengine.reload.expiry_timer import expiry_timer
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
 from policyengine.server.app import DecisionApp, build_app
@@ -314,7 +315,7 @@ def run_server(
     if listener is not None:
         listener.wake()  # sends what an earlier process has left
     try:
-        with start_console(console, reloading, places, shared, place):
+        with expiry_timer(reloading), start_console(console, reloading, places, shared, place):
             server.run(sockets=list(places.ports))
     finally:
         if following is not None:

@@ -76,6 +76,11 @@ class ApprovalStore(Protocol):
         first `skip`."""
         ...
 
+    def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        """Return rows that still count under a name but are no longer live, at most MAX_LISTED_ROWS, the one that ended
+        first first, without the first `skip`. `open` forgets them under the names of its quotas."""
+        ...
+
 
 def decode_row(encoded: bytes) -> ApprovalRow:
     """Decode a row. Raises ValueError."""
@@ -132,6 +137,13 @@ class MemoryApprovals:
         with self._lock:
             known = [row for id in self._counts.get(name, ()) if (row := self._rows.get(id)) and row.live > now]
         known.sort(key=lambda row: (row.live, row.id), reverse=True)
+        return known[skip : skip + MAX_LISTED_ROWS]
+
+    def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        with self._lock:
+            rows = (self._rows.get(id) for id in self._counts.get(name, ()))
+            known = [row for row in rows if row is not None and row.live <= now < row.until]
+        known.sort(key=lambda row: (row.live, row.id))
         return known[skip : skip + MAX_LISTED_ROWS]
 
     def _live(self, name: str, now: int) -> int:

@@ -43,6 +43,9 @@ class ResilientApprovals:
     def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
         return self._call(lambda: self._approvals.rows(name, now, skip), self._reads)
 
+    def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        return self._call(lambda: self._approvals.ended(name, now, skip), self._reads)
+
     def _call(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
         self._agree()
         with breaker:

@@ -28,20 +28,18 @@ STOP_SECONDS = 1.0  # to write and send the last messages when a process ends
 
 
 class WebhookDispatcher:
-    """The webhooks of one server. The thread that writes the spool calls `sweep` about every second, which records the
-    approvals that have expired and calls `notify` for each of them."""
+    """The webhooks of one server."""
 
     def __init__(
         self,
         targets: Sequence[WebhookTarget],
         spool: WebhookSpool,
         links: WebhookLinks,
-        sweep: Callable[[], None] = lambda: None,
         *,
         now: Callable[[], float] = time,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.targets, self.links, self.sweep = tuple(targets), links, sweep
+        self.targets, self.links = tuple(targets), links
         self._spool, self._now, self._clock = spool, now, clock
         self.senders = tuple(WebhookSender(target, spool, clock=clock, now=now) for target in self.targets)
         self._throttle = LogThrottle.every(clock=clock)
@@ -92,18 +90,6 @@ class WebhookDispatcher:
     # ── The spool ─────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> None:
-        """Write the queued events to the spool, then call `sweep` and write its events. Failures are logged, not
-        raised."""
-        self._write()
-        try:
-            self.sweep()
-        except Exception as error:  # a defect must not end the thread
-            text = f"expired approvals cannot be recorded: {error!r}"
-            self._throttle.tell(logging.ERROR, "sweep", text, event="webhook_fails")
-        if self._queue:
-            self._write()
-
-    def _write(self) -> None:
         """Write the queued events to the spool. Failures are logged, not raised."""
         try:
             self._write_queue()
@@ -181,7 +167,7 @@ class WebhookDispatcher:
         """End the threads within `seconds`. What was not sent waits in the spool."""
         if not self._threads.stop(seconds, (self._ready, *self._sending.values())):
             return
-        self._write()  # without `sweep`, whose store may take long to answer
+        self.tick()
         if self._spool.is_shared:
             self._spool.close()
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread, current_thread
+from threading import Event
 from typing import Any
 
 import pytest
 
 from policyengine.approvals.events import ApprovalEventKind
-from policyengine.approvals.model import KEPT_MICROSECONDS
+from policyengine.approvals.model import KEPT_UNRECORDED_MICROSECONDS
 from policyengine.audit import DecisionLog, OnFailure
 from policyengine.reload import ReloadableEngine
+from policyengine.reload.expiry_timer import ExpiryTimer
 from policyengine.server.telemetry.metrics import render_metrics
 from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
@@ -47,7 +47,6 @@ class Office:
             clock=lambda: self.now,
         )  # fmt: skip
         self.desk = Desk(store or MemoryStore(), listener=self.webhooks, **more)
-        self.webhooks.sweep = lambda: self.desk.approvals.record_expiries()
         OPEN.append(self.spool)
 
     @property
@@ -56,8 +55,13 @@ class Office:
 
     def written(self, webhook: str = "a") -> list[str]:
         """Return the kinds of the messages that wait, and remove them."""
-        self.webhooks.tick()
+        self.tick()
         return [json.loads(one.body)["type"].removeprefix("approval.") for one in leased(self.spool, webhook)]
+
+    def tick(self) -> None:
+        """Do what the timer of expiries and the thread of the webhooks do."""
+        self.desk.approvals.record_expiries()
+        self.webhooks.tick()
 
 
 def leased(spool: WebhookSpool, webhook: str = "a") -> list[SpoolMessage]:
@@ -178,7 +182,7 @@ def test_what_is_told_when_an_approval_expires_is_on_record(tmp_path: Path) -> N
     office = Office(log=log)
     id = office.desk.opened()
     office.desk.later(days=1, seconds=1)
-    office.webhooks.tick()
+    office.tick()
     log.close()
     assert states_on_record(tmp_path / "log") == [(id, "pending"), (id, "expired")]
     [opened, expired] = [json.loads(one.body) for one in leased(office.spool)]
@@ -221,7 +225,7 @@ def test_the_end_is_not_told_if_the_approval_was_deleted() -> None:
     office = Office()
     office.desk.opened()
     office.written()
-    office.desk.later(days=1, seconds=KEPT_MICROSECONDS / 1_000_000)
+    office.desk.later(days=1, seconds=KEPT_UNRECORDED_MICROSECONDS / 1_000_000)
     assert office.written() == []
     assert office.spool.states() == {}
 
@@ -234,7 +238,7 @@ def test_processes_with_one_store_and_their_own_spools_tell_an_end_once(tmp_path
     for office in offices:
         office.desk.later(days=1)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda office: office.webhooks.tick(), offices * 3))
+        list(pool.map(lambda office: office.tick(), offices * 3))
     told = [json.loads(one.body) for office in offices for one in leased(office.spool)]
     assert sorted((one["type"], one["data"]["id"]) for one in told) == sorted(("approval.expired", id) for id in ids)
 
@@ -251,25 +255,10 @@ def test_the_process_that_records_an_end_tells_it(tmp_path: Path) -> None:
 
 def test_an_approval_expires_by_the_clock_of_the_store_not_of_the_webhooks() -> None:
     office = Office()
-    ahead = Unstarted(
-        office.webhooks.targets, office.spool, LINKS, office.webhooks.sweep, now=lambda: office.now + 86_400
-    )
+    ahead = Unstarted(office.webhooks.targets, office.spool, LINKS, now=lambda: office.now + 86_400)
     office.desk.opened()
     ahead.tick()
     assert office.written() == ["opened"]
-
-
-def test_a_sweep_that_fails_is_logged_and_does_not_stop_events(caplog: pytest.LogCaptureFixture) -> None:
-    office = Office()
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    office.webhooks.sweep = fail
-    for number in range(3):
-        office.webhooks.notify(event(id=f"{number}"))
-        assert office.written() == ["opened"]
-    assert [getattr(one, "event", None) for one in caplog.records] == ["webhook_fails"]
 
 
 def test_a_webhook_for_ends_only_gets_them() -> None:
@@ -386,40 +375,21 @@ def test_an_approval_is_told_to_a_real_receiver(receiver: Receiver, tmp_path: Pa
         spool.close()
 
 
-def test_the_thread_of_the_webhooks_tells_what_has_expired(receiver: Receiver, tmp_path: Path) -> None:
+def test_what_the_timer_records_as_expired_is_told(receiver: Receiver, tmp_path: Path) -> None:
     spool = WebhookSpool(tmp_path / "spool")
     webhooks = WebhookDispatcher([target(receiver)], spool, LINKS)
     desk = Desk(MemoryStore(), listener=webhooks)
     desk.opened()
     desk.later(days=1)
-    webhooks.sweep = desk.approvals.record_expiries
+    timer = ExpiryTimer(desk.approvals.record_expiries)
+    timer.start()
     try:
         wait_for(lambda: len(receiver.requests) == 2)
         assert {json.loads(one.body)["type"] for one in receiver.requests} == {"approval.opened", "approval.expired"}
     finally:
+        timer.stop(60)
         webhooks.stop(60)
         spool.close()
-
-
-def test_webhooks_that_stop_begin_no_sweep(receiver: Receiver) -> None:
-    """A store that does not answer would keep the process from ending."""
-    spool, begun, may_go, swept_by = WebhookSpool(), Event(), Event(), list[Thread]()
-
-    def sweep() -> None:
-        swept_by.append(current_thread())
-        begun.set()
-        may_go.wait(60)
-
-    webhooks = WebhookDispatcher([target(receiver)], spool, LINKS, sweep)
-    webhooks.notify(event())
-    assert begun.wait(60)
-    webhooks.stop(0)
-    may_go.set()
-    for thread in threading.enumerate():
-        if thread.name == "webhooks":
-            thread.join(60)
-    spool.close()
-    assert len(swept_by) == 1
 
 
 def test_a_slow_receiver_does_not_delay_another_one(receiver: Receiver) -> None:

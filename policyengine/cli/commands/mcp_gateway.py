@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from policyengine.approvals.links import approval_url
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.name_checks import check_names
@@ -143,7 +144,7 @@ ApprovalPages: TypeAlias = Annotated[
     typer.Option(
         "--approval-pages",
         metavar="URL",
-        help="Public URL of the console, for links to approvals; by default that of `[console]`.",
+        help="Public URL of the console, for links to approvals, if `[console]` in the settings has no `public_url`.",
         show_default=False,
     ),
 ]
@@ -302,6 +303,11 @@ def check_upstream(upstream: str) -> None:
     raise CommandError("upstream", f"there is no file `{words[0]}`", f"relative paths start at `{Path.cwd()}`")
 
 
+def is_same_base(one: str | None, other: str | None) -> bool:
+    """Return whether links below two URLs are equal."""
+    return approval_url(one, "") == approval_url(other, "")
+
+
 def split_command(upstream: str) -> list[str]:
     """Split the command into words; return no words if a quote is not closed."""
     try:
@@ -343,8 +349,14 @@ def run_setup(
 
 
 def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
-    """Return the options with the URL of the console in the settings, unless they name one. Raises CommandError."""
-    pages = front.approval_pages or console
+    """Return the options with the URL of the console that they or the settings name. Raises CommandError, also if the
+    two name different consoles: links in answers are made from the settings."""
+    pages = console or front.approval_pages
+    if None not in (console, front.approval_pages) and not is_same_base(console, front.approval_pages):
+        message = (
+            f"`--approval-pages` names `{front.approval_pages}`, and `public_url` in `[console]` names `{console}`"
+        )
+        raise CommandError("usage", message, "keep one of them: `public_url` in `[console]` is enough", code=2)
     if front.elicit is ElicitMode.URL and pages is None:
         hint = "name the console with `--approval-pages URL`, or with `public_url` in `[console]`"
         raise CommandError("usage", "`--elicit url` needs the URL of the pages", hint, code=2)
@@ -354,6 +366,7 @@ def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
 @contextmanager
 def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatcher | None) -> Iterator[None]:
     """Reload policies and watch entities for the duration of the block; log to stderr."""
+    from policyengine.reload.expiry_timer import expiry_timer
     from policyengine.reload.scheduler import ReloadScheduler
     from policyengine.reload.thread import reload_on_request
     from policyengine.server.telemetry.server_log import LogFormat, server_logging
@@ -373,7 +386,8 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
         if listener is not None:
             listener.wake()
         try:
-            yield
+            with expiry_timer(held):
+                yield
         finally:
             if following is not None:
                 following.stop()

@@ -64,6 +64,12 @@ class Person:
     issuer: str | None = None
     claims: Mapping[str, object] = field(default_factory=dict, repr=False)
 
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The other name of the user, `sub`, if the settings name users by another claim."""
+        subject = self.claims.get("sub")
+        return (subject,) if isinstance(subject, str) and subject not in ("", self.user) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class LoginClient:

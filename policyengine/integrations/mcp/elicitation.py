@@ -9,9 +9,10 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from policyengine.approvals.eligibility import ProvedPerson
+from policyengine.approvals.eligibility import ProvedPerson, find_aliases
 from policyengine.clock import MICROSECOND
 from policyengine.control_characters import split_invisible
+from policyengine.identity.verified import VerifiedCredential
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.time_formats import format_duration
 
@@ -75,7 +76,15 @@ def declared_modes(capability: object, version: str | None) -> frozenset[ElicitM
     return frozenset(modes)
 
 
+def proved_facts(facts: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the facts about a caller; if credentials were verified, the facts that they prove."""
+    proved = facts.get("credentials")
+    return proved.facts if isinstance(proved, VerifiedCredential) else facts
+
+
 def caller_identity(facts: Mapping[str, object]) -> CallerIdentity:
+    facts = proved_facts(facts)
+
     def member(root: str, name: str) -> object:
         found = facts.get(root)
         return found.get(name) if isinstance(found, Mapping) else None
@@ -87,10 +96,13 @@ def caller_identity(facts: Mapping[str, object]) -> CallerIdentity:
 
 def approving_user(question: Mapping[str, object]) -> ProvedPerson | None:
     """Return the user of a question whose facts are verified; None if they are not, or name no user."""
-    found = caller_identity(question)
-    if "credentials" in question or not isinstance(found.user, str) or not found.user:
+    found, proved = caller_identity(question), question.get("credentials")
+    names = proved.names if isinstance(proved, VerifiedCredential) else ()
+    is_proved = "credentials" not in question or isinstance(proved, VerifiedCredential)
+    if not is_proved or not isinstance(found.user, str) or not found.user:
         return None
-    return ProvedPerson(found.user, found.issuer if isinstance(found.issuer, str) else None)
+    issuer = found.issuer if isinstance(found.issuer, str) else None
+    return ProvedPerson(found.user, issuer, aliases=find_aliases(found.user, issuer, names))
 
 
 def is_own_approval(approval: ApprovalRequest, person: ProvedPerson) -> bool:

@@ -94,7 +94,7 @@ class ConsoleContext:
     def proved(self, person: Person) -> ProvedPerson:
         """Return the person as approvals know them. A person with a link is a user of the issuer `link_issuer`; without
         that setting, no issuer vouches for them, so that they may answer no approval."""
-        return ProvedPerson(person.user, person.issuer or self.options.link_issuer)
+        return ProvedPerson(person.user, person.issuer or self.options.link_issuer, aliases=person.aliases)
 
     async def notices(self, person: Person, roles: frozenset[ConsoleRole]) -> ConsoleNotices:
         """Return what each page shows to a person."""

@@ -99,9 +99,8 @@ def unrevoked_roles(person: Person, marks: CredentialMarks, now: int) -> frozens
     """
     if person.issuer is None:
         return frozenset(ConsoleRole)
-    names = {person.user, str(person.claims.get("sub", person.user))}
     try:
-        revoked = marks.revoked([f"user:{person.issuer}/{name}" for name in names], now)
+        revoked = marks.revoked([f"user:{person.issuer}/{name}" for name in (person.user, *person.aliases)], now)
     except StoreError:
         return frozenset({ConsoleRole.VIEW})
     return frozenset() if revoked else frozenset(ConsoleRole)

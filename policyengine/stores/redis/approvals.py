@@ -60,6 +60,9 @@ class RedisApprovals:
     def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
         return self._rows(now, self._run("rows", now, name, skip, MAX_LISTED_ROWS))
 
+    def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        return self._rows(now, self._run("ended", now, name, skip, MAX_LISTED_ROWS))
+
     @staticmethod
     def _rows(now: int, told: Sequence[bytes]) -> list[ApprovalRow]:
         """Return the rows of an answer that have not ended: the server deletes ended rows by its own clock."""

@@ -32,6 +32,10 @@ COUNTED = (
     "SELECT row FROM approval_count AS counted JOIN approval USING (id) WHERE name = ? AND counted.live > ?"
     " ORDER BY counted.live DESC, id DESC LIMIT ? OFFSET ?"
 )
+NO_LONGER_LIVE = (
+    "SELECT row FROM approval_count AS counted JOIN approval USING (id) WHERE name = ? AND counted.live <= ?"
+    " AND until > ? ORDER BY counted.live, id LIMIT ? OFFSET ?"
+)
 ENDED = f"SELECT id FROM approval WHERE until <= ? ORDER BY until LIMIT {FORGOTTEN_PER_OPENING} {SKIP_LOCKED}"
 INSERT_ROW = "INSERT INTO approval (id, binding, row, live, until) VALUES (?, ?, ?, ?, ?)"
 UPDATE_ROW = "UPDATE approval SET row = ?, live = ?, until = ? WHERE id = ? AND row = ?"
@@ -95,6 +99,13 @@ class SqlApprovals:
         with self._transactions.step(False) as asked:
             clock = self._transactions.clock(asked, now, moves=False)
             found = asked.execute(COUNTED, (name, now, MAX_LISTED_ROWS, skip))
+            clock()
+            return [decode_row(raw) for (raw,) in found.fetchall()]
+
+    def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
+        with self._transactions.step(False) as asked:
+            clock = self._transactions.clock(asked, now, moves=False)
+            found = asked.execute(NO_LONGER_LIVE, (name, now, now, MAX_LISTED_ROWS, skip))
             clock()
             return [decode_row(raw) for (raw,) in found.fetchall()]
 

@@ -68,6 +68,17 @@ if what == 'find' then
   ids[1] = ARGV[3]
 elseif what == 'bound' then
   for place = 3, #ARGV do ids[#ids + 1] = redis.call('GET', base .. ':of:' .. ARGV[place]) or nil end
+elseif what == 'ended' then
+  -- the same as for `rows`; an id whose row was deleted is forgotten
+  local ended = redis.call('ZRANGEBYSCORE', of_count(ARGV[3]), '-inf', ARGV[2])
+  for _, id in ipairs(ended) do
+    if redis.call('EXISTS', of_id(id)) == 1 then
+      ids[#ids + 1] = id
+    else
+      redis.call('ZREM', of_count(ARGV[3]), id)
+    end
+  end
+  ids = {unpack(ids, ARGV[4] + 1, ARGV[4] + ARGV[5])}
 else
   -- the name under which the rows count, how many are skipped, how many are listed
   ids = redis.call('ZREVRANGEBYSCORE', of_count(ARGV[3]), '+inf', '(' .. ARGV[2], 'LIMIT', ARGV[4], ARGV[5])
