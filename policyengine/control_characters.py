@@ -5,6 +5,7 @@ characters that are invisible.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -12,16 +13,32 @@ from collections.abc import Iterable, Iterator
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # spreadsheets run cells that begin with them
 
 # Characters without a glyph that are not in Unicode's category of format characters.
-FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+FILLER_CHARACTERS = frozenset(FILLERS)
+# The invisible characters that Python calls printable: fillers and variation selectors.
+PRINTABLE_INVISIBLE = re.compile(f"[{FILLERS}\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+
+def is_shown(text: str) -> bool:
+    """Return whether each character of a text is printable and visible."""
+    return text.isprintable() and (text.isascii() or PRINTABLE_INVISIBLE.search(text) is None)
 
 
 def printable(text: str, allowed: str = "\t") -> str:
-    """Escape characters that are neither printable nor `allowed`: controls, line ends, and marks that reverse the text
-    direction.
+    """Escape characters that are neither printable nor `allowed`, or invisible: controls, line ends, fillers, and marks
+    that reverse the text direction.
     """
-    if text.isprintable():
+    if is_shown(text):
         return text
-    return "".join(char if char.isprintable() or char in allowed else repr(char)[1:-1] for char in text)
+    return "".join(
+        char if is_shown(char) or char in allowed or is_emoji_style(text, at) else escape_character(char)
+        for at, char in enumerate(text)
+    )
+
+
+def escape_character(char: str) -> str:
+    """Return the escape of a character in a Python string, such as `\\u202e`."""
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def one_line(text: str) -> str:
@@ -30,11 +47,11 @@ def one_line(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Return equal JSON with escapes for characters that are not printable."""
-    if text.isprintable():
+    """Return equal JSON with escapes for characters that are not printable, or invisible."""
+    if is_shown(text):
         return text
-    escapes = {ord(char): json.dumps(char)[1:-1] for char in set(text) if not (char.isprintable() or char == "\n")}
-    return text.translate(escapes)
+    shown = {char for char in set(text) if is_shown(char) or char in "\n\ufe0f"}  # the latter selects a style of emoji
+    return text.translate({ord(char): json.dumps(char)[1:-1] for char in set(text) - shown})
 
 
 def spreadsheet_text(text: str) -> str:
@@ -51,7 +68,7 @@ def shell_command(words: Iterable[str]) -> str:
 
 
 def _shell_word(word: str) -> str:
-    if word.isprintable():
+    if is_shown(word):
         return shlex.quote(word)
     return "$'" + "".join(f"\\{char}" if char in "\\'" else _shell_char(char) for char in word) + "'"
 
@@ -60,7 +77,7 @@ def _shell_char(char: str) -> str:
     """Return the character, or the escapes of its bytes. File names may contain bytes that are not UTF-8, which Python
     reads as surrogates.
     """
-    if char.isprintable():
+    if is_shown(char):
         return char
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
@@ -97,8 +114,7 @@ def split_invisible(text: str, allowed: str = "\t") -> Iterator[tuple[str, bool]
     not `allowed`; each part with whether it is a code point."""
     start = 0
     for at, char in enumerate("" if text.isascii() and text.isprintable() else text):
-        is_shown = char.isprintable() and not is_invisible(char)
-        if is_shown or char in allowed or is_emoji_style(text, at):
+        if (char.isprintable() and not is_invisible(char)) or char in allowed or is_emoji_style(text, at):
             continue
         if start < at:
             yield text[start:at], False

@@ -61,10 +61,10 @@ def login_settings(given: ConsoleSettings, identity: Path | None) -> LoginSettin
     """Return where people sign in; None for links from the terminal. Raises CommandError."""
     if given.issuer is None:
         if given.client_id is not None:
-            raise CommandError(ERROR_KIND, "`console.client_id` has no effect without `console.issuer`", ERROR_HINT)
+            raise CommandError(ERROR_KIND, "`[console] client_id` has no effect without `[console] issuer`", ERROR_HINT)
         return None
     if given.client_id is None:
-        raise CommandError(ERROR_KIND, "`console.issuer` needs a `console.client_id`", ERROR_HINT)
+        raise CommandError(ERROR_KIND, "`[console] issuer` needs a `[console] client_id`", ERROR_HINT)
     try:
         configuration = IdentityConfig() if identity is None else read_identity_config(identity)
         secret = None if given.client_secret_file is None else read_secret(Path(given.client_secret_file))

@@ -120,7 +120,8 @@ def entities_error(error: EntitiesError) -> CommandError:
         ("row", error.row),
         ("column", error.column),
     )
-    return CommandError("entities", f"`{error.place}`{_at_member(error.member)}: {error.message}", error.hint, facts)
+    at = "" if f"`{error.member}`" in error.message else _at_member(error.member)
+    return CommandError("entities", f"`{error.place}`{at}: {error.message}", error.hint, facts)
 
 
 def _store(url: str) -> Store:

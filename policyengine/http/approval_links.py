@@ -26,10 +26,20 @@ def select_ticket(remedies: Sequence[Remedy]) -> ApprovalTicket | None:
     return next(iter((*waiting, *tickets)), None)
 
 
-def approval_member(remedies: Sequence[Remedy]) -> dict[str, object]:
-    """Return the member `approval` of a problem document; nothing if no remedy has a ticket."""
+def approval_member(remedies: Sequence[Remedy], *, only_urls: bool = False) -> dict[str, object]:
+    """Return the member `approval` of a problem document; nothing if no remedy has a ticket. With `only_urls`, it has a
+    `status` only if that is a URL."""
     ticket = select_ticket(remedies)
-    return {} if ticket is None else {"approval": to_builtins(ticket)}
+    if ticket is None:
+        return {}
+    return {"approval": ticket_members(ticket) if only_urls else to_builtins(ticket)}
+
+
+def ticket_members(ticket: ApprovalTicket) -> dict[str, object]:
+    """Return the members of a ticket for the client of an application, which does not serve the path of a `status`: it
+    is left out unless it is a URL."""
+    found: dict[str, object] = to_builtins(ticket)
+    return {name: value for name, value in found.items() if name != "status" or ABSOLUTE_URL(str(value))}
 
 
 def approval_links(remedies: Sequence[Remedy]) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,7 @@ from policyengine.http.address_guard import AddressGuard
 MAX_RESPONSE_BYTES = 262_144
 MAX_URL_LENGTH = 2_048
 USER_AGENT = "policyengine"
+NO_TLS = "it does not answer with TLS: is it a server for `http://`?"
 
 
 class CertificatesError(Exception):
@@ -243,6 +244,8 @@ def cache_lifetime(cache_control: str) -> int | None:
 
 def describe_network_error(error: Exception) -> str:
     """Return a short description that contains nothing the server sent."""
+    if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER_FAILURE" in str(error):
+        return NO_TLS
     text = str(error).partition("] ")[2] or str(error) or type(error).__name__
     return text.partition(" (_ssl")[0].lower()[:120]
 

@@ -35,6 +35,11 @@ class ApprovalWaiter:
         self._watch = ApprovalWatch(decides)
         self._waiting = 0
 
+    @property
+    def waits(self) -> bool:
+        """Whether requests may wait; then the departure of their clients is noticed once their bodies were read."""
+        return self._seconds > 0
+
     async def decide(self, question: Facts, duties: Duties, gone: ClientWatch | None = None) -> Decision:
         """Decide as `decide_and_meet` does. After an approval, or if the policies have changed meanwhile, decide once
         more; otherwise return the confirm with the current states of its approvals. Credentials are verified once, and

@@ -5,7 +5,7 @@ server of a client.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import anyio
 
@@ -24,6 +24,22 @@ from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk, TrackedApproval
+
+
+@runtime_checkable
+class ApprovalKeeper(Protocol):
+    """A decision point that keeps its approvals in this process, such as an Engine."""
+
+    @property
+    def approvals(self) -> ApprovalDesk | None: ...
+
+
+@runtime_checkable
+class RemoteApprovals(Protocol):
+    """A decision point whose server keeps the approvals, such as an AsyncPolicyClient."""
+
+    async def await_approval(self, decision: Decision, seconds: float, /) -> Decision: ...
+
 
 MAX_WAIT_SECONDS = 300.0
 FIRST_LOOK_SECONDS, LOOK_GROWTH, MAX_LOOK_SECONDS = 0.02, 1.5, 0.5  # the pauses between two looks at an approval
@@ -47,12 +63,12 @@ class ApprovalWatch:
     @property
     def desk(self) -> ApprovalDesk | None:
         """The approvals of an engine in this process, under its current policies."""
-        return getattr(self._decides, "approvals", None)
+        return self._decides.approvals if isinstance(self._decides, ApprovalKeeper) else None
 
     @property
     def remote(self) -> Callable[[Decision, float], Awaitable[Decision]] | None:
         """The method of a client that waits for the approvals of a server."""
-        return getattr(self._decides, "await_approval", None)
+        return self._decides.await_approval if isinstance(self._decides, RemoteApprovals) else None
 
     async def wait(self, decision: Decision, seconds: float) -> Decision | None:
         """Wait until all approvals of a confirm were given, one has ended otherwise, or the time is over. Return the

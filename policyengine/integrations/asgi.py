@@ -90,7 +90,8 @@ class PolicyMiddleware:
         if facts is None:
             return await send_denial(send, make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         body, content, gone = unread_body_facts(scope), None, None
-        if self._looks_into(scope) or ("credentials" in facts and has_content_digest(scope)):
+        has_digest = "credentials" in facts and has_content_digest(scope)
+        if has_digest or (self._waiter.waits and not body) or self._looks_into(scope):
             try:
                 gone = partial(wait_for_disconnect, receive)
                 content, receive = await read_body(receive)
@@ -155,7 +156,7 @@ def denial_response(
     later = [("retry-after", str(wait))] if wait is not None else []
     rates = [(name, value) for name, value in rate_limit_headers(decision) if name != "retry-after"]
     links = approval_links(decision.remedies)
-    members = {"detail": format_denial(decision), **data, **approval_member(decision.remedies)}
+    members = {"detail": format_denial(decision), **data, **approval_member(decision.remedies, only_urls=True)}
     return status, members, [*challenge, *later, *rates, *links]
 
 

@@ -6,8 +6,7 @@ from datetime import timedelta
 from math import ceil
 from typing import Any
 
-from msgspec import to_builtins
-
+from policyengine.http.approval_links import ticket_members
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.runtime.decision import ApprovalTicket, Decision, Outcome, Remedy
 from policyengine.runtime.values import coerce_duration
@@ -79,7 +78,7 @@ def remedy_data(remedy: Remedy) -> dict[str, Any]:
     names = ("kind", "rule", "by", "within", "binding", "bound", "issuers", "scopes", "need")
     members = {name: getattr(remedy, name) for name in names}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in members.items() if value}
-    return found if remedy.approval is None else {**found, "approval": to_builtins(remedy.approval)}
+    return found if remedy.approval is None else {**found, "approval": ticket_members(remedy.approval)}
 
 
 def retry_after(decision: Decision) -> int | None:

@@ -16,6 +16,8 @@ from policyengine.runtime.structure_checks import (
 )
 from policyengine.typesystem import EntityRef
 
+MEMBERSHIP_WORDS = frozenset({"parents", "parent", "member_of", "memberOf", "groups"})
+IN_HINT = "the entities that contain this one are its `in`"
 ROW_MEMBERS = ("type", "id", "attributes", "in", "partial")
 REFERENCE_MEMBERS = ("type", "id")
 
@@ -48,6 +50,9 @@ def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
 
 def read_entity_row(raw: object, member: str) -> EntityData:
     given = get_object(raw, member) or {}
+    for name in MEMBERSHIP_WORDS.intersection(given):
+        full = f"{member}.{name}" if member else name
+        raise RequestError(full, f"unknown member `{quote_input(full)}`", IN_HINT)
     check_members(given, ROW_MEMBERS, member, "put facts about an entity under `attributes`")
     attributes = get_object(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(read_reference(item, place) for place, item in iterate_items(given.get("in"), f"{member}.in"))

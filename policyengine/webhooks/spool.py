@@ -123,6 +123,12 @@ class WebhookSpool:
         """Return the message of a webhook that is due first, and lease it for these seconds, in which no other process
         gets it; None if no message is due. Raises SpoolError."""
         now = self._now()
+        with self._step(writes=False) as asked:
+            if (
+                asked.execute("SELECT 1 FROM message WHERE webhook = ? AND due <= ? LIMIT 1", (webhook, now)).fetchone()
+                is None
+            ):
+                return None
         with self._step() as asked:
             row = asked.execute(
                 "SELECT id, webhook, kind, body, due, until, attempts, number FROM message "
@@ -150,7 +156,7 @@ class WebhookSpool:
 
     def states(self) -> dict[str, SpoolState]:
         """Return the state of each webhook with messages. Raises SpoolError."""
-        with self._step() as asked:
+        with self._step(writes=False) as asked:
             rows = asked.execute(
                 "SELECT webhook, count(*), min(due), max(why) FROM message GROUP BY webhook"
             ).fetchall()
@@ -163,11 +169,15 @@ class WebhookSpool:
                 connection.close()
 
     @contextmanager
-    def _step(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction. Raises SpoolError."""
+    def _step(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        """Run one transaction, or one statement that only reads, for which no other process waits. Raises
+        SpoolError."""
         with self._lock:
             try:
                 connection = self._connect()
+                if not writes:
+                    yield connection
+                    return
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection

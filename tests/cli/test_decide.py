@@ -287,12 +287,12 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
         ('{"users": []}', "`e.json` at `users`: unknown member `users`", 'write `{"entities": [{'),
         (
             '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
-            "`e.json` at `entities[0].roles`: unknown member `entities[0].roles`",
+            "`e.json`: unknown member `entities[0].roles`",
             "put facts about an entity under `attributes`",
         ),
         (
             '{"entities": [{"type": "user", "id": "a", "in": ["sales"]}]}',
-            "`e.json` at `entities[0].in[0]`: `entities[0].in[0]` must be an object, got string",
+            "`e.json`: `entities[0].in[0]` must be an object, got string",
             'write `{"type": "team", "id": "sales"}`',
         ),
         (

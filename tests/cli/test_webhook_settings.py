@@ -241,3 +241,11 @@ def test_approvers_that_no_rule_names_are_reported(project: Path, run: Any, appr
     else:
         message = f"`[webhooks.chat] approvers`: no rule asks for an approval by `{approvers}`"
         assert (ended.code, ended.err) == (1, f"error: {message}\nhint: {hint}\n")
+
+
+def test_a_webhook_without_a_name_says_where_the_name_goes(project: Path) -> None:
+    error = refused(project, f'[webhooks]\nurl = "{SLACK}"\nformat = "slack"\n')
+    assert (error.message, error.hint) == (
+        "`policyengine.toml`: a webhook needs a name", "write `[webhooks.finance]` instead of `[webhooks]`"
+    )  # fmt: skip
+    assert "hunter2" not in f"{error.message}{error.hint}{error.detail}"

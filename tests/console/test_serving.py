@@ -177,8 +177,8 @@ def test_the_settings_are_in_the_settings_file(policy: Path, tmp_path: Path, pro
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ('issuer = "acme"', "`console.issuer` needs a `console.client_id`"),
-        ('client_id = "console"', "`console.client_id` has no effect without `console.issuer`"),
+        ('issuer = "acme"', "`[console] issuer` needs a `[console] client_id`"),
+        ('client_id = "console"', "`[console] client_id` has no effect without `[console] issuer`"),
         ('issuer = "acmee"\nclient_id = "c"\nview = ["*"]', "no policy names the issuer `acmee`"),
         ('issuer = "acme"\nclient_id = "c"', "no person may use the console"),
         ('issuer = "acme"\nclient_id = "c"\nview = ["ops"]', "`view` must be a list of rules"),

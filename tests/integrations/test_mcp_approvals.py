@@ -19,6 +19,7 @@ from mcp_types import ElicitRequestFormParams, ElicitRequestURLParams, ElicitRes
 from policyengine.approvals.eligibility import ProvedPerson
 from policyengine.cli import main
 from policyengine.cli.commands.mcp_gateway import GatewayOptions, with_pages
+from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import load_engine
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import http_app
@@ -78,10 +79,7 @@ def test_a_confirm_tells_the_model_what_to_do_and_programs_where_the_approval_is
             id = reply.approval["id"]
             page = f"{PAGES}/approvals/{id}"
             expires = "2027-01-05T12:00:00Z"
-            status = f"/approvals/{id}"
-            assert reply.approval == {
-                "id": id, "state": "pending", "status": status, "expires": expires, "poll": 5, "page": page,
-            }  # fmt: skip
+            assert reply.approval == {"id": id, "state": "pending", "expires": expires, "poll": 5, "page": page}
             assert reply.structured["outcome"] == "confirm"
             assert reply.text == (
                 "The tool was not called, because a person must approve the call first: refund of 900. "
@@ -588,7 +586,9 @@ def test_the_command_finds_the_pages_of_approvals_in_the_settings_of_the_console
     front = GatewayOptions("x", "bank", {}, {}, False, "127.0.0.1", None, 60.0, elicit=ElicitMode.URL)
     assert with_pages(front, PAGES).approval_pages == PAGES
     named = replace(front, approval_pages="https://other.example.com")
-    assert with_pages(named, PAGES).approval_pages == "https://other.example.com"
+    assert with_pages(named, None).approval_pages == "https://other.example.com"
+    with pytest.raises(CommandError, match="keep one of them"):
+        with_pages(named, PAGES)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from policyengine.audit.query.extract import RowExtractor
 from policyengine.audit.query.log_tail import COLUMNS, DECISION, TrafficDecision, read_decision, read_log_tail
 
 MAX_LATEST = 10
-APPROVAL_EVENT = "approval"
+APPROVAL_EVENT, APPROVED = "approval", "approved"
+SEPARATOR = ", "  # between the names of people
 
 
 @dataclass(frozen=True, slots=True)
 class PriorApproval:
-    """An earlier approval: its last state in the log, the time of that, and the person who answered, if one did."""
+    """An earlier approval: its last state in the log, the time of that, and the people who answered, if some did: all
+    who approved, in their order, or the one who denied."""
 
     id: str
     state: str
@@ -69,7 +71,7 @@ class RequesterSearch:
                 if len(latest) < MAX_LATEST:
                     latest.append(decision)
             elif kind == "system" and (past := self._read_approval(tree["system"], time)) is not None:
-                approvals.setdefault(past.id, past)
+                approvals[past.id] = merge_approvals(past, approvals.get(past.id))
         if not tail.complete:
             since = max(self.since, next(self._times(tail.lines), self.since))
         states = Counter(past.state for past in approvals.values())
@@ -112,3 +114,12 @@ class RequesterSearch:
                 continue
             if isinstance(found, str):
                 yield found
+
+
+def merge_approvals(before: PriorApproval, known: PriorApproval | None) -> PriorApproval:
+    """Return what is known of an approval with a line of it from before; the newest line has its state."""
+    if known is None:
+        return before
+    if (before.state, known.state) != (APPROVED, APPROVED) or before.by in known.by.split(SEPARATOR):
+        return known
+    return replace(known, by=SEPARATOR.join((before.by, known.by)))

@@ -302,7 +302,7 @@ class ApprovalsSettings(CommandSection):
         "20", "maximum number of approvals of one requester that are open, denied or withdrawn"
     )
     most_per_approver: t.PositiveNumber | None = setting(
-        "100", "maximum number of approvals that wait for the same people"
+        "100", "maximum number of approvals that wait for the same people; one agent has at most half of it"
     )
     url: t.LinkUrl | None = setting("`public_url` of `[serve]`", "URL of the server at which people answer")
     webhook_spool: t.File | None = setting(
@@ -492,6 +492,13 @@ class ProjectSections(SettingsSection):
     test: TestSettings = Field(default_factory=TestSettings)
     coverage: CoverageSettings = Field(default_factory=CoverageSettings)
     directory: Any = None
+
+    @field_validator("webhooks", mode="before")
+    @classmethod
+    def _check_webhook_tables(cls, webhooks: object) -> object:
+        if isinstance(webhooks, Mapping) and any(not isinstance(one, Mapping) for one in webhooks.values()):
+            raise setting_error("a webhook needs a name", "write `[webhooks.finance]` instead of `[webhooks]`")
+        return webhooks
 
     @field_validator("webhooks")
     @classmethod

@@ -83,11 +83,11 @@ class ConsoleOptions:
         if self.link_issuer is None:
             return
         if self.login is not None:
-            raise ServeError("`console.link_issuer` has no effect with `console.issuer`", "remove it")
+            raise ServeError("`[console] link_issuer` has no effect with `[console] issuer`", "remove it")
         if self.link_issuer not in engine.kernel.issuers:
             names = ", ".join(f"`{name}`" for name in sorted(engine.kernel.issuers)) or "none"
             raise ServeError(
-                f"`console.link_issuer`: no policy names the issuer `{self.link_issuer}`",
+                f"`[console] link_issuer`: no policy names the issuer `{self.link_issuer}`",
                 f"the issuers of the policy: {names}",
             )
 
@@ -131,11 +131,12 @@ class ConsoleOptions:
         if login.issuer not in issuers:
             names = ", ".join(f"`{name}`" for name in sorted(issuers)) or "none"
             raise ServeError(
-                f"`console.issuer`: no policy names the issuer `{login.issuer}`", f"the issuers of the policy: {names}"
+                f"`[console] issuer`: no policy names the issuer `{login.issuer}`",
+                f"the issuers of the policy: {names}",
             )
         redirect = f"{base_url}{CALLBACK_PATH}"
         client = LoginClient(login.client_id, redirect, login.secret, login.method, login.scopes)
         try:
             return OpenIdClient.of(issuers[login.issuer], client, login.identity)
         except IdentityConfigError as error:
-            raise ServeError(f"`console.issuer`: {error.message}", error.hint) from None
+            raise ServeError(f"`[console] issuer`: {error.message}", error.hint) from None

@@ -56,13 +56,14 @@ def webhooks(
         raise CommandError("webhook", "there are no webhooks", hint)
     if test is not None:
         return send_test(settings, test, format)
+    now = time()
     rows = [describe_webhook(target, state) for target, state in read_states(settings, spool)]
     if format is OutputFormat.JSON:
         print_json({"webhooks": rows})
         return 0
     screen = Screen()
     for row in rows:
-        screen.line((str(row["name"]), "bold"), f"  {row['format']}  {describe_state(row)}")
+        screen.line((str(row["name"]), "bold"), f"  {row['format']}  {describe_state(row, now)}")
     return 0
 
 
@@ -93,11 +94,13 @@ def describe_webhook(target: WebhookTarget, state: SpoolState | None) -> dict[st
     return found
 
 
-def describe_state(row: dict[str, Any]) -> str:
+def describe_state(row: dict[str, Any], now: float) -> str:
+    """Return what waits. A message may be due for long: after failures the webhook pauses, and only a server sends."""
     if not row["waiting"]:
         return NO_STATE
     failure = f"; {row['failure']}" if row["failure"] else ""
-    return f"{row['waiting']:,} waiting, next attempt at {row['next']}{failure}"
+    next = f"next attempt at {row['next']}" if row["next"] > format_epoch_seconds(now) else f"due since {row['next']}"
+    return f"{row['waiting']:,} waiting, {next}{failure}"
 
 
 def send_test(settings: ProjectSettings, name: str, format: OutputFormat) -> int:
