@@ -127,6 +127,8 @@ def time_stores(say: Say, rounds: int, calls: int) -> tuple[dict[str, Times], li
     skipped: list[str] = []
     with TemporaryDirectory() as folder, ExitStack() as stack:
         engines = {where: engine(store) for where, store in open_stores(Path(folder), stack, skipped)}
+        for made in engines.values():
+            stack.callback(made.halting.close)  # before its server stops
         times: dict[str, Times] = {where: {step: [] for step in STEPS} for where in engines}
         for turn in range(rounds + 1):  # the first round warms up
             say(f"approvals: round {turn} of {rounds}")

@@ -240,15 +240,18 @@ def records() -> str:
 
 
 def approvals() -> str:
-    """Return the median and the 99th percentile of each step of an approval, by store, in the pure build."""
-    found = read_result("approvals", "pure").data
+    """Return the median and the 99th percentile of each step of an approval, by store, in the pure build, and how busy
+    the machine was."""
+    result = read_result("approvals", "pure")
+    found = result.data
     stores = list(dict.fromkeys(one["where"] for one in found))
     cells = {
         (one["what"], one["where"]): f"{format_number(one['p50_us'])} / {format_number(one['p99_us'])}" for one in found
     }
     steps = dict.fromkeys(one["what"] for one in found)
     rows = [[step, *(cells.get((step, where), "—") for where in stores)] for step in steps]
-    return table(("p50 / p99 in µs", *stores), rows)
+    load = f"The load of the machine before this run was {result.machine['load']:.1f}."
+    return "\n".join([table(("p50 / p99 in µs", *stores), rows), "", load])
 
 
 def targets() -> str:
