@@ -18,7 +18,14 @@ from policyengine.cli.options.serve import ServerLogFormat
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
 from policyengine.cli.output.terminal import OutputFormat, Screen
 from policyengine.cli.public_url import check_public_url
-from policyengine.cli.served_engine import EngineSetup, LoadedEngine, ServedEngine, load_for_serving, prepare_serving
+from policyengine.cli.served_engine import (
+    EngineSetup,
+    LoadedEngine,
+    ServedEngine,
+    load_for_serving,
+    log_unmatched_people,
+    prepare_serving,
+)
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
 
@@ -104,6 +111,7 @@ def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) 
         tokens = read_tokens(listen.token_file)
         printer = ServeSummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
         with server_logging(LogFormat(listen.log_format), lambda: served.held.current.revision):
+            log_unmatched_people(loaded)
             try:
                 answer(setup, listen, loaded, served, printer)
             except KeyboardInterrupt:

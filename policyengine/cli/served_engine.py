@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,23 +99,23 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
         )  # fmt: skip
     require_readable_halts(engine)
     check_issuer_names(settings, engine.kernel.issuers)
-    for message, hint in (*unknown_approvers(settings, engine.kernel), *people_warnings(settings, engine, sources)):
+    for message, hint in unknown_approvers(settings, engine.kernel):
         Screen(sys.stderr).warn(message if hint is None else f"{message}: {hint}")
     use_behavior(engine, behavior_folder(setup, engine))
     return LoadedEngine(engine, settings, rules, sources, stamp, webhooks)
 
 
-def people_warnings(
-    settings: ProjectSettings, engine: Engine, sources: EntitySources | None
-) -> Iterator[tuple[str, str | None]]:
-    """Yield a message and a hint for each rule about people that the entities do not match; nothing without
-    entities."""
-    if sources is None:
+def log_unmatched_people(loaded: LoadedEngine) -> None:
+    """Log a warning for each rule about people that the entities do not match; nothing without entities."""
+    if loaded.sources is None:
         return
     from policyengine.cli.approver_warnings import lacking_approvers, unknown_role_attributes
 
-    yield from lacking_approvers(engine.kernel, engine.directory)
-    yield from unknown_role_attributes(settings.console, engine.kernel, engine.directory)
+    kernel, directory = loaded.engine.kernel, loaded.engine.directory
+    roles = unknown_role_attributes(loaded.settings.console, kernel, directory)
+    for message, hint in (*lacking_approvers(kernel, directory), *roles):
+        text = message if hint is None else f"{message}: {hint}"
+        logging.getLogger("policyengine").warning("%s", text, extra={"event": "people_unmatched"})
 
 
 def require_readable_halts(engine: Engine) -> None:

@@ -284,7 +284,7 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
     ("text", "message", "hint"),
     [
         ("[]", "`e.json`: expected an object, got list", 'write `{"entities": [{'),
-        ('{"users": []}', "`e.json` at `users`: unknown member `users`", 'write `{"entities": [{'),
+        ('{"users": []}', "`e.json`: unknown member `users`", 'write `{"entities": [{'),
         (
             '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
             "`e.json`: unknown member `entities[0].roles`",

@@ -104,8 +104,8 @@ def test_a_server_tells_both_when_its_entities_are_loaded(run: Any, tmp_path: Pa
     (tmp_path / "policyengine.toml").write_text('[console]\nport = 8081\nview = ["rolles:ops"]\n')
     monkeypatch.setattr("policyengine.server.serve", lambda *_, **__: None)
     with_entities = run("serve", "shop.policy", "--entities", "entities.json").err
-    assert "warning: guard `large`: no user of the entities can approve" in with_entities
-    assert "warning: `[console] view`: `rolles:ops` matches nobody" in with_entities
+    assert "guard `large`: no user of the entities can approve, but" in with_entities
+    assert "`[console] view`: `rolles:ops` matches nobody" in with_entities
     assert "no user of the entities" not in run("serve", "shop.policy").err
 
 

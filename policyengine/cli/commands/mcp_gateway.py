@@ -63,6 +63,7 @@ from policyengine.cli.served_engine import (
     EngineSetup,
     ReloadOptions,
     load_for_serving,
+    log_unmatched_people,
     prepare_serving,
 )
 from policyengine.install_hints import install_command
@@ -345,6 +346,7 @@ def run_setup(
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_reload_thread(served.held, setup.reload.watch, served.following):
+        log_unmatched_people(loaded)
         run_gateway(front, served.held, token, environment)
 
 
