@@ -1,5 +1,5 @@
-"""Warnings about people at the start of a server, when the entities are known: confirms that too few users can approve,
-and rules for roles of the console that match no user.
+"""Findings that need the entities: confirms that too few users can approve, and rules for roles of the console that
+match no user.
 """
 
 from __future__ import annotations
@@ -8,71 +8,21 @@ from collections.abc import Iterator
 
 from policyengine import kernel as k
 from policyengine.cli.settings.sections import ConsoleSettings
+from policyengine.diagnostics.model import Diagnostic
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.store import EntityStore
-from policyengine.plurals import pluralize
-from policyengine.server.console.roles import ANYONE, CLAIM_PREFIX, RoleRule, RoleRuleError, has_item
-from policyengine.typesystem import EntityRef
+from policyengine.lint.approver_supply import USER, lacking_approvers
+from policyengine.server.console.roles import ANYONE, CLAIM_PREFIX, RoleRule, RoleRuleError
 
-USER, ID, ROLES = "user", "id", "roles"
+ID = "id"
 StartWarning = tuple[str, str | None]  # a message and a hint
 
 
-def lacking_approvers(kernel: k.Kernel, directory: EntityStore) -> Iterator[StartWarning]:
-    """Yield a warning for each confirm that too few users of the entities can approve; nothing if entities are looked
+def find_lacking_approvers(kernel: k.Kernel, directory: EntityStore) -> Iterator[Diagnostic]:
+    """Yield a finding for each confirm that too few users of the entities can approve; nothing if entities are looked
     up, because then the users are not known."""
-    if directory.lookups is not None:
-        return
-    for guard in kernel.guards:
-        for effect in guard.effects:
-            if isinstance(effect, k.Confirm) and (found := lack_of_approvers(effect.approvers, directory)) is not None:
-                message, hint = found
-                yield f"guard `{guard.name}`: {message}", hint
-
-
-def lack_of_approvers(approvers: k.Approvers, directory: EntityStore) -> StartWarning | None:
-    """Return why too few users can approve, and a suggestion; None if enough can, or if that depends on the request."""
-    match approvers.of:
-        case k.RoleHolder(role):
-            people = {
-                row.ref for row in directory if row.ref.type == USER and has_item(row.attributes.get(ROLES), role)
-            }
-            known = {
-                name for row in directory if row.ref.type == USER for name in role_names(row.attributes.get(ROLES))
-            }
-            hint = did_you_mean(role, known - {role})
-        case k.MemberOf(k.Constant(value)):
-            named: set[object] = {*value} if isinstance(value, tuple | frozenset) else {value}
-            people = {one for one in named if isinstance(one, EntityRef) and one.type == USER}
-            people |= {
-                row.ref for row in directory if row.ref.type == USER and not named.isdisjoint(above(directory, row.ref))
-            }
-            hint = suggest_entity(named, directory)
-        case _:
-            return None
-    if len(people) >= approvers.count:
-        return None
-    count = "no user of the entities" if not people else f"only {pluralize(len(people), 'user')} of the entities"
-    return f"{count} can approve, but it needs an approval by {approvers.words}", hint
-
-
-def above(directory: EntityStore, ref: EntityRef) -> tuple[EntityRef, ...]:
-    return directory.ancestors(ref).refs
-
-
-def role_names(roles: object) -> Iterator[str]:
-    for role in roles if isinstance(roles, list | tuple | set | frozenset) else (roles,):
-        if isinstance(role, str):
-            yield role
-
-
-def suggest_entity(named: set[object], directory: EntityStore) -> str | None:
-    """Return a hint for the first named entity that contains no user, if one that does has a similar name."""
-    known = {ref for row in directory if row.ref.type == USER for ref in above(directory, row.ref)}
-    for entity in sorted(named - known, key=str):
-        if isinstance(entity, EntityRef) and entity.type != USER:
-            return did_you_mean(entity.id, {ref.id for ref in known if ref.type == entity.type})
-    return None
+    if directory.lookups is None:
+        yield from lacking_approvers(kernel, directory, lambda ref: directory.ancestors(ref).refs)
 
 
 def unknown_role_attributes(

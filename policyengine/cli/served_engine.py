@@ -109,11 +109,11 @@ def log_unmatched_people(loaded: LoadedEngine) -> None:
     """Log a warning for each rule about people that the entities do not match; nothing without entities."""
     if loaded.sources is None:
         return
-    from policyengine.cli.approver_warnings import lacking_approvers, unknown_role_attributes
+    from policyengine.cli.approver_warnings import find_lacking_approvers, unknown_role_attributes
 
     kernel, directory = loaded.engine.kernel, loaded.engine.directory
-    roles = unknown_role_attributes(loaded.settings.console, kernel, directory)
-    for message, hint in (*lacking_approvers(kernel, directory), *roles):
+    approvers = ((one.message, one.hint) for one in find_lacking_approvers(kernel, directory))
+    for message, hint in (*approvers, *unknown_role_attributes(loaded.settings.console, kernel, directory)):
         text = message if hint is None else f"{message}: {hint}"
         logging.getLogger("policyengine").warning("%s", text, extra={"event": "people_unmatched"})
 

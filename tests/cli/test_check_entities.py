@@ -19,11 +19,14 @@ guard "owners" on GET /docs/{id: doc} { require resource.owner != user confirm b
 define has_badge = user.badge is present
 """
 WHOLE = [
-    {"type": "user", "id": "a", "attributes": {"tenant": "acme", "roles": [], "badge": "x"}},
+    {"type": "user", "id": "a", "attributes": {"tenant": "acme", "roles": ["boss"], "badge": "x"}},
     {"type": "folder", "id": "f", "attributes": {"blocked": []}},
     {"type": "doc", "id": "1", "attributes": {"owner": "a", "blocked": []}, "in": [{"type": "folder", "id": "f"}]},
     {"type": "doc", "id": "2", "attributes": {"owner": "a", "blocked": []}, "in": [{"type": "folder", "id": "f"}]},
 ]
+
+
+NO_BOSS = ("W183", "no user of the entities can approve `owners`, which needs an approval by role boss", 10)
 
 
 def less(*names, of=None):
@@ -63,10 +66,11 @@ def findings(ended):
                                          "claim or map supplies it", 9)]),
         (less("blocked", of="1"), [("W181", '`doc "1"` lacks `blocked`', 9)]),
         (less("roles"), [("W180", "nothing supplies `user.roles`: no row of `user` has it, and no claim or map "
-                          "supplies it", 10)]),
+                          "supplies it", 10), NO_BOSS]),
         (less("badge"), []),  # it may be absent, and there is a row that says so
         (WHOLE[1:], [("W180", "nothing supplies `user.roles`: no `user` has a row, and no claim or map "
                       "supplies it", 10),
+                     NO_BOSS,
                      ("W180", "nothing supplies `user.badge`: no `user` has a row, and no claim or map "
                       "supplies it", 11)]),
         ([*WHOLE[:1], *WHOLE[2:]], [

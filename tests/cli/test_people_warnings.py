@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
-from policyengine.cli.approver_warnings import lacking_approvers, unknown_role_attributes
+from policyengine.cli.approver_warnings import find_lacking_approvers, unknown_role_attributes
 from policyengine.cli.commands.mcp_gateway import GatewayOptions, with_pages
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.sections import ConsoleSettings
 from policyengine.entities.store import EntityStore
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.lint.approver_supply import NAME_HINT
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 from tests.entities.test_looking import Clock, looked_up
@@ -41,7 +42,7 @@ PEOPLE = EntityStore(
 
 def warnings(clause: str, directory: EntityStore = PEOPLE) -> list[tuple[str, str | None]]:
     engine = Engine.from_text(f'{HEAD}guard "large" on POST /refund {{ confirm by {clause} within 15m }}')
-    return list(lacking_approvers(engine.kernel, directory))
+    return [(one.message, one.hint) for one in find_lacking_approvers(engine.kernel, directory)]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def warnings(clause: str, directory: EntityStore = PEOPLE) -> list[tuple[str, st
     ],
 )
 def test_a_confirm_that_too_few_users_can_approve_is_told(clause: str, message: str, hint: str | None) -> None:
-    assert warnings(clause) == [(f"guard `large`: {message}, but it needs an approval by {clause}", hint)]
+    assert warnings(clause) == [(f"{message} `large`, which needs an approval by {clause}", hint or NAME_HINT)]
 
 
 @pytest.mark.parametrize("clause", ["user", "role finance", '2 of team "money"', "2 of role finance"])
@@ -65,12 +66,26 @@ def test_a_confirm_that_enough_users_can_approve_is_not(clause: str) -> None:
 
 def test_approvers_of_a_resource_depend_on_the_request() -> None:
     guard = 'guard "void" on POST /invoices/{id: invoice}/void { confirm by resource.owner within 15m }'
-    assert list(lacking_approvers(Engine.from_text(HEAD + guard).kernel, PEOPLE)) == []
+    assert list(find_lacking_approvers(Engine.from_text(HEAD + guard).kernel, PEOPLE)) == []
 
 
 def test_users_that_are_looked_up_are_not_known() -> None:
     _, directory = looked_up(PEOPLE, Clock(), "user")
     assert warnings('2 of team "monney"', directory) == []
+
+
+def test_check_reports_it_and_a_comment_allows_it(run: Any, tmp_path: Path) -> None:
+    guard = 'guard "large" on POST /refund { confirm by team "monney" within 15m }'
+    (tmp_path / "shop.policy").write_text(HEAD + guard)
+    team = {"type": "team", "id": "money"}
+    rows = [team, {"type": "user", "id": "carol", "attributes": {"roles": []}, "in": [team]}]
+    (tmp_path / "entities.json").write_text(json.dumps({"entities": rows}))
+    [found] = run("check", "shop.policy", "--entities", "entities.json", "--format", "json").json["diagnostics"]
+    assert (found["code"], found["hint"]) == ("W183", "did you mean `money`?")
+    (tmp_path / "shop.policy").write_text(
+        f"{HEAD}# lint: allow lacking-approvers because their rows come with requests\n{guard}"
+    )
+    assert run("check", "shop.policy", "--entities", "entities.json", "--format", "json").json["diagnostics"] == []
 
 
 # ── Roles of the console ──────────────────────────────────────────────────────────────────────
@@ -104,7 +119,7 @@ def test_a_server_tells_both_when_its_entities_are_loaded(run: Any, tmp_path: Pa
     (tmp_path / "policyengine.toml").write_text('[console]\nport = 8081\nview = ["rolles:ops"]\n')
     monkeypatch.setattr("policyengine.server.serve", lambda *_, **__: None)
     with_entities = run("serve", "shop.policy", "--entities", "entities.json").err
-    assert "guard `large`: no user of the entities can approve, but" in with_entities
+    assert "no user of the entities can approve `large`, which needs" in with_entities
     assert "`[console] view`: `rolles:ops` matches nobody" in with_entities
     assert "no user of the entities" not in run("serve", "shop.policy").err
 

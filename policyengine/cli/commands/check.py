@@ -107,15 +107,20 @@ def check_entities(
 
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
-    """Return the attributes of entities that the policies read but the entity store lacks, except those that a comment
-    allows."""
+    """Return the attributes of entities that the policies read but the entity store lacks, and the confirms for which
+    it lacks approvers, except those that a comment allows."""
+    from policyengine.cli.approver_warnings import find_lacking_approvers
     from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 
     assert checked.kernel is not None
     looked_up = {} if directory.lookups is None else directory.lookups.attributes
     modules = [module for package in checked.program.packages.values() for module in package.modules]
-    return allow_comments.drop_allowed(unsupplied_attributes(checked.kernel, directory, looked_up), modules)
+    found = (
+        *unsupplied_attributes(checked.kernel, directory, looked_up),
+        *find_lacking_approvers(checked.kernel, directory),
+    )
+    return allow_comments.drop_allowed(found, modules)
 
 
 def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:
