@@ -118,8 +118,9 @@ CODES = (
         "W183",
         "a confirm that too few users of the entities can approve",
         "`policyengine check --entities` finds fewer users with the role, or in the entity that the rule names, than "
-        "must approve: often, the role or the entity is misspelled. Requests that need this approval are never allowed. "
-        "Users whose rows come with requests, or are looked up, are not counted: allow this warning next to the rule.",
+        "must approve: often, the role or the entity is misspelled. Requests that need this approval are never "
+        "allowed. Users whose rows come with requests, or are looked up, are not counted: allow this warning next to "
+        "the rule.",
         "",
         "",
         name="lacking-approvers",
