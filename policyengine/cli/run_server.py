@@ -139,6 +139,7 @@ def answer(
         listening=printer,
         following=served.following,
         console=console_options(setup, listen, loaded, printer.format),
+        mcp_servers=loaded.settings.mcp_servers,
     )
 
 
