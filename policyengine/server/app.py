@@ -27,6 +27,7 @@ from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.gateways import GatewayAdapters
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache
+from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.http_connection import peer_address
@@ -173,9 +174,10 @@ def build_app(
     allowed_hosts: Collection[str] = (),
     operators: Collection[str] = (),
     mcp: McpQuestions | None = None,
+    mcp_servers: McpServerNames | None = None,
 ) -> DecisionApp:
     """Return the application of one of several workers. The worker counts in `tally`, and is not ready while it shuts
-    down. `mcp` builds the questions of MCP servers behind gateways.
+    down. `mcp` builds the questions of MCP servers behind gateways, `mcp_servers` names those of AuthZEN evaluations.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
@@ -189,7 +191,7 @@ def build_app(
         tally,
         drain or Drain(),
         public_url,
-        TranslatorCache(),
+        TranslatorCache(mcp_servers or McpServerNames()),
         DenialReporter(tally),
         hosts,
         consume,

@@ -24,6 +24,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
 from policyengine.server.app import DecisionApp, build_app
+from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers, check_operators
 from policyengine.server.connections.bounded_server import ProtocolFactory, uvicorn_config
 from policyengine.server.connections.connection_table import ConnectionTable
@@ -81,6 +82,7 @@ def serve(
     following: EntityWatcher | None = None,
     console: ConsoleOptions | None = None,
     mcp_servers: Sequence[McpServer] = (),
+    authzen_mcp_server: str | None = None,
 ) -> None:
     """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -93,10 +95,10 @@ def serve(
     false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
     `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following` reads the entities
     again when they change, in each process. `mcp_servers` are MCP servers behind gateways (`docs/gateways.md`); those
-    that should validate headers are probed. `console` are the options of the console (`docs/console.md`), which one
-    process serves. `listening` is called with the URL, if there is a port, as soon as connections are accepted. A
-    `ReloadableEngine` reloads its policies on SIGHUP, and with `watching` whenever their files change; SIGHUP also
-    reopens the log.
+    that should validate headers are probed. `authzen_mcp_server` names the one that AuthZEN evaluations mean. `console`
+    are the options of the console (`docs/console.md`), which one process serves. `listening` is called with the URL, if
+    there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP, and with
+    `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.
@@ -105,7 +107,7 @@ def serve(
     options = ServerOptions(
         host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
         limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), tuple(operators),
-        console, tuple(mcp_servers),
+        console, tuple(mcp_servers), authzen_mcp_server,
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
@@ -137,6 +139,7 @@ class ServerOptions:
     operators: tuple[str, ...]
     console: ConsoleOptions | None = None
     mcp_servers: tuple[McpServer, ...] = ()
+    authzen_mcp_server: str | None = None
 
     def check(self, engine: Engine) -> None:
         """Check the options before the server listens. Raises ServeError, BearerTokenError, AllowedHostError."""
@@ -152,6 +155,11 @@ class ServerOptions:
     @property
     def tokens(self) -> BearerTokens | None:
         return None if self.token is None else BearerTokens.of(self.token)
+
+    @property
+    def mcp_names(self) -> McpServerNames:
+        by_url = {one.resource.rstrip("/"): one.name for one in self.mcp_servers if one.resource is not None}
+        return McpServerNames(self.authzen_mcp_server, by_url)
 
 
 def serve_until_stopped(
@@ -178,6 +186,7 @@ def serve_until_stopped(
         build_app, reloading, token=options.token, gateway=options.gateway, public_url=options.public_url,
         tally=shared.tally, authzen_consume=options.authzen_consume, allowed_hosts=options.allowed_hosts,
         body_timeout=limits.request, operators=options.operators, mcp=mcp,
+        mcp_servers=options.mcp_names,
     )  # fmt: skip
     if options.workers > 1:
         reloading.current.halting.share()

@@ -82,6 +82,11 @@ class ProjectSettings:
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     @property
+    def authzen_mcp_server(self) -> str | None:
+        """The MCP server that AuthZEN evaluations mean."""
+        return None if self.sections is None else self.sections.authzen.mcp_server
+
+    @property
     def console(self) -> ConsoleSettings:
         return self._or_defaults().console
 

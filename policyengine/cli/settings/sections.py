@@ -250,6 +250,9 @@ class AuthzenSettings(CommandSection):
         "names in the token file, or `*` for all, whose AuthZEN evaluations spend (rates, budgets, history) unless "
         "`context.consume` is false",
     )
+    mcp_server: t.McpServerName | None = setting(
+        "none", "the MCP server that evaluations mean, by its name in policies"
+    )
 
 
 class ConsoleSettings(CommandSection):
@@ -385,7 +388,9 @@ def check_webhook_setting(url: str, private: bool) -> None:
 class McpServerSettings(SettingsSection):
     """`[mcp-servers.NAME]`: an MCP server behind a gateway that asks this server (`docs/gateways.md`)."""
 
-    paths: t.McpPaths = setting("required", "paths at which the gateway serves the MCP server, with all paths below")
+    paths: t.McpPaths = setting(
+        "none", "paths at which the gateway serves the MCP server, with all paths below", value=()
+    )
     hosts: t.Hosts = setting("all", "host names at which the gateway serves it", value=())
     validates_mcp_headers: t.Boolean = setting(
         "false", "decide tools, resources and prompts by `Mcp-Method` and `Mcp-Name`, once a probe at `url` has shown "
@@ -394,10 +399,13 @@ class McpServerSettings(SettingsSection):
     url: t.Text | None = setting("none", "URL at which this server probes the MCP server")
     token_file: t.File | None = setting("none", "file with the bearer token for probes")
     ca: t.File | None = setting("the system's", "PEM file of certificates to trust for probes")
+    resource: t.LinkUrl | None = setting(
+        "none", "public URL of the server, the audience of its tokens, which names it in AuthZEN evaluations"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.paths:
+        if not self.paths and (self.validates_mcp_headers or self.resource is None):
             raise setting_error("an MCP server needs `paths`", 'as in `paths = ["/mcp"]`')
         if self.validates_mcp_headers and self.url is None:
             hint = 'as in `url = "http://127.0.0.1:9000/mcp"`: the server is asked there whether it does'
@@ -416,6 +424,7 @@ class McpServerSettings(SettingsSection):
         return McpServer(
             name, self.paths, hosts, self.validates_mcp_headers, self.url,
             None if self.token_file is None else Path(self.token_file), None if self.ca is None else Path(self.ca),
+            self.resource,
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ FILLED = r"\S"
 PATH = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MODE = r"^0?[0-7]{3}$"
 ROLE_RULE = r"^(\*|[^:\s][^:]*:.*\S.*)$"
-MCP_SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MCP_SERVER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 WEBHOOK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sends_bodies)
 
@@ -250,6 +250,11 @@ RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)
 Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]
 LogSinks: TypeAlias = Annotated[Texts, AfterValidator(check_sinks), SECRET]
 Hosts: TypeAlias = Annotated[Texts, AfterValidator(check_hosts)]
+McpServerName: TypeAlias = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=MCP_SERVER_NAME.pattern),
+    ValueDescription("the name of a server", '"notes"'),
+]
 McpPaths: TypeAlias = Annotated[
     tuple[FilledText, ...],
     BeforeValidator(as_list),

@@ -1,4 +1,4 @@
-"""What an MCP request asks for, read from its body or, if the server validates headers, from its headers alone."""
+"""Reads the call of an MCP request from its body or, if the server validates headers, from its headers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which MCP servers are known to compare their headers with the body: asked at start, and again from time to time.
+"""Knows which MCP servers compare their headers with the body: it asks them at start, and again from time to time.
 
 What a server has proved ends with the first probe that fails: it may have been replaced by another one.
 """
@@ -72,7 +72,7 @@ class McpHeaderTrust:
 
 
 class ServerWatch:
-    """What is known of one server. `methods` is replaced as a whole, so that threads can read it."""
+    """Watches one server. `methods` is replaced as a whole, so that threads can read it."""
 
     def __init__(self, server: McpServer, probe: Callable[[McpServer], frozenset[str]]) -> None:
         self.server, self._probe = server, probe

@@ -21,7 +21,7 @@ class McpServer:
 
     Without `hosts`, the paths belong to the server at every host. `validates_headers` means that the server is expected
     to refuse requests whose headers and body differ; it is asked at `url` whether it does, with the bearer token in
-    `token_file`.
+    `token_file`. `resource` is its public URL, the audience of its tokens.
     """
 
     name: str
@@ -31,6 +31,7 @@ class McpServer:
     url: str | None = None
     token_file: Path | None = None
     ca: Path | None = None
+    resource: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
