@@ -35,7 +35,7 @@ class McpServer:
 
 
 @dataclass(frozen=True, slots=True)
-class McpEndpoint:
+class McpServerPath:
     """One path of an MCP server as it is compared: decoded, in one case, and without a slash at its end."""
 
     prefix: str
@@ -53,10 +53,10 @@ class McpServerTable:
     servers: tuple[McpServer, ...] = ()
 
     @cached_property
-    def endpoints(self) -> tuple[McpEndpoint, ...]:
+    def endpoints(self) -> tuple[McpServerPath, ...]:
         """The endpoints: longer paths first and, of the same path, those at certain hosts first."""
         found = [
-            McpEndpoint(fold_path(path) or path, frozenset(server.hosts), server)
+            McpServerPath(fold_path(path) or path, frozenset(server.hosts), server)
             for server in self.servers
             for path in server.paths
         ]
