@@ -325,6 +325,8 @@ def run_server(
     if log is not None and line is not None:
         log.system.worker = place
         log.recent.share()
+    if trust is not None:
+        trust.start()
     beside = None if places.door is None else places.door.started()
     if log is not None:
         log.wake()  # seals and sends the lines of an earlier process now, not with the next decision
@@ -335,8 +337,6 @@ def run_server(
     listener = reloading.current.approval_settings.listener
     if listener is not None:
         listener.wake()  # sends what an earlier process has left
-    if trust is not None:
-        trust.start()
     try:
         with start_console(console, reloading, places, shared, place):
             server.run(sockets=list(places.ports))

@@ -115,3 +115,12 @@ def test_config_check_reports_a_server_that_ignores_headers(run, folder: Path) -
         ended = run("config", "check", "p.policy", "--probe")
     assert ended.code == 1
     assert "`[mcp-servers.a]`: it does not refuse a request whose `Mcp-Method` differs from its body" in ended.err
+
+
+def test_serve_refuses_a_server_that_no_rule_can_match(run, folder: Path) -> None:
+    (folder / "p.policy").write_text("anyone { may TOOL notes/read }\n")
+    servers(folder, '[mcp-servers.note]\npaths = ["/mcp"]\nvalidates_mcp_headers = true\nurl = "http://127.0.0.1:9/"\n')
+    ended = run("serve", "p.policy", "--port", "0")
+    assert ended.code == 2
+    assert "`mcp-servers.note`: no grant of the policies is for a tool of this server" in ended.err
+    assert "did you mean `notes`?" in ended.err

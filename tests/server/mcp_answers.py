@@ -21,9 +21,13 @@ class Http(ThreadingHTTPServer):
     daemon_threads = True
 
 
+def refuse_list(messages: list[Any]) -> tuple[int, dict[str, Any] | bytes]:
+    return 400, {}
+
+
 @contextmanager
 def answering(
-    answer: Answer, headers: dict[str, str] | None = None
+    answer: Answer, headers: dict[str, str] | None = None, answer_list: Callable[[list[Any]], Reply] = refuse_list
 ) -> Iterator[tuple[McpServer, list[dict[str, Any]]]]:
     """A server that answers each message as given, and the messages that it got."""
     bodies: list[dict[str, Any]] = []
@@ -32,7 +36,8 @@ def answering(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             bodies.append(body)
-            status, said = answer({name.lower(): value for name, value in self.headers.items()}, body)
+            asked = {name.lower(): value for name, value in self.headers.items()}
+            status, said = answer_list(body) if isinstance(body, list) else answer(asked, body)
             content = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
             for name, value in {"content-type": "application/json", **(headers or {})}.items():

@@ -51,12 +51,13 @@ def test_the_server_of_the_sdk_is_proved() -> None:
 def test_a_probe_names_nothing_that_a_server_can_have() -> None:
     with answering(validated) as (server, bodies):
         assert probe_server(server) == NAMES
-    methods = [body["method"] for body in bodies]
-    assert methods[:2] == ["server/discover", "server/discover"]
+    lists, messages = [one for one in bodies if isinstance(one, list)], [one for one in bodies if isinstance(one, dict)]
+    methods = [body["method"] for body in messages]
+    assert methods[:2] == [body["method"] for [body] in lists] * 2 == ["server/discover", "server/discover"]
     assert set(methods[2:]) == NAMES
-    names = [body["params"].get("name") or body["params"]["uri"] for body in bodies[2:]]
+    names = [body["params"].get("name") or body["params"]["uri"] for body in messages[2:]]
     assert all("policyengine-probe-" in name for name in names)
-    assert all(body["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] == VERSION for body in bodies)
+    assert all(body["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] == VERSION for body in messages)
 
 
 def test_a_server_that_ignores_headers_is_not_proved() -> None:
@@ -86,6 +87,18 @@ def test_only_methods_whose_names_are_compared_are_proved() -> None:
 
     with answering(answer) as (server, _):
         assert probe_server(server) == NAMES - {"prompts/get"}
+
+
+def test_a_server_that_accepts_several_messages_in_one_body_is_not_proved() -> None:
+    """Headers can describe only one of them."""
+    with (
+        answering(validated, answer_list=lambda messages: (200, b"[]")) as (server, _),
+        pytest.raises(ProbeError) as why,
+    ):
+        probe_server(server)
+    assert "several messages" in str(why.value)
+    with answering(validated, answer_list=lambda messages: (422, {})) as (server, _):
+        assert probe_server(server) == NAMES
 
 
 def test_a_server_that_refuses_everything_is_not_proved() -> None:

@@ -2,7 +2,7 @@
 
 One request agrees with its headers and must be answered. In the others, headers and body name different methods, or
 different tools, resources and prompts that do not exist: the server must refuse each of them as the specification says,
-with status 400 and the error `HeaderMismatch`.
+with status 400 and the error `HeaderMismatch`. It must also refuse a list of messages.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ META: Mapping[str, object] = {
     "io.modelcontextprotocol/clientInfo": {"name": "policyengine-probe", "version": __version__},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+ANSWERS = frozenset({200, *range(400, 500)}) - {401, 403}  # statuses that say something about headers
 DISCOVER, LIST_TOOLS = "server/discover", "tools/list"
 
 
@@ -45,7 +46,7 @@ class HeaderProbe:
     @classmethod
     def of(cls, server: McpServer, seconds: float = PROBE_SECONDS) -> HeaderProbe:
         fetcher = Fetcher(
-            ca=server.ca, plain_http=server.token_file is None, largest=MAX_ANSWER_BYTES, statuses=frozenset({200, 400})
+            ca=server.ca, plain_http=server.token_file is None, largest=MAX_ANSWER_BYTES, statuses=ANSWERS
         )
         return cls(server, fetcher, fetcher.clock() + seconds)
 
@@ -55,10 +56,13 @@ class HeaderProbe:
         """
         if self.server.url is None:
             raise ProbeError("its URL is not configured")
-        if self.post(DISCOVER, {}, method=DISCOVER).status != 200:
-            raise ProbeError("it refuses `server/discover`, whose headers and body agree")
+        status = self.post(DISCOVER, {}, method=DISCOVER).status
+        if status != 200:
+            raise ProbeError(f"it refuses `server/discover`, whose headers and body agree, with status {status}")
         if not self.refuses(DISCOVER, {}, method=LIST_TOOLS):
             raise ProbeError("it does not refuse a request whose `Mcp-Method` differs from its body")
+        if self.send([self.message(DISCOVER, {})], method=LIST_TOOLS).status == 200:
+            raise ProbeError("it accepts several messages in one body, whose headers can describe only one of them")
         found = frozenset(name for name in NAME_PARAMETERS if self.compares_name(name))
         if not found:
             raise ProbeError("it does not refuse a request whose `Mcp-Name` differs from its body")
@@ -88,7 +92,13 @@ class HeaderProbe:
 
     def post(self, asked: str, params: Mapping[str, object], *, method: str, name: str | None = None) -> FetchResponse:
         """Send a request with `asked` in its body and `method` in its header. Raises ProbeError."""
-        message = {"jsonrpc": "2.0", "id": secrets.token_hex(8), "method": asked, "params": {**params, "_meta": META}}
+        return self.send(self.message(asked, params), method=method, name=name)
+
+    def message(self, asked: str, params: Mapping[str, object]) -> dict[str, object]:
+        return {"jsonrpc": "2.0", "id": secrets.token_hex(8), "method": asked, "params": {**params, "_meta": META}}
+
+    def send(self, body: object, *, method: str, name: str | None = None) -> FetchResponse:
+        """Send a body with these headers. Raises ProbeError."""
         headers = {
             "Accept": "application/json, text/event-stream", "Content-Type": "application/json",
             "Mcp-Protocol-Version": VERSION, "Mcp-Method": method,
@@ -96,7 +106,7 @@ class HeaderProbe:
         }  # fmt: skip
         assert self.server.url is not None
         try:
-            return self.fetcher.post(self.server.url, msgspec.json.encode(message), headers, self.until)
+            return self.fetcher.post(self.server.url, msgspec.json.encode(body), headers, self.until)
         except FetchError as error:
             hint = ": set `token_file`, if it needs a token" if error.status in (401, 403) else ""
             raise ProbeError(f"{error.why}{hint}") from None
