@@ -10,6 +10,7 @@ from policyengine.diagnostics.suggest import suggest
 
 if TYPE_CHECKING:
     from policyengine import kernel as k
+    from policyengine.cli.settings.file import ProjectSettings
 
 
 def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
@@ -29,10 +30,13 @@ def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
             raise_unknown_name("--as scopes=", scope, "no grant of the policies requires this scope", carried)
 
 
-def check_mcp_servers(names: Iterable[str], kernel: k.Kernel) -> None:
-    """Check that the policies can match each `[mcp-servers.NAME]`. Raises CommandError."""
-    for name in names:
-        check_server(name, kernel, "mcp-servers.")
+def check_mcp_servers(settings: ProjectSettings, kernel: k.Kernel) -> None:
+    """Check that the policies can match each MCP server that the settings name. Raises CommandError."""
+    for server in settings.mcp_servers:
+        if server.validates_headers:
+            check_server(server.name, kernel, "mcp-servers.")
+    if settings.authzen_mcp_server is not None:
+        check_server(settings.authzen_mcp_server, kernel, "authzen.mcp_server=")
 
 
 def check_server(server: str, kernel: k.Kernel, option: str = "--server ") -> None:

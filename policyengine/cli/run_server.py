@@ -102,8 +102,7 @@ def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) 
     with report_serve_errors():
         loaded = load_for_serving(setup)
         served = prepare_serving(setup, loaded)
-        named = (server.name for server in loaded.settings.mcp_servers if server.validates_headers)
-        check_mcp_servers(named, loaded.engine.kernel)
+        check_mcp_servers(loaded.settings, loaded.engine.kernel)
         tokens = read_tokens(listen.token_file)
         printer = ServeSummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
         with server_logging(LogFormat(listen.log_format), lambda: served.held.current.revision):

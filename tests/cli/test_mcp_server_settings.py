@@ -117,10 +117,29 @@ def test_config_check_reports_a_server_that_ignores_headers(run, folder: Path) -
     assert "`[mcp-servers.a]`: it does not refuse a request whose `Mcp-Method` differs from its body" in ended.err
 
 
-def test_serve_refuses_a_server_that_no_rule_can_match(run, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (
+            '[mcp-servers.note]\npaths = ["/mcp"]\nvalidates_mcp_headers = true\nurl = "http://127.0.0.1:9/"\n',
+            "mcp-servers.note",
+        ),
+        ('[authzen]\nmcp_server = "note"\n', "authzen.mcp_server=note"),
+    ],
+)
+def test_serve_refuses_a_server_that_no_rule_can_match(run, folder: Path, settings: str, name: str) -> None:
     (folder / "p.policy").write_text("anyone { may TOOL notes/read }\n")
-    servers(folder, '[mcp-servers.note]\npaths = ["/mcp"]\nvalidates_mcp_headers = true\nurl = "http://127.0.0.1:9/"\n')
+    servers(folder, settings)
     ended = run("serve", "p.policy", "--port", "0")
     assert ended.code == 2
-    assert "`mcp-servers.note`: no grant of the policies is for a tool of this server" in ended.err
+    assert f"`{name}`: no grant of the policies is for a tool of this server" in ended.err
     assert "did you mean `notes`?" in ended.err
+
+
+def test_the_mcp_server_of_evaluations_and_public_urls_are_settings(folder: Path) -> None:
+    [bank] = servers(
+        folder, '[authzen]\nmcp_server = "bank"\n[mcp-servers.bank]\nresource = "https://bank.example/mcp"\n'
+    )
+    assert bank.resource == "https://bank.example/mcp"
+    assert load_settings([folder / "p.policy"], {}).authzen_mcp_server == "bank"
+    assert "must be the name of a server" in refused(folder, '[authzen]\nmcp_server = "a/b"\n').message
