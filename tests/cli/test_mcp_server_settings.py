@@ -143,3 +143,13 @@ def test_the_mcp_server_of_evaluations_and_public_urls_are_settings(folder: Path
     assert bank.resource == "https://bank.example/mcp"
     assert load_settings([folder / "p.policy"], {}).authzen_mcp_server == "bank"
     assert "must be the name of a server" in refused(folder, '[authzen]\nmcp_server = "a/b"\n').message
+
+
+def test_doctor_asks_the_servers(run, folder: Path) -> None:
+    text = '[mcp-servers.notes]\npaths = ["/mcp"]\nvalidates_mcp_headers = true\nurl = "{}"\n'
+    with answering(validated) as (server, _):
+        servers(folder, text.format(server.url))
+        assert "`notes` compares its headers with the body of" in run("doctor", "p.policy", "--port", "0").out
+    with answering(lambda headers, body: result(body)) as (server, _):
+        servers(folder, text.format(server.url))
+        assert "`Mcp-Method` differs from its body" in run("doctor", "p.policy", "--port", "0").out
