@@ -149,8 +149,13 @@ def test_the_server_of_an_action_is_known_and_other_context_is_unknown() -> None
     assert {"context", "context.*"} & set(found["pending"]) == {"context.*"}
 
 
-@pytest.mark.parametrize("method", ["logging/setLevel", "tasks/get", "subscriptions/listen", "completion/complete",
-                                    "resources/subscribe", "Tools/Call", "tools/call/", "x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "method",
+    [
+        "logging/setLevel", "tasks/get", "subscriptions/listen", "completion/complete", "resources/subscribe",
+        "notifications/other", "Tools/Call", "tools/call/", "x",
+    ],
+)  # fmt: skip
 def test_a_method_that_headers_do_not_decide_is_refused(method: str) -> None:
     assert "do not decide the MCP method" in str(refused(*call(method, "read")))
 

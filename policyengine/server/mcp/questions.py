@@ -19,6 +19,8 @@ SERVER_TYPE, CONNECT, LIST = "mcp_server", "connect", "list"
 # Requests to the server as a whole, with the verb of their action.
 SERVER_METHODS: Mapping[str, str] = {
     **dict.fromkeys(("initialize", "ping", "server/discover"), CONNECT),
+    # Signals of a client. A server may attach anything to other notifications.
+    **{f"{NOTIFICATIONS}{name}": CONNECT for name in ("initialized", "cancelled", "progress", "roots/list_changed")},
     **dict.fromkeys(("tools/list", "prompts/list", "resources/list", "resources/templates/list"), LIST),
 }
 ENTITY_METHODS = frozenset({*NAME_PARAMETERS, "resources/subscribe"})
@@ -79,7 +81,7 @@ def call_facts(call: McpCall, server: str, facts: Mapping[str, object]) -> dict[
     """Return the facts with the endpoint of the call. Raises RequestError for a method that policies do not decide, and
     for a name that some servers read as another name.
     """
-    verb = CONNECT if call.method.startswith(NOTIFICATIONS) else SERVER_METHODS.get(call.method)
+    verb = SERVER_METHODS.get(call.method)
     if verb is not None:
         return {**facts, **server_action(verb, server)}
     if call.method not in (ENTITY_METHODS if call.is_whole else NAME_PARAMETERS):
