@@ -3,17 +3,25 @@ server itself if its body says something else."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
 from tests.gateways.conftest import HANDED_ON
-from tests.gateways.servers import Answer, Gateway, Kind, Seen, Upstream, engine, gateway
+from tests.gateways.servers import KINDS, Answer, Gateway, Kind, Seen, Upstream, engine, gateway
 from tests.integrations.serving import serving
 
 mcp = pytest.importorskip("mcp.server")
+import httpx2  # noqa: E402
+from mcp.client.client import Client  # noqa: E402
+from mcp.client.streamable_http import streamable_http_client  # noqa: E402
+from mcp.server.transport_security import TransportSecuritySettings  # noqa: E402
 
 POLICY = """
 language 1
@@ -52,7 +60,8 @@ def notes() -> Iterator[str]:
     def erase() -> str:
         return "deleted everything"
 
-    with serving(server.streamable_http_app()) as url:
+    open_to_all = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # nginx sends a host without a port
+    with serving(server.streamable_http_app(transport_security=open_to_all)) as url:
         yield f"{url}/mcp"
 
 
@@ -205,3 +214,52 @@ def test_other_http_methods_are_decided_by_path(web: Gateway, method: str) -> No
     answer = web.client.ask("/mcp", WRITER, *MCP, "MCP-Protocol-Version: 2026-07-28", *call("read"), method=method)
     assert answer.status == 403
     assert web.api.taken() == []
+
+
+# ── The client of the SDK ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Port:
+    """The place of a server, as `gateway` asks for it."""
+
+    port: int
+
+
+@pytest.mark.parametrize("name", ["nginx", "envoy-grpc"])
+def test_the_client_of_the_sdk_calls_what_is_granted(
+    name: str, notes: str, ports: tuple[int, int], tmp_path: Path
+) -> None:
+    kind = next(one for one in KINDS if one.name == name)
+    if kind.found() is None:
+        pytest.skip(f"{kind.name} is missing: {kind.install}")
+    server = cast(Upstream, Port(int(notes.removesuffix("/mcp").rpartition(":")[2])))
+    with gateway(kind, tmp_path, server, ports, None) as one:
+        url = f"http://127.0.0.1:{one.client.port}/mcp"
+        assert asyncio.run(asked_in(url, "2026-07-28")) == ["erase", "read", "content", "refused"]
+        assert asyncio.run(asked_in(url, "auto")) == ["erase", "read", "content", "refused"]
+        # Its messages say only in their bodies what they are.
+        older = asyncio.run(asked_in(url, "legacy"))
+        assert older == (["erase", "read", "content", "refused"] if kind.sees_body else ["not connected"])
+
+
+async def asked_in(url: str, mode: str) -> list[str]:
+    """Return the listed tools, and the results of one call that is granted and one that is not."""
+    headers = {"Authorization": "Bearer demo-writer"}
+    try:
+        async with (
+            httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+            Client(streamable_http_client(url, http_client=http), mode=mode, read_timeout_seconds=10) as client,
+        ):
+            found = sorted(tool.name for tool in (await client.list_tools()).tools)
+            return [*found, *[await result_of(client, tool) for tool in ("read", "erase")]]
+    except Exception:
+        return ["not connected"]
+
+
+async def result_of(client: Client, tool: str) -> str:
+    try:
+        content = (await client.call_tool(tool, {})).content
+    except Exception:
+        return "refused"
+    return str(getattr(content[0], "text", ""))

@@ -20,6 +20,9 @@ Answer: TypeAlias = Callable[[dict[str, str], dict[str, Any]], Reply]
 class Http(ThreadingHTTPServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no error here."""
+
 
 def refuse_list(messages: list[Any]) -> tuple[int, dict[str, Any] | bytes]:
     return 400, {}
