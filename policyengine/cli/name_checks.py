@@ -32,11 +32,11 @@ def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
 
 def check_mcp_servers(settings: ProjectSettings, kernel: k.Kernel) -> None:
     """Check that the policies can match each MCP server that the settings name. Raises CommandError."""
-    for server in settings.mcp_servers:
+    for server in settings.mcp_servers.servers:
         if server.validates_headers:
             check_server(server.name, kernel, "mcp-servers.")
-    if settings.authzen_mcp_server is not None:
-        check_server(settings.authzen_mcp_server, kernel, "authzen.mcp_server=")
+    if settings.mcp_servers.default is not None:
+        check_server(settings.mcp_servers.default, kernel, "authzen.mcp_server=")
 
 
 def check_server(server: str, kernel: k.Kernel, option: str = "--server ") -> None:

@@ -142,7 +142,6 @@ def answer(
         following=served.following,
         console=console_options(setup, listen, loaded, printer.format),
         mcp_servers=loaded.settings.mcp_servers,
-        authzen_mcp_server=loaded.settings.authzen_mcp_server,
     )
 
 

@@ -27,7 +27,6 @@ from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.gateways import GatewayAdapters
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache
-from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.http_connection import peer_address
@@ -40,6 +39,7 @@ from policyengine.server.halt_routes import add_halt_routes
 from policyengine.server.handlers import DecisionApi, handle_problem
 from policyengine.server.host_guard import HostCheck
 from policyengine.server.mcp.questions import McpQuestions
+from policyengine.server.mcp.servers import NO_MCP_SERVERS
 from policyengine.server.middleware import ExchangeMiddleware
 from policyengine.server.openapi import halts, schema, statuses
 from policyengine.server.problems import ProblemError
@@ -174,10 +174,9 @@ def build_app(
     allowed_hosts: Collection[str] = (),
     operators: Collection[str] = (),
     mcp: McpQuestions | None = None,
-    mcp_servers: McpServerNames | None = None,
 ) -> DecisionApp:
     """Return the application of one of several workers. The worker counts in `tally`, and is not ready while it shuts
-    down. `mcp` builds the questions of MCP servers behind gateways, `mcp_servers` names those of AuthZEN evaluations.
+    down. `mcp` builds the questions of MCP servers behind gateways.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
@@ -191,7 +190,7 @@ def build_app(
         tally,
         drain or Drain(),
         public_url,
-        TranslatorCache(mcp_servers or McpServerNames()),
+        TranslatorCache(NO_MCP_SERVERS if mcp is None else mcp.table),
         DenialReporter(tally),
         hosts,
         consume,

@@ -24,7 +24,6 @@ from policyengine.reload import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 from policyengine.reload.thread import handle_sighup, reload_on_request
 from policyengine.server.app import DecisionApp, build_app
-from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers, check_operators
 from policyengine.server.connections.bounded_server import ProtocolFactory, uvicorn_config
 from policyengine.server.connections.connection_table import ConnectionTable
@@ -39,7 +38,7 @@ from policyengine.server.listeners import (
 )
 from policyengine.server.mcp.header_trust import McpHeaderTrust
 from policyengine.server.mcp.questions import McpQuestions
-from policyengine.server.mcp.servers import McpServer, McpServerTable
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket.protocol import FramedProtocol
 from policyengine.server.status_server import StatusServer, bind_metrics_port
@@ -81,8 +80,7 @@ def serve(
     listening: Callable[[str | None], None] = lambda url: None,
     following: EntityWatcher | None = None,
     console: ConsoleOptions | None = None,
-    mcp_servers: Sequence[McpServer] = (),
-    authzen_mcp_server: str | None = None,
+    mcp_servers: McpServerTable = NO_MCP_SERVERS,
 ) -> None:
     """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -94,11 +92,10 @@ def serve(
     AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
     false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
     `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following` reads the entities
-    again when they change, in each process. `mcp_servers` are MCP servers behind gateways (`docs/gateways.md`); those
-    that should validate headers are probed. `authzen_mcp_server` names the one that AuthZEN evaluations mean. `console`
-    are the options of the console (`docs/console.md`), which one process serves. `listening` is called with the URL, if
-    there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP, and with
-    `watching` whenever their files change; SIGHUP also reopens the log.
+    again when they change, in each process. `mcp_servers` are MCP servers behind gateways (`docs/gateways.md`).
+    `console` are the options of the console (`docs/console.md`), which one process serves. `listening` is called with
+    the URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on
+    SIGHUP, and with `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.
@@ -107,7 +104,7 @@ def serve(
     options = ServerOptions(
         host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
         limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), tuple(operators),
-        console, tuple(mcp_servers), authzen_mcp_server,
+        console, mcp_servers,
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
@@ -138,8 +135,7 @@ class ServerOptions:
     allowed_hosts: tuple[str, ...]
     operators: tuple[str, ...]
     console: ConsoleOptions | None = None
-    mcp_servers: tuple[McpServer, ...] = ()
-    authzen_mcp_server: str | None = None
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
 
     def check(self, engine: Engine) -> None:
         """Check the options before the server listens. Raises ServeError, BearerTokenError, AllowedHostError."""
@@ -155,11 +151,6 @@ class ServerOptions:
     @property
     def tokens(self) -> BearerTokens | None:
         return None if self.token is None else BearerTokens.of(self.token)
-
-    @property
-    def mcp_names(self) -> McpServerNames:
-        by_url = {one.resource.rstrip("/"): one.name for one in self.mcp_servers if one.resource is not None}
-        return McpServerNames(self.authzen_mcp_server, by_url)
 
 
 def serve_until_stopped(
@@ -181,18 +172,16 @@ def serve_until_stopped(
         ServerCounters(options.workers, rule_names(reloading.current)),
     )
     trust = McpHeaderTrust(options.mcp_servers)
-    mcp = McpQuestions(McpServerTable(options.mcp_servers), trust.proved) if options.mcp_servers else None
     apps = partial(
         build_app, reloading, token=options.token, gateway=options.gateway, public_url=options.public_url,
         tally=shared.tally, authzen_consume=options.authzen_consume, allowed_hosts=options.allowed_hosts,
-        body_timeout=limits.request, operators=options.operators, mcp=mcp,
-        mcp_servers=options.mcp_names,
+        body_timeout=limits.request, operators=options.operators, mcp=trust.questions,
     )  # fmt: skip
     if options.workers > 1:
         reloading.current.halting.share()
     attempts = None if reloading.origin is None else ReloadScheduler(reloading, options.watching)
     with ExitStack() as open_until_then:
-        places = open_listeners(options, reloading, shared, open_until_then, mcp)
+        places = open_listeners(options, reloading, shared, open_until_then, trust.questions)
         drain = partial(Drain, options.drain, options.drain_delay)
         answer = partial(run_server, apps, reloading, places, shared, drain, following, options.console, trust)
         greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
@@ -261,7 +250,7 @@ def open_listeners(
     reloading: ReloadableEngine,
     shared: SharedState,
     open_until_then: ExitStack,
-    mcp: McpQuestions | None = None,
+    mcp: McpQuestions,
 ) -> ServerListeners:
     """Open all listeners. Raises ServeError."""
     enter, host, tokens = open_until_then.enter_context, options.host, options.tokens
@@ -371,7 +360,7 @@ def grpc_listener(
     tokens: BearerTokens | None,
     host: str,
     port: int,
-    mcp: McpQuestions | None = None,
+    mcp: McpQuestions,
 ) -> GrpcListener:
     """Return the gRPC listener for Envoy. Raises ServeError, for example if a package is not installed."""
     try:

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def servers(folder: Path, text: str) -> tuple[McpServer, ...]:
     (folder / "policyengine.toml").write_text(text)
-    return load_settings([folder / "p.policy"], {}).mcp_servers
+    return load_settings([folder / "p.policy"], {}).mcp_servers.servers
 
 
 def refused(folder: Path, text: str) -> CommandError:
@@ -141,7 +141,7 @@ def test_the_mcp_server_of_evaluations_and_public_urls_are_settings(folder: Path
         folder, '[authzen]\nmcp_server = "bank"\n[mcp-servers.bank]\nresource = "https://bank.example/mcp"\n'
     )
     assert bank.resource == "https://bank.example/mcp"
-    assert load_settings([folder / "p.policy"], {}).authzen_mcp_server == "bank"
+    assert load_settings([folder / "p.policy"], {}).mcp_servers.default == "bank"
     assert "must be the name of a server" in refused(folder, '[authzen]\nmcp_server = "a/b"\n').message
 
 

@@ -19,7 +19,7 @@ from policyengine.server.mcp.header_trust import (
     ServerWatch,
     probe_server,
 )
-from policyengine.server.mcp.servers import McpServer
+from policyengine.server.mcp.servers import McpServer, McpServerTable
 from tests.integrations.serving import serving
 from tests.server.mcp_answers import NAMES, Answer, Reply, answering, mismatch, result, validated
 
@@ -211,7 +211,7 @@ def test_an_unexpected_failure_of_a_probe_proves_nothing(caplog: pytest.LogCaptu
 
 def test_the_first_probes_are_over_when_the_server_starts() -> None:
     with answering(validated) as (server, _):
-        trust = McpHeaderTrust([server, McpServer("other", ("/other",))])
+        trust = McpHeaderTrust(McpServerTable((server, McpServer("other", ("/other",)))))
         assert trust.proved("notes") == frozenset()
         trust.start()
         try:
@@ -223,7 +223,7 @@ def test_the_first_probes_are_over_when_the_server_starts() -> None:
 
 def test_without_servers_there_are_no_threads() -> None:
     before = threading.active_count()
-    trust = McpHeaderTrust([McpServer("other", ("/other",))])
+    trust = McpHeaderTrust(McpServerTable((McpServer("other", ("/other",)),)))
     trust.start()
     assert threading.active_count() == before
     trust.stop()

@@ -151,7 +151,7 @@ def check_webhook_files(found: ProjectSettings) -> None:
 
 def check_mcp_server_files(found: ProjectSettings) -> None:
     """Check that the files of the MCP servers exist. Raises CommandError."""
-    for server in found.mcp_servers:
+    for server in found.mcp_servers.servers:
         for file in (server.token_file, server.ca):
             if file is not None and not file.exists():
                 where = f"`[mcp-servers.{server.name}]`"
@@ -163,7 +163,7 @@ def probe_mcp_servers(found: ProjectSettings) -> dict[str, list[str]]:
     from policyengine.server.mcp.header_trust import ProbeError, probe_server
 
     proved: dict[str, list[str]] = {}
-    for server in found.mcp_servers:
+    for server in found.mcp_servers.servers:
         if server.validates_headers:
             try:
                 proved[server.name] = sorted(probe_server(server))

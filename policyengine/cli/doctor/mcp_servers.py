@@ -17,7 +17,7 @@ def probe_servers(plan: ServePlan) -> Iterator[DoctorResult]:
         settings = load_settings(plan.paths)
     except CommandError:  # the check of the settings reports it
         return
-    for server in settings.mcp_servers:
+    for server in settings.mcp_servers.servers:
         if server.validates_headers:
             try:
                 methods = ", ".join(sorted(probe_server(server)))

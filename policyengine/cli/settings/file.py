@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ProjectSections,
         TestSettings,
     )
-    from policyengine.server.mcp.servers import McpServer
+    from policyengine.server.mcp.servers import McpServerTable
     from policyengine.settings.mistakes import SettingMistake
     from policyengine.settings.toml_file import SettingsError, SettingsFile
     from policyengine.webhooks.target import WebhookTarget
@@ -82,11 +82,6 @@ class ProjectSettings:
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     @property
-    def authzen_mcp_server(self) -> str | None:
-        """The MCP server that AuthZEN evaluations mean."""
-        return None if self.sections is None else self.sections.authzen.mcp_server
-
-    @property
     def console(self) -> ConsoleSettings:
         return self._or_defaults().console
 
@@ -102,10 +97,13 @@ class ProjectSettings:
         return tuple(webhooks[name].to_target(name) for name in sorted(webhooks))
 
     @property
-    def mcp_servers(self) -> tuple[McpServer, ...]:
-        """The MCP servers behind gateways, in the order of their names."""
-        servers = {} if self.sections is None else self.sections.mcp_servers
-        return tuple(servers[name].to_server(name) for name in sorted(servers))
+    def mcp_servers(self) -> McpServerTable:
+        """The MCP servers behind gateways, in the order of their names, and the one of AuthZEN evaluations."""
+        from policyengine.server.mcp.servers import McpServerTable
+
+        sections = self._or_defaults()
+        found = tuple(sections.mcp_servers[name].to_server(name) for name in sorted(sections.mcp_servers))
+        return McpServerTable(found, sections.authzen.mcp_server)
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

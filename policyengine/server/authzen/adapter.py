@@ -30,13 +30,13 @@ from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError, wrong_type_error
 from policyengine.server.adapters.responses import WOULD_BE_HEADER
 from policyengine.server.authzen.evaluations import CONSUME, MEMBERS, AccessEvaluation, JsonObject, UnmappedError
-from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.authzen.requests import AuthzenRequest, item_context, read_evaluation, takes_long
 from policyengine.server.authzen.translator import OBLIGATIONS, QuestionTranslator
 from policyengine.server.authzen.untranslatable import ignore_denial
 from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import MAX_INLINE_ITEMS, run_off_loop
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import MeteredEngine
 
@@ -63,7 +63,7 @@ class AuthzenResult(NamedTuple):
 class TranslatorCache:
     """The translator for the latest policy; it is rebuilt when a reload replaces the policy."""
 
-    mcp_servers: McpServerNames = field(default_factory=McpServerNames)
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
     last: QuestionTranslator | None = None
 
     def of(self, kernel: Kernel) -> QuestionTranslator:

@@ -5,8 +5,8 @@ The evaluations of COAZ name a tool, but neither its server nor its arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 from policyengine import kernel as k
@@ -14,6 +14,7 @@ from policyengine.integrations.mcp.methods import NOTIFICATIONS, URI_METHODS, ac
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.server.authzen.evaluations import AccessEvaluation, JsonObject, UnmappedError
 from policyengine.server.mcp.questions import SERVER_METHODS, SERVER_TYPE, server_action
+from policyengine.server.mcp.servers import McpServerTable
 
 GET_PROMPT, COMPLETE = "prompts/get", "completion/complete"
 TOOL, PROMPT, RESOURCE = "tool", "prompt", "resource"
@@ -21,17 +22,6 @@ PASSED = "ping"  # passes without a decision, as notifications do
 SERVER = "server"  # the member of the context, and the property of a resource, with the name of the server
 MAX_SERVERS_SHOWN = 5
 UNKNOWN_ARGUMENTS = ["args"]  # of `pending`
-
-
-@dataclass(frozen=True, slots=True)
-class McpServerNames:
-    """The settings about the names of MCP servers: the `default` server of evaluations, and names by public URL."""
-
-    default: str | None = None
-    by_url: Mapping[str, str] = field(default_factory=dict)
-
-
-NO_MCP_SERVER_NAMES = McpServerNames()
 
 
 def passes_undecided(method: str) -> bool:
@@ -49,7 +39,7 @@ class McpEvaluations:
     """Maps evaluations about MCP to endpoints, with the servers that one policy names."""
 
     kernel: k.Kernel
-    names: McpServerNames
+    names: McpServerTable
 
     def endpoint(self, asked: AccessEvaluation) -> JsonObject | None:
         """Return the endpoint of an evaluation about MCP, or None for any other evaluation. Raises UnmappedError if it

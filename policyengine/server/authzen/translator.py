@@ -17,13 +17,12 @@ from policyengine.runtime.values import Invalid
 from policyengine.server.authzen.evaluations import AccessEvaluation, EvaluationEntity, JsonObject, UnmappedError
 from policyengine.server.authzen.mcp_evaluations import (
     COMPLETE,
-    NO_MCP_SERVER_NAMES,
     UNKNOWN_ARGUMENTS,
     McpEvaluations,
-    McpServerNames,
     is_about_mcp,
     passes_undecided,
 )
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 
 # Defaults: the names of the specification, of its interop scenarios and of its profile for MCP.
 DEFAULT_SUBJECT_TYPES = {"user": "user", "identity": "user", "agent": "agent", "client": "agent"}
@@ -48,7 +47,7 @@ class QuestionTranslator:
     """
 
     kernel: k.Kernel
-    mcp_servers: McpServerNames = NO_MCP_SERVER_NAMES
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
 
     @cached_property
     def mcp(self) -> McpEvaluations:

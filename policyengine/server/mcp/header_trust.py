@@ -6,13 +6,14 @@ What a server has proved ends with the first probe that fails: it may have been 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from threading import Event
 from time import monotonic
 
 from policyengine.install_hints import install_command
 from policyengine.process_threads import ProcessThreads, ThreadRun
-from policyengine.server.mcp.servers import McpServer
+from policyengine.server.mcp.questions import McpQuestions
+from policyengine.server.mcp.servers import McpServer, McpServerTable
 
 PROBE_SECONDS = 5.0  # maximum seconds of all requests of a probe
 PROBE_INTERVAL_SECONDS = 60.0
@@ -34,15 +35,18 @@ def probe_server(server: McpServer) -> frozenset[str]:
 
 
 class McpHeaderTrust:
-    """Probes each server that should validate headers, in threads of its own. Thread-safe."""
+    """Probes each server that should validate headers, in threads of its own. `questions` builds the questions of all
+    servers. Thread-safe.
+    """
 
     def __init__(
         self,
-        servers: Iterable[McpServer],
+        table: McpServerTable,
         probe: Callable[[McpServer], frozenset[str]] = probe_server,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._watches = {one.name: ServerWatch(one, probe) for one in servers if one.validates_headers}
+        self.questions = McpQuestions(table, self.proved)
+        self._watches = {one.name: ServerWatch(one, probe) for one in table.servers if one.validates_headers}
         self._threads = ProcessThreads("mcp header probe", self._runs, self._report)
         self._clock = clock
 

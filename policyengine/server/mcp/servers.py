@@ -48,9 +48,15 @@ class McpServerPath:
 
 @dataclass(frozen=True)
 class McpServerTable:
-    """All MCP servers behind gateways."""
+    """All MCP servers behind gateways, and the name of the `default` server of AuthZEN evaluations."""
 
     servers: tuple[McpServer, ...] = ()
+    default: str | None = None
+
+    @cached_property
+    def by_url(self) -> dict[str, str]:
+        """The names of the servers by their public URLs."""
+        return {one.resource.rstrip("/"): one.name for one in self.servers if one.resource is not None}
 
     @cached_property
     def endpoints(self) -> tuple[McpServerPath, ...]:
@@ -67,7 +73,9 @@ class McpServerTable:
         without a canonical spelling, which is denied as such. Raises RequestError if only the host, which the gateway
         does not send, tells servers apart.
         """
-        path = fold_path(target.uri.partition("?")[0]) if target.method == POST else None
+        if not self.servers or target.method != POST:
+            return None
+        path = fold_path(target.uri.partition("?")[0])
         if path is None:
             return None
         host = None if target.host is None else parse_host_header(target.host.encode("latin-1", "replace"))
@@ -90,6 +98,9 @@ def fold_path(path: str) -> str | None:
     """
     found = canonical_path(path)
     return found.path.casefold() if isinstance(found, CanonicalPath) else None
+
+
+NO_MCP_SERVERS = McpServerTable()
 
 
 def find_shared_path(servers: Iterable[McpServer]) -> tuple[McpServer, McpServer, str] | None:

@@ -12,8 +12,9 @@ from policyengine.engine import Engine
 from policyengine.server.app import build_app
 from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, TranslatorCache, read_evaluation
 from policyengine.server.authzen.evaluations import UnmappedError
-from policyengine.server.authzen.mcp_evaluations import McpServerNames
 from policyengine.server.authzen.translator import QuestionTranslator
+from policyengine.server.mcp.questions import McpQuestions
+from policyengine.server.mcp.servers import McpServer, McpServerTable
 from tests.server.authzen.asking import ONE, Free, decision
 
 POLICY = """
@@ -54,13 +55,13 @@ def coaz(method: str, type_: str, id_: str, **more: Any) -> Free:
     }  # fmt: skip
 
 
-def answer(question: Free, names: McpServerNames | None = None, engine: Engine = ENGINE) -> Free:
-    adapter = AuthzenAdapter(engine, TranslatorCache(names or McpServerNames()))
+def answer(question: Free, names: McpServerTable | None = None, engine: Engine = ENGINE) -> Free:
+    adapter = AuthzenAdapter(engine, TranslatorCache(names or McpServerTable()))
     return adapter.answer(read_evaluation(question))[0]
 
 
-def translated(question: Free, text: str = POLICY, names: McpServerNames | None = None) -> Free:
-    return QuestionTranslator(Engine.from_text(text).kernel, names or McpServerNames()).question(
+def translated(question: Free, text: str = POLICY, names: McpServerTable | None = None) -> Free:
+    return QuestionTranslator(Engine.from_text(text).kernel, names or McpServerTable()).question(
         read_evaluation(question)
     )
 
@@ -69,7 +70,7 @@ def granting(grants: str) -> str:
     return f"language 1\npackage p\nanyone {{ may {grants} }}\n"
 
 
-def tool(id_: str, grants: str, names: McpServerNames | None = None, **more: Any) -> object:
+def tool(id_: str, grants: str, names: McpServerTable | None = None, **more: Any) -> object:
     return translated(coaz("tools/call", "tool", id_, **more), granting(grants), names)["tool"]
 
 
@@ -204,7 +205,7 @@ def test_an_evaluation_that_names_no_one_server_is_unmapped(stated: Free) -> Non
 
 def test_with_a_configured_server_an_id_is_a_name_of_its_tools() -> None:
     """Otherwise a server could name its tool like the tool of another server, such as `bank/pay`."""
-    names = McpServerNames("notes")
+    names = McpServerTable((), "notes")
     assert tool("pay", TWO_SERVERS, names) == {"server": "notes", "name": "pay"}
     assert tool("bank/pay", TWO_SERVERS, names) == {"server": "notes", "name": "bank/pay"}
     with pytest.raises(UnmappedError, match="not for `notes`"):
@@ -212,7 +213,7 @@ def test_with_a_configured_server_an_id_is_a_name_of_its_tools() -> None:
 
 
 def test_the_public_url_of_a_server_is_its_name() -> None:
-    names = McpServerNames(None, {"https://bank.example/mcp": "bank"})
+    names = McpServerTable((McpServer("bank", (), resource="https://bank.example/mcp"),))
     listed = translated(coaz("tools/list", "mcp_server", "https://bank.example/mcp/"), names=names)
     assert listed["resource"] == {"type": "mcp_server", "id": "bank"}
     assert listed["context"] == {"agent": AGENT, "server": "bank"}
@@ -276,7 +277,9 @@ def test_the_examples_of_declared_mappings_in_the_draft_are_decided() -> None:
 
 
 def test_the_server_answers_coaz_with_its_settings() -> None:
-    app = build_app(Engine.from_text(granting(TWO_SERVERS)), mcp_servers=McpServerNames("bank"))
+    app = build_app(
+        Engine.from_text(granting(TWO_SERVERS)), mcp=McpQuestions(McpServerTable((), "bank"), lambda name: frozenset())
+    )
     transport = httpx.ASGITransport(app)
 
     async def ask(id_: str) -> httpx.Response:
