@@ -386,6 +386,7 @@ def test_a_body_is_decided_with_its_arguments_without_proof_and_in_every_version
         (message("tools/call", "read"), call("tools/call", "READ")),
         (message("resources/read", "notes://open/a"), call("resources/read", "notes://open/b")),
         (message("tools/call", "erase", version=None), call("tools/call", "read", "2025-11-25")),
+        (message("tools/call", "read", version=None), call("tools/list", None, "2025-11-25")),
     ],
 )  # fmt: skip
 def test_headers_that_differ_from_the_body_are_refused(body: bytes, headers: Pairs) -> None:

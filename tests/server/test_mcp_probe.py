@@ -79,6 +79,15 @@ def test_a_server_that_accepts_a_missing_name_is_not_proved() -> None:
     assert "`Mcp-Name` differs" in why(answer)
 
 
+@pytest.mark.parametrize(("status", "code"), [(400, -32602), (200, HEADER_MISMATCH), (404, HEADER_MISMATCH)])
+def test_another_refusal_than_the_one_of_the_specification_proves_nothing(status: int, code: int) -> None:
+    def answer(headers: dict[str, str], body: dict[str, Any]) -> Reply:
+        refusal = {"jsonrpc": "2.0", "id": body["id"], "error": {"code": code, "message": "no"}}
+        return result(body) if validated(headers, body)[0] == 200 else (status, refusal)
+
+    assert "`Mcp-Method` differs" in why(answer)
+
+
 def test_only_methods_whose_names_are_compared_are_proved() -> None:
     def answer(headers: dict[str, str], body: dict[str, Any]) -> Reply:
         if body["method"] == "prompts/get":

@@ -115,6 +115,7 @@ def test_the_agent_of_coaz_has_the_issuer_of_the_token_that_names_the_user() -> 
     assert found["user"] == {"id": "alice@example.com"}
     other = {**coaz("read", "document", "7")}
     assert translated(other)["agent"] == {"id": AGENT}  # not in the form of COAZ
+    assert translated(coaz("read", "resource", "7"))["agent"] == {"id": AGENT}
 
 
 def test_an_evaluation_without_an_agent_is_not_the_agent() -> None:
