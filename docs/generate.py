@@ -17,7 +17,7 @@ from policyengine import vocabulary
 from policyengine.audit.query.fields import COMPUTED, FIELDS
 from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import SETTINGS, SettingSpec, setting_traits
-from policyengine.cli.settings.sections import WebhookSettings
+from policyengine.cli.settings.sections import McpServerSettings, WebhookSettings
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 from policyengine.identity.config.setting_docs import setting_docs as of_identity
@@ -174,6 +174,10 @@ def settings() -> str:
     rows += [
         f"| `[webhooks.NAME]` `{key}` | {cell(field.description or '')} | {cell(setting_traits(field).default)} | |"
         for key, field in WebhookSettings.model_fields.items()
+    ]
+    rows += [
+        f"| `[mcp-servers.NAME]` `{key}` | {cell(field.description or '')} | {cell(setting_traits(field).default)} | |"
+        for key, field in McpServerSettings.model_fields.items()
     ]
     return table("| setting | meaning | default | option |", rows)
 

@@ -1,4 +1,4 @@
-"""Checks the names in the options of `policyengine mcp-gateway`: a rule of the policies must be able to match each."""
+"""Checks the names of `policyengine mcp-gateway` and of MCP servers: the policies must have rules that match them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from policyengine.diagnostics.suggest import suggest
 
 if TYPE_CHECKING:
     from policyengine import kernel as k
+    from policyengine.cli.settings.file import ProjectSettings
 
 
 def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
@@ -29,7 +30,16 @@ def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
             raise_unknown_name("--as scopes=", scope, "no grant of the policies requires this scope", carried)
 
 
-def check_server(server: str, kernel: k.Kernel) -> None:
+def check_mcp_servers(settings: ProjectSettings, kernel: k.Kernel) -> None:
+    """Check that the policies can match each MCP server that the settings name. Raises CommandError."""
+    for server in settings.mcp_servers.servers:
+        if server.validates_headers:
+            check_server(server.name, kernel, "mcp-servers.")
+    if settings.mcp_servers.default is not None:
+        check_server(settings.mcp_servers.default, kernel, "authzen.mcp_server=")
+
+
+def check_server(server: str, kernel: k.Kernel, option: str = "--server ") -> None:
     from policyengine import kernel as k
     from policyengine.checker.patterns.overlap import globs_meet
 
@@ -40,7 +50,7 @@ def check_server(server: str, kernel: k.Kernel) -> None:
     servers = {glob.partition("/")[0] for glob in globs if "/" in glob}
     if any(isinstance(one, k.ActionPattern) for one in doors) and suggest(server, servers) is None:
         return  # the server may have only resources and prompts
-    raise_unknown_name("--server ", server, "no grant of the policies is for a tool of this server", servers)
+    raise_unknown_name(option, server, "no grant of the policies is for a tool of this server", servers)
 
 
 def check_agent(name: str, kernel: k.Kernel) -> None:

@@ -268,14 +268,14 @@ def find_body_override(given: HeaderValues, content: Content) -> Mapping[str, ob
 
 
 def add_credentials(
-    question: dict[str, object],
+    question: Mapping[str, object],
     target: RequestTarget,
     given: HeaderValues,
     *,
     own: bool,
     certificate: str | None,
     content: Content | None = None,
-) -> dict[str, object]:
+) -> Mapping[str, object]:
     """Add the client's raw credentials to the question.
 
     `own` means that `Authorization` belongs to the client, because this server requires no token. `certificate` is the

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from policyengine.control_characters import is_invisible
+from policyengine.importers.coaz_mappings import MAPPING, read_mapping
 from policyengine.importers.document_nodes import DocumentNode
 from policyengine.importers.documents import Document, read_document
 from policyengine.importers.errors import ApiImportError
@@ -107,6 +108,8 @@ class _ToolListReader:
         schema = node.raw("inputSchema")
         facts, notes = facts_of("args", _as_own_document(schema)) if schema is not None else ((), ())
         self.notes += [f"`{_printable(name)}`: {note}" for note in notes]
+        actions, more = read_mapping(declared_mapping(schema), facts)
+        self.notes += [f"`{_printable(name)}`: {note}" for note in more]
         said = sha256(repr((node.words("title"), node.words("description"))).encode("utf-8", "replace")).hexdigest()[
             :16
         ]
@@ -118,6 +121,7 @@ class _ToolListReader:
             (),
             quoted_comment(node.words("title") or node.words("description")),
             said=said,
+            actions=actions,
         )
 
     def kind(self, name: str, node: DocumentNode) -> ApiOperationKind:
@@ -141,6 +145,12 @@ class _ToolListReader:
         return ApiOperationKind.READ if reads is True else ApiOperationKind.WRITE
 
 
+def declared_mapping(schema: DocumentNode | None) -> object:
+    """Return the mapping to AuthZEN that the schema of a tool declares; None if it declares none."""
+    declared = None if schema is None else schema.raw(MAPPING)
+    return None if declared is None else declared.value
+
+
 def _as_own_document(schema: DocumentNode) -> DocumentNode:
     """Return the schema as a separate document, because its references cannot point into the list that contains it."""
     return DocumentNode(schema.value, "", Document(schema.document.name, schema.value))
@@ -150,7 +160,7 @@ def _sorted_by_area(operations: tuple[ApiOperation, ...]) -> tuple[ApiOperation,
     if len(operations) > MAX_TOOLS_IN_ONE_AREA:
         return operations
     return tuple(
-        ApiOperation(o.endpoint, o.kind, "tools", o.facts, o.asks, o.summary, o.deprecated, o.wider, o.said)
+        ApiOperation(o.endpoint, o.kind, "tools", o.facts, o.asks, o.summary, o.deprecated, o.wider, o.said, o.actions)
         for o in operations
     )
 

@@ -112,12 +112,25 @@ class OperationFact:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredAction:
+    """An action on a type of entity that a tool declares for AuthZEN, and the facts of its context."""
+
+    verb: str
+    type: str
+    facts: tuple[OperationFact, ...] = ()
+
+    @property
+    def written(self) -> str:
+        return f"ACTION {self.verb} {self.type}"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiOperation:
     """An operation of an API.
 
     `asks` contains sets of OAuth scopes, and a token needs all scopes of one set; if `asks` is empty, no scope is
     required. `said` is a digest of the description, for operations whose description an agent reads. `wider` means that
-    the pattern matches more than the described path.
+    the pattern matches more than the described path. `actions` are those that a tool declares for AuthZEN.
     """
 
     endpoint: OperationEndpoint
@@ -129,6 +142,7 @@ class ApiOperation:
     deprecated: bool = False
     wider: bool = False
     said: str = ""
+    actions: tuple[DeclaredAction, ...] = ()
 
     @property
     def key(self) -> str:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from policyengine.importers.approval_guards import confirm_guard_name, confirm_line
-from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, HttpTemplate, PathSegment, ServerTool
+from policyengine.importers.model import (
+    Api,
+    ApiOperation,
+    ApiOperationKind,
+    DeclaredAction,
+    HttpTemplate,
+    PathSegment,
+    ServerTool,
+)
 from policyengine.importers.path_overlaps import PathIndex
 from policyengine.importers.path_patterns import matches_segment
 from policyengine.importers.reconcile_overlaps import overlapping_pairs
@@ -28,6 +36,7 @@ CLOSED = "2001-01-01"  # end of the sample grants; their tests run a year earlie
 OPEN = "2000-06-01"
 AGENT, USER, ISSUER, FIXTURE = "example-agent", "alice", "login", "example_agent"
 SECTION_LINE = "─"
+DECLARED_SCOPE = "authzen.declared"
 NEW_GUARD_REASON = "because it guards new endpoints, which no block grants yet"
 
 
@@ -223,6 +232,25 @@ def entities_text(run: ImportRun, entities: Iterable[str]) -> str:
         run, "Entities that paths name. Declare the attributes of your entity store: `entity pet { owner: user }`."
     )
     return "\n".join([*lines, *(f"entity {name} {{}}" for name in sorted(entities))]) + "\n"
+
+
+def declared_actions_text(run: ImportRun, actions: Mapping[str, DeclaredAction], entities: Collection[str]) -> str:
+    """Return the actions for which gateways ask that follow COAZ, in a scope that nothing grants. `entities` are
+    declared elsewhere.
+    """
+    lines = _file_header(
+        run,
+        "Gateways that follow COAZ ask for these actions instead of the tools that declare them. The server chose the",
+        "names, which are not verified: grant an action only if every server behind such a gateway may have it.",
+    )
+    types = sorted({action.type for action in actions.values()} - {*entities})
+    lines += [f"entity {type} {{}}" for type in types]
+    for action in actions.values():
+        if action.facts:
+            lines += [f"facts on {action.written} {{", *(f"  {fact.written}" for fact in action.facts), "}"]
+    allowed = "# lint: allow unused-scope because the actions are yours to grant"
+    lines += [f"scope {DECLARED_SCOPE} {{ {allowed}", *(f"  {written}" for written in actions), "}"]
+    return "\n".join(lines) + "\n"
 
 
 def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Sequence[ApiOperation]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
 from policyengine.importers import policy_writer, project_files
+from policyengine.importers.coaz_mappings import declared_actions
 from policyengine.importers.current_policies import (
     TakenNames,
     first_error,
@@ -142,6 +143,9 @@ def _policy_files(
         files[f"{name}_test.policy"] = policy_writer.tests_text(run, groups, every)
     if made.carried:
         files[f"{names.new(f'tokens{mark}')}.policy"] = policy_writer.token_scopes_text(run, made.carried)
+    declared = declared_actions(action for one in api.operations for action in one.actions) if run.first else {}
+    if declared:
+        files[f"{names.new('authzen')}.policy"] = policy_writer.declared_actions_text(run, declared, entities)
     if entities:
         files[f"{names.new(f'entities{mark}')}.policy"] = policy_writer.entities_text(run, entities)
     return files, notes

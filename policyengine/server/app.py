@@ -38,6 +38,8 @@ from policyengine.server.fast_path.table import build_doors
 from policyengine.server.halt_routes import add_halt_routes
 from policyengine.server.handlers import DecisionApi, handle_problem
 from policyengine.server.host_guard import HostCheck
+from policyengine.server.mcp.questions import McpQuestions
+from policyengine.server.mcp.servers import NO_MCP_SERVERS
 from policyengine.server.middleware import ExchangeMiddleware
 from policyengine.server.openapi import halts, schema, statuses
 from policyengine.server.problems import ProblemError
@@ -171,9 +173,10 @@ def build_app(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
     operators: Collection[str] = (),
+    mcp: McpQuestions | None = None,
 ) -> DecisionApp:
     """Return the application of one of several workers. The worker counts in `tally`, and is not ready while it shuts
-    down.
+    down. `mcp` builds the questions of MCP servers behind gateways.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
@@ -183,11 +186,11 @@ def build_app(
     names = gateway or GatewayHeaders()
     told = (
         names,
-        GatewayAdapters.of(names, body_timeout, own=tokens is None),
+        GatewayAdapters.of(names, body_timeout, own=tokens is None, mcp=mcp),
         tally,
         drain or Drain(),
         public_url,
-        TranslatorCache(),
+        TranslatorCache(NO_MCP_SERVERS if mcp is None else mcp.table),
         DenialReporter(tally),
         hosts,
         consume,

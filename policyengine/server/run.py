@@ -37,6 +37,9 @@ from policyengine.server.listeners import (
     resolve_address,
     unix_listener,
 )
+from policyengine.server.mcp.header_trust import McpHeaderTrust
+from policyengine.server.mcp.questions import McpQuestions
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket.protocol import FramedProtocol
 from policyengine.server.status_server import StatusServer, bind_metrics_port
@@ -78,6 +81,7 @@ def serve(
     listening: Callable[[str | None], None] = lambda url: None,
     following: EntityWatcher | None = None,
     console: ConsoleOptions | None = None,
+    mcp_servers: McpServerTable = NO_MCP_SERVERS,
 ) -> None:
     """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
@@ -89,10 +93,10 @@ def serve(
     AuthZEN metadata. `authzen_consume` names the callers whose AuthZEN evaluations spend unless `context.consume` is
     false (`docs/authzen.md`). `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in
     `create_app`. `operators` names the tokens that may halt requests (`docs/halt.md`). `following` reads the entities
-    again when they change, in each process. `console` are the options of the console (`docs/console.md`), which one
-    process serves. `listening` is called with the URL, if there is a port, as soon as connections are accepted. A
-    `ReloadableEngine` reloads its policies on SIGHUP, and with `watching` whenever their files change; SIGHUP also
-    reopens the log.
+    again when they change, in each process. `mcp_servers` are MCP servers behind gateways (`docs/gateways.md`).
+    `console` are the options of the console (`docs/console.md`), which one process serves. `listening` is called with
+    the URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reloads its policies on
+    SIGHUP, and with `watching` whenever their files change; SIGHUP also reopens the log.
 
     Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
     `authzen_consume`, and AllowedHostError.
@@ -101,7 +105,7 @@ def serve(
     options = ServerOptions(
         host, port, path, mode, token, workers, gateway or GatewayHeaders(), envoy, metrics, drain, drain_delay,
         limits or ConnectionLimits(), watching, public_url, authzen_consume, tuple(allowed_hosts), tuple(operators),
-        console,
+        console, mcp_servers,
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
@@ -132,6 +136,7 @@ class ServerOptions:
     allowed_hosts: tuple[str, ...]
     operators: tuple[str, ...]
     console: ConsoleOptions | None = None
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
 
     def check(self, engine: Engine) -> None:
         """Check the options before the server listens. Raises ServeError, BearerTokenError, AllowedHostError."""
@@ -167,18 +172,19 @@ def serve_until_stopped(
         WorkerBoard(options.workers),
         ServerCounters(options.workers, rule_names(reloading.current)),
     )
+    trust = McpHeaderTrust(options.mcp_servers)
     apps = partial(
         build_app, reloading, token=options.token, gateway=options.gateway, public_url=options.public_url,
         tally=shared.tally, authzen_consume=options.authzen_consume, allowed_hosts=options.allowed_hosts,
-        body_timeout=limits.request, operators=options.operators,
+        body_timeout=limits.request, operators=options.operators, mcp=trust.questions,
     )  # fmt: skip
     if options.workers > 1:
         reloading.current.halting.share()
     attempts = None if reloading.origin is None else ReloadScheduler(reloading, options.watching)
     with ExitStack() as open_until_then:
-        places = open_listeners(options, reloading, shared, open_until_then)
+        places = open_listeners(options, reloading, shared, open_until_then, trust.questions)
         drain = partial(Drain, options.drain, options.drain_delay)
-        answer = partial(run_server, apps, reloading, places, shared, drain, following, options.console)
+        answer = partial(run_server, apps, reloading, places, shared, drain, following, options.console, trust)
         greet = partial(listening, listener_url(places.ports[0]) if places.ports else None)
         if options.workers == 1:
             return serve_in_process(answer, reloading, attempts, greet)
@@ -241,7 +247,11 @@ class SharedState:
 
 
 def open_listeners(
-    options: ServerOptions, reloading: ReloadableEngine, shared: SharedState, open_until_then: ExitStack
+    options: ServerOptions,
+    reloading: ReloadableEngine,
+    shared: SharedState,
+    open_until_then: ExitStack,
+    mcp: McpQuestions,
 ) -> ServerListeners:
     """Open all listeners. Raises ServeError."""
     enter, host, tokens = open_until_then.enter_context, options.host, options.tokens
@@ -251,7 +261,7 @@ def open_listeners(
         [] if path is None else [enter(unix_listener(path, options.mode))],
         [] if metrics is None else [enter(bind_metrics_port(host, metrics))],
         [] if options.console is None else [enter(bind_console_port(options.console))],
-        None if envoy is None else grpc_listener(reloading, shared, options.gateway, tokens, host, envoy),
+        None if envoy is None else grpc_listener(reloading, shared, options.gateway, tokens, host, envoy, mcp),
     )
 
 
@@ -283,6 +293,7 @@ def run_server(
     drain: Callable[[], Drain],
     following: EntityWatcher | None = None,
     console: ConsoleOptions | None = None,
+    trust: McpHeaderTrust | None = None,
     lifeline: int | None = None,
     line: WorkerChannel | None = None,
     place: int = 0,
@@ -304,6 +315,8 @@ def run_server(
     if log is not None and line is not None:
         log.system.worker = place
         log.recent.share()
+    if trust is not None:
+        trust.start()
     beside = None if places.door is None else places.door.started()
     if log is not None:
         log.wake()  # seals and sends the lines of an earlier process now, not with the next decision
@@ -325,6 +338,8 @@ def run_server(
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
         if listener is not None:
             listener.stop()
+        if trust is not None:
+            trust.stop()
         reloading.current.recorder.write_system("stopped")
         if reloading.current.behavior is not None:
             reloading.current.behavior.close()
@@ -346,6 +361,7 @@ def grpc_listener(
     tokens: BearerTokens | None,
     host: str,
     port: int,
+    mcp: McpQuestions,
 ) -> GrpcListener:
     """Return the gRPC listener for Envoy. Raises ServeError, for example if a package is not installed."""
     try:
@@ -356,7 +372,7 @@ def grpc_listener(
         ) from None
     door = MeteredEngineProvider(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
     address = check_address(host, port, tokens is not None)
-    return EnvoyGrpcAdapter(door, names, tokens, address, shared.limits, shared.bounds)
+    return EnvoyGrpcAdapter(door, names, tokens, address, shared.limits, shared.bounds, mcp)
 
 
 class DecisionServer(StatusServer):

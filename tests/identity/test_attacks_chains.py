@@ -16,7 +16,8 @@ from policyengine.identity.verified import UNBOUND, Hop, TokenPrincipal, Verifie
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credential_errors import RefusalCode as R
 from policyengine.runtime.decision import Gate, Outcome
-from policyengine.server.authzen.translator import AccessEvaluation, QuestionTranslator
+from policyengine.server.authzen.evaluations import AccessEvaluation
+from policyengine.server.authzen.translator import QuestionTranslator
 from tests.identity.issuing import ACME, BOT, GONE, NOW, OTHER, US, WORKLOAD, Door, ec, policy, token
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SINKS = ("log", "sinks")
 WEBHOOKS = "webhooks."  # begins the sections of webhooks
+MCP_SERVERS = "mcp-servers."  # begins the sections of MCP servers
 URL_PASSWORD = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 
 
@@ -43,7 +44,7 @@ class SettingValue:
         value = None if self.value is None else mask_passwords(one, self.value)
         return {
             "section": one.section, "key": one.key, "value": value, "from": self.source, "default": one.default,
-            "variable": None if is_webhook(one) else one.variable,
+            "variable": None if is_named_section(one) else one.variable,
         }  # fmt: skip
 
 
@@ -53,6 +54,9 @@ def config(
         typer.Argument(metavar="check|show", help="Check the file, or show every setting.", show_default=False),
     ],
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies whose settings to read.")] = Path("."),
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With `check`, ask the MCP servers whether they validate headers.")
+    ] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Check `policyengine.toml`, or show every setting.
@@ -61,16 +65,20 @@ def config(
     over the `policyengine.toml` next to the policies or above them, and the file over the default. `show` prints where
     each value comes from, and hides passwords.
 
-    Exit code 0: no mistakes; 1: a mistake, with its location.
+    With `--probe`, `check` also sends harmless requests to each MCP server with `validates_mcp_headers`: the server
+    must refuse those whose headers and body differ.
+
+    Exit code 0: no mistakes; 1: a mistake, with its location, or an MCP server that does not validate headers.
 
     \b
     Example:
       policyengine config check payments/
       policyengine config show payments/
+      policyengine config check --probe payments/
     """
     found = load_settings([path])
     if action is ConfigAction.CHECK:
-        return check_settings(found, path, format)
+        return check_settings(found, path, format, probe=probe)
     rows = list(setting_values(found))
     if format is OutputFormat.JSON:
         file = None if found.file is None else display_path(found.file)
@@ -80,7 +88,7 @@ def config(
     return 0
 
 
-def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat) -> int:
+def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat, *, probe: bool = False) -> int:
     for row in setting_values(found):
         for file in missing_files(row):
             where = f"`{row.setting.section}.{row.setting.key}`, from {row.source}"
@@ -88,13 +96,17 @@ def check_settings(found: ProjectSettings, policies: Path, format: OutputFormat)
     check_callers(found)
     check_policy_names(found, policies)
     check_webhook_files(found)
+    check_mcp_server_files(found)
+    proved = probe_mcp_servers(found) if probe else {}
     said = sum(row.value is not None for row in setting_values(found))
     name = None if found.file is None else display_path(found.file)
     if format is OutputFormat.JSON:
-        print_json({"file": name, "settings": said})
+        print_json({"file": name, "settings": said, **({"proved": proved} if probe else {})})
     else:
         what = "no `policyengine.toml`" if name is None else f"no mistakes in `{name}`"
         Screen().line(f"{what}: {said} setting{'' if said == 1 else 's'}")
+        for server, methods in proved.items():
+            Screen().line(f"the MCP server `{server}` compares its headers with the body of {', '.join(methods)}")
     return 0
 
 
@@ -137,6 +149,30 @@ def check_webhook_files(found: ProjectSettings) -> None:
         check_webhooks(found)
 
 
+def check_mcp_server_files(found: ProjectSettings) -> None:
+    """Check that the files of the MCP servers exist. Raises CommandError."""
+    for server in found.mcp_servers.servers:
+        for file in (server.token_file, server.ca):
+            if file is not None and not file.exists():
+                where = f"`[mcp-servers.{server.name}]`"
+                raise CommandError(ERROR_KIND, f"{where}: there is no file `{file}`", None, (("file", str(file)),))
+
+
+def probe_mcp_servers(found: ProjectSettings) -> dict[str, list[str]]:
+    """Return the methods whose headers each MCP server compares with the body. Raises CommandError."""
+    from policyengine.server.mcp.header_trust import ProbeError, probe_server
+
+    proved: dict[str, list[str]] = {}
+    for server in found.mcp_servers.servers:
+        if server.validates_headers:
+            try:
+                proved[server.name] = sorted(probe_server(server))
+            except ProbeError as error:
+                hint = "without this, the server's requests are refused unless the gateway sends their bodies"
+                raise CommandError(ERROR_KIND, f"`[mcp-servers.{server.name}]`: {error}", hint) from None
+    return proved
+
+
 def missing_files(row: SettingValue) -> Iterator[str]:
     from policyengine.entities.sources import is_url
 
@@ -157,20 +193,28 @@ def setting_values(found: ProjectSettings) -> Iterator[SettingValue]:
         else:
             source = "default"
         yield SettingValue(setting, value, source)
-    yield from webhook_values(found)
+    yield from named_values(found)
 
 
-def webhook_values(found: ProjectSettings) -> Iterator[SettingValue]:
-    """Yield the settings of webhooks that the file sets; variables set none."""
+def named_values(found: ProjectSettings) -> Iterator[SettingValue]:
+    """Yield the settings of webhooks and MCP servers that the file sets; variables set none."""
     from policyengine.cli.settings.registry import SettingSpec, setting_traits
 
     if found.sections is None or found.file is None:
         return
-    for name, webhook in found.sections.webhooks.items():
-        for key, field in type(webhook).model_fields.items():
-            if key in webhook.model_fields_set:
-                spec = SettingSpec(f"{WEBHOOKS}{name}", key, field, setting_traits(field))
-                yield SettingValue(spec, getattr(webhook, key), display_path(found.file))
+    sections = {
+        **{f"{WEBHOOKS}{name}": webhook for name, webhook in found.sections.webhooks.items()},
+        **{f"{MCP_SERVERS}{name}": server for name, server in found.sections.mcp_servers.items()},
+    }
+    for name, section in sections.items():
+        for key, field in type(section).model_fields.items():
+            if key in section.model_fields_set:
+                spec = SettingSpec(name, key, field, setting_traits(field))
+                yield SettingValue(spec, getattr(section, key), display_path(found.file))
+
+
+def is_named_section(setting: SettingSpec) -> bool:
+    return setting.section.startswith((WEBHOOKS, MCP_SERVERS))
 
 
 def is_webhook(setting: SettingSpec) -> bool:

@@ -1,7 +1,7 @@
 """The checks of `policyengine doctor`, in order.
 
 A check leaves nothing behind, except the file of a SQLite store that did not exist. Checks connect only to servers that
-the options or `identity.toml` name and, if there is an `identity.toml`, to the issuers and attesters of the policies.
+the options or settings name and, if there is an `identity.toml`, to the issuers and attesters of the policies.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from policyengine.cli.doctor.machine import (
     check_time_zones,
     open_file_limit,
 )
+from policyengine.cli.doctor.mcp_servers import probe_servers
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.doctor.policies import check_policies
 from policyengine.cli.doctor.storage import check_log, check_store
@@ -56,6 +57,7 @@ def run_checks(plan: ServePlan) -> Iterator[DoctorResult]:
     stored = check_store(plan.store)
     yield stored
     yield from check_webhooks(plan)
+    yield from probe_servers(plan)
     yield from check_file_modes(files_to_check(plan))
     if plan.paths:
         yield from check_policies(plan, answers=stored.status is not DoctorStatus.FAILED)

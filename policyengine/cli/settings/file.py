@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ProjectSections,
         TestSettings,
     )
+    from policyengine.server.mcp.servers import McpServerTable
     from policyengine.settings.mistakes import SettingMistake
     from policyengine.settings.toml_file import SettingsError, SettingsFile
     from policyengine.webhooks.target import WebhookTarget
@@ -94,6 +95,15 @@ class ProjectSettings:
         """The webhooks, in the order of their names."""
         webhooks = {} if self.sections is None else self.sections.webhooks
         return tuple(webhooks[name].to_target(name) for name in sorted(webhooks))
+
+    @property
+    def mcp_servers(self) -> McpServerTable:
+        """The MCP servers behind gateways, in the order of their names, and the one of AuthZEN evaluations."""
+        from policyengine.server.mcp.servers import McpServerTable
+
+        sections = self._or_defaults()
+        found = tuple(sections.mcp_servers[name].to_server(name) for name in sorted(sections.mcp_servers))
+        return McpServerTable(found, sections.authzen.mcp_server)
 
     def option(self, command: str, parameter: str) -> Any:
         """Return the value of the setting that is the default of an option; None if it is not set."""

@@ -19,6 +19,7 @@ from policyengine.settings.section import SettingsSection, setting_error
 from policyengine.time_formats import parse_duration
 
 if TYPE_CHECKING:
+    from policyengine.server.mcp.servers import McpServer
     from policyengine.webhooks.target import WebhookTarget
 
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -29,6 +30,7 @@ Elicitation: TypeAlias = Literal["off", "url", "form"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
 ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 MAX_WEBHOOKS = 20  # each has a thread in every process
+MAX_MCP_SERVERS = 50  # each has a thread in every process
 WEBHOOK_EVENTS = ("opened", "approved", "denied", "expired", "withdrawn")
 WebhookEventName: TypeAlias = Literal["opened", "approved", "denied", "expired", "withdrawn"]
 WebhookFormatName: TypeAlias = Literal["json", "slack", "slack-workflow", "teams"]
@@ -248,6 +250,9 @@ class AuthzenSettings(CommandSection):
         "names in the token file, or `*` for all, whose AuthZEN evaluations spend (rates, budgets, history) unless "
         "`context.consume` is false",
     )
+    mcp_server: t.McpServerName | None = setting(
+        "none", "the MCP server that evaluations mean, by its name in policies"
+    )
 
 
 class ConsoleSettings(CommandSection):
@@ -380,6 +385,63 @@ def check_webhook_setting(url: str, private: bool) -> None:
         raise setting_error(f"`url`: {error.why}", hint, "url") from None
 
 
+class McpServerSettings(SettingsSection):
+    """`[mcp-servers.NAME]`: an MCP server behind a gateway that asks this server (`docs/gateways.md`)."""
+
+    paths: t.McpPaths = setting(
+        "none", "paths at which the gateway serves the MCP server, with all paths below", value=()
+    )
+    hosts: t.Hosts = setting("all", "host names at which the gateway serves it", value=())
+    validates_mcp_headers: t.Boolean = setting(
+        "false", "decide tools, resources and prompts by `Mcp-Method` and `Mcp-Name`, once a probe at `url` has shown "
+        "that the server compares them with the body", value=False,
+    )  # fmt: skip
+    url: t.Text | None = setting("none", "URL at which this server probes the MCP server")
+    token_file: t.File | None = setting("none", "file with the bearer token for probes")
+    ca: t.File | None = setting("the system's", "PEM file of certificates to trust for probes")
+    resource: t.LinkUrl | None = setting(
+        "none", "public URL of the server, the audience of its tokens, which names it in AuthZEN evaluations"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.paths and (self.validates_mcp_headers or self.resource is None):
+            raise setting_error("an MCP server needs `paths`", 'as in `paths = ["/mcp"]`')
+        if self.validates_mcp_headers and self.url is None:
+            hint = 'as in `url = "http://127.0.0.1:9000/mcp"`: the server is asked there whether it does'
+            raise setting_error("`validates_mcp_headers` needs `url`", hint)
+        if self.url is not None:
+            check_probe_setting(self.url, private=self.token_file is None)
+        return self
+
+    def to_server(self, name: str) -> McpServer:
+        """Return the MCP server with this name."""
+        from policyengine.http.host_check import ANY_HOST_NAME, AllowedHosts
+        from policyengine.server.mcp.servers import McpServer
+
+        names = AllowedHosts.of(self.hosts).names
+        hosts = () if ANY_HOST_NAME in names else tuple(sorted(names))
+        return McpServer(
+            name, self.paths, hosts, self.validates_mcp_headers, self.url,
+            None if self.token_file is None else Path(self.token_file), None if self.ca is None else Path(self.ca),
+            self.resource,
+        )  # fmt: skip
+
+
+def check_probe_setting(url: str, *, private: bool) -> None:
+    """Check the URL of probes without connecting; `private` allows `http://` to other machines. Raises the error of a
+    setting."""
+    try:
+        from policyengine.http.fetch import FetchError, parse_fetch_url
+    except ImportError:
+        raise setting_error("probes of MCP servers need more packages", install_command("httpx")) from None
+    try:
+        parse_fetch_url(url, private)
+    except FetchError as error:
+        hint = None if private else "a token is sent only with `https://`, or to this machine"
+        raise setting_error(f"`url`: {error.why}", hint, "url") from None
+
+
 class ReloadSettings(CommandSection):
     """`[reload]`: what new policies may remove or allow while the server runs."""
 
@@ -485,6 +547,7 @@ class ProjectSections(SettingsSection):
     console: ConsoleSettings = Field(default_factory=ConsoleSettings)
     approvals: ApprovalsSettings = Field(default_factory=ApprovalsSettings)
     webhooks: Mapping[str, WebhookSettings] = Field(default_factory=dict)
+    mcp_servers: Mapping[str, McpServerSettings] = Field(default_factory=dict, alias="mcp-servers")
     reload: ReloadSettings = Field(default_factory=ReloadSettings)
     observe: ObserveSettings | None = None
     mcp_gateway: McpGatewaySettings = Field(default_factory=McpGatewaySettings, alias="mcp-gateway")
@@ -510,3 +573,20 @@ class ProjectSections(SettingsSection):
         if len(webhooks) > MAX_WEBHOOKS:
             raise setting_error(f"there are more than {MAX_WEBHOOKS} webhooks", "send to one that distributes messages")
         return webhooks
+
+    @field_validator("mcp_servers")
+    @classmethod
+    def _check_mcp_servers(cls, servers: Mapping[str, McpServerSettings]) -> Mapping[str, McpServerSettings]:
+        from policyengine.server.mcp.servers import find_shared_path
+
+        for name in servers:
+            if not t.MCP_SERVER_NAME.fullmatch(name):
+                hint = "as in `[mcp-servers.notes]`: the name before the `/` of its tools in policies"
+                raise setting_error(f"`{name}` is not a name of an MCP server", hint)
+        if len(servers) > MAX_MCP_SERVERS:
+            raise setting_error(f"there are more than {MAX_MCP_SERVERS} MCP servers", "use another instance")
+        shared = find_shared_path([server.to_server(name) for name, server in servers.items()])
+        if shared is not None:
+            message = f"`{shared[0].name}` and `{shared[1].name}` have the same path `{shared[2]}`"
+            raise setting_error(message, "give them different `paths` or `hosts`")
+        return servers

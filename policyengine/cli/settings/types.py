@@ -25,6 +25,7 @@ FILLED = r"\S"
 PATH = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MODE = r"^0?[0-7]{3}$"
 ROLE_RULE = r"^(\*|[^:\s][^:]*:.*\S.*)$"
+MCP_SERVER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 WEBHOOK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sends_bodies)
 
@@ -118,6 +119,15 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     except AllowedHostError as error:
         raise setting_error(error.message, error.hint) from None
     return hosts
+
+
+def check_mcp_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    from policyengine.runtime.paths import MalformedPath, canonical_path
+
+    for path in paths:
+        if isinstance(found := canonical_path(path), MalformedPath):
+            raise setting_error(f"`{path}` is not a path of an MCP server: {found.why}", 'as in `["/mcp"]`')
+    return paths
 
 
 def check_reload_allowances(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -240,6 +250,17 @@ RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)
 Rotation: TypeAlias = Annotated[Texts, AfterValidator(check_rotation)]
 LogSinks: TypeAlias = Annotated[Texts, AfterValidator(check_sinks), SECRET]
 Hosts: TypeAlias = Annotated[Texts, AfterValidator(check_hosts)]
+McpServerName: TypeAlias = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=MCP_SERVER_NAME.pattern),
+    ValueDescription("the name of a server", '"notes"'),
+]
+McpPaths: TypeAlias = Annotated[
+    tuple[FilledText, ...],
+    BeforeValidator(as_list),
+    AfterValidator(check_mcp_paths),
+    ValueDescription("a list of paths", '["/mcp"]'),
+]
 RoleRuleTexts: TypeAlias = Annotated[
     tuple[Annotated[str, StringConstraints(strict=True, pattern=ROLE_RULE)], ...],
     ValueDescription("a list of rules", '["roles:ops", "id:alice"]'),

@@ -11,6 +11,7 @@ from policyengine.http.gateway_headers import GatewayHeaders, read_spiffe_facts
 from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter, HeaderValues
 from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget, add_credentials
 from policyengine.http.trace_context import TraceContext, parse_trace_context
+from policyengine.server.mcp.questions import McpQuestions
 
 PEER_CERTIFICATE_HEADER = "client-cert"  # the header in which the certificate that Envoy itself verified is passed on
 ADDRESS_HEADER = "x-forwarded-for"  # the header in which the client's address, as Envoy sees it, is passed on
@@ -21,8 +22,8 @@ HeaderTexts: TypeAlias = Sequence[tuple[str, str]]
 class CheckRequestReader:
     """Builds the questions of Envoy's port, with the header names of the settings."""
 
-    def __init__(self, names: GatewayHeaders) -> None:
-        self.names = names
+    def __init__(self, names: GatewayHeaders, mcp: McpQuestions | None = None) -> None:
+        self.names, self.mcp = names, mcp
         self._builders = {
             (whole, joins): GatewayQuestionBuilder(names, forwarded_headers(names, whole, joins))
             for whole in (False, True)
@@ -36,7 +37,10 @@ class CheckRequestReader:
         given = headers_with_peer(lines, source.address.socket_address.address, certificate)
         target = RequestTarget(http.method, http.path, http.host or None)
         vouched = read_spiffe_facts(source.principal, self.names)
-        question = self._builders[header_form(http, lines)].build(target, given, content, vouched)
+        builder = self._builders[header_form(http, lines)]
+        question: Mapping[str, object] = builder.build(target, given, content, vouched)
+        if self.mcp is not None:
+            question = self.mcp.question(question, target, given, content, builder.forwarded)
         if not verifies:
             return question
         # Envoy's own certificate comes without the chain that leads to its issuer.

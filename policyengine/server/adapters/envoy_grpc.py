@@ -23,6 +23,7 @@ from policyengine.server.adapters.responses import HeaderPairs, HttpVerdict, dec
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.limits import UNBOUNDED_BY_FILES, ConnectionBounds, ConnectionLimits
 from policyengine.server.listeners import ServeError, port_listener
+from policyengine.server.mcp.questions import McpQuestions
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineProvider
 
@@ -41,6 +42,7 @@ class EnvoyGrpcAdapter:
     address: str
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     bounds: ConnectionBounds = UNBOUNDED_BY_FILES
+    mcp: McpQuestions | None = None
 
     @property
     def options(self) -> tuple[tuple[str, int], ...]:
@@ -80,7 +82,7 @@ class AuthorizationService:
     """The gRPC method `Check`, which returns encoded answers."""
 
     def __init__(self, door: EnvoyGrpcAdapter) -> None:
-        self.door, self.reader = door, CheckRequestReader(door.names)
+        self.door, self.reader = door, CheckRequestReader(door.names, door.mcp)
         self.gone = tuple(door.names.facts.values())
 
     def check(self, asked: Any, context: Any) -> bytes:

@@ -14,6 +14,7 @@ from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestT
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import HttpVerdict, decide_for_gateway, problem_to_verdict
 from policyengine.server.content_negotiation import parse_body, read_body
+from policyengine.server.mcp.questions import McpQuestions
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
@@ -25,6 +26,7 @@ class EnvoyHttpAdapter:
     builder: GatewayQuestionBuilder
     body_timeout: float
     own: bool = False  # `Authorization` is the client's, because the gateway needs no token
+    mcp: McpQuestions | None = None
 
     async def decide(self, engine: EngineInterface, http: Request) -> HttpVerdict:
         scope, verifies = http.scope, engine.identity is not None
@@ -48,7 +50,9 @@ class EnvoyHttpAdapter:
         target = RequestTarget(
             method, f"{uri}?{query.decode('latin-1')}" if query else uri, get_only_value(given, "host")
         )
-        question = self.builder.build(target, given, content)
+        question: Mapping[str, object] = self.builder.build(target, given, content)
+        if self.mcp is not None:
+            question = self.mcp.question(question, target, given, content, self.builder.forwarded)
         if not verifies:
             return question
         certificate = self.builder.names.client_certificate

@@ -9,6 +9,7 @@ from policyengine.http.gateway_headers import RawHeaderPairs, collect_headers
 from policyengine.http.gateway_questions import GatewayQuestionBuilder, add_credentials, read_forwarded_target
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import HttpVerdict, decide_for_gateway, problem_to_verdict
+from policyengine.server.mcp.questions import McpQuestions
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
@@ -20,6 +21,7 @@ class ForwardAuthAdapter:
 
     builder: GatewayQuestionBuilder
     own: bool = False  # `Authorization` is the client's, because the gateway needs no token
+    mcp: McpQuestions | None = None
 
     async def decide(self, engine: EngineInterface, headers: RawHeaderPairs) -> HttpVerdict:
         try:
@@ -33,7 +35,9 @@ class ForwardAuthAdapter:
         Raises RequestError."""
         given = collect_headers(headers)
         target = read_forwarded_target(given)
-        question = self.builder.build(target, given)
+        question: Mapping[str, object] = self.builder.build(target, given)
+        if self.mcp is not None:
+            question = self.mcp.question(question, target, given, None, self.builder.forwarded)
         if not verifies:
             return question
         certificate = self.builder.names.client_certificate

@@ -9,6 +9,7 @@ from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.http.gateway_questions import GatewayQuestionBuilder
 from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
 from policyengine.server.adapters.forward_auth import ForwardAuthAdapter
+from policyengine.server.mcp.questions import McpQuestions
 
 
 class GatewayAdapters(NamedTuple):
@@ -19,14 +20,17 @@ class GatewayAdapters(NamedTuple):
     envoy: EnvoyHttpAdapter
 
     @classmethod
-    def of(cls, names: GatewayHeaders, body_timeout: float, *, own: bool) -> GatewayAdapters:
-        """Return the adapters for these header names. `own` means that `Authorization` belongs to the client."""
+    def of(
+        cls, names: GatewayHeaders, body_timeout: float, *, own: bool, mcp: McpQuestions | None = None
+    ) -> GatewayAdapters:
+        """Return the adapters for these header names. `own` means that `Authorization` belongs to the client; `mcp`
+        builds the questions of MCP servers."""
         forward_auth, nginx, envoy = (
             GatewayQuestionBuilder(names, names.hands_on(one))
             for one in (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
         )
         return cls(
-            ForwardAuthAdapter(forward_auth, own),
-            ForwardAuthAdapter(nginx, own),
-            EnvoyHttpAdapter(envoy, body_timeout, own),
+            ForwardAuthAdapter(forward_auth, own, mcp),
+            ForwardAuthAdapter(nginx, own, mcp),
+            EnvoyHttpAdapter(envoy, body_timeout, own, mcp),
         )

@@ -29,20 +29,14 @@ from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError, wrong_type_error
 from policyengine.server.adapters.responses import WOULD_BE_HEADER
+from policyengine.server.authzen.evaluations import CONSUME, MEMBERS, AccessEvaluation, JsonObject, UnmappedError
 from policyengine.server.authzen.requests import AuthzenRequest, item_context, read_evaluation, takes_long
-from policyengine.server.authzen.translator import (
-    CONSUME,
-    MEMBERS,
-    OBLIGATIONS,
-    AccessEvaluation,
-    JsonObject,
-    QuestionTranslator,
-    UnmappedError,
-)
+from policyengine.server.authzen.translator import OBLIGATIONS, QuestionTranslator
 from policyengine.server.authzen.untranslatable import ignore_denial
 from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
 from policyengine.server.content_negotiation import BodyFormat
 from policyengine.server.decide_requests import MAX_INLINE_ITEMS, run_off_loop
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import MeteredEngine
 
@@ -69,12 +63,13 @@ class AuthzenResult(NamedTuple):
 class TranslatorCache:
     """The translator for the latest policy; it is rebuilt when a reload replaces the policy."""
 
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
     last: QuestionTranslator | None = None
 
     def of(self, kernel: Kernel) -> QuestionTranslator:
         found = self.last
         if found is None or found.kernel is not kernel:
-            found = self.last = QuestionTranslator(kernel)
+            found = self.last = QuestionTranslator(kernel, self.mcp_servers)
         return found
 
 
@@ -196,6 +191,10 @@ class AuthzenAdapter:
 
     def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
         """Decide an evaluation; an evaluation that cannot be translated is denied. Raises IdempotencyKeyError."""
+        if self.translator.passes(asked):
+            return AuthzenResult(
+                Decision.of(Outcome.ALLOW, package=self.engine.package, revision=self.engine.revision), ""
+            )
         try:
             question = Request.from_mapping(self.question(asked))
         except UnmappedError as why:

@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from policyengine.runtime import decode
 from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
 from policyengine.runtime.value_size import is_large, measure_extent
-from policyengine.server.authzen.translator import MEMBERS, AccessEvaluation
+from policyengine.server.authzen.evaluations import MEMBERS, AccessEvaluation
 from policyengine.server.content_negotiation import BodyFormat, request_format
 from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics, parse_semantics
 from policyengine.server.problems import ProblemError

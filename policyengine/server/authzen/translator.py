@@ -12,22 +12,21 @@ from urllib.parse import quote
 
 from policyengine import kernel as k
 from policyengine.runtime.patterns import Glob
-from policyengine.runtime.structure_checks import (
-    RequestError,
-    get_flag,
-    get_object,
-    get_text,
-    quote_input,
-    wrong_type_error,
-)
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import Invalid
+from policyengine.server.authzen.evaluations import AccessEvaluation, EvaluationEntity, JsonObject, UnmappedError
+from policyengine.server.authzen.mcp_evaluations import (
+    COMPLETE,
+    UNKNOWN_ARGUMENTS,
+    McpEvaluations,
+    is_about_mcp,
+    passes_undecided,
+)
+from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
 
-JsonObject = dict[str, object]
-MEMBERS = ("subject", "action", "resource", "context")
 # Defaults: the names of the specification, of its interop scenarios and of its profile for MCP.
 DEFAULT_SUBJECT_TYPES = {"user": "user", "identity": "user", "agent": "agent", "client": "agent"}
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
-CALL, TOOL = "tools/call", "tool"
 # The obligations of the policy language for each registered AuthZEN type.
 OBLIGATIONS = {
     "step-up": ("step_up",),
@@ -36,115 +35,6 @@ OBLIGATIONS = {
 }
 SUPPORTED_OBLIGATIONS = ("supported_obligations", "obligations_supported")  # versions of the profile use both names
 CONFLICTING_VALUE = Invalid("given two different values")
-# Members of `context` that control the answer and are not facts.
-CONSUME, APPROVAL = "consume", "approval"
-
-
-class UnmappedError(Exception):
-    """The error for an evaluation that has no translation, and is therefore denied."""
-
-
-# ── AuthZEN evaluations ───────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationEntity:
-    type: str
-    id: str
-    properties: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationAction:
-    name: str
-    properties: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class AccessEvaluation:
-    """One evaluation with checked structure; unknown members are left out. `spends` means that an allow spends what it
-    requires, `peeks` that the caller asked for an answer that spends nothing. If neither is true, neither the
-    evaluation nor the settings say whether to spend.
-    """
-
-    subject: EvaluationEntity
-    action: EvaluationAction
-    resource: EvaluationEntity
-    context: Mapping[str, object]
-    approvals: tuple[object, ...] = ()
-    spends: bool = False
-    peeks: bool = False
-
-    @classmethod
-    def read(cls, raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-        """Read an evaluation from a decoded tree; `place` is its location in the body. `consumes` is the default for
-        spending.
-
-        A question that carries an approval always spends, because an approval can be used only once. Raises
-        RequestError with the member.
-        """
-        action = required_object(raw, "action", place)
-        context = get_object(raw.get("context"), f"{place}context") or {}
-        approvals = parse_approvals(context.get(APPROVAL), f"{place}context.{APPROVAL}")
-        consume = context.get(CONSUME)
-        spends = bool(approvals) or get_flag(consume, f"{place}context.{CONSUME}", default=consumes)
-        return cls(
-            parse_entity(raw, "subject", place),
-            EvaluationAction(
-                get_text(action.get("name"), f"{place}action.name"), parse_properties(action, f"{place}action")
-            ),
-            parse_entity(raw, "resource", place),
-            context,
-            approvals,
-            spends,
-            consume is False and not spends,
-        )
-
-    def at(self, source: k.MapPath) -> object:
-        """Return the value of a map's source in this evaluation, or None if the evaluation does not have it."""
-        root, *rest = source
-        if root == "context":
-            return value_at(self.context, rest)
-        found: object = getattr(getattr(self, root), rest[0])
-        return value_at(found, rest[1:])
-
-
-def parse_approvals(raw: object, place: str) -> tuple[object, ...]:
-    """Return the approvals: one approval, or a list with the approvals of several people, each with the structure that
-    `/decide` accepts. Raises RequestError.
-    """
-    match raw:
-        case None:
-            return ()
-        case tuple() if raw:
-            return tuple(get_object(one, f"{place}[{number}]") for number, one in enumerate(raw))
-        case dict():
-            return (raw,)
-        case _:
-            raise wrong_type_error(raw, place, "an approval, or a list of approvals")
-
-
-def required_object(raw: Mapping[str, object], name: str, place: str) -> Mapping[str, object]:
-    found = get_object(raw.get(name), f"{place}{name}")
-    if found is None:
-        raise RequestError(f"{place}{name}", f"`{place}{name}` is missing")
-    return found
-
-
-def parse_entity(raw: Mapping[str, object], name: str, place: str) -> EvaluationEntity:
-    given, member = required_object(raw, name, place), f"{place}{name}"
-    type_, id_ = get_text(given.get("type"), f"{member}.type"), get_text(given.get("id"), f"{member}.id")
-    return EvaluationEntity(type_, id_, parse_properties(given, member))
-
-
-def parse_properties(given: Mapping[str, object], member: str) -> Mapping[str, object]:
-    return get_object(given.get("properties"), f"{member}.properties") or {}
-
-
-def value_at(found: object, steps: list[str]) -> object:
-    for step in steps:
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return found
 
 
 # ── Translation ───────────────────────────────────────────────────────────────────────────────
@@ -157,6 +47,11 @@ class QuestionTranslator:
     """
 
     kernel: k.Kernel
+    mcp_servers: McpServerTable = NO_MCP_SERVERS
+
+    @cached_property
+    def mcp(self) -> McpEvaluations:
+        return McpEvaluations(self.kernel, self.mcp_servers)
 
     @cached_property
     def subjects(self) -> Mapping[str, k.MapSubject]:
@@ -185,14 +80,21 @@ class QuestionTranslator:
         """Return the question with the structure of `/decide`. Raises UnmappedError."""
         written = self.action(asked)
         endpoint = self.usual(asked) if written is None else self.written(written, asked)
-        given: JsonObject = {**self.who(asked), **endpoint, **context_facts(asked), "options": request_options(asked)}
+        given: JsonObject = {**self.who(asked), **context_facts(asked), **endpoint, "options": request_options(asked)}
         if asked.approvals:
             given["approvals"] = list(asked.approvals)
         facts = (*self.facts, *(written.facts if written else ()))
         for fact in (one for one in facts if not one.entity):
             set_fact(given, fact.path, asked.at(fact.source))
+        if "args" in given and given.get("pending") == UNKNOWN_ARGUMENTS:
+            given["pending"] = ["args.*"]  # those that the map does not state
         rows = self.rows(asked, facts, endpoint)
         return {**given, "entities": rows} if rows else given
+
+    def passes(self, asked: AccessEvaluation) -> bool:
+        """Return whether an evaluation passes without a decision: COAZ lets `ping` and notifications pass, unless the
+        policy maps actions."""
+        return not self.actions and passes_undecided(asked.action.name)
 
     # ── Subject and agents ────────────────────────────────────────────────────────────────────
 
@@ -231,7 +133,11 @@ class QuestionTranslator:
         actors = list(actor_chain(asked.subject.properties.get("act")))
         named = asked.context.get("agent")
         if not actors:
-            return {} if named is None else {"agent": {"id": named}}
+            if named is None:
+                return {}
+            # In COAZ, the subject and the agent are the user and the client of one token.
+            same = {"issuer": issuer} if issuer is not None and is_about_mcp(asked) else {}
+            return {"agent": {"id": named, **same}}
         if named is not None and named != actors[0].get("sub"):
             raise UnmappedError("`context.agent` and `subject.properties.act` name different agents")
         presenter = {"id": actors[0].get("sub"), "issuer": self.issuer(actors[0].get("iss"))}
@@ -272,14 +178,13 @@ class QuestionTranslator:
                 assert_never(item.endpoint)
 
     def usual(self, asked: AccessEvaluation) -> JsonObject:
-        """Return the default endpoint: a path for an HTTP method, a tool for `tools/call`, otherwise an action on an
-        entity."""
+        """Return the default endpoint: a path for an HTTP method, a tool for `tools/call` and similar for other methods
+        of MCP, otherwise an action on an entity."""
         name, resource = asked.action.name, asked.resource
         if name in METHODS:
             return http_question(name, resource.id, asked)
-        if (name, resource.type) == (CALL, TOOL):
-            return tool_question(resource.id, asked)
-        return action_question(name, self.entity(asked), asked)
+        about_mcp = None if resource.type in self.resources else self.mcp.endpoint(asked)
+        return about_mcp if about_mcp is not None else action_question(name, self.entity(asked), asked)
 
     def entity(self, asked: AccessEvaluation) -> str:
         type_ = asked.resource.type
@@ -347,8 +252,7 @@ def argument_facts(asked: AccessEvaluation) -> JsonObject:
 
 
 def context_facts(asked: AccessEvaluation) -> JsonObject:
-    facts = {name: value for name, value in asked.context.items() if name not in (CONSUME, APPROVAL)}
-    return {"context": facts} if facts else {}
+    return {"context": asked.facts} if asked.facts else {}
 
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
@@ -356,7 +260,8 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
     as the questions of all gateways do. A decision that needs an obligation outside the gateway's list is a denial; a
     malformed list counts as empty.
     """
-    options: JsonObject = {"consume": True, "request_approval": True} if asked.spends else {"consume": False}
+    spends = asked.spends and asked.action.name != COMPLETE
+    options: JsonObject = {"consume": True, "request_approval": True} if spends else {"consume": False}
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:
         return options

@@ -65,6 +65,7 @@ EXTRA_MEMBERS = (
     "unproved",
     "sink",
     "webhook",
+    "server",
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -19,7 +19,8 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, read_evaluation
-from policyengine.server.authzen.translator import QuestionTranslator, UnmappedError
+from policyengine.server.authzen.evaluations import UnmappedError
+from policyengine.server.authzen.translator import QuestionTranslator
 from policyengine.typesystem import EntityRef
 from tests.pages import EXAMPLES
 from tests.server.authzen.asking import Free, example
@@ -73,10 +74,10 @@ USER: Free = {"user": {"id": "alice"}, **LOOKS}
             asked("tools/call", "tool", "billing/refund", properties={"amount": 7}),
             {"tool": {"server": "billing", "name": "refund"}, "args": {"amount": 7}},
         ),
-        (asked("tools/call", "tool", "search"), {"tool": {"name": "search"}}),
+        (asked("tools/call", "tool", "search"), {"tool": {"name": "search"}, "pending": ["args"]}),
         (
-            asked("tools/list", "mcp_server", "x"),
-            {"action": {"name": "tools/list"}, "resource": {"type": "mcp_server", "id": "x"}},
+            asked("tasks/list", "mcp_server", "x"),
+            {"action": {"name": "tasks/list"}, "resource": {"type": "mcp_server", "id": "x"}},
         ),
         (
             asked(properties={"soft": True}),
