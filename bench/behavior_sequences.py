@@ -103,7 +103,7 @@ def order_figures(kind: str, user: Callable[[Random], RunMaker], workers: int) -
                 for declared, threshold in THRESHOLDS.items():
                     above[declared] += highest > threshold
         if day >= TAUGHT:
-            for number in range(day % 3, workers, 3):
+            for number in range(workers):
                 at = BEGAN + day * DAY + 20 * HOUR
                 foreign = made[(number + 1 + day) % workers]
                 other += try_run(state, number, foreign(random), at) > THRESHOLDS[0.01]
