@@ -60,7 +60,7 @@ MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run ha
 SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
 SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
 EXCESS_STEP: Final = 256
-MOST_EXPECTED: Final = 6 * SURPRISE_UNIT  # a caller is compared with its class only up to this surprise
+MAX_EXPECTED: Final = 6 * SURPRISE_UNIT  # a caller is compared with its class only up to this surprise
 ALARM_FACTS: Final = ("burst", "novelty", "deviation")  # facts whose alarms are counted
 FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
 MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
@@ -483,7 +483,7 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 def read_deviation(row: BehaviorRow, table: DeviationTable, request: int, own: int, is_first: bool) -> int:
     """Return the deviation of a run with this request, in thousandths, by its scores: the largest surprise to the
     class, and the largest excess of the surprises to the caller over those to the class in any part of the run. Of a
-    surprise to the class, at most MOST_EXPECTED counts: a step that only another caller takes surprises both, and the
+    surprise to the class, at most MAX_EXPECTED counts: a step that only another caller takes surprises both, and the
     usual steps of this caller, which may surprise the class as much, must not make up for it. `request` and `own` are
     the surprises of the request to the class and to the caller."""
     scored, worst, excess, surprise = 1, 0, 0, request
@@ -491,7 +491,7 @@ def read_deviation(row: BehaviorRow, table: DeviationTable, request: int, own: i
         scored, worst, excess = row.scored + 1, row.worst, row.excess
         if row.surprise > surprise:
             surprise = row.surprise
-    excess += own - (request if request < MOST_EXPECTED else MOST_EXPECTED)
+    excess += own - (request if request < MAX_EXPECTED else MAX_EXPECTED)
     if excess > worst:
         worst = excess
     first = SCORE_BUCKETS * (SCORE_LENGTHS * maturity(row) + (0 if scored <= SHORT_RUN else 1))
@@ -531,7 +531,7 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
     own = reading.own_surprise  # of the same row and context
     if own < 0:
         own = own_surprise(row, row.context, symbol)
-    excess = row.excess + own - min(reading.surprise, MOST_EXPECTED)
+    excess = row.excess + own - min(reading.surprise, MAX_EXPECTED)
     row.excess = excess if excess > 0 else 0
     if row.excess > row.worst:
         row.worst = min(row.excess, MAX_SHORT)
@@ -549,13 +549,13 @@ def score_refused(
     is_flagged = reading.deviation >= FLAGGED
     if not begins_run(row, at, tags.run, settings):
         excess = row.excess + own_surprise(row, row.context, symbol_of(tags.endpoint))
-        excess -= min(reading.surprise, MOST_EXPECTED)
+        excess -= min(reading.surprise, MAX_EXPECTED)
         row.surprise = max(row.surprise, reading.surprise)
         row.worst = min(max(row.worst, excess), MAX_SHORT)
         row.is_flagged = row.is_flagged or is_flagged
     elif not is_flagged or row.serial % LEARNED_PART == 0:
         own = own_surprise(row, 0, symbol_of(tags.endpoint))
-        excess = max(own - min(reading.surprise, MOST_EXPECTED), 0)
+        excess = max(own - min(reading.surprise, MAX_EXPECTED), 0)
         put_score(row, 0, reading.surprise, excess, LEARNED_PART if is_flagged else 1)
 
 

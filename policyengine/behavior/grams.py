@@ -138,18 +138,19 @@ def add_gram(row: BehaviorRow, tag: int) -> None:
     """Count a gram once more. In a full set, the rarest gram loses one, and makes room once it has none."""
     grams, counts = row.grams, row.gram_counts
     first = tag % GRAM_SETS * GRAM_WAYS
-    least = first
     for place in range(first, first + GRAM_WAYS):
-        count = counts[place]
-        if count and grams[place] == tag:
-            if count == FULL_COUNT:
+        if grams[place] == tag and counts[place]:
+            if counts[place] == FULL_COUNT:
                 halve_grams(row)
             counts[place] += 1
             return
-        if count < counts[least]:
-            least = place
-    if counts[least] > 1:
-        counts[least] -= 1
+    least, fewest = first, counts[first]
+    for place in range(first + 1, first + GRAM_WAYS):
+        count = counts[place]
+        if count < fewest:
+            least, fewest = place, count
+    if fewest > 1:
+        counts[least] = fewest - 1
     else:
         grams[least], counts[least] = tag, 1
 

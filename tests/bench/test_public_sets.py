@@ -17,11 +17,11 @@ tests:
           input: {uri: "/get?usual=1"}
           output: {no_log_contains: id "941100"}
 """
-TASK = '''
+TASK = """
 class UserTask:
     def ground_truth(self):
         return [FunctionCall(function="get_balance", args={}), FunctionCall(function="send_money", args={})]
-'''
+"""
 
 
 @pytest.fixture
