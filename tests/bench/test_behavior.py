@@ -57,7 +57,9 @@ def test_orders_are_seeded_and_runs_of_other_callers_are_seen(user):
     found = order_figures("test", user, workers=8)
     assert found.runs == 8 * RUNS_A_DAY * TESTED
     assert found.observed[0.05] <= 1.5 * 0.05
+    assert found.observed[0.01] <= 0.02
     assert found.other > 0.7
+    assert found.shuffled > 0.8
     assert user(Random(1))(Random(2)) == user(Random(1))(Random(2))
 
 
