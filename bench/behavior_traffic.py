@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Final
+
+from bench.public_sets import package_folder
 
 MINUTE: Final = 60_000
 HOUR: Final = 60 * MINUTE
@@ -165,12 +166,9 @@ class ToolUser:
 
 
 def public_runs() -> dict[str, list[list[str]]]:
-    """Return the tools of the tasks of each suite of AgentDojo, if it is installed. Nothing of it is imported."""
-    found = find_spec("agentdojo")
-    folders = list(found.submodule_search_locations or ()) if found else []
-    files = [
-        file for folder in folders for file in sorted(Path(folder, "default_suites", "v1").glob("*/user_tasks.py"))
-    ]
+    """Return the tools of the tasks of each suite of AgentDojo (MIT), if `python -m bench.public_sets` fetched it."""
+    folder = package_folder("agentdojo", "default_suites", "v1")
+    files = sorted(folder.glob("*/user_tasks.py")) if folder else []
     return {file.parent.name: tool_calls(file) for file in files}
 
 

@@ -1,17 +1,14 @@
 """Payloads for `shape`: benign ones, simulated and of public records, and attacks of public lists.
 
 The records are those of the package `vega_datasets` (MIT): airports, cars, weather and prices. The attacks are the
-payloads of the package `fray` (MIT), the injection lists of `wfuzz` (`/usr/share/wfuzz` of the Debian package), and the
-parameters of the regression tests of the OWASP Core Rule Set (Apache-2.0; the folder that CRS_TESTS names, of the
-Debian source package `modsecurity-crs`). What is not installed is left out; nothing of the packages is imported or
-copied.
+payloads of the package `fray` (MIT), the injection lists of `wfuzz` (GPL-2), and the parameters of the regression tests
+of the OWASP Core Rule Set (Apache-2.0). `python -m bench.public_sets` fetches them; what was not fetched is left out.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,8 +19,9 @@ from random import Random
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from bench.public_sets import CORE_RULE_SET, WFUZZ, package_folder
+
 Body = dict[str, Any]
-WFUZZ: Final = Path("/usr/share/wfuzz/wordlist/Injections")
 WFUZZ_FILES: Final = ("SQL.txt", "Traversal.txt", "XML.txt", "XSS.txt")
 FRAY_FOLDERS: Final = (
     "auth_bypass", "command_injection", "crlf_injection", "deserialization", "ldap_injection", "open-redirect",
@@ -193,13 +191,6 @@ def with_decimals(row: Body) -> Body:
     return {name: Decimal(str(value)) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def package_folder(package: str, *parts: str) -> Path | None:
-    """Return a folder of a package, if it is installed. The package is not imported."""
-    found = find_spec(package)
-    folders = [Path(folder, *parts) for folder in (found.submodule_search_locations or ())] if found else []
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
 # ── Attacks ───────────────────────────────────────────────────────────────────────────────────
 
 OWN_ATTACKS: Final = (
@@ -240,14 +231,13 @@ def wfuzz() -> list[str]:
 
 def core_rule_set() -> list[str]:
     """Return the values of parameters that a rule of the Core Rule Set must find, from its tests."""
-    folder = os.environ.get("CRS_TESTS")
-    if not folder or find_spec("yaml") is None:
+    if find_spec("yaml") is None:
         return []
     import yaml
 
     return [
         value
-        for file in sorted(Path(folder).glob(CRS_RULES))
+        for file in sorted(CORE_RULE_SET.glob(CRS_RULES))
         for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
         for stage in test["stages"]
         if "log_contains" in stage["stage"]["output"]

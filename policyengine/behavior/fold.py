@@ -15,10 +15,18 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
+from policyengine.behavior.deviation_table import DeviationTable
 from policyengine.behavior.events import ALLOWED, DENIED, RequestTags
-from policyengine.behavior.grams import class_surprise, extend_context, learn_grams, own_surprise, symbol_of
+from policyengine.behavior.grams import (
+    SURPRISE_UNIT,
+    class_surprise,
+    extend_context,
+    learn_grams,
+    own_surprise,
+    symbol_of,
+)
 from policyengine.behavior.known_shapes import is_new_shape, learn_shape
-from policyengine.behavior.model import ClassModel
+from policyengine.behavior.model import READY_CALLERS, READY_RUNS, ClassModel
 from policyengine.behavior.row import (
     DAYS_KEPT,
     HOUR,
@@ -52,25 +60,29 @@ MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run ha
 SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
 SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
 EXCESS_STEP: Final = 256
+MAX_EXPECTED: Final = 6 * SURPRISE_UNIT  # a caller is compared with its class only up to this surprise
 ALARM_FACTS: Final = ("burst", "novelty", "deviation")  # facts whose alarms are counted
 FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
 MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
 MAX_SCORE_COUNT: Final = 255
 LEARNED_PART: Final = 4  # one of so many flagged runs is learned
+HALF_DAYS: Final = DAYS_KEPT // 2
+HALF_MASK: Final = (1 << HALF_DAYS) - 1
+BIT_COUNTS: Final = bytes(map(int.bit_count, range(1 << HALF_DAYS)))  # compiled code calls `int.bit_count` slowly
 
 
 class ProfileSettings:
     """Says how a profile lets behavior be learned; the defaults hold for callers without a profile. It never changes.
 
-    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `sequences` is whether sequences
-    of endpoints are learned. If `released`, a planned change is under way: it raises no alarm, and is learned fully.
-    `automaton` is that of the declared order of calls, if the profile declares one. `groups` is whether groups of
-    callers that move as one are learned.
+    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `days_mask` has a bit for each
+    of the `learn_days`. `sequences` is whether sequences of endpoints are learned. If `released`, a planned change is
+    under way: it raises no alarm, and is learned fully. `automaton` is that of the declared order of calls, if the
+    profile declares one. `groups` is whether groups of callers that move as one are learned.
     """
 
     __slots__ = (
-        "automaton", "burst_days", "groups", "learn_days", "name", "ready_days", "ready_runs", "released", "run_idle",
-        "sequences",
+        "automaton", "burst_days", "days_mask", "groups", "learn_days", "name", "ready_days", "ready_runs", "released",
+        "run_idle", "sequences",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +102,7 @@ class ProfileSettings:
         self.name = name
         self.run_idle = run_idle
         self.learn_days = learn_days
+        self.days_mask = (1 << learn_days) - 1
         self.ready_runs = ready_runs
         self.ready_days = ready_days
         self.burst_days = burst_days
@@ -296,27 +309,24 @@ def read_behavior(
     if automaton is not None:
         step = current_step(row, automaton, is_first)
         sequence = automaton.next(step, tags.letter) != LEFT
-    if not model.is_ready or not is_ready(row, settings):
+    # `model.is_ready` and `model.has_margins` are properties, which are not compiled.
+    if model.runs < READY_RUNS or model.callers < READY_CALLERS or not is_ready(row, settings):
         return CallerFacts(False, 500, False, 0, 0, is_new, slow, fast, denied, 0, 0, sequence, step, has_new_shape)
-    burst = (
-        model.has_margins
-        and not settings.released
-        and (
-            (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * model.margin_slow
-            or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
-        )
-    )
+    margin, burst = model.margin_slow, False
+    if margin and not settings.released:
+        burst = (slow + denied) * MARGIN_UNIT > row.ceiling_slow * PEAK_UNIT * margin
+        burst = burst or fast * MARGIN_UNIT > row.ceiling_fast * PEAK_UNIT * model.margin_fast
     if burst:
         most_slow, most_fast = MAX_CEILINGS * PEAK_UNIT * row.ceiling_slow, MAX_CEILINGS * PEAK_UNIT * row.ceiling_fast
         slow, fast, denied = min(slow, most_slow), min(fast, most_fast), min(denied, most_slow)
     deviation, surprise, own = 0, 0, -1
     if settings.sequences:
-        context, symbol = 0 if is_first else row.context, symbol_of(endpoint)
-        if model.grams.total:
-            surprise = class_surprise(model.grams, context, symbol)
+        context, symbol, grams = 0 if is_first else row.context, symbol_of(endpoint), model.grams
+        if grams.total:
+            surprise = class_surprise(grams, context, symbol)
         if model.class_tails and not settings.released:
             own = own_surprise(row, context, symbol)
-            deviation = read_deviation(row, model, surprise, own, is_first)
+            deviation = read_deviation(row, model.deviations, surprise, own, is_first)
     return CallerFacts(
         True, row.trust // 1_000, burst, mix(row.novelty, is_new) // 1_000, row.errors // 1_000, is_new, slow, fast,
         denied, deviation, surprise, sequence, step, has_new_shape, own,
@@ -342,7 +352,8 @@ def is_ready(row: BehaviorRow, settings: ProfileSettings) -> bool:
     """Return whether the caller has enough own runs and active days."""
     if row.runs < settings.ready_runs:
         return False
-    return (row.days & ((1 << settings.learn_days) - 1)).bit_count() >= settings.ready_days
+    days = row.days & settings.days_mask
+    return BIT_COUNTS[days & HALF_MASK] + BIT_COUNTS[days >> HALF_DAYS] >= settings.ready_days
 
 
 def current_step(row: BehaviorRow, automaton: SequenceAutomaton, is_first: bool) -> int:
@@ -453,9 +464,10 @@ def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) ->
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
     """Remember that the caller uses the endpoint; the one that was not used for longest makes room."""
-    if endpoint not in row.seen and len(row.seen) >= MAX_SEEN:
-        del row.seen[min(row.seen, key=lambda tag: (row.seen[tag], tag))]
-    row.seen[endpoint] = row.hour // HOURS_OF_DAY
+    seen = row.seen
+    if len(seen) >= MAX_SEEN and endpoint not in seen:
+        del seen[min(seen, key=lambda tag: (seen[tag], tag))]
+    seen[endpoint] = row.hour // HOURS_OF_DAY
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:
@@ -468,35 +480,25 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 # ── Sequences ─────────────────────────────────────────────────────────────────────────────────
 
 
-def read_deviation(row: BehaviorRow, model: ClassModel, request: int, own: int, is_first: bool) -> int:
-    """Return the deviation of a run with this request, in thousandths: one less twice the smaller of two p-values, or
-    four times in a longer run, which was ranked among short ones before. The p-values are the shares of runs with at
-    least the same score: the largest surprise to the class, and the largest excess of the surprises to the caller over
-    those to the class in any part of the run. `request` and `own` are the surprises of the request to the class and to
-    the caller."""
+def read_deviation(row: BehaviorRow, table: DeviationTable, request: int, own: int, is_first: bool) -> int:
+    """Return the deviation of a run with this request, in thousandths, by its scores: the largest surprise to the
+    class, and the largest excess of the surprises to the caller over those to the class in any part of the run. Of a
+    surprise to the class, at most MAX_EXPECTED counts: a step that only another caller takes surprises both, and the
+    usual steps of this caller, which may surprise the class as much, must not make up for it. `request` and `own` are
+    the surprises of the request to the class and to the caller."""
     scored, worst, excess, surprise = 1, 0, 0, request
     if not is_first:
         scored, worst, excess = row.scored + 1, row.worst, row.excess
         if row.surprise > surprise:
             surprise = row.surprise
-    excess += own - request
+    excess += own - (request if request < MAX_EXPECTED else MAX_EXPECTED)
     if excess > worst:
         worst = excess
-    length = 0 if scored <= SHORT_RUN else 1
-    by_class = rank(model.class_tails, length, surprise // SURPRISE_STEP)
-    by_caller = rank(model.own_tails, SCORE_LENGTHS * maturity(row) + length, worst // EXCESS_STEP)
-    deviation = 1_000 - (by_class if by_class < by_caller else by_caller) * (1 + length)
-    return deviation if deviation > 0 else 0
-
-
-def rank(tails: tuple[int, ...], place: int, bucket: int) -> int:
-    """Return twice the share of the scores in a bucket or above it, in thousandths, rounded up. The tails of each place
-    count the scores from each bucket on; the last bucket has no upper bound. The score itself is counted too, so that
-    no share is 0."""
-    first = place * SCORE_BUCKETS
-    if bucket >= SCORE_BUCKETS:
-        bucket = SCORE_BUCKETS - 1
-    return -(-2_000 * (tails[first + bucket] + 1) // (tails[first] + 1))
+    first = SCORE_BUCKETS * (SCORE_LENGTHS * maturity(row) + (0 if scored <= SHORT_RUN else 1))
+    bucket, own_bucket = surprise // SURPRISE_STEP, worst // EXCESS_STEP
+    by_class = table.by_class[first + (bucket if bucket < SCORE_BUCKETS else SCORE_BUCKETS - 1)]
+    by_caller = table.by_caller[first + (own_bucket if own_bucket < SCORE_BUCKETS else SCORE_BUCKETS - 1)]
+    return by_class if by_class > by_caller else by_caller
 
 
 def maturity(row: BehaviorRow) -> int:
@@ -529,7 +531,7 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
     own = reading.own_surprise  # of the same row and context
     if own < 0:
         own = own_surprise(row, row.context, symbol)
-    excess = row.excess + own - reading.surprise
+    excess = row.excess + own - min(reading.surprise, MAX_EXPECTED)
     row.excess = excess if excess > 0 else 0
     if row.excess > row.worst:
         row.worst = min(row.excess, MAX_SHORT)
@@ -546,12 +548,14 @@ def score_refused(
     missing where a rule refuses them, and more and more runs would have a high rank."""
     is_flagged = reading.deviation >= FLAGGED
     if not begins_run(row, at, tags.run, settings):
-        excess = row.excess + own_surprise(row, row.context, symbol_of(tags.endpoint)) - reading.surprise
+        excess = row.excess + own_surprise(row, row.context, symbol_of(tags.endpoint))
+        excess -= min(reading.surprise, MAX_EXPECTED)
         row.surprise = max(row.surprise, reading.surprise)
         row.worst = min(max(row.worst, excess), MAX_SHORT)
         row.is_flagged = row.is_flagged or is_flagged
     elif not is_flagged or row.serial % LEARNED_PART == 0:
-        excess = max(own_surprise(row, 0, symbol_of(tags.endpoint)) - reading.surprise, 0)
+        own = own_surprise(row, 0, symbol_of(tags.endpoint))
+        excess = max(own - min(reading.surprise, MAX_EXPECTED), 0)
         put_score(row, 0, reading.surprise, excess, LEARNED_PART if is_flagged else 1)
 
 

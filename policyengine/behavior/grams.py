@@ -29,6 +29,7 @@ MAX_GRAM_TAGS: Final = 1 << 16
 COUNT_BITS: Final = 40
 MAX_GRAM_COUNT: Final = (1 << COUNT_BITS) - 1
 PART_UNIT: Final = 1_024  # while the rows of a class are added up
+MAX_LONE_SCORES: Final = 4  # of a caller above those of all others: the scores of one unusual run, which count so often
 MAX_TAGS: Final = 16_384  # cached sequences
 MAX_SURPRISES: Final = 4_096  # cached sequences of a class
 _TAGS: Final[dict[int, tuple[int, ...]]] = {}
@@ -138,18 +139,19 @@ def add_gram(row: BehaviorRow, tag: int) -> None:
     """Count a gram once more. In a full set, the rarest gram loses one, and makes room once it has none."""
     grams, counts = row.grams, row.gram_counts
     first = tag % GRAM_SETS * GRAM_WAYS
-    least = first
     for place in range(first, first + GRAM_WAYS):
-        count = counts[place]
-        if count and grams[place] == tag:
-            if count == FULL_COUNT:
+        if grams[place] == tag and counts[place]:
+            if counts[place] == FULL_COUNT:
                 halve_grams(row)
             counts[place] += 1
             return
-        if count < counts[least]:
-            least = place
-    if counts[least] > 1:
-        counts[least] -= 1
+    least, fewest = first, counts[first]
+    for place in range(first + 1, first + GRAM_WAYS):
+        count = counts[place]
+        if count < fewest:
+            least, fewest = place, count
+    if fewest > 1:
+        counts[least] = fewest - 1
     else:
         grams[least], counts[least] = tag, 1
 
@@ -327,11 +329,12 @@ class ScoreTails:
             self._tops[place] = max(self._tops[place], self._tops[from_place])
 
     def tails(self, cell: int) -> list[int]:
-        """Return the tails of a cell. One caller has at most a quarter of each, so that none raises them alone."""
+        """Return the tails of a cell. One caller has at most a quarter of each, so that none raises them alone, or
+        MAX_LONE_SCORES, because less would make shares too small where few callers have high scores."""
         found: list[int] = []
         for place in range(cell * SCORE_BUCKETS, (cell + 1) * SCORE_BUCKETS):
             top, others = self._tops[place], self._sums[place] - self._tops[place]
-            found.append(others + min(top, max(others // 3, 1)))
+            found.append(others + min(top, max(others // 3, MAX_LONE_SCORES)))
         return found
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Container, Mapping
+from collections.abc import Container
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from policyengine.behavior.deviation_table import DeviationTable
 from policyengine.behavior.grams import NO_GRAMS, GramCounts, unpack_grams
 from policyengine.behavior.groups import CallerGroup, without_members
 from policyengine.behavior.shape import endpoint_part
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 FORMAT: Final = "policyengine behavior model"
-MODEL_VERSION: Final = 1
+MODEL_VERSION: Final = 2
 READY_RUNS: Final = 200  # minimum learned runs of a class that is ready
 READY_CALLERS: Final = 3
 MAX_MODEL_BYTES: Final = 64 * 2**20
@@ -34,14 +36,14 @@ class ModelError(Exception):
     """The error for a model that cannot be used; the text says why."""
 
 
-class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
+class ClassModel(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Learned data about a class of callers. `runs` and `callers` count the runs and the agents from which it was
     learned. `seen` contains the tags of the endpoints that at least two of these agents use. A margin is in 1/1024: a
     level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
     caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
     caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
     the agents use. `class_tails` and `own_tails` count the scores of
-    runs from each bucket on (`fold.rank`): to the class, for each class of lengths; and to the caller, for each class
+    runs from each bucket on: to the class, for each class of lengths; and to the caller, for each class
     of numbers of runs and of lengths. They are empty if there are too few runs. `shapes` contains the tags of the
     structures of payloads that at least two agents send, and the part of each tag that is that of the endpoint;
     `free_form` contains these parts for endpoints with too many structures.
@@ -61,6 +63,11 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True):
     own_tails: tuple[int, ...] = ()
     shapes: frozenset[int] = frozenset()
     free_form: frozenset[int] = frozenset()
+
+    @cached_property
+    def deviations(self) -> DeviationTable:
+        """The deviations by scores; an empty table without tails."""
+        return DeviationTable(self.class_tails, self.own_tails)
 
     @property
     def is_ready(self) -> bool:
@@ -115,11 +122,11 @@ class BehaviorModel:
         self.content = content
         self.payload = msgspec.json.encode(content, order="deterministic", enc_hook=encode_grams)
         self.digest = f"sha256:{sha256(self.payload).hexdigest()}"
-        self._classes: Mapping[ClassName, ClassModel] = {(one.issuer, one.name): one for one in content.classes}
+        self.classes: dict[ClassName, ClassModel] = {(one.issuer, one.name): one for one in content.classes}
         self._groups = {member.key: group for group in content.groups for member in group.members}
 
     def class_of(self, name: ClassName) -> ClassModel:
-        return self._classes.get(name, NO_CLASS)
+        return self.classes.get(name, NO_CLASS)
 
     def group_of(self, member: str) -> CallerGroup | None:
         """Return the group of a member, by its key."""
@@ -170,6 +177,15 @@ def decode_content(payload: bytes) -> BehaviorModel:
         content = msgspec.json.decode(payload, type=ModelContent, dec_hook=decode_grams)
     except msgspec.DecodeError as error:
         raise ModelError(f"its content is not a model: {error}") from None
+    if content.format == FORMAT and content.version == 1:
+        content = without_scores(content)
     if content.format != FORMAT or content.version != MODEL_VERSION:
         raise ModelError(f"it has version {content.version}, but this program reads version {MODEL_VERSION}")
     return BehaviorModel(content)
+
+
+def without_scores(content: ModelContent) -> ModelContent:
+    """Return a model of version 1 without the scores of runs, which were computed otherwise: until the next model is
+    learned, there are no deviations."""
+    classes = tuple(msgspec.structs.replace(one, class_tails=(), own_tails=()) for one in content.classes)
+    return msgspec.structs.replace(content, version=MODEL_VERSION, classes=classes)

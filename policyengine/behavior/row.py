@@ -24,8 +24,8 @@ SCORE_BUCKETS: Final = 24
 SCORE_LENGTHS: Final = 2  # classes of lengths of runs
 SCORE_COUNTS: Final = 2 * SCORE_LENGTHS * SCORE_BUCKETS
 ROW_BYTES: Final = 2_048  # maximum size of a packed row
-ROW_VERSION: Final = 3
-ROW_VERSIONS: Final = (1, 2, ROW_VERSION)  # those that can be read
+ROW_VERSION: Final = 4
+ROW_VERSIONS: Final = (1, 2, 3, ROW_VERSION)  # those that can be read
 MAX_COUNT: Final = 2**32 - 1
 MAX_SHORT: Final = 2**16 - 1
 MAX_LEVEL: Final = 2**53 - 1  # units; exact in a double
@@ -43,7 +43,8 @@ _NO_PACES = (0,) * HOURS_OF_DAY
 _NO_DAYS = (0,) * (2 * DAYS_KEPT)
 _FIXED_1 = _HEAD_1.size + _PACES.size + _PEAKS.size + _RATIOS.size
 _FIXED_2 = _FIXED_1 + _SEQUENCE.size + SCORE_COUNTS
-_FIXED = {1: _FIXED_1, 2: _FIXED_2, ROW_VERSION: _FIXED_2 + _READY.size}  # bytes before the tables, by version
+_FIXED_3 = _FIXED_2 + _READY.size
+_FIXED = {1: _FIXED_1, 2: _FIXED_2, 3: _FIXED_3, ROW_VERSION: _FIXED_3}  # bytes before the tables, by version
 _NO_SCORES = bytes(SCORE_COUNTS)
 
 
@@ -179,8 +180,8 @@ def pack_row(row: BehaviorRow) -> bytes:
 
 
 def unpack_row(raw: bytes) -> BehaviorRow:
-    """Unpack a row that `pack_row` packed, or that an earlier version packed: version 1 had no sequences, and version 2
-    no `ready_day`. Raises RowError."""
+    """Unpack a row that `pack_row` packed, or that an earlier version packed: version 1 had no sequences, version 2 no
+    `ready_day`, and the scores to the caller of versions 2 and 3 were computed otherwise. Raises RowError."""
     version = raw[0] if raw else 0
     if version not in ROW_VERSIONS:
         raise RowError("the row has an unsupported version")
@@ -218,7 +219,10 @@ def unpack_row(raw: bytes) -> BehaviorRow:
     row.ratios = array("H", _RATIOS.unpack_from(raw, at + _PEAKS.size))
     if version > 1:
         row.scores = bytearray(raw[_FIXED_2 - SCORE_COUNTS : _FIXED_2])
-    if version == ROW_VERSION:
+    if version < ROW_VERSION:
+        row.scores[SCORE_COUNTS // 2 :] = _NO_SCORES[SCORE_COUNTS // 2 :]
+        row.excess = row.worst = 0
+    if version > 2:
         (row.ready_day,) = _READY.unpack_from(raw, _FIXED_2)
     if has_grams:
         *tags, counts = _GRAMS.unpack_from(raw, fixed)

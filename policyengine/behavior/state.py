@@ -27,6 +27,7 @@ DAY: Final = HOUR * HOURS_OF_DAY
 MAX_CALLERS: Final = 1_000_000
 MAX_INSTANCES: Final = 1_000  # callers of one agent
 USUAL: Final = ProfileSettings()
+NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
 
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 CLAMPED: Final = 1
@@ -37,13 +38,17 @@ CallerMoment: TypeAlias = tuple[int, str, int, int, int, int, int, int]
 
 
 class CallerRow:
-    """The class of a caller, and its row."""
+    """The class of a caller, and its row. A state keeps two more members, so that each event finds them without a
+    search: the callers of the same agent (`instances`), and whether the caller is among those that are not ready
+    (`is_new`)."""
 
-    __slots__ = ("group", "row")
+    __slots__ = ("group", "instances", "is_new", "row")
 
     def __init__(self, group: str, row: BehaviorRow) -> None:
         self.group = group
         self.row = row
+        self.instances = NO_INSTANCES
+        self.is_new = False
 
 
 class CallerSnapshot:
@@ -123,8 +128,10 @@ class BehaviorState:
         self._rows = rows
         self._instances.clear()
         self._new = {caller: None for caller, found in rows.items() if not is_ready(found.row, USUAL)}
-        for caller in rows:
-            self._instances.setdefault((caller.issuer, caller.agent), {})[caller] = None
+        for caller, known in rows.items():
+            known.instances = self._instances.setdefault((caller.issuer, caller.agent), {})
+            known.instances[caller] = None
+            known.is_new = caller in self._new
 
     @property
     def count(self) -> int:
@@ -164,21 +171,27 @@ class BehaviorState:
         self, row: BehaviorRow, caller: Caller, group: str, tags: RequestTags, at: int, settings: ProfileSettings
     ) -> CallerFacts:
         """Return the facts of a request about its caller and its group, from a row at its time."""
-        facts, model = self.read(row, caller.issuer, group, tags, at, settings), self.model
-        if settings.groups and model.has_groups:
-            put_group(facts, model.group_of(self.members.of(caller.issuer, caller.agent)))
+        known = self.model.classes.get((caller.issuer, group), NO_CLASS)  # `class_of` is not compiled
+        facts = read_behavior(row, known, tags, at, settings)
+        if settings.groups and self.model.has_groups:
+            put_group(facts, self.model.group_of(self.members.of(caller.issuer, caller.agent)))
         return facts
 
     def snapshot(
         self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
         """Return the facts of a request, and what they were read from; learn a model before if it is due."""
-        if self.learns:
+        if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
-        settings = self.settings_at(settings_of(group), group, at)
-        if self.searches_inline and settings.groups and self.searches and self.is_search_due(at):
+        settings = settings_of(group)
+        if self.releases:
+            settings = self.settings_at(settings, group, at)
+        if settings.groups and self.searches_inline and self.searches and self.is_search_due(at):
             self.search_groups(at)
-        row = self.row_to_read(caller, at, settings)
+        found = self._rows.get(caller)
+        row = None if found is None or found.row.hour != at // HOUR else found.row
+        if row is None:
+            row = self.row_to_read(caller, at, settings)
         facts = self.read_caller(row, caller, group, tags, at, settings)
         return CallerSnapshot(caller, group, settings, tags, at, row, row.serial, self.model, facts)
 
@@ -289,27 +302,36 @@ class BehaviorState:
 
     def _keep(self, caller: Caller, group: str, row: BehaviorRow, settings: ProfileSettings) -> None:
         """Keep the row of a caller as the most recently active one."""
-        rows, new = self._rows, self._new
-        known, agent = rows.pop(caller, None), (caller.issuer, caller.agent)
+        rows, known = self._rows, self._rows.get(caller)
         if known is None:
-            self._make_room(self._instances.get(agent, {}))
-            known = CallerRow(group, row)
+            known = self._new_caller(caller, group, row)
         else:
             known.group, known.row = group, row
+            del rows[caller]
         rows[caller] = known
-        new.pop(caller, None)
-        if not is_ready(row, settings):
-            new[caller] = None
-        instances = self._instances.get(agent)
-        if instances is None:
-            self._instances[agent] = {caller: None}
-        elif len(instances) > 1 or caller not in instances:
+        is_new = not is_ready(row, settings)
+        if is_new or known.is_new:
+            self._new.pop(caller, None)
+            if is_new:
+                self._new[caller] = None
+            known.is_new = is_new
+        instances = known.instances
+        if len(instances) > 1:
             instances.pop(caller, None)
             instances[caller] = None
         if caller.version and self._versions is not None:
             self._versions[unversioned(caller)] = caller
             if len(self._versions) > 2 * self._most:
                 self._versions = None
+
+    def _new_caller(self, caller: Caller, group: str, row: BehaviorRow) -> CallerRow:
+        """Return what is kept of a new caller, after making room for it."""
+        agent = caller.issuer, caller.agent
+        self._make_room(self._instances.get(agent, {}))
+        known = CallerRow(group, row)
+        known.instances = self._instances.setdefault(agent, {})
+        known.instances[caller] = None
+        return known
 
     def _make_room(self, instances: Mapping[Caller, None]) -> None:
         """Make room for a new caller of an agent with the callers `instances`. If the agent or the whole state has the

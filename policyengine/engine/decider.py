@@ -44,7 +44,7 @@ from policyengine.runtime.snapshot import UNREADABLE_FACTS, LearnedFacts, Snapsh
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store, StoreError
-from policyengine.stores.floors import choose_parts
+from policyengine.stores.floors import choose_parts, has_parts
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -170,7 +170,7 @@ class Decider:
             decision, effects, state, asked = self._resolve_granted(compiled, request, moment, facts)
             if self.halting.current is not halts:
                 continue  # the halts changed while the decision was made
-            if facts is not None:  # only members of groups have parts of limits
+            if facts is not None and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
             spent, history = state

@@ -13,6 +13,14 @@ from policyengine.stores.base import Store
 NEVER: Final = 2**62  # microseconds
 
 
+def has_parts(effects: Effects) -> bool:
+    """Return whether a rate has parts of which one is charged: only those of members of a group have."""
+    for limit in effects.limits:  # noqa: SIM110  # a generator takes longer
+        if limit.own is not None:
+            return True
+    return False
+
+
 def choose_parts(store: Store, effects: Effects, decision: str, now: int) -> Effects:
     """Return the effects with one part of each rate that has a floor: the own part of the caller if it has room, or
     else the shared part. Raises StoreError.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import structs
 
 from policyengine.behavior.model import (
     EMPTY_MODEL,
@@ -71,8 +72,17 @@ def test_a_signed_text_that_is_no_model_is_refused(payload):
 @pytest.mark.parametrize("change", [{"version": MODEL_VERSION + 1}, {"format": "another"}])
 def test_a_model_of_another_version_is_refused(change):
     payload = json.dumps({**json.loads(MODEL.payload), **change}).encode()
-    with pytest.raises(ModelError, match=r"it has version \d, but this program reads version 1"):
+    with pytest.raises(ModelError, match=r"it has version \d, but this program reads version 2"):
         decode_model(signed(payload), KEY.public_key())
+
+
+def test_a_model_of_the_first_version_is_read_without_scores():
+    (known,) = MODEL.content.classes
+    scored = structs.replace(known, class_tails=(1,) * 48, own_tails=(1,) * 144)
+    first = BehaviorModel(structs.replace(MODEL.content, version=1, classes=(scored,)))
+    found = decode_model(signed(first.payload), KEY.public_key())
+    assert found.content == MODEL.content
+    assert found.class_of((ISSUER, GROUP)).deviations.highest(0) == 0
 
 
 # ── Attack 30: a file that is swapped or rolled back ──────────────────────────────────────────

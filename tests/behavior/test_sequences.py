@@ -218,8 +218,8 @@ def test_tails_count_scores_from_each_bucket_on_and_limit_each_caller():
     odd[20] = 200
     found.add(odd, 0)
     assert found.tails(0)[0] == 32 + 32 // 3
-    assert found.tails(0)[20] == 1
-    assert found.tails(0)[5] == 8 + 8 // 3
+    assert found.tails(0)[20] == 4
+    assert found.tails(0)[5] == 8 + 4
 
 
 def test_scores_to_the_caller_are_kept_by_its_number_of_runs():
@@ -227,9 +227,9 @@ def test_scores_to_the_caller_are_kept_by_its_number_of_runs():
     scores[2 * SCORE_BUCKETS + 1] = 7
     for maturity in (0, 2, 2):
         found.add(scores, maturity)
-    assert [found.tails(2 * (1 + maturity))[1] for maturity in range(3)] == [1, 0, 9]
+    assert [found.tails(2 * (1 + maturity))[1] for maturity in range(3)] == [4, 0, 11]
     found.extend(4, 6)
-    assert found.tails(4)[1] == 9
+    assert found.tails(4)[1] == 11
 
 
 # ── Deviation ─────────────────────────────────────────────────────────────────────────────────
@@ -326,7 +326,7 @@ def test_a_stolen_key_that_works_as_another_caller_is_seen(workers):
         for number in range(12)
         for shift in (3, 5, 7)
     ]
-    assert sum(each > 990 for each in found) / len(found) >= 0.9
+    assert sum(each > 990 for each in found) / len(found) >= 0.95
 
 
 def test_the_usual_endpoints_in_another_order_are_seen(workers):
@@ -334,7 +334,7 @@ def test_the_usual_endpoints_in_another_order_are_seen(workers):
     for number in range(12):
         steps = [step for flow in workers.flows[number] for step in flow][:10]
         found.append(max(workers.try_run(number, steps[::-1])))
-    assert sum(each > 950 for each in found) >= 9
+    assert sum(each > 990 for each in found) >= 11
 
 
 def test_deviation_rises_within_the_run_and_ends_with_it(workers):

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from bench import behavior, behavior_limits
+from bench import behavior, behavior_cost, behavior_limits
 from bench.behavior_limits import ABUSE, BEGAN, Admitted, LeakyRate, Pace, Victim, harmless_burst
 from bench.behavior_sequences import RUNS_A_DAY, TESTED, habits, loops, order_figures, workflows
 from bench.behavior_traffic import ALL_KINDS, DAY, HOUR, MINUTE, ToolUser, caller_days, tool_calls
@@ -27,6 +27,21 @@ def test_a_cell_counts_caller_days_with_an_alarm_once():
     assert (found.days, found.alarms) == (6 * 16, 1)
     assert found.times == pytest.approx(20 / 96)
     assert found.seen[-1] < 200
+    assert found.slowest in range(6)
+
+
+def test_a_caller_with_longer_sessions_needs_a_longer_spike(monkeypatch):
+    steady = [[8 * HOUR + number * 1_000 for number in range(60 + 20 * (day % 10 == 9))] for day in range(40)]
+    monkeypatch.setattr(behavior, "caller_days", lambda *_: steady)
+    assert behavior.known_spike("test", 0, 2, days=40) < behavior.known_spike("test", 0, 16, days=40) < 100
+
+
+def test_a_decision_with_learned_facts_is_measured_on_ready_callers(monkeypatch):
+    monkeypatch.setattr(behavior_cost, "DECISIONS", 50)
+    found = behavior_cost.LearningAgents("clamp 90000/1m when behavior.burst")
+    assert found.work() > 0
+    facts = found.engine.behavior.learner.latest.facts
+    assert (facts.ready, facts.burst) == (True, False)
 
 
 def test_novelty_of_simulated_tools_is_low_and_foreign_tools_are_seen(monkeypatch):
@@ -42,7 +57,9 @@ def test_orders_are_seeded_and_runs_of_other_callers_are_seen(user):
     found = order_figures("test", user, workers=8)
     assert found.runs == 8 * RUNS_A_DAY * TESTED
     assert found.observed[0.05] <= 1.5 * 0.05
+    assert found.observed[0.01] <= 0.02
     assert found.other > 0.7
+    assert found.shuffled > 0.8
     assert user(Random(1))(Random(2)) == user(Random(1))(Random(2))
 
 

@@ -157,13 +157,7 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
 
 def highest_deviations(model: ClassModel) -> tuple[float, float]:
     """Return the highest deviation that short and longer runs of a class can have, because few runs were scored."""
-    from policyengine.behavior.fold import rank
-    from policyengine.behavior.row import SCORE_BUCKETS
-
-    if not model.class_tails:
-        return 0.0, 0.0
-    found = [max(1_000 - rank(model.class_tails, length, SCORE_BUCKETS - 1) * (1 + length), 0) for length in (0, 1)]
-    return found[0] / 1_000, found[1] / 1_000
+    return model.deviations.highest(0) / 1_000, model.deviations.highest(1) / 1_000
 
 
 def describe_class(state: BehaviorState, caller: Caller) -> dict[str, Any]:
