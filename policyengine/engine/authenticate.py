@@ -278,7 +278,7 @@ class Authenticator:
     def prove(self, facts: Mapping[str, object]) -> Mapping[str, object]:
         """Return the facts of a request with proved facts instead of raw credentials, for several questions about that
         request in this process. Raises RequestError."""
-        if facts.get("credentials") is None:
+        if isinstance(facts.get("credentials"), VerifiedCredential | CredentialRefusal | None):
             return facts
         return {**facts, "credentials": prove_credentials(self.identity, facts, self.seconds)}
 
