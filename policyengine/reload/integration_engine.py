@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from policyengine.engine import Engine
 from policyengine.engine.question import parse_request
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
@@ -23,6 +24,11 @@ class LiveEngine:
 
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that decides now."""
+        return self._reloading.current
 
     @property
     def approvals(self) -> ApprovalDesk | None:

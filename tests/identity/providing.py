@@ -59,11 +59,19 @@ class OpenIdProvider:
 
 
 @contextmanager
-def openid_provider(clients: list[dict[str, Any]], *, people: bool = False) -> Iterator[OpenIdProvider]:
+def openid_provider(
+    clients: list[dict[str, Any]], *, people: bool = False, registration: bool = False, scopes: tuple[str, ...] = ()
+) -> Iterator[OpenIdProvider]:
     node = shutil.which("node")
     if node is None or not (PACKAGES / "node_modules" / "oidc-provider").is_dir():
         pytest.skip(f"oidc-provider is missing: {INSTALL}" if node else "node is missing: apt install nodejs")
-    command = [node, str(HERE / "op.mjs"), str(PACKAGES), json.dumps({"clients": clients, "people": people})]
+    settings = {
+        "clients": clients,
+        "people": people,
+        "registration": registration,
+        **({"scopes": scopes} if scopes else {}),
+    }
+    command = [node, str(HERE / "op.mjs"), str(PACKAGES), json.dumps(settings)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -70,6 +71,9 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from policyengine.engine import Engine
     from policyengine.entities.watch import EntityWatcher
     from policyengine.integrations.mcp.gateway import McpGateway
     from policyengine.reload import ReloadableEngine
@@ -115,7 +119,18 @@ GatewayUrl: TypeAlias = Annotated[
     typer.Option(
         "--public-url",
         metavar="URL",
-        help="Public URL of this gateway, without /mcp, if a proxy terminates TLS: proofs of callers must name it.",
+        help="Public URL of this gateway, without /mcp, if a proxy terminates TLS: proofs of callers must name it, and "
+        "clients request tokens for it.",
+        show_default=False,
+    ),
+]
+InitialScopes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--initial-scope",
+        metavar="SCOPE",
+        help="With --identity, a scope that clients request first; they request others when a call needs one. By "
+        "default, all scopes of the policies.",
         show_default=False,
     ),
 ]
@@ -171,6 +186,7 @@ def mcp_gateway(
     port: HttpPort = None,
     metrics_port: MetricsPort = None,
     public_url: GatewayUrl = None,
+    initial_scope: InitialScopes = None,
     allowed_host: AllowedHost = None,
     timeout: AnswerSeconds = 60.0,
     wait_for_approval: ApprovalSeconds = 0.0,
@@ -224,7 +240,7 @@ def mcp_gateway(
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
-        check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port,
+        check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port, initial_scope or (),
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -264,6 +280,7 @@ class GatewayOptions:
     elicit: ElicitMode = ElicitMode.OFF
     approval_pages: str | None = None
     metrics_port: int | None = None
+    initial_scopes: Sequence[str] = ()
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -284,6 +301,8 @@ def check_options(front: GatewayOptions) -> None:
         raise CommandError("usage", "the gateway has no URL over stdio", "serve HTTP with `--port`", code=2)
     if (front.headers or front.verified) and front.port is None:
         raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
+    if front.initial_scopes and not front.verified:
+        raise CommandError("usage", "`--initial-scope` needs `--identity`", "verify tokens with `--identity`", code=2)
     if front.approval_pages is not None and not front.approval_pages.startswith(URL_PREFIXES):
         raise CommandError("usage", f"`{front.approval_pages}` is not a URL", "write `https://…`", code=2)
     check_upstream(front.upstream)
@@ -343,11 +362,25 @@ def run_setup(
     """Load the policies and run the gateway. Raises CommandError."""
     loaded = load_for_serving(setup)
     check_names(front.server, front.said, loaded.engine.kernel)
+    if front.verified:
+        check_resource(front, loaded.engine)
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
     with run_reload_thread(served.held, setup.reload.watch, served.following):
         log_unmatched_people(loaded)
         run_gateway(front, served.held, token, environment)
+
+
+def check_resource(front: GatewayOptions, engine: Engine) -> None:
+    """Check that clients can find out how to get a token; warn of what keeps them from it. Raises CommandError."""
+    from policyengine.cli.output.terminal import Screen
+    from policyengine.cli.resource_checks import ResourceOptions, check_initial_scopes, check_wildcards, warnings
+
+    options = ResourceOptions(front.server, front.host, front.public_url, front.allowed_hosts, front.initial_scopes)
+    check_wildcards(options)
+    check_initial_scopes(options, engine.kernel)
+    for warning in warnings(options, engine.kernel):
+        Screen(sys.stderr).warn(warning)
 
 
 def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
@@ -434,6 +467,7 @@ def run_gateway(
 def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngine, tally: ServerCounters) -> None:
     from policyengine.http.host_check import AllowedHostError
     from policyengine.integrations.mcp.gateway import http_app
+    from policyengine.integrations.mcp.resource_server import ResourceServer
     from policyengine.server import ServeError
     from policyengine.server.app import build_app
     from policyengine.server.connections.bounded_server import uvicorn_config
@@ -445,7 +479,12 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
     from policyengine.server.workers.board import WorkerBoard
 
     try:
-        app = http_app(gateway, front.allowed_hosts, front.public_url)
+        app: ASGIApp = http_app(gateway, front.allowed_hosts, front.public_url)
+        if front.verified:
+            app = ResourceServer(
+                app, gateway.decides, server=front.server, public_url=front.public_url,
+                allowed_hosts=front.allowed_hosts, initial_scopes=front.initial_scopes,
+            )  # fmt: skip
         api = build_app(held, tally=tally, drain=Drain(STOP_SECONDS), allowed_hosts=front.allowed_hosts).api
     except AllowedHostError as error:
         raise CommandError("usage", error.message, error.hint, code=2) from None

@@ -29,6 +29,7 @@ from policyengine.integrations.enforcement_point import (
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
     LIST_METHODS,
@@ -97,7 +98,8 @@ def by_credentials(public_url: str | None = None) -> Identify[Any]:
 
     def identify(context: object) -> Facts | None:
         try:
-            return presented(get_http_request(), public_url=public_url)
+            request = get_http_request()
+            return proved_caller(request) or presented(request, public_url=public_url)
         except RuntimeError:  # no HTTP request
             return None
 
@@ -228,6 +230,8 @@ class PolicyMiddleware(Middleware):
                 return cast(Came, self._confirm_result(settled, params.get("name")))
             decision = settled
         if not decision.allowed:
+            if (caller := caller_of(context)) is not None:
+                await note_denial(caller.request, caller.request_id, self._decides, question, decision)
             raise error(decision)
         began = perf_counter()
         try:

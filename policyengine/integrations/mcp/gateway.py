@@ -25,6 +25,7 @@ from policyengine.integrations.enforcement_point import (
 )
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
 from policyengine.integrations.mcp.http_endpoint import McpEndpoint
+from policyengine.integrations.mcp.http_exchange import find_exchange
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import Owner, session_owner
@@ -110,6 +111,8 @@ class McpGateway:
 
     async def owner(self, request: Request) -> Owner:
         """Return the owner of the session that the request begins."""
+        if (exchange := find_exchange(request)) is not None:
+            return exchange.owner
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
         return session_owner(None if facts is None else await prove_credentials(self.decides, facts))
 

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.http.host_check import AllowedHosts
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.http_exchange import find_exchange, owned_session
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.upstream import describe_error
@@ -73,7 +74,7 @@ class McpEndpoint:
         name = Request(scope).headers.get(MCP_SESSION_ID_HEADER)
         if name is None:
             return await self._begin(scope, receive, send)
-        session = self._open.get(name)
+        session = owned_session(self._open.get(name), find_exchange(Request(scope)))
         if session is None:
             return await send_refusal(HttpRefusal(404, "the session does not exist"), send)
         self._open.enter(session)

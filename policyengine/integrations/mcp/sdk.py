@@ -36,6 +36,7 @@ from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, Confir
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import without_own_answers
+from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
     ERROR_CODES,
@@ -101,7 +102,7 @@ def by_credentials(public_url: str | None = None) -> Identify[RequestContext]:
         request = context.request
         if not isinstance(request, HTTPConnection):
             return None
-        return presented(request, public_url=public_url)
+        return proved_caller(request) or presented(request, public_url=public_url)
 
     return identify
 
@@ -174,6 +175,7 @@ class PolicyMiddleware:
                 return self.answer(confirm_result(settled, self._confirms.options.pages, structured=structured))
             decision, ctx = settled, without_answers(ctx)
         if not decision.allowed:
+            await note_denial(ctx.request, ctx.request_id, self._decides, asked, decision)
             raise denial_error(decision)
         began = perf_counter()
         try:
