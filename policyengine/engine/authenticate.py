@@ -86,6 +86,9 @@ def prove_credentials(
     """Verify the raw credentials in `facts`, for several questions about one request; return the verified credential or
     the refusal. Raises RequestError.
     """
+    known = None if "request" in facts else identity.known(facts["credentials"], now)
+    if known is not None:
+        return identity.used(known, None, now)
     request = parse_request(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
     credentials = request.credentials or Credentials()
     try:

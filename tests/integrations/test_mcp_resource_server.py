@@ -246,9 +246,28 @@ def test_the_proof_of_a_request_is_verified_once(engine: Engine) -> None:
         assert behind.calls == ["read"]
 
 
-def test_a_resource_server_needs_an_engine_of_this_process() -> None:
+def test_a_resource_server_needs_an_engine_of_this_process_that_verifies_credentials() -> None:
     with pytest.raises(TypeError, match="an engine of this process"):
         ResourceServer(Starlette(), object(), server="notes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="verifies no credentials"):
+        ResourceServer(Starlette(), Engine.from_text(POLICY), server="notes")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "error"),
+    [
+        ({"authorization": "Basic YTpi"}, 401, "invalid_request"),
+        ({"authorization": "Bearer"}, 401, "invalid_request"),
+        ({"authorization": "Bearer made-up", "x-api-key": "k"}, 400, "invalid_request"),
+        ({"authorization": f"Bearer {'e' * 70_000}"}, 400, "invalid_request"),
+        ({"dpop": "made-up"}, 401, "invalid_token"),
+    ],
+)
+def test_a_malformed_credential_is_refused(engine: Engine, headers: dict[str, str], status: int, error: str) -> None:
+    client, inner = door(engine)
+    answer = client.post("/mcp", headers=headers)
+    assert (answer.status_code, f'error="{error}"' in answer.headers["www-authenticate"]) == (status, True)
+    assert inner.reached == []
 
 
 # ── Grants of anyone ──────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from policyengine.http.host_check import AllowedHosts, HostRefusal, header_value
 from policyengine.identity.challenges import ALGORITHMS, PROOF_ERRORS, REALM, quotable_description
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.credentials import presented
-from policyengine.integrations.enforcement_point import PolicyDecisionPoint, prove_credentials
+from policyengine.integrations.enforcement_point import PolicyDecisionPoint
 from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge, proved_facts
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import (
@@ -39,9 +39,13 @@ METADATA_SECONDS = 60
 MAX_SCOPE_LENGTH = 2_000  # characters of all scopes in a header; beyond, clients read `scopes_supported`
 NO_STORE = {"cache-control": "no-store"}
 METADATA_METHODS = "GET, HEAD, OPTIONS"
+MALFORMED = frozenset({RefusalCode.TWO_CREDENTIALS, RefusalCode.TOO_LARGE})
+REUSABLE = frozenset({"authorization", "client_certificate"})
+MIN_STREAM_SECONDS = 1.0
 NO_TOKEN = "the request needs a token"
 TOKEN_IN_URL = "a token in the URL is not accepted; send it in the header Authorization"
 UNBOUND_TOKEN = "the token must be bound to a key"
+_LOG = logging.getLogger("policyengine")
 SCOPE_MISSING = "the request needs a scope that the token does not have"
 
 
@@ -52,7 +56,7 @@ class ResourceServer:
     reach it at `public_url`; without it, at the `Host` of their requests, which must be a loopback name or one of
     `allowed_hosts`. `initial_scopes` are the scopes that clients request first; by default, all scopes of the policies.
     With `verifies_tokens=False`, the application serves the metadata and verifies tokens itself, and only the 403 is
-    added. Raises AllowedHostError.
+    added. Raises AllowedHostError, and ValueError if the engine verifies no credentials.
     """
 
     def __init__(
@@ -73,7 +77,8 @@ class ResourceServer:
         self._initial_scopes, self._verifies = tuple(initial_scopes), verifies_tokens
         self._access: tuple[Kernel, ResourceAccess] | None = None
         self._log, self._warnings = LogThrottle(), LogThrottle.every(60)
-        current_engine(decides)
+        if current_engine(decides).identity is None and verifies_tokens:
+            raise ValueError("the engine verifies no credentials: load it with `identity=`")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -166,24 +171,40 @@ class ResourceServer:
             return self.challenge(scope, 400, "invalid_request", quotable(error.message))
         if not facts:
             return facts if self.access.has_public_grants else self.challenge(scope, 401, None, NO_TOKEN)
-        proved = (await prove_credentials(self._decides, facts)).get("credentials")
-        if not isinstance(proved, VerifiedCredential):
-            code = proved.refusal if isinstance(proved, CredentialRefusal) else RefusalCode.FAILURE
-            return self._refusal(scope, code)
+        try:
+            proved = await self._prove(reusable_facts(facts))
+        except RequestError as error:
+            return self.challenge(scope, 400, "invalid_request", quotable(error.message))
+        if isinstance(proved, CredentialRefusal):
+            return self._refusal(scope, proved.refusal)
         if self.access.requires_binding and proved.facts["credential"].get("bound") is not True:
             return self.challenge(scope, 401, "invalid_token", UNBOUND_TOKEN, proof=True)
         return {**facts, "credentials": proved}
 
+    async def _prove(self, facts: Mapping[str, object]) -> VerifiedCredential | CredentialRefusal:
+        """Verify the credentials; an internal error is a refusal. Raises RequestError."""
+        try:
+            proved = (await current_engine(self._decides).prove_async(facts))["credentials"]
+        except RequestError:
+            raise
+        except Exception:
+            if self._warnings.admit("failure") is not None:
+                _LOG.exception("a credential could not be verified, and was refused")
+            proved = None
+        return proved if isinstance(proved, VerifiedCredential) else refusal_of(proved)
+
     # ── Refusals ──────────────────────────────────────────────────────────────────────────────
 
     def _refusal(self, scope: Scope, code: RefusalCode) -> Response:
-        """Return the answer to a credential that proves nothing: 503 if another attempt may succeed, otherwise 401."""
+        """Return the answer to a credential that proves nothing: 503 if the same one may be accepted later, 400 if no
+        client should send it, otherwise 401."""
         told = f"a credential was refused: {code.words}"
         self._log.tell(logging.INFO, code.value, told, event="credential_refused", code=code.value)
         description = quotable_description(code)
         if code.value in TRANSIENT_REFUSALS:
             return JSONResponse(error_document(description), 503, {**NO_STORE, "retry-after": "5"})
-        answer = self.challenge(scope, 401, code.error.value, description, proof=code.error in PROOF_ERRORS)
+        status = 400 if code in MALFORMED else 401
+        answer = self.challenge(scope, status, code.error.value, description, proof=code.error in PROOF_ERRORS)
         identity = current_engine(self._decides).identity
         nonce = identity.nonce() if identity is not None and code.error in PROOF_ERRORS else None
         if nonce is not None:
@@ -270,6 +291,18 @@ class DeferredStart:
         await answer(self._scope, no_messages, self._send)
 
 
+def refusal_of(proved: object) -> CredentialRefusal:
+    return proved if isinstance(proved, CredentialRefusal) else CredentialRefusal(RefusalCode.FAILURE)
+
+
+def reusable_facts(facts: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return credentials without the method and URL of their request, unless they contain a proof for these: without
+    them, a cached token is found at once.
+    """
+    kept = {name: value for name, value in facts["credentials"].items() if name not in ("method", "url")}
+    return {**facts, "credentials": kept} if kept.keys() <= REUSABLE else facts
+
+
 async def no_messages() -> Message:
     return {"type": "http.disconnect"}
 
@@ -298,7 +331,9 @@ def seconds_left(exchange: HttpExchange) -> float | None:
     """Return the time until the token expires; None if it does not."""
     credential = proved_facts(exchange.facts or {}).get("credential")
     ends = credential.get("expires_at") if isinstance(credential, Mapping) else None
-    return (ends - datetime.now(UTC)).total_seconds() if isinstance(ends, datetime) else None
+    if not isinstance(ends, datetime):
+        return None
+    return max(MIN_STREAM_SECONDS, (ends - datetime.now(UTC)).total_seconds())
 
 
 async def run_until_expiry(app: ASGIApp, scope: Scope, receive: Receive, send: Send, seconds: float | None) -> None:
