@@ -80,7 +80,8 @@ def concerns_server(pattern: k.Pattern, server: str) -> bool:
     """Return whether an MCP server may offer what the pattern names. Resources and prompts are actions, whose patterns
     do not name the server."""
     if isinstance(pattern, k.ToolPattern):
-        return globs_meet(pattern.glob, f"{server}/*")
+        literal = pattern.glob.partition("*")[0]  # most patterns differ in it, which is quick to see
+        return f"{server}/".startswith(literal[: len(server) + 1]) and globs_meet(pattern.glob, f"{server}/*")
     return not isinstance(pattern, k.HttpPattern)
 
 
