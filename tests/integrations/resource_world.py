@@ -16,6 +16,8 @@ import httpx
 from mcp.server import MCPServer
 
 from policyengine import Engine
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.resource_server import ResourceServer
 from policyengine.integrations.mcp.sdk import by_credentials
@@ -125,9 +127,12 @@ class NotesServer:
         await self._app(scope, receive, send)
 
 
-def gateway_app(decides: Any, upstream: str, public_url: str | None = PUBLIC, **options: Any) -> ResourceServer:
+def gateway_app(
+    decides: Any, upstream: str, public_url: str | None = PUBLIC, elicit: ElicitMode = ElicitMode.OFF, **options: Any
+) -> ResourceServer:
+    confirms = ConfirmHandler(decides, ConfirmOptions(elicit=elicit))
     behind = McpUpstream(upstream, {}, {}, 20.0)
-    app = http_app(McpGateway(decides, "notes", by_credentials(public_url), behind), (), public_url)
+    app = http_app(McpGateway(decides, "notes", by_credentials(public_url), behind, confirms), (), public_url)
     return ResourceServer(app, decides, server="notes", public_url=public_url, **options)
 
 

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ElicitResult
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -19,6 +23,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from policyengine import Engine
+from policyengine.approvals.settings import ApprovalSettings
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import WELL_KNOWN, ProtectedResource, read_resource_access
 from policyengine.integrations.mcp.resource_server import ResourceServer, run_until_expiry
@@ -432,6 +438,32 @@ def test_a_stream_of_messages_ends_when_the_token_expires() -> None:
     asyncio.run(run_until_expiry(listening, {}, None, send, 0.01))  # type: ignore[arg-type]
     assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"]
     assert sent[1]["more_body"] is False
+
+
+ASKING = POLICY.replace("TOOL notes/read {", "TOOL notes/read, TOOL notes/write {").replace(
+    "users unrestricted",
+    'users unrestricted\nguard "ask" on TOOL notes/write { confirm by user within 5m message "write {args.path}" }',
+)
+
+
+def test_a_user_whom_a_token_names_approves_in_the_client(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def approve(context: Any, params: Any) -> ElicitResult:
+        asked.append(params.message.splitlines()[2].strip())
+        return ElicitResult(action="accept", content={"approve": True})
+
+    async def run(url: str) -> str:
+        async with (
+            httpx2.AsyncClient(headers=bearer("write:notes"), trust_env=False) as http,
+            Client(streamable_http_client(url, http_client=http), elicitation_callback=approve) as client,
+        ):
+            return str((await client.call_tool("write", {"path": "a"})).content[0].text)
+
+    engine = load(tmp_path, ASKING, approvals=ApprovalSettings(issuers=("acme",)))
+    with running_gateway(engine, elicit=ElicitMode.FORM) as (url, _):
+        assert asyncio.run(run(url)) == "wrote a"
+    assert asked == ['write "a"']
 
 
 # ── Attacks ───────────────────────────────────────────────────────────────────────────────────

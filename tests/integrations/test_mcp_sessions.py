@@ -6,7 +6,14 @@ import logging
 
 import pytest
 
+from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, session_owner
+from policyengine.runtime.credential_errors import RefusalCode
+
+
+PROVED = VerifiedCredential(
+    {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}, 2_000_000_000, frozenset(), "sha256:0"
+)
 
 
 class Held:
@@ -73,6 +80,8 @@ def test_ended_sessions_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFi
         ({"agent": {"id": "bot"}, "credential": {"kind": "jwt"}}, ("bot",)),
         ({"credentials": {"authorization": "Bearer made-up"}}, NOBODY),
         ({"agent": {"id": "bot"}, "credentials": {}}, NOBODY),
+        ({"credentials": PROVED}, ("bot", "acme", "alice")),
+        ({"credentials": CredentialRefusal(RefusalCode.EXPIRED)}, NOBODY),
         ({}, NOBODY),
         (None, NOBODY),
     ],

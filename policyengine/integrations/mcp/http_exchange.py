@@ -11,6 +11,7 @@ from typing import Any
 from policyengine.identity.verified import VerifiedCredential
 from policyengine.integrations.denial_messages import denial_data, format_denial
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate
+from policyengine.integrations.mcp.elicitation import proved_facts
 from policyengine.integrations.mcp.methods import ERROR_CODES
 from policyengine.integrations.mcp.protected_resource import ResourceAccess
 from policyengine.integrations.mcp.sessions import NOBODY, McpSession, Owner, session_owner
@@ -45,7 +46,7 @@ class HttpExchange:
     owner: Owner = field(default=NOBODY)
 
     def __post_init__(self) -> None:
-        self.owner = NOBODY if self.facts is None else session_owner(proved_facts(self.facts))
+        self.owner = session_owner(self.facts)
 
 
 def find_exchange(request: object) -> HttpExchange | None:
@@ -71,14 +72,6 @@ def owned_session(session: McpSession | None, exchange: HttpExchange | None) -> 
         return None
     session.owner = exchange.owner
     return session
-
-
-def proved_facts(facts: Facts) -> Facts:
-    """Return the facts with those that the credentials proved, if they were verified."""
-    proved = facts.get("credentials")
-    if not isinstance(proved, VerifiedCredential):
-        return facts
-    return {**{name: one for name, one in facts.items() if name != "credentials"}, **proved.facts}
 
 
 async def note_denial(

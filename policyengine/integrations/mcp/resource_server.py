@@ -21,7 +21,8 @@ from policyengine.identity.challenges import ALGORITHMS, PROOF_ERRORS, REALM, qu
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.enforcement_point import PolicyDecisionPoint
-from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge, proved_facts
+from policyengine.integrations.mcp.elicitation import proved_facts
+from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import (
     WELL_KNOWN,

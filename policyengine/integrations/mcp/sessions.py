@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeAlias
 
+from policyengine.integrations.mcp.elicitation import proved_facts
+
 MAX_SESSIONS = 100
 LINE_SECONDS = 10.0  # seconds between two log lines
 Owner: TypeAlias = tuple[str, ...]
@@ -86,6 +88,7 @@ class SessionTable:
 
 def session_owner(facts: Mapping[str, object] | None) -> Owner:
     """Return the owner by the facts about the caller; credentials that prove nothing belong to no owner."""
+    facts = proved_facts(facts or {})
     if not facts or "credentials" in facts:
         return NOBODY
     agent, user = facts.get("agent"), facts.get("user")
