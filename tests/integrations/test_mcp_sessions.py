@@ -10,7 +10,6 @@ from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, session_owner
 from policyengine.runtime.credential_errors import RefusalCode
 
-
 PROVED = VerifiedCredential(
     {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}}, 2_000_000_000, frozenset(), "sha256:0"
 )

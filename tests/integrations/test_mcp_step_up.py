@@ -40,6 +40,7 @@ from tests.integrations.serving import serving
 
 BACK = "http://127.0.0.1/back"
 MOST_PAGES = 8
+MODES = ("legacy", "auto")
 CLOSE = {"connection": "close"}
 KNOWN_CLIENT = {
     "client_id": "assistant", "token_endpoint_auth_method": "none", "redirect_uris": [BACK], "response_types": ["code"],
@@ -144,7 +145,7 @@ def registered() -> Wallet:
     return Wallet(OAuthClientInformationFull.model_validate(KNOWN_CLIENT))
 
 
-def use(url: str, wallet: Wallet, person: Person, *names: str) -> list[str]:
+def use(url: str, wallet: Wallet, person: Person, *names: str, mode: Any = "auto") -> list[str]:
     """Call these tools in one session, and return their answers."""
     metadata = OAuthClientMetadata(
         redirect_uris=[AnyUrl(BACK)], token_endpoint_auth_method="none", grant_types=["authorization_code"],
@@ -155,7 +156,7 @@ def use(url: str, wallet: Wallet, person: Person, *names: str) -> list[str]:
     async def run() -> list[str]:
         async with (
             httpx2.AsyncClient(auth=auth, trust_env=False, timeout=20) as http,
-            Client(streamable_http_client(url, http_client=http)) as client,
+            Client(streamable_http_client(url, http_client=http), mode=mode) as client,
         ):
             return [await called(client, name) for name in names]
 
@@ -196,12 +197,17 @@ def gateway(folder: Path, provider: OpenIdProvider, agent: str, *more: str) -> I
                 process.kill()
 
 
+@pytest.mark.parametrize("mode", MODES)
 def test_a_client_of_the_sdk_goes_from_401_to_an_answer_and_on_to_a_wider_scope(
-    provider: OpenIdProvider, tmp_path: Path
+    provider: OpenIdProvider, tmp_path: Path, mode: Any
 ) -> None:
     person, purse = Person(), registered()
     with gateway(tmp_path, provider, "assistant", "--initial-scope", "read:notes") as (url, behind):
-        assert use(url, purse, person, "read", "write", "read") == ["content of a", "wrote a", "content of a"]
+        assert use(url, purse, person, "read", "write", "read", mode=mode) == [
+            "content of a",
+            "wrote a",
+            "content of a",
+        ]
     assert person.asked == [{"read:notes"}, {"read:notes", "write:notes"}]
     assert purse.scopes == person.asked
     assert set(person.resources) == {url}
