@@ -348,6 +348,16 @@ def test_scopes_that_the_policies_do_not_name_are_not_repeated(client: RawClient
     assert challenge(client.call(bearer(held), "write", path="a")) == (403, needs("read:notes write:notes"))
 
 
+def test_a_client_that_sends_proofs_is_challenged_in_its_own_scheme(client: RawClient) -> None:
+    raw = token("read:notes", cnf={"jkt": bound_world.jkt()})
+    answer = client.call(dpop(raw), "write", path="a")
+    status, header = challenge(answer)
+    assert (status, header.startswith('DPoP realm="agents", error="insufficient_scope"')) == (403, True)
+    expired = token(cnf={"jkt": bound_world.jkt()}, exp=1_600_000_300, iat=1_600_000_000)
+    status, header = challenge(client.call(dpop(expired), "read", path="a"))
+    assert (status, header.startswith('DPoP realm="agents", error="invalid_token"')) == (401, True)
+
+
 def test_a_denial_that_no_scope_lifts_is_an_ordinary_error(client: RawClient) -> None:
     for headers, name, path in (
         (bearer(), "read", "secret"), (bearer("web"), "read", "secret"), (bearer(), "erase", "a"),

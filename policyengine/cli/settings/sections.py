@@ -482,6 +482,9 @@ class McpGatewaySettings(CommandSection):
     port: t.Port | None = setting("none: stdio", "port for HTTP")
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     public_url: t.Text | None = setting("none", "public URL of this gateway, without `/mcp`, behind a TLS proxy")
+    initial_scopes: t.Texts | None = setting(
+        "all", "scopes that clients request first, with `identity`", option="initial_scope"
+    )
     allowed_hosts: t.Hosts | None = setting(
         "none", "host names, besides loopback, that requests may use", option="allowed_host"
     )

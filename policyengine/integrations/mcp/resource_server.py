@@ -213,7 +213,7 @@ class ResourceServer:
         return answer
 
     def challenge(
-        self, scope: Scope, status: int, error: str | None, description: str, *, proof: bool | None = None
+        self, scope: Scope, status: int, error: str | None, description: str, *, proof: bool = False
     ) -> Response:
         """Return a refusal with the challenge for the first token of a client."""
         headers = {"www-authenticate": self.challenge_header(scope, error, description, None, proof=proof)}
@@ -226,13 +226,13 @@ class ResourceServer:
         description: str,
         scopes: Sequence[str] | None,
         *,
-        proof: bool | None = None,
+        proof: bool = False,
     ) -> str:
         """Return `WWW-Authenticate`. `scopes` are those to request; None stands for the initial scopes. A client
-        without a token gets no error (RFC 6750, 3.1). `proof` says whether the scheme is DPoP; by default, if every
-        grant requires a bound token."""
+        without a token gets no error (RFC 6750, 3.1). `proof` says that the scheme is DPoP, as it also is if the client
+        used it, and if every grant requires a bound token."""
         access = self.access
-        proof = access.requires_binding if proof is None else proof
+        proof = proof or access.requires_binding or uses_dpop(scope)
         known = self._initial_scopes or access.scopes if scopes is None else tuple(scopes)
         wanted = " ".join(known)
         members = [
@@ -306,6 +306,10 @@ def reusable_facts(facts: Mapping[str, Any]) -> Mapping[str, object]:
 
 async def no_messages() -> Message:
     return {"type": "http.disconnect"}
+
+
+def uses_dpop(scope: Scope) -> bool:
+    return any(value[:5].lower() == b"dpop " for value in header_values(scope["headers"], b"authorization"))
 
 
 def routed_path(scope: Scope) -> str:
