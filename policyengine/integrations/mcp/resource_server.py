@@ -57,7 +57,7 @@ class ResourceServer:
     reach it at `public_url`; without it, at the `Host` of their requests, which must be a loopback name or one of
     `allowed_hosts`. `initial_scopes` are the scopes that clients request first; by default, all scopes of the policies.
     With `verifies_tokens=False`, the application serves the metadata and verifies tokens itself, and only the 403 is
-    added. Raises AllowedHostError, and ValueError if the engine verifies no credentials.
+    added; this needs the `public_url`. Raises AllowedHostError, and ValueError if the engine verifies no credentials.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class ResourceServer:
         self._log, self._warnings = LogThrottle(), LogThrottle.every(60)
         if current_engine(decides).identity is None and verifies_tokens:
             raise ValueError("the engine verifies no credentials: load it with `identity=`")
+        if public_url is None and not verifies_tokens:
+            raise ValueError("without `public_url`, the host of each request would choose the URL of the metadata")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
