@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ from starlette.testclient import TestClient
 
 from policyengine import Engine
 from policyengine.approvals.settings import ApprovalSettings
+from policyengine.identity.verified import VerifiedCredential
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import WELL_KNOWN, ProtectedResource, read_resource_access
-from policyengine.integrations.mcp.resource_server import ResourceServer, run_until_expiry
+from policyengine.integrations.mcp.resource_server import ResourceServer
 from policyengine.log_throttle import MAX_LINES
 from policyengine.reload import ReloadableEngine, ReloadSource
 from policyengine.reload.integration_engine import LiveEngine
@@ -456,19 +460,51 @@ def test_a_token_that_expires_within_a_session_is_refused(engine: Engine, clock:
         assert client.call(bearer(), "read", path="a").status_code == 200  # a new token continues the session
 
 
-def test_a_stream_of_messages_ends_when_the_token_expires() -> None:
-    sent: list[Mapping[str, Any]] = []
+async def listening(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await anyio.sleep_forever()
 
-    async def send(message: Mapping[str, Any]) -> None:
+
+def messages_of_a_stream(credential: VerifiedCredential, is_revoked: Any) -> list[tuple[str, object]]:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
         sent.append(message)
 
-    async def listening(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await anyio.sleep_forever()
+    stream = run_while_valid(listening, {}, None, send, credential, is_revoked, 0.001)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(stream, 20))
+    return [(one["type"], one.get("more_body")) for one in sent]
 
-    asyncio.run(run_until_expiry(listening, {}, None, send, 0.01))  # type: ignore[arg-type]
-    assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"]
-    assert sent[1]["more_body"] is False
+
+ENDED = [("http.response.start", None), ("http.response.body", False)]
+
+
+def test_a_stream_of_messages_ends_when_the_token_expires() -> None:
+    async def never() -> bool:
+        return False
+
+    ends = datetime.now(UTC) + timedelta(seconds=0.2)
+    credential = VerifiedCredential({"credential": {"expires_at": ends}}, 0, frozenset(), "")
+    assert messages_of_a_stream(credential, never) == ENDED
+    assert datetime.now(UTC) >= ends
+
+
+def test_a_stream_of_messages_ends_when_the_token_is_revoked(engine: Engine) -> None:
+    assert engine.identity is not None
+    marks, now = engine.identity.marks, int(time.time())
+    proved = engine.prove({"credentials": bearer()})["credentials"]
+    assert isinstance(proved, VerifiedCredential)
+    asked = 0
+
+    async def revoked_later() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            marks.revoke(["user:acme/alice"], now + 600, now)
+        return await is_revoked(engine, proved)
+
+    assert messages_of_a_stream(proved, revoked_later) == ENDED
+    assert asked == 3
 
 
 ASKING = POLICY.replace("TOOL notes/read {", "TOOL notes/read, TOOL notes/write {").replace(

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,8 +19,8 @@ from policyengine.identity.challenges import ALGORITHMS, PROOF_ERRORS, REALM, qu
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.enforcement_point import PolicyDecisionPoint
-from policyengine.integrations.mcp.elicitation import proved_facts
 from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge
+from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import (
     WELL_KNOWN,
@@ -42,7 +40,6 @@ NO_STORE = {"cache-control": "no-store"}
 METADATA_METHODS = "GET, HEAD, OPTIONS"
 MALFORMED = frozenset({RefusalCode.TWO_CREDENTIALS, RefusalCode.TOO_LARGE})
 REUSABLE = frozenset({"authorization", "client_certificate"})
-MIN_STREAM_SECONDS = 1.0
 NO_TOKEN = "the request needs a token"
 TOKEN_IN_URL = "a token in the URL is not accepted; send it in the header Authorization"
 UNBOUND_TOKEN = "the token must be bound to a key"
@@ -160,8 +157,12 @@ class ResourceServer:
         inner = {**scope, EXCHANGE: exchange}
         if scope["method"] == "POST":
             return await DeferredStart(exchange, self, scope, send).run(self._app, inner, receive)
-        seconds = seconds_left(exchange) if scope["method"] == "GET" else None
-        await run_until_expiry(self._app, inner, receive, send, seconds)
+        proved = (exchange.facts or {}).get("credentials")
+        if scope["method"] != "GET" or not isinstance(proved, VerifiedCredential):
+            return await self._app(inner, receive, send)
+        await run_while_valid(
+            self._app, inner, receive, send, proved, lambda: is_revoked(current_engine(self._decides), proved)
+        )
 
     async def _identify(self, scope: Scope) -> Mapping[str, object] | Response:
         """Return the facts that the credentials of the request prove, or the answer that refuses them."""
@@ -332,31 +333,6 @@ def current_engine(decides: object) -> Engine:
     if not isinstance(engine, Engine):
         raise TypeError("a resource server needs an engine of this process, which verifies credentials")
     return engine
-
-
-def seconds_left(exchange: HttpExchange) -> float | None:
-    """Return the time until the token expires; None if it does not."""
-    credential = proved_facts(exchange.facts or {}).get("credential")
-    ends = credential.get("expires_at") if isinstance(credential, Mapping) else None
-    if not isinstance(ends, datetime):
-        return None
-    return max(MIN_STREAM_SECONDS, (ends - datetime.now(UTC)).total_seconds())
-
-
-async def run_until_expiry(app: ASGIApp, scope: Scope, receive: Receive, send: Send, seconds: float | None) -> None:
-    """Answer a request; end a stream of messages when the token of its client expires. The client then opens it again
-    with another token."""
-    began = False
-
-    async def watching(message: Message) -> None:
-        nonlocal began
-        began = began or message["type"] == "http.response.start"
-        await send(message)
-
-    with anyio.move_on_after(seconds) as limit:
-        await app(scope, receive, watching)
-    if limit.cancelled_caught and began:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def error_document(message: str) -> dict[str, Any]:
