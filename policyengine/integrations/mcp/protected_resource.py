@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -80,9 +81,14 @@ def concerns_server(pattern: k.Pattern, server: str) -> bool:
     """Return whether an MCP server may offer what the pattern names. Resources and prompts are actions, whose patterns
     do not name the server."""
     if isinstance(pattern, k.ToolPattern):
-        literal = pattern.glob.partition("*")[0]  # most patterns differ in it, which is quick to see
-        return f"{server}/".startswith(literal[: len(server) + 1]) and globs_meet(pattern.glob, f"{server}/*")
+        return has_tool(pattern.glob, server)
     return not isinstance(pattern, k.HttpPattern)
+
+
+@lru_cache(maxsize=4_096)  # many blocks grant the same tools
+def has_tool(glob: str, server: str) -> bool:
+    literal = glob.partition("*")[0]  # most globs of other servers differ in it
+    return f"{server}/".startswith(literal[: len(server) + 1]) and globs_meet(glob, f"{server}/*")
 
 
 def accepted_issuers(block: k.AgentBlock, kernel: k.Kernel) -> Collection[str]:
