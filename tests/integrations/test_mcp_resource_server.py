@@ -28,6 +28,7 @@ from policyengine import Engine
 from policyengine.approvals.settings import ApprovalSettings
 from policyengine.identity.verified import VerifiedCredential
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.http_exchange import EXCHANGE, TokenChallenge
 from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.protected_resource import WELL_KNOWN, ProtectedResource, read_resource_access
@@ -169,6 +170,12 @@ def test_people_who_use_clients_themselves_request_the_scopes_of_their_blocks(tm
     text = re.sub(r'\nagent "assistant".*', "\nuser any { may notes.read }", POLICY).replace("users unrestricted", "")
     access = read_resource_access(load(tmp_path, text).kernel, "notes")
     assert (access.issuers, access.scopes) == ((ACME, "https://login.partner.example"), ("read:notes", "write:notes"))
+
+
+def test_an_issuer_of_certificates_is_not_one_of_tokens(tmp_path: Path) -> None:
+    mesh = 'issuer mesh { url "spiffe://acme.example"   scopes none }\nscope notes.read'
+    text = POLICY.replace("scope notes.read", mesh, 1).replace("issued by acme ", "issued by acme, mesh ")
+    assert read_resource_access(load(tmp_path, text).kernel, "notes").issuers == (ACME,)
 
 
 def test_an_issuer_that_this_process_acts_as_comes_last(tmp_path: Path) -> None:
@@ -406,8 +413,6 @@ def test_a_list_shows_what_the_token_allows_and_is_never_refused(client: RawClie
 
 
 def test_a_denial_after_the_answer_has_begun_stays_in_the_stream(engine: Engine) -> None:
-    from policyengine.integrations.mcp.http_exchange import EXCHANGE, TokenChallenge
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": True})
@@ -418,6 +423,31 @@ def test_a_denial_after_the_answer_has_begun_stays_in_the_stream(engine: Engine)
     server = ResourceServer(app, engine, server="notes", public_url=PUBLIC)
     answer = TestClient(server, base_url=PUBLIC).post("/mcp", headers=bearer())
     assert (answer.status_code, answer.text) == (200, ": progress\n\ndata: denied\n\n")
+
+
+def test_a_denial_before_the_first_bytes_replaces_the_whole_answer(engine: Engine) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        scope[EXCHANGE].challenge = TokenChallenge(403, ("x",), 1, {"code": DENIED})
+        for part in (b"data: denied\n\n", b": ping\n\n"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/mcp", "query_string": b"", "server": None,
+        "headers": [(b"host", b"127.0.0.1"), (b"authorization", bearer()["authorization"].encode())],
+    }  # fmt: skip
+    asyncio.run(ResourceServer(app, engine, server="notes", public_url=PUBLIC)(scope, None, send))  # type: ignore[arg-type]
+    assert [(one["type"], one.get("status")) for one in sent] == [
+        ("http.response.start", 403), ("http.response.body", None),
+    ]  # fmt: skip
+    assert json.loads(sent[1]["body"]) == {"jsonrpc": "2.0", "id": 1, "error": {"code": DENIED}}
 
 
 def test_an_empty_answer_passes(engine: Engine) -> None:
