@@ -74,7 +74,7 @@ class ResourceServer:
         self._hosts = AllowedHosts.of((*allowed_hosts, *url_host_names(public_url)))
         self._initial_scopes, self._verifies = tuple(initial_scopes), verifies_tokens
         self._access: tuple[Kernel, ResourceAccess] | None = None
-        self._log, self._warnings = LogThrottle(), LogThrottle.every(60)
+        self._warnings = LogThrottle.every(60)
         if current_engine(decides).identity is None and verifies_tokens:
             raise ValueError("the engine verifies no credentials: load it with `identity=`")
         if public_url is None and not verifies_tokens:
@@ -202,8 +202,6 @@ class ResourceServer:
     def _refusal(self, scope: Scope, code: RefusalCode) -> Response:
         """Return the answer to a credential that proves nothing: 503 if the same one may be accepted later, 400 if no
         client should send it, otherwise 401."""
-        told = f"a credential was refused: {code.words}"
-        self._log.tell(logging.INFO, code.value, told, event="credential_refused", code=code.value)
         description = quotable_description(code)
         if code.value in TRANSIENT_REFUSALS:
             return JSONResponse(error_document(description), 503, {**NO_STORE, "retry-after": "5"})
