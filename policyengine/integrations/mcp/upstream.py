@@ -52,10 +52,11 @@ class McpUpstream:
         async with self.http_client() as http, streamable_http_client(self.target, http_client=http) as streams:
             yield streams
 
-    def http_client(self) -> httpx2.AsyncClient:
+    def http_client(self, connections: int | None = None, idle: int | None = None) -> httpx2.AsyncClient:
         """Return a client that sends the headers of the gateway, and reads no proxy settings from the environment."""
-        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
-        return httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False)
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit if connections is None else None)
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=idle)
+        return httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, limits=limits, trust_env=False)
 
 
 async def pump_messages(source: Any, sink: Any) -> None:
