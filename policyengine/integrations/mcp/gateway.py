@@ -112,7 +112,7 @@ class McpGateway:
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
         """Serve one client until it disconnects, in the era of its first request. The upstream is started when the
         client sends its first message."""
-        first = await receive_first_message(client)
+        first = await receive_first_request(client)
         if first is None:
             return
         if self.service is not None:
@@ -186,13 +186,14 @@ def opens_modern(first: SessionMessage) -> bool:
     return isinstance(message, JSONRPCRequest) and message.method != "initialize" and has_envelope(message.params)
 
 
-async def receive_first_message(client: MessageReader) -> SessionMessage | None:
+async def receive_first_request(client: MessageReader) -> SessionMessage | None:
+    """Return the first request, which decides the era; messages before it mean nothing. Return None at the end."""
     while True:
         try:
             item = await client.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             return None
-        if isinstance(item, SessionMessage):
+        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
             return item
 
 

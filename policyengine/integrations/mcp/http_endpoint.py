@@ -75,7 +75,7 @@ class McpEndpoint:
             return HttpRefusal(403, f"{refused.message}: {refused.hint}")
         if self._group is None:
             return HttpRefusal(503, "the gateway has not started")
-        if scope["method"] not in ("POST", "DELETE") and is_modern(header(scope, VERSION_HEADER)):
+        if scope["method"] != "POST" and is_modern(header(scope, VERSION_HEADER)):
             return HttpRefusal(405, "this version has requests by POST only", headers={"allow": "POST"})
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
@@ -12,6 +12,7 @@ import anyio
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import MODERN_VERSION
+from policyengine.integrations.mcp.event_stream import EventStreamError, read_event_data
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
@@ -89,7 +90,7 @@ class HttpUpstream:
         with anyio.move_on_after(limit) as scope:
             try:
                 result = await self._post(id, call, body)
-            except AnswerError as error:
+            except (AnswerError, EventStreamError) as error:
                 raise MCPError(INTERNAL_ERROR, str(error)) from None
             except httpx2.HTTPError as error:
                 _LOG.error("the upstream server cannot be reached: %s", describe_error(error))
@@ -136,26 +137,21 @@ class HttpUpstream:
                 raise AnswerError("the answer of the upstream server is too large")
             parts.append(part)
         status = response.status_code
-        if kind == "application/json":
+        if status in (401, 403):
+            raise AnswerError(f"the upstream server refuses the credentials of the gateway (HTTP {status})")
+        if kind == "application/json" and (parts or status == 200):
             answer = parse_object(b"".join(parts))
             if status == 200 or isinstance(answer.get("error"), Mapping):
                 return read_answer(answer, id)
-        if status in (401, 403):
-            raise AnswerError(f"the upstream server refuses the credentials of the gateway (HTTP {status})")
         raise AnswerError(f"the upstream server answered with HTTP {status}, which is no answer of MCP")
 
     async def _read_events(self, id: int, call: UpstreamCall, response: httpx2.Response) -> dict[str, Any]:
         limit = MAX_LISTEN_BYTES if call.is_open_ended else MAX_ANSWER_BYTES
-        size = 0
-        async for data in event_data(response, limit):
-            size = 0 if call.is_open_ended else size + len(data)
-            if size > limit:
-                raise AnswerError("the upstream server sends too much")
-            message = parse_object(data.encode())
-            method = message.get("method")
+        async for data in read_event_data(response.aiter_bytes(), limit, is_endless=call.is_open_ended):
+            message = parse_object(data)
+            method, params = message.get("method"), message.get("params")
             if method is None:
                 return read_answer(message, id)
-            params = message.get("params")
             if isinstance(method, str) and "id" not in message:
                 translated = call.translate(id, method, params if isinstance(params, dict) else {})
                 if translated is not None:
@@ -177,13 +173,3 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise AnswerError("the upstream server sent something that is no message")
     return found
-
-
-async def event_data(response: httpx2.Response, limit: int) -> AsyncIterator[str]:
-    """Yield the data of each event. Raises AnswerError for an event that is larger than the limit."""
-    try:
-        async for event in httpx2.EventSource(response, max_event_size=limit):
-            if event.event == "message" and event.data:
-                yield event.data
-    except httpx2.SSEError as error:
-        raise AnswerError(f"the event stream of the upstream server is malformed: {describe_error(error)}") from None

@@ -19,7 +19,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
-from policyengine.integrations.mcp.stream_upstream import MAX_BACKLOG
+from policyengine.integrations.mcp.stream_upstream import CANCEL_SECONDS, MAX_BACKLOG
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
 from policyengine.integrations.mcp.upstream_calls import CANCELLED, UpstreamCall
 
@@ -203,7 +203,7 @@ class LegacySession:
 
     async def cancel(self, exchange: SessionExchange) -> None:
         """Cancel a request upstream, and end the session: what the server still sends belongs to that request."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), suppress(MCPError):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_SECONDS), suppress(MCPError):
             await self._send(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params={"requestId": exchange.id}))
         self.close()
 

@@ -42,6 +42,7 @@ except ImportError as error:
 
 MAX_BACKLOG = 256  # notifications of one request that its client has not yet accepted; more are dropped
 RESTART_SECONDS = 1.0  # shortest time between two starts of the process
+CANCEL_SECONDS = 0.2  # longest time to tell the server that a request is cancelled
 _LOG = logging.getLogger("policyengine")
 
 
@@ -173,7 +174,7 @@ class SharedConnection:
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
 
     async def _cancel(self, id: int) -> None:
-        with anyio.move_on_after(1.0), suppress(MCPError):
+        with anyio.move_on_after(CANCEL_SECONDS), suppress(MCPError):
             await self._send(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params={"requestId": id}))
 
     async def _send(self, message: Any) -> None:

@@ -66,12 +66,16 @@ class UpstreamCall:
         """Return the parameters of an upstream notification as the client gets them; None if the notification does not
         belong to the request `id`, which this request has upstream."""
         if method == PROGRESS:
-            mine = params.get("progressToken") == id and self.token is not None
+            mine = is_id(params.get("progressToken"), id) and self.token is not None
             return {**params, "progressToken": self.token} if mine else None
         if method == LOG_MESSAGE:
             return dict(params) if LOG_LEVEL_META_KEY in read_meta(self.params) else None
         meta = read_meta(params)
-        if not self.is_open_ended or meta.get(SUBSCRIPTION_ID_META_KEY) != id or not self._subscribes(method, params):
+        if (
+            not self.is_open_ended
+            or not is_id(meta.get(SUBSCRIPTION_ID_META_KEY), id)
+            or not self._subscribes(method, params)
+        ):
             return None
         return {**params, "_meta": {**meta, SUBSCRIPTION_ID_META_KEY: self.id}}
 
@@ -96,11 +100,16 @@ class StatelessUpstream(Protocol):
         ...
 
 
+def is_id(value: object, id: int) -> bool:
+    """Return whether a value is the ID: neither `true` nor `1.0` is 1."""
+    return type(value) is int and value == id
+
+
 def read_answer(message: Mapping[str, Any], id: int) -> dict[str, Any]:
     """Return the result in an answer. Raises MCPError for an error, and for what is no answer to the request `id`."""
     error, result = message.get("error"), message.get("result")
     if isinstance(error, Mapping) and isinstance(error.get("code"), int):
         raise MCPError(error["code"], str(error.get("message", "")), error.get("data"))
-    if message.get("id") != id or not isinstance(result, dict):
+    if not is_id(message.get("id"), id) or not isinstance(result, dict):
         raise MCPError(INTERNAL_ERROR, "the upstream server sent something that is no answer to the request")
     return result
