@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 from sys import executable
@@ -45,14 +45,32 @@ GATEWAY, RELAY = "mcp-gateway", "bare relay"
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class McpServerProgram:
+    """A server: its application for uvicorn, and its module for stdio."""
+
+    app: tuple[str, ...]
+    command: tuple[str, ...]
+
+
+CONSTANT = "constant"
+QUICK = ("--no-access-log", "--log-level", "warning")
+SERVERS = {
+    CONSTANT: McpServerProgram(
+        ("bench.serving.mcp_upstream:app", *QUICK, "--lifespan", "off"), ("bench.serving.mcp_pipe", "answer")
+    ),
+    "SDK": McpServerProgram(("bench.serving.mcp_sdk_server:app", *QUICK), ("bench.serving.mcp_sdk_server",)),
+}
+
+
 def run(say: Say, rounds: int = ROUNDS, calls: int = CALLS) -> Section:
     data = []
     with tempfile.TemporaryDirectory() as name:
-        for transport, open_both in (("HTTP", http_pair), ("stdio", stdio_pair)):
-            for era in ("modern", "legacy"):
-                say(f"mcp: {transport}, {era}")
-                with open_both(Path(name), era) as pair:
-                    data.append({"transport": transport, "era": era, **compare(pair, rounds, calls)})
+        for (transport, open_both), server, era in product(TRANSPORTS.items(), SERVERS, ("modern", "legacy")):
+            say(f"mcp: {transport}, {server}, {era}")
+            with open_both(Path(name), era, server) as pair:
+                found = compare(pair, rounds, calls)
+            data.append({"transport": transport, "server": server, "era": era, **found})
     return section(data)
 
 
@@ -98,6 +116,7 @@ def section(data: list[dict[str, Any]]) -> Section:
     rows = tuple(
         (
             one["transport"],
+            one["server"],
             one["era"],
             f"{format_number(one['gateway_us'])} µs",
             f"{format_number(one['relay_us'])} µs",
@@ -111,12 +130,22 @@ def section(data: list[dict[str, Any]]) -> Section:
     return Section(
         "mcp",
         "A tool call through the MCP gateway, and through a relay of the same bytes",
-        ("transport", "era", GATEWAY, RELAY, "ratio", f"{GATEWAY}, processor", f"{RELAY}, processor", "ratio"),
+        (
+            "transport",
+            "server",
+            "era",
+            GATEWAY,
+            RELAY,
+            "ratio",
+            f"{GATEWAY}, processor",
+            f"{RELAY}, processor",
+            "ratio",
+        ),
         rows,
         tuple(data),
-        tuple(Target(f"{one['transport']}, {one['era']}", MAX_RATIO, one["ratio"]) for one in data),
+        tuple(Target(f"{one['transport']}, {one['server']}, {one['era']}", MAX_RATIO, one["ratio"]) for one in data),
         (
-            "One client makes one call after the other; the server behind both answers a constant.",
+            "One client makes one call after the other, to a server that answers a constant or is built with the SDK.",
             "The client and the server run on the first core, the gateway and the relay on the last.",
             "On a busy machine, the ratio of processor times says more: every wait adds to both times of the clock.",
         ),
@@ -132,18 +161,22 @@ def modern_call(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def http_pair(folder: Path, era: str) -> Iterator[dict[str, McpWay]]:
+def http_pair(folder: Path, era: str, server: str = CONSTANT) -> Iterator[dict[str, McpWay]]:
     """Start the server, and the gateway and the relay in front of it."""
     (folder / "files.policy").write_text(POLICY)
     behind, gateway, relay = (free_port() for _ in range(3))
     url = f"http://127.0.0.1:{behind}/mcp"
-    quick = ["--no-access-log", "--log-level", "warning", "--lifespan", "off"]
     words = ["mcp-gateway", str(folder / "files.policy"), "--server", "files", "--upstream", url, *CALLER]
     with ExitStack() as stack:
         pids = {}
         for command, port, core, variables in (
-            ([executable, "-m", "uvicorn", "bench.serving.mcp_upstream:app", *quick], behind, cores()[0], {}),
-            ([executable, "-m", "uvicorn", "bench.serving.mcp_relay:app", *quick], relay, None, {"UPSTREAM": url}),
+            ([executable, "-m", "uvicorn", *SERVERS[server].app], behind, cores()[0], {}),
+            (
+                [executable, "-m", "uvicorn", "bench.serving.mcp_relay:app", *QUICK, "--lifespan", "off"],
+                relay,
+                None,
+                {"UPSTREAM": url},
+            ),
             ([*POLICYENGINE, *words], gateway, None, {}),
         ):
             log = folder / f"{port}.log"
@@ -179,20 +212,20 @@ def http_ask(client: HttpClient, era: str) -> Callable[[int], None]:
 
 
 @contextmanager
-def stdio_pair(folder: Path, era: str) -> Iterator[dict[str, McpWay]]:
+def stdio_pair(folder: Path, era: str, server: str = CONSTANT) -> Iterator[dict[str, McpWay]]:
     """Start the gateway and the relay, each with its server."""
     (folder / "files.policy").write_text(POLICY)
-    server = [*pin_command(cores()[0]), executable, "-m", "bench.serving.mcp_pipe", "answer"]
+    command_line = [*pin_command(cores()[0]), executable, "-m", *SERVERS[server].command]
     words = [
         "mcp-gateway",
         str(folder / "files.policy"),
         "--server",
         "files",
         "--upstream",
-        shlex.join(server),
+        shlex.join(command_line),
         *CALLER,
     ]
-    relay = [executable, "-m", "bench.serving.mcp_pipe", "relay", *server]
+    relay = [executable, "-m", "bench.serving.mcp_pipe", "relay", *command_line]
     with ExitStack() as stack:
         pair = {}
         for name, command in ((GATEWAY, [*POLICYENGINE, *words]), (RELAY, relay)):
@@ -235,3 +268,6 @@ def stdio_ask(process: subprocess.Popen[bytes], era: str) -> Callable[[int], Non
             raise SystemExit(f"mcp: a wrong answer: {line[:300]!r}")
 
     return ask
+
+
+TRANSPORTS = {"HTTP": http_pair, "stdio": stdio_pair}

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -426,7 +427,7 @@ def run_gateway(
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms)
     if front.port is None:
-        anyio.run(gateway.over_stdio)
+        anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
     else:
         serve_http(gateway, front, held, tally)
 

@@ -11,7 +11,6 @@ from typing import Any, TextIO, cast
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Route
 
 from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.install_hints import install_command
@@ -24,7 +23,8 @@ from policyengine.integrations.enforcement_point import (
 )
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
 from policyengine.integrations.mcp.eras import has_envelope
-from policyengine.integrations.mcp.http_endpoint import McpEndpoint
+from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpoint
+from policyengine.integrations.mcp.line_streams import has_pipes, own_streams
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.session_upstream import connect_session
@@ -142,6 +142,9 @@ class McpGateway:
 
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""
+        if has_pipes():
+            async with self.running(is_private=True), own_streams() as (messages, answers):
+                return await self.session(messages, answers)
         lines = StdioLines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
         async with (
             self.running(is_private=True),
@@ -201,7 +204,7 @@ def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = (), public_ur
     """Return the gateway at `/mcp`, for requests to loopback, to the host of `public_url` or to one of `allowed_hosts`.
     Raises AllowedHostError."""
     endpoint = McpEndpoint(gateway, AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))))
-    return Starlette(routes=[Route("/mcp", endpoint)], lifespan=endpoint.running)
+    return McpApplication(endpoint)
 
 
 def identify_by_headers(

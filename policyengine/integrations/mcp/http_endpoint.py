@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from policyengine.http.host_check import AllowedHosts
@@ -34,6 +35,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from policyengine.integrations.mcp.gateway import McpGateway
 
+PATH = "/mcp"
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
 VERSION_HEADER, SESSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode(), MCP_SESSION_ID_HEADER.encode()
@@ -68,8 +70,11 @@ class McpEndpoint:
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:
         """Return the refusal of a request by its head; None if it is accepted."""
-        server = scope.get("server")
-        refused = self._hosts.refusal(scope["method"], scope["headers"], server[0] if server else None)
+        server, headers = scope.get("server"), dict(scope["headers"])
+        is_plain = len(headers) == len(scope["headers"]) and self._hosts.at_once(headers)
+        refused = (
+            None if is_plain else self._hosts.refusal(scope["method"], scope["headers"], server[0] if server else None)
+        )
         if refused is not None:
             _LOG.warning("a request was refused: %s: %s", refused.message, refused.hint)
             return HttpRefusal(403, f"{refused.message}: {refused.hint}")
@@ -154,6 +159,19 @@ class McpEndpoint:
             await session.transport.terminate()
 
 
+class McpApplication(Starlette):
+    """The routes of the gateway. Requests to the endpoint reach it without a search for their route."""
+
+    def __init__(self, endpoint: McpEndpoint) -> None:
+        super().__init__(routes=[Route(PATH, endpoint)], lifespan=endpoint.running)
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH:
+            return await self._endpoint(scope, receive, send)
+        await super().__call__(scope, receive, send)
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first header of a name."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
@@ -169,9 +187,12 @@ async def read_body(scope: Scope, receive: Receive) -> bytes | None:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared[:20]) > MAX_REQUEST_BYTES:
         return None
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        return body if len(body) <= MAX_REQUEST_BYTES else None
     parts, size, more = [], 0, True
     while more:
-        message = await receive()
         if message["type"] != "http.request":
             return None
         part = message.get("body", b"")
@@ -180,6 +201,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes | None:
             return None
         parts.append(part)
         more = message.get("more_body", False)
+        if more:
+            message = await receive()
     return b"".join(parts)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +19,6 @@ from policyengine.integrations.mcp.stateless_service import ModernRequest, State
 from policyengine.integrations.mcp.tool_headers import read_param_headers
 
 try:
-    from mcp.server.streamable_http import check_accept_headers
     from mcp.shared.exceptions import MCPError
     from mcp.shared.inbound import (
         ERROR_CODE_HTTP_STATUS,
@@ -40,14 +39,15 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
+WATCH_SECONDS = 0.02  # until the gateway looks whether a client has left
 KEEP_ALIVE_SECONDS = 15.0  # of silence, after which an event stream sends a comment
 EVENT_STREAM = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+ACCEPTED = "application/json, text/event-stream"  # as the SDKs write it
 NOT_A_REQUEST = "the body must be one JSON-RPC request or notification"
-_LOG = logging.getLogger("policyengine")
 
 
 class ResponseStream:
@@ -55,7 +55,7 @@ class ResponseStream:
 
     def __init__(self, send: Send, id: RequestId) -> None:
         self._send, self._id = send, id
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         self._is_stream = False
 
     async def notify(self, method: str, params: dict[str, Any]) -> None:
@@ -89,9 +89,11 @@ class StatelessEndpoint:
         self._service = service
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, body: bytes, decoded: object) -> None:
-        request = Request(scope, receive)
-        request._body = body  # the message as its client wrote it
-        refusal = head_refusal(request) or message_refusal(request, decoded)
+        lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(lines)
+        if len(headers) != len(lines):
+            headers["accept"] = ", ".join(value for name, value in lines if name == "accept")
+        refusal = head_refusal(headers) or message_refusal(lines, headers, decoded)
         if refusal is not None:
             return await send_refusal(refusal, send)
         assert isinstance(decoded, dict)
@@ -99,9 +101,11 @@ class StatelessEndpoint:
             await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"0")]})
             return await send({"type": "http.response.body", "body": b""})
         try:
-            headers = read_param_headers(request.headers.items())
+            param_headers = read_param_headers(lines)
         except MCPError as error:
             return await send_refusal(error_refusal(error.error, decoded["id"]), send)
+        request = Request(scope, receive)
+        request._body = body  # the message as its client wrote it
         stream = ResponseStream(send, decoded["id"])
         asked = ModernRequest(
             decoded["method"],
@@ -110,34 +114,60 @@ class StatelessEndpoint:
             read_envelope(decoded["params"]),
             request,
             stream.notify,
-            headers,
+            param_headers,
         )
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch_client, receive, stream, group)
+        with anyio.CancelScope() as work, watch_client(receive, stream, work):
             await stream.finish(await self._service.answer_safely(asked))
-            group.cancel_scope.cancel()
 
 
-async def watch_client(receive: Receive, stream: ResponseStream, group: TaskGroup) -> None:
-    """Cancel the request when its client leaves, and keep its connection alive until then."""
+@contextmanager
+def watch_client(receive: Receive, stream: ResponseStream, work: anyio.CancelScope) -> Iterator[None]:
+    """Cancel the work when its client leaves, and keep the connection alive. Most requests are answered before this
+    begins, which costs a task."""
+    watch: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal watch
+        watch = loop.create_task(follow_client(receive, stream, work))
+
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(WATCH_SECONDS, begin)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
+
+
+async def follow_client(receive: Receive, stream: ResponseStream, work: anyio.CancelScope) -> None:
     while True:
         with anyio.move_on_after(KEEP_ALIVE_SECONDS) as waiting:
             if (await receive())["type"] == "http.disconnect":
-                return group.cancel_scope.cancel()
+                return work.cancel()
         if waiting.cancelled_caught:
             await stream.keep_alive()
 
 
-def head_refusal(request: Request) -> HttpRefusal | None:
-    has_json, has_events = check_accept_headers(request)
-    if not (has_json and has_events):
+def head_refusal(headers: Mapping[str, str]) -> HttpRefusal | None:
+    accepted = headers.get("accept", "")
+    if accepted != ACCEPTED and not accepts_both(accepted):
         return HttpRefusal(406, "accept both `application/json` and `text/event-stream`", INVALID_REQUEST)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return HttpRefusal(415, "the content type must be `application/json`", INVALID_REQUEST)
     return None
 
 
-def message_refusal(request: Request, decoded: object) -> HttpRefusal | None:
+def accepts_both(accepted: str) -> bool:
+    """Return whether a client accepts JSON and event streams."""
+    kinds = {part.partition(";")[0].strip().lower() for part in accepted.split(",")}
+    has_json = not kinds.isdisjoint(("application/json", "application/*", "*/*"))
+    return has_json and not kinds.isdisjoint(("text/event-stream", "text/*", "*/*"))
+
+
+def message_refusal(
+    lines: Sequence[tuple[str, str]], headers: Mapping[str, str], decoded: object
+) -> HttpRefusal | None:
     """Return the refusal of a message whose headers, envelope and body disagree; None if it can be decided."""
     if decoded is None:
         return HttpRefusal(400, "the body is not JSON", PARSE_ERROR)
@@ -145,16 +175,16 @@ def message_refusal(request: Request, decoded: object) -> HttpRefusal | None:
         return HttpRefusal(400, NOT_A_REQUEST, INVALID_REQUEST)
     id = decoded.get("id")
     if "id" not in decoded:
-        version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, "")
+        version = headers.get(MCP_PROTOCOL_VERSION_HEADER, "")
         return None if version in MODERN_PROTOCOL_VERSIONS else error_refusal(unsupported_version(version), None)
-    repeated = find_duplicated_routing_header(request.headers.items())
+    repeated = find_duplicated_routing_header(lines)
     if repeated is not None:
         return HttpRefusal(400, f"the header {repeated} appears more than once", HEADER_MISMATCH, id)
-    verdict = classify_inbound_request(decoded, headers=dict(request.headers))
+    verdict = classify_inbound_request(decoded, headers=headers)
     if not isinstance(verdict, InboundLadderRejection):
         return None
     if verdict.code == UNSUPPORTED_PROTOCOL_VERSION:
-        return error_refusal(unsupported_version(request.headers.get(MCP_PROTOCOL_VERSION_HEADER, "")), id)
+        return error_refusal(unsupported_version(headers.get(MCP_PROTOCOL_VERSION_HEADER, "")), id)
     return HttpRefusal(400, verdict.message, verdict.code, id, verdict.data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.linked_command import link_command
 
 try:
@@ -45,18 +47,18 @@ class McpUpstream:
 
     def _command(self) -> Streams:
         command, *arguments = link_command(shlex.split(self.target))
+        if os.name == "posix":
+            return command_streams([command, *arguments], self.environment)
         return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
 
     @asynccontextmanager
     async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
-        async with self.http_client() as http, streamable_http_client(self.target, http_client=http) as streams:
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
+        async with (
+            httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False) as http,
+            streamable_http_client(self.target, http_client=http) as streams,
+        ):
             yield streams
-
-    def http_client(self, connections: int | None = None, idle: int | None = None) -> httpx2.AsyncClient:
-        """Return a client that sends the headers of the gateway, and reads no proxy settings from the environment."""
-        timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit if connections is None else None)
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=idle)
-        return httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, limits=limits, trust_env=False)
 
 
 async def pump_messages(source: Any, sink: Any) -> None:
