@@ -63,6 +63,7 @@ class EraServer:
             on_list_tools=self._tools,
             on_call_tool=self._call,
             on_list_resources=self._resources,
+            on_list_resource_templates=self._templates,
             on_read_resource=self._read,
             on_subscribe_resource=self._subscribe,
             on_unsubscribe_resource=self._unsubscribe,
@@ -123,6 +124,9 @@ class EraServer:
 
     async def _resources(self, context: Any, params: Any) -> types.ListResourcesResult:
         return types.ListResourcesResult(resources=[types.Resource(name="a", uri="docs://open/a")])
+
+    async def _templates(self, context: Any, params: Any) -> types.ListResourceTemplatesResult:
+        return types.ListResourceTemplatesResult(resource_templates=[])
 
     async def _read(self, context: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         content = types.TextResourceContents(uri=params.uri, text="words")

@@ -50,6 +50,7 @@ try:
         RequestId,
     )
     from mcp_types.methods import is_input_required
+    from mcp_types.version import LATEST_HANDSHAKE_VERSION
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
@@ -138,8 +139,8 @@ class LegacyBridge:
                 return {}
             case "resources/subscribe" | "resources/unsubscribe":
                 return self._subscribe(request.method, params.get("uri"), group)
-            case method if is_of_another_era(method, MODERN_VERSION):
-                raise MCPError(METHOD_NOT_FOUND, f"`{method}` does not exist in {MODERN_VERSION}", method)
+            case method if is_of_another_era(method, LATEST_HANDSHAKE_VERSION):
+                raise MCPError(METHOD_NOT_FOUND, f"`{method}` does not exist in versions with sessions", method)
             case _:
                 return await self._call(request, params)
 
