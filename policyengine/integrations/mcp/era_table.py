@@ -14,8 +14,8 @@ BY_GATEWAY: Final = "answered by the gateway"
 
 
 class CarriedMethod(NamedTuple):
-    """A method: `to_modern` says what becomes of it between a legacy client and a modern server, `to_legacy` between a
-    modern client and a legacy server."""
+    """A method: `to_modern` says how it passes between a legacy client and a modern server, `to_legacy` how it passes
+    between a modern client and a legacy server."""
 
     method: str
     to_modern: str

@@ -49,7 +49,7 @@ CLIENT_CAPABILITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What each modern request says about itself: its version, its client, and the capabilities of its client."""
+    """The envelope of a modern request: its version, its client, and the capabilities of its client."""
 
     version: str
     client_info: Any

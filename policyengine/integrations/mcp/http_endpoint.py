@@ -219,7 +219,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def decode_body(body: bytes) -> Any:
-    """Return the JSON of a body; None if it is none, or nested too deep."""
+    """Return the JSON of a body; None if the body is not JSON, or nested too deep."""
     try:
         return pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError:

@@ -48,7 +48,7 @@ class LineReader:
         self._is_dropping = False
 
     async def receive(self) -> SessionMessage | Exception:
-        """Return the next message, or the error for a line that is none. Raises EndOfStream."""
+        """Return the next message, or the error for a line without a message. Raises EndOfStream."""
         while not self._lines:
             chunk = await self._read()
             *lines, rest = chunk.split(b"\n")

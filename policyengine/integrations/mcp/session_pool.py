@@ -330,7 +330,7 @@ class SessionPool:
         return pooled
 
     def _release(self, pooled: PooledSession) -> None:
-        """Give a session back. Callers without a name are not told apart, so their sessions end."""
+        """Give a session back. Callers without a name cannot be distinguished, so their sessions end."""
         pooled.session.finish()
         if pooled.owner == NOBODY or pooled.session.is_over:
             self._end(pooled)
