@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from mcp_types.jsonrpc import jsonrpc_message_adapter
+from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.integrations.mcp import http_upstream, session_pool, stream_upstream
@@ -183,8 +184,13 @@ def test_an_envelope_without_its_version_header_is_refused(place: Place, version
 
 
 def test_a_request_without_a_session_begins_none(place: Place) -> None:
-    for message in ({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ADD}, {"jsonrpc": "2.0"}):
+    before = len(place.behind.methods)
+    for message in ({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ADD}, {"jsonrpc": "2.0"}, [HELLO], 1):
         place.refused(400, INVALID_REQUEST, message, JSON)
+    place.refused(400, -32700, b"no json", JSON)
+    for method in ("GET", "DELETE", "PUT"):
+        assert httpx.request(method, place.url, headers=JSON, trust_env=False).status_code == 400
+    assert "initialize" not in place.behind.methods[before:]
 
 
 def test_initialize_is_unknown_to_the_modern_era(place: Place) -> None:
@@ -267,6 +273,14 @@ def test_a_repeated_member_is_refused_or_unknown(place: Place) -> None:
     assert "a duplicate key" in place.post(repeated.encode(), headers).json()["error"]["message"]
     for change in ('"name": "secret", "name": "refund"', '"name": "refund", "Name": "secret"'):
         changed = body.replace('"name": "refund"', change).encode()
+        place.refused(400, INVALID_REQUEST, changed, headers)
+    for more in (
+        '"requestState": "a", "requestState": "b"',
+        '"RequestState": "a"',
+        '"INPUTRESPONSES": {}',
+        '"_META": {}',
+    ):
+        changed = body.replace('"name": "refund"', f'"name": "refund", {more}').encode()
         place.refused(400, INVALID_REQUEST, changed, headers)
 
 
@@ -519,7 +533,7 @@ def scripted(scripted_place: ScriptedPlace) -> Callable[..., httpx.Response]:
         (ScriptedUpstream(200, PLAIN, '{"jsonrpc":"2.0","id":$id,"result":[]}'), "no answer to the request"),
         (ScriptedUpstream(200, "text/html", "<html>"), "HTTP 200, which is no answer of MCP"),
         (ScriptedUpstream(302, PLAIN, "", location="http://127.0.0.1:9/"), "HTTP 302, which is no answer of MCP"),
-        (ScriptedUpstream(500, PLAIN, "{}"), "HTTP 500, which is no answer of MCP"),
+        (ScriptedUpstream(500, PLAIN, "{}"), "the upstream server failed: HTTP 500"),
         (
             ScriptedUpstream(401, PLAIN, "", **{"www-authenticate": "Bearer x"}),
             "refuses the credentials of the gateway",
@@ -573,6 +587,29 @@ def test_progress_with_the_token_of_another_request_is_dropped(scripted: Callabl
     answer = scripted(upstream, {**envelope(), "progressToken": "mine"})
     assert answer.headers["content-type"] == PLAIN  # no notification was passed on
     assert answer.json()["result"]["content"][0]["text"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "refuses the credentials"), (503, "failed: HTTP 503"), (429, "429")]
+)
+def test_an_outage_says_nothing_about_the_version_of_a_server(status: int, words: str, watched: Watched) -> None:
+    """The gateway opens no session with such a server, and asks again with the next request."""
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            heard.append(json.loads((await receive())["body"])["method"])
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    with serving(app) as behind:
+        gateway = McpGateway(watched, "billing", always(BOT), McpUpstream(f"{behind}/mcp", {}, {}, 5.0))
+        with TestClient(http_app(gateway), base_url="http://127.0.0.1") as client:
+            for _ in range(2):
+                body = modern_body("tools/call", ADD)
+                answer = client.post("/mcp", json=body, headers=modern_headers(body))
+                assert words in answer.json()["error"]["message"]
+    assert heard == ["server/discover"] * 2
 
 
 # ── Upstream servers over stdio ───────────────────────────────────────────────────────────────

@@ -27,7 +27,7 @@ try:
     import pydantic_core
     from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
     from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-    from mcp_types import INVALID_REQUEST
+    from mcp_types import INVALID_REQUEST, PARSE_ERROR
     from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
@@ -40,6 +40,7 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
 VERSION_HEADER, SESSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode(), MCP_SESSION_ID_HEADER.encode()
 TOO_LARGE = HttpRefusal(413, f"the body has more than {MAX_REQUEST_BYTES} bytes", INVALID_REQUEST)
+NOT_JSON = HttpRefusal(400, "the body is not JSON", PARSE_ERROR)
 NO_SESSION = HttpRefusal(400, "the request has no session: send `initialize` first", INVALID_REQUEST)
 _LOG = logging.getLogger("policyengine")
 
@@ -99,12 +100,14 @@ class McpEndpoint:
             decoded = decode_body(body)
             if stateless is not None and (is_modern(version) or has_envelope(params_of(decoded))):
                 return await stateless.answer(scope, receive, send, body, decoded)
-            if isinstance(decoded, dict) and decoded.get("method") != "initialize":
-                return await send_refusal(NO_SESSION, send)
+            if not isinstance(decoded, dict) or decoded.get("method") != "initialize":
+                return await send_refusal(NOT_JSON if decoded is None else NO_SESSION, send)
         await self._answer_session(scope, receive, send)
 
     async def _answer_session(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = header(scope, SESSION_HEADER)
+        if name is None and scope["method"] != "POST":
+            return await send_refusal(NO_SESSION, send)
         if name is None:
             return await self._begin(scope, receive, send)
         session = self._open.get(name)

@@ -53,6 +53,8 @@ ENDPOINT_HEADERS = {
     "content-type": "application/json",
     MCP_PROTOCOL_VERSION_HEADER: MODERN_VERSION,
 }
+CREDENTIALS_REFUSED = "the upstream server refuses the credentials of the gateway"
+SERVER_FAILED = "the upstream server failed"
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _LOG = logging.getLogger("policyengine")
 
@@ -155,7 +157,9 @@ class HttpUpstream:
             parts.append(part)
         status = response.status
         if status in (401, 403):
-            raise AnswerError(f"the upstream server refuses the credentials of the gateway (HTTP {status})")
+            raise AnswerError(f"{CREDENTIALS_REFUSED} (HTTP {status})")
+        if status == 429 or status >= 500:
+            raise AnswerError(f"{SERVER_FAILED}: HTTP {status}")
         if kind == b"application/json" and (parts or status == 200):
             answer = parse_object(b"".join(parts))
             if status == 200 or isinstance(answer.get("error"), Mapping):

@@ -14,7 +14,6 @@ from policyengine.integrations.mcp.upstream import describe_error, pump_messages
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
 try:
-    from mcp.shared.exceptions import MCPError
     from mcp.shared.message import SessionMessage
     from mcp_types import JSONRPCError, JSONRPCRequest
 except ImportError as error:
@@ -51,7 +50,7 @@ async def begin_session(
         await to_upstream.send(first)
         answer = await receive_answer(first, upstream, incoming)
         if isinstance(answer, SessionMessage) and isinstance(answer.message, JSONRPCError):
-            modern = await only_modern(eras)
+            modern = await eras.find_only_modern()
             if modern is not None:
                 return modern
         if answer is not None:
@@ -72,13 +71,3 @@ async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incomin
         if isinstance(item, SessionMessage) and getattr(item.message, "id", None) == request.id:
             return item
         await incoming.send(item)
-
-
-async def only_modern(eras: UpstreamEras) -> ModernUpstream | None:
-    """Return the server if it is a modern one, and remember that it begins no sessions."""
-    try:
-        modern = await eras.find_modern()
-    except MCPError:
-        return None
-    eras.known_modern = modern
-    return modern

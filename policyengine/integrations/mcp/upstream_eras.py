@@ -17,7 +17,7 @@ from policyengine.integrations.mcp.eras import (
     Envelope,
     era_error,
 )
-from policyengine.integrations.mcp.http_upstream import HttpUpstream
+from policyengine.integrations.mcp.http_upstream import CREDENTIALS_REFUSED, SERVER_FAILED, HttpUpstream
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO, SessionPool
 from policyengine.integrations.mcp.stream_upstream import StreamUpstream
@@ -60,7 +60,8 @@ class UpstreamEras:
 
     def __init__(self, upstream: McpUpstream, group: TaskGroup, *, is_private: bool = False) -> None:
         self.upstream = upstream
-        self.known_modern: ModernUpstream | None = None  # a server that begins no sessions
+        self._only_modern: ModernUpstream | None = None  # a server that begins no sessions
+        self._only_until = 0.0
         self._transport: HttpUpstream | StreamUpstream = (
             HttpUpstream(upstream) if upstream.is_url else StreamUpstream(upstream, group, is_private=is_private)
         )
@@ -82,6 +83,20 @@ class UpstreamEras:
                     await eras._transport.close()
                     await eras._pool.close()
                 group.cancel_scope.cancel()
+
+    @property
+    def known_modern(self) -> ModernUpstream | None:
+        """The server if it refused a session not long ago, because it is a modern one."""
+        return self._only_modern if anyio.current_time() < self._only_until else None
+
+    async def find_only_modern(self) -> ModernUpstream | None:
+        """Return a server that has refused `initialize` if it is a modern one. Errors are not raised."""
+        try:
+            self._only_modern = await self.find_modern()
+        except MCPError:
+            return None
+        self._only_until = anyio.current_time() + REDISCOVER_SECONDS
+        return self._only_modern
 
     async def find(self) -> StatelessUpstream:
         """Return the upstream server for modern requests. Raises MCPError."""
@@ -121,9 +136,9 @@ class UpstreamEras:
 
 
 def is_outage(error: MCPError, upstream: McpUpstream) -> bool:
-    """Return whether an error says that the server cannot be reached. A process that ends when it gets a request of
-    the other era is a legacy server."""
-    return upstream.is_url and error.message == UPSTREAM_GONE
+    """Return whether an error says that the server cannot be reached, or does not let the gateway in. A process that
+    ends when it gets a request of the other era is a legacy server."""
+    return upstream.is_url and error.message.startswith((UPSTREAM_GONE, CREDENTIALS_REFUSED, SERVER_FAILED))
 
 
 def has_no_common_version(error: MCPError) -> bool:
