@@ -25,7 +25,7 @@ from policyengine.integrations.mcp.confirm_handler import ConfirmHandler
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.upstream import McpUpstream
-from tests.integrations.conftest import BOT, Watched
+from tests.integrations.conftest import BOT
 
 MODERN = "2026-07-28"
 LEGACY_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
@@ -238,7 +238,7 @@ class InProcessUpstream(McpUpstream):
 
 
 def gateway_of(
-    decides: Watched, behind: EraServer, identify: Any = None, confirms: ConfirmHandler | None = None, limit: float = 20
+    decides: Any, behind: EraServer, identify: Any = None, confirms: ConfirmHandler | None = None, limit: float = 20
 ) -> McpGateway:
     upstream = InProcessUpstream("memory", {}, {}, limit)
     object.__setattr__(upstream, "behind", behind)

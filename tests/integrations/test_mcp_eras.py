@@ -16,10 +16,13 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
 
 from policyengine.engine import Engine
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.gateway import McpGateway, http_app
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.upstream import McpUpstream
+from tests.integrations.approving import CAROL, Shop, caller
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.era_servers import (
     HELLO,
@@ -286,3 +289,53 @@ def test_a_client_that_cannot_be_asked_gets_an_error(speaks: str, watched: Watch
                 assert "this client cannot be asked" in str(answer)
 
     run(work())
+
+
+# ── Approvals ─────────────────────────────────────────────────────────────────────────────────
+
+TRANSFER = {"amount": 900}
+
+
+def shop_gateway(shop: Shop, behind: EraServer, **options: Any) -> McpGateway:
+    return gateway_of(shop, behind, always(caller()), ConfirmHandler(shop, ConfirmOptions(**options)))
+
+
+@pytest.mark.parametrize("speaks", UPSTREAMS)
+@pytest.mark.parametrize("mode", [MODERN, "legacy"])
+def test_the_user_approves_through_a_client_of_each_era(speaks: str, mode: Any) -> None:
+    shop, behind, seen = Shop(), EraServer(speaks), list[str]()
+
+    async def approve(context: Any, params: Any) -> ElicitResult:
+        seen.append(params.message)
+        return ElicitResult(action="accept", content={"approve": True})
+
+    async def work() -> None:
+        gateway = shop_gateway(shop, behind, elicit=ElicitMode.FORM)
+        async with Client(in_process(gateway), mode=mode, elicitation_callback=approve) as client:
+            reply = await client.call_tool("transfer", TRANSFER)
+            assert reply.content[0].text == 'transfer {"amount": 900}'  # type: ignore[union-attr]
+
+    run(work())
+    assert len(seen) == behind.methods.count("tools/call") == 1
+    assert "transfer of 900" in seen[0]
+
+
+@pytest.mark.parametrize("speaks", UPSTREAMS)
+@pytest.mark.parametrize("mode", [MODERN, "legacy"])
+def test_a_call_of_each_era_waits_for_its_approval(speaks: str, mode: Any) -> None:
+    shop, behind = Shop(), EraServer(speaks)
+
+    async def work() -> None:
+        gateway = shop_gateway(shop, behind, wait=20.0)
+        async with Client(in_process(gateway), mode=mode) as client:
+
+            async def progress(done: float, total: float | None, message: str | None) -> None:
+                assert message == "waiting for an approval by role finance"
+                assert "tools/call" not in behind.methods
+                shop.approvals.approve(shop.waiting, CAROL)
+
+            reply = await client.call_tool("refund", TRANSFER, progress_callback=progress)
+            assert reply.content[0].text == 'refund {"amount": 900}'  # type: ignore[union-attr]
+
+    run(work())
+    assert behind.methods.count("tools/call") == 1
