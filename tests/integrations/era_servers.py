@@ -186,8 +186,12 @@ class EraServer:
                     group.start_soon(self.server.run, NoSessions(reader, writer), writer, options)
                 case _:
                     group.start_soon(self.server.run, reader, writer, options)
-            yield client
-            group.cancel_scope.cancel()
+            try:
+                yield client
+            finally:
+                for stream in client:  # otherwise the server waits a second for somebody who reads its last answers
+                    stream.close()
+                group.cancel_scope.cancel()
 
 
 async def refuse(send: Any, is_modern: bool) -> None:

@@ -410,6 +410,7 @@ def run_gateway(
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
+    from policyengine.gc_freeze import freeze_startup
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
@@ -427,6 +428,7 @@ def run_gateway(
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms)
     if front.port is None:
+        freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
     else:
         serve_http(gateway, front, held, tally)
