@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.integrations.mcp import http_upstream, session_pool, stream_upstream
+from policyengine.integrations.mcp import upstream as upstream_module
 from policyengine.integrations.mcp.gateway import McpGateway, http_app, identify_by_headers, parse_caller_facts
 from policyengine.integrations.mcp.http_endpoint import MAX_REQUEST_BYTES
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
@@ -610,6 +611,38 @@ def test_an_outage_says_nothing_about_the_version_of_a_server(status: int, words
                 answer = client.post("/mcp", json=body, headers=modern_headers(body))
                 assert words in answer.json()["error"]["message"]
     assert heard == ["server/discover"] * 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}])
+def test_an_answer_of_a_session_has_a_limit_and_is_not_compressed(
+    headers: dict[str, str], watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_module, "MAX_ANSWER_BYTES", 20_000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return
+        asked = json.loads((await receive())["body"])
+        found = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "b", "version": "1"}}
+        is_call = asked["method"] == "tools/call"
+        body = json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "result": {"content": []} if is_call else found})
+        sent = {"content-type": PLAIN, **(headers if is_call else {})}
+        await send({"type": "http.response.start", "status": 200, "headers": [
+            (name.encode(), value.encode()) for name, value in sent.items()
+        ]})  # fmt: skip
+        padding = b" " * 30_000 if is_call and not headers else b""
+        await send({"type": "http.response.body", "body": body.encode() + padding})
+
+    with serving(app) as behind:
+        gateway = McpGateway(watched, "billing", always(BOT), McpUpstream(f"{behind}/mcp", {}, {}, 5.0))
+
+        async def work() -> None:
+            async with raw(gateway) as client:
+                await client.begin()
+                with pytest.raises(MCPError, match="the upstream server"):
+                    await client.ask("tools/call", ADD)
+
+        run(work())
 
 
 # ── Upstream servers over stdio ───────────────────────────────────────────────────────────────

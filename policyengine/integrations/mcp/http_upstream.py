@@ -16,7 +16,7 @@ from policyengine.integrations.mcp.eras import MODERN_VERSION
 from policyengine.integrations.mcp.event_stream import EventStreamError, read_event_data
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
-from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, McpUpstream, describe_error
+from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream, describe_error
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall, read_answer
 from policyengine.plurals import format_seconds
 
@@ -36,7 +36,6 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024  # of one answer, with the notifications before it
 MAX_LISTEN_BYTES = 1024 * 1024  # of one event of a subscription
 MAX_CONNECTIONS = 100
 MAX_IDLE_CONNECTIONS = 32

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.bounded_transport import BoundedTransport
 from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.linked_command import link_command
 
@@ -24,6 +25,7 @@ except ImportError as error:
 
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
 CONNECT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024  # of one answer, with the notifications before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,12 @@ class McpUpstream:
     async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
         timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
         async with (
-            httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False) as http,
+            httpx2.AsyncClient(
+                headers=dict(self.headers),
+                timeout=timeout,
+                trust_env=False,
+                transport=BoundedTransport(MAX_ANSWER_BYTES),
+            ) as http,
             streamable_http_client(self.target, http_client=http) as streams,
         ):
             yield streams
