@@ -1,4 +1,4 @@
-"""The MCP server behind the gateway in `doors`: raw ASGI that returns the same result for every tool call.
+"""The MCP server behind the gateway: raw ASGI that returns the same result for every tool call, in both eras.
 
 uvicorn bench.serving.mcp_upstream:app
 """
@@ -17,7 +17,18 @@ RESULTS: dict[str, object] = {
         "capabilities": {"tools": {}},
         "serverInfo": {"name": "files", "version": "1"},
     },
-    "tools/call": {"content": [{"type": "text", "text": "what stands there"}], "isError": False},
+    "server/discover": {
+        "resultType": "complete",
+        "supportedVersions": ["2026-07-28"],
+        "capabilities": {"tools": {}},
+        "ttlMs": 0,
+        "cacheScope": "private",
+    },
+    "tools/call": {
+        "resultType": "complete",
+        "content": [{"type": "text", "text": "what stands there"}],
+        "isError": False,
+    },
 }
 
 

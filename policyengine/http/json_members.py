@@ -44,9 +44,9 @@ def object_from_pairs(pairs: list[tuple[str, object]]) -> dict[object, object] |
 
 def drop_case_duplicates(found: dict[object, object]) -> dict[object, object]:
     """Return the members with an Invalid in place of the values of names that differ only in case."""
-    spellings = Counter(str(name).casefold() for name in found)
-    if len(spellings) == len(found):
+    if len({str(name).casefold() for name in found}) == len(found):
         return found
+    spellings = Counter(str(name).casefold() for name in found)
     return {
         name: DUPLICATE_IN_OTHER_CASE if spellings[str(name).casefold()] > 1 else value for name, value in found.items()
     }

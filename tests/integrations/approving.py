@@ -211,7 +211,7 @@ def fastmcp_server(shop: Shop, identify: Any = None, **options: Any) -> fastmcp.
     return shop.tools(fastmcp.FastMCP("billing", middleware=[middleware]))
 
 
-POINTS = ("gateway", "sdk", "sdk, 2025", "fastmcp", "fastmcp, 2025")
+POINTS = ("gateway", "gateway, 2025", "sdk", "sdk, 2025", "fastmcp", "fastmcp, 2025")
 
 
 @asynccontextmanager

@@ -474,7 +474,7 @@ def test_an_answer_after_the_approval_expired_does_not_count(point: str, shop: S
         async with at(point, shop, user, elicit="form") as place:
             reply = await place.call("transfer", LARGE)
             # In the version of 2026, the answer comes with another call, whose approval is another one.
-            assert reply.approval["state"] == ("pending" if point in ("sdk", "fastmcp") else "expired")
+            assert reply.approval["state"] == ("expired" if point.endswith("2025") else "pending")
         assert shop.calls == []
 
     run(work())

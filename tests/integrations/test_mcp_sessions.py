@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
-from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, session_owner
+from policyengine.integrations.mcp.sessions import LINE_SECONDS, NOBODY, SessionTable, isolated_owner, session_owner
 from policyengine.runtime.credential_errors import RefusalCode
 
 PROVED = VerifiedCredential(
@@ -70,6 +70,12 @@ def test_ended_sessions_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFi
         "1 sessions were ended to make room for others: 3 are open, 2 of them owned by a",
         f"{int(LINE_SECONDS)} sessions were ended to make room for others: 3 are open, 2 of them owned by a",
     ]
+
+
+def test_attack_state_of_another_caller_whose_token_was_proved() -> None:
+    other = VerifiedCredential({**PROVED.facts, "user": {"id": "mallory"}}, 2_000_000_000, frozenset(), "sha256:1")
+    mine, theirs = isolated_owner({"credentials": PROVED}), isolated_owner({"credentials": other})
+    assert len({NOBODY, mine, theirs}) == 3
 
 
 @pytest.mark.parametrize(

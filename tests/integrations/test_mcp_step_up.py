@@ -40,7 +40,7 @@ from tests.integrations.serving import serving
 
 BACK = "http://127.0.0.1/back"
 MOST_PAGES = 8
-MODES = ("legacy", "auto")
+MODES = ("legacy", "auto", "2026-07-28")
 CLOSE = {"connection": "close"}
 KNOWN_CLIENT = {
     "client_id": "assistant", "token_endpoint_auth_method": "none", "redirect_uris": [BACK], "response_types": ["code"],

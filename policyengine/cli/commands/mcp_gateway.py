@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -442,6 +443,7 @@ def run_gateway(
     """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
+    from policyengine.gc_freeze import freeze_startup
     from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
     from policyengine.integrations.mcp.gateway import McpGateway, identify_by_headers, parse_caller_facts
     from policyengine.integrations.mcp.sdk import always, by_credentials
@@ -459,7 +461,8 @@ def run_gateway(
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms)
     if front.port is None:
-        anyio.run(gateway.over_stdio)
+        freeze_startup()
+        anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
     else:
         serve_http(gateway, front, held, tally)
 

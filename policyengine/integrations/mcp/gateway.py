@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO, TypeAlias, cast
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TextIO, cast
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Route
 
 from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.install_hints import install_command
@@ -24,23 +22,26 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
 )
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
-from policyengine.integrations.mcp.http_endpoint import McpEndpoint
+from policyengine.integrations.mcp.eras import has_envelope
+from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpoint
 from policyengine.integrations.mcp.http_exchange import find_exchange
+from policyengine.integrations.mcp.line_streams import has_pipes, own_streams
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.integrations.mcp.session_upstream import connect_session
 from policyengine.integrations.mcp.sessions import Owner, session_owner
+from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
+from policyengine.integrations.mcp.stateless_stream import StatelessStream
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
-from policyengine.integrations.mcp.upstream import McpUpstream, describe_error, pump_messages
+from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream_eras import UpstreamEras
 
 try:
     from mcp.server.stdio import stdio_server
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
+    from mcp_types import JSONRPCRequest
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
-
-Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
-Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
-_LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,39 +76,65 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     def caller(self, ctx: RequestContext) -> McpCaller | None:
         return cast(RelayRequest, ctx).caller
 
+    async def facts(self, ctx: RequestContext) -> Facts:
+        """Return the facts about the caller. A modern request keeps them: a proof is accepted only once."""
+        asked: object = ctx
+        if not isinstance(asked, ModernRequest):
+            return await super().facts(ctx)
+        if asked.proved is None:
+            asked.proved = await super().facts(ctx)
+        return asked.proved
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class McpGateway:
     decides: PolicyDecisionPoint
     server: str
     identify: Identify[RequestContext]
     upstream: McpUpstream
     confirms: ConfirmHandler | None = None
+    service: StatelessService | None = field(default=None, init=False)
+
+    @asynccontextmanager
+    async def running(self, *, is_private: bool = False) -> AsyncIterator[StatelessService]:
+        """Share the upstream server among all modern requests during the block; `is_private` says that they have one
+        client."""
+        async with UpstreamEras.running(self.upstream, is_private=is_private) as eras:
+            self.service = service = StatelessService(self._policy(), eras)
+            try:
+                yield service
+            finally:
+                self.service = None
+
+    def _policy(self) -> UpstreamPolicyMiddleware:
+        confirms = self.confirms or ConfirmHandler(self.decides, ConfirmOptions())
+        return UpstreamPolicyMiddleware(self.decides, confirms, server=self.server, identify=self.identify)
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
-        """Serve one client until it disconnects. The upstream is started when the client sends its first message."""
-        first = await receive_first_message(client)
+        """Serve one client until it disconnects, in the era of its first request. The upstream is started when the
+        client sends its first message."""
+        first = await receive_first_request(client)
         if first is None:
             return
-        confirms = self.confirms or ConfirmHandler(self.decides, ConfirmOptions())
-        policy = UpstreamPolicyMiddleware(self.decides, confirms, server=self.server, identify=self.identify)
+        if self.service is not None:
+            return await self._serve(first, client, to_client, self.service)
+        async with self.running(is_private=True) as service:
+            await self._serve(first, client, to_client, service)
+
+    async def _serve(
+        self, first: SessionMessage, client: MessageReader, to_client: MessageWriter, service: StatelessService
+    ) -> None:
+        if opens_modern(first):
+            begun = await StatelessStream(service, to_client).run(first, client)
+            if begun is None:
+                return
+            first = begun
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
-            group.start_soon(self._connected, outgoing, incoming)
-            await Relay(policy, to_client, to_upstream, self.upstream.limit).run(first, client, upstream)
+            group.start_soon(connect_session, service.eras, outgoing, incoming)
+            await Relay(self._policy(), to_client, to_upstream, self.upstream.limit).run(first, client, upstream)
             group.cancel_scope.cancel()
-
-    async def _connected(self, outgoing: Outgoing, incoming: Incoming) -> None:
-        """Run the upstream session in its own task, so that its failure does not interrupt answers to the client."""
-        async with outgoing, incoming:
-            try:
-                async with self.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
-                    group.start_soon(pump_messages, outgoing, to_upstream)
-                    await pump_messages(upstream, incoming)
-                    group.cancel_scope.cancel()
-            except Exception as error:
-                _LOG.error("the upstream session failed: %s", describe_error(error))
 
     async def owner(self, request: Request) -> Owner:
         """Return the owner of the session that the request begins."""
@@ -118,8 +145,16 @@ class McpGateway:
 
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""
+        if has_pipes():
+            async with self.running(is_private=True), own_streams() as (messages, answers):
+                return await self.session(messages, answers)
         lines = StdioLines(open(0, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
-        async with stdio_server(lines) as (client, to_client), client, to_client:
+        async with (
+            self.running(is_private=True),
+            stdio_server(lines) as (client, to_client),
+            client,
+            to_client,
+        ):
             await self.session(StdioMessageReader(client, lines), to_client)
 
 
@@ -151,13 +186,20 @@ class StdioMessageReader:
         return item
 
 
-async def receive_first_message(client: MessageReader) -> SessionMessage | None:
+def opens_modern(first: SessionMessage) -> bool:
+    """Return whether the first message of a client begins a modern connection."""
+    message = first.message
+    return isinstance(message, JSONRPCRequest) and message.method != "initialize" and has_envelope(message.params)
+
+
+async def receive_first_request(client: MessageReader) -> SessionMessage | None:
+    """Return the first request, which decides the era; messages before it mean nothing. Return None at the end."""
     while True:
         try:
             item = await client.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             return None
-        if isinstance(item, SessionMessage):
+        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
             return item
 
 
@@ -165,7 +207,7 @@ def http_app(gateway: McpGateway, allowed_hosts: Collection[str] = (), public_ur
     """Return the gateway at `/mcp`, for requests to loopback, to the host of `public_url` or to one of `allowed_hosts`.
     Raises AllowedHostError."""
     endpoint = McpEndpoint(gateway, AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))))
-    return Starlette(routes=[Route("/mcp", endpoint)], lifespan=endpoint.running)
+    return McpApplication(endpoint)
 
 
 def identify_by_headers(

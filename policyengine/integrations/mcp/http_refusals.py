@@ -16,6 +16,8 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRefusal:
@@ -37,8 +39,9 @@ async def send_refusal(refusal: HttpRefusal, send: Send) -> None:
 
 
 async def send_json(document: object, send: Send, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-    body = json.dumps(document, separators=(",", ":")).encode()
-    lines = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
+    body = ENCODE(document).encode()
+    raw = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if headers:
+        raw += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

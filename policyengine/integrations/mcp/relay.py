@@ -21,6 +21,7 @@ from policyengine.integrations.mcp.elicitation import (
     caller_identity,
     declared_modes,
 )
+from policyengine.integrations.mcp.eras import era_error, has_envelope
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.plurals import format_seconds
@@ -177,9 +178,7 @@ class Relay:
             return await self._forwarded(request, task_status)
 
         try:
-            # Each client session has its own upstream session, so a handshake is required.
-            if request.method == "server/discover":
-                raise MCPError(METHOD_NOT_FOUND, "this gateway requires a session: send `initialize`")
+            refuse_modern_request(request)
             result = await self._policy(context, go_on)
             await self.send_to_client(
                 JSONRPCResponse(jsonrpc="2.0", id=request.id, result=cast(dict[str, Any], result))
@@ -396,6 +395,19 @@ class RelayCaller:
 
     async def complete(self, elicitation: str) -> None:
         await self.relay.notify_client(COMPLETE_METHOD, {"elicitationId": elicitation}, self.request.id)
+
+
+def refuse_modern_request(request: JSONRPCRequest) -> None:
+    """Refuse a request of the modern era: a session has one version, and its client is who began it. Raises
+    MCPError."""
+    if request.method != "initialize" and has_envelope(request.params):
+        raise era_error(
+            "modern_request_in_session",
+            "this session speaks a version of MCP with sessions, and the request carries the envelope of a later one",
+            "send the request without a session",
+        )
+    if request.method == "server/discover":
+        raise MCPError(METHOD_NOT_FOUND, "`server/discover` does not exist in versions with sessions", request.method)
 
 
 def http_request(metadata: MessageMetadata) -> Any:

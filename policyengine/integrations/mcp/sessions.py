@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeAlias
 
-from policyengine.integrations.mcp.elicitation import proved_facts
+from policyengine.integrations.mcp.elicitation import caller_identity, proved_facts
 
 MAX_SESSIONS = 100
 LINE_SECONDS = 10.0  # seconds between two log lines
@@ -96,3 +96,15 @@ def session_owner(facts: Mapping[str, object] | None) -> Owner:
         str(one[key]) for one in (agent, user) if isinstance(one, Mapping) for key in ("id", "issuer") if key in one
     ]
     return tuple(names) or NOBODY
+
+
+def isolated_owner(facts: Mapping[str, object] | None) -> Owner:
+    """Return the owner of what no other caller may use: it differs for two callers that differ in their agent, their
+    user or an issuer. Credentials that prove nothing belong to no owner."""
+    facts = proved_facts(facts or {})
+    if not facts or "credentials" in facts:
+        return NOBODY
+    found = caller_identity(facts)
+    if found.agent is None and found.user is None:
+        return NOBODY
+    return tuple("" if value is None else f"={value}" for value in found)

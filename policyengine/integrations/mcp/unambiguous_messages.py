@@ -16,7 +16,9 @@ from policyengine.runtime.values import Invalid
 Raw: TypeAlias = bytes | str
 Params: TypeAlias = Mapping[str, Any]
 MESSAGE_MEMBERS = ("jsonrpc", "id", "method", "params")
-PARAMS_MEMBERS = ("name", "arguments", "uri", "ref", "notifications")  # members that policies read
+PARAMS_MEMBERS = (  # members that policies read, and those that continue a request
+    "name", "arguments", "uri", "ref", "notifications", "inputResponses", "requestState", "_meta",
+)  # fmt: skip
 NESTED_MEMBERS = ("ref", "notifications")
 MEMBERS_BY_FOLDED_NAME = {name.casefold(): name for name in (*PARAMS_MEMBERS, "type", "resourceSubscriptions")}
 

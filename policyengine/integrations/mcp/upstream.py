@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -11,6 +12,8 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.bounded_transport import BoundedTransport
+from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.linked_command import link_command
 
 try:
@@ -22,6 +25,7 @@ except ImportError as error:
 
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
 CONNECT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024  # of one answer, with the notifications before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,23 @@ class McpUpstream:
 
     def _command(self) -> Streams:
         command, *arguments = link_command(shlex.split(self.target))
+        if os.name == "posix":
+            return command_streams([command, *arguments], self.environment)
         return stdio_client(StdioServerParameters(command=command, args=arguments, env=dict(self.environment)))
 
     @asynccontextmanager
     async def _url(self) -> AsyncIterator[tuple[Any, Any]]:
-        async with self.http_client() as http, streamable_http_client(self.target, http_client=http) as streams:
-            yield streams
-
-    def http_client(self) -> httpx2.AsyncClient:
-        """Return a client that sends the headers of the gateway, and reads no proxy settings from the environment."""
         timeout = httpx2.Timeout(CONNECT_SECONDS, read=self.limit)
-        return httpx2.AsyncClient(headers=dict(self.headers), timeout=timeout, trust_env=False)
+        async with (
+            httpx2.AsyncClient(
+                headers=dict(self.headers),
+                timeout=timeout,
+                trust_env=False,
+                transport=BoundedTransport(MAX_ANSWER_BYTES),
+            ) as http,
+            streamable_http_client(self.target, http_client=http) as streams,
+        ):
+            yield streams
 
 
 async def pump_messages(source: Any, sink: Any) -> None:

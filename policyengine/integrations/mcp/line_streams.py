@@ -1,0 +1,186 @@
+"""MCP over pipes, one message in each line: the gateway's own standard streams, and those of an upstream command.
+
+Pipes are read and written on the event loop, without the threads that files need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
+
+try:
+    from mcp.client.stdio import get_default_environment
+    from mcp.shared.message import ServerMessageMetadata, SessionMessage
+    from mcp_types.jsonrpc import jsonrpc_message_adapter
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+MAX_CLIENT_LINE = 4 * 1024 * 1024  # bytes
+MAX_SERVER_LINE = 16 * 1024 * 1024
+CHUNK_BYTES = 1 << 16
+END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
+
+
+class OversizedLineError(Exception):
+    """The error for a line that is too long. It is dropped."""
+
+
+class LineReader:
+    """Messages from a pipe. With `keeps_lines`, each message carries its line, as its sender wrote it."""
+
+    def __init__(self, stream: asyncio.StreamReader, limit: int, *, keeps_lines: bool = False) -> None:
+        self._stream, self._limit, self._keeps_lines = stream, limit, keeps_lines
+        self._lines: deque[bytes] = deque()
+        self._rest: list[bytes] = []
+        self._size = 0
+        self._is_dropping = False
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return the next message, or the error for a line without a message. Raises EndOfStream."""
+        while not self._lines:
+            chunk = await self._read()
+            *lines, rest = chunk.split(b"\n")
+            for line in lines:
+                self._end_line(line)
+            self._add(rest)
+            if self._is_dropping and self._size > self._limit:
+                self._size = 0
+                return OversizedLineError(f"a line has more than {self._limit} bytes")
+        return self._parse(self._lines.popleft())
+
+    async def _read(self) -> bytes:
+        try:
+            chunk = await self._stream.read(CHUNK_BYTES)
+        except OSError:
+            chunk = b""
+        if not chunk:
+            raise anyio.EndOfStream
+        return chunk
+
+    def _add(self, part: bytes) -> None:
+        if self._is_dropping or not part:
+            return
+        self._size += len(part)
+        self._rest.append(part)
+        if self._size > self._limit:
+            self._rest, self._is_dropping = [], True
+
+    def _end_line(self, line: bytes) -> None:
+        self._add(line)
+        if not self._is_dropping and self._rest:
+            self._lines.append(b"".join(self._rest))
+        self._rest, self._size, self._is_dropping = [], 0, False
+
+    def _parse(self, line: bytes) -> SessionMessage | Exception:
+        try:
+            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValueError as error:
+            return error
+        if not self._keeps_lines:
+            return SessionMessage(message)
+        raw = line.decode("utf-8", "replace")
+        return SessionMessage(message, ServerMessageMetadata(request_context=StdioRequest(raw)))
+
+
+class LineWriter:
+    """Messages to a pipe."""
+
+    def __init__(self, stream: asyncio.StreamWriter) -> None:
+        self._stream = stream
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write a message. Raises BrokenResourceError."""
+        line = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+        try:
+            self._stream.write(line.encode() + b"\n")
+            await self._stream.drain()
+        except (OSError, RuntimeError):
+            raise anyio.BrokenResourceError from None
+
+
+# ── The gateway's own streams ─────────────────────────────────────────────────────────────────
+
+
+def has_pipes() -> bool:
+    """Return whether the standard streams are pipes or sockets, as clients of MCP open them."""
+    try:
+        modes = [os.fstat(number).st_mode for number in (0, 1)]
+    except OSError:
+        return False
+    return sys.platform != "win32" and all(stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) for mode in modes)
+
+
+@asynccontextmanager
+async def own_streams() -> AsyncIterator[tuple[LineReader, LineWriter]]:
+    """Open the messages of the client. What other code prints meanwhile goes to stderr."""
+    loop = asyncio.get_running_loop()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        source, files = asyncio.StreamReader(), (open(0, "rb", closefd=False), open(output, "wb", 0, closefd=False))  # noqa: SIM115
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(source), files[0])
+        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, files[1])
+        sink = asyncio.StreamWriter(writing, protocol, None, loop)
+        try:
+            yield LineReader(source, MAX_CLIENT_LINE, keeps_lines=True), LineWriter(sink)
+        finally:
+            with suppress(OSError), anyio.move_on_after(END_SECONDS, shield=True):
+                await sink.drain()
+            reading.close()
+            writing.close()
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+
+
+# ── A command ─────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def command_streams(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> AsyncIterator[tuple[LineReader, LineWriter]]:
+    """Start a command in a process group of its own, and end the group with the block."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=PIPE,
+        stdout=PIPE,
+        env={**get_default_environment(), **environment},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield LineReader(process.stdout, MAX_SERVER_LINE), LineWriter(process.stdin)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await end_process(process)
+
+
+async def end_process(process: Process) -> None:
+    """Close the input of a command, and end its process group if it does not end by itself."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
+        if number is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+        with anyio.move_on_after(END_SECONDS):
+            while process.returncode is None:  # a full pipe would keep the process from ending
+                if not await process.stdout.read(CHUNK_BYTES):
+                    await process.wait()
+        if process.returncode is not None:
+            return

@@ -1,0 +1,73 @@
+"""The upstream end of a legacy client's session: a session with the server, or a bridge to a modern server."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
+from policyengine.integrations.mcp.upstream import describe_error, pump_messages
+from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
+
+try:
+    from mcp.shared.message import SessionMessage
+    from mcp_types import JSONRPCError, JSONRPCRequest
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
+Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
+_LOG = logging.getLogger("policyengine")
+
+
+async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Incoming) -> None:
+    """Connect a session with the upstream server in a task of its own, so that its failure does not interrupt answers
+    to the client."""
+    async with outgoing, incoming:
+        try:
+            first = await outgoing.receive()
+            modern = await begin_session(eras, first, outgoing, incoming)
+            if modern is not None:
+                await LegacyBridge(modern, incoming).run(first, outgoing)
+        except anyio.EndOfStream:
+            return
+        except Exception as error:
+            _LOG.error("the upstream session failed: %s", describe_error(error))
+
+
+async def begin_session(
+    eras: UpstreamEras, first: SessionMessage, outgoing: Outgoing, incoming: Incoming
+) -> ModernUpstream | None:
+    """Relay a session with a legacy server until one side ends it. If the server refuses `initialize` because it is a
+    modern one, return it instead."""
+    if eras.known_modern is not None:
+        return eras.known_modern
+    async with eras.upstream.connect() as (upstream, to_upstream), anyio.create_task_group() as group:
+        await to_upstream.send(first)
+        answer = await receive_answer(first, upstream, incoming)
+        if isinstance(answer, SessionMessage) and isinstance(answer.message, JSONRPCError):
+            modern = await eras.find_only_modern()
+            if modern is not None:
+                return modern
+        if answer is not None:
+            await incoming.send(answer)
+        group.start_soon(pump_messages, outgoing, to_upstream)
+        await pump_messages(upstream, incoming)
+        group.cancel_scope.cancel()
+    return None
+
+
+async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incoming) -> SessionMessage | Exception | None:
+    """Return the answer to `initialize`; pass on what comes before it. Return None if the message is another one."""
+    request = first.message
+    if not isinstance(request, JSONRPCRequest) or request.method != "initialize":
+        return None
+    while True:
+        item: SessionMessage | Exception = await upstream.receive()
+        if isinstance(item, SessionMessage) and getattr(item.message, "id", None) == request.id:
+            return item
+        await incoming.send(item)

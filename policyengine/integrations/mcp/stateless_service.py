@@ -1,0 +1,179 @@
+"""Answers modern requests: the policy decides each one, and the upstream server answers what may pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.enforcement_point import Facts
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.elicitation import UserPrompt, declared_modes
+from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
+from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
+from policyengine.integrations.mcp.request_states import RequestStates
+from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.integrations.mcp.sessions import isolated_owner
+from policyengine.integrations.mcp.upstream_calls import (
+    LISTEN,
+    PROGRESS,
+    Notify,
+    StatelessUpstream,
+    UpstreamCall,
+    ignore_notification,
+)
+from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
+
+try:
+    from mcp.shared.exceptions import MCPError
+    from mcp_types import INTERNAL_ERROR, ErrorData, RequestId
+    from mcp_types.methods import is_input_required
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+MAX_SUBSCRIPTIONS = 64  # of all callers, open at the same time
+MAX_OWNER_SUBSCRIPTIONS = 8
+GATEWAY_FAILED = "the gateway failed; the request was denied"
+_LOG = logging.getLogger("policyengine")
+
+
+@dataclass(slots=True)
+class ModernRequest:
+    """A modern request as the middleware sees it. `proved` are the facts about its caller, once they are known;
+    `param_headers` are the `Mcp-Param-*` headers of its client, None without HTTP."""
+
+    method: str
+    params: Mapping[str, Any]
+    request_id: RequestId
+    envelope: Envelope
+    request: Any = None
+    notify: Notify = ignore_notification
+    param_headers: Mapping[str, str] | None = None
+    proved: Facts | None = None
+
+    @property
+    def caller(self) -> ModernCaller:
+        return ModernCaller(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ModernCaller:
+    """The client of a modern request: it is asked in results, and answers when it repeats the request."""
+
+    asked: ModernRequest
+
+    in_rounds = True
+
+    @property
+    def modes(self) -> frozenset[ElicitMode]:
+        return declared_modes(self.asked.envelope.capabilities.get("elicitation"), MODERN_VERSION)
+
+    @property
+    def responses(self) -> Mapping[str, Any]:
+        found = self.asked.params.get("inputResponses")
+        return found if isinstance(found, Mapping) else {}
+
+    def hold(self) -> AbstractContextManager[None]:
+        return nullcontext()  # each request has a task of its own, which its client cancels
+
+    async def progress(self, progress: float, message: str) -> None:
+        token = read_meta(self.asked.params).get("progressToken")
+        if token is not None:
+            params = {"progressToken": token, "progress": progress, "message": message}
+            await self.asked.notify(PROGRESS, params)
+
+    async def elicit(self, prompt: UserPrompt) -> Mapping[str, Any] | None:
+        return None
+
+    async def complete(self, elicitation: str) -> None:
+        return None
+
+
+@dataclass(eq=False)
+class StatelessService:
+    """The service of all modern clients of a gateway."""
+
+    policy: PolicyMiddleware
+    eras: UpstreamEras
+    states: RequestStates = field(default_factory=RequestStates)
+    listening: list[object] = field(default_factory=list)  # the owners of the open subscriptions
+
+    async def answer(self, asked: ModernRequest) -> dict[str, Any]:
+        """Return the result of a request. Raises MCPError."""
+        if is_of_another_era(asked.method, MODERN_VERSION):
+            raise MCPError(METHOD_NOT_FOUND, f"`{asked.method}` does not exist in {MODERN_VERSION}", asked.method)
+
+        async def go_on(context: RequestContext) -> dict[str, Any]:
+            return await self._forward(cast(ModernRequest, context))
+
+        result = await self.policy(cast(RequestContext, asked), go_on)
+        found = (
+            result.model_dump(by_alias=True, mode="json", exclude_none=True)
+            if isinstance(result, BaseModel)
+            else result
+        )
+        return found if found is not None and "resultType" in found else {"resultType": "complete", **(found or {})}
+
+    async def answer_safely(self, asked: ModernRequest) -> dict[str, Any] | ErrorData:
+        """Return the result, or the error that the client gets."""
+        try:
+            return await self.answer(asked)
+        except MCPError as error:
+            return error.error
+        except Exception:
+            extra = {"event": "answer_failed", "method": asked.method[:MAX_LOGGED_METHOD]}
+            _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
+            return ErrorData(code=INTERNAL_ERROR, message=GATEWAY_FAILED)
+
+    async def _forward(self, asked: ModernRequest) -> dict[str, Any]:
+        """Return the answer of the upstream server to a request that was decided. Raises MCPError."""
+        upstream = await self.eras.find()
+        if asked.method == "server/discover":
+            return await upstream.discover()
+        owner = isolated_owner(asked.proved)
+        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, asked.notify)
+        if asked.method == LISTEN:
+            return await self._listen(upstream, call)
+        if not isinstance(upstream, ModernUpstream):
+            return await upstream.exchange(call)
+        if asked.method == "tools/call" and asked.param_headers is not None:
+            await check_param_headers(upstream, call, asked.param_headers)
+        if asked.method not in INPUT_METHODS:
+            return await upstream.exchange(call)
+        return await self._exchange_with_state(upstream, call)
+
+    async def _exchange_with_state(self, upstream: StatelessUpstream, call: UpstreamCall) -> dict[str, Any]:
+        """Make a request whose result may ask for input, with a state that is bound to the caller."""
+        if "requestState" in call.params:
+            state = self.states.open(call.params["requestState"], call.owner, call.method, call.params)
+            call = UpstreamCall(call.method, {**call.params, "requestState": state}, call.id, call.owner, call.notify)
+        result = await upstream.exchange(call)
+        if is_input_required(result) and isinstance(given := result.get("requestState"), str):
+            return {**result, "requestState": self.states.seal(given, call.owner, call.method, call.params)}
+        return result
+
+    async def _listen(self, upstream: StatelessUpstream, call: UpstreamCall) -> dict[str, Any]:
+        mine = sum(one == call.owner for one in self.listening)
+        if len(self.listening) >= MAX_SUBSCRIPTIONS or mine >= MAX_OWNER_SUBSCRIPTIONS:
+            raise MCPError(INTERNAL_ERROR, "too many subscriptions are open: end one of them")
+        self.listening.append(call.owner)
+        try:
+            return await upstream.exchange(call)
+        finally:
+            self.listening.remove(call.owner)
+
+
+async def check_param_headers(upstream: ModernUpstream, call: UpstreamCall, headers: Mapping[str, str]) -> None:
+    """Compare the `Mcp-Param-*` headers of a client with the arguments. The gateway writes its own headers upstream.
+    Raises MCPError."""
+    transport = upstream.transport
+    tools = transport.tools
+    if headers and not tools.knows(call.params.get("name")):
+        await tools.refresh(transport.exchange, call)
+    tools.check(call.params, headers)

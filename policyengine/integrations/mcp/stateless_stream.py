@@ -1,0 +1,125 @@
+"""Modern requests over stdio: one client, whose requests are answered in tasks of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.eras import MODERN_VERSION, SUPPORTED_VERSIONS, read_envelope
+from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, http_request
+from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
+from policyengine.integrations.mcp.upstream_calls import CANCELLED
+
+try:
+    from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
+    from mcp.shared.message import SessionMessage
+    from mcp_types import (
+        INVALID_REQUEST,
+        UNSUPPORTED_PROTOCOL_VERSION,
+        ErrorData,
+        JSONRPCError,
+        JSONRPCNotification,
+        JSONRPCRequest,
+        JSONRPCResponse,
+        RequestId,
+    )
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+MAX_REQUESTS = 1_000  # in progress
+
+
+@dataclass(eq=False)
+class StatelessStream:
+    """The connection of one modern client."""
+
+    service: StatelessService
+    to_client: MessageWriter
+    open_requests: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
+    has_answered: bool = False
+
+    async def run(self, first: SessionMessage, client: MessageReader) -> SessionMessage | None:
+        """Answer requests until the client disconnects. A client whose requests had no result yet may begin a session
+        instead: its `initialize` is then returned."""
+        async with anyio.create_task_group() as group:
+            item: SessionMessage | Exception = first
+            while True:
+                if isinstance(item, SessionMessage):
+                    if is_initialize(item) and not self.has_answered and not self.open_requests:
+                        return item
+                    await self._take(item, group)
+                try:
+                    item = await client.receive()
+                except (anyio.EndOfStream, anyio.ClosedResourceError):
+                    break
+            group.cancel_scope.cancel()
+        return None
+
+    async def _take(self, item: SessionMessage, group: TaskGroup) -> None:
+        match item.message:
+            case JSONRPCRequest() as request:
+                refused = self._refusal(request)
+                if refused is not None:
+                    return await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=refused))
+                scope = self.open_requests[request.id] = anyio.CancelScope()
+                group.start_soon(self._answer, request, http_request(item.metadata), scope)
+            case JSONRPCNotification(method=method) if method == CANCELLED:
+                self._cancel(item.message.params or {})
+            case _:
+                pass  # this version has no other messages of clients
+
+    def _refusal(self, request: JSONRPCRequest) -> ErrorData | None:
+        params = request.params or {}
+        if request.method == "initialize":
+            data = {"supported": list(SUPPORTED_VERSIONS), "requested": str(params.get("protocolVersion"))}
+            message = f"this connection speaks {MODERN_VERSION}: `initialize` belongs to earlier versions"
+            return ErrorData(code=UNSUPPORTED_PROTOCOL_VERSION, message=message, data=data)
+        verdict = classify_inbound_request({"method": request.method, "params": params})
+        if isinstance(verdict, InboundLadderRejection):
+            data = verdict.data
+            if verdict.code == UNSUPPORTED_PROTOCOL_VERSION and isinstance(data, Mapping):
+                data = {**data, "supported": list(SUPPORTED_VERSIONS)}
+            return ErrorData(code=verdict.code, message=verdict.message, data=data)
+        if request.id in self.open_requests:
+            return ErrorData(code=INVALID_REQUEST, message="another request in progress has this id")
+        if len(self.open_requests) >= MAX_REQUESTS:
+            return ErrorData(code=INVALID_REQUEST, message="too many requests are in progress")
+        return None
+
+    def _cancel(self, params: Mapping[str, Any]) -> None:
+        id = params.get("requestId")
+        scope = self.open_requests.get(id) if isinstance(id, (int, str)) and not isinstance(id, bool) else None
+        if scope is not None:
+            scope.cancel()
+
+    async def _answer(self, request: JSONRPCRequest, carried: object, scope: anyio.CancelScope) -> None:
+        params = request.params or {}
+        asked = ModernRequest(request.method, params, request.id, read_envelope(params), carried, self._notify)
+        try:
+            with scope:
+                found = await self.service.answer_safely(asked)
+                self.has_answered = self.has_answered or not isinstance(found, ErrorData)
+                await self._send(
+                    JSONRPCError(jsonrpc="2.0", id=request.id, error=found)
+                    if isinstance(found, ErrorData)
+                    else JSONRPCResponse(jsonrpc="2.0", id=request.id, result=found)
+                )
+        finally:
+            del self.open_requests[request.id]
+
+    async def _notify(self, method: str, params: dict[str, Any]) -> None:
+        await self._send(JSONRPCNotification(jsonrpc="2.0", method=method, params=params))
+
+    async def _send(self, message: Any) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client has left
+            await self.to_client.send(SessionMessage(message))
+
+
+def is_initialize(item: SessionMessage) -> bool:
+    return isinstance(item.message, JSONRPCRequest) and item.message.method == "initialize"

@@ -1,0 +1,225 @@
+"""A modern upstream server over stdio: one process for all callers of the gateway.
+
+A modern server keeps nothing of one request for the next, so callers may share it. The gateway rewrites the IDs and
+progress tokens of requests, so that no caller can name, cancel or answer a request of another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.eras import read_meta
+from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.relay import UPSTREAM_GONE
+from policyengine.integrations.mcp.tool_headers import ToolHeaders
+from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
+from policyengine.integrations.mcp.upstream_calls import CANCELLED, LOG_MESSAGE, PROGRESS, UpstreamCall
+from policyengine.plurals import format_seconds
+
+try:
+    from mcp.shared.exceptions import MCPError
+    from mcp.shared.message import SessionMessage
+    from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+    from mcp_types import (
+        INTERNAL_ERROR,
+        ErrorData,
+        JSONRPCError,
+        JSONRPCNotification,
+        JSONRPCRequest,
+        JSONRPCResponse,
+    )
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+MAX_BACKLOG = 256  # notifications of one request that its client has not yet accepted; more are dropped
+RESTART_SECONDS = 1.0  # shortest time between two starts of the process
+CANCEL_SECONDS = 0.2  # longest time to tell the server that a request is cancelled
+_LOG = logging.getLogger("policyengine")
+
+
+class PendingAnswer:
+    """A request that waits: the notifications for its client, and its answer."""
+
+    def __init__(self, call: UpstreamCall, id: int) -> None:
+        self.call, self.id = call, id
+        self.answer: JSONRPCResponse | JSONRPCError | None = None
+        self.is_over = False
+        self._backlog: deque[tuple[str, dict[str, Any]]] = deque()
+        self._changed = anyio.Event()
+
+    def add(self, method: str, params: Mapping[str, Any]) -> None:
+        translated = self.call.translate(self.id, method, params)
+        if translated is not None and len(self._backlog) < MAX_BACKLOG:
+            self._backlog.append((method, translated))
+            self._changed.set()
+
+    def end(self, answer: JSONRPCResponse | JSONRPCError | None) -> None:
+        """Accept the first answer; others are dropped."""
+        if not self.is_over:
+            self.answer, self.is_over = answer, True
+            self._changed.set()
+
+    async def wait(self) -> JSONRPCResponse | JSONRPCError | None:
+        """Send the client its notifications until the request is answered. Return None if the server has ended."""
+        while True:
+            while self._backlog:
+                await self.call.notify(*self._backlog.popleft())
+            if self.is_over:
+                return self.answer
+            await self._changed.wait()
+            self._changed = anyio.Event()
+
+
+class SharedConnection:
+    """One connection to a modern server. It ends when the server ends; `is_private` says that it has one caller."""
+
+    def __init__(self, upstream: McpUpstream, *, is_private: bool) -> None:
+        self._upstream, self._is_private = upstream, is_private
+        self._pending: dict[int, PendingAnswer] = {}
+        self._ids = count(1)
+        self._writer: Any = None
+        self._scope = anyio.CancelScope()
+        self.is_over = False
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Connect, and read until the server ends or `close` is called."""
+        try:
+            with self._scope:
+                async with self._upstream.connect() as (reader, self._writer):
+                    task_status.started()
+                    await self._read(reader)
+        except Exception as error:
+            _LOG.error("the connection to the upstream server failed: %s", describe_error(error))
+            with suppress(RuntimeError):  # it failed before it started
+                task_status.started()
+        finally:
+            self.is_over = True
+            for pending in self._pending.values():
+                pending.end(None)
+
+    def close(self) -> None:
+        self._scope.cancel()
+
+    async def _read(self, reader: Any) -> None:
+        with suppress(anyio.EndOfStream, anyio.ClosedResourceError):
+            while True:
+                item = await reader.receive()
+                if isinstance(item, SessionMessage):
+                    await self._take(item.message)
+
+    async def _take(self, message: Any) -> None:
+        match message:
+            case JSONRPCResponse() | JSONRPCError():
+                pending = self._pending.get(message.id) if isinstance(message.id, int) else None
+                if pending is not None:
+                    pending.end(message)
+            case JSONRPCRequest():  # modern servers do not send any
+                refused = ErrorData(code=METHOD_NOT_FOUND, message="modern servers ask in results, with input_required")
+                await self._send(JSONRPCError(jsonrpc="2.0", id=message.id, error=refused))
+            case JSONRPCNotification(method=method):
+                self._notify(method, message.params or {})
+
+    def _notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Find the request to which a notification belongs. A log message names none: it has an addressee only if the
+        process has one caller."""
+        if method == LOG_MESSAGE:
+            open_calls = list(self._pending.values()) if self._is_private else []
+            for pending in open_calls:
+                pending.add(method, params)
+            return
+        if method == CANCELLED:  # the server ends a subscription
+            key: object = params.get("requestId")
+        elif method == PROGRESS:
+            key = params.get("progressToken")
+        else:
+            key = read_meta(params).get(SUBSCRIPTION_ID_META_KEY)
+        found = self._pending.get(key) if isinstance(key, int) and not isinstance(key, bool) else None
+        if found is not None and method == CANCELLED:
+            found.end(None)
+        elif found is not None:
+            found.add(method, params)
+
+    async def exchange(self, call: UpstreamCall, limit: float | None) -> dict[str, Any]:
+        """Send a request and wait for its answer. Raises MCPError."""
+        id = next(self._ids)
+        pending = self._pending[id] = PendingAnswer(call, id)
+        answered = False
+        try:
+            await self._send(JSONRPCRequest(jsonrpc="2.0", id=id, method=call.method, params=call.upstream_params(id)))
+            with anyio.move_on_after(limit):
+                answer = await pending.wait()
+                answered = True
+        finally:
+            del self._pending[id]
+            if not answered and not self.is_over:
+                with anyio.CancelScope(shield=True):
+                    await self._cancel(id)
+        if not answered:
+            raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(limit or 0.0)}")
+        match answer:
+            case JSONRPCResponse(result=result):
+                return result
+            case JSONRPCError(error=error):
+                raise MCPError.from_error_data(error)
+            case _:
+                raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
+
+    async def _cancel(self, id: int) -> None:
+        with anyio.move_on_after(CANCEL_SECONDS), suppress(MCPError):
+            await self._send(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params={"requestId": id}))
+
+    async def _send(self, message: Any) -> None:
+        if self.is_over or self._writer is None:
+            raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
+        try:
+            await self._writer.send(SessionMessage(message))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE) from None
+
+
+class StreamUpstream:
+    """The shared process of a modern server. It is started again for the next request after it has ended."""
+
+    def __init__(self, upstream: McpUpstream, group: TaskGroup, *, is_private: bool = False) -> None:
+        self._upstream, self._group, self._is_private = upstream, group, is_private
+        self._connection: SharedConnection | None = None
+        self._lock = anyio.Lock()
+        self._started: float | None = None
+        self.tools = ToolHeaders()
+
+    async def exchange(self, call: UpstreamCall) -> dict[str, Any]:
+        """Send a request and return its result. Raises MCPError."""
+        connection = await self._connected()
+        result = await connection.exchange(call, None if call.is_open_ended else self._upstream.limit)
+        if call.method == "tools/list":
+            self.tools.learn(result)
+        return result
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> SharedConnection:
+        connection = self._connection
+        if connection is not None and not connection.is_over:
+            return connection
+        async with self._lock:
+            if self._connection is None or self._connection.is_over:
+                now = anyio.current_time()
+                if self._started is not None and now - self._started < RESTART_SECONDS:
+                    raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
+                self._started = now
+                connection = SharedConnection(self._upstream, is_private=self._is_private)
+                await self._group.start(connection.serve)
+                self._connection = connection
+            return self._connection

@@ -1,0 +1,144 @@
+"""Messages over pipes: lines of any size, in any pieces, and commands that do not want to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCNotification, JSONRPCRequest
+
+from policyengine.integrations.mcp import line_streams
+from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OversizedLineError, command_streams
+from policyengine.integrations.mcp.unambiguous_messages import get_raw_message
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+def line(**more: Any) -> bytes:
+    return json.dumps({**PING, **more}).encode() + b"\n"
+
+
+def read(chunks: list[bytes], limit: int = 1_000, **options: Any) -> list[Any]:
+    """Return what a reader makes of a stream that comes in these pieces."""
+
+    async def work() -> list[Any]:
+        stream = asyncio.StreamReader()
+        reader = LineReader(stream, limit, **options)
+        found = []
+        for chunk in chunks:
+            stream.feed_data(chunk)
+            with anyio.move_on_after(0.01):
+                while True:
+                    found.append(await reader.receive())
+        stream.feed_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await reader.receive()
+        return found
+
+    return asyncio.run(work())
+
+
+def kinds(found: list[Any]) -> list[str]:
+    return [one.message.method if isinstance(one, SessionMessage) else type(one).__name__ for one in found]
+
+
+def test_lines_are_put_together_from_any_pieces() -> None:
+    content = line() + line(method="a") + line(method="b")
+    for size in (7, 61, len(content)):
+        assert kinds(read([content[at : at + size] for at in range(0, len(content), size)])) == ["ping", "a", "b"]
+
+
+def test_an_oversized_line_is_dropped_and_the_next_is_read() -> None:
+    large = line(params={"x": "a" * 2_000})
+    for chunks in ([large + line()], [large[:500], large[500:1_500], large[1_500:] + line()]):
+        found = read(chunks)
+        assert kinds(found)[-1] == "ping"
+        assert all(isinstance(one, OversizedLineError) for one in found[:-1])
+    assert kinds(read([b"a" * 900] * 5)) == ["OversizedLineError"]  # nothing more is kept of it
+
+
+def test_what_is_no_message_is_an_error_and_not_the_end() -> None:
+    deep = b'{"a":' * 10_000 + b"\n"
+    assert kinds(read([b"no json\n\n\xff\n" + line()])) == ["ValidationError", "ValidationError", "ping"]
+    assert kinds(read([deep + line()], limit=100_000)) == ["ValidationError", "ping"]
+    assert kinds(read([line()[:-1]])) == []  # a message ends with its line
+
+
+def test_a_message_carries_its_line_as_its_sender_wrote_it() -> None:
+    raw = b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "id": 1}'
+    [item] = read([raw + b"\n"], keeps_lines=True)
+    assert get_raw_message(item.metadata.request_context) == raw.decode()
+    [item] = read([raw + b"\n"])
+    assert item.metadata is None
+
+
+ECHO = """
+import sys
+for line in sys.stdin:
+    print(line, end="", flush=True)
+"""
+STUBBORN = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+print('{"jsonrpc": "2.0", "method": "%d"}' % os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_command_gets_messages_and_only_the_environment_that_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_GATEWAY", "1")
+    program = (
+        "import os, sys; sys.stdin.readline(); "
+        'print(\'{"jsonrpc": "2.0", "method": "%s"}\' % ",".join(sorted(os.environ)), flush=True)'
+    )
+
+    async def work() -> None:
+        async with command_streams([sys.executable, "-c", ECHO], {}) as (reader, writer):
+            await writer.send(SessionMessage(JSONRPCRequest(**PING)))
+            assert kinds([await reader.receive()]) == ["ping"]
+        async with command_streams([sys.executable, "-c", program], {"OWN": "1"}) as (reader, writer):
+            await writer.send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="a")))
+            item = await reader.receive()
+            names = kinds([item])[0].split(",")
+            assert "OWN" in names
+            assert "SECRET_OF_THE_GATEWAY" not in names
+            with pytest.raises(anyio.EndOfStream):
+                await reader.receive()
+            with pytest.raises(anyio.BrokenResourceError):
+                await send_forever(writer)
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+async def send_forever(writer: LineWriter) -> None:
+    while True:
+        await writer.send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="a" * 10_000)))
+
+
+def test_a_command_that_does_not_end_is_killed_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_streams, "END_SECONDS", 0.05)
+
+    async def work() -> list[int]:
+        async with command_streams([sys.executable, "-c", STUBBORN], {}) as (reader, _):
+            return [int(kinds([await reader.receive()])[0]) for _ in range(2)]
+
+    pids = asyncio.run(asyncio.wait_for(work(), 20))
+    assert len(set(pids)) == 2
+    for pid in pids:
+        assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
