@@ -156,6 +156,11 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("name", _S, "the name of the tool"),
         ("server", _S, "the server that offers the tool"),
     ], optional="server"),
+    *_define_facts("tool", FactOrigin.REQUEST, [
+        ("pinned", _B, "whether the server lists the tool with a definition that was reviewed"),
+        ("changed", _B, "whether the tool was reviewed, but the server lists it with another definition"),
+        ("hash", _S, "the hash of the definition of the tool, `sha256:…`"),
+    ], optional="pinned changed hash"),
     BuiltInFact(
         ("time",), Scalar.TIME, "the time of the decision", FactOrigin.ENGINE, volatile=True, always_known=True
     ),

@@ -94,6 +94,8 @@ COMMAND_PATHS = {
     "behavior evaluate": "behavior.evaluate.evaluate",
     "behavior report": "behavior.report.report",
     "behavior suggest": "behavior.suggest.suggest",
+    "mcp review": "mcp.review.review",
+    "mcp pins": "mcp.pins.list_pins",
     "halt": "halt.set.halt",
     "halt list": "halt.list.list_halts",
     "halt lift": "halt.lift.lift",
@@ -104,6 +106,7 @@ GROUPS = {
     "approvals": "List, follow, show and answer the requests that wait for a person; show and test webhooks.",
     "audit": "Verify, prove and query the decision log.",
     "behavior": "Learn, show, evaluate and forget the behavior of callers, and propose profiles.",
+    "mcp": "Review and list the definitions of the tools of MCP servers.",
     "halt": "Deny requests until a time; list halts, and lift them.",
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.cli.errors import CommandError
+from policyengine.cli.options.halt import own_name
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 from policyengine.importers import (
     Api,
@@ -39,7 +40,7 @@ def import_api(folder: Path, wanted: ImportOptions, *, check: bool, format: Outp
         with show_progress("reading the API"):
             api = _read(folder, wanted)
         with show_progress("writing policies"):
-            outcome = import_policies(folder, api, _command(folder, wanted), check=check)
+            outcome = import_policies(folder, api, _command(folder, wanted), check=check, reviewer=own_name())
     except ApiImportError as problem:
         facts = (("place", problem.place.replace("`", "") or None),)
         raise CommandError("import", str(problem), problem.hint, facts) from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from policyengine.importers.documents import Value
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import is_url
 from policyengine.install_hints import install_command
@@ -14,25 +15,39 @@ from policyengine.install_hints import install_command
 INSTALL_HINT = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
 TIMEOUT_SECONDS = 30.0
 MAX_PAGES = 200
+MAX_SERVER_TOOLS = 5_000
 
 
-def list_tools(source: str) -> tuple[Value, str]:
-    """Return the list of tools as JSON values, and the server's own name. Raises ApiImportError."""
+@dataclass(frozen=True, slots=True)
+class ServerTools:
+    """The lists of a server's tools as it sends them, by version of the protocol, and the server's own name. A server
+    may list a tool differently in each version."""
+
+    name: str
+    listings: Mapping[str, Sequence[dict[str, Any]]]
+
+    @property
+    def newest(self) -> Sequence[dict[str, Any]]:
+        return next(iter(self.listings.values()), ())
+
+
+def list_tools(source: str) -> ServerTools:
+    """List the tools of a URL or a command. Raises ApiImportError."""
+    return list_server_tools(source, lambda: _target(source))
+
+
+def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TIMEOUT_SECONDS) -> ServerTools:
+    """List the tools over new connections; `source` appears in messages. Raises ApiImportError."""
     try:
-        from mcp.client.client import Client
-        from mcp.client.stdio import StdioServerParameters
+        import mcp.client.client  # noqa: F401
     except ImportError:
         raise ApiImportError(
             "connecting to a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT
         ) from None
-    target: Any = source
-    if not is_url(source):
-        words = _split_command(source)
-        target = StdioServerParameters(command=words[0], args=words[1:])
     try:
-        return asyncio.run(asyncio.wait_for(_list_all_pages(Client(target)), TIMEOUT_SECONDS))
+        return asyncio.run(asyncio.wait_for(_list_all_versions(connect), limit))
     except TimeoutError:
-        raise ApiImportError(f"no complete response within {TIMEOUT_SECONDS:.0f} s", f"`{source}`") from None
+        raise ApiImportError(f"no complete response within {limit:.0f} s", f"`{source}`") from None
     except ApiImportError:
         raise
     except Exception as error:
@@ -41,20 +56,51 @@ def list_tools(source: str) -> tuple[Value, str]:
         ) from None
 
 
-async def _list_all_pages(client: Any) -> tuple[Value, str]:
-    tools: list[Any] = []
-    async with client:
-        cursor = None
-        for _ in range(MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            tools += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
-            cursor = page.next_cursor
-            if not cursor:
-                break
-        else:
-            raise ApiImportError(f"the list of tools has more than {MAX_PAGES} pages")
-        info = getattr(client, "server_info", None)
-        return {"tools": tools}, getattr(info, "name", "") or ""
+def _target(source: str) -> Any:
+    from mcp.client.stdio import StdioServerParameters
+
+    if is_url(source):
+        return source
+    words = _split_command(source)
+    return StdioServerParameters(command=words[0], args=words[1:])
+
+
+async def _list_all_versions(connect: Callable[[], Any]) -> ServerTools:
+    """List the tools in the newest version of the protocol, and in the newest one with a handshake."""
+    from mcp.client.client import Client
+    from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+    async with Client(connect()) as client:
+        info, version = client.server_info, client.protocol_version
+        listings = {version: await _list_all_pages(client)}
+    if version in MODERN_PROTOCOL_VERSIONS:
+        try:
+            async with Client(connect(), mode="legacy") as client:
+                listings[client.protocol_version] = await _list_all_pages(client)
+        except ApiImportError:
+            raise
+        except Exception:
+            pass  # the server has only the newest version
+    return ServerTools(getattr(info, "name", "") or "", listings)
+
+
+async def _list_all_pages(client: Any) -> list[dict[str, Any]]:
+    """Return the definitions without interpreting them, because the models of the SDK omit unknown members."""
+    from mcp_types import ListToolsRequest, PaginatedRequestParams
+    from pydantic import TypeAdapter
+
+    tools: list[dict[str, Any]] = []
+    cursor = None
+    for _ in range(MAX_PAGES):
+        request = ListToolsRequest(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
+        page = await client.session.send_request(request, TypeAdapter(dict[str, Any]))
+        tools += page["tools"]
+        if len(tools) > MAX_SERVER_TOOLS:
+            raise ApiImportError(f"more than {MAX_SERVER_TOOLS:,} tools")
+        cursor = page.get("nextCursor")
+        if not cursor:
+            return tools
+    raise ApiImportError(f"the list of tools has more than {MAX_PAGES} pages")
 
 
 def _split_command(command: str) -> list[str]:

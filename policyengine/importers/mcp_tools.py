@@ -7,7 +7,7 @@ of tools; it never grants access. Descriptions are stored as digests, so that ch
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, Se
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
 from policyengine.importers.sanitize import quoted_comment, safe_name
 from policyengine.runtime.paths import HAZARDS
+from policyengine.tool_pins.definitions import Definition
+from policyengine.tool_pins.look_alikes import look_alike_key
 
 BARE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 JOINING_CHARACTERS = frozenset("-./:")
@@ -43,11 +45,13 @@ def read_tools(source: str, name: str | None = None) -> Api:
     if is_json_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
+        listings = None
     else:
-        tree, called = list_tools(source)
-        document = Document(source, tree)
+        listed = list_tools(source)
+        document, called = Document(source, {"tools": list(listed.newest)}), listed.name
+        listings = listed.listings
     server = safe_name(name or called or (Path(source).stem if is_json_file(source) else ""), "tools").strip("_")
-    return _ToolListReader(document, name or server).api(server)
+    return _ToolListReader(document, name or server, listings).api(server)
 
 
 def is_json_file(source: str) -> bool:
@@ -57,8 +61,10 @@ def is_json_file(source: str) -> bool:
 
 
 class _ToolListReader:
-    def __init__(self, document: Document, server: str) -> None:
-        self.document, self.server = document, server
+    def __init__(
+        self, document: Document, server: str, listings: Mapping[str, Sequence[Definition]] | None = None
+    ) -> None:
+        self.document, self.server, self.listings = document, server, listings
         self.notes: list[str] = []
         if unmatchable_reason(server) or "/" in server:
             raise ApiImportError(
@@ -79,7 +85,12 @@ class _ToolListReader:
                 kind = max(before.kind, operation.kind, key=lambda kind: kind.severity)
                 operation = ApiOperation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
             found[operation.key] = operation
-        return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), tuple(self.notes))
+        self.notes += _look_alike_notes(
+            [one.endpoint.name for one in found.values() if isinstance(one.endpoint, ServerTool)]
+        )
+        operations = _sorted_by_area(tuple(found.values()))
+        listings = self.listings or {"": [node.value for node in self.listed() if isinstance(node.value, dict)]}
+        return Api("mcp", self.document.name, package, operations, tuple(self.notes), self.server, listings)
 
     def listed(self) -> Iterator[DocumentNode]:
         """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response. Raises
@@ -149,6 +160,17 @@ def declared_mapping(schema: DocumentNode | None) -> object:
     """Return the mapping to AuthZEN that the schema of a tool declares; None if it declares none."""
     declared = None if schema is None else schema.raw(MAPPING)
     return None if declared is None else declared.value
+
+
+def _look_alike_notes(names: Sequence[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(look_alike_key(name), []).append(name)
+    return [
+        f"the names {' and '.join(f'`{_printable(name)}`' for name in group[:5])} look alike: check both tools"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _as_own_document(schema: DocumentNode) -> DocumentNode:

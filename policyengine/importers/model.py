@@ -1,10 +1,13 @@
-"""The operations of an API, the common form of all imports. All texts in it are safe to write into policies."""
+"""The operations of an API, the common form of all imports. All texts in operations are safe to write into policies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
+
+from policyengine.tool_pins.definitions import Definition
 
 
 class ApiOperationKind(StrEnum):
@@ -152,7 +155,8 @@ class ApiOperation:
 @dataclass(frozen=True, slots=True)
 class Api:
     """An API and its operations. `notes` lists the parts that the language cannot express, and that were left out or
-    restricted.
+    restricted. `server` is the name of the server of tools, and `listings` are its lists of tools by version of the
+    protocol.
     """
 
     kind: str  # `openapi` or `mcp`
@@ -160,3 +164,5 @@ class Api:
     name: str
     operations: tuple[ApiOperation, ...]
     notes: tuple[str, ...] = ()
+    server: str = ""
+    listings: Mapping[str, Sequence[Definition]] = field(default_factory=dict)

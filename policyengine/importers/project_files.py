@@ -47,6 +47,20 @@ def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
 New endpoints are added in new files, in scopes that no block grants, behind a guard that denies. Removed and changed
 endpoints are listed with their places. Existing lines are never changed. `imported.json` records what was imported:
 keep it with the policies.
+{pins_paragraph(api)}"""
+
+
+def pins_paragraph(api: Api) -> str:
+    if not api.listings:
+        return ""
+    return f"""\
+
+`mcp-pins.json` holds the definitions of the tools as they were imported. The gateway hides and denies a tool that is
+new or that the server defines differently, until you have reviewed it:
+
+```sh
+policyengine mcp review . --server {shlex.quote(api.server)} --upstream "COMMAND or URL"
+```
 """
 
 

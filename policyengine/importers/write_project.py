@@ -40,8 +40,10 @@ from policyengine.importers.path_overlaps import PathIndex
 from policyengine.importers.reconcile_overlaps import reconcile, without_types
 from policyengine.importers.sanitize import NameAllocator
 from policyengine.importers.scope_plan import ImportPlan, plan_scopes
+from policyengine.importers.tool_pins import pin_notes, pins_text, restrict_writers
 from policyengine.policy_files import ROOT_MARKER, find_policies
 from policyengine.source import Source
+from policyengine.tool_pins.pin_file import PIN_FILE
 
 SETTINGS_FILE = "policyengine.toml"
 Files = dict[str, str]  # texts by path below the folder
@@ -63,8 +65,9 @@ class ImportResult:
         return bool(self.new or self.changed or self.removed)
 
 
-def import_policies(folder: Path, api: Api, command: str, *, check: bool = False) -> ImportResult:
-    """Write the policy of an API, or its new parts; with `check`, only report them. `command` repeats the import.
+def import_policies(folder: Path, api: Api, command: str, *, check: bool = False, reviewer: str = "") -> ImportResult:
+    """Write the policy of an API, or its new parts; with `check`, only report them. `command` repeats the import. The
+    first import of tools pins their definitions, as reviewed by the `reviewer`.
 
     Raises ApiImportError before changing anything.
     """
@@ -75,7 +78,7 @@ def import_policies(folder: Path, api: Api, command: str, *, check: bool = False
         if check:
             hint = "run it without `--check` first, and commit the result"
             raise ApiImportError("nothing has been imported here yet", f"`{folder.as_posix()}`", hint)
-        return _create_project(folder, api, command)
+        return _create_project(folder, api, command, reviewer)
     if memory.kind != api.kind:
         hint = "a folder can contain imports of only one kind: use another folder"
         raise ApiImportError(
@@ -87,7 +90,7 @@ def import_policies(folder: Path, api: Api, command: str, *, check: bool = False
 # ── The first import ────────────────────────────────────────────────────────────────────────────
 
 
-def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
+def _create_project(folder: Path, api: Api, command: str, reviewer: str) -> ImportResult:
     if any(find_policies(folder, lambda _: None)):
         hint = "import into a new folder"
         raise ApiImportError("this folder contains policies that no import wrote", f"`{folder.as_posix()}`", hint)
@@ -107,9 +110,12 @@ def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
             ImportManifest(api.kind, api.name, 1, {one.key: entry_of(one) for one in api.operations})
         ),
     }
+    if api.listings:
+        files[PIN_FILE] = pins_text(api, reviewer)
     if not any((above / SETTINGS_FILE).exists() for above in (folder.absolute(), *folder.absolute().parents)):
         files[SETTINGS_FILE] = project_files.LINT_SETTINGS
     created = _write_files(folder, files)
+    restrict_writers(folder / PIN_FILE)
     return ImportResult(created, tuple(one.key for one in api.operations), notes=(*api.notes, *notes))
 
 
@@ -189,7 +195,14 @@ def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool)
         if one.key in spoken
     )
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
-    outcome = ImportResult((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
+    outcome = ImportResult(
+        (),
+        tuple(one.key for one in new),
+        tuple(changed),
+        removed,
+        (*api.notes, *own, *pin_notes(folder, api)),
+        first=False,
+    )
     if check:
         return outcome
     number = memory.runs + 1

@@ -30,6 +30,14 @@ from policyengine.cli.options.common import (
     TrustedKeys,
 )
 from policyengine.cli.options.log import LogOptions
+from policyengine.cli.options.mcp import (
+    PassedVariables,
+    PinFileOption,
+    ServerName,
+    UnreviewedOption,
+    UpstreamServer,
+    UpstreamToken,
+)
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
@@ -60,6 +68,7 @@ from policyengine.cli.options.serve import (
     TestFirst,
     WatchFiles,
 )
+from policyengine.cli.pin_setup import check_pins, note_pins, open_pins
 from policyengine.cli.public_url import check_public_url
 from policyengine.cli.served_engine import (
     EngineSetup,
@@ -70,6 +79,7 @@ from policyengine.cli.served_engine import (
 )
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -77,6 +87,7 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
     from policyengine.entities.watch import EntityWatcher
     from policyengine.integrations.mcp.gateway import McpGateway
+    from policyengine.integrations.mcp.pinned_tools import ToolPins
     from policyengine.reload import ReloadableEngine
     from policyengine.server.telemetry.shared_counters import ServerCounters
 
@@ -84,13 +95,6 @@ CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
 STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
-UpstreamServer: TypeAlias = Annotated[
-    str,
-    typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),
-]
-ServerName: TypeAlias = Annotated[
-    str, typer.Option("--server", metavar="NAME", help="Name of the server in policies: `TOOL NAME/tool`.")
-]
 CallerFacts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -165,16 +169,6 @@ ApprovalPages: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-PassedVariables: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--env", metavar="NAME", help="An environment variable to pass to the command.", show_default=False),
-]
-UpstreamToken: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--upstream-token-file", metavar="FILE", help="File with the bearer token for the server.", show_default=False
-    ),
-]
 
 
 def mcp_gateway(
@@ -195,6 +189,8 @@ def mcp_gateway(
     approval_pages: ApprovalPages = None,
     env: PassedVariables = None,
     token_file: UpstreamToken = None,
+    pins: PinFileOption = None,
+    unreviewed: UnreviewedOption = UnreviewedTools.DENY,
     log: LogFile = None,
     on_log_failure: OnLogFailure = LogFailureMode.DENY,
     redact: RedactFacts = None,
@@ -227,8 +223,9 @@ def mcp_gateway(
     """Enforce policies in front of an MCP server.
 
     The gateway is a proxy over stdio, or over HTTP with --port. It decides each call with its arguments, lists only
-    what the caller may use, and refuses everything else. The caller is identified by --as or --from-header or, with
-    --identity, by the caller's token. Without --identity, the gateway listens only on this machine.
+    what the caller may use, and refuses everything else. With a pin file, it hides and denies tools whose definition
+    was not reviewed; see `mcp review`. The caller is identified by --as or --from-header or, with --identity, by the
+    caller's token. Without --identity, the gateway listens only on this machine.
 
     SIGHUP reloads policies and entities, and so does each file change with `--watch`, as in `serve`: a reload with
     errors is refused, and the current policies stay in use.
@@ -242,6 +239,7 @@ def mcp_gateway(
     front = GatewayOptions(
         upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or (),
         check_public_url(public_url), wait_for_approval, elicit, approval_pages, metrics_port, initial_scope or (),
+        open_pins(paths, pins, unreviewed),
     )  # fmt: skip
     check_options(front)
     if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
@@ -257,6 +255,7 @@ def mcp_gateway(
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
     require_sdk()
+    check_pins(front.pins)
     run_setup(setup, front, token, environment)
     return 0
 
@@ -282,6 +281,7 @@ class GatewayOptions:
     approval_pages: str | None = None
     metrics_port: int | None = None
     initial_scopes: Sequence[str] = ()
+    pins: ToolPins | None = None
 
 
 def check_options(front: GatewayOptions) -> None:
@@ -459,7 +459,8 @@ def run_gateway(
     tally = ServerCounters(rules=rule_names(held.current))
     engine = MeteredLiveEngine(held, tally, "mcp")
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
-    gateway = McpGateway(engine, front.server, who, behind, confirms)
+    gateway = McpGateway(engine, front.server, who, behind, confirms, front.pins)
+    note_pins(front.server, front.pins)
     if front.port is None:
         freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})

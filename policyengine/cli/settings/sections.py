@@ -27,6 +27,7 @@ FailureAction: TypeAlias = Literal["deny", "continue"]
 SyncMode: TypeAlias = Literal["never", "second", "always"]
 ReloadGate: TypeAlias = Literal["none", "diff"]
 Elicitation: TypeAlias = Literal["off", "url", "form"]
+Unreviewed: TypeAlias = Literal["deny", "decide"]
 CertificateHeader: TypeAlias = Literal["client-cert", "x-forwarded-client-cert"]
 ClientAuth: TypeAlias = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
 MAX_WEBHOOKS = 20  # each has a thread in every process
@@ -498,6 +499,10 @@ class McpGatewaySettings(CommandSection):
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True
     )
+    pins: t.File | None = setting(
+        "`mcp-pins.json` next to the policies", "file with the reviewed definitions of tools", must_exist=True
+    )
+    unreviewed: Unreviewed | None = setting("deny", "`decide`: policies decide calls of tools that are not reviewed")
     entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
     identity: t.File | None = setting(
         "none", "verify callers as configured in this `identity.toml`", option="identity_file", must_exist=True

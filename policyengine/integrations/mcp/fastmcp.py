@@ -6,6 +6,10 @@ It works as `mcp.sdk` does, with the hooks and errors of FastMCP: a denied call 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
@@ -43,6 +47,13 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.pinned_tools import (
+    UNREADABLE,
+    ListingError,
+    PinnedSession,
+    ToolPins,
+    with_tool_facts,
+)
 from policyengine.integrations.mcp.sdk import denial_error
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
@@ -53,6 +64,8 @@ from policyengine.integrations.mcp.unambiguous_messages import (
 )
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
+from policyengine.tool_pins.listed_tools import ListedTool
+from policyengine.tool_pins.pin_file import PinFileError
 
 try:
     from fastmcp.exceptions import AuthorizationError
@@ -60,15 +73,27 @@ try:
     from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
     from fastmcp.server.dependencies import get_access_token, get_http_request
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
-    from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+    from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
+    from fastmcp.utilities.versions import dedupe_with_versions
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INVALID_REQUEST, TextContent
+    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, TextContent
 except ImportError as error:
     raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
 INTERIM_RESULTS = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")
 Came = TypeVar("Came")
+
+
+@dataclass(eq=False)
+class OwnListing:
+    """A list of tools that the middleware `owner` makes for itself, while it decides a call."""
+
+    owner: object
+    tools: Sequence[Tool] = field(default_factory=tuple)
+
+
+OWN_LISTING: ContextVar[OwnListing | None] = ContextVar("own_listing", default=None)
 
 
 class McpDeniedError(AuthorizationError):
@@ -119,7 +144,8 @@ class PolicyMiddleware(Middleware):
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
     `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
     `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals.
+    the URL of the console with the pages of approvals. With `pins`, the path of a pin file, only tools are shown and
+    called whose definition was reviewed.
     """
 
     def __init__(
@@ -133,8 +159,11 @@ class PolicyMiddleware(Middleware):
         wait_for_approval: float = 0.0,
         elicit: ElicitMode | str = ElicitMode.OFF,
         approval_pages: str | None = None,
+        pins: ToolPins | Path | str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self._pins = ToolPins.of(pins)
+        self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
         self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
         self._identify = identify or by_token(get_issuers(decides))
@@ -183,6 +212,23 @@ class PolicyMiddleware(Middleware):
         params = {"name": context.message.name, "arguments": context.message.arguments}
         return await self._called(context, "tools/call", params, lambda: call_next(context), McpDeniedError)
 
+    async def _reviewed(self, context: MiddlewareContext[Any], decision: Decision | None = None) -> ListedTool | None:
+        """Return the tool of a call as this server lists it; None without pins. A `decision` that allowed the call is
+        reported as failed if the tool must be reviewed first. Raises McpDeniedError."""
+        if self._pinned is None:
+            return None
+        if names_version(context.message):
+            found: ListedTool | Decision = make_denial("only the listed version of a tool is reviewed", Gate.DEFAULT)
+        else:
+            found = await self._pinned.find(
+                context.message.name, lambda _: list_own_tools(self, context), {}, nullcontext
+            )
+        if isinstance(found, ListedTool):
+            return found
+        if decision is not None:
+            await report_outcome(self._decides, decision, 500)
+        raise McpDeniedError(found)
+
     async def check_resource_access(self, context: MiddlewareContext[Any]) -> None:
         """Decide for FastMCP whether to describe a resource without reading it. Raises MCPError if the decision is not
         an allow.
@@ -220,7 +266,8 @@ class PolicyMiddleware(Middleware):
         facts, clear = await self._facts(context, error), read_params(params)
         if (no := refuse_alias(method, clear)) is not None:
             raise error(no)
-        question = build_mcp_question(method, clear, self._server, facts)
+        tool = await self._reviewed(context) if method == "tools/call" else None
+        question = with_tool_facts(build_mcp_question(method, clear, self._server, facts), tool)
         decision = await decide_and_meet(self._decides, question, self._duties)
         if method == "tools/call":
             settled = await self._confirms.settle(decision, question, self._duties, caller_of(context))
@@ -228,6 +275,8 @@ class PolicyMiddleware(Middleware):
                 return cast(Came, InputRequiredToolResult(interim_result(settled)))
             if settled.outcome is Outcome.CONFIRM:
                 return cast(Came, self._confirm_result(settled, params.get("name")))
+            if settled is not decision and settled.allowed:  # it waited, and the tool may have changed meanwhile
+                await self._reviewed(context, settled)
             decision = settled
         if not decision.allowed:
             if (caller := caller_of(context)) is not None:
@@ -252,6 +301,9 @@ class PolicyMiddleware(Middleware):
     async def on_list_tools(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
     ) -> Sequence[Any]:
+        if (own := OWN_LISTING.get()) is not None and own.owner is self:
+            own.tools = await call_next(context)
+            return own.tools
         listed = await self._listed("tools/list", context, call_next, lambda tool: tool.name)
         self._with_schema |= {tool.name for tool in listed if tool.output_schema is not None}
         return listed
@@ -280,14 +332,58 @@ class PolicyMiddleware(Middleware):
     ) -> Sequence[Item]:
         facts = await self._facts(context, denial_error)
         items = list(await call_next(context))
+        tools: Sequence[ListedTool | None] | None = None
+        if method == "tools/list" and self._pinned is not None:
+            admitted = await list_pinned(self._pinned, items)
+            items = [item for item in items if named(item) in admitted]
+            tools = [admitted[named(item)] for item in items]
         names = [named(item) for item in items]
-        return await filter_visible(self._decides, LIST_METHODS[method], items, names, self._server, facts)
+        return await filter_visible(self._decides, LIST_METHODS[method], items, names, self._server, facts, tools)
 
     async def _facts(self, context: MiddlewareContext[Any], error: Callable[[Decision], Exception]) -> Facts:
         facts = await identify_caller(self._identify, context)
         if facts is None:
             raise error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         return await prove_credentials(self._decides, facts)
+
+
+async def list_pinned(pinned: PinnedSession, tools: Sequence[Any]) -> Mapping[object, ListedTool]:
+    """Return the tools that may be shown, by name. Raises MCPError."""
+
+    async def fetch(_: Mapping[str, Any]) -> object:
+        return {"tools": tool_definitions(tools)}
+
+    try:
+        _, admitted = await pinned.list(fetch, {})
+    except (ListingError, PinFileError) as error:
+        why = UNREADABLE if isinstance(error, PinFileError) else str(error)
+        raise MCPError(INTERNAL_ERROR, f"no tools are listed: {why}") from None
+    return {tool.name: tool for tool in admitted}
+
+
+async def list_own_tools(owner: object, context: MiddlewareContext[Any]) -> object:
+    """Return the list of this server, with the changes of all middleware behind this one."""
+    if context.fastmcp_context is None:
+        return None
+    token = OWN_LISTING.set(listing := OwnListing(owner))
+    try:
+        await context.fastmcp_context.fastmcp.list_tools()
+    finally:
+        OWN_LISTING.reset(token)
+    return {"tools": tool_definitions(listing.tools)}
+
+
+def tool_definitions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Return the definitions as FastMCP sends them to clients of 2026-07-28, which is one of the reviewed forms."""
+    listed = [tool.to_mcp_tool(name=tool.name) for tool in dedupe_with_versions(list(tools), lambda tool: tool.name)]
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"execution"}) for tool in listed]
+
+
+def names_version(message: Any) -> bool:
+    """Return whether a call names a version of the tool, which may be another than the listed one."""
+    meta = getattr(message, "meta", None)
+    extension = meta.get("fastmcp") if isinstance(meta, Mapping) else None
+    return isinstance(extension, Mapping) and extension.get("version") is not None
 
 
 def caller_of(context: MiddlewareContext[Any]) -> SessionCaller | None:

@@ -26,6 +26,7 @@ from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpoint
 from policyengine.integrations.mcp.http_exchange import find_exchange
 from policyengine.integrations.mcp.line_streams import has_pipes, own_streams
+from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.session_upstream import connect_session
@@ -66,8 +67,9 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
         *,
         server: str,
         identify: Identify[RequestContext],
+        pins: ToolPins | None = None,
     ) -> None:
-        super().__init__(decides, server=server, identify=identify)
+        super().__init__(decides, server=server, identify=identify, pins=pins)
         self._confirms = confirms
 
     def answer(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +95,7 @@ class McpGateway:
     identify: Identify[RequestContext]
     upstream: McpUpstream
     confirms: ConfirmHandler | None = None
+    pins: ToolPins | None = None
     service: StatelessService | None = field(default=None, init=False)
 
     @asynccontextmanager
@@ -108,7 +111,9 @@ class McpGateway:
 
     def _policy(self) -> UpstreamPolicyMiddleware:
         confirms = self.confirms or ConfirmHandler(self.decides, ConfirmOptions())
-        return UpstreamPolicyMiddleware(self.decides, confirms, server=self.server, identify=self.identify)
+        return UpstreamPolicyMiddleware(
+            self.decides, confirms, server=self.server, identify=self.identify, pins=self.pins
+        )
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
         """Serve one client until it disconnects, in the era of its first request. The upstream is started when the

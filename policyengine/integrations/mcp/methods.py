@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
+from policyengine.integrations.mcp.pinned_tools import with_tool_facts
 from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.paths import MalformedPath
 from policyengine.runtime.values import Invalid
+from policyengine.tool_pins.listed_tools import ListedTool
 
 UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
@@ -140,11 +142,13 @@ async def filter_visible(
     names: Sequence[object],
     server: str,
     facts: Facts,
+    tools: Sequence[ListedTool | None] | None = None,
 ) -> list[Item]:
-    """Return the items that the caller may use with at least some arguments. Nothing is committed."""
+    """Return the items that the caller may use with at least some arguments. Nothing is committed. `tools` describes
+    the definitions of the items, if they are tools with pins."""
     found = []
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
-        if await is_visible(decides, listing, name, server, facts):
+        if await is_visible(decides, listing, name, server, facts, tools[at] if tools else None):
             found.append(item)
         if at % ITEMS_PER_TURN == ITEMS_PER_TURN - 1:
             await asyncio.sleep(0)
@@ -152,21 +156,31 @@ async def filter_visible(
 
 
 async def is_visible(
-    decides: PolicyDecisionPoint, listing: McpListMethod, name: object, server: str, facts: Facts
+    decides: PolicyDecisionPoint,
+    listing: McpListMethod,
+    name: object,
+    server: str,
+    facts: Facts,
+    tool: ListedTool | None = None,
 ) -> bool:
     if not isinstance(name, str) or (
         listing.asked_as in URI_METHODS
         and isinstance(canonical_resource_id(name, is_template=listing.has_templates), Invalid)
     ):
         return False
-    return might_pass(await evaluate_item(decides, listing, name, server, facts))
+    return might_pass(await evaluate_item(decides, listing, name, server, facts, tool))
 
 
 async def evaluate_item(
-    decides: PolicyDecisionPoint, listing: McpListMethod, name: str, server: str, facts: Facts
+    decides: PolicyDecisionPoint,
+    listing: McpListMethod,
+    name: str,
+    server: str,
+    facts: Facts,
+    tool: ListedTool | None = None,
 ) -> Decision:
     """Evaluate an item while its arguments are unknown."""
-    asked = build_mcp_question(listing.asked_as, {"name": name, "uri": name}, server, facts)
+    asked = with_tool_facts(build_mcp_question(listing.asked_as, {"name": name, "uri": name}, server, facts), tool)
     if listing.has_templates:
         asked["resource"] = {"type": "mcp_resource", "id": canonical_resource_id(name, is_template=True)}
     if asked.pop("args", None) is not None:

@@ -174,8 +174,9 @@ class Relay:
         asked = RelayRequest(request.method, request.params, request.id, http_request(metadata), caller)
         context = cast(RequestContext, asked)
 
-        async def go_on(_: RequestContext) -> dict[str, Any]:
-            return await self._forwarded(request, task_status)
+        async def go_on(wanted: RequestContext) -> dict[str, Any]:
+            sent = request if wanted is context else derive_request(cast(RelayRequest, wanted))
+            return await self._forwarded(sent, task_status)
 
         try:
             refuse_modern_request(request)
@@ -327,6 +328,7 @@ class Relay:
             case JSONRPCRequest():
                 await self._pass_request(message)
             case JSONRPCNotification():
+                self._policy.notice(message.method)
                 await self._pass_notification(message)
             case _:
                 pass
@@ -408,6 +410,13 @@ def refuse_modern_request(request: JSONRPCRequest) -> None:
         )
     if request.method == "server/discover":
         raise MCPError(METHOD_NOT_FOUND, "`server/discover` does not exist in versions with sessions", request.method)
+
+
+def derive_request(wanted: RelayRequest) -> JSONRPCRequest:
+    """Return a request of the gateway on behalf of a client's request, with an ID that no client knows."""
+    params = dict(wanted.params) if wanted.params else None
+    id = f"policyengine-{secrets.token_hex(16)}"
+    return JSONRPCRequest(jsonrpc="2.0", id=id, method=wanted.method, params=params)
 
 
 def http_request(metadata: MessageMetadata) -> Any:

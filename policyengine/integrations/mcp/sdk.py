@@ -8,8 +8,10 @@ may use, and methods that policies do not support are denied. Notifications, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -53,6 +55,14 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.pinned_tools import (
+    UNREADABLE,
+    ListingError,
+    PinnedSession,
+    ToolPins,
+    listing_params,
+    with_tool_facts,
+)
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
@@ -63,12 +73,14 @@ from policyengine.integrations.mcp.unambiguous_messages import (
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.format_values import format_value
+from policyengine.tool_pins.listed_tools import ListedTool
+from policyengine.tool_pins.pin_file import PinFileError
 
 try:
     from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, CallToolResult
+    from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolResult
     from mcp_types.methods import is_input_required
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
@@ -120,7 +132,8 @@ class PolicyMiddleware:
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
     `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
     `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals.
+    the URL of the console with the pages of approvals. With `pins`, the path of a pin file, only tools are shown and
+    called whose definition was reviewed.
     """
 
     params = staticmethod(check_local_params)
@@ -136,8 +149,11 @@ class PolicyMiddleware:
         wait_for_approval: float = 0.0,
         elicit: ElicitMode | str = ElicitMode.OFF,
         approval_pages: str | None = None,
+        pins: ToolPins | Path | str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self._pins = ToolPins.of(pins)
+        self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
         self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
         self._identify = identify or by_token(get_issuers(decides))
@@ -163,7 +179,9 @@ class PolicyMiddleware:
         params = self._clear_params(ctx)
         if (no := refuse_alias(ctx.method, params)) is not None:
             raise denial_error(no)
-        asked = build_mcp_question(ctx.method, params, self._server, await self.facts(ctx))
+        facts = await self.facts(ctx)
+        tool = await self._reviewed(ctx, call_next)
+        asked = with_tool_facts(build_mcp_question(ctx.method, params, self._server, facts), tool)
         decision = await decide_and_meet(self._decides, asked, self._duties)
         if ctx.method == "tools/call":
             caller = self.caller(ctx)
@@ -173,6 +191,8 @@ class PolicyMiddleware:
             if settled.outcome is Outcome.CONFIRM:
                 structured = params.get("name") not in self._with_schema
                 return self.answer(confirm_result(settled, self._confirms.options.pages, structured=structured))
+            if settled is not decision and settled.allowed:  # it waited, and the tool may have changed meanwhile
+                await self._reviewed(ctx, call_next, settled)
             decision, ctx = settled, without_answers(ctx)
         if not decision.allowed:
             await note_denial(ctx.request, ctx.request_id, self._decides, asked, decision)
@@ -198,14 +218,14 @@ class PolicyMiddleware:
 
     async def _listed(self, ctx: RequestContext, call_next: CallNext, listing: McpListMethod) -> HandlerResult:
         facts = await self.facts(ctx)
-        result = await call_next(ctx)
+        result, tools = await self._list(ctx, call_next)
         items = result.get(listing.items) if isinstance(result, dict) else None
         if not isinstance(result, dict) or not isinstance(items, list):
             raise MCPError(INTERNAL_ERROR, "the server's list is malformed and is not returned")
         names = [one.get(listing.name) if isinstance(one, dict) else None for one in items]
-        seen = await filter_visible(self._decides, listing, items, names, self._server, facts)
+        seen = await filter_visible(self._decides, listing, items, names, self._server, facts, tools)
         if items and not seen:
-            await self._warn(listing, names[0], facts)
+            await self._warn(listing, names[0], facts, tools[0] if tools else None)
         if ctx.method == "tools/list":
             self._with_schema |= {
                 name
@@ -215,12 +235,54 @@ class PolicyMiddleware:
         private = {"cacheScope": "private"} if "cacheScope" in result else {}  # another caller may see another list
         return {**result, listing.items: seen, **private}
 
-    async def _warn(self, listing: McpListMethod, name: object, facts: Facts) -> None:
+    async def _list(
+        self, ctx: RequestContext, call_next: CallNext
+    ) -> tuple[HandlerResult, Sequence[ListedTool | None] | None]:
+        """Return the server's list; of tools with pins, only those that may be shown, and their definitions. Raises
+        MCPError."""
+        if self._pinned is None or ctx.method != "tools/list":
+            return await call_next(ctx), None
+        if (ctx.params or {}).get("cursor") is not None:
+            raise MCPError(INVALID_PARAMS, "the cursor is not known: the list has one page")
+
+        async def fetch(params: Mapping[str, Any]) -> HandlerResult:
+            return await call_next(ctx if params is first else replace(ctx, params=params))
+
+        first = ctx.params or {}
+        try:
+            return await self._pinned.list(fetch, first)
+        except (ListingError, PinFileError) as error:
+            why = UNREADABLE if isinstance(error, PinFileError) else str(error)
+            raise MCPError(INTERNAL_ERROR, f"no tools are listed: {why}") from None
+
+    async def _reviewed(
+        self, ctx: RequestContext, call_next: CallNext, decision: Decision | None = None
+    ) -> ListedTool | None:
+        """Return the tool of a call as the server lists it; None without pins. A `decision` that allowed the call is
+        reported as failed if the tool must be reviewed first. Raises MCPError."""
+        if self._pinned is None or ctx.method != "tools/call":
+            return None
+        caller, name = self.caller(ctx), (ctx.params or {}).get("name")
+
+        async def fetch(params: Mapping[str, Any]) -> HandlerResult:
+            return await call_next(replace(ctx, method="tools/list", params=params))
+
+        def hold() -> AbstractContextManager[None]:
+            return nullcontext() if caller is None else caller.hold()
+
+        found = await self._pinned.find(name, fetch, listing_params(ctx.params), hold)
+        if isinstance(found, ListedTool):
+            return found
+        if decision is not None:
+            await report_outcome(self._decides, decision, 500)
+        raise denial_error(found)
+
+    async def _warn(self, listing: McpListMethod, name: object, facts: Facts, tool: ListedTool | None = None) -> None:
         """Warn once about an empty list: usually the agent or the server has a different name in the policy."""
         if self._warned or not isinstance(name, str):
             return
         self._warned = True
-        why = format_denial(await evaluate_item(self._decides, listing, name, self._server, facts))
+        why = format_denial(await evaluate_item(self._decides, listing, name, self._server, facts, tool))
         agent = facts.get("agent")
         who = agent.get("id") if isinstance(agent, Mapping) else None
         _LOG.warning(
@@ -259,6 +321,11 @@ class PolicyMiddleware:
             return self.params(ctx.params or {}, get_raw_message(ctx.request))
         except AmbiguousMessageError as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
+
+    def notice(self, method: str) -> None:
+        """Take note of a notification of the server."""
+        if self._pinned is not None:
+            self._pinned.notice(method)
 
     async def facts(self, ctx: RequestContext) -> Facts:
         """Return the verified facts about the caller of a message. Raises MCPError if the caller is not identified."""

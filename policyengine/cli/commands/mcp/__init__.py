@@ -1,0 +1,1 @@
+"""The commands of `policyengine mcp`: each reviews or lists the definitions of tools."""

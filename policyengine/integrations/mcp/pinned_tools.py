@@ -1,0 +1,241 @@
+"""Enforces the pins of tools at the gateway and in the middlewares: only tools whose listed definition was reviewed are
+shown and called. Nothing here depends on an SDK.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from typing import Any, TypeAlias
+
+import anyio
+
+from policyengine.integrations.enforcement_point import make_denial
+from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
+from policyengine.log_throttle import LogThrottle
+from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.format_values import format_value
+from policyengine.tool_pins.listed_tools import ListedTool, ToolListing, read_listing, unlisted_tool
+from policyengine.tool_pins.pin_file import PinFile, PinFileError, PinSet
+
+Result: TypeAlias = Mapping[str, Any]
+FetchPage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
+CLIENT_META = tuple(
+    f"io.modelcontextprotocol/{name}" for name in ("protocolVersion", "clientInfo", "clientCapabilities")
+)
+TOOLS_CHANGED = "notifications/tools/list_changed"
+MAX_PAGES = 200
+MAX_LISTED_TOOLS = 5_000
+MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
+LISTING_SECONDS = 30.0  # maximum seconds of a listing with all its pages
+REFRESH_SECONDS = 60.0  # seconds after which a call lists the tools again
+UNREADABLE = "the pins of tools cannot be read; the operator's log has the reason"
+_LOG = logging.getLogger("policyengine")
+
+
+class ListingError(Exception):
+    """The error for a list of tools that is malformed, too long or not complete in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinOptions:
+    """How often a session lists the tools for itself, and how long that may take, in seconds."""
+
+    refresh: float = REFRESH_SECONDS
+    limit: float = LISTING_SECONDS
+    clock: Callable[[], float] = monotonic
+
+
+class ToolPins:
+    """The pins of one server, for all sessions of a process. Each state of a tool is reported once. Threads may share
+    it."""
+
+    def __init__(
+        self,
+        file: PinFile | Path | str,
+        unreviewed: UnreviewedTools | str = UnreviewedTools.DENY,
+        options: PinOptions | None = None,
+    ) -> None:
+        self.file = file if isinstance(file, PinFile) else PinFile(file)
+        self.unreviewed = UnreviewedTools(unreviewed)
+        self.options = options or PinOptions()
+        self._reported: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._lock, self._throttle = Lock(), LogThrottle()
+
+    @classmethod
+    def of(cls, pins: ToolPins | Path | str | None) -> ToolPins | None:
+        return pins if pins is None or isinstance(pins, ToolPins) else cls(pins)
+
+    def read(self) -> PinSet:
+        """Return the pins in the file as it is now. Raises PinFileError, which is logged."""
+        try:
+            return self.file.read()
+        except PinFileError as error:
+            text = f"every tool is denied: {error.message}"
+            self._throttle.tell(logging.ERROR, "pins_unreadable", text, **{"event": "pins_unreadable"})
+            raise
+
+    def admits(self, tool: ListedTool) -> bool:
+        return tool.is_reviewed or self.unreviewed is UnreviewedTools.DECIDE
+
+    def report(self, tool: ListedTool, server: str, decides: object) -> None:
+        """Log a tool that is not reviewed: each of its states once."""
+        if tool.is_reviewed or not self._is_first(tool, server):
+            return
+        done = "is hidden and denied" if self.unreviewed is UnreviewedTools.DENY else "is decided by the policies"
+        text = f"the tool {format_value(tool.name)} of server {format_value(server)} {done}: {tool.why}"
+        self._throttle.tell(logging.WARNING, "tool_changed", text, **{"event": "tool_changed"})
+        recorder = getattr(decides, "recorder", None)
+        if recorder is not None:
+            recorder.write_system(
+                "tool_changed", server=server, tool=tool.name, state=str(tool.state), hash=tool.hash,
+                pinned=tool.pinned, why=tool.why,
+            )  # fmt: skip
+
+    def _is_first(self, tool: ListedTool, server: str) -> bool:
+        key = server, tool.name, tool.state, tool.hash
+        with self._lock:
+            is_first = key not in self._reported
+            self._reported[key] = None
+            self._reported.move_to_end(key)
+            if len(self._reported) > MAX_REPORTED:
+                self._reported.popitem(last=False)
+        return is_first
+
+
+class PinnedSession:
+    """The tools that a server lists in one session. Before a call, the session lists the tools for itself: at first,
+    after the server said that they changed, and at intervals. A list of the client is read completely as well, so that
+    the client gets only definitions that were compared with the pins."""
+
+    def __init__(self, pins: ToolPins, server: str, decides: object) -> None:
+        self._pins, self._server, self._decides = pins, server, decides
+        self._tools: dict[str, ToolListing] = {}
+        self._listed: float | None = None
+        self._listings = 0  # how often the session has listed the tools
+        self._changes = 0  # how often the server said that its tools changed
+        self._lock = anyio.Lock()
+
+    def notice(self, method: str) -> None:
+        """Let the next call list the tools again, if the server says that they changed."""
+        if method == TOOLS_CHANGED:
+            self._changes += 1
+            self._listed = None
+
+    async def list(self, fetch: FetchPage, params: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[ListedTool]]:
+        """Return the tools of all pages that may be shown in one page, and the same tools compared with their pins.
+        Raises ListingError, PinFileError, and the errors of `fetch`."""
+        self._pins.read()  # a pin file that cannot be read needs no list
+        result, items = await self._fetch_all(fetch, params)
+        pins = self._pins.read()
+        shown: dict[int, ListedTool] = {}
+        for at, listing in enumerate(self._note(items)):
+            if listing is not None:
+                tool = listing.compare(self._server, pins)
+                self._pins.report(tool, self._server, self._decides)
+                shown |= {at: tool} if self._pins.admits(tool) else {}
+        return {**result, "tools": [items[at] for at in shown]}, list(shown.values())
+
+    async def find(
+        self,
+        name: object,
+        fetch: FetchPage,
+        params: Mapping[str, Any],
+        hold: Callable[[], AbstractContextManager[None]],
+    ) -> ListedTool | Decision:
+        """Return the tool as the server lists it, or the denial of its call. While the session lists the tools, `hold`
+        lets the client send further messages."""
+        if not isinstance(name, str):
+            return make_denial("the tool has no name", Gate.DEFAULT)
+        try:
+            if self._is_fresh and self._pins.admits(tool := self._compare(name)):
+                return tool
+            # The server may list other tools to this caller, or may have been mended.
+            await self._list_again(fetch, params, hold)
+            return self._check(self._compare(name))
+        except PinFileError:
+            return make_denial(UNREADABLE)
+        except ListingError as error:
+            return make_denial(f"the tools of the server cannot be compared with their pins: {error}")
+
+    async def _list_again(
+        self, fetch: FetchPage, params: Mapping[str, Any], hold: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """List the tools, unless another call lists them meanwhile. Raises ListingError, and the errors of `fetch`."""
+        before = self._listings
+        with hold():
+            async with self._lock:
+                if before == self._listings:
+                    _, items = await self._fetch_all(fetch, params)
+                    self._note(items)
+
+    def _compare(self, name: str) -> ListedTool:
+        """Raises PinFileError."""
+        pins, listing = self._pins.read(), self._tools.get(name)
+        return unlisted_tool(name, self._server, pins) if listing is None else listing.compare(self._server, pins)
+
+    def _check(self, tool: ListedTool) -> ListedTool | Decision:
+        """Return the tool, or the denial of its call if it must be reviewed first."""
+        self._pins.report(tool, self._server, self._decides)
+        if self._pins.admits(tool):
+            return tool
+        message = f"the tool must be reviewed first, because {tool.why}: an operator runs `policyengine mcp review`"
+        return make_denial(message, Gate.DEFAULT)
+
+    @property
+    def _is_fresh(self) -> bool:
+        options = self._pins.options
+        return self._listed is not None and options.clock() - self._listed < options.refresh
+
+    def _note(self, items: Sequence[object]) -> Sequence[ToolListing | None]:
+        listings = read_listing(items)
+        self._tools = {one.name: one for one in listings if one is not None}
+        self._listings += 1
+        return listings
+
+    async def _fetch_all(self, fetch: FetchPage, params: Mapping[str, Any]) -> tuple[Result, Sequence[object]]:
+        """Return the first page and the items of all pages. Raises ListingError."""
+        changes, began = self._changes, self._pins.options.clock()
+        first: Result | None = None
+        items: list[object] = []
+        with anyio.move_on_after(self._pins.options.limit):
+            for _ in range(MAX_PAGES):
+                page = read_page(await fetch(params))
+                first = page if first is None else first
+                items += page["tools"]
+                if len(items) > MAX_LISTED_TOOLS:
+                    raise ListingError(f"the server lists more than {MAX_LISTED_TOOLS:,} tools")
+                if not (cursor := page.get("nextCursor")):
+                    self._listed = began if changes == self._changes else None
+                    return {name: value for name, value in first.items() if name != "nextCursor"}, items
+                params = {**params, "cursor": cursor}
+            raise ListingError(f"the list of the server has more than {MAX_PAGES} pages")
+        raise ListingError(f"the server did not list its tools within {self._pins.options.limit:g} s")
+
+
+def listing_params(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the parameters of a listing that a session makes on behalf of a request: what describes the client."""
+    meta = (params or {}).get("_meta")
+    client = {name: meta[name] for name in CLIENT_META if name in meta} if isinstance(meta, Mapping) else {}
+    return {"_meta": client} if client else {}
+
+
+def read_page(page: object) -> Result:
+    """Raises ListingError."""
+    if not isinstance(page, Mapping) or not isinstance(page.get("tools"), list):
+        raise ListingError("the server's list is malformed")
+    return page
+
+
+def with_tool_facts(question: dict[str, object], tool: ListedTool | None) -> dict[str, object]:
+    """Return the question with the facts about the tool's definition, if they are known."""
+    endpoint = question.get("tool")
+    if tool is None or not isinstance(endpoint, Mapping):
+        return question
+    return {**question, "tool": {**endpoint, **tool.facts}}
