@@ -51,6 +51,7 @@ class SystemEvent(StrEnum):
     CONSOLE_ANSWERED = "console_answered"
     CONSOLE_HALTED = "console_halted"
     CONSOLE_LIFTED = "console_lifted"
+    TOOL_CHANGED = "tool_changed"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MAX_SHOWN_NAME = 128
 
 
 class PinState(StrEnum):
-    """What is known about a tool. Only a pinned tool is reviewed."""
+    """The state of a tool compared with its pin. Only a pinned tool is reviewed."""
 
     PINNED = "pinned"
     CHANGED = "changed"
@@ -50,7 +50,7 @@ class ListedTool:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolListing:
+class ToolEntry:
     """A tool in a list of a server: the hash of its definition, or `why` it has none. `repeats` says whether the list
     has the name twice."""
 
@@ -78,7 +78,7 @@ class ToolListing:
         return ListedTool(self.name, PinState.NEW, "it was not reviewed", self.hash)
 
 
-def read_listing(definitions: Sequence[object]) -> list[ToolListing | None]:
+def read_listing(definitions: Sequence[object]) -> list[ToolEntry | None]:
     """Return each item of a list of tools with its hash; None for an item without a name."""
     names = Counter(name for item in definitions if (name := definition_name(item)) is not None)
     return [
@@ -92,12 +92,12 @@ def definition_name(item: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def hash_listed(name: str, definition: object, *, repeats: bool = False) -> ToolListing:
+def hash_listed(name: str, definition: object, *, repeats: bool = False) -> ToolEntry:
     try:
         hash = hash_definition(definition if isinstance(definition, Mapping) else {})
     except DefinitionError as error:
-        return ToolListing(name, None, str(error), repeats)
-    return ToolListing(name, hash, "", repeats)
+        return ToolEntry(name, None, str(error), repeats)
+    return ToolEntry(name, hash, "", repeats)
 
 
 def unlisted_tool(name: str, server: str, pins: PinSet) -> ListedTool:

@@ -192,7 +192,7 @@ class PinReader:
         except DefinitionError as error:
             raise self._error(path, str(error)) from None
         if actual != hash:
-            hint = "`policyengine mcp review` writes it anew"
+            hint = "restore the file, or remove this pin and review the tool again"
             raise self._error(path, "the definition was changed after its review: its hash is another", hint)
 
     def _members(self, tree: object, path: JsonPath, names: Sequence[str]) -> Mapping[str, Any]:

@@ -21,9 +21,10 @@ COMMANDS = [
     *["audit verify", "audit prove", "audit check", "audit rotate-key"],
     *["audit query", "audit pack", "audit report", "audit export"],
     *["behavior learn", "behavior show", "behavior forget", "behavior release", "behavior evaluate"],
-    *["behavior report", "behavior suggest", "halt", "halt list", "halt lift", "keys", "config"],
+    *["behavior report", "behavior suggest", "mcp review", "mcp pins", "halt", "halt list", "halt lift"],
+    *["keys", "config"],
 ]
-GROUPS = {"approvals", "audit", "behavior", "halt"}
+GROUPS = {"approvals", "audit", "behavior", "halt", "mcp"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 

@@ -86,14 +86,14 @@ Came = TypeVar("Came")
 
 
 @dataclass(eq=False)
-class OwnListing:
+class OwnToolList:
     """A list of tools that the middleware `owner` makes for itself, while it decides a call."""
 
     owner: object
     tools: Sequence[Tool] = field(default_factory=tuple)
 
 
-OWN_LISTING: ContextVar[OwnListing | None] = ContextVar("own_listing", default=None)
+OWN_TOOL_LIST: ContextVar[OwnToolList | None] = ContextVar("own_tool_list", default=None)
 
 
 class McpDeniedError(AuthorizationError):
@@ -301,7 +301,7 @@ class PolicyMiddleware(Middleware):
     async def on_list_tools(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Sequence[Any]]
     ) -> Sequence[Any]:
-        if (own := OWN_LISTING.get()) is not None and own.owner is self:
+        if (own := OWN_TOOL_LIST.get()) is not None and own.owner is self:
             own.tools = await call_next(context)
             return own.tools
         listed = await self._listed("tools/list", context, call_next, lambda tool: tool.name)
@@ -365,11 +365,11 @@ async def list_own_tools(owner: object, context: MiddlewareContext[Any]) -> obje
     """Return the list of this server, with the changes of all middleware behind this one."""
     if context.fastmcp_context is None:
         return None
-    token = OWN_LISTING.set(listing := OwnListing(owner))
+    token = OWN_TOOL_LIST.set(listing := OwnToolList(owner))
     try:
         await context.fastmcp_context.fastmcp.list_tools()
     finally:
-        OWN_LISTING.reset(token)
+        OWN_TOOL_LIST.reset(token)
     return {"tools": tool_definitions(listing.tools)}
 
 

@@ -21,7 +21,7 @@ from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.format_values import format_value
-from policyengine.tool_pins.listed_tools import ListedTool, ToolListing, read_listing, unlisted_tool
+from policyengine.tool_pins.listed_tools import ListedTool, ToolEntry, read_listing, unlisted_tool
 from policyengine.tool_pins.pin_file import PinFile, PinFileError, PinSet
 
 Result: TypeAlias = Mapping[str, Any]
@@ -116,7 +116,7 @@ class PinnedSession:
 
     def __init__(self, pins: ToolPins, server: str, decides: object) -> None:
         self._pins, self._server, self._decides = pins, server, decides
-        self._tools: dict[str, ToolListing] = {}
+        self._tools: dict[str, ToolEntry] = {}
         self._listed: float | None = None
         self._listings = 0  # how often the session has listed the tools
         self._changes = 0  # how often the server said that its tools changed
@@ -193,7 +193,7 @@ class PinnedSession:
         options = self._pins.options
         return self._listed is not None and options.clock() - self._listed < options.refresh
 
-    def _note(self, items: Sequence[object]) -> Sequence[ToolListing | None]:
+    def _note(self, items: Sequence[object]) -> Sequence[ToolEntry | None]:
         listings = read_listing(items)
         self._tools = {one.name: one for one in listings if one is not None}
         self._listings += 1

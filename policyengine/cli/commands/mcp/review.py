@@ -70,7 +70,7 @@ def review(
     timeout: ListSeconds = 30.0,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Show how the tools of an MCP server differ from their reviewed definitions, and pin them.
+    """Show the tools of an MCP server that are not reviewed, and pin them.
 
     It lists the tools as `mcp-gateway` does, and shows each tool that is new, changed or removed, or whose name looks
     like that of a reviewed tool, with the difference and with hints about suspicious texts. With --accept, --accept-all
@@ -202,15 +202,15 @@ class ReviewSession:
     def show(self, accepted: list[ToolReview], *, ask: bool) -> list[ToolReview]:
         """Print the reviews; if wanted, ask about each, and return those that are accepted."""
         screen, others = Screen(), self.others
-        for one in self.reviews:
-            print_review(screen, one, self.server, others)
-            if not ask or not one.is_acceptable:
+        for item in self.reviews:
+            print_review(screen, item, self.server, others)
+            if not ask or not item.is_acceptable:
                 continue
-            answer = ask_reviewer(f"accept the {state_word(one)} tool `{self.server}/{show_name(one.name)}`? [y/N/q] ")
+            answer = ask_reviewer(f"accept the {state_word(item)} tool `{self.server}/{show_name(item.name)}`? [y/N/q] ")
             if answer == "q":
                 break
             if answer == "y":
-                accepted = [*accepted, one]
+                accepted = [*accepted, item]
         return accepted
 
     def write(self, file: PinFile, accepted: Sequence[ToolReview], by: str) -> None:
