@@ -213,7 +213,7 @@ def members_read(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             return (("chain", "hops"), ("agent", "id"))
         case ("cluster", *_):
             return (("agent", "id"),)
-        case ("tool", *_):
+        case ("tool",) | ("tool", "name" | "server"):
             return (("tool", "name"), ("tool", "server"))
         case (root,):
             return ((root, "id"),)

@@ -18,7 +18,7 @@ from policyengine.control_characters import is_invisible
 from policyengine.tool_pins.differences import join_path
 
 MAX_HINTS = 50
-MAX_EXCERPT = 120
+MAX_EXCERPT = 80
 MAX_HINT_DEPTH = 64
 MIN_TOOL_NAME = 4  # shorter names of other tools are usually words
 MAX_SCANNED = 64 * 1024  # characters of one text
@@ -102,7 +102,7 @@ def texts_in(path: str, value: object, depth: int) -> Iterator[tuple[str, str]]:
 def hints_in(path: str, text: str, others: Collection[str]) -> Iterator[InstructionHint]:
     unseen = next((at for at, char in enumerate(text) if is_invisible(char)), None)
     if unseen is not None:
-        yield InstructionHint(HintKind.INVISIBLE, path, excerpt_at(text, unseen))
+        yield InstructionHint(HintKind.INVISIBLE, path, excerpt_at(text, unseen, MAX_EXCERPT // 2))
     for word in WORD.finditer(text):
         if len(scripts_of(word[0])) > 1:
             yield InstructionHint(HintKind.MIXED, path, word[0][:MAX_EXCERPT])
@@ -125,6 +125,5 @@ def comparable_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
 
 
-def excerpt_at(text: str, at: int) -> str:
-    start = max(0, at - 20)
-    return text[start : start + MAX_EXCERPT]
+def excerpt_at(text: str, at: int, before: int = 0) -> str:
+    return text[max(0, at - before) :][:MAX_EXCERPT]

@@ -202,7 +202,8 @@ class RegionDraft:
                 path = "/" + "/".join(map(quote_segment, texts))
                 request.setdefault("request", {}).update(method=method, path=path)
             case ToolEndpoint(server, tool):
-                request["tool"] = {"name": tool} if server is None else {"server": server, "name": tool}
+                named = {"name": tool} if server is None else {"server": server, "name": tool}
+                request.setdefault("tool", {}).update(named)
             case ActionEndpoint(verb, type_):
                 request["action"] = {"name": verb}
                 request["resource"] = {"type": type_, "id": request.get("resource", {}).get("id", "x")}

@@ -72,7 +72,7 @@ def difference_lines(differences: Sequence[MemberDifference]) -> Iterator[str]:
         changed = difflib.unified_diff(before, after, n=CONTEXT_LINES, lineterm="")
         for number, line in enumerate(changed):
             if number >= 2 and not line.startswith("@@"):  # the first two lines name files
-                yield f"{line[0]}   | {shorten(show_characters(line[1:]))}"
+                yield f"{line[0]}   | {shorten(show_characters(line[1:]))}".rstrip()
 
 
 def shorten(line: str) -> str:

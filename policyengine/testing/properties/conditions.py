@@ -94,7 +94,7 @@ def can_hold(claim: k.Expr, site: EndpointContext) -> bool:
 
 def is_of_endpoint(fact: k.Fact) -> bool:
     match fact.path:
-        case ("tool", *_) | ("request", "method" | "path"):
+        case ("tool",) | ("tool", "name" | "server") | ("request", "method" | "path"):
             return True
         case _:
             return False

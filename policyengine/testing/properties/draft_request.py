@@ -306,7 +306,7 @@ class DraftRequest:
             facts.pop(root, None)
         for root, members in self.spot.members.items():
             given = facts.get(root)
-            facts[root] = {**(given if isinstance(given, Mapping) and root == "request" else {}), **members}
+            facts[root] = {**(given if isinstance(given, Mapping) and root in ("request", "tool") else {}), **members}
         return facts
 
     def data(self) -> dict[EntityRef, EntityData]:

@@ -38,8 +38,9 @@ NOWHERE = Span(Source("record", ""), 0, 0)
 METHOD = re.compile(r"[A-Z]+")
 RESERVED_WORDS = frozenset({"ACTION", "ANY", "INPUT", "OUTPUT", "RESULT", "TOOL"})  # keywords of the test language
 VERB = re.compile(r"[a-z_][A-Za-z0-9_]*")
-OPTIONAL_ROOTS = ("request", "body", "args", "context", "task")
-NOT_FACTS = ("tool", "action", "resource", "chain", "approvals", "entities", "pending", "options")
+OPTIONAL_ROOTS = ("request", "tool", "body", "args", "context", "task")
+ENDPOINT_FACTS = frozenset({("request", "method"), ("request", "path"), ("tool", "name"), ("tool", "server")})
+NOT_FACTS = ("action", "resource", "chain", "approvals", "entities", "pending", "options")
 ATTESTER_MEMBERS = ("model", "model_hash", "environment")
 SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 
@@ -138,7 +139,7 @@ class CaseWriter:
         if not given and root in ("agent", "user"):
             yield f"{root}.id", "absent"
         for name, value in given.items():
-            if value is not None and (root, name) not in (("request", "method"), ("request", "path")):
+            if value is not None and (root, name) not in ENDPOINT_FACTS:
                 yield from self._fact((root, str(name)), value, unsaid, lean)
 
     def _fact(self, path: tuple[str, ...], value: object, unsaid: list[str], lean: bool) -> Iterator[tuple[str, str]]:

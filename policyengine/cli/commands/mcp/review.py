@@ -206,7 +206,9 @@ class ReviewSession:
             print_review(screen, item, self.server, others)
             if not ask or not item.is_acceptable:
                 continue
-            answer = ask_reviewer(f"accept the {state_word(item)} tool `{self.server}/{show_name(item.name)}`? [y/N/q] ")
+            answer = ask_reviewer(
+                f"accept the {state_word(item)} tool `{self.server}/{show_name(item.name)}`? [y/N/q] "
+            )
             if answer == "q":
                 break
             if answer == "y":
