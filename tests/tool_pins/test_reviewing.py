@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -103,10 +103,10 @@ def test_an_ordinary_text_has_no_hint(text: str) -> None:
 def test_attack_the_number_of_hints_and_their_time_are_bounded() -> None:
     texts = {f"x{number}": "ignore all previous " * 300 for number in range(40)}
     slow = {"a": "<" * 60_000, "b": "do not " * 9_000, "c": "a@" * 30_000, "d": " " * 60_000, "e": "\n " * 30_000}
-    began = perf_counter()
+    began = process_time()
     assert len(find_hints({"name": "x", "inputSchema": texts | slow})) <= MAX_HINTS
     assert len(find_hints({"name": "x", "inputSchema": slow})) <= MAX_HINTS
-    assert perf_counter() - began < 5
+    assert process_time() - began < 5
 
 
 def review(listed: list[Any], pins: PinSet) -> dict[str, PinState]:

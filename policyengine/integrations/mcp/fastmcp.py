@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -33,6 +31,7 @@ from policyengine.integrations.enforcement_point import (
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.fastmcp_tools import OWN_TOOL_LIST, list_own_tools, list_pinned, names_version
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
     DECIDED_METHODS,
@@ -47,13 +46,7 @@ from policyengine.integrations.mcp.methods import (
     refuse_alias,
     subscribed_resources,
 )
-from policyengine.integrations.mcp.pinned_tools import (
-    UNREADABLE,
-    ListingError,
-    PinnedSession,
-    ToolPins,
-    with_tool_facts,
-)
+from policyengine.integrations.mcp.pinned_tools import PinnedSession, ToolPins, with_tool_facts
 from policyengine.integrations.mcp.sdk import denial_error
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
 from policyengine.integrations.mcp.unambiguous_messages import (
@@ -65,7 +58,6 @@ from policyengine.integrations.mcp.unambiguous_messages import (
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.tool_pins.listed_tools import ListedTool
-from policyengine.tool_pins.pin_file import PinFileError
 
 try:
     from fastmcp.exceptions import AuthorizationError
@@ -73,27 +65,15 @@ try:
     from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
     from fastmcp.server.dependencies import get_access_token, get_http_request
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
-    from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
-    from fastmcp.utilities.versions import dedupe_with_versions
+    from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, TextContent
+    from mcp_types import INVALID_REQUEST, TextContent
 except ImportError as error:
     raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
 INTERIM_RESULTS = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")
 Came = TypeVar("Came")
-
-
-@dataclass(eq=False)
-class OwnToolList:
-    """A list of tools that the middleware `owner` makes for itself, while it decides a call."""
-
-    owner: object
-    tools: Sequence[Tool] = field(default_factory=tuple)
-
-
-OWN_TOOL_LIST: ContextVar[OwnToolList | None] = ContextVar("own_tool_list", default=None)
 
 
 class McpDeniedError(AuthorizationError):
@@ -345,45 +325,6 @@ class PolicyMiddleware(Middleware):
         if facts is None:
             raise error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         return await prove_credentials(self._decides, facts)
-
-
-async def list_pinned(pinned: PinnedSession, tools: Sequence[Any]) -> Mapping[object, ListedTool]:
-    """Return the tools that may be shown, by name. Raises MCPError."""
-
-    async def fetch(_: Mapping[str, Any]) -> object:
-        return {"tools": tool_definitions(tools)}
-
-    try:
-        _, admitted = await pinned.list(fetch, {})
-    except (ListingError, PinFileError) as error:
-        why = UNREADABLE if isinstance(error, PinFileError) else str(error)
-        raise MCPError(INTERNAL_ERROR, f"no tools are listed: {why}") from None
-    return {tool.name: tool for tool in admitted}
-
-
-async def list_own_tools(owner: object, context: MiddlewareContext[Any]) -> object:
-    """Return the list of this server, with the changes of all middleware behind this one."""
-    if context.fastmcp_context is None:
-        return None
-    token = OWN_TOOL_LIST.set(listing := OwnToolList(owner))
-    try:
-        await context.fastmcp_context.fastmcp.list_tools()
-    finally:
-        OWN_TOOL_LIST.reset(token)
-    return {"tools": tool_definitions(listing.tools)}
-
-
-def tool_definitions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    """Return the definitions as FastMCP sends them to clients of 2026-07-28, which is one of the reviewed forms."""
-    listed = [tool.to_mcp_tool(name=tool.name) for tool in dedupe_with_versions(list(tools), lambda tool: tool.name)]
-    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"execution"}) for tool in listed]
-
-
-def names_version(message: Any) -> bool:
-    """Return whether a call names a version of the tool, which may be another than the listed one."""
-    meta = getattr(message, "meta", None)
-    extension = meta.get("fastmcp") if isinstance(meta, Mapping) else None
-    return isinstance(extension, Mapping) and extension.get("version") is not None
 
 
 def caller_of(context: MiddlewareContext[Any]) -> SessionCaller | None:
