@@ -42,7 +42,7 @@ def read_pin_file(file: PinFile) -> PinSet:
     try:
         return file.read()
     except PinFileError as error:
-        facts = (("file", str(file.path)),)
+        facts = (("file", file.name),)
         raise CommandError("pins", error.message, error.hint, facts, detail=error.detail) from None
 
 
@@ -52,7 +52,7 @@ def note_pins(server: str, pins: ToolPins | None) -> None:
     if pins is None:
         _LOG.info("the tools of server %s are not pinned: %s", format_value(server), hint)
     elif not pins.file.read().servers.get(server):
-        _LOG.warning("no tool of server %s is reviewed in `%s`: %s", format_value(server), pins.file.path, hint)
+        _LOG.warning("no tool of server %s is reviewed in `%s`: %s", format_value(server), pins.file.name, hint)
 
 
 def existing_paths(paths: Sequence[Path]) -> Sequence[Path]:

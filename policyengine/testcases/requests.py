@@ -132,6 +132,8 @@ def build_question(endpoint: CaseEndpoint, world: Scenario, catalogue: FactCatal
     facts = with_chain(with_issuer(world.facts), world.now)
     for root in LEARNED_ROOTS:
         facts.pop(root, None)  # callers cannot send what is learned about them
+    if "tool" not in endpoint.members:
+        facts.pop("tool", None)  # facts about the definition of a tool, which `given` states for all requests
     attestation = facts.get("attestation")
     if isinstance(attestation, Mapping):
         facts["attestation"] = catalogue.attested(attestation)

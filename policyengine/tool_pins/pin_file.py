@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from policyengine.bounded_files import check_regular, read_stream
+from policyengine.control_characters import one_line
 from policyengine.diagnostics.model import format_location, source_excerpt
 from policyengine.source import Source, Span
 from policyengine.tool_pins.definitions import Definition, DefinitionError, hash_definition
@@ -86,10 +87,10 @@ class PinSet:
 
 
 class PinFile:
-    """A pin file that a process reads again when it changes. Threads may share it."""
+    """A pin file that a process reads again when it changes; messages show its path as given. Threads may share it."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).absolute()
+        self.path, self.name = Path(path).absolute(), str(path)
         self._latest: tuple[FileStamp, PinSet] | None = None
 
     def read(self) -> PinSet:
@@ -106,10 +107,10 @@ class PinFile:
             raise PinFileError(f"{error.message}, so the pins are not trusted", error.hint) from None
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            raise PinFileError(f"the pin file `{self.path}` cannot be read: {why}", RESTORE_HINT) from None
-        if (problem := write_problem(self.path, status)) is not None:
+            raise PinFileError(f"the pin file `{self.name}` cannot be read: {why}", RESTORE_HINT) from None
+        if (problem := write_problem(self.name, status)) is not None:
             raise PinFileError(f"{problem}, so the pins are not trusted", "review it, then `chmod go-w` it")
-        pins = parse_pins(raw, str(self.path))
+        pins = parse_pins(raw, self.name)
         self._latest = stamp_of_file(status), pins
         return pins
 
@@ -219,7 +220,7 @@ class PinReader:
 
 def located_error(name: str, text: str, place: tuple[int, int], message: str, hint: str = RESTORE_HINT) -> PinFileError:
     span = Span(Source(name, text), *place)
-    detail = "\n".join([f"{format_location(span)}: {message}", *source_excerpt(span)])
+    detail = "\n".join([one_line(f"{format_location(span)}: {message}"), *source_excerpt(span)])
     return PinFileError(f"`{name}`, line {span.line}: {message}", hint, detail)
 
 

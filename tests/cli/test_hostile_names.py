@@ -207,6 +207,13 @@ ASKED: dict[str, tuple[str, ...]] = {
         "halt lift x --reason r --file NAME",
         "halt lift x --reason r --store sqlite:///NAME",
     ),
+    "mcp review": (
+        "mcp review good --server NAME --upstream NAME",
+        "mcp review none.policy --server notes --upstream true",
+        "mcp review good --server notes --upstream true --pins NAME --accept NAME",
+        "mcp review good --server notes --upstream true --pins api.json",
+    ),
+    "mcp pins": ("mcp pins none.policy", "mcp pins NAME", "mcp pins good --pins NAME", "mcp pins good --pins api.json"),
     "keys": ("keys list NAME", "keys list request.json", "keys new NAME/none"),
     "config": ("config check", "config show", "config check broken"),
     "repl": ("repl good", "repl broken"),

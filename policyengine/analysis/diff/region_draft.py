@@ -113,6 +113,8 @@ class RegionDraft:
                 return self._write(path, learned_value(path, value))
             case _ if path[0] in UNWRITABLE_ROOTS or path in UNWRITABLE_PATHS:
                 return False
+            case ("tool", _) if not isinstance(self.at.endpoint, ToolEndpoint):
+                return False
             case _:
                 return self._write(path, value)
 

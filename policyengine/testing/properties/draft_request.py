@@ -19,6 +19,7 @@ from policyengine.testing.properties.endpoints import (
     ConcreteAction,
     ConcreteEndpoint,
     ConcreteHttp,
+    ConcreteTool,
     EndpointContext,
     with_capture,
 )
@@ -234,6 +235,8 @@ class DraftRequest:
                 text = value.id if isinstance(value, EntityRef) else value
                 return isinstance(text, str) and self._fill(name, text)
             case ("tool",) | ("chain", *_):
+                return False
+            case ("tool", _) if not isinstance(self.spot, ConcreteTool):
                 return False
             case _ if path in LEARNED_FACTS:
                 return is_learned_value(path, value) and self.put(path, value)

@@ -14,7 +14,7 @@ SHORT_HASH = 19  # characters of a hash in text: `sha256:` and twelve digits
 
 
 def list_pins(paths: PoliciesOrBundle, pins: PinFileOption = None, format: TextOrJson = OutputFormat.TEXT) -> int:
-    """List the reviewed definitions of tools, with reviewers and times.
+    """List the reviewed definitions of tools, with reviewers.
 
     \b
     Exit codes:

@@ -70,7 +70,7 @@ def review(
     timeout: ListSeconds = 30.0,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Show the tools of an MCP server that are not reviewed, and pin them.
+    """Show and pin the tools of a server that are not reviewed.
 
     It lists the tools as `mcp-gateway` does, and shows each tool that is new, changed or removed, or whose name looks
     like that of a reviewed tool, with the difference and with hints about suspicious texts. With --accept, --accept-all
@@ -219,18 +219,18 @@ class ReviewSession:
         """Write the pins, unless the file was changed meanwhile. Raises CommandError."""
         now = read_pin_file(file) if file.path.exists() or file.path.is_symlink() else PinSet()
         if now != self.before:
-            raise CommandError("pins", f"`{file.path}` was changed during the review", "review again")
+            raise CommandError("pins", f"`{file.name}` was changed during the review", "review again")
         moment = format_rfc3339(utc_now(), "seconds")
         try:
             write_pins(file.path, accept_reviews(now, self.server, accepted, moment, by))
         except OSError as error:
-            raise file_error(file.path, error) from None
+            raise file_error(file.name, error) from None
 
     def to_dict(self, file: PinFile, accepted: Collection[str]) -> dict[str, Any]:
         others = self.others
         return {
             "server": self.server,
-            "pins": str(file.path),
+            "pins": file.name,
             "versions": list(self.listings),
             "tools": [review_data(one, others, accepted=one.name in accepted) for one in self.reviews],
         }
@@ -246,7 +246,7 @@ def ask_reviewer(question: str) -> str:
 def print_summary(file: PinFile, accepted: Sequence[ToolReview], left: Sequence[ToolReview]) -> None:
     screen = Screen()
     if accepted:
-        screen.line(f"pinned {pluralize(len(accepted), 'tool')} in {shell_command([str(file.path)])}")
+        screen.line(f"pinned {pluralize(len(accepted), 'tool')} in {shell_command([file.name])}")
     if left:
         screen.line(f"{pluralize(len(left), 'tool')} to review")
     elif not accepted:
