@@ -50,7 +50,8 @@ def note_pins(server: str, pins: ToolPins | None) -> None:
     """Log if no tool of the server is pinned."""
     hint = "`policyengine mcp review` shows and pins their definitions"
     if pins is None:
-        _LOG.info("the tools of server %s are not pinned: %s", format_value(server), hint)
+        extra = {"event": "tools_not_pinned"}
+        _LOG.info("the tools of server %s are not pinned: %s", format_value(server), hint, extra=extra)
     elif not pins.file.read().servers.get(server):
         _LOG.warning("no tool of server %s is reviewed in `%s`: %s", format_value(server), pins.file.name, hint)
 

@@ -15,6 +15,7 @@ from policyengine.runtime.format_values import format_value
 
 if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk
+    from policyengine.engine.recorder import DecisionRecorder
 
 _LOG = logging.getLogger("policyengine")
 
@@ -33,6 +34,10 @@ class LiveEngine:
     @property
     def approvals(self) -> ApprovalDesk | None:
         return self._reloading.current.approvals
+
+    @property
+    def recorder(self) -> DecisionRecorder:
+        return self._reloading.current.recorder
 
     async def prove_async(self, facts: Facts) -> Facts:
         return await self._reloading.current.prove_async(facts)

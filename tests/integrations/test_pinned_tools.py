@@ -16,17 +16,20 @@ from typing import Any
 import anyio
 import pytest
 from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequest, CallToolRequestParams, CallToolResult, Implementation
 
 from policyengine.audit import DecisionLog, read_log
 from policyengine.engine import Engine
-from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream
+from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
 from policyengine.integrations.mcp.sdk import always
+from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.tool_pins.definitions import hash_definition
 from policyengine.tool_pins.pin_file import PinSet, write_pins
+from tests import forking
 from tests.tool_pins.pinning import pin_file, pins_of, tool
 
 POLICY = """
@@ -477,3 +480,54 @@ def test_replaced_pins_take_effect_without_a_restart(gateway: Gateway) -> None:
         assert "it was not reviewed" in await call(client, "read")
 
     gateway.talk({"lists": [[[READ]]]}, work)
+
+
+# ── The command ───────────────────────────────────────────────────────────────────────────────
+
+
+def use_command(folder: Path, plan: dict[str, Any], *options: str) -> tuple[list[str], str, str]:
+    """The listed tools, the answer to a call of `read`, and what the gateway says on stderr."""
+    (folder / "notes.policy").write_text(POLICY)
+    words = ["--server", "notes", "--as", "agent=coder", "--as", "issuer=local", "--log", str(folder / "log.jsonl")]
+    upstream = ["--upstream", hostile_server(folder, plan)]
+    command, *arguments = [*forking.command(), "mcp-gateway", str(folder / "notes.policy"), *words, *upstream, *options]
+
+    async def run() -> tuple[list[str], str]:
+        with (folder / "errors").open("w") as errors:
+            started = stdio_client(StdioServerParameters(command=command, args=arguments), errlog=errors)
+            async with Client(started, mode="legacy") as client:
+                return await names(client), await call(client, "read")
+
+    return (*asyncio.run(asyncio.wait_for(run(), 60)), (folder / "errors").read_text())
+
+
+def test_the_command_uses_the_pin_file_next_to_the_policies(gateway: Gateway, tmp_path: Path) -> None:
+    gateway.pin(READ)
+    listed, denied, said = use_command(tmp_path, {"lists": [[[EVIL, WRITE]]]})
+    assert listed == []
+    assert "not the reviewed one" in denied
+    assert 'the tool "read" of server "notes" is hidden and denied: its definition is not the reviewed one' in said
+    changes = [one for one in read_log(tmp_path / "log.jsonl") if getattr(one, "event", "") == "tool_changed"]
+    assert len(changes) == 2
+
+
+def test_the_command_says_at_startup_that_tools_are_not_pinned(tmp_path: Path) -> None:
+    listed, text, said = use_command(tmp_path, {"lists": [[[READ]]]})
+    assert (listed, text) == (["read"], "call 1 of read")
+    assert said.count('the tools of server "notes" are not pinned: `policyengine mcp review`') == 1
+
+
+def test_the_command_says_at_startup_that_no_tool_of_the_server_is_reviewed(gateway: Gateway, tmp_path: Path) -> None:
+    pin_file(tmp_path, pins_of(READ, server="bank"))
+    listed, denied, said = use_command(tmp_path, {"lists": [[[READ]]]}, "--pins", str(tmp_path / "mcp-pins.json"))
+    assert listed == []
+    assert "it was not reviewed" in denied
+    assert 'no tool of server "notes" is reviewed' in said
+
+
+def test_observe_mode_does_not_lift_pins(gateway: Gateway, tmp_path: Path) -> None:
+    gateway.pin(WRITE)
+    observing = ("--observe", "--observe-until", "7d")
+    listed, denied, _ = use_command(tmp_path, {"lists": [[[READ, WRITE]]]}, *observing)
+    assert listed == ["write"]
+    assert "it was not reviewed" in denied

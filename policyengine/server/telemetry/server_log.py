@@ -18,7 +18,8 @@ from policyengine.control_characters import one_line, printable_json
 from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
-INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are also logged as text
+# Routine events that are also logged as text.
+INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared", "tools_not_pinned"})
 FINDINGS_EVENT = "reload_refused"  # the event whose message has a line for each finding
 # Optional members of a line, which the caller of the logger may set.
 EXTRA_MEMBERS = (

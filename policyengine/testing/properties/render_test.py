@@ -25,7 +25,7 @@ from policyengine.vocabulary import GROUPED_ROOTS
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BARE_PATH = re.compile(r"(?:/(?:[A-Za-z0-9_][A-Za-z0-9._~@-]*))+")
 BARE_TOOL_NAME = re.compile(r"[A-Za-z0-9_](?:[-.\/:]*[A-Za-z0-9_])*")
-REQUEST_ROOTS = ("body", "args", "context")
+REQUEST_ROOTS = ("tool", "body", "args", "context")
 IMPORT = re.compile(r"\bimport\s+(\S+)(?:\s+as\s+(\S+))?")
 
 

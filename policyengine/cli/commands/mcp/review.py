@@ -161,7 +161,7 @@ class ToolSource:
     def _connect(self, errors: TextIO) -> Any:
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
-        from policyengine.integrations.mcp.gateway import McpUpstream
+        from policyengine.integrations.mcp.upstream import McpUpstream
 
         target = McpUpstream(self.upstream, self.token, self.environment, self.limit)
         if target.is_url:
