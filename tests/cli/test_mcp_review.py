@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server import MCPServer
 
 from policyengine.tool_pins.pin_file import PIN_FILE, PinFile, PinSet
+from tests.integrations.serving import serving
 from tests.integrations.test_pinned_tools import SERVER
 from tests.tool_pins.pinning import pin_file, pins_of, tool
 
-pytest.importorskip("mcp", reason="missing: pip install '.[mcp]'")
 READ = tool("read", "Read a note.", annotations={"readOnlyHint": True})
 EVIL = {
     **READ,
@@ -128,6 +129,21 @@ def test_json_has_every_difference_and_hint(review: Any, tmp_path: Path) -> None
     assert (found["tool"], found["state"], found["accepted"]) == ("read", "changed", False)
     assert [one["path"] for one in found["differences"]] == ["description", "inputSchema.properties.context.type"]
     assert {one["kind"] for one in found["hints"]} >= {"instruction to the model", "names a secret"}
+
+
+def test_a_server_over_http_is_reviewed(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    server = MCPServer("notes")
+
+    @server.tool()
+    def read(path: str) -> str:
+        """Read a note."""
+        return path
+
+    with serving(server.streamable_http_app()) as url:
+        done = run("mcp", "review", "p", "--server", "notes", "--upstream", f"{url}/mcp", "--accept-all")
+    assert done.code == 0
+    assert set(pins(tmp_path).servers["notes"]) == {"read"}
 
 
 # ── Hostile servers ───────────────────────────────────────────────────────────────────────────

@@ -323,6 +323,33 @@ def test_attack_a_server_that_never_lists_its_tools_is_not_called(gateway: Gatew
     gateway.talk({"lists": [[[READ]]], "silent": True}, work)
 
 
+def test_attack_a_call_that_is_cancelled_while_the_gateway_lists_the_tools_is_not_made(gateway: Gateway) -> None:
+    gateway.pin(READ)
+
+    async def work(client: Client) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, client, "read")
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        await client.session.send_ping()  # now the server lists its tools
+        assert await call(client, "read") == "call 1 of read"
+
+    gateway.talk({"lists": [[[READ]]], "hold": True}, work)
+
+
+def test_other_requests_are_answered_while_the_gateway_lists_the_tools(gateway: Gateway) -> None:
+    gateway.pin(READ)
+
+    async def work(client: Client) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, client, "read")
+            await anyio.wait_all_tasks_blocked()
+            await client.session.send_ping()
+        assert await call(client, "read") == "call 2 of read"
+
+    gateway.talk({"lists": [[[READ]]], "hold": True}, work)
+
+
 def test_attack_repeated_members_of_a_definition_do_not_reach_the_client(gateway: Gateway) -> None:
     gateway.pin(READ)
     good = json.dumps(READ)
