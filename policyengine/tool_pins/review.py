@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from policyengine.tool_pins.definitions import Definition, DefinitionError, hash_definition
@@ -36,6 +37,14 @@ class ToolReview:
     @property
     def is_acceptable(self) -> bool:
         return self.state not in UNACCEPTABLE_STATES
+
+    @property
+    def digest(self) -> str:
+        """The hash of the definition or, if the server lists several, of their hashes; empty if there is none."""
+        hashes = sorted({hash for one in self.definitions if (hash := hash_listed(self.name, one).hash) is not None})
+        if len(hashes) == 1:
+            return hashes[0]
+        return f"sha256:{sha256(' '.join(hashes).encode()).hexdigest()}" if hashes else ""
 
     def differences(self) -> list[MemberDifference]:
         if not self.definitions or self.state is PinState.UNUSABLE:

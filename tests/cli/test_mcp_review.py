@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mcp.server import MCPServer
 
+from policyengine.tool_pins.definitions import hash_definition
 from policyengine.tool_pins.pin_file import PIN_FILE, PinFile, PinSet
 from tests.integrations.serving import serving
 from tests.integrations.test_pinned_tools import SERVER
@@ -26,10 +27,11 @@ EVIL = {
 ESCAPES = "\x1b[2J\x1b]0;title\x07\x1b]8;;https://evil.example\x07click\x1b]8;;\x07\r\x9b1A\u202e\u2066\u200b\u2028"
 
 
-REVIEW = """\
+REVIEW = f"""\
 changed notes/read
   its definition is not the reviewed one
   reviewed 2026-11-30T05:00:00Z by alice
+  hash {hash_definition(EVIL)}
   description
     | Read a note.
 +   |
@@ -43,6 +45,7 @@ changed notes/read
 
 new notes/new
   it was not reviewed
+  hash {hash_definition(tool("new"))}
   name
 +   | new
   description
@@ -99,6 +102,16 @@ def test_accepted_tools_are_pinned_with_reviewer_and_time(review: Any, tmp_path:
     )  # fmt: skip
     assert pins(tmp_path).pin("notes", "gone") is not None
     assert pins(tmp_path).pin("notes", "new") is None
+
+
+def test_attack_a_tool_that_changes_between_review_and_acceptance_is_not_pinned(review: Any, tmp_path: Path) -> None:
+    seen = review([READ], "--format", "json").json["tools"][0]["hash"]
+    done = review([EVIL], "--accept", f"read={seen}")
+    assert (done.code, done.err.splitlines()[0]) == (
+        1, f"error: `read` has another hash now: `{hash_definition(EVIL)}`",
+    )  # fmt: skip
+    assert not (tmp_path / "p" / PIN_FILE).exists()
+    assert review([READ], "--accept", f"read={seen}").code == 0
 
 
 def test_all_tools_can_be_accepted_and_a_removed_one_loses_its_pin(review: Any, tmp_path: Path) -> None:

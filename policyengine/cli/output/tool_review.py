@@ -50,6 +50,8 @@ def print_review(screen: Screen, review: ToolReview, server: str, others: Collec
         screen.line(
             f"  reviewed {show_characters(review.pin.reviewed)} by {show_characters(review.pin.by) or 'nobody'}"
         )
+    if review.digest and review.is_acceptable:
+        screen.line(f"  hash {review.digest}")
     lines = list(difference_lines(review.differences()))
     for line in lines[:MAX_SHOWN_LINES]:
         screen.diff([line])
@@ -85,6 +87,7 @@ def review_data(review: ToolReview, others: Collection[str], *, accepted: bool) 
         "state": state_word(review),
         "why": review.why,
         "accepted": accepted,
+        "hash": review.digest or None,
         "pinned": [] if review.pin is None else sorted(review.pin.hashes),
         "differences": [{"path": one.path, "before": one.before, "after": one.after} for one in review.differences()],
         "hints": [hint_data(hint) for hint in review.hints(others)],

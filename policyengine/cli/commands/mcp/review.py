@@ -191,13 +191,15 @@ class ReviewSession:
         if everything:
             return [one for one in self.reviews if one.is_acceptable]
         known = {one.name: one for one in self.reviews}
-        for name in names:
+        accepted = {}
+        for text in names:
+            name, _, hash = (text, "", "") if text in known else text.rpartition("=")
             if name not in known:
-                message = f"`{show_name(name)}` is not a tool that must be reviewed"
+                message = f"`{show_name(name or text)}` is not a tool that must be reviewed"
                 raise CommandError("usage", message, "run the command without `--accept` to see the tools", code=2)
-            if not known[name].is_acceptable:
-                raise CommandError("pins", f"`{show_name(name)}` cannot be pinned: {known[name].why}")
-        return [known[name] for name in dict.fromkeys(names)]
+            check_accepted(known[name], hash)
+            accepted[name] = known[name]
+        return list(accepted.values())
 
     def show(self, accepted: list[ToolReview], *, ask: bool) -> list[ToolReview]:
         """Print the reviews; if wanted, ask about each, and return those that are accepted."""
@@ -234,6 +236,17 @@ class ReviewSession:
             "versions": list(self.listings),
             "tools": [review_data(one, others, accepted=one.name in accepted) for one in self.reviews],
         }
+
+
+def check_accepted(review: ToolReview, hash: str) -> None:
+    """Check that a tool can be pinned, and that it still has the hash that the reviewer saw, if one is given. Raises
+    CommandError."""
+    name = show_name(review.name)
+    if not review.is_acceptable:
+        raise CommandError("pins", f"`{name}` cannot be pinned: {review.why}")
+    if hash and hash != review.digest:
+        message = f"`{name}` has another hash now: `{review.digest}`"
+        raise CommandError("pins", message, "the server has changed it since the review: review it again")
 
 
 def ask_reviewer(question: str) -> str:
