@@ -12,9 +12,11 @@ from policyengine.runtime.format_values import format_value
 from policyengine.tool_pins.pin_file import PIN_FILE, PinFile, PinFileError, PinSet
 
 if TYPE_CHECKING:
+    from policyengine import kernel as k
     from policyengine.integrations.mcp.pinned_tools import ToolPins
     from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 
+PIN_FACTS = frozenset({("tool", name) for name in ("pinned", "changed", "hash")})
 _LOG = logging.getLogger("policyengine")
 
 
@@ -46,12 +48,17 @@ def read_pin_file(file: PinFile) -> PinSet:
         raise CommandError("pins", error.message, error.hint, facts, detail=error.detail) from None
 
 
-def note_pins(server: str, pins: ToolPins | None) -> None:
-    """Log if no tool of the server is pinned."""
+def note_pins(server: str, pins: ToolPins | None, kernel: k.Kernel) -> None:
+    """Log if no tool of the server is pinned, and if the policies then read facts that are unknown."""
+    from policyengine.testing.recording.case_writer import facts_read
+
     hint = "`policyengine mcp review` shows and pins their definitions"
     if pins is None:
-        extra = {"event": "tools_not_pinned"}
-        _LOG.info("the tools of server %s are not pinned: %s", format_value(server), hint, extra=extra)
+        level, extra = logging.INFO, {"event": "tools_not_pinned"}
+        read = sorted({".".join(fact.path) for fact in facts_read(kernel) if fact.path in PIN_FACTS})
+        if read:
+            level, hint = logging.WARNING, f"{hint}; until then, `{read[0]}`, which the policies read, is unknown"
+        _LOG.log(level, "the tools of server %s are not pinned: %s", format_value(server), hint, extra=extra)
     elif not pins.file.read().servers.get(server):
         _LOG.warning("no tool of server %s is reviewed in `%s`: %s", format_value(server), pins.file.name, hint)
 

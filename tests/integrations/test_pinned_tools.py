@@ -512,9 +512,9 @@ def test_replaced_pins_take_effect_without_a_restart(gateway: Gateway) -> None:
 # ── The command ───────────────────────────────────────────────────────────────────────────────
 
 
-def use_command(folder: Path, plan: dict[str, Any], *options: str) -> tuple[list[str], str, str]:
+def use_command(folder: Path, plan: dict[str, Any], *options: str, policy: str = POLICY) -> tuple[list[str], str, str]:
     """The listed tools, the answer to a call of `read`, and what the gateway says on stderr."""
-    (folder / "notes.policy").write_text(POLICY)
+    (folder / "notes.policy").write_text(policy)
     words = ["--server", "notes", "--as", "agent=coder", "--as", "issuer=local", "--log", str(folder / "log.jsonl")]
     upstream = ["--upstream", hostile_server(folder, plan)]
     command, *arguments = [*forking.command(), "mcp-gateway", str(folder / "notes.policy"), *words, *upstream, *options]
@@ -542,6 +542,13 @@ def test_the_command_says_at_startup_that_tools_are_not_pinned(tmp_path: Path) -
     listed, text, said = use_command(tmp_path, {"lists": [[[READ]]]})
     assert (listed, text) == (["read"], "call 1 of read")
     assert said.count('the tools of server "notes" are not pinned: `policyengine mcp review`') == 1
+
+
+def test_the_command_warns_of_facts_that_are_unknown_without_pins(tmp_path: Path) -> None:
+    listed, denied, said = use_command(tmp_path, {"lists": [[[READ]]]}, policy=CAREFUL)
+    assert listed == []
+    assert "`tool.pinned` is unknown: absent" in denied
+    assert "until then, `tool.changed`, which the policies read, is unknown" in said
 
 
 def test_the_command_says_at_startup_that_no_tool_of_the_server_is_reviewed(gateway: Gateway, tmp_path: Path) -> None:

@@ -460,7 +460,7 @@ def run_gateway(
     engine = MeteredLiveEngine(held, tally, "mcp")
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
     gateway = McpGateway(engine, front.server, who, behind, confirms, front.pins)
-    note_pins(front.server, front.pins)
+    note_pins(front.server, front.pins, held.current.kernel)
     if front.port is None:
         freeze_startup()
         anyio.run(gateway.over_stdio, backend_options={"use_uvloop": find_spec("uvloop") is not None})
