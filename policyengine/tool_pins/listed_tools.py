@@ -45,7 +45,7 @@ class ListedTool:
     def facts(self) -> Mapping[str, object]:
         """The facts `tool.pinned`, `tool.changed` and `tool.hash`."""
         hash = {} if self.hash is None else {"hash": self.hash}
-        changed = self.pinned is not None and not self.is_reviewed
+        changed = self.pinned is not None and self.state not in (PinState.PINNED, PinState.UNLISTED)
         return {"pinned": self.is_reviewed, "changed": changed, **hash}
 
 

@@ -91,14 +91,14 @@ class PinFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path, self.name = Path(path).absolute(), str(path)
-        self._latest: tuple[FileStamp, PinSet] | None = None
+        self._latest: tuple[FileStamp, PinSet | PinFileError] | None = None
 
     def read(self) -> PinSet:
         """Return the pins. Raises PinFileError."""
         latest = self._latest
         try:
             if latest is not None and latest[0] == stamp_of_file(os.stat(self.path)):
-                return latest[1]
+                return usable_pins(latest[1])
             self._latest = None
             with os.fdopen(open_trusted(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
                 check_regular((status := os.fstat(file.fileno())).st_mode)
@@ -110,9 +110,20 @@ class PinFile:
             raise PinFileError(f"the pin file `{self.name}` cannot be read: {why}", RESTORE_HINT) from None
         if (problem := write_problem(self.name, status)) is not None:
             raise PinFileError(f"{problem}, so the pins are not trusted", "review it, then `chmod go-w` it")
-        pins = parse_pins(raw, self.name)
+        pins: PinSet | PinFileError
+        try:
+            pins = parse_pins(raw, self.name)
+        except PinFileError as error:
+            pins = error
         self._latest = stamp_of_file(status), pins
-        return pins
+        return usable_pins(pins)
+
+
+def usable_pins(pins: PinSet | PinFileError) -> PinSet:
+    """Raises PinFileError."""
+    if isinstance(pins, PinFileError):
+        raise pins.with_traceback(None)
+    return pins
 
 
 def stamp_of_file(status: os.stat_result) -> FileStamp:

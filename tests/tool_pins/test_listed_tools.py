@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from policyengine.tool_pins.definitions import MAX_DEFINITION_BYTES
-from policyengine.tool_pins.listed_tools import PinState, read_listing
+from policyengine.tool_pins.listed_tools import PinState, read_listing, unlisted_tool
 from policyengine.tool_pins.look_alikes import look_alike_key
 from policyengine.tool_pins.pin_file import PinSet
 from tests.tool_pins.pinning import pins_of, tool
@@ -97,3 +97,7 @@ def test_facts_distinguish_pinned_changed_and_new_tools() -> None:
     (other,) = read_listing([{**READ, "x": 1}])
     assert other is not None
     assert other.compare("notes", PINS).facts["changed"] is True
+
+
+def test_a_tool_that_is_not_listed_is_not_changed() -> None:
+    assert unlisted_tool("read_file", "notes", PINS).facts == {"pinned": False, "changed": False}

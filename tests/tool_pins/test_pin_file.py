@@ -101,6 +101,16 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert file.read() == PinSet()
 
 
+def test_a_damaged_file_is_refused_until_it_changes(tmp_path: Path) -> None:
+    file = PinFile(pin_file(tmp_path, PINS))
+    file.path.write_text("{}")
+    for _ in range(2):
+        with pytest.raises(PinFileError, match="`format` is missing"):
+            file.read()
+    write_pins(file.path, PINS)
+    assert file.read() == PINS
+
+
 def test_attack_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
     file = PinFile(pin_file(tmp_path, PINS))
     file.path.chmod(0o666)
