@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from policyengine.integrations.mcp import fastmcp, sdk
 from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
 from policyengine.tool_pins.pin_file import PIN_FILE, PinSet, write_pins
 from policyengine.tool_pins.review import accept_reviews, review_tools
+from tests.integrations.approving import CAROL, Shop, at, fastmcp_server, sdk_server
 from tests.integrations.test_pinned_tools import CAREFUL, CODER, POLICY, Clock
 
 REVIEWED = "2026-11-30T05:00:00Z"
@@ -198,6 +200,39 @@ def test_a_mounted_server_keeps_its_own_middleware_while_the_outer_one_lists_its
         return server
 
     notes.review(build(guarded=False))
-    names, text = asyncio.run(use_fastmcp(build(guarded=True)))
-    assert names == ["read", "count"]  # the policy grants no tool of `other`
-    assert text == "content of "
+
+    async def run() -> None:
+        async with FastClient(build(guarded=True)) as client:
+            with pytest.raises(ToolError, match="the server does not list it"):  # no rule grants a tool of `other`
+                await client.call_tool("inner_add", {})
+            assert [one.name for one in await client.list_tools()] == ["read", "count"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("point", ["sdk", "sdk, 2025", "fastmcp"])
+def test_attack_a_tool_that_changes_while_its_call_waits_for_an_approval_is_not_called(
+    point: str, tmp_path: Path
+) -> None:
+    shop = Shop()
+    build = sdk_server if point.startswith("sdk") else fastmcp_server
+    pins = ToolPins(tmp_path / PIN_FILE)
+    server = shop.tools(MCPServer("billing") if build is sdk_server else FastMCP("billing"))
+    reviews = review_tools(
+        list_server_tools("billing", lambda: getattr(server, "_mcp_server", server)).listings, "billing", PinSet()
+    )
+    write_pins(pins.file.path, accept_reviews(PinSet(), "billing", reviews, REVIEWED, "alice"))
+
+    def approve() -> None:
+        write_pins(pins.file.path, PinSet())
+        shop.approvals.approve(shop.waiting, CAROL)
+
+    async def run() -> None:
+        async with at(point, shop, wait_for_approval=300, pins=pins) as place:
+            with suppress(MCPError):
+                reply = await place.call("refund", {"amount": 900}, approve)
+                assert "must be reviewed first" in reply.text
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert shop.calls == []
+    assert shop.reports == [500]

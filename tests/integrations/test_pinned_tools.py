@@ -208,6 +208,37 @@ def test_attack_a_definition_that_changes_silently_is_denied_after_the_next_list
     gateway.talk({"lists": [[[READ]], [[EVIL]]], "after_call": 1}, work)
 
 
+def test_attack_tools_that_change_during_a_listing_are_listed_again(gateway: Gateway) -> None:
+    gateway.pin(READ)
+
+    async def work(client: Client) -> None:
+        assert await call(client, "read") == "call 1 of read"
+        assert "not the reviewed one" in await call(client, "read")
+
+    gateway.talk({"lists": [[[READ]], [[EVIL]]], "early": True}, work)
+
+
+def test_attack_a_tool_that_is_no_longer_listed_is_denied(gateway: Gateway) -> None:
+    gateway.pin(READ, WRITE)
+
+    async def work(client: Client) -> None:
+        assert await names(client) == ["read", "write"]
+        assert await names(client) == ["read"]
+        assert "the server does not list it" in await call(client, "write")
+
+    gateway.talk({"lists": [[[READ, WRITE]], [[READ]]]}, work)
+
+
+def test_a_mended_tool_is_called_without_a_restart(gateway: Gateway) -> None:
+    gateway.pin(READ)
+
+    async def work(client: Client) -> None:
+        assert "not the reviewed one" in await call(client, "read")
+        assert await call(client, "read") == "call 1 of read"
+
+    gateway.talk({"lists": [[[EVIL]], [[READ]]]}, work)
+
+
 def test_attack_a_server_that_lists_good_tools_to_the_gateway_and_others_to_the_client_shows_nothing(
     gateway: Gateway,
 ) -> None:
