@@ -73,6 +73,7 @@ class Gateway:
     unreviewed: str = "deny"
     limit: float = 20.0
     name: str = "a client"
+    mode: str = "legacy"
 
     def pin(self, *definitions: dict[str, Any], others: PinSet | None = None) -> None:
         pins = pins_of(*definitions)
@@ -87,7 +88,7 @@ class Gateway:
 
         async def run() -> Any:
             info = Implementation(name=self.name, version="1")
-            async with Client(connected(gateway), mode="legacy", client_info=info) as client:
+            async with Client(connected(gateway), mode=self.mode, client_info=info) as client:
                 return await work(client)
 
         return asyncio.run(asyncio.wait_for(run(), 30))
@@ -146,6 +147,20 @@ def test_a_new_tool_is_hidden_and_denied_until_it_is_reviewed(gateway: Gateway) 
         assert await list_and_call(client) == (["read", "write"], "call 2 of read", "call 3 of write")
 
     gateway.talk({"lists": [[[READ, WRITE]]]}, work)
+
+
+@pytest.mark.parametrize("mode", ["auto", "2026-07-28"])
+def test_attack_a_changed_tool_is_hidden_from_modern_clients_and_denied(gateway: Gateway, mode: str) -> None:
+    gateway.pin(READ, WRITE)
+    gateway.mode = mode
+
+    async def work(client: Client) -> None:
+        assert await list_and_call(client) == (["read", "write"], "call 1 of read", "call 2 of write")
+        listed, denied, text = await list_and_call(client)
+        assert (listed, text) == (["write"], "call 3 of write")
+        assert "not the reviewed one" in denied
+
+    gateway.talk({"lists": [[[READ], [WRITE]], [[EVIL], [WRITE]]]}, work)
 
 
 def test_a_call_without_a_list_is_compared_as_well(gateway: Gateway) -> None:
