@@ -22,7 +22,11 @@ from policyengine.runtime.values import Invalid
 UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
-NOTIFICATIONS = "notifications/"
+# Signals of a client. They change nothing that a policy decides; a server may attach anything to other notifications.
+CLIENT_NOTIFICATIONS = frozenset({
+    "notifications/initialized", "notifications/cancelled", "notifications/progress",
+    "notifications/roots/list_changed",
+})  # fmt: skip
 # Matches a reason for a denial that names a pending fact; the arguments of the call may supply the fact.
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
 # FastMCP also finds a tool by a second name, a hash followed by the tool's name. A rule about the tool's name does not
@@ -68,10 +72,15 @@ def build_mcp_question(method: str, params: Mapping[str, Any], server: str, fact
     """Return the question for one of the DECIDED_METHODS; `facts` describe only the caller. Facts of the HTTP request
     that `facts` lack are pending.
     """
+    return {**endpoint_facts(method, params, server, facts), **pending_http_facts(facts)}
+
+
+def pending_http_facts(facts: Facts) -> dict[str, object]:
+    """Return the member `pending`, with the facts of the HTTP request that `facts` lack; nothing if none is missing."""
     http = facts.get("request")
     said = http if isinstance(http, Mapping) else {}
     pending = [fact for name, fact in REQUEST_FACTS.items() if name not in said]
-    return {**endpoint_facts(method, params, server, facts), **({"pending": pending} if pending else {})}
+    return {"pending": pending} if pending else {}
 
 
 def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:

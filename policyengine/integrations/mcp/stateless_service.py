@@ -137,7 +137,12 @@ class StatelessService:
         if asked.method == "server/discover":
             return await upstream.discover()
         owner = isolated_owner(asked.proved)
-        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, asked.notify)
+
+        async def notify(method: str, params: dict[str, Any]) -> None:
+            if await self.policy.client_messages.admits(method, params, asked.proved):
+                await asked.notify(method, params)
+
+        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify)
         if asked.method == LISTEN:
             return await self._listen(upstream, call)
         if not isinstance(upstream, ModernUpstream):
