@@ -1,9 +1,10 @@
-"""Lists the tools of an MCP server, over streamable HTTP or by starting a command."""
+"""Lists what an MCP server offers, over streamable HTTP or by starting a command."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from policyengine.importers.documents import Value
@@ -16,8 +17,9 @@ TIMEOUT_SECONDS = 30.0
 MAX_PAGES = 200
 
 
-def list_tools(source: str) -> tuple[Value, str]:
-    """Return the list of tools as JSON values, and the server's own name. Raises ApiImportError."""
+def list_offers(source: str) -> tuple[Value, str]:
+    """Return the tools, resources, templates and prompts as JSON values, and the server's own name. Raises
+    ApiImportError."""
     try:
         from mcp.client.client import Client
         from mcp.client.stdio import StdioServerParameters
@@ -30,7 +32,7 @@ def list_tools(source: str) -> tuple[Value, str]:
         words = _split_command(source)
         target = StdioServerParameters(command=words[0], args=words[1:])
     try:
-        return asyncio.run(asyncio.wait_for(_list_all_pages(Client(target)), TIMEOUT_SECONDS))
+        return asyncio.run(asyncio.wait_for(_list_all(Client(target)), TIMEOUT_SECONDS))
     except TimeoutError:
         raise ApiImportError(f"no complete response within {TIMEOUT_SECONDS:.0f} s", f"`{source}`") from None
     except ApiImportError:
@@ -41,20 +43,29 @@ def list_tools(source: str) -> tuple[Value, str]:
         ) from None
 
 
-async def _list_all_pages(client: Any) -> tuple[Value, str]:
-    tools: list[Any] = []
+async def _list_all(client: Any) -> tuple[Value, str]:
     async with client:
-        cursor = None
-        for _ in range(MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            tools += [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
-            cursor = page.next_cursor
-            if not cursor:
-                break
-        else:
-            raise ApiImportError(f"the list of tools has more than {MAX_PAGES} pages")
+        offers = client.server_capabilities.model_dump(mode="json", by_alias=True, exclude_none=True)
+        lists: dict[str, Any] = {"tools": await _all_pages(client.list_tools, "tools")}
+        if "resources" in offers:
+            lists["resources"] = await _all_pages(client.list_resources, "resources")
+            lists["resourceTemplates"] = await _all_pages(client.list_resource_templates, "resource_templates")
+        if "prompts" in offers:
+            lists["prompts"] = await _all_pages(client.list_prompts, "prompts")
         info = getattr(client, "server_info", None)
-        return {"tools": tools}, getattr(info, "name", "") or ""
+        return {**lists, "capabilities": offers}, getattr(info, "name", "") or ""
+
+
+async def _all_pages(list_page: Callable[..., Awaitable[Any]], member: str) -> list[Any]:
+    items: list[Any] = []
+    cursor = None
+    for _ in range(MAX_PAGES):
+        page = await list_page(cursor=cursor)
+        items += [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in getattr(page, member)]
+        cursor = page.next_cursor
+        if not cursor:
+            return items
+    raise ApiImportError(f"the list of {member.replace('_', ' ')} has more than {MAX_PAGES} pages")
 
 
 def _split_command(command: str) -> list[str]:

@@ -18,7 +18,8 @@ from policyengine.importers.documents import Document, read_document
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import base_of, is_url, read_base
 from policyengine.importers.json_schema import facts_of
-from policyengine.importers.mcp_client import list_tools
+from policyengine.importers.mcp_client import list_offers
+from policyengine.importers.mcp_offers import MEMBERS, OfferReader
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, ServerTool
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
 from policyengine.importers.sanitize import quoted_comment, safe_name
@@ -44,7 +45,7 @@ def read_tools(source: str, name: str | None = None) -> Api:
         document = read_document(source, read_base(base_of(source)))
         called = ""
     else:
-        tree, called = list_tools(source)
+        tree, called = list_offers(source)
         document = Document(source, tree)
     server = safe_name(name or called or (Path(source).stem if is_json_file(source) else ""), "tools").strip("_")
     return _ToolListReader(document, name or server).api(server)
@@ -79,17 +80,25 @@ class _ToolListReader:
                 kind = max(before.kind, operation.kind, key=lambda kind: kind.severity)
                 operation = ApiOperation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
             found[operation.key] = operation
-        return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), tuple(self.notes))
+        reader = OfferReader(self.server)
+        offers = reader.read(self._whole())
+        notes = (*self.notes, *reader.notes)
+        return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), notes, offers)
 
-    def listed(self) -> Iterator[DocumentNode]:
-        """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response. Raises
-        ApiImportError.
-        """
+    def _whole(self) -> DocumentNode:
+        """Return the object with the lists, which may be the result in a complete JSON-RPC response."""
         node = DocumentNode(self.document.tree, "", self.document)
         if isinstance(node.value, dict) and isinstance(node.value.get("result"), dict):
-            node = node.child("result", node.value["result"])
+            return node.child("result", node.value["result"])
+        return node
+
+    def listed(self) -> Iterator[DocumentNode]:
+        """Yield the tools of a plain list, or of the object around it. Raises ApiImportError."""
+        node = self._whole()
         if isinstance(node.value, dict):
             if "tools" not in node.value:
+                if any(name in node.value for name, _ in MEMBERS.values()):
+                    return iter(())
                 raise node.problem("`tools` is missing", "pass the result of `tools/list`")
             node = node.child("tools", node.value["tools"])
         listed = list(node.elements("`tools`"))

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from policyengine.http.resource_uris import canonical_template, canonical_uri
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
-from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.paths import MalformedPath
 from policyengine.runtime.values import Invalid
@@ -22,11 +22,11 @@ from policyengine.runtime.values import Invalid
 UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resources/unsubscribe"})
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
+NOTIFICATIONS = "notifications/"
 # Signals of a client. They change nothing that a policy decides; a server may attach anything to other notifications.
-CLIENT_NOTIFICATIONS = frozenset({
-    "notifications/initialized", "notifications/cancelled", "notifications/progress",
-    "notifications/roots/list_changed",
-})  # fmt: skip
+CLIENT_NOTIFICATIONS = frozenset(
+    f"{NOTIFICATIONS}{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
+)
 # Matches a reason for a denial that names a pending fact; the arguments of the call may supply the fact.
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
 # FastMCP also finds a tool by a second name, a hash followed by the tool's name. A rule about the tool's name does not
