@@ -152,7 +152,7 @@ class ApiOperation:
 
 
 class OfferKind(StrEnum):
-    """What an MCP server offers beside tools."""
+    """The kinds of what an MCP server offers beside tools."""
 
     RESOURCE = "resource"
     TEMPLATE = "template"
@@ -188,7 +188,7 @@ class ServerOffer:
 
 @dataclass(frozen=True, slots=True)
 class McpOffers:
-    """What a server offers beside tools. `left_out` contains kinds and reasons; `is_complete` says that the server
+    """The offers of a server beside tools. `left_out` contains kinds and reasons; `is_complete` says that the server
     itself was asked, so that its capabilities are known."""
 
     server: str = ""

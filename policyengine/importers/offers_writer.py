@@ -191,7 +191,7 @@ def sample_ids(offer: ServerOffer) -> list[str]:
 
 
 def unlisted_ids(listed: Sequence[ServerOffer]) -> list[str]:
-    """Return IDs that none of the offers covers: one that nobody lists, and those with a slash in a variable."""
+    """Return IDs that none of the offers covers: an unlisted one, and those with a slash in a variable."""
     longer = [pattern.longer for one in listed for pattern in one.patterns if pattern.longer]
     return [id for id in dict.fromkeys((UNLISTED, *longer)) if not any(covers(one, id) for one in listed)]
 

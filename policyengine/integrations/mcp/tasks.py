@@ -124,7 +124,7 @@ class TaskDesk:
         self._decides, self._table = decides, table
 
     async def register(self, question: Facts, params: Mapping[str, Any], decision: Decision, result: object) -> bool:
-        """Keep the task that a call created. Return False if the call created none, or if nobody can own it."""
+        """Keep the task that a call created. Return False if the call created none, or its caller has no name."""
         task, owner = created_task(result), task_owner(question)
         id = None if task is None else task.get("taskId")
         small = len(repr(question.get("args"))) <= MAX_ARGUMENT_CHARACTERS
@@ -190,7 +190,7 @@ def life_seconds(ttl: object) -> float:
 
 
 def task_owner(facts: Facts) -> CallerIdentity | None:
-    """Return the owner of the tasks of a caller; None if its credentials are not verified, or name nobody."""
+    """Return the owner of the tasks of a caller; None if its credentials are not verified, or it has no name."""
     found = caller_identity(facts)
     return None if "credentials" in facts or (found.agent is None and found.user is None) else found
 

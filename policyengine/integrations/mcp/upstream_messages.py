@@ -62,7 +62,7 @@ class RequestInProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientQuestion:
+class UnansweredRequest:
     """A request of the upstream server that the client has not answered; only the caller for whom it was decided may
     answer."""
 
@@ -79,7 +79,7 @@ class UpstreamMessages:
         self._server, self._callers, self._tasks = server, callers, tasks
         self._decider = ClientMessageDecider(decides, server)
         self._in_progress: dict[MessageId, RequestInProgress] = {}
-        self._questions: dict[MessageId, ClientQuestion] = {}
+        self._questions: dict[MessageId, UnansweredRequest] = {}
         self._subscriptions: dict[str, Facts] = {}  # by canonical URI
         self._elicitations: dict[str, None] = {}  # oldest first
         self._dropped: set[str] = set()
@@ -119,7 +119,7 @@ class UpstreamMessages:
         if len(self._questions) >= MAX_UNANSWERED:
             return UpstreamRefusal(INVALID_REQUEST, f"the client has not answered {MAX_UNANSWERED} requests")
         if method == "ping":
-            self._questions[id] = ClientQuestion(None, None, None, perf_counter())
+            self._questions[id] = UnansweredRequest(None, None, None, perf_counter())
             return None
         if method not in CLIENT_ACTIONS or method == LOG_MESSAGE:
             return UpstreamRefusal(METHOD_NOT_FOUND, "this gateway does not relay the method")
@@ -133,7 +133,9 @@ class UpstreamMessages:
             self._elicitations[page] = None
             if len(self._elicitations) > MAX_ELICITATIONS:
                 del self._elicitations[next(iter(self._elicitations))]
-        self._questions[id] = ClientQuestion(decision, caller_identity(facts), progress_token(params), perf_counter())
+        self._questions[id] = UnansweredRequest(
+            decision, caller_identity(facts), progress_token(params), perf_counter()
+        )
         return None
 
     def _caller(self) -> Facts | None:
