@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import fastmcp
+import httpx
 import pytest
 from fastmcp.server.extensions import MethodBinding as FastBinding
 from fastmcp.server.extensions import ServerExtension
@@ -22,6 +23,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.enforcement_point import make_denial
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
+from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.tasks import (
     MAX_ARGUMENT_CHARACTERS,
@@ -34,6 +36,7 @@ from policyengine.integrations.mcp.tasks import (
 )
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.relaying import MALLORY, Session, relayed
+from tests.integrations.serving import serving
 
 POLICY = """
 language 1
@@ -420,4 +423,42 @@ def test_a_middleware_binds_the_tasks_of_its_server_to_their_callers(watched: Wa
             assert (await client.session.send_request(asked, AnyResult)).model_extra["result"] == DONE
 
     asyncio.run(asyncio.wait_for(run(), 30))
+    assert [one["status"] for one in watched.reports] == [200]
+
+
+def test_a_modern_client_uses_its_tasks_through_the_gateway(watched: Watched) -> None:
+    """Over HTTP on both sides, with the header that names the task."""
+    server = MCPServer("behind", extensions=[TaskExtension()])
+
+    @server.tool()
+    def export() -> str:
+        return "exported"
+
+    def asked(id: int, method: str, name: str, params: Any) -> dict[str, Any]:
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {"extensions": {TaskExtension.identifier: {}}},
+        }
+        headers = {
+            "accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28",
+            "mcp-method": method, "mcp-name": name,
+        }  # fmt: skip
+        body = {"jsonrpc": "2.0", "id": id, "method": method, "params": {**params, "_meta": meta}}
+        found: dict[str, Any] = httpx.post(f"{url}/mcp", json=body, headers=headers, timeout=20).json()
+        return found
+
+    app, named = server.streamable_http_app(), list[tuple[bytes, bytes]]()
+
+    async def watch(scope: Any, receive: Any, send: Any) -> None:
+        named.extend(pair for pair in scope.get("headers", ()) if pair == (b"mcp-name", b"t1"))
+        await app(scope, receive, send)
+
+    with serving(watch) as upstream:
+        gateway = McpGateway(watched, "billing", sdk.always(BOT), McpUpstream(f"{upstream}/mcp", {}, {}, 20.0))
+        with serving(http_app(gateway)) as url:
+            assert asked(1, "tasks/get", "t1", {"taskId": "t1"})["error"]["message"] == UNKNOWN_TASK
+            call = asked(2, "tools/call", "export", {"name": "export", "arguments": {}})
+            assert call["result"]["taskId"] == "t1"
+            assert asked(3, "tasks/get", "t1", {"taskId": "t1"})["result"]["result"] == DONE
+    assert len(named) == 1
     assert [one["status"] for one in watched.reports] == [200]
