@@ -62,18 +62,27 @@ def canonical_uri(uri: str) -> Spelling:
 
 def canonical_template(template: str) -> Spelling:
     """Return the canonical spelling of a template: of its URIs without a query, if the query is an expression. Other
-    expressions are not changed."""
+    expressions are not changed. A template is malformed if its URIs are."""
     if "{" not in template:
         return canonical_uri(template)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
         return MalformedPath("a broken or needless escape")
     path = QUERY_EXPRESSION.sub("", template)
-    if "{" not in path:
-        return canonical_uri(path)
+    filled = canonical_uri(EXPRESSION.sub(fill_expression, path))
+    if "{" not in path or isinstance(filled, MalformedPath):
+        return filled
     literals = [part if at % 2 else decode_segment(part) for at, part in enumerate(EXPRESSION.split(path))]
     if None in literals:
         return MalformedPath("invalid UTF-8")
     return SCHEME.sub(lambda found: found[0].lower(), "".join(filter(None, literals)))
+
+
+def fill_expression(expression: re.Match[str]) -> str:
+    """Return a value in place of an expression. Fragments and path parameters keep their sign, which is malformed."""
+    operator, rest = expression[0][1], expression.string[expression.end() :]
+    if expression.start() == 0:
+        return "x" if rest.startswith(":") else "x:1"
+    return f"{operator}1" if operator in "./#;" else "1"  # a port can be 1
 
 
 def find_uri_problem(uri: str) -> str | None:

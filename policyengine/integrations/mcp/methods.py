@@ -150,11 +150,15 @@ async def filter_visible(
     server: str,
     facts: Facts,
 ) -> list[Item]:
-    """Return the items that the caller may use with at least some arguments. Nothing is committed."""
-    found = []
+    """Return the items that the caller may use with at least some arguments. Nothing is committed. Of items with one
+    name, only the first is returned: the server answers requests for the name, whatever the others say.
+    """
+    found, known = [], set[str]()
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
-        if await is_visible(decides, listing, name, server, facts):
-            found.append(item)
+        if isinstance(name, str) and name not in known:
+            known.add(name)
+            if await is_visible(decides, listing, name, server, facts):
+                found.append(item)
         if at % ITEMS_PER_TURN == ITEMS_PER_TURN - 1:
             await asyncio.sleep(0)
     return found
