@@ -7,14 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import httpx
 import pytest
+from mcp.server import MCPServer
 
 from policyengine.engine import Engine
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.upstream_messages import INVALID_REQUEST, MAX_UNANSWERED
 from tests.integrations.conftest import BOT, Watched
-from tests.integrations.relaying import MALLORY, Session, relayed
+from tests.integrations.relaying import HANDSHAKE, MALLORY, Session, relayed
+from tests.integrations.serving import serving
 
 POLICY = """
 language 1
@@ -411,3 +415,21 @@ def test_signals_of_the_client_pass_only_if_they_belong_to_something(granting: W
         assert (await session.upstream.receive()).params == progress("t")
 
     during(granting, run)
+
+
+def test_the_caller_that_begins_a_session_is_identified_once(granting: Watched) -> None:
+    """A proof of possession is accepted only once."""
+    identified: list[str] = []
+
+    def identify(context: Any) -> dict[str, Any]:
+        identified.append(context.method)
+        return BOT
+
+    server = MCPServer("behind")
+    with serving(server.streamable_http_app()) as upstream:
+        gateway = McpGateway(granting, "billing", identify, McpUpstream(f"{upstream}/mcp", {}, {}, 20.0))
+        with serving(http_app(gateway)) as url:
+            hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HANDSHAKE}
+            headers = {"accept": "application/json, text/event-stream"}
+            assert httpx.post(f"{url}/mcp", json=hello, headers=headers, timeout=20).status_code == 200
+    assert identified == ["initialize"]

@@ -159,9 +159,11 @@ def test_canonicalizing_a_uri_twice_changes_nothing() -> None:
         ("notes://%73ecret/{name}", None), ("notes://%zz/{name}", None), ("notes://box/x", "notes://box/x"),
         ("notes://box/../x", None), ("notes://%ff/{x}", None),
         ("notes://open/../shut/{x}", None), ("notes://open/%2e%2e/{x}", None), ("notes://a//{x}", None),
-        ("notes://{x}/#y", None), ("notes://a{;x}", None), ("notes://a{#x}", None), ("notes://a{/x*}{.y}", "notes://a{/x*}{.y}"),
+        ("notes://{x}/#y", None), ("notes://a{;x}", None), ("notes://a{#x}", None),
+        ("notes://a{/x*}{.y}", "notes://a{/x*}{.y}"),
         ("NOTES://B:c/{x}", "notes://B:c/{x}"), ("notes://x{?q}", "notes://x"),
-        ("http://{host}:{port}/{x}", "http://{host}:{port}/{x}"), ("{scheme}://a/{x}", "{scheme}://a/{x}"), ("{+uri}", "{+uri}"),
+        ("http://{host}:{port}/{x}", "http://{host}:{port}/{x}"), ("{scheme}://a/{x}", "{scheme}://a/{x}"),
+        ("{+uri}", "{+uri}"),
     ],
 )  # fmt: skip
 def test_a_canonical_uri_template_keeps_its_expressions(template: str, spelling: str | None) -> None:
