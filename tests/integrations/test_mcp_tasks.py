@@ -17,14 +17,18 @@ from mcp.client.client import Client
 from mcp.server import MCPServer
 from mcp.server.extension import Extension, MethodBinding
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, Request, RequestParams, Result
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import INVALID_PARAMS, LOG_LEVEL_META_KEY, Request, RequestParams, Result
 
 from policyengine.engine import Engine
 from policyengine.integrations.enforcement_point import make_denial
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
-from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
+from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
+from policyengine.integrations.mcp.eras import Envelope
+from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, UpstreamPolicyMiddleware, http_app
 from policyengine.integrations.mcp.methods import DENIED
+from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.tasks import (
     MAX_ARGUMENT_CHARACTERS,
     MAX_TASK_SECONDS,
@@ -34,8 +38,9 @@ from policyengine.integrations.mcp.tasks import (
     TaskTable,
     task_owner,
 )
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from tests.integrations.conftest import BOT, Watched
-from tests.integrations.relaying import MALLORY, Session, relayed
+from tests.integrations.relaying import MALLORY, Session, Told, relayed, sender
 from tests.integrations.serving import serving
 
 POLICY = """
@@ -462,3 +467,51 @@ def test_a_modern_client_uses_its_tasks_through_the_gateway(watched: Watched) ->
             assert asked(3, "tasks/get", "t1", {"taskId": "t1"})["result"]["result"] == DONE
     assert len(named) == 1
     assert [one["status"] for one in watched.reports] == [200]
+
+
+def test_a_modern_stream_carries_changes_of_own_tasks_and_log_messages_that_a_policy_allows(watched: Watched) -> None:
+    watched.engine = Engine.from_text(POLICY.replace("may TOOL billing/*", "may TOOL billing/*, ACTION log mcp_client"))
+    sent: list[tuple[str, Any]] = []
+
+    class Behind:
+        """Sends what it was told to, as far as it belongs to the request, and then an answer."""
+
+        def __init__(self) -> None:
+            self.messages: list[tuple[str, Any]] = []
+
+        async def find(self) -> Behind:
+            return self
+
+        async def exchange(self, call: UpstreamCall) -> dict[str, Any]:
+            for method, params in self.messages:
+                translated = call.translate(5, method, {**params, "_meta": {SUBSCRIPTION_ID_META_KEY: 5}})
+                if translated is not None:
+                    await call.notify(method, translated)
+            return {"resultType": "task", **TASK} if call.method == "tools/call" else {"resultType": "complete"}
+
+    async def note(method: str, params: dict[str, Any]) -> None:
+        sent.append((method, params.get("taskId", params.get("level"))))
+
+    def asked(method: str, params: Any, caller: Any = BOT) -> ModernRequest:
+        meta = {"_meta": {LOG_LEVEL_META_KEY: "info"}}
+        return ModernRequest(method, {**params, **meta}, 1, Envelope("2026-07-28", None, {}), Told(caller), note)
+
+    async def run() -> None:
+        behind = Behind()
+        confirms = ConfirmHandler(watched, ConfirmOptions())
+        policy = UpstreamPolicyMiddleware(watched, confirms, server="billing", identify=sender, tasks=TaskTable())
+        service = StatelessService(policy, behind)  # type: ignore[arg-type]
+        behind.messages = [("notifications/message", {"level": "info", "data": "x"})]
+        await service.answer(asked("tools/call", {"name": "add"}))
+        behind.messages = [("notifications/tasks", {**TASK, "taskId": id}) for id in ("t1", "t2")]
+        behind.messages += [("notifications/x", {"": True}), ("notifications/tasks", {**TASK, "inputRequests": 7})]
+        wanted = {"notifications": {"taskIds": ["t1"], "": True}}
+        await service.answer(asked("subscriptions/listen", wanted))
+        with pytest.raises(MCPError, match=UNKNOWN_TASK):
+            await service.answer(asked("subscriptions/listen", wanted, MALLORY))
+        watched.engine = Engine.from_text(POLICY)
+        behind.messages = [("notifications/message", {"level": "error", "data": "x"})]
+        await service.answer(asked("tools/call", {"name": "add"}))
+
+    anyio.run(run)
+    assert sent == [("notifications/message", "info"), ("notifications/tasks", "t1")]

@@ -20,6 +20,8 @@ from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import isolated_owner
+from policyengine.integrations.mcp.task_requests import admits_task
+from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS
 from policyengine.integrations.mcp.upstream_calls import (
     LISTEN,
     PROGRESS,
@@ -139,7 +141,7 @@ class StatelessService:
         owner = isolated_owner(asked.proved)
 
         async def notify(method: str, params: dict[str, Any]) -> None:
-            if await self.policy.client_messages.admits(method, params, asked.proved):
+            if await self._admits(asked.proved, method, params):
                 await asked.notify(method, params)
 
         call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify)
@@ -152,6 +154,12 @@ class StatelessService:
         if asked.method not in INPUT_METHODS:
             return await upstream.exchange(call)
         return await self._exchange_with_state(upstream, call)
+
+    async def _admits(self, facts: Facts | None, method: str, params: dict[str, Any]) -> bool:
+        """Return whether the client gets a notification about its request."""
+        if method in TASK_NOTIFICATIONS:
+            return await admits_task(self.policy.tasks, self.policy.client_messages, params, facts)
+        return await self.policy.client_messages.admits(method, params, facts)
 
     async def _exchange_with_state(self, upstream: StatelessUpstream, call: UpstreamCall) -> dict[str, Any]:
         """Make a request whose result may ask for input, with a state that is bound to the caller."""

@@ -43,6 +43,20 @@ async def use_task(
     return result
 
 
+async def admits_task(
+    tasks: TaskDesk, client: ClientMessageDecider, params: Mapping[str, Any], facts: Facts | None
+) -> bool:
+    """Return whether a client gets the notification about a task: it belongs to its caller, who could make the call
+    now, and it asks nothing that is denied."""
+    record = None if facts is None else tasks.find(facts, params.get("taskId"))
+    if facts is None or record is None or await tasks.refusal(record, facts) is not None:
+        return False
+    if await client.refuse_input(params.get("inputRequests"), facts) is not None:
+        return False
+    await tasks.settle(record, "tasks/get", params)
+    return True
+
+
 async def find_own_task(tasks: TaskDesk, id: object, facts: Facts) -> TaskRecord:
     """Return a task of the caller. Raises MCPError; the task of another caller is unknown, as if it did not exist."""
     record = tasks.find(facts, id)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import read_meta
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
+from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, subscribed_tasks
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -85,6 +86,8 @@ class UpstreamCall:
         if method == RESOURCE_UPDATED:
             uris = named.get("resourceSubscriptions")
             return isinstance(uris, list) and params.get("uri") in uris
+        if method in TASK_NOTIFICATIONS:
+            return params.get("taskId") in subscribed_tasks(self.params)
         return method == ACKNOWLEDGED or named.get(LIST_CHANGES.get(method, "")) is True
 
 

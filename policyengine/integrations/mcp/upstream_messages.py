@@ -1,5 +1,5 @@
 """Decides which messages of an upstream server reach the client of one session: requests as a policy says, and signals
-that belong to something that the client does. Nothing here depends on an SDK.
+that belong to something that the client does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from policyengine.integrations.mcp.methods import (
     subscribed_resources,
 )
 from policyengine.integrations.mcp.session_callers import SessionCallers
+from policyengine.integrations.mcp.task_requests import admits_task
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, TaskDesk, progress_token, same_token
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
@@ -201,7 +202,9 @@ class UpstreamMessages:
             return any(one.method == LISTEN for one in self._in_progress.values())
         if method == COMPLETE_METHOD:
             return isinstance(page := params.get("elicitationId"), str) and page in self._elicitations
-        return method in TASK_NOTIFICATIONS and await self._may_follow_task(params)
+        if method in TASK_NOTIFICATIONS:
+            return await admits_task(self._tasks, self._decider, params, self._callers.find([]))
+        return False
 
     def _knows_token(self, token: object) -> bool:
         chosen = any(same_token(one.token, token) for one in self._in_progress.values())
@@ -231,15 +234,3 @@ class UpstreamMessages:
     def _followed(self) -> list[tuple[str, Facts]]:
         of_streams = [pair for one in self._in_progress.values() for pair in one.resources.items()]
         return [*self._subscriptions.items(), *of_streams]
-
-    async def _may_follow_task(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a task that has changed belongs to the caller of the session, who would still be allowed to
-        make its call."""
-        facts = self._callers.find([])
-        record = None if facts is None else self._tasks.find(facts, params.get("taskId"))
-        if facts is None or record is None or await self._tasks.refusal(record, facts) is not None:
-            return False
-        if await self._decider.refuse_input(params.get("inputRequests"), facts) is not None:
-            return False
-        await self._tasks.settle(record, "tasks/get", params)
-        return True
