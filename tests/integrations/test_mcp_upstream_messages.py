@@ -143,6 +143,17 @@ def test_an_elicitation_that_phishes_for_a_secret_is_denied(granting: Watched, p
     during(granting, run)
 
 
+def test_a_form_without_a_secret_and_a_page_of_a_known_host_are_shown(granting: Watched) -> None:
+    page = {"mode": "url", "message": "Pay", "url": "https://pay.example/1", "elicitationId": "e"}
+
+    async def run(session: Session) -> None:
+        for id, params in enumerate(({"message": "your name?", "requestedSchema": {}}, {**page, "mode": "url"})):
+            await session.upstream.request(id, "elicitation/create", params)
+            assert (await session.client.receive()).params == params
+
+    during(granting, run)
+
+
 def test_a_schema_that_is_too_deep_is_not_shown(granting: Watched) -> None:
     schema: dict[str, Any] = {}
     for _ in range(40):
