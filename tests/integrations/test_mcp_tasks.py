@@ -57,7 +57,7 @@ agent "bot" {
 }
 facts on TOOL billing/refund { args.amount: number }
 facts { context.risk: number? }
-guard "risk" on TOOL billing/export { deny when (context.risk else 0) > 5 message "a risk of {context.risk}" }
+guard "risk" on TOOL billing/add { deny when (context.risk else 0) > 5 message "a risk of {context.risk}" }
 guard "refunds" on TOOL billing/refund { confirm by role finance when args.amount > 500 }
 rate "once" per agent.id on TOOL billing/once { 1/1h }
 rate "one at a time" per agent.id on TOOL billing/export { at most 1 at once for 1h }
@@ -187,9 +187,10 @@ def test_a_policy_that_now_denies_the_call_denies_its_result(watched: Watched) -
 
 def test_a_task_is_decided_for_its_caller_as_it_is_now(watched: Watched) -> None:
     async def run(session: Session) -> None:
-        risky = {**BOT, "context": {"risk": 9}}
-        assert (await session.refused(2, "tasks/result", {"taskId": "t1"}, risky)).message == "denied: a risk of 9"
-        assert (await session.call(3, "tasks/result", {"taskId": "t1"}, DONE)).result == DONE
+        calm, risky = ({**BOT, "context": {"risk": risk}} for risk in (1, 9))
+        await session.call(2, "tools/call", {**CALL, "name": "add"}, {"task": {**TASK, "taskId": "t2"}}, calm)
+        assert (await session.refused(3, "tasks/result", {"taskId": "t2"}, risky)).message == "denied: a risk of 9"
+        assert (await session.call(4, "tasks/result", {"taskId": "t2"}, DONE, calm)).result == DONE
 
     during(watched, run)
 
