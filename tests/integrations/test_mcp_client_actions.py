@@ -28,8 +28,11 @@ from policyengine.engine import Engine
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX
+from policyengine.integrations.mcp.eras import Envelope
 from policyengine.integrations.mcp.methods import DENIED
+from policyengine.integrations.mcp.stateless_service import ModernRequest
 from tests.integrations.conftest import BOT, Watched
+from tests.integrations.era_servers import EraServer, RawStreams, envelope, gateway_of, modern_body, raw
 from tests.integrations.relaying import relayed
 
 POLICY = """
@@ -252,3 +255,55 @@ def test_a_sampling_answer_reaches_a_server_that_may_sample() -> None:
 
     asyncio.run(asyncio.wait_for(run(), 30))
     assert watched.asked[1]["args"]["maxTokens"] == 7
+
+
+# ── Pairs of eras ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("speaks", ["modern", "legacy"])
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+@pytest.mark.parametrize("granted", [True, False])
+def test_in_every_pair_of_eras_a_question_is_asked_only_if_a_policy_allows_it(
+    speaks: str, era: str, granted: bool
+) -> None:
+    grant = "may ACTION elicit mcp_client when"
+    watched = Watched(Engine.from_text(POLICY if granted else POLICY.replace(grant, f'{grant} resource.id == "x" and')))
+    forms = {"elicitation": {"form": {}}}
+
+    async def legacy(client: RawStreams) -> Any:
+        await client.begin(forms)
+        await client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ask"}})
+        found = await client.receive()
+        return found.get("method") or found
+
+    async def modern(client: RawStreams) -> Any:
+        found = await client.answer(modern_body("tools/call", {"name": "ask"}, 1, envelope(forms)))
+        asked = found.get("result", {}).get("inputRequests")
+        return next(iter(asked.values()))["method"] if asked else found
+
+    async def run() -> None:
+        async with raw(gateway_of(watched, EraServer(speaks))) as client:
+            found = await (legacy if era == "legacy" else modern)(client)
+            if granted:
+                assert found == "elicitation/create"
+            else:
+                assert "error" in found or found["result"]["isError"] is True
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert [one["action"]["name"] for one in watched.asked if "action" in one] == ["elicit"]
+
+
+@pytest.mark.parametrize(
+    ("questions", "admitted"),
+    [
+        ({"a": FORM}, True),
+        ({}, True),
+        (None, False),
+        ([FORM], False),
+        ({"a": FORM, "b": {**FORM, "params": {"message": "password?"}}}, False),
+        ({f"{KEY_PREFIX}f12dc44c": FORM}, False),
+    ],
+)
+def test_a_server_cannot_swap_a_question_after_it_was_decided(questions: Any, admitted: bool) -> None:
+    asked = ModernRequest("tools/call", {}, 1, Envelope("2026-07-28", None, {}), admitted=[FORM])
+    assert asked.has_admitted(questions) is admitted

@@ -128,16 +128,21 @@ class ClientMessageDecider:
         if requests is not None and not (isinstance(requests, Mapping) and len(requests) <= MAX_INPUT_REQUESTS):
             return make_denial("the requests of the server to its client are malformed, or too many", Gate.DEFAULT)
         for key, asked in requests.items() if isinstance(requests, Mapping) else ():
-            method = asked.get("method") if isinstance(asked, Mapping) else None
-            params = asked.get("params") if isinstance(asked, Mapping) else None
             if str(key).startswith(KEY_PREFIX):  # the answer would count as the approval of a user
                 return make_denial("the server uses a key that is reserved for approvals", Gate.DEFAULT)
-            if not isinstance(method, str) or method not in CLIENT_ACTIONS or method == LOG_MESSAGE:
-                return make_denial("the server asks its client for something that no policy covers", Gate.DEFAULT)
-            decision = await self.decide(method, params if isinstance(params, Mapping) else {}, facts)
-            if not decision.allowed:
-                return decision
-            await report_outcome(self._decides, decision, 202)  # the answer comes with another request
+            members = asked if isinstance(asked, Mapping) else {}
+            if (no := await self.refuse_question(members.get("method"), members.get("params"), facts)) is not None:
+                return no
+        return None
+
+    async def refuse_question(self, method: object, params: object, facts: Facts | None) -> Decision | None:
+        """Return the denial of a question that the client answers with another request, or None if it is allowed."""
+        if not isinstance(method, str) or method not in CLIENT_ACTIONS or method == LOG_MESSAGE:
+            return make_denial("the server asks its client for something that no policy covers", Gate.DEFAULT)
+        decision = await self.decide(method, params if isinstance(params, Mapping) else {}, facts)
+        if not decision.allowed:
+            return decision
+        await report_outcome(self._decides, decision, 202)
         return None
 
     async def report(self, decision: Decision, status: int, began: float) -> None:

@@ -89,6 +89,13 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
             known = remembered_facts(ctx.request)
             self._callers.identify(await super().facts(ctx) if known is None else known)
 
+    async def check_result(self, ctx: RequestContext, result: HandlerResult, facts: Facts) -> None:
+        asked: object = ctx
+        questions = result.get("inputRequests") if isinstance(result, dict) else None
+        # A legacy server asks during the call: its questions are decided one by one, before the call is parked.
+        if not (isinstance(asked, ModernRequest) and asked.has_admitted(questions)):
+            await super().check_result(ctx, result, facts)
+
     def guard(self, ctx: RequestContext, facts: Facts) -> RequestContext:
         return ctx  # the relay decides the messages of the upstream server
 

@@ -191,13 +191,17 @@ class PolicyMiddleware:
         began = perf_counter()
         try:
             result = await call_next(self.guard(ctx, facts))
-            await check_input(self.client_messages, result, facts)
+            await self.check_result(ctx, result, facts)
         except BaseException:
             await report_outcome(self._decides, decision, 500, began)
             raise
         if ctx.method != "tools/call" or not await self.tasks.register(asked, params, decision, to_wire(result)):
             await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
+
+    async def check_result(self, ctx: RequestContext, result: HandlerResult, facts: Facts) -> None:
+        """Check what a result asks of the client. Raises MCPError."""
+        await check_input(self.client_messages, result, facts)
 
     def guard(self, ctx: RequestContext, facts: Facts) -> RequestContext:
         """Return the context for the server, which may ask the client only what a policy allows."""

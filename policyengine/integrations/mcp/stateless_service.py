@@ -11,9 +11,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
-from policyengine.integrations.mcp.elicitation import UserPrompt, declared_modes
+from policyengine.integrations.mcp.elicitation import KEY_PREFIX, UserPrompt, declared_modes
 from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
@@ -29,6 +30,7 @@ from policyengine.integrations.mcp.upstream_calls import (
     StatelessUpstream,
     UpstreamCall,
     ignore_notification,
+    question_of,
 )
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -58,6 +60,13 @@ class ModernRequest:
     notify: Notify = ignore_notification
     param_headers: Mapping[str, str] | None = None
     proved: Facts | None = None
+    admitted: list[dict[str, Any]] = field(default_factory=list)  # questions of the upstream server to its client
+
+    def has_admitted(self, questions: object) -> bool:
+        """Return whether a result asks only questions that a policy has allowed during this request."""
+        return isinstance(questions, Mapping) and all(
+            one in self.admitted and not str(key).startswith(KEY_PREFIX) for key, one in questions.items()
+        )
 
     @property
     def caller(self) -> ModernCaller:
@@ -144,7 +153,14 @@ class StatelessService:
             if await self._admits(asked.proved, method, params):
                 await asked.notify(method, params)
 
-        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify)
+        async def refuse(method: str, params: Mapping[str, Any]) -> str | None:
+            no = await self.policy.client_messages.refuse_question(method, params, asked.proved)
+            if no is not None:
+                return format_denial(no)
+            asked.admitted.append(question_of(method, params))
+            return None
+
+        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify, refuse=refuse)
         if asked.method == LISTEN:
             return await self._listen(upstream, call)
         if not isinstance(upstream, ModernUpstream):

@@ -126,9 +126,10 @@ class TaskDesk:
     async def register(self, question: Facts, params: Mapping[str, Any], decision: Decision, result: object) -> bool:
         """Keep the task that a call created. Return False if the call created none, or its caller has no name."""
         task, owner = created_task(result), task_owner(question)
-        id = None if task is None else task.get("taskId")
-        small = len(repr(question.get("args"))) <= MAX_ARGUMENT_CHARACTERS
-        if task is None or owner is None or not isinstance(id, str) or len(id) > MAX_ID_LENGTH or not small:
+        if task is None or owner is None:
+            return False
+        id, size = task.get("taskId"), len(repr(question.get("args")))
+        if not isinstance(id, str) or len(id) > MAX_ID_LENGTH or size > MAX_ARGUMENT_CHARACTERS:
             return False
         call = {name: value for name, value in question.items() if name not in CALLER_MEMBERS}
         ttl = task.get("ttlMs", task.get("ttl"))
