@@ -234,6 +234,17 @@ def test_in_a_session_of_several_callers_a_message_needs_one_caller(granting: Wa
     during(granting, run)
 
 
+def test_a_request_that_the_client_never_answers_has_failed_when_its_session_ends(granting: Watched) -> None:
+    async def run(session: Session) -> None:
+        await session.upstream.request("s1", "sampling/createMessage", SAMPLE)
+        await session.upstream.request("s2", "ping")
+        await session.client.receive()
+        assert granting.reports == []
+
+    during(granting, run)
+    assert [one["status"] for one in granting.reports] == [500]
+
+
 def test_a_halted_agent_is_asked_nothing(granting: Watched) -> None:
     from datetime import timedelta
 

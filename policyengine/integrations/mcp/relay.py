@@ -127,7 +127,11 @@ class Relay:
         """Relay until the client disconnects. Without the upstream server, each request is answered with an error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._from_upstream, upstream)
-            await self._from_client(first, client, group)
+            try:
+                await self._from_client(first, client, group)
+            finally:
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    await self._messages.close()
             group.cancel_scope.cancel()
 
     # ── From the client ───────────────────────────────────────────────────────────────────────

@@ -162,6 +162,13 @@ class UpstreamMessages:
         await self._decider.report(question.decision, 500 if is_error else 200, question.began)
         return True
 
+    async def close(self) -> None:
+        """Report the requests that the client has not answered: its session has ended."""
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            if question.decision is not None:
+                await self._decider.report(question.decision, 500, question.began)
+
     def admits_from_client(self, method: str, params: Mapping[str, Any] | None) -> bool:
         """Return whether a signal of the client belongs to something that is in progress."""
         members = params or {}
