@@ -14,7 +14,7 @@ from policyengine.plurals import pluralize
 
 FOLDER = "offers"
 RESOURCES, PROMPTS, CLIENT = "mcp_resource", "mcp_prompt", "mcp_client"
-VERBS = {RESOURCES: "read", PROMPTS: "get"}
+VERBS = {RESOURCES: "read", PROMPTS: "get", CLIENT: ""}
 WORDS = {OfferKind.RESOURCE: "resource", OfferKind.TEMPLATE: "resource template", OfferKind.PROMPT: "prompt"}
 ELSEWHERE = "another-server"
 MAX_LEFT_OUT = 50  # comments about what is left out

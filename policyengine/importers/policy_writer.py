@@ -238,7 +238,7 @@ def declared_actions_text(run: ImportRun, actions: Mapping[str, DeclaredAction],
     """Return the actions for which gateways ask that follow COAZ, in a scope that nothing grants. `entities` are
     declared elsewhere.
     """
-    lines = _file_header(
+    lines = file_header(
         run,
         "Gateways that follow COAZ ask for these actions instead of the tools that declare them. The server chose the",
         "names, which are not verified: grant an action only if every server behind such a gateway may have it.",

@@ -142,7 +142,10 @@ def _policy_files(
         files[f"{name}_test.policy"] = policy_writer.tests_text(run, groups, every)
     if made.carried:
         files[f"{names.new(f'tokens{mark}')}.policy"] = policy_writer.token_scopes_text(run, made.carried)
-    declared = declared_actions(action for one in api.operations for action in one.actions) if run.first else {}
+    actions = [action for one in api.operations for action in one.actions]
+    others = [action for action in actions if action.type in offers_writer.VERBS]  # they would be read as resources
+    declared = declared_actions(action for action in actions if action not in others) if run.first else {}
+    notes += [f"`{action.written}` is left out, because it names what the server lists" for action in others]
     if declared:
         files[f"{names.new('authzen')}.policy"] = policy_writer.declared_actions_text(run, declared, entities)
     if entities:

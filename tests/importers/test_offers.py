@@ -175,6 +175,18 @@ def test_a_server_without_tools_is_imported_too(tmp_path):
         assert main(["decide", str(folder), "--request", str(request)]) == 10
 
 
+def test_an_action_that_a_tool_declares_cannot_stand_for_a_resource(tmp_path):
+    evaluation = {"action": {"name": "read"}, "resource": {"type": "mcp_resource", "id": "$params.arguments.id"}}
+    schema = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}},
+        "x-authzen-mapping": {"evaluation": evaluation},
+    }
+    outcome = brought(tmp_path, tools=[{"name": "look", "inputSchema": schema}], **LISTS)
+    assert "`ACTION read mcp_resource` is left out, because it names what the server lists" in outcome.notes
+    assert_sound(tmp_path / "p")
+
+
 def test_a_list_of_tools_alone_is_imported_as_before(tmp_path):
     brought(tmp_path)
     assert not [name for name in contents(tmp_path / "p") if name.startswith("offers/")]
