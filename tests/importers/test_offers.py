@@ -239,7 +239,7 @@ def test_names_listed_twice_count_once(tmp_path):
     assert_sound(tmp_path / "p")
 
 
-FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.one_of(st.sampled_from(INJECTED), st.text(max_size=20))
 
 
