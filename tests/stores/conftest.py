@@ -102,8 +102,8 @@ def of_postgres(server: Postgres) -> Iterator[Fresh]:
     def empty() -> Store:
         for store in opened:
             store.close()  # a server has few connections
-        server.empty("policyengine")
         opened[:] = [VirtualPostgresStore(server)]
+        opened[0].empty()
         return opened[0]
 
     yield empty
