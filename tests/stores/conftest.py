@@ -22,7 +22,9 @@ from tests.stores.learned import Stores, learn_ten_days
 from tests.stores.servers import Server, cluster, running
 
 ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
-STORES = ("memory", "sqlite", "redis", "valkey", "cluster", "postgres")
+# Valkey runs the scripts of the Redis store as Redis does: `make test` tries each script there, `make test-deep` all.
+VALKEY = pytest.param("valkey", marks=pytest.mark.deep)
+STORES = ("memory", "sqlite", "redis", VALKEY, "cluster", "postgres")
 CLUSTER_CLIENTS: dict[int, Any] = {}  # by the port of the first server: a client asks which server has which slots
 Fresh = Callable[[], Store]
 
@@ -56,6 +58,16 @@ def postgres_server() -> Iterator[Postgres]:
 @pytest.fixture(params=STORES)
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """Return a function that creates an empty store; on a shared server it also empties earlier ones."""
+    yield from stores_of(request, tmp_path)
+
+
+@pytest.fixture(params=("memory", "sqlite", "redis", "valkey", "cluster", "postgres"))
+def fresh_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """The same with Valkey, also in `make test`: modules use it as `fresh`."""
+    yield from stores_of(request, tmp_path)
+
+
+def stores_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     match request.param:
         case "memory":
             yield lambda: MemoryStore(max_skew=ANY_SKEW)
