@@ -1,6 +1,7 @@
 """Shared by all tests: how long hypothesis searches, and which tests are skipped without a tool (in CI a failure)."""
 
 import gc
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -69,9 +71,17 @@ def pytest_runtest_teardown() -> None:
             each.abandon()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Use hypothesis and numpy, while there are few objects: hypothesis searches all of them for the owners of random
+    numbers when it first uses these, and would not find frozen ones."""
+    with suppress(ImportError):
+        importlib.import_module("numpy.random")
+    use_hypothesis()
+
+
 def pytest_collection_finish() -> None:
     """Freeze the thousands of collected tests, so that the garbage collector does not traverse them, not even once."""
-    use_hypothesis()  # it looks for the owner of its random numbers when first used, and does not find frozen ones
     gc.freeze()
     from policyengine import gc_freeze
 

@@ -297,13 +297,16 @@ def serve(asked: str, lives: int) -> None:
 
 
 def warm_up() -> None:
-    """Check an example, as most programs do with their policies: this compiles the patterns of the language. Let
-    hypothesis generate something: when first used, it reads the source of every module of the checkout."""
+    """Check an example, as most programs do with their policies: this compiles the patterns of the language. Build the
+    models of the settings, as servers do. Let hypothesis generate something: when first used, it reads the source of
+    every module of the checkout."""
     from policyengine.check import check_text
+    from policyengine.cli.settings.sections import ProjectSections
     from policyengine.testing.properties.run import run_hypothesis
 
     for example in (Path(__file__).parent.parent / "policies" / "examples" / "payments").glob("*.policy"):
         check_text(example.read_text(encoding="utf-8"))
+    ProjectSections()
     run_hypothesis(lambda choose: all(choose.below(60) >= 0 for _ in range(4)), "", 100)
     assert active_count() == 1, "a thread does not survive a fork"
 

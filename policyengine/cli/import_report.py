@@ -20,6 +20,8 @@ from policyengine.importers import (
     read_openapi,
     read_tools,
 )
+from policyengine.importers.offers_writer import count_offers
+from policyengine.plurals import pluralize
 
 MAX_LINES = 20  # maximum number of lines per kind; JSON has all of them
 
@@ -98,9 +100,10 @@ def _show(folder: Path, api: Api, outcome: ImportResult, check: bool) -> None:
         _lines(screen, "removed", [f"{key}, still named at {at}" for key, at in outcome.removed])
     _lines(screen, "note", outcome.notes)
     if outcome.first:
-        what = "tools" if api.kind == "mcp" else "endpoints"
+        tools = pluralize(len(api.operations), "tool" if api.kind == "mcp" else "endpoint")
+        counts = [tools, *count_offers(api.offers.listed)]
         screen.line()
-        screen.line(f"{len(outcome.new):,} {what}, and nothing is allowed yet")
+        screen.line(f"{', '.join(counts)}, and nothing is allowed yet")
         screen.line("next: ", (f"policyengine test {folder}", "bold"), f", then {folder}/README.md")
     elif not outcome.differs:
         screen.line("no differences")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
 from policyengine.importers.errors import ApiImportError
-from policyengine.importers.model import Api, ApiOperation, ApiOperationKind
+from policyengine.importers.model import OFFER_ENDPOINTS, Api, ApiOperation, ApiOperationKind, ServerOffer
 from policyengine.syntax import nodes as ast
 
 MANIFEST_FILE = "imported.json"
@@ -40,6 +40,17 @@ class ImportManifest:
 def entry_of(operation: ApiOperation) -> ManifestEntry:
     facts = {fact.name: f"{fact.type}{'?' if fact.optional else ''}" for fact in operation.facts}
     return ManifestEntry(operation.kind.value, facts, [sorted(ask) for ask in operation.asks], operation.said)
+
+
+def offer_entry(offer: ServerOffer) -> ManifestEntry:
+    facts = {f"args.{name}": "string?" for name in offer.arguments}
+    return ManifestEntry(ApiOperationKind.READ.value, facts, [], offer.said)
+
+
+def entries_of(api: Api) -> dict[str, ManifestEntry]:
+    """Return the entries of everything that an API offers."""
+    operations = {one.key: entry_of(one) for one in api.operations}
+    return operations | {one.key: offer_entry(one) for one in api.offers.listed}
 
 
 def read_manifest(folder: Path) -> ImportManifest | None:
@@ -112,15 +123,12 @@ class OperationChange:
 
 def operation_changes(memory: ImportManifest, api: Api) -> list[OperationChange]:
     found = []
-    for operation in api.operations:
-        before = memory.entries.get(operation.key)
-        said = tuple(_differences(before, entry_of(operation))) if before else ()
+    for key, after in entries_of(api).items():
+        before = memory.entries.get(key)
+        said = tuple(_differences(before, after)) if before else ()
         if before and said:
-            stricter = (
-                operation.kind is ApiOperationKind.DELETE
-                and ApiOperationKind(before.kind) is not ApiOperationKind.DELETE
-            )
-            found.append(OperationChange(operation.key, said, stricter))
+            harmful = ApiOperationKind.DELETE.value
+            found.append(OperationChange(key, said, after.kind == harmful and before.kind != harmful))
     return found
 
 
@@ -139,7 +147,9 @@ def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
 
 
 def endpoints_in_policies(modules: Sequence[ast.Module]) -> dict[str, str]:
-    """Return every endpoint that a rule or scope names, with its place. Tests are ignored."""
+    """Return every endpoint and every string that a rule or scope names, with its place. Tests are ignored. A string
+    may be the ID of a resource or prompt.
+    """
     found: dict[str, str] = {}
     declarations = (one for module in modules for one in module.declarations)
     rules = (one for one in declarations if not isinstance(one, ast.TestDecl | ast.FixtureDecl))
@@ -156,5 +166,7 @@ def _endpoint_keys(node: ast.Node) -> list[str]:
             return [f"{method} {CAPTURE_PATTERN.sub('{}', path)}" for method in methods]
         case ast.ToolPattern(pattern):
             return [f"TOOL {pattern}"]
+        case ast.Text(value):
+            return [*{f"{endpoint} {value}" for endpoint in OFFER_ENDPOINTS.values()}]
         case _:
             return []

@@ -1,13 +1,14 @@
-"""Lists the tools of an MCP server, over streamable HTTP or by starting a command."""
+"""Lists what an MCP server offers, over streamable HTTP or by starting a command."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from policyengine.importers.documents import Value
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import is_url
 from policyengine.install_hints import install_command
@@ -16,6 +17,7 @@ INSTALL_HINT = f"{install_command('mcp')}, or save the result of `tools/list` as
 TIMEOUT_SECONDS = 30.0
 MAX_PAGES = 200
 MAX_SERVER_TOOLS = 5_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,19 @@ class ServerTools:
         return next(iter(self.listings.values()), ())
 
 
-def list_tools(source: str) -> ServerTools:
-    """List the tools of a URL or a command. Raises ApiImportError."""
-    return list_server_tools(source, lambda: _target(source))
+def list_offers(source: str) -> tuple[ServerTools, Value]:
+    """Return the tools of a URL or a command, and a JSON object with the lists of the newest version: tools, resources,
+    templates and prompts. Raises ApiImportError."""
+    return _run(_list_offers(lambda: _target(source)), source, TIMEOUT_SECONDS)
 
 
 def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TIMEOUT_SECONDS) -> ServerTools:
     """List the tools over new connections; `source` appears in messages. Raises ApiImportError."""
+    return _run(_list_all_versions(connect), source, limit)
+
+
+def _run(listing: Coroutine[Any, Any, T], source: str, limit: float) -> T:
+    """Run a coroutine within a time limit. Raises ApiImportError."""
     try:
         import mcp.client.client  # noqa: F401
     except ImportError:
@@ -45,7 +53,7 @@ def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TI
             "connecting to a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT
         ) from None
     try:
-        return asyncio.run(asyncio.wait_for(_list_all_versions(connect), limit))
+        return asyncio.run(asyncio.wait_for(listing, limit))
     except TimeoutError:
         raise ApiImportError(f"no complete response within {limit:.0f} s", f"`{source}`") from None
     except ApiImportError:
@@ -65,18 +73,27 @@ def _target(source: str) -> Any:
     return StdioServerParameters(command=words[0], args=words[1:])
 
 
-async def _list_all_versions(connect: Callable[[], Any]) -> ServerTools:
-    """List the tools in the newest version of the protocol, and in the newest one with a handshake."""
+async def _list_offers(connect: Callable[[], Any]) -> tuple[ServerTools, Value]:
+    others: dict[str, Any] = {}
+    listed = await _list_all_versions(connect, others)
+    return listed, {"tools": list(listed.newest), **others}
+
+
+async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] | None = None) -> ServerTools:
+    """List the tools in the newest version of the protocol, and in the newest one with a handshake. Add the other lists
+    of the newest version to `others`."""
     from mcp.client.client import Client
     from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
     async with Client(connect()) as client:
         info, version = client.server_info, client.protocol_version
-        listings = {version: await _list_all_pages(client)}
+        listings = {version: await _list_tool_pages(client)}
+        if others is not None:
+            others |= await _list_others(client)
     if version in MODERN_PROTOCOL_VERSIONS:
         try:
             async with Client(connect(), mode="legacy") as client:
-                listings[client.protocol_version] = await _list_all_pages(client)
+                listings[client.protocol_version] = await _list_tool_pages(client)
         except ApiImportError:
             raise
         except Exception:
@@ -84,7 +101,7 @@ async def _list_all_versions(connect: Callable[[], Any]) -> ServerTools:
     return ServerTools(getattr(info, "name", "") or "", listings)
 
 
-async def _list_all_pages(client: Any) -> list[dict[str, Any]]:
+async def _list_tool_pages(client: Any) -> list[dict[str, Any]]:
     """Return the definitions without interpreting them, because the models of the SDK omit unknown members."""
     from mcp_types import ListToolsRequest, PaginatedRequestParams
     from pydantic import TypeAdapter
@@ -101,6 +118,29 @@ async def _list_all_pages(client: Any) -> list[dict[str, Any]]:
         if not cursor:
             return tools
     raise ApiImportError(f"the list of tools has more than {MAX_PAGES} pages")
+
+
+async def _list_others(client: Any) -> dict[str, Any]:
+    offers = client.server_capabilities.model_dump(mode="json", by_alias=True, exclude_none=True)
+    lists: dict[str, Any] = {"capabilities": offers}
+    if "resources" in offers:
+        lists["resources"] = await _all_pages(client.list_resources, "resources")
+        lists["resourceTemplates"] = await _all_pages(client.list_resource_templates, "resource_templates")
+    if "prompts" in offers:
+        lists["prompts"] = await _all_pages(client.list_prompts, "prompts")
+    return lists
+
+
+async def _all_pages(list_page: Callable[..., Awaitable[Any]], member: str) -> list[Any]:
+    items: list[Any] = []
+    cursor = None
+    for _ in range(MAX_PAGES):
+        page = await list_page(cursor=cursor)
+        items += [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in getattr(page, member)]
+        cursor = page.next_cursor
+        if not cursor:
+            return items
+    raise ApiImportError(f"the list of {member.replace('_', ' ')} has more than {MAX_PAGES} pages")
 
 
 def _split_command(command: str) -> list[str]:

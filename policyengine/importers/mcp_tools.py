@@ -18,7 +18,8 @@ from policyengine.importers.documents import Document, read_document
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import base_of, is_url, read_base
 from policyengine.importers.json_schema import facts_of
-from policyengine.importers.mcp_client import list_tools
+from policyengine.importers.mcp_client import list_offers
+from policyengine.importers.mcp_offers import MEMBERS, OfferReader
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, ServerTool
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
 from policyengine.importers.sanitize import quoted_comment, safe_name
@@ -47,9 +48,8 @@ def read_tools(source: str, name: str | None = None) -> Api:
         called = ""
         listings = None
     else:
-        listed = list_tools(source)
-        document, called = Document(source, {"tools": list(listed.newest)}), listed.name
-        listings = listed.listings
+        listed, tree = list_offers(source)
+        document, called, listings = Document(source, tree), listed.name, listed.listings
     server = safe_name(name or called or (Path(source).stem if is_json_file(source) else ""), "tools").strip("_")
     return _ToolListReader(document, name or server, listings).api(server)
 
@@ -88,19 +88,28 @@ class _ToolListReader:
         self.notes += _look_alike_notes(
             [one.endpoint.name for one in found.values() if isinstance(one.endpoint, ServerTool)]
         )
-        operations = _sorted_by_area(tuple(found.values()))
-        listings = self.listings or {"": [node.value for node in self.listed() if isinstance(node.value, dict)]}
-        return Api("mcp", self.document.name, package, operations, tuple(self.notes), self.server, listings)
+        reader = OfferReader(self.server)
+        offers = reader.read(self._whole())
+        listed = [node.value for node in self.listed() if isinstance(node.value, dict)]
+        return Api(
+            "mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), (*self.notes, *reader.notes),
+            offers, self.server, self.listings or ({"": listed} if listed else {}),
+        )  # fmt: skip
 
-    def listed(self) -> Iterator[DocumentNode]:
-        """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response. Raises
-        ApiImportError.
-        """
+    def _whole(self) -> DocumentNode:
+        """Return the object with the lists, which may be the result in a complete JSON-RPC response."""
         node = DocumentNode(self.document.tree, "", self.document)
         if isinstance(node.value, dict) and isinstance(node.value.get("result"), dict):
-            node = node.child("result", node.value["result"])
+            return node.child("result", node.value["result"])
+        return node
+
+    def listed(self) -> Iterator[DocumentNode]:
+        """Yield the tools of a plain list, or of the object around it. Raises ApiImportError."""
+        node = self._whole()
         if isinstance(node.value, dict):
             if "tools" not in node.value:
+                if any(name in node.value for name, _ in MEMBERS.values()):
+                    return iter(())
                 raise node.problem("`tools` is missing", "pass the result of `tools/list`")
             node = node.child("tools", node.value["tools"])
         listed = list(node.elements("`tools`"))

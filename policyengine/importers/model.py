@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from policyengine.importers.uri_patterns import UriPattern
 from policyengine.tool_pins.definitions import Definition
 
 
@@ -152,6 +153,52 @@ class ApiOperation:
         return self.endpoint.key
 
 
+class OfferKind(StrEnum):
+    """The kinds of what an MCP server offers beside tools."""
+
+    RESOURCE = "resource"
+    TEMPLATE = "template"
+    PROMPT = "prompt"
+    LOGGING = "logging"
+
+
+OFFER_ENDPOINTS = {
+    OfferKind.RESOURCE: "ACTION read mcp_resource",
+    OfferKind.TEMPLATE: "ACTION read mcp_resource",
+    OfferKind.PROMPT: "ACTION get mcp_prompt",
+    OfferKind.LOGGING: "ACTION log mcp_client",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOffer:
+    """A resource (its name is the canonical URI), a template with its `patterns` (its name is the first), or a prompt
+    with its `arguments`. `said` is a digest of the description, `summary` a quoted comment."""
+
+    kind: OfferKind
+    server: str
+    name: str
+    patterns: tuple[UriPattern, ...] = ()
+    arguments: tuple[str, ...] = ()
+    summary: str = ""
+    said: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{OFFER_ENDPOINTS[self.kind]} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class McpOffers:
+    """The offers of a server beside tools. `left_out` contains kinds and reasons; `is_complete` says that the server
+    itself was asked, so that its capabilities are known."""
+
+    server: str = ""
+    listed: tuple[ServerOffer, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    is_complete: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """An API and its operations. `notes` lists the parts that the language cannot express, and that were left out or
@@ -164,5 +211,6 @@ class Api:
     name: str
     operations: tuple[ApiOperation, ...]
     notes: tuple[str, ...] = ()
+    offers: McpOffers = field(default_factory=McpOffers)
     server: str = ""
     listings: Mapping[str, Sequence[Definition]] = field(default_factory=dict)

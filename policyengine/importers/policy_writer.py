@@ -79,11 +79,11 @@ def format_policy(name: str, text: str) -> str:
     return format_module(Source(name, text))
 
 
-def _file_header(run: ImportRun, *about: str) -> list[str]:
+def file_header(run: ImportRun, *about: str) -> list[str]:
     return ["language 1", f"package {run.package}", "", *(f"# {line}" for line in about), ""]
 
 
-def _section_comment(title: str) -> str:
+def section_comment(title: str) -> str:
     return f"# {SECTION_LINE * 2} {title} {SECTION_LINE * max(2, 90 - len(title))}"
 
 
@@ -95,7 +95,7 @@ def area_text(
 ) -> str:
     count = sum(len(group.operations) for group in groups)
     noun = _endpoint_noun(api, count)
-    lines = _file_header(
+    lines = file_header(
         run,
         f"{area}: {count} {noun}. This file is yours: later imports add files but never change it.",
         *(
@@ -104,16 +104,16 @@ def area_text(
             else []
         ),
     )
-    lines.append(_section_comment("Scopes: what can be granted"))
+    lines.append(section_comment("Scopes: what can be granted"))
     for group in groups:
         lines += [*carrier_lines(group, run), *scope_lines(group)]
     facts = [line for group in groups for operation in group.operations for line in fact_lines(operation)]
-    lines += ["", _section_comment("Facts: what the gateway sends, for conditions to read"), *facts] if facts else []
+    lines += ["", section_comment("Facts: what the gateway sends, for conditions to read"), *facts] if facts else []
     guards = [
         *(line for group in groups for line in guard_lines(group, run)),
         *(line for s in shadows for line in shadow_lines(s)),
     ]
-    lines += ["", _section_comment("Guards"), *guards] if guards else []
+    lines += ["", section_comment("Guards"), *guards] if guards else []
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +219,7 @@ def _is_within(inner: HttpTemplate, outer: HttpTemplate) -> bool:
 
 
 def token_scopes_text(run: ImportRun, carried: Sequence[CarrierScope]) -> str:
-    lines = _file_header(run, "Scopes of tokens that stand for several scopes of this policy. Blocks grant the latter.")
+    lines = file_header(run, "Scopes of tokens that stand for several scopes of this policy. Blocks grant the latter.")
     for scope in carried:
         allowed = "# lint: allow unused-scope because tokens carry it, and blocks grant the scopes that it includes"
         lines += [f"scope {scope.name} as {json.dumps(scope.alias)} {{ {allowed}"]
@@ -228,7 +228,7 @@ def token_scopes_text(run: ImportRun, carried: Sequence[CarrierScope]) -> str:
 
 
 def entities_text(run: ImportRun, entities: Iterable[str]) -> str:
-    lines = _file_header(
+    lines = file_header(
         run, "Entities that paths name. Declare the attributes of your entity store: `entity pet { owner: user }`."
     )
     return "\n".join([*lines, *(f"entity {name} {{}}" for name in sorted(entities))]) + "\n"
@@ -238,7 +238,7 @@ def declared_actions_text(run: ImportRun, actions: Mapping[str, DeclaredAction],
     """Return the actions for which gateways ask that follow COAZ, in a scope that nothing grants. `entities` are
     declared elsewhere.
     """
-    lines = _file_header(
+    lines = file_header(
         run,
         "Gateways that follow COAZ ask for these actions instead of the tools that declare them. The server chose the",
         "names, which are not verified: grant an action only if every server behind such a gateway may have it.",
@@ -255,7 +255,7 @@ def declared_actions_text(run: ImportRun, actions: Mapping[str, DeclaredAction],
 
 def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Sequence[ApiOperation]) -> str:
     """Return the guard that keeps the endpoints of a later import denied, even if older patterns match them."""
-    lines = _file_header(
+    lines = file_header(
         run,
         "New endpoints are denied, even if an older pattern matches them. Review them, grant their scopes, and",
         "delete the guard.",
@@ -282,12 +282,13 @@ def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Seque
 # ── Doors ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
-    mays = [f"  may {group.name}" for group in plan.groups]
+def grants_text(api: Api, run: ImportRun, plan: ImportPlan, more: Sequence[str] = ()) -> str:
+    """Return the blocks that grant every scope, and what else the server offers (`more`)."""
+    mays = [*(f"  may {group.name}" for group in plan.groups), *more]
     carries = any(group.asks for group in plan.groups)
     scopes = "" if carries else "   scopes none"
     about = "" if carries else " Its tokens contain no scopes, so only `may` decides."
-    lines = _file_header(
+    lines = file_header(
         run,
         "The grants. Nothing is allowed yet: both blocks have expired; only the tests use them, at an earlier time.",
         "Keep them for the tests. For your own grants, copy both blocks into a new file next to this one, use your",
@@ -311,25 +312,26 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
 # ── Tests ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def fixture_text(run: ImportRun, plan: ImportPlan) -> str:
+def fixture_text(run: ImportRun, plan: ImportPlan, otherwise: str = "") -> str:
+    """Return the fixture, and a test that nothing is allowed. `otherwise` is the endpoint of the test without tools."""
     asked = any(group.asks for group in plan.groups)
     carried = {group.carried_by for group in plan.groups} | {one.alias for one in plan.carried}
     carried |= {scope for group in plan.groups for ask in group.asks for scope in ask}
     scopes = f"scopes: [{', '.join(json.dumps(scope) for scope in sorted(carried))}], " if asked else ""
-    lines = _file_header(run, "The test agent has every scope, and its requests come before its blocks expire.")
+    lines = file_header(run, "The test agent has every scope, and its requests come before its blocks expire.")
     lines += [
         f"fixture {FIXTURE} {{",
         f"  given time {OPEN}",
         f'  given agent "{AGENT}" from {ISSUER} for user "{USER}"',
     ]
     lines += [f"  given credential {{ kind: jwt, {scopes}lifetime: 10m }}", "}", 'test "nothing is allowed today" {']
-    first = sample_endpoint(plan.groups[0].operations[0])
+    first = sample_endpoint(plan.groups[0].operations[0]) if plan.groups else otherwise
     lines += [f"  use {FIXTURE}", "  given time 2026-01-01", f"  {first} => deny by identity", "}"]
     return "\n".join(lines) + "\n"
 
 
 def tests_text(run: ImportRun, groups: Sequence[ScopeGroup], every: SampleExpectations) -> str:
-    lines = _file_header(run, "One test for each scope: the outcome for an agent with the right scopes.")
+    lines = file_header(run, "One test for each scope: the outcome for an agent with the right scopes.")
     for group in groups:
         lines += [f'test "{group.name}" {{']
         lines += [f"  use {FIXTURE}"] if run.fixture else []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 
 from policyengine.importers.model import Api, ApiOperationKind, ServerTool
+from policyengine.importers.offers_writer import count_offers, offer_request
 from policyengine.importers.policy_writer import AGENT, ISSUER, USER, sample_endpoint
 from policyengine.importers.scope_plan import ImportPlan
 from policyengine.plurals import pluralize
@@ -18,7 +20,8 @@ ignore = ["unread-fact"]  # facts say what the gateway can send; whether a rule 
 
 def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
     what = "tool" if api.kind == "mcp" else "endpoint"
-    counted = f"{pluralize(len(api.operations), what)}, {pluralize(len(plan.groups), 'scope')}"
+    counts = [pluralize(len(api.operations), what), pluralize(len(plan.groups), "scope")]
+    counted = ", ".join((*counts, *count_offers(api.offers.listed)))
     return f"""\
 # Who may use what
 
@@ -67,6 +70,7 @@ policyengine mcp review . --server {shlex.quote(api.server)} --upstream "COMMAND
 def serving_instructions(api: Api) -> str:
     """Return the text that says how to start the enforcement point and its server."""
     servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, ServerTool)]
+    servers = servers or [one.server for one in api.offers.listed]
     if not servers:
         return "`policyengine serve .`, and let your gateway call it: docs/gateways.md has a configuration for each."
     return f"""\
@@ -80,14 +84,20 @@ Put it in front of the server. A client starts this command instead, for one age
 
 def sample_request(api: Api, plan: ImportPlan) -> str:
     """Return a sample request, read-only if possible."""
+    if not plan.groups:
+        return request_text(offer_request(api.offers.listed[0]), [])
     group = next((one for one in plan.groups if one.kind is ApiOperationKind.READ), plan.groups[0])
     endpoint = group.operations[0].endpoint
-    asked = {"agent": {"id": AGENT, "issuer": ISSUER}, "user": {"id": USER}}
     scopes = sorted({scope for ask in group.asks[:1] for scope in ask} or {group.carried_by})
-    credential = {"kind": "jwt", "issuer": ISSUER, "scopes": scopes, "lifetime": "10m"}
     if isinstance(endpoint, ServerTool):
         what: dict[str, object] = {"tool": {"server": endpoint.server, "name": endpoint.name}}
     else:
         method, _, path = sample_endpoint(group.operations[0]).partition(" ")
         what = {"request": {"method": method, "path": path}}
+    return request_text(what, scopes)
+
+
+def request_text(what: Mapping[str, object], scopes: Sequence[str]) -> str:
+    asked = {"agent": {"id": AGENT, "issuer": ISSUER}, "user": {"id": USER}}
+    credential = {"kind": "jwt", "issuer": ISSUER, "scopes": scopes, "lifetime": "10m"}
     return json.dumps({**what, **asked, "credential": credential}, indent=2, ensure_ascii=False) + "\n"

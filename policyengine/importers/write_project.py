@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
-from policyengine.importers import policy_writer, project_files
+from policyengine.importers import offers_writer, policy_writer, project_files
 from policyengine.importers.coaz_mappings import declared_actions
 from policyengine.importers.current_policies import (
     TakenNames,
@@ -30,7 +30,7 @@ from policyengine.importers.manifest import (
     ImportManifest,
     OperationChange,
     endpoints_in_policies,
-    entry_of,
+    entries_of,
     manifest_text,
     operation_changes,
     read_manifest,
@@ -94,21 +94,20 @@ def _create_project(folder: Path, api: Api, command: str, reviewer: str) -> Impo
     if any(find_policies(folder, lambda _: None)):
         hint = "import into a new folder"
         raise ApiImportError("this folder contains policies that no import wrote", f"`{folder.as_posix()}`", hint)
-    if not api.operations:
+    if not api.operations and not api.offers.listed:
         raise ApiImportError(_empty_api_message(api), f"`{api.source}`", "\n".join(api.notes[:5]) or None)
     run, made = policy_writer.ImportRun(api.name), plan_scopes(api.operations)
     files, notes = _policy_files(api, run, made, _entity_names(api.operations))
-    files["doors.policy"] = policy_writer.grants_text(api, run, made)
-    files["doors_test.policy"] = policy_writer.fixture_text(run, made)
+    files |= offers_writer.offer_files(api.offers, run)
+    files["doors.policy"] = policy_writer.grants_text(api, run, made, offers_writer.offer_mays(api.offers, run))
+    files["doors_test.policy"] = policy_writer.fixture_text(run, made, offers_writer.offer_endpoint(api.offers))
     files = _format_files(files)
     _require_valid(_file_sources(folder, files))
     files |= {
         ROOT_MARKER: "",
         "README.md": project_files.readme_text(api, made, _api_folder(api), command),
         "request.json": project_files.sample_request(api, made),
-        MANIFEST_FILE: manifest_text(
-            ImportManifest(api.kind, api.name, 1, {one.key: entry_of(one) for one in api.operations})
-        ),
+        MANIFEST_FILE: manifest_text(ImportManifest(api.kind, api.name, 1, entries_of(api))),
     }
     if api.listings:
         files[PIN_FILE] = pins_text(api, reviewer)
@@ -116,7 +115,7 @@ def _create_project(folder: Path, api: Api, command: str, reviewer: str) -> Impo
         files[SETTINGS_FILE] = project_files.LINT_SETTINGS
     created = _write_files(folder, files)
     restrict_writers(folder / PIN_FILE)
-    return ImportResult(created, tuple(one.key for one in api.operations), notes=(*api.notes, *notes))
+    return ImportResult(created, tuple(entries_of(api)), notes=(*api.notes, *notes))
 
 
 def _empty_api_message(api: Api) -> str:
@@ -149,7 +148,10 @@ def _policy_files(
         files[f"{name}_test.policy"] = policy_writer.tests_text(run, groups, every)
     if made.carried:
         files[f"{names.new(f'tokens{mark}')}.policy"] = policy_writer.token_scopes_text(run, made.carried)
-    declared = declared_actions(action for one in api.operations for action in one.actions) if run.first else {}
+    actions = [action for one in api.operations for action in one.actions]
+    others = [action for action in actions if action.type in offers_writer.VERBS]  # they would be read as resources
+    declared = declared_actions(action for action in actions if action not in others) if run.first else {}
+    notes += [f"`{action.written}` is left out, because it names what the server lists" for action in others]
     if declared:
         files[f"{names.new('authzen')}.policy"] = policy_writer.declared_actions_text(run, declared, entities)
     if entities:
@@ -185,35 +187,30 @@ def _guardable_shadows(
 
 def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool) -> ImportResult:
     existing = read_current_policies(folder)
-    here = {one.key for one in api.operations}
+    here = entries_of(api)
     changed, spoken = operation_changes(memory, api), endpoints_in_policies(existing.modules)
-    unknown = [one for one in api.operations if one.key not in memory.entries]
-    new = [one for one in unknown if one.key not in spoken]
-    own = tuple(
-        f"`{one.key}` is already named at {spoken[one.key]}, which stays unchanged"
-        for one in unknown
-        if one.key in spoken
-    )
+    unknown = {key: None for key in here if key not in memory.entries}
+    new = [one for one in api.operations if one.key in unknown and one.key not in spoken]
+    offered = [one for one in api.offers.listed if one.key in unknown and one.key not in spoken]
+    own = tuple(f"`{key}` is already named at {spoken[key]}, which stays unchanged" for key in unknown if key in spoken)
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
-    outcome = ImportResult(
-        (),
-        tuple(one.key for one in new),
-        tuple(changed),
-        removed,
-        (*api.notes, *own, *pin_notes(folder, api)),
-        first=False,
-    )
+    added = (*(one.key for one in new), *(one.key for one in offered))
+    notes = (*api.notes, *own, *pin_notes(folder, api))
+    outcome = ImportResult((), added, tuple(changed), removed, notes, first=False)
     if check:
         return outcome
     number = memory.runs + 1
     stricter = [one for one in api.operations if one.key in {change.key for change in changed if change.stricter}]
     fixture = policy_writer.FIXTURE in existing.fixtures
-    known = PathIndex.of(HttpTemplate.of_key(key) for key in memory.entries if not key.startswith("TOOL "))
+    is_path = [key for key in memory.entries if not key.startswith(("TOOL ", "ACTION "))]
+    known = PathIndex.of(HttpTemplate.of_key(key) for key in is_path)
     run = policy_writer.ImportRun(memory.package, number, fixture, known=known)
-    files = _checked_new_files(folder, api, run, new, stricter, existing) if new or stricter else Files()
+    api = replace(api, offers=replace(api.offers, listed=tuple(offered)))
+    grows = new or stricter or offered
+    files = _checked_new_files(folder, api, run, new, stricter, existing) if grows else Files()
     gone = {key for key in memory.entries if key not in here and key not in spoken}
     entries = {key: entry for key, entry in memory.entries.items() if key not in gone}
-    entries |= {one.key: entry_of(one) for one in api.operations}
+    entries |= here
     runs = number if files else memory.runs
     created = _write_files(folder, files, manifest_text(ImportManifest(memory.kind, memory.package, runs, entries)))
     return replace(outcome, created=created)
@@ -249,8 +246,9 @@ def _new_files(
 ) -> Files:
     made = plan_scopes(new, existing.scopes, existing.aliases, f".new_{run.number}")
     files, _ = _policy_files(api, run, made, _entity_names(new) - existing.entities)
-    files[f"{_api_folder(api)}/new_{run.number}.policy"] = policy_writer.new_guard_text(run, made.groups, stricter)
-    return _format_files(files)
+    if new or stricter:
+        files[f"{_api_folder(api)}/new_{run.number}.policy"] = policy_writer.new_guard_text(run, made.groups, stricter)
+    return _format_files(files | offers_writer.offer_files(api.offers, run, existing.entities))
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class SettingsError(Exception):
         self.message, self.hint, self.span, self.detail = message, hint, span, detail
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SettingsFile:
     """The text of a settings file; `name` appears in messages."""
 
@@ -68,12 +69,16 @@ class SettingsFile:
 
     def place(self, path: Sequence[str]) -> Place:
         """Return the position of the key at a path, or of the nearest key above it."""
-        places = key_places(self.text)
-        return next((places[above] for above in parents(path) if above in places), (0, 0))
+        return next((self.places[above] for above in parents(path) if above in self.places), (0, 0))
+
+    @cached_property
+    def places(self) -> dict[KeyPath, Place]:
+        """The position of each key: found once, because a file can have thousands of mistakes."""
+        return key_places(self.text)
 
     def lines(self) -> dict[KeyPath, int]:
         source = Source(self.name, self.text)
-        return {path: source.position(start)[0] for path, (start, _) in key_places(self.text).items()}
+        return {path: source.position(start)[0] for path, (start, _) in self.places.items()}
 
     def _syntax_error(self, why: str) -> SettingsError:
         found = SYNTAX_PLACE.search(why)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -59,6 +59,8 @@ class Postgres:
     port: int
     options: tuple[str, ...] = ("-F",)  # without fsync
     process: subprocess.Popen[bytes] | None = None
+    idle: list[Any] = field(default_factory=list)  # connections that the next test of this process uses again
+    owner: int = field(default_factory=os.getpid)
 
     @property
     def url(self) -> str:
@@ -73,6 +75,13 @@ class Postgres:
     def store_url(self) -> str:
         """The URL of the store in this server, for the superuser."""
         return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def take_idle(self) -> list[Any]:
+        """Return the idle connections, which a forked process does not use."""
+        if os.getpid() != self.owner:
+            return []
+        idle, self.idle = self.idle, []
+        return idle
 
     def empty(self, schema: str) -> None:
         """Delete all rows of a schema, if it exists, and restart its sequences."""
@@ -90,8 +99,9 @@ class Postgres:
         return self
 
     def _ready(self) -> bool:
-        command = [program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        from psycopg.pq import PGconn, Ping
+
+        return PGconn.ping(f"host=127.0.0.1 port={self.port}".encode()) == Ping.OK
 
     def stop(self) -> None:
         """Stop immediately: connections are cut."""
@@ -118,7 +128,7 @@ class Postgres:
             self.process.kill()
             self.process.wait(PATIENCE)
             self.process = None
-            wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+            wait_for(lambda: not any(map(runs, family)))
 
     def pause(self) -> None:
         """Suspend the server and all of its processes; connections stay open."""
@@ -150,6 +160,14 @@ class Postgres:
         )
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process has not ended, whether or not its end was waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @contextmanager
 def running(*options: str) -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
@@ -179,6 +197,8 @@ def running(*options: str) -> Iterator[Postgres]:
         server.run(f"create role reader login password '{PASSWORD}'")
         yield server
     finally:
+        while server.idle:
+            server.idle.pop().close()
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

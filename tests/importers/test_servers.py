@@ -34,6 +34,21 @@ def write_file(path: str) -> str:
     return path
 
 
+@server.resource("notes://readme")
+def readme() -> str:
+    return ""
+
+
+@server.resource("notes://{box}/{name}")
+def note(box: str, name: str) -> str:
+    return ""
+
+
+@server.prompt()
+def greet(who: str) -> str:
+    return who
+
+
 if sys.argv[1:]:
     import uvicorn
 
@@ -53,14 +68,19 @@ def summary(api):
     return [(one.endpoint.written, one.kind, [fact.written for fact in one.facts]) for one in api.operations]
 
 
-def test_tools_of_a_stdio_server_are_imported_as_a_valid_policy(server, tmp_path):
+def test_what_a_stdio_server_offers_is_imported_as_a_valid_policy(server, tmp_path):
     api = read_tools(shlex.join(forking.script(server)))
     assert summary(api) == [
         ("TOOL demo_files/read_file", ApiOperationKind.READ, ["args.path: string", "args.line: int?"]),
         ("TOOL demo_files/write_file", ApiOperationKind.DELETE, ["args.path: string"]),
     ]
+    assert [(str(one.kind), one.name, one.arguments) for one in api.offers.listed] == [
+        ("resource", "notes://readme", ()), ("template", "notes://*/*", ()), ("prompt", "greet", ("who",)),
+    ]  # fmt: skip
     import_policies(tmp_path / "p", api, "policyengine init")
     assert_sound(tmp_path / "p")
+    client = (tmp_path / "p/offers/client.policy").read_text()
+    assert '# may ACTION elicit mcp_client when resource.id == "demo_files"' in client
 
 
 def test_tools_of_an_http_server_are_listed(server):

@@ -19,13 +19,14 @@ package billing
 entity user { roles: set<string> }
 entity mcp_resource {}
 entity mcp_prompt {}
+entity mcp_client {}
 facts on TOOL billing/refund, TOOL billing/masked { args.amount: number }
 facts on ACTION read mcp_resource { context.server: string }
 issuer acme { url "https://login.acme.example"   scopes none }
 user any {
   may TOOL billing/add, TOOL billing/busy, TOOL billing/slow, TOOL billing/broken, TOOL billing/refund
   may TOOL billing/masked, TOOL billing/ask, TOOL billing/secret
-  may ACTION read mcp_resource, ACTION get mcp_prompt
+  may ACTION read mcp_resource, ACTION get mcp_prompt, ACTION elicit mcp_client, ACTION log mcp_client
 }
 agent "bot" {
   issued by acme
@@ -35,6 +36,7 @@ agent "bot" {
   may TOOL billing/refund when args.amount <= 1_000
   may ACTION read mcp_resource when resource.id like "docs://open/*" and context.server == "billing"
   may ACTION get mcp_prompt when resource.id == "greet"
+  may ACTION elicit mcp_client, ACTION log mcp_client when resource.id == "billing"
 }
 agent "other" { issued by acme   acts for any user   may TOOL billing/secret }
 guard "refunds are small" on TOOL billing/refund {

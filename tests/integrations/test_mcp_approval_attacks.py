@@ -445,7 +445,7 @@ def test_questions_of_the_server_and_of_the_gateway_are_not_mixed_up(shop: Shop)
             assert state_of(await client.receive()) == "denied"
         assert answers == ["accept"]
 
-    shop.load("anyone { may TOOL billing/transfer_all }")
+    shop.load("entity mcp_client {}\nanyone { may TOOL billing/transfer_all, ACTION elicit mcp_client }")
     run(work())
 
 

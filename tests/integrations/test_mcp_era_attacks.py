@@ -195,7 +195,7 @@ def test_a_request_without_a_session_begins_none(place: Place) -> None:
 
 
 def test_initialize_is_unknown_to_the_modern_era(place: Place) -> None:
-    for method in ("initialize", "ping", "logging/setLevel", "resources/subscribe", "no/such", "tasks/get"):
+    for method in ("initialize", "ping", "logging/setLevel", "resources/subscribe", "no/such", "tasks/create"):
         place.refused(404, METHOD_NOT_FOUND, modern_body(method, {"uri": "docs://open/a"}))
 
 

@@ -269,8 +269,13 @@ def test_a_modern_client_is_asked_in_results(speaks: str, watched: Watched) -> N
             assert second["content"][0]["text"] == "decline"
 
     run(work())
-    assert len(watched.asked) == 2  # each round is decided
-    assert [one["status"] for one in watched.reports] == [202, 200]
+    # Each round is decided, and what the first one asks of the client.
+    assert [next(name for name in ("action", "tool") if name in one) for one in watched.asked] == [
+        "tool",
+        "action",
+        "tool",
+    ]
+    assert [one["status"] for one in watched.reports] == [202, 202, 200]
     if speaks != "legacy":
         assert behind.states == [None, "state of the server"]
 

@@ -25,6 +25,7 @@ from mcp_types import ElicitResult, JSONRPCRequest
 from starlette.testclient import TestClient
 
 from policyengine.cli import main
+from policyengine.engine import Engine
 from policyengine.integrations.mcp import http_endpoint
 from policyengine.integrations.mcp.gateway import (
     McpGateway,
@@ -35,8 +36,11 @@ from policyengine.integrations.mcp.gateway import (
 from policyengine.integrations.mcp.methods import DENIED
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE, Relay
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
+from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.sessions import SessionTable
+from policyengine.integrations.mcp.tasks import TaskDesk, TaskTable
 from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
 from tests.integrations.serving import serving
@@ -445,6 +449,11 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     ]
 
 
+def idle_messages() -> UpstreamMessages:
+    decides = Watched(Engine.from_text(POLICY))
+    return UpstreamMessages(decides, "billing", SessionCallers(), TaskDesk(decides, TaskTable()))
+
+
 def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(context: Any, call_next: Any) -> Any:
         raise RuntimeError("the disk is on fire")
@@ -454,7 +463,7 @@ def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest
         to_relay, from_client = anyio.create_memory_object_stream[SessionMessage](1)
         to_upstream, upstream = anyio.create_memory_object_stream[SessionMessage](1)
         with to_client, client, to_relay, from_client, to_upstream, upstream:
-            relay = Relay(cast(PolicyMiddleware, fail), to_client, to_upstream, 1.0)
+            relay = Relay(cast(PolicyMiddleware, fail), idle_messages(), to_client, to_upstream, 1.0)
             to_relay.close()
             await relay.run(
                 SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x" * 100)), from_client, upstream

@@ -190,7 +190,7 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
     events = [one for one in read_log(log) if isinstance(one, SystemRecord)]
     assert [one.event for one in events][:3] == ["observe", "started", "reload"]
     assert events[1].details["gateway"] == "mcp"
-    assert events[2].details["changes"] == ['block `agent "bot"` of billing changed, at billing.policy:15']
+    assert events[2].details["changes"] == ['block `agent "bot"` of billing changed, at billing.policy:16']
 
 
 def test_the_metrics_port_counts_calls_and_outcomes_and_shows_readiness(files: Path) -> None:

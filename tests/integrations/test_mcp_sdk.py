@@ -349,7 +349,7 @@ def test_a_tool_runs_only_after_its_obligation_was_met(watched: Watched) -> None
     assert refused(server, lambda client: client.call_tool("masked", {})).data["gate"] == "failure"
 
 
-@pytest.mark.parametrize("method", ["tasks/get", "tools/frobnicate", "logging/setLevel", "roots/list"])
+@pytest.mark.parametrize("method", ["tasks/create", "tools/frobnicate", "logging/setLevel", "roots/list"])
 def test_a_method_that_policies_do_not_cover_is_rejected(watched: Watched, method: str) -> None:
     class Anything:
         request_id, params = 1, {"level": "debug"}

@@ -20,8 +20,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 
 from policyengine.engine import Engine
+from policyengine.http.resource_uris import canonical_template, canonical_uri
 from policyengine.integrations.mcp import fastmcp, sdk
-from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.paths import MalformedPath
 from tests import forking
 
@@ -155,9 +155,15 @@ def test_canonicalizing_a_uri_twice_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("template", "spelling"),
     [
-        ("notes://{box}/{name}", "notes://{box}/{name}"), ("notes://a%20b/{name*}{?q}", "notes://a b/{name*}{?q}"),
+        ("notes://{box}/{name}", "notes://{box}/{name}"), ("notes://a%20b/{name*}{?q}", "notes://a b/{name*}"),
         ("notes://%73ecret/{name}", None), ("notes://%zz/{name}", None), ("notes://box/x", "notes://box/x"),
         ("notes://box/../x", None), ("notes://%ff/{x}", None),
+        ("notes://open/../shut/{x}", None), ("notes://open/%2e%2e/{x}", None), ("notes://a//{x}", None),
+        ("notes://{x}/#y", None), ("notes://a{;x}", None), ("notes://a{#x}", None),
+        ("notes://a{/x*}{.y}", "notes://a{/x*}{.y}"),
+        ("NOTES://B:c/{x}", "notes://B:c/{x}"), ("notes://x{?q}", "notes://x"),
+        ("http://{host}:{port}/{x}", "http://{host}:{port}/{x}"), ("{scheme}://a/{x}", "{scheme}://a/{x}"),
+        ("{+uri}", "{+uri}"),
     ],
 )  # fmt: skip
 def test_a_canonical_uri_template_keeps_its_expressions(template: str, spelling: str | None) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -286,22 +287,27 @@ def test_a_client_that_does_not_read_its_answers_is_not_decided_for(url: str) ->
     name = "unread"
     before = remaining(url, name)
     one = forwarded(b"/counted/unread")
-    message, sent = one * 200, 0
+    message, most, sent, looks = one * 200, 100_000 * len(one), 0, 0
 
-    def ask_often(connection: socket.socket) -> None:
-        nonlocal sent
-        while sent < 100_000 * len(one):
-            sent += connection.send(message[sent % len(message) :])
+    def ask_often(connection: socket.socket) -> int:
+        """Send until nothing more fits into the buffers in between, and return how much did."""
+        more = 0
+        with suppress(TimeoutError):
+            while sent + more < most:
+                more += connection.send(message[(sent + more) % len(message) :])
+        return more
 
     with connected(url) as connection:
-        connection.settimeout(1)
-        with pytest.raises(TimeoutError):  # nothing more fits into the buffers in between
-            ask_often(connection)
-        left = [remaining(url, name)]
-        while len(left) == 1 or left[-2] - left[-1] > 1:  # until only these questions are decided
-            left.append(remaining(url, name))
+        connection.settimeout(0.2)
+        while more := ask_often(connection):  # a server on a busy machine may only have been slow
+            sent += more
+            left = [remaining(url, name)]
+            while len(left) == 1 or left[-2] - left[-1] > 1:  # until only these questions are decided
+                left.append(remaining(url, name))
+            looks += len(left)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    decided = before - left[-1] - len(left)
+    assert sent < most
+    decided = before - left[-1] - looks
     assert 0 < decided < sent // len(one) // 2
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,10 @@ from tests.stores.learned import Stores, learn_ten_days
 from tests.stores.servers import Server, cluster, running
 
 ANY_SKEW = 10**18  # microseconds: how stores keep time is one thing, when engines ask them no more another
-STORES = ("memory", "sqlite", "redis", "valkey", "cluster", "postgres")
+# Valkey runs the scripts of the Redis store as Redis does: `make test` tries each script there, `make test-deep` all.
+VALKEY = pytest.param("valkey", marks=pytest.mark.deep)
+STORES = ("memory", "sqlite", "redis", VALKEY, "cluster", "postgres")
+CLUSTER_CLIENTS: dict[int, Any] = {}  # by the port of the first server: a client asks which server has which slots
 Fresh = Callable[[], Store]
 
 
@@ -41,6 +45,8 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     with cluster(tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
+        while CLUSTER_CLIENTS:
+            CLUSTER_CLIENTS.popitem()[1].close()
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +58,16 @@ def postgres_server() -> Iterator[Postgres]:
 @pytest.fixture(params=STORES)
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """Return a function that creates an empty store; on a shared server it also empties earlier ones."""
+    yield from stores_of(request, tmp_path)
+
+
+@pytest.fixture(params=("memory", "sqlite", "redis", "valkey", "cluster", "postgres"))
+def fresh_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """The same with Valkey, also in `make test`: modules use it as `fresh`."""
+    yield from stores_of(request, tmp_path)
+
+
+def stores_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     match request.param:
         case "memory":
             yield lambda: MemoryStore(max_skew=ANY_SKEW)
@@ -102,8 +118,8 @@ def of_postgres(server: Postgres) -> Iterator[Fresh]:
     def empty() -> Store:
         for store in opened:
             store.close()  # a server has few connections
-        server.empty("policyengine")
         opened[:] = [VirtualPostgresStore(server)]
+        opened[0].empty()
         return opened[0]
 
     yield empty
@@ -112,18 +128,24 @@ def of_postgres(server: Postgres) -> Iterator[Fresh]:
 
 
 def of_cluster(servers: list[Server]) -> Iterator[Fresh]:
-    import redis
-
     from policyengine.stores.redis.cluster import ClusterStore
 
-    client = redis.RedisCluster(host="127.0.0.1", port=servers[0].port, protocol=2)
-
     def empty() -> Store:
+        client = cluster_client(servers[0].port)
         client.flushall(target_nodes=client.PRIMARIES)
         return ClusterStore(client, virtual=True)
 
     yield empty
-    client.close()
+
+
+def cluster_client(port: int) -> Any:
+    """Return the client of this process, unless a test has closed it."""
+    import redis
+
+    client = CLUSTER_CLIENTS.get(port)
+    if client is None or client.get_default_node() is None:
+        client = CLUSTER_CLIENTS[port] = redis.RedisCluster(host="127.0.0.1", port=port, protocol=2)
+    return client
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from policyengine.stores.approvals import (
 from policyengine.stores.base import Store, StoreError, StoreFullError
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
-from tests.stores.conftest import Fresh
+from tests.stores.conftest import Fresh, fresh_everywhere
 
+fresh = fresh_everywhere
 NOW = 1_800_000_000_000_000  # microseconds
 MINUTE = 60_000_000
 TWO = (ApprovalQuota("bot", 2), ApprovalQuota("finance", 3))

@@ -38,8 +38,10 @@ from policyengine.stores.behavior import (
 )
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, question, requests_of
 from tests.stores.charges import START, asks, rate
+from tests.stores.conftest import fresh_everywhere
 from tests.stores.learned import CALLER, Stores, charge_of, engine_of, keep, teach, told
 
+fresh = fresh_everywhere
 pytestmark = pytest.mark.usefixtures("without_threads")
 
 

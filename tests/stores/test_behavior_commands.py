@@ -27,13 +27,13 @@ from policyengine.stores.sql.session import upsert
 from policyengine.stores.sql.store import SqlStore
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.behavior.reporting_agents import BEGIN, POLICY, FakeClock, facts_of_last, question
-from tests.stores.conftest import of_cluster, of_postgres, of_server
+from tests.stores.conftest import VALKEY, of_cluster, of_postgres, of_server
 from tests.stores.learned import CALLER, KEY, engine_of, learn_ten_days, teach, told
 from tests.stores.servers import Server, free_port
 
 KEYS = SharedKeys(KEY)
 PROFILE = "profile reporting"
-SHARED = ("sqlite", "redis", "valkey", "cluster", "postgres")
+SHARED = ("sqlite", "redis", VALKEY, "cluster", "postgres")
 NOW = datetime.now(UTC)
 
 

@@ -24,8 +24,9 @@ from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.base import Store
 from policyengine.stores.sql.idempotency import EVICTION_BATCH_SIZE
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
-from tests.stores.conftest import Fresh
+from tests.stores.conftest import Fresh, fresh_everywhere
 
+fresh = fresh_everywhere
 LIMITS = asks(rate(3, 3_600 * SECOND), budget(5), places(4))
 EDGE, SHOP = "e" * GATEWAY_DIGITS, "5" * GATEWAY_DIGITS  # with what the names of two gateways begin
 MINE = IdempotencyClaim(f"{EDGE}00000000aa", "digest", "mine")

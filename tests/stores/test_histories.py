@@ -19,8 +19,9 @@ from policyengine.runtime.values import Unknown, Value
 from policyengine.stores.base import Store
 from policyengine.typesystem import EntityRef
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
-from tests.stores.conftest import Fresh, with_another_number
+from tests.stores.conftest import Fresh, fresh_everywhere, with_another_number
 
+fresh = fresh_everywhere
 HOUR = 3_600 * SECOND
 LINE = ("paid", "alice")
 MOST_EVENTS = f"MOST_EVENTS, SLACK, NEVER = {history.MAX_EVENTS_PER_KEY}"

@@ -12,7 +12,9 @@ from policyengine.stores.sql import history
 from policyengine.stores.sql.store import EVICTION_BATCH_SIZE
 from policyengine.stores.sqlite.store import SqliteStore
 from tests.history.test_stateful import Traffic
-from tests.stores.conftest import Fresh
+from tests.stores.conftest import Fresh, fresh_everywhere
+
+fresh = fresh_everywhere
 
 
 def traffic(fresh: Fresh) -> type[Traffic]:

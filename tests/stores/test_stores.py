@@ -13,8 +13,9 @@ from policyengine.spec import limits as spending
 from policyengine.spec.trace import LimitTrace
 from policyengine.stores.base import Store
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
-from tests.stores.conftest import Fresh, with_another_number
+from tests.stores.conftest import Fresh, fresh_everywhere, with_another_number
 
+fresh = fresh_everywhere
 HOUR = 3_600 * SECOND
 
 

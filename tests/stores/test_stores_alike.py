@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from policyengine.runtime.limits import Charge
 from policyengine.stores.memory.store import MemoryStore
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
-from tests.stores.conftest import Fresh
+from tests.stores.conftest import Fresh, fresh_everywhere
 
+fresh = fresh_everywhere
 KEYS = st.sampled_from(["alice", "bob"])
 STEPS = st.sampled_from([0, 1, 999, SECOND // 3, SECOND, 7 * SECOND, 3_600 * SECOND, 86_400 * SECOND, -SECOND])
 

@@ -96,9 +96,19 @@ class Sending:
         return self.sender.sent, self.sender.failures, self.sender.dropped
 
 
+def read_request(connection: socket.socket) -> None:
+    """Read a request with its body: a connection that is closed before loses the answer, because it is reset."""
+    with connection.makefile("rb") as stream:
+        length = 0
+        while line := stream.readline().strip():
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        stream.read(length)
+
+
 @contextmanager
 def raw_receiver(answer: Callable[[socket.socket], None]) -> Iterator[Receiver]:
-    """Run a server that reads the head of each request, and answers as this function does."""
+    """Run a server that reads each request, and answers as this function does."""
     listener = socket.create_server(("127.0.0.1", 0))
     receiver = Receiver(port=listener.getsockname()[1])
 
@@ -111,7 +121,7 @@ def raw_receiver(answer: Callable[[socket.socket], None]) -> Iterator[Receiver]:
             receiver.connections += 1
             with connection:
                 try:
-                    connection.recv(65_536)
+                    read_request(connection)
                     answer(connection)
                 except OSError:
                     pass

@@ -459,7 +459,7 @@ def run_gateway(
     tally = ServerCounters(rules=rule_names(held.current))
     engine = MeteredLiveEngine(held, tally, "mcp")
     confirms = ConfirmHandler(engine, ConfirmOptions(front.wait_for_approval, front.elicit, front.approval_pages))
-    gateway = McpGateway(engine, front.server, who, behind, confirms, front.pins)
+    gateway = McpGateway(engine, front.server, who, behind, confirms, pins=front.pins)
     note_pins(front.server, front.pins, held.current.kernel)
     if front.port is None:
         freeze_startup()

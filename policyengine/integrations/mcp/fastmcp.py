@@ -6,7 +6,8 @@ It works as `mcp.sdk` does, with the hooks and errors of FastMCP: a denied call 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -28,16 +29,17 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
     report_outcome,
 )
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.fastmcp_tools import OWN_TOOL_LIST, list_own_tools, list_pinned, names_version
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
+    CLIENT_NOTIFICATIONS,
     DECIDED_METHODS,
     LIST_METHODS,
     METHOD_NOT_FOUND,
-    NOTIFICATIONS,
     UNDECIDED_METHODS,
     build_mcp_question,
     completion_target,
@@ -47,8 +49,11 @@ from policyengine.integrations.mcp.methods import (
     subscribed_resources,
 )
 from policyengine.integrations.mcp.pinned_tools import PinnedSession, ToolPins, with_tool_facts
-from policyengine.integrations.mcp.sdk import denial_error
+from policyengine.integrations.mcp.policy_session import PolicySession, without_policy
+from policyengine.integrations.mcp.protocol_errors import denial_error
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
+from policyengine.integrations.mcp.task_requests import check_input, find_own_task, to_wire, use_task
+from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     Params,
@@ -63,7 +68,7 @@ try:
     from fastmcp.exceptions import AuthorizationError
     from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
     from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
-    from fastmcp.server.dependencies import get_access_token, get_http_request
+    from fastmcp.server.dependencies import bind_request_context, get_access_token, get_http_request
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
@@ -124,8 +129,8 @@ class PolicyMiddleware(Middleware):
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
     `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
     `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals. With `pins`, the path of a pin file, only tools are shown and
-    called whose definition was reviewed.
+    the URL of the console with the pages of approvals. `tasks` is the table of tasks to share with other middleware.
+    With `pins`, the path of a pin file, only tools are shown and called whose definition was reviewed.
     """
 
     def __init__(
@@ -139,9 +144,12 @@ class PolicyMiddleware(Middleware):
         wait_for_approval: float = 0.0,
         elicit: ElicitMode | str = ElicitMode.OFF,
         approval_pages: str | None = None,
+        tasks: TaskTable | None = None,
         pins: ToolPins | Path | str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self._tasks = TaskDesk(decides, TaskTable() if tasks is None else tasks)
+        self._client = ClientMessageDecider(decides, server)
         self._pins = ToolPins.of(pins)
         self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
@@ -152,7 +160,8 @@ class PolicyMiddleware(Middleware):
     # ── Checks of every request ───────────────────────────────────────────────────────────────
 
     async def on_notification(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
-        return await call_next(context) if (context.method or "").startswith(NOTIFICATIONS) else None
+        passes = context.method in CLIENT_NOTIFICATIONS or context.method in self._passing
+        return await call_next(context) if passes else None
 
     async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         method, params = context.method or "", context.message
@@ -163,12 +172,15 @@ class PolicyMiddleware(Middleware):
         if method in DECIDED_METHODS:  # its hook decides it, with the final name and arguments
             return await call_next(context)
         if method in ("completion/complete", "subscriptions/listen"):
-            await self._check_several(context, method, params if isinstance(params, Mapping) else {})
+            await self._check_several(context, method, mapping_of(params))
             return await call_next(context)
+        if method in TASK_METHODS or method == TASK_LIST:
+            facts, clear = await self._facts(context, denial_error), read_params(mapping_of(params))
+            return await use_task(self._tasks, self._client, method, clear, facts, lambda: call_next(context))
         raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is denied: policies do not support this method", method[:80])
 
     async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
-        params = context.message if isinstance(context.message, Mapping) else {}
+        params = mapping_of(context.message)
         return await self._called(context, "resources/subscribe", params, lambda: call_next(context), denial_error)
 
     async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
@@ -185,6 +197,8 @@ class PolicyMiddleware(Middleware):
             decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
             if not decision.allowed:
                 raise denial_error(decision)
+        for id in subscribed_tasks(params):
+            await find_own_task(self._tasks, id, facts)
 
     # ── Calls ─────────────────────────────────────────────────────────────────────────────────
 
@@ -264,12 +278,25 @@ class PolicyMiddleware(Middleware):
             raise error(decision)
         began = perf_counter()
         try:
-            result = await go_on()
+            with self._guarded(context, facts):
+                result = await go_on()
+            await check_input(self._client, interim_result_of(result), facts)
         except BaseException:
             await report_outcome(self._decides, decision, 500, began)
             raise
-        await report_outcome(self._decides, decision, *_call_outcome(result, began))
+        created = None if isinstance(result, ToolResult) else to_wire(result)  # an extension may create a task
+        if not await self._tasks.register(question, message_params(context), decision, created):
+            await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
+
+    def _guarded(self, context: MiddlewareContext[Any], facts: Facts) -> AbstractContextManager[object]:
+        """While the server handles a call, let it ask the client only what a policy allows."""
+        server = context.fastmcp_context
+        known = None if server is None else server.request_context
+        if known is None:  # a call outside of a request has no client
+            return nullcontext()
+        call = known._srctx
+        return bind_request_context(replace(call, session=PolicySession(known.session, self._client, facts)))
 
     def _confirm_result(self, decision: Decision, name: object) -> ToolResult:
         found = confirm_result(decision, self._confirms.options.pages, structured=name not in self._with_schema)
@@ -337,7 +364,25 @@ def caller_of(context: MiddlewareContext[Any]) -> SessionCaller | None:
         key: answer.model_dump(by_alias=True, exclude_none=True)
         for key, answer in (server.input_responses or {}).items()
     }
-    return SessionCaller(known.session, known.request_id, known.request, answers)
+    return SessionCaller(without_policy(known.session), known.request_id, known.request, answers)
+
+
+def mapping_of(params: object) -> Mapping[str, Any]:
+    return params if isinstance(params, Mapping) else {}
+
+
+def message_params(context: MiddlewareContext[Any]) -> Mapping[str, Any]:
+    """Return the parameters of the request that carried a message, with its `_meta`."""
+    server = context.fastmcp_context
+    known = None if server is None else server.request_context
+    return {} if known is None else {"_meta": mapping_of(known.meta)}
+
+
+def interim_result_of(result: object) -> object:
+    """Return the result that asks the client for input, or what an extension returned in place of a result."""
+    if isinstance(result, INTERIM_RESULTS):
+        return result.input_required
+    return None if isinstance(result, ToolResult | ResourceResult | PromptResult) else result
 
 
 def read_params(params: Params) -> Params:

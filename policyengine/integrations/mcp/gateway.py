@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO, cast
 
@@ -29,16 +29,21 @@ from policyengine.integrations.mcp.line_streams import has_pipes, own_streams
 from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.integrations.mcp.session_callers import SessionCallers, remember_facts, remembered_facts
 from policyengine.integrations.mcp.session_upstream import connect_session
 from policyengine.integrations.mcp.sessions import Owner, session_owner
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.stateless_stream import StatelessStream
+from policyengine.integrations.mcp.tasks import TaskTable
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest, check_upstream_params
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_eras import UpstreamEras
+from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 
 try:
+    from mcp.server.context import CallNext, HandlerResult
     from mcp.server.stdio import stdio_server
+    from mcp.shared.exceptions import MCPError
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
     from mcp_types import JSONRPCRequest
 except ImportError as error:
@@ -67,10 +72,34 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
         *,
         server: str,
         identify: Identify[RequestContext],
+        tasks: TaskTable,
         pins: ToolPins | None = None,
     ) -> None:
-        super().__init__(decides, server=server, identify=identify, pins=pins)
+        super().__init__(decides, server=server, identify=identify, tasks=tasks, pins=pins)
         self._confirms = confirms
+        self._callers = SessionCallers()
+        self.messages = UpstreamMessages(decides, server, self._callers, self.tasks)
+
+    async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+        if ctx.method == "initialize":
+            await self._identify_session(ctx)
+        return await super().__call__(ctx, call_next)
+
+    async def _identify_session(self, ctx: RequestContext) -> None:
+        """Remember the caller that begins the session. If it is not known, nothing is asked of the client for it."""
+        with suppress(MCPError):
+            known = remembered_facts(ctx.request)
+            self._callers.identify(await super().facts(ctx) if known is None else known)
+
+    async def check_result(self, ctx: RequestContext, result: HandlerResult, facts: Facts) -> None:
+        asked: object = ctx
+        questions = result.get("inputRequests") if isinstance(result, dict) else None
+        # A legacy server asks during the call: its questions are decided one by one, before the call is parked.
+        if not (isinstance(asked, ModernRequest) and asked.has_admitted(questions)):
+            await super().check_result(ctx, result, facts)
+
+    def guard(self, ctx: RequestContext, facts: Facts) -> RequestContext:
+        return ctx  # the relay decides the messages of the upstream server
 
     def answer(self, result: dict[str, Any]) -> dict[str, Any]:
         return result  # the relay sends it as it is
@@ -81,11 +110,16 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     async def facts(self, ctx: RequestContext) -> Facts:
         """Return the facts about the caller. A modern request keeps them: a proof is accepted only once."""
         asked: object = ctx
-        if not isinstance(asked, ModernRequest):
-            return await super().facts(ctx)
-        if asked.proved is None:
-            asked.proved = await super().facts(ctx)
-        return asked.proved
+        if isinstance(asked, ModernRequest):
+            if asked.proved is None:
+                asked.proved = await super().facts(ctx)
+            return asked.proved
+        found = await super().facts(ctx)
+        caller = cast(RelayRequest, ctx).caller
+        if caller is not None:
+            caller.facts = found
+            self._callers.identify(found)
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +129,7 @@ class McpGateway:
     identify: Identify[RequestContext]
     upstream: McpUpstream
     confirms: ConfirmHandler | None = None
+    tasks: TaskTable = field(default_factory=TaskTable)
     pins: ToolPins | None = None
     service: StatelessService | None = field(default=None, init=False)
 
@@ -112,7 +147,7 @@ class McpGateway:
     def _policy(self) -> UpstreamPolicyMiddleware:
         confirms = self.confirms or ConfirmHandler(self.decides, ConfirmOptions())
         return UpstreamPolicyMiddleware(
-            self.decides, confirms, server=self.server, identify=self.identify, pins=self.pins
+            self.decides, confirms, server=self.server, identify=self.identify, tasks=self.tasks, pins=self.pins
         )
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
@@ -138,7 +173,9 @@ class McpGateway:
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
             group.start_soon(connect_session, service.eras, outgoing, incoming)
-            await Relay(self._policy(), to_client, to_upstream, self.upstream.limit).run(first, client, upstream)
+            policy = self._policy()
+            relay = Relay(policy, policy.messages, to_client, to_upstream, self.upstream.limit)
+            await relay.run(first, client, upstream)
             group.cancel_scope.cancel()
 
     async def owner(self, request: Request) -> Owner:
@@ -146,7 +183,11 @@ class McpGateway:
         if (exchange := find_exchange(request)) is not None:
             return exchange.owner
         facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
-        return session_owner(None if facts is None else await prove_credentials(self.decides, facts))
+        if facts is None:
+            return session_owner(None)
+        proved = await prove_credentials(self.decides, facts)
+        remember_facts(request, proved)
+        return session_owner(proved)
 
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""

@@ -15,6 +15,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import MODERN_VERSION
 from policyengine.integrations.mcp.event_stream import EventStreamError, read_event_data
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
+from policyengine.integrations.mcp.tasks import TASK_METHODS
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
 from policyengine.integrations.mcp.upstream import CONNECT_SECONDS, MAX_ANSWER_BYTES, McpUpstream, describe_error
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall, read_answer
@@ -138,7 +139,7 @@ class HttpUpstream:
 
     def _call_headers(self, call: UpstreamCall) -> list[tuple[bytes, bytes]]:
         headers = [(MCP_METHOD_HEADER.encode(), encode_header_value(call.method).encode())]
-        named = NAME_BEARING_METHODS.get(call.method)
+        named = "taskId" if call.method in TASK_METHODS else NAME_BEARING_METHODS.get(call.method)
         if named is not None and isinstance(name := call.params.get(named), str):
             headers.append((MCP_NAME_HEADER.encode(), encode_header_value(name).encode()))
         if call.method == "tools/call":

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
-from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.stream_upstream import CANCEL_SECONDS, MAX_BACKLOG
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
@@ -197,8 +197,12 @@ class LegacySession:
         while questions:
             await self._refuse(questions.pop(), "this client cannot be asked")
 
-    async def _refuse(self, question: JSONRPCRequest, message: str) -> None:
-        error = ErrorData(code=METHOD_NOT_FOUND, message=message)
+    async def deny(self, question: JSONRPCRequest, message: str) -> None:
+        """Answer a question with the reason why a policy denies it."""
+        await self._refuse(question, message, DENIED)
+
+    async def _refuse(self, question: JSONRPCRequest, message: str, code: int = METHOD_NOT_FOUND) -> None:
+        error = ErrorData(code=code, message=message)
         await self._send(JSONRPCError(jsonrpc="2.0", id=question.id, error=error))
 
     async def cancel(self, exchange: SessionExchange) -> None:

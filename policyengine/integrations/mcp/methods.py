@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from policyengine.http.resource_uris import canonical_template, canonical_uri
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, evaluate, make_denial
 from policyengine.integrations.mcp.pinned_tools import with_tool_facts
-from policyengine.integrations.mcp.uris import canonical_template, canonical_uri
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.paths import MalformedPath
 from policyengine.runtime.values import Invalid
@@ -25,6 +25,10 @@ UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resourc
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
+# Signals of a client. They change nothing that a policy decides; a server may attach anything to other notifications.
+CLIENT_NOTIFICATIONS = frozenset(
+    f"{NOTIFICATIONS}{name}" for name in ("initialized", "cancelled", "progress", "roots/list_changed")
+)
 # Matches a reason for a denial that names a pending fact; the arguments of the call may supply the fact.
 PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
 # FastMCP also finds a tool by a second name, a hash followed by the tool's name. A rule about the tool's name does not
@@ -70,10 +74,15 @@ def build_mcp_question(method: str, params: Mapping[str, Any], server: str, fact
     """Return the question for one of the DECIDED_METHODS; `facts` describe only the caller. Facts of the HTTP request
     that `facts` lack are pending.
     """
+    return {**endpoint_facts(method, params, server, facts), **pending_http_facts(facts)}
+
+
+def pending_http_facts(facts: Facts) -> dict[str, object]:
+    """Return the member `pending`, with the facts of the HTTP request that `facts` lack; nothing if none is missing."""
     http = facts.get("request")
     said = http if isinstance(http, Mapping) else {}
     pending = [fact for name, fact in REQUEST_FACTS.items() if name not in said]
-    return {**endpoint_facts(method, params, server, facts), **({"pending": pending} if pending else {})}
+    return {"pending": pending} if pending else {}
 
 
 def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: Facts) -> dict[str, object]:
@@ -144,12 +153,16 @@ async def filter_visible(
     facts: Facts,
     tools: Sequence[ListedTool | None] | None = None,
 ) -> list[Item]:
-    """Return the items that the caller may use with at least some arguments. Nothing is committed. `tools` describes
-    the definitions of the items, if they are tools with pins."""
-    found = []
+    """Return the items that the caller may use with at least some arguments. Nothing is committed. Of items with one
+    name, only the first is returned: the server answers requests for the name, whatever the others say. `tools`
+    describes the definitions of the items, if they are tools with pins.
+    """
+    found, known = [], set[str]()
     for at, (item, name) in enumerate(zip(items, names, strict=True)):
-        if await is_visible(decides, listing, name, server, facts, tools[at] if tools else None):
-            found.append(item)
+        if isinstance(name, str) and name not in known:
+            known.add(name)
+            if await is_visible(decides, listing, name, server, facts, tools[at] if tools else None):
+                found.append(item)
         if at % ITEMS_PER_TURN == ITEMS_PER_TURN - 1:
             await asyncio.sleep(0)
     return found

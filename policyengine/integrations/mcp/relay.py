@@ -13,6 +13,8 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.enforcement_point import Facts
+from policyengine.integrations.mcp.client_messages import PROGRESS
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import (
     COMPLETE_METHOD,
@@ -22,8 +24,10 @@ from policyengine.integrations.mcp.elicitation import (
     declared_modes,
 )
 from policyengine.integrations.mcp.eras import era_error, has_envelope
-from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND, NOTIFICATIONS
+from policyengine.integrations.mcp.methods import CLIENT_NOTIFICATIONS, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
+from policyengine.integrations.mcp.tasks import progress_token
+from policyengine.integrations.mcp.upstream_messages import CANCELLED, UpstreamMessages, UpstreamRefusal
 from policyengine.plurals import format_seconds
 
 try:
@@ -42,10 +46,7 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-CLIENT_METHODS = frozenset({"sampling/createMessage", "elicitation/create", "roots/list", "ping"})
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
-CANCELLED = "notifications/cancelled"
-PROGRESS = "notifications/progress"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
 MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
 _LOG = logging.getLogger("policyengine")
@@ -106,12 +107,16 @@ class Relay:
     """
 
     def __init__(
-        self, policy: PolicyMiddleware, to_client: MessageWriter, to_upstream: MessageWriter, limit: float
+        self,
+        policy: PolicyMiddleware,
+        messages: UpstreamMessages,
+        to_client: MessageWriter,
+        to_upstream: MessageWriter,
+        limit: float,
     ) -> None:
-        self._policy, self._limit = policy, limit
+        self._policy, self._messages, self._limit = policy, messages, limit
         self._to_client, self._to_upstream = to_client, to_upstream
         self._waiting: dict[RequestId, UpstreamRequest] = {}
-        self._asked: set[RequestId] = set()  # ids of requests of the upstream server
         self._held: dict[RequestId, anyio.CancelScope] = {}  # requests that wait for an approval
         self._elicited: dict[RequestId, UserElicitation] = {}
         self._version: str | None = None
@@ -122,7 +127,11 @@ class Relay:
         """Relay until the client disconnects. Without the upstream server, each request is answered with an error."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._from_upstream, upstream)
-            await self._from_client(first, client, group)
+            try:
+                await self._from_client(first, client, group)
+            finally:
+                with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                    await self._messages.close()
             group.cancel_scope.cancel()
 
     # ── From the client ───────────────────────────────────────────────────────────────────────
@@ -142,30 +151,36 @@ class Relay:
             case JSONRPCRequest() as request:
                 # Keeps the order: the request has now been sent or answered.
                 await group.start(self._requested, request, item.metadata)
-            case JSONRPCNotification(method=str(method)) as told if method.startswith(NOTIFICATIONS):
-                if method != CANCELLED or not self._release(told.params):
-                    await self._up(told)
-                if method == CANCELLED:
-                    self._cancelled(told.params)
+            case JSONRPCNotification(method=str(method)) as signal if method in CLIENT_NOTIFICATIONS:
+                await self._pass_signal(signal)
             case JSONRPCResponse() | JSONRPCError() as answer if answer.id in self._elicited:
                 group.start_soon(self._answer_elicitation, answer, item.metadata)
-            case JSONRPCResponse() | JSONRPCError() as answer if answer.id is not None and answer.id in self._asked:
-                self._asked.discard(answer.id)
-                await self._up(answer)
+            case JSONRPCResponse() | JSONRPCError() as answer if self._messages.awaits(answer.id):
+                group.start_soon(self._pass_answer, answer, item.metadata)
             case _:
                 pass
 
-    def _release(self, params: Mapping[str, Any] | None) -> bool:
-        """End a request that waits for an approval, and return whether there is one. The upstream does not know it."""
-        scope = self._held.get((params or {}).get("requestId", ""))
-        if scope is not None:
-            scope.cancel()
-        return scope is not None
-
-    def _cancelled(self, params: Mapping[str, Any] | None) -> None:
-        waiting = self._waiting.get((params or {}).get("requestId", ""))
-        if waiting is not None:
+    async def _pass_signal(self, signal: JSONRPCNotification) -> None:
+        """Pass on a notification of the client. The upstream does not know a request that waits for an approval."""
+        cancelled = cancelled_request(signal)
+        if cancelled is not None and (scope := self._held.get(cancelled)) is not None:
+            return scope.cancel()
+        if self._messages.admits_from_client(signal.method, signal.params):
+            await self._up(signal)
+        if cancelled is not None and (waiting := self._waiting.get(cancelled)) is not None:
             waiting.end(RequestDroppedError())
+
+    async def _pass_answer(self, answer: JSONRPCResponse | JSONRPCError, metadata: MessageMetadata) -> None:
+        """Pass on the answer of the client to a request of the upstream server. Over HTTP, it has credentials of its
+        own."""
+        if answer.id is not None:
+            context = RelayRequest("", None, answer.id, http_request(metadata))
+            try:
+                facts = await self._policy.facts(cast(RequestContext, context))
+            except MCPError:
+                facts = None
+            if await self._messages.accept(answer.id, facts, is_error=isinstance(answer, JSONRPCError)):
+                await self._up(answer)
 
     async def _requested(
         self, request: JSONRPCRequest, metadata: MessageMetadata, *, task_status: TaskStatus[None]
@@ -176,7 +191,10 @@ class Relay:
 
         async def go_on(wanted: RequestContext) -> dict[str, Any]:
             sent = request if wanted is context else derive_request(cast(RelayRequest, wanted))
-            return await self._forwarded(sent, task_status)
+            with self._messages.in_progress(sent.id, sent.method, sent.params, caller.facts):
+                result = await self._forwarded(sent, task_status)
+            self._messages.succeed(sent.method, sent.params, caller.facts)
+            return result
 
         try:
             refuse_modern_request(request)
@@ -341,16 +359,20 @@ class Relay:
 
     async def _pass_request(self, request: JSONRPCRequest) -> None:
         """Pass on a request of the upstream server to the client, or refuse it."""
-        if request.method in CLIENT_METHODS and request.id not in self._elicited:
-            self._asked.add(request.id)
-            await self.send_to_client(request, self._related(None))
+        if request.id in self._elicited:
+            refused: UpstreamRefusal | None = UpstreamRefusal(INVALID_REQUEST, "another request has this id")
         else:
-            refused = ErrorData(code=METHOD_NOT_FOUND, message="this gateway does not relay the method")
-            await self._up(JSONRPCError(jsonrpc="2.0", id=request.id, error=refused))
+            refused = await self._messages.refuse(request.id, request.method, request.params or {})
+        if refused is None:
+            return await self.send_to_client(request, self._related(None))
+        error = ErrorData(code=refused.code, message=refused.message)
+        await self._up(JSONRPCError(jsonrpc="2.0", id=request.id, error=error))
 
     async def _pass_notification(self, notification: JSONRPCNotification) -> None:
-        token = (notification.params or {}).get("progressToken")
-        await self.send_to_client(notification, self._related(token))
+        """Pass on a notification of the upstream server to the client, or drop it."""
+        params = notification.params or {}
+        if await self._messages.admits(notification.method, params):
+            await self.send_to_client(notification, self._related(params.get("progressToken")))
 
     def _related(self, token: object) -> RequestId | None:
         """Return the ID of the client's request to which a message belongs, or None if it is not known; over HTTP, the
@@ -365,13 +387,14 @@ class Relay:
             await self._to_client.send(SessionMessage(message, ServerMessageMetadata(related_request_id=related)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class RelayCaller:
-    """The client of one request of the session that a relay serves."""
+    """The client of one request of the session that a relay serves, and the verified facts about it."""
 
     relay: Relay
     request: JSONRPCRequest
     task_status: TaskStatus[None]
+    facts: Facts | None = None
 
     in_rounds = False
 
@@ -430,9 +453,10 @@ def elicitation_capability(params: Mapping[str, Any] | None) -> object:
     return capabilities.get("elicitation") if isinstance(capabilities, Mapping) else None
 
 
-def progress_token(params: Mapping[str, Any] | None) -> object:
-    meta = (params or {}).get("_meta")
-    return meta.get("progressToken") if isinstance(meta, Mapping) else None
+def cancelled_request(notification: JSONRPCNotification) -> RequestId | None:
+    """Return the request that a notification cancels, if it cancels one."""
+    id = (notification.params or {}).get("requestId") if notification.method == CANCELLED else None
+    return id if isinstance(id, str | int) else None
 
 
 def notify_started(task_status: TaskStatus[None]) -> None:

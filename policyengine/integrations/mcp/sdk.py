@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.credentials import presented
-from policyengine.integrations.denial_messages import denial_data, format_denial
+from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import (
     NO_DUTIES,
     UNKNOWN_CALLER,
@@ -34,17 +34,17 @@ from policyengine.integrations.enforcement_point import (
     prove_credentials,
     report_outcome,
 )
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound, McpCaller
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import without_own_answers
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
+    CLIENT_NOTIFICATIONS,
     DECIDED_METHODS,
-    ERROR_CODES,
     LIST_METHODS,
     METHOD_NOT_FOUND,
-    NOTIFICATIONS,
     UNDECIDED_METHODS,
     McpListMethod,
     build_mcp_question,
@@ -63,7 +63,11 @@ from policyengine.integrations.mcp.pinned_tools import (
     listing_params,
     with_tool_facts,
 )
+from policyengine.integrations.mcp.policy_session import PolicySession
+from policyengine.integrations.mcp.protocol_errors import denial_error as denial_error
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
+from policyengine.integrations.mcp.task_requests import check_input, find_own_task, to_wire, use_task
+from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     Params,
@@ -132,8 +136,8 @@ class PolicyMiddleware:
     everything is denied. The default is `by_token`. `also` lists further methods that pass without a decision, such as
     `logging/setLevel`. A `tools/call` that a person must approve waits for the approval for at most
     `wait_for_approval` seconds; `elicit` says how the client may ask the user of the request, and `approval_pages` is
-    the URL of the console with the pages of approvals. With `pins`, the path of a pin file, only tools are shown and
-    called whose definition was reviewed.
+    the URL of the console with the pages of approvals. `tasks` is the table of tasks to share with other middleware.
+    With `pins`, the path of a pin file, only tools are shown and called whose definition was reviewed.
     """
 
     params = staticmethod(check_local_params)
@@ -149,9 +153,12 @@ class PolicyMiddleware:
         wait_for_approval: float = 0.0,
         elicit: ElicitMode | str = ElicitMode.OFF,
         approval_pages: str | None = None,
+        tasks: TaskTable | None = None,
         pins: ToolPins | Path | str | None = None,
     ) -> None:
         self._decides, self._server, self._duties = decides, server, duties
+        self.tasks = TaskDesk(decides, TaskTable() if tasks is None else tasks)
+        self.client_messages = ClientMessageDecider(decides, server)
         self._pins = ToolPins.of(pins)
         self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
@@ -161,16 +168,19 @@ class PolicyMiddleware:
         self._warned = False
 
     async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        if ctx.request_id is None:
-            return await call_next(ctx) if ctx.method.startswith(NOTIFICATIONS) else None
         if ctx.method in self._passing:
             return await call_next(ctx)
+        if ctx.request_id is None:
+            return await call_next(ctx) if ctx.method in CLIENT_NOTIFICATIONS else None
         if ctx.method in DECIDED_METHODS:
             return await self._called(ctx, call_next)
         if (listing := LIST_METHODS.get(ctx.method)) is not None:
             return await self._listed(ctx, call_next, listing)
         if ctx.method in ("completion/complete", "subscriptions/listen"):
             return await self._several(ctx, call_next)
+        if ctx.method in TASK_METHODS or ctx.method == TASK_LIST:
+            facts, params = await self.facts(ctx), self._clear_params(ctx)
+            return await use_task(self.tasks, self.client_messages, ctx.method, params, facts, lambda: call_next(ctx))
         raise MCPError(
             METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is denied: policies do not support this method", ctx.method[:80]
         )
@@ -199,12 +209,22 @@ class PolicyMiddleware:
             raise denial_error(decision)
         began = perf_counter()
         try:
-            result = await call_next(ctx)
+            result = await call_next(self.guard(ctx, facts))
+            await self.check_result(ctx, result, facts)
         except BaseException:
             await report_outcome(self._decides, decision, 500, began)
             raise
-        await report_outcome(self._decides, decision, *_call_outcome(result, began))
+        if ctx.method != "tools/call" or not await self.tasks.register(asked, params, decision, to_wire(result)):
+            await report_outcome(self._decides, decision, *_call_outcome(result, began))
         return result
+
+    async def check_result(self, ctx: RequestContext, result: HandlerResult, facts: Facts) -> None:
+        """Check what a result asks of the client. Raises MCPError."""
+        await check_input(self.client_messages, result, facts)
+
+    def guard(self, ctx: RequestContext, facts: Facts) -> RequestContext:
+        """Return the context for the server, which may ask the client only what a policy allows."""
+        return replace(ctx, session=PolicySession(ctx.session, self.client_messages, facts))
 
     def answer(self, result: Result) -> HandlerResult:
         """Return the result of a call in the form that the SDK encodes for the version of the protocol."""
@@ -304,6 +324,8 @@ class PolicyMiddleware:
                 decision = await self._listened(uri, facts)
                 if not decision.allowed:
                     raise denial_error(decision)
+            for id in subscribed_tasks(params):
+                await find_own_task(self.tasks, id, facts)
         return await call_next(ctx)
 
     async def _listened(self, uri: object, facts: Facts) -> Decision:
@@ -333,12 +355,6 @@ class PolicyMiddleware:
         if facts is None:
             raise denial_error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         return await prove_credentials(self._decides, facts)
-
-
-def denial_error(decision: Decision) -> MCPError:
-    """Return the error of a denied request: the message for people, and data for programs, such as the binding of an
-    approval."""
-    return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 
 
 def without_answers(ctx: RequestContext) -> RequestContext:

@@ -37,6 +37,7 @@ from policyengine.integrations.mcp.upstream_calls import (
     LISTEN,
     RESOURCE_UPDATED,
     UpstreamCall,
+    question_of,
 )
 from policyengine.plurals import format_seconds
 
@@ -184,19 +185,19 @@ class SessionPool:
     async def _admit(
         self, session: LegacySession, exchange: SessionExchange, call: UpstreamCall
     ) -> dict[str, JSONRPCRequest]:
-        """Return the questions that the client can answer; refuse the others."""
+        """Return the questions that the client can and may answer; refuse the others."""
         capabilities = read_envelope(call.params).capabilities
         parked = Counter(one.pooled.owner for one in self._parked.values())[call.owner]
         can_park = call.owner != NOBODY and call.method in INPUT_METHODS and parked < MAX_OWNER_PARKED
         admitted: dict[str, JSONRPCRequest] = {}
-        refused = []
-        for question in exchange.questions:
-            if can_park and CLIENT_CAPABILITIES.get(question.method) in capabilities:
-                admitted[f"{question.method}/{len(admitted) + 1}"] = question
+        while exchange.questions:  # more may come meanwhile
+            question = exchange.questions.pop(0)
+            if not can_park or CLIENT_CAPABILITIES.get(question.method) not in capabilities:
+                await session.refuse([question])
+            elif (why := await call.refuse(question.method, question.params or {})) is not None:
+                await session.deny(question, why)
             else:
-                refused.append(question)
-        exchange.questions.clear()
-        await session.refuse(refused)
+                admitted[f"{question.method}/{len(admitted) + 1}"] = question
         return admitted
 
     def _park(
@@ -211,7 +212,7 @@ class SessionPool:
         digest = request_digest(call.owner, call.method, call.params)
         expires = anyio.current_time() + PARKED_SECONDS
         self._parked[token] = ParkedCall(pooled, exchange, digest, questions, expires)
-        asked = {key: question_of(question) for key, question in questions.items()}
+        asked = {key: question_of(one.method, one.params or {}) for key, one in questions.items()}
         return {"resultType": "input_required", "inputRequests": asked, "requestState": token}
 
     def _take(self, call: UpstreamCall) -> ParkedCall:
@@ -359,12 +360,6 @@ class SessionPool:
         event = self._freed.pop(owner, None)
         if event is not None:
             event.set()
-
-
-def question_of(question: JSONRPCRequest) -> dict[str, Any]:
-    """Return a question as a result has it: without the progress token of its server."""
-    params = {name: value for name, value in (question.params or {}).items() if name != "_meta"}
-    return {"method": question.method, "params": params} if params else {"method": question.method}
 
 
 def wants(honored: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> bool:

@@ -11,15 +11,18 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
-from policyengine.integrations.mcp.elicitation import UserPrompt, declared_modes
+from policyengine.integrations.mcp.elicitation import KEY_PREFIX, UserPrompt, declared_modes
 from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import isolated_owner
+from policyengine.integrations.mcp.task_requests import admits_task
+from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS
 from policyengine.integrations.mcp.upstream_calls import (
     LISTEN,
     PROGRESS,
@@ -27,6 +30,7 @@ from policyengine.integrations.mcp.upstream_calls import (
     StatelessUpstream,
     UpstreamCall,
     ignore_notification,
+    question_of,
 )
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -56,6 +60,13 @@ class ModernRequest:
     notify: Notify = ignore_notification
     param_headers: Mapping[str, str] | None = None
     proved: Facts | None = None
+    admitted: list[dict[str, Any]] = field(default_factory=list)  # questions of the upstream server to its client
+
+    def has_admitted(self, questions: object) -> bool:
+        """Return whether a result asks only questions that a policy has allowed during this request."""
+        return isinstance(questions, Mapping) and all(
+            one in self.admitted and not str(key).startswith(KEY_PREFIX) for key, one in questions.items()
+        )
 
     @property
     def caller(self) -> ModernCaller:
@@ -137,7 +148,19 @@ class StatelessService:
         if asked.method == "server/discover":
             return await upstream.discover()
         owner = isolated_owner(asked.proved)
-        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, asked.notify)
+
+        async def notify(method: str, params: dict[str, Any]) -> None:
+            if await self._admits(asked.proved, method, params):
+                await asked.notify(method, params)
+
+        async def refuse(method: str, params: Mapping[str, Any]) -> str | None:
+            no = await self.policy.client_messages.refuse_question(method, params, asked.proved)
+            if no is not None:
+                return format_denial(no)
+            asked.admitted.append(question_of(method, params))
+            return None
+
+        call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify, refuse=refuse)
         if asked.method == LISTEN:
             return await self._listen(upstream, call)
         if not isinstance(upstream, ModernUpstream):
@@ -147,6 +170,12 @@ class StatelessService:
         if asked.method not in INPUT_METHODS:
             return await upstream.exchange(call)
         return await self._exchange_with_state(upstream, call)
+
+    async def _admits(self, facts: Facts | None, method: str, params: dict[str, Any]) -> bool:
+        """Return whether the client gets a notification about its request."""
+        if method in TASK_NOTIFICATIONS:
+            return await admits_task(self.policy.tasks, self.policy.client_messages, params, facts)
+        return await self.policy.client_messages.admits(method, params, facts)
 
     async def _exchange_with_state(self, upstream: StatelessUpstream, call: UpstreamCall) -> dict[str, Any]:
         """Make a request whose result may ask for input, with a state that is bound to the caller."""

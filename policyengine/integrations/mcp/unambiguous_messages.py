@@ -17,10 +17,11 @@ Raw: TypeAlias = bytes | str
 Params: TypeAlias = Mapping[str, Any]
 MESSAGE_MEMBERS = ("jsonrpc", "id", "method", "params")
 PARAMS_MEMBERS = (  # members that policies read, and those that continue a request
-    "name", "arguments", "uri", "ref", "notifications", "inputResponses", "requestState", "_meta",
+    "name", "arguments", "uri", "ref", "notifications", "taskId", "inputResponses", "requestState", "_meta",
 )  # fmt: skip
 NESTED_MEMBERS = ("ref", "notifications")
-MEMBERS_BY_FOLDED_NAME = {name.casefold(): name for name in (*PARAMS_MEMBERS, "type", "resourceSubscriptions")}
+INNER_MEMBERS = ("type", "resourceSubscriptions", "taskIds")
+MEMBERS_BY_FOLDED_NAME = {name.casefold(): name for name in (*PARAMS_MEMBERS, *INNER_MEMBERS)}
 
 
 class AmbiguousMessageError(Exception):

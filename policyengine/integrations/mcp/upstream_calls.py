@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import read_meta
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
+from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, subscribed_tasks
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -28,6 +29,7 @@ LIST_CHANGES = {
     "notifications/prompts/list_changed": "promptsListChanged",
     "notifications/resources/list_changed": "resourcesListChanged",
 }
+RefuseQuestion: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[str | None]]
 Notify: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
@@ -35,10 +37,16 @@ async def ignore_notification(method: str, params: dict[str, Any]) -> None:
     """Drop a notification, for requests of the gateway itself."""
 
 
+async def admit_question(method: str, params: Mapping[str, Any]) -> str | None:
+    """Refuse no question, for results whose questions the middleware decides."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamCall:
     """A request of a client that was decided. `id` is the client's; `owner` is its caller; `notify` sends the client a
-    notification about the request. `headers` are `Mcp-Param-*` headers that the gateway wrote."""
+    notification about the request. `headers` are `Mcp-Param-*` headers that the gateway wrote. `refuse` returns why the
+    client may not be asked a question."""
 
     method: str
     params: Mapping[str, Any]
@@ -46,6 +54,7 @@ class UpstreamCall:
     owner: Owner = NOBODY
     notify: Notify = ignore_notification
     headers: Mapping[str, str] | None = None
+    refuse: RefuseQuestion = admit_question
 
     @property
     def token(self) -> object:
@@ -85,7 +94,15 @@ class UpstreamCall:
         if method == RESOURCE_UPDATED:
             uris = named.get("resourceSubscriptions")
             return isinstance(uris, list) and params.get("uri") in uris
+        if method in TASK_NOTIFICATIONS:
+            return params.get("taskId") in subscribed_tasks(self.params)
         return method == ACKNOWLEDGED or named.get(LIST_CHANGES.get(method, "")) is True
+
+
+def question_of(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a question of the server as a result has it: without the progress token of the server."""
+    members = {name: value for name, value in params.items() if name != "_meta"}
+    return {"method": method, "params": members} if members else {"method": method}
 
 
 class StatelessUpstream(Protocol):

@@ -27,6 +27,8 @@ URI: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>//)?(?
 # Escapes of letters, digits and `-._~`, whose only effect is that two parsers disagree.
 NEEDLESS_ESCAPE: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
 EXPRESSION: Final = re.compile(r"(\{[^{}]*\})")
+QUERY_EXPRESSION: Final = re.compile(r"\{[?&][^{}]*\}")
+SCHEME: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*:")
 # Schemes whose hosts are usually normalized to lower case, without the default port.
 PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21"}
 HOST: Final = re.compile(r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]*))?")
@@ -59,13 +61,28 @@ def canonical_uri(uri: str) -> Spelling:
 
 
 def canonical_template(template: str) -> Spelling:
-    """Return the canonical spelling of a template; its expressions are not changed."""
+    """Return the canonical spelling of a template: of its URIs without a query, if the query is an expression. Other
+    expressions are not changed. A template is malformed if its URIs are."""
     if "{" not in template:
         return canonical_uri(template)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
         return MalformedPath("a broken or needless escape")
-    literals = [part if at % 2 else decode_segment(part) for at, part in enumerate(EXPRESSION.split(template))]
-    return MalformedPath("invalid UTF-8") if None in literals else "".join(filter(None, literals))
+    path = QUERY_EXPRESSION.sub("", template)
+    filled = canonical_uri(EXPRESSION.sub(fill_expression, path))
+    if "{" not in path or isinstance(filled, MalformedPath):
+        return filled
+    literals = [part if at % 2 else decode_segment(part) for at, part in enumerate(EXPRESSION.split(path))]
+    if None in literals:
+        return MalformedPath("invalid UTF-8")
+    return SCHEME.sub(lambda found: found[0].lower(), "".join(filter(None, literals)))
+
+
+def fill_expression(expression: re.Match[str]) -> str:
+    """Return a value in place of an expression. Fragments and path parameters keep their sign, which is malformed."""
+    operator, rest = expression[0][1], expression.string[expression.end() :]
+    if expression.start() == 0:
+        return "x" if rest.startswith(":") else "x:1"
+    return f"{operator}1" if operator in "./#;" else "1"  # a port can be 1
 
 
 def find_uri_problem(uri: str) -> str | None:

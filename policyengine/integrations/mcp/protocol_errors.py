@@ -1,0 +1,19 @@
+"""Denials as errors of the protocol."""
+
+from __future__ import annotations
+
+from policyengine.install_hints import install_command
+from policyengine.integrations.denial_messages import denial_data, format_denial
+from policyengine.integrations.mcp.methods import ERROR_CODES
+from policyengine.runtime.decision import Decision
+
+try:
+    from mcp.shared.exceptions import MCPError
+except ImportError as error:
+    raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
+
+
+def denial_error(decision: Decision) -> MCPError:
+    """Return the error of a denied request: the message for people, and data for programs, such as the binding of an
+    approval."""
+    return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
