@@ -27,7 +27,7 @@ from policyengine.stores.halts import HaltStore, WorkerHalts
 
 MAX_CLOSE_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.5  # seconds between two reads, so that a halt is known everywhere within a second
-FAILURES_BEFORE_ALARM: Final = 2  # reads, because one read may fail while a file is written
+FAILURES_BEFORE_ALARM: Final = 2  # consecutive failed reads; a single read may fail while a file is written
 MAX_SILENT_SECONDS: Final = 5.0  # seconds after which a read that has not ended counts as failed
 FORGET_SECONDS: Final = 3_600  # seconds for which a process keeps an ended halt, because its clock may be set back
 UNREAD: Final = HaltSet((ArmedHalt(UNREAD_HALT),))
@@ -48,7 +48,9 @@ class HaltSource(Protocol):
 @dataclass(slots=True)
 class FollowedSource:
     """A source of halts: its latest known halts, None before the first read, and the failures since the last read.
-    Workers share a `copy` of the halts, so that a worker that replaces another knows what that one knew."""
+    Workers share a `copy` of the halts, so that a worker that replaces another begins with the halts that the other
+    knew.
+    """
 
     source: HaltSource
     copy: WorkerHalts | None = None
@@ -62,17 +64,17 @@ class FollowedSource:
         return self.failures >= FAILURES_BEFORE_ALARM
 
     def read(self) -> None:
-        """Raises StoreError and HaltsUnreadableError."""
+        """Read the halts of the source. Raises StoreError and HaltsUnreadableError."""
         self.take(self.source.read())
 
     def take(self, halts: tuple[Halt, ...]) -> None:
-        """Know these halts from now on."""
+        """Replace the known halts, and share them with other workers."""
         before, self.halts, self.read_at = self.halts, halts, monotonic()
         if self.copy is not None and halts != before:
             self.copy.save(time_ns() // 1_000, encode(halts), None)
 
     def read_copy(self) -> None:
-        """Use what other workers have read, if nothing else is known."""
+        """Take the halts that other workers have read, if no halts are known yet."""
         if self.halts is None and self.copy is not None:
             number, copied = self.copy.load(0)
             self.halts = decode(copied, type=tuple[Halt, ...]) if number else None
@@ -95,8 +97,8 @@ class HaltStatus:
 class HaltControl:
     """The halts of one process. All engines of the process that replace each other share it; threads may share it.
 
-    `current` is what decisions look at: None if there is no halt. Where others may change the halts, a thread reads
-    them every half second, from the first decision on. Until the first successful read, everything is halted.
+    `current` has the halts that decisions check: None if there is no halt. Where others may change the halts, a thread
+    reads them every half second, from the first decision on. Until the first successful read, everything is halted.
     """
 
     def __init__(
@@ -233,7 +235,7 @@ class HaltControl:
         followed.failures, followed.why = 0, ""
 
     def _publish(self) -> None:
-        """Let decisions use what is known now, and report what has changed."""
+        """Pass the known halts to decisions, and report changes."""
         now = self.now()
         known = [
             halt for followed in self._sources for halt in followed.halts or () if halt.until + FORGET_SECONDS > now
@@ -251,14 +253,14 @@ class HaltControl:
         liftings = {one.id: one for one in self._store.latest.lifted}
         for id, (halt, in_effect) in self._reported.items():
             if in_effect and id not in before:
-                self._tell("on", halt)
+                self._log_change("on", halt)
             elif not in_effect and before.get(id, (halt, False))[1]:
-                self._tell("ended", halt)
+                self._log_change("ended", halt)
         for id, (halt, in_effect) in before.items():
             if in_effect and id not in self._reported:
-                self._tell("ended" if halt.until <= now else "lifted", halt, liftings.get(id))
+                self._log_change("ended" if halt.until <= now else "lifted", halt, liftings.get(id))
 
-    def _tell(self, state: str, halt: Halt, lifting: HaltLift | None = None) -> None:
+    def _log_change(self, state: str, halt: Halt, lifting: HaltLift | None = None) -> None:
         details = {name: value for name, value in halt.to_dict().items() if name != "id"}
         more = {} if lifting is None else {"lifted_by": lifting.by, "lifting_reason": lifting.reason}
         covers = ", ".join(f"{name} {text}" for name, text in halt.scope.items()) or "everything"

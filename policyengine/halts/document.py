@@ -55,7 +55,7 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
         return document
 
     def lacks_room(self, halt: Halt) -> str | None:
-        """Return why there is no room for a halt that was added; None if there is."""
+        """Return why a halt that was added does not fit; None if it fits."""
         if sum(one.everything is halt.everything for one in self.halts) > most_halts(halt):
             return f"there are already {most_halts(halt)} such halts"
         room = MAX_HALTS_BYTES - (0 if halt.everything else RESERVED_BYTES)
@@ -71,7 +71,7 @@ class HaltDocument(Struct, frozen=True, forbid_unknown_fields=True):
         return self._next(now, left, liftings[-MAX_LIFTINGS:])
 
     def _next(self, now: int, halts: tuple[Halt, ...], lifted: tuple[HaltLift, ...]) -> HaltDocument:
-        """The number is the time in milliseconds or, if that is not higher, one more than the number before."""
+        """Return the next document. Its number is the time in milliseconds, or this number plus 1 if that is higher."""
         number = max(self.number + 1, now * 1_000)
         if number > MAX_HALTS_NUMBER:
             raise HaltError("the number of the halts in the store is too high", "remove them from the store")

@@ -40,7 +40,7 @@ from policyengine.trusted_files import UntrustedPathError, open_trusted, write_p
 
 FILE_NAME: Final = "the halt file"
 FILE_HINT: Final = (
-    'a halt file is only yours to write (`chmod 600`); without halts it is `{"halts": []}` (docs/halt.md)'
+    'only you may write a halt file (`chmod 600`); a file without halts is `{"halts": []}` (docs/halt.md)'
 )
 ID_LENGTH: Final = 12
 REQUIRED_MEMBERS: Final = ("reason", "until")
@@ -143,7 +143,7 @@ def read_halts(raw: bytes) -> Iterator[FileHalt]:
 
 
 def require_object(raw: object, member: str) -> Mapping[str, object]:
-    """Return the object. Raises RequestError."""
+    """Return a value that must be an object. Raises RequestError for any other value."""
     if (found := get_object(raw, member)) is None:
         raise RequestError(member, f"`{member}` is missing")
     return found

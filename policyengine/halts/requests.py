@@ -69,14 +69,14 @@ def check_halt(halt: Halt) -> None:
 
 
 def check_lift_reason(reason: str) -> None:
-    """Raises HaltError."""
+    """Check the reason for lifting a halt. Raises HaltError."""
     if not reason.strip():
         raise HaltError("lifting a halt needs a reason", f"write 1 to {MAX_REASON_LENGTH:,} characters as the `reason`")
     check_text("the reason", reason, MAX_REASON_LENGTH)
 
 
 def check_text(what: str, text: str, most: int) -> None:
-    """Raises HaltError."""
+    """Check the length and the characters of a text. Raises HaltError."""
     if not text.strip() or len(text) > most:
         raise HaltError(f"{what} has {len(text):,} characters", f"write 1 to {most:,} characters")
     if any(category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):

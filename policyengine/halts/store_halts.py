@@ -1,7 +1,7 @@
 """The halts in a store, as one process reads and changes them.
 
-Every process remembers the latest document that it has read. If the store has an older one or none, because it lost the
-latest one, the process saves the latest one again.
+Every process remembers the latest document that it has read. If the store has lost that document, the process saves the
+document again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from policyengine.halts.errors import HaltError, HaltsUnreadableError
 from policyengine.runtime.halts import Halt
 from policyengine.stores.halts import HaltStore
 
-MAX_ATTEMPTS: Final = 64  # to replace a document that others replace too
-NOT_KNOWN: Final = -1  # the number of no document
+MAX_ATTEMPTS: Final = 64  # maximum attempts to replace a document that others replace, too
+NOT_KNOWN: Final = -1  # a number that no document has
 NOTHING: Final = HaltDocument(0)
 _LOG = logging.getLogger("policyengine")
 
@@ -46,7 +46,7 @@ class StoreHalts:
             self.latest = document
 
     def change(self, change: Callable[[HaltDocument], HaltDocument]) -> None:
-        """Replace the document by what `change` returns for it. Raises HaltError and StoreError."""
+        """Replace the document with the one that `change` returns. Raises HaltError and StoreError."""
         for _ in range(MAX_ATTEMPTS):
             number, raw = self._store.load(NOT_KNOWN)
             made = change(self._merge(number, raw))
@@ -71,7 +71,7 @@ class StoreHalts:
             return structs.replace(latest, number=number)
 
     def _restore(self, number: int) -> None:
-        """Save the latest document again, because the store has an older one or none. Raises StoreError."""
+        """Save the latest document again, because the store has lost it. Raises StoreError."""
         if self._store.save(self.latest.number, encode_document(self.latest), number):
             _LOG.error(
                 "the store had lost the latest halts, and its document had number %d: the halts were saved again",

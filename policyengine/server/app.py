@@ -112,8 +112,8 @@ SECURITY_SCHEMES: dict[str, Any] = {
 
 
 def caller_name(scope: Scope) -> str:
-    """Return the name by which a caller takes turns: the client of the token file or, without a token, the address of
-    the connection.
+    """Return the name under which the work of a caller is queued: the client of the token file or, without a token, the
+    address of the connection.
     """
     return current_caller() or peer_address(scope.get("client"))
 

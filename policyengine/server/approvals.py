@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 PATH = "/approvals"
 MAX_WAIT_SECONDS = 30
-LOOK_SECONDS = 0.5  # seconds between two looks at an approval while a client waits for its answer
-LIST_LOOK_SECONDS = 1.0  # seconds between two looks at the list of a person, which costs more
-MAX_LOG_SECONDS = 3.0  # seconds for reading the history of a requester
+LOOK_SECONDS = 0.5  # seconds between two reads of an approval while a client waits
+LIST_LOOK_SECONDS = 1.0  # seconds between two reads of a person's list, which cost more
+MAX_LOG_SECONDS = 3.0  # maximum seconds for reading the history of a requester
 MAX_WAITING_CLIENTS = (
-    200  # requesters, and as many people, per worker; beyond it, a client gets the current state at once
+    200  # maximum waiting requesters, and maximum waiting people, per worker; other clients are answered at once
 )
 CHALLENGE = 'Bearer realm="policyengine"'
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class ApprovalRoutes:
 
     def __init__(self, api: DecisionApi) -> None:
         self.api = api
-        self._requesters, self._people = WaitingClients(), WaitingClients()  # apart, so that neither takes all places
+        self._requesters, self._people = WaitingClients(), WaitingClients()  # separate: neither takes all places
         self._log_lock = Lock()
         self._reader: LogReader | None = None
 
@@ -121,8 +121,9 @@ class ApprovalRoutes:
         self, http: Request, waiting: WaitingClients, found: T, seconds: float, pause: float, look: Callable[[], T],
         is_same: Callable[[T], bool],
     ) -> T:  # fmt: skip
-        """Look again, with pauses, until the answer is no longer the same, the time is over, the client has gone, or
-        the server stops. Return the last answer; the first one if too many clients wait."""
+        """Call `look` repeatedly until its answer changes, the time is over, the client has disconnected, or the server
+        stops. Return the last answer; if too many clients wait, return the first answer at once.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         if waiting.count >= MAX_WAITING_CLIENTS:
@@ -148,8 +149,8 @@ class ApprovalRoutes:
 
     async def list(self, http: Request) -> Response:
         """List the approvals that wait for an answer of the person, newest first. The person presents a token of an
-        issuer of the policies. With `wait` and the `version` of an earlier answer, the answer comes when the list is no
-        longer that one, or after this number of seconds.
+        issuer of the policies. With `wait` and the `version` of an earlier answer, the answer comes when the list has
+        changed since then, or after this number of seconds.
         """
         seconds, known = read_wait(http), http.query_params.get("version")
         person, found = await self._call(lambda: self._list_for(http))
@@ -174,7 +175,9 @@ class ApprovalRoutes:
         return {"approvals": [describe_approval(one) for one in waiting], "version": version}
 
     async def details(self, http: Request) -> Response:
-        """Return everything about an approval that the person needs to answer it; only for people who may."""
+        """Return everything about an approval that a person needs to answer it. People who may not answer it are
+        refused.
+        """
 
         def work() -> dict[str, object]:
             person, desk = self._person(http), self.desk
@@ -187,8 +190,9 @@ class ApprovalRoutes:
 
     @contextmanager
     def _log_turn(self) -> Iterator[LogReader | None]:
-        """Give the reader of the log to one thread at a time; None if another thread has it, so that waiting for the
-        log takes no thread from decisions."""
+        """Yield the reader of the log, or None if another thread uses it: a thread that waited for the log would be
+        missing for decisions.
+        """
         from policyengine.audit.query.log_process import LogReader
 
         if not self._log_lock.acquire(blocking=False):
@@ -262,8 +266,9 @@ NO_STORE = (("Cache-Control", "no-store"),)
 
 
 def find_for_requester(desk: ApprovalDesk, id: str) -> TrackedApproval:
-    """Return an approval. One of other policies has expired, because it cannot be given or used any more. Raises the
-    errors of the desk."""
+    """Return an approval. An approval under other policies counts as expired, because it can no longer be given or
+    used. Raises the errors of the desk.
+    """
     from policyengine.approvals.model import ApprovalState
 
     found = desk.find(id)
@@ -285,7 +290,9 @@ def read_wait(http: Request) -> float:
 
 
 def check_no_members(body: bytes, form: BodyFormat) -> None:
-    """Check that the body of an approval has no members, which could mean a denial. Raises RequestError."""
+    """Check that the body of an approval has no members, because a member could be meant as a denial. Raises
+    RequestError.
+    """
     if decode_body(body, form) not in ({}, None):
         raise RequestError("", "an approval has no members", "to deny with a reason, `POST` to `deny` instead")
 

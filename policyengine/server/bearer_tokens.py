@@ -21,7 +21,7 @@ from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_stream
 from policyengine.trusted_files import UntrustedPathError, open_trusted, write_problem
 
 MIN_TOKEN_LENGTH = 16
-TOKEN_HINT = "make one with `openssl rand -base64 32`"
+TOKEN_HINT = "create a token with `openssl rand -base64 32`"
 TOKEN = re.compile(r"[\x21-\x7e]+")
 LINE = re.compile(r"(?:(?P<name>[a-z0-9][a-z0-9._-]{0,63}):[ \t]+)?(?P<token>.*)", re.DOTALL)
 TOKEN_DIGEST = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")

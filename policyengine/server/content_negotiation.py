@@ -36,7 +36,9 @@ FORMS = {media_type: form for form in BodyFormat for media_type in form.value}
 # RFC 9457 registers a media type for JSON; MessagePack has none.
 PROBLEM_TYPES = {BodyFormat.JSON: "application/problem+json", BodyFormat.MSGPACK: BodyFormat.MSGPACK.value[0]}
 ACCEPTED = {**FORMS, PROBLEM_TYPES[BodyFormat.JSON]: BodyFormat.JSON}
-HAS_LONG_BODY: ContextVar[bool] = ContextVar("has_long_body", default=False)  # of the current request
+HAS_LONG_BODY: ContextVar[bool] = ContextVar(
+    "has_long_body", default=False
+)  # whether the body of the current request is long
 CHARSETS = {"", "charset=utf-8", 'charset="utf-8"'}
 P = ParamSpec("P")
 T = TypeVar("T")

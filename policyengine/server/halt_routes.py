@@ -119,13 +119,13 @@ class HaltRoutes:
         return caller_label() or ""
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Raises ProblemError."""
+        """Run in a thread, and report the errors of halts as problems. Raises ProblemError."""
         try:
             return await run_in_threadpool(work)
         except HaltError as error:
             raise ProblemError(status_of(error), error.message, hint=error.hint) from None
         except StoreError as error:
-            hint = "nothing is acknowledged: `GET /halt` shows what is in effect; a halt file works without the store"
+            hint = "the change may or may not be in effect: see `GET /halt`; a halt file works without the store"
             raise ProblemError(503, f"the store did not accept the change: {error.reason}", hint=hint) from None
 
 

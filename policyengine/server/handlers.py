@@ -98,7 +98,7 @@ class DecisionApi:
         """Decide one question and spend what it uses, only once per `Idempotency-Key`. `options.consume: false` spends
         nothing."""
         sent = await self._body(http)
-        question, once, engine = await self._parse(http, *sent), self._once(http, *sent), self._at("decide")
+        question, once, engine = await self._parse(http, *sent), self._read_key(http, *sent), self._at("decide")
         work = partial(decide_with_headers, engine, question, question.options.consume, once)
         return build_answer(http, *await run_off_loop(engine, work, once, question))
 
@@ -113,7 +113,7 @@ class DecisionApi:
         sent = await self._body(http)
         decoded = http.scope.pop(DECODED_KEY, None)
         batch = await parse_body(parse_batch, *sent) if decoded is None else read_batch(decoded)
-        once = self._once(http, *sent)
+        once = self._read_key(http, *sent)
         return build_answer(http, {"decisions": await decide_batch(self._at("batch"), batch, once)})
 
     async def explain(self, http: Request) -> Response:
@@ -133,12 +133,12 @@ class DecisionApi:
         """Answer one AuthZEN 1.0 evaluation. It spends only if `context.consume` is true, or if the settings make the
         caller's evaluations spend by default.
         """
-        return await self.authzen.one(*await self._asked(http, parse_evaluation_body))
+        return await self.authzen.one(*await self._read_evaluation(http, parse_evaluation_body))
 
     async def evaluations(self, http: Request) -> Response:
         """Answer several AuthZEN 1.0 evaluations in order; without `evaluations`, the body is a single evaluation. An
         invalid item is denied and does not affect the others."""
-        return await self.authzen.many(*await self._asked(http, parse_evaluations_body))
+        return await self.authzen.many(*await self._read_evaluation(http, parse_evaluations_body))
 
     async def search(self, http: Request) -> Response:
         raise authzen.search_not_supported(quote_input(http.path_params["what"]))
@@ -246,15 +246,15 @@ class DecisionApi:
         form = request_format(http.headers)
         return await read_body(http, self.body_timeout), form
 
-    async def _asked(
+    async def _read_evaluation(
         self, http: Request, read: Callable[[bytes], AuthzenRequest]
     ) -> tuple[AuthzenRequest, IdempotencyKey | None]:
         self.authenticate(http)
         require_json(http)
         body = await read_body(http, self.body_timeout)
-        return await parse_body(read, body), self._once(http, body, BodyFormat.JSON)
+        return await parse_body(read, body), self._read_key(http, body, BodyFormat.JSON)
 
-    def _once(self, http: Request, body: bytes, form: BodyFormat) -> IdempotencyKey | None:
+    def _read_key(self, http: Request, body: bytes, form: BodyFormat) -> IdempotencyKey | None:
         return read_key_header(http.headers, None if self.tokens is None else current_caller(), form.name, body)
 
     def authenticate(self, http: Request) -> None:

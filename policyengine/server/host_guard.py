@@ -39,7 +39,7 @@ class HostCheck:
             return None
         self._tally.add("foreign", found.header)
         self._tally.add("problems", "403")
-        self._tell(found)
+        self._log_refusals(found)
         return ProblemError(403, found.message, code=FOREIGN_CODES[found.header], hint=found.hint)
 
     def refusal(self, scope: Scope) -> HostRefusal | None:
@@ -53,7 +53,7 @@ class HostCheck:
             return self.allowed.host_refusal(headers, own) or gateway_refusal(headers)
         return self.allowed.refusal(scope["method"], headers, own)
 
-    def _tell(self, refused: HostRefusal) -> None:
+    def _log_refusals(self, refused: HostRefusal) -> None:
         many = self._throttle.admit(refused.header)
         if many is None:
             return

@@ -16,7 +16,9 @@ from policyengine.server.problems import DENY_HINT, NO_ANSWER, ProblemError
 from policyengine.server.telemetry.server_log import REQUEST_ID
 from policyengine.server.telemetry.trace_headers import parse_trace, trace_response_headers
 
-ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of a question that is already decided: the error
+ANSWER_FAILED_KEY = (
+    "policyengine.unanswered"  # key in the scope for the error of a question that was decided, but whose answer failed
+)
 LABEL = re.compile(r"[\x21-\x7e]{1,128}")
 LOGGER = logging.getLogger("policyengine")
 

@@ -326,7 +326,7 @@ def run_server(
         following.started()
     listener = reloading.current.approval_settings.listener
     if listener is not None:
-        listener.wake()  # sends what an earlier process has left
+        listener.wake()  # sends the messages that an earlier process has not sent
     try:
         with expiry_timer(reloading), start_console(console, reloading, places, shared, place):
             server.run(sockets=list(places.ports))
@@ -394,9 +394,9 @@ class DecisionServer(StatusServer):
         self.api.engine.recorder.write_start(workers=self.board.workers)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         if self.lifeline is not None:
-            asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
+            asyncio.get_running_loop().add_reader(self.lifeline, self.stop_without_supervisor, self.lifeline)
 
-    def orphaned(self, lifeline: int) -> None:
+    def stop_without_supervisor(self, lifeline: int) -> None:
         """Stop, because the supervisor is gone and cannot replace workers any more."""
         asyncio.get_running_loop().remove_reader(lifeline)
         self.board.stop()

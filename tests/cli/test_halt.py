@@ -169,7 +169,7 @@ def test_the_hint_of_a_file_that_cannot_be_used_says_what_it_needs(
     refused = run("halt", "list", "--file", file)
     assert refused.code == 1
     assert f"cannot be read: {why}" in refused.err
-    assert "hint: a halt file is only yours to write (`chmod 600`); without halts it is" in refused.err
+    assert "hint: only you may write a halt file (`chmod 600`); a file without halts is" in refused.err
 
 
 @pytest.mark.parametrize("status", [200, 500])

@@ -58,7 +58,7 @@ def test_a_missing_token_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BearerTokenError) as error:
         read_token_file(tmp_path / "none")
     assert error.value.message == f"cannot read the token file `{tmp_path / 'none'}`: no such file or directory"
-    assert error.value.hint == "make one with `openssl rand -base64 32`"
+    assert error.value.hint == "create a token with `openssl rand -base64 32`"
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])

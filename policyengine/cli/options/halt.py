@@ -275,7 +275,7 @@ def report_halt_errors(shown: str) -> Iterator[None]:
     except HaltsUnreadableError as error:
         raise CommandError("halt", f"the halts in `{shown}` cannot be read: {error}", error.hint) from None
     except StoreError as error:
-        hint = "nothing is acknowledged: `policyengine halt list` shows what is in effect"
+        hint = "the change may or may not be in effect: see `policyengine halt list`"
         raise CommandError("store", f"the store at `{shown}` cannot be used: {error}", hint) from None
     except OSError as error:
         raise file_error(shown, error) from None

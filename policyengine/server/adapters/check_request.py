@@ -13,8 +13,8 @@ from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestT
 from policyengine.http.trace_context import TraceContext, parse_trace_context
 from policyengine.server.mcp.questions import McpQuestions
 
-PEER_CERTIFICATE_HEADER = "client-cert"  # the header in which the certificate that Envoy itself verified is passed on
-ADDRESS_HEADER = "x-forwarded-for"  # the header in which the client's address, as Envoy sees it, is passed on
+PEER_CERTIFICATE_HEADER = "client-cert"  # the header with the certificate that Envoy itself verified
+ADDRESS_HEADER = "x-forwarded-for"  # the header with the client's address, as Envoy sees it
 # Header names and values, in which surrogates stand for bytes that are not UTF-8.
 HeaderTexts: TypeAlias = Sequence[tuple[str, str]]
 
@@ -55,8 +55,8 @@ def header_form(http: Any, lines: HeaderTexts) -> tuple[bool, bool]:
 
 
 def forwarded_headers(names: GatewayHeaders, whole: bool, joins: bool) -> ForwardedParts:
-    """Return the configured parts that Envoy forwards. Without pseudo-headers, Envoy forwards only the headers that it
-    is configured to forward.
+    """Return the parts of a request that Envoy forwards, by the settings. The setting `all` applies only to a request
+    with pseudo-headers (`whole`); for other requests, Envoy forwards only the headers that it is configured to forward.
     """
     parts = names.hands_on(GatewayAdapter.ENVOY_GRPC)
     headers = parts.headers if whole or parts.headers is not None else frozenset[str]()

@@ -1,4 +1,4 @@
-"""The adapters for gateways that speak HTTP, prepared for the header names of the settings."""
+"""The adapters for gateways that ask over HTTP, prepared for the header names of the settings."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ WOULD_BE_HEADER = "x-would-be"  # for operators; gateways do not send it to clie
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 SUBJECT_HEADER, USER_HEADER = OWN_HEADERS
 SAFE_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
-PLAIN_NAME = re.compile(r"[!-$&-~]*").fullmatch  # a name of safe characters
+PLAIN_NAME = re.compile(r"[!-$&-~]*").fullmatch  # a name that needs no escapes
 USUAL_ID = re.compile(r"[0-9A-Z]{26}").fullmatch
 # Keys of `Answer.written`.
 OUTCOME_KEY = "outcome headers"

@@ -209,11 +209,11 @@ class AuthzenAdapter:
             decision = self.engine.decide(question) if once is None else self.engine.decide_once(question, once)[0]
         words = endpoint_words(question.endpoint)
         if not asked.spends and not asked.peeks and is_unspent(decision):
-            return self.unspent(decision, words)
+            return self.deny_undeclared_spending(decision, words)
         code = FAILED if decision.gate is Gate.FAILURE else REASON_CODES.get(decision.would_be or decision.outcome, "")
         return AuthzenResult(decision, code, words)
 
-    def unspent(self, decision: Decision, words: str) -> AuthzenResult:
+    def deny_undeclared_spending(self, decision: Decision, words: str) -> AuthzenResult:
         """Turn an allow into a denial if the question does not say whether it spends: otherwise limits would silently
         not count it.
         """
@@ -277,8 +277,8 @@ def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
 
 
 def approval_document(remedy: Remedy) -> JsonObject:
-    """Return the approval that a request needs, with what it is bound to, and the ID and the state of the one that the
-    question has opened.
+    """Return the approval that a request needs, with what it is bound to, and the ID and the state of the approval that
+    the question has opened.
     """
     found = {
         "rule": remedy.rule,

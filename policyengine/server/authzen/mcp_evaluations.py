@@ -21,7 +21,7 @@ TOOL, PROMPT, RESOURCE = "tool", "prompt", "resource"
 PASSED = "ping"  # passes without a decision, as notifications do
 SERVER = "server"  # the member of the context, and the property of a resource, with the name of the server
 MAX_SERVERS_SHOWN = 5
-UNKNOWN_ARGUMENTS = ["args"]  # of `pending`
+UNKNOWN_ARGUMENTS = ["args"]  # the value of `pending`
 
 
 def passes_undecided(method: str) -> bool:

@@ -79,7 +79,7 @@ class QuestionTranslator:
     def question(self, asked: AccessEvaluation) -> JsonObject:
         """Return the question with the structure of `/decide`. Raises UnmappedError."""
         written = self.action(asked)
-        endpoint = self.usual(asked) if written is None else self.written(written, asked)
+        endpoint = self.default_endpoint(asked) if written is None else self.written(written, asked)
         given: JsonObject = {**self.who(asked), **context_facts(asked), **endpoint, "options": request_options(asked)}
         if asked.approvals:
             given["approvals"] = list(asked.approvals)
@@ -87,7 +87,7 @@ class QuestionTranslator:
         for fact in (one for one in facts if not one.entity):
             set_fact(given, fact.path, asked.at(fact.source))
         if "args" in given and given.get("pending") == UNKNOWN_ARGUMENTS:
-            given["pending"] = ["args.*"]  # those that the map does not state
+            given["pending"] = ["args.*"]  # the arguments that the map does not set
         rows = self.rows(asked, facts, endpoint)
         return {**given, "entities": rows} if rows else given
 
@@ -151,7 +151,7 @@ class QuestionTranslator:
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
         """Return the map of the action on this resource type, or else the map of the action on every type; None if the
-        policy maps no actions. Raises UnmappedError if it maps others, but not this action.
+        policy maps no actions. Raises UnmappedError if the policy maps other actions, but not this action.
         """
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
@@ -177,7 +177,7 @@ class QuestionTranslator:
             case _:
                 assert_never(item.endpoint)
 
-    def usual(self, asked: AccessEvaluation) -> JsonObject:
+    def default_endpoint(self, asked: AccessEvaluation) -> JsonObject:
         """Return the default endpoint: a path for an HTTP method, a tool for `tools/call` and similar for other methods
         of MCP, otherwise an action on an entity."""
         name, resource = asked.action.name, asked.resource
@@ -222,7 +222,7 @@ class QuestionTranslator:
 
 
 def actor_chain(act: object) -> Iterator[Mapping[str, object]]:
-    """Yield the actors from the current one to the first one. Raises UnmappedError."""
+    """Yield the actors, from the current actor to the first. Raises UnmappedError."""
     while act is not None:
         if not isinstance(act, Mapping) or not isinstance(act.get("sub"), str):
             raise UnmappedError("`subject.properties.act` is not a chain of actors, each with a `sub`")

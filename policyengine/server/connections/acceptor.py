@@ -51,16 +51,16 @@ class Acceptor:
         self._later: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[object]] = set()
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._come)
+        self._loop.add_reader(listener, self._accept_or_defer)
 
     @property
     def is_opening(self) -> bool:
-        """Whether a connection was accepted whose protocol is not created yet."""
+        """Whether a connection was accepted but has no protocol yet."""
         return bool(self._opening)
 
     # ── Accepting ─────────────────────────────────────────────────────────────────────────────
 
-    def _come(self) -> None:
+    def _accept_or_defer(self) -> None:
         """Accept new connections, or leave them to a less busy worker for a moment."""
         if self._board.others_are_freer:
             self._pause(DEFER_SECONDS)
@@ -74,7 +74,7 @@ class Acceptor:
     def _resume(self) -> None:
         """Accept now, because the less busy worker has not accepted the connection."""
         self._later = None
-        self._loop.add_reader(self._listener, self._come)
+        self._loop.add_reader(self._listener, self._accept_or_defer)
         self._accept(MAX_ACCEPTS_PER_TURN)
 
     def _accept(self, most: int, defers: bool = False) -> None:

@@ -235,7 +235,7 @@ class ConnectionTable:
             if reason is not None:
                 self.close(connection, reason)
         self._tally.now("connections", value=len(self.connections))
-        self._tell()
+        self._log_closed()
 
     def close(self, connection: ClientConnection, reason: CloseReason) -> None:
         self.leave(connection)
@@ -247,7 +247,7 @@ class ConnectionTable:
         if reason in EXPLANATIONS:
             self._closed[reason, address] += 1
 
-    def _tell(self) -> None:
+    def _log_closed(self) -> None:
         """Log one line for all connections that were closed since the last such line."""
         if not self._closed or self._throttle.admit() is None:
             return

@@ -40,7 +40,7 @@ class HeldAnswer(Protocol):
         """Call `send_held` of the connection at the end of this turn, or `fail_held` if there is no answer."""
 
 
-# A function from method, URL, headers and body to the answer (status, header lines, content), to one that is sent
+# A function from method, URL, headers and body to the answer (status, header lines, content), to an answer that is sent
 # later, or to scope entries for the application.
 AnswerFunction: TypeAlias = Callable[
     [str, bytes, list[tuple[bytes, bytes]], bytes], tuple[int, bytes, bytes] | HeldAnswer | dict[str, Any]
@@ -357,7 +357,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.transport.close()
 
     def settle(self) -> None:
-        """Send the answers now that wait for the end of this turn of the event loop."""
+        """Send now the answers that wait for the end of this turn of the event loop."""
         if self.unsent and self.flush is not None:
             self.flush()
 
@@ -388,8 +388,8 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         """Continue with the h11 parser and without the `Upgrade` header, which some clients send with every request."""
         self.settle()
         if self.waits_for_answer:
-            # This request would be answered before earlier ones, so only the earlier ones are answered, and the
-            # connection closes.
+            # This request would be answered before earlier requests, so only the earlier requests are answered, and
+            # the connection closes.
             self.closing = True
             self.cycle.keep_alive = False
             return

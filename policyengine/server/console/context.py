@@ -77,7 +77,7 @@ class ConsoleContext:
         return self._client[1]
 
     async def roles(self, person: Person) -> frozenset[ConsoleRole]:
-        """Return the roles of a person now: settings stay, but entities change, and users are revoked."""
+        """Return the current roles of a person: during a session, entities may change and the user may be revoked."""
         return await self.run(self._roles, person)
 
     def _roles(self, person: Person) -> frozenset[ConsoleRole]:
@@ -92,12 +92,13 @@ class ConsoleContext:
         return roles & unrevoked_roles(person, marks, now)
 
     def proved(self, person: Person) -> ProvedPerson:
-        """Return the person as approvals know them. A person with a link is a user of the issuer `link_issuer`; without
-        that setting, no issuer vouches for them, so that they may answer no approval."""
+        """Return the person with the issuer that vouches for them, as approvals require it. For a person who signed in
+        with a link, this is `link_issuer`; without that setting it is None, and the person may answer no approval.
+        """
         return ProvedPerson(person.user, person.issuer or self.options.link_issuer, aliases=person.aliases)
 
     async def notices(self, person: Person, roles: frozenset[ConsoleRole]) -> ConsoleNotices:
-        """Return what each page shows to a person."""
+        """Return the notices that each page shows to a person."""
         engine, waiting = self.engine, None
         if ConsoleRole.APPROVE in roles:
             waiting = await self.run(self.waiting.count, engine, self.proved(person))
@@ -122,7 +123,7 @@ class ConsoleVisit:
     notices: ConsoleNotices = NO_NOTICES
 
     async def refresh(self) -> ConsoleVisit:
-        """Return the visit with what has changed by an act."""
+        """Return the visit with the notices after an act, which may have changed them."""
         self.console.waiting.forget()
         return replace(self, notices=await self.console.notices(self.person, self.roles))
 
@@ -137,9 +138,9 @@ PageHandler = Callable[[ConsoleVisit], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class ConsolePage:
     """A page, or an act of a page: the path, the role that a person needs, and the handler. `title` is its name in the
-    menu; an empty one is not in the menu. Requests for a page in the `background` come from a script, and do not keep a
-    session alive. A page is in the menu if it `is_listed` for the current policies, with the number `badge` unless that
-    is 0.
+    menu; a page without a title is not in the menu. Requests for a page in the `background` come from a script, and do
+    not keep a session alive. A page is in the menu if it `is_listed` for the current policies, with the number `badge`
+    unless that is 0.
     """
 
     path: str

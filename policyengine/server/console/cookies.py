@@ -1,7 +1,7 @@
 """The cookies of the console: the id of a session, and the sealed state of a sign-in in progress.
 
 The state of a sign-in is kept in the browser that started it, so that sign-ins that are never completed take no memory
-of the server, and no browser completes the sign-in of another one.
+of the server, and no browser completes the sign-in of another browser.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from starlette.responses import Response
 
-MAX_COOKIE_BYTES = 8_192  # of all cookies of a request
+MAX_COOKIE_BYTES = 8_192  # maximum size of all cookies of a request together
 NONCE_BYTES = 12
 SEPARATOR = ";"
 

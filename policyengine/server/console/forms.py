@@ -1,4 +1,4 @@
-"""Reads the forms that pages send: small, and only fields that are sent once."""
+"""Reads the forms that pages send; a form has a maximum size and no repeated field."""
 
 from __future__ import annotations
 

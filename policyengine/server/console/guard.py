@@ -66,7 +66,7 @@ class ConsoleGuard:
             await PlainTextResponse("the console failed to answer\n", 500)(scope, receive, framed)
 
     def refusal(self, scope: Scope) -> PlainTextResponse | None:
-        """Return the refusal of a request that no page of the console sends, or None."""
+        """Return the refusal of a request that cannot come from a page of the console; None for other requests."""
         if scope["method"] not in METHODS:
             return PlainTextResponse("method not allowed\n", 405, {"Allow": ", ".join(sorted(METHODS))})
         if sum(map(len, header_values(scope["headers"], b"cookie"))) > MAX_COOKIE_BYTES:

@@ -33,7 +33,7 @@ class OneTimeLink:
         return secret
 
     def spend(self, secret: str) -> bool:
-        """Return whether the secret is that of the valid link, which is not valid any more then."""
+        """Return whether the secret is that of the valid link, and if so, make the link invalid."""
         if self._digest is None or self._made is None or self.clock() - self._made >= LINK_SECONDS:
             return False
         if not secrets.compare_digest(self._digest, digest(secret)):

@@ -1,4 +1,4 @@
-"""The processes that read the log for pages: a few, each with one question at a time."""
+"""A small pool of processes that read the log for pages; each process answers one question at a time."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class LogReaderPool:
                 self._free.append(reader)
 
     def close(self) -> None:
-        """End all processes."""
+        """End the processes of all readers."""
         for reader in self._all:
             reader.close()

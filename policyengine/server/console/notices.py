@@ -13,7 +13,7 @@ from policyengine.engine import Engine
 from policyengine.runtime.halts import Halt
 from policyengine.stores.base import StoreError
 
-KEPT_SECONDS = 1.0  # how long a number is shown before it is counted again
+KEPT_SECONDS = 1.0  # seconds after which a number is counted again
 MAX_KEPT = 1_000
 
 
@@ -58,7 +58,7 @@ class WaitingCounts:
         return found
 
     def forget(self) -> None:
-        """Count again from now on, because a person has answered."""
+        """Discard all numbers, because a person has answered an approval."""
         with self._lock:
             self._known.clear()
 

@@ -18,8 +18,8 @@ class ConsoleRecords:
         self._throttle = LogThrottle()
 
     def act(self, event: SystemEvent, person: Person, **details: object) -> bool:
-        """Write what a person did. Return whether the act may happen: it is recorded, or there is no log, or the log
-        may fail.
+        """Write what a person did. Return whether the act may happen: it is recorded, there is no log, or the log's
+        `on_failure` permits acts without a record.
         """
         engine = self._reloading.current
         if engine.log is None:

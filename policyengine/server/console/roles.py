@@ -112,7 +112,7 @@ def with_view(roles: Iterable[ConsoleRole]) -> frozenset[ConsoleRole]:
 
 
 def user_row(user: str, entities: EntityStore) -> tuple[EntityData | None, frozenset[EntityRef]]:
-    """Return the entity row of a user, and the entities that contain the user; nothing that is unknown counts."""
+    """Return the entity row of a user, and the entities that contain the user. An unknown row counts as missing."""
     ref = EntityRef("user", user)
     row, containers = entities.read_all(lambda known: (known.found_of(ref), known.ancestors(ref)))
     return (row if isinstance(row, EntityData) else None), frozenset(containers.refs)

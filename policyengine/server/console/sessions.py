@@ -36,8 +36,8 @@ class ConsoleSession:
 
 
 class ConsoleSessions:
-    """The open sessions, by the digest of their id. If there are too many, the one that was unused for the longest time
-    ends, first among those of the same person. `ended` is called with each session that ends and the reason.
+    """The open sessions, by the digest of their id. If a person, or all people together, have too many sessions, the
+    least recently used session ends. `ended` is called with each session that ends and the reason.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ConsoleSessions:
     ) -> None:
         self._idle, self._longest, self._clock = idle.total_seconds(), longest.total_seconds(), clock
         self._ended = ended
-        self._sessions: OrderedDict[bytes, ConsoleSession] = OrderedDict()  # the last used one last
+        self._sessions: OrderedDict[bytes, ConsoleSession] = OrderedDict()  # the last used session last
 
     def __len__(self) -> int:
         return len(self._sessions)

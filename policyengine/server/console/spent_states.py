@@ -17,7 +17,7 @@ class SpentStates:
         self._spent: OrderedDict[bytes, int] = OrderedDict()
 
     def spend(self, state: str, until: int, now: int) -> bool:
-        """Return whether the state was not spent before; it is spent then."""
+        """Return whether the state was unused, and mark it as used."""
         while self._spent and (next(iter(self._spent.values())) <= now or len(self._spent) >= MAX_SPENT_STATES):
             self._spent.popitem(last=False)
         key = sha256(state.encode("utf-8", "surrogatepass")).digest()

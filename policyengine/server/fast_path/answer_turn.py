@@ -59,7 +59,7 @@ class AnswerTurn:
     def add(self, door: FastDoor, request: SimpleRequest, engine: Engine, answer: FastAnswer) -> WaitingAnswer:
         """Let an answer wait until the record of its decision, which was added last, is written."""
         record = self.records.pending[-1]
-        # Only doors of one decision add records to the group of the turn.
+        # Only doors whose answers have one decision add records to the group of the turn.
         waiting = WaitingAnswer(self, door, request, engine, record.decision, answer)  # type: ignore[arg-type]
         record.answer = waiting
         return waiting

@@ -85,10 +85,9 @@ class FastPathApp:
     def now(
         self, method: str, url: bytes, lines: RawHeaderLines, body: bytes
     ) -> FastAnswer | WaitingAnswer | ScopeEntries:
-        """Return the answer to a request that has arrived completely and waits for nothing but, with a log, the end of
-        this turn of the event loop.
-
-        For any other request, return entries for the scope with which to call the ASGI application.
+        """Return the answer to a request that has arrived completely and can be answered in this turn of the event
+        loop; with a log, the answer waits for the end of the turn. For any other request, return entries for the scope
+        with which to call the ASGI application.
         """
         door, path, query = self.doors.exact.get(url), url, b""
         if door is None:

@@ -17,7 +17,7 @@ HALT_EXAMPLE = {
     "until": "2026-03-02T12:00:00Z",
     "by": "ops",
 }
-LIFTING_EXAMPLE = {"id": "3f9a1c20b7de", "reason": "it was mended", "at": "2026-03-02T10:30:00Z", "by": "ops"}
+LIFTING_EXAMPLE = {"id": "3f9a1c20b7de", "reason": "it was fixed", "at": "2026-03-02T10:30:00Z", "by": "ops"}
 
 
 class HaltScopeModel(BaseModel):

@@ -33,7 +33,7 @@ JsonObject = dict[str, Any]
 
 
 class StrictModel(BaseModel):
-    """Unknown members are refused."""
+    """The base of the models that refuse unknown members."""
 
     model_config = ConfigDict(extra="forbid")
 

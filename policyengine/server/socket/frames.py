@@ -37,7 +37,7 @@ class QuestionFrame(NamedTuple):
 
 
 class FrameError(Exception):
-    """An unreadable frame. The start of the next frame is unknown, and so is the question to answer."""
+    """The error for an unreadable frame. The start of the next frame is unknown, and so is the question to answer."""
 
     def __init__(self, problem: ProblemError) -> None:
         self.problem = problem

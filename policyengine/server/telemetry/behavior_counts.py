@@ -30,7 +30,7 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
         return
     for fact, count in list(tracker.counts.items()):
         tally.reached(ALARMS, fact, count=count, of=tracker)
-    if isinstance(tracker, BehaviorTracker):  # of callers in a store, a process knows only its own
+    if isinstance(tracker, BehaviorTracker):  # with a store, a process knows only some of the callers
         tracker.census.advance(tracker.state.rows)
         publish_classes(tally, CALLERS, tracker.census.counts)
         model = tracker.state.model.content
@@ -51,7 +51,7 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
 
 
 def publish_classes(tally: ServerCounters, key: str, counts: Mapping[str, int]) -> None:
-    """Set the gauges of classes; those that are gone become 0."""
+    """Set the gauges of classes; gauges of classes that no longer exist become 0."""
     shown: Counter[str] = Counter()
     for name in sorted(counts):
         label = name or NO_CLASS_LABEL

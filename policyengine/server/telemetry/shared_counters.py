@@ -26,7 +26,9 @@ CounterKey: TypeAlias = tuple[str, ...]
 CountFunction: TypeAlias = Callable[[Answer, int], None]
 TimingTurns: TypeAlias = Iterator[int]  # whether to time the next decision
 CellValues: TypeAlias = Iterator[int]  # yields the next value of a cell
-AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # of a decision, and of its rules
+AnswerCells: TypeAlias = tuple[
+    int, CellValues, tuple[tuple[int, CellValues], ...]
+]  # the cells of a decision, and those of its rules
 Places = TypeVar("Places")
 
 CELL_BYTES = 8  # bytes per cell

@@ -126,20 +126,22 @@ class TokenServiceRoutes:
 
     async def form(self, answers: EndpointFunction, http: Request) -> Response:
         body, sender = await self._form(http), self.sender(http)
-        return build_response(await self._apart(self._others, answers, self.desk, body, sender))
+        return build_response(await self._run_limited(self._others, answers, self.desk, body, sender))
 
     async def token(self, http: Request) -> Response:
         from policyengine.server.token_service.endpoint import exchange_token
 
         body, sender = await self._form(http), self.sender(http)
-        return build_response(await self._apart(self._tokens, exchange_token, self.issuing, body, sender))
+        return build_response(await self._run_limited(self._tokens, exchange_token, self.issuing, body, sender))
 
     async def nonce(self, http: Request) -> Response:
         from policyengine.server.token_service.endpoint import issue_nonce
 
-        return build_response(await self._apart(self._others, issue_nonce, self.desk, self.now()))
+        return build_response(await self._run_limited(self._others, issue_nonce, self.desk, self.now()))
 
-    async def _apart(self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any) -> TokenServiceReply:
+    async def _run_limited(
+        self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any
+    ) -> TokenServiceReply:
         """Run in a thread. Each kind of work has a limit, so that slow issuers or OpenBao leave threads for decisions
         and revocation: every client can ask to verify a token.
         """
@@ -158,12 +160,12 @@ class TokenServiceRoutes:
         from policyengine.server.token_service.endpoint import complete_task
 
         task, sender = http.path_params["task"], self.sender(http, own=True)
-        return build_response(await self._apart(self._tokens, complete_task, self.desk, task, sender))
+        return build_response(await self._run_limited(self._tokens, complete_task, self.desk, task, sender))
 
     async def jwks(self, http: Request) -> Response:
         from policyengine.server.token_service.endpoint import jwks_reply
 
-        return build_response(await self._apart(self._others, jwks_reply, self.issuing, self.now()))
+        return build_response(await self._run_limited(self._others, jwks_reply, self.issuing, self.now()))
 
     async def metadata(self, http: Request) -> Response:
         from policyengine.server.token_service.endpoint import metadata_reply

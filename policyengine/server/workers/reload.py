@@ -140,12 +140,12 @@ class ReloadParticipant:
                     self._drop()
                     raise
             case CommitReload(reloads):
-                assert self._next is not None, "no worker swaps before it is ready"
+                assert self._next is not None, "a worker must prepare before it swaps"
                 self._before = self._reloading.install(self._next)
                 self._reloading.reloads = reloads
                 self._drop()
             case BeginHistory():
-                assert self._before is not None, "nothing begins before it was swapped"
+                assert self._before is not None, "a worker must swap before it begins the history"
                 self._reloading.begin(self._before)
                 self._before = None
             case AbortReload(reloads):
@@ -182,22 +182,22 @@ class ReloadCoordinator:
             try:
                 engine = self.reloading.engine_of(candidate)
                 # The supervisor alone compares inventories.
-                for refused in self._told(PrepareReload(replace(candidate, inventory=PolicyInventory()))):
+                for refused in self._send_to_all(PrepareReload(replace(candidate, inventory=PolicyInventory()))):
                     raise refused
             except ReloadRefusedError as refused:
                 self.reloading.refuse(refused)
                 self.drop()
                 return
             before = self.reloading.swap(engine)
-        self._told(CommitReload(self.reloading.reloads))
+        self._send_to_all(CommitReload(self.reloading.reloads))
         self.reloading.begin(before)
-        self._told(BeginHistory())
+        self._send_to_all(BeginHistory())
 
     def drop(self) -> None:
         """Report a refused reload to all workers."""
-        self._told(AbortReload(self.reloading.reloads))
+        self._send_to_all(AbortReload(self.reloading.reloads))
 
-    def _told(self, order: ReloadMessage) -> list[ReloadRefusedError]:
+    def _send_to_all(self, order: ReloadMessage) -> list[ReloadRefusedError]:
         """Send a message to all workers, then read their answers; return the refusals."""
         latest = monotonic() + self.longest
         here = [line for line in self.lines if line not in self.lost]

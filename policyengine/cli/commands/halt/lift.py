@@ -42,7 +42,7 @@ def lift(
 
     \b
     Example:
-      policyengine halt lift 3f9a1c20b7de --reason "it was mended" --store redis://127.0.0.1:6379
+      policyengine halt lift 3f9a1c20b7de --reason "it was fixed" --store redis://127.0.0.1:6379
     """
     from policyengine.halts.errors import HaltError
     from policyengine.halts.requests import check_lift_reason

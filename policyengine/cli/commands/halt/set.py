@@ -73,7 +73,7 @@ def halt(
       policyengine halt --agent invoice-bot --reason "repeats refunds" --for 2h --store redis://127.0.0.1:6379
       policyengine halt --everything --reason "incident 7" --for 30m --file /etc/policyengine/halts.json
       policyengine halt list --store redis://127.0.0.1:6379
-      policyengine halt lift 3f9a1c20b7de --reason "it was mended" --store redis://127.0.0.1:6379
+      policyengine halt lift 3f9a1c20b7de --reason "it was fixed" --store redis://127.0.0.1:6379
     """
     from policyengine.halts.errors import HaltError
     from policyengine.halts.requests import HaltScope, make_halt, parse_end

@@ -136,7 +136,7 @@ async def answer_deny(visit: ConsoleVisit) -> Response:
 
 
 async def answer(visit: ConsoleVisit, verb: str, act: Callable[[ApprovalDesk, str], TrackedApproval]) -> Response:
-    """Answer an approval, record the act and what came of it, and show that."""
+    """Answer an approval, record the act and its result, and show the result."""
     console = visit.console
 
     def work() -> TrackedApproval:
@@ -165,7 +165,7 @@ async def answer(visit: ConsoleVisit, verb: str, act: Callable[[ApprovalDesk, st
 
 
 async def refuse_answer(visit: ConsoleVisit, verb: str, status: int, message: str, hint: str = "") -> Response:
-    """Record that an answer was refused, and say so."""
+    """Record that an answer was refused, and show the reason."""
     record_answer(visit, verb, f"refused: {message}")
     visit = await visit.refresh()
     id = visit.http.path_params["id"] if status in (403, 409, 503) else ""
@@ -176,7 +176,7 @@ async def refuse_answer(visit: ConsoleVisit, verb: str, status: int, message: st
 
 
 def record_answer(visit: ConsoleVisit, verb: str, result: str) -> None:
-    """Record the act. The desk has recorded the answer before, and without that record, the answer does not count."""
+    """Record the act in the console. The desk records the answer itself; an answer counts only if that is recorded."""
     by = "link" if visit.person.issuer is None else "issuer"
     id = visit.http.path_params["id"][:64]
     visit.console.records.act(

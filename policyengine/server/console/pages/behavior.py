@@ -1,4 +1,4 @@
-"""The page of learned behavior: the callers that were active last, if the policies read what is learned about them."""
+"""The page of learned behavior: the most recently active callers, if the policies read learned facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Halts: what is halted now, a form that halts requests after a confirmation, and one that lifts a halt."""
+"""Halts: what is halted now, a form that halts requests after a confirmation, and a form that lifts a halt."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ EXAMPLES = {
     "agent": "billing-bot", "issuer": "acme", "user": "alice", "chain_root": "planner", "task": "t-42",
     "tool": "mail/*", "place": "POST /v1/refunds/**", "package": "acme.shop",
 }  # fmt: skip
-STORE_HINT = "nothing is acknowledged: this page shows what is in effect; a halt file works without the store"
+STORE_HINT = "the change may or may not be in effect: see this page; a halt file works without the store"
 SENT_BEFORE = "this form was sent before, or not made by the confirmation"
 
 
@@ -76,8 +76,9 @@ class HaltForm:
         return {**self.scope, **everything, "reason": self.reason, "end": self.end}
 
     def check(self, engine: Engine, by: str) -> tuple[Halt | None, dict[str, HaltError]]:
-        """Return the halt, as `POST /halt` makes it, or the errors by field; `halt` is the field of the errors of no
-        single field."""
+        """Return the halt, as `POST /halt` makes it, or the errors by field; an error that concerns no single field is
+        under `halt`.
+        """
         errors: dict[str, HaltError] = {}
         now, hour = engine.halting.now(), timedelta(hours=1)
         given: dict[str, Any] = dict(self.scope)
@@ -120,8 +121,9 @@ class HaltForm:
 
 @dataclass(frozen=True, slots=True)
 class EndedHalt:
-    """A halt that was lifted `by` an operator, or reached its end, which is `at`; the halt is None if it is no longer
-    known."""
+    """A halt that is over since the time `at`, because an operator (`by`) lifted it or because it reached its end.
+    `halt` is None if the halt itself is no longer known.
+    """
 
     id: str
     halt: Halt | None

@@ -10,8 +10,9 @@ from policyengine.control_characters import split_invisible
 
 @dataclass(frozen=True, slots=True)
 class LiveCell:
-    """A cell: a text, where it leads, and the outcome that its badge has the colour of. `label` names the cell where
-    the table has no header."""
+    """A cell: a text, the link of the text, and the outcome that determines the color of its badge. `label` names the
+    cell where the table has no header.
+    """
 
     text: str
     href: str | None = None
@@ -28,7 +29,7 @@ class LiveRow:
 
 
 def describe_tables(tables: Mapping[str, Sequence[LiveRow]], status: str, **more: object) -> dict[str, object]:
-    """Return tables for the script, with the text for people who do not see them."""
+    """Return tables for the script, with a text that screen readers read."""
     return {
         "tables": {name: list(map(describe_live_row, rows)) for name, rows in tables.items()},
         "status": status,

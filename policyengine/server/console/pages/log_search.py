@@ -73,7 +73,7 @@ def shown_row(answer: QueryAnswer, row: tuple[object, ...]) -> dict[str, object]
 
 
 def older_page(asked: Mapping[str, str], answer: QueryAnswer | None) -> str | None:
-    """Return the link to the records before the shown ones; None if the log has no earlier ones."""
+    """Return the link to the records before the shown records; None if the log has no earlier records."""
     if answer is None or answer.total <= len(answer.rows):
         return None
     times = [str(row[0]) for row in answer.rows]
