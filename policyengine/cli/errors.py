@@ -65,7 +65,7 @@ def short_log_messages() -> Iterator[None]:
 
     class InShort(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if getattr(record, "event", None) == "halt":  # the decision says so
+            if getattr(record, "event", None) == "halt":  # the reason of the decision names the halt
                 return
             error = sys.exception() or RuntimeError()
             show_traceback(error)

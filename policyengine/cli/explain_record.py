@@ -50,7 +50,7 @@ class RecordExplanation:
         return compare_decisions(self.record.decision, self.now.decision.to_dict())
 
     def notes(self) -> Iterator[str]:
-        """Yield what limits the comparison."""
+        """Yield the reasons why the comparison may be inaccurate."""
         if self.now.unsure and not (self.same_revision and self.given is None):
             yield f"the decision may depend on redacted facts: {', '.join(self.now.unsure)}"
         if self.record.request.get("approvals") and not self.same_revision:

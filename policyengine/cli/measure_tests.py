@@ -38,11 +38,11 @@ class MeasureOptions:
         otherwise mean nothing.
         """
         wanted = self.coverage or self.judged or self.html is not None or self.lcov is not None
-        found = self._covered(sets, selection) if wanted else None
-        mutation = self._mutated(sets, selection, seed, jobs) if self.mutate and tests_pass else None
+        found = self._measure_coverage(sets, selection) if wanted else None
+        mutation = self._try_faults(sets, selection, seed, jobs) if self.mutate and tests_pass else None
         return MeasureResult(found, self.least, mutation, untried=self.mutate and not tests_pass)
 
-    def _covered(self, sets: Sequence[CheckResult], selection: Selection) -> Coverage:
+    def _measure_coverage(self, sets: Sequence[CheckResult], selection: Selection) -> Coverage:
         from policyengine.testing import collect
         from policyengine.testing.coverage import measure, merge_coverage
         from policyengine.testing.coverage.html import render_html
@@ -64,7 +64,7 @@ class MeasureOptions:
             raise file_error(error.filename or self.html or self.lcov, error) from None
         return found
 
-    def _mutated(self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int) -> MutationReport:
+    def _try_faults(self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int) -> MutationReport:
         from policyengine.runtime.request import RequestError
         from policyengine.testing import Selection, collect
         from policyengine.testing.decide_case import CaseSetupError

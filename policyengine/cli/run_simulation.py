@@ -138,7 +138,7 @@ class SimulateCommand:
         known = WORKFLOWS[name]
         span = known.span if lasting is None else self.microseconds("--for", lasting)
         pace = parse_rate(rate)
-        asked, source = self._asked(request)
+        asked, source = self._read_questions(request)
         plan = TrafficPlan(self.start, span, pace, callers or known.callers, self.seed)
         if (total := expected_count(name, plan)) > MAX_REQUESTS:
             raise CommandError(
@@ -152,7 +152,7 @@ class SimulateCommand:
                  "vary": who.vary, "seed": self.seed, "requests": len(asked.questions)}  # fmt: skip
         return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)
 
-    def _asked(self, request: str | None) -> tuple[RunRequests, str]:
+    def _read_questions(self, request: str | None) -> tuple[RunRequests, str]:
         """Return the requests, and a description of their source. Raises CommandError."""
         if request is not None:
             self.load()

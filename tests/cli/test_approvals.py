@@ -59,7 +59,7 @@ def test_a_person_lists_shows_and_approves_a_request(approvals: Any, desk: Desk)
         "approvers:    role finance", "answer until: 2027-01-16T08:00:00Z", "counts for:   15m",
         "the request, in the words of the requester:",
         "{", '"body": {', '"amount": 900', "},", '"request": {', '"method": "POST",', '"path": "/refund"', "}", "}",
-        "what the entities say:", 'user "alice": {"roles": ["finance"]}',
+        "entity rows:", 'user "alice": {"roles": ["finance"]}',
         "what the requester did since 2027-01-08T08:00:00.000000Z:", "decisions: 1 confirm",
         "2027-01-15T08:00:00.000000Z  confirm  POST /refund  large", "approvals: none",
     ]  # fmt: skip

@@ -72,8 +72,8 @@ def strongest_code(codes: Iterable[int]) -> int:
 
 
 def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
-    """Yield the requests. A single one loses its line number, so that its decision is printed in full even if the
-    request was piped in on one line.
+    """Yield the requests. If there is only one request, its line number is removed, so that its decision is printed in
+    full even if the request was piped in on one line.
     """
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
@@ -146,7 +146,7 @@ def print_decision(
     screen: Screen, decision: Decision, explain: str = "`policyengine explain` with the same arguments"
 ) -> None:
     """Print one decision for a person: the outcome, the reasons, and what would change the outcome. `explain` is the
-    command that explains it.
+    command that the output names for an explanation.
     """
     from policyengine.explain.explanation import remedy_words
 

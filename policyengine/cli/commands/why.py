@@ -199,7 +199,7 @@ def find_decision(id: str, log: Path) -> FoundDecision:
 
 
 def find_rise(record: DecisionRecord, log: Path, kernel: Kernel) -> DeviationRise | None:
-    """Return with which request of its run the deviation that a decision read rose most; None without a deviation."""
+    """Return the request of the run at which the deviation rose most; None if the decision read no deviation."""
     from policyengine.audit import DecisionRecord
     from policyengine.behavior.deviation_rise import deviation_of, find_deviation_rise
     from policyengine.behavior.reader import CallerClasses

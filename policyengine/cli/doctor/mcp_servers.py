@@ -1,4 +1,4 @@
-"""Checks that MCP servers of `policyengine.toml` compare their headers with the body; its requests change nothing."""
+"""Checks that MCP servers of `policyengine.toml` compare their headers with the body; no request changes anything."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.cli.settings.file import load_settings
 
 
 def probe_servers(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Probe each server whose headers should count."""
+    """Probe each server that has `validates_mcp_headers`."""
     from policyengine.server.mcp.header_trust import ProbeError, probe_server
 
     try:
@@ -22,7 +22,7 @@ def probe_servers(plan: ServePlan) -> Iterator[DoctorResult]:
             try:
                 methods = ", ".join(sorted(probe_server(server)))
             except ProbeError as error:
-                hint = "start the server first: until it is proved to validate headers, they count for nothing"
+                hint = "start the server first: its headers are ignored until a probe shows that it validates them"
                 yield DoctorResult("mcp servers", DoctorStatus.WARNING, f"`{server.name}`: {error}", hint)
                 continue
             message = f"`{server.name}` compares its headers with the body of {methods}"

@@ -37,7 +37,7 @@ STATUSES = frozenset({200, 400, 401, 403, 404, 409, 415, 501, 503})
 
 
 class ApprovalServer:
-    """The server at a URL, asked with the token of a person."""
+    """A client of the server at a URL, which sends the token of a person."""
 
     def __init__(self, url: str, token_file: str, wait: float = 0.0) -> None:
         """Read the token. `wait` is the number of seconds that the server may wait before it answers. Raises
@@ -57,7 +57,7 @@ class ApprovalServer:
             from policyengine.http.fetch import Fetcher, FetchError
         except ImportError:
             hint = install_command("httpx")
-            raise CommandError("install", "asking a server needs more packages", hint) from None
+            raise CommandError("install", "requests to a server need more packages", hint) from None
         fetcher = Fetcher(largest=MAX_ANSWER_BYTES, statuses=STATUSES)
         headers = {"Authorization": f"Bearer {self._token}"}
         url, until = f"{self._url}/approvals{path}", monotonic() + TIMEOUT_SECONDS + self._wait
@@ -79,7 +79,7 @@ def read_answer(status: int, body: bytes, url: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise CommandError("server", f"`{url}`: the answer is not of a decision API", "name the server with `--url`")
+        raise CommandError("server", f"`{url}`: the answer is not from a decision API", "name the server with `--url`")
     if status == 200:
         return found
     facts = (("status", status), ("code", found.get("code")))
@@ -134,7 +134,7 @@ def show_approval(approval: dict[str, Any]) -> None:
 def show_directory(screen: Screen, rows: list[dict[str, Any]]) -> None:
     """Print the entity rows of the people and things in a request."""
     if rows:
-        screen.line("  what the entities say:")
+        screen.line("  entity rows:")
     for row in rows:
         words = json.dumps({**row.get("attributes", {}), **({"in": row["in"]} if row.get("in") else {})})
         if row.get("known") is not True:

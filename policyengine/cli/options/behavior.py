@@ -117,7 +117,7 @@ class LearningPolicies:
 
     @property
     def revision(self) -> str:
-        """The revision of the policies; empty without."""
+        """The revision of the policies; empty without policies."""
         return "" if self.engine is None else self.engine.revision
 
     def reader(self, state: BehaviorState) -> BehaviorReader | None:

@@ -123,7 +123,7 @@ def find_stored_caller(
     CommandError if no caller or several callers have the name, StoreError, ModelError."""
     found = find_stored_callers(learned, name, issuer, instance, model)
     if not found and learned.has_key(name):
-        message = f"`{name}` is the key of a caller, which does not tell its name"
+        message = f"`{name}` is the key of a caller, from which its name cannot be found"
         raise CommandError("caller", message, f"`behavior forget {name}` forgets the caller")
     if not found:
         raise CommandError("caller", f"nothing is known about `{name}`", NAMES_HINT)

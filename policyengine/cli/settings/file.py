@@ -98,7 +98,7 @@ class ProjectSettings:
 
     @property
     def mcp_servers(self) -> McpServerTable:
-        """The MCP servers behind gateways, in the order of their names, and the one of AuthZEN evaluations."""
+        """The MCP servers behind gateways, in the order of their names, and the MCP server of AuthZEN evaluations."""
         from policyengine.server.mcp.servers import McpServerTable
 
         sections = self._or_defaults()

@@ -21,7 +21,7 @@ def show(
     """Show the rule, the requester and the whole request.
 
     Then follow the entity rows of the people and things in the request, and what the requester did in the last seven
-    days, by the decision log. Secrets are not shown.
+    days, according to the decision log. Secrets are not shown.
 
     \b
     Example:

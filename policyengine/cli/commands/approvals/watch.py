@@ -19,9 +19,9 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, is_terminal
 from policyengine.control_characters import printable_json
 from policyengine.time_formats import format_rfc3339, parse_time
 
-WAIT_SECONDS = 25  # of one request
+WAIT_SECONDS = 25  # maximum seconds for which the server may hold one request
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
-MAX_AWAY_SECONDS = 600.0  # how long the server may be away
+MAX_AWAY_SECONDS = 600.0  # seconds without an answer, after which the command fails
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 BELL = "\a"
 MAX_CELL = 60
@@ -36,8 +36,8 @@ def watch(
     """Follow the approvals that wait for your answer.
 
     On a terminal, a table shows them with the time that is left. Otherwise, and with `--format json`, each change is
-    one line: a new approval, and one that no longer waits. If the server is away, the command tries again for 10
-    minutes. Ctrl-C ends it.
+    one line: a new approval, or an approval that no longer waits. If the server does not answer, the command tries
+    again for 10 minutes. Ctrl-C ends it.
 
     \b
     Example:
@@ -62,7 +62,8 @@ def follow(
     server: ApprovalServer, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
 ) -> Iterator[Approvals]:
     """Yield the waiting approvals, whenever they change and at least once in each WAIT_SECONDS. Raises CommandError if
-    the server refuses, does not answer the first request, or is away for too long."""
+    the server refuses, or does not answer the first request, or any request for too long.
+    """
     version, failures, worked = "", 0, 0.0
     while True:
         asked, known = clock(), version
@@ -93,7 +94,7 @@ def create_view(format: OutputFormat, bell: bool) -> View:
 
 
 class ChangeView:
-    """Prints each change."""
+    """Prints each change of the waiting approvals."""
 
     def __init__(self, show: Callable[[str, dict[str, Any]], None]) -> None:
         self._show, self._known = show, dict[str, dict[str, Any]]()
@@ -118,7 +119,7 @@ def print_change(change: str, approval: dict[str, Any]) -> None:
 
 
 class TableView:
-    """Shows all waiting approvals on a cleared terminal, with the time that is left. A new one may ring the bell."""
+    """Shows all waiting approvals on a cleared terminal, with the time left. New approvals can ring the bell."""
 
     def __init__(self, bell: bool, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._bell, self._now, self._known = bell, now, frozenset[str]()

@@ -1,4 +1,4 @@
-"""`policyengine approvals webhooks`: show the webhooks and what waits in their spool, and send a test message."""
+"""`policyengine approvals webhooks`: show the webhooks and the messages in their spool, and send a test message."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def describe_webhook(target: WebhookTarget, state: SpoolState | None) -> dict[st
 
 
 def describe_state(row: dict[str, Any], now: float) -> str:
-    """Return what waits. A message may be due for long: after failures the webhook pauses, and only a server sends."""
+    """Describe the waiting messages. They may be overdue: a webhook pauses after failures, and only servers send."""
     if not row["waiting"]:
         return NO_STATE
     failure = f"; {row['failure']}" if row["failure"] else ""

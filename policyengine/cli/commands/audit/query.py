@@ -209,7 +209,9 @@ def print_answer(asked: AuditQuery, logs: Sequence[Path], format: QueryFormat) -
 
 
 def is_answered(answer: QueryAnswer) -> bool:
-    """Return whether a record matches. A count without groups has one row, whatever it counts."""
+    """Return whether a record matches. A count without groups always has one row, which contains 0 if no record
+    matches.
+    """
     asked = answer.query
     return bool(answer.rows) and (not asked.count or bool(asked.count_by) or bool(answer.rows[0][0]))
 

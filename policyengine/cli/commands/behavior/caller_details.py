@@ -92,7 +92,7 @@ def group_words(found: Mapping[str, Any]) -> str:
 def describe_row(
     state: BehaviorState, caller: Caller, settings_of: Any, endpoints: Mapping[int, str] | None
 ) -> dict[str, Any]:
-    """Return what is known about a caller as JSON; without `endpoints`, only the members before its habits."""
+    """Return what is known about a caller as JSON; if `endpoints` is None, without its habits and its class."""
     from policyengine.behavior.fold import is_ready
 
     known = state.rows[caller]
@@ -156,7 +156,8 @@ def describe_habits(row: BehaviorRow, settings: ProfileSettings, endpoints: Mapp
 
 
 def highest_deviations(model: ClassModel) -> tuple[float, float]:
-    """Return the highest deviation that short and longer runs of a class can have, because few runs were scored."""
+    """Return the highest deviations that short runs and longer runs of a class can have; they rise with the number of
+    scored runs."""
     return model.deviations.highest(0) / 1_000, model.deviations.highest(1) / 1_000
 
 
@@ -227,7 +228,7 @@ def facts_of(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def order_words(order: Mapping[str, Any]) -> str:
-    """Return where a run is in the declared order of calls in words."""
+    """Describe the place of a run in the declared order of calls."""
     if not order["follows"]:
         return f"its latest run left the order of calls; last call {order['last_call']}"
     latest = " or ".join(order["latest"]) or "the start"

@@ -98,8 +98,9 @@ def forget(
 
 
 def forget_stored(url: str, name: str | None, issuer: str | None, instance: str | None, format: OutputFormat) -> int:
-    """Forget a caller, or without a name all callers, in a store. A name that no caller has may be the key of a caller.
-    Raises CommandError."""
+    """Forget a caller in a store; without a name, forget all callers. A name that no caller has may be the key of a
+    caller. Raises CommandError.
+    """
     with open_learned(url) as opened, show_progress("forgetting in the store"):
         learned = opened.learned
         if name is None:

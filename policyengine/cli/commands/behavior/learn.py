@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class LearningPlace(StrEnum):
-    """The thing that learns from logs: this process, with DuckDB, or Spark."""
+    """The program that learns from logs: this process alone, this process with DuckDB, or Spark."""
 
     THREAD = "thread"
     DUCKDB = "duckdb"
@@ -61,7 +61,7 @@ def learn(
     policies: PolicyPaths = None,
     on: Annotated[
         LearningPlace,
-        typer.Option("--on", help="What learns: this process alone, with DuckDB, or Spark. The result is the same."),
+        typer.Option("--on", help="How to learn: in this process, with DuckDB, or with Spark. The result is the same."),
     ] = LearningPlace.THREAD,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
@@ -122,7 +122,7 @@ def learn(
 
 
 def check_place(on: LearningPlace) -> None:
-    """Check that what learns is installed. Raises CommandError."""
+    """Check that the program that learns is installed. Raises CommandError."""
     from policyengine.behavior.bulk.event_table import check_duckdb
     from policyengine.behavior.bulk.spark_session import check_spark
 

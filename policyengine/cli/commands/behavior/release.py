@@ -129,8 +129,8 @@ def planned_at(releases: Iterable[ClassRelease], now: datetime) -> list[ClassRel
 def replace_release(
     planned: Sequence[ClassRelease], group: str, now: datetime, ends: datetime | None
 ) -> tuple[ClassRelease, ...]:
-    """Return the planned changes, in which a change until `ends` replaces that of this class; if `ends` is None, the
-    change of this class is removed.
+    """Return the planned changes, in which the change of this class lasts until `ends`; if `ends` is None, it is
+    removed.
     """
     from policyengine.behavior.releases import ClassRelease
 
