@@ -178,7 +178,7 @@ class CredentialAuthenticator:
             return self.used(before, request.ip, now)
         try:
             version = self.marks.version  # read before every check, so that a concurrent revocation counts
-            found = self.known_of(credentials, now, asks=True) or self._proved(credentials, request, now)
+            found = self.known_of(credentials, now, asks=True) or self._prove(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise CredentialError(RefusalCode.REVOKED)
             self.use(found.single_use, now)
@@ -210,8 +210,8 @@ class CredentialAuthenticator:
 
     # ── Verifying one credential ──────────────────────────────────────────────────────────────
 
-    def _proved(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
-        token, who, binding = self._presented(credentials, request, now)
+    def _prove(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
+        token, who, binding = self._verify_only_credential(credentials, request, now)
         attestation, names = None, revocable_names(token, who, binding)
         if credentials.attestation is not None:
             if self.parts.attests is None:
@@ -234,7 +234,7 @@ class CredentialAuthenticator:
             own_task=own_task_name(token, who),
         )
 
-    def _presented(
+    def _verify_only_credential(
         self, credentials: Credentials, request: ProofContext, now: int
     ) -> tuple[VerifiedToken, TokenPrincipal, ConfirmedKey]:
         """Verify the only credential that identifies the agent and user. Raises CredentialError if there is none or

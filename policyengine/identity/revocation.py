@@ -118,7 +118,7 @@ class TokenRevoker:
         try:
             token = self._authentic(raw, now)
         except CredentialError as refused:
-            return self._unverified(raw, refused, by, now)
+            return self._revoke_unverified(raw, refused, by, now)
         try:
             who = None if token.kind == "attestation" else token_principal(self.identity, token)
         except CredentialError:
@@ -140,7 +140,7 @@ class TokenRevoker:
                 raise
         return parts.attests.authentic(raw, now)
 
-    def _unverified(
+    def _revoke_unverified(
         self, raw: str, refused: CredentialError, by: Operator | AuthenticatedClient, now: int
     ) -> RevocationResult:
         """Revoke a token that cannot be verified. Clients may not do this, because they could fill the store; an
@@ -229,7 +229,7 @@ class TokenRevoker:
         StoreError.
         """
         try:
-            token, who = self._held(raw, now)
+            token, who = self._verify_unrevoked(raw, now)
         except CredentialError:
             return {"active": False}
         single = token.single_use
@@ -241,7 +241,7 @@ class TokenRevoker:
         kind = "DPoP" if token_binding(token).jkt is not None else "Bearer"
         return {"active": True, **whole_seconds(told), **scope, "token_type": kind}
 
-    def _held(self, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
+    def _verify_unrevoked(self, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
         try:
             return verify_active_token(self.identity, raw, now)
         except CredentialError as refused:

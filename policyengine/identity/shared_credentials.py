@@ -73,14 +73,14 @@ class SharingDetector:
         for name in found.watched:
             use = self._uses.get(name)
             if use is None or use.ip != ip or use.presenter != found.presenter:
-                use = self._used(name, found.presenter, ip, now)
+                use = self._record_use(name, found.presenter, ip, now)
             else:
                 use.last = now
             known = known and use is not None
             seen = seen or (use is not None and use.shared > now)
         return seen or (False if known else None)
 
-    def _used(self, name: str, presenter: str, ip: str | None, now: int) -> CredentialUse | None:
+    def _record_use(self, name: str, presenter: str, ip: str | None, now: int) -> CredentialUse | None:
         place = self._place(ip)
         with self._lock:
             use = self._uses.get(name)

@@ -19,7 +19,7 @@ class SingleFlightError(Exception):
 
 
 class SingleFlightTimeoutError(SingleFlightError):
-    """The wait timed out."""
+    """The error for a wait that timed out."""
 
 
 @dataclass

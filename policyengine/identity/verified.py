@@ -16,7 +16,7 @@ PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root 
 # Members of a question with which a gateway could describe the agent or user.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
-REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # of facts that no credential proves
+REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # facts that no credential proves
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Hop:
 @dataclass(frozen=True, slots=True)
 class TokenPrincipal:
     """The agent that presents a credential, the user for whom it acts, and the chain before it: `hops` from the first
-    agent to the one before the presenter.
+    agent to the agent before the presenter.
 
     `scopes` is None if the credential does not state scopes. `task` holds the facts of the root `task`. `subject` is
     the principal that `sub` names, if the issuer names it differently elsewhere. `opener` is the agent that opened the

@@ -30,8 +30,9 @@ SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class IdentityConfigError(Exception):
-    """Identity cannot be set up. The message says what is wrong, and the hint what to do; `detail` shows the line of
-    the file."""
+    """The error for a configuration that cannot be used. The message says what is wrong, and the hint what to do;
+    `detail` shows the line of the file.
+    """
 
     def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")

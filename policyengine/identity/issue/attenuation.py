@@ -51,7 +51,7 @@ def common_task(task: Mapping[str, object] | None, other: Mapping[str, object] |
 
 def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -> dict[str, object] | None:
     """Return the `task` claim: the `given` task, narrowed to the requested one; None if there is neither. Raises
-    TokenIssuanceError if the requested task is another one, or wider.
+    TokenIssuanceError if the requested task is a different task, or is wider.
     """
     found: dict[str, object] = {}
     if given is not None:

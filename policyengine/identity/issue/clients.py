@@ -118,7 +118,7 @@ class ClientRegistry:
             return True
         try:
             if sent.assertion is not None:
-                client, claims, _ = self._signed(sent.assertion)
+                client, claims, _ = self._verify_assertion(sent.assertion)
                 return not self.marks.marked(self._mark(client, claims, now)[0], now)
             return sent.id is not None and jkt in client_thumbprints(self._client(sent.id, "dpop"))
         except TokenIssuanceError:
@@ -176,12 +176,12 @@ class ClientRegistry:
         """Return the client and the thumbprint of the key that signed the assertion, which is then used up. Raises
         TokenIssuanceError, StoreError.
         """
-        client, claims, jkt = self._signed(raw)
+        client, claims, jkt = self._verify_assertion(raw)
         if not self.marks.once(*self._mark(client, claims, now), now):
             raise TokenIssuanceError(IssuanceRefusal.ASSERTION_REPLAYED)
         return client, jkt
 
-    def _signed(self, raw: str) -> tuple[TokenClient, Mapping[str, object], str]:
+    def _verify_assertion(self, raw: str) -> tuple[TokenClient, Mapping[str, object], str]:
         """Return the client, the claims, and the thumbprint of the key that signed the assertion. Raises
         TokenIssuanceError.
         """

@@ -61,7 +61,7 @@ class DelegationCheck:
         issued. The whole call waits for rows of the entity store no longer than one decision does, for any number of
         endpoints.
         """
-        walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
+        walked = partial(self._trace_endpoint, self._about(roots), roots, self.directory.looking(), now)
         found: dict[str, DelegationResult] = {}
         room = MAX_ENDPOINTS
         for scope in scopes:
@@ -128,7 +128,7 @@ class DelegationCheck:
         """A cache by block identity and endpoint; the blocks live as long as the kernel."""
         return {}
 
-    def _walked(
+    def _trace_endpoint(
         self,
         about: k.Kernel,
         roots: Mapping[str, object],

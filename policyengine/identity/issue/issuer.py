@@ -111,19 +111,19 @@ class TokenIssuer:
         """
         attempt = IssuanceAttempt(asked)
         try:
-            issued = self._exchanged(attempt, credentials, request, now)
+            issued = self._exchange(attempt, credentials, request, now)
         except TokenIssuanceError as why:
-            self._tell(why, attempt, now)
+            self._record_refusal(why, attempt, now)
             raise
         except (StoreError, IdentityConfigError) as error:
             self.identity.telling.tell(logging.WARNING, "issuing", f"token not issued: {error}")
             ours = TokenIssuanceError(IssuanceRefusal.STORE if isinstance(error, StoreError) else IssuanceRefusal.KEYS)
-            self._tell(ours, attempt, now)
+            self._record_refusal(ours, attempt, now)
             raise ours from None
         self.identity.count("issued")
         return issued
 
-    def _exchanged(
+    def _exchange(
         self, attempt: IssuanceAttempt, credentials: Credentials, request: ProofContext, now: int
     ) -> IssuedToken:
         asked = attempt.asked
@@ -154,7 +154,7 @@ class TokenIssuer:
     ) -> AuthenticatedClient:
         """Authenticate the client; `own` is its actor token. A revoked client or key is refused. Raises
         TokenIssuanceError, StoreError."""
-        known = None if own is None else self._verified(own, IssuanceRefusal.ACTOR_TOKEN, now)
+        known = None if own is None else self._verify(own, IssuanceRefusal.ACTOR_TOKEN, now)
         recognizes = partial(self.clients.recognizes, sent, known, now=now)
         try:
             binding = self.identity.parts.binds(credentials, request, None, now, recognizes)
@@ -172,9 +172,9 @@ class TokenIssuer:
         return actor
 
     def _subject(self, raw: str, now: int) -> SubjectToken:
-        return SubjectToken(*self._verified(raw, IssuanceRefusal.SUBJECT_TOKEN, now))
+        return SubjectToken(*self._verify(raw, IssuanceRefusal.SUBJECT_TOKEN, now))
 
-    def _verified(self, raw: str, code: IssuanceRefusal, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
+    def _verify(self, raw: str, code: IssuanceRefusal, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
         """Verify a token. Its `may_act` is not checked here; `check_may_act` checks it against the actor instead of the
         presenter. Raises TokenIssuanceError, StoreError.
         """
@@ -208,7 +208,7 @@ class TokenIssuer:
         """Return the scopes that are requested, held and delegated by the policy, and when the token expires, in
         seconds since 1970. Raises TokenIssuanceError.
         """
-        held = self._held(asked, subject, actor)
+        held = self._select_held(asked, subject, actor)
         whole = {**claims, "scope": " ".join(held)}
         roots = self._facts(self._as_token(whole, b""), actor)
         answers = self.handing().asked(roots, held, now)
@@ -224,7 +224,9 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.LIFETIME)
         return tuple(granted), until
 
-    def _held(self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[str, ...]:
+    def _select_held(
+        self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient
+    ) -> tuple[str, ...]:
         """Return the requested scopes that both the subject and the actor have. Tokens of an issuer with `scopes none`
         have every scope. Raises TokenIssuanceError if there is no such scope.
         """
@@ -309,7 +311,7 @@ class TokenIssuer:
         if not self.log.note(TokenEventKind.ISSUED, told, now) and not self.log.lets_pass:
             raise TokenIssuanceError(IssuanceRefusal.LOG)
 
-    def _tell(self, why: TokenIssuanceError, attempt: IssuanceAttempt, now: int) -> None:
+    def _record_refusal(self, why: TokenIssuanceError, attempt: IssuanceAttempt, now: int) -> None:
         """Count and log the refusal. Record it only if the client is authenticated, so that others cannot fill the
         log."""
         report_refusal(self.identity, why)

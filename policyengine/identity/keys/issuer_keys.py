@@ -104,7 +104,7 @@ class RemoteKeySource:
         try:
             if self._failing(now):
                 raise CredentialError(RefusalCode.PROVIDER)
-            return self._renewed(now)
+            return self._renew(now)
         except CredentialError:
             if held is None or not held.since - BACKWARDS <= now < held.fresh + self._stale:
                 raise
@@ -122,14 +122,14 @@ class RemoteKeySource:
             if self._failing(now):
                 raise CredentialError(RefusalCode.PROVIDER)
             self._unknown = self._unknown if lately else now
-        return self._renewed(now)
+        return self._renew(now)
 
     def _failing(self, now: int) -> bool:
         return self._failed is not None and 0 <= now - self._failed < RETRY_INTERVAL_SECONDS
 
     # ── Requests to the issuer ────────────────────────────────────────────────────────────────
 
-    def _renewed(self, now: int) -> JwksCacheEntry:
+    def _renew(self, now: int) -> JwksCacheEntry:
         """Load the keys, or wait for a load in progress. Raises CredentialError."""
         flight = self._start(now)
         try:

@@ -57,14 +57,14 @@ class OpenBaoSigner:
         return f"{signed.decode()}.{encode_base64url(signature)}"
 
     def published(self, now: int) -> list[dict[str, object]]:
-        return self._published(self.versions(now), now)
+        return self._select_published(self.versions(now), now)
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
         kept = self._kept.get(self.place)
         versions = None if kept is None else kept.at_hand(now)
-        return None if versions is None else self._published(versions, now)
+        return None if versions is None else self._select_published(versions, now)
 
-    def _published(self, versions: Sequence[TransitKeyVersion], now: int) -> list[dict[str, object]]:
+    def _select_published(self, versions: Sequence[TransitKeyVersion], now: int) -> list[dict[str, object]]:
         ended = [one for one, after in pairwise(versions) if after.created + self.ahead + self.keep <= now]
         return [dict(one.public) for one in versions if one not in ended]
 

@@ -92,15 +92,15 @@ class KeyRing:
 
     def signs(self, now: int) -> JwtSigningKey:
         """Return the newest key that may sign. Raises IdentityConfigError."""
-        able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
+        able = [one for one in self.keys if one.signs_from <= now and not self._is_gone(one, now)]
         if not able:
             raise IdentityConfigError("no key signs now", "run `policyengine keys rotate FILE --ahead 0s`")
         return able[-1]
 
     def state(self, key: JwtSigningKey, now: int) -> KeyState:
-        if self._gone(key, now):
+        if self._is_gone(key, now):
             return KeyState.GONE
-        able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
+        able = [one for one in self.keys if one.signs_from <= now and not self._is_gone(one, now)]
         if able and able[-1] is key:
             return KeyState.SIGNS
         later = self.keys[self.keys.index(key) + 1 :]
@@ -108,10 +108,10 @@ class KeyRing:
         return KeyState.WAITS if waits else KeyState.STAYS
 
     def published(self, now: int) -> tuple[JwtSigningKey, ...]:
-        return tuple(one for one in self.keys if not self._gone(one, now))
+        return tuple(one for one in self.keys if not self._is_gone(one, now))
 
     @staticmethod
-    def _gone(key: JwtSigningKey, now: int) -> bool:
+    def _is_gone(key: JwtSigningKey, now: int) -> bool:
         return key.gone_from is not None and key.gone_from <= now
 
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:

@@ -160,7 +160,7 @@ class OpenIdClient:
             "code_verifier": attempt.verifier,
         }
         try:
-            body, headers = self._authenticated(form, now)
+            body, headers = self._authenticate(form, now)
             answer = self.fetcher.post(provider.token_endpoint, body, headers, self.fetcher.clock() + self.timeout)
             raw = parse_document(answer.body).get("id_token")
         except FetchError as error:
@@ -172,7 +172,7 @@ class OpenIdClient:
             raise LoginError(LoginRefusal.TOKEN, "the answer has no ID token")
         return raw
 
-    def _authenticated(self, form: Mapping[str, str], now: int) -> tuple[bytes, dict[str, str]]:
+    def _authenticate(self, form: Mapping[str, str], now: int) -> tuple[bytes, dict[str, str]]:
         client = self.client
         if client.secret is None:
             return encode_form({**form, "client_id": client.id}), {}

@@ -171,7 +171,7 @@ def build_message(credentials: Credentials, request: ProofContext) -> SignedMess
 
 
 def parse_signature_input(message: SignedMessage) -> SignatureInput:
-    """Return the one signature with the tag of Web Bot Auth. Raises CredentialError."""
+    """Return the only signature with the tag of Web Bot Auth. Raises CredentialError."""
     ours = [
         SignatureInput(label, tuple(inner), parameters)
         for label, (inner, parameters) in parse_dictionary(message.headers["signature-input"]).items()

@@ -78,14 +78,14 @@ class TokenVerifier:
         if len(raw) > MAX_TOKEN_LENGTH:
             raise CredentialError(RefusalCode.TOO_LARGE)
         if is_signed(raw):
-            return self._verified(raw, now, transaction=False)
+            return self._verify(raw, now, transaction=False)
         if self.introspection is None:
             raise CredentialError(RefusalCode.NOT_A_TOKEN)
         return self.introspection.introspect(raw, now)
 
     def verify_txn(self, raw: str, now: int) -> VerifiedToken:
         """Verify a transaction token. Raises CredentialError."""
-        return self._verified(raw, now, transaction=True)
+        return self._verify(raw, now, transaction=True)
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenVerifier:
         """Return a copy that accepts tokens of this issuer for any of these audiences."""
@@ -99,12 +99,12 @@ class TokenVerifier:
         if not is_signed(raw):
             return self.verify(raw, now)
         jws = read_jws(raw)
-        trusted = self._trusted(jws)[1]
+        trusted = self._find_trusted(jws)[1]
         check_signature(jws, trusted.keys.find(jws.kid, jws.alg, now), trusted.settings.algorithms)
         kind = "spiffe" if trusted.domain is not None else KINDS.get(jws.type or "jwt", "jwt")
         return build_signed_token(raw, jws, kind, trusted.name, now)
 
-    def _trusted(self, jws: Jws) -> tuple[str, TrustedIssuer]:
+    def _find_trusted(self, jws: Jws) -> tuple[str, TrustedIssuer]:
         """Return the URL and issuer that the unverified token names. Raises CredentialError if it is not trusted."""
         url = unverified_issuer(jws.claims)
         trusted = self.issuers.get(url)
@@ -112,9 +112,9 @@ class TokenVerifier:
             raise CredentialError(RefusalCode.TRUST_DOMAIN if url.startswith(SPIFFE) else RefusalCode.UNKNOWN_ISSUER)
         return url, trusted
 
-    def _verified(self, raw: str, now: int, *, transaction: bool) -> VerifiedToken:
+    def _verify(self, raw: str, now: int, *, transaction: bool) -> VerifiedToken:
         jws = read_jws(raw)
-        url, trusted = self._trusted(jws)
+        url, trusted = self._find_trusted(jws)
         allowed = trusted.settings.algorithms
         if jws.alg not in allowed:
             raise CredentialError(RefusalCode.ALGORITHM)
