@@ -92,7 +92,7 @@ def diagnostic_line(found: Diagnostic) -> Place:
     return found.span.source.name, found.span.line
 
 
-# ── What is wrong with allowances ─────────────────────────────────────────────────────────────
+# ── Mistakes in allowances ─────────────────────────────────────────────────────────────────────
 
 
 def check_allowances(modules: Iterable[ast.Module]) -> Iterator[Diagnostic]:

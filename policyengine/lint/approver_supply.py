@@ -12,7 +12,7 @@ from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 
 USER, ROLES = "user", "roles"
-NAME_HINT = "name others, or add the users to the entities"
+NAME_HINT = "name other approvers, or add users to the entities"
 
 
 def lacking_approvers(
@@ -61,7 +61,7 @@ def read_roles(row: EntityData) -> frozenset[str]:
 
 
 def suggest_entity(named: set[object], known: frozenset[EntityRef]) -> str | None:
-    """Return a hint for the first named entity that contains no user, if one that does has a similar name."""
+    """Return a hint for the first named entity that contains no user, if an entity with users has a similar name."""
     for entity in sorted(named - known, key=str):
         if isinstance(entity, EntityRef) and entity.type != USER:
             return did_you_mean(entity.id, {ref.id for ref in known if ref.type == entity.type})

@@ -48,7 +48,7 @@ def dead_rule_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def in_source_order(kernel: k.Kernel) -> k.Kernel:
-    """Return the kernel with its rules in source order, so that of two equal rules the later one is reported."""
+    """Return the kernel with its rules in source order, so that of two equal rules the later rule is reported."""
     return replace(
         kernel,
         agents=sort_by_place(kernel.agents),

@@ -61,7 +61,7 @@ def declarations_in(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
         yield from (d.declaration if isinstance(d, ast.Export) else d for d in module.declarations)
 
 
-# ── What is written ───────────────────────────────────────────────────────────────────────────
+# ── Declarations as written ────────────────────────────────────────────────────────────────────
 
 
 def vain_declarations(node: ast.Node) -> Iterator[Diagnostic]:
@@ -128,7 +128,7 @@ def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
                 yield Diagnostic("W454", message, line.span, hint, (RelatedLocation("a user block", user.head.span),))
 
 
-# ── What it means ─────────────────────────────────────────────────────────────────────────────
+# ── Meaning of the policy ──────────────────────────────────────────────────────────────────────
 
 
 def unrecorded_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:

@@ -100,12 +100,12 @@ class LendingIndex:
                 continue
             own = frozenset(without_claims(own, issuer))
             for pattern in (opening.pattern for opening in grant.openings):
-                asked = self._asked(pattern)
+                asked = self._collect_demands(pattern)
                 for door in self._lenders(block, pattern):
                     lent = lent_by(door)
                     yield None if lent is None else (door.lender, own.union(lent, *asked)), block
 
-    def _asked(self, pattern: k.Pattern) -> list[frozenset[k.Expr]]:
+    def _collect_demands(self, pattern: k.Pattern) -> list[frozenset[k.Expr]]:
         """Return the demands of the guards that cover the whole pattern."""
         place = k.Place((pattern,), span=pattern.span)
         there = dict.fromkeys(self.by_guards.overlapping(pattern))

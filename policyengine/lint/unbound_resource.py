@@ -260,7 +260,7 @@ def list_endpoint_sample(endpoints: list[str]) -> str:
 
 
 def list_endpoints(endpoints: list[str]) -> str:
-    """List a few endpoints, or the first ones and the number of the rest."""
+    """List a few endpoints, or the first endpoints and the number of the others."""
     if len(endpoints) <= MAX_ENDPOINTS_LISTED:
         return join_words(endpoints)
     named = ", ".join(f"`{one}`" for one in endpoints[:MAX_ENDPOINTS_LISTED])

@@ -45,8 +45,8 @@ def check_unused(
     everywhere: Counter[Key],
     facts: Counter[Key],
 ) -> Iterator[Diagnostic]:
-    """Yield a finding if no other declaration uses this one, or if only `facts` use a scope. `own` holds the names that
-    the declaration itself uses; `everywhere` and `facts` count the uses in all declarations and in `facts`.
+    """Yield a finding if no other declaration uses this declaration, or if only `facts` use a scope. `own` holds the
+    names that the declaration itself uses; `everywhere` and `facts` count the uses in all declarations and in `facts`.
     """
 
     def uses(name: ast.Name) -> int:

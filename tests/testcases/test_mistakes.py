@@ -125,7 +125,7 @@ MISTAKES = [
     (f'given approval {{ rule: "asks", by: "x", issuer: acm }} {GET}', "E207", "acm", "unknown issuer `acm`",
      "did you mean `acme`?"),
     (f'given approval {{ rule: "asks", by: "x", issuer: lab }} {GET}', "E207", "lab", "unknown issuer `lab`",
-     "`lab` is an attester, which speaks for models; name an issuer, which speaks for people"),
+     "`lab` is an attester, which vouches for models; name an issuer, which vouches for people"),
     (f'given approval {{ rule: "asks", by: "x", issuer: 5 }} {GET}', "E605", "5",
      "the `issuer` of an approval must be an issuer", "name an issuer: `issuer: acme`"),
     (f'given approval {{ rule: "small", by: "x" }} {GET}', "E608", '"small"', "the guard `small` requires no approval",

@@ -183,7 +183,7 @@ def lower_logic(expression: ast.Logic, context: ExpressionContext) -> k.Expr | N
 
 
 def report_mixed_logic(expression: ast.Logic, context: ExpressionContext) -> None:
-    """Report the first operator that differs from the one before it."""
+    """Report the first operator that differs from the operator before it."""
     first = expression.operators[0]
     index = next(i for i, operator in enumerate(expression.operators) if operator != first)
     span = operator_span(expression.items[index], expression.items[index + 1], expression.operators[index])

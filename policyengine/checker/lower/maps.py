@@ -228,7 +228,7 @@ def are_nested_paths(one: k.MapPath, other: k.MapPath) -> bool:
     return one[:shorter] == other[:shorter]
 
 
-# ── The whole ─────────────────────────────────────────────────────────────────────────────────
+# ── Checks of all items ────────────────────────────────────────────────────────────────────────
 
 
 def check_duplicate_items(items: Sequence[k.MapItem], draft: LoweringContext) -> None:
@@ -257,8 +257,8 @@ def check_conflicting_facts(
 
 
 def facts_conflict(one: k.MapFact, other: k.MapFact) -> bool:
-    """Return whether two facts conflict. An attribute of the subject and one of the resource do not: they belong to two
-    entities, or have the same value.
+    """Return whether two facts conflict. An attribute of the subject and an attribute of the resource do not: they
+    belong to two entities, or have the same value.
     """
     if one.entity or other.entity:
         return (one.path, one.source[0]) == (other.path, other.source[0])

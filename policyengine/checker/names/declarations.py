@@ -77,7 +77,7 @@ def enum_values(symbols: Iterable[Symbol]) -> dict[str, tuple[Symbol, Span]]:
 def check_name(
     symbol: Symbol, values: Mapping[str, tuple[Symbol, Span]], imports: Mapping[str, PackageImport], report: Reporter
 ) -> None:
-    """Check that a declared name is usable and does not hide another one."""
+    """Check that a declared name is usable and does not hide another name."""
     match symbol.declaration:
         case ast.LetDecl() | ast.DefineDecl():
             check_value_name(symbol.declaration.name, symbol.kind, values, report)

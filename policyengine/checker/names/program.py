@@ -131,7 +131,7 @@ class Program:
         """Return a hint if an attester has the name of an unknown issuer, otherwise None."""
         if kind != "issuer" or self.lookup(package, "attester", name.text) is None:
             return None
-        return f"`{name.text}` is an attester, which speaks for models; name an issuer, which speaks for people"
+        return f"`{name.text}` is an attester, which vouches for models; name an issuer, which vouches for people"
 
     def issuers_there_are(self, package: str, kind: SymbolKind) -> str:
         """Return a hint such as `there is `acme`; or ` if few issuers are declared, otherwise an empty string."""

@@ -158,7 +158,7 @@ def check_double_resource(
 def check_conflicts(every: list[PatternBindings], program: Program) -> None:
     """Report conflicting patterns. Patterns are compared without regard to case, because guards ignore case."""
     earlier: PatternIndex[PatternBindings] = PatternIndex()
-    for binding in contested(every):
+    for binding in select_contested(every):
         before = len(program.report.found)
         for other in earlier.overlapping(k.with_folding(binding.pattern, "full")):
             check_pair(binding, other, program)
@@ -167,7 +167,7 @@ def check_conflicts(every: list[PatternBindings], program: Program) -> None:
         earlier.add(binding.pattern, binding)
 
 
-def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
+def select_contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
     """Return the patterns that bind a name that another pattern reads or binds differently; the other patterns need no
     comparison.
     """

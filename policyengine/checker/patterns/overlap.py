@@ -1,7 +1,7 @@
 """Containment and overlap of endpoint patterns and places. A pattern is the set of endpoints that it matches.
 
 `covers` and `overlaps` are exact for two patterns. `place_covers` is never wrongly true, but it may be false if only
-several patterns together cover another one.
+several patterns together cover another pattern.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 
 
 class LiteralMatch(Enum):
-    """When a literal of one pattern counts as equal to a literal of another: if they are equal, if they are equal
-    except for case, or if they are equal and have no letters. The last rule applies if the outer pattern folds case
-    less than the inner pattern, which then matches other spellings of its letters.
+    """How a literal of one pattern is compared with a literal of another: exactly, without regard to case, or exactly
+    and only if it has no letters. The last comparison is for an outer pattern that folds case less than the inner
+    pattern, which then matches other spellings of its letters.
     """
 
     EXACT = "exact"
@@ -330,7 +330,7 @@ def _all_below(branch: _TrieNode[Item]) -> Iterator[tuple[Pattern, Item]]:
 
 # ── Places of many patterns ───────────────────────────────────────────────────────────────────
 
-FEW = 8  # with fewer patterns, they are compared one by one
+FEW = 8  # fewer patterns are compared one by one
 MAX_INDEXES = 64
 # Indexes by the identity of a place's patterns.
 _indexes: dict[int, tuple[tuple[Pattern, ...], PatternIndex[Pattern]]] = {}

@@ -176,13 +176,13 @@ class PlaceResolver:
             return AvailableFacts(place=place)
         key = (place.patterns, place.excepts)
         if key not in self._here:
-            found = [b for b in self._meeting(place) if overlap.place_overlaps(place, b.pattern)]
+            found = [b for b in self._find_overlapping(place) if overlap.place_overlaps(place, b.pattern)]
             found += [bindings_of(pattern) for pattern in place.patterns or ()]
             types = frozenset(name for binding in found for name in binding.resource_types)
             self._here[key] = AvailableFacts(RefType(types) if types else None, _parameter_types(found), place)
         return self._here[key]
 
-    def _meeting(self, place: k.Place) -> Iterator[PatternBindings]:
+    def _find_overlapping(self, place: k.Place) -> Iterator[PatternBindings]:
         for pattern in place.patterns if place.patterns is not None else (None,):
             yield from self.bindings.overlapping(pattern)
 

@@ -49,8 +49,8 @@ class FactPlaces:
         return tuple(self.facts[number] for number in sorted(numbers.union(self._everywhere)))
 
     def pairs(self) -> Iterator[tuple[DeclaredFact, DeclaredFact]]:
-        """Yield each pair of declarations whose places may overlap, the earlier one first; nothing if all types are
-        equal.
+        """Yield each pair of declarations whose places may overlap, the earlier declaration first; nothing if all types
+        are equal.
         """
         if len({fact.type for fact in self.facts}) < 2:
             return

@@ -157,8 +157,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E519",
         "an issuer that `from` names twice",
-        "`from` lists the issuers that may vouch for the approvers. An issuer that is named twice probably stands in "
-        "the place of another.",
+        "`from` lists the issuers that may vouch for the approvers. If an issuer is named twice, another issuer "
+        "was probably meant.",
         _PARTNER + _guard(f"confirm by role boss from acme, acme {_LARGE}", _TEAM),
         _PARTNER + _guard(f"confirm by role boss from acme, partner {_LARGE}", _TEAM),
     ),

@@ -106,7 +106,7 @@ class EarlierIssuers:
         self.names.append(name)
 
     def near(self, name: str) -> Iterator[str]:
-        """Yield the earlier issuers that may share users with this one, in the order in which they were added."""
+        """Yield the earlier issuers that may share users with this issuer, in the order in which they were added."""
         globs, own = self.issuers[name].users_like, self.ways[name]
         indexes = [self.of_some[way] for way in own if way in self.of_some]
         some = sorted({number for index in indexes for glob in globs for _, number in index.near(glob)})
