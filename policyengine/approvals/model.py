@@ -15,7 +15,7 @@ from policyengine.runtime.request import Approval
 from policyengine.stores.approvals import ApprovalRow
 from policyengine.stores.transition import digest_parts
 
-KEPT_MICROSECONDS = 3_600_000_000  # how long an ended approval is kept, so that its requester learns how it ended
+KEPT_MICROSECONDS = 3_600_000_000  # time for which an ended approval is kept, so that its requester learns how it ended
 # How long an unanswered approval is kept until its expiry is on record, so that a server that starts later records it.
 KEPT_UNRECORDED_MICROSECONDS = 7 * 86_400_000_000
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 HISTORY_TIME: Final = timedelta(days=7)
 MAX_ROWS: Final = 10
 MAX_ATTRIBUTES: Final = 40
-MAX_ITEMS: Final = 50  # of a list or an object in an attribute, and groups of an entity
+MAX_ITEMS: Final = 50  # maximum items of a list or an object in an attribute, and maximum groups of an entity
 MAX_TEXT: Final = 500
 NO_LOG: Final = "this server writes no decision log"
 
 
 def describe_details(engine: Engine, tracked: TrackedApproval, reader: LogReader | None) -> dict[str, object]:
-    """Return everything about an approval that a person needs to answer it. Without a `reader`, the log is busy."""
+    """Return everything about an approval that a person needs to answer it. `reader` is None if the log is busy."""
     return {
         **describe_approval(tracked),
         "directory": describe_directory(engine, tracked.approval),
@@ -186,7 +186,7 @@ def read_history(engine: Engine, approval: ApprovalRequest, reader: LogReader | 
     if search is None:
         return {"unread": NO_LOG}
     if reader is None:
-        return {"unread": "others read the log at this moment"}
+        return {"unread": "the log is busy with other requests"}
     try:
         found = reader.ask(search)
     except LogReadError as error:

@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from policyengine.engine.recorder import DecisionRecorder
 
 MAX_CHANGE_TRIES = 20  # maximum attempts at an answer while other people answer the same approval
-ID_BYTES = 24  # of random data in an id, so that ids cannot be guessed
+ID_BYTES = 24  # random bytes in an id, so that ids cannot be guessed
 MAX_REASON_LENGTH = 500
-RECORDING_MICROSECONDS = 5_000_000  # longer than it takes to record an answer
-RECORDING_PAUSE_SECONDS = 0.05  # between two looks at an approval whose answer another thread or process records
+RECORDING_MICROSECONDS = 5_000_000  # after this time, an answer that is not recorded counts as interrupted
+RECORDING_PAUSE_SECONDS = 0.05  # between two reads of an approval while another thread or process records its answer
 # The events of the states that are put on record, and the states that are reverted if they are not.
 EVENT_KINDS = {
     "pending": ApprovalEventKind.OPENED,
@@ -103,8 +103,8 @@ class TrackedApproval(NamedTuple):
 class ApprovalDesk:
     """Opens approvals, records the answers of people, and finds the approvals that lift a confirm.
 
-    Which approvals were spent is a mark in the decision store, set in the same step as the allow that uses them, so an
-    approval is never used twice, and a crash between two steps leaves it unused.
+    The decision store marks an approval as spent in the same step as the allow that uses it, so an approval is never
+    used twice, and a crash between two steps leaves it unused.
     """
 
     def __init__(self, decider: Decider, recorder: DecisionRecorder, settings: ApprovalSettings) -> None:
@@ -301,7 +301,7 @@ class ApprovalDesk:
     def withdraw(self, id: str) -> TrackedApproval:
         """Withdraw an approval, for its requester. Raises ApprovalNotFoundError, ApprovalChangeError and StoreError."""
         approval, now = self._change(id, withdraw)
-        self._record(approval, "withdrawn")  # it takes nothing from anybody, so it stands without a line, too
+        self._record(approval, "withdrawn")  # a withdrawal grants nothing, so it takes effect even without a log line
         return self._status(approval, now)
 
     def require_person(self, person: ProvedPerson) -> None:
@@ -384,8 +384,9 @@ class ApprovalDesk:
     def _change(
         self, id: str, change: Callable[[ApprovalRequest, int], ApprovalRequest], *, is_answer: bool = False
     ) -> tuple[ApprovalRequest, int]:
-        """Change an approval. If another process changes it at the same time, change the result of that. An answer
-        counts from when it is on record; one that cannot be recorded is reverted."""
+        """Change an approval. If another process changes it at the same time, change the approval that results. An
+        answer counts once it is on record; an answer that cannot be recorded is reverted.
+        """
         store = self._decider.store.approvals
         for _ in range(MAX_CHANGE_TRIES):
             now = self._decider.now()
@@ -403,7 +404,7 @@ class ApprovalDesk:
             if not is_answer:
                 return after, now
             if self._record_answer(after):
-                with suppress(StoreError):  # the answer is on record; the next reader saves that
+                with suppress(StoreError):  # the log has the answer; the next reader saves that it counts
                     return self._count_answer(after, row, now), now
                 return structs.replace(after, unrecorded=False), now
             store.save(before, row, now)
@@ -413,7 +414,7 @@ class ApprovalDesk:
     def _apply(
         self, change: Callable[[ApprovalRequest, int], ApprovalRequest], approval: ApprovalRequest, now: int
     ) -> ApprovalRequest:
-        """Return the changed approval. Raises the errors of `change`; that of an approval which was used says so."""
+        """Return the changed approval. Raises the errors of `change`, which say so if the approval was used."""
         try:
             return change(approval, now)
         except ApprovalChangeError as error:
@@ -472,7 +473,7 @@ class ApprovalDesk:
         return written
 
     def _notify(self, approval: ApprovalRequest, state: str) -> None:
-        """Pass an event to the listener; a vote is an event only if it is the last one that the approval needs."""
+        """Pass an event to the listener; a vote is an event only if it is the last vote that the approval needs."""
         listener, kind, now = self.settings.listener, EVENT_KINDS.get(state), self._decider.now()
         if listener is None or kind is None:
             return

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from policyengine.engine.decider import Decider
 
 MAX_RECORDED = 20  # maximum approvals to record in one call, so that no call takes long
-# Between two readings of the approvals that other processes have opened; less by chance, so that processes that start
-# together do not read together.
+# Between two reads of the approvals that other processes have opened. Each pause is shortened at random, so that
+# processes that start together do not read together.
 READ_AGAIN_MICROSECONDS = 300_000_000
 MIN_READ_AGAIN_SHARE = 0.75
 
@@ -62,8 +62,9 @@ class ExpiryRecorder:
             self._push(expires, id)
 
     def follow(self, now: int) -> None:
-        """Do the same as `sweep` for a timer: from time to time, read again which approvals wait in the store, so that
-        those of a process that has ended since are recorded, too."""
+        """Do the same as `sweep`, for a timer. From time to time, also read the waiting approvals in the store again,
+        so that the expiries of approvals that an ended process had opened are recorded, too.
+        """
         try:
             if not 0 <= now - self._read_at < self._read_again:
                 self._read_all(now)
@@ -72,7 +73,7 @@ class ExpiryRecorder:
         self.sweep(now)
 
     def sweep(self, now: int) -> None:
-        """Record the approvals that have expired, if any. If the store does not answer, the next call goes on."""
+        """Record the approvals that have expired, if any. If the store does not answer, the next call continues."""
         try:
             if not self._is_complete:
                 self._read_all(now)

@@ -71,7 +71,7 @@ class DecisionBasis(Struct, frozen=True, gc=False):
     spends: tuple[str, ...] = ()  # the approvals that the decision uses up
     history: bytes = b""  # further members of the log line
     entities_mark: bytes = b""
-    asked: Request | None = None  # the request with the approvals that people gave; None if it is as it was asked
+    asked: Request | None = None  # the request with the approvals that people gave; None if there are none
     opens: tuple[OpenedApproval, ...] = ()  # the approvals that a confirm needs
 
 
@@ -201,7 +201,9 @@ class Decider:
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
-        """Decide without spending anything. Halts apply now, whatever time the question is about. Raises StoreError."""
+        """Decide without spending anything. The halts in effect now apply, even if the question states another time.
+        Raises StoreError.
+        """
         moment, compiled = self._moment(request), self.compiled
         behavior = self._peek_behavior(request, moment)
         for _ in range(MAX_COMMIT_TRIES):

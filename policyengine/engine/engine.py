@@ -175,8 +175,8 @@ class Engine:
         identity: IdentitySource | None = None,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Load a file that `policyengine compile` wrote. The engine decides as one with the same policies, without
-        parsing and checking them again.
+        """Load a file that `policyengine compile` wrote. The engine decides like an engine of the same policies,
+        without parsing and checking them again.
 
         With `keys` (files of public Ed25519 keys, or their bytes), one of the keys must have signed the bundle. A rule
         is decoded when a decision first needs it; a damaged rule then causes a deny at gate `failure`. Raises

@@ -55,7 +55,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
     have no effect. Raises RequestError."""
     kind = type(question)  # not `__class__`, which an object can set
     if kind in PLAIN:
-        return question  # type: ignore[return-value]  # of exactly these classes
+        return question  # type: ignore[return-value]  # its class is exactly one of these
     try:
         if issubclass(kind, str):
             return str.__str__(question)

@@ -118,7 +118,7 @@ class CsvTable:
     ) -> None:
         self.name, self.type = name, type_
         self.header = [column.strip() for column in header]
-        self._checked(declaration, notes)
+        self._check_header(declaration, notes)
         types: dict[str, typesystem.Type] = {field.name: field.type for field in declaration.fields}
         self.id = self.header.index(ID)
         self.above = self.header.index(IN) if IN in self.header else None
@@ -153,7 +153,7 @@ class CsvTable:
             raise EntitiesError(self.name, "", error.message, hint, code=code, row=number, column=column) from None
         return EntityData(ref, found, parents or ())  # type: ignore[arg-type]
 
-    def _checked(self, declaration: EntityDeclaration, notes: list[str]) -> None:
+    def _check_header(self, declaration: EntityDeclaration, notes: list[str]) -> None:
         seen: set[str] = set()
         for column in self.header:
             if column in seen:

@@ -79,22 +79,22 @@ class SqlRowSource:
 
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
         """Return the rows of these entities. Raises RowLookupError."""
-        return self._asked(lambda connection: self._fetched(connection, refs), seconds)
+        return self._run_pooled(lambda connection: self._fetch_rows(connection, refs), seconds)
 
     def probe(self, seconds: float) -> None:
         """Query each table and join table once, as a decision would. Raises RowLookupError."""
 
         def look(connection: sa.Connection) -> None:
-            for table in self._found(connection).values():
+            for table in self._inspect_tables(connection).values():
                 connection.execute(
                     table.statement.where(table.id.in_(to_column_keys(PROBE_IDS, table.id_kind)))
                 ).close()
                 for join, kind in table.joins.items():
                     load_elements(connection, join, to_column_keys(PROBE_IDS, kind))
 
-        self._asked(look, seconds)
+        self._run_pooled(look, seconds)
 
-    def _asked(self, work: Callable[[sa.Connection], Answer], seconds: float) -> Answer:
+    def _run_pooled(self, work: Callable[[sa.Connection], Answer], seconds: float) -> Answer:
         """Run the work on a pooled connection. Raises RowLookupError."""
         try:
             return self._hands.ask(work, seconds)
@@ -105,15 +105,15 @@ class SqlRowSource:
         except Exception as error:
             raise RowLookupError(self.database.why(error)) from None
 
-    def _fetched(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, RowResult]:
+    def _fetch_rows(self, connection: sa.Connection, refs: Sequence[EntityRef]) -> Mapping[EntityRef, RowResult]:
         found: dict[EntityRef, RowResult] = {}
-        for type_, table in self._found(connection).items():
+        for type_, table in self._inspect_tables(connection).items():
             ids = [ref.id for ref in refs if ref.type == type_]
             for begin in range(0, len(ids), LOOKUP_BATCH_SIZE):
                 self._of_table(connection, table, ids[begin : begin + LOOKUP_BATCH_SIZE], found)
         return found
 
-    def _found(self, connection: sa.Connection) -> Mapping[str, SqlTable]:
+    def _inspect_tables(self, connection: sa.Connection) -> Mapping[str, SqlTable]:
         """Return the tables, inspected at the first use in each process."""
         if self._tables is None:
             looked_up = [one for one in self.database.map.entities if one.lookup]

@@ -289,7 +289,7 @@ class RowCache:
         except RowLookupError as error:
             self._failed(error)
             return dict.fromkeys(refs, NO_ANSWER)
-        self._mended()
+        self._end_outage()
         found = {ref: rows.get(ref) for ref in refs}
         self._keep(found, now + self.source.ttl)
         return found
@@ -304,7 +304,7 @@ class RowCache:
         except RowLookupError as error:
             self._failed(error)
             return str(error)
-        self._mended()
+        self._end_outage()
         return None
 
     def _keep(self, found: Mapping[EntityRef, RowResult], expires: float) -> None:
@@ -329,7 +329,7 @@ class RowCache:
         if opened and self.tell is not None:
             self.tell(True, f"the entity store at `{self.source.shown}` does not answer: {error}")
 
-    def _mended(self) -> None:
+    def _end_outage(self) -> None:
         if self._circuit.succeed():
             with self._guard:
                 failures, self._outage_failures = self._outage_failures, 0

@@ -43,9 +43,9 @@ RowResult: TypeAlias = EntityData | UnknownRow | None
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """All entities that contain an entity at any depth, except the entity itself. `complete` is false if a row on the
-    way is missing or partial. `answered` is false if the source of a row did not answer; then `complete` is false as
-    well.
+    """All entities that contain an entity at any depth, except the entity itself. `complete` is false if the row of the
+    entity or of an ancestor is missing or partial. `answered` is false if the source of a row did not answer; then
+    `complete` is false as well.
     """
 
     refs: tuple[EntityRef, ...]

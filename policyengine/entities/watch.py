@@ -83,7 +83,7 @@ class EntityWatcher:
         before = self._stamp, self._due
         self._stamp, self._due = self._seen, self._clock() + self._refresh
         try:
-            directory = self._replaced()
+            directory = self._replace_entities()
         except EntitiesError as error:
             self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")
             return False
@@ -103,7 +103,7 @@ class EntityWatcher:
         self._told = ""
         return True
 
-    def _replaced(self) -> EntityStore | None:
+    def _replace_entities(self) -> EntityStore | None:
         """Read the sources, and replace the entities of the current engine; return None if a reload replaced them first
         in every attempt. Raises EntitiesError and LostTypesError.
         """

@@ -51,7 +51,7 @@ class WorkerPool(Generic[Connection]):
         self._working = self._idle = self._stuck = 0
 
     def ask(self, work: Callable[[Connection], Answer], seconds: float) -> Answer:
-        """Return the result of the work within `seconds`. Raises what the work raises, or WorkerTimeoutError."""
+        """Return the result of the work within `seconds`. Raises the errors of the work, or WorkerTimeoutError."""
         if os.getpid() != self._process:
             self._begin()
         if self._jobs.qsize() >= MAX_QUEUED_JOBS:
@@ -59,7 +59,7 @@ class WorkerPool(Generic[Connection]):
         job: WorkerJob[Connection] = WorkerJob(work)
         self._jobs.put(job)
         self._hire()
-        if not job.done.wait(seconds) and self._gave_up(job):
+        if not job.done.wait(seconds) and self._give_up(job):
             raise WorkerTimeoutError(f"no answer within {seconds * 1_000:,.0f} ms")
         if job.error is not None:
             raise job.error
@@ -73,7 +73,7 @@ class WorkerPool(Generic[Connection]):
             self._working += 1
         Thread(target=self._work, name="policyengine directory", daemon=True).start()
 
-    def _gave_up(self, job: WorkerJob[Connection]) -> bool:
+    def _give_up(self, job: WorkerJob[Connection]) -> bool:
         """Give up a job; return False if it is already done. The thread of the job may be stuck, so another thread may
         replace it."""
         with self._guard:
@@ -92,7 +92,7 @@ class WorkerPool(Generic[Connection]):
             job = self._next()
             if job.taken:
                 connection = self._do(job, connection)
-                stays = self._did(job)
+                stays = self._finish(job)
                 if not self._keep:
                     close_connection(connection)
                     connection = None
@@ -107,7 +107,7 @@ class WorkerPool(Generic[Connection]):
             job.taken = not job.given_up
         return job
 
-    def _did(self, job: WorkerJob[Connection]) -> bool:
+    def _finish(self, job: WorkerJob[Connection]) -> bool:
         """Finish a job; return whether its thread continues. While the thread was stuck, another thread may have
         replaced it.
         """

@@ -1,4 +1,4 @@
-"""Reads `x-authzen-mapping` of tools: the evaluations that gateways send which follow COAZ, AuthZEN's binding for MCP.
+"""Reads `x-authzen-mapping` of tools: the evaluations of gateways that follow COAZ, AuthZEN's binding for MCP.
 
 A mapping is a claim of the server. It grants nothing: it names actions, which the author of the policies may grant.
 Expressions are not evaluated here, which is the task of the gateway; only references to arguments are recognized.
@@ -75,7 +75,7 @@ def subject_notes(shared: Mapping[str, Any]) -> Iterator[str]:
     subject = shared.get("subject")
     id_ = subject.get("id") if isinstance(subject, dict) else None
     if id_ is not None and not (isinstance(id_, str) and TOKEN_CLAIM.fullmatch(id_)):
-        yield f"its `{MAPPING}` states who the user is, and not from the token: do not trust such evaluations"
+        yield f"its `{MAPPING}` does not take the user from the token: do not trust such evaluations"
 
 
 def read_action(template: Mapping[str, Any], facts: Mapping[str, OperationFact]) -> DeclaredAction:

@@ -106,10 +106,10 @@ class DocumentNode:
         for _ in range(MAX_REFERENCE_HOPS):
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
                 return node
-            node = node.referred(node.value["$ref"])
+            node = node.follow_reference(node.value["$ref"])
         raise self.problem("this `$ref` follows too many other references")
 
-    def referred(self, reference: str) -> DocumentNode:
+    def follow_reference(self, reference: str) -> DocumentNode:
         name, _, pointer = reference.partition("#")
         node = self.elsewhere(name)
         for part in pointer.split("/")[1:] if pointer else ():

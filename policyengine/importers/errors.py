@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class ApiImportError(Exception):
-    """A problem in the input of an import. `place` is a file with a line, a member of a document, or empty."""
+    """The error for a problem in the input of an import. `place` is a file with a line, a member of a document, or
+    empty.
+    """
 
     message: str
     place: str = ""

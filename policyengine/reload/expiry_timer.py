@@ -14,7 +14,7 @@ from policyengine.process_threads import ProcessThreads, ThreadRun
 from policyengine.reload.reloadable_engine import ReloadableEngine
 
 PERIOD_SECONDS = 1.0
-MIN_PERIOD_SHARE = 0.75  # the processes of a server do not look at the same moment
+MIN_PERIOD_SHARE = 0.75  # pauses vary, so that processes do not read the store at the same time
 STOP_SECONDS = 1.0  # a store that does not answer must not keep the process from ending
 FAILS = "approval_expiry_fails"
 
@@ -63,7 +63,7 @@ def record_expiries(held: ReloadableEngine) -> None:
 
 @contextmanager
 def expiry_timer(held: ReloadableEngine) -> Iterator[None]:
-    """Record approvals that have expired, in a block, under whatever policies the process decides with."""
+    """Record expired approvals for the duration of the block, with the policies that are current at each time."""
     timer = ExpiryTimer(partial(record_expiries, held))
     timer.start()
     try:

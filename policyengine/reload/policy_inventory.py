@@ -116,7 +116,7 @@ class PolicyInventory:
                 )
 
     def _lost_rules(self, after: PolicyInventory) -> Iterator[Loss]:
-        there, moved = {item.key: item for item in after.items}, self._moved(after)
+        there, moved = {item.key: item for item in after.items}, self._find_moved(after)
         for item in self.items:
             if item.kind not in RESTRICTION_KINDS:
                 continue
@@ -129,7 +129,7 @@ class PolicyInventory:
 
     def _lost_files(self, after: PolicyInventory) -> Iterator[Loss]:
         """Yield lost files: files that have no item in `after`, unless their items have moved to another file."""
-        before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
+        before, moved = {(item.file, item.key) for item in self.items}, self._find_moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
         for file in sorted(self.files - after.files):
             gone = [
@@ -140,7 +140,7 @@ class PolicyInventory:
             if gone:
                 yield Loss(FILES, f"file `{file}`, and with it {list_items(gone)}")
 
-    def _moved(self, after: PolicyInventory) -> frozenset[tuple[str, bytes]]:
+    def _find_moved(self, after: PolicyInventory) -> frozenset[tuple[str, bytes]]:
         """Return the contents that have another name in `after`; they may be renamed items of this inventory."""
         keys = {item.key for item in self.items if item.name}
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)

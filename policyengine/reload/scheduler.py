@@ -110,12 +110,12 @@ class ReloadScheduler:
             return None
         self._tries = 0
         try:
-            return self._checked(found)
+            return self._check_candidate(found)
         except ReloadRefusedError as refused:
             self._reloading.refuse(refused)
             return None
 
-    def _checked(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
+    def _check_candidate(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
         """Return the candidate if it is allowed; None if it is not new. Raises ReloadRefusedError."""
         if isinstance(found, ReloadRefusedError):
             raise found

@@ -137,7 +137,7 @@ class OrderedRun:
         return state
 
     def _useful(self, state: int, left: set[int]) -> int:
-        """Return how many of the questions that are left may still follow."""
+        """Return how many of the remaining questions can still follow."""
         if state not in self._following:
             self._following[state] = frozenset(path[-1] for path in self._paths(state))
         return len(left & self._following[state])

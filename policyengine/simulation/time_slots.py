@@ -52,7 +52,7 @@ class LimitCounts:
 
 @dataclass(slots=True)
 class OutcomeCounts:
-    """The outcomes of decisions."""
+    """The numbers of decisions by outcome."""
 
     allow: int = 0
     confirm: int = 0
@@ -188,7 +188,7 @@ class Series:
         if passed:
             slot.allow += 1
         else:
-            self._stopped(decision, outcome, slot)
+            self._count_stopped(decision, outcome, slot)
 
     def count_learned(self, decision: Decision, reading: CallerSnapshot, paces: Iterable[float]) -> None:
         """Count the learned behavior that the last counted decision read, and the current paces of its rates."""
@@ -202,7 +202,7 @@ class Series:
                 found = slot.other = slot.other or CallerCounts()
         found.count(decision, reading, paces)
 
-    def _stopped(self, decision: Decision, outcome: Outcome, slot: TimeSlot) -> None:
+    def _count_stopped(self, decision: Decision, outcome: Outcome, slot: TimeSlot) -> None:
         if outcome is Outcome.THROTTLE:
             slot.throttle += 1
             self.throttled[decision.asker] += 1
