@@ -28,7 +28,7 @@ from policyengine.typesystem import EntityRef, RefType
 
 
 class CaseSetupError(Exception):
-    """A case whose setup is inconsistent, such as user attributes without a user."""
+    """The error for a case with an inconsistent setup, such as user attributes without a user."""
 
 
 @dataclass(frozen=True, slots=True)

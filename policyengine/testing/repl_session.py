@@ -119,7 +119,7 @@ class ReplSession:
         package = checked.kernel.package
         return cls(checked, package, AdhocTestReader.of(checked, package), CaseRunner.of(checked.kernel))
 
-    # ── What a line does ──────────────────────────────────────────────────────────────────────
+    # ── Statements ─────────────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int = 1) -> list[SessionAnswer]:
         """Add the facts of a line, or run its request. Raises StatementError or UndecidableRequestError; then nothing
@@ -128,11 +128,11 @@ class ReplSession:
         if REQUEST.match(line):
             return self._ask(line, number)
         if CLOCK_MOVE.fullmatch(line):
-            self._lowered(SessionStatement(f"{self.moved}{line} GET / => allow", len(self.moved)), line, number)
+            self._lower(SessionStatement(f"{self.moved}{line} GET / => allow", len(self.moved)), line, number)
             self.moved += f"{line} "
             return []
         statement = parse_setup(line)
-        cases = self._lowered(statement, line, number)[self.asked :]
+        cases = self._lower(statement, line, number)[self.asked :]
         answers = [self._answer(case, expects=True) for case in cases]  # a request may follow facts on the same line
         self._remember([statement.text], answers)
         if statement.text.split()[:2] == ["given", "time"]:
@@ -142,7 +142,7 @@ class ReplSession:
     def _ask(self, line: str, number: int) -> list[SessionAnswer]:
         expects = EXPECTATION.search(line) is not None
         whole = f"{self.moved}{line}" if expects else f"{self.moved}{line}\n=> allow"  # after any comment
-        cases = self._lowered(SessionStatement(whole, len(self.moved)), line, number)[self.asked :]
+        cases = self._lower(SessionStatement(whole, len(self.moved)), line, number)[self.asked :]
         answers = [self._answer(case, expects) for case in cases]
         if expects:
             items = [whole]
@@ -165,7 +165,7 @@ class ReplSession:
         return "".join(re.findall(r"\b(?:after|at)\s+\S+\s+", found[0])) if found else ""
 
     def _answer(self, case: Case, expects: bool) -> SessionAnswer:
-        """Run a request with all its repetitions. Raises UndecidableRequestError. Raises UndecidableRequestError."""
+        """Run a request with all its repetitions. Raises UndecidableRequestError."""
         shown: CaseTrace | None = None
         met, came = True, list[str]()
         for request in case.requests:
@@ -190,7 +190,7 @@ class ReplSession:
         rules = [one.rule for one in reasons if one.rule in self.scratch.catalogue.rules]
         return f"{decision.outcome} by {quoted(str(rules[0])) if rules else reasons[0].gate}"
 
-    def _lowered(self, statement: SessionStatement, typed: str, number: int) -> Sequence[Case]:
+    def _lower(self, statement: SessionStatement, typed: str, number: int) -> Sequence[Case]:
         """Return all requests of the test with one more statement. Raises StatementError with positions in the typed
         line."""
         before = HEAD + "".join(f"{item}\n" for item in self.items)
@@ -199,12 +199,12 @@ class ReplSession:
             raise StatementError([relocate_diagnostic(one, statement, typed, len(before), number) for one in mistakes])
         return cases
 
-    # ── What is so ────────────────────────────────────────────────────────────────────────────
+    # ── State ──────────────────────────────────────────────────────────────────────────────────
 
     @property
     def now(self) -> datetime:
         """The current time of the test."""
-        cases = self._lowered(SessionStatement(f"{self.moved}GET / => allow", 0), "", 1)
+        cases = self._lower(SessionStatement(f"{self.moved}GET / => allow", 0), "", 1)
         return cases[-1].now
 
     @property
@@ -221,7 +221,7 @@ class ReplSession:
         """Return the same test with other policies. Raises StatementError if its facts are invalid with them."""
         other = ReplSession.of(checked)
         other.items, other.moved, other.asked = list(self.items), self.moved, self.asked
-        cases = other._lowered(SessionStatement("", 0), "", 1)
+        cases = other._lower(SessionStatement("", 0), "", 1)
         other.asked = len(cases)
         return other
 

@@ -20,8 +20,8 @@ from policyengine.testing.expectations import DetailDifference
 
 
 class ResultStatus(StrEnum):
-    """FAILED: the result differs; ERRORED: the request could not be decided; UNDECIDED: too few generated requests
-    match the claim."""
+    """The status of a request or claim. FAILED: the outcome is not as expected; ERRORED: the request could not be
+    decided; UNDECIDED: too few generated requests match the claim."""
 
     PASSED = "passed"
     FAILED = "failed"

@@ -114,7 +114,7 @@ class CaseRunner:
     def result(self, case: Case) -> CaseResult:
         """Return the result of a case. Raises CaseSetupError, RequestError and EngineDisagreementError."""
         if case.repeated is not None:
-            return self._repeated(case)
+            return self._run_repetitions(case)
         asked, before = self.decide(case)
         decision, _ = self._commit(asked)
         if meets_expectation(case.expected, decision):
@@ -123,7 +123,7 @@ class CaseRunner:
         others = detail_differences(case.expected, decision)
         return CaseResult(case, ResultStatus.FAILED, decision, explain(decision, facts, seen), differences=others)
 
-    def _repeated(self, case: Case) -> CaseResult:
+    def _run_repetitions(self, case: Case) -> CaseResult:
         """Run all repetitions; return the first unexpected result, or else the last result with an expectation."""
         found: CaseResult | None = None
         for number, one in enumerate(case.requests, 1):

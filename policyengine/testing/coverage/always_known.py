@@ -70,8 +70,8 @@ class KnownFacts:
                 return all(self.certain(part) for part in k.children(expression))
 
     def remembered(self, event: k.EventPattern) -> bool:
-        """Return whether it is always known if an event matches the pattern. In a test all events are known, but their
-        owners, facts and outcomes may be unknown. Path captures that are too long to be recorded need no test.
+        """Return whether it is always known whether an event matches the pattern. In a test all events are known, but
+        their owners, facts and outcomes may be unknown. Path captures that are too long to be recorded need no test.
         """
         then = replace(self, past=facts_bound_at(event.place.patterns))
         return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())

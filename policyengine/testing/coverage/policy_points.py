@@ -22,8 +22,8 @@ NONE: frozenset[tuple[str, ...]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class RequirementPoints:
-    """The points of a requirement: a test in which it holds, and one in which it fails. A `valid` requirement can fail
-    in two ways, too early and too late.
+    """The points of a requirement: a test in which it holds, and a test in which it fails. A `valid` requirement can
+    fail in two ways, too early and too late.
     """
 
     holding: Point

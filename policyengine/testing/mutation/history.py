@@ -75,7 +75,7 @@ def event_faults(node: ast.HistoryQuery, event: ast.EventPattern, member: str) -
 
 
 def owner_faults(node: ast.HistoryQuery, event: ast.EventPattern, source: Source) -> Iterator[FaultChange]:
-    """Replace `by another user` by `by any user`, or remove it, which is the same if `per` names the owner."""
+    """Replace `by another user` with `by any user`, or remove it, which is the same if `per` names the owner."""
     end = event.span.end if event.where is None else event.where.span.start
     by = find_word(source, event.target.span.end, end, "by") if event.by_user is not None else None
     user = find_word(source, by.end, end, "user") if by is not None else None

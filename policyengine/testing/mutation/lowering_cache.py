@@ -149,13 +149,13 @@ class LoweringCache:
         if mutated is not None:
             declared[number] = fault.package, mutated
             draft = replace(self.draft, by_kind={**self.draft.by_kind, kind: declared})
-            rule = self._lowered(mutated, fault.package, draft)
+            rule = self._lower_rule(mutated, fault.package, draft)
             if rule is None:
                 return None
         found = Mutant(fault, self.kernel, {self._key(kind, number): rule}, {})
-        return self._remembering(found) if self.kernel.watches else found
+        return self._add_event_records(found) if self.kernel.watches else found
 
-    def _remembering(self, mutant: Mutant) -> Mutant:
+    def _add_event_records(self, mutant: Mutant) -> Mutant:
         """Return the mutant with the event records that its rules need."""
         asked = (
             (history_conditions(getattr(self.kernel, name)[i]), history_conditions(new))
@@ -176,7 +176,7 @@ class LoweringCache:
         rules: tuple[KernelRule, ...] = getattr(self.kernel, KERNEL_LISTS[kind])
         return rules[first : first + len(self.draft.by_kind.get(kind, ()))]
 
-    def _lowered(self, declared: ast.Declaration, package: str, draft: LoweringContext) -> KernelRule | None:
+    def _lower_rule(self, declared: ast.Declaration, package: str, draft: LoweringContext) -> KernelRule | None:
         draft.report.found.clear()
         rule: KernelRule | None
         match declared:

@@ -16,7 +16,9 @@ NO_TEST_TEXT = "no test covers this"
 
 
 class MutantStatus(StrEnum):
-    """SAME: provably equivalent; UNFIT: the mutant has errors. Both are excluded from the score."""
+    """The status of a mutant. SAME: provably equivalent; UNFIT: the mutant has errors. Both are excluded from the
+    score.
+    """
 
     KILLED = "killed"
     SURVIVED = "survived"
@@ -87,7 +89,7 @@ def indented(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class MutationReport:
-    """The results in source order; `made` is the number of all faults; possibly, only a sample of them was tried."""
+    """The results in source order; `made` is the number of all faults, even if only a sample was tried."""
 
     outcomes: tuple[MutantResult, ...]
     made: int

@@ -123,7 +123,7 @@ def acts_faults(node: ast.ActsClause) -> Iterator[FaultChange]:
 
 
 def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[FaultChange]:
-    """Replace each scope by one that includes it and is not already granted."""
+    """Replace each scope with a scope that includes it and is not already granted."""
     granted = {one.text for one in node.targets if isinstance(one, ast.Name)}
     for scope in (one for one in node.targets if isinstance(one, ast.Name)):
         other = next((name for name in wider.get(scope.text, ()) if name not in granted), None)
@@ -146,8 +146,8 @@ def head_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def wider_glob(name: str) -> str | None:
-    """Return a wider glob, such as `buyer*` for `buyer-*`: without the character before the first `*`, or without the
-    one after it if the glob begins with `*`. Return None if nothing can be left out.
+    """Return a wider glob, such as `buyer*` for `buyer-*`: without the character before the first `*` or, if the glob
+    begins with `*`, without the character after it. Return None if nothing can be left out.
     """
     before, star, behind = name.partition("*")
     if not star or not before + behind:

@@ -77,14 +77,14 @@ class MutantRunner:
         memo: Memo = {}
         asked: list[Case] = []
         deciding = self.evaluator_of(mutant)
-        for group in self._touched(mutant, memo):
+        for group in self._rank_groups(mutant, memo):
             for case, passed in self._answers(group, mutant, deciding, memo):
                 asked.append(case)
                 if not passed:
                     return MutantTrial(tuple(asked), case)
         return MutantTrial(tuple(asked), None)
 
-    def _touched(self, mutant: Mutant, memo: Memo) -> Iterator[tuple[BaselineCase, ...]]:
+    def _rank_groups(self, mutant: Mutant, memo: Memo) -> Iterator[tuple[BaselineCase, ...]]:
         """Yield the groups that may detect the mutant, the most likely first: groups that mention the changed part,
         name a changed guard, or were refused or allowed by a changed rule; then the others in source order.
         """

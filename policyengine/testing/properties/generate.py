@@ -73,7 +73,7 @@ class RequestGenerator:
         if known and not self.choose.chance(4):
             self.sketch.be_about(self.choose.of(known))
 
-    # ── Who asks ──────────────────────────────────────────────────────────────────────────────
+    # ── Principals ─────────────────────────────────────────────────────────────────────────────
 
     def caller(self) -> None:
         doors = [door for door in self.site.doors if self.is_open_to_given(door)]
@@ -248,7 +248,7 @@ class RequestGenerator:
             case _:
                 return STRANGER
 
-    # ── What must hold ────────────────────────────────────────────────────────────────────────
+    # ── Conditions ─────────────────────────────────────────────────────────────────────────────
 
     def hurdles_of(self, door: CoveringGrant) -> None:
         """Add the conditions of a block and of its grant as hurdles."""
@@ -303,7 +303,7 @@ class RequestGenerator:
         return self.choose.of(others if not fitting or self.choose.chance(4) else fitting)
 
     def approver_name(self, name: str, issuers: tuple[str, ...]) -> str:
-        """Return the name, or one like it for which one of the issuers may vouch."""
+        """Return the name, or a similar name for which one of the issuers may vouch."""
         known = [self.sketch.kernel.issuers[issuer] for issuer in issuers]
         if not known or any(speaks_for(issuer, name) for issuer in known):
             return name
@@ -338,7 +338,7 @@ class RequestGenerator:
             self.sketch.row(person).parents += [one for one in groups[:1] if one.type in declared.parents]
         return person.id
 
-    # ── What is amiss ─────────────────────────────────────────────────────────────────────────
+    # ── Faults ─────────────────────────────────────────────────────────────────────────────────
 
     def spoil(self) -> None:
         """Add a fault: remove a fact, make it unreadable, change its type, spoil an attribute, set an empty task, or

@@ -68,7 +68,7 @@ def row_shrink_steps(sketch: DraftRequest) -> Iterator[ShrinkStep]:
     yield from (_without_row(ref) for ref in sketch.rows if ref in sketch.world.rows)
 
 
-# ── One thing less ────────────────────────────────────────────────────────────────────────────
+# ── Smaller requests ───────────────────────────────────────────────────────────────────────────
 
 
 def _at_default_time(sketch: DraftRequest) -> bool:

@@ -136,7 +136,7 @@ class CaseQueue:
 
 
 class ExampleFailedError(Exception):
-    """The failure of a request or claim."""
+    """The error for a request or claim that failed."""
 
     def __init__(self, result: CaseResult | PropertyResult) -> None:
         super().__init__(result.in_short)

@@ -309,7 +309,7 @@ def given_lines(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str
     yield from (f"given {name} {value}" for name, value in facts.items() if not name.startswith(together))
 
 
-# ── Whether the words are true ────────────────────────────────────────────────────────────────
+# ── Checks of written requests ─────────────────────────────────────────────────────────────────
 
 
 def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
