@@ -1,4 +1,4 @@
-"""Waiting for an approval over HTTP, without the network: which questions to send, and when."""
+"""The steps of waiting for an approval over HTTP: which questions to send, and when. The HTTP clients send them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_POLL_SECONDS = 30  # maximum seconds for which the server holds one question
 MAX_FAILURES = 5  # consecutive questions without an answer, after which the client waits no longer
 FIRST_RETRY_SECONDS = 0.2  # the pause after the first failure; each further failure doubles it
 DEFAULT_PAUSE_SECONDS = 5.0
-MAX_HELD_QUERIES = 50  # of one client; each occupies one of its 100 connections
+MAX_HELD_QUERIES = 50  # maximum for one client, because each occupies one of its 100 connections
 APPROVAL_ID = re.compile(r"[A-Za-z0-9_-]{16,128}").fullmatch
 
 

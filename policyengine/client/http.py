@@ -127,20 +127,20 @@ class PolicyClient(ClientBase):
 
     def _decide(self, question: QuestionMapping) -> Decision:
         try:
-            return parse_decision(self._asked(self.question("/decide", question, spends=True)))
+            return parse_decision(self._ask(self.question("/decide", question, spends=True)))
         except Exception as error:
             return failure_denial(error)
 
     def evaluate(self, question: QuestionMapping) -> Decision:
         """Decide and spend nothing. Without an answer, return a deny at gate `failure`."""
         try:
-            return parse_decision(self._asked(self.question("/evaluate", question, spends=False)))
+            return parse_decision(self._ask(self.question("/evaluate", question, spends=False)))
         except Exception as error:
             return failure_denial(error)
 
     def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         """Decide each question and spend, in order. Questions without an answer are denied."""
-        return [decision for chunk in chunks(questions) for decision in self._decided(chunk)]
+        return [decision for chunk in chunks(questions) for decision in self._decide_chunk(chunk)]
 
     def report(
         self,
@@ -156,7 +156,7 @@ class PolicyClient(ClientBase):
         """Report the outcome of a request. Return False if the server expects no report or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund, size, usage)
-            return self._asked(self.question("/events", event, spends=False)).status == 200
+            return self._ask(self.question("/events", event, spends=False)).status == 200
         except Exception as error:
             _LOG.warning("reporting an outcome failed: %s", error)
             return False
@@ -170,36 +170,36 @@ class PolicyClient(ClientBase):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _decided(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
+    def _decide_chunk(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         try:
             asked = {"requests": [with_consume(one) for one in questions]}
-            return parse_decisions(self._asked(self.question("/decide/batch", asked, spends=True)), len(questions))
+            return parse_decisions(self._ask(self.question("/decide/batch", asked, spends=True)), len(questions))
         except Exception as error:
             return [failure_denial(error) for _ in questions]
 
-    def _asked(self, sent: WireRequest) -> WireResponse:
+    def _ask(self, sent: WireRequest) -> WireResponse:
         self.circuit.enter()
         try:
-            answer = self._tried(sent)
+            answer = self._send_with_retry(sent)
         except Exception as error:
             self.circuit.leave(well=False)
             raise to_no_decision_error(error, self.timeout) from None
         self.circuit.leave(well=answer.status < 500)
         return answer
 
-    def _tried(self, sent: WireRequest) -> WireResponse:
+    def _send_with_retry(self, sent: WireRequest) -> WireResponse:
         """Send a request, and repeat it once after a failure."""
         try:
-            answer = self._exchanged(sent)
+            answer = self._send_once(sent)
         except (httpx.HTTPError, TimeoutError) as error:
             if not sent.again and not isinstance(error, NOT_SENT_ERRORS):
                 raise
         else:
             if not sent.again or answer.status not in GATEWAY_ERRORS:
                 return answer
-        return self._exchanged(sent)
+        return self._send_once(sent)
 
-    def _exchanged(self, sent: WireRequest) -> WireResponse:
+    def _send_once(self, sent: WireRequest) -> WireResponse:
         """Send a request once. Raises httpx.HTTPError, TimeoutError if the whole answer does not arrive in time, and
         NoDecisionError if it is too large.
         """
@@ -275,20 +275,20 @@ class AsyncPolicyClient(ClientBase):
 
     async def _decide(self, question: QuestionMapping) -> Decision:
         try:
-            return parse_decision(await self._asked(self.question("/decide", question, spends=True)))
+            return parse_decision(await self._ask(self.question("/decide", question, spends=True)))
         except Exception as error:
             return failure_denial(error)
 
     async def evaluate(self, question: QuestionMapping) -> Decision:
         """Decide and spend nothing. Without an answer, return a deny at gate `failure`."""
         try:
-            return parse_decision(await self._asked(self.question("/evaluate", question, spends=False)))
+            return parse_decision(await self._ask(self.question("/evaluate", question, spends=False)))
         except Exception as error:
             return failure_denial(error)
 
     async def decide_many(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         """Decide each question and spend, in order. Questions without an answer are denied."""
-        return [decision for chunk in chunks(questions) for decision in await self._decided(chunk)]
+        return [decision for chunk in chunks(questions) for decision in await self._decide_chunk(chunk)]
 
     async def report(
         self,
@@ -304,7 +304,7 @@ class AsyncPolicyClient(ClientBase):
         """Report the outcome of a request. Return False if the server expects no report or does not answer."""
         try:
             event = build_event(decision, status, latency_ms, output, refund, size, usage)
-            return (await self._asked(self.question("/events", event, spends=False))).status == 200
+            return (await self._ask(self.question("/events", event, spends=False))).status == 200
         except Exception as error:
             _LOG.warning("reporting an outcome failed: %s", error)
             return False
@@ -323,38 +323,36 @@ class AsyncPolicyClient(ClientBase):
     ) -> None:
         await self.close()
 
-    async def _decided(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
+    async def _decide_chunk(self, questions: Sequence[QuestionMapping]) -> list[Decision]:
         try:
             asked = {"requests": [with_consume(one) for one in questions]}
-            return parse_decisions(
-                await self._asked(self.question("/decide/batch", asked, spends=True)), len(questions)
-            )
+            return parse_decisions(await self._ask(self.question("/decide/batch", asked, spends=True)), len(questions))
         except Exception as error:
             return [failure_denial(error) for _ in questions]
 
-    async def _asked(self, sent: WireRequest) -> WireResponse:
+    async def _ask(self, sent: WireRequest) -> WireResponse:
         self.circuit.enter()
         try:
-            answer = await self._tried(sent)
+            answer = await self._send_with_retry(sent)
         except Exception as error:
             self.circuit.leave(well=False)
             raise to_no_decision_error(error, self.timeout) from None
         self.circuit.leave(well=answer.status < 500)
         return answer
 
-    async def _tried(self, sent: WireRequest) -> WireResponse:
+    async def _send_with_retry(self, sent: WireRequest) -> WireResponse:
         """Send a request, and repeat it once after a failure."""
         try:
-            answer = await self._exchanged(sent)
+            answer = await self._send_once(sent)
         except (httpx.HTTPError, TimeoutError) as error:
             if not sent.again and not isinstance(error, NOT_SENT_ERRORS):
                 raise
         else:
             if not sent.again or answer.status not in GATEWAY_ERRORS:
                 return answer
-        return await self._exchanged(sent)
+        return await self._send_once(sent)
 
-    async def _exchanged(self, sent: WireRequest) -> WireResponse:
+    async def _send_once(self, sent: WireRequest) -> WireResponse:
         content = bytearray()
         with anyio.fail_after(self.timeout):
             async with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:

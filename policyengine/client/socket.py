@@ -175,7 +175,7 @@ class SocketClient:
     def _ask_in_turn(self, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:
         for left in range(self.retries, -1, -1):
             try:
-                return self._exchanged(next(self._ids), kind, question, key)
+                return self._exchange(next(self._ids), kind, question, key)
             except SocketError as error:
                 if not left or error.problem.get("code") != KEY_UNDER_WAY:
                     raise
@@ -196,10 +196,10 @@ class SocketClient:
             return SocketError(f"no answer from `{self.path}` within {self.timeout:g} s")
         return SocketError(f"cannot ask `{self.path}`: {(error.strerror or str(error)).lower()}")
 
-    def _exchanged(self, id: int, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:
+    def _exchange(self, id: int, kind: FrameKind, question: object, key: str | None) -> msgspec.Raw:
         sent = _build_frame((id, kind, question) if key is None else (id, kind, question, key))
         deadline = time.monotonic() + self.timeout
-        connection = self._connected()
+        connection = self._connect()
         connection.settimeout(self.timeout)
         connection.sendall(sent)
         (size,) = FRAME_HEADER.unpack(_receive_bytes(connection, FRAME_HEADER.size, deadline))
@@ -220,7 +220,7 @@ class SocketClient:
             raise SocketError("the answer belongs to another question")
         return content
 
-    def _connected(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         if self._socket is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._socket = connection

@@ -20,7 +20,9 @@ ABSOLUTE_URL = re.compile(r"https?://[!#-;=?-~]+").fullmatch
 
 
 def select_ticket(remedies: Sequence[Remedy]) -> ApprovalTicket | None:
-    """Return the ticket that a client should follow: the first one that waits for an answer, or else the first."""
+    """Return the ticket that a client should follow: the first ticket that waits for an answer, or else the first
+    ticket.
+    """
     tickets = [remedy.approval for remedy in remedies if remedy.approval is not None]
     waiting = [ticket for ticket in tickets if ticket.state == PENDING]
     return next(iter((*waiting, *tickets)), None)

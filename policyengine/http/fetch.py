@@ -43,11 +43,13 @@ class FetchError(Exception):
 
 
 class UnreachableError(FetchError):
-    """The server cannot be reached, or did not answer before the deadline; the next request is likely to fail, too."""
+    """The error for a server that did not answer before the deadline, or cannot be reached: the next request is likely
+    to fail, too.
+    """
 
 
 class RedirectError(FetchError):
-    """A redirect to another server, the URL `target`."""
+    """The error for a redirect to another server; `target` is the new URL."""
 
     def __init__(self, target: str, status: int) -> None:
         super().__init__("the server redirects to another server", status)

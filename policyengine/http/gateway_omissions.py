@@ -46,12 +46,12 @@ class GatewayAdapter(StrEnum):
 
     @property
     def place(self) -> str:
-        """The path at which it answers."""
+        """The path at which the adapter answers."""
         return ADAPTER_PATHS[self]
 
     @property
     def sends_bodies(self) -> bool:
-        """Whether its gateway can send bodies at all."""
+        """Whether the gateway of this adapter can send bodies at all."""
         return self in (GatewayAdapter.ENVOY, GatewayAdapter.ENVOY_GRPC)
 
 

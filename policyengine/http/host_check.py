@@ -157,7 +157,7 @@ def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
     """Return the refusal of a request to an adapter that a page could have sent without a preflight, or None."""
     if any(name.startswith(GATEWAY_HEADER_PREFIXES) for name, _ in headers):
         return None
-    hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; by hand add `-H 'x-forwarded-for: 127.0.0.1'`"
+    hint = "Envoy sends `X-Envoy-…` and `X-Forwarded-For` by itself; for a test, add `-H 'x-forwarded-for: 127.0.0.1'`"
     return HostRefusal("gateway", "the request does not come from a gateway", hint)
 
 

@@ -89,7 +89,7 @@ class HttpPoster:
             raise UnreachableError("the server cannot be reached: its host name is not valid") from None
 
     def close(self) -> None:
-        """Close the connection; the next post opens another one."""
+        """Close the connection; the next post opens a new connection."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()

@@ -26,7 +26,7 @@ def signature_key(secret: str) -> bytes:
 
 
 def webhook_signature(key: bytes, id: str, seconds: str, content: bytes) -> str:
-    """Return the signature by one key."""
+    """Return the signature of a webhook by one key."""
     digest = hmac.digest(key, f"{id}.{seconds}.".encode() + content, "sha256")
     return f"{VERSION_PREFIX}{base64.b64encode(digest).decode()}"
 

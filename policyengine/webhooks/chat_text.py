@@ -26,8 +26,9 @@ TITLES = {
 
 
 def chat_text(text: str, most: int = MAX_FIELD_LENGTH) -> str:
-    """Return a text on one line, at most so long, in which no chat finds a link: `https[:]//evil[.]example`. Characters
-    that are not visible are shown as code points."""
+    """Return a text on one line, of at most `most` characters, in which no chat finds a link:
+    `https[:]//evil[.]example`. Characters that are not visible are shown as code points.
+    """
     return break_links(shorten(one_line(text[:most]), most, cut=len(text) > most))
 
 

@@ -23,8 +23,8 @@ from policyengine.webhooks.spool import SpoolDamagedError, SpoolError, SpoolMess
 from policyengine.webhooks.target import WebhookLinks, WebhookTarget
 
 _LOG = logging.getLogger("policyengine")
-MAX_QUEUED = 1_000  # events that wait for the thread that writes the spool
-STOP_SECONDS = 1.0  # to write and send the last messages when a process ends
+MAX_QUEUED = 1_000  # maximum events that wait for the thread that writes the spool
+STOP_SECONDS = 1.0  # for writing and sending the last messages when a process ends
 
 
 class WebhookDispatcher:
@@ -120,7 +120,7 @@ class WebhookDispatcher:
                 event.set()
 
     def _try_messages(self, event: ApprovalEvent) -> list[SpoolMessage]:
-        """Return the messages about an event. A defect loses this event, not those behind it."""
+        """Return the messages about an event. If building them fails, only this event is lost."""
         try:
             return self._messages(event)
         except Exception:

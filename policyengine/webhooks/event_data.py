@@ -1,5 +1,5 @@
-"""An event of an approval as plain data: enough for an approver to decide to look, and no values of the request unless
-the webhook includes them."""
+"""An event of an approval as plain data: enough for an approver to know what is asked, and no values of the request
+unless the webhook includes them."""
 
 from __future__ import annotations
 

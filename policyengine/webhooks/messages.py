@@ -15,7 +15,7 @@ from policyengine.webhooks.chat_text import ANGLE_BRACKETS, TITLES, chat_fields,
 from policyengine.webhooks.event_data import event_data
 from policyengine.webhooks.target import WebhookFormat, WebhookLinks, WebhookTarget
 
-MAX_SLACK_FIELDS = 10  # of one section
+MAX_SLACK_FIELDS = 10  # maximum fields of one section
 LINK_TEXT, STATUS_TEXT = "Open the approval", "State of the approval"
 REQUEST_TITLE = "The request, in the words of the requester"
 SLACK_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})

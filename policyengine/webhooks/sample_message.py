@@ -1,4 +1,4 @@
-"""A message about no real approval, with which operators test a webhook."""
+"""A sample message, with which operators test a webhook; it is about no real approval."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from policyengine.webhooks.target import WebhookTarget
 from policyengine.webhooks.webhook_client import WebhookClient
 
 _LOG = logging.getLogger("policyengine")
-IDLE_SECONDS = 1.0  # between two looks into the spool
-LEASE_SECONDS = 120.0  # longer than an attempt takes
+IDLE_SECONDS = 1.0  # between two reads of the spool
+LEASE_SECONDS = 120.0  # an attempt takes less
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 2.0, 900.0
 MAX_RETRY_AFTER_SECONDS = 3_600.0
-KEPT_SECONDS = 86_400.0  # how long a message is sent again
+KEPT_SECONDS = 86_400.0  # after this time, a message is no longer sent
 BREAKER_PAUSE_SECONDS = 30.0
 REFUSED_STATUSES = frozenset({400, 410, 413, 422})  # the message is refused: sending it again does not help
 
@@ -79,7 +79,7 @@ class WebhookSender:
     def _send(self, message: SpoolMessage) -> None:
         """Send a message, and delete or postpone it. Raises SpoolError."""
         if message.until <= self._now():
-            self._drop(message, "the time to send it is over")
+            self._drop(message, "the time limit for sending it has passed")
             return
         try:
             response = self._client.post(message.id, message.body)

@@ -1,7 +1,7 @@
 """The spool of webhooks: messages in a SQLite file until their receivers have accepted them.
 
-Processes may share a spool. A message is leased to one of them while it is sent, so that after `kill -9` another one
-sends it. The spool is bounded by count and bytes; if it is full, the oldest messages are dropped.
+Processes may share a spool. A message is leased to one process while it is sent, so that another process sends it after
+a `kill -9`. The spool is bounded by count and bytes; if it is full, the oldest messages are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from policyengine.stores.base import StoreError, StoreLossError
 from policyengine.stores.sqlite.file import MEMORY, SqliteFile
 
 MAX_MESSAGES = 10_000
-MAX_SPOOL_BYTES = 32 * 1024 * 1024  # of message bodies
+MAX_SPOOL_BYTES = 32 * 1024 * 1024  # maximum bytes of all message bodies together
 PATIENCE_SECONDS = 2.0  # maximum seconds to wait for other processes
 APPLICATION_ID = 0x70_65_77_68  # marks the file, so that no other database is taken for a spool
 TABLES = f"""
@@ -41,12 +41,13 @@ class SpoolError(Exception):
 
 
 class SpoolDamagedError(SpoolError):
-    """The error for a file that is no database, or a damaged one."""
+    """The error for a file that is not a database, or is damaged."""
 
 
 class SpoolMessage(NamedTuple):
-    """A message in the spool. `due` is the time of the next attempt, `until` that of the last one, in seconds since
-    1970."""
+    """A message in the spool. `due` is the time of the next attempt, `until` the time of the last attempt, in seconds
+    since 1970.
+    """
 
     id: str
     webhook: str
@@ -67,7 +68,7 @@ class SpoolState(NamedTuple):
 
 
 class WebhookSpool:
-    """A spool; `path` is None for one in memory. Threads may share it. Raises SpoolError if it cannot be used."""
+    """A spool; `path` is None for a spool in memory. Threads may share it. Raises SpoolError if it cannot be used."""
 
     def __init__(
         self,
@@ -96,8 +97,9 @@ class WebhookSpool:
         self._lock, self._connection = Lock(), None
 
     def add(self, messages: list[SpoolMessage]) -> dict[str, int]:
-        """Add messages; one that the spool already has is not added again. Return how many old messages of each webhook
-        were dropped to make room. Raises SpoolError."""
+        """Add messages, except those that the spool already has. Return how many old messages of each webhook were
+        dropped to make room. Raises SpoolError.
+        """
         rows = [(one.id, one.webhook, one.kind, one.body, one.due, one.until) for one in messages]
         with self._step() as asked:
             asked.executemany(
@@ -235,8 +237,9 @@ def read_message(row: tuple[object, ...]) -> SpoolMessage:
 
 
 def open_spool(path: Path | None, now: Callable[[], float] = time) -> tuple[WebhookSpool, Path | None]:
-    """Open a spool. A damaged file is renamed, and a new one begun; return the name that it has then, otherwise None.
-    Raises SpoolError."""
+    """Open a spool. If its file is damaged, rename the file, begin a new one, and return the new name of the damaged
+    file; otherwise return None. Raises SpoolError.
+    """
     try:
         return WebhookSpool(path, now=now), None
     except SpoolDamagedError:

@@ -38,7 +38,7 @@ class WebhookClient:
         return self._poster
 
     def close(self) -> None:
-        """Close the connection; the next message opens another one."""
+        """Close the connection; the next message opens a new connection."""
         poster, self._poster = self._poster, None
         if poster is not None:
             poster.close()
