@@ -611,7 +611,7 @@ class Engine:
 
     @property
     def approvals(self) -> ApprovalDesk | None:
-        """The approvals that confirms request; None if no guard requests one."""
+        """The approvals that confirms request; None if no guard requests approvals."""
         return self.decider.desk if self.state.has_confirms else None
 
     def _authenticated_request(self, question: Question) -> Request:

@@ -61,7 +61,7 @@ def annotated_lines(source: Source, points: Sequence[Point]) -> Iterator[Annotat
 
 
 def without_empty(pieces: Iterable[SourcePiece]) -> tuple[SourcePiece, ...]:
-    """Return the pieces without empty ones, such as the carriage return at the end of a line."""
+    """Return the pieces without carriage returns, except pieces that are then empty."""
     kept = (SourcePiece(piece.text.replace("\r", ""), piece.points) for piece in pieces)
     return tuple(piece for piece in kept if piece.text)
 
