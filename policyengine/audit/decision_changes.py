@@ -23,8 +23,8 @@ LISTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class DecisionChange:
-    """A difference in a member of a decision: the value of the member, or an item of its list, then and now. None
-    stands for an item that one decision lacks."""
+    """A difference in one member of two decisions: `then` and `now` are the values of the member or, for a list, of one
+    item; None if that decision lacks the item."""
 
     member: str
     then: Any
@@ -35,7 +35,7 @@ class DecisionChange:
 
 
 def compare_decisions(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[DecisionChange, ...]:
-    """Return the differences between the recorded decision (`then`) and another (`now`)."""
+    """Return the differences between the recorded decision (`then`) and another decision (`now`)."""
     return tuple(_changes(then, now))
 
 

@@ -70,7 +70,7 @@ class PlainCheck:
         if names not in self._known and not self._has_plain_names(names):
             return False
         for value in tree.values():
-            kind = value.__class__  # compared one by one, which is faster than to look it up in a set
+            kind = value.__class__  # compared one by one, which is faster than looking it up in a set
             if kind is str or kind is int or kind is bool or value is None:
                 continue
             if kind is dict:
@@ -123,8 +123,8 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
 
 
 def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] | None:
-    """Return the members of a request that has only facts and ordinary options, as most requests; None for every other
-    question."""
+    """Return the members of a request that has only facts and ordinary options, as most requests do; None for every
+    other request."""
     if type(request) is not Request or request.approvals or request.entities or request.pending:
         return None
     if type(request.facts) is not dict:
@@ -251,17 +251,18 @@ class LogLineEncoder:
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
         """Return the encoded members of a line from `request` on, and whether messages could reveal a redacted fact."""
         members = question if type(question) is dict else plain_members(question)
-        if members is not None and (plainly := self._plainly(members)) is not None:
+        if members is not None and (plainly := self._encode_plain(members)) is not None:
             return plainly
         redacted, beyond = RedactedFacts(), list[dict[str, object]]()
         written = self._encode(self._redaction.applied(to_raw_question(question), redacted), redacted, beyond)
         return encode_members(b'"request":' + written, redacted.facts, beyond), redacted.tellable
 
     def _encode(self, tree: object, redacted: RedactedFacts, beyond: list[dict[str, object]]) -> bytes:
-        """Encode a tree without secrets."""
+        """Encode a tree with its secrets replaced by fingerprints. Facts that were redacted are added to `redacted`,
+        and values that JSON cannot represent to `beyond`."""
         return encode(to_json_value(tree, (), beyond, lambda value, at: self._redaction.stand_in(value, at, redacted)))
 
-    def _plainly(self, question: dict[str, object]) -> tuple[bytes, bool] | None:
+    def _encode_plain(self, question: dict[str, object]) -> tuple[bytes, bool] | None:
         """Encode an ordinary question on the fast path, or return None."""
         redacted = RedactedFacts()
         try:
@@ -337,8 +338,8 @@ class LogLineEncoder:
 
 
 def finish_line(line: bytes) -> bytes:
-    """Return a line that is safe to display and to search: a value that a caller chose does not begin as a line does,
-    so that readers cannot take it for the line after an incomplete one."""
+    """Return a line that is safe to display and to search: no value that a caller chose contains the beginning of a
+    line, which readers could take for a second line after an incomplete one."""
     if line.find(OBJECT_START, 1) > 0:
         line = line[:1] + line[1:].replace(OBJECT_START, b'{ "v":')
     return escape_unprintable(line)
@@ -362,7 +363,8 @@ def withhold_messages(decision: bytes) -> bytes:
 
 
 def encode_members(first: bytes, redacted: Sequence[RedactedFact], beyond: Sequence[dict[str, object]]) -> bytes:
-    """Return the rest of a line, in most cases only `first`."""
+    """Return the members that end a line: `first`, then the redacted facts and the values that JSON cannot represent,
+    if there are any."""
     if not redacted and not beyond:
         return first
     parts = [first]

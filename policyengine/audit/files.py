@@ -41,7 +41,7 @@ def log_files(path: Path) -> list[Path]:
     with suppress(OSError):
         rotated.extend(find_rotated(path.parent, named))
     if any(rest for *_, rest in rotated) and not all(rest for *_, rest in rotated):
-        # Names of two kinds have no order, and a copy has another time of last change.
+        # Names with a time and names with a number have no common order, and a copy has another modification time.
         rotated = [(first_time(file, time), file, rest) for time, file, rest in rotated]
     if not rotated or path.exists():
         begins_with(path, b"")
@@ -68,8 +68,8 @@ def rotated_from(path: Path) -> Path | None:
 
 
 def in_named_order(files: Sequence[Path], numbered: Mapping[Path, str]) -> list[Path]:
-    """Order the files that logrotate renamed by the numbers or dates in their names, because a copy has another time of
-    last change. Other files stay at their places."""
+    """Order the files that logrotate renamed by the numbers or dates in their names, because a copy has another
+    modification time. Other files keep their positions."""
     found = list(files)
     for sign, backwards in ((".", True), ("-", False)):  # `.1` is the newest file
         places = [at for at, file in enumerate(files) if numbered[file].startswith(sign)]
@@ -87,14 +87,14 @@ def named_number(rest: str) -> tuple[int, int]:
 
 
 def rotation_time(found: os.stat_result, named: str | None) -> float:
-    """Return when a file was rotated, in seconds since 1970: the time in its name or, without one, the time of its last
-    change. Raises ValueError.
+    """Return when a file was rotated, in seconds since 1970: the time in its name or, without a time in the name, its
+    modification time. Raises ValueError.
     """
     return found.st_mtime if named is None else parse_timestamp(named)
 
 
 def first_time(file: Path, otherwise: float) -> float:
-    """Return the time of the first line of a file, in seconds since 1970; `otherwise` if it has none."""
+    """Return the time of the first line of a file, in seconds since 1970; `otherwise` if the line has no time."""
     found = None
     with suppress(OSError):
         status = file.stat()

@@ -43,7 +43,7 @@ class FileSyncer:
             if self._failed is not None:
                 raise self._failed
 
-    def leaving(self, file: int) -> None:
+    def sync_old_file(self, file: int) -> None:
         """Force the old file to disk before a new file replaces it. Raises OSError."""
         if self.sync is not Sync.NEVER:
             os.fdatasync(file)

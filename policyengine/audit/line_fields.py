@@ -39,8 +39,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def find_last_start(line: bytes) -> int:
-    """Return where the last record on a line begins, because earlier records on the line may be cut off; -1 if no
-    record begins on the line."""
+    """Return where the last record on a line begins, because an earlier record on the line may have been cut off; -1 if
+    no record begins on the line."""
     return max(line.rfind(start) for start in LINE_STARTS)
 
 

@@ -243,8 +243,8 @@ class DecisionLog:
             return self.lets_pass
 
     def write_decisions(self, lines: Sequence[bytes]) -> int:
-        """Write lines in one call. Return how many were written, from the first on: the disk may be full. Call `wrote`
-        afterwards."""
+        """Write lines in one call. Return how many of them were written, counted from the first: fewer than all if the
+        disk is full. Call `wrote` afterwards."""
         try:
             written = self._file.append_all(lines)
         except OSError as error:
@@ -260,8 +260,8 @@ class DecisionLog:
         return written
 
     def wrote(self, length: int) -> None:
-        """Note that lines of `length` bytes were written: start the threads that seal and send them. From time to time,
-        this seals them, which takes several milliseconds.
+        """Record that lines of `length` bytes were written, and start the threads that seal and send them. Some calls
+        also seal the lines, which takes several milliseconds.
         """
         try:
             if self.sealer is not None:
@@ -272,8 +272,8 @@ class DecisionLog:
             _LOG.exception("the threads of the log `%s` failed", self.path, extra={"event": "log_fails"})
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
-        """Write a token event or a note of the seal. Return whether it was written: an issued token is not written
-        while a sink that denies lags beyond its bound. `now` is in seconds since 1970."""
+        """Write a token event or a note of the seal. Return whether it was written: the event of an issued token is
+        refused while a sink that denies lags beyond its bound. `now` is in seconds since 1970."""
         if what == ISSUED and self.sinks is not None and not self.sinks.admits():
             return False
         return self._note(what, told, now * 1_000_000_000)

@@ -63,8 +63,8 @@ class RotatingLogFile:
             raise NO_ROOM
 
     def append_all(self, lines: Sequence[bytes], *, at_once: bool = False) -> int:
-        """Write lines in one call, as `append` does. Return how many of them were written, from the first on: there is
-        no room for the others. Raises OSError: then none counts as written."""
+        """Write lines in one call, as `append` does. Return how many of them were written, counted from the first:
+        fewer than all if the disk is full. If it raises OSError, no line counts as written."""
         if self._room <= 0:
             self._due = 0.0
         if monotonic() >= self._due:
@@ -120,20 +120,20 @@ class RotatingLogFile:
             if monotonic() < self._due:
                 return
             self._due = self._looked()
-            if self._is_in_place() and not (self.rotation.wanted and self._set_aside()):
+            if self._is_in_place() and not (self.rotation.wanted and self._rotate()):
                 room = inf if self.rotation.size is None else float(self.rotation.size - self._size)
                 self._room = room if room > 0 else inf  # rotation failed; the next check tries it again
                 return
             try:
-                self._open_anew()
+                self._open_new_file()
             except OSError:
                 if not os.fstat(self._file).st_nlink:  # lines in a deleted file would be lost
                     self._due = 0.0
                 raise
 
-    def _open_anew(self) -> None:
+    def _open_new_file(self) -> None:
         """Open a new file, which begins with the entity rows. Raises OSError."""
-        self._syncing.leaving(self._file)
+        self._syncing.sync_old_file(self._file)
         try:
             opened = open_log(self.path)
         except DecisionLogError as error:
@@ -147,8 +147,9 @@ class RotatingLogFile:
         finally:
             os.close(opened)
 
-    def _set_aside(self) -> bool:
-        """Rotate the file. Return whether this or another process did; otherwise writing continues in the same file."""
+    def _rotate(self) -> bool:
+        """Rotate the file. Return whether this or another process rotated it; if not, writing continues in the same
+        file."""
         if not self._is_due() or monotonic() < self._later:
             return False
         try:

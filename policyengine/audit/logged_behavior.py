@@ -11,7 +11,7 @@ from policyengine.runtime.snapshot import UNREADABLE_FACTS
 MAX_TAG = 2**32 - 1
 NUMBERS = ("trust", "novelty", "error_rate", "deviation")
 WORDS = ("ready", "burst")
-LATER = frozenset({"deviation"})  # facts that earlier versions did not log; then they are neutral
+LATER = frozenset({"deviation"})  # facts that earlier versions did not log; a missing fact counts as neutral
 GROUP = (("cluster.id", str), ("cluster.size", int))  # omitted for callers in no group
 TAGS = ("run", "shape", "letter")
 

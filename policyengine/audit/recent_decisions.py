@@ -191,8 +191,8 @@ class RecentDecisions:
 
 
 def recent_key(stamp: Stamp) -> int | str:
-    """Return the milliseconds of a decision, or its id if that exists already, because the id may have another form, or
-    belong to a repeated decision."""
+    """Return the time of a decision in milliseconds or, if its id was already created, the id, which may have another
+    form or belong to a repeated decision."""
     if isinstance(stamp, str):
         return stamp
     nanoseconds, serial = stamp

@@ -54,7 +54,8 @@ class RedactedFacts:
         self._grouped: set[tuple[str, str, bool]] = set()
 
     def takes(self, path: Sequence[str | int]) -> bool:
-        """Take the room of a path, and return whether there was enough."""
+        """Subtract the length of a path from the remaining room. Return False, and subtract nothing, if the path does
+        not fit."""
         size = sum([len(str(step)) for step in path])
         if size > self._room:
             return False

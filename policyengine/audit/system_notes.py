@@ -10,7 +10,7 @@ from policyengine.audit.event_records import SystemEvent
 from policyengine.log_throttle import LogThrottle
 
 MAX_ITEMS = 50  # maximum items of a list in a line
-# Acts of people, who are known, are all written.
+# Events of actions by identified people, which are all written.
 UNLIMITED_EVENTS = frozenset(
     {
         SystemEvent.APPROVAL,

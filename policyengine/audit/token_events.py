@@ -37,7 +37,8 @@ class TokenEvent:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the issued or revoked token, or None; decisions that used the token have the same one."""
+        """The fingerprint of the issued or revoked token, or None; decisions that used the token have the same
+        fingerprint."""
         return get_fingerprint(self.told)
 
     @property

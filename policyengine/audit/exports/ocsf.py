@@ -144,7 +144,7 @@ def status_of(row: RecordSummary) -> dict[str, Any]:
 
 
 def disposition_of(row: RecordSummary) -> dict[str, Any]:
-    """Return what happened to the request: it was blocked, or it was allowed, also if only observe mode let it pass."""
+    """Return what happened to the request: it was blocked, or it was allowed, possibly only by observe mode."""
     allowed = row.outcome in (None, "allow") and row.kind != "not_issued"
     (action, name), (disposition, caption) = (ALLOWED, ALLOWED) if allowed or row.observed else (DENIED, BLOCKED)
     return {"action_id": action, "action": name, "disposition_id": disposition, "disposition": caption}

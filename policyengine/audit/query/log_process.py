@@ -164,7 +164,7 @@ class LogReader:
         return found.content
 
     def close(self) -> None:
-        """End the process, also if it is working; there are no answers any more."""
+        """End the process, even if it is working. Later questions are not answered."""
         self._closed = True
         if (process := self._process) is not None:
             process.kill()
@@ -204,7 +204,7 @@ class LogReader:
         self._connection.send(question)
         if not self._connection.poll(self._longest):
             self._end()
-            hint = "ask for a shorter time, or use `policyengine audit query`"
+            hint = "choose a shorter period, or use `policyengine audit query`"
             raise LogReadError(f"reading the log took longer than {self._longest:g} s", hint)
         reply: LogReply = self._connection.recv()
         return reply
@@ -219,7 +219,7 @@ class LogReader:
 
 
 def reap_process(process: subprocess.Popen[bytes], owner: int) -> None:
-    """End a process, at the latest when its reader is deleted or the `owner` ends; a fork of the owner leaves it."""
+    """End a process when its reader is closed or deleted, or the `owner` exits. A fork of the owner does not end it."""
     if os.getpid() == owner:
         process.kill()
         process.wait()

@@ -12,7 +12,7 @@ from policyengine.audit.query.extract import MalformedLineError, RowExtractor, p
 from policyengine.bounded_files import begins_with
 
 MAX_TAIL_BYTES = 32 * 2**20
-MAX_WATCHED_BYTES = 2**20  # of the tail that a page reads every few seconds
+MAX_WATCHED_BYTES = 2**20  # bytes at the end of a log; a page reads them every few seconds
 DECISION = "decision"
 COLUMNS = ("time", "id", "outcome", "agent", "user", "endpoint", "rule", "gate")
 
@@ -65,7 +65,7 @@ def read_file_tail(file: Path, most: int) -> tuple[list[bytes], int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class TrafficDecision:
-    """A decision as a list shows it; texts that the record lacks are empty."""
+    """A decision in a list of recent decisions; texts that the record lacks are empty."""
 
     time: str
     id: str

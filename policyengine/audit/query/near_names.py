@@ -9,8 +9,8 @@ from policyengine.audit.query.query import NAMED_FILTERS, WILDCARD, AuditQuery, 
 from policyengine.audit.query.source import Reader
 from policyengine.diagnostics.suggest import suggest
 
-MAX_NAMES = 10_000  # the most frequent values of a field, among which a similar one is searched
-EXACT_FIELDS = frozenset({"id", "outcome"})  # their values are no names that a user could misspell
+MAX_NAMES = 10_000  # maximum values of a field to compare with a missing name, the most frequent first
+EXACT_FIELDS = frozenset({"id", "outcome"})  # fields whose values are not names that a user could misspell
 
 
 class MissingName(NamedTuple):

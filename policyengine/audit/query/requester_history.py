@@ -80,8 +80,8 @@ class RequesterSearch:
         )
 
     def _mentions(self) -> Callable[[bytes], bool]:
-        """Return the test of whether a line may be about the requester. A name that JSON can write in several ways is
-        not looked for, so that every line passes."""
+        """Return a function that returns whether a line may be about the requester. It accepts every line if JSON can
+        write the name of the requester in several ways."""
         name = self.agent or self.user or ""
         written = msgspec.json.encode(name) if name.isascii() else b""
         return lambda line: written in line
@@ -117,7 +117,7 @@ class RequesterSearch:
 
 
 def merge_approvals(before: PriorApproval, known: PriorApproval | None) -> PriorApproval:
-    """Return what is known of an approval with a line of it from before; the newest line has its state."""
+    """Return an approval with the facts of an earlier log line about it. Its state is that of the newest line."""
     if known is None:
         return before
     if (before.state, known.state) != (APPROVED, APPROVED) or before.by in known.by.split(SEPARATOR):

@@ -50,7 +50,7 @@ class LogFiles:
 
 
 def regular_file(path: Path) -> Path:
-    """Return the path, if it is one of a regular file. Raises OSError, QueryError."""
+    """Return the path if it names a regular file. Raises OSError, QueryError."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise QueryError(f"`{path}` is not a regular file")
     return path

@@ -87,7 +87,7 @@ class RecordProver:
         try:
             return self._check(record)
         except UnsealedLineError:
-            return self._not_yet(record)
+            return self._check_unsealed(record)
         except (ProofError, NoteError, TileError, SealError) as error:
             return RecordSeal(SealStatus.BROKEN, str(error))
 
@@ -112,7 +112,7 @@ class RecordProver:
             witnesses=witnesses,
         )  # fmt: skip
 
-    def _not_yet(self, record: DecisionRecord) -> RecordSeal:
+    def _check_unsealed(self, record: DecisionRecord) -> RecordSeal:
         """Return the result for a record that is not sealed yet. Raises OSError, LogChangedError."""
         try:
             signed = load_checkpoint(self.folder, 0)

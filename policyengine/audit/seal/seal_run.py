@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("policyengine")
 # Threads that decide wait while a chunk is hashed, and continue during the pause after the chunk.
 CHUNK_BYTES, PAUSE_SECONDS = 1 << 18, 0.001
-SLICE_READ_BYTES = 1 << 15  # bytes of one read while a decision waits: so few stay in the cache of the processor
+SLICE_READ_BYTES = 1 << 15  # bytes of one read while a decision waits; small enough for the cache of the processor
 MAX_LINE_READ_AGAIN = 1 << 20  # maximum bytes of the last line to read again, to detect that the file was truncated
 PACED_BYTES = 1 << 24  # without pauses if more bytes are unsealed, so that sealing does not fall behind
 Pause: TypeAlias = Callable[[float], object]
@@ -59,7 +59,7 @@ class SealRun:
     unusable."""
 
     def __init__(self, sealer: Sealer, *, anew: bool = False) -> None:
-        """Continue where the last run ended. If the folder does not fit the log, or with `anew`, build the tree again
+        """Continue where the last run ended. If the folder does not match the log, or with `anew`, build the tree again
         from the lines. Raises OSError, TileError, SealError, NoteError.
         """
         self._sealer, self.log, self.tiles = sealer, sealer.log, WaitingTiles(sealer.folder)
@@ -85,9 +85,8 @@ class SealRun:
             raise
 
     def _open(self, sealer: Sealer, *, anew: bool) -> None:
-        """Continue at the saved state, or begin with the oldest file. With `anew`, the starts of files are not read:
-        if they are wrong, the lines of the files lead to the checkpoint without them. Raises OSError, TileError,
-        SealError."""
+        """Continue at the saved state, or begin with the oldest file. With `anew`, the stored index of the first entry
+        of each file is not read, because it may be wrong. Raises OSError, TileError, SealError."""
         state, late = None, tuple[LateMark, ...]()
         try:
             state = None if anew else read_state(sealer.folder)
@@ -302,7 +301,8 @@ class SealRun:
 
     def _was_truncated(self) -> bool:
         """Return whether the current file was truncated: the last sealed line is no longer at its place. A long line is
-        not read again. A line that was only changed is reported, and does not count. Raises OSError, SealError.
+        not read again. A line that was only changed is reported, and does not count as truncation. Raises OSError,
+        SealError.
         """
         found = os.fstat(self._file)
         if not is_at(self.log, (found.st_dev, found.st_ino)):

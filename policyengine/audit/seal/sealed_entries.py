@@ -75,7 +75,7 @@ class SealedEntries:
     def find_start(self, folder: Path, digests: Sequence[bytes]) -> tuple[int, int]:
         """Return the index of the first entry of the file with these first lines, and the number of this file among all
         files that were ever sealed. The files before it were deleted. Return (0, 0) for the first file, and if no file
-        fits."""
+        begins with these lines."""
         starts = read_starts(folder)
         number = self._find_number(starts, digests) or 0
         return (starts[number], number) if number else (0, 0)
@@ -86,7 +86,7 @@ class SealedEntries:
 
     def _find_number(self, starts: Sequence[int], digests: Sequence[bytes]) -> int | None:
         """Return the number of the file that has the most of these lines, because late lines may follow its sealed
-        lines; None if no file fits."""
+        lines; None if no file has any of them."""
         most, found = 0, None
         for number, start in enumerate(starts):
             end = min([self.size, *starts[number + 1 : number + 2]])

@@ -242,7 +242,7 @@ class Sealer:
 
     def stop(self) -> None:
         """Stop the thread, seal the remaining lines, and release the lock. If another process holds the lock, wait a
-        short time, because that process may be about to stop, too; otherwise it seals the lines itself."""
+        short time, because that process may be about to stop, too. If it does not stop, it seals the lines."""
         if not self.is_awake:
             return
         self._deadline = monotonic() + WAIT_SECONDS

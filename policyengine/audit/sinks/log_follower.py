@@ -138,7 +138,7 @@ class LogFollower:
     # ── The cursor ────────────────────────────────────────────────────────────────────────────
 
     def commit(self, passed: LineRange, sent: int, lost: int = 0) -> None:
-        """Move the cursor behind these lines; `sent` of them were sent, and `lost` were lost. Raises CursorError."""
+        """Move the cursor past these lines; `sent` of them were sent, and `lost` were lost. Raises CursorError."""
         cursor = self.cursor
         counts = {"sent": cursor.sent + sent, "lost": cursor.lost + lost}
         if passed.late is not None:
@@ -290,7 +290,7 @@ class LogFollower:
         return count_lines(file.path)
 
     def _waiting(self) -> list[LogFile]:
-        """Return the file with the cursor and those after it."""
+        """Return the file with the cursor, and the later files of the log."""
         files = list_log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
         return files[0 if place is None else place :]
@@ -364,7 +364,7 @@ def chunks(file: int, offset: int) -> Iterator[bytes]:
 
 
 def start_cursor(log: Path) -> SinkCursor:
-    """Return a cursor behind the last complete line of the log. Raises OSError."""
+    """Return a cursor after the last complete line of the log. Raises OSError."""
     found = log.stat()
     with log.open("rb") as file:
         offset = last_line_end(file.fileno(), found.st_size)

@@ -133,7 +133,7 @@ class SinkSender:
         return LogFollower(self._log, self._folder, self.name, self._now)
 
     def _pass(self, follower: LogFollower, found: LineRange) -> None:
-        """Send the lines, and move the cursor behind them. Raises SinkError, CursorError."""
+        """Send the lines, and move the cursor past them. Raises SinkError, CursorError."""
         lines = [line for raw in found.lines if (line := read_sink_line(raw)) is not None]
         if self._transport is None:
             self._transport = self._connect()
