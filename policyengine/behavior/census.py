@@ -15,7 +15,8 @@ COUNTED_AT_ONCE: Final = 20_000  # maximum rows that one call counts
 
 
 class CallerCensus:
-    """The number of known callers by class. A count begins at most once a minute; `counts` is the last complete one."""
+    """The number of known callers by class. A count begins at most once a minute; `counts` is the result of the last
+    complete count."""
 
     def __init__(self) -> None:
         self.counts: Mapping[str, int] = {}

@@ -1,4 +1,4 @@
-"""Finds in a log with which request of a run `behavior.deviation` rose most."""
+"""Finds the request of a run with which `behavior.deviation` rose most, in a log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DEVIATION = "deviation"
 
 
 class DeviationRise(NamedTuple):
-    """The rise of the deviation from `before` to `after` with the request of `record`, the one with `number` in its
-    run. The explained request has the deviation `value` and the number `place`. Numbers count the requests of the run
-    in the log, which has all of them if `complete`."""
+    """The rise of the deviation from `before` to `after` with the request of `record`, which has the number `number` in
+    its run. The explained request has the deviation `value` and the number `place`. Numbers count the requests of the
+    run in the log, which has all of them if `complete`."""
 
     record: DecisionRecord
     number: int
@@ -30,7 +30,7 @@ class DeviationRise(NamedTuple):
         """Return the rise as a sentence."""
         request = f"request {self.number}, {self.record.endpoint or 'to no declared endpoint'} ({self.record.id})"
         where = "this request" if self.number == self.place else request
-        run = "its run" if self.complete else "its run in this log, which does not have all of them"
+        run = "its run" if self.complete else "its run in this log, which does not have all requests of the run"
         rose = f"it rose most, from {self.before} to {self.after}, with {where}"
         return f"behavior.deviation = {self.value}, at request {self.place} of {run}: {rose}"
 
@@ -82,8 +82,8 @@ class DeviationRun:
 
 
 def find_deviation_rise(record: DecisionRecord, records: Iterable[DecisionRecord], idle: int) -> DeviationRise | None:
-    """Return with which request the deviation of the run of a decision rose most; None if the decision read no
-    deviation above 0. `records` are in the order of the log; those after the decision are not read."""
+    """Return the largest rise of the deviation in the run of a decision; None if the decision read no deviation above
+    0. `records` are in the order of the log; records after the decision are not read."""
     if record.behavior is None or deviation_of(record) <= 0:
         return None
     caller, found = logged_event(record, record.behavior).caller, DeviationRun(idle)

@@ -1,4 +1,5 @@
-"""Deviations by scores: how unusual a run is, from the scores of earlier runs to the class and to the caller."""
+"""The table of deviations: how unusual a run is, compared with the scores of earlier runs to the class and to the
+caller."""
 
 from __future__ import annotations
 
@@ -8,20 +9,21 @@ from typing import Final
 from policyengine.behavior.row import SCORE_BUCKETS, SCORE_LENGTHS
 
 UNUSUAL: Final = 1_000  # thousandths
-WEIGHT: Final = 64  # of a share that counts once
+WEIGHT: Final = 64  # the weight of a share that counts once
 
 
 class DeviationTable:
-    """The deviations, in thousandths, by the score of a run to its class (`by_class`) and by that to its caller
-    (`by_caller`); the higher one of the two counts. Each cell has SCORE_BUCKETS deviations, and the cells are those of
-    the scores to the caller: for each class of numbers of runs, those of lengths.
+    """The deviations, in thousandths, by the score of a run to its class (`by_class`) and by its score to its caller
+    (`by_caller`); the higher deviation counts. Each cell has SCORE_BUCKETS deviations, and the cells are those of the
+    scores to the caller: for each class of numbers of runs, those of lengths.
 
     The p-value of a score is the share of the earlier runs with at least this score. The deviation is 1 less the share
     of usual runs in which one of the two p-values is as small as the smaller one of this run. That share is at most the
     sum of the largest possible p-values of both scores that are not larger. If the p-value of one score cannot be so
-    small, because many runs have the highest score, only the other score counts. A longer run was ranked among short
-    runs before, so its shares count twice, and all shares count more, the more runs are longer: the shares of usual
-    runs above a threshold at the one time and at the other are what the threshold allows together.
+    small, because many runs have the highest score, only the other score counts. A longer run is ranked twice: at first
+    among short runs, later among longer runs. So its shares count twice, and the weight of all shares grows with the
+    share of longer runs (`length_weights`). With these weights, the usual runs that exceed a threshold at either time
+    are together at most the share that the threshold allows.
     """
 
     __slots__ = ("by_caller", "by_class")
@@ -47,8 +49,8 @@ class DeviationTable:
 
 
 def length_weights(class_tails: tuple[int, ...]) -> tuple[int, int]:
-    """Return the weights of the shares of short and of longer runs, in 1/WEIGHT. All runs have a short score, and the
-    longer ones have another."""
+    """Return the weights of the shares of short and of longer runs, in 1/WEIGHT. Every run has a score as a short run,
+    and a longer run has a second score."""
     short, long = max(class_tails[0], 1), class_tails[SCORE_BUCKETS]
     weight = WEIGHT + WEIGHT * min(long, short) // (2 * short)
     return weight, 2 * weight
@@ -56,7 +58,7 @@ def length_weights(class_tails: tuple[int, ...]) -> tuple[int, int]:
 
 def cell_deviations(tails: tuple[int, ...], others: tuple[int, ...], weight: int) -> Iterator[int]:
     """Yield the deviation of each bucket of a score. The tails count the earlier scores from each bucket on, and
-    `others` are those of the other score. The score itself is counted too, so that no share is 0."""
+    `others` are those of the other score. The score that is ranked is counted too, so that no share is 0."""
     total, other_total, place = tails[0] + 1, others[0] + 1, 0
     for tail in tails:
         while place < SCORE_BUCKETS and (others[place] + 1) * total > (tail + 1) * other_total:

@@ -91,7 +91,7 @@ class Tagger:
         self._known: dict[str, int] = {}
 
     def derive_key(self, purpose: bytes) -> bytes:
-        """Return a key for another purpose, which follows from the key of the tags."""
+        """Derive a key for another purpose from the key of the tags."""
         return blake2b(purpose, digest_size=32, key=self.key).digest()
 
     def tag(self, text: str) -> int:

@@ -100,7 +100,7 @@ class MarkReader:
 
 
 def value_marks(value: Any, secret: bool) -> Iterator[str]:
-    """Yield the marks of a value; of a secret one, only its kind."""
+    """Yield the marks of a value; of a secret value, only its kind."""
     kind = kind_of(value)
     yield kind
     if secret:
@@ -124,8 +124,8 @@ def kind_of(value: object) -> str:
 
 
 def text_marks(text: str) -> Iterator[str]:
-    """Yield the length of a text on a logarithmic scale, the groups of its characters, and those of the first and the
-    last one."""
+    """Yield the length of a text on a logarithmic scale, the groups of its characters, and the groups of its first and
+    its last character."""
     text = text[:MAX_CHARACTERS]
     yield f"size {len(text).bit_length()}"
     for group in {group_of(character) for character in set(text)}:

@@ -133,7 +133,7 @@ def merge_counts(one: PayloadCounts, other: PayloadCounts) -> PayloadCounts:
 
 class FieldProfile:
     """The surprise of each usual mark of a field, and that of all others (`unusual`). `usual` is the surprise that 99 %
-    of the held-out payloads do not exceed; None if none has the field."""
+    of the held-out payloads do not exceed; None if no held-out payload has the field."""
 
     __slots__ = ("marks", "unusual", "usual")
 
@@ -226,7 +226,7 @@ class PayloadProfile:
 
     def rank(self, endpoint: int, marks: Marks) -> int:
         """Return which part of usual payloads of the endpoint is as unusual as this one, in millionths. Payloads at
-        endpoints of which nothing is known are usual."""
+        unknown endpoints are usual."""
         profile = self.endpoints.get(endpoint)
         if profile is None:
             return SCALE
@@ -281,8 +281,8 @@ def payload_weights(counts: list[int]) -> list[int]:
 
 
 def surprise(weight: int, total: int) -> int:
-    """Return the negative logarithm of a probability, in 1/1024 bit; one more payload with it, and one without, are
-    counted."""
+    """Return the negative logarithm of a probability, in 1/1024 bit; two payloads are added to the counts, one with it
+    and one without it."""
     return log2(total + 2 * WEIGHT_UNIT) - log2(weight + WEIGHT_UNIT)
 
 

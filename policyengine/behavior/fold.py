@@ -6,8 +6,8 @@ folding a log again gives the same rows byte for byte.
 A burst is measured by two leaky buckets. Each request adds LEVEL_UNIT; they fall at SLOW_FACTOR and FAST_FACTOR times
 the pace that the caller usually has around that hour of the day. A level above its ceiling times the margin of the
 class is a burst. The ceiling is the highest level that was learned in the previous days; a day raises it by an eighth
-at most, so that no caller gets room quickly. Requests that were not allowed have a bucket of their own, which counts
-for bursts but not for ceilings.
+at most, so that no caller can raise it quickly. Requests that were not allowed have their own bucket, which counts for
+bursts but not for ceilings.
 """
 
 from __future__ import annotations
@@ -47,37 +47,39 @@ PEAK_UNIT: Final = LEVEL_UNIT // 16
 SLOW_FACTOR: Final = 2
 FAST_FACTOR: Final = 10
 LEAST_PACE: Final = 16  # one request per hour
-LEAST_PEAK: Final = 4 * 16  # requests that never are a burst
-MAX_CEILINGS: Final = 10  # a level is at most so many ceilings, so that a burst ends within hours of a flood
+LEAST_PEAK: Final = 4 * 16  # 4 requests, which are never a burst
+MAX_CEILINGS: Final = 10  # maximum level in ceilings, so that a burst ends within hours after a flood
 PACE_WEIGHT: Final = 8  # a day changes the pace of an hour by an eighth of the difference
-ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by so much of the difference
-MAX_GROWTH: Final = 8  # a day raises a ceiling by an eighth at most
+ALARM_WEIGHT: Final = 32  # a day changes the pace of an hour with an alarm by 1/32 of the difference
+MAX_GROWTH: Final = 8  # a day raises a ceiling by at most an eighth
 SHARE_WEIGHT: Final = 32
 MARGIN_UNIT: Final = 1_024
-CLEAN_REQUESTS: Final = 5  # allowed requests of an hour that earns trust
+CLEAN_REQUESTS: Final = 5  # minimum allowed requests of an hour that raises trust
 GAINS_PER_DAY: Final = 8
-MAX_SCORED: Final = 64  # requests of a run that have one score; a longer run has several
-SHORT_RUN: Final = 8  # requests: after them, a run is scored among the longer ones
-SURPRISE_STEP: Final = 213  # of a bucket of scores to the class, so that the last one begins at 19 bits
+MAX_SCORED: Final = 64  # maximum requests that share one score; a longer run has several scores
+SHORT_RUN: Final = 8  # requests; a run with more of them is scored among the longer runs
+SURPRISE_STEP: Final = 213  # size of a bucket of scores to the class; the last bucket begins at 19 bits
 EXCESS_STEP: Final = 256
 MAX_EXPECTED: Final = 6 * SURPRISE_UNIT  # a caller is compared with its class only up to this surprise
 ALARM_FACTS: Final = ("burst", "novelty", "deviation")  # facts whose alarms are counted
-FLAGGED: Final = 990  # thousandths of deviation from which little of a run is learned
-MATURE_RUNS: Final = (50, 200)  # runs from which a caller is compared with callers of the next class
+FLAGGED: Final = 990  # thousandths of deviation; little is learned from a run with more
+MATURE_RUNS: Final = (50, 200)  # minimum runs of a caller in the second and in the third class
 MAX_SCORE_COUNT: Final = 255
-LEARNED_PART: Final = 4  # one of so many flagged runs is learned
+LEARNED_PART: Final = 4  # one in 4 flagged runs is learned
 HALF_DAYS: Final = DAYS_KEPT // 2
 HALF_MASK: Final = (1 << HALF_DAYS) - 1
 BIT_COUNTS: Final = bytes(map(int.bit_count, range(1 << HALF_DAYS)))  # compiled code calls `int.bit_count` slowly
 
 
 class ProfileSettings:
-    """Says how a profile lets behavior be learned; the defaults hold for callers without a profile. It never changes.
+    """Settings of how the behavior of callers with a profile is learned; the defaults hold for callers without a
+    profile. They never change.
 
-    `run_idle` is in milliseconds. `burst_days` are the caller-days to one false alarm. `days_mask` has a bit for each
-    of the `learn_days`. `sequences` is whether sequences of endpoints are learned. If `released`, a planned change is
-    under way: it raises no alarm, and is learned fully. `automaton` is that of the declared order of calls, if the
-    profile declares one. `groups` is whether groups of callers that move as one are learned.
+    `run_idle` is in milliseconds. `burst_days` is the number of caller-days in which one false alarm is expected.
+    `days_mask` has a bit for each of the `learn_days`. `sequences` is whether sequences of endpoints are learned. If
+    `released`, a planned change is under way: requests raise no alarm, and everything is learned from them. `automaton`
+    is the automaton of the declared order of calls, if the profile declares one. `groups` is whether groups of callers
+    that move as one are learned.
     """
 
     __slots__ = (
@@ -121,13 +123,13 @@ class ProfileSettings:
 
 
 class CallerFacts:
-    """The facts of one request, and the levels with it, as if it is allowed. `trust`, `novelty`, `error_rate` and
+    """The facts of one request, and the levels after it, as if it were allowed. `trust`, `novelty`, `error_rate` and
     `deviation` are thousandths. `is_new` is whether the endpoint, or the structure of the payload (`has_new_shape`),
-    was used neither by the caller nor by its class. `level_denied` is without the request. `surprise` is that of the
-    endpoint to the class, and `own_surprise` that to the caller, -1 if it was not computed. `sequence` is whether the
-    run follows the declared order of calls, and `step` the state of the automaton before the request. `cluster` is the
-    group in which the caller shares limits, and `cluster_size` the number of its members; empty and 1 for a caller in
-    no group."""
+    was used neither by the caller nor by its class. `level_denied` is the level before the request. `surprise` is the
+    surprise of the endpoint to the class, and `own_surprise` its surprise to the caller, or -1 if it was not computed.
+    `sequence` is whether the run follows the declared order of calls, and `step` the state of the automaton before the
+    request. `cluster` is the group in which the caller shares limits, and `cluster_size` the number of its members;
+    empty and 1 for a caller in no group."""
 
     __slots__ = (
         "burst", "cluster", "cluster_size", "deviation", "error_rate", "has_new_shape", "is_new", "level_denied",
@@ -219,7 +221,8 @@ THOUSANDTHS: Final = tuple([Decimal(number).scaleb(-3) for number in range(1_001
 
 
 def advance(row: BehaviorRow, at: int, settings: ProfileSettings) -> None:
-    """Bring the row to a time: end the hours and days that have passed. Two steps give the same as one."""
+    """Advance the row to a time: end the hours and days that have passed. Advancing in two steps has the same result as
+    in one."""
     hour = at // HOUR
     if hour == row.hour:
         return
@@ -246,7 +249,7 @@ def advance(row: BehaviorRow, at: int, settings: ProfileSettings) -> None:
 
 
 def end_hour(row: BehaviorRow) -> None:
-    """Learn the pace of the hour, and give trust for a clean one."""
+    """Learn the pace of the hour. Raise the trust after an hour with enough allowed requests and no alarm."""
     slot = row.hour % HOURS_OF_DAY
     pace, count, weight = row.paces[slot], 16 * row.hour_count, PACE_WEIGHT
     if row.hour_alarm:
@@ -266,8 +269,8 @@ def end_hour(row: BehaviorRow) -> None:
 
 
 def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
-    """Keep how high the levels of the day were relative to those of the days before it, from which margins are
-    learned."""
+    """Record the ratios of the highest levels of the day to the ceilings of the days before it. Margins are learned
+    from these ratios."""
     if row.top_slow and is_ready(row, settings):
         if row.limits_hour != row.hour:
             set_limits(row, settings)
@@ -283,7 +286,8 @@ def end_day(row: BehaviorRow, settings: ProfileSettings) -> None:
 def read_behavior(
     row: BehaviorRow, model: ClassModel, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> CallerFacts:
-    """Return the facts of a request, this request included. The row must be at that time."""
+    """Return the facts of a request, which count the request itself. The row must have been advanced to the time of the
+    request."""
     if row.limits_hour != row.hour:
         set_limits(row, settings)
     slow, fast, denied = row.level_slow, row.level_fast, row.level_denied
@@ -334,8 +338,8 @@ def read_behavior(
 
 
 def set_limits(row: BehaviorRow, settings: ProfileSettings) -> None:
-    """Set what stays the same for an hour: the highest pace of it and the hours beside it, and the highest peaks of the
-    days before today, in sixteenths of a request."""
+    """Set the limits that stay the same for an hour: `pace` is the highest pace of this hour of the day and the hours
+    before and after it, and the ceilings are the highest peaks of the days before today, in sixteenths of a request."""
     slot, paces = row.hour % HOURS_OF_DAY, row.paces
     row.pace = max(paces[slot - 1], paces[slot], paces[(slot + 1) % HOURS_OF_DAY], LEAST_PACE)
     day = row.hour // HOURS_OF_DAY
@@ -363,7 +367,7 @@ def current_step(row: BehaviorRow, automaton: SequenceAutomaton, is_first: bool)
 
 
 def mix(share: int, hit: bool) -> int:
-    """Return a share after one more request, which weighs 1/32."""
+    """Return a share after one more request, which has a weight of 1/32."""
     return share + ((MILLION if hit else 0) - share) // SHARE_WEIGHT
 
 
@@ -437,7 +441,7 @@ def apply_failure(row: BehaviorRow) -> None:
 
 
 def raise_alarm(row: BehaviorRow) -> None:
-    """Take trust away, once an hour."""
+    """Lower the trust, at most once an hour, and mark the hour."""
     if row.fall_hour != row.hour:
         row.fall_hour, row.trust = row.hour, 3 * row.trust // 10
     row.hour_alarm = True
@@ -449,7 +453,7 @@ def begins_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -
 
 
 def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) -> None:
-    """Count the request in its run; a run that ended is complete."""
+    """Count the request in its run. If it begins a new run, first count the previous run as complete."""
     if row.run_length and begins_run(row, at, run, settings):
         row.run_length = 0
         row.runs = min(row.runs + 1, MAX_SHORT)
@@ -463,7 +467,7 @@ def count_run(row: BehaviorRow, at: int, run: int, settings: ProfileSettings) ->
 
 
 def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
-    """Remember that the caller uses the endpoint; the one that was not used for longest makes room."""
+    """Remember that the caller uses the endpoint. If there are too many, drop the least recently used endpoint."""
     seen = row.seen
     if len(seen) >= MAX_SEEN and endpoint not in seen:
         del seen[min(seen, key=lambda tag: (seen[tag], tag))]
@@ -471,7 +475,8 @@ def learn_endpoint(row: BehaviorRow, endpoint: int) -> None:
 
 
 def learned_part(level: int, ceiling: int, clamped: bool) -> int:
-    """Return what is learned of a level: an eighth of what is above the ceiling, and none of that under a clamp."""
+    """Return the peak that is learned from a level: the level itself up to the ceiling, plus an eighth of the part
+    above the ceiling, or nothing of that part under a clamp."""
     if level <= ceiling:
         return level
     return ceiling if clamped else ceiling + min(level - ceiling, ceiling) // MAX_GROWTH
@@ -482,10 +487,10 @@ def learned_part(level: int, ceiling: int, clamped: bool) -> int:
 
 def read_deviation(row: BehaviorRow, table: DeviationTable, request: int, own: int, is_first: bool) -> int:
     """Return the deviation of a run with this request, in thousandths, by its scores: the largest surprise to the
-    class, and the largest excess of the surprises to the caller over those to the class in any part of the run. Of a
-    surprise to the class, at most MAX_EXPECTED counts: a step that only another caller takes surprises both, and the
-    usual steps of this caller, which may surprise the class as much, must not make up for it. `request` and `own` are
-    the surprises of the request to the class and to the caller."""
+    class, and the largest excess of the surprises to the caller over those to the class in any part of the run. A
+    surprise to the class counts up to MAX_EXPECTED. Without this limit, the usual steps of a caller, which may surprise
+    the class, could offset a step that surprises both the caller and the class. `request` and `own` are the surprises
+    of the request to the class and to the caller."""
     scored, worst, excess, surprise = 1, 0, 0, request
     if not is_first:
         scored, worst, excess = row.scored + 1, row.worst, row.excess
@@ -502,7 +507,8 @@ def read_deviation(row: BehaviorRow, table: DeviationTable, request: int, own: i
 
 
 def maturity(row: BehaviorRow) -> int:
-    """Return the class of a caller by its number of runs, because scores fall while a caller is learned."""
+    """Return the class of a caller by its number of runs, because the scores of a caller fall as more of its runs are
+    learned."""
     if row.runs < MATURE_RUNS[0]:
         return 0
     return 1 if row.runs < MATURE_RUNS[1] else 2
@@ -511,7 +517,7 @@ def maturity(row: BehaviorRow) -> int:
 def apply_sequence(
     row: BehaviorRow, reading: CallerFacts, tags: RequestTags, clamped: bool, settings: ProfileSettings
 ) -> None:
-    """Score an allowed request, and learn it."""
+    """Score an allowed request, and learn its sequence of endpoints."""
     symbol = symbol_of(tags.endpoint)
     if reading.ready:
         score_request(row, reading, symbol)
@@ -528,7 +534,7 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
     row.scored += 1
     if reading.surprise > row.surprise:
         row.surprise = reading.surprise
-    own = reading.own_surprise  # of the same row and context
+    own = reading.own_surprise  # computed from the same row and context
     if own < 0:
         own = own_surprise(row, row.context, symbol)
     excess = row.excess + own - min(reading.surprise, MAX_EXPECTED)
@@ -544,8 +550,8 @@ def score_request(row: BehaviorRow, reading: CallerFacts, symbol: int) -> None:
 def score_refused(
     row: BehaviorRow, reading: CallerFacts, tags: RequestTags, at: int, settings: ProfileSettings
 ) -> None:
-    """Score a request that was not allowed: it is not learned, but its score counts. Otherwise the high scores would be
-    missing where a rule refuses them, and more and more runs would have a high rank."""
+    """Score a request that was not allowed: it is not learned, but its score counts. Otherwise high scores would be
+    missing where a rule denies their requests, and more and more runs would have a high rank."""
     is_flagged = reading.deviation >= FLAGGED
     if not begins_run(row, at, tags.run, settings):
         excess = row.excess + own_surprise(row, row.context, symbol_of(tags.endpoint))
@@ -560,7 +566,7 @@ def score_refused(
 
 
 def end_score(row: BehaviorRow) -> None:
-    """End a run, or a part of it, for its scores."""
+    """Count the scores of a run, or of a part of it, and begin new scores."""
     count_score(row)
     row.scored = row.surprise = row.excess = row.worst = 0
     row.is_flagged = False
@@ -575,14 +581,14 @@ def count_score(row: BehaviorRow) -> None:
 
 
 def add_score(row: BehaviorRow, length: int) -> None:
-    """Count the scores of the run so far, in the class of its length. Of flagged runs, those that are learned count for
-    the others, so that the shares of high scores are right."""
+    """Count the scores of the run so far, in the class of its length. Only one in LEARNED_PART flagged runs is counted,
+    but with that weight, so that the shares of high scores are right."""
     if not row.is_flagged or row.runs % LEARNED_PART == 0:
         put_score(row, length, row.surprise, row.worst, LEARNED_PART if row.is_flagged else 1)
 
 
 def put_score(row: BehaviorRow, length: int, surprise: int, worst: int, times: int) -> None:
-    """Count scores to the class and to the caller several times."""
+    """Count a score to the class and a score to the caller, each with the weight `times`."""
     to_class = length * SCORE_BUCKETS + min(surprise // SURPRISE_STEP, SCORE_BUCKETS - 1)
     own = (SCORE_LENGTHS + length) * SCORE_BUCKETS + min(worst // EXCESS_STEP, SCORE_BUCKETS - 1)
     if max(row.scores[to_class], row.scores[own]) > MAX_SCORE_COUNT - times:

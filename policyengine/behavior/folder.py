@@ -268,7 +268,7 @@ class BehaviorFolder:
         found: dict[Caller, CallerRow] = {}
         try:
             with os.fdopen(open_regular(path), "rb") as file:
-                items = self._checked_items(file, path)
+                items = self._read_items(file, path)
                 header = msgspec.msgpack.decode(next(items), type=RowsHeader)
                 if header.format != ROWS_FORMAT or header.version != ROWS_VERSION:
                     raise BehaviorFolderError(f"the rows `{path}` have an unsupported version", RESTORE_HINT)
@@ -294,7 +294,7 @@ class BehaviorFolder:
             raise BehaviorFolderError(f"the rows `{path}` are damaged: {error}", RESTORE_HINT) from None
         return found
 
-    def _checked_items(self, file: IO[bytes], path: Path) -> Iterator[bytes]:
+    def _read_items(self, file: IO[bytes], path: Path) -> Iterator[bytes]:
         """Check the digest of the file and yield its items. Raises BehaviorFolderError."""
         size = os.fstat(file.fileno()).st_size - DIGEST_BYTES
         digest, left = hmac.new(self._derive(b"rows"), digestmod=sha256), size

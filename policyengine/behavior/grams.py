@@ -18,18 +18,18 @@ GRAM_ORDER: Final = 3
 CONTEXT_MASK: Final = (1 << (16 * (GRAM_ORDER - 1))) - 1
 SYMBOL_MASK: Final = 0xFFFF
 START: Final = 0  # the symbol of the start of a run
-BITS: Final = 20  # of a probability
+BITS: Final = 20  # binary places of a probability
 ONE: Final = 1 << BITS
 SURPRISE_UNIT: Final = 256
-LEAST_PROBABILITY: Final = ONE // 64  # without any count: that of one of 64 endpoints
+LEAST_PROBABILITY: Final = ONE // 64  # the probability of an endpoint without any count, as if it were one of 64
 CLASS_UNIT: Final = 16  # one request in the counts of a class
 FULL_COUNT: Final = 255
-MAX_ROW_EVENTS: Final = 256  # a caller counts for at most so many requests in its class
+MAX_ROW_EVENTS: Final = 256  # maximum requests for which a caller counts in its class
 MAX_GRAM_TAGS: Final = 1 << 16
 COUNT_BITS: Final = 40
 MAX_GRAM_COUNT: Final = (1 << COUNT_BITS) - 1
-PART_UNIT: Final = 1_024  # while the rows of a class are added up
-MAX_LONE_SCORES: Final = 4  # of a caller above those of all others: the scores of one unusual run, which count so often
+PART_UNIT: Final = 1_024  # one count, while the rows of a class are added up
+MAX_LONE_SCORES: Final = 4  # maximum scores of one caller where other callers have few: the weight of one flagged run
 MAX_TAGS: Final = 16_384  # cached sequences
 MAX_SURPRISES: Final = 4_096  # cached sequences of a class
 _TAGS: Final[dict[int, tuple[int, ...]]] = {}
@@ -136,7 +136,8 @@ def learn_grams(row: BehaviorRow, context: int, symbol: int) -> None:
 
 
 def add_gram(row: BehaviorRow, tag: int) -> None:
-    """Count a gram once more. In a full set, the rarest gram loses one, and makes room once it has none."""
+    """Count a gram once more. In a full set, lower the count of the rarest gram instead, and replace that gram when its
+    count is used up."""
     grams, counts = row.grams, row.gram_counts
     first = tag % GRAM_SETS * GRAM_WAYS
     for place in range(first, first + GRAM_WAYS):
@@ -272,7 +273,7 @@ class GramSums:
         self._counts, self._first, self._shared = array("Q", counts), array("I", first), bytearray(shared)
 
     def shared_counts(self, most: int) -> GramCounts:
-        """Return the counts of the grams that at least two callers have, at most those of the `most` frequent ones."""
+        """Return the counts of the grams that at least two callers have, limited to the `most` most frequent grams."""
         found = {tag: self._counts[tag] // PART_UNIT for tag in range(MAX_GRAM_TAGS) if self._shared[tag]}
         if len(found) > most:
             frequent = sorted(found, key=lambda tag: (-found[tag], tag))[:most]
@@ -329,8 +330,9 @@ class ScoreTails:
             self._tops[place] = max(self._tops[place], self._tops[from_place])
 
     def tails(self, cell: int) -> list[int]:
-        """Return the tails of a cell. One caller has at most a quarter of each, so that none raises them alone, or
-        MAX_LONE_SCORES, because less would make shares too small where few callers have high scores."""
+        """Return the tails of a cell. One caller has at most a quarter of each tail, so that no caller raises it alone,
+        but always up to MAX_LONE_SCORES, because shares would otherwise be too small where few callers have high
+        scores."""
         found: list[int] = []
         for place in range(cell * SCORE_BUCKETS, (cell + 1) * SCORE_BUCKETS):
             top, others = self._tops[place], self._sums[place] - self._tops[place]

@@ -41,7 +41,7 @@ def find_groups_of(
         pools = find(columns, times) if len(columns) else ()
     except LockstepError as error:
         _LOG.warning(
-            "callers that move as one cannot be found: %s; groups that are known stay", error,
+            "callers that move as one cannot be found: %s; known groups are kept", error,
             extra={"event": "behavior_groups_missing"},
         )  # fmt: skip
         return None

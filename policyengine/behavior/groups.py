@@ -74,7 +74,7 @@ def follow_groups(
             known = members.get(key) or GroupMember(key, pool.confirmed, 0, 0)
             if known.seen != day:
                 members[key] = GroupMember(key, known.since, day, known.days + 1)
-    return bounded_groups(
+    return limit_groups(
         CallerGroup(name, tuple(members[key] for key in sorted(members))) for name, members in sorted(groups.items())
     )
 
@@ -93,8 +93,8 @@ def most_frequent(origins: Mapping[str, str], keys: Iterable[str]) -> str | None
     return min(counts, key=lambda name: (-counts[name], name), default=None)
 
 
-def bounded_groups(groups: Iterable[CallerGroup]) -> tuple[CallerGroup, ...]:
-    """Return the groups without the smallest of them, if they have more than MAX_MEMBERS."""
+def limit_groups(groups: Iterable[CallerGroup]) -> tuple[CallerGroup, ...]:
+    """Return the groups without the smallest groups, if they have more than MAX_MEMBERS members together."""
     kept, count = [], 0
     for group in sorted(groups, key=lambda one: (-one.size, one.id)):
         count += group.size

@@ -67,6 +67,6 @@ def keep_periodically(keeper: weakref.ref[Any], stop: Event, seconds: float) -> 
             pass
         except Exception:  # a defect must not end the thread
             if not failing:
-                _LOG.exception("learned behavior cannot be kept", extra={"event": "behavior_fails"})
+                _LOG.exception("learning, saving or loading behavior failed", extra={"event": "behavior_fails"})
             failing = True
         del found

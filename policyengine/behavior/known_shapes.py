@@ -10,15 +10,16 @@ from policyengine.behavior.model import ClassModel
 from policyengine.behavior.row import HOURS_OF_DAY, MAX_SHAPES, BehaviorRow
 from policyengine.behavior.shape import endpoint_part
 
-MAX_OWN_SHAPES: Final = 12  # structures of one endpoint; with as many, its payloads are free-form for the caller
-FREE_FORM: Final = 16  # structures of an endpoint in a class; with as many, its payloads are free-form
-MAX_TAUGHT: Final = FREE_FORM // 2  # of these, structures that no other principal sends
+MAX_OWN_SHAPES: Final = 12  # structures of one endpoint, with which its payloads are free-form for the caller
+FREE_FORM: Final = 16  # structures of an endpoint in a class, with which its payloads are free-form
+MAX_TAUGHT: Final = FREE_FORM // 2  # maximum of these that only one principal sends
 LEAST_TEACHERS: Final = 2  # minimum principals that use an endpoint, or send a structure, of a class
 
 
 def is_new_shape(row: BehaviorRow, model: ClassModel, shape: int) -> bool:
-    """Return whether neither the caller nor its class sent a payload of this structure to an endpoint, of which
-    structures are known. Payloads are not judged if they are free-form, or if the row has forgotten structures."""
+    """Return whether neither the caller nor its class sent a payload of this structure to its endpoint, although other
+    structures of the endpoint are known. Payloads are not judged if they are free-form, or if the row has forgotten
+    structures."""
     if shape in row.shapes or shape in model.shapes or len(row.shapes) >= MAX_SHAPES:
         return False
     endpoint, count = endpoint_part(shape), 0
@@ -31,8 +32,8 @@ def is_new_shape(row: BehaviorRow, model: ClassModel, shape: int) -> bool:
 
 
 def learn_shape(row: BehaviorRow, shape: int) -> None:
-    """Remember that the caller sends payloads of this structure; the one that was not used for longest makes room.
-    Beyond MAX_OWN_SHAPES, the structures of one endpoint do not displace those of others."""
+    """Remember that the caller sends payloads of this structure; if there are too many, drop the least recently used
+    structure. Beyond MAX_OWN_SHAPES, the structures of one endpoint do not displace those of others."""
     known = row.shapes
     if shape not in known:
         same = [tag for tag in known if endpoint_part(tag) == endpoint_part(shape)]
@@ -44,7 +45,7 @@ def learn_shape(row: BehaviorRow, shape: int) -> None:
 
 
 def oldest(days: dict[int, int], tags: list[int]) -> int:
-    """Return the tag that was not used for longest."""
+    """Return the least recently used tag."""
     return min(tags, key=lambda tag: (days[tag], tag))
 
 
@@ -55,9 +56,10 @@ def shared_tags(parts: Sequence[set[int]]) -> frozenset[int]:
 
 
 def class_shapes(parts: Sequence[set[int]]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the structures that at least two principals send, with the parts of their endpoints, and the parts of the
-    endpoints whose payloads are free-form. There, the principals together send at least FREE_FORM structures, of which
-    each adds at most MAX_TAUGHT alone, so that no principal makes an endpoint free-form."""
+    """Return the structures that at least two principals send, with the tag parts of their endpoints, and the tag parts
+    of the endpoints whose payloads are free-form. An endpoint is free-form if the principals together send at least
+    FREE_FORM structures. At most MAX_TAUGHT structures that only one principal sends count for this principal, so that
+    no principal makes an endpoint free-form alone."""
     shared = shared_tags(parts)
     counts = Counter(map(endpoint_part, shared))
     for part in parts:

@@ -45,7 +45,7 @@ MAX_MARGIN: Final = 8 * MARGIN_UNIT  # upper bound, so that callers cannot raise
 
 MAX_GRAMS: Final = 16_384  # of a class
 MATURITIES: Final = 3
-CLASS_SCORES: Final = SCORE_LENGTHS * SCORE_BUCKETS  # those of the class come first in a row
+CLASS_SCORES: Final = SCORE_LENGTHS * SCORE_BUCKETS  # scores to the class, which come first in a row
 CELL_SCORES: Final = 400  # scores of one class of lengths and numbers of runs that suffice on their own
 LEAST_SCORES: Final = 20  # scores of runs, without which there is no deviation
 
@@ -63,7 +63,7 @@ class CallerDay(NamedTuple):
 
 
 class DayColumns(Sequence[CallerDay]):
-    """Days in columns: lists of objects would be searched by the garbage collector, which blocks all threads."""
+    """Days in columns, because the garbage collector would traverse a list of objects, and block all threads meanwhile."""
 
     def __init__(self) -> None:
         self._slow, self._fast = array("H"), array("H")
@@ -109,8 +109,8 @@ def learn_model(
     tags: str,
     before: BehaviorModel = EMPTY_MODEL,
 ) -> BehaviorModel:
-    """Learn a model from the rows of callers, each with the name of its class. The groups are those of the model
-    `before`. No row is kept."""
+    """Learn a model from the rows of callers, each with the name of its class. The groups are copied from the model
+    `before`. No reference to a row is kept."""
     sums = ModelSums(settings_of, now)
     for caller, group, row in rows:
         sums.add(caller, group, row)
@@ -200,7 +200,7 @@ class ClassLearner:
         return ClassParts(self._runs, principals, grams, self._scores.pack())
 
     def _restore(self, parts: ClassParts) -> None:
-        """Set the content that `parts` returned. The numbers of principals are those of their places."""
+        """Set the content that `parts` returned. Principals are numbered in their order."""
         self._runs = parts.runs
         for name, (ratios, seen, shapes, rows) in parts.principals.items():
             self._ratios[name], self._seen[name], self._shapes[name] = array("H"), array("I"), array("I")
@@ -254,8 +254,9 @@ class ClassLearner:
             self._scores.add(row.scores, maturity(row))
 
     def _tails(self) -> tuple[int, ...]:
-        """Return the tails of all scores; none if there are too few. Where few callers have so many runs, the scores of
-        callers with fewer runs are added: they are higher, so no limit is tightened by them."""
+        """Return the tails of all scores; none if there are too few. Where few callers have as many runs as a class of
+        maturity requires, the scores of callers with fewer runs are added. These scores are higher, so they tighten no
+        limit."""
         found, scores = list[int](), self._scores
         for cell in range(scores.cells):
             if cell >= 2 * SCORE_LENGTHS and scores.tails(cell)[0] < CELL_SCORES:
@@ -264,7 +265,7 @@ class ClassLearner:
         return tuple(found) if found[0] + found[SCORE_BUCKETS] >= LEAST_SCORES else ()
 
     def learn(self, name: ClassName) -> ClassModel:
-        """Return what is learned of the class."""
+        """Return the model of the class."""
         shapes, free_form = class_shapes(list(map(set, self._shapes.values())))
         margins, grams, tails = learn_margins(self.days(), self._settings.burst_days), self._grams, self._tails()
         return ClassModel(

@@ -1,6 +1,6 @@
-"""Reads and learns the behavior of callers for a process that alone knows them: the steps that each decision takes.
+"""Reads and learns the behavior of callers that only this process knows: the steps that each decision takes.
 
-`BehaviorTracker` does what decisions do not wait for. `make compiled` compiles this module.
+`BehaviorTracker` does the work that decisions do not wait for. `make compiled` compiles this module.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LocalLearner:
             self.lock.release()
 
     def peek(self, caller: Caller, group: str, settings: ProfileSettings, tags: RequestTags, at: int) -> CallerFacts:
-        """Return the facts of a request that is not decided for good, and may be at another time. Nothing changes."""
+        """Return the facts of a request that is only tried, possibly at another time. Nothing changes."""
         state = self.state
         settings = state.settings_at(settings, group, at)
         with self.lock:
@@ -100,12 +100,13 @@ class LocalLearner:
         return number
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
-        """Nothing else is known after a commit that changed nothing."""
+        """Return True: learned facts can be read, because they are in this process."""
         return True
 
     def finish(self, reading: CallerSnapshot, charge: CallerCharge, decision: str | None) -> int:
-        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed one: its
-        caller is remembered until its failure is reported. Of too many, the oldest are dropped."""
+        """Return the number of a committed event in the row of the caller. `decision` is the key of an allowed
+        decision, whose caller is remembered until a failure is reported; if there are too many, the oldest is dropped.
+        It is None for any other decision."""
         if decision is not None:
             known = self.reportable
             self.lock.acquire()
@@ -118,7 +119,7 @@ class LocalLearner:
         return charge.number if isinstance(charge, LocalCharge) else 0
 
     def report(self, decision: str, failed: bool) -> None:
-        """Learn how a request came out, once."""
+        """Learn once whether the request of a decision failed."""
         with self.lock:
             caller = self.reportable.pop(decision, None)
             if caller is not None and failed:
@@ -126,8 +127,8 @@ class LocalLearner:
 
 
 class LocalCharge:
-    """A decision from which a learner learns in the step of the memory store. `number` is that of its event, after the
-    step."""
+    """A decision from which a learner learns in the step of the memory store. `number` is the number of its event,
+    after the step."""
 
     __slots__ = ("_learner", "_outcome", "_reading", "_settings_of", "number")
 

@@ -33,7 +33,7 @@ class MemberKeys:
         return blake2b(agent.encode(), digest_size=HASH_BYTES, key=self._secret).hexdigest()
 
     def of_hash(self, issuer: str, hashed: str) -> str:
-        """Return the key of an agent of which only the hash of its name is known."""
+        """Return the key of an agent from the hash of its name."""
         text = f"{len(issuer)}:{issuer}{hashed}".encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=KEY_BYTES, key=self._secret, person=b"group member").hexdigest()
 

@@ -42,11 +42,10 @@ class ClassModel(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     level is a burst if it exceeds the highest level of the previous days times the margin. `days` counts the
     caller-days for the margins; if there are too few, the margins are 0. `declared` is whether there were enough
     caller-days for the declared rate of false alarms. `grams` counts the sequences of endpoints that at least two of
-    the agents use. `class_tails` and `own_tails` count the scores of
-    runs from each bucket on: to the class, for each class of lengths; and to the caller, for each class
-    of numbers of runs and of lengths. They are empty if there are too few runs. `shapes` contains the tags of the
-    structures of payloads that at least two agents send, and the part of each tag that is that of the endpoint;
-    `free_form` contains these parts for endpoints with too many structures.
+    the agents use. `class_tails` and `own_tails` count the scores of runs from each bucket on: to the class, for each
+    class of lengths; and to the caller, for each class of numbers of runs and of lengths. They are empty if there are
+    too few runs. `shapes` contains the tags of the structures of payloads that at least two agents send, and the part
+    of each tag that identifies the endpoint; `free_form` contains these parts for endpoints with too many structures.
     """
 
     issuer: str = ""
@@ -185,7 +184,7 @@ def decode_content(payload: bytes) -> BehaviorModel:
 
 
 def without_scores(content: ModelContent) -> ModelContent:
-    """Return a model of version 1 without the scores of runs, which were computed otherwise: until the next model is
-    learned, there are no deviations."""
+    """Return a model of version 1 without the scores of runs, which version 1 computed differently. There are no
+    deviations until the next model is learned."""
     classes = tuple(msgspec.structs.replace(one, class_tails=(), own_tails=()) for one in content.classes)
     return msgspec.structs.replace(content, version=MODEL_VERSION, classes=classes)

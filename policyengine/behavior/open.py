@@ -15,7 +15,10 @@ def open_tracker(given: BehaviorTracker | SharedTracker | Path | None, store: St
     BehaviorFolderError."""
     if store.behavior is None:
         if isinstance(given, SharedTracker):
-            raise BehaviorFolderError("a memory store does not keep what another store learned", "pass its own tracker")
+            raise BehaviorFolderError(
+                "a memory store does not keep what another store learned",
+                "pass no tracker, or the tracker of the memory store",
+            )
         return BehaviorTracker.open(given) if isinstance(given, Path) else given or BehaviorTracker()
     if isinstance(given, Path | BehaviorTracker):
         raise BehaviorFolderError(

@@ -32,7 +32,7 @@ from policyengine.stores.behavior import (
 )
 
 MAX_VERSIONS: Final = 100_000  # versions of a caller that are shown or forgotten
-MAX_ATTEMPTS: Final = 8  # to replace a document that others replace too
+MAX_ATTEMPTS: Final = 8  # attempts to replace a document that other processes replace too
 
 
 class NoLearnedBehaviorError(Exception):
@@ -64,7 +64,7 @@ class StoredBehavior:
     """The learned behavior in a store. Each method may raise StoreError."""
 
     def __init__(self, store: BehaviorStore) -> None:
-        """Raises NoLearnedBehaviorError."""
+        """Load the secret key of the store. Raises NoLearnedBehaviorError."""
         secret = store.known_key()
         if secret is None:
             raise NoLearnedBehaviorError

@@ -46,7 +46,7 @@ MAX_LETTERS: Final = 16_384  # cached letters of a profile
 ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 NO_SETTINGS: Final = ProfileSettings()
 OUTCOMES: Final = {Outcome.ALLOW: ALLOWED, Outcome.DENY: DENIED, Outcome.CONFIRM: HELD, Outcome.THROTTLE: HELD}
-# Decisions at these gates are about callers that are not known, or about none, or they say nothing about the caller.
+# Decisions at these gates are about unknown callers or about no caller, or they say nothing about the caller.
 UNIDENTIFIED: Final = frozenset({Gate.MALFORMED_PATH, Gate.HALTED, Gate.IDENTITY, Gate.FAILURE})
 FAILED_STATUS: Final = 400  # and above
 UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
@@ -105,7 +105,7 @@ class BehaviorReader:
         return self.tracker.read(caller, group, tags, event_time(moment), self.classes.settings_of)
 
     def peek(self, request: Request, moment: int) -> LearnedFacts | None:
-        """Return the facts of a request that is not decided for good. Raises StoreError."""
+        """Return the facts of a request that is only tried: nothing is learned from it. Raises StoreError."""
         found = self.identify(request)
         if found is None:
             return None
@@ -151,8 +151,8 @@ class BehaviorReader:
         return found
 
     def tags_of(self, request: Request, profile: CallerProfile) -> RequestTags:
-        """Return what is learned of a request. The structure of its payload is computed only if a rule reads
-        `behavior.novelty`. Raises StoreError."""
+        """Return the tags of what is learned from a request. The structure of its payload is computed only if a rule
+        reads `behavior.novelty`. Raises StoreError."""
         run = NO_RUN if profile.run_key is None else self.run_of(request, profile)
         endpoint, tag = self.endpoint_of(request), self.tracker.tag
         letter = self.letter_of(request, profile) if profile.steps else NO_LETTER
@@ -177,12 +177,12 @@ class BehaviorReader:
         return self._program.rules_at_again(endpoint).patterns
 
     def run_of(self, request: Request, profile: CallerProfile) -> int:
-        """Return the tag of the run's key, or NO_RUN without."""
+        """Return the tag of the run's key, or NO_RUN if the request has no run key."""
         key = None if profile.run_key is None else text_at(request, profile.run_key)
         return NO_RUN if key is None else self.tracker.tag(key)
 
     def endpoint_of(self, request: Request) -> str:
-        """Return the declared pattern of the endpoint; empty without."""
+        """Return the declared pattern of the endpoint; empty if no pattern matches."""
         endpoint = request.endpoint
         if type(endpoint) is HttpEndpoint or type(endpoint) is ToolEndpoint:
             return self._patterns.find(endpoint, self._program.rules_at(endpoint)) or ""
@@ -197,14 +197,14 @@ class BehaviorReader:
         return self.tracker.charge(reading, OUTCOMES[decision.answer.outcome], self.classes.settings_of)
 
     def note(self, reading: CallerSnapshot, charge: CallerCharge) -> bool:
-        """Take notice of a commit that changed nothing. Return whether learned facts can be read."""
+        """Take the answer of the store from a commit that changed nothing. Return whether learned facts can be read."""
         return self.tracker.note(reading, charge)
 
     def finish(
         self, reading: CallerSnapshot | None, charge: CallerCharge | None, decision: Decision, key: str | None = None
     ) -> bytes:
         """Finish a decision after its commit; return the member of its log line. `reading` is None if learned facts
-        could not be read. `key` is that of the decision in the store, if it is known."""
+        could not be read. `key` is the key of the decision in the store, if it is known."""
         number = 0
         if reading is not None and charge is not None:
             reportable = (key or outcome_key(decision.id)) if decision.answer.outcome is Outcome.ALLOW else None
@@ -214,7 +214,7 @@ class BehaviorReader:
         return self.encode(reading, number, clamped=charge is not None and has_clamp(decision))
 
     def encode(self, reading: CallerSnapshot | None, number: int = 0, *, clamped: bool = False) -> bytes:
-        """Return the member of a log line; `number` is that of the event that was learned."""
+        """Return the member of a log line; `number` is the number of the event that was learned."""
         if not self._logs:
             return b""
         return UNREADABLE_MEMBER if reading is None else encode_reading(reading, number, clamped=clamped)
@@ -227,7 +227,7 @@ class BehaviorReader:
             self.finish(reading, charge, decision)
 
     def report(self, decision: str, status: int | None) -> None:
-        """Learn how the request of a decision came out; `status` is an HTTP status."""
+        """Learn whether the request of a decision failed, from its HTTP status."""
         self.tracker.report(outcome_key(decision), status is not None and status >= FAILED_STATUS)
 
 
@@ -289,11 +289,11 @@ class CallerClasses:
         self._without = CallerProfile(ProfileSettings(sequences=sequences, groups=groups), None, None)
         self._heads = HeadIndex((f"profile {profile.name}", profile.agents) for profile in kernel.profiles)
         self._blocks = HeadIndex((block.label, block.who) for block in kernel.agents)
-        self._groups = self._heads.groups | self._blocks.groups  # those that the policies name
+        self._groups = self._heads.groups | self._blocks.groups  # the groups that the policies name
         self._known: dict[tuple[str, tuple[str, ...]], tuple[str, CallerProfile]] = {}
 
     def named_among(self, groups: object) -> tuple[str, ...]:
-        """Return those of a caller's groups that the policies name."""
+        """Return the groups of a caller that the policies name."""
         if not self._groups or groups.__class__ is not tuple:
             return ()
         return tuple([one for one in groups if one.__class__ is str and one in self._groups])

@@ -71,7 +71,8 @@ class RecentFile:
 
     @staticmethod
     def _write(file: IO[bytes], parts: Iterable[bytes], digest: hmac.HMAC) -> tuple[hmac.HMAC, int]:
-        """Write parts after those of the digest, and return the digest and the size with them."""
+        """Write parts after the parts that `digest` covers. Return the digest of all parts, and the size of the file in
+        bytes."""
         for part in parts:
             framed = len(part).to_bytes(LENGTH_BYTES) + part
             digest.update(framed)

@@ -111,7 +111,7 @@ class DayRequests:
         return len(self.columns.runs)
 
     def pack(self, begin: int, end: int) -> bytes:
-        """Return a part of the requests, by their numbers."""
+        """Return the requests with the numbers from `begin` to before `end`, as bytes."""
         columns, part = self.columns, slice(begin, end)
         chosen = columns.callers[part]  # first: their callers have numbers below
         return pack_requests(
@@ -169,7 +169,7 @@ class RecentRequests:
         return found
 
     def forget_after(self, day: int) -> None:
-        """Forget the requests of days after a day, which a wrong clock dated."""
+        """Forget the requests of the days after a day, which were dated by a wrong clock."""
         for later in [each for each in self.days if each > day]:
             del self.days[later]
 
@@ -206,7 +206,7 @@ class RecentRequests:
 
 
 class FirstReady:
-    """Since when each agent is ready: the first day of each of its callers."""
+    """The first day on which a caller of each agent was ready."""
 
     def __init__(self) -> None:
         self._days: dict[AgentName, int] = {}
@@ -238,7 +238,8 @@ class FirstReady:
 
 
 def first_ready(rows: Iterable[tuple[Caller, int]]) -> Mapping[AgentName, int]:
-    """Return since when each agent is ready, from the days on which its callers became ready."""
+    """Return the time since which each agent is ready, in milliseconds since 1970, from the days on which its callers
+    became ready."""
     found = FirstReady()
     for caller, day in rows:
         found.note(caller, day)

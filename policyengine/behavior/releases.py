@@ -33,7 +33,7 @@ def sort_releases(releases: Iterable[ClassRelease]) -> tuple[ClassRelease, ...]:
 
 
 def check_releases(releases: Iterable[ClassRelease]) -> None:
-    """Raises ReleaseError."""
+    """Check that no planned change is too long. Raises ReleaseError."""
     if any(one.until - one.made > MAX_RELEASE for one in releases):
         raise ReleaseError("there is a planned change of more than 14 days")
 

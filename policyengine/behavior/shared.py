@@ -60,13 +60,16 @@ from policyengine.stores.behavior import MODEL, BehaviorStore, UnreadableBehavio
 _LOG = logging.getLogger("policyengine")
 MAX_CACHED_CALLERS: Final = 100_000
 EVENTS_PER_ROW: Final = 16  # events after which a process saves the row
-FRESH_SECONDS: Final = 60.0  # with an older answer of the store, new events of other processes cause a new decision
+FRESH_SECONDS: Final = (
+    60.0  # if the last answer of the store is older, a decision is made again if the store has new events
+)
 LOOK_SECONDS: Final = 10.0  # pause between two checks for a new model and planned changes in the store
 
 
 class SharedTracker:
     """Reads the learned facts of callers and learns from decisions, together with all processes that use the same
-    store. `counts` has the number of alarms in this process, by fact, and `damaged` the damaged callers that it met."""
+    store. `counts` has the number of alarms in this process, by fact, and `damaged` the damaged callers that it found.
+    """
 
     def __init__(self, store: BehaviorStore) -> None:
         self.counts = dict.fromkeys(ALARM_FACTS, 0)
@@ -205,7 +208,9 @@ class SharedTracker:
             known = self._callers.get(key)
             base = number = 0
             packed, strict = b"", False
-            is_ordered = settings.automaton is not None and reading.serial > 0  # no call before this one may be missed
+            is_ordered = (
+                settings.automaton is not None and reading.serial > 0
+            )  # the state of the order depends on every earlier call
             if is_ordered and (known is None or known.row.serial != reading.serial):
                 number, strict = reading.serial, True
             elif known is not None:

@@ -69,8 +69,8 @@ class SharedReleases:
         self.ends, self._number, self._raw, self._known, self._refused = {}, 0, b"", {}, ""
 
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
-        """Return the settings of a class at a time, at which a planned change may apply. A change whose end is further
-        away than the longest one was planned with a wrong clock, and does not apply yet."""
+        """Return the settings of a class at a time, at which a planned change may apply. A change that ends later than
+        MAX_RELEASE from this time was planned with a wrong clock, and does not apply yet."""
         if not self.ends:
             return settings
         end = self.ends.get(group, 0)

@@ -38,13 +38,13 @@ class StoredRequests:
         with self._sending:
             with self._lock:
                 taken, self._new = self._new, RecentRequests()
-            self._waiting += [(day, sign_document(part, keys.requests)) for day, part in self._packed(taken)]
+            self._waiting += [(day, sign_document(part, keys.requests)) for day, part in self._pack_days(taken)]
             del self._waiting[:-MAX_WAITING]
             while self._waiting:
                 self._store.add_requests(*self._waiting[0], now)
                 del self._waiting[0]
 
-    def _packed(self, taken: RecentRequests) -> Iterator[tuple[int, bytes]]:
+    def _pack_days(self, taken: RecentRequests) -> Iterator[tuple[int, bytes]]:
         """Yield the parts of the days, at most MAX_DAY_EVENTS requests of each day."""
         for day, requests in taken.days.items():
             sent = self._sent.get(day, 0)

@@ -32,7 +32,7 @@ NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 CLAMPED: Final = 1
 RELEASED: Final = 2
-# Of a decision or, with the outcome FAILED, of a report: its time, the class, the tags of the endpoint and the run, the
+# A decision or, with the outcome FAILED, a report of a failure: its time, the class, the tags of the endpoint and the run, the
 # outcome, the sum of CLAMPED and RELEASED, the structure of the payload, and the letter of the declared order of calls.
 CallerMoment: TypeAlias = tuple[int, str, int, int, int, int, int, int]
 
@@ -88,8 +88,8 @@ class BehaviorState:
     """The rows of callers and the model. It is not thread-safe.
 
     A new model is learned at the first event of each day, from the rows at that moment, so that folding the same events
-    again gives the same models. If there are too many callers, the least recently active one that is not ready
-    makes room, so that a flood of new keys does not displace callers that are ready. One agent has at most
+    again gives the same models. If there are too many callers, the least recently active one that is not ready is
+    dropped, so that a flood of new keys does not displace callers that are ready. One agent has at most
     `most_instances` callers.
     """
 
@@ -109,14 +109,14 @@ class BehaviorState:
         self.rows = {}
         self.model, self.tagger, self.learns = model, tagger, learns
         self.members = MemberKeys(tagger.derive_key(b"members"))
-        self.requests = RecentRequests()  # those in which groups are searched
+        self.requests = RecentRequests()  # the requests in which groups are searched
         self._most, self._most_instances, self.tags = most, most_instances, tags
         self.learned_day = model.content.made // DAY
         self._versions: dict[Caller, Caller] | None = None  # of each caller, the most recently active version
         self.releases: Mapping[str, int] = {}  # until when a change of a class is planned, in milliseconds
         self.searched_day = model.content.grouped  # the day of the latest search, also if it failed
         self.searches = True  # whether `fold` searches groups: not after a search that failed
-        self.searches_inline = False  # whether `snapshot` does, too: other threads have no virtual clock
+        self.searches_inline = False  # whether `snapshot` also searches groups, because the clock is virtual
 
     @property
     def rows(self) -> dict[Caller, CallerRow]:
@@ -139,7 +139,7 @@ class BehaviorState:
         return len(self._rows)
 
     def settings_at(self, settings: ProfileSettings, group: str, at: int) -> ProfileSettings:
-        """Return the settings of a class at a time: a planned change may be under way."""
+        """Return the settings of a class at a time: a planned change may apply then."""
         if not self.releases or at >= self.releases.get(group, 0):
             return settings
         return settings.release()
@@ -180,7 +180,8 @@ class BehaviorState:
     def snapshot(
         self, caller: Caller, group: str, tags: RequestTags, at: int, settings_of: SettingsOf
     ) -> CallerSnapshot:
-        """Return the facts of a request, and what they were read from; learn a model before if it is due."""
+        """Return the facts of a request, with the row and the model from which they were read. Before that, learn a
+        model if one is due."""
         if at // DAY != self.learned_day:
             self.learn_if_due(at, settings_of)
         settings = settings_of(group)
@@ -270,7 +271,7 @@ class BehaviorState:
             self._keep(caller, name, row, settings)
 
     def has_room(self, callers: int) -> bool:
-        """Return whether so many new callers need not make room for each other."""
+        """Return whether this number of new callers can be added without dropping a caller."""
         return len(self._rows) + callers <= self._most
 
     def sort_latest(self, callers: Iterable[Caller]) -> None:
@@ -291,7 +292,7 @@ class BehaviorState:
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
-        """Return the first row of a caller. Its most recently active version is a start, if it has one."""
+        """Return the first row of a caller. The row of a new version is derived from the most recently active version."""
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:
@@ -325,7 +326,7 @@ class BehaviorState:
                 self._versions = None
 
     def _new_caller(self, caller: Caller, group: str, row: BehaviorRow) -> CallerRow:
-        """Return what is kept of a new caller, after making room for it."""
+        """Return the entry of a new caller, after dropping another caller if there is no room."""
         agent = caller.issuer, caller.agent
         self._make_room(self._instances.get(agent, {}))
         known = CallerRow(group, row)
@@ -384,13 +385,13 @@ class BehaviorState:
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 
     def is_search_due(self, at: int) -> bool:
-        """Return whether groups were not searched on this day yet. A request of the day before comes late, and starts
-        no search."""
+        """Return whether groups were not searched on this day yet. A late request, from the day before, starts no
+        search."""
         return all(begins_day(at // DAY, day) for day in (self.model.content.grouped, self.searched_day))
 
     def search_groups(self, at: int, ready: Mapping[tuple[str, str], int] | None = None) -> None:
         """Search groups in the requests of the last days, before the day of a time. `ready` has the time since which
-        each agent is ready, if the rows are elsewhere. If the search fails, the groups stay."""
+        each agent is ready, if the rows are elsewhere. If the search fails, the groups do not change."""
         day = at // DAY
         if ready is None:
             ready = first_ready((caller, found.row.ready_day) for caller, found in self._rows.items())

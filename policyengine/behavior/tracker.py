@@ -107,8 +107,8 @@ class BehaviorTracker:
     # ── Operators ─────────────────────────────────────────────────────────────────────────────
 
     def follow_operators(self, folder: BehaviorFolder) -> None:
-        """Do what operators ask for in the folder: planned changes, and callers to forget. Files that cannot be used
-        are ignored, and logged once. Raises OSError."""
+        """Apply the files of operators in the folder: planned changes, and requests to forget callers. Files that
+        cannot be used are ignored, and logged once. Raises OSError."""
         try:
             self.state.releases, self._refused = release_ends(load_releases(folder)), ""
         except BehaviorFolderError as error:
@@ -179,8 +179,9 @@ class BehaviorTracker:
                 )  # fmt: skip
 
     def _may_save(self, folder: BehaviorFolder) -> bool:
-        """Return whether this process saves. If another one does, what this process learns is lost with it. When that
-        one has ended, this process continues with what it saved. Raises OSError and BehaviorFolderError."""
+        """Return whether this process saves. While another process saves, everything that this process learns is lost
+        when this process ends. Once the other process has ended, this process continues with what the other process
+        saved. Raises OSError and BehaviorFolderError."""
         if self._saves < 0:
             self._saves = folder.lock()
             if self._saves >= 0:
@@ -194,7 +195,7 @@ class BehaviorTracker:
         return self._saves >= 0
 
     def _continue(self, folder: BehaviorFolder) -> None:
-        """Continue with what another process saved, in place of what this one learned meanwhile."""
+        """Continue with what another process saved, and discard what this process learned in the meantime."""
         model = folder.latest_model()
         rows = folder.load_rows(model.content.serial)
         with self._lock:
@@ -212,7 +213,7 @@ class BehaviorTracker:
             self._saved_model, self.learner.has_changed = model.content.serial, True  # the rows name the model
         if self.learner.has_changed:
             self.learner.has_changed = False
-            folder.save_rows(self._packed_rows(), len(self.state.rows), model.content.serial)
+            folder.save_rows(self._pack_rows(), len(self.state.rows), model.content.serial)
 
     def _learn_model(self) -> None:
         """Learn a model from copies of the rows, if a day has begun since the last one."""
@@ -220,7 +221,7 @@ class BehaviorTracker:
         last = max((found.row.level_at for found in list(state.rows.values())[-1:]), default=0)
         if state.learns or settings_of is None or not state.is_due(last):
             return
-        rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._packed_rows())
+        rows = ((saved.caller, saved.group, unpack_row(saved.packed)) for saved in self._pack_rows())
         model = learn_model(rows, settings_of, last, state.model.content.serial + 1, state.tags, state.model)
         with self._lock:
             state.model, state.learned_day = model, last // DAY
@@ -228,8 +229,8 @@ class BehaviorTracker:
     # ── Groups ────────────────────────────────────────────────────────────────────────────────
 
     def _forget_future_requests(self) -> None:
-        """Forget requests that were dated later than the day after the latest decision, because the clock was wrong
-        meanwhile: the requests of the real days would be too early beside them."""
+        """Forget requests that were dated later than the day after the latest decision, because the clock was wrong.
+        Otherwise requests with the right date would count as too early."""
         latest = self.learner.latest
         if latest is not None:
             with self._lock:
@@ -286,8 +287,8 @@ class BehaviorTracker:
             file.replace(folder, packed_days(days, {}, counts))
         self._recent, self._recorded = file, counts
 
-    def _packed_rows(self) -> Iterator[SavedRow]:
-        """Yield every row as it is at some moment of the call. Decisions wait for a chunk at most."""
+    def _pack_rows(self) -> Iterator[SavedRow]:
+        """Yield every row, packed as it is at some moment of the call. Decisions wait for at most one chunk."""
         with self._lock:
             callers = list(self.state.rows)
         for begin in range(0, len(callers), CHUNK):

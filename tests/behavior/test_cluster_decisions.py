@@ -159,7 +159,7 @@ def test_a_search_that_fails_is_logged_and_leaves_the_groups(monkeypatch, caplog
     [record] = caplog.records
     assert record.message == (
         "callers that move as one cannot be found: groups are found with numpy, `pip install policyengine[behavior]`; "
-        "groups that are known stay"
+        "known groups are kept"
     )
     assert record.event == "behavior_groups_missing"
 

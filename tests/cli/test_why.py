@@ -306,4 +306,6 @@ def test_why_says_that_the_log_lacks_requests_of_the_run(run, odd_run, tmp_path)
     short = tmp_path / "short.jsonl"
     short.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[-2:]))
     ended = run("why", last.id, policy, "--log", short)
-    assert ", at request 2 of its run in this log, which does not have all of them: it rose most" in ended.out
+    assert (
+        ", at request 2 of its run in this log, which does not have all requests of the run: it rose most" in ended.out
+    )

@@ -27,15 +27,16 @@ class DayStart(NamedTuple):
 
 
 class DayStarts:
-    """Finds the starts of days, as decisions are added in their order to what a state contains. Groups are searched if
-    `groups` is true."""
+    """Finds the first decision of each day among decisions that follow the content of a state and are added in their
+    order. Groups are searched if `groups` is true."""
 
     def __init__(self, state: BehaviorState, groups: bool) -> None:
         self._learned, self._searched, self._groups = state.learned_day, state.model.content.grouped, groups
         self._day = -1  # of the latest decision
 
     def add(self, at: int) -> DayStart | None:
-        """Add a decision at a time in milliseconds. Return the start of a day if the decision is one."""
+        """Add a decision at a time in milliseconds. Return a DayStart if a model is learned, or groups are searched,
+        before the decision; otherwise None."""
         day = at // DAY
         if day == self._day:
             return None
@@ -59,9 +60,9 @@ class DayPlaces(NamedTuple):
 
 
 def start_places(days: Iterable[DayPlaces], latest: int) -> list[tuple[int, int]] | None:
-    """Return the places and times of the decisions that begin a day after a model was learned, or groups were
-    searched, on the day `latest`. Return None if a decision is so much earlier than one before it that it begins a day
-    again: the days do not say which."""
+    """Return the places and times of the decisions that begin a day after a model was learned, or groups were searched,
+    on the day `latest`. Return None if a decision is so much earlier than a decision before it that it begins its day
+    again, because `days` does not contain the place of such a decision."""
     found: list[tuple[int, int]] = []
     ordered = sorted(days)
     for day in sorted(ordered, key=lambda each: each.first):
@@ -71,7 +72,9 @@ def start_places(days: Iterable[DayPlaces], latest: int) -> list[tuple[int, int]
             latest = day.day
             found.append((day.first, day.at))
     numbers = [day.day for day in ordered]
-    firsts = list(accumulate((day.first for day in reversed(ordered)), min))[::-1]  # of a day and of all later ones
+    firsts = list(accumulate((day.first for day in reversed(ordered)), min))[
+        ::-1
+    ]  # the first place of a day and of all later days
     for day in ordered:
         later = bisect_left(numbers, day.day + 2)
         if later < len(firsts) and firsts[later] < day.last:

@@ -1,4 +1,4 @@
-"""Folds many events together: those of one agent after the other, which takes less time than in their order."""
+"""Folds events in batches, agent by agent, which takes less time than folding them in their order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LearnedEvent: TypeAlias = BehaviorEvent | FailureReport
 
 
 class EventQueue:
-    """Events that are folded into a state together, with the same result as if each is folded when it is added. At the
-    first decision of a day, a model is learned and, if policies read groups, groups are searched."""
+    """A queue of events that are folded into a state together, with the same result as if each were folded when it is
+    added. At the first decision of a day, a model is learned and, if policies read groups, groups are searched."""
 
     def __init__(self, state: BehaviorState, settings_of: SettingsOf) -> None:
         self._state, self._settings_of = state, settings_of
-        self._events: list[tuple[Caller, CallerMoment]] = []  # in order
+        self._events: list[tuple[Caller, CallerMoment]] = []  # in the order in which they were added
         self._groups = settings_of("").groups
         self._starts = DayStarts(state, self._groups)
 
@@ -46,7 +46,7 @@ class EventQueue:
         if self._state.has_room(len({caller for caller, _ in events})):
             self._fold_agents(events)
             return
-        for caller, moment in events:  # the order of callers determines which of them make room
+        for caller, moment in events:  # the order of callers determines which of them are dropped
             self._state.fold_run(caller, (moment,), self._settings_of)
 
     def _fold_agents(self, events: list[tuple[Caller, CallerMoment]]) -> None:
@@ -61,7 +61,7 @@ class EventQueue:
 
 
 def moment_of(event: LearnedEvent, tagger: Tagger) -> CallerMoment:
-    """Return an event without its caller."""
+    """Return the content of an event, apart from its caller."""
     if isinstance(event, FailureReport):
         return event.at, "", 0, 0, FAILED, 0, 0, 0
     at, _, group, endpoint, run, outcome, clamped, released, shape, letter = event

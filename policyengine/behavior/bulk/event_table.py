@@ -20,7 +20,7 @@ from policyengine.behavior.state import CLAMPED, MAX_CALLERS, RELEASED, CallerMo
 from policyengine.install_hints import install_command
 
 TEMPORARY: Final = "policyengine-events-"  # prefix of the name of the private folder
-DATABASE_BYTES: Final = 512 * 2**20  # of memory that DuckDB uses; beyond it, it uses files in the private folder
+DATABASE_BYTES: Final = 512 * 2**20  # of memory that DuckDB uses; beyond that, DuckDB uses files in the private folder
 BATCH: Final = 131_072  # events that are inserted together
 READ: Final = 524_288  # events that are read together; an agent with more events is read alone
 # Columns with the types of numpy and of DuckDB: the number of days that began before the event (DayStart), and the
@@ -103,8 +103,8 @@ class EventTable:
         self._packed.clear()
 
     def runs(self, starts: int) -> Iterator[tuple[Caller, Iterator[CallerMoment]]]:
-        """Yield the events after this number of starts, agent by agent, in order: those of one caller that follow each
-        other, with the caller. Read each run before the next one."""
+        """Yield runs of consecutive events of one caller, each with the caller: the events after this number of starts
+        of days, agent by agent, in order. Read each run before the next run."""
         if self._packed:
             self._insert()
         callers, classes = list(self._callers), list(self._classes) or [""]
@@ -137,8 +137,8 @@ class EventTable:
         return zip(*(found[name].tolist() for name in READ_COLUMNS), strict=True)
 
     def requests(self, starts: int) -> Iterator[tuple[int, Caller, int, int, int]]:
-        """Yield the decisions after this number of starts, in order: the time, the caller, the tags of the endpoint and
-        the run, and the outcome."""
+        """Yield the decisions after this number of starts of days, in order: the time, the caller, the tags of the
+        endpoint and the run, and the outcome."""
         callers, execute = list(self._callers), self._connection.execute
         bounds = "SELECT coalesce(min(place), 0), coalesce(max(place), -1) FROM events WHERE starts = $1"
         first, last = execute(bounds, [starts]).fetchone()
@@ -167,5 +167,5 @@ def check_duckdb() -> None:
 def too_many_callers() -> BulkError:
     return BulkError(
         f"the logs have more than {MAX_CALLERS:,} callers",
-        "learn with `--on thread`, which drops the callers that were not active for longest",
+        "learn with `--on thread`, which drops the callers that have been inactive for the longest time",
     )

@@ -16,7 +16,7 @@ from policyengine.behavior.log_events import EventGap, FailureReport
 from policyengine.behavior.state import DAY
 
 MAX_DISTANCE: Final = 100_000  # lines after which a repetition or a report is not recognized any more
-NANOSECONDS: Final = 1_000  # of a microsecond
+NANOSECONDS: Final = 1_000  # in a microsecond
 
 
 @dataclass(slots=True)
@@ -107,10 +107,10 @@ class DecisionWindow:
     def __init__(self) -> None:
         self._recent: dict[str, tuple[int, Caller | None]] = {}
         self._older: dict[str, tuple[int, Caller | None]] = {}
-        self._turn = 0  # the position from which recent decisions are older ones
+        self._turn = 0  # the position at which the recent decisions become the older ones
 
     def add(self, id: str, position: int, caller: Caller | None) -> bool:
-        """Add a decision. Return False, and change nothing, if it was added in the last lines."""
+        """Add a decision. Return False, and change nothing, if it was already added within the last MAX_DISTANCE lines."""
         if position >= self._turn:
             self._older, self._recent, self._turn = self._recent, {}, position + MAX_DISTANCE
         found = self._recent.get(id) or self._older.get(id)
@@ -120,8 +120,8 @@ class DecisionWindow:
         return True
 
     def take(self, id: str, position: int) -> Caller | None:
-        """Return the caller of a decision, once; None if the decision was not allowed or not added in the last
-        lines."""
+        """Return the caller of a decision, once; None if the decision was not allowed, or not added within the last
+        MAX_DISTANCE lines."""
         for decisions in (self._recent, self._older):
             found = decisions.get(id)
             if found is not None:

@@ -34,7 +34,7 @@ from policyengine.behavior.reader import FAILED_STATUS, OUTCOMES, UNIDENTIFIED, 
 from policyengine.clock import epoch_microseconds
 
 DECIDE: Final = "decide"
-TIME_LENGTH: Final = 27  # of 2026-06-01T09:00:00.000000Z
+TIME_LENGTH: Final = 27  # characters of 2026-06-01T09:00:00.000000Z
 MAX_MINUTES: Final = 4_096  # cached times
 MINUTE: Final = 60_000_000  # microseconds
 MAX_CALLERS: Final = 65_536  # cached callers
@@ -43,8 +43,8 @@ UNIDENTIFIED_GATES: Final = frozenset(map(str, UNIDENTIFIED))
 
 
 class LearnedDecision(NamedTuple):
-    """A decision at a `time` in microseconds since 1970, with its event; without one, `gap` says why not, if that is
-    reported."""
+    """A decision at a `time` in microseconds since 1970. `event` is None if nothing is learned from the decision; then
+    `gap` is the reason, if reports count it."""
 
     time: int
     id: str
@@ -149,8 +149,8 @@ class LearnedMembers(Struct):
 
 
 class LineDecoder:
-    """Decodes lines. With policies (`reader`), lines of other policies are parsed completely; `revision` is that of the
-    policies."""
+    """Decodes lines. With policies (`reader`), lines of other policies are parsed completely; `revision` is the
+    revision of the policies."""
 
     def __init__(self, reader: BehaviorReader | None, revision: str = "") -> None:
         self._reader, self._revision = reader, revision
@@ -213,7 +213,7 @@ class LineDecoder:
         return bool(logged.letter) or not reader.classes.profile_of(logged.group).steps
 
     def _time(self, text: str) -> int:
-        """Return a time as logs write it in microseconds since 1970. Raises ValueError."""
+        """Return the microseconds since 1970 of a time in the format of logs. Raises ValueError."""
         if len(text) != TIME_LENGTH or text[10] != "T" or text[16] != ":" or text[19] != "." or text[26] != "Z":
             raise ValueError("the time has another format")
         minute, rest = text[:16], text[17:19] + text[20:26]

@@ -19,8 +19,9 @@ KEPT_MESSAGES: Final = 3
 
 
 class LogSplit(Struct, frozen=True, array_like=True):
-    """A part of a log: the number of the log, the number of the part in the log, the file as it was named and with its
-    folders, and the bytes in which its lines begin. A compressed or packed file is one part that ends at WHOLE."""
+    """A part of a log: the number of the log, the number of the part in the log, the file (`named` is its path as
+    given, `path` its absolute path), and the range of bytes in which the lines of the part begin. A compressed or
+    packed file is one part that ends at WHOLE."""
 
     log: int
     number: int
@@ -31,7 +32,7 @@ class LogSplit(Struct, frozen=True, array_like=True):
 
 
 class SplitNotes(Struct, array_like=True):
-    """The number of lines of a part, how many of them were skipped, and the first messages about these."""
+    """The number of lines of a part, how many of them were skipped, and the first messages about skipped lines."""
 
     lines: int = 0
     skipped: int = 0
@@ -59,7 +60,7 @@ def split_file(file: Path, size: int) -> list[tuple[int, int]]:
 
 
 class RangeStream:
-    """The lines of a file that begin in a range of bytes. `lines` counts those that were begun."""
+    """The lines of a file that begin in a range of bytes. `lines` counts the lines of which at least a piece was read."""
 
     def __init__(self, file: ByteStream, start: int, end: int) -> None:
         self._file, self._place, self._end, self._in_line = file, start, end, False
@@ -94,13 +95,13 @@ def read_split(split: LogSplit, decoder: LineDecoder, notes: SplitNotes) -> Iter
         yield from decode_lines(read_lines(Path(split.path), tell), named, decoder, tell)
         return
     with open(split.path, "rb") as file:
-        stream = RangeStream(file, begin_of_lines(file, split.start), split.end)
+        stream = RangeStream(file, seek_line(file, split.start), split.end)
         yield from decode_lines(bounded_lines(stream, named, tell), named, decoder, tell)
         notes.lines = stream.lines
 
 
-def begin_of_lines(file: IO[bytes], start: int) -> int:
-    """Move a file to the first line that begins at a byte or after it, and return its place."""
+def seek_line(file: IO[bytes], start: int) -> int:
+    """Move a file to the first line that begins at the offset `start` or after it, and return the offset of that line."""
     place = max(start - 1, 0)
     file.seek(place)
     while start and (piece := file.readline(PIECE_BYTES)):

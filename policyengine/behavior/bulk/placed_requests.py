@@ -62,8 +62,8 @@ class PlacedDay:
         return self.places, self.times, self.endpoints, self.runs
 
     def sort(self) -> None:
-        """Sort the requests by their places, and leave out those that are too many: of each agent, and of the day. An
-        agent has the number of its first place."""
+        """Sort the requests by their places, and drop requests beyond the limit of each agent and of the day. Agents
+        are numbered in the order of their first requests."""
         agents, names = dict[AgentName, int](), list(self.agents)
         counts = [0] * len(names)
         chosen, numbers = array("I"), array("I")
@@ -92,7 +92,7 @@ class PlacedDay:
 class PlacedRequests:
     """Collects requests, with the same limits as RecentRequests.
 
-    `merge` is associative, empty requests change nothing, and the result does not depend on how agents are distributed
+    `merge` is associative, empty requests change nothing, and the result depends neither on how agents are distributed
     nor on the order in which requests are merged.
     """
 
@@ -144,7 +144,7 @@ class PlacedRequests:
         self._merge_day(day, found)
 
     def add_to(self, requests: RecentRequests) -> None:
-        """Add all requests to those before them."""
+        """Add all requests to `requests`, which contains earlier requests."""
         for day in sorted(self._days):
             self._days[day].sort()
             for part in self._days[day].parts(day):

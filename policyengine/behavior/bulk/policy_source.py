@@ -10,8 +10,8 @@ from policyengine.behavior.state import BehaviorState
 
 
 class PolicySource(Protocol):
-    """The settings of classes, and the reader of requests, which is None without policies. `revision` is that of the
-    policies; empty without."""
+    """The settings of classes, and the reader of requests, which is None without policies. `revision` is the revision
+    of the policies; empty without policies."""
 
     @property
     def revision(self) -> str: ...

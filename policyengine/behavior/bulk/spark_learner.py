@@ -46,7 +46,7 @@ from policyengine.behavior.row import pack_row, unpack_row
 from policyengine.behavior.state import DAY, MAX_CALLERS, BehaviorState, CallerRow
 
 FIRST: Final = -(2**62)
-BLOCK_BITS: Final = 33  # of a number of `monotonically_increasing_id` for the place in its partition
+BLOCK_BITS: Final = 33  # low bits of a `monotonically_increasing_id`, which are the place in the partition
 PLACED: Final = ["agent", "kind", "place", "data"]
 LINES_OF: Final = ["agent", "kind", "place", "at", "data"]
 WHOLE_BYTES: Final = 64 * 2**20  # assumed size of a compressed or packed file
@@ -67,7 +67,7 @@ def learn_on_spark(
 
 
 class SparkLearner:
-    """Learns into a state with a session of Spark. Everything that is computed once is kept by Spark until the end."""
+    """Learns into a state with a session of Spark, which keeps intermediate results until the end."""
 
     def __init__(self, session: Any, setup: WorkerSetup, state: BehaviorState) -> None:
         self._session, self._setup, self._state = session, setup, state
@@ -77,7 +77,7 @@ class SparkLearner:
         size = sum(WHOLE_BYTES if split.end == WHOLE else split.end - split.start for split in splits)
         self._partitions = max(self._session.sparkContext.defaultParallelism, size // SPLIT_BYTES)
         self._session.conf.set("spark.sql.shuffle.partitions", str(self._partitions))
-        events = self._filter(self._with_agents(self._in_order(self._read(splits), splits, tell)), now)
+        events = self._filter(self._with_agents(self._order_lines(self._read(splits), splits, tell)), now)
         tally = LogTally()
         for row in events.where(f"kind = {SUMS}").collect():
             tally.merge(msgspec.msgpack.decode(row.data, type=LogTally))
@@ -92,9 +92,9 @@ class SparkLearner:
         parts = self._session.createDataFrame(packed, "data binary").repartition(max(len(splits), 1))
         return parts.mapInArrow(partial(read_lines_of, setup=self._setup), LINE_COLUMNS).persist()
 
-    def _in_order(self, lines: Any, splits: Sequence[LogSplit], tell: Report) -> Any:
+    def _order_lines(self, lines: Any, splits: Sequence[LogSplit], tell: Report) -> Any:
         """Return the lines with their places in the order of times, as `heapq.merge` orders lines of several logs: a
-        line that is earlier than one before it in its log follows directly."""
+        line that is earlier than a line before it in its log directly follows the line before it."""
         from pyspark.sql import functions as F
 
         notes = {(row.log, row.part): row for row in lines.where(f"kind = {NOTES}").collect()}
@@ -168,14 +168,14 @@ class SparkLearner:
         state.learned_day = at // DAY
 
     def _add_requests(self, folded: Any) -> None:
-        """Add the requests of all processes, in the order of the logs, to those of the days before."""
+        """Add the requests of all processes, in the order of the logs, to those of earlier days."""
         requests = PlacedRequests()
         for row in folded.where(f"kind = {REQUESTS}").toLocalIterator():
             requests.merge_packed(row.data)
         requests.add_to(self._state.requests)
 
     def _search_groups(self, folded: Any, at: int) -> None:
-        """Search groups, with the agents of all processes that are ready."""
+        """Search groups, with the ready agents of all processes."""
         ready = FirstReady()
         for row in folded.where(f"kind = {READY}").toLocalIterator():
             ready.merge_packed(row.data)
@@ -210,7 +210,7 @@ class SparkLearner:
             found.append((place, first.at))
 
     def _first_rows(self) -> Any:
-        """Return the rows of the state, which precede all others in its order."""
+        """Return the rows of the state, in its order, with places before those of all events."""
         rows = self._state.rows
         packed = [
             (agent_key(caller), ROW, place - len(rows), NO_TIME,

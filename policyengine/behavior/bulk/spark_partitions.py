@@ -29,7 +29,7 @@ from policyengine.behavior.state import BehaviorState, CallerMoment, CallerRow, 
 # The kinds of rows.
 DECISION, OUTCOME, NOTES = 0, 1, 2
 ROW, EVENT, SUMS, REQUESTS, READY = 0, 1, 2, 3, 4
-NO_TIME: Final = -1  # of a report, for which no model is learned
+NO_TIME: Final = -1  # in place of the time of a report, because reports do not start learning
 BATCH: Final = 10_000  # rows of an Arrow batch
 LINE_COLUMNS: Final = "log int, part int, line long, top long, kind int, id string, agent string, data binary"
 EVENT_COLUMNS: Final = "agent string, kind int, place long, at long, data binary"
@@ -93,7 +93,7 @@ _DECODE_ROW: Final = msgspec.msgpack.Decoder(PackedRow).decode
 
 
 class WorkerSetup(NamedTuple):
-    """The things that each process needs: the function that loads policies from their paths, and the key of tags."""
+    """What each process needs: the function that loads policies from their paths, and the key of tags."""
 
     load: Callable[[tuple[str, ...]], PolicySource]
     paths: tuple[str, ...]
@@ -137,7 +137,8 @@ def split_rows(split: LogSplit, decoder: LineDecoder) -> Iterator[tuple[Any, ...
 
 
 def line_columns(line: LearnedLine) -> tuple[int, str, str | None]:
-    """Return the kind, the id and the agent of a line. Without a caller, lines with the same id are of one agent."""
+    """Return the kind, the id and the agent of a line. The lines of a decision without an event, which has no caller,
+    count as those of one agent, named after the id."""
     if isinstance(line, LoggedOutcome):
         return OUTCOME, line.decision, None
     return DECISION, line.id, f"#{line.id}" if line.event is None else agent_key(line.event.caller)
@@ -171,8 +172,8 @@ def filtered_rows(
 
 
 class FoldStep(NamedTuple):
-    """Events are folded with the model of which this is the `payload`; then the sums of a model at the time `until` are
-    computed."""
+    """A step of folding: `payload` is the encoded model with which events are folded, and `until` the time at which the
+    next model is learned from the sums."""
 
     payload: bytes
     until: int
@@ -180,8 +181,8 @@ class FoldStep(NamedTuple):
 
 def fold_rows(batches: Batches, setup: WorkerSetup, step: FoldStep) -> Iterator[Any]:
     """Convert rows and then events of each agent (as EVENT_COLUMNS, sorted by agent, kind and place) to the rows after
-    these events, and then the sums; if policies read groups, also the requests of the events, and since when agents are
-    ready."""
+    these events, and then the sums; if policies read groups, also to the requests of the events, and to the days since
+    which agents are ready."""
     return to_batches(folded_rows(rows_of(batches), setup, step), EVENT_COLUMNS)
 
 

@@ -52,7 +52,7 @@ def find_candidates(events: OrderedEvents, slot: int) -> CandidatePairs:
     pairs = words[is_new(words)] >> MINUTE_BITS
     del words
     starts = np.flatnonzero(is_new(pairs))
-    return strongest(events, pairs[starts], np.diff(starts, append=len(pairs)), min(limits))
+    return select_candidates(events, pairs[starts], np.diff(starts, append=len(pairs)), min(limits))
 
 
 def tokens_of(events: OrderedEvents, slot: int, offset: int) -> tuple[Numbers, Numbers]:
@@ -99,8 +99,9 @@ def shared_minutes(tokens: Numbers, callers: Numbers, sizes: Numbers, limit: int
     return words
 
 
-def strongest(events: OrderedEvents, pairs: Numbers, common: Numbers, token_callers: int) -> CandidatePairs:
-    """Return the candidates among the pairs, at most MAX_CANDIDATES."""
+def select_candidates(events: OrderedEvents, pairs: Numbers, common: Numbers, token_callers: int) -> CandidatePairs:
+    """Return the pairs to compare exactly, at most MAX_CANDIDATES, those with the most common minutes relative to
+    chance first."""
     first, second = (pairs >> CALLER_BITS).astype(np.int64), (pairs & CALLER_MASK).astype(np.int64)
     runs = np.maximum(events.runs_of[first], events.runs_of[second])
     chance = events.minutes_of[first] * events.minutes_of[second] / max(events.minutes, 1)

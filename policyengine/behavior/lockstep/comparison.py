@@ -102,8 +102,8 @@ class PairComparison:
 
     def _compare_part(self, first: Numbers, second: Numbers, within: int) -> PairColumns:
         lookups = self._lookups(first, second)
-        found = self._shared(lookups, 0, within)
-        common = self._common_runs(lookups, found, len(first))
+        found = self._find_shared(lookups, 0, within)
+        common = self._count_common_runs(lookups, found, len(first))
         least = LEAST_SHARE * np.maximum(self._runs_of[first], self._runs_of[second])
         likely = np.flatnonzero((common >= LEAST_COMMON) & (common >= least))
         lookups, found = select_pairs(lookups, found, likely)
@@ -111,14 +111,14 @@ class PairComparison:
         period = self._period(lookups, found, len(first), 2 * within)
         explained = np.zeros(len(first), np.int64)
         for shift in (*(np.full(len(first), one) for one in PERIODS), period, -period):
-            explained = np.maximum(explained, self._common_at(lookups, shift, within, len(first)))
+            explained = np.maximum(explained, self._count_common_runs_at(lookups, shift, within, len(first)))
         real = common - explained
         sure = np.flatnonzero((explained <= MAX_EXPLAINED * common) & (real >= LEAST_COMMON) & (real >= least))
         lookups, found = select_pairs(lookups, found, sure)
         chance = np.ones(len(sure))
         for lag in LAGS:
-            chance += self._common_at(lookups, np.full(len(sure), lag), within, len(sure))
-        lags, confirmed = self._lags(lookups, found, len(sure)), self._confirmed(lookups, found, len(sure))
+            chance += self._count_common_runs_at(lookups, np.full(len(sure), lag), within, len(sure))
+        lags, confirmed = self._lags(lookups, found, len(sure)), self._find_confirmations(lookups, found, len(sure))
         return PairColumns(first[sure], second[sure], real[sure], chance / len(LAGS), lags, confirmed)
 
     def _lookups(self, first: Numbers, second: Numbers) -> Lookups:
@@ -132,8 +132,8 @@ class PairComparison:
         counts = self._lengths[uses]
         return Lookups(np.repeat(pairs, counts), ranges(self._starts[uses], counts), np.repeat(places, counts))
 
-    def _shared(self, lookups: Lookups, shift: int | Numbers, within: int) -> SharedRequests:
-        """Return the requests for which the other caller has one at the shifted time."""
+    def _find_shared(self, lookups: Lookups, shift: int | Numbers, within: int) -> SharedRequests:
+        """Return the requests for which the other caller has a request at the shifted time."""
         least = (lookups.uses << TIME_BITS) + self._times[lookups.events] + (shift + (BASE - within))
         places = np.searchsorted(self._keys, least)
         shared = self._keys[np.minimum(places, len(self._keys) - 1)] <= least + 2 * within
@@ -141,14 +141,14 @@ class PairComparison:
         rows = np.flatnonzero(shared)
         return SharedRequests(rows, places[rows])
 
-    def _common_at(self, lookups: Lookups, shifts: Numbers, within: int, count: int) -> Numbers:
+    def _count_common_runs_at(self, lookups: Lookups, shifts: Numbers, within: int, count: int) -> Numbers:
         """Return the number of common runs of each pair at its shift; 0 if the shift is 0."""
-        found = self._shared(lookups, shifts[lookups.pairs], within)
-        return np.where(shifts == 0, 0, self._common_runs(lookups, found, count))
+        found = self._find_shared(lookups, shifts[lookups.pairs], within)
+        return np.where(shifts == 0, 0, self._count_common_runs(lookups, found, count))
 
-    def _common_runs(self, lookups: Lookups, found: SharedRequests, count: int) -> Numbers:
-        """Return the number of common runs of each pair: of runs of the first, of runs of the second, or of minutes,
-        whichever is the smallest."""
+    def _count_common_runs(self, lookups: Lookups, found: SharedRequests, count: int) -> Numbers:
+        """Return the number of common runs of each pair: the smallest of the numbers of runs of the first caller, of
+        runs of the second caller, and of minutes."""
         pairs, events = lookups.pairs[found.lookups], lookups.events[found.lookups]
         values = self._runs[events], self._runs[found.others], self._times[events] // MINUTE
         counts = [np.bincount(distinct(pairs, value)[0], minlength=count) for value in values]
@@ -169,8 +169,9 @@ class PairComparison:
         pairs, events = lookups.pairs[found.lookups], lookups.events[found.lookups]
         return medians(pairs, self._times[found.others] - self._times[events], count)
 
-    def _confirmed(self, lookups: Lookups, found: SharedRequests, count: int) -> Numbers:
-        """Return the time of the last of the first LEAST_COMMON minutes of each pair; each pair has as many."""
+    def _find_confirmations(self, lookups: Lookups, found: SharedRequests, count: int) -> Numbers:
+        """Return the time of the LEAST_COMMON-th common minute of each pair. Every pair must have at least LEAST_COMMON
+        common minutes."""
         minutes = self._times[lookups.events[found.lookups]] // MINUTE
         pairs, minutes = distinct(lookups.pairs[found.lookups], minutes)
         starts = np.searchsorted(pairs, np.arange(count))

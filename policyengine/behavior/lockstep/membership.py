@@ -18,7 +18,7 @@ class GroupMembers(NamedTuple):
 
 
 class EarlierMember(NamedTuple):
-    """The earlier group in which a caller shares limits, and the time since when there was evidence."""
+    """The earlier group in which a caller shares limits, and the time from which there was evidence."""
 
     group: str
     confirmed: int
@@ -29,10 +29,10 @@ def form_groups(
 ) -> tuple[GroupMembers, ...]:
     """Return the groups of the pairs, at most MAX_GROUPS.
 
-    Callers share limits because of pairs for which there was evidence before any of the two callers was ready (the time
-    in `ready`). No other pair has an influence on who shares limits with whom: a caller that is known cannot be pulled
-    into a group, and cannot join two groups. Other callers are reported with the group that they move with, or in
-    groups that are only reported.
+    Callers share limits because of pairs for which there was evidence before either of the two callers was ready (the
+    time in `ready`). No other pair affects which callers share limits: a caller that is known cannot be pulled into a
+    group, and cannot join two groups. Other callers are reported with the group that they move with, or in groups that
+    are only reported.
     """
     edges = [(pair.first, pair.second) for pair in pairs]
     pools = dense_groups(
@@ -48,8 +48,8 @@ def form_groups(
 
 
 def evidence_time(pair: LockstepPair, earlier: Mapping[int, EarlierMember]) -> int:
-    """Return the time from which on there was evidence of a pair. Of members of the same earlier group there was
-    evidence before."""
+    """Return the time from which there was evidence of a pair. For two members of the same earlier group, the evidence
+    of their membership counts, too."""
     first, second = earlier.get(pair.first), earlier.get(pair.second)
     if first is None or second is None or first.group != second.group:
         return pair.confirmed

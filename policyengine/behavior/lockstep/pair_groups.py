@@ -57,7 +57,7 @@ def connected_parts(graph: PairGraph, callers: Iterable[int]) -> Iterator[set[in
 
 def densest(graph: PairGraph, callers: set[int]) -> set[int]:
     """Return the callers that remain when those with the fewest partners are removed, one after the other, until each
-    moves with enough of the others."""
+    of the rest moves with enough of the others."""
     members = set(callers)
     counts = {caller: len(graph[caller] & members) for caller in members}
     queue = [(count, -caller) for caller, count in counts.items()]
