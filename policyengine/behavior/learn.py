@@ -63,7 +63,7 @@ class CallerDay(NamedTuple):
 
 
 class DayColumns(Sequence[CallerDay]):
-    """Days in columns, because the garbage collector would traverse a list of objects, and block all threads meanwhile."""
+    """Days in columns, because the garbage collector would traverse a list of objects and block all threads."""
 
     def __init__(self) -> None:
         self._slow, self._fast = array("H"), array("H")

@@ -32,8 +32,9 @@ NO_INSTANCES: Final[dict[Caller, None]] = {}  # never changed
 SettingsOf = Callable[[str], ProfileSettings]  # the settings of a class
 CLAMPED: Final = 1
 RELEASED: Final = 2
-# A decision or, with the outcome FAILED, a report of a failure: its time, the class, the tags of the endpoint and the run, the
-# outcome, the sum of CLAMPED and RELEASED, the structure of the payload, and the letter of the declared order of calls.
+# A decision or, with the outcome FAILED, a report of a failure: its time, the class, the tags of the endpoint and the
+# run, the outcome, the sum of CLAMPED and RELEASED, the structure of the payload, and the letter of the declared order
+# of calls.
 CallerMoment: TypeAlias = tuple[int, str, int, int, int, int, int, int]
 
 
@@ -292,7 +293,7 @@ class BehaviorState:
             apply_failure(found.row)
 
     def _new_row(self, caller: Caller, at: int) -> BehaviorRow:
-        """Return the first row of a caller. The row of a new version is derived from the most recently active version."""
+        """Return the first row of a caller. The row of a new version derives from the most recently active version."""
         if not caller.version:
             return BehaviorRow(at)
         if self._versions is None:

@@ -110,7 +110,7 @@ class DecisionWindow:
         self._turn = 0  # the position at which the recent decisions become the older ones
 
     def add(self, id: str, position: int, caller: Caller | None) -> bool:
-        """Add a decision. Return False, and change nothing, if it was already added within the last MAX_DISTANCE lines."""
+        """Add a decision. Return False, and change nothing, if it was added within the last MAX_DISTANCE lines."""
         if position >= self._turn:
             self._older, self._recent, self._turn = self._recent, {}, position + MAX_DISTANCE
         found = self._recent.get(id) or self._older.get(id)

@@ -60,7 +60,7 @@ def split_file(file: Path, size: int) -> list[tuple[int, int]]:
 
 
 class RangeStream:
-    """The lines of a file that begin in a range of bytes. `lines` counts the lines of which at least a piece was read."""
+    """The lines of a file that begin in a range of bytes. `lines` counts the lines that were at least partly read."""
 
     def __init__(self, file: ByteStream, start: int, end: int) -> None:
         self._file, self._place, self._end, self._in_line = file, start, end, False
@@ -101,7 +101,8 @@ def read_split(split: LogSplit, decoder: LineDecoder, notes: SplitNotes) -> Iter
 
 
 def seek_line(file: IO[bytes], start: int) -> int:
-    """Move a file to the first line that begins at the offset `start` or after it, and return the offset of that line."""
+    """Move a file to the first line that begins at the offset `start` or after it, and return the offset of
+    this line."""
     place = max(start - 1, 0)
     file.seek(place)
     while start and (piece := file.readline(PIECE_BYTES)):
