@@ -72,13 +72,14 @@ class ApprovalStore(Protocol):
         ...
 
     def rows(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
-        """Return live rows that count under a name, at most MAX_LISTED_ROWS, those that live longest first, without the
-        first `skip`."""
+        """Return live rows that count under a name, at most MAX_LISTED_ROWS, the longest-lived first, without the first
+        `skip` rows."""
         ...
 
     def ended(self, name: str, now: int, skip: int = 0) -> list[ApprovalRow]:
-        """Return rows that still count under a name but are no longer live, at most MAX_LISTED_ROWS, the one that ended
-        first first, without the first `skip`. `open` forgets them under the names of its quotas."""
+        """Return rows that still count under a name but are no longer live, at most MAX_LISTED_ROWS, in the order in
+        which they ended, without the first `skip` rows. After `open`, the names of its quotas no longer count such
+        rows."""
         ...
 
 
@@ -104,7 +105,7 @@ class MemoryApprovals:
             if newest is not None and newest.live > now and newest.id != replaces:
                 return AdmissionResult(newest)
             for quota in quotas:
-                if self._live(quota.name, now) >= quota.most:
+                if self._count_live(quota.name, now) >= quota.most:
                     return AdmissionResult(None, quota.name)
             self._forget(now)
             if len(self._rows) >= self._most:
@@ -146,8 +147,8 @@ class MemoryApprovals:
         known.sort(key=lambda row: (row.live, row.id))
         return known[skip : skip + MAX_LISTED_ROWS]
 
-    def _live(self, name: str, now: int) -> int:
-        """Return how many live rows count under a name, and forget that others did."""
+    def _count_live(self, name: str, now: int) -> int:
+        """Return how many live rows count under a name. Remove the other rows from the name."""
         ids = self._counts.get(name, set())
         ids -= {id for id in ids if id not in self._rows or self._rows[id].live <= now}
         return len(ids)
@@ -164,7 +165,8 @@ class MemoryApprovals:
                 self._counts.pop(name, None)
 
     def _forget(self, now: int) -> None:
-        """Delete some ended rows, from the one that ended first on; if the store is full, so many that it is not."""
+        """Delete some ended rows, in the order in which they ended; if the store is full, as many as needed to make
+        room."""
         forgotten = 0
         while self._ends and self._ends[0][0] <= now:
             if forgotten >= FORGOTTEN_PER_OPENING and len(self._rows) < self._most:

@@ -25,7 +25,7 @@ EVENTS_PER_GENERATION: Final = 2**20  # a forgotten caller continues with the fi
 REQUEST_DAYS: Final = 6  # days for which the requests are kept in which groups are searched
 MODEL: Final = "model"  # the document with the latest model
 RELEASES: Final = "releases"  # the document with the planned changes
-MAX_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
+MAX_NUMBER: Final = 2**53 - 1  # above this, numbers in Lua are not exact
 MAX_DOCUMENT_NUMBER: Final = MAX_NUMBER
 UNREADABLE_NUMBER: Final = MAX_DOCUMENT_NUMBER + 1  # the number of a document whose number cannot be read
 
@@ -87,8 +87,8 @@ class BehaviorStore(Protocol):
         ...
 
     def save_document(self, name: str, number: int, value: bytes, after: int | None = None) -> bool:
-        """Replace a document, unless the stored document has this number or a higher number or, with `after`, another
-        number than that. Return whether it was replaced."""
+        """Replace a document, unless the stored document has this number or a higher number or, with `after`, a number
+        other than `after`. Return whether it was replaced."""
         ...
 
     def add_requests(self, day: int, part: bytes, now: int) -> None:
@@ -161,7 +161,7 @@ def damaged_state(why: object) -> UnreadableBehaviorError:
 
 
 def raise_levels(state: StoredCaller, charge: BehaviorCharge) -> Levels:
-    """Return the levels with the request."""
+    """Return the levels of a caller after the request of a charge, as if the request were allowed."""
     at, slow, fast, denied = max(charge.at, state.at), 0, 0, 0
     if state.at >= charge.until:
         at = charge.at

@@ -23,7 +23,7 @@ _LOG = logging.getLogger("policyengine")
 
 class ClockSkewError(StoreError):
     """The error for clocks of this process and of the store that differ too much. It is raised before a call, or in
-    place of the answer that revealed the difference; then the store has executed the call."""
+    place of the answer that revealed the difference; in the second case, the store has executed the call."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, reason)

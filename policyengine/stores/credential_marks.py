@@ -97,7 +97,7 @@ class MemoryMarks:
 
     def once(self, name: str, until: int, now: int) -> bool:
         known = bound_name(name)
-        self._moved(now)
+        self._check_clock(now)
         with self._lock:
             if self._marked.until.get(known, now) > now:
                 return False
@@ -105,7 +105,7 @@ class MemoryMarks:
             return True
 
     def marked(self, name: str, now: int) -> bool:
-        self._moved(now)
+        self._check_clock(now)
         return self._marked.until.get(bound_name(name), now) > now
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
@@ -115,12 +115,13 @@ class MemoryMarks:
             self.version += 1
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        self._moved(now)
+        self._check_clock(now)
         known = self._revoked.until
         return frozenset(name for name in names if known.get(bound_name(name), now) > now) if known else frozenset()
 
-    def _moved(self, now: int) -> None:
-        """Raise ClockSkewError if the clock was set back so far that a deleted name might still count."""
+    def _check_clock(self, now: int) -> None:
+        """Record the latest time. Raise ClockSkewError if the clock was set back so far that a deleted name might still
+        count."""
         latest = self._latest
         if now >= latest:
             self._latest = now

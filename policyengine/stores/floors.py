@@ -14,7 +14,8 @@ NEVER: Final = 2**62  # microseconds
 
 
 def has_parts(effects: Effects) -> bool:
-    """Return whether a rate has parts of which one is charged: only those of members of a group have."""
+    """Return whether a rate has two parts, of which only one is charged. The parts of a rate exist for members of a
+    group, if the rate has a floor."""
     for limit in effects.limits:  # noqa: SIM110  # a generator takes longer
         if limit.own is not None:
             return True

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from policyengine.stores.base import StoreFullError
 
 MAX_HALTS_BYTES: Final = 2**20
-MAX_HALTS_NUMBER: Final = 2**53 - 1  # above it, numbers in Lua are not exact
+MAX_HALTS_NUMBER: Final = 2**53 - 1  # above this, numbers in Lua are not exact
 CELL_BYTES: Final = 8
 SLOT_CELLS: Final = 2 + MAX_HALTS_BYTES // CELL_BYTES
 
@@ -28,13 +28,13 @@ class HaltStore(Protocol):
         ...
 
     def load(self, known: int) -> tuple[int, bytes]:
-        """Return the number of the document, and the document; no bytes if its number is `known`, or 0 because there is
-        no document."""
+        """Return the number of the document, which is 0 if there is no document, and the document. It is empty if its
+        number is `known`."""
         ...
 
     def save(self, number: int, document: bytes, after: int | None) -> bool:
-        """Replace the document, unless the stored one has this number or a higher number or, with `after`, another
-        number than that. Return whether it was replaced."""
+        """Replace the document, unless the stored document has this number or a higher number or, with `after`, a
+        number other than `after`. Return whether it was replaced."""
         ...
 
 

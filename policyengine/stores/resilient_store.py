@@ -202,7 +202,7 @@ class ResilientHalts:
 class ResilientStore:
     """A store that may be down, slow or full.
 
-    If the store does not answer, each charge is answered as its rule says: `deny`, `local` (by the counts of this
+    If the store does not answer, each charge is answered as its rule defines: `deny`, `local` (by the counts of this
     process) or `allow`. Without the store, a decision that spends an approval, records history or relies on history is
     denied, because a history that cannot be read is unknown. A decision that changes the learned behavior of its caller
     is made again, with unknown learned facts.
@@ -309,14 +309,14 @@ class ResilientStore:
             if peek:
                 with self.reads:
                     return self._store.commit(effects, decision, now, peek=True)
-            told = self._written(effects, decision, now)
+            told = self._commit(effects, decision, now)
         except StoreError as error:
             return self._without(effects, decision, now, peek, error)
         if self._late:
             self._remember_late(now)
         return told
 
-    def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
+    def _commit(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
         """Commit a decision in the store, and return its result. A commit that a limit does not admit does not prove
         that the store accepts writes. Raises StoreError.
         """
@@ -334,7 +334,7 @@ class ResilientStore:
             self.inspect(waits=False)
             with self.writes:
                 told = self._store.commit_many(asked, now)
-            self._proved(asked, told)
+            self._judge_writes(asked, told)
         except StoreError as error:
             told = [error] * len(asked)
 
@@ -345,7 +345,7 @@ class ResilientStore:
 
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
-    def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
+    def _judge_writes(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
         """Tell the write breaker whether the results of several commits prove that the store accepts or refuses
         writes."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)

@@ -179,7 +179,7 @@ class MemoryHistory:
                 found[key] = EventSeriesView(line, self._lock, now)
         return found
 
-    def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
+    def have_versions(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
         """Return whether these histories still have these versions."""
         for key, version in relied:
             line = self._lines.get(key)

@@ -94,7 +94,7 @@ class MemoryStore:
 
     def check(self, now: int) -> None:
         with self._lock:
-            self._agreed(now)
+            self._check_clock(now)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
@@ -102,7 +102,7 @@ class MemoryStore:
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         behavior = effects.behavior
         with self._lock:
-            now = self._peeked(now) if peek else self._agreed(now)
+            now = self._peek_clock(now) if peek else self._check_clock(now)
             if behavior is None or peek:
                 return self._commit(effects, decision, now, peek=peek)
             if isinstance(behavior, BehaviorCharge):
@@ -116,7 +116,7 @@ class MemoryStore:
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
         with self._lock:
-            return self._claims.claim(claim, self._moved(now))
+            return self._claims.claim(claim, self._move_clock(now))
 
     def release(self, claim: IdempotencyClaim, now: int) -> None:
         with self._lock:
@@ -125,18 +125,18 @@ class MemoryStore:
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
         return commit_individually(self, asked, now)
 
-    def _peeked(self, now: int) -> int:
-        """Return the time, in microseconds, for a caller that only peeks, perhaps at another time. The store's clock
+    def _peek_clock(self, now: int) -> int:
+        """Return the time, in microseconds, for a caller that only peeks, possibly at a later time. The store's clock
         does not advance.
         """
         return max(self._clock, now)
 
-    def _moved(self, now: int) -> int:
+    def _move_clock(self, now: int) -> int:
         """Advance the store's clock, which never runs backwards, and return its time in microseconds."""
         self._clock = moved = max(self._clock, now)
         return moved
 
-    def _agreed(self, now: int) -> int:
+    def _check_clock(self, now: int) -> int:
         """Advance the store's clock for a decision, and return its time in microseconds. Raises ClockSkewError."""
         latest = self._clock
         if now >= latest:
@@ -162,7 +162,7 @@ class MemoryStore:
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         with self._lock:
-            self._memories.begin(watches, self._moved(now))
+            self._memories.begin(watches, self._move_clock(now))
 
     def end(self, watches: Iterable[str]) -> None:
         with self._lock:
@@ -170,11 +170,11 @@ class MemoryStore:
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         with self._lock:
-            return self._memories.fetch(keys, self._agreed(now))
+            return self._memories.fetch(keys, self._check_clock(now))
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         with self._lock:
-            return self._memories.report(decision, report, self._moved(now))
+            return self._memories.report(decision, report, self._move_clock(now))
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
@@ -185,7 +185,9 @@ class MemoryStore:
                 return settled
         elif has_only_records(effects):
             return self._record(effects, decision, now, peek=peek)
-        if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
+        if not self._spent.isdisjoint(effects.spends) or (
+            not peek and not self._memories.have_versions(effects.relied)
+        ):
             return None
         if effects.claim is not None and not self._claims.holds(effects.claim):
             return None
@@ -242,7 +244,7 @@ class MemoryStore:
         nothing, if a history on which the decision relies has changed.
         """
         if not peek:
-            if not self._memories.are(effects.relied):
+            if not self._memories.have_versions(effects.relied):
                 return None
             self._memories.make_room(effects.records, now)
             self._memories.keep(effects.records, decision, now)
@@ -315,24 +317,24 @@ class MemoryStore:
     def _make_room(self, grown: Sequence[LimitStates], now: int) -> None:
         """Make room for one more key in each state. Raises StoreFullError, and changes nothing, if there is not enough
         for all."""
-        crowded = self._overfull(grown, now)
+        crowded = self._evict_if_full(grown, now)
         if crowded is not None:
             rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
             held = f"`{rule}` holds {len(crowded):,} of at most {self._most:,} keys"
             raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
 
-    def _overfull(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
+    def _evict_if_full(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
         """Return the states of a rule that may not get another key, after evicting keys that no longer count; None if
         every rule has room."""
-        if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
+        if not grown or (self._keys + len(grown) <= self._sweep_at and self._find_crowded(grown) is None):
             return None
         if self._sweeps.due(now):
             self._forget(now)
             self._sweeps.done(now, self._keys)
             self._sweep_at = max(MIN_KEYS_TO_SWEEP, 2 * self._keys)
-        return self._crowded(grown)
+        return self._find_crowded(grown)
 
-    def _crowded(self, grown: Sequence[LimitStates]) -> LimitStates | None:
+    def _find_crowded(self, grown: Sequence[LimitStates]) -> LimitStates | None:
         """Return the states of a rule that may not get another key, or None."""
         free = self._most - self._keys - len(grown)
         return next((states for states in grown if len(states) > free), None)

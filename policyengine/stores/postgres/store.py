@@ -25,7 +25,7 @@ SCHEMA: Final = "policyengine"
 PROBE_BYTES: Final = 8_192  # more than a page, so that the table must be able to grow
 BATCH_SIZE: Final = 128  # decisions in one transaction, so that it needs few locks
 LINGER_MICROSECONDS: Final = (
-    60_000_000  # an expired row is kept as long, because another process may just be reading it
+    60_000_000  # an expired row is kept for this time, because another process may be reading it
 )
 LOCK_CLASS: Final = 7_237_127  # the first number of our advisory locks
 LOCK: Final = f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, id) FROM unnest(CAST(? AS int4[])) AS id"
@@ -40,8 +40,8 @@ class PostgresStore(SqlStore):
     """A store in one schema of a PostgreSQL database. `parameters` are those of libpq; `hosts` are tried in order.
 
     A step is one transaction, which locks everything that it reads and writes by name, in the order of the names'
-    hashes, so that no two steps wait for each other. A missing schema is created, if `creates`. Times are the server's
-    own, and never run backwards. With `virtual`, for tests, the store uses the given times.
+    hashes, so that no two steps wait for each other. With `creates`, a missing schema is created. Times are the
+    server's own, and never run backwards. With `virtual`, for tests, the store uses the given times.
     """
 
     def __init__(

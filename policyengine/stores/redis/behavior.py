@@ -32,7 +32,7 @@ SECONDS_PER_DAY = 86_400
 DAMAGED = -1  # the answer of a script about a caller whose state is damaged
 KEPT_MILLISECONDS = (
     30 * 86_400_000
-)  # how long the number of a forgotten caller is kept if its damaged key did not expire
+)  # time for which the number of a forgotten caller is kept if its damaged key had no expiry
 WRONG_TYPE = "WRONGTYPE"
 HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
 SAVE_DOCUMENT = RedisScript.saying(

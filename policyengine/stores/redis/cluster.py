@@ -157,12 +157,12 @@ class ClusterStore:
         now = max(self._latest, now)
         self._latest = self._latest if peek else now
         if peek or not (effects.relied or effects.records):
-            return self._taken(effects, decision, now, peek, None)
+            return self._commit_parts(effects, decision, now, peek, None)
         trying = slots.HistoryLock(self._run, effects, decision, self._given)
         try:
             if (effects.relied or len(trying.slots) > 1) and not trying.lock():
                 return None
-            return self._taken(effects, decision, now, peek, trying)
+            return self._commit_parts(effects, decision, now, peek, trying)
         finally:
             with suppress(StoreError):  # remaining locks expire
                 trying.free()
@@ -170,7 +170,7 @@ class ClusterStore:
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
         return commit_individually(self, asked, now)
 
-    def _taken(
+    def _commit_parts(
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
         """Commit a decision part by part. The events of histories are recorded after the limits, because recording

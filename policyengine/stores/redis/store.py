@@ -129,13 +129,13 @@ class RedisStore:
         claim, before = effects.claim, self.skew.clock()
         behavior = shared_behavior(effects, peek=peek)
         if not peek and claim is None and rates.has_only_steady_rates(effects):
-            asked = rates.RateBatch((effects.limits,), self._moved(now))
+            asked = rates.RateBatch((effects.limits,), self._move_clock(now))
             [settled] = asked.settled(self._wires.ask(asked.words))
             return self._measured(before, settled)
         if claim is None:
             answer = self._wires.ask(self._step(CommitRequest(effects, decision, peek), now))
         else:
-            answer = self._claims.step(*self._asking(CommitRequest(effects, decision, peek), now), claim, now)
+            answer = self._claims.step(*self._encode_step(CommitRequest(effects, decision, peek), now), claim, now)
         if answer is not None and behavior is not None:
             answer = decode_step(behavior, answer)
         if answer is None:
@@ -152,7 +152,7 @@ class RedisStore:
                     calls.append(part)
                     yield self._step(part, now)
                 else:
-                    call = rates.RateBatch([one.effects.limits for one in part], self._moved(now))
+                    call = rates.RateBatch([one.effects.limits for one in part], self._move_clock(now))
                     calls.append(call)
                     yield call.words
 
@@ -165,10 +165,10 @@ class RedisStore:
         return found
 
     def _step(self, asked: CommitRequest, now: int) -> bytes:
-        keys, arguments = self._asking(asked, now)
+        keys, arguments = self._encode_step(asked, now)
         return STEP.call(keys, *arguments)
 
-    def _asking(self, asked: CommitRequest, now: int) -> tuple[list[str], list[bytes]]:
+    def _encode_step(self, asked: CommitRequest, now: int) -> tuple[list[str], list[bytes]]:
         """Return the keys and the arguments of a step."""
         effects, decision, peek = asked
         lines = [
@@ -179,13 +179,14 @@ class RedisStore:
         if behavior is not None:
             lines += [*caller_keys(behavior.key), reportable_key(decision)]
         beside = made, DEFAULT_KEYS.awaited(decision), DEFAULT_KEYS.changes, DEFAULT_KEYS.begun, DEFAULT_KEYS.clock
-        given = now if peek else self._moved(now)
+        given = now if peek else self._move_clock(now)
         question = encode_step(effects, decision, given if self._virtual else None, peek=peek, clocked=True)
         rows = [] if behavior is None else [behavior.row]
         return [*effect_keys(effects), *lines, *beside], [question, *rows]
 
-    def _moved(self, now: int) -> int | bool:
-        """Return the time that scripts must use, or False for the server's own."""
+    def _move_clock(self, now: int) -> int | bool:
+        """Remember the latest time of a caller. Return the time that scripts must use, or False for the server's own
+        time."""
         self._latest = max(self._latest, now)
         return self._given
 
@@ -205,7 +206,7 @@ class RedisStore:
 
     def _fetching(self, begins: Sequence[str], now: int) -> Any:
         before = self.skew.clock()
-        asked = msgpack.encode((self._moved(now), begins, (), ()))
+        asked = msgpack.encode((self._move_clock(now), begins, (), ()))
         told = self._run(FETCH, [DEFAULT_KEYS.begun, DEFAULT_KEYS.clock], asked)
         self._timed(before, int(told[0]))
         return told
@@ -218,14 +219,16 @@ class RedisStore:
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         before = self.skew.clock()
-        found = fetch_histories(self._run, DEFAULT_KEYS, tuple(keys), self._begun, self._moved(now), self._following)
+        found = fetch_histories(
+            self._run, DEFAULT_KEYS, tuple(keys), self._begun, self._move_clock(now), self._following
+        )
         for history in found.values():
             self._timed(before, history.now)
             break
         return found
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
-        given = self._moved(now)
+        given = self._move_clock(now)
         with translate_errors():
             raw: Any = self._client.get(DEFAULT_KEYS.awaited(decision))
         waiting = [] if raw is None else msgpack.decode(raw)[2]

@@ -250,13 +250,13 @@ def read_row(found: SqlCursor) -> bytes | None:
 
 
 def select_history(asked: SqlSession, key: str) -> Callable[[], CallerHistory]:
-    """Select what is known of a caller. The result reads it, and raises UnreadableBehaviorError."""
+    """Select the row and the events of a caller. Calling the result reads them, and raises UnreadableBehaviorError."""
     caller, row = select_caller(asked, key), select_row(asked, key)
     return lambda: history_after(read_caller(caller), read_row(row), -1, 0)
 
 
 def load_histories(asked: SqlSession, keys: Sequence[str]) -> list[CallerHistory | None]:
-    """Load what is known of callers; None for a caller with a damaged state."""
+    """Load the histories of callers; None for a caller with a damaged state."""
     return [try_read(read) for read in [select_history(asked, key) for key in keys]]
 
 

@@ -74,8 +74,8 @@ def end(asked: SqlSession, watches: Iterable[str]) -> None:
 
 
 def fetch(asked: SqlSession, keys: Sequence[WindowKey]) -> Callable[[int], tuple[dict[WindowKey, History], set[str]]]:
-    """Select the histories of keys. The result reads them at a time, and returns also the watches that have not begun,
-    or whose beginning was lost."""
+    """Select the histories of keys. Calling the result with a time returns the histories, and the watches that have not
+    begun or whose beginning was lost."""
     begun = {watch: asked.execute("SELECT after FROM begun WHERE watch = ?", (watch_key(watch),)) for watch, _ in keys}
     lines, events = {}, {}
     for key in keys:
