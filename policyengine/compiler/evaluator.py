@@ -210,7 +210,7 @@ class Evaluator:
 
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows known so far:
         while rows are missing, the result asks only for rows. `behavior` are the learned facts of the caller; the
-        snapshot with which the decision is resumed must have the same. Callers test halts before (`find_halt`).
+        snapshot with which the decision is resumed must have the same. Callers must call `find_halt` first.
         """
         rules = self.program.rules_at(request.endpoint)
         if request.approvals or looking is not None or self._counts_steps(request, rules):
@@ -227,13 +227,13 @@ class Evaluator:
         windows = NO_WINDOWS
         if self.kernel.watches:
             if denied := self._deny_long_bindings(request, entities, moment, stamp, behavior):
-                return lacked(request, looking) or denied
+                return missing_rows(request, looking) or denied
             windows = walker.find_windows(self.program, request, entities, moment, behavior)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), windows)
         if needs.approvals or needs.windows:
-            return lacked(request, looking) or needs
+            return missing_rows(request, looking) or needs
         made = self.resume(needs, Snapshot(entities, behavior=behavior), moment, stamp)
-        return lacked(request, looking) or made
+        return missing_rows(request, looking) or made
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
         """Return the decision made with the fetched state, and the effects of committing it."""
@@ -271,7 +271,7 @@ class Evaluator:
         """Return the denial of a request that a halt covers. It has no effects."""
         rules = self.program.rules_at(request.endpoint)
         state = self._state(rules, request, Snapshot(self.entities), moment, None)
-        return walker.halted(state, halt.message, stamp)
+        return walker.deny_halted(state, halt.message, stamp)
 
     def _state(
         self,
@@ -414,8 +414,8 @@ def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
     return {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}
 
 
-def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
-    """Return the rows that the decision still needs, or None if it needs no more."""
+def missing_rows(request: Request, looking: LookupEntities | None) -> Needs | None:
+    """Return the rows that the decision still needs, or None if no row is missing."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
 
 

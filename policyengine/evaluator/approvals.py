@@ -125,7 +125,7 @@ def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
 
 
 def is_vouched(approval: Approval, confirm: k.Confirm, st: State) -> bool:
-    """Return whether one of the issuers after `from` vouches for the approver; always without `from`."""
+    """Return whether one of the issuers after `from` vouches for the approver; True without `from`."""
     named = confirm.approvers.issuers
     if not named:
         return True
@@ -136,8 +136,8 @@ def is_vouched(approval: Approval, confirm: k.Confirm, st: State) -> bool:
 
 
 def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
-    """Return whether the approver is whom the confirm names: the user, a holder of the role, or a member. The user
-    (unless `by user`) and the agents of the chain may not approve.
+    """Return whether the confirm names the approver: as the user, a holder of the role, or a member. The user (unless
+    `by user`) and the agents of the chain may not approve.
     """
     person, hops = EntityRef("user", approval.by), st.hops
     involved: list[Any] = []

@@ -148,7 +148,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
     return Verdict(approved, exact, st, passage, approvals).conclude(stamp)
 
 
-def halted(st: State, message: str, stamp: Stamp) -> Decision:
+def deny_halted(st: State, message: str, stamp: Stamp) -> Decision:
     """Return the denial of a started request that a halt covers."""
     kernel = st.program.kernel
     reason = Reason(Gate.HALTED, message)

@@ -72,7 +72,7 @@ def validity(st: State, name: str, why: str, holds: Callable[[datetime], bool]) 
 
 
 def mask_user(st: State, issuers: tuple[Any, ...]) -> None:
-    """Make the user unknown if a named issuer does not speak for that user."""
+    """Make the user unknown if a named issuer may not name that user."""
     masked = mask_foreign_user(st.program.kernel.issuers, issuers, st.program.user_id.get(st))
     if masked:
         st.masked = masked["user", "id"]

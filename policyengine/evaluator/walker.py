@@ -90,7 +90,7 @@ def walk(st: State, exact: State, approved: State) -> Passage:
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
     if found.open_to_anyone:
         found.identified = True
-    elif pass_doors(exact, rules, found):
+    elif pass_grants(exact, rules, found):
         if exact.hops != () or exact.program.delegation:
             pass_chain(exact, found)
         if rules.tasks and "task" in st.facts:
@@ -121,7 +121,7 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
     return False
 
 
-def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
+def pass_grants(st: State, rules: EndpointRules, found: Passage) -> bool:
     """Test the grants of the presenter and, if an agent acts for a user, the grants of the user, and set the results in
     `found`. Return whether a block accepts the presenter.
     """
@@ -130,7 +130,7 @@ def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
         return False
     side: PrincipalRules = rules.agents if st.by_agent else rules.users
     bits = side.enter(st, st.name, False)
-    found.identified = bits & STANDS != 0 or stands_anywhere(st)
+    found.identified = bits & STANDS != 0 or is_accepted_anywhere(st)
     if not found.identified:
         st.doubts.clear()
         return False
@@ -149,7 +149,7 @@ def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
     return True
 
 
-def stands_anywhere(st: State) -> bool:
+def is_accepted_anywhere(st: State) -> bool:
     """Return whether any block of the policy accepts the presenter, wherever its grants are."""
     mark = len(st.doubts)
     everyone: PrincipalRules = st.program.everyone if st.by_agent else st.program.everyuser

@@ -11,7 +11,9 @@ from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import DECIMAL_CONTEXT, TOO_MANY_DIGITS, Known, Unknown, Value, describe_raw_value
 from policyengine.time_formats import to_utc
 
-SCALAR_TYPES = frozenset({str, int, bool})  # two values of the same class of these are compared directly
+SCALAR_TYPES = frozenset(
+    {str, int, bool}
+)  # values of one of these classes are compared directly with values of the same class
 EXACT_INT_END = 10**34  # a larger int has more digits than a number may have
 
 

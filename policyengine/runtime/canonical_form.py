@@ -37,8 +37,8 @@ def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
     """Return the canonical form of a raw fact or a value without the members in `left_out`.
 
     A plain tree, which most values are, is written as sorted MessagePack, which has exactly one form for each tree and
-    is fast to encode. In any other form, each part begins with its kind and its length or number of parts. So no two
-    values share a form.
+    is fast to encode. The form of any other value begins with its kind and its length or number of parts, and so does
+    each of its parts. So no two values share a form.
     """
     kept = without_members(value, left_out) if left_out else value
     if is_plain_tree(kept):

@@ -170,20 +170,20 @@ class Answer(Struct, frozen=True, eq=False):
     would_be: Outcome | None = None
 
     def __eq__(self, other: object) -> bool:
-        return self.said == other.said if isinstance(other, Answer) else NotImplemented
+        return self.content == other.content if isinstance(other, Answer) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.said)
+        return hash(self.content)
 
     @property
-    def said(self) -> tuple[object, ...]:
+    def content(self) -> tuple[object, ...]:
         """The content of the answer."""
         return (
             self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.unknown, self.package,
             self.revision, self.would_be,
         )  # fmt: skip
 
-    def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
+    def members_around_id(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
         """Return the decision's members before its id, between its id and principal, and after its rates,
         in wire order.
         """
@@ -372,27 +372,27 @@ _MAP, _OWN = 0x80, 3  # a map of up to 15 members; the answer lacks id, principa
 
 
 def _encode_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
-    before, between, after = (_JSON(members)[1:-1] for members in answer.around())
+    before, between, after = (_JSON(members)[1:-1] for members in answer.members_around_id())
     found = (b"{" + before + b',"id":', b"," + between + b',"principal":', b"," + after + b"}")
     answer.written["json"] = found
     return found
 
 
 def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
-    around = answer.around()
+    parts = answer.members_around_id()
     before, between, after = (
-        b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in around
+        b"".join(_MSGPACK(name) + _MSGPACK(value) for name, value in members.items()) for members in parts
     )
-    head = bytes([_MAP + _OWN + sum(map(len, around))])
+    head = bytes([_MAP + _OWN + sum(map(len, parts))])
     found = (head + before + _MSGPACK("id"), between + _MSGPACK("principal"), after)
     answer.written["msgpack"] = found
     return found
 
 
 class ApproverSet(Struct, frozen=True):
-    """The people who may approve one request: holders of a `role`, the `user` of the request, or the entities
-    `members`, and users in one of them. Only one of the three is set. One of the `issuers` must vouch for them; if it
-    is empty, the policy names no issuers.
+    """The people who may approve one request: holders of a `role`, the `user` of the request, or `members`: these
+    entities, and users in one of these entities. Only one of the three is set. One of the `issuers` must vouch for
+    them; `issuers` is empty if the policy names no issuers.
     """
 
     role: str | None = None

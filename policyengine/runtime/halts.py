@@ -162,8 +162,8 @@ def find_halt(
     halts: Iterable[ArmedHalt], request: Request, urls: Mapping[str, str | None], opening: Callable[[], Collection[str]]
 ) -> Halt | None:
     """Return the halt that covers a request and ends last, or None. `urls` are the URLs of the issuers of the policies
-    by name; `opening` returns the packages with a grant for the endpoint. A malformed path is not halted, because
-    it is denied before.
+    by name; `opening` returns the packages with a grant for the endpoint. A request with a malformed path is not
+    halted, because it is denied before that.
     """
     if isinstance(request.endpoint, MalformedEndpoint):
         return None

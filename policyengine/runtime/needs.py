@@ -12,9 +12,9 @@ from policyengine.typesystem import EntityRef
 
 
 class Needs(Struct, frozen=True):
-    """A question whose decision depends on state: which `approvals` (ids) were spent, the events in `windows`, and the
-    entities `rows`. While rows are missing, only rows are requested. `started` is the decision in progress, if it can
-    be continued.
+    """The state on which the decision of a question depends: whether `approvals` (ids) were spent, the events in
+    `windows`, and the rows of the entities `rows`. While rows are missing, only rows are requested. `started` is the
+    decision in progress, if it can be continued.
     """
 
     request: Request

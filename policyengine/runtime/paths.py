@@ -38,7 +38,8 @@ OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
 
 @dataclass(frozen=True, slots=True)
 class CanonicalPath:
-    """`path` is the decoded text without a trailing slash; `segments` are its nonempty parts."""
+    """A path in canonical spelling. `path` is the decoded text without a trailing slash; `segments` are its nonempty
+    parts."""
 
     path: str
     segments: tuple[str, ...]

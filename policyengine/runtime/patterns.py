@@ -59,7 +59,7 @@ class PatternError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A compiled pattern; `engine` names its implementation."""
+    """A compiled regular expression; `engine` names its implementation."""
 
     pattern: str
     engine: str

@@ -78,14 +78,14 @@ def test_why_reports_the_decision_of_the_evaluator_or_an_error(run, project, log
 
 
 def no_caller_is_identified(patch):
-    plain = walker.pass_doors
+    plain = walker.pass_grants
 
     def passed(st, rules, found):
         plain(st, rules, found)
         found.identified, found.closed = False, None
         return False
 
-    patch.setattr(walker, "pass_doors", passed)
+    patch.setattr(walker, "pass_grants", passed)
 
 
 def test_why_json_contains_the_record_and_the_walk(run, project, log, decided):
