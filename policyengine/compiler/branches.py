@@ -60,7 +60,7 @@ class Paths:
         name = "GET" if method == "HEAD" else method
         found = known.get(name)
         if found is None:
-            fitting, loose = self._sorted(branch.places if ended else (), "ends")
+            fitting, loose = self._patterns_at(branch.places if ended else (), "ends")
             covering = [one for one in (*fitting, *branch.rests) if self._covers(one, name)]
             found = self._rules("http", covering, [one for one in (*loose, *branch.loose) if self._covers(one, name)])
             if name in self._named:
@@ -79,7 +79,7 @@ class Paths:
         methods = self._methods[number]
         return methods is None or method in methods
 
-    def _sorted(self, places: Iterable[Place], name: str) -> tuple[list[int], list[int]]:
+    def _patterns_at(self, places: Iterable[Place], name: str) -> tuple[list[int], list[int]]:
         """Return the patterns that end at the places: those that match with their folding, and others that
         bind facts.
         """
@@ -96,7 +96,7 @@ class Paths:
     def _grow(self, branch: PathBranch) -> None:
         for text, place in literals(branch):
             branch.cased.setdefault(fold_case(text), []).append((text, place))
-        plain = affixed(branch, None)
+        plain = wildcard_places(branch, None)
         if len(plain) == sum(len(node.affixes) for node, _ in branch.places) and plain:
             branch.wild = self._branch(plain, branch.rests, branch.loose)
             branch.last = branch.wild.ends
@@ -107,11 +107,11 @@ class Paths:
     def _onward(self, branch: PathBranch, alike: Iterable[tuple[str, Place]], segment: str) -> PathBranch | None:
         folded = ((place, least_folding(k.Segment(text), segment)) for text, place in alike)
         literal = ((node, max(before, took)) for (node, before), took in folded if took is not None)
-        places = (*literal, *affixed(branch, segment))
+        places = (*literal, *wildcard_places(branch, segment))
         return self._branch(places, branch.rests, branch.loose) if places else None
 
     def _branch(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> PathBranch:
-        fitting, binding = self._sorted(places, "rests")
+        fitting, binding = self._patterns_at(places, "rests")
         rests, loose = tuple(sorted({*rests, *fitting})), tuple(sorted({*loose, *binding}))
         key = (tuple((id(node), folding) for node, folding in places), rests, loose)
         found = self._branches.get(key)
@@ -127,7 +127,7 @@ def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
         yield from ((text, (then, folding)) for text, then in node.literals.items())
 
 
-def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
+def wildcard_places(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
     """Return the places that wildcards reach with this segment; None stands for a segment without the prefix or suffix
     of any wildcard.
     """

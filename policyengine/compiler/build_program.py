@@ -97,8 +97,8 @@ class ProgramBuilder:
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
         self._lock = RLock()  # slots are numbered by one thread at a time
-        self._heads = {"agents": about(tree.agents), "users": about(tree.users)}
-        self.paths = Paths(tree, self._made)
+        self._heads = {"agents": heads_by_block(tree.agents), "users": heads_by_block(tree.users)}
+        self.paths = Paths(tree, self._rules_of)
         self._fill_program()
 
     def _fill_program(self) -> None:
@@ -154,12 +154,12 @@ class ProgramBuilder:
             case ToolEndpoint():
                 name = endpoint.qualified
                 globs = (number for glob, number in self._tools if glob.matches(name))
-                return self._made("tool", (*self._exact_tools.get(name, ()), *globs))
+                return self._rules_of("tool", (*self._exact_tools.get(name, ()), *globs))
             case ActionEndpoint(verb, type_):
                 kind = f"action {type_}" if type_ in self.kernel.entities else "action"
-                return self._made(kind, self._actions.get((verb, type_), ()))
+                return self._rules_of(kind, self._actions.get((verb, type_), ()))
             case _:
-                return self._made("http", ())
+                return self._rules_of("http", ())
 
     def _walk_path(self, endpoint: HttpEndpoint) -> p.EndpointRules:
         """Return the rules at a path, found segment by segment, and keep the branch before the last segment."""
@@ -177,7 +177,7 @@ class ProgramBuilder:
             branch = then
         return self.paths.at(branch, method, ended=True)
 
-    def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
+    def _rules_of(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
         """Return the rules of an endpoint that these patterns match. Only guards see the bindings of the `loose`
         patterns.
         """
@@ -255,7 +255,7 @@ class ProgramBuilder:
         if isinstance(binder.pattern, k.HttpPattern):
             for index, segment in enumerate(binder.pattern.segments):
                 if segment.capture is not None:
-                    captures[segment.capture] = CaptureValue(index, captured_by(segment))
+                    captures[segment.capture] = CaptureValue(index, capture_function(segment))
         for name, capture in captures.items():
             yield ("params", name), capture
         if binder.resource is not None:
@@ -519,12 +519,12 @@ def conditional_grants(kernel: k.Kernel, opens: Mapping[str, Opened]) -> Iterato
             yield from ((block, block.grants[one]) for one in opened if block.grants[one].when is not None)
 
 
-def captured_by(segment: k.Segment) -> Callable[[str], Any]:
+def capture_function(segment: k.Segment) -> Callable[[str], Any]:
     """Return the function that maps the text of a segment to the text that the pattern captures."""
     return lambda text: match_segment(segment, text, "full")
 
 
-def about(principals: Principals) -> dict[int, tuple[str, str]]:
+def heads_by_block(principals: Principals) -> dict[int, tuple[str, str]]:
     """Return the kind and text of the head (name, group or glob) of each block by its number. Blocks that must be
     tested each time are left out."""
     return {

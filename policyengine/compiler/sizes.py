@@ -153,11 +153,13 @@ class Limiting:
     ) -> SizeLimit | None:
         """Return the limit for these rules; None if every question is small enough."""
         if self._asking is None:
-            self._asking = list(self._asked())
+            self._asking = list(self._block_conditions())
         rules = [*self._asking, *grants, *((None, part) for part in parts)]
         unlimited, bound = UnlimitedSizes(self.entities.deepest), list(bound_expressions(parts))
         most = largest_bound(bound, unlimited, MAX_ELEMENTS + LONGEST_CAPTURE)
-        if evaluate_steps(total(rules, self._known(unlimited)), most) <= min(work.MAX_STEPS, MAX_UNNOTICED_STEPS):
+        if evaluate_steps(total(rules, self._cached_steps(unlimited)), most) <= min(
+            work.MAX_STEPS, MAX_UNNOTICED_STEPS
+        ):
             return None
         nodes = [node for _, part in rules for root in expressions(part) for node in k.walk(root)]
         sizes = self._sizes(bound, nodes)
@@ -165,7 +167,7 @@ class Limiting:
         members = tuple(sorted(set(self._members(nodes))))
         return SizeLimit(largest_size(worst, work.MAX_STEPS), largest_size(worst, MAX_UNNOTICED_STEPS), members)
 
-    def _asked(self) -> Iterator[tuple[Block, object]]:
+    def _block_conditions(self) -> Iterator[tuple[Block, object]]:
         """Yield the conditions that heads and requirements of all blocks test, at any endpoint, without grants."""
         blocks: list[k.AgentBlock | k.UserBlock] = [
             head_at(self.kernel.agents, number) for number in self.tree.agents.asking
@@ -178,7 +180,7 @@ class Limiting:
                 if isinstance(one, k.ActsFor) and one.condition is not None:
                     yield block, one
 
-    def _known(self, sizes: Sizes) -> Callable[[object], Steps]:
+    def _cached_steps(self, sizes: Sizes) -> Callable[[object], Steps]:
         """Return a function that computes the steps of a part of the kernel once. Parts are never freed, so their ids
         stay valid.
         """

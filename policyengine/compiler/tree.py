@@ -302,9 +302,9 @@ class TreeBuilder:
         if has_captures:
             self._captured[number] = steps
         if rest:
-            node.rests = appended(node.rests, number)
+            node.rests = append_item(node.rests, number)
         else:
-            node.ends = appended(node.ends, number)
+            node.ends = append_item(node.ends, number)
 
     def add_tool(self, glob: str) -> None:
         self._tools.append((Tool(glob), self._add_number(None, "none")))
@@ -331,7 +331,7 @@ class TreeBuilder:
         for which, patterns in enumerate(delegates):
             for pattern in dict.fromkeys(patterns):
                 uses = self.uses[pattern]
-                uses.hands = appended(uses.hands, (number, which))
+                uses.hands = append_item(uses.hands, (number, which))
 
     def add_user(self, head: Head, grants: Iterable[Sequence[int]]) -> None:
         self._add_grants("users", self._users.add(head, False), grants)
@@ -344,26 +344,26 @@ class TreeBuilder:
         if patterns is None:
             self._everywhere.append(number)
         for pattern in dict.fromkeys(patterns or ()):
-            self.uses[pattern].guards = appended(self.uses[pattern].guards, number)
+            self.uses[pattern].guards = append_item(self.uses[pattern].guards, number)
         for pattern in dict.fromkeys(excepts):
-            self.uses[pattern].excepts = appended(self.uses[pattern].excepts, number)
+            self.uses[pattern].excepts = append_item(self.uses[pattern].excepts, number)
 
     def add_limit(self, patterns: Iterable[int] | None, excepts: Iterable[int]) -> None:
         number = self._count("limits")
         if patterns is None:
             self._always.append(number)
         for pattern in dict.fromkeys(patterns or ()):
-            self.uses[pattern].limits = appended(self.uses[pattern].limits, number)
+            self.uses[pattern].limits = append_item(self.uses[pattern].limits, number)
         for pattern in dict.fromkeys(excepts):
-            self.uses[pattern].spared = appended(self.uses[pattern].spared, number)
+            self.uses[pattern].spared = append_item(self.uses[pattern].spared, number)
 
     def add_binder(self, pattern: int) -> None:
-        self.uses[pattern].binders = appended(self.uses[pattern].binders, self._count("binders"))
+        self.uses[pattern].binders = append_item(self.uses[pattern].binders, self._count("binders"))
 
     def add_watch(self, patterns: Iterable[int]) -> None:
         number = self._count("watches")
         for pattern in dict.fromkeys(patterns):
-            self.uses[pattern].watches = appended(self.uses[pattern].watches, number)
+            self.uses[pattern].watches = append_item(self.uses[pattern].watches, number)
 
     def _count(self, kind: str) -> int:
         self._counts[kind] += 1
@@ -382,7 +382,7 @@ class TreeBuilder:
 
     def _add_opens(self, pattern: int, opens: Opens) -> None:
         uses = self.uses[pattern]
-        uses.opens = appended(uses.opens, opens)
+        uses.opens = append_item(uses.opens, opens)
 
 
 class PrincipalIndex:
@@ -437,8 +437,8 @@ def segment_step(segment: k.Segment) -> str | WildStep:
     return segment.prefix, segment.suffix, segment.capture, segment.entity
 
 
-def appended(held: Sequence[Item], item: Item) -> Sequence[Item]:
-    """Return the sequence with the item appended: the same object, unless it is the shared empty tuple."""
+def append_item(held: Sequence[Item], item: Item) -> Sequence[Item]:
+    """Return the sequence with the item appended: the same list, or a new list in place of the shared empty tuple."""
     if isinstance(held, list):
         held.append(item)
         return held

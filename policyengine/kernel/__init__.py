@@ -275,7 +275,7 @@ class MemberOf:
 @dataclass(frozen=True, slots=True)
 class Approvers:
     """`count` different people, each of whom matches `of`; `words` is the phrase in messages and remedies. Only users
-    for whom one of the `issuers` speaks may approve; if it is empty, the policy names no issuers.
+    that one of the `issuers` may name can approve; `issuers` is empty if the policy names no issuers.
     """
 
     of: RoleHolder | ServedUser | MemberOf

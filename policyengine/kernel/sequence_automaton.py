@@ -65,11 +65,12 @@ class SequenceAutomaton:
         return self.rows[state].get(letter, LEFT) if state < len(self.rows) else LEFT
 
     def latest(self, state: int) -> tuple[str, ...]:
-        """Return the steps, one of which was the latest; empty at the start, and after the order was left."""
+        """Return the steps that may have been the latest in this state; empty at the start, and after a run has left
+        the order."""
         return self._words(self.entries, state)
 
     def expected(self, state: int) -> tuple[str, ...]:
-        """Return the steps that may follow."""
+        """Return the steps that may follow in this state."""
         return self._words(self.exits, state)
 
     def _words(self, numbers: tuple[tuple[int, ...], ...], state: int) -> tuple[str, ...]:
@@ -130,7 +131,7 @@ def build_automaton(order: Order, letters: Collection[int]) -> SequenceAutomaton
         raise OrderSizeError(f"steps that overlap in more than {MAX_LETTERS} ways")
     places = PositionAutomaton(symbols, order)
     subsets = SubsetAutomaton(places, [letter for letter in sorted(letters) if letter])
-    return subsets.minimized(order_digest(order), tuple(map(step_words, distinct)))
+    return subsets.minimize(order_digest(order), tuple(map(step_words, distinct)))
 
 
 # ── Positions ─────────────────────────────────────────────────────────────────────────────────
@@ -250,7 +251,7 @@ class SubsetAutomaton:
                 return classes
             count = len(known)
 
-    def minimized(self, digest: int, steps: tuple[str, ...]) -> SequenceAutomaton:
+    def minimize(self, digest: int, steps: tuple[str, ...]) -> SequenceAutomaton:
         """Return the minimal automaton. States are numbered in the order in which they are reached."""
         classes = self._classes()
         count = max(classes) + 1

@@ -79,14 +79,14 @@ def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
 
 
 def _is_vouched(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
-    """Return whether one of the issuers after `from` vouches for the approver; always without `from`."""
+    """Return whether one of the issuers after `from` vouches for the approver; True without `from`."""
     named, issuer = confirm.approvers.issuers, facts.kernel.issuers.get(approval.issuer or "")
     return not named or (issuer is not None and issuer.name in named and speaks_for(issuer, approval.by))
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
-    """Return whether the approver is whom the confirm names: the user, a holder of the role, or a member. The user
-    (unless `by user`) and the agents of the chain may not approve.
+    """Return whether the confirm names the approver: as the user, a holder of the role, or a member. The user (unless
+    `by user`) and the agents of the chain may not approve.
     """
     person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
     chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []

@@ -108,7 +108,7 @@ class Facts:
 
     @property
     def looked_at_anew(self) -> Facts:
-        """Return the facts with empty caches of their own."""
+        """A copy of the facts with its own empty caches."""
         return replace(self, sets={})
 
     def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
@@ -120,8 +120,8 @@ class Facts:
 
     @property
     def by_the_letter(self) -> Facts:
-        """Return the facts as grants read them: only exact bindings of paths, because a path in another case must not
-        grant access.
+        """The facts as grants read them: only exact bindings of paths, because a path in another case must not grant
+        access.
         """
         if self.loose is None:
             return self

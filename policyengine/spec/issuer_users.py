@@ -1,4 +1,4 @@
-"""The users for whom an issuer may speak: `users like "*@partner.example"`."""
+"""The users that an issuer may name: `users like "*@partner.example"`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from policyengine.runtime.values import Invalid, Value
 
 
 def speaks_for(issuer: k.Issuer, user: str) -> bool:
-    """Return whether the id matches one of the issuer's patterns, or the issuer has no patterns."""
+    """Return whether an issuer may name a user: the id of the user matches one of the issuer's patterns, or the issuer
+    has no patterns."""
     return not issuer.users_like or any(Glob(pattern).matches(user) for pattern in issuer.users_like)
 
 

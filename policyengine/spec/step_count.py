@@ -46,8 +46,8 @@ Families: TypeAlias = dict[object, Family | None]
 
 
 class RuleReader(Protocol):
-    """Reads the facts as one kind of rule reads them, for one agent. `user` is the user, if the agent's issuer may
-    speak for that user. `families` caches the families of fixed collections that are already hashed.
+    """Reads the facts as one kind of rule reads them, for one agent. `user` is the user, if the agent's issuer may name
+    that user. `families` caches the families of fixed collections that are already hashed.
     """
 
     families: Families

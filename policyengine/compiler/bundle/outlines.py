@@ -54,7 +54,7 @@ class OutlineReader:
             for raw in rules.agents:
                 agent = self._agent.decode(raw)
                 delegates = [numbers_of(delegate.patterns) for delegate in agent.delegates]
-                builder.add_agent(self._head(agent.who), self._asks(agent), grants_of(agent), delegates)
+                builder.add_agent(self._head(agent.who), self._has_condition(agent), grants_of(agent), delegates)
             for raw in rules.users:
                 user = self._user.decode(raw)
                 builder.add_user(self._head(user.who), grants_of(user))
@@ -71,7 +71,7 @@ class OutlineReader:
         except IndexError:
             raise BundleDataError("a reference to a missing pattern") from None
 
-    def _asks(self, agent: Any) -> bool:
+    def _has_condition(self, agent: Any) -> bool:
         """Return whether a requirement of an agent block has a condition."""
         for requirement in agent.requirements:
             if type(requirement) is self._acts_for and requirement.condition is not None:

@@ -88,7 +88,7 @@ def check_endpoint(pattern: k.Pattern, reading: DecodeContext) -> None:
             check_action(pattern, reading)
 
 
-# ── Doors and guards ──────────────────────────────────────────────────────────────────────────
+# ── Grants and guards ─────────────────────────────────────────────────────────────────────────
 
 
 def check_issued_by(part: k.IssuedBy, reading: DecodeContext) -> None:
@@ -163,7 +163,7 @@ def check_rate(part: k.Rate, _: DecodeContext) -> None:
 
 
 def check_quota(part: k.BudgetLimit, _: DecodeContext) -> None:
-    require((part.fact is None) == (part.function == "count"), "a `count` of a fact, or a sum of none")
+    require((part.fact is None) == (part.function == "count"), "a `count` of a fact, or a sum without a fact")
     require(
         part.function != "sum" or (part.fact is not None and is_number(part.fact)),
         "a sum of values that are not numbers",

@@ -52,7 +52,7 @@ def check_happened(node: k.HistoryCondition, _: DecodeContext) -> None:
 
 def check_aggregate(node: k.Aggregate, _: DecodeContext) -> None:
     require(node.within > timedelta(0), "a history with an empty window")
-    require((node.field is None) == (node.function == "count"), "a `count` of a fact, or a sum of none")
+    require((node.field is None) == (node.function == "count"), "a `count` of a fact, or a sum without a fact")
     result = node.field.type if node.field is not None and node.function == "sum" else Scalar.INT
     require(node.type == result and result in NUMBERS, "a sum of values that are not numbers")
     parts = () if node.field is None else tuple(counted_parts(node.field))

@@ -106,7 +106,7 @@ def _unmentioned_groups(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[
         blocks = sorted(
             (kernel.agents[number] for number in reach.groups), key=lambda block: natural_sort_key(block.label)
         )
-        boxes = tuple(EndpointView(kernel).who(BoxKind.AGENT, block, demands=False) for block in blocks)
+        boxes = tuple(EndpointView(kernel).block_box(BoxKind.AGENT, block, demands=False) for block in blocks)
         yield Box(BoxKind.SECTION, "groups", hint, children=boxes)
 
 
@@ -145,7 +145,7 @@ class _TreeDrawer:
 
     def sections(self, name: str, blocks: Iterable[k.AgentBlock]) -> Iterator[Box]:
         kernel, tree = self.kernel, self.tree
-        agents = tuple(self.standing.who(BoxKind.AGENT, block) for block in blocks)
+        agents = tuple(self.standing.block_box(BoxKind.AGENT, block) for block in blocks)
         limits = tuple(Box(BoxKind.NOTE, source_words(limit), at=limit.span.at) for limit in kernel.delegation)
         paths = tuple(self._paths())
         parts = (

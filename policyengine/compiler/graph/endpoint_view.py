@@ -26,7 +26,7 @@ class EndpointView:
     def boxes(self, uses: Sequence[Uses], everywhere: Iterable[int] = (), always: Iterable[int] = ()) -> Iterator[Box]:
         """Yield the rules of several patterns together: one box for each block, guard, rate and budget."""
         yield from self._binds(_distinct_numbers(use.binders for use in uses))
-        yield from self._doors(uses)
+        yield from self._grants(uses)
         guards = _distinct_numbers((everywhere, *(use.guards for use in uses)))
         for number in guards:
             yield self._exempt(number) if self._leaves_out(number) else self._guard(number)
@@ -39,14 +39,14 @@ class EndpointView:
         yield from (self._guard(number) for number in numbers)
         yield from (self._limit(self.kernel.limits[number]) for number in always)
 
-    def who(self, kind: BoxKind, block: Block, demands: bool = True, children: Iterable[Box] = ()) -> Box:
+    def block_box(self, kind: BoxKind, block: Block, demands: bool = True, children: Iterable[Box] = ()) -> Box:
         """Return the box of a block with its requirements."""
         needed = () if isinstance(block, k.AnyoneBlock) or not demands else block.requirements
         return Box(kind, block.label, "; ".join(map(source_words, needed)), block.span.at, tuple(children))
 
-    # ── Doors ─────────────────────────────────────────────────────────────────────────────────
+    # ── Grants ────────────────────────────────────────────────────────────────────────────────
 
-    def _doors(self, uses: Sequence[Uses]) -> Iterator[Box]:
+    def _grants(self, uses: Sequence[Uses]) -> Iterator[Box]:
         opened: dict[tuple[str, int], list[Opens]] = defaultdict(list)
         handed: dict[int, list[int]] = defaultdict(list)
         for use in uses:
@@ -62,7 +62,7 @@ class EndpointView:
                 children += [[self._delegate(number, which)] for which in dict.fromkeys(handed[number])]
             boxes = _distinct([box for found in children for box in found])
             demands = kind != "agents" or self.endpoint is not None
-            yield self.who(BLOCK_KINDS[kind], block, demands, boxes)
+            yield self.block_box(BLOCK_KINDS[kind], block, demands, boxes)
 
     def _block(self, kind: str, number: int) -> Block:
         blocks: dict[str, Sequence[Block]] = {

@@ -22,12 +22,12 @@ def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
         match network:
             case IPv4Network() | IPv6Network():
                 yield network[1 if network.num_addresses > 1 else 0]
-                yield from (network[0], *shifted(network[0], -1), *shifted(network[-1], 1), network[-1])
+                yield from (network[0], *shift_address(network[0], -1), *shift_address(network[-1], 1), network[-1])
             case IPv4Address() | IPv6Address():
-                yield from (network, *shifted(network, -1), *shifted(network, 1))
+                yield from (network, *shift_address(network, -1), *shift_address(network, 1))
 
 
-def shifted(address: Address, step: int) -> list[Address]:
+def shift_address(address: Address, step: int) -> list[Address]:
     """Return the address that is `step` after this one, or nothing if no such address exists."""
     try:
         return [address + step]

@@ -1,4 +1,4 @@
-"""Drafts from solver states: the states of facts in one world become values, rows and a time."""
+"""Drafts from solver states: turns the states of facts in one world into values, rows and a time."""
 
 from __future__ import annotations
 

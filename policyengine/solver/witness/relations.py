@@ -143,7 +143,7 @@ def change_collection(editor: DraftEditor, row: k.RelationRow, left: k.Expr, rig
 
 def collection_choices(editor: DraftEditor, left: k.Expr, right: k.Expr) -> Iterator[tuple[k.Expr, Items, Items]]:
     """Yield a side, the elements of the other side, and possible new elements of this side."""
-    for choices in (grown, shrunk):
+    for choices in (larger_versions, smaller_versions):
         for side, other in ((left, right), (right, left)):
             held = editor.settle(other)
             if underlying_leaf(side) is not None and isinstance(held, tuple):
@@ -157,7 +157,7 @@ def allowed_elements(editor: DraftEditor, side: k.Expr, others: Items = ()) -> l
     return [one for one in (*others, *editor.elements(side)) if one not in forbidden]
 
 
-def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
+def larger_versions(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
     """Yield larger versions of this side: its own elements, with one element of the other side, with all elements of
     the other side, and with an element that the other side lacks.
     """
@@ -166,7 +166,7 @@ def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
     yield from ((*own, *more) for more in ((), common[:1], common, strange[:1]))
 
 
-def shrunk(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
+def smaller_versions(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
     """Yield smaller versions of this side: the common elements, the elements that only this side has, a single element,
     an element that the other side lacks, and none.
     """

@@ -63,15 +63,15 @@ class ExampleBuilder(BuilderBase):
         return ast.ActionOn(self._name(verb), self._name(type_), self._text(id_), span=span)
 
     def expected(self, span: Span, outcome: Any, *rest: Phrase) -> ast.ExpectationClause:
-        return self._expected(span, outcome.text, rest)
+        return self._build_expectation(span, outcome.text, rest)
 
     def expected_not(self, span: Span, outcome: Any, *rest: Phrase) -> ast.ExpectationClause:
-        return self._expected(span, outcome.text, rest, negated=True)
+        return self._build_expectation(span, outcome.text, rest, negated=True)
 
     def expected_first(self, span: Span, outcome: Any, at: Token, *rest: Phrase) -> ast.ExpectationClause:
-        return self._expected(span, outcome.text, rest, first_at=self._literal("number", at))
+        return self._build_expectation(span, outcome.text, rest, first_at=self._literal("number", at))
 
-    def _expected(
+    def _build_expectation(
         self,
         span: Span,
         outcome: ast.OutcomeWord,
