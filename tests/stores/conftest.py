@@ -88,7 +88,7 @@ def with_another_number(module: str, script: str, old: str, new: str, monkeypatc
     found = import_module(f"policyengine.stores.{module}")
     known = getattr(found, script)
     assert old in known.text
-    changed = type(known).saying(known.text.replace(old, new))
+    changed = type(known).from_text(known.text.replace(old, new))
     monkeypatch.setattr(found, script, changed)
     if module == "redis.store":
         monkeypatch.setattr(found, "SCRIPTS", (*found.SCRIPTS, changed))

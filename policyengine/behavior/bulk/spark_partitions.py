@@ -93,7 +93,8 @@ _DECODE_ROW: Final = msgspec.msgpack.Decoder(PackedRow).decode
 
 
 class WorkerSetup(NamedTuple):
-    """What each process needs: the function that loads policies from their paths, and the key of tags."""
+    """The setup of a process: the function that loads policies, the paths of the policies, and the key of the tags with
+    its digest."""
 
     load: Callable[[tuple[str, ...]], PolicySource]
     paths: tuple[str, ...]

@@ -35,7 +35,7 @@ KEPT_MILLISECONDS = (
 )  # time for which the number of a forgotten caller is kept if its damaged key had no expiry
 WRONG_TYPE = "WRONGTYPE"
 HISTORY_DECODER = msgpack.Decoder(tuple[int, bool, int, tuple[CallerEvent, ...]])
-SAVE_DOCUMENT = RedisScript.saying(
+SAVE_DOCUMENT = RedisScript.from_text(
     "-- KEYS[1]: a document. ARGV: its name, its number, the document, the number that it must replace or ''.\n"
     "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0) or 0\n"
     "if known >= tonumber(ARGV[2]) or known ~= (tonumber(ARGV[4]) or known) then return 0 end\n"

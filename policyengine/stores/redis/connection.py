@@ -42,10 +42,10 @@ class RedisScript(NamedTuple):
 
     @classmethod
     def of(cls, *names: str) -> RedisScript:
-        return cls.saying("".join(map(script_text, names)))
+        return cls.from_text("".join(map(script_text, names)))
 
     @classmethod
-    def saying(cls, text: str) -> RedisScript:
+    def from_text(cls, text: str) -> RedisScript:
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[str], *arguments: str | bytes | int) -> bytes:

@@ -9,7 +9,7 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.redis.connection import RedisScript, translate_errors
 
 KEY: Final = "policyengine:halts"
-SAVE_HALTS: Final = RedisScript.saying(
+SAVE_HALTS: Final = RedisScript.from_text(
     "-- KEYS[1]: the halts. ARGV: the number, the document, the number that it must replace or ''.\n"
     "local known = tonumber(redis.call('HGET', KEYS[1], 'number') or 0) or 0\n"
     "if known >= tonumber(ARGV[1]) or known ~= (tonumber(ARGV[3]) or known) then return 0 end\n"

@@ -23,7 +23,7 @@ SLOTS = 64  # number of groups of keys, each with its own bound
 
 CLAIM = RedisScript.of("claim.lua")
 STEP = "".join(map(script_text, ("past.lua", "behavior.lua", "step.lua")))
-CLAIMED_STEP = RedisScript.saying(f"local function step() {STEP}\nend\n{script_text('once.lua')}")
+CLAIMED_STEP = RedisScript.from_text(f"local function step() {STEP}\nend\n{script_text('once.lua')}")
 RunScript = Callable[..., Any]
 
 

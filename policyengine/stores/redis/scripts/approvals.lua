@@ -1,7 +1,7 @@
--- Approvals. All keys begin with KEYS[1] and are in its slot: `id:ID` holds a row and until when it is live, `of:BINDING`
--- the id of the newest row of a binding, `count:NAME` the ids that count in a quota, with the time until which they do.
--- Times are microseconds by the clock of the caller.
--- ARGV: the operation, the time, and the arguments of the operation. Every answer has the time of this server.
+-- Approvals. All keys begin with KEYS[1] and are in its slot: `id:ID` holds a row and the time until which it is live,
+-- `of:BINDING` the id of the newest row of a binding, and `count:NAME` the ids that count in a quota, each with the
+-- time until which it counts. Times are microseconds by the clock of the caller.
+-- ARGV: the operation, the time, and the arguments of the operation. Every answer contains the time of this server.
 local base, what, now = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 
@@ -21,7 +21,7 @@ local function lengthen(key, lasts)
   if redis.call('PTTL', key) < lasts then redis.call('PEXPIRE', key, string.format('%.0f', lasts)) end
 end
 
--- Keeps a row as long as it lasts, and counts it. Arguments from `at` on: binding, id, row, live, until, quotas.
+-- Stores a row until it ends, and counts it. Arguments from `at` on: binding, id, row, live, until, quotas.
 local function keep(at)
   local binding, id, row, live, till = base .. ':of:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local lasts = math.max(1, math.ceil((tonumber(till) - now) / 1000))
@@ -37,7 +37,7 @@ local function keep(at)
 end
 
 if what == 'open' then
-  -- the id that may be replaced, how many quotas, name and bound of each, then the row
+  -- arguments: the id that may be replaced, the number of quotas, the name and bound of each quota, then the row
   local replaces, many = ARGV[3], tonumber(ARGV[4])
   local at = 5 + 2 * many
   local newest = redis.call('GET', base .. ':of:' .. ARGV[at])
@@ -54,7 +54,7 @@ if what == 'open' then
   return answer({'new'})
 end
 if what == 'save' then
-  -- the row before, how many quotas it counted in and their names, then the row
+  -- arguments: the row before, the number of quotas in which it counted, their names, then the new row
   local many = tonumber(ARGV[4])
   local at = 5 + many
   local id = ARGV[at + 1]
@@ -69,7 +69,7 @@ if what == 'find' then
 elseif what == 'bound' then
   for place = 3, #ARGV do ids[#ids + 1] = redis.call('GET', base .. ':of:' .. ARGV[place]) or nil end
 elseif what == 'ended' then
-  -- the same as for `rows`; an id whose row was deleted is forgotten
+  -- arguments as for `rows`; an id whose row was deleted is removed
   local ended = redis.call('ZRANGEBYSCORE', of_count(ARGV[3]), '-inf', ARGV[2])
   for _, id in ipairs(ended) do
     if redis.call('EXISTS', of_id(id)) == 1 then
@@ -80,7 +80,7 @@ elseif what == 'ended' then
   end
   ids = {unpack(ids, ARGV[4] + 1, ARGV[4] + ARGV[5])}
 else
-  -- the name under which the rows count, how many are skipped, how many are listed
+  -- arguments: the name under which the rows count, the number of rows to skip, the number of rows to list
   ids = redis.call('ZREVRANGEBYSCORE', of_count(ARGV[3]), '+inf', '(' .. ARGV[2], 'LIMIT', ARGV[4], ARGV[5])
 end
 for _, id in ipairs(ids) do

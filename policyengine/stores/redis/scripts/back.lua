@@ -1,8 +1,9 @@
--- What a decision was given is taken back from one state: when it is over, or when another part of its keys refused.
--- KEYS[1]: the state. ARGV: the decision, its kind (`place`, `entry`, `rate`, or `receipt`, by its name in place of the
--- decision), the state before and after it was given (empty: none, or not known), the units it took, and microseconds in a
--- tick; `now`, where a test gives it.
--- It never gives back more than would be there without: what cannot be told apart stays taken.
+-- Takes back from one state what a decision was given, because its request is finished, or because another part of the
+-- decision was refused.
+-- KEYS[1]: the state. ARGV: the decision or, for a receipt, the name of the receipt; the kind: `place`, `entry`, `rate`
+-- or `receipt`; the state before and after the charge, each empty if there is none or it is unknown; the units of the
+-- charge; the microseconds of a tick; and the time, if a test gives it.
+-- The state never falls below what it would be without the decision: what cannot be attributed to the decision stays.
 local MOST_ENTRIES = 10000
 local key, decision, kind, before, after = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local given_now = tonumber(ARGV[7] or '0')
@@ -34,14 +35,14 @@ local function keep(value)
 end
 
 if kind ~= 'rate' and raw == after and before ~= '' then return keep(cmsgpack.unpack(before)) end
-if kind == 'entry' and #state >= MOST_ENTRIES and after ~= '' then return 0 end -- the last one may be of two
+if kind == 'entry' and #state >= MOST_ENTRIES and after ~= '' then return 0 end -- the last entry may be shared
 if kind ~= 'rate' then
   local left, mine, known = {}, nil, {}
   for _, one in ipairs(state) do
     if one[kind == 'place' and 1 or 4] == decision then mine = one else left[#left + 1] = one end
   end
   if kind == 'place' or before == '' or not mine or not mine[3] then return keep(left) end
-  -- A value that was there before is there again, where it was.
+  -- Restore the earlier entry with the same value, at its place.
   for _, one in ipairs(cmsgpack.unpack(before)) do
     if one[3] == mine[3] then left[#left + 1] = one end
   end

@@ -1,10 +1,10 @@
--- Learned behavior in Redis, in front of the scripts that use it: the arithmetic of stores/behavior.py. Of each caller there are
--- two keys: {at, slow, fast, denied, base, events}, and the saved row, which contains the first `base` events. An event is {at,
--- slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}.
--- A charge is {at, unit, top, how fast the levels fall, their ceilings, since, until, burst, strict, outcome, refused, allowed,
--- numbers, base, number, milliseconds that it lasts, caps}.
+-- Functions for learned behavior, in front of the scripts that use them: the arithmetic of stores/behavior.py. Each
+-- caller has two keys: its state {at, slow, fast, denied, base, events}, and its saved row, which contains the first
+-- `base` events. An event is {at, slow, fast, denied, outcome, clamped, numbers that scripts do not interpret}. A
+-- charge is {at, unit, top, falls, ceilings, since, until, burst, strict, outcome, refused, allowed, numbers, base,
+-- number, milliseconds for which the caller is kept, caps}; runtime/behavior.py describes its members.
 local GENERATION, EXACT = 1048576, 9007199254740991
--- The value of a key; nothing, and true, if the key has another type.
+-- Returns the value of a key; nil, and true, if the key has another type.
 local function value_at(key)
   local raw = redis.pcall('GET', key)
   if type(raw) ~= 'table' then return raw end
@@ -12,7 +12,7 @@ local function value_at(key)
   return nil, true
 end
 
--- The state of a caller; nothing if it is damaged. Of the events, only their number is used here.
+-- Returns the state of a caller; nil if it is damaged. The content of events is not checked.
 local function caller_at(key)
   local raw, damaged = value_at(key)
   if damaged then return nil end
@@ -27,13 +27,13 @@ local function caller_at(key)
   return state
 end
 
--- The saved row; what nobody can decode if the key has another type.
+-- Returns the saved row; if the key has another type, a byte that no process can decode.
 local function row_at(key)
   local row, damaged = value_at(key)
   return damaged and '\193' or row or ''
 end
 
--- The levels with the request, and the time of the last event then; nothing if the decision must be made again.
+-- Returns the levels with the request and the time of the latest event; nil if the decision must be made again.
 local function raised(state, charge)
   local at, unit, top, falls, ceilings, since, till, burst, strict = unpack(charge, 1, 9)
   local slow, fast, denied, last = 0, 0, 0, state[1]
@@ -56,7 +56,9 @@ local function raised(state, charge)
   return {slow, fast, denied, math.max(at, last)}
 end
 
--- What a process does not know yet: {base, whether the row is another one, number of the first event, events}, and that row.
+-- Returns what a process that knows the row with `base` events and the events up to `number` does not know yet: {base,
+-- whether the saved row has changed, number of the first event, events}, and the saved row, or '' if it has not
+-- changed.
 local function history_of(state, row_key, base, number)
   if base ~= state[5] or number > state[5] + #state[6] then
     return cmsgpack.pack({state[5], true, state[5] + 1, state[6]}), row_at(row_key)

@@ -1,8 +1,12 @@
--- Reads or changes what is known of one caller, apart from other effects of a decision.
--- KEYS: the caller, its row. ARGV: `read`; or `failure`, an outcome, the most events that wait; or `forget`, the events of a
--- generation, the milliseconds that the number of a damaged caller is kept unless its key expires; or `event`, a charge (MessagePack), whether the request was admitted and clamped (1 or 0), a row to save or '',
--- whether time is virtual (1 or 0).
--- It answers {whether the step was done, history, row}; {-1, '', ''} if the state of the caller is damaged.
+-- Reads or changes the state of one caller, apart from other effects of a decision.
+-- KEYS: the caller, its row. ARGV: the operation and its arguments:
+--   `read`: none
+--   `failure`: an outcome, the maximum number of unfolded events
+--   `forget`: the number of events of a generation, the milliseconds for which the number of a damaged caller is kept
+--     if its key has no expiry
+--   `event`: a charge (MessagePack), whether the request was admitted and clamped (1 or 0), a row to save or '',
+--     whether time is virtual (1 or 0)
+-- Returns {1 if the step was done or 0 if not, history, row}; {-1, '', ''} if the state of the caller is damaged.
 local what = ARGV[1]
 local state = caller_at(KEYS[1])
 if not state then

@@ -1,9 +1,11 @@
--- A key by which a gateway asks once: claimed, kept with its answer, or released.
--- KEYS[1]: a hash of digest and token, and once it is decided draft and settled; KEYS[2]: the order of its gateway's keys in the slot.
--- ARGV: what to do, now (empty: the server's own), name, digest, token, microseconds that it lasts, those that an answer is
--- kept, the most of them, draft, settled. `until` is kept of times that a test gives: the server knows nothing of them.
--- `claim` answers {digest, draft, settled} if it is not the caller's, else how many were evicted; the others whether they did.
--- For `claim`, the draft is that of an answer that the caller may replace; empty if none.
+-- Claims an idempotency key of a gateway, stores its answer, or releases it.
+-- KEYS[1]: a hash of digest and token and, after the decision, draft and settled. KEYS[2]: the keys of the gateway in
+-- the slot, by time.
+-- ARGV: the operation, the time (empty: the server's own), name, digest, token, the microseconds after which the key
+-- expires, the microseconds for which an answer is kept, the maximum number of keys, draft, settled. If a test gives
+-- the time, `until` holds the expiry, because the server does not know this time.
+-- `claim` returns {digest, draft, settled} if another caller has the key, otherwise the number of evicted keys; its
+-- draft is the draft that the caller may replace, or empty. `keep` and `release` return whether the caller had the key.
 local what, given, name, digest, token, lasts, kept, most, draft, settled = unpack(ARGV)
 local now = tonumber(given)
 if not now then

@@ -1,12 +1,14 @@
--- Reads lines, and begins watches that were not begun, or of which the server lost that they were.
--- KEYS: begun, the clock, lines. ARGV[1] (MessagePack): {now or false, watches to begin, the watch of each line, what is
--- read of it already: {version when it was born, version, number of the next event} or false}.
--- It answers its time, and of each {after what nothing is missing, what is known of the line, the number from which on its
--- events follow, these, and of those before them the number and the event that was reported on since}.
+-- Reads lines, and begins watches that have not begun or whose beginning the server has lost.
+-- KEYS: begun, the clock, lines. ARGV[1] (MessagePack): {now or false, watches to begin, the watch of each line, the
+-- part of each line that the caller has cached: {version at the creation of the line, version, number of the next
+-- event} or false}.
+-- Returns the time and, for each line, {the time after which the history of its watch is complete, the head of the line,
+-- the number of the first event that follows, the events from this one on, and the earlier events that were reported
+-- since, each after its number}.
 local given, begins, watches, read = unpack(cmsgpack.unpack(ARGV[1]))
 local begun, first = KEYS[1], 2
 local now = the_time(given, KEYS[2])
-redis.pcall('SET', KEYS[2], digits(now)) -- a server that takes no writes can be read all the same
+redis.pcall('SET', KEYS[2], digits(now)) -- a server that refuses writes can still be read
 alive(begun, now)
 for _, watch in ipairs(begins) do
   if call('HEXISTS', begun, watch) == 0 then call('HSET', begun, watch, pack({now - 1, 0, 0})) end

@@ -1,9 +1,10 @@
--- Lines of one slot of a Cluster, for a decision whose other keys lie elsewhere: they are locked, and let go when it is
--- known what becomes of the decision. A lock whose holder died is gone after LEASE.
--- KEYS: the lines relied on, the lines that records enter, a lock for each of both, what is waited for, changes, begun, the
--- clock of the slot.
--- ARGV[1] (MessagePack): {now or false, decision, what to do, a name of this try, versions of lines relied on, records,
--- serial or false}. It answers a serial; nothing where a line is of another version, or locked by another.
+-- Locks the lines of a decision in one slot of a Cluster while its other keys are changed in other slots, and unlocks
+-- them when the decision has succeeded or failed. The lock of a process that died expires after LEASE. KEYS: the lines
+-- relied on, the lines to which records are added, a lock for each of these lines, the key that awaits the outcome,
+-- changes, begun, the clock of the slot.
+-- ARGV[1] (MessagePack): {now or false, decision, the operation (`lock`, `keep`, `once`, `free`), the name of this
+-- attempt, the versions of the lines relied on, records, serial or false}. Returns a serial; false if a line has
+-- another version, or if another attempt has locked it.
 local LEASE = 2000 -- milliseconds
 local given, decision, task, name, relied, records, serial = unpack(cmsgpack.unpack(ARGV[1]))
 local many, now = #relied + #records, moved(given, KEYS[#KEYS])

@@ -1,6 +1,7 @@
--- Names of credentials with an end, in seconds by the clock of whoever asks: what was used once, and what was revoked.
--- KEYS: one for each name. ARGV: what to do, now, the end, milliseconds after which this server may forget it.
--- `once` and `marked` answer 1 or 0, `revoked` the places of those that are; with each the time of this server.
+-- Marks and revocations of credentials: names with an end, in seconds by the clock of the caller. KEYS: one for each
+-- name. ARGV: the operation, now, the end, the milliseconds after which this server may delete a name. `once` returns 1
+-- if the name was unmarked, `marked` returns 1 if it is marked, otherwise both return 0; `revoked` returns the indexes
+-- of the revoked names. Every answer contains the time of this server.
 local what, now, till, lasts = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local time = redis.call('TIME')
 

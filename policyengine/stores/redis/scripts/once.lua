@@ -1,6 +1,6 @@
--- A step that only who holds a claim may do, and that leaves under it what it answered. The step itself is `step()`.
--- The last of KEYS is the claim, the last of ARGV are its token, the draft, how long it is kept (microseconds) and until when,
--- where a test gives the time.
+-- Runs `step()` if the caller still has a claim, and stores its answer under the claim. Returns false without a claim.
+-- The last of KEYS is the claim. The last of ARGV are its token, the draft, the microseconds for which the answer is
+-- kept and, if a test gives the time, the time until which it is kept.
 local once = table.remove(KEYS)
 local till, kept, draft, token = table.remove(ARGV), table.remove(ARGV), table.remove(ARGV), table.remove(ARGV)
 local held = redis.call('HMGET', once, 'token', 'draft')

@@ -1,8 +1,9 @@
--- History in Redis, in front of the scripts that use it. A line is a list: what is known of it, {version, within, complete
--- after, number of its first event, version when it was born, version of the last report that is not in what follows, latest
--- reports {version, number of the event…}}, then its events, oldest first: {at, serial, decision, facts, reported}. It is gone
--- SLACK after its last event left the longest window. `begun` says of each watch after what time nothing is missing, the
--- shortest window that it was recorded for, and when that was last: what expired is older than that window.
+-- Functions for histories, in front of the scripts that use them. A line is a list: its head {version, within, complete
+-- after, number of its first event, version at its creation, version of the last report that the head no longer has,
+-- latest reports {version, number of the event…}}, then its events, oldest first: {at, serial, decision, facts,
+-- reported}. It expires SLACK after its last event has left the longest window. `begun` has, for each watch, the time
+-- after which its history is complete, the shortest window for which it was recorded, and the last time when it was
+-- recorded for this window: expired events are older than the window.
 local MOST_EVENTS, SLACK, NEVER = 10000, 60000000, 4611686018427387904
 local MOST_REPORTS = 32
 local call, pack, unpacked, most = redis.call, cmsgpack.pack, cmsgpack.unpack, math.max
@@ -18,14 +19,14 @@ local function the_time(given, clock)
   return clock and most(now, tonumber(call('GET', clock) or 0)) or now
 end
 
--- The same, from which on it never runs back.
+-- Returns the time, and stores it, so that time never runs backwards.
 local function moved(given, clock)
   local now = the_time(given, clock)
   call('SET', clock, digits(now))
   return now
 end
 
--- Above all that were given before, and whatever is lost, above those of the past.
+-- Returns a new serial, which is higher than all earlier serials, even if the server has lost the last of them.
 local function changed(changes, now)
   local serial = most(tonumber(call('GET', changes) or 0) + 1, now)
   call('SET', changes, digits(serial))
@@ -43,7 +44,7 @@ local function known(begun, watch)
   return nil, 0, 0
 end
 
--- After what time nothing can be missing of a line that is not there.
+-- Returns the time after which a line that does not exist is complete.
 local function without(after, shortest, now)
   return shortest > 0 and most(after, now - shortest - SLACK) or after
 end
@@ -61,7 +62,7 @@ local function recorded_for(begun, watch, within, now)
   return then_without
 end
 
--- A record is {watch, within, latest, facts, outputs that are waited for or false}; the number of its event is answered.
+-- Adds the event of a record {watch, within, latest, facts, awaited outputs or false}. Returns the number of the event.
 local function remember(line, begun, record, decision, now, serial, virtual)
   local watch, within, latest, facts = unpack(record)
   local raw = call('LPOP', line)
@@ -87,7 +88,8 @@ local function remember(line, begun, record, decision, now, serial, virtual)
   return head[4] + many - 1
 end
 
--- All records of a decision, from KEYS[first] on; how it comes out is waited for under the key `awaited`.
+-- Adds the events of all records of a decision, to the lines from KEYS[first] on. The key `awaited` lists the events
+-- that await the outcome.
 local function remember_all(first, begun, awaited, records, decision, now, serial, virtual)
   local waiting, till = {}, 0
   for i, record in ipairs(records) do
@@ -102,8 +104,8 @@ local function remember_all(first, begun, awaited, records, decision, now, seria
   if not virtual then call('PEXPIRE', awaited, digits(-math.floor(-(till - now) / 1000))) end
 end
 
--- A server that was started anew, or is another one now, may have lost its last moments. Unless it writes down what it is
--- told before it is saved, nobody knows how many: then all histories begin now.
+-- Begins all histories again if the server was restarted or replaced and has no append-only file, because it may have
+-- lost any number of its last writes.
 local function alive(begun, now)
   local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')
   local was = call('HGET', begun, 'run')

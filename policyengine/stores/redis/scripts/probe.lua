@@ -1,5 +1,6 @@
--- Writes as decisions do, under a key of its own, and tells by what rule this server throws away what was written.
--- KEYS[1]: that key. ARGV[1]: milliseconds that it lasts. It answers its time, how much memory it may use, and the rule.
+-- Writes to a key as decisions do, and returns the eviction policy of the server.
+-- KEYS[1]: the key. ARGV[1]: the milliseconds after which it expires. Returns the time of the server (seconds and
+-- microseconds), its maximum memory in bytes (0: no limit), and its policy.
 local time = redis.call('TIME')
 redis.call('SET', KEYS[1], time[1], 'PX', ARGV[1])
 local memory = redis.call('INFO', 'memory')

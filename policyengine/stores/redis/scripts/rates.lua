@@ -1,7 +1,7 @@
--- Plain rates alone, of many decisions in their order: what most requests ask, in as few words as can be. The arithmetic is
--- that of step.lua. KEYS: states. ARGV[1] (MessagePack): {now or false, paces, decisions}; a pace is {need, full, drain,
--- tick}, a decision the numbers of a key and of its pace, again and again: {key, pace, key, pace…}.
--- It answers MessagePack: now, then the level of each that was asked, before it.
+-- Charges only steady rates, for many decisions in order: a shorter form of step.lua for most requests, with the same
+-- arithmetic. KEYS: states. ARGV[1] (MessagePack): {now or false, paces, decisions}; a pace is {need, full, drain,
+-- tick}, a decision is {key, pace, key, pace…}: the indexes of a key and of its pace for each charge.
+-- Returns, as MessagePack, the time and then the level of each charged state before its decision.
 local given, paces, decisions = unpack(cmsgpack.unpack(ARGV[1]))
 local call, floor = redis.call, math.floor
 local now = given

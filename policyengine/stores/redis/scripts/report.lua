@@ -1,6 +1,6 @@
--- How the request of a decision came out. KEYS: what is waited for, changes, the clock, then each line.
--- ARGV[1] (MessagePack): {now or false, decision, for each line {the number of its event, what is reported}}.
--- It answers whether it was reported before; nothing where it is not waited for.
+-- Reports the outcome of a decision's request. KEYS: the key that awaits the outcome, changes, the clock, then each
+-- line. ARGV[1] (MessagePack): {now or false, decision, for each line {the number of its event, the reported values}}.
+-- Returns 1 if the outcome was already reported, 0 if not, and false if no event awaits it.
 local given, decision, reports = unpack(cmsgpack.unpack(ARGV[1]))
 local first, now = 3, moved(given, KEYS[3])
 local raw = call('GET', KEYS[1])

@@ -1,14 +1,18 @@
--- One step of the Redis store: the arithmetic of runtime/limits.py, in doubles that hold whole numbers below 2^52.
--- KEYS: a state for each charge, the approvals to spend, where there are confirms the receipts of each charge, the lines
--- relied on, the lines that records enter, where there is behavior the caller, its row, and the place of the decision if its
--- failure can be reported; where `clocked`, what was made, what is waited for, changes, begun, and the clock.
--- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, spends, the name of its confirms or false,
--- how long a confirm is open or false, versions of lines relied on, records, and where there is behavior {a charge of
--- behavior.lua, the value for the place of the decision or false, seconds that it lasts}}; ARGV[2] then is a row to save or ''.
--- It answers nothing when an approval was spent before, or a line is of another version; else {now, admitted, and for each
--- charge {admitted, what it stands at (numbers), the same if untouched, what was paid before}} as MessagePack, and of each
--- charge the state before and after and the receipt before and after (empty: there is none). Where there is behavior, it
--- answers {that or '' if a level says another thing than the decision, history, row}; three times '' if the caller is damaged.
+-- Commits one decision in the Redis store: the arithmetic of runtime/limits.py, in doubles that hold whole numbers
+-- below 2^52.
+-- KEYS: a state for each charge; the approvals to spend; if there are confirms, the receipts of each charge; the lines
+-- relied on; the lines to which records are added; with behavior, the caller, its row and, if its failure can be
+-- reported, the place of the decision; if `clocked`, the charges whose outcome can be reported, the key that awaits the
+-- outcome, changes, begun, and the clock.
+-- ARGV[1] (MessagePack): {now or false, decision, peek, denied, clocked, charges, the number of approvals to spend, the
+-- name of the confirms or false, how long a confirm stays open (microseconds) or false, the versions of the lines
+-- relied on, records and, with behavior, {a charge of behavior.lua, the value for the place of the decision or false,
+-- its lifetime in seconds}}. With behavior, ARGV[2] is a row to save or ''.
+-- Returns false if an approval was already spent, or a line has another version. Otherwise returns {now, admitted, and
+-- for each charge {admitted, the state for the answer (numbers), the state without the charge, the tokens already
+-- paid}} as MessagePack and, unless `clocked`, for each charge the state before and after, and the receipt before and
+-- after (empty: there is none). With behavior, returns {this or '' if the decision must be made again, history, row};
+-- three times '' if the caller is damaged.
 local given, decision, peek, denied, clocked, charges, spends, name, opens, relied, records, behavior = unpack(cmsgpack.unpack(ARGV[1]))
 local RATE, BUDGET, MOST_ENTRIES = 1, 2, 10000
 local MOST_RECEIPTS, MOST = 1000, 9007199254740992
@@ -39,7 +43,7 @@ end
 
 local function keep(key, value, till)
   if till <= now then return redis.call('DEL', key) end
-  -- Of a time that a test gives, the server's own clock says nothing.
+  -- The server does not know the time that a test gives, so the key does not expire.
   if virtual then return redis.call('SET', key, value) end
   return redis.call('SET', key, value, 'PX', string.format('%d', max(1, up(till - now, 1000))))
 end
@@ -79,7 +83,7 @@ local function latched(state, charge)
   return {0, tick, drain, unpack(latches)}
 end
 
--- Nothing where nothing is to be kept.
+-- Returns the state after a refused request; nil if the state is not to be stored.
 local function refused(state, charge, paid)
   local tick, level, latches, most, drain = pool(state, charge)
   local need = paid == 0 and charge[2] or max(0, charge[3] - paid) * charge[4]
@@ -89,14 +93,14 @@ local function refused(state, charge, paid)
   return charge[9] and latched(state, charge) or nil
 end
 
--- How it stands if nothing is taken of it: where it had room, or was paid before.
+-- Returns the state for the answer if nothing is charged, because another limit had no room, or the charge was prepaid.
 local function spared(state, charge)
   local _, stands = take(state, charge, 0, 0)
   stands[4] = 0
   return stands
 end
 
--- What is still to be taken of it: all of it, unless a confirm took some, or needs no room and keeps only its clamps.
+-- Charges what is not yet paid. A fully prepaid charge needs no room, and only continues its clamps.
 local function owed(state, charge, paid)
   if paid == 0 then return take(state, charge, charge[3], charge[2]) end
   local cost = charge[3] - paid
@@ -104,7 +108,7 @@ local function owed(state, charge, paid)
   return true, spared(state, charge), charge[9] and latched(state, charge) or nil
 end
 
--- Receipts are {tokens, until}, by the name of the confirms that they were taken for.
+-- Returns the tokens that earlier confirms paid, and the receipt {tokens, until}, which has the name of the confirms.
 local function paid_for(i)
   local raw = name and charges[i][1] == RATE and redis.call('HGET', KEYS[receipts + i], name)
   if not raw then return 0, '' end
@@ -112,7 +116,7 @@ local function paid_for(i)
   return till > now and tokens or 0, raw
 end
 
--- What is over goes first, else the one that is over next: of those who come back later all is taken again.
+-- Deletes expired receipts; if there are none, the receipt that expires first, whose tokens are then charged again.
 local function make_room(key)
   if redis.call('HLEN', key) < MOST_RECEIPTS then return end
   local all, first, ends = redis.call('HGETALL', key), nil, nil
@@ -140,7 +144,8 @@ local function full_at(state, charge)
   return at * charge[7]
 end
 
--- Budgets: a charge is {BUDGET, bound, within, amount, value or false}, a state entries {at, amount, value or false, decision}.
+-- Budgets: a charge is {BUDGET, bound, within, amount, value or false}, a state is a list of {at, amount, value or
+-- false, decision}.
 local function add(state, charge)
   local entries, bound, within, amount, value = state or {}, charge[2], charge[3], charge[4], charge[5]
   local at = #entries > 0 and max(now, entries[#entries][1]) or now
@@ -155,7 +160,7 @@ local function add(state, charge)
     end
   end
   if used + amount <= bound then
-    local whose = #others == #live and decision or '' -- what several added nobody gives back
+    local whose = #others == #live and decision or '' -- the entry of several requests is never released
     if #others == MOST_ENTRIES then amount, whose = amount + table.remove(others)[2], '' end
     others[#others + 1] = {at, amount, value, whose}
     local total = 0
@@ -179,7 +184,7 @@ local function added(state, charge)
   return {total, last, 0, 0, 0}
 end
 
--- At once: a charge is {HOLD, most, lease}, a state {decision, until} of each that is under way.
+-- Concurrency limits: a charge is {HOLD, most, lease}, a state is a list of {decision, until}, one for each request.
 local function hold(state, charge, more)
   local live, first, last = {}, false, now
   for _, one in ipairs(state or {}) do
