@@ -248,15 +248,15 @@ class DecisionLog:
         try:
             written = self._file.append_all(lines)
         except OSError as error:
-            self._failed(error, len(lines))
+            self._note_failure(error, len(lines))
             return 0
         except Exception:
             self._not_put("decisions" if len(lines) > 1 else "a decision", len(lines))
             return 0
         if written < len(lines):
-            self._failed(NO_ROOM, len(lines) - written)
+            self._note_failure(NO_ROOM, len(lines) - written)
         elif self._failing:
-            self._mended()
+            self._note_recovery()
         return written
 
     def wrote(self, length: int) -> None:
@@ -334,13 +334,13 @@ class DecisionLog:
             if wake and not at_once:
                 self.wrote(len(line))
         except OSError as error:
-            self._failed(error)
+            self._note_failure(error)
             return False
         if self._failing:
-            self._mended()
+            self._note_recovery()
         return True
 
-    def _failed(self, error: OSError, lines: int = 1) -> None:
+    def _note_failure(self, error: OSError, lines: int = 1) -> None:
         with self._guard:
             self.failures += lines
             self._lost += lines
@@ -353,7 +353,7 @@ class DecisionLog:
                 extra={"event": "log_fails"},
             )  # fmt: skip
 
-    def _mended(self) -> None:
+    def _note_recovery(self) -> None:
         with self._guard:
             told, self._failing = self._failing, False
             lost, self._lost = self._lost, 0

@@ -163,11 +163,11 @@ def read_entries(
             found = [parse_entry(number, line, directories)]
         except LogRecordError as problem:
             found = list(salvage_entry(number, line, directories, path, problem, tell))
-        yield from (placed(one, before, number, path) for one in found)
+        yield from (set_place(one, before, number, path) for one in found)
     return number
 
 
-def placed(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
+def set_place(entry: LogEntry, before: int, number: int, path: Path) -> LogEntry:
     """Return an entry with the place of its line: its number in the file and in the log, and the file."""
     if isinstance(entry, DecisionRecord):
         return replace(entry, line=before + number, file=path, line_in_file=number)

@@ -316,7 +316,7 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
     allowed = (total + WEIGHT_UNIT) // burst_days - 2 * WEIGHT_UNIT
     if allowed < 0:
         slow, fast = max(day.slow for day in days), max(day.fast for day in days)
-        return Margins(bounded(SPARE * slow), bounded(SPARE * fast), len(days), declared=False)
+        return Margins(bound_margin(SPARE * slow), bound_margin(SPARE * fast), len(days), declared=False)
     slows, fasts = RatioWeights(days, 0), RatioWeights(days, 1)
     part = max(allowed // MAX_PART, WEIGHT_UNIT)
 
@@ -336,7 +336,7 @@ def learn_margins(days: Sequence[CallerDay], burst_days: int) -> Margins:
             best, low = at(above), above + 1
         else:
             high = above - 1
-    return Margins(bounded(best[0]), bounded(best[1]), len(days), declared=True)
+    return Margins(bound_margin(best[0]), bound_margin(best[1]), len(days), declared=True)
 
 
 def excess(days: Iterable[CallerDay], slow: int, fast: int, part: int) -> int:
@@ -365,5 +365,5 @@ class RatioWeights:
         return max(bisect_left(self._above, -weight), self._least)
 
 
-def bounded(margin: int) -> int:
+def bound_margin(margin: int) -> int:
     return min(max(margin, LEAST_MARGIN), MAX_MARGIN)

@@ -346,11 +346,11 @@ class ProgramBuilder:
             kind = None
             if not isinstance(requirement, ON_HOPS):
                 kind = "attestation" if isinstance(requirement, k.AttestedBy) else "credential"
-            made = Requirement(self._required(requirement), kind, requirement.span.text, requirement)
+            made = Requirement(self._requirement_condition(requirement), kind, requirement.span.text, requirement)
             known = self._requirements[id(requirement)] = requirement, made
         return known[1]
 
-    def _required(self, requirement: k.Requirement) -> Condition:
+    def _requirement_condition(self, requirement: k.Requirement) -> Condition:
         fact = self.nodes.slot
         match requirement:
             case k.IssuedBy(issuers):
@@ -372,12 +372,12 @@ class ProgramBuilder:
                 return Truth(fact(("credential", "bound"), Scalar.BOOL))
             case k.AttestedBy(names):
                 verified = Truth(fact(("attestation", "verified"), Scalar.BOOL))
-                trusted = AnyOf(tuple(self._attested(self.kernel.attesters[name]) for name in names))
+                trusted = AnyOf(tuple(self._attester_condition(self.kernel.attesters[name]) for name in names))
                 return All((verified, trusted))
             case _:
                 assert_never(requirement)
 
-    def _attested(self, attester: k.Attester) -> Condition:
+    def _attester_condition(self, attester: k.Attester) -> Condition:
         def text(name: str) -> n.FactNode:
             return self.nodes.slot(("attestation", name), Scalar.STRING)
 

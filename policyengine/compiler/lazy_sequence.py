@@ -41,7 +41,7 @@ class LazySequence(Sequence[Item]):
         if isinstance(index, slice):
             return tuple(self[position] for position in range(*index.indices(len(self))))
         item = self._items[index]
-        return self._decoded(range(len(self))[index]) if isinstance(item, bytes) else item
+        return self._decode(range(len(self))[index]) if isinstance(item, bytes) else item
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -55,7 +55,7 @@ class LazySequence(Sequence[Item]):
     def __repr__(self) -> str:
         return repr(tuple(self))
 
-    def _decoded(self, index: int) -> Item:
+    def _decode(self, index: int) -> Item:
         with self._lock:
             item = self._items[index]
             if isinstance(item, bytes):

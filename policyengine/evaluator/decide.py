@@ -130,7 +130,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
     """Return the decision of a started state; `spent` are the approvals of the request that were already used."""
     program, request, rules = st.program, st.request, st.rules
     if type(request.endpoint) is MalformedEndpoint:
-        return malformed(st, request.endpoint, stamp), NO_EFFECTS
+        return deny_malformed(st, request.endpoint, stamp), NO_EFFECTS
     exact, approved = st if rules.exact_bindings is None else exact_state(st), st
     approvals: dict[int, ConfirmApproval] = {}
     if request.approvals:
@@ -172,7 +172,7 @@ def exact_state(st: State) -> State:
     return exact
 
 
-def malformed(st: State, endpoint: MalformedEndpoint, stamp: Stamp) -> Decision:
+def deny_malformed(st: State, endpoint: MalformedEndpoint, stamp: Stamp) -> Decision:
     kernel = st.program.kernel
     reason = Reason(Gate.MALFORMED_PATH, endpoint.why)
     answer = Answer(Outcome.DENY, Gate.MALFORMED_PATH, (reason,), package=kernel.package, revision=kernel.revision)

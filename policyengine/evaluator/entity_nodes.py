@@ -41,7 +41,7 @@ class EntityAttribute(Node):
     def get(self, st: State) -> Any:
         index = self.index
         if index < 0 or st.recorder is not None:
-            return self._recorded(st)
+            return self._read_and_record(st)
         try:
             value = st.values[index]
         except IndexError:
@@ -52,7 +52,7 @@ class EntityAttribute(Node):
             st.values[index] = value
         return value
 
-    def _recorded(self, st: State) -> Any:
+    def _read_and_record(self, st: State) -> Any:
         entity = self.base.get(st)
         if type(entity) is Unknown:
             return entity

@@ -320,9 +320,9 @@ class Verdict:
             return tuple(dict.fromkeys(one.id for approval in confirms for one in approval.counted)), ()
         if outcome is not Outcome.CONFIRM:
             return (), ()
-        return (), tuple([self._opened(approval) for approval in confirms if not approval.granted])
+        return (), tuple([self._open_approval(approval) for approval in confirms if not approval.granted])
 
-    def _opened(self, approval: ConfirmApproval) -> OpenedApproval:
+    def _open_approval(self, approval: ConfirmApproval) -> OpenedApproval:
         confirm: k.Confirm = approval.effect.effect
         within = confirm.lasts.total_seconds()
         message = approval.effect.message

@@ -91,22 +91,22 @@ class ResilientMarks:
             return self._marks.version
 
     def once(self, name: str, until: int, now: int) -> bool:
-        first = self._asked(lambda: self._marks.once(name, until, now), self._writes)
+        first = self._ask(lambda: self._marks.once(name, until, now), self._writes)
         if first:
             self._writes.succeeded()
         return first
 
     def marked(self, name: str, now: int) -> bool:
-        return self._asked(lambda: self._marks.marked(name, now), self._reads)
+        return self._ask(lambda: self._marks.marked(name, now), self._reads)
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
         with self._writes:
             self._marks.revoke(names, until, now, by_operator=by_operator)
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        return self._asked(lambda: self._marks.revoked(names, now), self._reads)
+        return self._ask(lambda: self._marks.revoked(names, now), self._reads)
 
-    def _asked(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
+    def _ask(self, ask: Callable[[], T], breaker: StoreBreaker) -> T:
         self._agree()
         with breaker:
             told = ask()

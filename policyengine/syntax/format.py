@@ -60,7 +60,7 @@ def format_module(source: Source) -> str:
     if module is None or diagnostics:
         raise PolicyError(diagnostics)
     lexemes = _lexemes(source, module)
-    lines = list(_indented(_lines(source, lexemes)))
+    lines = list(_indent_lines(_lines(source, lexemes)))
     return "".join(f"{line}\n" for line in align_lines(lines))
 
 
@@ -180,7 +180,7 @@ class OpenBracket:
     holds_items: bool
 
 
-def _indented(lines: Iterator[list[Lexeme]]) -> Iterator[FormattedLine]:
+def _indent_lines(lines: Iterator[list[Lexeme]]) -> Iterator[FormattedLine]:
     opened: list[OpenBracket] = []
     waiting: list[list[Lexeme]] = []  # comments and blank lines, indented like the code after them
     for line in lines:

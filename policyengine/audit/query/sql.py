@@ -163,7 +163,9 @@ def group_statement(query: AuditQuery) -> Statement:
         source += f" AND {value} IS NOT NULL"
     groups = f" GROUP BY {', '.join(keys)}" if keys else ""
     names = [f"g{place}" for place in range(len(keys))]
-    inner = f"SELECT {', '.join([*keys, *(_measured(value) if value else _counted())])} FROM {source}{groups}"
+    inner = (
+        f"SELECT {', '.join([*keys, *(_measure_columns(value) if value else _count_columns())])} FROM {source}{groups}"
+    )
     numbers = MEASURED_COLUMNS if value else COUNTED_COLUMNS
     shown = ", ".join([*map(shown_key, query.columns, names), *numbers])
     named = ", ".join(map(quote, query.columns))
@@ -194,11 +196,11 @@ def _usage_numbers(keys: Sequence[str], source: str) -> str:
     return f"(SELECT *, {number} FROM ({members})) WHERE n IS NOT NULL"
 
 
-def _counted() -> list[str]:
+def _count_columns() -> list[str]:
     return ["count(*)", f"min({TIME})", f"max({TIME})"]
 
 
-def _measured(value: str) -> list[str]:
+def _measure_columns(value: str) -> list[str]:
     number = f"CAST({value} AS DOUBLE)"
     return [
         "count(*)",

@@ -125,7 +125,7 @@ class StreamReader:
         """Answer questions in one pass, after a pass that reads approvals if a question follows them. `also` is only
         for DuckReader. Raises OSError, QueryError."""
         self.skipped = SkippedLines()
-        approved = self._approved(queries)
+        approved = self._read_approvals(queries)
         if len(queries) == 1:
             tally = Tally(queries[0], RowExtractor(queries[0].stored).names, approved)
             for row in self._matching_rows(queries[0], approved):
@@ -141,7 +141,7 @@ class StreamReader:
 
     def rows(self, query: AuditQuery) -> Iterator[Row]:
         """Yield all records that match, in the order of the log. Raises OSError, QueryError."""
-        approved = self._approved([query])
+        approved = self._read_approvals([query])
         tally = Tally(query, RowExtractor(query.stored).names, approved)
         return map(tally.shown, self._matching_rows(query, approved))
 
@@ -154,7 +154,7 @@ class StreamReader:
             if matcher.accepts(narrow.row(tree, kind)):
                 yield whole.row(tree, kind)
 
-    def _approved(self, queries: Sequence[AuditQuery]) -> ApprovedBindings:
+    def _read_approvals(self, queries: Sequence[AuditQuery]) -> ApprovedBindings:
         """Read the spent approvals if a question follows them."""
         found = ApprovedBindings()
         if any(one.links_approvals for one in queries):

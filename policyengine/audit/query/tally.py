@@ -55,11 +55,11 @@ class RowReader:
             time = self._at["time"]
             return lambda row: f"{str(row[time])[:width]}{rest}"
         if name == ENDED:
-            return self._ended()
+            return self._read_end()
         place = self._at[name]
         return lambda row: row[place]
 
-    def _ended(self) -> Read:
+    def _read_end(self) -> Read:
         kind, outcome, time, binding = (self._at[name] for name in ("kind", "outcome", "time", "binding"))
         times = self._approved.times
 

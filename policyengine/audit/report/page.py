@@ -205,7 +205,7 @@ class ReportPage:
         most = max((int(row[keys] or 0) for row in answer.rows), default=1)
         rows = [
             ReportRow(
-                (_joined(row[:keys]), f"{int(row[keys] or 0):,}"), _check(row), _percent(row[keys], most), (),
+                (_join_cells(row[:keys]), f"{int(row[keys] or 0):,}"), _check(row), _percent(row[keys], most), (),
                 _status_class(answer.query, row) or css_class,
             )
             for row in answer.rows
@@ -244,7 +244,9 @@ class ReportPage:
             count, total, _, p50, p95, p99, largest = row[keys:]
             shown = (p50, p95, p99, largest) if answer.query.measure != "usage" else (total, p50, p95, largest)
             marks = tuple(_percent(one, most) for one in (p99, p95, p50)) if answer.query.measure != "usage" else ()
-            rows.append(ReportRow((_joined(row[:keys]), f"{count:,}", *map(_number, shown)), _check(row), marks=marks))
+            rows.append(
+                ReportRow((_join_cells(row[:keys]), f"{count:,}", *map(_number, shown)), _check(row), marks=marks)
+            )
         numbers = ("p50", "p95", "p99", "max") if answer.query.measure != "usage" else ("sum", "p50", "p95", "max")
         return self._panel(title, "measures", name, (", ".join(answer.columns[:keys]), "count", *numbers), rows)
 
@@ -269,7 +271,7 @@ def _name(value: Cell) -> str:
     return "none" if value is None else str(value)
 
 
-def _joined(cells: Sequence[Cell]) -> str:
+def _join_cells(cells: Sequence[Cell]) -> str:
     return " · ".join(str(cell) for cell in cells if cell is not None) or "none"
 
 

@@ -215,7 +215,7 @@ class Sealer:
             if self._writing >= 0:
                 os.close(self._writing)
             self._process, self._writing = 0, -1  # the next line tries again
-            self._failed(error)
+            self._report_failure(error)
 
     @property
     def is_awake(self) -> bool:
@@ -319,9 +319,9 @@ class Sealer:
         try:
             return work()
         except (OSError, TileError, SealError, SealKeyError, NoteError) as error:
-            self._failed(error)
+            self._report_failure(error)
         except Exception as error:  # a defect must not end the thread
-            self._failed(error, exc_info=True)
+            self._report_failure(error, exc_info=True)
         return None
 
     def _watch_holder(self) -> None:
@@ -338,7 +338,7 @@ class Sealer:
             text = f"the log `{self.log}` is not sealed: another process holds `{self.folder / 'lock'}`"
             self._throttle.tell(logging.ERROR, "overdue", text, event="log_seal_fails")
 
-    def _failed(self, error: Exception, *, exc_info: bool = False) -> None:
+    def _report_failure(self, error: Exception, *, exc_info: bool = False) -> None:
         self._unlock()  # another process may succeed
         if self._is_misplaced:  # reading the whole log did not help
             self._retry_at = monotonic() + RETRY_SECONDS

@@ -276,7 +276,7 @@ class LogFollower:
         Raises OSError, CursorError."""
         cursor = self.cursor
         found = {each.name: each for each in cursor.pending}
-        for file in self._waiting():
+        for file in self._list_unsent():
             if file.path != self.log and file.base_name not in found:
                 with suppress(SealError, FileNotFoundError):
                     lines = self._count_lines(file)
@@ -289,7 +289,7 @@ class LogFollower:
             return self.cursor.lines + sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))
         return count_lines(file.path)
 
-    def _waiting(self) -> list[LogFile]:
+    def _list_unsent(self) -> list[LogFile]:
         """Return the file with the cursor, and the later files of the log."""
         files = list_log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
@@ -299,7 +299,7 @@ class LogFollower:
         """Skip the rest of the current file if it was rotated; return the number of lines that are lost. Raises
         OSError, CursorError, SealError.
         """
-        files = self._waiting()
+        files = self._list_unsent()
         if self._is_current() or len(files) < 2:
             return 0
         lost = sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))

@@ -78,17 +78,17 @@ def tuple_form(parts: tuple[Form, ...]) -> Form:
     """Return the form of a tuple with a fixed number of elements, each of its own type."""
 
     def write(value: tuple[Any, ...], context: EncodeContext) -> tuple[Any, ...]:
-        return tuple([converted(part.write, element, context) for part, element in zip(parts, value, strict=True)])
+        return tuple([convert_value(part.write, element, context) for part, element in zip(parts, value, strict=True)])
 
     def read(raw: tuple[Any, ...], context: DecodeContext) -> tuple[Any, ...]:
-        return tuple([converted(part.read, element, context) for part, element in zip(parts, raw, strict=True)])
+        return tuple([convert_value(part.read, element, context) for part, element in zip(parts, raw, strict=True)])
 
     shape = f"({', '.join(part.shape for part in parts)})"
     wire = lambda: tuple[tuple(part.wire() for part in parts)]  # type: ignore[misc]  # noqa: E731
     return Form(shape, wire, write, read)
 
 
-def converted(convert: Callable[[Any, Any], Any] | None, value: Any, context: Any) -> Any:
+def convert_value(convert: Callable[[Any, Any], Any] | None, value: Any, context: Any) -> Any:
     return value if convert is None else convert(value, context)
 
 
@@ -135,7 +135,7 @@ class ClassForm:
 
     def write(self, value: object, context: EncodeContext) -> Any:
         members = [
-            converted(part.write, getattr(value, name), context)
+            convert_value(part.write, getattr(value, name), context)
             for name, part in zip(self.names, self.parts, strict=True)
         ]
         if self.short_struct is None:
@@ -168,12 +168,12 @@ def union_form(is_optional: bool, other: Form | None, classes: Sequence[ClassFor
         found = by_class.get(type(value))
         if found is not None:
             return found.write(value, context)
-        return value if value is None or other is None else converted(other.write, value, context)
+        return value if value is None or other is None else convert_value(other.write, value, context)
 
     def read(raw: Any, context: DecodeContext) -> Any:
         found: ClassForm | None = getattr(raw, FORM, None)
         if found is None:
-            return raw if raw is None or other is None else converted(other.read, raw, context)
+            return raw if raw is None or other is None else convert_value(other.read, raw, context)
         context.depth += 1
         if context.depth > MAX_DEPTH:
             raise BundleDataError(f"parts nest more than {MAX_DEPTH} levels deep")
@@ -209,12 +209,12 @@ class BundleSchema:
     def write(self, value: object, context: EncodeContext, kind: Any = None) -> bytes:
         """Encode a value of a root class. `kind` is the root; by default, the class of the value."""
         form = self._roots[kind or type(value)]
-        return ENCODER.encode(converted(form.write, value, context))
+        return ENCODER.encode(convert_value(form.write, value, context))
 
     def read(self, kind: type[Item], raw: bytes, context: DecodeContext) -> Item:
         """Decode a value of the root class `kind`. Raises BundleDataError."""
         form = self._roots[kind]
-        made: Item = guarded(lambda: converted(form.read, self._decoder(kind, form).decode(raw), context))
+        made: Item = guarded(lambda: convert_value(form.read, self._decoder(kind, form).decode(raw), context))
         return made
 
     def read_head(self, kind: type[Item], last: str, raw: bytes, context: DecodeContext, **others: object) -> Item:
@@ -230,7 +230,7 @@ class BundleSchema:
                 wires = {name: self.form(kind, name).wire() for name, _ in reads}
                 decoder = self._decoders[kind, last] = msgpack.Decoder(self.prefix(kind, **wires))
             head = decoder.decode(raw)
-            members = {name: converted(part, getattr(head, name), context) for name, part in reads}
+            members = {name: convert_value(part, getattr(head, name), context) for name, part in reads}
             return kind(**members, **others)
 
         made: Item = guarded(read)
@@ -253,7 +253,7 @@ class BundleSchema:
         depths: dict[int, int] = {}
         context = replace(context, types=found)
         for row in rows:
-            made: typesystem.Type = converted(self._rows.read, row, context)
+            made: typesystem.Type = convert_value(self._rows.read, row, context)
             depth = depths[id(made)] = 1 + max((depths[id(inner)] for inner in inner_types(made)), default=0)
             if depth > MAX_TYPE_DEPTH:
                 raise BundleDataError(f"types nest more than {MAX_TYPE_DEPTH} levels deep")
@@ -263,7 +263,7 @@ class BundleSchema:
     def _write_type(self, type_: typesystem.Type, context: EncodeContext) -> int:
         known = context.types.get(type_)
         if known is None:
-            row = converted(self._rows.write, type_, context)
+            row = convert_value(self._rows.write, type_, context)
             known = context.types[type_] = len(context.type_rows)
             context.type_rows.append(row)
         return known

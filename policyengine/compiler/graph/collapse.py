@@ -25,7 +25,7 @@ def collapse(root: Box, depth: int | None = None, *, whole: bool = False, more: 
     """Return the drawing with at most `depth` levels below the root and, unless `whole`, at most `MAX_BOXES` boxes.
     `more` says how to see the folded boxes.
     """
-    box = root if whole or root.size <= MAX_BOXES else _ShapeIndex().folded(root)
+    box = root if whole or root.size <= MAX_BOXES else _ShapeIndex().fold(root)
     box = box if depth is None else _cut_below(box, depth)
     box = box if whole else _fit(box, MAX_BOXES)
     hidden = sum(part.hidden for part in box.walk())
@@ -39,7 +39,7 @@ def close_box(box: Box) -> Box:
     """Return the box without its children."""
     if not box.children:
         return box
-    told = f"{_rules(box.children) or _counted(box.children)} below"
+    told = f"{_rules(box.children) or _count_words(box.children)} below"
     detail = f"{box.detail}; {told}" if box.detail else told
     return replace(box, detail=detail, children=(), hidden=box.hidden + count_boxes(box.children))
 
@@ -59,11 +59,11 @@ class _ShapeIndex:
     def __init__(self) -> None:
         self.shapes: dict[object, int] = {}
 
-    def folded(self, box: Box) -> Box:
-        return self._folded(box)[0]
+    def fold(self, box: Box) -> Box:
+        return self._fold_box(box)[0]
 
-    def _folded(self, box: Box) -> tuple[Box, int]:
-        below = [self._folded(child) for child in box.children]
+    def _fold_box(self, box: Box) -> tuple[Box, int]:
+        below = [self._fold_box(child) for child in box.children]
         key = (box.kind, box.detail, tuple((child.label, shape) for child, shape in below))
         shape = self.shapes.setdefault(key, len(self.shapes))
         return (replace(box, children=_group_alike(below)) if below else box), shape
@@ -147,7 +147,7 @@ def _rest_box(kind: BoxKind, boxes: tuple[Box, ...]) -> Box:
     )
 
 
-def _counted(boxes: Sequence[Box]) -> str:
+def _count_words(boxes: Sequence[Box]) -> str:
     kind = boxes[0].kind
     return f"1 {SINGULARS.get(kind, kind)}" if len(boxes) == 1 else f"{len(boxes):,} {_plural(kind)}"
 

@@ -33,7 +33,7 @@ class EndpointView:
         if self.endpoint is None:
             yield from map(self._exempt, _distinct_numbers(use.excepts for use in uses))
         limits = [self.kernel.limits[number] for number in _distinct_numbers((always, *(use.limits for use in uses)))]
-        yield from (self._limit(one) for one in limits if not self._excepted(one.place))
+        yield from (self._limit(one) for one in limits if not self._is_excepted(one.place))
 
     def everywhere(self, numbers: Iterable[int], always: Iterable[int]) -> Iterator[Box]:
         yield from (self._guard(number) for number in numbers)
@@ -109,9 +109,9 @@ class EndpointView:
 
     def _leaves_out(self, number: int) -> bool:
         """Return whether a guard excludes the whole selected endpoint."""
-        return self._excepted(self.kernel.guards[number].place)
+        return self._is_excepted(self.kernel.guards[number].place)
 
-    def _excepted(self, place: k.Place) -> bool:
+    def _is_excepted(self, place: k.Place) -> bool:
         endpoint = self.endpoint
         return endpoint is not None and any(covers(pattern, endpoint) for pattern in place.excepts)
 

@@ -262,7 +262,7 @@ class ClusterStore:
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         self._latest = max(self._latest, now)
-        told = [self._reported(RedisKeys(one), decision, report) for one in self._awaited(decision)]
+        told = [self._report_slot(RedisKeys(one), decision, report) for one in self._find_awaiting_slots(decision)]
         return "first" if "first" in told else "again" if "again" in told else None
 
     def close(self) -> None:
@@ -272,12 +272,12 @@ class ClusterStore:
     def _given(self) -> int | bool:
         return self._latest if self._virtual else False
 
-    def _awaited(self, decision: str) -> list[str]:
+    def _find_awaiting_slots(self, decision: str) -> list[str]:
         with translate_errors():
             raw: Any = self._client.get(slots.outcome_index_key(decision))
         return [] if raw is None else msgpack.decode(raw, type=list[str])
 
-    def _reported(self, names: RedisKeys, decision: str, report: OutcomeReport) -> ReportStatus | None:
+    def _report_slot(self, names: RedisKeys, decision: str, report: OutcomeReport) -> ReportStatus | None:
         with translate_errors():
             raw: Any = self._client.get(names.awaited(decision))
         return None if raw is None else slots.report(self._run, names, raw, decision, report, self._given)

@@ -143,12 +143,12 @@ class ConnectionPool:
 
         with translate_errors():
             wire = self._wire()
-            answers = self._asked(wire, sending(), sent)
+            answers = self._exchange(wire, sending(), sent)
             lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
             if lost:  # none of the calls took effect
                 self._teach(wire)
                 missed = [sent[place] for place in lost]
-                again = self._asked(wire, missed, missed)
+                again = self._exchange(wire, missed, missed)
                 for place, answer in zip(lost, again, strict=True):
                     answers[place] = answer
             self._free.append((wire, monotonic()))
@@ -165,13 +165,13 @@ class ConnectionPool:
         try:
             wire, used = self._free.pop()
         except IndexError:
-            return self._opened()
+            return self._open_wire()
         if monotonic() - used > MAX_IDLE_SECONDS and self._is_gone(wire):
             self.close()
-            return self._opened()
+            return self._open_wire()
         return wire
 
-    def _opened(self) -> Any:
+    def _open_wire(self) -> Any:
         wire = self._pool.connection_class(**self._pool.connection_kwargs)
         wire.connect()
         return wire
@@ -182,7 +182,7 @@ class ConnectionPool:
         except (RedisError, OSError):
             return True
 
-    def _asked(self, wire: Any, calls: Iterable[bytes], sent: Sequence[bytes]) -> list[Any]:
+    def _exchange(self, wire: Any, calls: Iterable[bytes], sent: Sequence[bytes]) -> list[Any]:
         try:
             wire.send_packed_command(calls, check_health=False)
             return [self._answer(wire) for _ in sent]
@@ -204,6 +204,6 @@ class ConnectionPool:
     def _teach(self, wire: Any) -> None:
         self._ping()
         loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + encode_redis_argument(one.text) for one in self._scripts]
-        for answer in self._asked(wire, loads, loads):
+        for answer in self._exchange(wire, loads, loads):
             if isinstance(answer, Exception):
                 raise answer

@@ -87,8 +87,8 @@ class RedisStore:
         self._following = HistoryCache()
         self._wires = ConnectionPool(client, SCRIPTS, self.ping)
         self._claims = RedisIdempotencyKeys(self._run, decode_draft_result, virtual=virtual)
-        self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
-        self.approvals = RedisApprovals(self._run, self._timed, lambda: self.skew.clock())
+        self.marks = RedisMarks(self._run, self._measure_time, lambda: self.skew.clock())
+        self.approvals = RedisApprovals(self._run, self._measure_time, lambda: self.skew.clock())
         self.halts = RedisHalts(client, self._run)
         self.behavior = RedisBehavior(client, self._run, virtual=virtual)
 
@@ -101,7 +101,7 @@ class RedisStore:
 
     def probe(self) -> None:
         before = self.skew.clock()
-        self._timed(before, probe_server_time(self._run, f"{PREFIX}:probe"))
+        self._measure_time(before, probe_server_time(self._run, f"{PREFIX}:probe"))
 
     def about(self) -> str:
         """Return the kind and version of the server (`Valkey 8.1.1`). Raises StoreError."""
@@ -111,7 +111,7 @@ class RedisStore:
 
     def time(self, now: int) -> int:
         """Measure the skew and return the server's time in microseconds since 1970. Raises StoreError."""
-        return int(self._fetching((), now)[0])
+        return int(self._begin_watches((), now)[0])
 
     def check(self, now: int) -> None:
         self.time(now)
@@ -131,7 +131,7 @@ class RedisStore:
         if not peek and claim is None and rates.has_only_steady_rates(effects):
             asked = rates.RateBatch((effects.limits,), self._move_clock(now))
             [settled] = asked.settled(self._wires.ask(asked.words))
-            return self._measured(before, settled)
+            return self._measure_skew(before, settled)
         if claim is None:
             answer = self._wires.ask(self._step(CommitRequest(effects, decision, peek), now))
         else:
@@ -140,7 +140,7 @@ class RedisStore:
             answer = decode_step(behavior, answer)
         if answer is None:
             return None
-        return self._measured(before, decode_charge_result([one.charge for one in effects.limits], answer))
+        return self._measure_skew(before, decode_charge_result([one.charge for one in effects.limits], answer))
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
         """Commit several decisions in one round trip; consecutive steady rates share one script call."""
@@ -161,7 +161,7 @@ class RedisStore:
         found = [one for call, answer in zip(calls, answers, strict=True) for one in parse_answer(call, answer)]
         last = next((one for one in reversed(found) if isinstance(one, ChargeResult)), None)
         if last is not None:
-            self._measured(before, last)
+            self._measure_skew(before, last)
         return found
 
     def _step(self, asked: CommitRequest, now: int) -> bytes:
@@ -202,13 +202,13 @@ class RedisStore:
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         self._begun |= frozenset(watches)
-        self._fetching([watch_key(one) for one in self._begun], now)
+        self._begin_watches([watch_key(one) for one in self._begun], now)
 
-    def _fetching(self, begins: Sequence[str], now: int) -> Any:
+    def _begin_watches(self, begins: Sequence[str], now: int) -> Any:
         before = self.skew.clock()
         asked = msgpack.encode((self._move_clock(now), begins, (), ()))
         told = self._run(FETCH, [DEFAULT_KEYS.begun, DEFAULT_KEYS.clock], asked)
-        self._timed(before, int(told[0]))
+        self._measure_time(before, int(told[0]))
         return told
 
     def end(self, watches: Iterable[str]) -> None:
@@ -223,7 +223,7 @@ class RedisStore:
             self._run, DEFAULT_KEYS, tuple(keys), self._begun, self._move_clock(now), self._following
         )
         for history in found.values():
-            self._timed(before, history.now)
+            self._measure_time(before, history.now)
             break
         return found
 
@@ -252,11 +252,11 @@ class RedisStore:
     def _given(self) -> int | bool:
         return self._latest if self._virtual else False
 
-    def _measured(self, before: int, settled: ChargeResult) -> ChargeResult:
-        self._timed(before, settled.now)
+    def _measure_skew(self, before: int, settled: ChargeResult) -> ChargeResult:
+        self._measure_time(before, settled.now)
         return settled
 
-    def _timed(self, before: int, told: int) -> None:
+    def _measure_time(self, before: int, told: int) -> None:
         """Measure the skew from the server's time in an answer."""
         if not self._virtual:
             self.skew.measure(before, told)

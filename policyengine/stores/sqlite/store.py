@@ -72,7 +72,7 @@ class SqliteStore(SqlStore):
         StoreError."""
         self._file.check()
         self._file.check_mode()
-        with self._failing(), closing(self._opened()) as connection:
+        with self._translate_errors(), closing(self._open_connection()) as connection:
             self._patiently(connection, BEGIN_TO_WRITE)
             connection.execute("INSERT OR REPLACE INTO probe VALUES (?, zeroblob(?))", (os.getpid(), PROBE))
             connection.execute("COMMIT")
@@ -132,8 +132,8 @@ class SqliteStore(SqlStore):
         """Run a transaction, completely or not at all. A writer locks the file at the beginning, so that it does not
         fail later.
         """
-        with self._failing():
-            connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
+        with self._translate_errors():
+            connection = self._begin(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -142,7 +142,7 @@ class SqliteStore(SqlStore):
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -151,7 +151,7 @@ class SqliteStore(SqlStore):
             )
             raise kind(f"`{self.path}`: {error}") from error
 
-    def _entered(self, words: Sequence[str]) -> sqlite3.Connection:
+    def _begin(self, words: Sequence[str]) -> sqlite3.Connection:
         connection = self._connection()
         self._patiently(connection, words)
         return connection
@@ -180,10 +180,10 @@ class SqliteStore(SqlStore):
         if mine is not None and self._own.process == os.getpid():
             return mine
         self._own.inherited = mine  # closing the connection would release locks of the parent
-        self._own.connection, self._own.process = self._opened(), os.getpid()
+        self._own.connection, self._own.process = self._open_connection(), os.getpid()
         return self._own.connection  # type: ignore[no-any-return]
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open_connection(self) -> sqlite3.Connection:
         # Each thread has its own connection. After a thread has ended, another thread may release its connection, which
         # closes it.
         connection = sqlite3.connect(
