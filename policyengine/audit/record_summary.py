@@ -98,7 +98,7 @@ def decode_record(line: bytes) -> dict[str, Any] | None:
 
 
 def kind_of(tree: Mapping[str, Any]) -> str | None:
-    """Return the kind of a line, or None if it is no record. A decision also has `directory`, the digest of its
+    """Return the kind of a line, or None if it is not a record. A decision also has `directory`, the digest of its
     entities.
     """
     return next((kind for kind in KINDS if kind in tree), None)

@@ -52,8 +52,8 @@ def event_time(nanoseconds: int) -> int:
 
 
 class RequestTags:
-    """The numbers that are learned of one request: the tag of its declared `endpoint`; `run`, the tag of the key of its
-    run, or NO_RUN; `shape`, the tag of the structure of its payload, 0 if the payload is unknown or missing; and
+    """The numbers that are learned from one request: the tag of its declared `endpoint`; `run`, the tag of the key of
+    its run, or NO_RUN; `shape`, the tag of the structure of its payload, 0 if the payload is unknown or missing; and
     `letter`, the steps of the declared order of calls that the request matches, one bit each."""
 
     __slots__ = ("endpoint", "letter", "run", "shape")

@@ -74,7 +74,7 @@ class MarkReader:
         self.left = MAX_MARKED_VALUES
 
     def read(self, path: str, value: Any, depth: int, secret: bool) -> None:
-        """Add the marks of a value, and of what is in it."""
+        """Add the marks of a value, and of its members or elements."""
         self.left -= 1
         if self.left < 0 or value.__class__ is MissingValue:
             return

@@ -15,11 +15,12 @@ from msgspec import Struct
 
 from policyengine.behavior.member_keys import MemberKeys
 
-DAYS_KEPT: Final = 14  # a member stays in its group for so many days after the last day on which it was found there
-DAYS_TO_CONFIRM: Final = 3  # of a group found on fewer days, members stay for two days: it may follow a daily schedule
+DAYS_KEPT: Final = 14  # days for which a member stays in its group after the last day on which it was found there
+# A group that was found on fewer days may follow a daily schedule, so its members stay only for DAYS_UNCONFIRMED days.
+DAYS_TO_CONFIRM: Final = 3
 DAYS_UNCONFIRMED: Final = 2
 LEAST_MEMBERS: Final = 3
-MAX_MEMBERS: Final = 200_000  # of all groups
+MAX_MEMBERS: Final = 200_000  # of all groups together
 
 
 class GroupMember(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

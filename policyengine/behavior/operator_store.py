@@ -102,11 +102,11 @@ class StoredBehavior:
         return {saved.group for saved in decode_rows(self._store.callers(0))}
 
     def knows(self, caller: Caller) -> bool:
-        """Return whether anything is known of a caller in any version, even if it is damaged."""
+        """Return whether anything is known about a caller in any version, even if it is damaged."""
         return any(self.has_key(self.keys.key_of(version)) for version in self._versions(caller))
 
     def has_key(self, key: str) -> bool:
-        """Return whether anything is known of the caller with this key, even if it is damaged."""
+        """Return whether anything is known about the caller with this key, even if it is damaged."""
         try:
             history = self._store.read(key, 0)
         except UnreadableBehaviorError:

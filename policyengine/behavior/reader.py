@@ -53,7 +53,7 @@ UNREADABLE_MEMBER: Final = b'"behavior":{"unreadable":true},'
 
 
 class CallerTracker(Protocol):
-    """Reads and learns what is known of callers, in this process or in a store that processes share. Each method may
+    """Reads and learns what is known about callers, in this process or in a store that processes share. Each method may
     raise StoreError, if it needs the store."""
 
     def tag(self, text: str) -> int: ...
@@ -70,7 +70,7 @@ class CallerTracker(Protocol):
 
 
 class BehaviorReader:
-    """Reads what `tracker` knows of the callers of one policy, and lets it learn from decisions. `logs` is whether
+    """Reads what `tracker` knows about the callers of one policy, and lets it learn from decisions. `logs` is whether
     decisions are logged."""
 
     def __init__(

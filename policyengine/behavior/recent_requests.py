@@ -193,8 +193,8 @@ class RecentRequests:
 
     def window(self, until: int) -> tuple[EventColumns, list[AgentName]]:
         """Return the requests of the days before a day, with their callers by number. Decisions may be added to other
-        days meanwhile. No object is made for each caller: so many new objects would start a full garbage collection,
-        for which decisions wait."""
+        days meanwhile. No object is created for each caller, because many new objects would start a full garbage
+        collection, for which decisions wait."""
         columns, numbers = EventColumns((until - SEARCHED_DAYS) * DAY, until * DAY), dict[AgentName, int]()
         for day in sorted(self.days):
             if until - SEARCHED_DAYS <= day < until:

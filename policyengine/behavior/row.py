@@ -181,7 +181,7 @@ def pack_row(row: BehaviorRow) -> bytes:
 
 def unpack_row(raw: bytes) -> BehaviorRow:
     """Unpack a row that `pack_row` packed, or that an earlier version packed: version 1 had no sequences, version 2 no
-    `ready_day`, and the scores to the caller of versions 2 and 3 were computed otherwise. Raises RowError."""
+    `ready_day`, and versions 2 and 3 computed the scores to the caller differently. Raises RowError."""
     version = raw[0] if raw else 0
     if version not in ROW_VERSIONS:
         raise RowError("the row has an unsupported version")

@@ -38,7 +38,7 @@ class StructureReader:
         self.state = COMPLETE
 
     def read(self, path: str, value: object, depth: int) -> None:
-        """Add a field and what is in it."""
+        """Add a field, and its members or elements."""
         kind: type = value.__class__
         letter = SCALARS.get(kind)
         if letter is not None:

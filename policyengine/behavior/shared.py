@@ -157,7 +157,7 @@ class SharedTracker:
             return row, row.serial, model, facts
 
     def _load(self, caller: Caller, key: str, at: int, settings: ProfileSettings) -> CachedCaller | None:
-        """Read a caller of which this process knows no event. Raises StoreError."""
+        """Read a caller about which this process knows no event. Raises StoreError."""
         try:
             history = self._store.read(key, at * 1_000)
             if not caller.version or history.row or history.events:

@@ -34,7 +34,8 @@ class StoredRequests:
             self._new.add(at, Caller(caller.issuer, hashed), endpoint, run, outcome)
 
     def send(self, keys: SharedKeys, now: int) -> None:
-        """Send the requests that were not sent yet, each once, whichever threads call this. Raises StoreError."""
+        """Send the requests that were not sent yet, each once, even if several threads call this method. Raises
+        StoreError."""
         with self._sending:
             with self._lock:
                 taken, self._new = self._new, RecentRequests()

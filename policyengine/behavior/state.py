@@ -146,7 +146,7 @@ class BehaviorState:
         return settings.release()
 
     def row_at(self, caller: Caller, at: int, settings: ProfileSettings) -> BehaviorRow:
-        """Return the row of a caller at this time; a new one if nothing is known of it."""
+        """Return the row of a caller at this time; a new row if nothing is known about the caller."""
         found = self._rows.get(caller)
         row = self._new_row(caller, at) if found is None else found.row
         advance(row, at, settings)
@@ -345,7 +345,7 @@ class BehaviorState:
             self._drop(next(iter(self._new), None) or next(iter(self._rows)))
 
     def _drop(self, caller: Caller) -> bool:
-        """Drop a caller. Return whether anything was known of it."""
+        """Drop a caller. Return whether anything was known about it."""
         agent = caller.issuer, caller.agent
         instances = self._instances.get(agent, {})
         instances.pop(caller, None)
@@ -362,7 +362,7 @@ class BehaviorState:
         return sum(map(self._drop, found))
 
     def forget_model(self) -> None:
-        """Forget what is known of classes."""
+        """Forget everything that was learned about classes."""
         content = self.model.content
         self.model = BehaviorModel(
             ModelContent(FORMAT, MODEL_VERSION, content.serial + 1, content.made, self.tags, ())

@@ -97,7 +97,7 @@ MIN_HASHED = 16  # minimum elements for hashing; a shorter collection is compare
 
 
 class HasText(Condition):
-    """A set or list of strings with a constant element."""
+    """Whether a set or list of strings has a constant element."""
 
     __slots__ = ("node", "value")
 

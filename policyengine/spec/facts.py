@@ -347,8 +347,8 @@ def own_cluster(presenter: ChainAgent, by_agent: bool) -> Value:
 
 
 def name_own_cluster(issuer: str, name: str, by_agent: bool) -> str:
-    """Return the `cluster.id` of an agent (`acme/bot`) or of a user without an agent (`acme:alice`). No agent, no user
-    and no group has the id of another one: ids of groups contain neither `/` nor `:`.
+    """Return the `cluster.id` of an agent (`acme/bot`) or of a user without an agent (`acme:alice`). No agent, user or
+    group has the id of another, because ids of groups contain neither `/` nor `:`.
     """
     if "/" in issuer or ":" in issuer:  # only in policies without issuers
         issuer = issuer.replace("%", "%25").replace("/", "%2F").replace(":", "%3A")

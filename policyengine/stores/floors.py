@@ -44,7 +44,7 @@ def choose_parts(store: Store, effects: Effects, decision: str, now: int) -> Eff
 
 
 def choose_part(limit: LimitCharge, own: LimitState, shared: LimitState) -> LimitCharge:
-    """Return the part that admits the request, or else the one that admits it first."""
+    """Return the part that admits the request, or else the part that will admit it first."""
     assert limit.own is not None
     if own.admitted or (not shared.admitted and wait_of(own) <= wait_of(shared)):
         return limit.own

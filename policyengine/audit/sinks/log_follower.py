@@ -339,7 +339,7 @@ def unsent_lines(cursor: SinkCursor) -> int:
 
 
 def is_file(pending: PendingFile, cursor: SinkCursor) -> bool:
-    """Return whether a pending file is the one with the cursor."""
+    """Return whether a pending file is the file with the cursor."""
     return (pending.device, pending.inode) == (cursor.device, cursor.inode) or pending.name == base_name(cursor.name)
 
 

@@ -1,5 +1,5 @@
 """Learns from logs on Spark: processes read parts of the logs and fold the events of their agents, day by day; this
-process merges the sums of each day to a model, and searches groups in the merged requests.
+process merges the sums of each day into a model, and searches groups in the merged requests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Steps that the processes of Spark take: they read lines, decide which of them are learned, and fold events.
 
-Each function converts the Arrow batches of a partition. Agents are never divided over partitions.
+Each function converts the Arrow batches of a partition. The rows of an agent are never split over partitions.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class CandidatePairs(NamedTuple):
 
 
 def find_candidates(events: OrderedEvents, slot: int) -> CandidatePairs:
-    """Return the pairs of callers that share tokens in so many minutes that the pairs should be compared exactly."""
+    """Return the pairs of callers that share tokens in enough minutes to be compared exactly."""
     shared, limits = [], []
     for offset in (0, slot // 2):
         tokens, callers = tokens_of(events, slot, offset)

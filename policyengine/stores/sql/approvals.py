@@ -111,7 +111,7 @@ class SqlApprovals:
 
 
 def row_locks(row: ApprovalRow) -> Iterator[str]:
-    """Yield the names that a change of a row locks: its binding, and what it counts in."""
+    """Yield the names that a change of a row locks: its binding, and the quotas in which it counts."""
     yield f"binding {row.binding}"
     yield from (f"approvals {name}" for name in row.counts)
 

@@ -110,7 +110,7 @@ def are_unchanged(relied: Relied) -> bool:
 
 
 def find_places(asked: SqlSession, records: Sequence[HistoryRecord]) -> list[EventPlace]:
-    """Select what is needed to add an event to the line of each record."""
+    """Select the line and its oldest events for each record, to add an event to it."""
     found = []
     for record in records:
         name = history_key((record.watch, record.key))
