@@ -85,8 +85,10 @@ def a_guard_matches_only_the_same_case(patch: Patch) -> None:
 
 
 def a_literal_hides_the_wildcard_beside_it(patch: Patch) -> None:
-    plain = branches.affixed
-    patch.setattr(branches, "affixed", lambda branch, segment: () if segment is not None else plain(branch, segment))
+    plain = branches.wildcard_places
+    patch.setattr(
+        branches, "wildcard_places", lambda branch, segment: () if segment is not None else plain(branch, segment)
+    )
 
 
 def two_stars_need_one_more_segment(patch: Patch) -> None:
@@ -111,8 +113,8 @@ def a_grant_matches_any_case(patch: Patch) -> None:
 
 
 def guards_ignore_what_another_case_binds(patch: Patch) -> None:
-    made = branches.Paths._sorted
-    patch.setattr(branches.Paths, "_sorted", lambda self, places, name: (made(self, places, name)[0], []))
+    made = branches.Paths._patterns_at
+    patch.setattr(branches.Paths, "_patterns_at", lambda self, places, name: (made(self, places, name)[0], []))
 
 
 def a_method_is_not_looked_at(patch: Patch) -> None:

@@ -293,7 +293,7 @@ def test_a_folder_that_was_put_back_is_not_continued_by_the_process_that_signed_
     write_lines(log, 3, begin=3)
     log.seal()
     (folder(path) / "checkpoint").write_bytes(old)
-    log.sealer._failed(OSError(28, "No space left on device"))
+    log.sealer._report_failure(OSError(28, "No space left on device"))
     assert not log.seal()
     assert "was replaced by a version that is older" in caplog.text or "cannot be sealed" in caplog.text
     assert checkpoint_of(path).size == 3
