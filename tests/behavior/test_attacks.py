@@ -1,7 +1,8 @@
 """The attacks of the design on learned behavior, by their numbers there, each with the outcome that it must have.
 
 Those on clusters (13-16, 18) are in test_cluster_attacks and lockstep/test_lockstep_attacks, those on sequences and
-shapes (25, 26) in test_sequences and test_new_shapes. 30 is in test_model, and the store outage of 31 is of the engine.
+shapes (25, 26) in test_sequences and test_new_shapes. 30 is in test_model and test_folder, and the outage of 31 in
+stores/test_behavior_failing.
 """
 
 from random import Random

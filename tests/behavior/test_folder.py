@@ -82,7 +82,7 @@ def test_a_changed_model_is_refused(folder):
     assert refusal(folder) == f"the model `{path}` cannot be used: it was not signed with this key"
 
 
-def test_an_older_model_is_refused(folder):
+def test_attack_30_an_older_model_is_refused(folder):
     """Somebody who cannot sign removes the latest model, or puts an earlier one in its place."""
     models = sorted((folder / "models").iterdir())
     if len(models) > 1:  # the thread of the tracker saved one before the end

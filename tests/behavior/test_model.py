@@ -88,14 +88,14 @@ def test_a_model_of_the_first_version_is_read_without_scores():
 # ── Attack 30: a file that is swapped or rolled back ──────────────────────────────────────────
 
 
-def test_a_swapped_model_is_refused_by_its_signature():
+def test_attack_30_a_swapped_model_is_refused_by_its_signature():
     wide = class_model(margin=64)
     signature = MODEL.sign(KEY).split(b"\n")[1]
     with pytest.raises(ModelError, match="it was not signed with this key"):
         decode_model(wide.payload + b"\n" + signature + b"\n", KEY.public_key())
 
 
-def test_a_rolled_back_model_has_its_lower_number_under_the_signature():
+def test_attack_30_a_rolled_back_model_has_its_lower_number_under_the_signature():
     raw = MODEL.sign(KEY)
     assert decode_model(raw, KEY.public_key()).content.serial == 1
     with pytest.raises(ModelError, match="it was not signed with this key"):

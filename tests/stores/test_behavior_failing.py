@@ -64,7 +64,7 @@ def store(tmp_path: Path, ten_days: BehaviorState) -> BreakableStore:
 # ── A store that does not answer ──────────────────────────────────────────────────────────────
 
 
-def test_learned_facts_are_unknown_while_the_store_does_not_answer(
+def test_attack_31_in_a_store_outage_facts_are_unknown_nothing_is_raised_and_clamps_act(
     store: Any, clock: FakeClock, tmp_path: Path
 ) -> None:
     log = DecisionLog(tmp_path / "log.jsonl", seal=None)
