@@ -49,6 +49,7 @@ SIMULATED: Final = "simulated"
 GROUP: Final = "profile reporting"
 PRINCIPALS: Final = 100_000
 CLASSES, PEERS, OWN_RUNS, PEER_RUNS = 300, 12, 5, 60
+READY_RUNS: Final = 200  # of the class of a ready caller, at least
 Say = Callable[[str], None]
 
 
@@ -63,7 +64,11 @@ def run(say: Say, callers: int = CALLERS, principals: int = PRINCIPALS, orders: 
             if kind != HEAVY or declared == 100
         ]
     say("behavior: novelty")
-    found_novelty = {SIMULATED: novelty(lambda random: ToolUser(random).run, "tools"), **public_novelty()}
+    found_novelty = {
+        (SIMULATED, PEER_RUNS): novelty(lambda random: ToolUser(random).run, "tools"),
+        **public_novelty(PEER_RUNS),
+        **public_novelty(READY_RUNS),
+    }
     say("behavior: limits")
     found_limits = limits(LIMITED, days=40, victims=3)
     say("behavior: trust")
@@ -167,7 +172,10 @@ class Novelty(NamedTuple):
     runs: int
 
 
-def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str) -> Novelty:
+NoveltyCells = dict[tuple[str, int], Novelty]  # by the suite, and the number of runs of peers
+
+
+def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str, peer_runs: int = PEER_RUNS) -> Novelty:
     """Return the novelty of the next runs of users, after runs of theirs and of their peers. `users` makes a user."""
     settings = ProfileSettings(ready_runs=OWN_RUNS - 1, ready_days=1)
     flagged = alone = foreign = runs = 0
@@ -175,7 +183,7 @@ def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str) -> No
         random = Random(f"{seed} {number}")
         state, at = BehaviorState(Tagger(b"tools"), learns=False), BEGAN
         peers = [users(random) for _ in range(PEERS)]
-        for turn in range(PEER_RUNS):
+        for turn in range(peer_runs):
             fold_run(state, f"peer {turn % PEERS}", peers[turn % PEERS](), at + turn * HOUR // 3, settings)
         user = users(random)
         for turn in range(OWN_RUNS):
@@ -192,10 +200,10 @@ def novelty(users: Callable[[Random], Callable[[], list[str]]], seed: str) -> No
     return Novelty(flagged / runs, alone / runs, foreign / runs, runs)
 
 
-def public_novelty() -> dict[str, Novelty]:
+def public_novelty(peer_runs: int) -> NoveltyCells:
     """Return the novelty of runs that are drawn from the tasks of each public suite."""
     return {
-        suite: novelty(lambda random, tasks=tasks: lambda: random.choice(tasks), suite)  # type: ignore[misc]
+        (suite, peer_runs): novelty(lambda random, tasks=tasks: lambda: random.choice(tasks), suite, peer_runs)  # type: ignore[misc]
         for suite, tasks in public_runs().items()
     }
 
@@ -255,7 +263,7 @@ def patience(days: int, per_minute: int) -> float:
 
 def section(
     cells: list[BurstCell],
-    new: dict[str, Novelty],
+    new: NoveltyCells,
     found: LimitsResult,
     bound: float,
     spent: Cost,
@@ -278,8 +286,8 @@ def section(
         (f"× {SPIKE} seen within {WITHIN} requests, six kinds, declared 1/{RARE}", f"{within:.1%} of callers"),
         (f"× {SPIKE} seen, if the levels of the worst caller were known, declared 1/{RARE}", f"after {known} requests"),
         *(
-            (f"new tools, {name}, {OWN_RUNS} own and {PEER_RUNS} peer runs", novelty_words(one))
-            for name, one in new.items()
+            (f"new tools, {name}, {OWN_RUNS} own and {peer_runs} peer runs", novelty_words(one))
+            for (name, peer_runs), one in new.items()
         ),
         *(
             (f"admitted of {name}", f"static {one:.0%}, adaptive {other:.0%}")
@@ -309,7 +317,7 @@ def section(
         rows=tuple(rows),
         data=(
             *({**cell._asdict(), "seen": quartiles(cell.seen), "times": round(cell.times, 3)} for cell in cells),
-            {"novelty": {name: one._asdict() for name, one in new.items()}},
+            {"novelty": {f"{name}, {peer_runs} peer runs": one._asdict() for (name, peer_runs), one in new.items()}},
             {"orders": [{**one._asdict(), "observed": list(one.observed.values())} for one in orders]},
             {"limits": found._asdict(), "patience": round(bound, 3), "cost": spent._asdict()},
         ),
@@ -324,8 +332,14 @@ def section(
                 round(100 * within, 2), "%", at_least=True,
             ),
             Target("requests at × 20 until a burst, the worst caller of six kinds", WITHIN, max(seen), "requests"),
-            Target("benign runs with a new tool, simulated", 4, round(100 * new[SIMULATED].benign, 2), "%"),
-            Target("benign runs with a new tool, mean of public suites", 4, public_mean(new), "%"),
+            Target("benign runs with a new tool, simulated", 4, round(100 * new[SIMULATED, PEER_RUNS].benign, 2), "%"),
+            *(
+                Target(
+                    f"benign runs with a new tool, mean of public suites, {peer_runs} peer runs", 4,
+                    public_mean(new, peer_runs), "%",
+                )
+                for peer_runs in (PEER_RUNS, READY_RUNS)
+            ),
             Target(
                 "runs with a foreign tool that are seen", 100, 100 * min(one.foreign for one in new.values()), "%",
                 at_least=True,
@@ -353,6 +367,9 @@ def section(
             f"The best static rate that throttles no benign request is {pace_words(found.static)}; the base of the",
             f"adaptive rate is {pace_words(found.base)}. The two that grow every day are one of the five kinds.",
             "Benign requests are throttled above all in the first days, by the clamp until callers are ready.",
+            f"No caller is ready, and no new tool is an alarm, before its class has {READY_RUNS} runs. A tool is",
+            "known to a class when two of its agents have used it: in a suite of fifty tasks, of which each run is",
+            "one by chance, a tool of a single task is seldom known after 60 runs.",
             "Callers of public suites share half of their tasks, so runs of another caller may be runs of their own.",
             "A rate of 1/500 needs 1,000 learned caller-days; with fewer, it is not declared, and margins are doubled.",
             "The usual sessions of the worst caller are nearly as long as the spike, so knowing its levels exactly",
@@ -366,9 +383,9 @@ def pace_words(pace: Pace) -> str:
     return f"{pace.rate:g}/1m burst {pace.burst:g}"
 
 
-def public_mean(new: dict[str, Novelty]) -> float | None:
+def public_mean(new: NoveltyCells, peer_runs: int) -> float | None:
     """Return the mean share of benign runs with a new tool in percent; None if no public suite is installed."""
-    found = [one.benign for name, one in new.items() if name != SIMULATED]
+    found = [one.benign for (name, runs), one in new.items() if name != SIMULATED and runs == peer_runs]
     return round(100 * fmean(found), 2) if found else None
 
 

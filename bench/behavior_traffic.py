@@ -7,11 +7,13 @@ caller has a size and habits of its own.
 from __future__ import annotations
 
 import ast
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from bench.public_sets import package_folder
 
@@ -166,10 +168,30 @@ class ToolUser:
 
 
 def public_runs() -> dict[str, list[list[str]]]:
-    """Return the tools of the tasks of each suite of AgentDojo (MIT), if `python -m bench.public_sets` fetched it."""
+    """Return the tools of the tasks of each public suite, if `python -m bench.public_sets` fetched it: those of
+    AgentDojo (MIT), and those of the multi-turn tasks of BFCL (Apache 2.0)."""
     folder = package_folder("agentdojo", "default_suites", "v1")
     files = sorted(folder.glob("*/user_tasks.py")) if folder else []
-    return {file.parent.name: tool_calls(file) for file in files}
+    answers = package_folder("bfcl_eval", "data", "possible_answer")
+    return {**{file.parent.name: tool_calls(file) for file in files}, **(function_runs(answers) if answers else {})}
+
+
+def function_runs(answers: Path) -> dict[str, list[list[str]]]:
+    """Return the functions in each solution of the multi-turn tasks of BFCL. A task is in the suite of that of its APIs
+    which most tasks have. The other multi-turn sets have the same solutions, with other questions."""
+    name = "BFCL_v4_multi_turn_base.json"
+    tasks = {task["id"]: task["involved_classes"] for task in read_lines(answers.parent / name)}
+    counts = Counter(api for apis in tasks.values() for api in apis)
+    suites: dict[str, list[list[str]]] = {}
+    for answer in read_lines(answers / name):
+        suite = max(tasks[answer["id"]], key=lambda api: (counts[api], api))
+        calls = [call for turn in answer["ground_truth"] for call in turn]
+        suites.setdefault(f"BFCL {suite}", []).append([call.partition("(")[0] for call in calls])
+    return suites
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def tool_calls(file: Path) -> list[list[str]]:

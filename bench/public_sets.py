@@ -1,9 +1,9 @@
 """The public sets that `shape` and `behavior` measure: `python -m bench.public_sets` fetches them into `.public-sets/`.
 
 They are packages that pip and apt install: payloads of attacks (`fray` and `wfuzz`), the tests of the OWASP Core Rule
-Set (the source of `modsecurity-crs`), tables of records (`vega-datasets`), and tasks of LLM agents (`agentdojo`). Only
-their data are read: nothing of them is imported, and what they depend on is not installed. Without apt, the sets of
-Debian are left out.
+Set (the source of `modsecurity-crs`), tables of records (`vega-datasets`), and tasks of LLM agents (`agentdojo` and
+`bfcl-eval`). Only their data are read: nothing of them is imported, and what they depend on is not installed. Without
+apt, the sets of Debian are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 SETS: Final = Path(__file__).parents[1] / ".public-sets"
-PACKAGES: Final = ("agentdojo==0.1.35", "fray==3.5.249", "vega-datasets==0.9.0")
+PACKAGES: Final = ("agentdojo==0.1.35", "bfcl-eval==2026.3.23", "fray==3.5.249", "vega-datasets==0.9.0")
 PYTHON: Final = SETS / "python"
 WFUZZ: Final = SETS / "wfuzz"
 CORE_RULE_SET: Final = SETS / "core-rule-set"

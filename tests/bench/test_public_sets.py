@@ -66,6 +66,27 @@ def test_runs_are_the_calls_of_the_solutions(sets):
     assert public_runs() == {"banking": [["get_balance", "send_money"]]}
 
 
+def test_the_functions_of_a_multi_turn_task_are_one_run_of_the_suite_of_its_most_frequent_api(sets):
+    folder = sets / "bfcl_eval/data/possible_answer"
+    tasks = {
+        "a": ["Files", "Tickets"],
+        "b": ["Files"],
+        "c": ["Files"],
+        "d": ["Travel", "Tickets"],
+        "e": ["Travel"],
+        "f": ["Travel"],
+    }
+    calls = {"a": [["ls()", "cd(folder='(x)')"], ["ls()"]], **{name: [["go(1)"]] for name in "bcdef"}}
+    name = "BFCL_v4_multi_turn_base.json"
+    write(folder / name, lines([{"id": task, "ground_truth": turns} for task, turns in calls.items()]))
+    (folder.parent / name).write_text(lines([{"id": task, "involved_classes": apis} for task, apis in tasks.items()]))
+    assert public_runs() == {"BFCL Files": [["ls", "cd", "ls"], ["go"], ["go"]], "BFCL Travel": [["go"]] * 3}
+
+
+def lines(objects):
+    return "".join(json.dumps(each) + "\n" for each in objects)
+
+
 def test_archives_of_packages_become_archives_of_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(public_sets, "SOURCES", tmp_path)
     (tmp_path / "debian.sources").write_text("Types: deb\nSuites: stable\n")
