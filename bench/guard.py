@@ -24,15 +24,17 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-from bench import kinds
+from bench import kinds, policy
 from bench.child import Data, in_child
-from bench.measure import fresh_questions, time_calls
+from bench.kind_questions import load_engine
+from bench.measure import duel, fresh_questions, time_calls
 from bench.paper import NAMES, SCALE, VERIFY_SECONDS
 from bench.peers.own import FloorPeer
 from bench.report import Section, Target
 from bench.startup import builder
 from bench.trial import format_number
 from bench.workload import workload
+from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.evaluator import is_compiled
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +46,9 @@ KINDS = (
     "chain of 2", "chain of 8", "history", "quantifier over 100",
 )  # fmt: skip
 LOAD_PREFIX, LOAD_SIZE = "load", 1_000
+BEHAVIOR_PREFIX, BEHAVIOR_SIZE, BEHAVIOR_SECONDS = "behavior", 10, 5.0
 BAND, KIND_BAND, LOAD_BAND = 0.25, 0.35, 0.6
+BEHAVIOR_BAND = 0.1  # also in another run, because the ratio is that of two engines in one process
 OTHER_RUN_BAND = 0.5  # added where the baseline was measured in another run, perhaps on another machine
 MEASUREMENTS, PAUSE_SECONDS = 6, 5.0
 LOADS = 5
@@ -74,6 +78,8 @@ class Finding:
     @property
     def band(self) -> float:
         prefix = self.name.partition(" ")[0].rstrip(",")
+        if prefix == BEHAVIOR_PREFIX:
+            return BEHAVIOR_BAND
         band = {LOAD_PREFIX: LOAD_BAND, KIND_PREFIX: KIND_BAND}.get(prefix, BAND)
         return band if self.is_same_run else band + OTHER_RUN_BAND
 
@@ -109,6 +115,7 @@ def _measurements() -> dict[str, Measure]:
         found[f"paper, {title}"] = ChildMeasurement("bench.paper.measure:measure", 3 * VERIFY_SECONDS, asked)
     for kind in KINDS:
         found[f"{KIND_PREFIX}, {kind}"] = ChildMeasurement("bench.guard:kind_ratio", SECONDS, {"kind": kind})
+    found[f"{BEHAVIOR_PREFIX}, a learner that no policy asks"] = ChildMeasurement("bench.guard:learner_ratio", SECONDS)
     for engine, title in {"policyengine": "text", "policyengine-bundle": "a bundle"}.items():
         asked = {"engine": engine, "size": LOAD_SIZE}
         found[f"{LOAD_PREFIX} {LOAD_SIZE:,} rules from {title}"] = ChildMeasurement(
@@ -120,6 +127,16 @@ def _measurements() -> dict[str, Measure]:
 def kind_ratio(kind: str) -> Data:
     """Return the multiple of the floor of one kind of question; runs in the child process."""
     return {"ratio": kinds.measure(KIND_SIZE, only=(kind,))["kinds"][0]["ratio"]}
+
+
+def learner_ratio(seconds: float = BEHAVIOR_SECONDS) -> Data:
+    """Return the time of a decision with a learner as a multiple of the time without, for a policy that reads no
+    learned facts; runs in the child process."""
+    work = workload(BEHAVIOR_SIZE)
+    engine, learning = load_engine(work), load_engine(work)
+    learning.use_behavior(BehaviorTracker())
+    fresh = fresh_questions(policy.question, work.requests)
+    return {"ratio": round(duel(learning.decide, fresh, engine.decide, fresh, seconds).ratio, 3)}
 
 
 def load_ratio(engine: str, size: int) -> Data:
@@ -211,7 +228,7 @@ def update(say: Say, machine: Mapping[str, object], measures: Mapping[str, Measu
     be measured, or if the measured code is not committed."""
     commit = current_commit()
     ratios = {name: _median(name, measure, say) for name, measure in (measures or _measurements()).items()}
-    bands = {"decide, paper": BAND, KIND_PREFIX: KIND_BAND, LOAD_PREFIX: LOAD_BAND}
+    bands = {"decide, paper": BAND, KIND_PREFIX: KIND_BAND, LOAD_PREFIX: LOAD_BAND, BEHAVIOR_PREFIX: BEHAVIOR_BAND}
     kept = {"commit": commit, "ratios": ratios, "bands": bands, "machine": dict(machine)}
     BASELINE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -247,7 +264,7 @@ def section(findings: list[Finding]) -> Section:
         targets=(Target("ratios that became worse", 0, sum(one.worse for one in findings), ""),),
         notes=(
             f"Worse: more than {BAND:.0%} above the baseline ({KIND_BAND:.0%} for kinds of questions, {LOAD_BAND:.0%} "
-            f"for loading) in the best of {MEASUREMENTS} measurements.",
+            f"for loading, {BEHAVIOR_BAND:.0%} for behavior) in the best of {MEASUREMENTS} measurements.",
             "The code of the baseline commit was measured in the same run."
             if all(one.is_same_run for one in findings)
             else f"Where the code of the baseline commit was not measured in this run, {OTHER_RUN_BAND:.0%} is added.",

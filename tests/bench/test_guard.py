@@ -180,6 +180,17 @@ def test_update_fails_when_a_measurement_fails(kept: Path) -> None:
         guard.update(silent, machine.describe(), measured({"skipped": "wrong: request 7 should be denied"}))
 
 
+def test_a_learner_that_no_policy_asks_is_not_opened_and_measured_beside_an_engine_without() -> None:
+    assert 0.3 < guard.learner_ratio(0.01)["ratio"] < 3
+
+
+@pytest.mark.parametrize("is_same_run", [True, False])
+def test_the_band_of_a_learner_is_small_in_every_run(is_same_run: bool) -> None:
+    name = next(name for name in guard._measurements() if name.startswith(guard.BEHAVIOR_PREFIX))
+    assert not Finding(name, 1.0, 1.09, is_same_run=is_same_run).worse
+    assert Finding(name, 1.0, 1.11, is_same_run=is_same_run).worse
+
+
 def test_loading_and_kinds_of_questions_have_wider_bands() -> None:
     def worse(name: str, now: float) -> bool:
         return Finding(name, 1.0, now, is_same_run=True).worse
