@@ -26,6 +26,15 @@ class Caller(NamedTuple):
     version: str = ""
 
 
+def caller_words(caller: Caller) -> str:
+    """Return the name of a caller with its issuer, instance and version, if it has them."""
+    more = [f"instance {caller.instance}"] * bool(caller.instance) + [f"version {caller.version}"] * bool(
+        caller.version
+    )
+    named = f"{caller.agent} of {caller.issuer}" if caller.issuer else caller.agent
+    return ", ".join([named, *more])
+
+
 def name_caller(issuer: str, agent: str, instance: str = "", version: str = "") -> Caller:
     """Return a caller. A name that is long, or that cannot be encoded, is shortened and ends in its digest."""
     return Caller(shorten_name(issuer), shorten_name(agent), shorten_name(instance), version)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct, structs
 from msgspec.json import encode
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from policyengine.behavior.reader import BehaviorReader
     from policyengine.behavior.state import CallerSnapshot
     from policyengine.engine.approval_desk import ApprovalDesk
+    from policyengine.runtime.behavior import CallerCharge
 
 MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while other decisions change the state on which it depends
 
@@ -59,7 +61,17 @@ class WouldBlockError(Exception):
     """The error for a decision that may take too long for an event loop; nothing was decided."""
 
 
-NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
+class DecisionState(NamedTuple):
+    """The state on which a decision depends: the approvals that were already used, the log members of the history and
+    the rows, the history, and the store that looked up rows; None if no rows are looked up."""
+
+    spent: frozenset[str] = NOTHING_SPENT
+    members: bytes = b""
+    history: Mapping[WindowKey, History] = MappingProxyType({})
+    lookup: LookupEntityStore | None = None
+
+
+NO_STATE = DecisionState()
 
 
 class DecisionBasis(Struct, frozen=True, gc=False):
@@ -173,7 +185,7 @@ class Decider:
             if facts is not None and has_parts(effects):
                 effects = choose_parts(self.store, effects, outcome_key(decision.id), moment // 1_000)
             charge = None if behavior is None or read is None else behavior.charge(read, decision)
-            spent, history = state
+            spent, history = state.spent, state.members
             if claim is not None:
                 past = history if behavior is None or facts is None else history + behavior.encode(read)
                 proved, granted = self._encode_proved(request), () if asked is None else asked.approvals
@@ -184,6 +196,7 @@ class Decider:
             if effects is NO_EFFECTS or not effects:
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision)
+                    self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, (), history, mark, asked, opens)
             key = outcome_key(decision.id)
@@ -192,6 +205,7 @@ class Decider:
                 decision = apply_charges(decision, effects, result)
                 if behavior is not None and facts is not None:
                     history += behavior.finish(read, charge, decision, key)
+                    self._note_conditions(compiled, asked or request, decision, state, read, charge, moment)
                 mark, opens = compiled.entities_mark, effects.opens
                 return DecisionBasis(decision, moment, spent, effects.spends, history, mark, asked, opens)
             if behavior is not None and read is not None and charge is not None:
@@ -210,12 +224,12 @@ class Decider:
             halts = self.halting.current
             if halts is not None and (denied := self.deny_halted(compiled, request, moment)) is not None:
                 return denied
-            decision, effects, (spent, history), asked = self._resolve_granted(compiled, request, moment, behavior)
+            decision, effects, state, asked = self._resolve_granted(compiled, request, moment, behavior)
             if self.halting.current is halts:
                 break
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
-        return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark, asked)
+        return DecisionBasis(decision, moment, state.spent, (), state.members, compiled.entities_mark, asked)
 
     def explain(self, request: Request) -> Explanation:
         """Return the decision of `evaluate` with its full trace. Raises StoreError."""
@@ -279,7 +293,7 @@ class Decider:
 
     def _resolve_granted(
         self, compiled: CompiledPolicies, request: Request, moment: int, behavior: LearnedFacts | None
-    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes], Request | None]:
+    ) -> tuple[Decision, Effects, DecisionState, Request | None]:
         """Return the same as `_resolve`, with the approvals that people gave for the confirms of the request, and the
         request with these approvals; None if there are none.
         """
@@ -309,10 +323,8 @@ class Decider:
 
     def _resolve(
         self, compiled: CompiledPolicies, request: Request, moment: int, behavior: LearnedFacts | None = None
-    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
-        """Return the decision, its effects, and the state on which it depends: the approvals that were already used,
-        and the log members of the history and the rows.
-        """
+    ) -> tuple[Decision, Effects, DecisionState]:
+        """Return the decision, its effects, and the state on which it depends."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
         lookup: LookupEntityStore | None = None
         if compiled.entities.lookups is None:
@@ -323,11 +335,12 @@ class Decider:
         state = NO_STATE
         if type(planned) is Needs:
             spent = self._spent_approvals(request)
-            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp, behavior)
-            state = spent, members
+            planned, members, history = self._resume(compiled, planned, moment, spent, lookup, stamp, behavior)
+            state = DecisionState(spent, members, history, lookup)
         decision, effects = planned  # type: ignore[misc]  # no Needs
         if lookup is not None and lookup.found and self._log is not None:
-            state = state[0], state[1] + self._log.looked_up(lookup.found, lookup.types)
+            members = state.members + self._log.looked_up(lookup.found, lookup.types)
+            state = state._replace(members=members, lookup=lookup)
         if not self._makes_ids:
             decision = decision.with_id(self.new_id(moment))
         if effects.excess:
@@ -341,9 +354,9 @@ class Decider:
     def _resume(
         self, compiled: CompiledPolicies, needs: Needs, moment: int, spent: frozenset[str],
         lookup: LookupEntityStore | None, stamp: Stamp, behavior: LearnedFacts | None,
-    ) -> tuple[tuple[Decision, Effects], bytes]:  # fmt: skip
-        """Fetch the state that the decision needs; return the decision, its effects and the log members of its
-        history."""
+    ) -> tuple[tuple[Decision, Effects], bytes, Mapping[WindowKey, History]]:  # fmt: skip
+        """Fetch the state that the decision needs; return the decision, its effects, the log members of its history,
+        and the history."""
         history = self._fetch_history(needs)
         snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history, behavior)
         decision, effects = compiled.evaluator.resume(needs, snapshot, moment, stamp)
@@ -354,7 +367,7 @@ class Decider:
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
             effects = structs.replace(effects, relied=relied)
-        return (decision, effects), members
+        return (decision, effects), members, history
 
     def _plan(
         self,
@@ -407,6 +420,18 @@ class Decider:
         except StoreError:
             return None, UNREADABLE_FACTS
         return read, None if read is None else read.to_facts()
+
+    def _note_conditions(
+        self, compiled: CompiledPolicies, request: Request, decision: Decision, state: DecisionState,
+        read: CallerSnapshot | None, charge: CallerCharge | None, moment: int,
+    ) -> None:  # fmt: skip
+        """In observe mode, count which conditions that read learned facts hold for a request from which was learned."""
+        observer = self._recorder.observer
+        if observer is None or read is None or charge is None or (watch := observer.watch) is None:
+            return
+        entities = compiled.entities if state.lookup is None else state.lookup
+        snapshot = Snapshot(entities, state.spent, state.history, read.to_facts())
+        watch.note(decision, request, read.caller, snapshot, moment)
 
     def _moment(self, request: Request) -> int:
         at = request.options.at

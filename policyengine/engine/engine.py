@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from policyengine.behavior.tracker import BehaviorTracker
     from policyengine.compiler.description.model import ProgramDescription
     from policyengine.engine.approval_desk import ApprovalDesk
+    from policyengine.engine.condition_watch import ConditionWatch
 
 
 class Engine:
@@ -593,6 +594,12 @@ class Engine:
     def observed(self) -> Mapping[str, int]:
         """The number of answers that passed in observe mode, by the outcome that they would have had."""
         return {} if self.recorder.observer is None else dict(self.recorder.observer.counts)
+
+    @property
+    def conditions(self) -> ConditionWatch | None:
+        """The counts of what the conditions that read learned facts would have hit; None without observe mode, or if no
+        rule reads a learned fact."""
+        return None if self.recorder.observer is None else self.recorder.observer.conditions
 
     def _read(self, question: QuestionLike) -> Request:
         """Return the authenticated request. Raises RequestError."""

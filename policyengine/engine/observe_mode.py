@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine import kernel as k
 from policyengine.check import compile_sources
@@ -23,6 +23,9 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
 from policyengine.spec.match_endpoint import match_pattern, place_covers
 from policyengine.time_formats import format_duration, format_rfc3339
+
+if TYPE_CHECKING:
+    from policyengine.engine.condition_watch import ConditionWatch
 
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
@@ -61,7 +64,7 @@ class Observe:
 
 class Observer:
     """Applies observe mode to the decisions of one engine. `counts` holds the numbers of answers that passed, by their
-    original outcome."""
+    original outcome, and `conditions` what conditions would have hit; None if no rule reads learned facts."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
         """Raise ObserveError if the end, a package or an endpoint is invalid."""
@@ -72,6 +75,7 @@ class Observer:
         self._kernel, self._clock = kernel, clock
         self._places = tuple(parse_observed_endpoint(text, kernel) for text in wanted.endpoints)
         self._rules = dict(packages_by_rule(kernel)) if wanted.packages else {}
+        self.conditions = watch_conditions(kernel, None)
         self._guard, self._told = Lock(), False
         self.ended: Callable[[str], None] = lambda until: None  # called once with the end, when it has passed
 
@@ -79,6 +83,7 @@ class Observer:
         """Return an observer for other policies with the same scope and counts. Raises ObserveError."""
         found = Observer(self.wanted, kernel, self._clock)
         found.counts, found._guard = self.counts, self._guard
+        found.conditions = watch_conditions(kernel, self.conditions)
         return found
 
     @property
@@ -88,6 +93,12 @@ class Observer:
             return self._clock() < self.wanted.until
         except Exception:
             return False
+
+    @property
+    def watch(self) -> ConditionWatch | None:
+        """The counter of the conditions that read learned facts; None if no rule reads one, or if observe mode has
+        ended."""
+        return self.conditions if self.conditions is not None and self.observing else None
 
     def given(self, decision: Decision, question: dict[str, object] | Request) -> Decision:
         """Return the answer for a decision: the decision itself, or in observe mode the allow that replaces it."""
@@ -130,6 +141,16 @@ class Observer:
             until = str(self.wanted.to_dict()["until"])
             _LOG.warning("observe mode ended at %s: every decision is enforced now", until)
             self.ended(until)
+
+
+def watch_conditions(kernel: k.Kernel, previous: ConditionWatch | None) -> ConditionWatch | None:
+    """Return a counter of the conditions that read learned facts, which continues the counts of `previous`; None if no
+    rule reads one."""
+    if not kernel.reads_behavior:
+        return None
+    from policyengine.engine.condition_watch import ConditionWatch
+
+    return ConditionWatch(kernel, previous)
 
 
 # ── Checks of the scope ──────────────────────────────────────────────────────────────────────

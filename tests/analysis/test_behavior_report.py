@@ -9,10 +9,10 @@ import pytest
 
 from policyengine import Engine
 from policyengine.analysis.behavior_report import BehaviorReport, BehaviorReporter
-from policyengine.analysis.behavior_report.conditions import learned_conditions
 from policyengine.analysis.behavior_report.report import ConditionReport
 from policyengine.audit import read_records
 from policyengine.audit.query.pack import pack_log
+from policyengine.behavior.conditions import learned_conditions
 from policyengine.clock import epoch_microseconds
 from tests.analysis.working_agents import DAYS, LEARNING, LIMITS, START, STATIC, WorkingAgents, seconds
 

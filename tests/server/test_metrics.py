@@ -236,7 +236,8 @@ def test_the_docs_list_exactly_the_exported_metrics(small_engine: Engine) -> Non
         "policyengine_behavior_alarms_total", "policyengine_behavior_callers", "policyengine_behavior_ready_callers",
         "policyengine_behavior_model_age_seconds", "policyengine_behavior_model_number",
         "policyengine_behavior_damaged_callers", "policyengine_behavior_groups",
-        "policyengine_behavior_grouped_callers", "policyengine_webhook_waiting",
+        "policyengine_behavior_grouped_callers", "policyengine_behavior_conditions_total",
+        "policyengine_webhook_waiting",
     }  # fmt: skip
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from policyengine.analysis.behavior_report.conditions import ConditionEvaluator
 from policyengine.analysis.behavior_report.groups import GroupWatch
 from policyengine.analysis.behavior_report.ordered_log import OrderedLog
 from policyengine.analysis.behavior_report.payloads import PayloadWatch
+from policyengine.analysis.behavior_report.recorded_facts import recorded_facts
 from policyengine.analysis.behavior_report.report import BehaviorReport, make_report
 from policyengine.analysis.behavior_report.tallies import (
     MAX_EXAMPLES,
@@ -21,6 +22,7 @@ from policyengine.analysis.behavior_report.tallies import (
     ExampleDecision,
 )
 from policyengine.audit import DecisionRecord
+from policyengine.behavior.conditions import ConditionEvaluator
 from policyengine.behavior.events import BehaviorEvent, Caller, Tagger
 from policyengine.behavior.fold import MARGIN_UNIT, CallerFacts, ProfileSettings, is_ready
 from policyengine.behavior.log_events import FailureReport, LogEventReader, question_of
@@ -120,9 +122,10 @@ class BehaviorReporter:
                 tally.is_ready = True
                 day.ready += 1
             self._count_alarms(event, reading, tally, day)
-        if self._evaluator is not None and request is not None:
+        if self.engine is not None and self._evaluator is not None and request is not None:
             facts = reading.to_facts()
-            for number, value in self._evaluator.evaluate(record, request, facts):
+            all_facts = partial(recorded_facts, self.engine.kernel, record, facts)
+            for number, value in self._evaluator.evaluate(request.endpoint, facts, all_facts):
                 if value is not False:
                     self._count_hit(number, value is True, record, event, tally, facts)
                 self._count_clamped(number, value, event, tally)

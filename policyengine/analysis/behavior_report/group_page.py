@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from policyengine.analysis.behavior_report.group_report import MAX_RASTER_CALLERS, raster_callers, sum_evidence
 from policyengine.analysis.behavior_report.group_text import format_seconds, format_share, format_time
-from policyengine.analysis.behavior_report.report import caller_words
 from policyengine.analysis.behavior_report.words import count_words
+from policyengine.behavior.events import caller_words
 from policyengine.behavior.lockstep.group import LockstepGroup
 
 WIDTH, HEIGHT = 1_000, 16  # of a row, in units of the drawing

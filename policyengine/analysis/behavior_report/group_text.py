@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from policyengine.analysis.behavior_report.group_report import MAX_CROWD_CALLERS, GroupReport, sum_evidence
-from policyengine.analysis.behavior_report.report import caller_words
 from policyengine.analysis.behavior_report.words import Table, count_words, format_minute
-from policyengine.behavior.events import Caller
+from policyengine.behavior.events import Caller, caller_words
 from policyengine.behavior.lockstep.bounds import SECOND
 from policyengine.behavior.lockstep.group import LockstepCrowd, LockstepGroup
 

@@ -16,7 +16,6 @@ from policyengine.analysis.behavior_report.report import (
     TRUST_STEPS,
     BehaviorReport,
     ConditionReport,
-    caller_words,
     class_words,
     format_day,
 )
@@ -34,6 +33,7 @@ from policyengine.analysis.behavior_report.text import (
 )
 from policyengine.audit.report import page as audit_page
 from policyengine.audit.report.charts import BOTTOM, HEIGHT, LEFT, MAX_COLUMNS, RIGHT, TOP, WIDTH, stacked_chart
+from policyengine.behavior.events import caller_words
 from policyengine.control_characters import shell_command
 from policyengine.templates import render_template
 from policyengine.time_formats import format_duration

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from policyengine.analysis.behavior_report.conditions import LearnedCondition
 from policyengine.analysis.behavior_report.group_report import GroupReport
 from policyengine.analysis.behavior_report.payloads import PayloadReport
 from policyengine.analysis.behavior_report.tallies import (
@@ -20,6 +19,7 @@ from policyengine.analysis.behavior_report.tallies import (
     EndpointTally,
     caller_data,
 )
+from policyengine.behavior.conditions import LearnedCondition
 from policyengine.behavior.events import Caller
 from policyengine.behavior.fold import MARGIN_UNIT, is_ready
 from policyengine.behavior.model import ClassModel
@@ -259,15 +259,6 @@ def format_microseconds(at: int) -> str:
 
 def format_day(day: int) -> str:
     return f"{from_epoch_microseconds(day * MICROSECONDS_PER_DAY):%Y-%m-%d}"
-
-
-def caller_words(caller: Caller) -> str:
-    """Return the name of a caller with its issuer, instance and version, if it has them."""
-    more = [f"instance {caller.instance}"] * bool(caller.instance) + [f"version {caller.version}"] * bool(
-        caller.version
-    )
-    named = f"{caller.agent} of {caller.issuer}" if caller.issuer else caller.agent
-    return ", ".join([named, *more])
 
 
 def class_words(issuer: str, name: str, several: Sequence[ClassReport]) -> str:

@@ -13,13 +13,13 @@ from policyengine.analysis.behavior_report.report import (
     ClassReport,
     ConditionReport,
     EndpointCount,
-    caller_words,
     class_words,
     format_day,
     margin,
 )
 from policyengine.analysis.behavior_report.tallies import LEVEL_BOUNDS
 from policyengine.analysis.behavior_report.words import Table, count_words, format_count, format_minute, trust_words
+from policyengine.behavior.events import caller_words
 from policyengine.behavior.field_profile import SCALE
 from policyengine.behavior.learn import days_to_calibrate
 from policyengine.time_formats import format_duration

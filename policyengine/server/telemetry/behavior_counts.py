@@ -10,24 +10,32 @@ from policyengine.behavior.tracker import BehaviorTracker
 from policyengine.server.telemetry.shared_counters import OTHER, ServerCounters
 
 if TYPE_CHECKING:
+    from policyengine.behavior.conditions import LearnedCondition
     from policyengine.engine import Engine
+    from policyengine.engine.condition_watch import ConditionWatch
 
 ALARMS, CALLERS, READY = "behavior_alarms", "behavior_callers", "behavior_ready"
 DAMAGED = "behavior_damaged"
 AGE, NUMBER = "behavior_model_age", "behavior_model_number"
 GROUPS, GROUPED = "behavior_groups", "behavior_grouped"
+CONDITIONS = "behavior_conditions"
 MAX_CLASSES = 200  # maximum number of classes with a label of their own
+MAX_CONDITIONS = 200  # maximum number of conditions with labels of their own
+MAX_CONDITION_CHARACTERS = 120  # of the label of a condition
 NO_CLASS_LABEL = "none"  # label of callers without a profile or an agent block
 
 
 def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     """If the policies read learned facts, publish the number of alarms, of known callers (only if this process holds
     them), of damaged callers (only in a store) and of ready callers, and the number and age of the model. Once groups
-    were searched, also publish the number of groups and of callers in them.
+    were searched, also publish the number of groups and of callers in them; in observe mode, also what conditions would
+    have hit.
     """
     tracker = engine.behavior
     if tracker is None or not engine.kernel.reads_behavior:
         return
+    if engine.conditions is not None:
+        publish_conditions(tally, engine.conditions)
     for fact, count in list(tracker.counts.items()):
         tally.reached(ALARMS, fact, count=count, of=tracker)
     if isinstance(tracker, BehaviorTracker):  # with a store, a process knows only some of the callers
@@ -48,6 +56,25 @@ def publish_behavior(tally: ServerCounters, engine: Engine) -> None:
     if model.serial:
         now = engine.decider.nanoseconds() // 1_000_000
         tally.now(AGE, value=max(now - model.made, 0) // 1_000)
+
+
+def publish_conditions(tally: ServerCounters, conditions: ConditionWatch) -> None:
+    """Publish the number of requests that each condition would have hit in observe mode, by whether the policies
+    allowed them, and for which it was unknown. Conditions with the same labels are counted together."""
+    shown: Counter[tuple[str, str, str]] = Counter()
+    for number, hits in enumerate(conditions.hits):
+        labels = (OTHER, OTHER) if number >= MAX_CONDITIONS else condition_labels(hits.condition)
+        shown[*labels, "allowed"] += hits.allowed
+        shown[*labels, "stopped"] += hits.requests - hits.allowed
+        shown[*labels, "unknown"] += hits.unknown
+    for key, count in shown.items():
+        tally.reached(CONDITIONS, *key, count=count, of=conditions.origin)
+
+
+def condition_labels(condition: LearnedCondition) -> tuple[str, str]:
+    words = condition.words
+    is_long = len(words) > MAX_CONDITION_CHARACTERS
+    return condition.name, words[: MAX_CONDITION_CHARACTERS - 1] + "…" if is_long else words
 
 
 def publish_classes(tally: ServerCounters, key: str, counts: Mapping[str, int]) -> None:

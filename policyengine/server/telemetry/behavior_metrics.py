@@ -8,7 +8,17 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from policyengine.behavior.fold import ALARM_FACTS
-from policyengine.server.telemetry.behavior_counts import AGE, ALARMS, CALLERS, DAMAGED, GROUPED, GROUPS, NUMBER, READY
+from policyengine.server.telemetry.behavior_counts import (
+    AGE,
+    ALARMS,
+    CALLERS,
+    CONDITIONS,
+    DAMAGED,
+    GROUPED,
+    GROUPS,
+    NUMBER,
+    READY,
+)
 from policyengine.server.telemetry.shared_counters import CounterKey
 
 FAMILIES = (
@@ -31,6 +41,16 @@ def behavior_metrics(total: Mapping[CounterKey, Sequence[int]]) -> Iterator[Metr
     for fact in ALARM_FACTS:
         alarms.add_metric([fact], total.get((ALARMS, fact), (0,))[0])
     yield alarms
+    conditions = CounterMetricFamily(
+        "policyengine_behavior_conditions",
+        "Requests that a condition on learned facts would have hit in observe mode.",
+        labels=("rule", "condition", "result"),
+    )
+    for (kind, *labels), cells in total.items():
+        if kind == CONDITIONS:
+            conditions.add_metric(labels, cells[0])
+    if conditions.samples:
+        yield conditions
     for wanted, name, doc in FAMILIES:
         family = GaugeMetricFamily(name, doc, labels=("class",))
         for (kind, *labels), cells in total.items():

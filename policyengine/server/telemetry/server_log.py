@@ -19,7 +19,7 @@ from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
 # Routine events that are also logged as text.
-INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared", "tools_not_pinned"})
+INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared", "tools_not_pinned", "behavior_condition"})
 FINDINGS_EVENT = "reload_refused"  # the event whose message has a line for each finding
 # Optional members of a line, which the caller of the logger may set.
 EXTRA_MEMBERS = (

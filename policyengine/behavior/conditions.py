@@ -1,20 +1,18 @@
-"""The conditions of a policy that read learned facts, and their values for recorded requests."""
+"""The conditions of a policy that read learned facts, and their values for requests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from policyengine import kernel as k
-from policyengine.audit import DecisionRecord
-from policyengine.audit.logged_history import LoggedHistories
-from policyengine.audit.reader import EMPTY_DIRECTORY
-from policyengine.audit.replay import hide_redacted
+from policyengine.entities.store import EntityStore
 from policyengine.kernel.learned_facts import learned_facts
-from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.endpoints import Endpoint
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import LearnedFacts, Snapshot
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.facts import Facts
@@ -26,22 +24,22 @@ from policyengine.vocabulary import CLUSTER_ID, CLUSTER_SIZE, LEARNED_FACTS, lea
 
 NO_REQUEST: Final = Request.from_mapping({"request": {"method": "GET", "path": "/"}})
 NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EMPTY_DIRECTORY: Final = EntityStore(loaded=False)
 MAX_CACHED_VALUES: Final = 65_536
-NO_ENTITIES: Final = Unknown.of("the condition", "the log does not contain the entities of this decision")
 TOO_MANY_STEPS: Final = Unknown.of("the condition", "it takes too many steps")
-NOT_READ: Final = Unknown.of("the condition", "the recorded request cannot be read")
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedCondition:
-    """A condition that reads a learned fact. `kind` is what it does, such as `clamp`, `rule` the rule that has it, and
-    `words` the part of the policy with it. It counts at the endpoints of `place`, if all `expressions` hold.
-    `fails_closed` says whether the condition also acts while it is unknown, and `lasts` how long it acts after it was
-    true.
+    """A condition that reads a learned fact. `kind` is what it does, such as `clamp`, `rule` the rule that has it,
+    `name` the name of this rule, and `words` the part of the policy with it. It counts at the endpoints of `place`, if
+    all `expressions` hold. `fails_closed` says whether the condition also acts while it is unknown, and `lasts` how
+    long it acts after it was true.
     """
 
     kind: str
     rule: str
+    name: str
     at: str
     words: str
     place: k.Place
@@ -83,8 +81,8 @@ def guard_conditions(kernel: k.Kernel) -> Iterator[LearnedCondition]:
             if effect.condition is not None:
                 kind = effect_kind(effect)
                 yield LearnedCondition(
-                    kind, f'guard "{guard.name}"', effect.span.at, written(effect), guard.place, (effect.condition,),
-                    fails_closed=True,
+                    kind, f'guard "{guard.name}"', guard.name, effect.span.at, written(effect), guard.place,
+                    (effect.condition,), fails_closed=True,
                 )  # fmt: skip
 
 
@@ -104,13 +102,15 @@ def limit_conditions(kernel: k.Kernel) -> Iterator[LearnedCondition]:
         rule, when = f'{kind} "{limit.name}"', () if limit.when is None else (limit.when,)
         if limit.when is not None:
             at, words = limit.when.span.at, f"when {' '.join(limit.when.span.text.split())}"
-            yield LearnedCondition(kind, rule, at, words, limit.place, when)
+            yield LearnedCondition(kind, rule, limit.name, at, words, limit.place, when)
         if isinstance(limit, k.Rate):
             for up in limit.raises:
-                yield LearnedCondition("raise", rule, up.span.at, written(up), limit.place, (*when, up.when))
+                yield LearnedCondition(
+                    "raise", rule, limit.name, up.span.at, written(up), limit.place, (*when, up.when)
+                )
             for down in limit.clamps:
                 yield LearnedCondition(
-                    "clamp", rule, down.span.at, written(down), limit.place, (*when, down.when),
+                    "clamp", rule, limit.name, down.span.at, written(down), limit.place, (*when, down.when),
                     fails_closed=True, lasts=down.lasts,
                 )  # fmt: skip
 
@@ -121,7 +121,7 @@ def written(node: k.Effect | k.Raise | k.Clamp) -> str:
 
 
 class ConditionEvaluator:
-    """Evaluates conditions with recorded requests, as the specification does."""
+    """Evaluates conditions as the specification does."""
 
     def __init__(self, kernel: k.Kernel) -> None:
         self.conditions = learned_conditions(kernel)
@@ -130,21 +130,24 @@ class ConditionEvaluator:
         self._values: dict[tuple[object, ...], Value] = {}
 
     def evaluate(
-        self, record: DecisionRecord, request: Request, learned: Mapping[str, object]
+        self, endpoint: Endpoint, learned: LearnedFacts, facts_of: Callable[[], Facts | Unknown]
     ) -> Iterator[tuple[int, Value]]:
-        """Yield the number and the value of each condition that applies at the endpoint of the request."""
+        """Yield the number and the value of each condition that applies at the endpoint of a request. `facts_of` is
+        called at most once, if a condition also reads other facts, and returns all facts of the request, or why they
+        are unknown.
+        """
         facts: Facts | Unknown | None = None
         for number, condition in enumerate(self.conditions):
-            if not place_covers(condition.place, request.endpoint):
+            if not place_covers(condition.place, endpoint):
                 continue
             if self._bare[number]:
                 yield number, self._bare_value(number, condition, learned)
                 continue
             if facts is None:
-                facts = recorded_facts(self._kernel, record, learned)
+                facts = facts_of()
             yield number, facts if isinstance(facts, Unknown) else value_of(condition, facts)
 
-    def _bare_value(self, number: int, condition: LearnedCondition, learned: Mapping[str, object]) -> Value:
+    def _bare_value(self, number: int, condition: LearnedCondition, learned: LearnedFacts) -> Value:
         key = (number, *learned.values())
         found = self._values.get(key)
         if found is None:
@@ -157,21 +160,11 @@ class ConditionEvaluator:
         return found
 
 
+def bounded_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts | Unknown:
+    """Return the facts of a request, without its history; unknown if its decision takes too many steps."""
+    facts = build_facts(kernel, request, snapshot, now)
+    return TOO_MANY_STEPS if count_steps(SpecifiedRequest.of(facts, snapshot)).exceeded else facts
+
+
 def value_of(condition: LearnedCondition, facts: Facts) -> Value:
     return conjunction([evaluate(one, facts) for one in condition.expressions])
-
-
-def recorded_facts(kernel: k.Kernel, record: DecisionRecord, learned: Mapping[str, object]) -> Facts | Unknown:
-    """Return the facts of a recorded request with these learned facts. Redacted facts are unknown."""
-    if record.directory is None:
-        return NO_ENTITIES
-    try:
-        shown = replace(record, request=hide_redacted(record)) if record.redacted else record
-        request = shown.question
-    except RequestError:
-        return NOT_READ
-    snapshot = Snapshot(record.directory, record.spent, behavior=learned)
-    facts = build_facts(kernel, request, snapshot, record.time)
-    if count_steps(SpecifiedRequest.of(facts, snapshot)).exceeded:
-        return TOO_MANY_STEPS
-    return replace(facts, history=LoggedHistories(record.history, facts))
