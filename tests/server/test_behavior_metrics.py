@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,13 @@ from policyengine.behavior.row import BehaviorRow
 from policyengine.behavior.shared import SharedTracker
 from policyengine.behavior.state import CallerRow
 from policyengine.engine import Engine
+from policyengine.engine.observe_mode import Observe
 from policyengine.reload import ReloadableEngine
-from policyengine.server.telemetry.behavior_counts import publish_classes
+from policyengine.server.telemetry.behavior_counts import (
+    MAX_CONDITION_CHARACTERS,
+    MAX_CONDITIONS,
+    publish_classes,
+)
 from policyengine.server.telemetry.metrics import MetricsCollector
 from policyengine.server.telemetry.process_metrics import publish_metrics
 from policyengine.server.telemetry.shared_counters import ServerCounters
@@ -68,6 +73,47 @@ def test_callers_are_counted_by_class(tmp_path: Path) -> None:
     found = published(agents.engine)
     agents.close()
     assert value(found, "callers", **{"class": CLASS}) == 5
+
+
+def observing(text: str) -> Engine:
+    engine = Engine.from_text(text)
+    engine.observe(Observe(datetime.now(UTC) + timedelta(days=1)))
+    return engine
+
+
+def ask(engine: Engine) -> None:
+    agent = {"id": "report-1", "issuer": "acme"}
+    engine.decide({"agent": agent, "request": {"method": "GET", "path": "/data/sales"}})
+
+
+def test_what_conditions_would_have_hit_in_observe_mode_is_published_and_goes_on_after_a_reload() -> None:
+    engine = observing(STATIC + 'rate "r" per agent.id on /** { 9/1m   clamp 1/1m when not behavior.ready }\n')
+    labels, tally = {"rule": "r", "condition": "clamp 1/1m when not behavior.ready"}, ServerCounters()
+    for expected in (1, 2):
+        ask(engine)
+        found = published(engine, tally)
+        stopped = value(found, "conditions_total", result="stopped", **labels)
+        allowed = value(found, "conditions_total", result="allowed", **labels)
+        assert (allowed, stopped) == (1, expected - 1)
+        engine = engine.successor(engine.kernel)
+    assert value(published(engine, tally), "conditions_total", result="stopped", **labels) == 1
+
+
+def test_long_conditions_are_cut_and_those_beyond_a_maximum_are_counted_together() -> None:
+    many = "".join(
+        f'guard "g{number}" on /** {{ warn when not behavior.ready }}\n' for number in range(MAX_CONDITIONS + 2)
+    )
+    long = " and ".join(["not behavior.ready"] * 9)
+    engine = observing(f'{STATIC}guard "long" on /** {{ warn when {long} }}\n{many}')
+    ask(engine)
+    found = {
+        (labels["rule"], labels["condition"]): count
+        for (name, pairs), count in published(engine).items()
+        if name.endswith("conditions_total") and (labels := dict(pairs))["result"] == "allowed"
+    }
+    assert len(found) == MAX_CONDITIONS + 1  # those of `g199` and later are others
+    assert found["other", "other"] == 3
+    assert found["long", f"{f'warn when {long}'[: MAX_CONDITION_CHARACTERS - 1]}…"] == 1
 
 
 def rows_of(count: int) -> dict[Caller, CallerRow]:

@@ -68,6 +68,7 @@ def publish_conditions(tally: ServerCounters, conditions: ConditionWatch) -> Non
         shown[*labels, "stopped"] += hits.requests - hits.allowed
         shown[*labels, "unknown"] += hits.unknown
     for key, count in shown.items():
+        tally.add(CONDITIONS, *key, by=0)  # a condition that hit nothing is shown, too
         tally.reached(CONDITIONS, *key, count=count, of=conditions.origin)
 
 
