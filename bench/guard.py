@@ -46,7 +46,7 @@ KINDS = (
     "chain of 2", "chain of 8", "history", "quantifier over 100",
 )  # fmt: skip
 LOAD_PREFIX, LOAD_SIZE = "load", 1_000
-BEHAVIOR_PREFIX, BEHAVIOR_SIZE, BEHAVIOR_SECONDS = "behavior", 10, 5.0
+BEHAVIOR_PREFIX, BEHAVIOR_SIZE, BEHAVIOR_REQUESTS, BEHAVIOR_SECONDS = "behavior", 10, 1_000, 5.0
 BAND, KIND_BAND, LOAD_BAND = 0.25, 0.35, 0.6
 BEHAVIOR_BAND = 0.1  # also in another run, because the ratio is that of two engines in one process
 OTHER_RUN_BAND = 0.5  # added where the baseline was measured in another run, perhaps on another machine
@@ -129,10 +129,10 @@ def kind_ratio(kind: str) -> Data:
     return {"ratio": kinds.measure(KIND_SIZE, only=(kind,))["kinds"][0]["ratio"]}
 
 
-def learner_ratio(seconds: float = BEHAVIOR_SECONDS) -> Data:
+def learner_ratio(seconds: float = BEHAVIOR_SECONDS, requests: int = BEHAVIOR_REQUESTS) -> Data:
     """Return the time of a decision with a learner as a multiple of the time without, for a policy that reads no
     learned facts; runs in the child process."""
-    work = workload(BEHAVIOR_SIZE)
+    work = workload(BEHAVIOR_SIZE, requests=requests)
     engine, learning = load_engine(work), load_engine(work)
     learning.use_behavior(BehaviorTracker())
     fresh = fresh_questions(policy.question, work.requests)
