@@ -28,11 +28,10 @@ class Caller(NamedTuple):
 
 def caller_words(caller: Caller) -> str:
     """Return the name of a caller with its issuer, instance and version, if it has them."""
-    more = [f"instance {caller.instance}"] * bool(caller.instance) + [f"version {caller.version}"] * bool(
-        caller.version
-    )
-    named = f"{caller.agent} of {caller.issuer}" if caller.issuer else caller.agent
-    return ", ".join([named, *more])
+    words = f"{caller.agent} of {caller.issuer}" if caller.issuer else caller.agent
+    if caller.instance:
+        words += f", instance {caller.instance}"
+    return f"{words}, version {caller.version}" if caller.version else words
 
 
 def name_caller(issuer: str, agent: str, instance: str = "", version: str = "") -> Caller:
