@@ -1,5 +1,4 @@
-"""The page of learned behavior: the most recently active callers, and in observe mode what conditions would have hit.
-"""
+"""The page of learned behavior: the most recently active callers, and in observe mode the hits of conditions."""
 
 from __future__ import annotations
 
