@@ -484,7 +484,8 @@ def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest
         (["--as", "agent"], "`agent` is not a fact about the caller"),
         (["--as", "role=admin"], "`role=admin` is not a fact about the caller"),
         (["--as", "agent=a", "--as", "agent=b"], "`agent=b` is not a fact about the caller"),
-        (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
+        (["--from-header", "agent=x-agent"], "`--from-header` reads headers, and there are none over stdio"),
+        (["--identity", "identity.toml"], "`--identity` reads headers, and there are none over stdio"),
         (["--as", "agent=x", "--public-url", "https://mcp.example.com"], "the gateway has no URL over stdio"),
         (["--as", "agent=x", "--port", "0", "--public-url", "mcp.example.com"], "is not a server URL"),
         (
