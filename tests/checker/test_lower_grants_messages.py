@@ -123,7 +123,7 @@ DOORS = [
                 "E408",
                 "no credential can carry `GET /b`: it names no scope",
                 "GET /b",
-                "write `may SCOPE` with a scope that contains it, or `scopes none` in the issuer if its tokens carry none",
+                "use `may SCOPE` with a scope that contains it, or `scopes none` in the issuer if its tokens have none",
             )
         ],
     ),
