@@ -431,10 +431,13 @@ def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("mistaken", "who"),
+    [({"agent": {"id": "bto", "issuer": "acme"}}, 'agent "bto"'), ({}, "a caller without an agent")],
+)
 def test_the_gateway_logs_why_a_caller_sees_no_tools(
-    files: Path, watched: Watched, caplog: pytest.LogCaptureFixture
+    files: Path, watched: Watched, caplog: pytest.LogCaptureFixture, mistaken: dict[str, Any], who: str
 ) -> None:
-    mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
     upstream = McpUpstream(shlex.join(forking.script(files / "server.py")), {}, {}, 20.0)
 
     async def run(client: Client) -> None:
@@ -444,7 +447,7 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     with serving(http_app(McpGateway(watched, "billing", always(mistaken), upstream))) as url:
         talk(f"{url}/mcp", run)
     assert [one for one in caplog.messages if "sees none" in one] == [
-        'agent "bto" sees none of the tools of server "billing": the first, "add", is denied: '
+        f'{who} sees none of the tools of server "billing": the first, "add", is denied: '
         "no block of the policy accepts this caller with these credentials"
     ]
 
