@@ -39,7 +39,7 @@ from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.tasks import TaskDesk, TaskTable
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
 from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
@@ -450,6 +450,10 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
         f'{who} sees none of the tools of server "billing": the first, "add", is denied: '
         "no block of the policy accepts this caller with these credentials"
     ]
+
+
+def test_the_end_of_a_server_is_described_in_words() -> None:
+    assert describe_error(ExceptionGroup("", [anyio.EndOfStream()])) == "the server closed the connection"
 
 
 def idle_messages() -> UpstreamMessages:
