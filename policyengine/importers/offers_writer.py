@@ -24,6 +24,12 @@ ASKS = (
     ("elicit", "ask the user, in a form or on a page"),
     ("list_roots", "see the folders of the client"),
 )
+CLIENT_FACTS = (  # as comments: facts that no rule reads would be findings
+    "# If your conditions read what the server asks, declare it:",
+    f"# facts on ACTION sample {CLIENT} {{ args.maxTokens: int }}",
+    f"# facts on ACTION elicit {CLIENT} {{ args.mode: string   args.url: string?   context.text: string }}",
+    f"# facts on ACTION log {CLIENT} {{ args.level: string }}",
+)
 
 
 def offer_files(offers: McpOffers, run: ImportRun, entities: Collection[str] = ()) -> dict[str, str]:
@@ -211,6 +217,7 @@ def _client_lines(offers: McpOffers, run: ImportRun) -> Iterator[str]:
     )
     for verb, what in ASKS:
         yield f"# may ACTION {verb} {CLIENT} when resource.id == {quoted(offers.server)}   # {what}"
+    yield from CLIENT_FACTS
     yield f"entity {CLIENT} {{}}"
 
 

@@ -32,8 +32,8 @@ def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
    `agents.policy`: name your agents, keep the `may` lines that they and their users need, and remove `valid until`.
    That opens the endpoints. Keep the expired blocks in `doors.policy`: the tests use `{AGENT}`.
 3. Next to your agents, write a `test` of what they may do and what they may not, like `doors_test.policy`.
-4. In `{folder}/`, complete the guards of destructive endpoints: until then the user approves each request.
-   If the outcome of a test line then changes, the test fails: update the line.
+4. In `{folder}/`, complete the guards of destructive {what}s: until then the user approves each request.
+   {kinds_advice(api)}If the outcome of a test line then changes, the test fails: update the line.
 5. Put the name of one of your agents into `request.json`, and try it: `policyengine decide . --request request.json`,
    then `policyengine explain . --request request.json`.
 6. {serving_instructions(api)}
@@ -51,6 +51,14 @@ New endpoints are added in new files, in scopes that no block grants, behind a g
 endpoints are listed with their places. Existing lines are never changed. `imported.json` records what was imported:
 keep it with the policies.
 {pins_paragraph(api)}"""
+
+
+def kinds_advice(api: Api) -> str:
+    if api.kind != "mcp":
+        return ""
+    return """\
+A tool without hints counts as destructive: delete the guard of one that only reads, and write `allow` in its
+   test line. """
 
 
 def pins_paragraph(api: Api) -> str:

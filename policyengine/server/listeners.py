@@ -80,9 +80,8 @@ def bind_listener(address: tuple[str, int], host: str, option: str = "--port") -
 def bind_error(error: OSError, host: str, port: int, option: str) -> ServeError:
     match error.errno:
         case errno.EADDRINUSE:
-            return ServeError(
-                f"port {port} on `{host}` is in use", f"choose another port with `{option}`; 0 picks a free one"
-            )
+            free = "" if option == "--metrics-port" else "; 0 picks a free one"
+            return ServeError(f"port {port} on `{host}` is in use", f"choose another port with `{option}`{free}")
         case errno.EACCES | errno.EPERM:
             return ServeError(f"port {port} on `{host}` is not permitted", f"choose one above 1023 with `{option}`")
         case errno.EADDRNOTAVAIL:

@@ -123,7 +123,7 @@ DOORS = [
                 "E408",
                 "no credential can carry `GET /b`: it names no scope",
                 "GET /b",
-                "grant a scope that contains it, or write `scopes none` in the issuer if its credentials carry none",
+                "use `may SCOPE` with a scope that contains it, or `scopes none` in the issuer if its tokens have none",
             )
         ],
     ),

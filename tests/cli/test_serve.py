@@ -105,13 +105,17 @@ def test_the_printed_curl_command_includes_a_required_token(serving, tmp_path):
         decide(url)
 
 
-def test_serve_reports_a_port_in_use(run, project):
+@pytest.mark.parametrize(("option", "may_be_free"), [("--port", True), ("--metrics-port", False)])
+def test_serve_reports_a_port_in_use(run, project, option, may_be_free):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run("serve", project, "--port", port, "--format", "json")
+        free = () if option == "--port" else ("--port", 0)
+        ended = run("serve", project, option, port, *free, "--format", "json")
     assert ended.code == 1
     assert ended.json["error"]["kind"] == "serve"
     assert f"port {port} on `127.0.0.1` is in use" in ended.err
+    assert f"choose another port with `{option}`" in ended.err
+    assert ("0 picks a free one" in ended.err) == may_be_free
 
 
 def test_serve_rejects_a_public_address_without_a_token(run, project):

@@ -39,7 +39,7 @@ from policyengine.integrations.mcp.sdk import PolicyMiddleware, always
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.tasks import TaskDesk, TaskTable
-from policyengine.integrations.mcp.upstream import McpUpstream
+from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
 from policyengine.integrations.mcp.upstream_messages import UpstreamMessages
 from tests import forking
 from tests.integrations.conftest import BOT, POLICY, Watched
@@ -431,10 +431,13 @@ def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("mistaken", "who"),
+    [({"agent": {"id": "bto", "issuer": "acme"}}, 'agent "bto"'), ({}, "a caller without an agent")],
+)
 def test_the_gateway_logs_why_a_caller_sees_no_tools(
-    files: Path, watched: Watched, caplog: pytest.LogCaptureFixture
+    files: Path, watched: Watched, caplog: pytest.LogCaptureFixture, mistaken: dict[str, Any], who: str
 ) -> None:
-    mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
     upstream = McpUpstream(shlex.join(forking.script(files / "server.py")), {}, {}, 20.0)
 
     async def run(client: Client) -> None:
@@ -444,9 +447,13 @@ def test_the_gateway_logs_why_a_caller_sees_no_tools(
     with serving(http_app(McpGateway(watched, "billing", always(mistaken), upstream))) as url:
         talk(f"{url}/mcp", run)
     assert [one for one in caplog.messages if "sees none" in one] == [
-        'agent "bto" sees none of the tools of server "billing": the first, "add", is denied: '
+        f'{who} sees none of the tools of server "billing": the first, "add", is denied: '
         "no block of the policy accepts this caller with these credentials"
     ]
+
+
+def test_the_end_of_a_server_is_described_in_words() -> None:
+    assert describe_error(ExceptionGroup("", [anyio.EndOfStream()])) == "the server closed the connection"
 
 
 def idle_messages() -> UpstreamMessages:
@@ -484,7 +491,8 @@ def test_an_unexpected_exception_denies_the_request_and_is_logged(caplog: pytest
         (["--as", "agent"], "`agent` is not a fact about the caller"),
         (["--as", "role=admin"], "`role=admin` is not a fact about the caller"),
         (["--as", "agent=a", "--as", "agent=b"], "`agent=b` is not a fact about the caller"),
-        (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
+        (["--from-header", "agent=x-agent"], "`--from-header` reads headers, and there are none over stdio"),
+        (["--identity", "identity.toml"], "`--identity` reads headers, and there are none over stdio"),
         (["--as", "agent=x", "--public-url", "https://mcp.example.com"], "the gateway has no URL over stdio"),
         (["--as", "agent=x", "--port", "0", "--public-url", "mcp.example.com"], "is not a server URL"),
         (

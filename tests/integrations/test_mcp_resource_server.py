@@ -172,6 +172,18 @@ def test_people_who_use_clients_themselves_request_the_scopes_of_their_blocks(tm
     assert (access.issuers, access.scopes) == ((ACME, "https://login.partner.example"), ("read:notes", "write:notes"))
 
 
+def test_clients_request_no_scopes_of_blocks_that_have_expired(tmp_path: Path) -> None:
+    """`init` writes expired blocks with every scope, whose names the provider does not know."""
+    example = 'agent "example" { issued by partner   acts alone   may tools.erase   valid until 2001-01-01 }'
+    text = f"{POLICY}scope tools.erase {{ TOOL notes/erase }}\n{example}\n"
+    kernel = load(tmp_path, text).kernel
+    access = read_resource_access(kernel, "notes")
+    assert (access.issuers, access.scopes) == ((ACME,), ("read:notes", "write:notes"))
+    before = read_resource_access(kernel, "notes", clock=lambda: datetime(2000, 6, 1, tzinfo=UTC))
+    assert before.issuers == (ACME, "https://login.partner.example")
+    assert "tools.erase" in before.scopes
+
+
 def test_an_issuer_of_certificates_is_not_one_of_tokens(tmp_path: Path) -> None:
     mesh = 'issuer mesh { url "spiffe://acme.example"   scopes none }\nscope notes.read'
     text = POLICY.replace("scope notes.read", mesh, 1).replace("issued by acme ", "issued by acme, mesh ")

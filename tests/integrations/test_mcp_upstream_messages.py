@@ -96,7 +96,7 @@ def test_a_request_smuggled_to_a_client_whose_policy_is_silent_is_denied_and_rec
         await session.upstream.request("s1", method, params)
         refused = await session.upstream.receive()
         assert (refused.id, refused.error.code) == ("s1", DENIED)
-        assert refused.error.message.startswith("denied: ")
+        assert refused.error.message.startswith("the server asked its client for input, which is denied: ")
         await session.nothing_reached_the_client()
 
     during(silent, run)
@@ -283,7 +283,7 @@ def test_a_flood_of_denied_log_messages_writes_one_record_and_one_line(
         assert actions(silent) == ["log", "log"]
 
     anyio.run(run)
-    assert sum("asked its client for notifications/message" in one for one in caplog.messages) == 2
+    assert sum("sent its client notifications/message" in one for one in caplog.messages) == 2
     assert sum("sends more than 20 log messages a second" in one for one in caplog.messages) == 1
 
 

@@ -201,8 +201,9 @@ def test_a_session_is_refused_because_its_server_ignores_the_headers() -> None:
 
 def test_a_gateway_that_does_not_show_whether_there_is_a_session_is_refused() -> None:
     nginx = adapters(names=GatewayHeaders(hands_on_nginx=ALL_NGINX[:3])).nginx
-    with pytest.raises(RequestError, match="mcp-session-id"):
+    with pytest.raises(RequestError, match="`mcp-session-id` is not known to be absent") as refusal:
         nginx.question(forwarded(*call("tools/call", "read")), verifies=False)
+    assert "hands_on_" in str(refusal.value.hint)
     assert adapters().nginx.question(forwarded(*call("tools/call", "read")), verifies=False)["tool"]
 
 

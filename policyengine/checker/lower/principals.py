@@ -228,7 +228,7 @@ def check_scopeless(
         return
     for opening in (opening for one in opened for opening in one.openings if not opening.carriers):
         message = f"no credential can carry `{rule_text(opening.span)}`: it names no scope"
-        hint = "grant a scope that contains it, or write `scopes none` in the issuer if its credentials carry none"
+        hint = "use `may SCOPE` with a scope that contains it, or `scopes none` in the issuer if its tokens have none"
         draft.report("E408", message, opening.span, hint)
 
 

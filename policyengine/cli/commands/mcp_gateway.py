@@ -301,7 +301,9 @@ def check_options(front: GatewayOptions) -> None:
     if front.public_url is not None and front.port is None:
         raise CommandError("usage", "the gateway has no URL over stdio", "serve HTTP with `--port`", code=2)
     if (front.headers or front.verified) and front.port is None:
-        raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
+        option = "--identity" if front.verified else "--from-header"
+        hint = "serve HTTP with `--port`, or name the caller with `--as`"
+        raise CommandError("usage", f"`{option}` reads headers, and there are none over stdio", hint, code=2)
     if front.initial_scopes and not front.verified:
         raise CommandError("usage", "`--initial-scope` needs `--identity`", "verify tokens with `--identity`", code=2)
     if front.approval_pages is not None and not front.approval_pages.startswith(URL_PREFIXES):

@@ -154,8 +154,9 @@ class ClientMessageDecider:
         if not budget.was_recorded(method, now):
             budget.recorded[method] = now
             _LOG.warning(
-                "server %s asked its client for %s, which is %s; to allow it: %s",
-                format_value(self._server), method, format_denial(decision), suggest_grant(method, self._server),
+                "server %s %s %s, which is %s; to allow it: %s",
+                format_value(self._server), "sent its client" if method == LOG_MESSAGE else "asked its client for",
+                method, format_denial(decision), suggest_grant(method, self._server),
             )  # fmt: skip
         return decision
 

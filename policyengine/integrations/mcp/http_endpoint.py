@@ -42,7 +42,11 @@ IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
 VERSION_HEADER, SESSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode(), MCP_SESSION_ID_HEADER.encode()
 TOO_LARGE = HttpRefusal(413, f"the body has more than {MAX_REQUEST_BYTES} bytes", INVALID_REQUEST)
 NOT_JSON = HttpRefusal(400, "the body is not JSON", PARSE_ERROR)
-NO_SESSION = HttpRefusal(400, "the request has no session: send `initialize` first", INVALID_REQUEST)
+NO_SESSION = HttpRefusal(
+    400,
+    "the request has no session: send `initialize` first, or the headers and `_meta` of 2026-07-28",
+    INVALID_REQUEST,
+)
 _LOG = logging.getLogger("policyengine")
 
 

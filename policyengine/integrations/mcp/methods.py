@@ -47,12 +47,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class McpListMethod:
-    """A list method: the member of its result with the items, and the member of an item with its name."""
+    """A list method: the member of its result with the items, and the member of an item with its name; `label` names
+    the items in messages."""
 
     items: str
     name: str
     asked_as: str
     has_templates: bool = False
+
+    @property
+    def label(self) -> str:
+        return "resource templates" if self.has_templates else self.items
 
 
 LIST_METHODS: Mapping[str, McpListMethod] = {

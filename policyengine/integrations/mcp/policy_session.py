@@ -9,7 +9,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.client_endpoints import CLIENT_ACTIONS
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
-from policyengine.integrations.mcp.protocol_errors import denial_error
+from policyengine.integrations.mcp.protocol_errors import input_denial_error
 
 try:
     from mcp.server.session import ServerSession
@@ -48,7 +48,7 @@ class PolicySession(ServerSession):
             return await send()
         decision = await self._client.decide(request.method, message_members(request), self._caller)
         if not decision.allowed:
-            raise denial_error(decision)
+            raise input_denial_error(decision)
         began, status = perf_counter(), 500
         try:
             result = await send()

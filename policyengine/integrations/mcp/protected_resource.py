@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import msgspec
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import globs_meet
+from policyengine.clock import Clock, utc_now
 from policyengine.identity.config.model import SAFE_ALGORITHMS
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -41,11 +43,27 @@ class ResourceAccess:
         return [scope for scope in self.scopes if scope in wanted]
 
 
-def read_resource_access(kernel: k.Kernel, server: str, own_issuer: str | None = None) -> ResourceAccess:
+def read_resource_access(
+    kernel: k.Kernel, server: str, own_issuer: str | None = None, *, clock: Clock = utc_now
+) -> ResourceAccess:
     """Return the conditions on tokens for the server. Issuers are in the order of the policies, because most clients
-    use the first; `own_issuer`, as which this process itself acts, has no page for people, so it comes last."""
-    agents = [block for block in kernel.agents if opens_server(block.grants, server)]
-    users = [] if agents else [block for block in kernel.users if opens_server(block.grants, server)]
+    use the first; `own_issuer`, as which this process itself acts, has no page for people, so it comes last. Blocks
+    that have expired do not count, because no token would help."""
+    now = clock()
+    agents = [
+        block
+        for block in kernel.agents
+        if opens_server(block.grants, server) and not has_expired(block.requirements, now)
+    ]
+    users = (
+        []
+        if agents
+        else [
+            block
+            for block in kernel.users
+            if opens_server(block.grants, server) and not has_expired(block.requirements, now)
+        ]
+    )
     names = {name for block in agents for name in accepted_issuers(block, kernel)} if agents else {*kernel.issuers}
     accepted = (one for one in kernel.issuers.values() if one.name in names)
     known = sorted(accepted, key=lambda one: (one.name == own_issuer, one.span.source.name, one.span.start))
@@ -94,6 +112,11 @@ def has_tool(glob: str, server: str) -> bool:
 def accepted_issuers(block: k.AgentBlock, kernel: k.Kernel) -> Collection[str]:
     named = [one.issuers for one in block.requirements if isinstance(one, k.IssuedBy)]
     return named[0] if named else kernel.issuers.keys()
+
+
+def has_expired(requirements: Iterable[k.Requirement], now: datetime) -> bool:
+    periods = (one for one in requirements if isinstance(one, k.ValidityPeriod))
+    return any(period.end is not None and period.end <= now for period in periods)
 
 
 def has_binding(requirements: Iterable[k.Requirement]) -> bool:

@@ -304,10 +304,11 @@ class PolicyMiddleware:
         self._warned = True
         why = format_denial(await evaluate_item(self._decides, listing, name, self._server, facts, tool))
         agent = facts.get("agent")
-        who = agent.get("id") if isinstance(agent, Mapping) else None
+        agent_id = agent.get("id") if isinstance(agent, Mapping) else None
         _LOG.warning(
-            "agent %s sees none of the %s of server %s: the first, %s, is %s",
-            format_value(who), listing.items, format_value(self._server), format_value(name), why,
+            "%s sees none of the %s of server %s: the first, %s, is %s",
+            "a caller without an agent" if agent_id is None else f"agent {format_value(agent_id)}",
+            listing.label, format_value(self._server), format_value(name), why,
         )  # fmt: skip
 
     async def _several(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:

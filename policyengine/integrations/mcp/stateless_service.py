@@ -11,12 +11,12 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX, UserPrompt, declared_modes
 from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
@@ -156,7 +156,7 @@ class StatelessService:
         async def refuse(method: str, params: Mapping[str, Any]) -> str | None:
             no = await self.policy.client_messages.refuse_question(method, params, asked.proved)
             if no is not None:
-                return format_denial(no)
+                return format_input_denial(no)
             asked.admitted.append(question_of(method, params))
             return None
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
-from policyengine.integrations.mcp.protocol_errors import denial_error
+from policyengine.integrations.mcp.protocol_errors import denial_error, input_denial_error
 from policyengine.integrations.mcp.tasks import TASK_LIST, UNKNOWN_TASK, TaskDesk, TaskRecord
 
 try:
@@ -72,7 +72,7 @@ async def check_input(client: ClientMessageDecider, result: object, facts: Facts
     members = to_wire(result)
     asked = None if members is None else members.get("inputRequests")
     if asked is not None and (no := await client.refuse_input(asked, facts)) is not None:
-        raise denial_error(no)
+        raise input_denial_error(no)
 
 
 def to_wire(result: object) -> dict[str, Any] | None:

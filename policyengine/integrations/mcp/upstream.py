@@ -79,4 +79,6 @@ def describe_error(error: BaseException) -> str:
     """Return the message of an error, or of the first error in a group; the name of its class if it has no message."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed the connection"
     return str(error) or type(error).__name__

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
-from policyengine.integrations.denial_messages import format_denial
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint
 from policyengine.integrations.mcp.client_endpoints import CLIENT_ACTIONS, LOG_MESSAGE
 from policyengine.integrations.mcp.client_messages import (
@@ -28,6 +27,7 @@ from policyengine.integrations.mcp.methods import (
     canonical_resource_id,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.task_requests import admits_task
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, TaskDesk, progress_token, same_token
@@ -129,7 +129,7 @@ class UpstreamMessages:
         facts = self._caller()
         decision = await self._decider.decide(method, params, facts)
         if not decision.allowed or facts is None:
-            return UpstreamRefusal(ERROR_CODES[decision.outcome], format_denial(decision))
+            return UpstreamRefusal(ERROR_CODES[decision.outcome], format_input_denial(decision))
         if method == ELICIT_METHOD and isinstance(page := params.get("elicitationId"), str):
             self._elicitations[page] = None
             if len(self._elicitations) > MAX_ELICITATIONS:

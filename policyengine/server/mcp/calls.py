@@ -30,6 +30,7 @@ from policyengine.server.mcp.header_values import (
 # The methods with a header `Mcp-Name`, and the parameter that this header repeats.
 NAME_PARAMETERS: Mapping[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+SESSION_HINT = "list it in `hands_on_…` of `[gateway]` (docs/gateways.md, “MCP servers”); clients must not send it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ def read_headers_only(headers: McpHeaders, proved: frozenset[str]) -> McpCall:
         why = "is older than the headers of MCP, or unknown: the server would not compare them with the body"
         raise header_error(VERSION_HEADER, why, f"use {' or '.join(sorted(VALIDATING_VERSIONS))}")
     if headers.has_session:
-        why = "belongs to older versions of MCP, whose servers ignore the other headers"
-        raise header_error(SESSION_HEADER, why, "the gateway must forward the header, and its clients must not send it")
+        why = "is not known to be absent; it belongs to older versions of MCP, whose servers ignore the other headers"
+        raise header_error(SESSION_HEADER, why, SESSION_HINT)
     if not proved:
         raise RequestError(
             "headers", "the MCP server is not proved to compare its headers with its body",
