@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine import policy_files
+from policyengine import Engine, policy_files
 from policyengine.policy_files import MAX_POLICY_BYTES, load_sources, policy_sets
 
 
@@ -256,3 +256,9 @@ def test_an_empty_folder_is_reported_only_among_several_paths() -> None:
     assert told("guards") == []
     write("guards/a_test.policy")
     assert told("doors", "guards") == []
+
+
+def test_a_declaration_that_only_a_test_file_uses_is_no_warning_of_the_engine(tmp_path: Path) -> None:
+    (tmp_path / "client.policy").write_text("language 1\nentity client {}\nanyone { may GET /health }\n")
+    (tmp_path / "client_test.policy").write_text('language 1\ntest "t" { ACTION ask client "a" => deny }\n')
+    assert Engine.load(tmp_path).warnings == ()

@@ -464,8 +464,12 @@ class Engine:
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
-        """The warnings of the checker, computed at first use, which takes as long as loading."""
-        return compile_sources(self._sources, advice=True)[1]
+        """The warnings of the checker, computed at first use, which takes as long as loading. Unused declarations are
+        not among them: test files, which an engine does not load, may use them."""
+        from policyengine.lint.unused import UNUSED_DECLARATION
+
+        found: tuple[Diagnostic, ...] = compile_sources(self._sources, advice=True)[1]
+        return tuple(one for one in found if one.code != UNUSED_DECLARATION)
 
     @property
     def package(self) -> str:

@@ -20,6 +20,7 @@ VOCABULARY: Mapping[type[ast.Node], str] = {
     ast.LetDecl: "let",
     ast.DefineDecl: "define",
 }
+UNUSED_DECLARATION = "W260"
 CONCERNED = (ast.EnumDecl, ast.EntityDecl, ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.FixtureDecl)
 
 
@@ -63,7 +64,7 @@ def check_unused(
         case ast.EnumDecl(name) | ast.EntityDecl(name) | ast.LetDecl(name) | ast.DefineDecl(name) if uses(name) == 0:
             word = VOCABULARY[type(declaration)]
             if not (word == "entity" and name.text in BUILT_IN_ENTITIES):
-                yield Diagnostic("W260", f"{word} `{name.text}` is never used", name.span, "remove it")
+                yield Diagnostic(UNUSED_DECLARATION, f"{word} `{name.text}` is never used", name.span, "remove it")
         case _:
             pass
 
