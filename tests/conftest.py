@@ -88,6 +88,9 @@ def pytest_collection_finish() -> None:
     gc_freeze.has_frozen = lambda: True  # known without visiting all of them
     if engine := sys.modules.get("policyengine.engine.engine"):
         engine.compile_sources = remember_kernels(engine.compile_sources)
+    for name in ("httpx", "httpx2"):
+        if transports := sys.modules.get(f"{name}._transports.default"):
+            transports.create_ssl_context = remember_contexts(transports.create_ssl_context)
 
 
 @settings(max_examples=1, database=None)
@@ -107,6 +110,22 @@ def remember_kernels(compile_sources: Callable[..., Compiled]) -> Callable[..., 
         if problems or sum(len(each.text) for each in sources) > LARGEST_REMEMBERED:
             return compile_sources(sources, problems, advice=advice)
         return compile_once(tuple((each, each.label) for each in sources), advice)
+
+    return remembered
+
+
+def remember_contexts(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Let HTTP clients with default settings share a TLS context: each new one parses all certificates of the machine,
+    and hundreds of tests make a client for one request."""
+
+    @lru_cache
+    def create_once(trust_env: bool, file: str | None, folder: str | None) -> Any:
+        return create(trust_env=trust_env)
+
+    def remembered(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        if verify is not True or cert is not None:
+            return create(verify=verify, cert=cert, trust_env=trust_env)
+        return create_once(trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
     return remembered
 

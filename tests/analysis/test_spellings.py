@@ -26,6 +26,7 @@ from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.runtime.letter_case import fold_case
 from policyengine.solver.witness.values import MONDAY
 from policyengine.spec.match_endpoint import match_pattern
+from tests.depth import examples, scaled
 from tests.generate import kernel_of as kernel_of_policy
 from tests.generate.spellings import spelled_pair, spelled_paths
 
@@ -215,7 +216,8 @@ def missed_spellings(seed: int) -> list[str]:
     return result
 
 
+@scaled
 @pytest.mark.parametrize("seed", range(0, 20, 5))
 def test_no_difference_at_another_spelling_is_missed(seed: int) -> None:
-    for number in range(seed, seed + 5):
+    for number in range(seed, seed + examples(2, 5)):
         assert missed_spellings(number) == [], f"seed {number}"

@@ -289,10 +289,11 @@ def test_config_check_reports_all_mistakes(run, project) -> None:
 
 
 def test_a_file_with_very_many_mistakes_is_shown_in_part(run, project) -> None:
-    (project / "policyengine.toml").write_text("".join(f"[part{number}]\n" for number in range(1_000)))
+    (project / "policyengine.toml").write_text("".join(f"[part{number}]\n" for number in range(50)))
     ended = run("config", "check")
+    assert MAX_SHOWN_MISTAKES < 50
     assert ended.err.count("unknown section") == MAX_SHOWN_MISTAKES
-    assert ended.err.endswith("error: `policyengine.toml` has 1000 mistakes\n")
+    assert ended.err.endswith("error: `policyengine.toml` has 50 mistakes\n")
 
 
 @pytest.mark.parametrize(

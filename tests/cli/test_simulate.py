@@ -238,7 +238,7 @@ def test_simulate_says_that_nothing_is_learned_if_no_policy_reads_it(run, policy
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_callers_follow_the_declared_order_of_calls(run, name):
     example = str(EXAMPLES / "fingerprint")
-    length = "2d" if name == "spike" else "3h"
+    length = {"spike": "1d", "runaway": "30m"}.get(name, "3h")
     ended = run(
         "simulate", example, "--workflow", name, "--rate", "5/m", "--for", length, "--learn", "--format", "json"
     )

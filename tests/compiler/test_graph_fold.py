@@ -45,19 +45,20 @@ def many_rules(count: int) -> str:
 class Drawn:
     """A large policy drawn; `took` is the processor's time in seconds from the kernel to the folded drawing."""
 
+    rules: int
     kernel: Kernel
     root: Box
     box: Box
     took: float
 
 
-@pytest.fixture(scope="module")
-def large() -> Drawn:
-    kernel = Engine.from_text(many_rules(10_000)).kernel
+@pytest.fixture(scope="module", params=[2_000, pytest.param(10_000, marks=pytest.mark.deep)])
+def large(request) -> Drawn:
+    kernel = Engine.from_text(many_rules(request.param)).kernel
     began = time.process_time()
     root = draw(kernel, tree_of(kernel))
     box = collapse(root)
-    return Drawn(kernel, root, box, time.process_time() - began)
+    return Drawn(request.param, kernel, root, box, time.process_time() - began)
 
 
 def left_out(root: Box) -> int:
@@ -77,14 +78,14 @@ def flat(count: int, kind: BoxKind = BoxKind.PATH) -> Box:
     return Box(BoxKind.POLICY, "p", children=tuple(leaf(f"/{number}", kind) for number in range(count)))
 
 
-# ── Ten thousand rules ────────────────────────────────────────────────────────────────────────
+# ── Thousands of rules ─────────────────────────────────────────────────────────────────────────
 
 
-def test_ten_thousand_rules_are_legible_and_quickly_drawn(large):
-    assert large.root.size > 50_000
+def test_thousands_of_rules_are_legible_and_quickly_drawn(large):
+    assert large.root.size > 5 * large.rules
     assert large.box.size <= MAX_BOXES
     assert unfolded_size(large.box) == large.root.size
-    assert large.took < 5  # twice and more what a machine needs that has other things to do
+    assert large.took < large.rules / 2_000  # twice and more what a machine needs that has other things to do
 
 
 def test_folded_boxes_describe_their_contents(large):
@@ -98,8 +99,9 @@ def test_a_folded_tree_shows_at_least_one_grant_completely(large):
     assert any(part.kind is BoxKind.MAY for part in large.box.walk())
 
 
-def test_five_hundred_paths_with_the_same_guard_are_one_box(large):
-    assert "500 paths alike: /x0 … /x499" in [part.label for part in large.box.walk()]
+def test_hundreds_of_paths_with_the_same_guard_are_one_box(large):
+    count = large.rules // 20
+    assert f"{count} paths alike: /x0 … /x{count - 1}" in [part.label for part in large.box.walk()]
 
 
 def test_the_same_tree_is_folded_the_same_way(large):

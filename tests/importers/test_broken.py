@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policyengine.importers import ApiImportError, import_policies, read_openapi, read_tools
+from tests.depth import examples, scaled
 from tests.importers.bringing import findings
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
@@ -52,7 +53,7 @@ TOOLS = {
         }
     ]
 }
-SOME = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=examples(20, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def places(value, at=()):
@@ -73,6 +74,7 @@ def spoilt(document, place, value):
     return found
 
 
+@scaled
 @SOME
 @given(st.sampled_from(list(places(SPEC))), ANYTHING | REFERENCES)
 def test_a_mutated_specification_is_read_or_rejected_with_a_place(tmp_path_factory, place, value):
@@ -84,6 +86,7 @@ def test_a_mutated_specification_is_read_or_rejected_with_a_place(tmp_path_facto
         assert problem.place  # noqa: PT017
 
 
+@scaled
 @SOME
 @given(st.sampled_from(list(places(TOOLS))), ANYTHING | REFERENCES)
 def test_a_mutated_tool_list_is_read_or_rejected_with_a_place(tmp_path_factory, place, value):
@@ -99,9 +102,10 @@ SEGMENTS = st.sampled_from(["pets", "{id}", "{petId}", "{x}", "all", "v{n}", "{a
 PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 
 
+@scaled
 @example(["/v{n}"], ["/{id}"])
 @example(["/pets/pets/{id}/{id}"], ["/pets/pets/pets/{id}", "/pets/pets/pets/v{n}"])
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(6, 12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PATHS, min_size=1, max_size=8, unique=True), st.lists(PATHS, max_size=4, unique=True))
 def test_overlapping_path_templates_import_and_reimport_without_findings(tmp_path_factory, before, added):
     folder = tmp_path_factory.mktemp("templates")

@@ -13,6 +13,7 @@ from policyengine.cli import main
 from policyengine.http.resource_uris import canonical_uri
 from policyengine.importers import ApiImportError, import_policies, read_tools
 from policyengine.importers.uri_patterns import TemplateError, is_like, read_template
+from tests.depth import examples, scaled
 from tests.importers.bringing import assert_sound, contents
 from tests.importers.test_hostile import INJECTED, declared
 
@@ -210,13 +211,15 @@ def test_a_broken_list_is_reported_with_its_place(tmp_path, lists, told):
     assert told in str(raised.value)
 
 
+@scaled
 def test_the_largest_lists_are_imported(tmp_path):
+    count = examples(1_000, 5_000)
     brought(
         tmp_path,
-        resources=[{"uri": f"x://{i}"} for i in range(5_000)],
+        resources=[{"uri": f"x://{i}"} for i in range(count)],
         resourceTemplates=[{"uriTemplate": f"x{i}://{{a}}/{{b}}"} for i in range(200)],
     )
-    assert (tmp_path / "p/offers/resources.policy").read_text().count("\n") > 5_200
+    assert (tmp_path / "p/offers/resources.policy").read_text().count("\n") > count + 200
 
 
 @pytest.mark.parametrize(

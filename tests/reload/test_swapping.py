@@ -16,10 +16,11 @@ from policyengine.audit import DecisionLog, read_records
 from policyengine.engine import Engine
 from policyengine.reload import ReloadableEngine, ReloadRefusedError, prepare_candidate
 from policyengine.runtime.request import Request
+from tests.depth import examples, scaled
 from tests.reload.conftest import ASK, OPEN, QUIET, SHUT
 from tests.trusting import TRUSTING
 
-SWAPS = 1_000
+SWAPS = examples(300, 1_000)
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
 
 
@@ -49,8 +50,9 @@ def test_the_log_says_whether_a_rule_has_changed(caplog: pytest.LogCaptureFixtur
     assert other.startswith("the policies were reloaded: sha256:")
 
 
+@scaled
 @pytest.mark.parametrize("logged", [False, True])
-def test_a_thousand_swaps_under_load_never_mix_two_policies(tmp_path: Path, logged: bool) -> None:
+def test_hundreds_of_swaps_under_load_never_mix_two_policies(tmp_path: Path, logged: bool) -> None:
     log = DecisionLog(tmp_path / "log.jsonl") if logged else None
     held = ReloadableEngine(Engine.from_text(OPEN, log=log))
     kernels = [Engine.from_text(text).kernel for text in (SHUT, OPEN)]
@@ -74,7 +76,7 @@ def test_a_thousand_swaps_under_load_never_mix_two_policies(tmp_path: Path, logg
 
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(load, question) for question in asked * 2]
-        for number in range(SWAPS // (5 if logged else 1)):
+        for number in range(SWAPS // (3 if logged else 1)):
             held.replace(held.current.successor(kernels[number % 2]))
             with came:
                 latest.clear()

@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -224,6 +225,7 @@ GIVEN: dict[str, Callable[[], Iterator[int]]] = {
 }
 
 
+@cache
 def documented() -> dict[str, set[int]]:
     paths = create_app(Engine.from_text(POLICY), token=TOKEN).openapi()["paths"]
     return {path: {int(one) for one in operation["responses"]} for path, [operation] in operations(paths)}

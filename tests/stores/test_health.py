@@ -317,25 +317,22 @@ def check_readiness(fault: AbstractContextManager[Faulty]) -> None:
     with fault as faulty:
         store: Any = open_store(f"{faulty.url}?timeout={'200ms' if 'sqlite' in faulty.url else '5s'}")
         engine = Engine.from_text(POLICY, store=store)
-        assert asyncio.run(ready(engine)).status_code == 200
+        app = create_app(engine)
+        assert asyncio.run(asked(app)).status_code == 200
         faulty.begin()
-        wait_for(lambda: asyncio.run(ready(engine)).status_code == 503)
+        wait_for(lambda: asyncio.run(asked(app)).status_code == 503)
         for _ in range(4):
             assert decided(engine, "/free") == "allow"
             decided(engine, "/deny")
             engine.evaluate(ask("/deny"))
-            answer = asyncio.run(ready(engine))
+            answer = asyncio.run(asked(app))
             assert (answer.status_code, answer.json()["detail"]) == (503, faulty.reason)
             assert store.failing
         if faulty.end is not None:
             faulty.end()
-            wait_for(lambda: asyncio.run(ready(engine)).status_code == 200)
+            wait_for(lambda: asyncio.run(asked(app)).status_code == 200)
             assert decided(engine, "/deny") == "allow"
         store.close()
-
-
-async def ready(engine: Engine) -> httpx.Response:
-    return await asked(create_app(engine))
 
 
 async def asked(app: Any) -> httpx.Response:
