@@ -22,7 +22,6 @@ from policyengine.testing import RunReport, collect, run
 from policyengine.testing.coverage import measure
 from policyengine.testing.mutation import mutate
 from policyengine.testing.report import CaseResult
-from tests.depth import DEEP, scaled
 from tests.pages import CHECKOUT, EXAMPLES, blocks, commands
 
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
@@ -77,11 +76,9 @@ def test_the_tests_of_an_example_have_full_coverage(folder: Path) -> None:
     assert [f"{point.span.at}: {point.words}" for point in missing] == []
 
 
-@scaled
 @each
 def test_the_tests_of_an_example_kill_or_explain_every_mutant(folder: Path) -> None:
-    """In `make test`, forty mutants of each; the README shows all mutants of `payments`."""
-    report = mutate(checked(folder), limit=None if DEEP else 40)
+    report = mutate(checked(folder))
     assert report.ok, report.render()
 
 
