@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+from msgspec.json import encode
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
@@ -23,7 +24,7 @@ from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
 try:
     from mcp.client.stdio import get_default_environment
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
-    from mcp_types.jsonrpc import jsonrpc_message_adapter
+    from mcp_types.jsonrpc import JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
@@ -102,12 +103,26 @@ class LineWriter:
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write a message. Raises BrokenResourceError."""
-        line = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+        line = encode_message(item.message)
+        transport = self._stream.transport
         try:
-            self._stream.write(line.encode() + b"\n")
-            await self._stream.drain()
+            self._stream.write(line + b"\n")
+            if transport.is_closing() or transport.get_write_buffer_size():
+                await self._stream.drain()
         except (OSError, RuntimeError):
             raise anyio.BrokenResourceError from None
+
+
+def encode_message(message: JSONRPCMessage) -> bytes:
+    """Return the JSON of a message."""
+    try:
+        if type(message) is JSONRPCResponse:
+            return encode({"jsonrpc": "2.0", "id": message.id, "result": message.result})
+        if type(message) is JSONRPCRequest and message.params is not None:
+            return encode({"jsonrpc": "2.0", "id": message.id, "method": message.method, "params": message.params})
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # values that only the SDK encodes
+    return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
 # ── The gateway's own streams ─────────────────────────────────────────────────────────────────
