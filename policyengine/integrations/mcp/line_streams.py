@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import anyio
-from msgspec.json import encode
+from msgspec import DecodeError
+from msgspec.json import decode, encode
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
@@ -25,11 +26,13 @@ try:
     from mcp.client.stdio import get_default_environment
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
     from mcp_types.jsonrpc import JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
+    from pydantic import ValidationError
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 MAX_CLIENT_LINE = 4 * 1024 * 1024  # bytes
 MAX_SERVER_LINE = 16 * 1024 * 1024
+RESPONSE_MEMBERS, REQUEST_MEMBERS = {"jsonrpc", "id", "result"}, {"jsonrpc", "id", "method", "params"}
 CHUNK_BYTES = 1 << 16
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
 
@@ -86,13 +89,29 @@ class LineReader:
 
     def _parse(self, line: bytes) -> SessionMessage | Exception:
         try:
-            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+            message = parse_message_line(line)
         except ValueError as error:
             return error
         if not self._keeps_lines:
             return SessionMessage(message)
         raw = line.decode("utf-8", "replace")
         return SessionMessage(message, ServerMessageMetadata(request_context=StdioRequest(raw)))
+
+
+def parse_message_line(line: bytes) -> JSONRPCMessage:
+    """Return the message in a line. Raises ValueError.
+
+    The usual requests and answers are read without trying all kinds of messages, with the same result.
+    """
+    with suppress(DecodeError, RecursionError, UnicodeError, ValidationError):
+        members = decode(line)
+        if type(members) is dict:
+            names = members.keys()
+            if names == RESPONSE_MEMBERS:
+                return JSONRPCResponse(**members)
+            if names == REQUEST_MEMBERS:
+                return JSONRPCRequest(**members)
+    return jsonrpc_message_adapter.validate_json(line, by_name=False)
 
 
 class LineWriter:
