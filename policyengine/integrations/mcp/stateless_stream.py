@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ import anyio
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import MODERN_VERSION, SUPPORTED_VERSIONS, read_envelope
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, http_request
+from policyengine.integrations.mcp.request_tasks import RequestTasks
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.upstream_calls import CANCELLED
 
@@ -43,7 +44,7 @@ class StatelessStream:
     to_client: MessageWriter
     open_requests: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
     has_answered: bool = False
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: RequestTasks = field(default_factory=RequestTasks)
     accepted: Mapping[str, Any] | None = None  # the last envelope that was accepted
 
     async def run(self, first: SessionMessage, client: MessageReader) -> SessionMessage | None:
@@ -61,14 +62,7 @@ class StatelessStream:
                 except (anyio.EndOfStream, anyio.ClosedResourceError):
                     return None
         finally:
-            await self._cancel_all()
-
-    async def _cancel_all(self) -> None:
-        for scope in self.open_requests.values():
-            scope.cancel()
-        if self.tasks:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait(self.tasks)
+            await self.tasks.cancel()
 
     async def _take(self, item: SessionMessage) -> None:
         match item.message:
@@ -76,11 +70,8 @@ class StatelessStream:
                 refused = self._refusal(request)
                 if refused is not None:
                     return await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=refused))
-                scope = self.open_requests[request.id] = anyio.CancelScope()
-                # Each request is cancelled by its scope: a group would add a second one.
-                task = asyncio.create_task(self._answer(request, http_request(item.metadata), scope))
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
+                answer = partial(self._answer, request, http_request(item.metadata))
+                self.open_requests[request.id] = self.tasks.start(answer)
             case JSONRPCNotification(method=method) if method == CANCELLED:
                 self._cancel(item.message.params or {})
             case _:
