@@ -72,20 +72,20 @@ def is_large(value: object) -> bool:
     parts = 1
     pending: list[Iterable[object]] = [(value,)]
     while pending:
-        for one in pending.pop():
-            kind = type(one)
+        for part in pending.pop():
+            kind = type(part)
             if kind is str:
-                parts += len(one) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
+                parts += len(part) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
             elif kind is dict or kind is PartialObject:
-                parts += 2 * len(one)  # type: ignore[arg-type]
+                parts += 2 * len(part)  # type: ignore[arg-type]
                 if parts > LARGE_EXTENT:
                     return True
-                pending.append(one.values())  # type: ignore[attr-defined]
+                pending.append(part.values())  # type: ignore[attr-defined]
             elif kind in OWN:
-                parts += 2 * len(one)  # type: ignore[arg-type]
+                parts += 2 * len(part)  # type: ignore[arg-type]
                 if parts > LARGE_EXTENT:
                     return True
-                pending.append(one)  # type: ignore[arg-type]
+                pending.append(part)  # type: ignore[arg-type]
             elif kind not in CONSTANT_SIZE_TYPES and issubclass(kind, str | Mapping | list | tuple | Set):
                 return True
     return parts > LARGE_EXTENT
