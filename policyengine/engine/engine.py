@@ -383,6 +383,11 @@ class Engine:
         """`explain` for callers with an event loop."""
         return await self.forecast.run(self.explain, question)
 
+    @property
+    def reports_at_once(self) -> bool:
+        """Whether reports never wait for the store."""
+        return not self.state.is_shared
+
     async def report_async(
         self,
         decision: str,

@@ -13,6 +13,7 @@ from policyengine.engine.decider import Decider
 from policyengine.engine.question import Question, QuestionLike
 from policyengine.engine.state_use import StateUse
 from policyengine.executor import run_in_thread, run_in_turn
+from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large
 
@@ -66,8 +67,13 @@ class WaitForecast:
     def _takes_long(self, asked: Question) -> bool:
         unproved = None if asked.is_authenticated else self._authenticator
         members = asked.members
-        if members is not None and unproved is None and is_large(members):
-            return True
+        if members is not None and unproved is None:
+            if is_large(members):
+                return True
+            request = asked.request
+            # Except for HTTP requests, the facts are those of the members and need not be measured again.
+            is_measured = type(request.endpoint) is not HttpEndpoint and not request.entities
+            return self.takes_long_to_decide(request, MAX_SMALL_BYTES if is_measured else UNKNOWN_SIZE)
         return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
 
     def takes_long_to_decide(self, request: Request, size: int = UNKNOWN_SIZE) -> bool:

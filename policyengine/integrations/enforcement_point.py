@@ -68,9 +68,25 @@ class Duties:
 NO_DUTIES = Duties()
 
 
+class FixedCaller:
+    """Identifies every caller by the same facts, which are copied and checked once."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._checked: Facts | None = None
+
+    def __call__(self, context: object) -> Facts | None:
+        """Return the checked facts. Raises ValueError."""
+        if self._checked is None:
+            self._checked = check_facts(self._facts)
+        return self._checked
+
+
 async def identify_caller(identify: Identify[Context], context: Context) -> Facts | None:
     """Return the facts about the caller, or None if there are none or identifying the caller failed."""
     try:
+        if type(identify) is FixedCaller:
+            return identify(context)
         found = identify(context)
         return check_facts(await found if inspect.isawaitable(found) else found)
     except Exception:
@@ -171,10 +187,13 @@ async def report_outcome(
     """
     more = {} if size is None else {"size": size}  # a decision point of another project may not accept `size`
     latency = None if began is None else (perf_counter() - began) * 1_000
-    with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
-        try:
-            await decides.report_async(decision.id, status=status, latency_ms=latency, output=output, **more)
-        except Exception:
-            if output is not None or size is not None:  # the output may be invalid as facts, so report without it
-                return await report_outcome(decides, decision, status, began)
-            _LOG.exception("reporting an outcome failed")
+    try:
+        if getattr(decides, "reports_at_once", False):
+            decides.report(decision.id, status=status, latency_ms=latency, output=output, **more)  # type: ignore[attr-defined]
+        else:
+            with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
+                await decides.report_async(decision.id, status=status, latency_ms=latency, output=output, **more)
+    except Exception:
+        if output is not None or size is not None:  # the output may be invalid as facts, so report without it
+            return await report_outcome(decides, decision, status, began)
+        _LOG.exception("reporting an outcome failed")

@@ -51,6 +51,23 @@ class LiveEngine:
     async def evaluate_async(self, question: Facts) -> Decision:
         return await self._reloading.current.evaluate_async(question)
 
+    @property
+    def reports_at_once(self) -> bool:
+        """Whether the current engine reports without waiting, so that `report` may run on an event loop."""
+        return self._reloading.current.reports_at_once
+
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Facts | None = None,
+        size: int | None = None,
+    ) -> bool:
+        engine = self._reloading.current
+        return engine.report(decision, status=status, latency_ms=latency_ms, output=output, size=size)
+
     async def report_async(
         self,
         decision: str,

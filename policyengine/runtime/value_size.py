@@ -69,23 +69,23 @@ def is_large(value: object) -> bool:
     """Return whether reading the value takes noticeable time: many parts, long texts, or a collection of another class
     than Python's own. A collection of another class is not inspected, because that could take any amount of time.
     """
-    parts, pending = 0, [value]
+    parts = 1
+    pending: list[Iterable[object]] = [(value,)]
     while pending:
-        one = pending.pop()
-        kind = type(one)
-        parts += 1
-        if kind is str:
-            parts += len(one) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
-        elif kind is dict or kind is PartialObject:
-            parts += len(one)  # type: ignore[arg-type]
-            pending += one.values() if len(one) <= LARGE_EXTENT else ()  # type: ignore[attr-defined, arg-type]
-        elif kind in OWN:
-            parts += len(one)  # type: ignore[arg-type]
-            pending += one if len(one) <= LARGE_EXTENT else ()  # type: ignore[arg-type]
-        elif kind in CONSTANT_SIZE_TYPES:
-            continue
-        elif issubclass(kind, str | Mapping | list | tuple | Set):
-            return True
-        if parts > LARGE_EXTENT:
-            return True
-    return False
+        for part in pending.pop():
+            kind = type(part)
+            if kind is str:
+                parts += len(part) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
+            elif kind is dict or kind is PartialObject:
+                parts += 2 * len(part)  # type: ignore[arg-type]
+                if parts > LARGE_EXTENT:
+                    return True
+                pending.append(part.values())  # type: ignore[attr-defined]
+            elif kind in OWN:
+                parts += 2 * len(part)  # type: ignore[arg-type]
+                if parts > LARGE_EXTENT:
+                    return True
+                pending.append(part)  # type: ignore[arg-type]
+            elif kind not in CONSTANT_SIZE_TYPES and issubclass(kind, str | Mapping | list | tuple | Set):
+                return True
+    return parts > LARGE_EXTENT

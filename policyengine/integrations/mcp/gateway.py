@@ -30,7 +30,7 @@ from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.session_callers import SessionCallers, remember_facts, remembered_facts
-from policyengine.integrations.mcp.session_upstream import connect_session
+from policyengine.integrations.mcp.session_upstream import SessionPort, connect_session
 from policyengine.integrations.mcp.sessions import Owner, session_owner
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.stateless_stream import StatelessStream
@@ -172,9 +172,10 @@ class McpGateway:
         to_upstream, outgoing = anyio.create_memory_object_stream[SessionMessage]()
         incoming, upstream = anyio.create_memory_object_stream[SessionMessage | Exception]()
         async with to_upstream, upstream, anyio.create_task_group() as group:
-            group.start_soon(connect_session, service.eras, outgoing, incoming)
-            policy = self._policy()
-            relay = Relay(policy, policy.messages, to_client, to_upstream, self.upstream.limit)
+            policy, port = self._policy(), SessionPort(to_upstream)
+            relay = Relay(policy, policy.messages, to_client, port, self.upstream.limit)
+            port.pass_on = relay.pass_on
+            group.start_soon(connect_session, service.eras, outgoing, incoming, port)
             await relay.run(first, client, upstream)
             group.cancel_scope.cancel()
 

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+from msgspec import DecodeError
+from msgspec.json import decode, encode
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
@@ -23,12 +25,14 @@ from policyengine.integrations.mcp.unambiguous_messages import StdioRequest
 try:
     from mcp.client.stdio import get_default_environment
     from mcp.shared.message import ServerMessageMetadata, SessionMessage
-    from mcp_types.jsonrpc import jsonrpc_message_adapter
+    from mcp_types.jsonrpc import JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
+    from pydantic import ValidationError
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 MAX_CLIENT_LINE = 4 * 1024 * 1024  # bytes
 MAX_SERVER_LINE = 16 * 1024 * 1024
+RESPONSE_MEMBERS, REQUEST_MEMBERS = {"jsonrpc", "id", "result"}, {"jsonrpc", "id", "method", "params"}
 CHUNK_BYTES = 1 << 16
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
 
@@ -85,13 +89,29 @@ class LineReader:
 
     def _parse(self, line: bytes) -> SessionMessage | Exception:
         try:
-            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+            message = parse_message_line(line)
         except ValueError as error:
             return error
         if not self._keeps_lines:
             return SessionMessage(message)
         raw = line.decode("utf-8", "replace")
         return SessionMessage(message, ServerMessageMetadata(request_context=StdioRequest(raw)))
+
+
+def parse_message_line(line: bytes) -> JSONRPCMessage:
+    """Return the message in a line. Raises ValueError.
+
+    The usual requests and answers are read without trying all kinds of messages, with the same result.
+    """
+    with suppress(DecodeError, RecursionError, UnicodeError, ValidationError):
+        members = decode(line)
+        if type(members) is dict:
+            names = members.keys()
+            if names == RESPONSE_MEMBERS:
+                return JSONRPCResponse(**members)
+            if names == REQUEST_MEMBERS:
+                return JSONRPCRequest(**members)
+    return jsonrpc_message_adapter.validate_json(line, by_name=False)
 
 
 class LineWriter:
@@ -102,12 +122,26 @@ class LineWriter:
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write a message. Raises BrokenResourceError."""
-        line = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+        line = encode_message(item.message)
+        transport = self._stream.transport
         try:
-            self._stream.write(line.encode() + b"\n")
-            await self._stream.drain()
+            self._stream.write(line + b"\n")
+            if transport.is_closing() or transport.get_write_buffer_size():
+                await self._stream.drain()
         except (OSError, RuntimeError):
             raise anyio.BrokenResourceError from None
+
+
+def encode_message(message: JSONRPCMessage) -> bytes:
+    """Return the JSON of a message."""
+    try:
+        if type(message) is JSONRPCResponse:
+            return encode({"jsonrpc": "2.0", "id": message.id, "result": message.result})
+        if type(message) is JSONRPCRequest and message.params is not None:
+            return encode({"jsonrpc": "2.0", "id": message.id, "method": message.method, "params": message.params})
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass  # values that only the SDK encodes
+    return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
 # ── The gateway's own streams ─────────────────────────────────────────────────────────────────

@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import Facts
@@ -25,6 +26,7 @@ from policyengine.integrations.mcp.elicitation import (
 )
 from policyengine.integrations.mcp.eras import era_error, has_envelope
 from policyengine.integrations.mcp.methods import CLIENT_NOTIFICATIONS, METHOD_NOT_FOUND
+from policyengine.integrations.mcp.request_tasks import AnswerWait, RequestStart, RequestTasks
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.tasks import progress_token
 from policyengine.integrations.mcp.upstream_messages import CANCELLED, UpstreamMessages, UpstreamRefusal
@@ -79,15 +81,17 @@ class RequestDroppedError(Exception):
 
 @dataclass(eq=False)
 class UpstreamRequest:
-    """A request sent upstream; `done` is set when it has ended."""
+    """A request sent upstream; `done` ends when it has ended."""
 
     token: object
-    done: anyio.Event = field(default_factory=anyio.Event)
+    done: AnswerWait = field(default_factory=AnswerWait)
     answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None = None
 
     def end(self, answer: JSONRPCResponse | JSONRPCError | RequestDroppedError | None) -> None:
-        self.answer = answer
-        self.done.set()
+        """Accept the first answer; others are dropped."""
+        if not self.done.is_over:
+            self.answer = answer
+            self.done.end()
 
 
 @dataclass(eq=False)
@@ -122,6 +126,7 @@ class Relay:
         self._version: str | None = None
         self._elicitation: object = None  # the capability of the client
         self._down = False
+        self._tasks = RequestTasks()
 
     async def run(self, first: SessionMessage, client: MessageReader, upstream: MessageReader) -> None:
         """Relay until the client disconnects. Without the upstream server, each request is answered with an error."""
@@ -132,6 +137,7 @@ class Relay:
             finally:
                 with anyio.move_on_after(CANCEL_SECONDS, shield=True):
                     await self._messages.close()
+                await self._tasks.cancel()
             group.cancel_scope.cancel()
 
     # ── From the client ───────────────────────────────────────────────────────────────────────
@@ -150,7 +156,9 @@ class Relay:
         match item.message:
             case JSONRPCRequest() as request:
                 # Keeps the order: the request has now been sent or answered.
-                await group.start(self._requested, request, item.metadata)
+                start = RequestStart()
+                self._tasks.start(partial(self._requested, request, item.metadata, start))
+                await start.wait()
             case JSONRPCNotification(method=str(method)) as signal if method in CLIENT_NOTIFICATIONS:
                 await self._pass_signal(signal)
             case JSONRPCResponse() | JSONRPCError() as answer if answer.id in self._elicited:
@@ -183,16 +191,23 @@ class Relay:
                 await self._up(answer)
 
     async def _requested(
-        self, request: JSONRPCRequest, metadata: MessageMetadata, *, task_status: TaskStatus[None]
+        self, request: JSONRPCRequest, metadata: MessageMetadata, start: RequestStart, scope: anyio.CancelScope
     ) -> None:
-        caller = RelayCaller(self, request, task_status)
+        try:
+            with scope:
+                await self._answer(request, metadata, start)
+        finally:
+            start.started()
+
+    async def _answer(self, request: JSONRPCRequest, metadata: MessageMetadata, start: RequestStart) -> None:
+        caller = RelayCaller(self, request, start)
         asked = RelayRequest(request.method, request.params, request.id, http_request(metadata), caller)
         context = cast(RequestContext, asked)
 
         async def go_on(wanted: RequestContext) -> dict[str, Any]:
             sent = request if wanted is context else derive_request(cast(RelayRequest, wanted))
             with self._messages.in_progress(sent.id, sent.method, sent.params, caller.facts):
-                result = await self._forwarded(sent, task_status)
+                result = await self._forwarded(sent, start)
             self._messages.succeed(sent.method, sent.params, caller.facts)
             return result
 
@@ -212,10 +227,8 @@ class Relay:
             _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
             broken = ErrorData(code=INTERNAL_ERROR, message="the gateway failed; the request was denied")
             await self.send_to_client(JSONRPCError(jsonrpc="2.0", id=request.id, error=broken))
-        finally:
-            notify_started(task_status)
 
-    async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
+    async def _forwarded(self, request: JSONRPCRequest, start: RequestStart) -> dict[str, Any]:
         """Return the upstream's answer. Raises MCPError if the upstream answers with an error or not at all, and
         RequestDroppedError."""
         if request.id in self._waiting or request.id in self._held:
@@ -225,14 +238,13 @@ class Relay:
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
             await self._up(request)
-            notify_started(task_status)
-            with anyio.move_on_after(self._limit):
-                await waiting.done.wait()
-            return await self._answered(request, waiting)
+            start.started()
+            in_time = await waiting.done.wait(self._limit)
+            return await self._answered(request, waiting, in_time)
         finally:
             del self._waiting[request.id]
 
-    async def _answered(self, request: JSONRPCRequest, waiting: UpstreamRequest) -> dict[str, Any]:
+    async def _answered(self, request: JSONRPCRequest, waiting: UpstreamRequest, in_time: bool) -> dict[str, Any]:
         match waiting.answer:
             case JSONRPCResponse(result=result):
                 if request.method == "initialize":
@@ -243,7 +255,7 @@ class Relay:
                 raise MCPError.from_error_data(error)
             case RequestDroppedError() as dropped:
                 raise dropped
-            case _ if waiting.done.is_set():
+            case _ if in_time:
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
                 late = {"requestId": request.id, "reason": "the request timed out"}
@@ -271,7 +283,7 @@ class Relay:
         return declared_modes(self._elicitation, self._version)
 
     @contextmanager
-    def hold(self, request: RequestId, task_status: TaskStatus[None]) -> Iterator[None]:
+    def hold(self, request: RequestId, start: RequestStart) -> Iterator[None]:
         """Read further messages of the client while this request waits. Raises RequestDroppedError if the client
         cancels the request meanwhile, and MCPError if another request has its ID.
         """
@@ -279,7 +291,7 @@ class Relay:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
         with anyio.CancelScope() as scope:
             self._held[request] = scope
-            notify_started(task_status)
+            start.started()
             try:
                 yield
             finally:
@@ -337,9 +349,10 @@ class Relay:
                     waiting.end(None)
                 return
             if isinstance(item, SessionMessage):
-                await self._pass_on(item.message)
+                await self.pass_on(item.message)
 
-    async def _pass_on(self, message: Any) -> None:
+    async def pass_on(self, message: Any) -> None:
+        """Pass on a message of the upstream server, or drop it."""
         match message:
             case JSONRPCResponse() | JSONRPCError():
                 self._take_answer(message)
@@ -354,7 +367,7 @@ class Relay:
     def _take_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
         """Accept the first answer to a request that waits; others are dropped."""
         waiting = None if answer.id is None else self._waiting.get(answer.id)
-        if waiting is not None and not waiting.done.is_set():
+        if waiting is not None:
             waiting.end(answer)
 
     async def _pass_request(self, request: JSONRPCRequest) -> None:
@@ -393,7 +406,7 @@ class RelayCaller:
 
     relay: Relay
     request: JSONRPCRequest
-    task_status: TaskStatus[None]
+    start: RequestStart
     facts: Facts | None = None
 
     in_rounds = False
@@ -407,7 +420,7 @@ class RelayCaller:
         return {}
 
     def hold(self) -> AbstractContextManager[None]:
-        return self.relay.hold(self.request.id, self.task_status)
+        return self.relay.hold(self.request.id, self.start)
 
     async def progress(self, progress: float, message: str) -> None:
         token = progress_token(self.request.params)
@@ -457,11 +470,3 @@ def cancelled_request(notification: JSONRPCNotification) -> RequestId | None:
     """Return the request that a notification cancels, if it cancels one."""
     id = (notification.params or {}).get("requestId") if notification.method == CANCELLED else None
     return id if isinstance(id, str | int) else None
-
-
-def notify_started(task_status: TaskStatus[None]) -> None:
-    """Notify the task group once; later calls have no effect."""
-    try:
-        task_status.started()
-    except RuntimeError:
-        return

@@ -25,6 +25,7 @@ from policyengine.integrations.enforcement_point import (
     UNKNOWN_CALLER,
     Duties,
     Facts,
+    FixedCaller,
     Identify,
     PolicyDecisionPoint,
     decide_and_meet,
@@ -125,7 +126,7 @@ def by_credentials(public_url: str | None = None) -> Identify[RequestContext]:
 
 def always(facts: Facts) -> Identify[Any]:
     """Identify the caller by fixed facts: the user who started this process and uses it over stdio."""
-    return lambda context: facts
+    return FixedCaller(facts)
 
 
 class PolicyMiddleware:

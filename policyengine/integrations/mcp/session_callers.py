@@ -20,6 +20,8 @@ class SessionCallers:
         self._several = False
 
     def identify(self, facts: Facts) -> None:
+        if facts is self._last:
+            return
         if self._last is not None and caller_identity(facts) != caller_identity(self._last):
             self._several = True
         self._last = facts

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
@@ -10,6 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
+from policyengine.integrations.mcp.line_streams import LineWriter
 from policyengine.integrations.mcp.upstream import describe_error, pump_messages
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -24,23 +28,39 @@ Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 _LOG = logging.getLogger("policyengine")
 
 
-async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Incoming) -> None:
+@dataclass(eq=False)
+class SessionPort:
+    """The way from the relay to the upstream end of its session. Messages go through streams of this process until the
+    session with a server over pipes has begun, and from then on directly: to the writer, and back to `pass_on`."""
+
+    stream: MemoryObjectSendStream[SessionMessage]
+    writer: LineWriter | None = None
+    pass_on: Callable[[Any], Awaitable[None]] | None = None
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Send a message. Raises BrokenResourceError."""
+        await (self.stream if self.writer is None else self.writer).send(item)
+
+
+async def connect_session(eras: UpstreamEras, outgoing: Outgoing, incoming: Incoming, port: SessionPort) -> None:
     """Connect a session with the upstream server in a task of its own, so that its failure does not interrupt answers
     to the client."""
     async with outgoing, incoming:
         try:
             first = await outgoing.receive()
-            modern = await begin_session(eras, first, outgoing, incoming)
+            modern = await begin_session(eras, first, outgoing, incoming, port)
             if modern is not None:
                 await LegacyBridge(modern, incoming).run(first, outgoing)
         except anyio.EndOfStream:
             return
         except Exception as error:
             _LOG.error("the upstream session failed: %s", describe_error(error))
+        finally:
+            port.writer = None
 
 
 async def begin_session(
-    eras: UpstreamEras, first: SessionMessage, outgoing: Outgoing, incoming: Incoming
+    eras: UpstreamEras, first: SessionMessage, outgoing: Outgoing, incoming: Incoming, port: SessionPort
 ) -> ModernUpstream | None:
     """Relay a session with a legacy server until one side ends it. If the server refuses `initialize` because it is a
     modern one, return it instead."""
@@ -55,10 +75,36 @@ async def begin_session(
                 return modern
         if answer is not None:
             await incoming.send(answer)
-        group.start_soon(pump_messages, outgoing, to_upstream)
-        await pump_messages(upstream, incoming)
+        if isinstance(to_upstream, LineWriter):
+            group.start_soon(pump_until_empty, outgoing, to_upstream, port)
+            await pump_lines(upstream, incoming, port)
+        else:
+            group.start_soon(pump_messages, outgoing, to_upstream)
+            await pump_messages(upstream, incoming)
         group.cancel_scope.cancel()
     return None
+
+
+async def pump_until_empty(outgoing: Outgoing, writer: LineWriter, port: SessionPort) -> None:
+    """Pass on the messages that wait; the next ones go directly to the writer, because none is before them."""
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
+        while True:
+            await writer.send(outgoing.receive_nowait())
+    port.writer = writer
+
+
+async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> None:
+    """Pass on the messages of the server until one of the two ends is closed. Once the relay has taken all that were
+    sent to it, it gets the next ones directly."""
+    is_direct = False
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            item = await upstream.receive()
+            is_direct = is_direct or incoming.statistics().tasks_waiting_receive > 0
+            if not is_direct or port.pass_on is None:
+                await incoming.send(item)
+            elif isinstance(item, SessionMessage):
+                await port.pass_on(item.message)
 
 
 async def receive_answer(first: SessionMessage, upstream: Any, incoming: Incoming) -> SessionMessage | Exception | None:

@@ -20,7 +20,7 @@ from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
-from policyengine.integrations.mcp.sessions import isolated_owner
+from policyengine.integrations.mcp.sessions import Owner, isolated_owner
 from policyengine.integrations.mcp.task_requests import admits_task
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS
 from policyengine.integrations.mcp.upstream_calls import (
@@ -114,6 +114,7 @@ class StatelessService:
     eras: UpstreamEras
     states: RequestStates = field(default_factory=RequestStates)
     listening: list[object] = field(default_factory=list)  # the owners of the open subscriptions
+    _last: tuple[Facts, Owner] | None = None
 
     async def answer(self, asked: ModernRequest) -> dict[str, Any]:
         """Return the result of a request. Raises MCPError."""
@@ -147,7 +148,7 @@ class StatelessService:
         upstream = await self.eras.find()
         if asked.method == "server/discover":
             return await upstream.discover()
-        owner = isolated_owner(asked.proved)
+        owner = self._owner(asked.proved)
 
         async def notify(method: str, params: dict[str, Any]) -> None:
             if await self._admits(asked.proved, method, params):
@@ -170,6 +171,14 @@ class StatelessService:
         if asked.method not in INPUT_METHODS:
             return await upstream.exchange(call)
         return await self._exchange_with_state(upstream, call)
+
+    def _owner(self, facts: Facts | None) -> Owner:
+        """Return the owner of a request. A gateway for one caller has the same facts for all requests."""
+        if facts is None or self._last is None or self._last[0] is not facts:
+            owner = isolated_owner(facts)
+            self._last = None if facts is None else (facts, owner)
+            return owner
+        return self._last[1]
 
     async def _admits(self, facts: Facts | None, method: str, params: dict[str, Any]) -> bool:
         """Return whether the client gets a notification about its request."""

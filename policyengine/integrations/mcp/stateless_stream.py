@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import MODERN_VERSION, SUPPORTED_VERSIONS, read_envelope
 from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, http_request
+from policyengine.integrations.mcp.request_tasks import RequestTasks
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.upstream_calls import CANCELLED
 
@@ -43,32 +44,34 @@ class StatelessStream:
     to_client: MessageWriter
     open_requests: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
     has_answered: bool = False
+    tasks: RequestTasks = field(default_factory=RequestTasks)
+    accepted: Mapping[str, Any] | None = None  # the last envelope that was accepted
 
     async def run(self, first: SessionMessage, client: MessageReader) -> SessionMessage | None:
         """Answer requests until the client disconnects. A client whose requests had no result yet may begin a session
         instead: its `initialize` is then returned."""
-        async with anyio.create_task_group() as group:
-            item: SessionMessage | Exception = first
+        item: SessionMessage | Exception = first
+        try:
             while True:
                 if isinstance(item, SessionMessage):
                     if is_initialize(item) and not self.has_answered and not self.open_requests:
                         return item
-                    await self._take(item, group)
+                    await self._take(item)
                 try:
                     item = await client.receive()
                 except (anyio.EndOfStream, anyio.ClosedResourceError):
-                    break
-            group.cancel_scope.cancel()
-        return None
+                    return None
+        finally:
+            await self.tasks.cancel()
 
-    async def _take(self, item: SessionMessage, group: TaskGroup) -> None:
+    async def _take(self, item: SessionMessage) -> None:
         match item.message:
             case JSONRPCRequest() as request:
                 refused = self._refusal(request)
                 if refused is not None:
                     return await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=refused))
-                scope = self.open_requests[request.id] = anyio.CancelScope()
-                group.start_soon(self._answer, request, http_request(item.metadata), scope)
+                answer = partial(self._answer, request, http_request(item.metadata))
+                self.open_requests[request.id] = self.tasks.start(answer)
             case JSONRPCNotification(method=method) if method == CANCELLED:
                 self._cancel(item.message.params or {})
             case _:
@@ -80,12 +83,15 @@ class StatelessStream:
             data = {"supported": list(SUPPORTED_VERSIONS), "requested": str(params.get("protocolVersion"))}
             message = f"this connection speaks {MODERN_VERSION}: `initialize` belongs to earlier versions"
             return ErrorData(code=UNSUPPORTED_PROTOCOL_VERSION, message=message, data=data)
-        verdict = classify_inbound_request({"method": request.method, "params": params})
+        meta = params.get("_meta")
+        # Without headers, the verdict depends only on the envelope.
+        verdict = None if meta is not None and meta == self.accepted else classify_inbound_request({"params": params})
         if isinstance(verdict, InboundLadderRejection):
             data = verdict.data
             if verdict.code == UNSUPPORTED_PROTOCOL_VERSION and isinstance(data, Mapping):
                 data = {**data, "supported": list(SUPPORTED_VERSIONS)}
             return ErrorData(code=verdict.code, message=verdict.message, data=data)
+        self.accepted = meta
         if request.id in self.open_requests:
             return ErrorData(code=INVALID_REQUEST, message="another request in progress has this id")
         if len(self.open_requests) >= MAX_REQUESTS:

@@ -6,11 +6,13 @@ progress tokens of requests, so that no caller can name, cancel or answer a requ
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import Any
 
 import anyio
@@ -52,31 +54,56 @@ class PendingAnswer:
     def __init__(self, call: UpstreamCall, id: int) -> None:
         self.call, self.id = call, id
         self.answer: JSONRPCResponse | JSONRPCError | None = None
-        self.is_over = False
+        self.is_over = self.is_late = False
         self._backlog: deque[tuple[str, dict[str, Any]]] = deque()
-        self._changed = anyio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def add(self, method: str, params: Mapping[str, Any]) -> None:
         translated = self.call.translate(self.id, method, params)
         if translated is not None and len(self._backlog) < MAX_BACKLOG:
             self._backlog.append((method, translated))
-            self._changed.set()
+            self._wake()
 
     def end(self, answer: JSONRPCResponse | JSONRPCError | None) -> None:
         """Accept the first answer; others are dropped."""
         if not self.is_over:
             self.answer, self.is_over = answer, True
-            self._changed.set()
+            self._wake()
 
-    async def wait(self) -> JSONRPCResponse | JSONRPCError | None:
-        """Send the client its notifications until the request is answered. Return None if the server has ended."""
-        while True:
+    def time_out(self) -> None:
+        """End the wait without an answer."""
+        if not self.is_over:
+            self.is_late = self.is_over = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, limit: float | None) -> JSONRPCResponse | JSONRPCError | None:
+        """Send the client its notifications until the request is answered, or `limit` seconds have passed. Return None
+        if the server has ended, or has not answered."""
+        loop = asyncio.get_running_loop()
+        ends = None if limit is None else loop.time() + limit
+        timer = None if ends is None else loop.call_at(ends, self.time_out)
+        try:
+            while True:
+                if self._backlog:
+                    await self._send_backlog(ends)
+                if self.is_over:
+                    return self.answer
+                self._waiter = loop.create_future()
+                await self._waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _send_backlog(self, ends: float | None) -> None:
+        with anyio.CancelScope(deadline=inf if ends is None else ends) as scope:
             while self._backlog:
                 await self.call.notify(*self._backlog.popleft())
-            if self.is_over:
-                return self.answer
-            await self._changed.wait()
-            self._changed = anyio.Event()
+        if scope.cancelled_caught:
+            self.time_out()
 
 
 class SharedConnection:
@@ -155,9 +182,8 @@ class SharedConnection:
         answered = False
         try:
             await self._send(JSONRPCRequest(jsonrpc="2.0", id=id, method=call.method, params=call.upstream_params(id)))
-            with anyio.move_on_after(limit):
-                answer = await pending.wait()
-                answered = True
+            answer = await pending.wait(limit)
+            answered = not pending.is_late
         finally:
             del self._pending[id]
             if not answered and not self.is_over:

@@ -125,7 +125,8 @@ class TaskDesk:
 
     async def register(self, question: Facts, params: Mapping[str, Any], decision: Decision, result: object) -> bool:
         """Keep the task that a call created. Return False if the call created none, or its caller has no name."""
-        task, owner = created_task(result), task_owner(question)
+        task = created_task(result)
+        owner = None if task is None else task_owner(question)
         if task is None or owner is None:
             return False
         id, size = task.get("taskId"), len(repr(question.get("args")))

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from policyengine.http.json_members import DECODER, ROUNDED
+from policyengine.integrations.mcp.plain_messages import MEMBERS_BY_FOLDED_NAME, PARAMS_MEMBERS, is_plain_message
 from policyengine.runtime import decode
 from policyengine.runtime.values import Invalid
 
 Raw: TypeAlias = bytes | str
 Params: TypeAlias = Mapping[str, Any]
 MESSAGE_MEMBERS = ("jsonrpc", "id", "method", "params")
-PARAMS_MEMBERS = (  # members that policies read, and those that continue a request
-    "name", "arguments", "uri", "ref", "notifications", "taskId", "inputResponses", "requestState", "_meta",
-)  # fmt: skip
 NESTED_MEMBERS = ("ref", "notifications")
-INNER_MEMBERS = ("type", "resourceSubscriptions", "taskIds")
-MEMBERS_BY_FOLDED_NAME = {name.casefold(): name for name in (*PARAMS_MEMBERS, *INNER_MEMBERS)}
 
 
 class AmbiguousMessageError(Exception):
@@ -47,13 +43,17 @@ def check_local_params(params: Params, raw: Raw | None) -> Params:
     """Check the parameters for a server in this process. Its parser took the last of repeated members, so repeated
     arguments become unknown. Raises AmbiguousMessageError.
     """
-    return params if raw is None else drop_ambiguous_arguments(params, parse_message(raw, decode.DECODER))
+    if raw is None or is_plain_message(params, raw):
+        return params
+    return drop_ambiguous_arguments(params, parse_message(raw, decode.DECODER))
 
 
 def check_upstream_params(params: Params, raw: Raw | None) -> Params:
     """Check the parameters for an upstream server with an unknown parser: some accept `Name` for `name`, and some round
     numbers. Raises AmbiguousMessageError.
     """
+    if raw is not None and is_plain_message(params, raw):
+        return params
     tree = parse_message(json.dumps({"params": params}) if raw is None else raw, DECODER)
     for outer in (get_part(tree, "params"), *(get_part(get_part(tree, "params"), name) for name in NESTED_MEMBERS)):
         for name in outer if isinstance(outer, Mapping) else ():

@@ -26,6 +26,20 @@ class MeteredLiveEngine(LiveEngine):
         self._count(decision.answer, began)
         return decision
 
+    def report(
+        self,
+        decision: str,
+        *,
+        status: int | None = None,
+        latency_ms: float | None = None,
+        output: Facts | None = None,
+        size: int | None = None,
+    ) -> bool:
+        is_first = super().report(decision, status=status, latency_ms=latency_ms, output=output, size=size)
+        if is_first:
+            self._tally.outcome(status, latency_ms)
+        return is_first
+
     async def report_async(
         self,
         decision: str,
