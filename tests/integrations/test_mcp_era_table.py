@@ -1,5 +1,5 @@
-"""The table of `docs/mcp-versions.md`: how each method crosses the eras, compared with the protocol and with what the gateway
-does."""
+"""The table of `docs/mcp-versions.md`: how each method crosses the eras, compared with the protocol and with what the
+gateway does."""
 
 from __future__ import annotations
 
