@@ -53,7 +53,7 @@ def check_initial_scopes(options: ResourceOptions, kernel: k.Kernel) -> None:
             raise_unknown_name("--initial-scope ", scope, message, known)
 
 
-def warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
+def resource_warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
     """Yield what keeps clients from getting a token that the gateway accepts."""
     access = options.access(kernel)
     if not access.issuers:

@@ -375,12 +375,17 @@ def run_setup(
 def check_resource(front: GatewayOptions, engine: Engine) -> None:
     """Check that clients can find out how to get a token; warn of what keeps them from it. Raises CommandError."""
     from policyengine.cli.output.terminal import Screen
-    from policyengine.cli.resource_checks import ResourceOptions, check_initial_scopes, check_wildcards, warnings
+    from policyengine.cli.resource_checks import (
+        ResourceOptions,
+        check_initial_scopes,
+        check_wildcards,
+        resource_warnings,
+    )
 
     options = ResourceOptions(front.server, front.host, front.public_url, front.allowed_hosts, front.initial_scopes)
     check_wildcards(options)
     check_initial_scopes(options, engine.kernel)
-    for warning in warnings(options, engine.kernel):
+    for warning in resource_warnings(options, engine.kernel):
         Screen(sys.stderr).warn(warning)
 
 
