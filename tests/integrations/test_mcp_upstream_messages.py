@@ -439,6 +439,17 @@ def test_signals_of_the_client_pass_only_if_they_belong_to_something(granting: W
     during(granting, run)
 
 
+@pytest.mark.parametrize("id", [True, 1.0])
+def test_attack_a_client_cannot_cancel_by_a_value_that_only_equals_an_id(granting: Watched, id: object) -> None:
+    async def run(session: Session) -> None:
+        await session.client.request(1, "tools/call", {"name": "slow"})
+        await session.upstream.receive()
+        await session.client.notify("notifications/cancelled", {"requestId": id})
+        await session.nothing_reached_the_upstream()
+
+    during(granting, run)
+
+
 def test_the_caller_that_begins_a_session_is_identified_once(granting: Watched) -> None:
     """A proof of possession is accepted only once."""
     identified: list[str] = []

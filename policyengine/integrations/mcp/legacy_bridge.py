@@ -26,13 +26,9 @@ from policyengine.integrations.mcp.eras import (
     to_legacy_result,
 )
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, CANCELLED, LISTEN
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO
-from policyengine.integrations.mcp.upstream_calls import (
-    ACKNOWLEDGED,
-    CANCELLED,
-    LISTEN,
-    UpstreamCall,
-)
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream
 
 try:

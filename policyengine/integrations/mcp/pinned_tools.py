@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.integrations.enforcement_point import make_denial
+from policyengine.integrations.mcp.notifications import TOOLS_CHANGED
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate
@@ -29,7 +30,6 @@ FetchPage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
 CLIENT_META = tuple(
     f"io.modelcontextprotocol/{name}" for name in ("protocolVersion", "clientInfo", "clientCapabilities")
 )
-TOOLS_CHANGED = "notifications/tools/list_changed"
 MAX_PAGES = 200
 MAX_LISTED_TOOLS = 5_000
 MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
