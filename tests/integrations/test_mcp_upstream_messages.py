@@ -12,7 +12,7 @@ import pytest
 from mcp.server import MCPServer
 
 from policyengine.engine import Engine
-from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider, MessageBudget
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.upstream_messages import INVALID_REQUEST, MAX_UNANSWERED
@@ -285,6 +285,12 @@ def test_a_flood_of_denied_log_messages_writes_one_record_and_one_line(
     anyio.run(run)
     assert sum("asked its client for notifications/message" in one for one in caplog.messages) == 2
     assert sum("sends more than 20 log messages a second" in one for one in caplog.messages) == 1
+
+
+def test_a_long_silence_allows_no_more_log_messages_at_once() -> None:
+    budget = MessageBudget(0.0)
+    assert sum(budget.take_log(1_000.0) for _ in range(500)) == 100
+    assert sum(budget.take_log(1_001.0) for _ in range(500)) == 20
 
 
 def test_a_flood_of_granted_log_messages_is_bounded(granting: Watched) -> None:
