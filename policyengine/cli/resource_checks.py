@@ -70,7 +70,7 @@ def resource_warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[st
         return
     resource = f"{options.public_url}/mcp"
     for issuer in kernel.issuers.values():
-        if issuer.url in access.issuers and issuer.audience not in (resource, options.public_url):
+        if issuer.url in access.issuers and issuer.audience != resource:
             has = "has no `audience`" if issuer.audience is None else f"has the audience `{issuer.audience}`"
             yield (
                 f"issuer `{issuer.name}` {has}, but clients request tokens for `{resource}`: write "

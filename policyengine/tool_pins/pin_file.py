@@ -120,7 +120,7 @@ class PinFile:
 
 
 def usable_pins(pins: PinSet | PinFileError) -> PinSet:
-    """Raises PinFileError."""
+    """Return the pins, unless the file could not be parsed. Raises PinFileError."""
     if isinstance(pins, PinFileError):
         raise pins.with_traceback(None)
     return pins
@@ -170,7 +170,7 @@ class PinReader:
     text: str
 
     def read(self, tree: object) -> PinSet:
-        """Raises PinFileError."""
+        """Return the pins of the parsed JSON. Raises PinFileError."""
         root = self._members(tree, (), ("format", "servers"))
         if root["format"] != PIN_FORMAT:
             raise self._error(("format",), "this format is not supported", "use a newer version")

@@ -28,7 +28,12 @@ def test_policies_and_options_that_fit_need_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("audience", "has"), [('   audience "notes"', "has the audience `notes`"), ("", "has no `audience`")]
+    ("audience", "has"),
+    [
+        ('   audience "notes"', "has the audience `notes`"),
+        (f'   audience "{PUBLIC}"', f"has the audience `{PUBLIC}`"),
+        ("", "has no `audience`"),
+    ],
 )
 def test_an_audience_for_which_no_client_requests_tokens_is_a_warning(tmp_path: Path, audience: str, has: str) -> None:
     (found,) = warned(tmp_path, POLICY.replace(f'   audience "{RESOURCE}"', audience, 1))

@@ -124,15 +124,6 @@ class LegacyBridge:
                 return await self._initialize(params)
             case "ping":
                 return {}
-            case "logging/setLevel":
-                level = params.get("level")
-                self._client = Envelope(
-                    MODERN_VERSION,
-                    self._client.client_info,
-                    self._client.capabilities,
-                    level if isinstance(level, str) else None,
-                )
-                return {}
             case "resources/subscribe" | "resources/unsubscribe":
                 return self._subscribe(request.method, params.get("uri"), group)
             case method if is_of_another_era(method, LATEST_HANDSHAKE_VERSION):

@@ -244,5 +244,5 @@ class UpstreamMessages:
 
 
 def is_message_id(value: object) -> TypeGuard[MessageId]:
-    """Return whether a value is an ID of JSON-RPC: `true` is none, although it equals 1 in Python."""
+    """Return whether a value is an ID of JSON-RPC: `true` is not, although it equals 1 in Python."""
     return isinstance(value, str | int) and not isinstance(value, bool)

@@ -34,7 +34,7 @@ from policyengine.tool_pins.pin_file import PinFile, PinSet, write_pins
 from policyengine.tool_pins.review import ToolReview, accept_reviews, review_tools
 
 if TYPE_CHECKING:
-    from policyengine.importers.mcp_client import ServerTools
+    from policyengine.importers.mcp_client import ToolListings
 
 MAX_ERROR_CHARACTERS = 2_000
 MAX_ERROR_LINES = 5  # last lines of the server's errors, if it cannot be listed
@@ -144,7 +144,7 @@ class ToolSource:
     environment: Mapping[str, str]
     limit: float
 
-    def list(self) -> ServerTools:
+    def list(self) -> ToolListings:
         """Raises CommandError."""
         from policyengine.importers import ApiImportError
         from policyengine.importers.mcp_client import list_server_tools
