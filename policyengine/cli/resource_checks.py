@@ -53,7 +53,7 @@ def check_initial_scopes(options: ResourceOptions, kernel: k.Kernel) -> None:
             raise_unknown_name("--initial-scope ", scope, message, known)
 
 
-def warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
+def resource_warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
     """Yield what keeps clients from getting a token that the gateway accepts."""
     access = options.access(kernel)
     if not access.issuers:
@@ -70,7 +70,7 @@ def warnings(options: ResourceOptions, kernel: k.Kernel) -> Iterator[str]:
         return
     resource = f"{options.public_url}/mcp"
     for issuer in kernel.issuers.values():
-        if issuer.url in access.issuers and issuer.audience not in (resource, options.public_url):
+        if issuer.url in access.issuers and issuer.audience != resource:
             has = "has no `audience`" if issuer.audience is None else f"has the audience `{issuer.audience}`"
             yield (
                 f"issuer `{issuer.name}` {has}, but clients request tokens for `{resource}`: write "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from urllib.parse import unquote
 
 from policyengine.importers.documents import Document, Value, read_document
@@ -12,6 +13,7 @@ from policyengine.importers.fetch import DocumentBase, read_base, resolve_refere
 
 MAX_DOCUMENTS = 100
 MAX_REFERENCE_HOPS = 32
+SUMMARY_DIGEST_LENGTH = 16  # hexadecimal digits
 
 
 @dataclass(slots=True)
@@ -93,6 +95,17 @@ class DocumentNode:
         """Return a member that is a text for people; an empty text if the member is missing or not a string."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return value if isinstance(value, str) else ""
+
+    @property
+    def summary(self) -> str:
+        """The title that a server states, otherwise the description; an empty text without both."""
+        return self.words("title") or self.words("description")
+
+    @property
+    def summary_digest(self) -> str:
+        """A digest of title and description, by which a later import finds that they changed."""
+        texts = repr((self.words("title"), self.words("description")))
+        return sha256(texts.encode("utf-8", "replace")).hexdigest()[:SUMMARY_DIGEST_LENGTH]
 
     def flag(self, key: str) -> bool | None:
         value = self.value.get(key) if isinstance(self.value, dict) else None

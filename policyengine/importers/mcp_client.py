@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ServerTools:
+class ToolListings:
     """The lists of a server's tools as it sends them, by version of the protocol, and the server's own name. A server
     may list a tool differently in each version."""
 
@@ -33,13 +33,13 @@ class ServerTools:
         return next(iter(self.listings.values()), ())
 
 
-def list_offers(source: str) -> tuple[ServerTools, Value]:
+def list_offers(source: str) -> tuple[ToolListings, Value]:
     """Return the tools of a URL or a command, and a JSON object with the lists of the newest version: tools, resources,
     templates and prompts. Raises ApiImportError."""
     return _run(_list_offers(lambda: _target(source)), source, TIMEOUT_SECONDS)
 
 
-def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TIMEOUT_SECONDS) -> ServerTools:
+def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TIMEOUT_SECONDS) -> ToolListings:
     """List the tools over new connections; `source` appears in messages. Raises ApiImportError."""
     return _run(_list_all_versions(connect), source, limit)
 
@@ -73,13 +73,13 @@ def _target(source: str) -> Any:
     return StdioServerParameters(command=words[0], args=words[1:])
 
 
-async def _list_offers(connect: Callable[[], Any]) -> tuple[ServerTools, Value]:
+async def _list_offers(connect: Callable[[], Any]) -> tuple[ToolListings, Value]:
     others: dict[str, Any] = {}
     listed = await _list_all_versions(connect, others)
     return listed, {"tools": list(listed.newest), **others}
 
 
-async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] | None = None) -> ServerTools:
+async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] | None = None) -> ToolListings:
     """List the tools in the newest version of the protocol, and in the newest one with a handshake. Add the other lists
     of the newest version to `others`."""
     from mcp.client.client import Client
@@ -98,7 +98,7 @@ async def _list_all_versions(connect: Callable[[], Any], others: dict[str, Any] 
             raise
         except Exception:
             pass  # the server has only the newest version
-    return ServerTools(getattr(info, "name", "") or "", listings)
+    return ToolListings(getattr(info, "name", "") or "", listings)
 
 
 async def _list_tool_pages(client: Any) -> list[dict[str, Any]]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from unicodedata import is_normalized
 
 from policyengine.control_characters import is_invisible
 from policyengine.http.resource_uris import canonical_uri
 from policyengine.importers.document_nodes import DocumentNode
 from policyengine.importers.model import McpOffers, OfferKind, ServerOffer
-from policyengine.importers.sanitize import is_inner_member, quoted_comment
+from policyengine.importers.sanitize import is_inner_member, printable, quoted_comment
 from policyengine.importers.uri_patterns import TemplateError, UriPattern, read_template
 from policyengine.runtime.paths import MalformedPath
 
@@ -84,9 +83,8 @@ class OfferReader:
         elif kind is OfferKind.TEMPLATE:
             patterns = read_template(text)
             name = patterns[0].text
-        said = sha256(repr((node.words("title"), node.words("description"))).encode("utf-8", "replace")).hexdigest()
-        summary = quoted_comment(node.words("title") or node.words("description"))
-        return ServerOffer(kind, self.server, name, patterns, self._arguments(kind, node), summary, said[:16])
+        arguments, summary = self._arguments(kind, node), quoted_comment(node.summary)
+        return ServerOffer(kind, self.server, name, patterns, arguments, summary, node.summary_digest)
 
     def _arguments(self, kind: OfferKind, node: DocumentNode) -> tuple[str, ...]:
         """Return the names of the arguments of a prompt that facts can have."""
@@ -97,16 +95,12 @@ class OfferReader:
         return tuple(dict.fromkeys(name for name in names if is_inner_member(name)))[:MAX_ARGUMENTS]
 
 
-def unwritable_reason(text: str) -> str:
+def unwritable_reason(text: str, longest: int = MAX_NAME_LENGTH) -> str:
     """Return the reason why a reader cannot tell this name from another one; empty if a reader can."""
     if not text.strip() or text != text.strip():
         return "has an empty name, or white space at its beginning or end"
-    if len(text) > MAX_NAME_LENGTH:
-        return f"has a name of more than {MAX_NAME_LENGTH} characters"
+    if len(text) > longest:
+        return f"has a name of more than {longest} characters"
     if any(is_invisible(char) or not char.isprintable() for char in text):
         return "has invisible characters in its name"
     return "" if is_normalized("NFC", text) else "has a name that is not in Unicode NFC"
-
-
-def printable(text: str) -> str:
-    return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:80])

@@ -6,12 +6,9 @@ of tools; it never grants access. Descriptions are stored as digests, so that ch
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 
-from policyengine.control_characters import is_invisible
 from policyengine.importers.coaz_mappings import MAPPING, read_mapping
 from policyengine.importers.document_nodes import DocumentNode
 from policyengine.importers.documents import Document, read_document
@@ -19,10 +16,10 @@ from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import base_of, is_url, read_base
 from policyengine.importers.json_schema import facts_of
 from policyengine.importers.mcp_client import list_offers
-from policyengine.importers.mcp_offers import MEMBERS, OfferReader
+from policyengine.importers.mcp_offers import MEMBERS, OfferReader, unwritable_reason
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, ServerTool
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
-from policyengine.importers.sanitize import quoted_comment, safe_name
+from policyengine.importers.sanitize import printable, quoted_comment, safe_name
 from policyengine.runtime.paths import HAZARDS
 from policyengine.tool_pins.definitions import Definition
 from policyengine.tool_pins.look_alikes import look_alike_key
@@ -68,7 +65,7 @@ class _ToolListReader:
         self.notes: list[str] = []
         if unmatchable_reason(server) or "/" in server:
             raise ApiImportError(
-                f"`{_printable(server)}` is not a valid server name", hint="use letters, digits, `-` and `_`"
+                f"`{printable(server)}` is not a valid server name", hint="use letters, digits, `-` and `_`"
             )
 
     def api(self, package: str) -> Api:
@@ -80,7 +77,7 @@ class _ToolListReader:
             before = found.get(operation.key)
             if before is not None:
                 self.notes.append(
-                    f"`{_printable(operation.key)}` is listed twice: the stricter one is used, without facts"
+                    f"`{printable(operation.key)}` is listed twice: the stricter one is used, without facts"
                 )
                 kind = max(before.kind, operation.kind, key=lambda kind: kind.severity)
                 operation = ApiOperation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
@@ -123,24 +120,21 @@ class _ToolListReader:
             raise node.problem("this tool has no `name`")
         name = members["name"].text("a name")
         if why := unmatchable_reason(name):
-            self.notes.append(f"the tool `{_printable(name)}` {why}; it is left out and stays denied")
+            self.notes.append(f"the tool `{printable(name)}` {why}; it is left out and stays denied")
             return None
         schema = node.raw("inputSchema")
         facts, notes = facts_of("args", _as_own_document(schema)) if schema is not None else ((), ())
-        self.notes += [f"`{_printable(name)}`: {note}" for note in notes]
+        self.notes += [f"`{printable(name)}`: {note}" for note in notes]
         actions, more = read_mapping(declared_mapping(schema), facts)
-        self.notes += [f"`{_printable(name)}`: {note}" for note in more]
-        said = sha256(repr((node.words("title"), node.words("description"))).encode("utf-8", "replace")).hexdigest()[
-            :16
-        ]
+        self.notes += [f"`{printable(name)}`: {note}" for note in more]
         return ApiOperation(
             ServerTool(self.server, name, tool_pattern(f"{self.server}/{name}")),
             self.kind(name, node),
             safe_name(name.replace("/", "_"), "tool").partition("_")[0] or "tool",
             facts,
             (),
-            quoted_comment(node.words("title") or node.words("description")),
-            said=said,
+            quoted_comment(node.summary),
+            said=node.summary_digest,
             actions=actions,
         )
 
@@ -159,7 +153,7 @@ class _ToolListReader:
         ):
             if reads is True:
                 self.notes.append(
-                    f"`{_printable(name)}` claims to be read-only, but its name or its hints contradict this"
+                    f"`{printable(name)}` claims to be read-only, but its name or its hints contradict this"
                 )
             return ApiOperationKind.DELETE
         return ApiOperationKind.READ if reads is True else ApiOperationKind.WRITE
@@ -176,7 +170,7 @@ def _look_alike_notes(names: Sequence[str]) -> list[str]:
     for name in names:
         groups.setdefault(look_alike_key(name), []).append(name)
     return [
-        f"the names {' and '.join(f'`{_printable(name)}`' for name in group[:5])} look alike: check both tools"
+        f"the names {' and '.join(f'`{printable(name)}`' for name in group[:5])} look alike: check both tools"
         for group in groups.values()
         if len(group) > 1
     ]
@@ -205,18 +199,12 @@ def is_execution(name: str) -> bool:
 
 def unmatchable_reason(name: str) -> str:
     """Return the reason why no pattern matches exactly this name; empty if a pattern does."""
-    if not name.strip() or name != name.strip():
-        return "has an empty name, or white space at its beginning or end"
-    if len(name) > MAX_TOOL_NAME_LENGTH:
-        return f"has a name of more than {MAX_TOOL_NAME_LENGTH} characters"
+    if why := unwritable_reason(name, MAX_TOOL_NAME_LENGTH):
+        return why
     if "*" in name:
         return "has a `*` in its name, which would match other names too"
-    if any(is_invisible(char) or not char.isprintable() for char in name):
-        return "has invisible characters in its name"
     if not name.isascii() or any(char in name for char in HAZARDS if char != "/"):
         return "has ambiguous characters in its name"
-    if not unicodedata.is_normalized("NFC", name):
-        return "has a name that is not in Unicode NFC"
     return ""
 
 
@@ -229,10 +217,6 @@ def tool_pattern(qualified: str) -> str:
     )
     escaped = qualified.replace("\\", "\\\\").replace('"', '\\"')
     return f"TOOL {qualified}" if bare else f'TOOL "{escaped}"'
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:80])
 
 
 __all__ = ["read_tools", "tool_pattern", "unmatchable_reason"]

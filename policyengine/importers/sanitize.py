@@ -9,6 +9,7 @@ from policyengine.control_characters import is_invisible
 
 MAX_NAME_LENGTH = 40
 MAX_SUMMARY_LENGTH = 72
+MAX_SHOWN_LENGTH = 80
 WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 INVALID_CHARACTERS = re.compile(r"[^a-z0-9]+")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
@@ -63,6 +64,11 @@ def quoted_comment(text: str) -> str:
     line = " ".join(seen.replace('"', "'").split())
     cut = line if len(line) <= MAX_SUMMARY_LENGTH else f"{line[: MAX_SUMMARY_LENGTH - 1].rstrip()}…"
     return f'"{cut}"' if cut else ""
+
+
+def printable(text: str) -> str:
+    """Return the beginning of the text for a message, with `?` for characters that cannot be shown in backticks."""
+    return "".join(char if char.isprintable() and char != "`" else "?" for char in text[:MAX_SHOWN_LENGTH])
 
 
 def is_oauth_scope(text: str) -> bool:

@@ -12,14 +12,13 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from policyengine.engine import Engine
 from policyengine.entities.watch import EntityWatcher
 from policyengine.executor import SWITCH_SECONDS
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts
-from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.reload.expiry_timer import expiry_timer
 from policyengine.reload.scheduler import ReloadScheduler
@@ -28,7 +27,8 @@ from policyengine.server.app import DecisionApp, build_app
 from policyengine.server.bearer_tokens import BearerTokens, check_consumers, check_operators
 from policyengine.server.connections.bounded_server import ProtocolFactory, uvicorn_config
 from policyengine.server.connections.connection_table import ConnectionTable
-from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits
+from policyengine.server.connections.limits import ConnectionLimits
+from policyengine.server.grpc_listener import GrpcListener, grpc_listener
 from policyengine.server.listeners import (
     ServeError,
     bind_listener,
@@ -40,10 +40,10 @@ from policyengine.server.listeners import (
 from policyengine.server.mcp.header_trust import McpHeaderTrust
 from policyengine.server.mcp.questions import McpQuestions
 from policyengine.server.mcp.servers import NO_MCP_SERVERS, McpServerTable
+from policyengine.server.shared_state import SharedState
 from policyengine.server.shutdown import DRAIN_SECONDS, Drain
 from policyengine.server.socket.protocol import FramedProtocol
 from policyengine.server.status_server import StatusServer, bind_metrics_port
-from policyengine.server.telemetry.metered_engine import MeteredEngineProvider
 from policyengine.server.telemetry.process_metrics import rule_names
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
@@ -236,16 +236,6 @@ class ServerListeners:
         return (*self.ports, *self.sockets, *self.metrics, *self.console)
 
 
-@dataclass(frozen=True, slots=True)
-class SharedState:
-    """The bounds of connections, and the state that workers share."""
-
-    limits: ConnectionLimits
-    bounds: ConnectionBounds
-    board: WorkerBoard
-    tally: ServerCounters
-
-
 def open_listeners(
     options: ServerOptions,
     reloading: ReloadableEngine,
@@ -346,33 +336,6 @@ def run_server(
         if log is not None:
             log.finish()
     return server.caught
-
-
-class GrpcListener(Protocol):
-    """A listener that answers in its own threads, in addition to the event loop."""
-
-    def started(self) -> Any: ...
-
-
-def grpc_listener(
-    reloading: ReloadableEngine,
-    shared: SharedState,
-    names: GatewayHeaders,
-    tokens: BearerTokens | None,
-    host: str,
-    port: int,
-    mcp: McpQuestions,
-) -> GrpcListener:
-    """Return the gRPC listener for Envoy. Raises ServeError, for example if a package is not installed."""
-    try:
-        from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
-    except ImportError:
-        raise ServeError(
-            "the package `grpcio`, which serves Envoy, is not installed", install_command("envoy")
-        ) from None
-    door = MeteredEngineProvider(reloading, shared.tally, shared.tally.apart("envoy_grpc"))
-    address = check_address(host, port, tokens is not None)
-    return EnvoyGrpcAdapter(door, names, tokens, address, shared.limits, shared.bounds, mcp)
 
 
 class DecisionServer(StatusServer):

@@ -15,11 +15,11 @@ from typing import Any
 
 from policyengine.checker.confusable_text import WORD, scripts_of
 from policyengine.control_characters import is_invisible
+from policyengine.tool_pins.definitions import MAX_DEFINITION_DEPTH
 from policyengine.tool_pins.differences import join_path
 
 MAX_HINTS = 50
 MAX_EXCERPT = 80
-MAX_HINT_DEPTH = 64
 MIN_TOOL_NAME = 4  # shorter names of other tools are usually words
 MAX_SCANNED = 64 * 1024  # characters of one text
 BLOB_LENGTH = 80
@@ -85,7 +85,7 @@ def find_hints(definition: Mapping[str, Any], others: Collection[str] = ()) -> l
 
 def texts_in(path: str, value: object, depth: int) -> Iterator[tuple[str, str]]:
     """Yield each string and each unusual name of a member, with its path."""
-    if depth > MAX_HINT_DEPTH:
+    if depth > MAX_DEFINITION_DEPTH:
         return
     if isinstance(value, str):
         yield path, value[:MAX_SCANNED]

@@ -120,7 +120,7 @@ class PinFile:
 
 
 def usable_pins(pins: PinSet | PinFileError) -> PinSet:
-    """Raises PinFileError."""
+    """Return the pins, unless the file could not be parsed. Raises PinFileError."""
     if isinstance(pins, PinFileError):
         raise pins.with_traceback(None)
     return pins
@@ -170,19 +170,22 @@ class PinReader:
     text: str
 
     def read(self, tree: object) -> PinSet:
-        """Raises PinFileError."""
+        """Return the pins of the parsed JSON. Raises PinFileError."""
         root = self._members(tree, (), ("format", "servers"))
         if root["format"] != PIN_FORMAT:
             raise self._error(("format",), "this format is not supported", "use a newer version")
-        servers: dict[str, dict[str, ToolPin]] = {}
-        number = 0
-        for server, tools in self._object(root["servers"], ("servers",)).items():
-            path = "servers", server
-            servers[server] = {tool: self._pin(one, (*path, tool)) for tool, one in self._object(tools, path).items()}
-            number += len(servers[server])
-        if number > MAX_PINS:
+        servers = {
+            server: self._object(tools, ("servers", server))
+            for server, tools in self._object(root["servers"], ("servers",)).items()
+        }
+        if sum(map(len, servers.values())) > MAX_PINS:
             raise self._error(("servers",), f"there are more than {MAX_PINS:,} pins")
-        return PinSet(servers)
+        return PinSet(
+            {
+                server: {tool: self._pin(pin, ("servers", server, tool)) for tool, pin in tools.items()}
+                for server, tools in servers.items()
+            }
+        )
 
     def _pin(self, tree: object, path: JsonPath) -> ToolPin:
         members = self._members(tree, path, ("reviewed", "by", "definitions"))

@@ -312,3 +312,9 @@ def test_attack_a_tool_that_is_listed_twice_is_not_pinned_at_import(run: Any, tm
     (tmp_path / "tools.json").write_text(json.dumps({"tools": [READ, EVIL, tool("ok")]}))
     assert run("init", "q", "--mcp", "tools.json", "--name", "notes").code == 0
     assert PinFile(tmp_path / "q" / PIN_FILE).read().servers["notes"].keys() == {"ok"}
+
+
+def test_a_tool_that_no_policy_can_name_is_not_pinned_at_import(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [tool("read*"), tool("ok")]}))
+    assert run("init", "q", "--mcp", "tools.json", "--name", "notes").code == 0
+    assert PinFile(tmp_path / "q" / PIN_FILE).read().servers["notes"].keys() == {"ok"}

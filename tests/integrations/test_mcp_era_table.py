@@ -1,5 +1,5 @@
-"""The table of `docs/mcp.md`: how each method crosses the eras, compared with the protocol and with what the gateway
-does."""
+"""The table of `docs/mcp-versions.md`: how each method crosses the eras, compared with the protocol and with what the
+gateway does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from policyengine.integrations.mcp.era_table import (
 from tests.integrations.conftest import Watched
 from tests.integrations.era_servers import EraServer, RawStreams, envelope, gateway_of, raw
 
-PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
+PAGE = Path(__file__).parents[2] / "docs" / "mcp-versions.md"
 PARAMS: dict[str, dict[str, Any]] = {
     "tools/call": {"name": "add", "arguments": {"a": 1, "b": 2}},
     "resources/read": {"uri": "docs://open/a"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.cli import main
-from policyengine.cli.resource_checks import ResourceOptions, warnings
+from policyengine.cli.resource_checks import ResourceOptions, resource_warnings
 from tests.integrations.resource_world import POLICY, PUBLIC, RESOURCE, load
 
 
@@ -19,7 +19,7 @@ def options(
 
 
 def warned(folder: Path, policy: str = POLICY, given: ResourceOptions | None = None) -> list[str]:
-    return list(warnings(given or options(), load(folder, policy).kernel))
+    return list(resource_warnings(given or options(), load(folder, policy).kernel))
 
 
 def test_policies_and_options_that_fit_need_no_warning(tmp_path: Path) -> None:
@@ -28,7 +28,12 @@ def test_policies_and_options_that_fit_need_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("audience", "has"), [('   audience "notes"', "has the audience `notes`"), ("", "has no `audience`")]
+    ("audience", "has"),
+    [
+        ('   audience "notes"', "has the audience `notes`"),
+        (f'   audience "{PUBLIC}"', f"has the audience `{PUBLIC}`"),
+        ("", "has no `audience`"),
+    ],
 )
 def test_an_audience_for_which_no_client_requests_tokens_is_a_warning(tmp_path: Path, audience: str, has: str) -> None:
     (found,) = warned(tmp_path, POLICY.replace(f'   audience "{RESOURCE}"', audience, 1))
@@ -40,7 +45,7 @@ def test_an_audience_for_which_no_client_requests_tokens_is_a_warning(tmp_path: 
 
 def test_issuers_without_a_url_are_a_warning(tmp_path: Path) -> None:
     text = POLICY.replace('issuer acme { url "https://login.acme.example"', "issuer acme {")
-    (found,) = list(warnings(options(), load(tmp_path, text, "").kernel))
+    (found,) = list(resource_warnings(options(), load(tmp_path, text, "").kernel))
     assert found.startswith(
         "clients cannot find out where to get a token for `notes`: the issuers of its grants have no"
     )

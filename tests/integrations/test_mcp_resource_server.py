@@ -387,6 +387,15 @@ def test_of_several_scopes_that_would_help_the_narrowest_is_requested(client: Ra
     assert challenge(client.call(bearer("web"), "read", path="a")) == (403, needs("read:notes"))
 
 
+def test_a_scope_with_which_a_guard_still_denies_is_not_requested(tmp_path: Path) -> None:
+    guard = 'guard "wide" on TOOL notes/read { deny unless credential.scopes has "write:notes" message "too narrow" }'
+    with running_gateway(load(tmp_path, f"{POLICY}{guard}\n")) as (url, _):
+        client = RawClient(url)
+        client.begin(bearer("web"))
+        status, header = challenge(client.call(bearer("web"), "read", path="a"))
+    assert (status, 'scope="write:notes"' in header) == (403, True)
+
+
 def test_scopes_that_the_policies_do_not_name_are_not_repeated(client: RawClient) -> None:
     held = "read:notes openid offline_access admin"
     assert challenge(client.call(bearer(held), "write", path="a")) == (403, needs("read:notes write:notes"))

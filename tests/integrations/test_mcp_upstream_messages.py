@@ -12,7 +12,7 @@ import pytest
 from mcp.server import MCPServer
 
 from policyengine.engine import Engine
-from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider, MessageBudget
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
 from policyengine.integrations.mcp.upstream_messages import INVALID_REQUEST, MAX_UNANSWERED
@@ -287,6 +287,12 @@ def test_a_flood_of_denied_log_messages_writes_one_record_and_one_line(
     assert sum("sends more than 20 log messages a second" in one for one in caplog.messages) == 1
 
 
+def test_a_long_silence_allows_no_more_log_messages_at_once() -> None:
+    budget = MessageBudget(0.0)
+    assert sum(budget.take_log(1_000.0) for _ in range(500)) == 100
+    assert sum(budget.take_log(1_001.0) for _ in range(500)) == 20
+
+
 def test_a_flood_of_granted_log_messages_is_bounded(granting: Watched) -> None:
     async def run() -> None:
         now = 0.0
@@ -435,6 +441,17 @@ def test_signals_of_the_client_pass_only_if_they_belong_to_something(granting: W
         await session.client.receive()
         await session.client.notify("notifications/progress", progress("t"))
         assert (await session.upstream.receive()).params == progress("t")
+
+    during(granting, run)
+
+
+@pytest.mark.parametrize("id", [True, 1.0])
+def test_attack_a_client_cannot_cancel_by_a_value_that_only_equals_an_id(granting: Watched, id: object) -> None:
+    async def run(session: Session) -> None:
+        await session.client.request(1, "tools/call", {"name": "slow"})
+        await session.upstream.receive()
+        await session.client.notify("notifications/cancelled", {"requestId": id})
+        await session.nothing_reached_the_upstream()
 
     during(granting, run)
 

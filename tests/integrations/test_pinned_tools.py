@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from policyengine.audit import DecisionLog, read_log
 from policyengine.engine import Engine
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.methods import DENIED
-from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
+from policyengine.integrations.mcp.pinned_tools import PinnedSession, PinOptions, ToolPins
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.tool_pins.definitions import hash_definition
-from policyengine.tool_pins.pin_file import PinSet, write_pins
+from policyengine.tool_pins.listed_tools import ListedTool
+from policyengine.tool_pins.pin_file import PinFileError, PinSet, write_pins
 from tests import forking
 from tests.tool_pins.pinning import pin_file, pins_of, tool
 
@@ -611,3 +612,38 @@ def test_observe_mode_does_not_lift_pins(gateway: Gateway, tmp_path: Path) -> No
     listed, denied, _ = use_command(tmp_path, {"lists": [[[READ, WRITE]]]}, *observing)
     assert listed == ["write"]
     assert "it was not reviewed" in denied
+
+
+def test_calls_that_arrive_during_a_listing_share_it(gateway: Gateway) -> None:
+    gateway.pin(READ, WRITE)
+    session = PinnedSession(ToolPins(gateway.folder / "mcp-pins.json"), "notes", gateway.engine)
+    is_listed, listings, found = anyio.Event(), [], []
+
+    async def fetch(params: Any) -> object:
+        listings.append(params)
+        await is_listed.wait()
+        return {"tools": [READ, WRITE]}
+
+    async def find(name: str) -> None:
+        found.append(await session.find(name, fetch, {}, nullcontext))
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for name in ("read", "write", "read"):
+                group.start_soon(find, name)
+            await anyio.wait_all_tasks_blocked()
+            is_listed.set()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert len(listings) == 1
+    assert [isinstance(tool, ListedTool) and tool.is_reviewed for tool in found] == [True] * 3
+
+
+def test_a_pin_file_that_cannot_be_read_needs_no_list_of_the_server(gateway: Gateway) -> None:
+    session = PinnedSession(ToolPins(gateway.folder / "missing.json"), "notes", gateway.engine)
+
+    async def fetch(params: Any) -> object:
+        raise AssertionError("the server was asked")
+
+    with pytest.raises(PinFileError, match="cannot be read"):
+        asyncio.run(asyncio.wait_for(session.list(fetch, {}), 20))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from policyengine.engine import Engine
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_questions import RequestTarget
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.gateways import GatewayAdapters
@@ -329,6 +330,13 @@ def test_hosts_tell_servers_with_the_same_path_apart() -> None:
     assert found("evil.example") is None
     with pytest.raises(RequestError, match="does not say"):
         found(None)
+
+
+def test_a_server_at_certain_hosts_comes_before_one_at_every_host() -> None:
+    servers = McpServer("notes", ("/mcp",)), McpServer("bank", ("/mcp",), ("bank.example",))
+    for table in (McpServerTable(servers), McpServerTable(servers[::-1])):
+        found = [table.find(RequestTarget("POST", "/mcp", host)) for host in ("bank.example", "notes.example")]
+        assert [server and server.name for server in found] == ["bank", "notes"]
 
 
 def test_the_longest_path_decides_which_server_is_meant() -> None:

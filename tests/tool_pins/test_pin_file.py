@@ -11,6 +11,7 @@ import pytest
 
 from policyengine.tool_pins.pin_file import (
     MAX_PIN_BYTES,
+    MAX_PINS,
     PinFile,
     PinFileError,
     PinSet,
@@ -36,6 +37,17 @@ def test_a_written_file_is_read_with_the_same_pins(tmp_path: Path) -> None:
 def test_invisible_characters_are_visible_in_the_file() -> None:
     assert format_pins(PINS).isascii()
     assert "wri\\u202ete" in format_pins(PINS)
+
+
+def test_too_many_pins_are_refused_before_any_is_read() -> None:
+    tools = dict.fromkeys(map(str, range(MAX_PINS + 1)))
+    error = refused(json.dumps({"format": 1, "servers": {"notes": tools}}).encode())
+    assert error.message.endswith("there are more than 20,000 pins")
+
+
+def test_a_reviewed_tool_does_not_shadow_itself() -> None:
+    assert pins_of(tool("read")).shadowed("notes", "read") is None
+    assert pins_of(tool("read")).shadowed("notes", "rеad") == "notes/read"  # a Cyrillic letter
 
 
 def test_a_syntax_error_is_shown_with_its_place() -> None:

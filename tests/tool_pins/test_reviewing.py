@@ -10,8 +10,8 @@ import pytest
 from policyengine.tool_pins.differences import definition_differences
 from policyengine.tool_pins.instruction_hints import MAX_HINTS, HintKind, find_hints
 from policyengine.tool_pins.listed_tools import PinState
-from policyengine.tool_pins.pin_file import PinSet
-from policyengine.tool_pins.review import accept_reviews, review_tools
+from policyengine.tool_pins.pin_file import MAX_DEFINITIONS, PinSet
+from policyengine.tool_pins.review import accept_reviews, pin_definitions, review_tools
 from tests.tool_pins.pinning import REVIEWED, pins_of, tool
 
 READ = tool("read", "Read a note.", annotations={"readOnlyHint": True})
@@ -152,3 +152,17 @@ def test_a_review_keeps_the_pins_of_other_servers() -> None:
     accepted = accept_reviews(pins, "notes", found, REVIEWED, "bob")
     assert set(accepted.servers) == {"bank", "notes"}
     assert accepted.pin("notes", "read").by == "bob"  # type: ignore[union-attr]
+
+
+def test_attack_a_definition_that_is_too_deep_is_shown_without_differences() -> None:
+    deep: Any = {}
+    for _ in range(20_000):
+        deep = {"a": deep}
+    (review,) = review_tools({"": [tool("read", inputSchema=deep)]}, "notes", pins_of(READ))
+    assert (review.state, review.differences(), review.hints(())) == (PinState.UNUSABLE, [], [])
+
+
+def test_a_tool_with_too_many_definitions_is_not_pinned() -> None:
+    definitions = [tool("read", f"Version {number}.") for number in range(MAX_DEFINITIONS + 1)]
+    assert pin_definitions(definitions, REVIEWED, "alice") is None
+    assert pin_definitions(definitions[:-1], REVIEWED, "alice") is not None

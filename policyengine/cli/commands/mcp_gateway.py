@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
+from typing import TYPE_CHECKING
 
 from policyengine.approvals.links import approval_url
-from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
-from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.errors import CommandError
+from policyengine.cli.gateway_threads import run_gateway_threads
 from policyengine.cli.name_checks import check_names
 from policyengine.cli.options.common import (
     BehaviorPath,
@@ -37,6 +31,18 @@ from policyengine.cli.options.mcp import (
     UnreviewedOption,
     UpstreamServer,
     UpstreamToken,
+)
+from policyengine.cli.options.mcp_gateway import (
+    AnswerSeconds,
+    ApprovalPages,
+    ApprovalSeconds,
+    CallerFacts,
+    CallerHeaders,
+    ElicitOption,
+    GatewayHost,
+    GatewayUrl,
+    HttpPort,
+    InitialScopes,
 )
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
@@ -77,7 +83,13 @@ from policyengine.cli.served_engine import (
     log_unmatched_people,
     prepare_serving,
 )
-from policyengine.install_hints import install_command
+from policyengine.cli.upstream_setup import (
+    URL_PREFIXES,
+    check_upstream,
+    read_token_header,
+    require_sdk,
+    select_environment,
+)
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 
@@ -85,7 +97,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from policyengine.engine import Engine
-    from policyengine.entities.watch import EntityWatcher
     from policyengine.integrations.mcp.gateway import McpGateway
     from policyengine.integrations.mcp.pinned_tools import ToolPins
     from policyengine.reload import ReloadableEngine
@@ -93,82 +104,7 @@ if TYPE_CHECKING:
 
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-URL_PREFIXES = ("http://", "https://")
 STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
-CallerFacts: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--as", metavar="WORD=VALUE", help="A fact about the caller: agent, issuer, user or scopes.", show_default=False
-    ),
-]
-CallerHeaders: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from-header",
-        metavar="WORD=HEADER",
-        help="A fact about the caller, from a header that a trusted client on this machine sets.",
-        show_default=False,
-    ),
-]
-GatewayHost: TypeAlias = Annotated[
-    str, typer.Option("--host", help="Address to listen on; one that other machines reach needs --identity.")
-]
-HttpPort: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--port", "-p", min=0, max=65535, help="Port for HTTP; without it, the proxy uses stdio.", show_default=False
-    ),
-]
-GatewayUrl: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--public-url",
-        metavar="URL",
-        help="Public URL of this gateway, without /mcp, if a proxy terminates TLS: proofs of callers must name it, and "
-        "clients request tokens for it.",
-        show_default=False,
-    ),
-]
-InitialScopes: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--initial-scope",
-        metavar="SCOPE",
-        help="With --identity, a scope that clients request first; they request others when a call needs one. By "
-        "default, all scopes of the policies.",
-        show_default=False,
-    ),
-]
-AnswerSeconds: TypeAlias = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
-]
-ApprovalSeconds: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        "--wait-for-approval",
-        metavar="SECONDS",
-        min=0,
-        max=300,
-        help="Seconds that a call waits for an approval; 0: the client repeats the call.",
-    ),
-]
-ElicitOption: TypeAlias = Annotated[
-    ElicitMode,
-    typer.Option(
-        "--elicit",
-        help="How the client asks its user for approvals `by user`: on a page of the console, or in a form, whose "
-        "answer is trusted.",
-    ),
-]
-ApprovalPages: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--approval-pages",
-        metavar="URL",
-        help="Public URL of the console, for links to approvals, if `[console]` in the settings has no `public_url`.",
-        show_default=False,
-    ),
-]
 
 
 def mcp_gateway(
@@ -311,32 +247,9 @@ def check_options(front: GatewayOptions) -> None:
     check_upstream(front.upstream)
 
 
-def check_upstream(upstream: str) -> None:
-    """Check that the command exists, so that a missing command is reported at startup. Raises CommandError."""
-    words = split_command(upstream)
-    if not words:
-        raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
-    if upstream.startswith(URL_PREFIXES) or shutil.which(words[0]):
-        return
-    if Path(words[0]).name == words[0]:
-        hint = "install it, or add its folder to `PATH`; name a server over HTTP by its URL, `http://…`"
-        raise CommandError("upstream", f"there is no command `{words[0]}`", hint)
-    if Path(words[0]).is_file():
-        raise CommandError("upstream", f"`{words[0]}` is not executable", f"`chmod +x {shlex.quote(words[0])}`")
-    raise CommandError("upstream", f"there is no file `{words[0]}`", f"relative paths start at `{Path.cwd()}`")
-
-
 def is_same_base(one: str | None, other: str | None) -> bool:
     """Return whether links below two URLs are equal."""
     return approval_url(one, "") == approval_url(other, "")
-
-
-def split_command(upstream: str) -> list[str]:
-    """Split the command into words; return no words if a quote is not closed."""
-    try:
-        return shlex.split(upstream)
-    except ValueError:
-        return []
 
 
 def parse_assignments(given: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -350,15 +263,6 @@ def parse_assignments(given: Sequence[str] | None, option: str) -> dict[str, str
     return found
 
 
-def require_sdk() -> None:
-    """Check that the MCP SDK is installed, before policies are read. Raises CommandError."""
-    try:
-        import policyengine.integrations.mcp.gateway  # noqa: F401
-    except ImportError as error:
-        hint = install_command("mcp")
-        raise CommandError("install", str(error).partition(":")[0], hint) from None
-
-
 def run_setup(
     setup: EngineSetup, front: GatewayOptions, token: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
@@ -369,7 +273,7 @@ def run_setup(
         check_resource(front, loaded.engine)
     front = with_pages(front, loaded.settings.console.public_url)
     served = prepare_serving(setup, loaded)
-    with run_reload_thread(served.held, setup.reload.watch, served.following):
+    with run_gateway_threads(served.held, setup.reload.watch, served.following):
         log_unmatched_people(loaded)
         run_gateway(front, served.held, token, environment)
 
@@ -377,12 +281,17 @@ def run_setup(
 def check_resource(front: GatewayOptions, engine: Engine) -> None:
     """Check that clients can find out how to get a token; warn of what keeps them from it. Raises CommandError."""
     from policyengine.cli.output.terminal import Screen
-    from policyengine.cli.resource_checks import ResourceOptions, check_initial_scopes, check_wildcards, warnings
+    from policyengine.cli.resource_checks import (
+        ResourceOptions,
+        check_initial_scopes,
+        check_wildcards,
+        resource_warnings,
+    )
 
     options = ResourceOptions(front.server, front.host, front.public_url, front.allowed_hosts, front.initial_scopes)
     check_wildcards(options)
     check_initial_scopes(options, engine.kernel)
-    for warning in warnings(options, engine.kernel):
+    for warning in resource_warnings(options, engine.kernel):
         Screen(sys.stderr).warn(warning)
 
 
@@ -399,44 +308,6 @@ def with_pages(front: GatewayOptions, console: str | None) -> GatewayOptions:
         hint = "name the console with `--approval-pages URL`, or with `public_url` in `[console]`"
         raise CommandError("usage", "`--elicit url` needs the URL of the pages", hint, code=2)
     return replace(front, approval_pages=pages)
-
-
-@contextmanager
-def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatcher | None) -> Iterator[None]:
-    """Reload policies and watch entities for the duration of the block; log to stderr."""
-    from policyengine.reload.expiry_timer import expiry_timer
-    from policyengine.reload.scheduler import ReloadScheduler
-    from policyengine.reload.thread import reload_on_request
-    from policyengine.server.telemetry.server_log import LogFormat, server_logging
-
-    with (
-        server_logging(LogFormat.TEXT, lambda: held.current.revision),
-        reload_on_request(held, ReloadScheduler(held, watch)),
-    ):
-        if following is not None:
-            following.started()
-        held.current.recorder.write_start(gateway="mcp")
-        if held.current.log is not None:
-            held.current.log.wake()
-        if held.current.behavior is not None:
-            held.current.behavior.start()
-        listener = held.current.approval_settings.listener
-        if listener is not None:
-            listener.wake()
-        try:
-            with expiry_timer(held):
-                yield
-        finally:
-            if following is not None:
-                following.stop()
-            if listener is not None:
-                listener.stop()
-            held.current.recorder.write_system("stopped")
-            if held.current.behavior is not None:
-                held.current.behavior.close()
-            log = held.current.log
-            if log is not None:
-                log.finish()
 
 
 def run_gateway(
@@ -511,23 +382,3 @@ def serve_http(gateway: McpGateway, front: GatewayOptions, held: ReloadableEngin
         server.run(sockets=[listener])
     if server.caught is not None:
         signal.raise_signal(server.caught)
-
-
-def read_token_header(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    try:
-        return {"authorization": f"Bearer {read_bounded(path, MAX_SETTINGS_BYTES).decode().strip()}"}
-    except OSError as error:
-        raise file_error(path, error) from None
-    except UnicodeDecodeError:
-        raise CommandError(
-            "file", f"`{path}` is not UTF-8 text", "the file must contain the token and nothing else"
-        ) from None
-
-
-def select_environment(names: Sequence[str]) -> dict[str, str]:
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise CommandError("usage", f"the environment variable `{missing[0]}` is not set", code=2)
-    return {name: os.environ[name] for name in names}

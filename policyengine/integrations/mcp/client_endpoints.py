@@ -12,9 +12,9 @@ from typing import Any
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.elicitation import ELICIT_METHOD
 from policyengine.integrations.mcp.methods import action_facts, pending_http_facts
+from policyengine.integrations.mcp.notifications import LOG_MESSAGE
 
 CLIENT_ENTITY = "mcp_client"
-LOG_MESSAGE = "notifications/message"
 CLIENT_ACTIONS: Mapping[str, str] = {
     "sampling/createMessage": "sample",
     ELICIT_METHOD: "elicit",

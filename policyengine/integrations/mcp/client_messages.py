@@ -23,12 +23,18 @@ from policyengine.integrations.enforcement_point import (
 )
 from policyengine.integrations.mcp.client_endpoints import (
     CLIENT_ACTIONS,
-    LOG_MESSAGE,
     build_client_question,
     suggest_grant,
 )
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX, CallerIdentity, caller_identity
 from policyengine.integrations.mcp.methods import build_mcp_question, canonical_resource_id
+from policyengine.integrations.mcp.notifications import (
+    ACKNOWLEDGED,
+    LIST_CHANGES,
+    LOG_MESSAGE,
+    RESOURCE_UPDATED,
+)
+from policyengine.integrations.mcp.notifications import PROGRESS as PROGRESS
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.format_values import format_value
 
@@ -36,10 +42,6 @@ RECORD_SECONDS = 10.0  # between two records, and two log lines, of the same den
 LOGS_PER_SECOND, LOGS_AT_ONCE = 20.0, 100.0  # log messages that are decided; others are dropped
 MAX_CALLERS = 1_000  # whose messages are counted
 MAX_INPUT_REQUESTS = 32  # in one interim result
-RESOURCE_UPDATED = "notifications/resources/updated"
-PROGRESS = "notifications/progress"
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-LIST_CHANGES = frozenset(f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts"))
 SIGNALS = frozenset({PROGRESS, ACKNOWLEDGED, *LIST_CHANGES})  # without content
 FLOOD = "too many log messages"
 _LOG = logging.getLogger("policyengine")

@@ -1,5 +1,5 @@
-"""How the gateway carries each method between the eras, as `docs/mcp.md` shows it: for a legacy client in front of a
-modern server, and for a modern client in front of a legacy server.
+"""How the gateway carries each method between the eras, as `docs/mcp-versions.md` shows it: for a legacy client in
+front of a modern server, and for a modern client in front of a legacy server.
 """
 
 from __future__ import annotations

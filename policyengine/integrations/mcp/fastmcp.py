@@ -33,6 +33,14 @@ from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound
 from policyengine.integrations.mcp.confirm_results import confirm_result
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
+from policyengine.integrations.mcp.fastmcp_requests import (
+    call_outcome,
+    caller_of,
+    interim_result_of,
+    mapping_of,
+    message_params,
+    read_params,
+)
 from policyengine.integrations.mcp.fastmcp_tools import OWN_TOOL_LIST, list_own_tools, list_pinned, names_version
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
 from policyengine.integrations.mcp.methods import (
@@ -49,34 +57,28 @@ from policyengine.integrations.mcp.methods import (
     subscribed_resources,
 )
 from policyengine.integrations.mcp.pinned_tools import PinnedSession, ToolPins, with_tool_facts
-from policyengine.integrations.mcp.policy_session import PolicySession, without_policy
+from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error
-from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
+from policyengine.integrations.mcp.session_caller import interim_result
 from policyengine.integrations.mcp.task_requests import check_input, find_own_task, to_wire, use_task
 from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
-from policyengine.integrations.mcp.unambiguous_messages import (
-    AmbiguousMessageError,
-    Params,
-    check_local_params,
-    get_raw_message,
-)
+from policyengine.integrations.mcp.unambiguous_messages import Params
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.tool_pins.listed_tools import ListedTool
 
 try:
     from fastmcp.exceptions import AuthorizationError
-    from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
-    from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
+    from fastmcp.prompts.base import PromptResult
+    from fastmcp.resources.base import ResourceResult
     from fastmcp.server.dependencies import bind_request_context, get_access_token, get_http_request
     from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
     from fastmcp.tools.base import InputRequiredToolResult, ToolResult
     from mcp.shared.exceptions import MCPError
-    from mcp_types import INVALID_REQUEST, TextContent
+    from mcp_types import TextContent
 except ImportError as error:
     raise ImportError(f"FastMCP is not installed; {install_command('fastmcp')}") from error
 
-INTERIM_RESULTS = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
 Item = TypeVar("Item")
 Came = TypeVar("Came")
 
@@ -286,7 +288,7 @@ class PolicyMiddleware(Middleware):
             raise
         created = None if isinstance(result, ToolResult) else to_wire(result)  # an extension may create a task
         if not await self._tasks.register(question, message_params(context), decision, created):
-            await report_outcome(self._decides, decision, *_call_outcome(result, began))
+            await report_outcome(self._decides, decision, *call_outcome(result, began))
         return result
 
     def _guarded(self, context: MiddlewareContext[Any], facts: Facts) -> AbstractContextManager[object]:
@@ -352,55 +354,3 @@ class PolicyMiddleware(Middleware):
         if facts is None:
             raise error(make_denial(UNKNOWN_CALLER, Gate.IDENTITY))
         return await prove_credentials(self._decides, facts)
-
-
-def caller_of(context: MiddlewareContext[Any]) -> SessionCaller | None:
-    """Return the client of a call; None outside of a request, such as in a background task."""
-    server = context.fastmcp_context
-    known = None if server is None else server.request_context
-    if server is None or known is None:
-        return None
-    answers = {
-        key: answer.model_dump(by_alias=True, exclude_none=True)
-        for key, answer in (server.input_responses or {}).items()
-    }
-    return SessionCaller(without_policy(known.session), known.request_id, known.request, answers)
-
-
-def mapping_of(params: object) -> Mapping[str, Any]:
-    return params if isinstance(params, Mapping) else {}
-
-
-def message_params(context: MiddlewareContext[Any]) -> Mapping[str, Any]:
-    """Return the parameters of the request that carried a message, with its `_meta`."""
-    server = context.fastmcp_context
-    known = None if server is None else server.request_context
-    return {} if known is None else {"_meta": mapping_of(known.meta)}
-
-
-def interim_result_of(result: object) -> object:
-    """Return the result that asks the client for input, or what an extension returned in place of a result."""
-    if isinstance(result, INTERIM_RESULTS):
-        return result.input_required
-    return None if isinstance(result, ToolResult | ResourceResult | PromptResult) else result
-
-
-def read_params(params: Params) -> Params:
-    """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated. Raises MCPError."""
-    try:
-        return check_local_params(params, get_raw_message(get_http_request()))
-    except RuntimeError:  # not over HTTP
-        return params
-    except AmbiguousMessageError as error:
-        raise MCPError(INVALID_REQUEST, str(error)) from None
-
-
-def _call_outcome(result: object, began: float) -> tuple[int, float, Facts | None]:
-    """Return the status, start and output of a call. A call that asks its caller for more input is not finished: its
-    next round is decided again.
-    """
-    if isinstance(result, INTERIM_RESULTS):
-        return 202, began, None
-    if not isinstance(result, ToolResult):
-        return 200, began, None
-    return 500 if result.is_error else 200, began, result.structured_content

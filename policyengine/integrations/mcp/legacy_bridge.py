@@ -26,13 +26,9 @@ from policyengine.integrations.mcp.eras import (
     to_legacy_result,
 )
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, CANCELLED, LISTEN
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO
-from policyengine.integrations.mcp.upstream_calls import (
-    ACKNOWLEDGED,
-    CANCELLED,
-    LISTEN,
-    UpstreamCall,
-)
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream
 
 try:
@@ -127,15 +123,6 @@ class LegacyBridge:
             case "initialize":
                 return await self._initialize(params)
             case "ping":
-                return {}
-            case "logging/setLevel":
-                level = params.get("level")
-                self._client = Envelope(
-                    MODERN_VERSION,
-                    self._client.client_info,
-                    self._client.capabilities,
-                    level if isinstance(level, str) else None,
-                )
                 return {}
             case "resources/subscribe" | "resources/unsubscribe":
                 return self._subscribe(request.method, params.get("uri"), group)

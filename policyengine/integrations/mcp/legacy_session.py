@@ -18,10 +18,11 @@ from anyio.abc import TaskStatus
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import without_envelope
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
+from policyengine.integrations.mcp.notifications import CANCELLED
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.stream_upstream import CANCEL_SECONDS, MAX_BACKLOG
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
-from policyengine.integrations.mcp.upstream_calls import CANCELLED, UpstreamCall
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 
 try:
     from mcp.shared.exceptions import MCPError

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from policyengine.integrations.enforcement_point import make_denial
+from policyengine.integrations.mcp.notifications import TOOLS_CHANGED
 from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate
@@ -29,7 +30,6 @@ FetchPage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object]]
 CLIENT_META = tuple(
     f"io.modelcontextprotocol/{name}" for name in ("protocolVersion", "clientInfo", "clientCapabilities")
 )
-TOOLS_CHANGED = "notifications/tools/list_changed"
 MAX_PAGES = 200
 MAX_LISTED_TOOLS = 5_000
 MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
@@ -135,7 +135,7 @@ class PinnedSession:
         result, items = await self._fetch_all(fetch, params)
         pins = self._pins.read()
         shown: dict[int, ListedTool] = {}
-        for at, listing in enumerate(self._note(items)):
+        for at, listing in enumerate(self._remember(items)):
             if listing is not None:
                 tool = listing.compare(self._server, pins)
                 self._pins.report(tool, self._server, self._decides)
@@ -173,10 +173,10 @@ class PinnedSession:
             async with self._lock:
                 if before == self._listings:
                     _, items = await self._fetch_all(fetch, params)
-                    self._note(items)
+                    self._remember(items)
 
     def _compare(self, name: str) -> ListedTool:
-        """Raises PinFileError."""
+        """Return the tool as the session knows it, compared with the pins. Raises PinFileError."""
         pins, listing = self._pins.read(), self._tools.get(name)
         return unlisted_tool(name, self._server, pins) if listing is None else listing.compare(self._server, pins)
 
@@ -193,7 +193,7 @@ class PinnedSession:
         options = self._pins.options
         return self._listed is not None and options.clock() - self._listed < options.refresh
 
-    def _note(self, items: Sequence[object]) -> Sequence[ToolEntry | None]:
+    def _remember(self, items: Sequence[object]) -> Sequence[ToolEntry | None]:
         listings = read_listing(items)
         self._tools = {one.name: one for one in listings if one is not None}
         self._listings += 1
@@ -227,7 +227,7 @@ def listing_params(params: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def read_page(page: object) -> Result:
-    """Raises ListingError."""
+    """Return a page of a list of tools. Raises ListingError."""
     if not isinstance(page, Mapping) or not isinstance(page.get("tools"), list):
         raise ListingError("the server's list is malformed")
     return page

@@ -43,8 +43,8 @@ REUSABLE = frozenset({"authorization", "client_certificate"})
 NO_TOKEN = "the request needs a token"
 TOKEN_IN_URL = "a token in the URL is not accepted; send it in the header Authorization"
 UNBOUND_TOKEN = "the token must be bound to a key"
-_LOG = logging.getLogger("policyengine")
 SCOPE_MISSING = "the request needs a scope that the token does not have"
+_LOG = logging.getLogger("policyengine")
 
 
 class ResourceServer:

@@ -28,17 +28,11 @@ from policyengine.integrations.mcp.eras import (
     to_modern_result,
 )
 from policyengine.integrations.mcp.legacy_session import LegacySession, SessionExchange
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, LISTEN, RESOURCE_UPDATED
 from policyengine.integrations.mcp.request_states import foreign_state, request_digest
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
 from policyengine.integrations.mcp.upstream import McpUpstream
-from policyengine.integrations.mcp.upstream_calls import (
-    ACKNOWLEDGED,
-    LIST_CHANGES,
-    LISTEN,
-    RESOURCE_UPDATED,
-    UpstreamCall,
-    question_of,
-)
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall, question_of
 from policyengine.plurals import format_seconds
 
 try:

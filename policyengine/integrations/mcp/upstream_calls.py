@@ -8,6 +8,11 @@ from typing import Any, Protocol, TypeAlias
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import read_meta
+from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, RESOURCE_UPDATED
+from policyengine.integrations.mcp.notifications import CANCELLED as CANCELLED
+from policyengine.integrations.mcp.notifications import LISTEN as LISTEN
+from policyengine.integrations.mcp.notifications import LOG_MESSAGE as LOG_MESSAGE
+from policyengine.integrations.mcp.notifications import PROGRESS as PROGRESS
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, subscribed_tasks
 
@@ -18,17 +23,6 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-LISTEN = "subscriptions/listen"
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-CANCELLED = "notifications/cancelled"
-PROGRESS = "notifications/progress"
-LOG_MESSAGE = "notifications/message"
-RESOURCE_UPDATED = "notifications/resources/updated"
-LIST_CHANGES = {
-    "notifications/tools/list_changed": "toolsListChanged",
-    "notifications/prompts/list_changed": "promptsListChanged",
-    "notifications/resources/list_changed": "resourcesListChanged",
-}
 RefuseQuestion: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[str | None]]
 Notify: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
 

@@ -9,17 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint
-from policyengine.integrations.mcp.client_endpoints import CLIENT_ACTIONS, LOG_MESSAGE
-from policyengine.integrations.mcp.client_messages import (
-    ACKNOWLEDGED,
-    LIST_CHANGES,
-    PROGRESS,
-    RESOURCE_UPDATED,
-    ClientMessageDecider,
-)
+from policyengine.integrations.mcp.client_endpoints import CLIENT_ACTIONS
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.elicitation import COMPLETE_METHOD, ELICIT_METHOD, CallerIdentity, caller_identity
 from policyengine.integrations.mcp.methods import (
     ERROR_CODES,
@@ -27,6 +21,15 @@ from policyengine.integrations.mcp.methods import (
     canonical_resource_id,
     subscribed_resources,
 )
+from policyengine.integrations.mcp.notifications import (
+    ACKNOWLEDGED,
+    LIST_CHANGES,
+    LISTEN,
+    LOG_MESSAGE,
+    PROGRESS,
+    RESOURCE_UPDATED,
+)
+from policyengine.integrations.mcp.notifications import CANCELLED as CANCELLED
 from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.task_requests import admits_task
@@ -35,8 +38,6 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
 
 MessageId: TypeAlias = str | int
-CANCELLED = "notifications/cancelled"
-LISTEN = "subscriptions/listen"
 INVALID_REQUEST = -32600
 MAX_UNANSWERED = 100  # requests of the upstream server that the client has not answered
 MAX_SUBSCRIPTIONS = 1_000
@@ -173,8 +174,7 @@ class UpstreamMessages:
         """Return whether a signal of the client belongs to something that is in progress."""
         members = params or {}
         if method == CANCELLED:
-            id = members.get("requestId")
-            return isinstance(id, str | int) and id in self._in_progress
+            return is_message_id(id := members.get("requestId")) and id in self._in_progress
         if method == PROGRESS:
             token = members.get("progressToken")
             return any(same_token(one.token, token) for one in self._questions.values())
@@ -219,7 +219,7 @@ class UpstreamMessages:
 
     async def _cancel(self, id: object) -> bool:
         """Return whether the upstream server ends a request of its own, or a stream of the client."""
-        if not isinstance(id, str | int) or isinstance(id, bool):
+        if not is_message_id(id):
             return False
         if (question := self._questions.pop(id, None)) is not None:
             if question.decision is not None:
@@ -241,3 +241,8 @@ class UpstreamMessages:
     def _followed(self) -> list[tuple[str, Facts]]:
         of_streams = [pair for one in self._in_progress.values() for pair in one.resources.items()]
         return [*self._subscriptions.items(), *of_streams]
+
+
+def is_message_id(value: object) -> TypeGuard[MessageId]:
+    """Return whether a value is an ID of JSON-RPC: `true` is not, although it equals 1 in Python."""
+    return isinstance(value, str | int) and not isinstance(value, bool)

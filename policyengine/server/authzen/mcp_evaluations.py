@@ -17,7 +17,7 @@ from policyengine.server.mcp.questions import SERVER_METHODS, SERVER_TYPE, serve
 from policyengine.server.mcp.servers import McpServerTable
 
 GET_PROMPT, COMPLETE = "prompts/get", "completion/complete"
-TOOL, PROMPT, RESOURCE = "tool", "prompt", "resource"
+RESOURCE_TYPES = frozenset({"tool", "prompt", "resource", SERVER_TYPE})
 PASSED = "ping"  # passes without a decision, as notifications do
 SERVER = "server"  # the member of the context, and the property of a resource, with the name of the server
 MAX_SERVERS_SHOWN = 5
@@ -31,7 +31,7 @@ def passes_undecided(method: str) -> bool:
 
 def is_about_mcp(asked: AccessEvaluation) -> bool:
     """Return whether the action is a method of MCP on something that COAZ names."""
-    return "/" in asked.action.name and asked.resource.type in (TOOL, PROMPT, RESOURCE, SERVER_TYPE)
+    return "/" in asked.action.name and asked.resource.type in RESOURCE_TYPES
 
 
 @dataclass(frozen=True)

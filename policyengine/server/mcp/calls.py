@@ -96,14 +96,14 @@ def check_agreement(headers: McpHeaders, call: McpCall) -> None:
     parameter = NAME_PARAMETERS.get(call.method)
     version = get_part(call.params.get("_meta"), VERSION_KEY)
     if headers.is_validated or (headers.version is not None and version is not None):
-        compare(VERSION_HEADER, headers.version, version)
+        compare_header(VERSION_HEADER, headers.version, version)
     if headers.is_validated or headers.method is not None:
-        compare(METHOD_HEADER, headers.method, call.method)
+        compare_header(METHOD_HEADER, headers.method, call.method)
     if parameter is not None and (headers.is_validated or headers.name is not None):
-        compare(NAME_HEADER, headers.name, call.params.get(parameter))
+        compare_header(NAME_HEADER, headers.name, call.params.get(parameter))
 
 
-def compare(name: str, header: str | None, body: object) -> None:
+def compare_header(name: str, header: str | None, body: object) -> None:
     if header is None:
         raise missing_header(name)
     if header != body:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from policyengine.http.gateway_omissions import ForwardedParts, HeaderValues
 from policyengine.http.gateway_questions import Content, RequestTarget, whole_body
-from policyengine.integrations.mcp.methods import NOTIFICATIONS, endpoint_facts, refuse_alias
+from policyengine.integrations.mcp.methods import (
+    CLIENT_NOTIFICATIONS,
+    DECIDED_METHODS,
+    LIST_METHODS,
+    UNDECIDED_METHODS,
+    endpoint_facts,
+    refuse_alias,
+)
 from policyengine.runtime.paths import find_control_characters, find_disguised_name, find_override
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input
@@ -16,14 +23,11 @@ from policyengine.server.mcp.header_values import McpHeaders
 from policyengine.server.mcp.servers import McpServer, McpServerTable
 
 SERVER_TYPE, CONNECT, LIST = "mcp_server", "connect", "list"
-# Requests to the server as a whole, with the verb of their action.
+# Methods about the server as a whole, with the verb of their action. To unsubscribe is about a resource.
 SERVER_METHODS: Mapping[str, str] = {
-    **dict.fromkeys(("initialize", "ping", "server/discover"), CONNECT),
-    # Signals of a client. A server may attach anything to other notifications.
-    **{f"{NOTIFICATIONS}{name}": CONNECT for name in ("initialized", "cancelled", "progress", "roots/list_changed")},
-    **dict.fromkeys(("tools/list", "prompts/list", "resources/list", "resources/templates/list"), LIST),
+    **dict.fromkeys((UNDECIDED_METHODS | CLIENT_NOTIFICATIONS) - {"resources/unsubscribe"}, CONNECT),
+    **dict.fromkeys(LIST_METHODS, LIST),
 }
-ENTITY_METHODS = frozenset({*NAME_PARAMETERS, "resources/subscribe"})
 TAKES_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
 HTTP_TARGET = frozenset({"method", "path"})
 
@@ -84,7 +88,7 @@ def call_facts(call: McpCall, server: str, facts: Mapping[str, object]) -> dict[
     verb = SERVER_METHODS.get(call.method)
     if verb is not None:
         return {**facts, **server_action(verb, server)}
-    if call.method not in (ENTITY_METHODS if call.is_whole else NAME_PARAMETERS):
+    if call.method not in (DECIDED_METHODS if call.is_whole else NAME_PARAMETERS):
         raise RequestError("method", f"gateways do not decide the MCP method `{quote_input(call.method)}`")
     name = call.params.get("name")
     hazard = find_name_hazard(name) if call.method in TAKES_ARGUMENTS and isinstance(name, str) else None

@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
-from policyengine.cli.commands.mcp_gateway import (
-    check_upstream,
-    read_token_header,
-    require_sdk,
-    select_environment,
-    split_command,
-)
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson
 from policyengine.cli.options.halt import own_name
@@ -26,6 +19,13 @@ from policyengine.cli.options.mcp import PassedVariables, PinFileOption, ServerN
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 from policyengine.cli.output.tool_review import print_review, review_data, show_name, state_word
 from policyengine.cli.pin_setup import existing_paths, pin_places, read_pin_file
+from policyengine.cli.upstream_setup import (
+    check_upstream,
+    read_token_header,
+    require_sdk,
+    select_environment,
+    split_command,
+)
 from policyengine.clock import utc_now
 from policyengine.control_characters import one_line, shell_command
 from policyengine.plurals import pluralize
@@ -34,7 +34,7 @@ from policyengine.tool_pins.pin_file import PinFile, PinSet, write_pins
 from policyengine.tool_pins.review import ToolReview, accept_reviews, review_tools
 
 if TYPE_CHECKING:
-    from policyengine.importers.mcp_client import ServerTools
+    from policyengine.importers.mcp_client import ToolListings
 
 MAX_ERROR_CHARACTERS = 2_000
 MAX_ERROR_LINES = 5  # last lines of the server's errors, if it cannot be listed
@@ -144,7 +144,7 @@ class ToolSource:
     environment: Mapping[str, str]
     limit: float
 
-    def list(self) -> ServerTools:
+    def list(self) -> ToolListings:
         """Raises CommandError."""
         from policyengine.importers import ApiImportError
         from policyengine.importers.mcp_client import list_server_tools

@@ -1,0 +1,84 @@
+"""Options of `policyengine mcp-gateway` alone: its caller, its address, and what happens to calls that wait."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from policyengine.integrations.mcp.elicit_modes import ElicitMode
+
+CallerFacts: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--as", metavar="WORD=VALUE", help="A fact about the caller: agent, issuer, user or scopes.", show_default=False
+    ),
+]
+CallerHeaders: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from-header",
+        metavar="WORD=HEADER",
+        help="A fact about the caller, from a header that a trusted client on this machine sets.",
+        show_default=False,
+    ),
+]
+GatewayHost: TypeAlias = Annotated[
+    str, typer.Option("--host", help="Address to listen on; one that other machines reach needs --identity.")
+]
+HttpPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--port", "-p", min=0, max=65535, help="Port for HTTP; without it, the proxy uses stdio.", show_default=False
+    ),
+]
+GatewayUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--public-url",
+        metavar="URL",
+        help="Public URL of this gateway, without /mcp, if a proxy terminates TLS: proofs of callers must name it, and "
+        "clients request tokens for it.",
+        show_default=False,
+    ),
+]
+InitialScopes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--initial-scope",
+        metavar="SCOPE",
+        help="With --identity, a scope that clients request first; they request others when a call needs one. By "
+        "default, all scopes of the policies.",
+        show_default=False,
+    ),
+]
+AnswerSeconds: TypeAlias = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
+]
+ApprovalSeconds: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--wait-for-approval",
+        metavar="SECONDS",
+        min=0,
+        max=300,
+        help="Seconds that a call waits for an approval; 0: the client repeats the call.",
+    ),
+]
+ElicitOption: TypeAlias = Annotated[
+    ElicitMode,
+    typer.Option(
+        "--elicit",
+        help="How the client asks its user for approvals `by user`: on a page of the console, or in a form, whose "
+        "answer is trusted.",
+    ),
+]
+ApprovalPages: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--approval-pages",
+        metavar="URL",
+        help="Public URL of the console, for links to approvals, if `[console]` in the settings has no `public_url`.",
+        show_default=False,
+    ),
+]
