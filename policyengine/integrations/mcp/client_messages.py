@@ -29,7 +29,7 @@ from policyengine.integrations.mcp.client_endpoints import (
 )
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX, CallerIdentity, caller_identity
 from policyengine.integrations.mcp.methods import build_mcp_question, canonical_resource_id
-from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.format_values import format_value
 
 RECORD_SECONDS = 10.0  # between two records, and two log lines, of the same denial
@@ -41,6 +41,7 @@ PROGRESS = "notifications/progress"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 LIST_CHANGES = frozenset(f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts"))
 SIGNALS = frozenset({PROGRESS, ACKNOWLEDGED, *LIST_CHANGES})  # without content
+LISTENER: Mapping[str, Any] = {"uri": "policyengine:listener"}  # stands for what a listening caller may get
 FLOOD = "too many log messages"
 _LOG = logging.getLogger("policyengine")
 
@@ -105,6 +106,13 @@ class ClientMessageDecider:
         if method == RESOURCE_UPDATED:
             return facts is not None and await self.may_read(params.get("uri"), facts)
         return method in SIGNALS
+
+    async def refuse_listener(self, facts: Facts) -> Decision | None:
+        """Return why a caller may no longer listen: it is halted, or its credentials have expired or were revoked. None
+        if it may."""
+        decision = await evaluate(self._decides, build_mcp_question("resources/read", LISTENER, self._server, facts))
+        ending = (Gate.HALTED, Gate.IDENTITY) if "credentials" in facts else (Gate.HALTED,)
+        return decision if decision.outcome is Outcome.DENY and decision.gate in ending else None
 
     async def may_read(self, uri: object, facts: Facts) -> bool:
         if not isinstance(canonical_resource_id(uri), str):

@@ -23,6 +23,7 @@ from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusa
 from policyengine.integrations.mcp.sessions import SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint
 from policyengine.integrations.mcp.upstream import describe_error
+from policyengine.log_throttle import LogThrottle
 
 try:
     import pydantic_core
@@ -58,6 +59,7 @@ class McpEndpoint:
         self._open = SessionTable()
         self._group: TaskGroup | None = None
         self._stateless: StatelessEndpoint | None = None
+        self._warnings = LogThrottle.every(60)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope)
@@ -78,8 +80,10 @@ class McpEndpoint:
             None if is_plain else self._hosts.refusal(scope["method"], scope["headers"], server[0] if server else None)
         )
         if refused is not None:
-            _LOG.warning("a request was refused: %s: %s", refused.message, refused.hint)
-            return HttpRefusal(403, f"{refused.message}: {refused.hint}")
+            why = f"{refused.message}: {refused.hint}"
+            event = {"event": "foreign_refused", "header": refused.header, "why": why}
+            self._warnings.tell(logging.WARNING, refused.header, f"a request was refused: {why}", **event)
+            return HttpRefusal(403, why)
         if self._group is None:
             return HttpRefusal(503, "the gateway has not started")
         if scope["method"] != "POST" and is_modern(header(scope, VERSION_HEADER)):

@@ -101,9 +101,11 @@ class LineWriter:
         self._stream = stream
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Write a message. Raises BrokenResourceError."""
+        """Write a message. Nothing piles up for a reader that has stopped to read. Raises BrokenResourceError."""
         line = item.message.model_dump_json(by_alias=True, exclude_unset=True)
         try:
+            if self._stream.transport.get_write_buffer_size():
+                await self._stream.drain()
             self._stream.write(line.encode() + b"\n")
             await self._stream.drain()
         except (OSError, RuntimeError):

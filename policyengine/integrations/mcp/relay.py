@@ -48,6 +48,7 @@ except ImportError as error:
 
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
+CANCEL_CALL_SECONDS = 0.2  # maximum seconds to notify the server that a call is no longer open
 MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
 _LOG = logging.getLogger("policyengine")
 
@@ -224,9 +225,9 @@ class Relay:
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
-            await self._up(request)
-            notify_started(task_status)
             with anyio.move_on_after(self._limit):
+                await self._up(request)
+                notify_started(task_status)
                 await waiting.done.wait()
             return await self._answered(request, waiting)
         finally:
@@ -247,7 +248,8 @@ class Relay:
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
                 late = {"requestId": request.id, "reason": "the request timed out"}
-                await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
+                with anyio.move_on_after(CANCEL_CALL_SECONDS):  # the server may have stopped to read
+                    await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
                 raise MCPError(
                     INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(self._limit)}"
                 )
