@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,25 +25,31 @@ from starlette.testclient import TestClient
 
 from policyengine.integrations.mcp import fastmcp as of_fastmcp
 from policyengine.integrations.mcp import sdk
+from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.eras import Envelope
 from policyengine.integrations.mcp.gateway import McpGateway, UpstreamPolicyMiddleware, http_app
+from policyengine.integrations.mcp.http_upstream import HttpUpstream
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
 from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS
 from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.methods import DENIED, MAX_FOLLOWED
-from policyengine.integrations.mcp.schema_tools import MAX_NAME_LENGTH, SchemaTools
+from policyengine.integrations.mcp.pinned_tools import MAX_NAME_LENGTH, MAX_REPORTS, ToolPins
+from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.stream_upstream import StreamUpstream
 from policyengine.integrations.mcp.task_requests import check_followed
 from policyengine.integrations.mcp.tasks import MAX_ID_LENGTH, TaskTable, short_token
+from policyengine.integrations.mcp.unambiguous_messages import drop_ambiguous_arguments
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_calls import ACKNOWLEDGED, UpstreamCall
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
+from policyengine.tool_pins.listed_tools import ListedTool, PinState
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import MODERN, EraServer, envelope, gateway_of, raw
+from tests.integrations.serving import serving
 
 SECONDS = 20.0  # after which a test fails that would hang
 FOLLOWED = ["docs://open/a"] * (MAX_FOLLOWED + 1)
@@ -398,3 +406,78 @@ def test_attack_tools_with_schemas_without_end() -> None:
 def test_attack_progress_token_that_fills_the_memory_of_tasks(token: Any) -> None:
     assert short_token({"_meta": {"progressToken": token}}) is None
     assert short_token({"_meta": {"progressToken": "t"}}) == "t"
+
+
+def test_attack_tools_that_change_without_end_fill_the_log(tmp_path: Path) -> None:
+    pins = ToolPins(tmp_path / "tools.pins")
+    written: list[dict[str, Any]] = []
+
+    class Recorder:
+        def write_system(self, event: str, **members: Any) -> None:
+            written.append(members)
+
+    @dataclass
+    class Decides:
+        recorder: Recorder = field(default_factory=Recorder)
+
+    for number in range(10 * MAX_REPORTS):  # calls of a client
+        pins.report(ListedTool(f"{number}" + "x" * 10_000, PinState.UNLISTED), "billing", Decides())
+    for number in range(10 * MAX_REPORTS):  # lists of a server
+        pins.report(ListedTool("add", PinState.CHANGED, "changed", f"{number}"), "billing", Decides())
+    assert Counter(one["state"] for one in written) == {"unlisted": MAX_REPORTS, "changed": MAX_REPORTS}
+    assert max(len(one["tool"]) for one in written) == MAX_NAME_LENGTH
+
+
+# ── One caller against the others ─────────────────────────────────────────────────────────────
+
+
+def test_attack_caller_that_occupies_all_connections_to_a_server() -> None:
+    places = CallerPlaces(2, 0.01)
+
+    async def work() -> None:
+        for _ in range(2):
+            await places.take(("hog",))
+        with pytest.raises(MCPError, match="2 requests of this caller"):
+            await places.take(("hog",))
+        await places.take(("other",))
+        async with anyio.create_task_group() as group:
+            group.start_soon(places.take, ("hog",))
+            await anyio.wait_all_tasks_blocked()
+            places.give_back(("hog",))
+        for owner in ("hog", "hog", "other"):
+            places.give_back((owner,))
+        assert len(places) == 0
+
+    run(work)
+
+
+def test_attack_caller_with_slow_calls_does_not_shut_others_out(watched: Watched) -> None:
+    behind = EraServer(speaks="modern")
+    with serving(behind) as url:
+        upstream = HttpUpstream(McpUpstream(f"{url}/mcp", {}, {}, SECONDS), CallerPlaces(3, 0.01))
+
+        def call(name: str, owner: str) -> UpstreamCall:
+            params = {"name": name, "arguments": {"a": 1, "b": 2}, "_meta": envelope()}
+            return UpstreamCall("tools/call", params, 1, (owner,))
+
+        async def work() -> None:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(upstream.exchange, call("slow", "hog"))
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(MCPError, match="3 requests of this caller") as refused:
+                    await upstream.exchange(call("add", "hog"))
+                assert refused.value.error.data["kind"] == "caller_busy"
+                assert (await upstream.exchange(call("add", "other")))["content"]
+                group.cancel_scope.cancel()
+            assert (await upstream.exchange(call("add", "hog")))["content"]
+            await upstream.close()
+
+        run(work)
+
+
+def test_attack_message_of_a_million_values_is_compared_at_once() -> None:
+    arguments = {"x": [[]] * 1_000}
+    message = {"params": {"name": "add", "arguments": arguments}}
+    params = {"name": "add", "arguments": arguments}
+    assert drop_ambiguous_arguments(params, message) is params

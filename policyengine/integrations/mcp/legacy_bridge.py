@@ -27,6 +27,7 @@ from policyengine.integrations.mcp.eras import (
 )
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO
+from policyengine.integrations.mcp.sessions import Owner
 from policyengine.integrations.mcp.upstream_calls import (
     ACKNOWLEDGED,
     CANCELLED,
@@ -73,6 +74,7 @@ class LegacyBridge:
     def __init__(self, upstream: ModernUpstream, to_relay: Any) -> None:
         self._upstream, self._to_relay = upstream, to_relay
         self._client = Envelope(MODERN_VERSION, None, {})
+        self._owner: Owner = ("session", secrets.token_hex(16))
         self._questions: dict[RequestId, ClientQuestion] = {}
         self._calls: dict[RequestId, anyio.CancelScope] = {}
         self._resources: list[str] = []
@@ -180,7 +182,8 @@ class LegacyBridge:
             )
         more: dict[str, Any] = {}
         for _ in range(MAX_ROUNDS):
-            call = UpstreamCall(request.method, self._client.stamp({**params, **more}), request.id, notify=self._notify)
+            stamped = self._client.stamp({**params, **more})
+            call = UpstreamCall(request.method, stamped, request.id, self._owner, self._notify)
             result = await self._upstream.exchange(call)
             if not is_input_required(result) or request.method not in INPUT_METHODS:
                 return to_legacy_result(result)
