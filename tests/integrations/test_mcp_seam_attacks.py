@@ -29,13 +29,20 @@ from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.eras import Envelope
-from policyengine.integrations.mcp.gateway import McpGateway, UpstreamPolicyMiddleware, http_app
+from policyengine.integrations.mcp.gateway import (
+    McpGateway,
+    UpstreamPolicyMiddleware,
+    http_app,
+    identify_by_headers,
+    parse_caller_facts,
+)
 from policyengine.integrations.mcp.http_upstream import HttpUpstream
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
 from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS
 from policyengine.integrations.mcp.line_streams import command_streams
 from policyengine.integrations.mcp.methods import DENIED, MAX_FOLLOWED
 from policyengine.integrations.mcp.pinned_tools import MAX_NAME_LENGTH, MAX_REPORTS, ToolPins
+from policyengine.integrations.mcp.relay import MAX_REQUESTS
 from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.sdk import always
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
@@ -48,7 +55,7 @@ from policyengine.integrations.mcp.upstream_calls import ACKNOWLEDGED, UpstreamC
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 from policyengine.tool_pins.listed_tools import ListedTool, PinState
 from tests.integrations.conftest import BOT, Watched
-from tests.integrations.era_servers import MODERN, EraServer, envelope, gateway_of, raw
+from tests.integrations.era_servers import HELLO, MODERN, EraServer, envelope, gateway_of, raw
 from tests.integrations.serving import serving
 
 SECONDS = 20.0  # after which a test fails that would hang
@@ -481,3 +488,40 @@ def test_attack_message_of_a_million_values_is_compared_at_once() -> None:
     message = {"params": {"name": "add", "arguments": arguments}}
     params = {"name": "add", "arguments": arguments}
     assert drop_ambiguous_arguments(params, message) is params
+
+
+def test_attack_session_of_another_caller_whom_a_header_names(watched: Watched) -> None:
+    names = {"agent": "x-agent"}
+    identify = identify_by_headers(names, lambda found: parse_caller_facts({**found, "issuer": "acme"}))
+    gateway = gateway_of(watched, EraServer(), identify)
+    with TestClient(http_app(gateway), base_url="http://127.0.0.1") as client:
+
+        def send(verb: str, agent: str | None, **more: Any) -> Any:
+            accepted = {"accept": "application/json, text/event-stream"}
+            caller = {} if agent is None else {"x-agent": agent}
+            return client.request(verb, "/mcp", headers={**accepted, **caller, **session}, **more)
+
+        session: dict[str, str] = {}
+        begun = send("POST", "bot", json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
+        session = {"mcp-session-id": begun.headers["mcp-session-id"]}
+        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+        for agent in ("other", None, ""):
+            for verb in ("GET", "POST", "DELETE"):
+                assert send(verb, agent, **({"json": ping} if verb == "POST" else {})).status_code == 404
+        assert send("POST", "bot", json=ping).status_code == 200
+
+
+def test_attack_session_with_requests_without_end(watched: Watched) -> None:
+    """Over HTTP, a client can close the connection of each of its requests, which go on."""
+    gateway = deaf_gateway(watched, DeafStreams(reads_rest=True))
+    object.__setattr__(gateway.upstream, "limit", SECONDS)
+
+    async def work() -> None:
+        async with raw(gateway) as client:
+            await client.begin()
+            for number in range(MAX_REQUESTS):
+                await client.send({"jsonrpc": "2.0", "id": f"call {number}", "method": "tools/list"})
+            refused = await client.answer({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+            assert "too many requests" in refused["error"]["message"]
+
+    run(work)

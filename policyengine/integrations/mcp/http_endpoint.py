@@ -20,7 +20,7 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_exchange import find_exchange, owned_session
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
-from policyengine.integrations.mcp.sessions import SessionTable
+from policyengine.integrations.mcp.sessions import Owner, SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint
 from policyengine.integrations.mcp.upstream import describe_error
 from policyengine.log_throttle import LogThrottle
@@ -115,7 +115,9 @@ class McpEndpoint:
             return await send_refusal(NO_SESSION, send)
         if name is None:
             return await self._begin(scope, receive, send)
-        session = owned_session(self._open.get(name), find_exchange(Request(scope)))
+        session = self._open.get(name)
+        if session is not None:
+            session = owned_session(session, await self._find_owner(Request(scope)))
         if session is None:
             return await send_refusal(HttpRefusal(404, "the session does not exist"), send)
         self._open.enter(session)
@@ -123,6 +125,11 @@ class McpEndpoint:
             await session.transport.handle_request(scope, receive, send)
         finally:
             self._open.leave(session)
+
+    async def _find_owner(self, request: Request) -> Owner | None:
+        """Return the owner of a session that a request may use; None if the request does not say."""
+        exchange = find_exchange(request)
+        return await self._gateway.stated_owner(request) if exchange is None else exchange.owner
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._group is not None

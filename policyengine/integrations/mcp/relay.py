@@ -48,6 +48,7 @@ except ImportError as error:
 
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
+MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
 CANCEL_CALL_SECONDS = 0.2  # maximum seconds to notify the server that a call is no longer open
 MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
 _LOG = logging.getLogger("policyengine")
@@ -221,6 +222,8 @@ class Relay:
         RequestDroppedError."""
         if request.id in self._waiting or request.id in self._held:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
+        if len(self._waiting) >= MAX_REQUESTS:
+            raise MCPError(INVALID_REQUEST, "too many requests are in progress")
         if self._down:
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
