@@ -37,6 +37,7 @@ QUERY_SAFE_CHARACTERS: Final = (
     # Together with letters, digits and `-._~`, the characters that do not separate in a query.
     "!$'()*,/:?@[]|^`{}\"<> "
 )
+TOO_LONG: Final = f"longer than {MAX_PATH_LENGTH:,} characters"
 Spelling: TypeAlias = str | MalformedPath
 
 
@@ -65,6 +66,8 @@ def canonical_template(template: str) -> Spelling:
     expressions are not changed. A template is malformed if its URIs are."""
     if "{" not in template:
         return canonical_uri(template)
+    if len(template) > MAX_PATH_LENGTH:
+        return MalformedPath(TOO_LONG)
     if BAD_ESCAPE.search(template) or NEEDLESS_ESCAPE.search(template):
         return MalformedPath("a broken or needless escape")
     path = QUERY_EXPRESSION.sub("", template)
@@ -79,16 +82,16 @@ def canonical_template(template: str) -> Spelling:
 
 def fill_expression(expression: re.Match[str]) -> str:
     """Return a value in place of an expression. Fragments and path parameters keep their sign, which is malformed."""
-    operator, rest = expression[0][1], expression.string[expression.end() :]
+    operator = expression[0][1]
     if expression.start() == 0:
-        return "x" if rest.startswith(":") else "x:1"
+        return "x" if expression.string.startswith(":", expression.end()) else "x:1"
     return f"{operator}1" if operator in "./#;" else "1"  # a port can be 1
 
 
 def find_uri_problem(uri: str) -> str | None:
     """Return the problem of the whole URI, before it is split; None if there is no problem."""
     if len(uri) > MAX_PATH_LENGTH:
-        return f"longer than {MAX_PATH_LENGTH:,} characters"
+        return TOO_LONG
     if "#" in uri:
         return "a `#`"
     if uri != uri.strip() or find_control_characters(uri):

@@ -529,7 +529,17 @@ def by_headers() -> Any:
     return identify_by_headers(names, lambda found: parse_caller_facts({"issuer": "acme", **found}))
 
 
-def test_an_answer_of_another_caller_does_not_count(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+class SharedSessionGateway(McpGateway):
+    """A gateway whose callers may use sessions of each other."""
+
+    async def stated_owner(self, request: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize("is_owned", [True, False])
+def test_an_answer_of_another_caller_does_not_count(
+    shop: Shop, caplog: pytest.LogCaptureFixture, is_owned: bool
+) -> None:
     bot = {"x-agent": "bot", "x-user": "alice", "accept": "application/json, text/event-stream"}
     others = ({"x-user": "bob"}, {"x-agent": "other"}, {"x-user": ""})
 
@@ -548,9 +558,11 @@ def test_an_answer_of_another_caller_does_not_count(shop: Shop, caplog: pytest.L
                 events = (json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: {"))
                 question = await anext(events)
                 for other in others:
+                    answer_of_other = message(id=question["id"], result=YES)
                     with caplog.at_level(logging.WARNING, "policyengine"):
-                        await http.post(url, json=message(id=question["id"], result=YES), headers=other)
-                    while "does not come from the caller of the request" not in caplog.text:
+                        status = (await http.post(url, json=answer_of_other, headers=other)).status_code
+                    assert status == (404 if is_owned else 202)
+                    while not is_owned and "does not come from the caller of the request" not in caplog.text:
                         await asyncio.sleep(0)
                     caplog.clear()
                 assert shop.calls == []
@@ -559,7 +571,9 @@ def test_an_answer_of_another_caller_does_not_count(shop: Shop, caplog: pytest.L
                 assert not result["result"].get("isError")
         assert shop.calls == [900]
 
-    with serving(http_app(gateway_of(shop, by_headers(), elicit="form"))) as url:
+    gateway = gateway_of(shop, by_headers(), elicit="form")
+    shared = SharedSessionGateway(gateway.decides, gateway.server, gateway.identify, gateway.upstream, gateway.confirms)
+    with serving(http_app(gateway if is_owned else shared)) as url:
         run(work(f"{url}/mcp"))
 
 

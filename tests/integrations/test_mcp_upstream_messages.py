@@ -15,6 +15,7 @@ from policyengine.engine import Engine
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider, MessageBudget
 from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, http_app
 from policyengine.integrations.mcp.methods import DENIED, METHOD_NOT_FOUND
+from policyengine.integrations.mcp.tasks import MAX_ID_LENGTH
 from policyengine.integrations.mcp.upstream_messages import INVALID_REQUEST, MAX_UNANSWERED
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.relaying import HANDSHAKE, MALLORY, Session, relayed
@@ -196,6 +197,22 @@ def test_an_upstream_server_that_repeats_an_id_or_asks_without_end_is_refused(gr
             await session.upstream.request(number, "sampling/createMessage", SAMPLE)
             refused = await session.upstream.receive()
             assert (refused.id, refused.error.code) == (number, INVALID_REQUEST)
+
+    during(granting, run)
+
+
+def test_attack_ids_that_fill_the_memory_of_a_session(granting: Watched) -> None:
+    long = "x" * (MAX_ID_LENGTH + 1)
+    page = {"mode": "url", "message": "Pay", "url": "https://pay.example/1", "elicitationId": long}
+
+    async def run(session: Session) -> None:
+        await session.upstream.request(long, "ping")
+        refused = await session.upstream.receive()
+        assert (refused.id, refused.error.code) == (long, INVALID_REQUEST)
+        await session.upstream.request(1, "elicitation/create", page)
+        assert (await session.client.receive()).id == 1
+        await session.upstream.notify("notifications/elicitation/complete", {"elicitationId": long})
+        await session.nothing_reached_the_client()
 
     during(granting, run)
 

@@ -20,7 +20,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 
 from policyengine.engine import Engine
-from policyengine.http.resource_uris import canonical_template, canonical_uri
+from policyengine.http.resource_uris import TOO_LONG, canonical_template, canonical_uri
 from policyengine.integrations.mcp import fastmcp, sdk
 from policyengine.runtime.paths import MalformedPath
 from tests import forking
@@ -216,6 +216,12 @@ def readings(uri: str, template: str) -> list[dict[str, str]]:
     """By both libraries, where they read it at all."""
     found = [match_uri_template(uri, template), UriTemplate.parse(template).match(uri)]
     return [one for one in found if one is not None]
+
+
+def test_attack_template_with_so_many_expressions_that_nobody_else_is_served() -> None:
+    """A template that fits costs little; a longer one is refused before anything else."""
+    assert canonical_template("docs://x/{" + "a," * 4_000 + "}") != MalformedPath(TOO_LONG)
+    assert canonical_template("docs://x/{" + "a," * 4_100 + "}") == MalformedPath(TOO_LONG)
 
 
 def test_uri_templates_match_the_canonical_uri() -> None:

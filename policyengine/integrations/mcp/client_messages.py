@@ -35,7 +35,7 @@ from policyengine.integrations.mcp.notifications import (
     RESOURCE_UPDATED,
 )
 from policyengine.integrations.mcp.notifications import PROGRESS as PROGRESS
-from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.format_values import format_value
 
 RECORD_SECONDS = 10.0  # between two records, and two log lines, of the same denial
@@ -43,6 +43,7 @@ LOGS_PER_SECOND, LOGS_AT_ONCE = 20.0, 100.0  # log messages that are decided; ot
 MAX_CALLERS = 1_000  # whose messages are counted
 MAX_INPUT_REQUESTS = 32  # in one interim result
 SIGNALS = frozenset({PROGRESS, ACKNOWLEDGED, *LIST_CHANGES})  # without content
+LISTENER: Mapping[str, Any] = {"uri": "policyengine:listener"}  # stands for what a listening caller may get
 FLOOD = "too many log messages"
 _LOG = logging.getLogger("policyengine")
 
@@ -107,6 +108,13 @@ class ClientMessageDecider:
         if method == RESOURCE_UPDATED:
             return facts is not None and await self.may_read(params.get("uri"), facts)
         return method in SIGNALS
+
+    async def refuse_listener(self, facts: Facts) -> Decision | None:
+        """Return why a caller may no longer listen: it is halted, or its credentials have expired or were revoked. None
+        if it may."""
+        decision = await evaluate(self._decides, build_mcp_question("resources/read", LISTENER, self._server, facts))
+        ending = (Gate.HALTED, Gate.IDENTITY) if "credentials" in facts else (Gate.HALTED,)
+        return decision if decision.outcome is Outcome.DENY and decision.gate in ending else None
 
     async def may_read(self, uri: object, facts: Facts) -> bool:
         if not isinstance(canonical_resource_id(uri), str):

@@ -59,8 +59,9 @@ from policyengine.integrations.mcp.methods import (
 from policyengine.integrations.mcp.pinned_tools import PinnedSession, ToolPins, with_tool_facts
 from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error
+from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.session_caller import interim_result
-from policyengine.integrations.mcp.task_requests import check_input, find_own_task, to_wire, use_task
+from policyengine.integrations.mcp.task_requests import check_followed, check_input, find_own_task, to_wire, use_task
 from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
 from policyengine.integrations.mcp.unambiguous_messages import Params
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
@@ -155,7 +156,7 @@ class PolicyMiddleware(Middleware):
         self._pins = ToolPins.of(pins)
         self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
-        self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
+        self._with_schema = SchemaTools()
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
 
@@ -195,6 +196,7 @@ class PolicyMiddleware(Middleware):
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
                 raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
             return
+        check_followed(params)
         for uri in subscribed_resources(params):
             decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
             if not decision.allowed:
@@ -314,7 +316,7 @@ class PolicyMiddleware(Middleware):
             own.tools = await call_next(context)
             return own.tools
         listed = await self._listed("tools/list", context, call_next, lambda tool: tool.name)
-        self._with_schema |= {tool.name for tool in listed if tool.output_schema is not None}
+        self._with_schema.learn(tool.name for tool in listed if tool.output_schema is not None)
         return listed
 
     async def on_list_resources(

@@ -190,6 +190,11 @@ class McpGateway:
         remember_facts(request, proved)
         return session_owner(proved)
 
+    async def stated_owner(self, request: Request) -> Owner | None:
+        """Return the owner that a request states without credentials; None if it has any, which prove it elsewhere."""
+        facts = await identify_caller(self.identify, cast(RequestContext, SessionRequest(request)))
+        return None if facts is not None and "credentials" in facts else session_owner(facts)
+
     async def over_stdio(self) -> None:
         """Serve one client until it closes the pipe, then stop the upstream and end."""
         if has_pipes():

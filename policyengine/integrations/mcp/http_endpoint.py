@@ -20,9 +20,10 @@ from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_exchange import find_exchange, owned_session
 from policyengine.integrations.mcp.http_refusals import HttpRefusal, send_refusal
-from policyengine.integrations.mcp.sessions import SessionTable
+from policyengine.integrations.mcp.sessions import Owner, SessionTable
 from policyengine.integrations.mcp.stateless_endpoint import StatelessEndpoint
 from policyengine.integrations.mcp.upstream import describe_error
+from policyengine.log_throttle import LogThrottle
 
 try:
     import pydantic_core
@@ -62,6 +63,7 @@ class McpEndpoint:
         self._open = SessionTable()
         self._group: TaskGroup | None = None
         self._stateless: StatelessEndpoint | None = None
+        self._warnings = LogThrottle.every(60)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope)
@@ -82,8 +84,10 @@ class McpEndpoint:
             None if is_plain else self._hosts.refusal(scope["method"], scope["headers"], server[0] if server else None)
         )
         if refused is not None:
-            _LOG.warning("a request was refused: %s: %s", refused.message, refused.hint)
-            return HttpRefusal(403, f"{refused.message}: {refused.hint}")
+            why = f"{refused.message}: {refused.hint}"
+            event = {"event": "foreign_refused", "header": refused.header, "why": why}
+            self._warnings.tell(logging.WARNING, refused.header, f"a request was refused: {why}", **event)
+            return HttpRefusal(403, why)
         if self._group is None:
             return HttpRefusal(503, "the gateway has not started")
         if scope["method"] != "POST" and is_modern(header(scope, VERSION_HEADER)):
@@ -115,7 +119,9 @@ class McpEndpoint:
             return await send_refusal(NO_SESSION, send)
         if name is None:
             return await self._begin(scope, receive, send)
-        session = owned_session(self._open.get(name), find_exchange(Request(scope)))
+        session = self._open.get(name)
+        if session is not None:
+            session = owned_session(session, await self._find_owner(Request(scope)))
         if session is None:
             return await send_refusal(HttpRefusal(404, "the session does not exist"), send)
         self._open.enter(session)
@@ -123,6 +129,11 @@ class McpEndpoint:
             await session.transport.handle_request(scope, receive, send)
         finally:
             self._open.leave(session)
+
+    async def _find_owner(self, request: Request) -> Owner | None:
+        """Return the owner of a session that a request may use; None if the request does not say."""
+        exchange = find_exchange(request)
+        return await self._gateway.stated_owner(request) if exchange is None else exchange.owner
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._group is not None

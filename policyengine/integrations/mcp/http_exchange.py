@@ -63,14 +63,14 @@ def proved_caller(request: object) -> Facts | None:
     return None if exchange is None else exchange.facts
 
 
-def owned_session(session: McpSession | None, exchange: HttpExchange | None) -> McpSession | None:
-    """Return the session if its owner sends the request, otherwise None. A session that began without a token passes to
-    the first caller that proves an identity."""
-    if session is None or exchange is None or session.owner == exchange.owner:
+def owned_session(session: McpSession, owner: Owner | None) -> McpSession | None:
+    """Return the session if its owner sends the request, otherwise None. A session that began without an identity
+    passes to the first caller that has one. None as the owner stands for a request that does not say who sends it."""
+    if owner is None or session.owner == owner:
         return session
     if session.owner != NOBODY:
         return None
-    session.owner = exchange.owner
+    session.owner = owner
     return session
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.caller_places import CallerPlaces
 from policyengine.integrations.mcp.eras import MODERN_VERSION
 from policyengine.integrations.mcp.event_stream import EventStreamError, read_event_data
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
@@ -38,7 +39,8 @@ except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
 MAX_LISTEN_BYTES = 1024 * 1024  # of one event of a subscription
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 200
+MAX_CALLER_REQUESTS = 100  # in progress, so that one caller cannot occupy all connections
 MAX_IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 5.0  # servers close idle connections, too, and a request that meets the end of one fails
 CONNECTION_ERRORS = (
@@ -66,11 +68,12 @@ class AnswerError(Exception):
 class HttpUpstream:
     """The endpoint of a modern server. Requests carry the headers of the gateway, and none of their client."""
 
-    def __init__(self, upstream: McpUpstream) -> None:
+    def __init__(self, upstream: McpUpstream, places: CallerPlaces | None = None) -> None:
         self._upstream = upstream
         self._url, self._head = endpoint_url(upstream), endpoint_headers(upstream)
         self._pools: dict[bool, httpcore2.AsyncConnectionPool] = {}
         self._ids = count(1)
+        self._places = CallerPlaces(MAX_CALLER_REQUESTS, CONNECT_SECONDS) if places is None else places
         self.tools = ToolHeaders()
 
     async def close(self) -> None:
@@ -94,6 +97,15 @@ class HttpUpstream:
 
     async def exchange(self, call: UpstreamCall) -> dict[str, Any]:
         """Send a request and return its result. Raises MCPError."""
+        if call.is_open_ended:
+            return await self._exchange(call)
+        await self._places.take(call.owner)
+        try:
+            return await self._exchange_with_headers(call)
+        finally:
+            self._places.give_back(call.owner)
+
+    async def _exchange_with_headers(self, call: UpstreamCall) -> dict[str, Any]:
         try:
             return await self._exchange(call)
         except MCPError as error:

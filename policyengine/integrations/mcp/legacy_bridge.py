@@ -28,6 +28,7 @@ from policyengine.integrations.mcp.eras import (
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
 from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, CANCELLED, LISTEN
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO
+from policyengine.integrations.mcp.sessions import Owner
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream
 
@@ -69,10 +70,12 @@ class LegacyBridge:
     def __init__(self, upstream: ModernUpstream, to_relay: Any) -> None:
         self._upstream, self._to_relay = upstream, to_relay
         self._client = Envelope(MODERN_VERSION, None, {})
+        self._owner: Owner = ("session", secrets.token_hex(16))
         self._questions: dict[RequestId, ClientQuestion] = {}
         self._calls: dict[RequestId, anyio.CancelScope] = {}
         self._resources: list[str] = []
         self._subscription: anyio.CancelScope | None = None
+        self._opening: anyio.CancelScope | None = None  # a subscription that the server has not acknowledged
 
     async def run(self, first: SessionMessage, outgoing: Any) -> None:
         """Take the messages of the client until its session ends."""
@@ -166,7 +169,8 @@ class LegacyBridge:
             )
         more: dict[str, Any] = {}
         for _ in range(MAX_ROUNDS):
-            call = UpstreamCall(request.method, self._client.stamp({**params, **more}), request.id, notify=self._notify)
+            stamped = self._client.stamp({**params, **more})
+            call = UpstreamCall(request.method, stamped, request.id, self._owner, self._notify)
             result = await self._upstream.exchange(call)
             if not is_input_required(result) or request.method not in INPUT_METHODS:
                 return to_legacy_result(result)
@@ -219,21 +223,26 @@ class LegacyBridge:
         """Change the resources of the subscription. Raises MCPError."""
         if not isinstance(uri, str):
             raise MCPError(INVALID_PARAMS, "`uri` must be a string")
+        if (method == "resources/subscribe") == (uri in self._resources):
+            return {}
         if method == "resources/unsubscribe":
-            self._resources = [one for one in self._resources if one != uri]
-        elif uri not in self._resources:
-            if len(self._resources) >= MAX_SUBSCRIPTIONS:
-                raise MCPError(INVALID_PARAMS, f"a session can subscribe to {MAX_SUBSCRIPTIONS} resources")
+            self._resources.remove(uri)
+        elif len(self._resources) < MAX_SUBSCRIPTIONS:
             self._resources.append(uri)
+        else:
+            raise MCPError(INVALID_PARAMS, f"a session can subscribe to {MAX_SUBSCRIPTIONS} resources")
         self._listen_again(group)
         return {}
 
     def _listen_again(self, group: TaskGroup) -> None:
-        """Open the subscription of the session with its present resources; the one before ends when it is there."""
-        previous, self._subscription = self._subscription, anyio.CancelScope()
-        group.start_soon(self._listen, self._subscription, previous)
+        """Open the subscription of the session with its present resources; the one before ends when it is there. One
+        that the server has not acknowledged yet ends at once, so that a session has at most two."""
+        if self._opening is not None:
+            self._opening.cancel()
+        self._opening = anyio.CancelScope()
+        group.start_soon(self._listen, self._opening)
 
-    async def _listen(self, scope: anyio.CancelScope, previous: anyio.CancelScope | None) -> None:
+    async def _listen(self, scope: anyio.CancelScope) -> None:
         wanted: dict[str, Any] = {
             "toolsListChanged": True,
             "promptsListChanged": True,
@@ -243,8 +252,10 @@ class LegacyBridge:
 
         async def notify(method: str, params: dict[str, Any]) -> None:
             if method == ACKNOWLEDGED:
-                if previous is not None:
-                    previous.cancel()
+                if self._opening is scope:
+                    if self._subscription is not None:
+                        self._subscription.cancel()
+                    self._subscription, self._opening = scope, None
                 return
             meta = {name: value for name, value in read_meta(params).items() if name != SUBSCRIPTION_ID_META_KEY}
             plain = {name: value for name, value in params.items() if name != "_meta"}

@@ -121,10 +121,12 @@ class LineWriter:
         self._stream = stream
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Write a message. Raises BrokenResourceError."""
+        """Write a message. Nothing piles up for a reader that has stopped to read. Raises BrokenResourceError."""
         line = encode_message(item.message)
         transport = self._stream.transport
         try:
+            if transport.get_write_buffer_size():
+                await self._stream.drain()
             self._stream.write(line + b"\n")
             if transport.is_closing() or transport.get_write_buffer_size():
                 await self._stream.drain()

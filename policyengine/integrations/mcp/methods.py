@@ -35,6 +35,7 @@ PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")
 # match the second name.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS_MESSAGE = "call the tool by its listed name"
+MAX_FOLLOWED = 100  # resources and tasks that one stream follows; each is decided before the stream begins
 ITEMS_PER_TURN = 16  # number of items to check before other tasks run
 
 # MCP leaves -32000 to -32019 to implementations; the SDKs use the first of them.

@@ -32,6 +32,8 @@ CLIENT_META = tuple(
 )
 MAX_PAGES = 200
 MAX_LISTED_TOOLS = 5_000
+MAX_REPORTS = 200  # changes to each state that are reported in a minute
+MAX_NAME_LENGTH = 512  # characters of a name in a report
 MAX_REPORTED = 1_000  # changes of which the process knows that they were reported
 LISTING_SECONDS = 30.0  # maximum seconds of a listing with all its pages
 REFRESH_SECONDS = 60.0  # seconds after which a call lists the tools again
@@ -66,7 +68,7 @@ class ToolPins:
         self.unreviewed = UnreviewedTools(unreviewed)
         self.options = options or PinOptions()
         self._reported: OrderedDict[tuple[object, ...], None] = OrderedDict()
-        self._lock, self._throttle = Lock(), LogThrottle()
+        self._lock, self._throttle, self._reports = Lock(), LogThrottle(), LogThrottle(MAX_REPORTS)
 
     @classmethod
     def of(cls, pins: ToolPins | Path | str | None) -> ToolPins | None:
@@ -85,23 +87,28 @@ class ToolPins:
         return tool.is_reviewed or self.unreviewed is UnreviewedTools.DECIDE
 
     def report(self, tool: ListedTool, server: str, decides: object) -> None:
-        """Log a tool that is not reviewed: each of its states once."""
+        """Log a tool that is not reviewed: each of its states once. A server can change its tools without end, so a
+        minute has at most MAX_REPORTS of each state; the others are reported when they are listed again later."""
         if tool.is_reviewed or not self._is_first(tool, server):
             return
         done = "is hidden and denied" if self.unreviewed is UnreviewedTools.DENY else "is decided by the policies"
-        text = f"the tool {format_value(tool.name)} of server {format_value(server)} {done}: {tool.why}"
+        text = (
+            f"the tool {format_value(tool.name[:MAX_NAME_LENGTH])} of server {format_value(server)} {done}: {tool.why}"
+        )
         self._throttle.tell(logging.WARNING, "tool_changed", text, **{"event": "tool_changed"})
         recorder = getattr(decides, "recorder", None)
         if recorder is not None:
             recorder.write_system(
-                "tool_changed", server=server, tool=tool.name, state=str(tool.state), hash=tool.hash,
+                "tool_changed", server=server, tool=tool.name[:MAX_NAME_LENGTH], state=str(tool.state), hash=tool.hash,
                 pinned=tool.pinned, why=tool.why,
             )  # fmt: skip
 
     def _is_first(self, tool: ListedTool, server: str) -> bool:
-        key = server, tool.name, tool.state, tool.hash
+        key = server, hash(tool.name), tool.state, tool.hash
         with self._lock:
             is_first = key not in self._reported
+            if is_first and self._reports.admit(str(tool.state)) is None:
+                return False
             self._reported[key] = None
             self._reported.move_to_end(key)
             if len(self._reported) > MAX_REPORTED:

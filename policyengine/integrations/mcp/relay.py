@@ -50,6 +50,8 @@ except ImportError as error:
 
 UPSTREAM_GONE = "the upstream server has ended, or cannot be reached"
 CANCEL_SECONDS = 1.0  # maximum seconds to notify the client that a question is no longer open
+MAX_REQUESTS = 200  # of a session in progress; a connection that its client closes does not end its request
+CANCEL_CALL_SECONDS = 0.2  # maximum seconds to notify the server that a call is no longer open
 MAX_LOGGED_METHOD = 80  # characters of a client's method in the server log
 _LOG = logging.getLogger("policyengine")
 
@@ -233,13 +235,16 @@ class Relay:
         RequestDroppedError."""
         if request.id in self._waiting or request.id in self._held:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
+        if len(self._waiting) >= MAX_REQUESTS:
+            raise MCPError(INVALID_REQUEST, "too many requests are in progress")
         if self._down:
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
         waiting = self._waiting[request.id] = UpstreamRequest(progress_token(request.params))
         try:
-            await self._up(request)
+            with anyio.move_on_after(self._limit) as sending:
+                await self._up(request)
             start.started()
-            in_time = await waiting.done.wait(self._limit)
+            in_time = not sending.cancelled_caught and await waiting.done.wait(self._limit)
             return await self._answered(request, waiting, in_time)
         finally:
             del self._waiting[request.id]
@@ -259,7 +264,8 @@ class Relay:
                 raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
             case _:
                 late = {"requestId": request.id, "reason": "the request timed out"}
-                await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
+                with anyio.move_on_after(CANCEL_CALL_SECONDS):  # the server may have stopped to read
+                    await self._up(JSONRPCNotification(jsonrpc="2.0", method=CANCELLED, params=late))
                 raise MCPError(
                     INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(self._limit)}"
                 )

@@ -19,6 +19,7 @@ from policyengine.identity.challenges import ALGORITHMS, PROOF_ERRORS, REALM, qu
 from policyengine.identity.verified import CredentialRefusal, VerifiedCredential
 from policyengine.integrations.credentials import presented
 from policyengine.integrations.enforcement_point import PolicyDecisionPoint
+from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.http_exchange import EXCHANGE, HttpExchange, TokenChallenge
 from policyengine.integrations.mcp.listening_stream import is_revoked, run_while_valid
 from policyengine.integrations.mcp.methods import DENIED
@@ -32,6 +33,7 @@ from policyengine.integrations.mcp.protected_resource import (
 from policyengine.kernel import Kernel
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.credential_errors import RefusalCode
+from policyengine.runtime.decision import Gate
 from policyengine.runtime.request import RequestError
 
 METADATA_SECONDS = 60
@@ -75,6 +77,7 @@ class ResourceServer:
         self._initial_scopes, self._verifies = tuple(initial_scopes), verifies_tokens
         self._access: tuple[Kernel, ResourceAccess] | None = None
         self._warnings = LogThrottle.every(60)
+        self._messages = ClientMessageDecider(decides, server)
         if current_engine(decides).identity is None and verifies_tokens:
             raise ValueError("the engine verifies no credentials: load it with `identity=`")
         if public_url is None and not verifies_tokens:
@@ -160,9 +163,14 @@ class ResourceServer:
         proved = (exchange.facts or {}).get("credentials")
         if scope["method"] != "GET" or not isinstance(proved, VerifiedCredential):
             return await self._app(inner, receive, send)
-        await run_while_valid(
-            self._app, inner, receive, send, proved, lambda: is_revoked(current_engine(self._decides), proved)
-        )
+
+        async def has_ended() -> bool:
+            if await is_revoked(current_engine(self._decides), proved):
+                return True
+            refusal = await self._messages.refuse_listener(exchange.facts or {})
+            return refusal is not None and refusal.gate is Gate.HALTED
+
+        await run_while_valid(self._app, inner, receive, send, proved, has_ended)
 
     async def _identify(self, scope: Scope) -> Mapping[str, object] | Response:
         """Return the facts that the credentials of the request prove, or the answer that refuses them."""

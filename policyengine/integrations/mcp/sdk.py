@@ -66,8 +66,9 @@ from policyengine.integrations.mcp.pinned_tools import (
 )
 from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error as denial_error
+from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
-from policyengine.integrations.mcp.task_requests import check_input, find_own_task, to_wire, use_task
+from policyengine.integrations.mcp.task_requests import check_followed, check_input, find_own_task, to_wire, use_task
 from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
@@ -163,7 +164,7 @@ class PolicyMiddleware:
         self._pins = ToolPins.of(pins)
         self._pinned = None if self._pins is None else PinnedSession(self._pins, server, decides)
         self._confirms = ConfirmHandler(decides, ConfirmOptions(wait_for_approval, ElicitMode(elicit), approval_pages))
-        self._with_schema: set[str] = set()  # tools whose results clients compare with a schema
+        self._with_schema = SchemaTools()
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
         self._warned = False
@@ -248,11 +249,11 @@ class PolicyMiddleware:
         if items and not seen:
             await self._warn(listing, names[0], facts, tools[0] if tools else None)
         if ctx.method == "tools/list":
-            self._with_schema |= {
+            self._with_schema.learn(
                 name
                 for name, item in zip(names, items, strict=True)
                 if isinstance(name, str) and item.get("outputSchema") is not None
-            }
+            )
         private = {"cacheScope": "private"} if "cacheScope" in result else {}  # another caller may see another list
         return {**result, listing.items: seen, **private}
 
@@ -322,6 +323,7 @@ class PolicyMiddleware:
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
                 raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
         else:
+            check_followed(params)
             for uri in subscribed_resources(params):
                 decision = await self._listened(uri, facts)
                 if not decision.allowed:

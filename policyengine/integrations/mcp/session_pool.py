@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from policyengine.integrations.mcp.eras import (
     read_meta,
     to_modern_result,
 )
-from policyengine.integrations.mcp.legacy_session import LegacySession, SessionExchange
+from policyengine.integrations.mcp.legacy_session import MAX_QUESTIONS, LegacySession, SessionExchange
 from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, LISTEN, RESOURCE_UPDATED
 from policyengine.integrations.mcp.request_states import foreign_state, request_digest
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
@@ -134,7 +135,8 @@ class SessionPool:
             parked = self._take(call)
             answers = call.params.get("inputResponses")
             try:
-                is_answered = await self._answer(parked, answers if isinstance(answers, Mapping) else {})
+                with self._within_limit():
+                    is_answered = await self._answer(parked, answers if isinstance(answers, Mapping) else {})
             except BaseException:
                 self._end(parked.pooled)
                 raise
@@ -143,8 +145,9 @@ class SessionPool:
             return self._park(parked.pooled, parked.exchange, parked.questions, call)
         pooled = await self._lease(call)
         try:
-            await pooled.session.set_level(read_envelope(call.params).log_level)
-            exchange = await pooled.session.begin(call)
+            with self._within_limit():
+                await pooled.session.set_level(read_envelope(call.params).log_level)
+                exchange = await pooled.session.begin(call)
         except BaseException:
             self._end(pooled)
             raise
@@ -184,7 +187,9 @@ class SessionPool:
         parked = Counter(one.pooled.owner for one in self._parked.values())[call.owner]
         can_park = call.owner != NOBODY and call.method in INPUT_METHODS and parked < MAX_OWNER_PARKED
         admitted: dict[str, JSONRPCRequest] = {}
-        while exchange.questions:  # more may come meanwhile
+        for _ in range(MAX_QUESTIONS):  # more may come meanwhile, without end; those are for the next round
+            if not exchange.questions:
+                break
             question = exchange.questions.pop(0)
             if not can_park or CLIENT_CAPABILITIES.get(question.method) not in capabilities:
                 await session.refuse([question])
@@ -236,7 +241,8 @@ class SessionPool:
         pooled = await self._lease(call)
         try:
             session, meta = pooled.session, {SUBSCRIPTION_ID_META_KEY: call.id}
-            honored = await self._subscribe(session, call)
+            with self._within_limit():
+                honored = await self._subscribe(session, call)
             await call.notify(ACKNOWLEDGED, {"notifications": honored, "_meta": meta})
             exchange = session.listen(call)
             while not exchange.is_over:
@@ -314,15 +320,22 @@ class SessionPool:
         self._open.append(pooled)
         try:
             await self._group.start(session.serve)
-            with anyio.fail_after(self._upstream.limit):
+            with self._within_limit():
                 await session.initialize()
-        except BaseException as error:
+        except BaseException:
             self._end(pooled)
-            if isinstance(error, TimeoutError):
-                limit = format_seconds(self._upstream.limit)
-                raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {limit}") from None
             raise
         return pooled
+
+    @contextmanager
+    def _within_limit(self) -> Iterator[None]:
+        """End what a server keeps waiting. Raises MCPError."""
+        try:
+            with anyio.fail_after(self._upstream.limit):
+                yield
+        except TimeoutError:
+            limit = format_seconds(self._upstream.limit)
+            raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {limit}") from None
 
     def _release(self, pooled: PooledSession) -> None:
         """Give a session back. Callers without a name cannot be distinguished, so their sessions end."""

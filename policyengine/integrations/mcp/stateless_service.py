@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import anyio
 from pydantic import BaseModel
 
 from policyengine.install_hints import install_command
@@ -15,8 +16,10 @@ from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX, UserPrompt, declared_modes
 from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
+from policyengine.integrations.mcp.listener_watch import ListenerWatch
+from policyengine.integrations.mcp.listening_stream import RECHECK_SECONDS
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
-from policyengine.integrations.mcp.protocol_errors import format_input_denial
+from policyengine.integrations.mcp.protocol_errors import denial_error, format_input_denial
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
@@ -114,6 +117,7 @@ class StatelessService:
     eras: UpstreamEras
     states: RequestStates = field(default_factory=RequestStates)
     listening: list[object] = field(default_factory=list)  # the owners of the open subscriptions
+    recheck_seconds: float = RECHECK_SECONDS  # until a caller that listens is checked again
     _last: tuple[Facts, Owner] | None = None
 
     async def answer(self, asked: ModernRequest) -> dict[str, Any]:
@@ -163,7 +167,7 @@ class StatelessService:
 
         call = UpstreamCall(asked.method, asked.params, asked.request_id, owner, notify, refuse=refuse)
         if asked.method == LISTEN:
-            return await self._listen(upstream, call)
+            return await self._listen(upstream, call, asked.proved)
         if not isinstance(upstream, ModernUpstream):
             return await upstream.exchange(call)
         if asked.method == "tools/call" and asked.param_headers is not None:
@@ -196,15 +200,20 @@ class StatelessService:
             return {**result, "requestState": self.states.seal(given, call.owner, call.method, call.params)}
         return result
 
-    async def _listen(self, upstream: StatelessUpstream, call: UpstreamCall) -> dict[str, Any]:
+    async def _listen(self, upstream: StatelessUpstream, call: UpstreamCall, facts: Facts | None) -> dict[str, Any]:
+        """Listen until the client or the server ends it, or the caller may no longer listen. Raises MCPError."""
         mine = sum(one == call.owner for one in self.listening)
         if len(self.listening) >= MAX_SUBSCRIPTIONS or mine >= MAX_OWNER_SUBSCRIPTIONS:
             raise MCPError(INTERNAL_ERROR, "too many subscriptions are open: end one of them")
+        watch = ListenerWatch(self.policy.client_messages, facts or {}, self.recheck_seconds)
         self.listening.append(call.owner)
         try:
-            return await upstream.exchange(call)
+            with anyio.CancelScope() as scope, watch.running(scope):
+                return await upstream.exchange(call)
         finally:
             self.listening.remove(call.owner)
+        assert watch.refusal is not None
+        raise denial_error(watch.refusal)
 
 
 async def check_param_headers(upstream: ModernUpstream, call: UpstreamCall, headers: Mapping[str, str]) -> None:

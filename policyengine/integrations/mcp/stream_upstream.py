@@ -45,6 +45,7 @@ except ImportError as error:
 MAX_BACKLOG = 256  # notifications of one request that its client has not yet accepted; more are dropped
 RESTART_SECONDS = 1.0  # shortest time between two starts of the process
 CANCEL_SECONDS = 0.2  # longest time to tell the server that a request is cancelled
+NO_ANSWER = "the upstream server did not answer"
 _LOG = logging.getLogger("policyengine")
 
 
@@ -181,16 +182,19 @@ class SharedConnection:
         pending = self._pending[id] = PendingAnswer(call, id)
         answered = False
         try:
-            await self._send(JSONRPCRequest(jsonrpc="2.0", id=id, method=call.method, params=call.upstream_params(id)))
-            answer = await pending.wait(limit)
-            answered = not pending.is_late
+            request = JSONRPCRequest(jsonrpc="2.0", id=id, method=call.method, params=call.upstream_params(id))
+            with anyio.move_on_after(limit) as sending:
+                await self._send(request)
+            if not sending.cancelled_caught:
+                answer = await pending.wait(limit)
+                answered = not pending.is_late
         finally:
             del self._pending[id]
             if not answered and not self.is_over:
                 with anyio.CancelScope(shield=True):
                     await self._cancel(id)
         if not answered:
-            raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {format_seconds(limit or 0.0)}")
+            raise MCPError(INTERNAL_ERROR, f"{NO_ANSWER} within {format_seconds(limit or 0.0)}")
         match answer:
             case JSONRPCResponse(result=result):
                 return result

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
+from policyengine.integrations.mcp.methods import MAX_FOLLOWED, subscribed_resources
 from policyengine.integrations.mcp.protocol_errors import denial_error, input_denial_error
-from policyengine.integrations.mcp.tasks import TASK_LIST, UNKNOWN_TASK, TaskDesk, TaskRecord
+from policyengine.integrations.mcp.tasks import TASK_LIST, UNKNOWN_TASK, TaskDesk, TaskRecord, subscribed_tasks
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -65,6 +66,12 @@ async def find_own_task(tasks: TaskDesk, id: object, facts: Facts) -> TaskRecord
     if (no := await tasks.refusal(record, facts)) is not None:
         raise denial_error(no)
     return record
+
+
+def check_followed(params: Mapping[str, Any]) -> None:
+    """Check how much a stream follows before any of it is decided. Raises MCPError."""
+    if len(subscribed_resources(params)) + len(subscribed_tasks(params)) > MAX_FOLLOWED:
+        raise MCPError(INVALID_PARAMS, f"a stream can follow {MAX_FOLLOWED} resources and tasks: open another one")
 
 
 async def check_input(client: ClientMessageDecider, result: object, facts: Facts) -> None:

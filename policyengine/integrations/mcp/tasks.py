@@ -134,7 +134,7 @@ class TaskDesk:
             return False
         call = {name: value for name, value in question.items() if name not in CALLER_MEMBERS}
         ttl = task.get("ttlMs", task.get("ttl"))
-        self._table.add(TaskKey(owner, id), call, decision, progress_token(params), ttl)
+        self._table.add(TaskKey(owner, id), call, decision, short_token(params), ttl)
         for record in self._table.remove_surplus():
             await self._report(record, record.status)
         return True
@@ -210,6 +210,13 @@ def created_task(result: object) -> Mapping[str, Any] | None:
 def progress_token(params: Mapping[str, Any] | None) -> object:
     meta = (params or {}).get("_meta")
     return meta.get("progressToken") if isinstance(meta, Mapping) else None
+
+
+def short_token(params: Mapping[str, Any]) -> object:
+    """Return the progress token of a call whose task is kept; None if the token is too long to be kept."""
+    token = progress_token(params)
+    is_short = isinstance(token, int) or (isinstance(token, str) and len(token) <= MAX_ID_LENGTH)
+    return token if is_short else None
 
 
 def same_token(token: object, other: object) -> bool:

@@ -86,9 +86,11 @@ def drop_ambiguous_arguments(params: Params, tree: Mapping[str, object]) -> Para
     for name in NESTED_MEMBERS:
         check_unambiguous(get_part(inner, name))
     arguments = params.get("arguments")
-    if arguments is None or get_part(inner, "name") != params.get("name"):
+    raw = get_part(inner, "arguments")
+    # Equal arguments have no unknown parts: to look at each of a million values would keep other callers waiting.
+    if arguments is None or get_part(inner, "name") != params.get("name") or raw == arguments:
         return params
-    return {**params, "arguments": overlay_unknown(arguments, get_part(inner, "arguments"))}
+    return {**params, "arguments": overlay_unknown(arguments, raw)}
 
 
 def check_unambiguous(outer: object, names: tuple[str, ...] | None = None) -> None:

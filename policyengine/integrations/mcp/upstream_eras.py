@@ -20,7 +20,7 @@ from policyengine.integrations.mcp.eras import (
 from policyengine.integrations.mcp.http_upstream import CREDENTIALS_REFUSED, SERVER_FAILED, HttpUpstream
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.session_pool import GATEWAY_INFO, SessionPool
-from policyengine.integrations.mcp.stream_upstream import StreamUpstream
+from policyengine.integrations.mcp.stream_upstream import NO_ANSWER, StreamUpstream
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_calls import StatelessUpstream, UpstreamCall
 
@@ -70,6 +70,7 @@ class UpstreamEras:
         self._lock = anyio.Lock()
         self._found: StatelessUpstream | None = None
         self._until = 0.0
+        self.discover_seconds = DISCOVER_SECONDS
 
     @classmethod
     @asynccontextmanager
@@ -111,15 +112,21 @@ class UpstreamEras:
 
     async def find_modern(self) -> ModernUpstream | None:
         """Ask for the discovery; return None if the server is a legacy one. Raises MCPError if the server cannot be
-        reached, or speaks neither era of the gateway: an outage says nothing about the era."""
+        reached, or speaks neither era of the gateway: an outage says nothing about the era. Neither does the silence of
+        a server that was a modern one before: a call of another client may occupy it."""
         call = UpstreamCall("server/discover", OWN_ENVELOPE.stamp({}))
         result: dict[str, Any] = {}
+        known = self._found if isinstance(self._found, ModernUpstream) else self._only_modern
         try:
-            with anyio.move_on_after(DISCOVER_SECONDS):
+            with anyio.move_on_after(self.discover_seconds) as waiting:
                 result = await self._transport.exchange(call)
+            if waiting.cancelled_caught and known is not None:
+                return known
         except MCPError as error:
             if is_outage(error, self.upstream):
                 raise
+            if known is not None and error.message.startswith((UPSTREAM_GONE, NO_ANSWER)):
+                return known
             if has_no_common_version(error):
                 raise era_error(
                     "no_common_version",

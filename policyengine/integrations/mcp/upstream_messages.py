@@ -33,7 +33,7 @@ from policyengine.integrations.mcp.notifications import CANCELLED as CANCELLED
 from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.task_requests import admits_task
-from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, TaskDesk, progress_token, same_token
+from policyengine.integrations.mcp.tasks import MAX_ID_LENGTH, TASK_NOTIFICATIONS, TaskDesk, progress_token, same_token
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
 
@@ -118,6 +118,8 @@ class UpstreamMessages:
         """Return the error for a request of the upstream server, or None if the client gets the request."""
         if id in self._questions:
             return UpstreamRefusal(INVALID_REQUEST, "another request in progress has this id")
+        if isinstance(id, str) and len(id) > MAX_ID_LENGTH:
+            return UpstreamRefusal(INVALID_REQUEST, f"the id has more than {MAX_ID_LENGTH} characters")
         if len(self._questions) >= MAX_UNANSWERED:
             return UpstreamRefusal(INVALID_REQUEST, f"the client has not answered {MAX_UNANSWERED} requests")
         if method == "ping":
@@ -131,7 +133,8 @@ class UpstreamMessages:
         decision = await self._decider.decide(method, params, facts)
         if not decision.allowed or facts is None:
             return UpstreamRefusal(ERROR_CODES[decision.outcome], format_input_denial(decision))
-        if method == ELICIT_METHOD and isinstance(page := params.get("elicitationId"), str):
+        page = params.get("elicitationId")
+        if method == ELICIT_METHOD and isinstance(page, str) and len(page) <= MAX_ID_LENGTH:
             self._elicitations[page] = None
             if len(self._elicitations) > MAX_ELICITATIONS:
                 del self._elicitations[next(iter(self._elicitations))]
@@ -186,11 +189,12 @@ class UpstreamMessages:
         """Return whether the client gets a notification of the upstream server."""
         if await self._belongs(method, params):
             return True
-        if method not in self._dropped and len(self._dropped) < MAX_LOGGED_METHODS and method != LOG_MESSAGE:
-            self._dropped.add(method)
+        name = method[:SHORT]
+        if name not in self._dropped and len(self._dropped) < MAX_LOGGED_METHODS and method != LOG_MESSAGE:
+            self._dropped.add(name)
             _LOG.warning(
                 "server %s sent %s, which belongs to nothing that its client does; it and others like it are dropped",
-                format_value(self._server), format_value(method[:SHORT]),
+                format_value(self._server), format_value(name),
             )  # fmt: skip
         return False
 
