@@ -5,8 +5,8 @@ PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
-# One more than the two cores of CI, because some tests wait for servers. make test WORKERS=9
-WORKERS   ?= 3
+# Two more than the two cores of CI, because some tests wait for servers. make test WORKERS=9
+WORKERS   ?= 4
 # Python writes bytecode even if the environment forbids it: otherwise hundreds of commands in tests compile it again.
 export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples

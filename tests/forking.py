@@ -160,7 +160,9 @@ class Forked:
         return ended
 
     def _ended(self, timeout: float | None) -> int | None:
-        if not select.select([self._asking], [], [], timeout)[0]:
+        waiting = select.poll()  # `select` accepts no file descriptor above 1,023
+        waiting.register(self._asking, select.POLLIN)
+        if not waiting.poll(None if timeout is None else timeout * 1_000):
             return None
         self.returncode = int(self._answers.readline())
         self._answers.close()

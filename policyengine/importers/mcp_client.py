@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,16 +36,16 @@ class ToolListings:
 def list_offers(source: str) -> tuple[ToolListings, Value]:
     """Return the tools of a URL or a command, and a JSON object with the lists of the newest version: tools, resources,
     templates and prompts. Raises ApiImportError."""
-    return _run(_list_offers(lambda: _target(source)), source, TIMEOUT_SECONDS)
+    return _run(lambda: _list_offers(lambda: _target(source)), source, TIMEOUT_SECONDS)
 
 
 def list_server_tools(source: str, connect: Callable[[], Any], limit: float = TIMEOUT_SECONDS) -> ToolListings:
     """List the tools over new connections; `source` appears in messages. Raises ApiImportError."""
-    return _run(_list_all_versions(connect), source, limit)
+    return _run(lambda: _list_all_versions(connect), source, limit)
 
 
-def _run(listing: Coroutine[Any, Any, T], source: str, limit: float) -> T:
-    """Run a coroutine within a time limit. Raises ApiImportError."""
+def _run(listing: Callable[[], Awaitable[T]], source: str, limit: float) -> T:
+    """Run a listing within a time limit. Raises ApiImportError."""
     try:
         import mcp.client.client  # noqa: F401
     except ImportError:
@@ -53,7 +53,7 @@ def _run(listing: Coroutine[Any, Any, T], source: str, limit: float) -> T:
             "connecting to a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT
         ) from None
     try:
-        return asyncio.run(asyncio.wait_for(listing, limit))
+        return asyncio.run(asyncio.wait_for(listing(), limit))
     except TimeoutError:
         raise ApiImportError(f"no complete response within {limit:.0f} s", f"`{source}`") from None
     except ApiImportError:

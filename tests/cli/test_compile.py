@@ -71,7 +71,7 @@ def test_a_policy_with_errors_cannot_be_compiled_to_a_bundle(run, tmp_path):
 
 
 def test_compile_counts_warnings(run, tmp_path):
-    (tmp_path / "warned.policy").write_text("language 1\nlet unused = 5\nanyone { may GET /health }\n")
+    (tmp_path / "warned.policy").write_text('language 1\nanyone { may GET /health }\nguard "a" on GET /none { deny }\n')
     ended = run("compile", "warned.policy", "-o", "p.policybundle")
     assert ended.code == 0
     assert ended.out.endswith("1 warning: `policyengine check` shows them\n")

@@ -72,8 +72,7 @@ def stores_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]
         case "memory":
             yield lambda: MemoryStore(max_skew=ANY_SKEW)
         case "sqlite":
-            made = iter(range(1_000_000))
-            yield lambda: SqliteStore(tmp_path / f"{next(made)}.db")
+            yield from of_sqlite(tmp_path)
         case "cluster":
             yield from of_cluster(request.getfixturevalue("redis_cluster"))
         case "postgres":
@@ -93,6 +92,18 @@ def with_another_number(module: str, script: str, old: str, new: str, monkeypatc
     if module == "redis.store":
         monkeypatch.setattr(found, "SCRIPTS", (*found.SCRIPTS, changed))
         monkeypatch.setattr("policyengine.stores.redis.cluster.STEP", changed)
+
+
+def of_sqlite(folder: Path) -> Iterator[Fresh]:
+    opened: list[SqliteStore] = []
+
+    def empty() -> Store:
+        opened.append(SqliteStore(folder / f"{len(opened)}.db"))
+        return opened[-1]
+
+    yield empty
+    for store in opened:
+        store.close()  # its files would stay open until a collection
 
 
 def of_server(server: Server) -> Iterator[Fresh]:

@@ -191,11 +191,11 @@ class AuthzenAdapter:
 
     def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
         """Decide an evaluation; an evaluation that cannot be translated is denied. Raises IdempotencyKeyError."""
-        if self.translator.passes(asked):
-            return AuthzenResult(
-                Decision.of(Outcome.ALLOW, package=self.engine.package, revision=self.engine.revision), ""
-            )
         try:
+            if self.translator.passes(asked):
+                return AuthzenResult(
+                    Decision.of(Outcome.ALLOW, package=self.engine.package, revision=self.engine.revision), ""
+                )
             question = Request.from_mapping(self.question(asked))
         except UnmappedError as why:
             return self.denied(str(why), UNMAPPED)
