@@ -32,6 +32,7 @@ except ImportError as error:
 
 MAX_CLIENT_LINE = 4 * 1024 * 1024  # bytes
 MAX_SERVER_LINE = 16 * 1024 * 1024
+MAX_USUAL_PARTS = 200  # arrays and objects in a usual line; parsers differ in the depth that they accept
 RESPONSE_MEMBERS, REQUEST_MEMBERS = {"jsonrpc", "id", "result"}, {"jsonrpc", "id", "method", "params"}
 CHUNK_BYTES = 1 << 16
 END_SECONDS = 2.0  # a command has to end after its input has ended, and again after SIGTERM
@@ -103,6 +104,8 @@ def parse_message_line(line: bytes) -> JSONRPCMessage:
 
     The usual requests and answers are read without trying all kinds of messages, with the same result.
     """
+    if line.count(b"[") + line.count(b"{") > MAX_USUAL_PARTS:
+        return jsonrpc_message_adapter.validate_json(line, by_name=False)
     with suppress(DecodeError, RecursionError, UnicodeError, ValidationError):
         members = decode(line)
         if type(members) is dict:
