@@ -21,7 +21,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 def open_pins(paths: Sequence[Path], file: Path | None, unreviewed: UnreviewedTools) -> ToolPins | None:
-    """Return the pins in the file, or in the file next to the policies; None if there is none. Raises CommandError."""
+    """Return the pins in the file, or in the file next to the policies; None without a file. Raises CommandError."""
     from policyengine.integrations.mcp.pinned_tools import ToolPins
 
     found = file or next((place for place in pin_places(paths) if place.exists() or place.is_symlink()), None)

@@ -89,7 +89,8 @@ class PatternDraft:
         return any(text == "*" for text, _ in self.parts)
 
     def longer(self) -> str:
-        """Return a URI with a slash in place of the first variable that is one segment; empty if there is none."""
+        """Return a URI with a slash in place of the first variable that is one segment; empty without
+        such a variable."""
         bounded = (at for at, (_, separator) in enumerate(self.parts) if separator == "/")
         first = next((at for at in bounded if not self._touches_free_variable(at)), None)
         if first is None:

@@ -40,7 +40,8 @@ class ToolReview:
 
     @property
     def digest(self) -> str:
-        """The hash of the definition or, if the server lists several, of their hashes; empty if there is none."""
+        """The hash of the definition or, if the server lists several, of their hashes; empty without a
+        definition."""
         hashes = sorted({hash for one in self.definitions if (hash := hash_listed(self.name, one).hash) is not None})
         if len(hashes) == 1:
             return hashes[0]

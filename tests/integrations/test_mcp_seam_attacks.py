@@ -53,6 +53,7 @@ from policyengine.integrations.mcp.unambiguous_messages import drop_ambiguous_ar
 from policyengine.integrations.mcp.upstream import McpUpstream
 from policyengine.integrations.mcp.upstream_calls import ACKNOWLEDGED, UpstreamCall
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
+from policyengine.runtime.decision import Gate
 from policyengine.tool_pins.listed_tools import ListedTool, PinState
 from tests.integrations.conftest import BOT, Watched
 from tests.integrations.era_servers import HELLO, MODERN, EraServer, envelope, gateway_of, raw
@@ -523,5 +524,18 @@ def test_attack_session_with_requests_without_end(watched: Watched) -> None:
                 await client.send({"jsonrpc": "2.0", "id": f"call {number}", "method": "tools/list"})
             refused = await client.answer({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
             assert "too many requests" in refused["error"]["message"]
+
+    run(work)
+
+
+def test_a_caller_about_whom_nothing_can_be_decided_may_no_longer_listen() -> None:
+    class Broken:
+        async def evaluate_async(self, question: object) -> object:
+            raise RuntimeError("the decision point is broken")
+
+    async def work() -> None:
+        refused = await ClientMessageDecider(Broken(), "billing").refuse_listener({})  # type: ignore[arg-type]
+        assert refused is not None
+        assert refused.gate is Gate.FAILURE
 
     run(work)

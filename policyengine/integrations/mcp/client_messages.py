@@ -110,10 +110,10 @@ class ClientMessageDecider:
         return method in SIGNALS
 
     async def refuse_listener(self, facts: Facts) -> Decision | None:
-        """Return why a caller may no longer listen: it is halted, or its credentials have expired or were revoked. None
-        if it may."""
+        """Return why a caller may no longer listen: it is halted, its credentials have expired or were revoked, or this
+        cannot be decided. None if it may listen."""
         decision = await evaluate(self._decides, build_mcp_question("resources/read", LISTENER, self._server, facts))
-        ending = (Gate.HALTED, Gate.IDENTITY) if "credentials" in facts else (Gate.HALTED,)
+        ending = (Gate.HALTED, Gate.FAILURE, *((Gate.IDENTITY,) if "credentials" in facts else ()))
         return decision if decision.outcome is Outcome.DENY and decision.gate in ending else None
 
     async def may_read(self, uri: object, facts: Facts) -> bool:

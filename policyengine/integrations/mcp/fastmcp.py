@@ -23,7 +23,6 @@ from policyengine.integrations.enforcement_point import (
     Identify,
     PolicyDecisionPoint,
     decide_and_meet,
-    evaluate,
     identify_caller,
     make_denial,
     prove_credentials,
@@ -50,20 +49,17 @@ from policyengine.integrations.mcp.methods import (
     METHOD_NOT_FOUND,
     UNDECIDED_METHODS,
     build_mcp_question,
-    completion_target,
+    evaluate_use,
     filter_visible,
-    is_visible,
     refuse_alias,
-    subscribed_resources,
 )
 from policyengine.integrations.mcp.pinned_tools import PinnedSession, ToolPins, with_tool_facts
 from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error
 from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.session_caller import interim_result
-from policyengine.integrations.mcp.task_requests import check_followed, check_input, find_own_task, to_wire, use_task
-from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
-from policyengine.integrations.mcp.unambiguous_messages import Params
+from policyengine.integrations.mcp.task_requests import check_input, check_named_entities, to_wire, use_task
+from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable
 from policyengine.integrations.token_facts import get_issuers, read_token_facts
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.tool_pins.listed_tools import ListedTool
@@ -175,7 +171,8 @@ class PolicyMiddleware(Middleware):
         if method in DECIDED_METHODS:  # its hook decides it, with the final name and arguments
             return await call_next(context)
         if method in ("completion/complete", "subscriptions/listen"):
-            await self._check_several(context, method, mapping_of(params))
+            facts, clear = await self._facts(context, denial_error), read_params(mapping_of(params))
+            await check_named_entities(self._decides, self._tasks, self._server, method, clear, facts)
             return await call_next(context)
         if method in TASK_METHODS or method == TASK_LIST:
             facts, clear = await self._facts(context, denial_error), read_params(mapping_of(params))
@@ -185,24 +182,6 @@ class PolicyMiddleware(Middleware):
     async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         params = mapping_of(context.message)
         return await self._called(context, "resources/subscribe", params, lambda: call_next(context), denial_error)
-
-    async def _check_several(self, context: MiddlewareContext[Any], method: str, params: Mapping[str, Any]) -> None:
-        """Check requests that name entities without using them: the caller must have access to each of these. Raises
-        MCPError.
-        """
-        facts, params = await self._facts(context, denial_error), read_params(params)
-        if method == "completion/complete":
-            named = completion_target(params)
-            if named is None or not await is_visible(self._decides, *named, self._server, facts):
-                raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
-            return
-        check_followed(params)
-        for uri in subscribed_resources(params):
-            decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)
-            if not decision.allowed:
-                raise denial_error(decision)
-        for id in subscribed_tasks(params):
-            await find_own_task(self._tasks, id, facts)
 
     # ── Calls ─────────────────────────────────────────────────────────────────────────────────
 
@@ -232,14 +211,11 @@ class PolicyMiddleware(Middleware):
         an allow.
         """
         facts = await self._facts(context, denial_error)
-        decision = await self._looked_at("resources/read", {"uri": str(context.message.uri)}, facts)
+        decision = await evaluate_use(
+            self._decides, "resources/read", {"uri": str(context.message.uri)}, self._server, facts
+        )
         if not decision.allowed:
             raise denial_error(decision)
-
-    async def _looked_at(self, method: str, params: Params, facts: Facts) -> Decision:
-        if (no := refuse_alias(method, params)) is not None:
-            return no
-        return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     async def on_read_resource(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, ResourceResult]

@@ -147,6 +147,15 @@ def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
     return make_denial(uri.why, Gate.MALFORMED_PATH) if isinstance(uri, Invalid) else None
 
 
+async def evaluate_use(
+    decides: PolicyDecisionPoint, method: str, params: Mapping[str, Any], server: str, facts: Facts
+) -> Decision:
+    """Evaluate one of the DECIDED_METHODS. Nothing is committed."""
+    if (no := refuse_alias(method, params)) is not None:
+        return no
+    return await evaluate(decides, build_mcp_question(method, params, server, facts))
+
+
 # ── Lists ─────────────────────────────────────────────────────────────────────────────────────
 
 

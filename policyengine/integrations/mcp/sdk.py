@@ -29,7 +29,6 @@ from policyengine.integrations.enforcement_point import (
     Identify,
     PolicyDecisionPoint,
     decide_and_meet,
-    evaluate,
     identify_caller,
     make_denial,
     prove_credentials,
@@ -49,12 +48,9 @@ from policyengine.integrations.mcp.methods import (
     UNDECIDED_METHODS,
     McpListMethod,
     build_mcp_question,
-    completion_target,
     evaluate_item,
     filter_visible,
-    is_visible,
     refuse_alias,
-    subscribed_resources,
 )
 from policyengine.integrations.mcp.pinned_tools import (
     UNREADABLE,
@@ -68,8 +64,8 @@ from policyengine.integrations.mcp.policy_session import PolicySession
 from policyengine.integrations.mcp.protocol_errors import denial_error as denial_error
 from policyengine.integrations.mcp.schema_tools import SchemaTools
 from policyengine.integrations.mcp.session_caller import SessionCaller, interim_result
-from policyengine.integrations.mcp.task_requests import check_followed, check_input, find_own_task, to_wire, use_task
-from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable, subscribed_tasks
+from policyengine.integrations.mcp.task_requests import check_input, check_named_entities, to_wire, use_task
+from policyengine.integrations.mcp.tasks import TASK_LIST, TASK_METHODS, TaskDesk, TaskTable
 from policyengine.integrations.mcp.unambiguous_messages import (
     AmbiguousMessageError,
     Params,
@@ -314,29 +310,10 @@ class PolicyMiddleware:
         )  # fmt: skip
 
     async def _several(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        """Check requests that name entities without using them: the caller must have access to each of these. Raises
-        MCPError.
-        """
+        """Pass on a request that names entities without using them. Raises MCPError."""
         facts, params = await self.facts(ctx), self._clear_params(ctx)
-        if ctx.method == "completion/complete":
-            named = completion_target(params)
-            if named is None or not await is_visible(self._decides, *named, self._server, facts):
-                raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
-        else:
-            check_followed(params)
-            for uri in subscribed_resources(params):
-                decision = await self._listened(uri, facts)
-                if not decision.allowed:
-                    raise denial_error(decision)
-            for id in subscribed_tasks(params):
-                await find_own_task(self.tasks, id, facts)
+        await check_named_entities(self._decides, self.tasks, self._server, ctx.method, params, facts)
         return await call_next(ctx)
-
-    async def _listened(self, uri: object, facts: Facts) -> Decision:
-        method, params = "resources/subscribe", {"uri": uri}
-        if (no := refuse_alias(method, params)) is not None:
-            return no
-        return await evaluate(self._decides, build_mcp_question(method, params, self._server, facts))
 
     def _clear_params(self, ctx: RequestContext) -> Params:
         """Return the parameters as parsed; over HTTP, the raw message shows which names are repeated.

@@ -6,11 +6,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.enforcement_point import Facts
+from policyengine.integrations.enforcement_point import Facts, PolicyDecisionPoint, make_denial
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
-from policyengine.integrations.mcp.methods import MAX_FOLLOWED, subscribed_resources
+from policyengine.integrations.mcp.methods import (
+    MAX_FOLLOWED,
+    completion_target,
+    evaluate_use,
+    is_visible,
+    subscribed_resources,
+)
 from policyengine.integrations.mcp.protocol_errors import denial_error, input_denial_error
 from policyengine.integrations.mcp.tasks import TASK_LIST, UNKNOWN_TASK, TaskDesk, TaskRecord, subscribed_tasks
+from policyengine.runtime.decision import Gate
 
 try:
     from mcp.shared.exceptions import MCPError
@@ -72,6 +79,26 @@ def check_followed(params: Mapping[str, Any]) -> None:
     """Check how much a stream follows before any of it is decided. Raises MCPError."""
     if len(subscribed_resources(params)) + len(subscribed_tasks(params)) > MAX_FOLLOWED:
         raise MCPError(INVALID_PARAMS, f"a stream can follow {MAX_FOLLOWED} resources and tasks: open another one")
+
+
+async def check_named_entities(
+    decides: PolicyDecisionPoint, tasks: TaskDesk, server: str, method: str, params: Mapping[str, Any], facts: Facts
+) -> None:
+    """Check `completion/complete` or `subscriptions/listen`, which name entities without using them: the caller must
+    have access to each of these. Raises MCPError.
+    """
+    if method == "completion/complete":
+        named = completion_target(params)
+        if named is None or not await is_visible(decides, *named, server, facts):
+            raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
+        return
+    check_followed(params)
+    for uri in subscribed_resources(params):
+        decision = await evaluate_use(decides, "resources/subscribe", {"uri": uri}, server, facts)
+        if not decision.allowed:
+            raise denial_error(decision)
+    for id in subscribed_tasks(params):
+        await find_own_task(tasks, id, facts)
 
 
 async def check_input(client: ClientMessageDecider, result: object, facts: Facts) -> None:
