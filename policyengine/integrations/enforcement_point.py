@@ -139,8 +139,7 @@ async def prove_credentials(decides: object, facts: Facts) -> Facts:
 
 async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties: Duties = NO_DUTIES) -> Decision:
     """Decide and commit, and fulfill the obligations of an allow. Errors are not raised: they deny the request."""
-    asked = {**question, "options": {"obligations_supported": list(duties.kinds), "request_approval": True}}
-    decision = await deny_on_error(decides.decide_async, asked)
+    decision = await deny_on_error(decides.decide_async, with_options(question, duties))
     if not decision.allowed or duties.meet is None:
         return decision
     try:
@@ -152,6 +151,11 @@ async def decide_and_meet(decides: PolicyDecisionPoint, question: Facts, duties:
         await report_outcome(decides, decision, 500)
         return make_denial("an obligation could not be fulfilled")
     return decision
+
+
+def with_options(question: Facts, duties: Duties = NO_DUTIES) -> dict[str, object]:
+    """Return the question with the options of an enforcement point."""
+    return {**question, "options": {"obligations_supported": list(duties.kinds), "request_approval": True}}
 
 
 async def evaluate(decides: PolicyDecisionPoint, question: Facts) -> Decision:
@@ -185,15 +189,39 @@ async def report_outcome(
     """Report the outcome, even while the call is being cancelled. Errors are not raised: a failed report does not
     change the decision. `began` is the time of `perf_counter`; `size` is in bytes.
     """
+    if report_directly(decides, decision, status, began, output, size):
+        return
     more = {} if size is None else {"size": size}  # a decision point of another project may not accept `size`
-    latency = None if began is None else (perf_counter() - began) * 1_000
     try:
-        if getattr(decides, "reports_at_once", False):
-            decides.report(decision.id, status=status, latency_ms=latency, output=output, **more)  # type: ignore[attr-defined]
-        else:
-            with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
-                await decides.report_async(decision.id, status=status, latency_ms=latency, output=output, **more)
+        with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
+            await decides.report_async(decision.id, status=status, latency_ms=elapsed_ms(began), output=output, **more)
     except Exception:
         if output is not None or size is not None:  # the output may be invalid as facts, so report without it
             return await report_outcome(decides, decision, status, began)
         _LOG.exception("reporting an outcome failed")
+
+
+def report_directly(
+    decides: PolicyDecisionPoint,
+    decision: Decision,
+    status: int,
+    began: float | None = None,
+    output: Facts | None = None,
+    size: int | None = None,
+) -> bool:
+    """Report the outcome as `report_outcome` does. Return False if the report may wait; then nothing was reported."""
+    if not getattr(decides, "reports_at_once", False):
+        return False
+    more = {} if size is None else {"size": size}
+    latency = elapsed_ms(began)
+    try:
+        decides.report(decision.id, status=status, latency_ms=latency, output=output, **more)  # type: ignore[attr-defined]
+    except Exception:
+        if output is not None or size is not None:
+            return report_directly(decides, decision, status, began)
+        _LOG.exception("reporting an outcome failed")
+    return True
+
+
+def elapsed_ms(began: float | None) -> float | None:
+    return None if began is None else (perf_counter() - began) * 1_000

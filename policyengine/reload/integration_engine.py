@@ -6,12 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from policyengine.engine import Engine
+from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import parse_request
 from policyengine.explain.endpoint_words import endpoint_words
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
+from policyengine.runtime.request import RequestError
 
 if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk
@@ -44,6 +46,21 @@ class LiveEngine:
 
     async def decide_async(self, question: Facts) -> Decision:
         decision = await self._reloading.current.decide_async(question)
+        if decision.observed:
+            log_observed(decision, question)
+        return decision
+
+    def decide_directly(self, question: Facts, size: int) -> Decision | None:
+        """Decide on an event loop. Return None if the decision may wait or take long, or if the question is malformed:
+        then nothing was decided. `size` is the maximum number of bytes of the encoded question.
+        """
+        engine = self._reloading.current
+        if engine.forecast.may_wait or engine.identity is not None:
+            return None
+        try:
+            decision = engine.decide(question, without_waiting=True, size=size)
+        except (RequestError, WouldBlockError):
+            return None
         if decision.observed:
             log_observed(decision, question)
         return decision

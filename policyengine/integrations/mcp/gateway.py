@@ -16,18 +16,21 @@ from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import (
     Facts,
+    FixedCaller,
     Identify,
     PolicyDecisionPoint,
     identify_caller,
     prove_credentials,
 )
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, McpCaller
+from policyengine.integrations.mcp.direct_calls import CallDecision, DirectDecider
 from policyengine.integrations.mcp.eras import has_envelope
 from policyengine.integrations.mcp.http_endpoint import McpApplication, McpEndpoint
 from policyengine.integrations.mcp.http_exchange import find_exchange
-from policyengine.integrations.mcp.line_streams import has_pipes, own_streams
+from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, has_pipes, own_streams
 from policyengine.integrations.mcp.pinned_tools import ToolPins
-from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, Relay, RelayRequest
+from policyengine.integrations.mcp.relay import Relay
+from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, RelayRequest
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.session_callers import SessionCallers, remember_facts, remembered_facts
 from policyengine.integrations.mcp.session_upstream import SessionPort, connect_session
@@ -77,6 +80,7 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     ) -> None:
         super().__init__(decides, server=server, identify=identify, tasks=tasks, pins=pins)
         self._confirms = confirms
+        self._direct = DirectDecider(decides, server, identify) if type(identify) is FixedCaller and not pins else None
         self._callers = SessionCallers()
         self.messages = UpstreamMessages(decides, server, self._callers, self.tasks)
 
@@ -90,6 +94,17 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
         with suppress(MCPError):
             known = remembered_facts(ctx.request)
             self._callers.identify(await super().facts(ctx) if known is None else known)
+
+    def decide_directly(self, params: Mapping[str, Any], size: int) -> CallDecision | None:
+        """Decide a call without waiting; None if this is not possible: then nothing was decided."""
+        decided = None if self._direct is None else self._direct.decide(params, size)
+        if decided is not None:
+            self._callers.identify(decided.facts)
+        return decided
+
+    def report_directly(self, decided: CallDecision, status: int, began: float, output: Facts | None = None) -> bool:
+        """Report the outcome of a call; return False if the report may wait: then nothing was reported."""
+        return self._direct is not None and self._direct.report(decided, status, began, output)
 
     async def check_result(self, ctx: RequestContext, result: HandlerResult, facts: Facts) -> None:
         asked: object = ctx
@@ -175,6 +190,8 @@ class McpGateway:
             policy, port = self._policy(), SessionPort(to_upstream)
             relay = Relay(policy, policy.messages, to_client, port, self.upstream.limit)
             port.pass_on = relay.pass_on
+            if isinstance(client, LineReader) and isinstance(to_client, LineWriter):
+                port.lane = relay.open_lane(policy, client, to_client, port).take_answer
             group.start_soon(connect_session, service.eras, outgoing, incoming, port)
             await relay.run(first, client, upstream)
             group.cancel_scope.cancel()

@@ -48,6 +48,18 @@ def is_plain_message(params: Mapping[str, Any], raw: bytes | str) -> bool:
         return False
 
 
+def read_plain_message(line: bytes) -> dict[str, Any] | None:
+    """Return the message in a line that every parser reads in the same way; None if it is not certainly one."""
+    if b"\\" in line:
+        return None
+    try:
+        tree = decode(line)
+        is_plain = type(tree) is dict and count_plain_names(tree) == len(NAME_IN_BYTES.findall(line))
+    except (AmbiguousPartError, DecodeError, RecursionError, UnicodeError):
+        return None
+    return tree if is_plain else None
+
+
 def count_plain_names(tree: dict[str, Any], depth: int = 0) -> int:
     """Return the number of names in the objects of a tree. Raises AmbiguousPartError."""
     if depth > MAX_PLAIN_DEPTH:

@@ -37,6 +37,7 @@ from policyengine.integrations.enforcement_point import (
 from policyengine.integrations.mcp.client_messages import ClientMessageDecider
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions, InputRound, McpCaller
 from policyengine.integrations.mcp.confirm_results import confirm_result
+from policyengine.integrations.mcp.direct_calls import CallDecision
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import without_own_answers
 from policyengine.integrations.mcp.http_exchange import note_denial, proved_caller
@@ -191,6 +192,13 @@ class PolicyMiddleware:
         tool = await self._reviewed(ctx, call_next)
         asked = with_tool_facts(build_mcp_question(ctx.method, params, self._server, facts), tool)
         decision = await decide_and_meet(self._decides, asked, self._duties)
+        return await self.resume(ctx, call_next, CallDecision(params, facts, asked, decision))
+
+    async def resume(
+        self, ctx: RequestContext, call_next: CallNext, decided: CallDecision, began: float | None = None
+    ) -> HandlerResult:
+        """Go on with a decided request; `began` is the time of `perf_counter` at which it was sent before."""
+        params, facts, asked, decision = decided
         if ctx.method == "tools/call":
             caller = self.caller(ctx)
             settled = await self._confirms.settle(decision, asked, self._duties, caller)
@@ -205,7 +213,7 @@ class PolicyMiddleware:
         if not decision.allowed:
             await note_denial(ctx.request, ctx.request_id, self._decides, asked, decision)
             raise denial_error(decision)
-        began = perf_counter()
+        began = perf_counter() if began is None else began
         try:
             result = await call_next(self.guard(ctx, facts))
             await self.check_result(ctx, result, facts)

@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.legacy_bridge import LegacyBridge
-from policyengine.integrations.mcp.line_streams import LineWriter
+from policyengine.integrations.mcp.line_streams import Lane, LineWriter
 from policyengine.integrations.mcp.upstream import describe_error, pump_messages
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
@@ -36,6 +36,7 @@ class SessionPort:
     stream: MemoryObjectSendStream[SessionMessage]
     writer: LineWriter | None = None
     pass_on: Callable[[Any], Awaitable[None]] | None = None
+    lane: Lane | None = None  # takes lines of the server as they arrive
 
     async def send(self, item: SessionMessage, /) -> None:
         """Send a message. Raises BrokenResourceError."""
@@ -101,6 +102,7 @@ async def pump_lines(upstream: Any, incoming: Incoming, port: SessionPort) -> No
         while True:
             item = await upstream.receive()
             is_direct = is_direct or incoming.statistics().tasks_waiting_receive > 0
+            upstream.lane = port.lane if is_direct else None
             if not is_direct or port.pass_on is None:
                 await incoming.send(item)
             elif isinstance(item, SessionMessage):

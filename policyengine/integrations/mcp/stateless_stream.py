@@ -12,7 +12,7 @@ import anyio
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import MODERN_VERSION, SUPPORTED_VERSIONS, read_envelope
-from policyengine.integrations.mcp.relay import MessageReader, MessageWriter, http_request
+from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, http_request
 from policyengine.integrations.mcp.request_tasks import RequestTasks
 from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
 from policyengine.integrations.mcp.upstream_calls import CANCELLED

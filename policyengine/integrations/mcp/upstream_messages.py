@@ -93,14 +93,21 @@ class UpstreamMessages:
         self, id: MessageId, method: str, params: Mapping[str, Any] | None, facts: Facts | None
     ) -> Iterator[None]:
         """State that the client waits for the answer to this request for the duration of the block."""
+        self.begin(id, method, params, facts)
+        try:
+            yield
+        finally:
+            self.finish(id)
+
+    def begin(self, id: MessageId, method: str, params: Mapping[str, Any] | None, facts: Facts | None) -> None:
+        """State that the client waits for the answer to this request, until `finish`."""
         named = subscribed_resources(params or {}) if method == LISTEN else ()
         uris = [uri for one in named if isinstance(uri := canonical_resource_id(one), str)]
         resources = {} if facts is None else dict.fromkeys(uris, facts)
         self._in_progress[id] = RequestInProgress(method, progress_token(params), facts, resources)
-        try:
-            yield
-        finally:
-            self._in_progress.pop(id, None)
+
+    def finish(self, id: MessageId) -> None:
+        self._in_progress.pop(id, None)
 
     def succeed(self, method: str, params: Mapping[str, Any] | None, facts: Facts | None) -> None:
         """Follow the subscriptions of the client: the upstream server has accepted this request."""

@@ -26,6 +26,13 @@ class MeteredLiveEngine(LiveEngine):
         self._count(decision.answer, began)
         return decision
 
+    def decide_directly(self, question: Facts, size: int) -> Decision | None:
+        began = perf_counter_ns()
+        decision = super().decide_directly(question, size)
+        if decision is not None:
+            self._count(decision.answer, began)
+        return decision
+
     def report(
         self,
         decision: str,

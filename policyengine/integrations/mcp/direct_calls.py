@@ -1,0 +1,147 @@
+"""Tool calls that are decided and passed on where their lines arrive, without a task for each: the usual calls over
+pipes. Every other call, and every message that is not certainly a usual one, takes the way through tasks. Nothing here
+depends on an SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import DecodeError
+from msgspec.json import decode, encode
+
+from policyengine.integrations.enforcement_point import (
+    Facts,
+    FixedCaller,
+    PolicyDecisionPoint,
+    report_directly,
+    with_options,
+)
+from policyengine.integrations.mcp.methods import build_mcp_question, refuse_alias
+from policyengine.integrations.mcp.plain_messages import read_plain_message
+from policyengine.runtime.decision import Decision, Outcome
+
+CallId: TypeAlias = int | str
+MAX_DIRECT_LINE = 1 << 16  # bytes of a call
+MAX_USUAL_PARTS = 200  # arrays and objects in a usual line; parsers differ in the depth that they accept
+REQUEST_MEMBERS = frozenset({"jsonrpc", "id", "method", "params"})
+RESPONSE_MEMBERS = frozenset({"jsonrpc", "id", "result"})
+# Other members continue an earlier round, or ask for a task.
+CALL_PARAMS = frozenset({"name", "arguments", "_meta"})
+RESULT_MEMBERS = frozenset({"content", "structuredContent", "isError", "_meta", "resultType"})
+COMPLETE = "complete"
+QUESTION_BYTES = 200  # of a question beside its caller and its arguments
+
+
+class CallDecision(NamedTuple):
+    """A decided call: its checked parameters, the facts about its caller, the question, and the decision."""
+
+    params: Mapping[str, Any]
+    facts: Facts
+    question: Mapping[str, Any]
+    decision: Decision
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the call may be sent at once."""
+        answer = self.decision.answer
+        return answer.outcome is Outcome.ALLOW and (answer.would_be is None or answer.would_be is Outcome.ALLOW)
+
+
+class ToolCall(NamedTuple):
+    """The line of a usual call; all parsers read the same in it."""
+
+    id: CallId
+    params: dict[str, Any]
+    size: int
+
+
+def read_call(line: bytes) -> ToolCall | None:
+    """Return the call in a line; None if it is another message, or not certainly a usual call."""
+    if len(line) > MAX_DIRECT_LINE:
+        return None
+    message = read_plain_message(line)
+    if message is None or message.keys() != REQUEST_MEMBERS:
+        return None
+    id, params = message["id"], message["params"]
+    if (
+        message["method"] != "tools/call"
+        or message["jsonrpc"] != "2.0"
+        or (type(id) is not int and type(id) is not str)
+    ):
+        return None
+    if type(params) is not dict or not params.keys() <= CALL_PARAMS or type(params.get("name")) is not str:
+        return None
+    return ToolCall(id, params, len(line))
+
+
+def read_answer(line: bytes) -> tuple[CallId, dict[str, Any]] | None:
+    """Return the ID and the result in a line with a usual result of a call; None for every other line."""
+    if line.count(b"[") + line.count(b"{") > MAX_USUAL_PARTS:
+        return None
+    try:
+        message = decode(line)
+    except (DecodeError, RecursionError, UnicodeError):
+        return None
+    if type(message) is not dict or message.keys() != RESPONSE_MEMBERS or message["jsonrpc"] != "2.0":
+        return None
+    id, result = message["id"], message["result"]
+    if (type(id) is not int and type(id) is not str) or type(result) is not dict:
+        return None
+    return (id, result) if is_usual_result(result) else None
+
+
+def is_usual_result(result: Mapping[str, Any]) -> bool:
+    """Return whether a result ends its call: it neither asks the client for input nor names a task."""
+    return result.keys() <= RESULT_MEMBERS and result.get("resultType", COMPLETE) == COMPLETE
+
+
+def call_outcome(result: Mapping[str, Any]) -> tuple[int, Facts | None]:
+    """Return the status and the output of a call with a usual result."""
+    structured = result.get("structuredContent")
+    return 500 if result.get("isError") is True else 200, structured if isinstance(structured, dict) else None
+
+
+def encode_call(id: CallId, params: Mapping[str, Any]) -> bytes:
+    return encode({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
+
+
+def encode_result(id: CallId, result: Mapping[str, Any]) -> bytes:
+    return encode({"jsonrpc": "2.0", "id": id, "result": result})
+
+
+class DirectDecider:
+    """Decides the calls of a server whose caller never changes, and reports their outcomes, without waiting."""
+
+    def __init__(self, decides: PolicyDecisionPoint, server: str, caller: FixedCaller) -> None:
+        self._decides, self._server, self._caller = decides, server, caller
+        self._decide = getattr(decides, "decide_directly", None)
+        self._size = 0
+
+    def facts(self) -> Facts | None:
+        """Return the facts about the caller; None if its calls cannot be decided directly."""
+        if self._decide is None:
+            return None
+        try:
+            facts = self._caller(None)
+        except Exception:
+            return None
+        if not self._size and facts is not None:
+            self._size = QUESTION_BYTES + len(repr(facts))
+        return facts
+
+    def decide(self, params: Mapping[str, Any], size: int) -> CallDecision | None:
+        """Decide a call, whose message has `size` bytes. Return None if the decision may wait or take long, or is not
+        the usual one: then nothing was decided."""
+        facts = self.facts()
+        if facts is None or refuse_alias("tools/call", params) is not None:
+            return None
+        question = build_mcp_question("tools/call", params, self._server, facts)
+        assert self._decide is not None
+        decision = self._decide(with_options(question), size + self._size)
+        return None if decision is None else CallDecision(params, facts, question, decision)
+
+    def report(self, decided: CallDecision, status: int, began: float, output: Facts | None = None) -> bool:
+        """Report the outcome of a call. Return False if the report may wait; then nothing was reported."""
+        return report_directly(self._decides, decided.decision, status, began, output)
