@@ -6,7 +6,7 @@ depends on an SDK.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from msgspec import DecodeError
 from msgspec.json import decode, encode
@@ -47,6 +47,16 @@ class CallDecision(NamedTuple):
         """Whether the call may be sent at once."""
         answer = self.decision.answer
         return answer.outcome is Outcome.ALLOW and (answer.would_be is None or answer.would_be is Outcome.ALLOW)
+
+
+class DirectPolicy(Protocol):
+    """The policy of a client whose calls may be decided directly."""
+
+    def decide_directly(self, params: Mapping[str, Any], size: int) -> CallDecision | None: ...
+
+    def report_directly(
+        self, decided: CallDecision, status: int, began: float, output: Facts | None = None
+    ) -> bool: ...
 
 
 class ToolCall(NamedTuple):

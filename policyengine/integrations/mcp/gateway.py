@@ -153,7 +153,8 @@ class McpGateway:
         """Share the upstream server among all modern requests during the block; `is_private` says that they have one
         client."""
         async with UpstreamEras.running(self.upstream, is_private=is_private) as eras:
-            self.service = service = StatelessService(self._policy(), eras)
+            policy = self._policy()
+            self.service = service = StatelessService(policy, eras, direct=policy)
             try:
                 yield service
             finally:

@@ -12,12 +12,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.mcp.direct_calls import CallDecision, ToolCall
+from policyengine.integrations.mcp.direct_calls import CallDecision, DirectPolicy, ToolCall
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
 from policyengine.integrations.mcp.methods import CLIENT_NOTIFICATIONS
 from policyengine.integrations.mcp.notifications import CANCELLED
 from policyengine.integrations.mcp.relay_caller import CANCEL_SECONDS, RelayCaller, UserQuestions
-from policyengine.integrations.mcp.relay_lane import Answer, DirectPolicy, DirectPort, RelayedCall, RelayLane
+from policyengine.integrations.mcp.relay_lane import Answer, DirectPort, RelayedCall, RelayLane
 from policyengine.integrations.mcp.relay_requests import (
     MAX_REQUESTS as MAX_REQUESTS,
 )

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.direct_calls import (
     CallDecision,
+    DirectPolicy,
     ToolCall,
     call_outcome,
     encode_call,
@@ -33,16 +34,6 @@ except ImportError as error:
 Answer: TypeAlias = JSONRPCResponse | JSONRPCError | RequestDroppedError | None
 Finish: TypeAlias = Callable[["RelayedCall", Answer, bool], None]
 Resume: TypeAlias = Callable[[ToolCall, CallDecision], RequestStart]
-
-
-class DirectPolicy(Protocol):
-    """The policy of a session whose calls may be decided directly."""
-
-    def decide_directly(self, params: Mapping[str, Any], size: int) -> CallDecision | None: ...
-
-    def report_directly(
-        self, decided: CallDecision, status: int, began: float, output: Mapping[str, Any] | None = None
-    ) -> bool: ...
 
 
 class DirectPort(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,22 +13,23 @@ from pydantic import BaseModel
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.enforcement_point import Facts
+from policyengine.integrations.mcp.direct_calls import COMPLETE, CallDecision, DirectPolicy
 from policyengine.integrations.mcp.elicit_modes import ElicitMode
 from policyengine.integrations.mcp.elicitation import KEY_PREFIX, UserPrompt, declared_modes
 from policyengine.integrations.mcp.eras import INPUT_METHODS, MODERN_VERSION, Envelope, is_of_another_era, read_meta
 from policyengine.integrations.mcp.listener_watch import ListenerWatch
 from policyengine.integrations.mcp.listening_stream import RECHECK_SECONDS
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.notifications import LISTEN, PROGRESS
 from policyengine.integrations.mcp.protocol_errors import denial_error, format_input_denial
 from policyengine.integrations.mcp.relay import MAX_LOGGED_METHOD
 from policyengine.integrations.mcp.request_states import RequestStates
 from policyengine.integrations.mcp.sdk import PolicyMiddleware, RequestContext
 from policyengine.integrations.mcp.sessions import Owner, isolated_owner
+from policyengine.integrations.mcp.stream_upstream import SharedConnection, StreamUpstream
 from policyengine.integrations.mcp.task_requests import admits_task
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS
 from policyengine.integrations.mcp.upstream_calls import (
-    LISTEN,
-    PROGRESS,
     Notify,
     StatelessUpstream,
     UpstreamCall,
@@ -38,6 +39,7 @@ from policyengine.integrations.mcp.upstream_calls import (
 from policyengine.integrations.mcp.upstream_eras import ModernUpstream, UpstreamEras
 
 try:
+    from mcp.server.context import HandlerResult
     from mcp.shared.exceptions import MCPError
     from mcp_types import INTERNAL_ERROR, ErrorData, RequestId
     from mcp_types.methods import is_input_required
@@ -117,6 +119,7 @@ class StatelessService:
     eras: UpstreamEras
     states: RequestStates = field(default_factory=RequestStates)
     listening: list[object] = field(default_factory=list)  # the owners of the open subscriptions
+    direct: DirectPolicy | None = None  # decides calls over pipes without waiting
     recheck_seconds: float = RECHECK_SECONDS  # until a caller that listens is checked again
     _last: tuple[Facts, Owner] | None = None
 
@@ -125,27 +128,36 @@ class StatelessService:
         if is_of_another_era(asked.method, MODERN_VERSION):
             raise MCPError(METHOD_NOT_FOUND, f"`{asked.method}` does not exist in {MODERN_VERSION}", asked.method)
 
-        async def go_on(context: RequestContext) -> dict[str, Any]:
-            return await self._forward(cast(ModernRequest, context))
+        return complete_result(await self.policy(cast(RequestContext, asked), self._go_on))
 
-        result = await self.policy(cast(RequestContext, asked), go_on)
-        found = (
-            result.model_dump(by_alias=True, mode="json", exclude_none=True)
-            if isinstance(result, BaseModel)
-            else result
-        )
-        return found if found is not None and "resultType" in found else {"resultType": "complete", **(found or {})}
+    async def _go_on(self, context: RequestContext) -> dict[str, Any]:
+        return await self._forward(cast(ModernRequest, context))
 
     async def answer_safely(self, asked: ModernRequest) -> dict[str, Any] | ErrorData:
         """Return the result, or the error that the client gets."""
-        try:
-            return await self.answer(asked)
-        except MCPError as error:
-            return error.error
-        except Exception:
-            extra = {"event": "answer_failed", "method": asked.method[:MAX_LOGGED_METHOD]}
-            _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
-            return ErrorData(code=INTERNAL_ERROR, message=GATEWAY_FAILED)
+        return await answer_safely(asked.method, self.answer(asked))
+
+    async def resume(self, asked: ModernRequest, decided: CallDecision) -> dict[str, Any]:
+        """Return the result of a call that was decided and not sent. Raises MCPError."""
+        asked.proved = decided.facts
+        return complete_result(await self.policy.resume(cast(RequestContext, asked), self._go_on, decided))
+
+    async def finish(
+        self, asked: ModernRequest, decided: CallDecision, answer: Awaitable[dict[str, Any]], began: float
+    ) -> dict[str, Any]:
+        """Return the result of a call that was sent, with this answer of the server. Raises MCPError."""
+        asked.proved = decided.facts
+
+        async def go_on(context: RequestContext) -> dict[str, Any]:
+            return self._seal_state(await answer, self._owner(decided.facts), asked.method, asked.params)
+
+        return complete_result(await self.policy.resume(cast(RequestContext, asked), go_on, decided, began))
+
+    def direct_connection(self) -> SharedConnection | None:
+        """Return the connection to a modern server over pipes, if a call can be sent on it without waiting."""
+        found = self.eras.known
+        transport = found.transport if isinstance(found, ModernUpstream) else None
+        return transport.direct if isinstance(transport, StreamUpstream) else None
 
     async def _forward(self, asked: ModernRequest) -> dict[str, Any]:
         """Return the answer of the upstream server to a request that was decided. Raises MCPError."""
@@ -195,9 +207,13 @@ class StatelessService:
         if "requestState" in call.params:
             state = self.states.open(call.params["requestState"], call.owner, call.method, call.params)
             call = UpstreamCall(call.method, {**call.params, "requestState": state}, call.id, call.owner, call.notify)
-        result = await upstream.exchange(call)
+        return self._seal_state(await upstream.exchange(call), call.owner, call.method, call.params)
+
+    def _seal_state(
+        self, result: dict[str, Any], owner: Owner, method: str, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
         if is_input_required(result) and isinstance(given := result.get("requestState"), str):
-            return {**result, "requestState": self.states.seal(given, call.owner, call.method, call.params)}
+            return {**result, "requestState": self.states.seal(given, owner, method, params)}
         return result
 
     async def _listen(self, upstream: StatelessUpstream, call: UpstreamCall, facts: Facts | None) -> dict[str, Any]:
@@ -214,6 +230,26 @@ class StatelessService:
             self.listening.remove(call.owner)
         assert watch.refusal is not None
         raise denial_error(watch.refusal)
+
+
+async def answer_safely(method: str, answering: Awaitable[dict[str, Any]]) -> dict[str, Any] | ErrorData:
+    """Return the result, or the error that the client gets."""
+    try:
+        return await answering
+    except MCPError as error:
+        return error.error
+    except Exception:
+        extra = {"event": "answer_failed", "method": method[:MAX_LOGGED_METHOD]}
+        _LOG.exception("an MCP request could not be answered and was denied", extra=extra)
+        return ErrorData(code=INTERNAL_ERROR, message=GATEWAY_FAILED)
+
+
+def complete_result(result: HandlerResult) -> dict[str, Any]:
+    """Return a result as modern clients expect it."""
+    found = (
+        result.model_dump(by_alias=True, mode="json", exclude_none=True) if isinstance(result, BaseModel) else result
+    )
+    return found if found is not None and "resultType" in found else {"resultType": COMPLETE, **(found or {})}
 
 
 async def check_param_headers(upstream: ModernUpstream, call: UpstreamCall, headers: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +11,14 @@ from typing import Any
 import anyio
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.direct_calls import CallDecision, ToolCall
 from policyengine.integrations.mcp.eras import MODERN_VERSION, SUPPORTED_VERSIONS, read_envelope
+from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
+from policyengine.integrations.mcp.notifications import CANCELLED
 from policyengine.integrations.mcp.relay_requests import MessageReader, MessageWriter, http_request
 from policyengine.integrations.mcp.request_tasks import RequestTasks
-from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService
-from policyengine.integrations.mcp.upstream_calls import CANCELLED
+from policyengine.integrations.mcp.stateless_lane import CancellableRequest, StatelessLane, StreamCall
+from policyengine.integrations.mcp.stateless_service import ModernRequest, StatelessService, answer_safely
 
 try:
     from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
@@ -42,7 +45,7 @@ class StatelessStream:
 
     service: StatelessService
     to_client: MessageWriter
-    open_requests: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
+    open_requests: dict[RequestId, CancellableRequest] = field(default_factory=dict)
     has_answered: bool = False
     tasks: RequestTasks = field(default_factory=RequestTasks)
     accepted: Mapping[str, Any] | None = None  # the last envelope that was accepted
@@ -51,6 +54,9 @@ class StatelessStream:
         """Answer requests until the client disconnects. A client whose requests had no result yet may begin a session
         instead: its `initialize` is then returned."""
         item: SessionMessage | Exception = first
+        policy, to_client = self.service.direct, self.to_client
+        if policy is not None and isinstance(client, LineReader) and isinstance(to_client, LineWriter):
+            client.lane = StatelessLane(policy, self.service.direct_connection, self, to_client).take_call
         try:
             while True:
                 if isinstance(item, SessionMessage):
@@ -62,6 +68,10 @@ class StatelessStream:
                 except (anyio.EndOfStream, anyio.ClosedResourceError):
                     return None
         finally:
+            if isinstance(client, LineReader):
+                client.lane = None
+            for request in list(self.open_requests.values()):
+                request.cancel()
             await self.tasks.cancel()
 
     async def _take(self, item: SessionMessage) -> None:
@@ -105,19 +115,62 @@ class StatelessStream:
             scope.cancel()
 
     async def _answer(self, request: JSONRPCRequest, carried: object, scope: anyio.CancelScope) -> None:
-        params = request.params or {}
-        asked = ModernRequest(request.method, params, request.id, read_envelope(params), carried, self._notify)
+        asked = self._asked(request.method, request.params or {}, request.id, carried)
         try:
-            with scope:
-                found = await self.service.answer_safely(asked)
-                self.has_answered = self.has_answered or not isinstance(found, ErrorData)
-                await self._send(
-                    JSONRPCError(jsonrpc="2.0", id=request.id, error=found)
-                    if isinstance(found, ErrorData)
-                    else JSONRPCResponse(jsonrpc="2.0", id=request.id, result=found)
-                )
+            await self._send_answer(asked, self.service.answer(asked), scope)
         finally:
             del self.open_requests[request.id]
+
+    def _asked(self, method: str, params: Mapping[str, Any], id: RequestId, carried: object = None) -> ModernRequest:
+        return ModernRequest(method, params, id, read_envelope(params), carried, self._notify)
+
+    async def _send_answer(
+        self, asked: ModernRequest, answering: Awaitable[dict[str, Any]], scope: anyio.CancelScope
+    ) -> None:
+        with scope:
+            found = await answer_safely(asked.method, answering)
+            self.has_answered = self.has_answered or not isinstance(found, ErrorData)
+            await self._send(
+                JSONRPCError(jsonrpc="2.0", id=asked.request_id, error=found)
+                if isinstance(found, ErrorData)
+                else JSONRPCResponse(jsonrpc="2.0", id=asked.request_id, result=found)
+            )
+
+    # ── Direct calls ──────────────────────────────────────────────────────────────────────────
+
+    def admits_call(self, call: ToolCall) -> bool:
+        meta = call.params.get("_meta")
+        is_accepted = meta is not None and meta == self.accepted
+        return is_accepted and call.id not in self.open_requests and len(self.open_requests) < MAX_REQUESTS
+
+    def begin(self, sent: StreamCall) -> None:
+        self.open_requests[sent.id] = sent
+
+    def leave(self, sent: StreamCall, *, answered: bool) -> None:
+        del self.open_requests[sent.id]
+        self.has_answered = self.has_answered or answered
+
+    def resume(self, call: ToolCall, decided: CallDecision) -> None:
+        self.open_requests[call.id] = self.tasks.start(partial(self._resume, call, decided))
+
+    async def _resume(self, call: ToolCall, decided: CallDecision, scope: anyio.CancelScope) -> None:
+        asked = self._asked("tools/call", call.params, call.id)
+        try:
+            await self._send_answer(asked, self.service.resume(asked, decided), scope)
+        finally:
+            del self.open_requests[call.id]
+
+    def finish(self, sent: StreamCall, answer: Awaitable[dict[str, Any]]) -> CancellableRequest:
+        return self.tasks.start(partial(self._finish, sent, answer))
+
+    async def _finish(self, sent: StreamCall, answer: Awaitable[dict[str, Any]], scope: anyio.CancelScope) -> None:
+        asked = self._asked("tools/call", sent.decided.params, sent.id)
+        try:
+            await self._send_answer(asked, self.service.finish(asked, sent.decided, answer, sent.began), scope)
+        finally:
+            sent.forget()
+
+    # ── Messages to the client ────────────────────────────────────────────────────────────────
 
     async def _notify(self, method: str, params: dict[str, Any]) -> None:
         await self._send(JSONRPCNotification(jsonrpc="2.0", method=method, params=params))

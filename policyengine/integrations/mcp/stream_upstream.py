@@ -13,18 +13,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.mcp.direct_calls import encode_call, read_answer
 from policyengine.integrations.mcp.eras import read_meta
+from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
+from policyengine.integrations.mcp.notifications import CANCELLED, LOG_MESSAGE, PROGRESS
 from policyengine.integrations.mcp.relay import UPSTREAM_GONE
 from policyengine.integrations.mcp.tool_headers import ToolHeaders
 from policyengine.integrations.mcp.upstream import McpUpstream, describe_error
-from policyengine.integrations.mcp.upstream_calls import CANCELLED, LOG_MESSAGE, PROGRESS, UpstreamCall
+from policyengine.integrations.mcp.upstream_calls import UpstreamCall
 from policyengine.plurals import format_seconds
 
 try:
@@ -47,6 +50,26 @@ RESTART_SECONDS = 1.0  # shortest time between two starts of the process
 CANCEL_SECONDS = 0.2  # longest time to tell the server that a request is cancelled
 NO_ANSWER = "the upstream server did not answer"
 _LOG = logging.getLogger("policyengine")
+
+
+class PendingRequest(Protocol):
+    """A request that the server has not answered."""
+
+    def add(self, method: str, params: Mapping[str, Any]) -> None:
+        """Accept a notification."""
+        ...
+
+    def end(self, answer: JSONRPCResponse | JSONRPCError | None) -> None:
+        """Accept the first answer; others are dropped. None says that the server has ended."""
+        ...
+
+
+class DirectRequest(PendingRequest, Protocol):
+    """A request that no task waits for."""
+
+    def take(self, result: dict[str, Any]) -> bool:
+        """Accept a usual result of a call. Return False if it must be accepted with `end`."""
+        ...
 
 
 class PendingAnswer:
@@ -112,7 +135,8 @@ class SharedConnection:
 
     def __init__(self, upstream: McpUpstream, *, is_private: bool) -> None:
         self._upstream, self._is_private = upstream, is_private
-        self._pending: dict[int, PendingAnswer] = {}
+        self._pending: dict[int, PendingRequest] = {}
+        self._direct: dict[int, DirectRequest] = {}  # these are pending, too
         self._ids = count(1)
         self._writer: Any = None
         self._scope = anyio.CancelScope()
@@ -124,6 +148,8 @@ class SharedConnection:
             with self._scope:
                 async with self._upstream.connect() as (reader, self._writer):
                     task_status.started()
+                    if isinstance(reader, LineReader):
+                        reader.lane = self._take_line
                     await self._read(reader)
         except Exception as error:
             _LOG.error("the connection to the upstream server failed: %s", describe_error(error))
@@ -131,7 +157,7 @@ class SharedConnection:
                 task_status.started()
         finally:
             self.is_over = True
-            for pending in self._pending.values():
+            for pending in list(self._pending.values()):
                 pending.end(None)
 
     def close(self) -> None:
@@ -194,14 +220,53 @@ class SharedConnection:
                 with anyio.CancelScope(shield=True):
                     await self._cancel(id)
         if not answered:
-            raise MCPError(INTERNAL_ERROR, f"{NO_ANSWER} within {format_seconds(limit or 0.0)}")
-        match answer:
-            case JSONRPCResponse(result=result):
-                return result
-            case JSONRPCError(error=error):
-                raise MCPError.from_error_data(error)
-            case _:
-                raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
+            raise no_answer(limit)
+        return read_result(answer)
+
+    # ── Direct calls ──────────────────────────────────────────────────────────────────────────
+
+    @property
+    def limit(self) -> float:
+        """The number of seconds to wait for an answer."""
+        return self._upstream.limit
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether a call can be sent now without waiting."""
+        return isinstance(self._writer, LineWriter) and not self.is_over and self._writer.is_free
+
+    def register(self, request: DirectRequest) -> int:
+        """Return the ID of a request that `send_call` sends."""
+        id = next(self._ids)
+        self._pending[id] = self._direct[id] = request
+        return id
+
+    def send_call(self, id: int, params: Mapping[str, Any]) -> None:
+        self._writer.write(encode_call(id, params))
+
+    def forget(self, id: int) -> None:
+        """End the wait for the answer to a direct request."""
+        del self._pending[id], self._direct[id]
+
+    async def result_of(self, answer: JSONRPCResponse | JSONRPCError | None) -> dict[str, Any]:
+        """Return the result of an answer. Raises MCPError."""
+        return read_result(answer)
+
+    async def give_up(self, id: int) -> dict[str, Any]:
+        """Tell the server that a request is cancelled. Raises MCPError."""
+        if not self.is_over:
+            with anyio.CancelScope(shield=True):
+                await self._cancel(id)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise no_answer(self.limit)
+
+    def _take_line(self, line: bytes) -> bool:
+        """Pass on the result of a direct call. Return False for a line that must be read as a message."""
+        answer = read_answer(line)
+        if answer is None or type(answer[0]) is not int:
+            return False
+        request = self._direct.get(answer[0])
+        return request is not None and request.take(answer[1])
 
     async def _cancel(self, id: int) -> None:
         with anyio.move_on_after(CANCEL_SECONDS), suppress(MCPError):
@@ -214,6 +279,21 @@ class SharedConnection:
             await self._writer.send(SessionMessage(message))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE) from None
+
+
+def no_answer(limit: float | None) -> MCPError:
+    return MCPError(INTERNAL_ERROR, f"{NO_ANSWER} within {format_seconds(limit or 0.0)}")
+
+
+def read_result(answer: JSONRPCResponse | JSONRPCError | None) -> dict[str, Any]:
+    """Return the result of an answer; None stands for a server that has ended. Raises MCPError."""
+    match answer:
+        case JSONRPCResponse(result=result):
+            return result
+        case JSONRPCError(error=error):
+            raise MCPError.from_error_data(error)
+        case _:
+            raise MCPError(INTERNAL_ERROR, UPSTREAM_GONE)
 
 
 class StreamUpstream:
@@ -238,6 +318,12 @@ class StreamUpstream:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    @property
+    def direct(self) -> SharedConnection | None:
+        """The connection, if a call can be sent on it without waiting."""
+        connection = self._connection
+        return connection if connection is not None and connection.is_direct else None
 
     async def _connected(self) -> SharedConnection:
         connection = self._connection

@@ -99,10 +99,15 @@ class UpstreamEras:
         self._only_until = anyio.current_time() + REDISCOVER_SECONDS
         return self._only_modern
 
+    @property
+    def known(self) -> StatelessUpstream | None:
+        """The upstream server for modern requests, if it was found not long ago."""
+        return self._found if anyio.current_time() < self._until else None
+
     async def find(self) -> StatelessUpstream:
         """Return the upstream server for modern requests. Raises MCPError."""
-        if self._found is not None and anyio.current_time() < self._until:
-            return self._found
+        if (known := self.known) is not None:
+            return known
         async with self._lock:
             if self._found is None or anyio.current_time() >= self._until:
                 modern = await self.find_modern()
