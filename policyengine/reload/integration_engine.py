@@ -13,7 +13,7 @@ from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.format_values import format_value
-from policyengine.runtime.request import RequestError
+from policyengine.runtime.request import Request, RequestError
 
 if TYPE_CHECKING:
     from policyengine.engine.approval_desk import ApprovalDesk
@@ -50,7 +50,7 @@ class LiveEngine:
             log_observed(decision, question)
         return decision
 
-    def decide_directly(self, question: Facts, size: int) -> Decision | None:
+    def decide_directly(self, question: Facts | Request, size: int) -> Decision | None:
         """Decide on an event loop. Return None if the decision may wait or take long, or if the question is malformed:
         then nothing was decided. `size` is the maximum number of bytes of the encoded question.
         """
@@ -98,10 +98,14 @@ class LiveEngine:
         return await engine.report_async(decision, status=status, latency_ms=latency_ms, output=output, size=size)
 
 
-def log_observed(decision: Decision, question: Facts) -> None:
+def log_observed(decision: Decision, question: Facts | Request) -> None:
     """Log one line, with texts from callers in quotes."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
     # Proved facts replace the credentials.
-    asked = parse_request({name: value for name, value in question.items() if name != "credentials"})
+    asked = (
+        question
+        if isinstance(question, Request)
+        else parse_request({name: value for name, value in question.items() if name != "credentials"})
+    )
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed; the outcome would be %s: %s", *words, extra={"event": "observed"})

@@ -5,7 +5,9 @@ depends on an SDK.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from msgspec import DecodeError
@@ -18,9 +20,11 @@ from policyengine.integrations.enforcement_point import (
     report_directly,
     with_options,
 )
-from policyengine.integrations.mcp.methods import build_mcp_question, refuse_alias
+from policyengine.integrations.mcp.methods import build_mcp_question, get_arguments, refuse_alias
 from policyengine.integrations.mcp.plain_messages import read_plain_message
 from policyengine.runtime.decision import Decision, Outcome
+from policyengine.runtime.request import Request
+from policyengine.runtime.request_template import RequestTemplate
 
 CallId: TypeAlias = int | str
 MAX_DIRECT_LINE = 1 << 16  # bytes of a call
@@ -31,16 +35,24 @@ RESPONSE_MEMBERS = frozenset({"jsonrpc", "id", "result"})
 CALL_PARAMS = frozenset({"name", "arguments", "_meta"})
 RESULT_MEMBERS = frozenset({"content", "structuredContent", "isError", "_meta", "resultType"})
 COMPLETE = "complete"
+MAX_TEMPLATES, MAX_TEMPLATE_NAME = 1_000, 256  # tools, and characters of their names
 QUESTION_BYTES = 200  # of a question beside its caller and its arguments
 
 
-class CallDecision(NamedTuple):
+class CallDecision:
     """A decided call: its checked parameters, the facts about its caller, the question, and the decision."""
 
-    params: Mapping[str, Any]
-    facts: Facts
-    question: Mapping[str, Any]
-    decision: Decision
+    __slots__ = ("_ask", "decision", "facts", "params")
+
+    def __init__(
+        self, params: Mapping[str, Any], facts: Facts, ask: Callable[[], dict[str, object]], decision: Decision
+    ) -> None:
+        self.params, self.facts, self._ask, self.decision = params, facts, ask, decision
+
+    @property
+    def question(self) -> dict[str, object]:
+        """The question, which few calls need after their decision."""
+        return self._ask()
 
     @property
     def is_final(self) -> bool:
@@ -49,10 +61,16 @@ class CallDecision(NamedTuple):
         return answer.outcome is Outcome.ALLOW and (answer.would_be is None or answer.would_be is Outcome.ALLOW)
 
 
+class TimedCall(Protocol):
+    """A call that waits for its answer for a limited time."""
+
+    def time_out(self) -> None: ...
+
+
 class DirectPolicy(Protocol):
     """The policy of a client whose calls may be decided directly."""
 
-    def decide_directly(self, params: Mapping[str, Any], size: int) -> CallDecision | None: ...
+    def decide_directly(self, params: dict[str, Any], size: int) -> CallDecision | None: ...
 
     def report_directly(
         self, decided: CallDecision, status: int, began: float, output: Facts | None = None
@@ -121,12 +139,45 @@ def encode_result(id: CallId, result: Mapping[str, Any]) -> bytes:
     return encode({"jsonrpc": "2.0", "id": id, "result": result})
 
 
+class CallTimer:
+    """Ends the calls that are not answered within `limit` seconds, with one timer for all of them."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit, self._loop = limit, asyncio.get_running_loop()
+        self._ends: dict[TimedCall, float] = {}  # the first call ends first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, call: TimedCall) -> None:
+        ends = self._ends[call] = self._loop.time() + self._limit
+        if self._timer is None:
+            self._timer = self._loop.call_at(ends, self._end_late)
+
+    def stop(self, call: TimedCall) -> None:
+        self._ends.pop(call, None)
+
+    def close(self) -> None:
+        self._ends.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end_late(self) -> None:
+        self._timer, now = None, self._loop.time()
+        while self._ends:
+            call, ends = next(iter(self._ends.items()))
+            if ends > now:
+                self._timer = self._loop.call_at(ends, self._end_late)
+                return
+            del self._ends[call]
+            call.time_out()
+
+
 class DirectDecider:
     """Decides the calls of a server whose caller never changes, and reports their outcomes, without waiting."""
 
     def __init__(self, decides: PolicyDecisionPoint, server: str, caller: FixedCaller) -> None:
         self._decides, self._server, self._caller = decides, server, caller
         self._decide = getattr(decides, "decide_directly", None)
+        self._templates: dict[str, RequestTemplate | None] = {}
         self._size = 0
 
     def facts(self) -> Facts | None:
@@ -141,16 +192,30 @@ class DirectDecider:
             self._size = QUESTION_BYTES + len(repr(facts))
         return facts
 
-    def decide(self, params: Mapping[str, Any], size: int) -> CallDecision | None:
+    def decide(self, params: dict[str, Any], size: int) -> CallDecision | None:
         """Decide a call, whose message has `size` bytes. Return None if the decision may wait or take long, or is not
         the usual one: then nothing was decided."""
-        facts = self.facts()
+        facts, name = self.facts(), params["name"]
         if facts is None or refuse_alias("tools/call", params) is not None:
             return None
-        question = build_mcp_question("tools/call", params, self._server, facts)
+        request = self._fill_template(name, facts, get_arguments(params))
+        question = partial(build_mcp_question, "tools/call", params, self._server, facts)
         assert self._decide is not None
-        decision = self._decide(with_options(question), size + self._size)
+        decision = self._decide(with_options(question()) if request is None else request, size + self._size)
         return None if decision is None else CallDecision(params, facts, question, decision)
+
+    def _fill_template(self, name: str, facts: Facts, arguments: object) -> Request | None:
+        """Return the request of a call, if it can be made from what earlier calls of the tool had in common."""
+        try:
+            template = self._templates[name]
+        except KeyError:
+            question = build_mcp_question("tools/call", {"name": name}, self._server, facts)
+            template = RequestTemplate.of(with_options(question))
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            if len(name) <= MAX_TEMPLATE_NAME:
+                self._templates[name] = template
+        return None if template is None else template.fill(arguments)
 
     def report(self, decided: CallDecision, status: int, began: float, output: Facts | None = None) -> bool:
         """Report the outcome of a call. Return False if the report may wait; then nothing was reported."""

@@ -95,7 +95,7 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
             known = remembered_facts(ctx.request)
             self._callers.identify(await super().facts(ctx) if known is None else known)
 
-    def decide_directly(self, params: Mapping[str, Any], size: int) -> CallDecision | None:
+    def decide_directly(self, params: dict[str, Any], size: int) -> CallDecision | None:
         """Decide a call without waiting; None if this is not possible: then nothing was decided."""
         decided = None if self._direct is None else self._direct.decide(params, size)
         if decided is not None:

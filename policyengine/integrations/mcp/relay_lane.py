@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
@@ -11,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.direct_calls import (
     CallDecision,
+    CallTimer,
     DirectPolicy,
     ToolCall,
     call_outcome,
@@ -46,12 +46,11 @@ class DirectPort(Protocol):
 class RelayedCall:
     """A call that was sent upstream without a task. It ends once."""
 
-    __slots__ = ("_lane", "began", "decided", "id", "is_over", "timer")
+    __slots__ = ("_lane", "began", "decided", "id", "is_over")
 
     def __init__(self, lane: RelayLane, id: int | str, decided: CallDecision) -> None:
         self._lane, self.id, self.decided, self.is_over = lane, id, decided, False
         self.began = perf_counter()
-        self.timer: asyncio.TimerHandle | None = None
 
     @property
     def token(self) -> object:
@@ -64,7 +63,8 @@ class RelayedCall:
 
     def time_out(self) -> None:
         """End the call without an answer."""
-        if self.close():
+        if not self.is_over:
+            self.is_over = True
             self._lane.finish(self, None, False)
 
     def forget(self) -> None:
@@ -76,8 +76,7 @@ class RelayedCall:
         if self.is_over:
             return False
         self.is_over = True
-        if self.timer is not None:
-            self.timer.cancel()
+        self._lane.timer.stop(self)
         return True
 
 
@@ -101,7 +100,7 @@ class RelayLane:
         finish: Finish,
     ) -> None:
         self._policy, self._messages, self._requests = policy, messages, requests
-        self._to_client, self._port, self._limit = to_client, port, limit
+        self._to_client, self._port, self.timer = to_client, port, CallTimer(limit)
         self._resume, self.finish = resume, finish
         self._start: RequestStart | None = None
 
@@ -133,7 +132,7 @@ class RelayLane:
     def _send(self, call: ToolCall, decided: CallDecision, writer: LineWriter) -> None:
         sent = self._requests.waiting[call.id] = RelayedCall(self, call.id, decided)
         self._messages.begin(call.id, "tools/call", call.params, decided.facts)
-        sent.timer = asyncio.get_running_loop().call_later(self._limit, sent.time_out)
+        self.timer.start(sent)
         try:
             writer.write(encode_call(call.id, call.params))
         except (OSError, RuntimeError):
@@ -173,3 +172,4 @@ class RelayLane:
         for sent in [one for one in self._requests.waiting.values() if isinstance(one, RelayedCall)]:
             if sent.close():
                 self.end(sent, RequestDroppedError())
+        self.timer.close()

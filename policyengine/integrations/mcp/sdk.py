@@ -192,13 +192,14 @@ class PolicyMiddleware:
         tool = await self._reviewed(ctx, call_next)
         asked = with_tool_facts(build_mcp_question(ctx.method, params, self._server, facts), tool)
         decision = await decide_and_meet(self._decides, asked, self._duties)
-        return await self.resume(ctx, call_next, CallDecision(params, facts, asked, decision))
+        return await self.resume(ctx, call_next, CallDecision(params, facts, lambda: asked, decision))
 
     async def resume(
         self, ctx: RequestContext, call_next: CallNext, decided: CallDecision, began: float | None = None
     ) -> HandlerResult:
         """Go on with a decided request; `began` is the time of `perf_counter` at which it was sent before."""
-        params, facts, asked, decision = decided
+        params, facts, decision = decided.params, decided.facts, decided.decision
+        asked = decided.question
         if ctx.method == "tools/call":
             caller = self.caller(ctx)
             settled = await self._confirms.settle(decision, asked, self._duties, caller)

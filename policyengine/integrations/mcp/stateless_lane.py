@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
@@ -63,14 +62,14 @@ class DirectClient(Protocol):
 class StreamCall:
     """A call of one client that was sent to the shared server without a task. It ends once."""
 
-    __slots__ = ("_connection", "_lane", "_sent_as", "_timer", "began", "decided", "id", "is_over")
+    __slots__ = ("_connection", "_lane", "_sent_as", "began", "decided", "id", "is_over")
 
     def __init__(self, lane: StatelessLane, connection: SharedConnection, id: CallId, decided: CallDecision) -> None:
         self._lane, self._connection, self.id, self.decided = lane, connection, id, decided
         self.is_over = False
         self.began = perf_counter()
         self._sent_as = connection.register(self)
-        self._timer = asyncio.get_running_loop().call_later(connection.limit, self.time_out)
+        connection.timer.start(self)
 
     def send(self) -> None:
         """Send the call to the server."""
@@ -109,7 +108,7 @@ class StreamCall:
         if self.is_over:
             return False
         self.is_over = True
-        self._timer.cancel()
+        self._connection.timer.stop(self)
         return True
 
     def forget(self, *, answered: bool = False) -> None:

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from policyengine.install_hints import install_command
-from policyengine.integrations.mcp.direct_calls import encode_call, read_answer
+from policyengine.integrations.mcp.direct_calls import CallTimer, encode_call, read_answer
 from policyengine.integrations.mcp.eras import read_meta
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter
 from policyengine.integrations.mcp.methods import METHOD_NOT_FOUND
@@ -136,6 +136,7 @@ class SharedConnection:
     def __init__(self, upstream: McpUpstream, *, is_private: bool) -> None:
         self._upstream, self._is_private = upstream, is_private
         self._pending: dict[int, PendingRequest] = {}
+        self.timer = CallTimer(upstream.limit)
         self._direct: dict[int, DirectRequest] = {}  # these are pending, too
         self._ids = count(1)
         self._writer: Any = None
@@ -159,6 +160,7 @@ class SharedConnection:
             self.is_over = True
             for pending in list(self._pending.values()):
                 pending.end(None)
+            self.timer.close()
 
     def close(self) -> None:
         self._scope.cancel()
@@ -226,11 +228,6 @@ class SharedConnection:
     # ── Direct calls ──────────────────────────────────────────────────────────────────────────
 
     @property
-    def limit(self) -> float:
-        """The number of seconds to wait for an answer."""
-        return self._upstream.limit
-
-    @property
     def is_direct(self) -> bool:
         """Whether a call can be sent now without waiting."""
         return isinstance(self._writer, LineWriter) and not self.is_over and self._writer.is_free
@@ -258,7 +255,7 @@ class SharedConnection:
             with anyio.CancelScope(shield=True):
                 await self._cancel(id)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        raise no_answer(self.limit)
+        raise no_answer(self._upstream.limit)
 
     def _take_line(self, line: bytes) -> bool:
         """Pass on the result of a direct call. Return False for a line that must be read as a message."""

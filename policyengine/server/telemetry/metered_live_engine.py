@@ -8,6 +8,7 @@ from policyengine.integrations.enforcement_point import Facts
 from policyengine.reload.integration_engine import LiveEngine
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.runtime.decision import Decision
+from policyengine.runtime.request import Request
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
 
@@ -26,7 +27,7 @@ class MeteredLiveEngine(LiveEngine):
         self._count(decision.answer, began)
         return decision
 
-    def decide_directly(self, question: Facts, size: int) -> Decision | None:
+    def decide_directly(self, question: Facts | Request, size: int) -> Decision | None:
         began = perf_counter_ns()
         decision = super().decide_directly(question, size)
         if decision is not None:
