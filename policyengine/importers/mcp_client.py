@@ -12,11 +12,11 @@ from policyengine.importers.documents import Value
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.fetch import is_url
 from policyengine.install_hints import install_command
+from policyengine.tool_pins.definitions import MAX_LISTED_TOOLS
 
 INSTALL_HINT = f"{install_command('mcp')}, or save the result of `tools/list` as JSON"
 TIMEOUT_SECONDS = 30.0
 MAX_PAGES = 200
-MAX_SERVER_TOOLS = 5_000
 T = TypeVar("T")
 
 
@@ -112,8 +112,8 @@ async def _list_tool_pages(client: Any) -> list[dict[str, Any]]:
         request = ListToolsRequest(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
         page = await client.session.send_request(request, TypeAdapter(dict[str, Any]))
         tools += page["tools"]
-        if len(tools) > MAX_SERVER_TOOLS:
-            raise ApiImportError(f"more than {MAX_SERVER_TOOLS:,} tools")
+        if len(tools) > MAX_LISTED_TOOLS:
+            raise ApiImportError(f"more than {MAX_LISTED_TOOLS:,} tools")
         cursor = page.get("nextCursor")
         if not cursor:
             return tools

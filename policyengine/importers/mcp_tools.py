@@ -21,13 +21,12 @@ from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, Se
 from policyengine.importers.openapi import WORD_PATTERN, is_destructive
 from policyengine.importers.sanitize import printable, quoted_comment, safe_name
 from policyengine.runtime.paths import HAZARDS
-from policyengine.tool_pins.definitions import Definition
+from policyengine.tool_pins.definitions import MAX_LISTED_TOOLS, Definition
 from policyengine.tool_pins.look_alikes import look_alike_key
 
 BARE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 JOINING_CHARACTERS = frozenset("-./:")
 MAX_TOOL_NAME_LENGTH = 128
-MAX_TOOLS = 5_000
 # A tool that runs code or commands of the caller does more than read.
 EXECUTION_WORDS = frozenset(
     "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
@@ -110,8 +109,8 @@ class _ToolListReader:
                 raise node.problem("`tools` is missing", "pass the result of `tools/list`")
             node = node.child("tools", node.value["tools"])
         listed = list(node.elements("`tools`"))
-        if len(listed) > MAX_TOOLS:
-            raise node.problem(f"more than {MAX_TOOLS:,} tools")
+        if len(listed) > MAX_LISTED_TOOLS:
+            raise node.problem(f"more than {MAX_LISTED_TOOLS:,} tools")
         return iter(listed)
 
     def operation(self, node: DocumentNode) -> ApiOperation | None:

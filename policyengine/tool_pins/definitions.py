@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 Definition: TypeAlias = Mapping[str, Any]
+MAX_LISTED_TOOLS = 5_000  # of one server
 MAX_DEFINITION_BYTES = 256 * 1024
 MAX_DEFINITION_DEPTH = 64
 MAX_CACHED_HASHES = 4_096

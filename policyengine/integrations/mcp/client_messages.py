@@ -32,9 +32,9 @@ from policyengine.integrations.mcp.notifications import (
     ACKNOWLEDGED,
     LIST_CHANGES,
     LOG_MESSAGE,
+    PROGRESS,
     RESOURCE_UPDATED,
 )
-from policyengine.integrations.mcp.notifications import PROGRESS as PROGRESS
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.format_values import format_value
 

@@ -22,6 +22,7 @@ from policyengine.integrations.mcp.unreviewed_tools import UnreviewedTools
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.runtime.format_values import format_value
+from policyengine.tool_pins.definitions import MAX_LISTED_TOOLS
 from policyengine.tool_pins.listed_tools import ListedTool, ToolEntry, read_listing, unlisted_tool
 from policyengine.tool_pins.pin_file import PinFile, PinFileError, PinSet
 
@@ -31,7 +32,6 @@ CLIENT_META = tuple(
     f"io.modelcontextprotocol/{name}" for name in ("protocolVersion", "clientInfo", "clientCapabilities")
 )
 MAX_PAGES = 200
-MAX_LISTED_TOOLS = 5_000
 MAX_REPORTS = 200  # changes to each state that are reported in a minute
 MAX_NAME_LENGTH = 512  # characters of a name in a report
 MAX_REPORTED = 1_000  # changes of which the process knows that they were reported

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from msgspec.json import encode
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.direct_calls import CallTimer, encode_call, read_answer
@@ -45,7 +46,10 @@ try:
 except ImportError as error:
     raise ImportError(f"the `mcp` SDK is not installed; {install_command('mcp')}") from error
 
-MAX_BACKLOG = 256  # notifications of one request that its client has not yet accepted; more are dropped
+# Notifications of one request that its client has not yet accepted, and their bytes; more are dropped. One notification
+# may be larger, if there is room for it among those of all requests.
+MAX_BACKLOG, MAX_BACKLOG_BYTES = 256, 1024 * 1024
+MAX_BACKLOGS_BYTES = 64 * 1024 * 1024
 RESTART_SECONDS = 1.0  # shortest time between two starts of the process
 CANCEL_SECONDS = 0.2  # longest time to tell the server that a request is cancelled
 NO_ANSWER = "the upstream server did not answer"
@@ -72,20 +76,42 @@ class DirectRequest(PendingRequest, Protocol):
         ...
 
 
+class BacklogRoom:
+    """The bytes of the notifications of all requests that their clients have not yet accepted, at most `most`."""
+
+    def __init__(self, most: int = MAX_BACKLOGS_BYTES) -> None:
+        self._most, self.taken = most, 0
+
+    def take(self, size: int) -> bool:
+        """Return whether there was room for a notification."""
+        if self.taken + size > self._most:
+            return False
+        self.taken += size
+        return True
+
+    def free(self, size: int) -> None:
+        self.taken -= size
+
+
 class PendingAnswer:
     """A request that waits: the notifications for its client, and its answer."""
 
-    def __init__(self, call: UpstreamCall, id: int) -> None:
-        self.call, self.id = call, id
+    def __init__(self, call: UpstreamCall, id: int, room: BacklogRoom) -> None:
+        self.call, self.id, self._room = call, id, room
         self.answer: JSONRPCResponse | JSONRPCError | None = None
         self.is_over = self.is_late = False
-        self._backlog: deque[tuple[str, dict[str, Any]]] = deque()
+        self._backlog: deque[tuple[str, dict[str, Any], int]] = deque()
+        self._size = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def add(self, method: str, params: Mapping[str, Any]) -> None:
         translated = self.call.translate(self.id, method, params)
-        if translated is not None and len(self._backlog) < MAX_BACKLOG:
-            self._backlog.append((method, translated))
+        if translated is None or len(self._backlog) >= MAX_BACKLOG:
+            return
+        size = len(encode(translated))
+        if (self._size + size <= MAX_BACKLOG_BYTES or not self._size) and self._room.take(size):
+            self._size += size
+            self._backlog.append((method, translated, size))
             self._wake()
 
     def end(self, answer: JSONRPCResponse | JSONRPCError | None) -> None:
@@ -99,6 +125,12 @@ class PendingAnswer:
         if not self.is_over:
             self.is_late = self.is_over = True
             self._wake()
+
+    def drop_backlog(self) -> None:
+        """Drop the notifications that the client has not accepted."""
+        self._room.free(self._size)
+        self._size = 0
+        self._backlog.clear()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -125,7 +157,10 @@ class PendingAnswer:
     async def _send_backlog(self, ends: float | None) -> None:
         with anyio.CancelScope(deadline=inf if ends is None else ends) as scope:
             while self._backlog:
-                await self.call.notify(*self._backlog.popleft())
+                method, params, size = self._backlog.popleft()
+                await self.call.notify(method, params)
+                self._size -= size
+                self._room.free(size)
         if scope.cancelled_caught:
             self.time_out()
 
@@ -138,6 +173,7 @@ class SharedConnection:
         self._pending: dict[int, PendingRequest] = {}
         self.timer = CallTimer(upstream.limit)
         self._direct: dict[int, DirectRequest] = {}  # these are pending, too
+        self._room = BacklogRoom()
         self._ids = count(1)
         self._writer: Any = None
         self._scope = anyio.CancelScope()
@@ -207,7 +243,7 @@ class SharedConnection:
     async def exchange(self, call: UpstreamCall, limit: float | None) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises MCPError."""
         id = next(self._ids)
-        pending = self._pending[id] = PendingAnswer(call, id)
+        pending = self._pending[id] = PendingAnswer(call, id, self._room)
         answered = False
         try:
             request = JSONRPCRequest(jsonrpc="2.0", id=id, method=call.method, params=call.upstream_params(id))
@@ -218,6 +254,7 @@ class SharedConnection:
                 answered = not pending.is_late
         finally:
             del self._pending[id]
+            pending.drop_backlog()
             if not answered and not self.is_over:
                 with anyio.CancelScope(shield=True):
                     await self._cancel(id)

@@ -8,11 +8,14 @@ from typing import Any, Protocol, TypeAlias
 
 from policyengine.install_hints import install_command
 from policyengine.integrations.mcp.eras import read_meta
-from policyengine.integrations.mcp.notifications import ACKNOWLEDGED, LIST_CHANGES, RESOURCE_UPDATED
-from policyengine.integrations.mcp.notifications import CANCELLED as CANCELLED
-from policyengine.integrations.mcp.notifications import LISTEN as LISTEN
-from policyengine.integrations.mcp.notifications import LOG_MESSAGE as LOG_MESSAGE
-from policyengine.integrations.mcp.notifications import PROGRESS as PROGRESS
+from policyengine.integrations.mcp.notifications import (
+    ACKNOWLEDGED,
+    LIST_CHANGES,
+    LISTEN,
+    LOG_MESSAGE,
+    PROGRESS,
+    RESOURCE_UPDATED,
+)
 from policyengine.integrations.mcp.sessions import NOBODY, Owner
 from policyengine.integrations.mcp.tasks import TASK_NOTIFICATIONS, subscribed_tasks
 

@@ -23,13 +23,13 @@ from policyengine.integrations.mcp.methods import (
 )
 from policyengine.integrations.mcp.notifications import (
     ACKNOWLEDGED,
+    CANCELLED,
     LIST_CHANGES,
     LISTEN,
     LOG_MESSAGE,
     PROGRESS,
     RESOURCE_UPDATED,
 )
-from policyengine.integrations.mcp.notifications import CANCELLED as CANCELLED
 from policyengine.integrations.mcp.protocol_errors import format_input_denial
 from policyengine.integrations.mcp.session_callers import SessionCallers
 from policyengine.integrations.mcp.task_requests import admits_task
