@@ -80,7 +80,9 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
     ) -> None:
         super().__init__(decides, server=server, identify=identify, tasks=tasks, pins=pins)
         self._confirms = confirms
-        self._direct = DirectDecider(decides, server, identify) if type(identify) is FixedCaller and not pins else None
+        self._direct = (
+            DirectDecider(decides, server, identify) if type(identify) is FixedCaller and pins is None else None
+        )
         self._callers = SessionCallers()
         self.messages = UpstreamMessages(decides, server, self._callers, self.tasks)
 

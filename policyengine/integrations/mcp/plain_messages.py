@@ -17,7 +17,8 @@ PARAMS_MEMBERS: Final = (  # members that policies read, and those that continue
 )  # fmt: skip
 INNER_MEMBERS: Final = ("type", "resourceSubscriptions", "taskIds")
 MEMBERS_BY_FOLDED_NAME: Final = {name.casefold(): name for name in (*PARAMS_MEMBERS, *INNER_MEMBERS)}
-# Without backslashes, each name in the text is a quote before a colon. A text that begins with a colon counts as well.
+# Each name in the text ends with a quote before a colon. A text that begins with a colon, or has an escaped quote
+# before one, counts as well: then more names are counted than there are.
 NAME_IN_TEXT: Final = re.compile(r'"\s*:')
 NAME_IN_BYTES: Final = re.compile(rb'"\s*:')
 MAX_PLAIN_INT: Final = 10**15  # doubles represent smaller whole numbers exactly
@@ -33,11 +34,11 @@ class AmbiguousPartError(Exception):
 def is_plain_message(params: Mapping[str, Any], raw: bytes | str) -> bool:
     """Return whether the text is a message with exactly these parameters, which every parser reads in the same way."""
     if isinstance(raw, str):
-        if "\\" in raw:
+        if "\\u" in raw:  # parsers differ in halves of surrogate pairs and in NUL; all read other escapes alike
             return False
         names = len(NAME_IN_TEXT.findall(raw))
     else:
-        if b"\\" in raw:
+        if b"\\u" in raw:
             return False
         names = len(NAME_IN_BYTES.findall(raw))
     try:
@@ -50,7 +51,7 @@ def is_plain_message(params: Mapping[str, Any], raw: bytes | str) -> bool:
 
 def read_plain_message(line: bytes) -> dict[str, Any] | None:
     """Return the message in a line that every parser reads in the same way; None if it is not certainly one."""
-    if b"\\" in line:
+    if b"\\u" in line:
         return None
     try:
         tree = decode(line)

@@ -108,8 +108,10 @@ class RelayLane:
         """Decide a call and send it upstream. Return False for a line that must be read as a message: then nothing was
         decided.
         """
+        if self._start is not None and not self._start.is_over:
+            return False
         writer = self._port.writer
-        if self._start is not None or writer is None or not writer.is_free or not self._to_client.is_free:
+        if writer is None or not writer.is_free or not self._to_client.is_free:
             return False
         call = read_call(line)
         if call is None or has_envelope(call.params) or not self._requests.is_free(call.id):

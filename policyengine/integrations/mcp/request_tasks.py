@@ -45,6 +45,10 @@ class RequestStart:
         if not self._future.done():
             self._future.set_result(None)
 
+    @property
+    def is_over(self) -> bool:
+        return self._future.done()
+
     async def wait(self) -> None:
         await self._future
 
