@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.confirm_handler import ConfirmHandler, ConfirmOptions
 from policyengine.integrations.mcp.gateway import McpGateway
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, open_pipes
+from policyengine.integrations.mcp.pinned_tools import ToolPins
 from policyengine.integrations.mcp.sdk import always
 from policyengine.reload.integration_engine import LiveEngine
 from policyengine.runtime.decision import Decision
@@ -113,6 +114,17 @@ class PipedSession:
     server: PipeEnd
     engine: CountedEngine
     is_modern: bool
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    listed: int = 0
+
+    async def asked(self) -> Any:
+        """Return the next message to the server; the lists that the gateway wants for itself are answered."""
+        while True:
+            asked = await self.server.receive()
+            if asked.get("method") != "tools/list":
+                return asked
+            self.listed += 1
+            await self.answer(asked, {"tools": self.tools})
 
     def call(self, id: Any, name: str = "add", arguments: Any = None, **params: Any) -> dict[str, Any]:
         """Return a call as clients of this era send it."""
@@ -127,7 +139,7 @@ class PipedSession:
     async def exchange(self, call: Any, result: Any = None) -> Any:
         """Make a call that the server answers; return what the client gets."""
         await self.client.send(call)
-        await self.answer(await self.server.receive(), result)
+        await self.answer(await self.asked(), result)
         return await self.client.receive()
 
     async def settle(self) -> None:
@@ -139,12 +151,17 @@ class PipedSession:
 
 @asynccontextmanager
 async def piped_session(
-    engine: Engine, era: str, limit: float = 20.0, wait: float = 0.0
+    engine: Engine,
+    era: str,
+    limit: float = 20.0,
+    wait: float = 0.0,
+    pins: ToolPins | None = None,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> AsyncIterator[PipedSession]:
     """Begin a session of a client and a server of one era."""
     counted, behind = CountedEngine(engine), PipedServer(limit)
     confirms = ConfirmHandler(counted, ConfirmOptions(wait))
-    gateway = McpGateway(counted, "billing", always(BOT), behind, confirms)  # type: ignore[arg-type]
+    gateway = McpGateway(counted, "billing", always(BOT), behind, confirms, pins=pins)  # type: ignore[arg-type]
     with anyio.fail_after(20):
         async with pipe_pair() as ((stream, sink), client), anyio.create_task_group() as group:
             ended = anyio.Event()
@@ -158,7 +175,7 @@ async def piped_session(
             if not is_modern:
                 await client.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
                 await behind.connected.wait()
-                session = PipedSession(client, behind.end, counted, is_modern)
+                session = PipedSession(client, behind.end, counted, is_modern, list(tools))
                 hello = await session.server.receive()
                 await session.answer(hello, {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}})
                 await client.receive()
@@ -166,7 +183,7 @@ async def piped_session(
                 first = {"jsonrpc": "2.0", "id": 0, "method": "server/discover", "params": {"_meta": envelope()}}
                 await client.send(first)
                 await behind.connected.wait()
-                session = PipedSession(client, behind.end, counted, is_modern)
+                session = PipedSession(client, behind.end, counted, is_modern, list(tools))
                 asked = await session.server.receive()
                 await session.answer(asked, {"supportedVersions": [MODERN], "capabilities": {}})
                 await client.receive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from policyengine.integrations.enforcement_point import FixedCaller, with_option
 from policyengine.integrations.mcp.direct_calls import CallTimer, DirectDecider, read_answer, read_call
 from policyengine.integrations.mcp.line_streams import LineReader, LineWriter, OfferedStream
 from policyengine.integrations.mcp.methods import DENIED, build_mcp_question
+from policyengine.integrations.mcp.pinned_tools import PinOptions, ToolPins
 from policyengine.integrations.mcp.relay_requests import cancelled_request
 from policyengine.integrations.mcp.stream_upstream import MAX_BACKLOG_BYTES, BacklogRoom, PendingAnswer
 from policyengine.integrations.mcp.upstream_calls import UpstreamCall
@@ -27,6 +29,7 @@ from policyengine.stores.sqlite.store import SqliteStore
 from tests.integrations.approving import CAROL, PEOPLE
 from tests.integrations.conftest import BOT, POLICY, Clock
 from tests.integrations.piped_gateway import CountedEngine, PipedSession, piped_session
+from tests.tool_pins.pinning import pin_file, pins_of, tool
 from tests.trusting import TRUSTING
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "modern"])
@@ -36,6 +39,14 @@ INTERNAL_ERROR = -32603
 @pytest.fixture
 def engine(clock: Clock) -> Engine:
     return Engine.from_text(POLICY, "billing.policy", clock=clock, approvals=TRUSTING)
+
+
+@dataclass
+class Seconds:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def run(
@@ -175,6 +186,39 @@ def test_a_call_that_passes_only_in_observe_mode_is_sent_and_logged(
 
     run(engine, era, work)
     assert len([one for one in caplog.records if vars(one).get("event") == "observed"]) == 1
+
+
+@ERAS
+def test_a_pinned_tool_is_called_directly_until_its_server_says_that_tools_changed(
+    clock: Clock, tmp_path: Any, era: str
+) -> None:
+    add, busy = tool("add"), tool("busy")
+    file = pin_file(tmp_path, pins_of(add, busy, server="billing"))
+    seconds = Seconds()
+    pins = ToolPins(file, options=PinOptions(clock=seconds))
+    engine = Engine.from_text(f'{POLICY} guard "pinned" on TOOL billing/add {{ require tool.pinned }}', clock=clock)
+
+    async def main() -> None:
+        async with piped_session(engine, era, pins=pins, tools=[add, busy]) as session:
+            listed = session.listed
+            for id in (1, 2):
+                assert "result" in await session.exchange(session.call(id))
+            assert (session.engine.direct, session.engine.asked, session.listed) == (2, 0, listed)
+            session.tools[0] = {**add, "description": "another"}
+            await session.server.send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+            if era == "legacy":
+                assert (await session.client.receive())["method"] == "notifications/tools/list_changed"
+            else:
+                seconds.now += 100.0
+            await session.client.send(session.call(3))
+            await session.client.send(session.call(4, "busy"))
+            await session.answer(await session.asked())
+            answers = {answer["id"]: answer for answer in [await session.client.receive() for _ in range(2)]}
+            assert "must be reviewed first" in answers[3]["error"]["message"]
+            assert "result" in answers[4]
+            assert session.listed > listed
+
+    asyncio.run(main())
 
 
 # ── What does not ─────────────────────────────────────────────────────────────────────────────

@@ -21,10 +21,12 @@ from policyengine.integrations.enforcement_point import (
     with_options,
 )
 from policyengine.integrations.mcp.methods import build_mcp_question, get_arguments, refuse_alias
+from policyengine.integrations.mcp.pinned_tools import PinnedSession, with_tool_facts
 from policyengine.integrations.mcp.plain_messages import read_plain_message
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from policyengine.runtime.request_template import RequestTemplate
+from policyengine.tool_pins.listed_tools import ListedTool
 
 CallId: TypeAlias = int | str
 MAX_DIRECT_LINE = 1 << 16  # bytes of a call
@@ -174,10 +176,12 @@ class CallTimer:
 class DirectDecider:
     """Decides the calls of a server whose caller never changes, and reports their outcomes, without waiting."""
 
-    def __init__(self, decides: PolicyDecisionPoint, server: str, caller: FixedCaller) -> None:
-        self._decides, self._server, self._caller = decides, server, caller
+    def __init__(
+        self, decides: PolicyDecisionPoint, server: str, caller: FixedCaller, pinned: PinnedSession | None = None
+    ) -> None:
+        self._decides, self._server, self._caller, self._pinned = decides, server, caller, pinned
         self._decide = getattr(decides, "decide_directly", None)
-        self._templates: dict[str, RequestTemplate | None] = {}
+        self._templates: dict[str, tuple[ListedTool | None, RequestTemplate | None]] = {}
         self._size = 0
 
     def facts(self) -> Facts | None:
@@ -198,24 +202,28 @@ class DirectDecider:
         facts, name = self.facts(), params["name"]
         if facts is None or refuse_alias("tools/call", params) is not None:
             return None
-        request = self._fill_template(name, facts, get_arguments(params))
-        question = partial(build_mcp_question, "tools/call", params, self._server, facts)
+        tool = None if self._pinned is None else self._pinned.find_listed(name)
+        if tool is None and self._pinned is not None:
+            return None
+        request = self._fill_template(name, tool, facts, get_arguments(params))
+        question = partial(self._question, params, tool, facts)
         assert self._decide is not None
         decision = self._decide(with_options(question()) if request is None else request, size + self._size)
         return None if decision is None else CallDecision(params, facts, question, decision)
 
-    def _fill_template(self, name: str, facts: Facts, arguments: object) -> Request | None:
+    def _question(self, params: Mapping[str, Any], tool: ListedTool | None, facts: Facts) -> dict[str, object]:
+        return with_tool_facts(build_mcp_question("tools/call", params, self._server, facts), tool)
+
+    def _fill_template(self, name: str, tool: ListedTool | None, facts: Facts, arguments: object) -> Request | None:
         """Return the request of a call, if it can be made from what earlier calls of the tool had in common."""
-        try:
-            template = self._templates[name]
-        except KeyError:
-            question = build_mcp_question("tools/call", {"name": name}, self._server, facts)
-            template = RequestTemplate.of(with_options(question))
+        known = self._templates.get(name)
+        if known is None or known[0] != tool:
+            known = tool, RequestTemplate.of(with_options(self._question({"name": name}, tool, facts)))
             if len(self._templates) >= MAX_TEMPLATES:
                 self._templates.clear()
             if len(name) <= MAX_TEMPLATE_NAME:
-                self._templates[name] = template
-        return None if template is None else template.fill(arguments)
+                self._templates[name] = known
+        return None if known[1] is None else known[1].fill(arguments)
 
     def report(self, decided: CallDecision, status: int, began: float, output: Facts | None = None) -> bool:
         """Report the outcome of a call. Return False if the report may wait; then nothing was reported."""

@@ -81,7 +81,7 @@ class UpstreamPolicyMiddleware(PolicyMiddleware):
         super().__init__(decides, server=server, identify=identify, tasks=tasks, pins=pins)
         self._confirms = confirms
         self._direct = (
-            DirectDecider(decides, server, identify) if type(identify) is FixedCaller and pins is None else None
+            DirectDecider(decides, server, identify, self._pinned) if isinstance(identify, FixedCaller) else None
         )
         self._callers = SessionCallers()
         self.messages = UpstreamMessages(decides, server, self._callers, self.tasks)

@@ -171,6 +171,13 @@ class PinnedSession:
         except ListingError as error:
             return make_denial(f"the tools of the server cannot be compared with their pins: {error}")
 
+    def find_listed(self, name: str) -> ListedTool | None:
+        """Return the tool if it may be called, as far as is known without listing the tools again; None otherwise."""
+        try:
+            return tool if self._is_fresh and self._pins.admits(tool := self._compare(name)) else None
+        except PinFileError:
+            return None
+
     async def _list_again(
         self, fetch: FetchPage, params: Mapping[str, Any], hold: Callable[[], AbstractContextManager[None]]
     ) -> None:
