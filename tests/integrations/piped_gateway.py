@@ -37,8 +37,11 @@ class CountedEngine(LiveEngine):
         super().__init__(Held(engine))  # type: ignore[arg-type]
         self.direct = self.asked = 0
         self.reports: list[int | None] = []
+        self.broken: Exception | None = None
 
     def decide_directly(self, question: Facts | Request, size: int) -> Decision | None:
+        if self.broken is not None:
+            raise self.broken
         decision = super().decide_directly(question, size)
         self.direct += decision is not None
         return decision

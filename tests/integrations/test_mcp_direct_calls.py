@@ -515,6 +515,33 @@ def test_an_answer_in_pieces_is_passed_on(engine: Engine, era: str) -> None:
     run(engine, era, work)
 
 
+@ERAS
+def test_large_numbers_in_a_result_are_passed_on(engine: Engine, era: str) -> None:
+    async def work(session: PipedSession) -> None:
+        large = {"content": [], "structuredContent": {"x": 2**70}}
+        answer = await session.exchange(session.call(1), large)
+        assert answer["result"]["structuredContent"]["x"] == pytest.approx(2**70)
+        assert session.engine.reports == [200]
+
+    run(engine, era, work)
+
+
+@ERAS
+def test_a_decision_that_fails_unexpectedly_denies_the_call(
+    engine: Engine, era: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(session: PipedSession) -> None:
+        session.engine.broken = RuntimeError("the disk is on fire")
+        await session.client.send(session.call(1))
+        answer = await session.client.receive()
+        assert "the decision failed" in answer["error"]["message"]
+        session.engine.broken = None
+        assert (await session.exchange(session.call(2)))["id"] == 2
+
+    run(engine, era, work)
+    assert "the disk is on fire" in caplog.text
+
+
 def test_a_modern_result_that_asks_for_input_gets_a_state_bound_to_its_caller(engine: Engine) -> None:
     async def work(session: PipedSession) -> None:
         asking = {"resultType": "input_required", "requestState": "of the server"}

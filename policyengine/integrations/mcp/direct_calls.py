@@ -6,6 +6,7 @@ depends on an SDK.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -14,9 +15,11 @@ from msgspec import DecodeError
 from msgspec.json import decode, encode
 
 from policyengine.integrations.enforcement_point import (
+    DECISION_FAILED,
     Facts,
     FixedCaller,
     PolicyDecisionPoint,
+    make_denial,
     report_directly,
     with_options,
 )
@@ -37,6 +40,7 @@ RESPONSE_MEMBERS = frozenset({"jsonrpc", "id", "result"})
 CALL_PARAMS = frozenset({"name", "arguments", "_meta"})
 RESULT_MEMBERS = frozenset({"content", "structuredContent", "isError", "_meta", "resultType"})
 COMPLETE = "complete"
+_LOG = logging.getLogger("policyengine")
 MAX_TEMPLATES, MAX_TEMPLATE_NAME = 1_000, 256  # tools, and characters of their names
 QUESTION_BYTES = 200  # of a question beside its caller and its arguments
 
@@ -137,8 +141,12 @@ def encode_call(id: CallId, params: Mapping[str, Any]) -> bytes:
     return encode({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
 
 
-def encode_result(id: CallId, result: Mapping[str, Any]) -> bytes:
-    return encode({"jsonrpc": "2.0", "id": id, "result": result})
+def encode_result(id: CallId, result: Mapping[str, Any]) -> bytes | None:
+    """Return the line of a result; None if only the SDK can encode it."""
+    try:
+        return encode({"jsonrpc": "2.0", "id": id, "result": result})
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 class CallTimer:
@@ -208,7 +216,11 @@ class DirectDecider:
         request = self._fill_template(name, tool, facts, get_arguments(params))
         question = partial(self._question, params, tool, facts)
         assert self._decide is not None
-        decision = self._decide(with_options(question()) if request is None else request, size + self._size)
+        try:
+            decision = self._decide(with_options(question()) if request is None else request, size + self._size)
+        except Exception:
+            _LOG.exception("a decision failed and was denied")
+            decision = make_denial(DECISION_FAILED)
         return None if decision is None else CallDecision(params, facts, question, decision)
 
     def _question(self, params: Mapping[str, Any], tool: ListedTool | None, facts: Facts) -> dict[str, object]:

@@ -103,12 +103,13 @@ class RelayLane:
         self._to_client, self._port, self.timer = to_client, port, CallTimer(limit)
         self._resume, self.finish = resume, finish
         self._start: RequestStart | None = None
+        self._is_closed = False
 
     def take_call(self, line: bytes) -> bool:
         """Decide a call and send it upstream. Return False for a line that must be read as a message: then nothing was
         decided.
         """
-        if self._start is not None and not self._start.is_over:
+        if self._is_closed or (self._start is not None and not self._start.is_over):
             return False
         writer = self._port.writer
         if writer is None or not writer.is_free or not self._to_client.is_free:
@@ -146,12 +147,13 @@ class RelayLane:
         sent = None if answer is None else self._requests.waiting.get(answer[0])
         if answer is None or type(sent) is not RelayedCall or sent.is_over:
             return False
-        if not self._report(sent, *call_outcome(answer[1])):
+        written = encode_result(sent.id, answer[1])
+        if written is None or not self._report(sent, *call_outcome(answer[1])):
             return False
         sent.close()
         self.forget(sent)
         with suppress(OSError, RuntimeError):  # the client has left; its session ends
-            self._to_client.write(encode_result(sent.id, answer[1]))
+            self._to_client.write(written)
         return True
 
     def _report(self, sent: RelayedCall, status: int, output: Mapping[str, Any] | None = None) -> bool:
@@ -170,7 +172,8 @@ class RelayLane:
         self._messages.finish(sent.id)
 
     def close(self) -> None:
-        """Report the calls that have no answer: the session has ended."""
+        """Report the calls that have no answer, and take no others: the session has ended."""
+        self._is_closed = True
         for sent in [one for one in self._requests.waiting.values() if isinstance(one, RelayedCall)]:
             if sent.close():
                 self.end(sent, RequestDroppedError())

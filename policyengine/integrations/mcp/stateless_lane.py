@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
 from policyengine.install_hints import install_command
+from policyengine.integrations.enforcement_point import Facts
 from policyengine.integrations.mcp.direct_calls import (
     COMPLETE,
     CallDecision,
@@ -150,14 +151,16 @@ class StatelessLane:
 
     def answer(self, sent: StreamCall, result: dict[str, Any]) -> bool:
         """Send the client a usual result. Return False if this is not possible without waiting."""
-        if not self._to_client.is_free:
-            return False
-        if not self._policy.report_directly(sent.decided, call_outcome(result)[0], sent.began, call_outcome(result)[1]):
+        written = encode_result(sent.id, {"resultType": COMPLETE, **result}) if self._to_client.is_free else None
+        if written is None or not self._report(sent, *call_outcome(result)):
             return False
         sent.forget(answered=True)
         with suppress(OSError, RuntimeError):  # the client has left
-            self._to_client.write(encode_result(sent.id, {"resultType": COMPLETE, **result}))
+            self._to_client.write(written)
         return True
+
+    def _report(self, sent: StreamCall, status: int, output: Facts | None) -> bool:
+        return self._policy.report_directly(sent.decided, status, sent.began, output)
 
 
 def asks_for_messages(params: Mapping[str, Any]) -> bool:
